@@ -1,0 +1,27 @@
+"""`fasttrain doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Says what this machine has for training, and what to install for more."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from fasttrain.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([finding.to_dict() for finding in findings], indent=2))
+        return
+    table = Table("part", "here", "for more", box=None, header_style="bold")
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.present else "[yellow]–[/]"
+        table.add_row(f"{mark} {finding.part}", finding.found, finding.mend)
+    Console().print(table)

@@ -1,0 +1,48 @@
+"""`fasttrain evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
+    data: Annotated[Path, typer.Option(help="shards, or a folder of class folders")] = Path("shards"),
+    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    loader: Annotated[str, typer.Option(help="auto, or a loader's name")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="photographs a step")] = 64,
+    workers: Annotated[int | None, typer.Option(min=0, help="loader processes or threads")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    amp: Annotated[bool, typer.Option(help="bf16 mixed precision")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the whole evaluation as JSON")] = False,
+    out: Annotated[Path | None, typer.Option(help="also write the JSON to this file")] = None,
+) -> None:
+    """Evaluates a trained model on one split: top1, top3, top5, precision, recall, F1, the worst classes."""
+    import json
+
+    from rich.console import Console
+
+    from fasttrain.evaluation.checkpoint import evaluate as run
+    from fasttrain.report.summary import evaluation_table
+    from fasttrain.shards.atomic import atomic_write_bytes
+
+    evaluation = run(
+        checkpoint,
+        data,
+        split=split,
+        loader=loader,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        amp=amp,
+    )
+    whole = json.dumps({"split": split, **evaluation.to_dict()}, indent=2)
+    if out is not None:
+        atomic_write_bytes(out, whole.encode())
+    if as_json:
+        print(whole)
+    else:
+        Console().print(evaluation_table(evaluation, split=split))

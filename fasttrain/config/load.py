@@ -1,0 +1,71 @@
+"""Defaults, then a resumed run's settings, then a TOML file, then the command line: later ones win."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings in `path`; UserError where it is absent or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give --config a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML: {error}") from None
+
+
+def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig:
+    """Merges the layers, the last one strongest, and validates. None means "not given".
+
+    Raises UserError, one line, naming `origin`, the setting, its value and the nearest valid one.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update({name: value for name, value in layer.items() if value is not None})
+    try:
+        return TrainConfig(**merged)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing wrong, in one line, with the nearest valid setting or value."""
+    detail = error.errors()[0]
+    kind, context = detail["type"], detail.get("ctx", {})
+    if not detail["loc"]:
+        return str(context.get("error", detail["msg"]))
+    name = str(detail["loc"][0])
+    if kind == "extra_forbidden":
+        return f"unknown setting '{name}'" + nearest(name, list(TrainConfig.model_fields))
+    said = f"{name} = {detail['input']!r}"
+    if kind == "literal_error":
+        choices = [choice.strip("' ") for choice in context["expected"].replace(" or ", ",").split(",")]
+        return f"{said} is not one of {', '.join(choices)}" + nearest(str(detail["input"]), choices)
+    for bound, words in (("ge", "at least"), ("le", "at most")):
+        if bound in context:
+            return f"{said} is out of range: the nearest valid value is {context[bound]} ({words} that)"
+    for bound, words in (("gt", "above"), ("lt", "below")):
+        if bound in context:
+            return f"{said} is out of range: it must be {words} {context[bound]}"
+    return f"{said}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def nearest(given: str, valid: list[str]) -> str:
+    """ "; did you mean 'x'?" where something valid looks like `given`, else the empty string."""
+    close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

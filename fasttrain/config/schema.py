@@ -1,0 +1,95 @@
+"""`TrainConfig`: every setting of a training run, its type, range, default and one line of help.
+
+The command line, the TOML file, MLflow's parameters and the README's table are all made from this class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class TrainConfig(BaseModel):
+    """All settings of `fasttrain train`. Raises pydantic.ValidationError; `config.load` turns that into one line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    # data
+    data: Path = Field(Path("shards"), description="shards made by `convert`, or a folder of class folders")
+    loader: str = Field("auto", description="auto, or the name of a loader (`fasttrain doctor` lists them)")
+    workers: int | None = Field(
+        None, ge=0, le=512, description="loader processes or threads; default: one a core"
+    )
+    image_size: int = Field(224, ge=16, le=2048, description="side of the square the model sees, px")
+    crop_scale: tuple[Share, Share] = Field(
+        (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
+    )
+    limit_batches: int | None = Field(
+        None, ge=1, description="at most this many batches a pass (for trying out)"
+    )
+
+    # model
+    model: str = Field(
+        "mobilenetv2_100", description="mobilenetv2_100, efficientnet_b0, or any name timm knows"
+    )
+    pretrained: bool = Field(True, description="start from timm's ImageNet weights")
+    weights: Path | None = Field(None, description="start from this file (.safetensors, .pth) instead")
+    freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+
+    # optimisation
+    epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
+    batch_size: int = Field(64, ge=1, le=65_536, description="photographs a step")
+    optimizer: str = Field("adam", description="adam, adamw, sgd, or any name timm knows")
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="greatest learning rate")
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="not applied to norms and biases")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
+    scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = Field(
+        "plateau", description="plateau, cosine, onecycle or constant"
+    )
+    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up; cosine only")
+    patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
+    factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
+    early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: weigh classes by their inverse frequency"
+    )
+    clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA")
+
+    # machine
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    amp: bool = Field(False, description="mixed precision")
+    amp_dtype: Literal["bf16", "fp16"] = Field("bf16", description="fp16 adds a GradScaler")
+    channels_last: bool = Field(True, description="NHWC memory format for the model")
+    seed: int = Field(42, ge=0, lt=2**63, description="seeds the plan, torch, numpy and random")
+    deterministic: bool = Field(False, description="bit for bit repeatable, somewhat slower")
+
+    # the run
+    out: Path = Field(Path("runs"), description="where the run's folder is made")
+    save_every: int | None = Field(None, ge=1, description="also write a checkpoint each N steps")
+    resume: str | None = Field(None, description="auto (the newest unfinished run in --out), or a checkpoint")
+    experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")
+    run_name: str | None = Field(None, description="MLflow's run name; default: the run folder's")
+    track: bool = Field(True, description="log to MLflow ($MLFLOW_TRACKING_URI, else a local SQLite file)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(
+                f"crop_scale = {self.crop_scale} runs backwards; did you mean {self.crop_scale[::-1]}?"
+            )
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"
+            )
+        return self
+
+    def plain(self) -> dict[str, str | int | float | bool | list[float]]:
+        """The settings as TOML and JSON can hold them: paths as strings, unset ones left out."""
+        return self.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,90 @@
+"""What this machine has: looked at, not guessed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part of the machine: whether it is there, what was found, and how to get it (empty where nothing is due)."""
+
+    part: str
+    present: bool
+    found: str
+    mend: str = ""
+
+    def to_dict(self) -> dict[str, str | bool]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Python, cores, CPU abilities, torch, CUDA, and each optional package, actually imported."""
+    cores = len(os.sched_getaffinity(0))
+    return [
+        Finding("Python", True, platform.python_version()),
+        Finding("cores", True, f"{cores} usable, {platform.machine()}"),
+        _cpu_abilities(),
+        Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        _cuda(),
+        _package("torchvision", "torchvision", "pip install torchvision"),
+        _package("timm", "timm", "pip install timm"),
+        _package("MLflow", "mlflow", "pip install mlflow"),
+        _package(
+            "native (the cut)",
+            "fasttrain._native",
+            "apt-get install g++ libjpeg62-turbo-dev, then install again",
+        ),
+        _package("DALI", "nvidia.dali", "pip install 'fasttrain[dali]'"),
+        _package(
+            "FFCV",
+            "ffcv",
+            "apt-get install pkg-config libturbojpeg0-dev libopencv-dev, then pip install 'fasttrain[ffcv]'",
+        ),
+    ]
+
+
+def _cpu_abilities() -> Finding:
+    flags: set[str] = set()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = (
+            line for line in information.read_text().splitlines() if line.startswith(("flags", "Features"))
+        )
+        flags = set(next(lines, "").split())
+    wanted = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX", "asimd": "NEON"}
+    have = [name for flag, name in wanted.items() if flag in flags]
+    fast_bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return Finding(
+        "CPU abilities",
+        bool(have),
+        ", ".join(have) or "none known",
+        "" if fast_bf16 else "no bf16 units: --amp may still save memory, measure it",
+    )
+
+
+def _cuda() -> Finding:
+    if not torch.cuda.is_available():
+        return Finding("CUDA", False, "no device", "training runs on the CPU; a GPU needs NVIDIA's driver")
+    names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+    return Finding(
+        "CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported()})"
+    )
+
+
+def _package(part: str, module: str, mend: str) -> Finding:
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in module
+        return Finding(part, False, "not installed" if absent else f"does not import: {error}", mend)
+    except Exception as error:  # a broken binary can raise anything on import, and doctor is there to say so
+        return Finding(part, False, f"does not import: {type(error).__name__}: {error}", mend)
+    return Finding(part, True, str(getattr(imported, "__version__", "present")))

@@ -1,0 +1,68 @@
+"""`evaluate`: a trained model on one split of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fasttrain.checkpoint.trained import load_trained
+from fasttrain.errors import UserError
+from fasttrain.evaluation.evaluate import evaluate_model
+from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.loaders.base import LoaderSettings
+from fasttrain.loaders.registry import choose_loader
+from fasttrain.model.preprocess import Normalise
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.reader import ShardSet
+from fasttrain.training.device import choose_device, choose_workers, mixed_precision
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path = "shards",
+    *,
+    split: str = "val",
+    loader: str = "auto",
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str = "auto",
+    amp: bool = False,
+) -> Evaluation:
+    """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`.
+
+    Raises UserError where the split is empty or absent, or the data's classes are not the model's.
+    """
+    model, spec = load_trained(Path(checkpoint))
+    shards = ShardSet.open(ensure_shards(Path(data)))
+    if tuple(shards.classes) != spec.classes:
+        missing = set(shards.classes) ^ set(spec.classes)
+        raise UserError(
+            f"{data}: its classes are not the model's ({len(missing)} differ, '{min(missing)}' first)"
+        )
+    if split not in ("train", "val", "test"):
+        raise UserError(f"split = '{split}' is not one of train, val, test")
+    ids = shards.ids(split)
+    if not len(ids):
+        raise UserError(f"{data}: no photograph in the {split} split; give another --split")
+    where = choose_device(device)
+    kind, _ = choose_loader(loader, shards, str(where))
+    settings = LoaderSettings(
+        batch_size, spec.image_size, None, workers=choose_workers(workers), device=str(where)
+    )
+    batches = kind(shards, ids, settings)
+    autocast, _ = mixed_precision(where, amp, "bf16")
+    try:
+        evaluation, _ = evaluate_model(
+            model.to(where, memory_format=torch.channels_last),
+            batches,
+            num_classes=len(spec.classes),
+            classes=list(spec.classes),
+            device=where,
+            preprocess=Normalise(spec.mean, spec.std, channels_last=True).to(where),
+            autocast=autocast,
+            criterion=torch.nn.CrossEntropyLoss(),
+        )
+    finally:
+        batches.close()
+    return evaluation

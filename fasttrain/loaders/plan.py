@@ -1,0 +1,214 @@
+"""The augmentation plan: which photograph comes when, where it is cropped, whether it is flipped.
+
+Everything here is a pure function of (seed, epoch, sample id), so every loader, any number of workers and
+any number of ranks see the same crops, and a run resumes at the very sample where it stopped.
+
+Random words come straight from NumPy's `Philox` bit generator (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011): its raw stream is fixed, while `Generator` methods may change between NumPy
+releases. Arithmetic on them is limited to operations that IEEE 754 rounds exactly, so that two CPUs agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ORDER_STREAM = 0
+CROP_STREAM = 1
+
+_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+_CROP_WORDS = (
+    2 * _ATTEMPTS + 4
+)  # area and ratio for each attempt, top, left, flip, one spare: six Philox blocks
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Crop:
+    """`RandomResizedCrop`'s settings: `scale` is the crop's share of the area, `ratio` width over height."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loader must deliver at one position: n samples.
+
+    ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
+    the photograph. flips: bool [n]. size: (height, width) of the output in pixels.
+    """
+
+    ids: NDArray[np.int64]
+    boxes: NDArray[np.int32]
+    flips: NDArray[np.bool_]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def random_words(
+    seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0
+) -> NDArray[np.uint64]:
+    """uint64 [count, words]: row i belongs to sample id `first + i`, whatever `count` and `first` are.
+
+    `words` must be a multiple of 4 (a Philox block), `seed` in [0, 2**64), `epoch` in [0, 2**56),
+    `stream` in [0, 256). Raises ValueError otherwise.
+    """
+    if words % 4 or not 0 <= seed < 1 << 64 or not 0 <= epoch < 1 << 56 or not 0 <= stream < 256:
+        raise ValueError(f"no such stream: seed={seed} epoch={epoch} stream={stream} words={words}")
+    key = np.array([seed, epoch << 8 | stream], dtype=np.uint64)
+    counter = np.array([first * (words // 4), 0, 0, 0], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count * words).reshape(count, words)
+
+
+def unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """float64 in [0, 1), from the upper 53 bits of each word."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """int64 [n]: `ids` in the epoch's order, by a stable argsort of one word a sample."""
+    if not len(ids):
+        return ids.astype(np.int64)
+    words = random_words(seed, epoch, ORDER_STREAM, int(ids.max()) + 1, 4)[ids, 0]
+    return ids[np.argsort(words, kind="stable")].astype(np.int64)
+
+
+def random_resized_crops(
+    ids: NDArray[np.int64], sizes: NDArray[np.int32], seed: int, epoch: int, crop: Crop
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Boxes int32 [n, 4] (top, left, height, width) and flips bool [n] of the samples `ids`.
+
+    `sizes` is int32 [n, 2], (height, width) of each. The distribution is torchvision's `RandomResizedCrop`
+    (ten attempts, then the largest centre crop within `ratio`) and `RandomHorizontalFlip`.
+    """
+    boxes = np.empty((len(ids), 4), dtype=np.int32)
+    flips = np.empty(len(ids), dtype=np.bool_)
+    by_id = np.argsort(ids, kind="stable")
+    position = 0
+    while position < len(by_id):  # in chunks of ids, so a million samples do not need gigabytes of words
+        first = int(ids[by_id[position]])
+        end = int(np.searchsorted(ids, first + _CHUNK, sorter=by_id))
+        rows = by_id[position:end]
+        offsets = ids[rows] - first
+        words = random_words(seed, epoch, CROP_STREAM, int(offsets[-1]) + 1, _CROP_WORDS, first)[offsets]
+        boxes[rows], flips[rows] = _draw(unit(words), sizes[rows], crop)
+        position = end
+    return boxes, flips
+
+
+def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[np.int32]:
+    """Evaluation boxes int32 [n, 4]: the centred square whose side is `share` of the short side.
+
+    Resizing this box to the crop is `Resize(crop / share)` followed by `CenterCrop(crop)`, rounded to whole
+    source pixels. `sizes` is int32 [n, 2], (height, width).
+    """
+    side = np.maximum(np.rint(sizes.min(axis=1) * share), 1).astype(np.int32)
+    top, left = (sizes[:, 0] - side) // 2, (sizes[:, 1] - side) // 2
+    return np.stack([top, left, side, side], axis=1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch: ids int64 [n] in order, boxes int32 [n, 4], flips bool [n], output size (height, width)."""
+
+    ids: NDArray[np.int64]
+    boxes: NDArray[np.int32]
+    flips: NDArray[np.bool_]
+    size: tuple[int, int]
+
+    @staticmethod
+    def training(
+        ids: NDArray[np.int64], sizes: NDArray[np.int32], *, seed: int, epoch: int, size: int, crop: Crop
+    ) -> EpochPlan:
+        """The training epoch over `ids`; `sizes` int32 [N, 2] is the whole index's, by sample id."""
+        order = epoch_order(ids, seed, epoch)
+        boxes, flips = random_resized_crops(order, sizes[order], seed, epoch, crop)
+        return EpochPlan(order, boxes, flips, (size, size))
+
+    @staticmethod
+    def evaluation(ids: NDArray[np.int64], sizes: NDArray[np.int32], *, size: int) -> EpochPlan:
+        """The same order and centre crops each time."""
+        return EpochPlan(ids, centre_boxes(sizes[ids]), np.zeros(len(ids), np.bool_), (size, size))
+
+    def batch_count(self, batch_size: int, world_size: int = 1) -> int:
+        """Batches a rank gets, the short last one included: the same number on every rank."""
+        return -(-len(self.ids) // (batch_size * world_size))
+
+    def batch(self, number: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Batch `number` of `rank`: a slice of the global batch, so the order never depends on `world_size`.
+
+        The last global batch is shared out evenly, without padding: ranks may get unequal (even empty) parts.
+        """
+        start = number * batch_size * world_size
+        stop = min(start + batch_size * world_size, len(self.ids))
+        part = np.array_split(np.arange(start, stop), world_size)[rank]
+        return Batch(self.ids[part], self.boxes[part], self.flips[part], self.size)
+
+    def rest(self, samples: int) -> EpochPlan:
+        """What is left after the first `samples` samples."""
+        return EpochPlan(self.ids[samples:], self.boxes[samples:], self.flips[samples:], self.size)
+
+
+def _draw(
+    uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    height = sizes[:, 0].astype(np.int64)[:, None]
+    width = sizes[:, 1].astype(np.int64)[:, None]
+    area = (height * width) * (crop.scale[0] + uniform[:, :_ATTEMPTS] * (crop.scale[1] - crop.scale[0]))
+    low, high = _log(crop.ratio[0]), _log(crop.ratio[1])
+    root_ratio = _exp((low + uniform[:, _ATTEMPTS : 2 * _ATTEMPTS] * (high - low)) / 2)
+    root_area = np.sqrt(area)
+    widths = np.rint(root_area * root_ratio).astype(np.int64)
+    heights = np.rint(root_area / root_ratio).astype(np.int64)
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    attempt = fits.argmax(axis=1)
+    row = np.arange(len(sizes))
+    box_height, box_width = heights[row, attempt], widths[row, attempt]
+    height, width = height[:, 0], width[:, 0]
+    top = (uniform[:, 2 * _ATTEMPTS] * (height - box_height + 1)).astype(np.int64)
+    left = (uniform[:, 2 * _ATTEMPTS + 1] * (width - box_width + 1)).astype(np.int64)
+    missed = ~fits.any(axis=1)
+    if missed.any():
+        fallback = _largest_centre(height, width, crop.ratio)
+        top, left, box_height, box_width = (
+            np.where(missed, theirs, ours)
+            for theirs, ours in zip(fallback, (top, left, box_height, box_width), strict=True)
+        )
+    boxes = np.stack([top, left, box_height, box_width], axis=1).astype(np.int32)
+    return boxes, uniform[:, 2 * _ATTEMPTS + 2] < crop.flip
+
+
+def _largest_centre(
+    height: NDArray[np.int64], width: NDArray[np.int64], ratio: tuple[float, float]
+) -> tuple[NDArray[np.int64], ...]:
+    shape = width / height
+    box_width = np.where(shape > ratio[1], np.rint(height * ratio[1]), width).astype(np.int64)
+    box_height = np.where(shape < ratio[0], np.rint(width / ratio[0]), height).astype(np.int64)
+    box_width, box_height = np.clip(box_width, 1, width), np.clip(box_height, 1, height)
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def _exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    # np.exp differs in the last bit between CPUs (SVML); multiplication and addition do not.
+    halved = x / 16
+    total = np.ones_like(halved)
+    for n in range(16, 0, -1):
+        total = 1.0 + total * halved / n
+    for _ in range(4):
+        total = total * total
+    return total
+
+
+def _log(x: float) -> float:
+    # By Newton's method on _exp, for the same reason; x is a ratio near 1.
+    y = 0.0
+    for _ in range(64):
+        e = float(_exp(np.array([y]))[0])
+        y += 2 * (x - e) / (x + e)
+    return y

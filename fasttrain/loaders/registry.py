@@ -1,0 +1,46 @@
+"""Which loaders there are, and which one `auto` takes. A new loader is a new file and one line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fasttrain.config.load import nearest
+from fasttrain.errors import UserError
+
+if TYPE_CHECKING:
+    from fasttrain.loaders.base import Loader
+    from fasttrain.shards.reader import ShardSet
+
+LOADERS = {
+    "torchvision": "fasttrain.loaders.torchvision:TorchvisionLoader",
+}
+
+
+def loader_class(name: str) -> type[Loader]:
+    """The class registered as `name`; UserError names the nearest one."""
+    if name not in LOADERS:
+        names = ["auto", *LOADERS]
+        raise UserError(f"loader = '{name}' is not one of {', '.join(names)}{nearest(name, names)}")
+    module, _, attribute = LOADERS[name].partition(":")
+    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[Loader], str]:
+    """The loader to use, and one line that says why. UserError where `name` can't run here."""
+    if name != "auto":
+        chosen = loader_class(name)
+        if reason := chosen.unavailable(shards, device):
+            raise UserError(f"loader = '{name}': {reason}")
+        return chosen, f"{name}, as asked"
+    fastest_first = sorted(
+        (loader_class(each) for each in LOADERS), key=lambda each: -each.preference(device)
+    )
+    passed_over = []
+    for candidate in fastest_first:
+        reason = candidate.unavailable(shards, device)
+        if reason is None:
+            why = "".join(f"; not {each}" for each in passed_over)
+            return candidate, f"{candidate.name}, the fastest for {device} with these shards{why}"
+        passed_over.append(f"{candidate.name}: {reason}")
+    raise UserError(f"no loader can read {shards.folder}: " + "; ".join(passed_over))

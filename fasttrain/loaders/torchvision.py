@@ -1,0 +1,93 @@
+"""`--loader torchvision`: libjpeg-turbo through torchvision in worker processes. Runs wherever torch does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as F
+
+from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
+from fasttrain.loaders.plan import Batch
+
+if TYPE_CHECKING:
+    from fasttrain.shards.reader import ShardSet
+
+
+class TorchvisionLoader(Loader):
+    """Decodes the whole photograph, crops, resizes with torchvision's antialiased bilinear filter."""
+
+    name = "torchvision"
+
+    def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
+        super().__init__(shards, ids, settings)
+        self._planned = _PlannedBatches()
+        self._batches = DataLoader(
+            _DecodedBatches(shards),
+            batch_size=None,
+            sampler=self._planned,
+            num_workers=settings.workers,
+            persistent_workers=settings.workers > 0,
+            pin_memory=settings.device.startswith("cuda"),
+        )
+
+    @classmethod
+    def unavailable(cls, shards: ShardSet, device: str) -> str | None:
+        return None
+
+    @classmethod
+    def preference(cls, device: str) -> int:
+        return 0
+
+    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        self._planned.batches = batches
+        yield from self._batches
+
+    def close(self) -> None:
+        # DataLoader has no public way to end its persistent workers but to be forgotten.
+        self._batches._iterator = None
+
+
+def decode_crop(
+    jpeg: bytes | memoryview, box: NDArray[np.int32], flip: bool, size: tuple[int, int]
+) -> torch.Tensor:
+    """uint8 [H, W, 3]: `box` (top, left, height, width) of the photograph, resized to `size` (height, width).
+
+    Raises RuntimeError where libjpeg can't decode the bytes.
+    """
+    top, left, height, width = (int(value) for value in box)
+    picture = decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), ImageReadMode.RGB)
+    crop = F.resize(picture[:, top : top + height, left : left + width], list(size), antialias=True)
+    return (crop.flip(-1) if flip else crop).permute(1, 2, 0)
+
+
+class _PlannedBatches:
+    """A sampler whose "indices" are whole planned batches, so that workers keep no state."""
+
+    batches: Callable[[], Iterator[Batch]] = staticmethod(lambda: iter(()))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+
+class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples]]):
+    def __init__(self, shards: ShardSet) -> None:
+        self.shards = shards
+
+    def __getitem__(self, batch: Batch) -> tuple[torch.Tensor, BadSamples]:
+        images = torch.zeros((len(batch), *batch.size, 3), dtype=torch.uint8)
+        bad = []
+        for position, sample in enumerate(batch.ids):
+            try:
+                jpeg = self.shards.bytes(int(sample))
+                images[position] = decode_crop(
+                    jpeg, batch.boxes[position], bool(batch.flips[position]), batch.size
+                )
+            except RuntimeError as error:
+                bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
+        return images, bad

@@ -1,0 +1,1 @@
+"""Models: timm makes them; here they are chosen, given weights, frozen and fed."""

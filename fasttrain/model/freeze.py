@@ -1,0 +1,44 @@
+"""Freezes a timm model's first blocks: no gradient work, and BatchNorm statistics that stay as they are."""
+
+from __future__ import annotations
+
+import torch
+from timm.models import group_parameters
+
+from fasttrain.errors import UserError
+
+
+def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
+    """Freezes the first `count` groups of layers (timm's `group_matcher`: the stem, then block by block).
+
+    Returns the modules that must stay in eval mode: call `keep_frozen` with them after each `model.train()`.
+    Raises UserError where the model has no more than `count` groups, as nothing would be left to train.
+    """
+    if count == 0:
+        return []
+    if not hasattr(model, "group_matcher"):
+        raise UserError(f"freeze = {count}: {type(model).__name__} does not say what its blocks are; use 0")
+    groups = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    by_group: dict[int, set[str]] = {}
+    for name, group in groups.items():
+        by_group.setdefault(group, set()).add(name)
+    order = sorted(by_group)
+    if count >= len(order):
+        raise UserError(
+            f"freeze = {count} leaves nothing to train: the nearest valid value is {len(order) - 1}"
+        )
+    frozen = set().union(*(by_group[group] for group in order[:count]))
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    return [
+        module
+        for module in model.modules()
+        if (own := list(module.parameters())) and not any(each.requires_grad for each in own)
+    ]
+
+
+def keep_frozen(modules: list[torch.nn.Module]) -> None:
+    """Puts the frozen modules back into eval mode, BatchNorm above all."""
+    for module in modules:
+        module.eval()

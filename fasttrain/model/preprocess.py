@@ -1,0 +1,33 @@
+"""Bytes of pixels to the model's input, on the device."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Normalise(torch.nn.Module):
+    """uint8 [n, H, W, 3] in 0..255 to float [n, 3, H, W], (x / 255 - mean) / std.
+
+    With `channels_last` the result keeps the NHWC memory it came in, so the conversion is one pass.
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        channels_last: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+        self.dtype = dtype
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std)), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean) / torch.tensor(std), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        normal = torch.addcmul(self.shift, images.float(), self.scale).to(self.dtype).permute(0, 3, 1, 2)
+        return normal if self.channels_last else normal.contiguous()

@@ -1,0 +1,1 @@
+"""Shards: how photographs lie on disk, written by `convert`, read by every loader."""

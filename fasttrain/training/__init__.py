@@ -1,0 +1,1 @@
+"""Training: seeds, device, optimizer, the loop, and when to stop."""

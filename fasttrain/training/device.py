@@ -1,0 +1,61 @@
+"""The device, mixed precision, and what is left of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fasttrain.errors import UserError
+
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU. UserError for what this machine lacks."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device = '{name}' is not one of auto, cpu, cuda, cuda:N, mps") from None
+    have = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type == "cuda" and (device.index or 0) >= have:
+        raise UserError(f"device = '{name}': this machine has {have} CUDA devices; use --device auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"device = '{name}': this machine has none; use --device auto")
+    return device
+
+
+def choose_workers(workers: int | None) -> int:
+    """The number asked for, else one for each core this process may use."""
+    return len(os.sched_getaffinity(0)) if workers is None else workers
+
+
+def mixed_precision(device: torch.device, amp: bool, dtype: str) -> tuple[Autocast, torch.amp.GradScaler]:
+    """An autocast factory and a GradScaler (enabled for fp16 only, so it is always in the loop)."""
+    if not amp:
+        return contextlib.nullcontext, torch.amp.GradScaler(device.type, enabled=False)
+    half = torch.bfloat16 if dtype == "bf16" else torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
+    return lambda: torch.autocast(device.type, dtype=half), scaler
+
+
+def memory_peak(device: torch.device) -> int | None:
+    """Peak bytes allocated on a CUDA device since the last call; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives cached blocks back, as validation needs other sizes than training."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

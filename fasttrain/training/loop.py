@@ -1,0 +1,93 @@
+"""The training loop: one epoch, plainly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.model.freeze import keep_frozen
+from fasttrain.training.device import Autocast
+from fasttrain.training.state import TrainingState
+
+_LOOK_EVERY = 10  # steps between reads of the running loss: each makes the host wait for the device
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step needs besides the state that it changes."""
+
+    device: torch.device
+    preprocess: torch.nn.Module
+    criterion: torch.nn.Module
+    autocast: Autocast
+    clip_grad: float | None
+    frozen: list[torch.nn.Module]
+
+    def __call__(self, state: TrainingState, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """`images` uint8 [n, H, W, 3], `labels` int64 [n], on any device: forward, backward, update."""
+        inputs = self.preprocess(images.to(self.device, non_blocking=True))
+        labels = labels.to(self.device, non_blocking=True)
+        with self.autocast():
+            logits = state.model(inputs)
+            loss = self.criterion(logits, labels)
+        state.scaler.scale(loss).backward()
+        if self.clip_grad is not None:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.schedule.after_step(state.step)
+        if state.ema is not None:
+            state.ema.update(state.model)
+        state.totals.update(loss, logits, labels)
+
+
+def train_epoch(
+    state: TrainingState,
+    step: Step,
+    *,
+    after_step: Callable[[int], None],
+    show: Callable[[int, float, float, float], None],
+) -> None:
+    """Runs the rest of the current epoch of `state.loader`.
+
+    `after_step(images)` may save or raise to stop; `show(images so far, loss, img/s, share of time waiting)` draws
+    progress. Raises UserError when the loss is no longer finite.
+    """
+    state.model.train()
+    keep_frozen(step.frozen)
+    images_done = 0
+    epoch_start = asked = time.perf_counter()
+    seconds_before, wait_before = state.epoch_seconds, state.epoch_wait
+    waited = 0.0
+    for number, (images, labels, _) in enumerate(state.loader):
+        waited += time.perf_counter() - asked
+        step(state, images, labels)
+        images_done += len(labels)
+        state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
+        state.epoch_wait = wait_before + waited
+        if number % _LOOK_EVERY == 0:
+            loss, _ = state.totals.means()
+            require_finite(loss, state)
+            now = time.perf_counter() - epoch_start
+            show(images_done, loss, images_done / now, waited / now)
+        after_step(len(labels))
+        asked = time.perf_counter()
+    require_finite(state.totals.means()[0], state)
+    state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
+
+
+def require_finite(loss: float, state: TrainingState) -> None:
+    """UserError that says where and what to change, if `loss` is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss became {loss} in epoch {state.epoch + 1}, by step {state.step}, at learning_rate = "
+            f"{state.schedule.learning_rate:g}; lower --learning-rate, or set --clip-grad 1"
+        )

@@ -1,0 +1,97 @@
+"""Optimizer and learning-rate schedule: timm's and torch's, behind one small interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import CosineLRScheduler
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from fasttrain.config.load import nearest
+from fasttrain.errors import UserError
+
+
+def create_optimizer(
+    model: torch.nn.Module, name: str, learning_rate: float, weight_decay: float, momentum: float
+) -> torch.optim.Optimizer:
+    """timm's optimizer over the trainable parameters; norms and biases are not decayed."""
+    if name.lower() not in list_optimizers():
+        raise UserError(
+            f"optimizer = '{name}' is not known to timm{nearest(name.lower(), list_optimizers())}"
+        )
+    return create_optimizer_v2(  # type: ignore[no-any-return]
+        model,
+        opt=name,
+        lr=learning_rate,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        filter_bias_and_bn=True,
+    )
+
+
+class Schedule:
+    """The learning rate over a run. Call `after_step` after each optimizer step, `after_epoch` after validation."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        kind: str,
+        *,
+        learning_rate: float,
+        epochs: int,
+        steps_per_epoch: int,
+        patience: int,
+        factor: float,
+        warmup_epochs: float,
+    ) -> None:
+        """`kind`: plateau (torch's ReduceLROnPlateau on validation loss), cosine (timm's), onecycle (torch's;
+        Smith and Topin 2018), constant."""
+        total = epochs * steps_per_epoch
+        self._optimizer = optimizer
+        self._plateau = self._cosine = self._onecycle = None
+        if kind == "plateau":
+            self._plateau = ReduceLROnPlateau(optimizer, patience=patience, factor=factor)
+        elif kind == "cosine":
+            self._cosine = CosineLRScheduler(
+                optimizer,
+                t_initial=total,
+                warmup_t=round(warmup_epochs * steps_per_epoch),
+                warmup_lr_init=learning_rate / 100,
+                lr_min=learning_rate / 1000,
+                t_in_epochs=False,
+            )
+        elif kind == "onecycle":
+            self._onecycle = OneCycleLR(optimizer, max_lr=learning_rate, total_steps=total + 1)
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's current one."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def after_step(self, step: int) -> None:
+        """`step` counts optimizer steps from 1 over the whole run."""
+        if self._cosine is not None:
+            self._cosine.step_update(step)
+        elif self._onecycle is not None:
+            self._onecycle.step()
+
+    def after_epoch(self, validation_loss: float) -> None:
+        if self._plateau is not None:
+            self._plateau.step(validation_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        active = self._plateau or self._cosine or self._onecycle
+        # OneCycleLR's holds a bound method that weights_only loading refuses; plain values suffice.
+        plain = (int, float, str, bool, list, type(None))
+        return (
+            {key: value for key, value in active.state_dict().items() if isinstance(value, plain)}
+            if active
+            else {}
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        active = self._plateau or self._cosine or self._onecycle
+        if active:
+            active.load_state_dict(state)

@@ -1,0 +1,56 @@
+"""Which settings a run has, and which checkpoint it goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fasttrain.checkpoint.file import find_checkpoint, load_checkpoint
+from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """The resolved settings, and where a resumed run stood: its folder and checkpoint (None for a fresh run).
+
+    `changed` lists the settings given now that differ from the checkpoint's, as "name: old -> new".
+    """
+
+    config: TrainConfig
+    folder: Path | None = None
+    checkpoint: dict[str, Any] | None = None
+    changed: tuple[str, ...] = ()
+
+
+def start_of_run(config_file: Path | None, given: Mapping[str, Any]) -> RunStart:
+    """Settings given now win over the TOML file's, those over a resumed checkpoint's, those over the defaults.
+
+    So `--resume auto` alone goes on exactly as the run began. Raises UserError for bad settings, or a checkpoint
+    that can't be found, read, or belongs to another model.
+    """
+    file = read_toml(config_file) if config_file else {}
+    origin = str(config_file) if config_file else "settings"
+    config = resolve(file, given, origin=origin)
+    if config.resume is None:
+        return RunStart(config)
+    path = find_checkpoint(config.resume, config.out)
+    if path is None:
+        return RunStart(config)
+    checkpoint = load_checkpoint(path)
+    then = checkpoint["config"]
+    config = resolve(then, file, given, origin=origin)
+    before, now = resolve(then).plain(), config.plain()
+    if before["model"] != now["model"]:
+        raise UserError(
+            f"{path} is of model '{before['model']}', not '{now['model']}'; leave --model out to resume"
+        )
+    changed = tuple(
+        f"{name}: {before.get(name)} -> {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name != "resume"
+    )
+    return RunStart(config, path.parents[1], checkpoint, changed)

@@ -1,0 +1,86 @@
+"""Everything that changes while training, in one place, so that a checkpoint can't forget a part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+
+from fasttrain.loaders.base import Loader
+from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.optim import Schedule
+from fasttrain.training.seeds import load_rng_state, rng_state
+
+
+class Totals:
+    """Sums over an epoch's samples, kept on the device so that no step waits for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        # loss sum, correct, samples
+        self._sums = torch.zeros(
+            3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
+        )
+
+    def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """`loss` is the mean over the batch, `logits` float [n, classes], `labels` int64 [n]."""
+        count = len(labels)
+        correct = (logits.argmax(dim=1) == labels).sum()
+        self._sums += torch.stack([loss.detach() * count, correct, torch.full_like(correct, count)]).to(
+            self._sums
+        )
+
+    def means(self) -> tuple[float, float]:
+        """Loss and top1 over the samples so far. Waits for the device."""
+        loss, correct, samples = self._sums.tolist()
+        return loss / max(samples, 1), correct / max(samples, 1)
+
+    def state_dict(self) -> torch.Tensor:
+        return self._sums.clone()
+
+    def load_state_dict(self, sums: torch.Tensor) -> None:
+        self._sums.copy_(sums)
+
+
+@dataclass
+class TrainingState:
+    """`epoch` counts finished epochs, `step` optimizer steps, `seconds` training time over all sessions of the run."""
+
+    model: torch.nn.Module
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    early_stopping: EarlyStopping
+    totals: Totals
+    loader: Loader
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    epoch_wait: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    _STATEFUL = ("model", "optimizer", "schedule", "scaler", "early_stopping", "totals", "loader")
+    _PLAIN = ("epoch", "step", "seconds", "epoch_seconds", "epoch_wait", "history")
+
+    @property
+    def evaluated_model(self) -> torch.nn.Module:
+        """The EMA's where there is one: what is validated, saved and exported."""
+        return self.model if self.ema is None else self.ema.module  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data only."""
+        state = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
+        state |= {name: getattr(self, name) for name in self._PLAIN}
+        return {**state, "ema": self.ema.module.state_dict() if self.ema else None, "rng": rng_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self._STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        for name in self._PLAIN:
+            setattr(self, name, state[name])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"] or state["model"])
+        load_rng_state(state["rng"])

@@ -1,0 +1,366 @@
+"""`train`: a folder of shards in, a trained, evaluated and tracked model out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from timm.utils import ModelEmaV3
+
+from fasttrain.checkpoint.file import LAST, save_checkpoint
+from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import Stopped, UserError
+from fasttrain.evaluation.evaluate import Predictions, evaluate_model
+from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.loaders.base import Loader, LoaderSettings
+from fasttrain.loaders.plan import Crop
+from fasttrain.loaders.registry import choose_loader
+from fasttrain.model.factory import ModelSpec, create_model, model_spec
+from fasttrain.model.freeze import freeze_blocks
+from fasttrain.model.preprocess import Normalise
+from fasttrain.report.artifacts import RunFolder
+from fasttrain.report.summary import epoch_line, run_summary
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.reader import ShardSet
+from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.training.data import Loaders, balanced_weights, make_loaders
+from fasttrain.training.device import (
+    choose_device,
+    choose_workers,
+    memory_peak,
+    mixed_precision,
+    release_memory,
+)
+from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.loop import Step, require_finite, train_epoch
+from fasttrain.training.optim import Schedule, create_optimizer
+from fasttrain.training.progress import EpochProgress
+from fasttrain.training.resume import RunStart, start_of_run
+from fasttrain.training.seeds import seed_everything
+from fasttrain.training.state import Totals, TrainingState
+from fasttrain.training.stop import StopRequest
+
+log = logging.getLogger("fasttrain")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves: its folder, one record an epoch, the final evaluation of the best epoch's weights."""
+
+    folder: Path
+    history: list[dict[str, Any]]
+    best_epoch: int
+    evaluation: Evaluation
+    seconds: float
+    mlflow_run_id: str | None
+
+
+def train(config: TrainConfig | str | Path | None = None, /, **settings: Any) -> TrainResult:
+    """Trains, evaluates and tracks one run: `fasttrain train` from Python.
+
+    `config` is a `TrainConfig` or a TOML file; `settings` are `TrainConfig`'s fields and win over it.
+    Raises UserError (what you can mend), Stopped (SIGTERM; resume with `resume="auto"`), KeyboardInterrupt (after a
+    checkpoint; a second Ctrl-C skips it).
+    """
+    if isinstance(config, TrainConfig):
+        settings = {**config.model_dump(exclude_unset=True), **settings}
+        config = None
+    start = start_of_run(Path(config) if config else None, settings)
+    console = Console()
+    with StopRequest() as stop:
+        return _Run(start, console, stop).run()
+
+
+class _Run:
+    """One run from its settings to its result: sets the parts up in order, then drives the epochs."""
+
+    def __init__(self, start: RunStart, console: Console, stop: StopRequest) -> None:
+        self.config = config = start.config
+        self.start, self.console, self.stop = start, console, stop
+        seed_everything(config.seed, config.deterministic)
+        self.device = choose_device(config.device)
+        self.shards = ShardSet.open(ensure_shards(config.data))
+        self._check_same_data()
+        kind, why = choose_loader(config.loader, self.shards, str(self.device))
+        self.loader_name = kind.name
+        self.model, self.spec = self._make_model()
+        self.loaders = make_loaders(self.shards, kind, self._loader_settings())
+        self.state, self.step = self._make_state()
+        self.folder = RunFolder(start.folder) if start.folder else RunFolder.create(config.out, config.model)
+        self._say_settings(why)
+
+    def run(self) -> TrainResult:
+        handler = logging.FileHandler(self.folder.log)
+        logging.getLogger().addHandler(handler)
+        try:
+            with self._tracker() as tracker:
+                self._prepare(tracker)
+                while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:
+                    self._one_epoch(tracker)
+                return self._finish(tracker)
+        except Exception:
+            log.exception("the run in %s failed", self.folder.path)
+            raise
+        finally:
+            self.loaders.close()
+            release_memory(self.device)
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+    def _make_model(self) -> tuple[torch.nn.Module, ModelSpec]:
+        config, classes = self.config, self.shards.classes
+        resumed = self.start.checkpoint is not None
+        model = create_model(
+            config.model,
+            len(classes),
+            pretrained=config.pretrained and not resumed,
+            weights=None if resumed else config.weights,
+            drop_rate=config.drop_rate,
+        )
+        spec = model_spec(model, config.model, classes, config.image_size)
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec
+
+    def _loader_settings(self) -> LoaderSettings:
+        config = self.config
+        return LoaderSettings(
+            batch_size=config.batch_size,
+            image_size=config.image_size,
+            crop=Crop(scale=config.crop_scale),
+            seed=config.seed,
+            workers=choose_workers(config.workers),
+            device=str(self.device),
+            limit_batches=config.limit_batches,
+        )
+
+    def _make_state(self) -> tuple[TrainingState, Step]:
+        config = self.config
+        frozen = freeze_blocks(self.model, config.freeze)
+        optimizer = create_optimizer(
+            self.model, config.optimizer, config.learning_rate, config.weight_decay, config.momentum
+        )
+        schedule = Schedule(
+            optimizer,
+            config.scheduler,
+            learning_rate=config.learning_rate,
+            epochs=config.epochs,
+            steps_per_epoch=len(self.loaders.train),
+            patience=config.patience,
+            factor=config.factor,
+            warmup_epochs=config.warmup_epochs,
+        )
+        self.autocast, scaler = mixed_precision(self.device, config.amp, config.amp_dtype)
+        self.preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=config.channels_last).to(
+            self.device
+        )
+        weight = balanced_weights(self.shards) if config.class_weights == "balanced" else None
+        criterion = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing).to(
+            self.device
+        )
+        state = TrainingState(
+            model=self.model,
+            ema=ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None,
+            optimizer=optimizer,
+            schedule=schedule,
+            scaler=scaler,
+            early_stopping=EarlyStopping(config.early_stopping),
+            totals=Totals(self.device),
+            loader=self.loaders.train,
+        )
+        step = Step(self.device, self.preprocess, criterion, self.autocast, config.clip_grad, frozen)
+        return state, step
+
+    def _check_same_data(self) -> None:
+        checkpoint = self.start.checkpoint
+        if checkpoint and checkpoint["shards"] != self.shards.fingerprint:
+            raise UserError(
+                f"{self.shards.folder} is not the data that {self.start.folder} began with; give --data that, or "
+                "leave --resume out"
+            )
+
+    def _say_settings(self, why: str) -> None:
+        says = self.console.print
+        verb = "resuming" if self.start.checkpoint else "run"
+        says(f"[bold]{verb}[/] {self.folder.path}")
+        says(f"loader: {why}")
+        frozen = f", {self.config.freeze} blocks frozen" if self.config.freeze else ""
+        count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        says(f"model: {self.config.model}, {count:,} trainable parameters{frozen}, on {self.device}")
+        settings = self.config.plain()
+        says("settings: " + "  ".join(f"{name}={value}" for name, value in settings.items()), style="dim")
+        for change in self.start.changed:
+            says(f"[yellow]changed since the checkpoint:[/] {change}")
+        if self.config.resume == "auto" and not self.start.checkpoint:
+            says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
+
+    def _tracker(self) -> Tracker | NullTracker:
+        if not self.config.track:
+            return NullTracker()
+        checkpoint = self.start.checkpoint or {}
+        return Tracker.start(
+            experiment=self.config.experiment,
+            run_name=self.config.run_name or self.folder.path.name,
+            params={**self.config.plain(), "loader": self.loader_name, "classes": len(self.shards.classes)},
+            tags={"run_folder": str(self.folder.path.resolve()), "shards": self.shards.fingerprint},
+            run_id=checkpoint.get("mlflow_run_id"),
+            journal=self.folder.path,
+        )
+
+    def _prepare(self, tracker: Tracker | NullTracker) -> None:
+        self.folder.write_config(self.config.plain())
+        self.folder.write_classes(self.shards.classes)
+        self.folder.write_model_spec(self.spec)
+        if self.start.checkpoint:
+            self.state.load_state_dict(self.start.checkpoint)
+        self.mlflow_run_id = tracker.run_id
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.folder.path / LAST,
+            {
+                **self.state.state_dict(),
+                "config": self.config.plain(),
+                "shards": self.shards.fingerprint,
+                "mlflow_run_id": self.mlflow_run_id,
+            },
+        )
+
+    def _one_epoch(self, tracker: Tracker | NullTracker) -> None:
+        state = self.state
+        state.loader.set_epoch(state.epoch)
+        done = state.loader.state_dict()["samples"]
+        total = min(len(state.loader.ids), len(state.loader) * self.config.batch_size)
+        title = f"epoch {state.epoch + 1}/{self.config.epochs}"
+        with EpochProgress(self.console, title, total, done) as progress:
+            train_epoch(state, self.step, after_step=self._after_step, show=progress.show)
+        learning_rate = state.schedule.learning_rate
+        release_memory(self.device)
+        validation, _ = self._evaluate(state.evaluated_model, self.loaders.val, watched=True)
+        require_finite(validation.loss, state)
+        self._close_epoch(tracker, total, learning_rate, validation)
+
+    def _after_step(self, images: int) -> None:
+        if self.stop.requested is not None:
+            self._stop()
+        if self.config.save_every and self.state.step % self.config.save_every == 0:
+            self._save()
+
+    def _stop(self) -> None:
+        self._save()
+        said = f"saved {self.folder.path / LAST}; go on with: fasttrain train --resume {self.folder.path}"
+        self.console.print(said)
+        if self.stop.requested is not None and self.stop.requested.name == "SIGINT":
+            raise KeyboardInterrupt
+        raise Stopped(f"stopped by {self.stop.requested.name if self.stop.requested else 'request'}; {said}")
+
+    def _watched(self, loader: Loader) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        # A stop during validation saves the epoch as trained: resuming goes straight to validation.
+        for batch in loader:
+            if self.stop.requested is not None:
+                self._stop()
+            yield batch
+
+    def _evaluate(
+        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False
+    ) -> tuple[Evaluation, Predictions]:
+        return evaluate_model(
+            model,
+            self._watched(loader) if watched else loader,
+            num_classes=len(self.shards.classes),
+            classes=self.shards.classes,
+            device=self.device,
+            preprocess=self.preprocess,
+            autocast=self.autocast,
+            criterion=torch.nn.CrossEntropyLoss(),
+        )
+
+    def _close_epoch(
+        self, tracker: Tracker | NullTracker, images: int, learning_rate: float, validation: Evaluation
+    ) -> None:
+        state = self.state
+        train_loss, train_top1 = state.totals.means()
+        improved = state.early_stopping.update(state.epoch, validation.loss)
+        state.schedule.after_epoch(validation.loss)
+        seconds = state.epoch_seconds
+        record: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "train_loss": train_loss,
+            "train_top1": train_top1,
+            "val_loss": validation.loss,
+            "val_top1": validation.top1,
+            "learning_rate": learning_rate,
+            "improved": improved,
+            "epoch_seconds": seconds,
+            "img/s": images / seconds,
+            "wait_share": state.epoch_wait / seconds,
+        }
+        if (peak := memory_peak(self.device)) is not None:
+            record["cuda_peak_bytes"] = peak
+        if improved:
+            self.folder.write_model(state.evaluated_model)
+        state.history.append(record)
+        state.seconds += seconds
+        state.epoch += 1
+        state.epoch_seconds = state.epoch_wait = 0.0
+        state.totals = Totals(self.device)
+        state.loader.set_epoch(state.epoch)
+        self._save()
+        self.folder.write_history(state.history)
+        tracker.log_metrics(
+            {name: float(value) for name, value in record.items() if name != "epoch"}, step=record["epoch"]
+        )
+        self.console.print(epoch_line(record, epochs=self.config.epochs))
+        if self.stop.requested is not None:
+            self._stop()
+
+    def _finish(self, tracker: Tracker | NullTracker) -> TrainResult:
+        began = time.perf_counter()
+        state = self.state
+        if state.early_stopping.should_stop and state.epoch < self.config.epochs:
+            waited = state.early_stopping.waited
+            self.console.print(f"early stopping: no improvement of val_loss for {waited} epochs")
+        split, loader = ("test", self.loaders.test) if self.loaders.test else ("val", self.loaders.val)
+        best = self.folder.read_model(state.evaluated_model)
+        evaluation, _ = self._evaluate(best, loader)
+        result = TrainResult(
+            folder=self.folder.path,
+            history=state.history,
+            best_epoch=state.early_stopping.best_epoch + 1,
+            evaluation=evaluation,
+            seconds=state.seconds + time.perf_counter() - began,
+            mlflow_run_id=tracker.run_id,
+        )
+        self._report(tracker, result, split)
+        return result
+
+    def _report(self, tracker: Tracker | NullTracker, result: TrainResult, split: str) -> None:
+        folder = self.folder
+        folder.write_figures(result.evaluation, result.history, result.best_epoch)
+        folder.write_evaluation(
+            result.evaluation, split=split, seconds=result.seconds, best_epoch=result.best_epoch
+        )
+        numbers = {
+            **result.evaluation.scalars(),
+            "training_seconds": result.seconds,
+            "best_epoch": result.best_epoch,
+        }
+        tracker.log_metrics(
+            {
+                f"{split}_{name}" if name in result.evaluation.scalars() else name: float(value)
+                for name, value in numbers.items()
+            },
+            step=len(result.history),
+        )
+        for artifact in folder.artifacts():
+            tracker.log_artifact(artifact)
+        with contextlib.suppress(BrokenPipeError):
+            self.console.print(
+                run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
+            )

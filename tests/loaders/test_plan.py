@@ -1,0 +1,130 @@
+"""The augmentation plan: pure, pinned, and torchvision's distribution."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop
+
+from fasttrain.loaders.plan import (
+    Crop,
+    EpochPlan,
+    centre_boxes,
+    epoch_order,
+    random_resized_crops,
+    random_words,
+)
+
+SIZES = np.tile(np.array([[512, 384], [341, 512], [100, 900], [7, 5]], dtype=np.int32), (500, 1))
+IDS = np.arange(len(SIZES), dtype=np.int64)
+GOLDEN_WORDS = [[18185515313008464715, 7366093020013295891, 3471466659661956360, 4086101707980077086]]
+GOLDEN_BOXES = [[49, 122, 272, 258], [32, 34, 291, 303], [0, 383, 100, 133], [0, 0, 6, 5]]
+GOLDEN_DIGEST = "fafa32b5e6ef5ab1"
+
+
+def digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in arrays)).hexdigest()[:16]
+
+
+def test_golden_words_order_boxes_and_flips():
+    """A change here changes every run that anyone resumes: it needs a new schema, not a new constant."""
+    assert random_words(1, 2, 3, 1, 4).tolist() == GOLDEN_WORDS
+    boxes, flips = random_resized_crops(IDS, SIZES, seed=42, epoch=3, crop=Crop())
+    assert boxes[:4].tolist() == GOLDEN_BOXES
+    assert digest(epoch_order(IDS, 42, 3), boxes, flips) == GOLDEN_DIGEST
+
+
+def test_a_sample_does_not_depend_on_its_company():
+    boxes, flips = random_resized_crops(IDS, SIZES, seed=1, epoch=0, crop=Crop())
+    some = np.array([1999, 3, 77, 1024], dtype=np.int64)
+    few_boxes, few_flips = random_resized_crops(some, SIZES[some], seed=1, epoch=0, crop=Crop())
+    assert np.array_equal(few_boxes, boxes[some])
+    assert np.array_equal(few_flips, flips[some])
+
+
+def test_ids_far_apart_cross_chunks():
+    far = np.array([5, 70_000, 65_541, 1_000_000], dtype=np.int64)
+    sizes = np.full((4, 2), 300, dtype=np.int32)
+    together, _ = random_resized_crops(far, sizes, seed=9, epoch=1, crop=Crop())
+    for position, sample in enumerate(far):
+        alone, _ = random_resized_crops(np.array([sample]), sizes[:1], seed=9, epoch=1, crop=Crop())
+        assert np.array_equal(alone[0], together[position])
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"epoch": 1}])
+def test_seed_and_epoch_change_order_and_crops(other):
+    base = {"seed": 1, "epoch": 0}
+    changed = {**base, **other}
+    assert not np.array_equal(epoch_order(IDS, **base), epoch_order(IDS, **changed))
+    first, _ = random_resized_crops(IDS, SIZES, **base, crop=Crop())
+    second, _ = random_resized_crops(IDS, SIZES, **changed, crop=Crop())
+    assert (first != second).any(axis=1).mean() > 0.8
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 2**40),
+    sizes=st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), min_size=1, max_size=40),
+    low=st.floats(0.01, 1),
+)
+def test_boxes_lie_inside_the_photograph(seed, epoch, sizes, low):
+    array = np.array(sizes, dtype=np.int32)
+    boxes, _ = random_resized_crops(np.arange(len(array)), array, seed, epoch, Crop(scale=(low, 1.0)))
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] >= 1).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= array).all()
+
+
+@pytest.mark.parametrize("shape", [(512, 384), (120, 900)])
+def test_distribution_is_torchvisions(shape):
+    """Means and spreads of 20,000 boxes against RandomResizedCrop.get_params, to five standard errors."""
+    torch.manual_seed(0)
+    picture = torch.empty(3, *shape)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(picture, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(20_000)],
+        dtype=float,
+    )
+    sizes = np.tile(np.array([shape], dtype=np.int32), (20_000, 1))
+    ours, flips = random_resized_crops(np.arange(20_000), sizes, seed=5, epoch=0, crop=Crop())
+    error = np.sqrt(theirs.var(axis=0) / 20_000 * 2)
+    assert (np.abs(theirs.mean(axis=0) - ours.mean(axis=0)) < 5 * error + 1e-9).all()
+    assert np.allclose(theirs.std(axis=0), ours.std(axis=0), rtol=0.05)
+    assert abs(flips.mean() - 0.5) < 0.02
+
+
+def test_too_wide_a_photograph_gets_torchvisions_fallback():
+    sizes = np.array([[10, 1000], [1000, 10]], dtype=np.int32)
+    boxes, _ = random_resized_crops(np.arange(2), sizes, 0, 0, Crop(scale=(0.9, 1.0)))
+    assert boxes.tolist() == [[0, (1000 - 13) // 2, 10, 13], [(1000 - 13) // 2, 0, 13, 10]]
+
+
+def test_order_is_a_permutation_of_the_ids_given():
+    some = np.array([4, 900, 17, 3], dtype=np.int64)
+    assert sorted(epoch_order(some, 7, 0)) == sorted(some)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_the_epoch_without_overlap_or_loss(world_size):
+    plan = EpochPlan.training(IDS[:103], SIZES, seed=0, epoch=0, size=32, crop=Crop())
+    seen = []
+    for number in range(plan.batch_count(10, world_size)):
+        for rank in range(world_size):
+            seen.extend(plan.batch(number, 10, rank, world_size).ids)
+    assert seen == list(plan.ids)
+
+
+def test_rest_goes_on_where_it_stopped():
+    plan = EpochPlan.training(IDS[:100], SIZES, seed=0, epoch=0, size=32, crop=Crop())
+    rest = plan.rest(32)
+    assert np.array_equal(rest.batch(0, 16).ids, plan.batch(2, 16).ids)
+    assert np.array_equal(rest.batch(0, 16).boxes, plan.batch(2, 16).boxes)
+
+
+def test_centre_boxes_are_resize_256_centre_crop_224():
+    boxes = centre_boxes(np.array([[512, 512], [512, 384], [1, 1]], dtype=np.int32))
+    assert boxes.tolist() == [[32, 32, 448, 448], [88, 24, 336, 336], [0, 0, 1, 1]]
