@@ -1,7 +1,8 @@
 """What the C++ module offers. All release the GIL; bad JPEGs raise ValueError with a short reason."""
 
-from typing_extensions import Buffer
 from typing import Literal, TypedDict
+
+from typing_extensions import Buffer
 
 class JpegInfo(TypedDict):
     width: int

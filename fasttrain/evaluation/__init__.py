@@ -1,1 +1,1 @@
-"""Evaluation: how good a model is, on which classes, and what it takes a photograph for."""
+"""How good a model is: metrics accumulated on the device, and the predictions they come from."""

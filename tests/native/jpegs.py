@@ -1,7 +1,7 @@
 """JPEGs for the native module's tests: of any sampling factors, number of components, scans and markers.
 
-Pillow writes few of these, so `random_jpeg` is a small encoder of its own: random quantised coefficients, no DCT,
-and Huffman tables of one code length.
+Pillow writes few of these, so `random_jpeg` is a small encoder of its own: random quantised coefficients, no
+DCT, and Huffman tables of one code length.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Factors = tuple[tuple[int, int], ...]
+Mcu = list[tuple[int, int, int]]  # component, row and column of each block
 
 FACTORS: dict[str, Factors] = {
     "4:2:0": ((2, 2), (1, 1), (1, 1)),
@@ -31,8 +32,8 @@ FACTORS: dict[str, Factors] = {
 }
 ADOBE = {"cmyk": 0, "ycck 4:2:0": 2}
 
-# DC: 12 codes of 4 bits; AC: run 0..15 and size 1..10, ZRL and EOB, codes of 8 bits.
-_AC_SYMBOLS = [0x00, 0xF0, *(run << 4 | size for run in range(16) for size in range(1, 11))]
+# DC: 12 codes of 4 bits; AC: run 0..15 and size 1..11, ZRL and EOB, codes of 8 bits.
+_AC_SYMBOLS = [0x00, 0xF0, *(run << 4 | size for run in range(16) for size in range(1, 12))]
 _AC_CODE = {symbol: f"{code:08b}" for code, symbol in enumerate(_AC_SYMBOLS)}
 
 
@@ -107,8 +108,12 @@ def random_jpeg(
     restart: int = 0,
     interleaved: bool = True,
     extra: bytes = b"",
+    largest: int = 30,
 ) -> bytes:
-    """A baseline JPEG of random content; `restart` in MCUs, `extra` are markers to put after SOI."""
+    """A baseline JPEG of random content; `restart` in MCUs, `extra` are markers to put after SOI.
+
+    AC coefficients are in -`largest`..`largest`, both reached.
+    """
     rng = np.random.default_rng(seed)
     most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
     rows, columns = -(-height // (8 * most_v)), -(-width // (8 * most_h))
@@ -129,7 +134,7 @@ def random_jpeg(
     sof += b"".join(bytes([c + 1, h << 4 | v, 0]) for c, (h, v) in enumerate(factors))
     head += [marker(0xDB, b"\0" + quantisation), marker(0xC0, sof)]
     head.append(marker(0xC4, b"\0" + bytes([0, 0, 0, 12] + [0] * 12) + bytes(range(12))))
-    head.append(marker(0xC4, b"\x10" + bytes([0] * 7 + [162] + [0] * 8) + bytes(_AC_SYMBOLS)))
+    head.append(marker(0xC4, b"\x10" + bytes([0] * 7 + [178] + [0] * 8) + bytes(_AC_SYMBOLS)))
     if restart:
         head.append(marker(0xDD, struct.pack(">H", restart)))
     if interleaved and len(factors) > 1:

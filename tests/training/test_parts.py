@@ -1,0 +1,190 @@
+"""The parts of training, one by one: schedules, early stopping, freezing, seeds, devices, sums."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.model.freeze import freeze_blocks, keep_frozen
+from fasttrain.model.preprocess import Normalise
+from fasttrain.training.device import choose_device, mixed_precision
+from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.optim import Schedule, create_optimizer
+from fasttrain.training.seeds import load_rng_state, rng_state, seed_everything
+from fasttrain.training.state import Totals
+
+
+def schedule(kind: str, **changes: float) -> tuple[Schedule, torch.optim.Optimizer]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    settings = {"learning_rate": 0.1, "epochs": 4, "steps_per_epoch": 10, "patience": 1, "factor": 0.5}
+    return Schedule(optimizer, kind, warmup_epochs=changes.pop("warmup_epochs", 0), **{**settings, **changes}), optimizer
+
+
+def rates(kind: str, **changes: float) -> list[float]:
+    made, optimizer = schedule(kind, **changes)
+    found = []
+    for step in range(1, 41):
+        found.append(made.learning_rate)
+        optimizer.step()
+        made.after_step(step)
+    return found
+
+
+def test_plateau_follows_validation_loss():
+    made, _ = schedule("plateau")
+    for loss in (1.0, 0.9, 0.95, 0.96):
+        made.after_epoch(loss)
+    assert made.learning_rate == pytest.approx(0.05)
+
+
+def test_plateau_state_goes_on_where_it_was():
+    made, _ = schedule("plateau")
+    for loss in (0.9, 0.95):
+        made.after_epoch(loss)
+    other, _ = schedule("plateau")
+    other.load_state_dict(made.state_dict())
+    other.after_epoch(0.96)
+    assert other.learning_rate == pytest.approx(0.05)
+
+
+def test_cosine_warms_up_and_decays():
+    found = rates("cosine", warmup_epochs=1)
+    assert found[0] == pytest.approx(0.001) and max(found) == pytest.approx(found[10], rel=0.2)
+    assert all(a >= b for a, b in zip(found[10:], found[11:], strict=False)) and found[-1] < 0.005
+
+
+def test_onecycle_rises_and_falls():
+    found = rates("onecycle")
+    peak = int(np.argmax(found))
+    assert 8 <= peak <= 14 and found[peak] == pytest.approx(0.1, rel=0.01) and found[-1] < 0.001
+
+
+@pytest.mark.parametrize("kind", ["cosine", "onecycle", "constant"])
+def test_schedule_state_round_trip(kind):
+    whole = rates(kind)
+    first, optimizer = schedule(kind)
+    for step in range(1, 16):
+        optimizer.step()
+        first.after_step(step)
+    second, resumed = schedule(kind)
+    resumed.load_state_dict(optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    for step in range(16, 40):
+        assert second.learning_rate == pytest.approx(whole[step - 1], abs=1e-12)
+        resumed.step()
+        second.after_step(step)
+
+
+def test_early_stopping_counts_epochs_without_improvement():
+    stopping = EarlyStopping(patience=2)
+    assert [stopping.update(epoch, loss) for epoch, loss in enumerate([1.0, 0.8, 0.9, 0.85])] == [True, True, False, False]
+    assert stopping.should_stop and stopping.best_epoch == 1
+    never = EarlyStopping(patience=0, waited=100)
+    assert not never.should_stop
+    assert not EarlyStopping(patience=1).update(0, math.nan)
+
+
+def test_weight_decay_spares_norms_and_biases():
+    model = timm.create_model("mobilenetv2_035", num_classes=3)
+    optimizer = create_optimizer(model, "adamw", 1e-3, 0.05, 0.9)
+    decayed = {id(each): group["weight_decay"] for group in optimizer.param_groups for each in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert decayed[id(parameter)] == (0.0 if parameter.ndim <= 1 else 0.05), name
+
+
+def test_an_unknown_optimizer_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'adamw'"):
+        create_optimizer(torch.nn.Linear(1, 1), "adamww", 1e-3, 0.0, 0.9)
+
+
+def test_frozen_blocks_get_no_gradient_and_keep_their_statistics():
+    torch.manual_seed(0)
+    model = timm.create_model("mobilenetv2_035", num_classes=3)
+    frozen = freeze_blocks(model, 5)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    model.train()
+    keep_frozen(frozen)
+    seen = []
+    model.blocks[1].register_forward_hook(lambda module, inputs, output: seen.append(output.grad_fn))
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
+    torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 2, 0])).backward()
+    optimizer.step()
+    assert seen == [None], "the frozen part built an autograd graph"
+    changed = {name for name, each in model.state_dict().items() if not torch.equal(each, before[name])}
+    assert not [name for name in changed if name.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1"))]
+    assert {"classifier.weight", "blocks.3.0.conv_pw.weight", "blocks.3.0.bn1.running_mean"} <= changed
+
+
+def test_freezing_everything_names_the_nearest_number():
+    model = timm.create_model("mobilenetv2_035", num_classes=3)
+    with pytest.raises(UserError, match="nearest valid value is 18"):
+        freeze_blocks(model, 99)
+
+
+def test_normalise_is_torchvisions():
+    from torchvision.transforms.v2 import functional as F
+
+    pixels = torch.randint(0, 256, (2, 8, 9, 3), dtype=torch.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = F.normalize(pixels.permute(0, 3, 1, 2).float() / 255, list(mean), list(std))
+    for channels_last in (True, False):
+        made = Normalise(mean, std, channels_last=channels_last)(pixels)
+        torch.testing.assert_close(made, expected, atol=2e-6, rtol=1e-5)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert made.is_contiguous(memory_format=layout)
+
+
+def test_seeds_reach_every_generator_and_states_round_trip():
+    def draw() -> tuple[float, float, float]:
+        return torch.rand(1).item(), float(np.random.rand()), random.random()
+
+    seed_everything(7, deterministic=False)
+    first = draw()
+    state = rng_state()
+    second = draw()
+    seed_everything(7, deterministic=False)
+    assert draw() == first
+    load_rng_state(state)
+    assert draw() == second
+
+
+def test_deterministic_mode_is_torchs():
+    try:
+        seed_everything(0, deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    finally:
+        seed_everything(0, deterministic=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="not one of auto, cpu"):
+        choose_device("gpu")
+    if not torch.cuda.is_available():
+        assert choose_device("auto").type in ("cpu", "mps")
+        with pytest.raises(UserError, match="has 0 CUDA devices"):
+            choose_device("cuda")
+
+
+def test_amp_is_bf16_or_fp16_with_a_scaler():
+    cpu = torch.device("cpu")
+    layer = torch.nn.Linear(2, 2)
+    for amp, dtype, expected in ((False, "bf16", torch.float32), (True, "bf16", torch.bfloat16), (True, "fp16", torch.float16)):
+        autocast, scaler = mixed_precision(cpu, amp, dtype)
+        with autocast():
+            assert layer(torch.ones(1, 2)).dtype == expected
+        assert scaler.is_enabled() == (amp and dtype == "fp16")
+
+
+def test_totals_are_means_over_samples_not_batches():
+    totals = Totals(torch.device("cpu"))
+    totals.update(torch.tensor(1.0), torch.tensor([[2.0, 1.0]] * 3), torch.tensor([0, 0, 1]))
+    totals.update(torch.tensor(5.0), torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
+    assert totals.means() == (2.0, 0.75)

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Installs fasttrain into .venv, draws the sample data set, trains on it, evaluates, and says where everything lies.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools/setup.sh
+fasttrain=${FASTTRAIN_VENV:-.venv}/bin/fasttrain
+"$fasttrain" convert --source sample --out shards/sample
+"$fasttrain" train --config tools/sample.toml
+newest=$(ls -td runs/*/ | head -1)
+"$fasttrain" evaluate --checkpoint "$newest" --data shards/sample

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Makes .venv and installs fasttrain into it: usage: tools/setup.sh [dev]
+# What a machine can't have (no root for Debian's packages, no wheel for an extra) is named and left out; the rest works.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+venv=${FASTTRAIN_VENV:-.venv}
+debian=(g++ pkg-config libjpeg62-turbo-dev libturbojpeg0-dev libopencv-dev)
+
+if command -v apt-get >/dev/null && ! dpkg -s "${debian[@]}" >/dev/null 2>&1; then
+    as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+    { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${debian[@]}"; } \
+        >/dev/null 2>&1 || echo "setup: no Debian packages (${debian[*]}): going on without the native module and FFCV"
+fi
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+if [ "${1:-}" = dev ]; then
+    "${pip[@]}" -e '.[dev]'
+else
+    "${pip[@]}" .
+fi
+for extra in dali ffcv; do
+    "${pip[@]}" -r <("$venv/bin/python" tools/extra.py "$extra") >/dev/null 2>&1 ||
+        echo "setup: the $extra extra can't be installed here: going on without it"
+done
