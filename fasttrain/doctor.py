@@ -55,9 +55,7 @@ def _cpu_abilities() -> Finding:
     flags: set[str] = set()
     information = Path("/proc/cpuinfo")
     if information.exists():
-        lines = (
-            line for line in information.read_text().splitlines() if line.startswith(("flags", "Features"))
-        )
+        lines = (line for line in information.read_text().splitlines() if line.startswith(("flags", "Features")))
         flags = set(next(lines, "").split())
     wanted = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX", "asimd": "NEON"}
     have = [name for flag, name in wanted.items() if flag in flags]
@@ -74,9 +72,7 @@ def _cuda() -> Finding:
     if not torch.cuda.is_available():
         return Finding("CUDA", False, "no device", "training runs on the CPU; a GPU needs NVIDIA's driver")
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-    return Finding(
-        "CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported()})"
-    )
+    return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported()})")
 
 
 def _package(part: str, module: str, mend: str) -> Finding:

@@ -27,9 +27,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         with atomic_write(path) as file:
             torch.save({"schema": SCHEMA, **state}, file)
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in RuntimeError
-        raise UserError(
-            f"{path}: the checkpoint can't be written ({error}); free some space there"
-        ) from error
+        raise UserError(f"{path}: the checkpoint can't be written ({error}); free some space there") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -40,18 +38,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}; give --resume a run folder or its {LAST}"
-        ) from None
+        raise UserError(f"{path}: {error.strerror or error}; give --resume a run folder or its {LAST}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not an intact fasttrain checkpoint ({reason[:120]})") from error
     if not isinstance(state, dict) or "schema" not in state:
         raise UserError(f"{path}: not a fasttrain checkpoint; give --weights a file of bare weights")
     if state["schema"] > SCHEMA:
-        raise UserError(
-            f"{path}: schema {state['schema']} is newer than this fasttrain's {SCHEMA}; upgrade fasttrain"
-        )
+        raise UserError(f"{path}: schema {state['schema']} is newer than this fasttrain's {SCHEMA}; upgrade fasttrain")
     return state
 
 

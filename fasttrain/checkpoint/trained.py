@@ -23,9 +23,7 @@ def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; give --checkpoint a run folder, its model.safetensors or a checkpoint"
-        )
+        raise UserError(f"{path}: no such file; give --checkpoint a run folder, its model.safetensors or a checkpoint")
     folder = path.parent if path.suffix == ".safetensors" else path.parents[1]
     spec = _read_spec(folder / "model.json")
     model = create_model(spec.name, len(spec.classes))
@@ -56,10 +54,6 @@ def _read_spec(path: Path) -> ModelSpec:
             tuple(spec["std"]),
         )
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it"
-        ) from None
+        raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})"
-        ) from None
+        raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None

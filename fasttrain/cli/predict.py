@@ -29,8 +29,6 @@ def predict(
         return
     table = Table("photograph", "class", "probability", box=None, header_style="bold")
     for prediction in predictions:
-        for rank, (name, probability) in enumerate(
-            zip(prediction.classes, prediction.probabilities, strict=True)
-        ):
+        for rank, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
             table.add_row(str(prediction.image) if rank == 0 else "", name, f"{probability:.1%}")
     Console().print(table)

@@ -33,16 +33,12 @@ def train_command() -> Callable[..., None]:
 
     config_help = "a TOML file of settings, named as the options are (batch_size = 32)"
     option = Annotated[Path | None, typer.Option("--config", help=config_help, rich_help_panel="The run")]
-    parameters = [
-        inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-    ]
+    parameters = [inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)]
     panel = ""
     for name, field in TrainConfig.model_fields.items():
         panel = _PANELS.get(name, panel)
         annotation = Annotated[_cli_type(field.annotation), _option(name, field, panel)]  # type: ignore[misc]
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     train.__annotations__ = {each.name: each.annotation for each in parameters}
     return train

@@ -21,21 +21,15 @@ class TrainConfig(BaseModel):
     # data
     data: Path = Field(Path("shards"), description="shards made by `convert`, or a folder of class folders")
     loader: str = Field("auto", description="auto, or the name of a loader (`fasttrain doctor` lists them)")
-    workers: int | None = Field(
-        None, ge=0, le=512, description="loader processes or threads; default: one a core"
-    )
+    workers: int | None = Field(None, ge=0, le=512, description="loader processes or threads; default: one a core")
     image_size: int = Field(224, ge=16, le=2048, description="side of the square the model sees, px")
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
-    limit_batches: int | None = Field(
-        None, ge=1, description="at most this many batches a pass (for trying out)"
-    )
+    limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
 
     # model
-    model: str = Field(
-        "mobilenetv2_100", description="mobilenetv2_100, efficientnet_b0, or any name timm knows"
-    )
+    model: str = Field("mobilenetv2_100", description="mobilenetv2_100, efficientnet_b0, or any name timm knows")
     pretrained: bool = Field(True, description="start from timm's ImageNet weights")
     weights: Path | None = Field(None, description="start from this file (.safetensors, .pth) instead")
     freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
@@ -81,9 +75,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.crop_scale[0] > self.crop_scale[1]:
-            raise ValueError(
-                f"crop_scale = {self.crop_scale} runs backwards; did you mean {self.crop_scale[::-1]}?"
-            )
+            raise ValueError(f"crop_scale = {self.crop_scale} runs backwards; did you mean {self.crop_scale[::-1]}?")
         if self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"

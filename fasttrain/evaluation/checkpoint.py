@@ -37,9 +37,7 @@ def evaluate(
     shards = ShardSet.open(ensure_shards(Path(data)))
     if tuple(shards.classes) != spec.classes:
         missing = set(shards.classes) ^ set(spec.classes)
-        raise UserError(
-            f"{data}: its classes are not the model's ({len(missing)} differ, '{min(missing)}' first)"
-        )
+        raise UserError(f"{data}: its classes are not the model's ({len(missing)} differ, '{min(missing)}' first)")
     if split not in ("train", "val", "test"):
         raise UserError(f"split = '{split}' is not one of train, val, test")
     ids = shards.ids(split)
@@ -47,9 +45,7 @@ def evaluate(
         raise UserError(f"{data}: no photograph in the {split} split; give another --split")
     where = choose_device(device)
     kind, _ = choose_loader(loader, shards, str(where))
-    settings = LoaderSettings(
-        batch_size, spec.image_size, None, workers=choose_workers(workers), device=str(where)
-    )
+    settings = LoaderSettings(batch_size, spec.image_size, None, workers=choose_workers(workers), device=str(where))
     batches = kind(shards, ids, settings)
     autocast, _ = mixed_precision(where, amp, "bf16")
     try:

@@ -54,9 +54,7 @@ def predict(
         pixels = torch.stack([_read(path, spec.image_size) for path in paths])
         with torch.inference_mode():
             likely = model(preprocess(pixels.to(where))).softmax(dim=1).topk(min(top_k, len(spec.classes)))
-        for path, indices, probabilities in zip(
-            paths, likely.indices.tolist(), likely.values.tolist(), strict=True
-        ):
+        for path, indices, probabilities in zip(paths, likely.indices.tolist(), likely.values.tolist(), strict=True):
             names = tuple(spec.classes[index] for index in indices)
             predictions.append(Prediction(path, names, tuple(probabilities)))
     return predictions

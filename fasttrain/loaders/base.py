@@ -93,10 +93,7 @@ class Loader(ABC):
         settings = self.settings
         plan = self.plan().rest(self._resume_at)
         first_batch = self._resume_at // (settings.batch_size * settings.world_size)
-        count = (
-            self._limited(plan.batch_count(settings.batch_size, settings.world_size) + first_batch)
-            - first_batch
-        )
+        count = self._limited(plan.batch_count(settings.batch_size, settings.world_size) + first_batch) - first_batch
         self._delivered, self._resume_at = self._resume_at, 0
         labels = self.shards.labels()
 
@@ -106,9 +103,7 @@ class Loader(ABC):
 
         for number, (batch, (images, bad)) in enumerate(zip(planned(), self._load(planned), strict=True)):
             for position, reason in bad:
-                raise UserError(
-                    self.shards.describe(int(batch.ids[position])) + f": {reason}; run convert again"
-                )
+                raise UserError(self.shards.describe(int(batch.ids[position])) + f": {reason}; run convert again")
             step = settings.batch_size * settings.world_size
             self._delivered += min(step, len(plan.ids) - number * step)
             yield images, torch.from_numpy(labels[batch.ids]), torch.from_numpy(batch.ids)

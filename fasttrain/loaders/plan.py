@@ -19,9 +19,7 @@ ORDER_STREAM = 0
 CROP_STREAM = 1
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
-_CROP_WORDS = (
-    2 * _ATTEMPTS + 4
-)  # area and ratio for each attempt, top, left, flip, one spare: six Philox blocks
+_CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, flip, one spare: six Philox blocks
 _CHUNK = 1 << 16
 
 
@@ -51,9 +49,7 @@ class Batch:
         return len(self.ids)
 
 
-def random_words(
-    seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0
-) -> NDArray[np.uint64]:
+def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
     """uint64 [count, words]: row i belongs to sample id `first + i`, whatever `count` and `first` are.
 
     `words` must be a multiple of 4 (a Philox block), `seed` in [0, 2**64), `epoch` in [0, 2**56),

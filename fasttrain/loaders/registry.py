@@ -33,9 +33,7 @@ def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[Loader
         if reason := chosen.unavailable(shards, device):
             raise UserError(f"loader = '{name}': {reason}")
         return chosen, f"{name}, as asked"
-    fastest_first = sorted(
-        (loader_class(each) for each in LOADERS), key=lambda each: -each.preference(device)
-    )
+    fastest_first = sorted((loader_class(each) for each in LOADERS), key=lambda each: -each.preference(device))
     passed_over = []
     for candidate in fastest_first:
         reason = candidate.unavailable(shards, device)

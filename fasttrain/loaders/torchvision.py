@@ -53,9 +53,7 @@ class TorchvisionLoader(Loader):
         self._batches._iterator = None
 
 
-def decode_crop(
-    jpeg: bytes | memoryview, box: NDArray[np.int32], flip: bool, size: tuple[int, int]
-) -> torch.Tensor:
+def decode_crop(jpeg: bytes | memoryview, box: NDArray[np.int32], flip: bool, size: tuple[int, int]) -> torch.Tensor:
     """uint8 [H, W, 3]: `box` (top, left, height, width) of the photograph, resized to `size` (height, width).
 
     Raises RuntimeError where libjpeg can't decode the bytes.
@@ -85,9 +83,7 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples]]):
         for position, sample in enumerate(batch.ids):
             try:
                 jpeg = self.shards.bytes(int(sample))
-                images[position] = decode_crop(
-                    jpeg, batch.boxes[position], bool(batch.flips[position]), batch.size
-                )
+                images[position] = decode_crop(jpeg, batch.boxes[position], bool(batch.flips[position]), batch.size)
             except RuntimeError as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
         return images, bad

@@ -56,9 +56,7 @@ def create_model(
         with _cache_only_without_network():
             return timm.create_model(name, pretrained=True, **arguments)  # type: ignore[no-any-return]
     except RuntimeError as error:  # timm's own word for "there are none"
-        raise UserError(
-            f"model = '{name}': {_first_line(error)}; give --weights FILE or --no-pretrained"
-        ) from error
+        raise UserError(f"model = '{name}': {_first_line(error)}; give --weights FILE or --no-pretrained") from error
     except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
         raise UserError(
             f"model = '{name}': its pretrained weights can't be downloaded ({type(error).__name__}); "

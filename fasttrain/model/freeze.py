@@ -24,9 +24,7 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
         by_group.setdefault(group, set()).add(name)
     order = sorted(by_group)
     if count >= len(order):
-        raise UserError(
-            f"freeze = {count} leaves nothing to train: the nearest valid value is {len(order) - 1}"
-        )
+        raise UserError(f"freeze = {count} leaves nothing to train: the nearest valid value is {len(order) - 1}")
     frozen = set().union(*(by_group[group] for group in order[:count]))
     for name, parameter in model.named_parameters():
         if name in frozen:

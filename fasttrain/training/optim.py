@@ -18,9 +18,7 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """timm's optimizer over the trainable parameters; norms and biases are not decayed."""
     if name.lower() not in list_optimizers():
-        raise UserError(
-            f"optimizer = '{name}' is not known to timm{nearest(name.lower(), list_optimizers())}"
-        )
+        raise UserError(f"optimizer = '{name}' is not known to timm{nearest(name.lower(), list_optimizers())}")
     return create_optimizer_v2(  # type: ignore[no-any-return]
         model,
         opt=name,
@@ -85,11 +83,7 @@ class Schedule:
         active = self._plateau or self._cosine or self._onecycle
         # OneCycleLR's holds a bound method that weights_only loading refuses; plain values suffice.
         plain = (int, float, str, bool, list, type(None))
-        return (
-            {key: value for key, value in active.state_dict().items() if isinstance(value, plain)}
-            if active
-            else {}
-        )
+        return {key: value for key, value in active.state_dict().items() if isinstance(value, plain)} if active else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         active = self._plateau or self._cosine or self._onecycle

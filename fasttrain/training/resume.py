@@ -45,9 +45,7 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any]) -> RunStart
     config = resolve(then, file, given, origin=origin)
     before, now = resolve(then).plain(), config.plain()
     if before["model"] != now["model"]:
-        raise UserError(
-            f"{path} is of model '{before['model']}', not '{now['model']}'; leave --model out to resume"
-        )
+        raise UserError(f"{path} is of model '{before['model']}', not '{now['model']}'; leave --model out to resume")
     changed = tuple(
         f"{name}: {before.get(name)} -> {now.get(name)}"
         for name in sorted(before.keys() | now.keys())

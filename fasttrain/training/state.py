@@ -19,17 +19,13 @@ class Totals:
 
     def __init__(self, device: torch.device) -> None:
         # loss sum, correct, samples
-        self._sums = torch.zeros(
-            3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
-        )
+        self._sums = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
     def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """`loss` is the mean over the batch, `logits` float [n, classes], `labels` int64 [n]."""
         count = len(labels)
         correct = (logits.argmax(dim=1) == labels).sum()
-        self._sums += torch.stack([loss.detach() * count, correct, torch.full_like(correct, count)]).to(
-            self._sums
-        )
+        self._sums += torch.stack([loss.detach() * count, correct, torch.full_like(correct, count)]).to(self._sums)
 
     def means(self) -> tuple[float, float]:
         """Loss and top1 over the samples so far. Waits for the device."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from fasttrain.report.summary import epoch_line, run_summary
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.tracking.mlflow import NullTracker, Tracker
-from fasttrain.training.data import Loaders, balanced_weights, make_loaders
+from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.device import (
     choose_device,
     choose_workers,
@@ -103,8 +102,8 @@ class _Run:
             with self._tracker() as tracker:
                 self._prepare(tracker)
                 while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:
-                    self._one_epoch(tracker)
-                return self._finish(tracker)
+                    self._one_epoch()
+                return self._finish()
         except Exception:
             log.exception("the run in %s failed", self.folder.path)
             raise
@@ -157,13 +156,9 @@ class _Run:
             warmup_epochs=config.warmup_epochs,
         )
         self.autocast, scaler = mixed_precision(self.device, config.amp, config.amp_dtype)
-        self.preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=config.channels_last).to(
-            self.device
-        )
+        self.preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=config.channels_last).to(self.device)
         weight = balanced_weights(self.shards) if config.class_weights == "balanced" else None
-        criterion = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing).to(
-            self.device
-        )
+        criterion = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing).to(self.device)
         state = TrainingState(
             model=self.model,
             ema=ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None,
@@ -200,7 +195,7 @@ class _Run:
         if self.config.resume == "auto" and not self.start.checkpoint:
             says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
 
-    def _tracker(self) -> Tracker | NullTracker:
+    def _tracker(self) -> NullTracker:
         if not self.config.track:
             return NullTracker()
         checkpoint = self.start.checkpoint or {}
@@ -211,15 +206,16 @@ class _Run:
             tags={"run_folder": str(self.folder.path.resolve()), "shards": self.shards.fingerprint},
             run_id=checkpoint.get("mlflow_run_id"),
             journal=self.folder.path,
+            report=lambda line: self.console.print(line, style="yellow"),
         )
 
-    def _prepare(self, tracker: Tracker | NullTracker) -> None:
+    def _prepare(self, tracker: NullTracker) -> None:
+        self.tracker = tracker
         self.folder.write_config(self.config.plain())
         self.folder.write_classes(self.shards.classes)
         self.folder.write_model_spec(self.spec)
         if self.start.checkpoint:
             self.state.load_state_dict(self.start.checkpoint)
-        self.mlflow_run_id = tracker.run_id
 
     def _save(self) -> None:
         save_checkpoint(
@@ -228,11 +224,11 @@ class _Run:
                 **self.state.state_dict(),
                 "config": self.config.plain(),
                 "shards": self.shards.fingerprint,
-                "mlflow_run_id": self.mlflow_run_id,
+                "mlflow_run_id": self.tracker.run_id,
             },
         )
 
-    def _one_epoch(self, tracker: Tracker | NullTracker) -> None:
+    def _one_epoch(self) -> None:
         state = self.state
         state.loader.set_epoch(state.epoch)
         done = state.loader.state_dict()["samples"]
@@ -244,7 +240,7 @@ class _Run:
         release_memory(self.device)
         validation, _ = self._evaluate(state.evaluated_model, self.loaders.val, watched=True)
         require_finite(validation.loss, state)
-        self._close_epoch(tracker, total, learning_rate, validation)
+        self._close_epoch(total, learning_rate, validation)
 
     def _after_step(self, images: int) -> None:
         if self.stop.requested is not None:
@@ -281,9 +277,7 @@ class _Run:
             criterion=torch.nn.CrossEntropyLoss(),
         )
 
-    def _close_epoch(
-        self, tracker: Tracker | NullTracker, images: int, learning_rate: float, validation: Evaluation
-    ) -> None:
+    def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation) -> None:
         state = self.state
         train_loss, train_top1 = state.totals.means()
         improved = state.early_stopping.update(state.epoch, validation.loss)
@@ -313,14 +307,14 @@ class _Run:
         state.loader.set_epoch(state.epoch)
         self._save()
         self.folder.write_history(state.history)
-        tracker.log_metrics(
+        self.tracker.log_metrics(
             {name: float(value) for name, value in record.items() if name != "epoch"}, step=record["epoch"]
         )
-        self.console.print(epoch_line(record, epochs=self.config.epochs))
+        self.console.print(epoch_line(record, epochs=self.config.epochs), soft_wrap=True)
         if self.stop.requested is not None:
             self._stop()
 
-    def _finish(self, tracker: Tracker | NullTracker) -> TrainResult:
+    def _finish(self) -> TrainResult:
         began = time.perf_counter()
         state = self.state
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
@@ -335,32 +329,19 @@ class _Run:
             best_epoch=state.early_stopping.best_epoch + 1,
             evaluation=evaluation,
             seconds=state.seconds + time.perf_counter() - began,
-            mlflow_run_id=tracker.run_id,
+            mlflow_run_id=self.tracker.wait_for_run(),
         )
-        self._report(tracker, result, split)
+        self._report(result, split)
         return result
 
-    def _report(self, tracker: Tracker | NullTracker, result: TrainResult, split: str) -> None:
+    def _report(self, result: TrainResult, split: str) -> None:
         folder = self.folder
         folder.write_figures(result.evaluation, result.history, result.best_epoch)
-        folder.write_evaluation(
-            result.evaluation, split=split, seconds=result.seconds, best_epoch=result.best_epoch
-        )
-        numbers = {
-            **result.evaluation.scalars(),
-            "training_seconds": result.seconds,
-            "best_epoch": result.best_epoch,
-        }
-        tracker.log_metrics(
-            {
-                f"{split}_{name}" if name in result.evaluation.scalars() else name: float(value)
-                for name, value in numbers.items()
-            },
-            step=len(result.history),
-        )
+        folder.write_evaluation(result.evaluation, split=split, seconds=result.seconds, best_epoch=result.best_epoch)
+        metrics = {f"{split}_{name}": value for name, value in result.evaluation.scalars().items()}
+        metrics |= {"training_seconds": result.seconds, "best_epoch": result.best_epoch}
+        self.tracker.log_metrics(metrics, step=len(result.history))
         for artifact in folder.artifacts():
-            tracker.log_artifact(artifact)
-        with contextlib.suppress(BrokenPipeError):
-            self.console.print(
-                run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
-            )
+            self.tracker.log_artifact(artifact)
+        summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=self.tracker)
+        self.console.print(summary, soft_wrap=True)

@@ -1,0 +1,84 @@
+"""One pass over a split: the evaluation, and the predictions it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fasttrain.errors import UserError
+from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model said about each of N samples; K = min(5, C).
+
+    `ids` int64[N]: rows of the shards' index. `labels` int64[N]: the true classes. `top` int64[N, K]:
+    predicted classes, the likeliest first. `probabilities` float32[N, K] in [0, 1]: theirs.
+    """
+
+    ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    top: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+
+
+def evaluate_model(
+    model: torch.nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor, Any]],
+    *,
+    num_classes: int,
+    device: torch.device | str,
+    preprocess: Callable[[torch.Tensor], torch.Tensor],
+    classes: Sequence[str] | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> tuple[Evaluation, Predictions]:
+    """Evaluates `model` in eval mode under inference_mode; each module's training flag is put back
+    afterwards.
+
+    `batches` yields (uint8[N, H, W, 3], int64[N] labels, int64[N] ids); `preprocess` turns the former, on
+    `device`, into the model's input; `criterion` (mean over the batch) gives the loss, averaged over samples.
+    Nothing waits for the device before the last batch. Raises UserError for an empty split.
+    """
+    import torch
+
+    meter = ClassificationMeter(num_classes, device)
+    ids: list[npt.NDArray[np.int64]] = []
+    labels: list[torch.Tensor] = []
+    top: list[torch.Tensor] = []
+    probabilities: list[torch.Tensor] = []
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for images, targets, batch_ids in batches:
+                with autocast():
+                    logits = model(preprocess(images.to(device, non_blocking=True)))
+                logits = logits.float()
+                targets = targets.to(device, non_blocking=True)
+                loss = criterion(logits, targets) * len(targets) if criterion else None
+                ranked = meter.update(logits, targets, loss)
+                ids.append(np.asarray(batch_ids, np.int64))
+                labels.append(targets)
+                top.append(ranked)
+                probabilities.append(logits.softmax(1).gather(1, ranked))
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+    if not ids:
+        raise UserError("there are no photographs to evaluate in this split; choose another --split")
+    return meter.compute(classes), Predictions(
+        np.concatenate(ids),
+        torch.cat(labels).cpu().numpy(),
+        torch.cat(top).cpu().numpy(),
+        torch.cat(probabilities).cpu().numpy(),
+    )

@@ -1,0 +1,199 @@
+"""Classification metrics: counted on the device batch by batch, worked out on the host once at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+TOP_K = (1, 3, 5)
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class: precision, recall and F1 in [0, 1] (0 where undefined), `support` its samples in the
+    split."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did on a split. Shares are in [0, 1]; `loss` is NaN where none was given.
+
+    Macro averages are over the classes with samples in the split (support > 0): a class that cannot be
+    recalled says nothing about the model. Weighted averages weigh classes by support. `topK` with fewer than
+    K classes counts all of them, so it is 1. `confusion_matrix` is int64[C, C]: rows the true class, columns
+    the predicted one.
+    """
+
+    samples: int
+    loss: float
+    top1: float
+    top3: float
+    top5: float
+    accuracy: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    weighted_precision: float
+    weighted_recall: float
+    weighted_f1: float
+    classes: tuple[ClassResult, ...]
+    confusion_matrix: npt.NDArray[np.int64]
+
+    def worst(self, count: int = 5) -> list[ClassResult]:
+        """The `count` classes with samples of the lowest F1, ties by recall, then name; worst first."""
+        present = [result for result in self.classes if result.support]
+        return sorted(present, key=lambda result: (result.f1, result.recall, result.name))[:count]
+
+    def scalars(self) -> dict[str, float]:
+        """The figures without classes and matrix, as MLflow takes them."""
+        values = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("classes", "confusion_matrix")
+        }
+        return {name: float(value) for name, value in values.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What strict JSON can hold (a loss that isn't finite is None), with the five worst classes by
+        name."""
+        return {
+            **asdict(self),
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "classes": [asdict(result) for result in self.classes],
+            "confusion_matrix": self.confusion_matrix.tolist(),
+            "worst_classes": [result.name for result in self.worst()],
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Evaluation:
+        """The inverse of `to_dict`. Raises KeyError or TypeError for a dict that is none of its."""
+        known = {field.name: values[field.name] for field in fields(Evaluation)}
+        known["loss"] = math.nan if known["loss"] is None else known["loss"]
+        known["classes"] = tuple(ClassResult(**result) for result in known["classes"])
+        size = len(known["classes"])
+        known["confusion_matrix"] = np.array(known["confusion_matrix"], np.int64).reshape(size, size)
+        return Evaluation(**known)
+
+    # NumPy arrays have no plain truth value, which the generated method would ask for; NaN equals NaN here.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Evaluation) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class ClassificationMeter:
+    """Counts on `device` what `Evaluation` needs; `update` never waits for the device."""
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        import torch
+
+        self.num_classes = num_classes
+        self._matrix = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+        self._hits = torch.zeros(len(TOP_K), dtype=torch.int64, device=device)
+        # Apple's GPUs have no float64.
+        precise = torch.float32 if self._hits.device.type == "mps" else torch.float64
+        self._loss_sum = torch.zeros((), dtype=precise, device=device)
+        self._samples = 0
+        self._samples_with_loss = 0
+
+    def update(
+        self, logits: torch.Tensor, labels: torch.Tensor, loss_sum: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Counts a batch: `logits` float[N, C], `labels` int64[N] in [0, C), both on the meter's device.
+
+        `loss_sum` float[]: the loss summed over the batch. Returns the predicted classes, int64[N, min(5,
+        C)], the likeliest first. Raises IndexError on the CPU for a label out of range (CUDA: a device-side
+        assert).
+        """
+        import torch
+
+        with torch.no_grad():
+            ranked = logits.topk(min(TOP_K[-1], self.num_classes), dim=1).indices
+            # Not torch.bincount: on CUDA it reads its input's maximum back, a wait for the device in each
+            # batch.
+            cells = labels * self.num_classes + ranked[:, 0]
+            self._matrix.index_add_(0, cells, torch.ones_like(cells))
+            right = ranked == labels[:, None]
+            self._hits += torch.stack([right[:, :k].any(1).sum() for k in TOP_K])
+            self._samples += len(labels)
+            if loss_sum is not None:
+                self._loss_sum += loss_sum.detach().to(self._loss_sum.dtype)
+                self._samples_with_loss += len(labels)
+        return ranked
+
+    def loss_and_accuracy(self) -> tuple[float, float]:
+        """Mean loss and top-1 so far; waits for the device once. NaN where there is nothing yet."""
+        loss_sum, hits = float(self._loss_sum), int(self._hits[0])
+        loss = loss_sum / self._samples_with_loss if self._samples_with_loss else math.nan
+        return loss, hits / self._samples if self._samples else math.nan
+
+    def compute(self, classes: Sequence[str] | None = None) -> Evaluation:
+        """The evaluation so far; `classes`: names in label order (default: their numbers).
+
+        Precision, recall and F1 are scikit-learn's. Raises ValueError before the first sample.
+        """
+        if not self._samples:
+            raise ValueError("no samples to evaluate")
+        names = [str(number) for number in range(self.num_classes)] if classes is None else list(classes)
+        matrix: npt.NDArray[np.int64] = self._matrix.reshape(self.num_classes, -1).cpu().numpy().copy()
+        loss, accuracy = self.loss_and_accuracy()
+        top1, top3, top5 = (hits / self._samples for hits in self._hits.tolist())
+        return Evaluation(
+            samples=self._samples,
+            loss=loss,
+            top1=top1,
+            top3=top3,
+            top5=top5,
+            accuracy=accuracy,
+            classes=_by_class(matrix, names),
+            confusion_matrix=matrix,
+            **_averages(matrix),
+        )
+
+
+def _scores(matrix: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], average: str | None) -> Any:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    # Each cell of the matrix is one weighted sample, so that a million samples cost no more than a hundred.
+    true, predicted = np.nonzero(matrix)
+    return precision_recall_fscore_support(
+        true,
+        predicted,
+        labels=labels,
+        average=average,
+        sample_weight=matrix[true, predicted],
+        zero_division=0.0,
+    )
+
+
+def _by_class(matrix: npt.NDArray[np.int64], names: list[str]) -> tuple[ClassResult, ...]:
+    precision, recall, f1, _ = _scores(matrix, np.arange(len(names)), None)
+    support = matrix.sum(1)
+    return tuple(
+        ClassResult(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, name in enumerate(names)
+    )
+
+
+def _averages(matrix: npt.NDArray[np.int64]) -> dict[str, float]:
+    present = np.flatnonzero(matrix.sum(1))
+    values: dict[str, float] = {}
+    for average in ("macro", "weighted"):
+        scores = _scores(matrix, present, average)
+        for name, score in zip(("precision", "recall", "f1"), scores, strict=False):
+            values[f"{average}_{name}"] = float(score)
+    return values

@@ -1,0 +1,206 @@
+"""`--loader ffcv`: FFCV's own `Loader` over a `.beton`, with a decoder that follows the plan.
+
+FFCV's stock decoder draws its own crops, decodes with the fast DCT, resizes with INTER_AREA and passes corrupt samples
+silently. Ours reads the epoch's boxes and flips through raw pointers, as numba freezes the arrays that compiled code
+captures, and calls fasttrain's native decoder, whose return value it keeps for each sample.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
+from fasttrain.loaders.plan import Batch
+from fasttrain.shards.beton import beton_problem
+from fasttrain.shards.cut import native_available
+
+if TYPE_CHECKING:
+    from fasttrain.shards.reader import ShardSet
+
+_SPLITS = ("train", "val", "test")
+
+
+class FfcvLoader(Loader):
+    """One split of shards that `convert --format tar,beton` made."""
+
+    name = "ffcv"
+
+    def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
+        super().__init__(shards, ids, settings)
+        self.split = _SPLITS[int(shards.index["split"][ids[0]])]
+        self._first_id = int(shards.ids(self.split)[0])
+        self._loader: Any = None
+        self._table = _EpochTable(len(shards.ids(self.split)))
+
+    @classmethod
+    def unavailable(cls, shards: ShardSet, device: str) -> str | None:
+        if importlib.util.find_spec("ffcv") is None:
+            return "FFCV is not installed; `fasttrain doctor` says how"
+        if not native_available():
+            return "fasttrain was installed without its native module; `fasttrain doctor` says how to get it"
+        problems = (beton_problem(shards, split) for split in _SPLITS if len(shards.ids(split)))
+        return next((problem for problem in problems if problem), None)
+
+    @classmethod
+    def preference(cls, device: str) -> int:
+        return 10
+
+    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        if self._loader is None:
+            self._loader, self._order = _make_loader(self)
+        planned = list(batches())
+        for batch in planned:
+            rows = batch.ids - self._first_id
+            self._table.boxes[rows], self._table.flips[rows] = batch.boxes, batch.flips
+        self._order.rows = np.concatenate([batch.ids for batch in planned]) - self._first_id if planned else []
+        self._table.failed[:] = 0
+        if not planned:
+            return
+        with _torch_threads_kept():
+            epoch = iter(self._loader)
+        try:
+            for batch, (images,) in zip(planned, epoch, strict=True):
+                failed = np.flatnonzero(self._table.failed[batch.ids - self._first_id])
+                # FFCV hands out slots of a ring that it writes again a few batches later.
+                yield images.clone(), [(int(position), self._reason(batch, int(position))) for position in failed]
+        finally:
+            # Its thread reads the table: the next epoch must not fill it while that still runs.
+            epoch.close()
+            epoch.join()
+
+    def close(self) -> None:
+        self._loader = None
+
+    def _reason(self, batch: Batch, position: int) -> str:
+        from fasttrain import _native
+
+        height, width = batch.size
+        try:
+            jpeg = self.shards.bytes(int(batch.ids[position]))
+            _native.decode_crop(jpeg, batch.boxes[position].tolist(), False, (height, width))
+        except ValueError as error:
+            return f"FFCV's file holds it broken ({error})"
+        return "FFCV's file holds it broken, the shard whole"
+
+
+class _EpochTable:
+    """Boxes int32 [n, 4], flips int32 [n] and results int32 [n] by row of the beton, at addresses that never move."""
+
+    def __init__(self, rows: int) -> None:
+        self.boxes = np.zeros((rows, 4), dtype=np.int32)
+        self.flips = np.zeros(rows, dtype=np.int32)
+        self.failed = np.zeros(rows, dtype=np.int32)
+
+
+class _torch_threads_kept:
+    """FFCV sets torch's number of threads to its own, which would slow the model and change its sums."""
+
+    def __enter__(self) -> None:
+        self._threads = torch.get_num_threads()
+
+    def __exit__(self, *exception: object) -> None:
+        torch.set_num_threads(self._threads)
+
+
+def _native_decode() -> Any:
+    from fasttrain import _native
+
+    function = ctypes.CDLL(_native.__file__).fasttrain_ffcv_decode
+    pointer, signed = ctypes.c_void_p, ctypes.c_int32
+    function.argtypes = [pointer, ctypes.c_uint64, signed, signed, pointer, signed, signed, signed, pointer]
+    function.restype = signed
+    return function
+
+
+def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
+    import numba
+    from ffcv.loader import Loader as FfcvOwnLoader
+    from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.compiler import Compiler
+    from ffcv.pipeline.operation import Operation
+    from ffcv.transforms import ToTensor
+    from ffcv.traversal_order.base import TraversalOrder
+
+    size = owner.settings.image_size
+    table = owner._table
+    native_decode = _native_decode()
+    boxes, flips, failed = (array.ctypes.data for array in (table.boxes, table.flips, table.failed))
+
+    @numba.extending.intrinsic
+    def int32_at(typing_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], context.get_value_type(numba.int32).as_pointer())
+            return builder.load(pointer)
+
+        return numba.int32(numba.uint64), generate
+
+    @numba.extending.intrinsic
+    def set_int32_at(typing_context: Any, address: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], context.get_value_type(numba.int32).as_pointer())
+            builder.store(arguments[1], pointer)
+            return context.get_dummy_value()
+
+        return numba.void(numba.uint64, numba.int32), generate
+
+    class PlannedDecoder(Operation):  # type: ignore[misc]
+        def declare_state_and_memory(self, previous_state: Any) -> Any:
+            shape, dtype = (size, size, 3), np.dtype("<u1")
+            return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+
+        def generate_code(self) -> Callable[..., Any]:
+            read = self.memory_read
+            every = Compiler.get_iterator()
+
+            def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
+                for position in every(len(batch_indices)):
+                    row = np.uint64(batch_indices[position])
+                    field = metadata[row]
+                    jpeg = read(field["data_ptr"], storage_state)
+                    failure = native_decode(
+                        jpeg.ctypes.data,
+                        jpeg.size,
+                        np.int32(field["height"]),
+                        np.int32(field["width"]),
+                        np.uint64(boxes) + row * np.uint64(16),
+                        int32_at(np.uint64(flips) + row * np.uint64(4)),
+                        size,
+                        size,
+                        destination[position].ctypes.data,
+                    )
+                    set_int32_at(np.uint64(failed) + row * np.uint64(4), failure)
+                return destination[: len(batch_indices)]
+
+            decode.is_parallel = True  # type: ignore[attr-defined]
+            return decode
+
+    class PlannedOrder(TraversalOrder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            # FFCV fixes a loader's length by the first order it sees: it must be a whole epoch's.
+            self.rows = np.arange(len(table.flips))
+
+        def __call__(self, loader: Any) -> Any:  # FFCV calls what it is given, class or instance
+            return self
+
+        def sample_order(self, epoch: int) -> Any:
+            return self.rows
+
+    order = PlannedOrder()
+    with _torch_threads_kept():
+        loader = FfcvOwnLoader(
+            str(owner.shards.folder / f"{owner.split}.beton"),
+            batch_size=owner.settings.batch_size,
+            num_workers=max(owner.settings.workers, 1),
+            order=order,
+            pipelines={"image": [PlannedDecoder(), ToTensor()], "label": None},
+            drop_last=False,
+        )
+    return loader, order

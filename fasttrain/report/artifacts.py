@@ -1,0 +1,186 @@
+"""A run's folder: the one place that knows what each file in it is called."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fasttrain
+from fasttrain.errors import UserError
+from fasttrain.shards.atomic import atomic_write_bytes
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+    from fasttrain.evaluation.metrics import Evaluation
+    from fasttrain.model.factory import ModelSpec
+
+MODEL_SCHEMA = 1
+FIGURE_DPI = 150
+
+
+class RunFolder:
+    """`RUNS/YYYYmmdd-HHMMSS-MODEL`; every file in it is written whole or not at all.
+
+    The `write_` methods raise OSError where the folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model.safetensors"
+        self.model_spec = path / "model.json"
+        self.class_to_idx = path / "class_to_idx.json"
+        self.config = path / "config.toml"
+        self.history = path / "history.json"
+        self.evaluation = path / "evaluation.json"
+        self.confusion_matrix = path / "confusion_matrix.png"
+        self.curves = path / "curves.png"
+        self.checkpoints = path / "checkpoints"
+        self.log = path / "train.log"
+
+    @classmethod
+    def create(cls, runs: Path, model: str, now: datetime | None = None) -> RunFolder:
+        """Makes a folder that no other run has, with `checkpoints/` in it: `-2`, `-3` … within one second.
+
+        Raises UserError where it can't be made.
+        """
+        stamp = f"{now or datetime.now():%Y%m%d-%H%M%S}"
+        name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}"
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            number = 1
+            while True:
+                folder = cls(runs / (name if number == 1 else f"{name}-{number}"))
+                try:
+                    folder.path.mkdir()
+                except FileExistsError:
+                    number += 1
+                    continue
+                folder.checkpoints.mkdir()
+                return folder
+        except OSError as error:
+            raise UserError(f"{runs}: {error.strerror}; choose another --out") from error
+
+    def artifacts(self) -> list[Path]:
+        """The files that are there for people and for `predict`, in the order of their making; no
+        checkpoints."""
+        ordered = [
+            self.config,
+            self.class_to_idx,
+            self.model_spec,
+            self.model,
+            self.history,
+            self.curves,
+            self.confusion_matrix,
+            self.evaluation,
+        ]
+        return [path for path in ordered if path.exists()]
+
+    def write_config(self, settings: Mapping[str, Any]) -> None:
+        """The resolved settings as TOML, which has no null: those that are None are left out."""
+        import tomli_w
+
+        known = {name: value for name, value in settings.items() if value is not None}
+        atomic_write_bytes(self.config, tomli_w.dumps(known).encode())
+
+    def write_classes(self, classes: Sequence[str]) -> None:
+        """`class_to_idx.json`: each class's label."""
+        _write_json(self.class_to_idx, {name: label for label, name in enumerate(classes)})
+
+    def write_model_spec(self, spec: ModelSpec) -> None:
+        """`model.json`: what rebuilds the model and feeds it, and the versions that it was trained with."""
+        _write_json(
+            self.model_spec,
+            {
+                "schema": MODEL_SCHEMA,
+                "model": spec.name,
+                "num_classes": len(spec.classes),
+                "image_size": spec.image_size,
+                "mean": list(spec.mean),
+                "std": list(spec.std),
+                "classes": list(spec.classes),
+                "versions": {
+                    "fasttrain": fasttrain.__version__,
+                    "timm": version("timm"),
+                    "torch": version("torch"),
+                },
+            },
+        )
+
+    def write_model(self, model: torch.nn.Module) -> None:
+        """The model's `state_dict` as safetensors, on the CPU, each tensor contiguous and by itself."""
+        from safetensors.torch import save
+
+        # safetensors refuses tensors that share memory (tied weights): each gets its own, so that any loader
+        # fits.
+        seen: set[int] = set()
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in model.state_dict().items():
+            alone = tensor.detach().cpu().contiguous()
+            if alone.untyped_storage().data_ptr() in seen:
+                alone = alone.clone()
+            seen.add(alone.untyped_storage().data_ptr())
+            tensors[name] = alone
+        atomic_write_bytes(self.model, save(tensors, metadata={"format": "pt"}))
+
+    def read_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Puts the saved weights into `model`, where it is, and returns it.
+
+        Raises UserError for a file that is torn, missing or another model's.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            model.load_state_dict(load_file(self.model))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            why = str(error).splitlines()[0]
+            raise UserError(f"{self.model}: does not hold this run's weights ({why}); train again") from error
+        return model
+
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """One record an epoch."""
+        _write_json(self.history, list(history))
+
+    def write_evaluation(
+        self, evaluation: Evaluation, *, split: str, seconds: float, best_epoch: int
+    ) -> None:
+        """`Evaluation.to_dict()` with the split, the training time in seconds and the epoch (from 1) of the
+        weights."""
+        _write_json(
+            self.evaluation,
+            {
+                "split": split,
+                "best_epoch": best_epoch,
+                "training_seconds": seconds,
+                **evaluation.to_dict(),
+            },
+        )
+
+    def write_figures(
+        self, evaluation: Evaluation, history: Sequence[Mapping[str, Any]], best_epoch: int | None = None
+    ) -> None:
+        """`confusion_matrix.png` and `curves.png`."""
+        from fasttrain.report.figures import confusion_figure, curves_figure
+
+        names = [result.name for result in evaluation.classes]
+        _write_figure(self.confusion_matrix, confusion_figure(evaluation.confusion_matrix, names))
+        _write_figure(self.curves, curves_figure(history, best_epoch))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    atomic_write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _write_figure(path: Path, figure: Figure) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=FIGURE_DPI)
+    atomic_write_bytes(path, buffer.getvalue())

@@ -1,0 +1,155 @@
+"""Figures of a run, drawn with matplotlib's objects alone: no pyplot, so no window, global state or main
+thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CLUSTERED_FROM = 21
+COUNTED_UP_TO = 20
+NAMED_UP_TO = 150
+NAME_LENGTH = 24
+GAMMA = 0.4
+TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#555555"
+
+
+def confusion_figure(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Rows (the true classes) normalised to 1, with the most confused pairs listed beside them.
+
+    `matrix` int64[C, C] of counts, `classes` C names in label order. Counts are printed for up to 20 classes;
+    more are ordered so that what is confused lies together (average linkage on the confusion rates, SciPy),
+    and beyond 150 their names no longer fit.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    count = len(classes)
+    order = _by_similarity(matrix) if count >= CLUSTERED_FROM else np.arange(count)
+    shares = _shares(matrix)[np.ix_(order, order)]
+    names = [_short(classes[label]) for label in order]
+    side = min(max(4.2, 0.42 * count), 12.5)
+    size = min(9.0, max(4.6, side * 60 / count))
+    figure = Figure(figsize=(side + 4.6, side + 1.2), layout="constrained")
+    axes, listing = figure.subplots(1, 2, width_ratios=[side + 1.2, 3.0])
+    # A power below 1 brings out the few confusions beside a strong diagonal.
+    image = axes.imshow(
+        shares, cmap="Blues", norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="equal"
+    )
+    ticks = range(count) if count <= NAMED_UP_TO else range(0)
+    axes.set_xticks(ticks, names[: len(ticks)], rotation=90, fontsize=size)
+    axes.set_yticks(ticks, names[: len(ticks)], fontsize=size)
+    axes.tick_params(length=0 if count > 40 else 2)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    if count <= COUNTED_UP_TO:
+        _print_counts(axes, matrix[np.ix_(order, order)], shares, size)
+    bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, ticks=[0, 0.05, 0.25, 0.5, 1])
+    bar.set_ticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"])
+    bar.set_label("share of the true class")
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    axes.set_title(f"Confusion matrix: {right:,} of {total:,} right ({right / max(1, total):.1%})")
+    _list_pairs(listing, matrix, classes, min(20, max(6, int(side * 2))))
+    return figure
+
+
+def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
+    """Loss, accuracy and learning rate by epoch, `best_epoch` (from 1) marked.
+
+    Each record has `epoch`, `train_loss`, `val_loss`, `train_top1`, `val_top1` (in [0, 1]) and
+    `learning_rate`.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    epochs = [record["epoch"] for record in history]
+    marker = "o" if len(epochs) <= 40 else ""
+
+    def draw(axes: Axes, field: str, label: str, colour: str) -> None:
+        values = [record[field] for record in history]
+        axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3.5)
+
+    for axes, field, title in ((loss, "loss", "loss"), (accuracy, "top1", "accuracy")):
+        draw(axes, f"train_{field}", "train", TRAIN)
+        draw(axes, f"val_{field}", "validation", VAL)
+        axes.set_title(title)
+    draw(rate, "learning_rate", "learning rate", MARK)
+    rate.set_title("learning rate")
+    rate.set_yscale("log")
+    loss.set_ylim(bottom=0)
+    accuracy.set_ylim(0, 1)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes in (loss, accuracy, rate):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if best_epoch is not None:
+            axes.axvline(
+                best_epoch, color=MARK, linestyle=":", linewidth=1.2, label=f"best: epoch {best_epoch}"
+            )
+    loss.legend(frameon=False)
+    return figure
+
+
+def most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[tuple[int, int, int]]:
+    """The `count` largest cells off the diagonal as (true label, predicted label, samples), largest first."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    cells = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(cells, wrong.shape)
+    found = zip(rows.tolist(), columns.tolist(), wrong[rows, columns].tolist(), strict=True)
+    return [cell for cell in found if cell[2]]
+
+
+def _shares(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return np.asarray(matrix / np.maximum(1, matrix.sum(1, keepdims=True)))
+
+
+def _by_similarity(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    from scipy.cluster.hierarchy import leaves_list, linkage  # type: ignore[import-untyped]
+    from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
+
+    shares = _shares(matrix)
+    # The square root keeps pairs that are confused now and then apart from those that never are.
+    distance = 1 - np.sqrt(np.clip((shares + shares.T) / 2, 0, 1))
+    np.fill_diagonal(distance, 0)
+    return np.asarray(leaves_list(linkage(squareform(distance), "average", optimal_ordering=True)), np.int64)
+
+
+def _print_counts(
+    axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], size: float
+) -> None:
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] ** GAMMA > 0.6 else "#222222"
+        axes.text(
+            column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=size
+        )
+
+
+def _list_pairs(axes: Axes, matrix: npt.NDArray[np.int64], classes: Sequence[str], count: int) -> None:
+    axes.set_axis_off()
+    pairs = most_confused(matrix, count)
+    support = matrix.sum(1)
+    title = "most confused (true → predicted)" if pairs else "nothing was confused"
+    axes.text(0, 1, title, transform=axes.transAxes, va="top", fontsize=9.5, fontweight="bold")
+    for line, (true, predicted, wrong) in enumerate(pairs):
+        text = f"{_short(classes[true])} → {_short(classes[predicted])}\n{wrong} of {support[true]}"
+        place = (0, -22 - 29 * line)
+        axes.annotate(
+            text, (0, 1), place, "axes fraction", "offset points", va="top", fontsize=8.5, linespacing=1.2
+        )
+
+
+def _short(name: str) -> str:
+    short = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+    return short.replace("$", r"\$")  # matplotlib would set it as mathematics

@@ -1,0 +1,150 @@
+"""What a run says for itself: two lines after each epoch, a summary at the end. Made to fit 80 columns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fasttrain.evaluation.metrics import Evaluation
+    from fasttrain.tracking.mlflow import NullTracker
+    from fasttrain.training.train import TrainResult
+
+WORST = 5
+
+
+def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
+    """One epoch's record (as in `history.json`) in two lines; `epochs` is how many the run will have at
+    most."""
+    width = len(str(epochs))
+    head = f"epoch {record['epoch']:>{width}}/{epochs}"
+    text = Text(head, style="bold")
+    text.append(
+        f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}"
+        f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}",
+        style="not bold",
+    )
+    text.append("\n" + " " * len(head))
+    text.append(
+        "  improved  " if record["improved"] else "  no better ", "green" if record["improved"] else "yellow"
+    )
+    text.append(
+        f" lr {record['learning_rate']:.2e}  {duration(record['epoch_seconds'])}"
+        f"  {record['img/s']:,.0f} img/s  waited for data {record['wait_share']:.1%}",
+        style="not bold",
+    )
+    if "cuda_peak_bytes" in record:
+        text.append(f"  {record['cuda_peak_bytes'] / 2**30:.1f} GiB", style="not bold")
+    return text
+
+
+def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
+    """The evaluation of `split` and its worst classes."""
+    figures = _grid()
+    figures.add_row("top-1 / 3 / 5", f"{evaluation.top1:.2%} / {evaluation.top3:.2%} / {evaluation.top5:.2%}")
+    figures.add_row("loss", f"{evaluation.loss:.4f}")
+    for average in ("macro", "weighted"):
+        precision, recall, f1 = (
+            getattr(evaluation, f"{average}_{name}") for name in ("precision", "recall", "f1")
+        )
+        figures.add_row(average, f"F1 {f1:.4f}  precision {precision:.4f}  recall {recall:.4f}")
+    worst = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
+    worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=36, header_style="bold")
+    for name in ("F1", "precision", "recall", "samples"):
+        worst.add_column(name, justify="right", header_style="bold")
+    for each in evaluation.worst(WORST):
+        worst.add_row(
+            Text(each.name),
+            f"{each.f1:.3f}",
+            f"{each.precision:.3f}",
+            f"{each.recall:.3f}",
+            f"{each.support:,}",
+        )
+    title = Text(f"{split} split, {evaluation.samples:,} samples", style="bold")
+    return Group(title, _indented(figures), _indented(worst))
+
+
+def summary_dict(
+    result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker
+) -> dict[str, Any]:
+    """The summary as plain data that JSON can hold."""
+    best = result.history[result.best_epoch - 1]
+    rates = [record["img/s"] for record in result.history]
+    return {
+        "best_epoch": result.best_epoch,
+        "best": {name: best[name] for name in ("train_loss", "train_top1", "val_loss", "val_top1")},
+        "epochs": len(result.history),
+        "training_seconds": result.seconds,
+        "img/s": sum(rates) / len(rates),
+        "split": split,
+        "evaluation": result.evaluation.scalars(),
+        "worst_classes": [each.name for each in result.evaluation.worst(WORST)],
+        "run_folder": str(result.folder.resolve()),
+        "artifacts": {path.name: str(path.resolve()) for path in artifacts},
+        "mlflow": {"run_id": tracker.wait_for_run(), "store": tracker.uri},
+    }
+
+
+def run_summary(
+    result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker
+) -> RenderableType:
+    """The end of a run: best metrics, time, evaluation, worst classes, where everything lies.
+
+    Waits for MLflow to name the run, 30 seconds at most.
+    """
+    values = summary_dict(result, split=split, artifacts=artifacts, tracker=tracker)
+    best = values["best"]
+    run = _grid()
+    run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}")
+    run.add_row("validation", f"loss {best['val_loss']:.4f}  accuracy {best['val_top1']:.2%}")
+    run.add_row("training", f"loss {best['train_loss']:.4f}  accuracy {best['train_top1']:.2%}")
+    run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
+    places = _grid()
+    places.add_row("run folder", _path(result.folder))
+    for path in artifacts:
+        places.add_row("", Text(_below(path, result.folder)))
+    if tracker.uri is not None:
+        places.add_row("MLflow run", values["mlflow"]["run_id"] or "not yet made")
+        places.add_row("MLflow store", _path(tracker.uri))
+    return Group(
+        Text(),
+        Text("summary", style="bold green"),
+        _indented(run),
+        evaluation_table(result.evaluation, split=split),
+        Text("artifacts", style="bold"),
+        _indented(places),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `8.3 s`, `4 min 09 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _grid() -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def _indented(what: RenderableType) -> Padding:
+    return Padding(what, (0, 0, 0, 2), expand=False)
+
+
+def _path(path: Path | str) -> Text:
+    return Text(str(path), style="cyan", overflow="fold")
+
+
+def _below(path: Path, folder: Path) -> str:
+    return os.path.relpath(path, folder)

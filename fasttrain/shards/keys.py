@@ -1,0 +1,43 @@
+"""Names of samples in the shards: a photograph's path, made fit for WebDataset, DALI and USTAR."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from urllib.parse import quote
+
+MAX_KEY = 90
+_HASH = 13  # "~" and 12 hex digits
+
+
+def make_keys(paths: Iterable[str]) -> list[str]:
+    """One key for each path, all different: no suffix, no dots, percent-quoted ASCII, at most MAX_KEY bytes.
+
+    `cat/IMG_1.v2.jpg` becomes `cat/IMG_1%2Ev2`; a second one of the same name gets `~2`. WebDataset takes all
+    behind the first dot of a name for its kind, hence no dots.
+    """
+    taken: dict[str, int] = {}
+    keys = []
+    for path in paths:
+        key = _key(path)
+        number = taken.get(key, 0) + 1
+        taken[key] = number
+        while number > 1 and f"{key}~{number}" in taken:
+            number += 1
+        if number > 1:
+            taken[key] = number
+            key = f"{key}~{number}"
+            taken[key] = 1
+        keys.append(key)
+    return keys
+
+
+def _key(path: str) -> str:
+    stem = os.path.splitext(path)[0]  # noqa: PTH122 - pathlib is slow for a million paths
+    quoted = quote(os.fsencode(stem), safe="/").replace(".", "%2E")
+    room = MAX_KEY - len("~999999")
+    if len(quoted) <= room:
+        return quoted
+    # The hash is of the whole path, so two long names that begin alike stay apart.
+    return f"{quoted[: room - _HASH].rstrip('/')}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"

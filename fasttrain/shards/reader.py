@@ -1,0 +1,132 @@
+"""`ShardSet`: shards on disk, opened for reading."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.errors import UserError
+from fasttrain.shards.format import INDEX, MANIFEST, SPLITS, Manifest, index_dtype, read_manifest
+
+_OPEN_SHARDS = 256  # each holds a file descriptor, of which a process often has 1,024
+_CHUNK = 1 << 20
+
+
+class ShardSet:
+    """Shards made by `convert`. A sample's id is its row in `index`: all train, then val, then test.
+
+    folder, manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
+    memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length (of
+    the JPEG, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test).
+    Can be pickled and survives a fork: a worker maps the files itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: Manifest = read_manifest(folder)
+        self.fingerprint = f"sha256:{hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()}"
+        self.classes = list(self.manifest.classes)
+        self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
+        self._check_sizes()
+        self.index = self._open_index()
+        self._maps: OrderedDict[int, memoryview] = OrderedDict()
+
+    @classmethod
+    def open(cls, folder: Path | str) -> ShardSet:
+        """Raises UserError, one line, where `folder` holds no shards, a newer fasttrain's, or damaged ones."""
+        return cls(Path(folder))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardSet, (self.folder,)
+
+    def ids(self, split: str) -> NDArray[np.int64]:
+        """int64 [n], the ids of "train", "val" or "test", in shard order; empty where there are none."""
+        return np.flatnonzero(self.index["split"] == SPLITS.index(split)).astype(np.int64)
+
+    def sizes(self) -> NDArray[np.int32]:
+        """int32 [N, 2], (height, width) in pixels of every sample."""
+        return np.stack([self.index["height"], self.index["width"]], axis=1).astype(np.int32)
+
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [N], positions in `classes`."""
+        return self.index["label"].astype(np.int64)
+
+    def bytes(self, sample: int) -> memoryview:
+        """The sample's JPEG, read-only, straight from the mapped shard: no copy."""
+        row = self.index[sample]
+        start = int(row["offset"])
+        return self._shard(int(row["shard"]))[start : start + int(row["length"])]
+
+    def describe(self, sample: int) -> str:
+        """For messages: the shard's path and the sample's key."""
+        row = self.index[sample]
+        return f"{self.folder / self.manifest.shards[row['shard']].name} ({row['key'].decode()})"
+
+    def verify(self) -> list[str]:
+        """Reads everything and compares checksums: one line for each problem, none where all is well."""
+        problems = []
+        expected = {shard.name: shard.sha256 for shard in self.manifest.shards}
+        for name, digest in {INDEX: self.manifest.index.sha256, **expected}.items():
+            found = hashlib.sha256()
+            try:
+                with (self.folder / name).open("rb") as file:
+                    while chunk := file.read(_CHUNK):
+                        found.update(chunk)
+            except OSError as error:
+                problems.append(f"{self.folder / name}: can't be read ({error.strerror})")
+                continue
+            if found.hexdigest() != digest:
+                problems.append(f"{self.folder / name}: its bytes have changed since it was written")
+        return problems
+
+    def _shard(self, number: int) -> memoryview:
+        if number in self._maps:
+            self._maps.move_to_end(number)
+            return self._maps[number]
+        with (self.folder / self.manifest.shards[number].name).open("rb") as file:
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        self._maps[number] = mapped
+        if len(self._maps) > _OPEN_SHARDS:
+            self._maps.popitem(last=False)  # unmapped once the last view of it is gone
+        return mapped
+
+    def _check_sizes(self) -> None:
+        for shard in self.manifest.shards:
+            path = self.folder / shard.name
+            size = path.stat().st_size if path.is_file() else None
+            if size is None:
+                raise UserError(f"{path}: this shard is missing; copy it again, or run convert --overwrite")
+            if size != shard.bytes:
+                raise UserError(
+                    f"{path}: {size:,} bytes where the manifest says {shard.bytes:,}; copy it again, or run "
+                    "convert --overwrite"
+                )
+
+    def _open_index(self) -> NDArray[np.void]:
+        path = self.folder / INDEX
+        try:
+            index = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: missing; copy it again, or run convert --overwrite") from error
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path}: damaged ({error}); copy it again, or run convert --overwrite"
+            ) from error
+        if index.dtype.names != index_dtype(1).names:
+            raise UserError(f"{path}: not an index of shards; copy it again, or run convert --overwrite")
+        said = self.manifest.index.samples
+        if len(index) != said or said != sum(shard.samples for shard in self.manifest.shards):
+            raise UserError(
+                f"{path}: {len(index):,} rows where the manifest says {said:,}; copy both again, or run "
+                "convert --overwrite"
+            )
+        return index

@@ -1,0 +1,24 @@
+"""The example notebook runs from its first cell to its last, in a real kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "food101.ipynb"
+
+
+def test_food101_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "the curves are shown"
+    text = " ".join(output.get("text", "") for output in outputs)
+    assert "summary" in text and "Traceback" not in text
+    if not list((tmp_path / "runs").glob("*/evaluation.json")):
+        pytest.fail("no run was finished")

@@ -1,0 +1,138 @@
+"""A run that was killed, stopped or interrupted ends with the same weights as one left alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fasttrain.checkpoint.file import LAST, find_checkpoint, load_checkpoint, save_checkpoint
+from fasttrain.errors import UserError
+from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.shards.reader import ShardSet
+
+# Dropout, so that a lost generator state shows; an odd save_every, so that a kill falls in mid-epoch.
+EXACT = {"deterministic": True, "drop_rate": 0.2, "save_every": 1, "ema_decay": 0.9, "track": False, "batch_size": 8}
+
+
+def last_checkpoint(runs: Path) -> Path | None:
+    return next(iter(runs.glob(f"*/{LAST}")), None)
+
+
+def wait_for_mid_epoch(process: subprocess.Popen[str], runs: Path, after_step: int) -> None:
+    """Returns once a checkpoint of at least `after_step` steps is on the disk."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        path = last_checkpoint(runs)
+        if path and load_checkpoint(path)["step"] >= after_step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint came: {process.communicate()[0]}")
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.fixture
+def undisturbed(start, tmp_path):
+    runs = tmp_path / "undisturbed"
+    finish(start(out=runs, **EXACT))
+    return load_checkpoint(last_checkpoint(runs))
+
+
+def assert_same_end(path: Path, expected: dict) -> None:
+    state = load_checkpoint(path)
+    assert (state["step"], state["epoch"]) == (expected["step"], expected["epoch"])
+    for part in ("model", "ema"):
+        for name, tensor in expected[part].items():
+            assert torch.equal(state[part][name], tensor), f"{part}.{name} differs"
+    for ours, theirs in zip(state["history"], expected["history"], strict=True):
+        assert ours["train_loss"] == theirs["train_loss"] and ours["val_loss"] == theirs["val_loss"]
+
+
+@pytest.mark.parametrize("loader", list(LOADERS))
+def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
+    if reason := loader_class(loader).unavailable(ShardSet.open(shard_folder), "cpu"):
+        pytest.skip(reason)
+    alone = tmp_path / "alone"
+    finish(start(out=alone, loader=loader, workers=1, **EXACT))
+    runs = tmp_path / "killed"
+    process = start(out=runs, loader=loader, workers=1, **EXACT)
+    wait_for_mid_epoch(process, runs, after_step=3)
+    process.kill()
+    process.wait()
+    stopped = load_checkpoint(last_checkpoint(runs))
+    steps_an_epoch = (
+        len(load_checkpoint(last_checkpoint(alone))["history"]) and load_checkpoint(last_checkpoint(alone))["step"] // 2
+    )
+    assert stopped["step"] % steps_an_epoch, "the kill did not fall in mid-epoch"
+    assert stopped["loader"]["samples"] == stopped["step"] % steps_an_epoch * 8
+    output = finish(start(out=runs, resume="auto", loader=loader, workers=1, **EXACT))
+    assert "resuming" in output
+    assert_same_end(last_checkpoint(runs), load_checkpoint(last_checkpoint(alone)))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_path, undisturbed):
+    runs = tmp_path / "stopped"
+    process = start(out=runs, **EXACT)
+    wait_for_mid_epoch(process, runs, after_step=2)
+    process.send_signal(number)
+    output = finish(process, code)
+    assert "--resume" in output and "Traceback" not in output
+    folder = last_checkpoint(runs).parents[1]
+    finish(start(out=runs, resume=folder))  # every other setting comes from the checkpoint
+    assert_same_end(folder / LAST, undisturbed)
+
+
+def test_auto_with_nothing_to_resume_starts_afresh(start, tmp_path):
+    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False))
+    assert "nothing unfinished to resume" in output
+    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False))
+    assert "nothing unfinished to resume" in output, "a finished run is not resumed"
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_checkpoint_of_another_model_is_refused(start, tmp_path):
+    finish(start(epochs=1, limit_batches=1, track=False))
+    folder = next((tmp_path / "runs").iterdir())
+    output = finish(start(resume=folder, model="mobilenetv2_050"), 2)
+    assert "mobilenetv2_035" in output and "Traceback" not in output
+
+
+def test_torn_foreign_and_hostile_checkpoints_are_refused(tmp_path):
+    whole = tmp_path / "checkpoints" / "last.pt"
+    save_checkpoint(whole, {"model": {"weight": torch.zeros(1000)}})
+    torn = tmp_path / "torn.pt"
+    torn.write_bytes(whole.read_bytes()[:1500])
+    bomb = tmp_path / "bomb.pt"
+    torch.save({"schema": 1, "bomb": subprocess.Popen}, bomb)
+    newer = tmp_path / "newer.pt"
+    torch.save({"schema": 99}, newer)
+    bare = tmp_path / "bare.pt"
+    torch.save({"weight": torch.zeros(1)}, bare)
+    for path, words in (
+        (torn, "not an intact"),
+        (bomb, "not an intact"),
+        (newer, "upgrade fasttrain"),
+        (bare, "not a fasttrain checkpoint"),
+        (tmp_path / "none.pt", "No such file"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            load_checkpoint(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_auto_takes_the_newest_unfinished_run(tmp_path):
+    for name in ("a", "b", "c"):
+        save_checkpoint(tmp_path / name / LAST, {})
+        time.sleep(0.01)
+    (tmp_path / "c" / "evaluation.json").write_text("{}")
+    assert find_checkpoint("auto", tmp_path) == tmp_path / "b" / LAST
