@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from fasttrain.training.device import amp_problem
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -59,13 +61,8 @@ def _cpu_abilities() -> Finding:
         flags = set(next(lines, "").split())
     wanted = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX", "asimd": "NEON"}
     have = [name for flag, name in wanted.items() if flag in flags]
-    fast_bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-    return Finding(
-        "CPU abilities",
-        bool(have),
-        ", ".join(have) or "none known",
-        "" if fast_bf16 else "no bf16 units: --amp may still save memory, measure it",
-    )
+    slow = amp_problem(torch.device("cpu"), "bf16")
+    return Finding("CPU abilities", bool(have), ", ".join(have) or "none known", f"--amp: {slow}" if slow else "")
 
 
 def _cuda() -> Finding:

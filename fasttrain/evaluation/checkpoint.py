@@ -15,7 +15,7 @@ from fasttrain.loaders.registry import choose_loader
 from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.device import choose_device, choose_workers, mixed_precision
+from fasttrain.training.device import amp_problem, choose_device, choose_workers, mixed_precision
 
 
 def evaluate(
@@ -47,7 +47,7 @@ def evaluate(
     kind, _ = choose_loader(loader, shards, str(where))
     settings = LoaderSettings(batch_size, spec.image_size, None, workers=choose_workers(workers), device=str(where))
     batches = kind(shards, ids, settings)
-    autocast, _ = mixed_precision(where, amp, "bf16")
+    autocast, _ = mixed_precision(where, amp and amp_problem(where, "bf16") is None, "bf16")
     try:
         evaluation, _ = evaluate_model(
             model.to(where, memory_format=torch.channels_last),

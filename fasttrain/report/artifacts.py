@@ -148,9 +148,7 @@ class RunFolder:
         """One record an epoch."""
         _write_json(self.history, list(history))
 
-    def write_evaluation(
-        self, evaluation: Evaluation, *, split: str, seconds: float, best_epoch: int
-    ) -> None:
+    def write_evaluation(self, evaluation: Evaluation, *, split: str, seconds: float, best_epoch: int) -> None:
         """`Evaluation.to_dict()` with the split, the training time in seconds and the epoch (from 1) of the
         weights."""
         _write_json(

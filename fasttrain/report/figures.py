@@ -37,12 +37,10 @@ def confusion_figure(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> F
     names = [_short(classes[label]) for label in order]
     side = min(max(4.2, 0.42 * count), 12.5)
     size = min(9.0, max(4.6, side * 60 / count))
-    figure = Figure(figsize=(side + 4.6, side + 1.2), layout="constrained")
-    axes, listing = figure.subplots(1, 2, width_ratios=[side + 1.2, 3.0])
+    figure = Figure(figsize=(side + 5.2, side + 1.9), layout="constrained")
+    axes, listing = figure.subplots(1, 2, width_ratios=[side + 1.2, 3.2])
     # A power below 1 brings out the few confusions beside a strong diagonal.
-    image = axes.imshow(
-        shares, cmap="Blues", norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="equal"
-    )
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="equal")
     ticks = range(count) if count <= NAMED_UP_TO else range(0)
     axes.set_xticks(ticks, names[: len(ticks)], rotation=90, fontsize=size)
     axes.set_yticks(ticks, names[: len(ticks)], fontsize=size)
@@ -94,9 +92,7 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if best_epoch is not None:
-            axes.axvline(
-                best_epoch, color=MARK, linestyle=":", linewidth=1.2, label=f"best: epoch {best_epoch}"
-            )
+            axes.axvline(best_epoch, color=MARK, linestyle=":", linewidth=1.2, label=f"best: epoch {best_epoch}")
     loss.legend(frameon=False)
     return figure
 
@@ -126,14 +122,10 @@ def _by_similarity(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.asarray(leaves_list(linkage(squareform(distance), "average", optimal_ordering=True)), np.int64)
 
 
-def _print_counts(
-    axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], size: float
-) -> None:
+def _print_counts(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], size: float) -> None:
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] ** GAMMA > 0.6 else "#222222"
-        axes.text(
-            column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=size
-        )
+        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=size)
 
 
 def _list_pairs(axes: Axes, matrix: npt.NDArray[np.int64], classes: Sequence[str], count: int) -> None:
@@ -143,11 +135,9 @@ def _list_pairs(axes: Axes, matrix: npt.NDArray[np.int64], classes: Sequence[str
     title = "most confused (true → predicted)" if pairs else "nothing was confused"
     axes.text(0, 1, title, transform=axes.transAxes, va="top", fontsize=9.5, fontweight="bold")
     for line, (true, predicted, wrong) in enumerate(pairs):
-        text = f"{_short(classes[true])} → {_short(classes[predicted])}\n{wrong} of {support[true]}"
+        text = f"{_short(classes[true])}\n→ {_short(classes[predicted])}: {wrong} of {support[true]}"
         place = (0, -22 - 29 * line)
-        axes.annotate(
-            text, (0, 1), place, "axes fraction", "offset points", va="top", fontsize=8.5, linespacing=1.2
-        )
+        axes.annotate(text, (0, 1), place, "axes fraction", "offset points", va="top", fontsize=8.5, linespacing=1.2)
 
 
 def _short(name: str) -> str:

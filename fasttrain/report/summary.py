@@ -31,13 +31,12 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
         f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}",
         style="not bold",
     )
-    text.append("\n" + " " * len(head))
     text.append(
-        "  improved  " if record["improved"] else "  no better ", "green" if record["improved"] else "yellow"
+        "\n  improved  " if record["improved"] else "\n  no better ", "green" if record["improved"] else "yellow"
     )
     text.append(
         f" lr {record['learning_rate']:.2e}  {duration(record['epoch_seconds'])}"
-        f"  {record['img/s']:,.0f} img/s  waited for data {record['wait_share']:.1%}",
+        f"  {record['img/s']:,.0f} img/s  data wait {record['wait_share']:.1%}",
         style="not bold",
     )
     if "cuda_peak_bytes" in record:
@@ -51,9 +50,7 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
     figures.add_row("top-1 / 3 / 5", f"{evaluation.top1:.2%} / {evaluation.top3:.2%} / {evaluation.top5:.2%}")
     figures.add_row("loss", f"{evaluation.loss:.4f}")
     for average in ("macro", "weighted"):
-        precision, recall, f1 = (
-            getattr(evaluation, f"{average}_{name}") for name in ("precision", "recall", "f1")
-        )
+        precision, recall, f1 = (getattr(evaluation, f"{average}_{name}") for name in ("precision", "recall", "f1"))
         figures.add_row(average, f"F1 {f1:.4f}  precision {precision:.4f}  recall {recall:.4f}")
     worst = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
     worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=36, header_style="bold")
@@ -71,9 +68,7 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
     return Group(title, _indented(figures), _indented(worst))
 
 
-def summary_dict(
-    result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker
-) -> dict[str, Any]:
+def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:
     """The summary as plain data that JSON can hold."""
     best = result.history[result.best_epoch - 1]
     rates = [record["img/s"] for record in result.history]
@@ -92,9 +87,7 @@ def summary_dict(
     }
 
 
-def run_summary(
-    result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker
-) -> RenderableType:
+def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> RenderableType:
     """The end of a run: best metrics, time, evaluation, worst classes, where everything lies.
 
     Waits for MLflow to name the run, 30 seconds at most.
@@ -125,7 +118,7 @@ def run_summary(
 
 def duration(seconds: float) -> str:
     """Seconds for people: `8.3 s`, `4 min 09 s`, `2 h 05 min`."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

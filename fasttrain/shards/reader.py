@@ -22,8 +22,8 @@ class ShardSet:
     """Shards made by `convert`. A sample's id is its row in `index`: all train, then val, then test.
 
     folder, manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
-    memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length (of
-    the JPEG, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test).
+    memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length
+    (of the JPEG, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test).
     Can be pickled and survives a fork: a worker maps the files itself.
     """
 
@@ -39,7 +39,7 @@ class ShardSet:
 
     @classmethod
     def open(cls, folder: Path | str) -> ShardSet:
-        """Raises UserError, one line, where `folder` holds no shards, a newer fasttrain's, or damaged ones."""
+        """Raises UserError, one line, where `folder` holds no shards, a newer schema's, or damaged ones."""
         return cls(Path(folder))
 
     def __len__(self) -> int:
@@ -118,9 +118,7 @@ class ShardSet:
         except FileNotFoundError as error:
             raise UserError(f"{path}: missing; copy it again, or run convert --overwrite") from error
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: damaged ({error}); copy it again, or run convert --overwrite"
-            ) from error
+            raise UserError(f"{path}: damaged ({error}); copy it again, or run convert --overwrite") from error
         if index.dtype.names != index_dtype(1).names:
             raise UserError(f"{path}: not an index of shards; copy it again, or run convert --overwrite")
         said = self.manifest.index.samples

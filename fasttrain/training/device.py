@@ -46,6 +46,20 @@ def mixed_precision(device: torch.device, amp: bool, dtype: str) -> tuple[Autoca
     return lambda: torch.autocast(device.type, dtype=half), scaler
 
 
+def amp_problem(device: torch.device, dtype: str) -> str | None:
+    """Why mixed precision would slow training down on `device`; None where it pays.
+
+    On a CPU without AVX-512 or AMX, oneDNN has no kernels for it and torch's own are far slower than fp32's.
+    """
+    if device.type != "cpu" or _cpu_has_kernels(dtype):
+        return None
+    return f"this CPU ({torch.backends.cpu.get_cpu_capability()}) has no fast {dtype}: training in fp32"
+
+
+def _cpu_has_kernels(dtype: str) -> bool:
+    return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")())
+
+
 def memory_peak(device: torch.device) -> int | None:
     """Peak bytes allocated on a CUDA device since the last call; None elsewhere."""
     if device.type != "cuda":

@@ -31,6 +31,7 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.device import (
+    amp_problem,
     choose_device,
     choose_workers,
     memory_peak,
@@ -155,7 +156,8 @@ class _Run:
             factor=config.factor,
             warmup_epochs=config.warmup_epochs,
         )
-        self.autocast, scaler = mixed_precision(self.device, config.amp, config.amp_dtype)
+        self.no_amp = amp_problem(self.device, config.amp_dtype) if config.amp else None
+        self.autocast, scaler = mixed_precision(self.device, config.amp and self.no_amp is None, config.amp_dtype)
         self.preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=config.channels_last).to(self.device)
         weight = balanced_weights(self.shards) if config.class_weights == "balanced" else None
         criterion = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing).to(self.device)
@@ -188,6 +190,8 @@ class _Run:
         frozen = f", {self.config.freeze} blocks frozen" if self.config.freeze else ""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         says(f"model: {self.config.model}, {count:,} trainable parameters{frozen}, on {self.device}")
+        if self.no_amp:
+            says(f"[yellow]amp:[/] {self.no_amp}")
         settings = self.config.plain()
         says("settings: " + "  ".join(f"{name}={value}" for name, value in settings.items()), style="dim")
         for change in self.start.changed:

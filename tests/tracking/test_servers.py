@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, wait_until  # type: ignore[import-not-found]
+from mlflow_processes import Server, wait_until
 
 from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.store import Store
@@ -110,7 +110,7 @@ def test_training_does_not_wait_for_a_server_that_never_answers(
 
 
 def test_the_wait_at_the_end_is_bounded(here: Path, mute: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     said: list[str] = []
     tracker = Tracker.start("e", "r", {}, uri=mute, journal=here / "run", report=said.append)
     tracker.log_metrics({"loss": 1.0}, 1)

@@ -14,7 +14,7 @@ import torch
 from fasttrain.errors import UserError
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from fasttrain.model.preprocess import Normalise
-from fasttrain.training.device import choose_device, mixed_precision
+from fasttrain.training.device import amp_problem, choose_device, mixed_precision
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_everything
@@ -193,6 +193,15 @@ def test_amp_is_bf16_or_fp16_with_a_scaler():
         with autocast():
             assert layer(torch.ones(1, 2)).dtype == expected
         assert scaler.is_enabled() == (amp and dtype == "fp16")
+
+
+def test_amp_is_left_out_where_it_would_be_slower(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("fasttrain.training.device._cpu_has_kernels", lambda dtype: False)
+    assert "training in fp32" in amp_problem(cpu, "bf16")
+    assert amp_problem(torch.device("cuda"), "bf16") is None
+    monkeypatch.setattr("fasttrain.training.device._cpu_has_kernels", lambda dtype: True)
+    assert amp_problem(cpu, "bf16") is None
 
 
 def test_totals_are_means_over_samples_not_batches():

@@ -1,0 +1,95 @@
+"""`fasttrain convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fasttrain.shards.convert import ConvertResult
+
+_BROKEN_SHOWN = 10
+
+
+def convert(
+    source: Annotated[
+        str, typer.Option(help="food101 (downloads it), sample (draws a small one), or a folder of photographs")
+    ] = "food101",
+    out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),
+    val_fraction: Annotated[
+        float, typer.Option(help="share of each class's training photographs that validates")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="of the choice for validation, and of the order")] = 0,
+    max_size: Annotated[int | None, typer.Option(help="shrink photographs whose longest side exceeds this, px")] = None,
+    quality: Annotated[int, typer.Option(help="JPEG quality where a photograph must be encoded anew")] = 95,
+    cut: Annotated[
+        str, typer.Option(help="lossless rewrite for fast crops: mcu, row, none, or auto (mcu where it can)")
+    ] = "auto",
+    optimize: Annotated[bool, typer.Option(help="Huffman tables made for each photograph: smaller files")] = True,
+    shard_size: Annotated[int, typer.Option(help="photographs a shard")] = 1000,
+    workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other shards that lie in --out")] = False,
+) -> None:
+    """Converts photographs into shards, once; stopped half-way, the same command goes on where it was."""
+    from rich.console import Console
+
+    from fasttrain.shards.convert import convert as run
+
+    result = run(
+        source,
+        out,
+        val_fraction=val_fraction,
+        seed=seed,
+        max_size=max_size,
+        quality=quality,
+        cut=cut,
+        optimize=optimize,
+        shard_size=shard_size,
+        workers=workers,
+        strict=strict,
+        overwrite=overwrite,
+    )
+    _print_summary(Console(highlight=False), result, cut)
+
+
+def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    manifest, out = result.manifest, escape(str(result.out))
+    table = Table.grid(padding=(0, 2))
+    table.add_row("classes", f"{len(manifest.classes):,}")
+    table.add_row("photographs", ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items() if count))
+    ours = ("photos", "stored", "broken", "ignored")
+    table.add_row("as", ", ".join(f"{how} {count:,}" for how, count in manifest.counts.items() if how not in ours))
+    size = sum(shard.bytes for shard in manifest.shards)
+    table.add_row("shards", f"{len(manifest.shards):,} in {out}, {size / 1e6:,.1f} MB")
+    if not result.already:
+        table.add_row("speed", f"{result.photos_per_second:,.0f} img/s, {result.seconds:,.1f} s")
+    if cut == "auto" and manifest.settings["cut"] == "none":
+        table.add_row("cut", "none: the C++ module isn't installed (`fasttrain doctor` says how)")
+    console.print(table)
+    _print_rejected(console, result)
+    console.print(f"next: [bold]fasttrain train --data {out}[/bold]")
+
+
+def _print_rejected(console: Console, result: ConvertResult) -> None:
+    from rich.markup import escape
+
+    from fasttrain.shards.format import REJECTED
+
+    broken, ignored = (result.manifest.counts[name] for name in ("broken", "ignored"))
+    if not broken and not ignored:
+        return
+    listed = result.out / REJECTED
+    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {escape(str(listed))}")
+    lines = listed.read_text("utf-8", errors="replace").splitlines()
+    for line in lines[:_BROKEN_SHOWN]:
+        console.print("  " + escape(line.replace("\t", ": ")))
+    if len(lines) > _BROKEN_SHOWN:
+        console.print(f"  and {len(lines) - _BROKEN_SHOWN:,} more")

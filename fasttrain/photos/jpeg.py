@@ -1,0 +1,153 @@
+"""What a JPEG says of itself (ITU T.81, Exif 2.3), read and stripped without decoding a pixel."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SOI, _EOI, _SOS, _DHT, _JPG, _DAC = 0xD8, 0xD9, 0xDA, 0xC4, 0xC8, 0xCC
+_APP0, _APP1, _APP2, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
+_ENTROPY_CODED = 0x00  # no marker's number
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+_ANY_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_WITHIN_SCAN = frozenset({0x00, *range(0xD0, 0xD8), 0xFF})
+_ORIENTATION_TAG = 0x0112
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """The frame header, sizes in pixels as stored, before `orientation` (Exif's, 1 without one).
+
+    `sampling` holds (horizontal, vertical) factors for each component; `frame` is n of SOFn (0 baseline,
+    2 progressive, 9 arithmetic ...); `adobe_transform` is APP14's, None without one.
+    """
+
+    width: int
+    height: int
+    precision: int
+    sampling: tuple[tuple[int, int], ...]
+    frame: int
+    orientation: int
+    adobe_transform: int | None
+
+    @property
+    def components(self) -> int:
+        return len(self.sampling)
+
+    @property
+    def progressive(self) -> bool:
+        return self.frame == 2
+
+
+@dataclass(frozen=True)
+class _Segment:
+    marker: int
+    start: int  # of the FF byte
+    end: int  # after the payload
+    payload: bytes
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Whether `data` begins as a JPEG does, whatever the file is called."""
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """Reads the markers up to the first scan. Raises ValueError where they make no sense."""
+    orientation, adobe, frame = 1, None, None
+    for segment in _segments(data):
+        if segment.marker == _APP1 and segment.payload[:6] == b"Exif\0\0":
+            orientation = _orientation(segment.payload[6:])
+        elif segment.marker == _APP14 and segment.payload[:5] == b"Adobe" and len(segment.payload) >= 12:
+            adobe = segment.payload[11]
+        elif 0xC0 <= segment.marker <= 0xCF and segment.marker not in (_DHT, _JPG, _DAC):
+            frame = segment
+        elif segment.marker == _SOS:
+            break
+    if frame is None:
+        raise ValueError("a JPEG without a frame header")
+    if len(frame.payload) < 6:
+        raise ValueError("a JPEG with a short frame header")
+    precision, height, width, count = struct.unpack(">BHHB", frame.payload[:6])
+    if len(frame.payload) < 6 + 3 * count or not width or not height or not count:
+        raise ValueError("a JPEG with a senseless frame header")
+    factors = [frame.payload[7 + 3 * i] for i in range(count)]
+    sampling = tuple((factor >> 4, factor & 15) for factor in factors)
+    return JpegHeader(width, height, precision, sampling, frame.marker - 0xC0, orientation, adobe)
+
+
+def strip_metadata(data: bytes) -> bytes:
+    """`data` without APPn segments other than APP0, APP2 (ICC profile) and APP14, nor what follows EOI.
+
+    Exif, GPS, XMP and IPTC go; so do the second pictures that phones append (APP2 "MPF"), which carry an
+    Exif of their own. Tables and entropy-coded bytes stay as they are, so the pixels do. Raises ValueError
+    where the markers make no sense or there is no EOI.
+    """
+    kept = [data[:2]]
+    for segment in _segments(data):
+        if not _is_private(segment):
+            kept.append(data[segment.start : segment.end])
+        if segment.marker == _EOI:
+            return b"".join(kept)
+    raise ValueError("a JPEG that ends before its end marker")
+
+
+def _is_private(segment: _Segment) -> bool:
+    if segment.marker == _APP2:
+        return segment.payload[:4] == b"MPF\0"
+    return _APP0 < segment.marker <= _APP15 and segment.marker != _APP14
+
+
+def _segments(data: bytes) -> Iterator[_Segment]:
+    if not is_jpeg(data):
+        raise ValueError("not a JPEG")
+    position = 2
+    # Like libjpeg, this skips fill bytes and stray ones before a marker.
+    while found := _ANY_MARKER.search(data, position):
+        start, position = found.start(), found.end() - 1
+        marker = data[position]
+        position += 1
+        if marker == _EOI:
+            yield _Segment(marker, start, position, b"")
+            return
+        if marker in _STANDALONE:
+            continue
+        if position + 2 > len(data):
+            return
+        length = int.from_bytes(data[position : position + 2], "big")
+        if length < 2:
+            raise ValueError(f"a JPEG with a senseless segment at {start}")
+        payload = data[position + 2 : position + length]
+        position += length
+        yield _Segment(marker, start, min(position, len(data)), payload)
+        if marker == _SOS:
+            start, position = position, _scan_end(data, position)
+            yield _Segment(_ENTROPY_CODED, start, position, b"")
+
+
+def _scan_end(data: bytes, position: int) -> int:
+    # bytes.find is four times as fast here as a regular expression.
+    last = len(data) - 1
+    while 0 <= (position := data.find(b"\xff", position)) < last:
+        if data[position + 1] not in _WITHIN_SCAN:
+            return position
+        position += 1
+    return len(data)
+
+
+def _orientation(tiff: bytes) -> int:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 8:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, directory)
+        for entry in range(count):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG and kind == 3 and 1 <= value <= 8:
+                return int(value)
+    except struct.error:  # a cut-off Exif block says nothing, and is no reason to lose the photograph
+        return 1
+    return 1

@@ -1,0 +1,182 @@
+"""`--source sample`: a small data set drawn from code, where nothing can be downloaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.errors import UserError
+from fasttrain.photos.dishes import DISHES, Brush, Colour
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
+VERSION = 1
+"""Counts up whenever the drawings change, so that a cache never mixes two of them."""
+
+_WIDTH = 256
+_HEIGHTS = (192, 256, 320)
+_FINE = 2  # drawn at twice the size and averaged down: Pillow's shapes have no smooth edges
+
+_TABLES: list[Colour] = [
+    (150, 105, 65),
+    (90, 60, 40),
+    (205, 190, 165),
+    (70, 75, 80),
+    (200, 205, 210),
+    (60, 90, 110),
+]
+_PLATES: list[Colour] = [*[(240, 240, 236)] * 3, (205, 215, 225), (225, 212, 190), (70, 72, 76)]
+
+
+def cached_sample(cache: Path) -> Path:
+    """The sample's folder in `cache`, drawn on first use. Raises UserError where it can't be written."""
+    out = cache / f"sample-v{VERSION}"
+    if not out.is_dir():
+        try:
+            draw_sample(out)
+        except OSError as error:
+            raise UserError(f"{out}: can't draw the sample there ({error.strerror}); set FASTTRAIN_CACHE") from error
+    return out
+
+
+def draw_sample(out: Path, per_class: int = 120, seed: int = 0) -> None:
+    """Draws `per_class` dishes of each class into `out`/CLASS/NNNN.jpg, 256 px wide, JPEG q90 4:2:0.
+
+    `seed` in [0, 2**63); the same on every machine with the same NumPy and Pillow. `out` appears only when it
+    is whole. Raises OSError where it can't be written.
+    """
+    staging = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    jobs = [(name, kind, number) for kind, name in enumerate(DISHES) for number in range(per_class)]
+    for name in DISHES:
+        (staging / name).mkdir(parents=True, exist_ok=True)
+
+    def draw(job: tuple[str, int, int]) -> None:
+        name, kind, number = job
+        words = np.random.SeedSequence((seed, kind, number))
+        (staging / name / f"{number:04d}.jpg").write_bytes(_photograph(name, np.random.default_rng(words)))
+
+    try:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            list(pool.map(draw, jobs))
+        try:
+            staging.rename(out)
+        except OSError:
+            if not out.is_dir():  # else another process has just drawn the same
+                raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _photograph(name: str, rng: np.random.Generator) -> bytes:
+    from io import BytesIO
+
+    from PIL import Image, ImageDraw, ImageFilter
+
+    height = _HEIGHTS[int(rng.integers(len(_HEIGHTS)))]
+    layer = Image.new("RGBA", (_FINE * _WIDTH, _FINE * height))
+    draw = ImageDraw.Draw(layer)
+    brush = _brush(draw, height, rng)
+    _clutter(brush)
+    plate = brush.vary(brush.choice(_PLATES), 6)
+    brush.disc(0, 0, 1.32, plate)
+    brush.disc(0, 0, 1.05, _darker(plate, 0.9))
+    brush.disc(0, 0.01, 1.03, plate)
+    DISHES[name](brush, plate)
+    painted = np.asarray(layer.reduce(_FINE))
+    opaque = painted[..., 3:] / np.float32(255)
+    shadow = Image.fromarray(painted[..., 3]).filter(ImageFilter.BoxBlur(7))
+    shift = (int(rng.integers(2, 9)), int(rng.integers(-8, 9)))
+    scene = _table(height, rng)
+    scene *= 1 - np.roll(np.asarray(shadow) / np.float32(510), shift, (0, 1))[..., None]
+    food = painted[..., :3] * (1 + 0.1 * _clouds(height, (24, 64), rng))[..., None]
+    scene += (food - scene) * opaque
+    scene *= _light(height, rng)
+    picture = Image.fromarray(scene.clip(0, 255).astype(np.uint8))
+    blurred = np.asarray(picture.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 1.3))))
+    grain = rng.standard_normal((height, _WIDTH, 1), dtype=np.float32) * np.float32(rng.uniform(1.5, 7))
+    file = BytesIO()
+    Image.fromarray((blurred + grain).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90, subsampling="4:2:0")
+    return file.getvalue()
+
+
+def _brush(draw: ImageDraw, height: int, rng: np.random.Generator) -> Brush:
+    radius = _FINE * min(_WIDTH, height) * rng.uniform(0.36, 0.5)
+    centre = (
+        _FINE * _WIDTH * (0.5 + rng.uniform(-0.12, 0.12)),
+        _FINE * height * (0.5 + rng.uniform(-0.12, 0.12)),
+    )
+    return Brush(draw, rng, centre, radius, rng.uniform(0.72, 1.0), rng.uniform(0, 6.28))
+
+
+def _table(height: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """float32 [height, 256, 3]: wood, cloth or stone."""
+    colour = np.array(_TABLES[int(rng.integers(len(_TABLES)))], dtype=np.float32)
+    kind = int(rng.integers(3))
+    if kind == 0:
+        pattern = 0.25 * _clouds(height, (3, 40), rng, tall=True) + 0.08 * _clouds(height, (60,), rng)
+    elif kind == 1:
+        step, down, across = rng.uniform(9, 26), np.arange(height)[:, None], np.arange(_WIDTH)[None, :]
+        pattern = 0.16 * (np.sin(down * 6.28 / step) > 0) + 0.16 * (np.sin(across * 6.28 / step) > 0) - 0.16
+    else:
+        pattern = 0.3 * _clouds(height, (4, 12, 48), rng)
+    brightness = np.float32(rng.uniform(0.8, 1.15))
+    return colour * brightness * (1 + pattern[..., None].astype(np.float32))
+
+
+def _clouds(
+    height: int, cells: tuple[int, ...], rng: np.random.Generator, *, tall: bool = False
+) -> NDArray[np.float32]:
+    """float32 [height, 256] of smooth noise in about -1..1, `cells` across at each octave, or in streaks."""
+    from PIL import Image
+
+    total = np.zeros((height, _WIDTH), dtype=np.float32)
+    for octave, across in enumerate(cells):
+        rows = max(2, across // 8) if tall else max(2, across * height // _WIDTH)
+        coarse = rng.standard_normal((rows, across + 1), dtype=np.float32)
+        smooth = Image.fromarray(coarse).resize((_WIDTH, height), Image.Resampling.BICUBIC)
+        total += np.asarray(smooth) * np.float32(0.5 / (octave + 1))
+    return total
+
+
+def _light(height: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """float32 [height, 256, 3], the factor at each pixel: exposure, a window's gradient, colour, vignette."""
+    down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    across = np.linspace(-1, 1, _WIDTH, dtype=np.float32)[None, :]
+    angle, slope = rng.uniform(0, 6.28), rng.uniform(0.05, 0.3)
+    gradient = 1 + np.float32(slope * np.cos(angle)) * across + np.float32(slope * np.sin(angle)) * down
+    vignette = 1 - np.float32(rng.uniform(0.02, 0.12)) * (across**2 + down**2)
+    warmth, exposure = rng.uniform(-0.07, 0.07), rng.uniform(0.75, 1.1)
+    colour = np.array([1 + warmth, 1, 1 - warmth], dtype=np.float32) * np.float32(exposure)
+    return (gradient * vignette)[..., None] * colour
+
+
+def _clutter(brush: Brush) -> None:
+    """Cutlery, a napkin, a glass, a bread roll: things that lie about with any dish."""
+    steel = brush.vary((175, 178, 182), 8)
+    for side in (-1.55, 1.55):
+        if brush.between(0, 1) < 0.5:
+            brush.line([(side, -0.8), (side + brush.between(-0.1, 0.1), 0.9)], 0.07, steel)
+            brush.oval(side, -0.8, 0.24, 0.1, 1.57, steel)
+    for _ in range(brush.count(0, 3)):
+        angle = brush.between(0, 6.28)
+        x, y = 1.75 * np.cos(angle), 1.75 * np.sin(angle)
+        thing = brush.count(0, 2)
+        if thing == 0:
+            brush.disc(x, y, 0.36, brush.vary((190, 200, 205)))
+            brush.disc(x, y, 0.3, brush.vary(brush.choice([(120, 60, 30), (215, 225, 230), (240, 190, 60)])))
+        elif thing == 1:
+            cloth = brush.vary(brush.choice([(200, 60, 60), (235, 235, 230), (70, 100, 150)]))
+            brush.polygon([(x - 0.5, y - 0.4), (x + 0.4, y - 0.5), (x + 0.5, y + 0.4), (x - 0.4, y + 0.5)], cloth)
+        else:
+            brush.blob(x, y, 0.38, brush.vary((205, 155, 90)), 0.08)
+
+
+def _darker(colour: Colour, factor: float) -> Colour:
+    return int(colour[0] * factor), int(colour[1] * factor), int(colour[2] * factor)

@@ -1,0 +1,223 @@
+"""Where photographs come from: a folder in one of three layouts, Food-101, or the drawn sample."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.errors import UserError
+from fasttrain.photos.walk import Found, Ignored, walk
+
+TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
+SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "validation": VAL, "valid": VAL, "test": TEST}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The photographs of a data set, sorted by path.
+
+    kind: "food101", "folder" or "sample". paths: relative to `root`, with slashes. labels: int32 [n],
+    positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides between train
+    and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and the
+    hash of all (path, size in bytes, split).
+    """
+
+    kind: str
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.int8]
+    ignored: tuple[Ignored, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Photo:
+    path: str
+    name: str  # of the class
+    split: int
+    size: int
+
+
+def cache_root() -> Path:
+    """`$FASTTRAIN_CACHE`, or `~/.cache/fasttrain`."""
+    return Path(os.environ.get("FASTTRAIN_CACHE") or Path.home() / ".cache" / "fasttrain").expanduser()
+
+
+def open_source(source: str | Path) -> Source:
+    """Lists `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or a folder.
+
+    A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/`
+    and any of `val/` (or `validation/`, `valid/`) and `test/`, each with class folders. Hidden files are
+    passed over, links followed, no folder read twice. Raises UserError, one line, where that isn't what lies
+    there, or Food-101 can't be downloaded.
+    """
+    if source == "food101":
+        from fasttrain.photos.food101 import download_food101
+
+        return _food101(download_food101(cache_root()), "food101", "food101")
+    if source == "sample":
+        from fasttrain.photos.sample import cached_sample
+
+        return _class_folders(cached_sample(cache_root()), "sample", "sample")
+    root = Path(source).expanduser()
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"--source {root} {what}; give a folder of class folders, `sample` or `food101`")
+    if (root / "manifest.json").exists():
+        raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
+    name = root.resolve().name
+    meta = [root / "meta" / f"{part}.txt" for part in ("train", "test")]
+    if (root / "images").is_dir() and all(file.is_file() for file in meta):
+        return _food101(root, "folder", name)
+    if splits := _split_folders(root):
+        return _split_layout(root, name, splits)
+    return _class_folders(root, "folder", name)
+
+
+def _split_folders(root: Path) -> dict[str, int]:
+    folders = {name: SPLIT_FOLDERS[name] for name in _folders(root) if name in SPLIT_FOLDERS}
+    if "train" not in folders or not _folders(root / "train"):
+        return {}
+    return folders if len(folders) > 1 or len(_folders(root)) == 1 else {}
+
+
+def _class_folders(root: Path, kind: str, name: str) -> Source:
+    names = _folders(root)
+    beside = _beside(root)
+    if not names:
+        photos = [path for path, reason in beside if reason == _NO_CLASS]
+        where = f"{len(photos):,} photographs but no class folders" if photos else "no class folders"
+        raise UserError(f"--source {root} holds {where}; give each class a folder of its own")
+    listed = _walk_classes(root, "", names, UNDECIDED)
+    classes = _used_classes(root, names, listed.photos)
+    empty = [(f"{name}/", "empty class") for name in names if name not in classes]
+    return _source(kind, name, root, classes, listed.photos, [*beside, *listed.ignored, *empty])
+
+
+def _split_layout(root: Path, name: str, splits: dict[str, int]) -> Source:
+    if len(set(splits.values())) < len(splits):
+        raise UserError(f"--source {root} holds {', '.join(splits)}: keep one folder for validation")
+    photos: list[_Photo] = []
+    ignored = _beside(root)
+    ignored += [(f"{other}/", "beside train/") for other in _folders(root) if other not in splits]
+    names = _folders(root / "train")
+    for folder, split in splits.items():
+        # Without a val folder, validation photographs are taken out of train/, never out of test/.
+        undecided = split == TRAIN and VAL not in splits.values()
+        here = _folders(root / folder)
+        listed = _walk_classes(root, f"{folder}/", here, UNDECIDED if undecided else split)
+        photos += listed.photos
+        ignored += [*_beside(root, folder), *listed.ignored]
+    learnt = [photo for photo in photos if photo.split in (TRAIN, UNDECIDED)]
+    classes = _used_classes(root / "train", names, learnt)
+    for photo in photos:
+        if photo.name not in classes:
+            raise UserError(f"{root / photo.path}: train/ holds no photographs of its class, {photo.name!r}")
+    ignored += [(f"train/{name}/", "empty class") for name in names if name not in classes]
+    return _source("folder", name, root, classes, photos, ignored)
+
+
+def _food101(base: Path, kind: str, name: str) -> Source:
+    root = base / "images"
+    named = {
+        line.strip(): split
+        for part, split in (("train", UNDECIDED), ("test", TEST))
+        for line in (base / "meta" / f"{part}.txt").read_text("utf-8").splitlines()
+        if line.strip()
+    }
+    listed = _walk_classes(root, "", _folders(root), UNDECIDED)
+    sizes = {os.path.splitext(photo.path)[0]: photo for photo in listed.photos}  # noqa: PTH122 - a million times
+    photos = []
+    for stem, split in named.items():
+        photo = sizes.pop(stem, None)
+        path = photo.path if photo else f"{stem}.jpg"
+        photos.append(_Photo(path, stem.partition("/")[0], split, photo.size if photo else -1))
+    ignored = [(photo.path, "not named in meta/train.txt or meta/test.txt") for photo in sizes.values()]
+    learnt = [photo for photo in photos if photo.split == UNDECIDED]
+    classes = _used_classes(root, sorted({photo.name for photo in photos}), learnt)
+    for photo in photos:
+        if photo.name not in classes:
+            raise UserError(f"{base / 'meta' / 'test.txt'}: class {photo.name!r} is not in meta/train.txt")
+    return _source(kind, name, root, classes, photos, [*listed.ignored, *ignored])
+
+
+_NO_CLASS = "not in a class folder"
+
+
+@dataclass(frozen=True)
+class _Listed:
+    photos: list[_Photo]
+    ignored: list[Ignored]
+
+
+def _walk_classes(root: Path, prefix: str, names: list[str], split: int) -> _Listed:
+    photos: list[_Photo] = []
+    ignored: list[Ignored] = []
+    seen: set[tuple[int, int]] = set()
+    for name in names:
+        for found in walk(root, f"{prefix}{name}", seen):
+            if isinstance(found, Found):
+                photos.append(_Photo(found.path, name, split, found.size))
+            else:
+                ignored.append(found)
+    return _Listed(photos, ignored)
+
+
+def _used_classes(root: Path, names: list[str], photos: list[_Photo]) -> tuple[str, ...]:
+    for name in names:
+        if not name.isprintable():
+            raise UserError(f"--source {root}: the class folder's name {name!r} isn't printable UTF-8; rename it")
+    used = {photo.name for photo in photos}
+    classes = tuple(name for name in names if name in used)
+    if not classes:
+        raise UserError(f"--source {root} holds class folders ({_few(names)}) but no photographs in them")
+    if len(classes) == 1:
+        inner = _folders(root / classes[0])
+        mend = f"did you mean --source {root / classes[0]}?" if inner else "a classifier needs two"
+        raise UserError(f"--source {root} holds photographs of one class only, {classes[0]!r}; {mend}")
+    return classes
+
+
+def _source(
+    kind: str, name: str, root: Path, classes: tuple[str, ...], photos: list[_Photo], ignored: list[Ignored]
+) -> Source:
+    photos = sorted(photos, key=lambda photo: photo.path)
+    label = {name: number for number, name in enumerate(classes)}
+    digest = hashlib.sha256()
+    for photo in photos:
+        digest.update(os.fsencode(photo.path) + b"\0%d\0%d\n" % (photo.size, photo.split))
+    return Source(
+        kind,
+        name,
+        root,
+        classes,
+        tuple(photo.path for photo in photos),
+        np.array([label[photo.name] for photo in photos], dtype=np.int32),
+        np.array([photo.split for photo in photos], dtype=np.int8),
+        tuple(sorted(ignored)),
+        f"sha256:{digest.hexdigest()}",
+    )
+
+
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in `root`, sorted, without hidden ones."""
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+
+
+def _beside(root: Path, start: str = "") -> list[Ignored]:
+    """What lies loose beside the class folders."""
+    loose = walk(root, start, set(), recurse=False)
+    return [(item.path, _NO_CLASS) if isinstance(item, Found) else item for item in loose]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

@@ -1,0 +1,103 @@
+"""Out of all finished shards: `index.npy`, `rejected.tsv`, and last of all `manifest.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fasttrain.errors import UserError
+from fasttrain.photos.sources import TRAIN, Source
+from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.shards.format import (
+    INDEX,
+    MANIFEST,
+    REJECTED,
+    SPLITS,
+    IndexSummary,
+    Manifest,
+    Origin,
+    Shard,
+    index_dtype,
+)
+from fasttrain.shards.layout import ShardJob
+from fasttrain.shards.parts import Part
+
+
+def assemble(out: Path, source: Source, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]) -> Manifest:
+    """Writes the three files; `parts` in the layout's order. Raises UserError where a class has lost every
+    training photograph (`rejected.tsv` is written by then), OSError where the disk can't be written.
+    """
+    broken = [rejected for _, part in parts for rejected in part.broken]
+    rejected = sorted([*source.ignored, *broken])
+    atomic_write_bytes(out / REJECTED, b"".join(_line(path, reason) for path, reason in rejected))
+    kept = [(job, part) for job, part in parts if part.keys]
+    _check_classes(out, source, kept)
+    index = _index(kept)
+    file = io.BytesIO()
+    np.save(file, index)
+    atomic_write_bytes(out / INDEX, file.getvalue())
+    how = sum((Counter(part.counts) for _, part in kept), Counter())
+    manifest = Manifest(
+        schema=1,
+        classes=list(source.classes),
+        splits={split: sum(len(part.keys) for job, part in kept if SPLITS[job.split] == split) for split in SPLITS},
+        source=Origin(kind=source.kind, name=source.name, fingerprint=source.fingerprint),
+        shards=[
+            Shard(
+                name=f"{job.name}.tar",
+                split=SPLITS[job.split],
+                samples=len(part.keys),
+                bytes=part.bytes,
+                sha256=part.sha256,
+            )
+            for job, part in kept
+        ],
+        index=IndexSummary(sha256=hashlib.sha256(file.getvalue()).hexdigest(), samples=len(index)),
+        settings=settings,
+        counts={
+            "photos": len(source.paths),
+            "stored": len(index),
+            **dict(sorted(how.items())),
+            "broken": len(broken),
+            "ignored": len(source.ignored),
+        },
+    )
+    atomic_write_bytes(out / MANIFEST, manifest.to_bytes())
+    return manifest
+
+
+def _check_classes(out: Path, source: Source, kept: list[tuple[ShardJob, Part]]) -> None:
+    left = {label for job, part in kept if job.split == TRAIN for label in part.labels}
+    for label, name in enumerate(source.classes):
+        if label not in left:
+            raise UserError(
+                f"class {name!r} has no usable training photograph (why: {out / REJECTED}); add some, or take "
+                "its folder away"
+            )
+
+
+def _index(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.void]]:
+    longest = max((len(key) for _, part in kept for key in part.keys), default=1)
+    index = np.zeros(sum(len(part.keys) for _, part in kept), dtype=index_dtype(longest))
+    start = 0
+    for number, (job, part) in enumerate(kept):
+        rows = index[start : start + len(part.keys)]
+        rows["key"] = [key.encode() for key in part.keys]
+        rows["shard"], rows["split"] = number, job.split
+        rows["offset"], rows["length"] = part.offsets, part.lengths
+        rows["width"], rows["height"] = part.widths, part.heights
+        rows["label"] = part.labels
+        start += len(rows)
+    return index
+
+
+def _line(path: str, reason: str) -> bytes:
+    # A file name may hold whatever breaks a table but "/" and NUL.
+    plain = [text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n") for text in (path, reason)]
+    return os.fsencode("\t".join(plain) + "\n")

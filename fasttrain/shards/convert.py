@@ -1,0 +1,182 @@
+"""`convert`: photographs into shards, in parallel, resumable, the same bytes each time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from fasttrain.errors import Stopped, UserError
+from fasttrain.photos.sources import Source, cache_root, open_source
+from fasttrain.shards.assemble import assemble
+from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
+from fasttrain.shards.keys import make_keys
+from fasttrain.shards.layout import ShardJob, lay_out
+from fasttrain.shards.parts import Part, read_part, write_parts
+from fasttrain.shards.progress import ConvertProgress
+from fasttrain.shards.settings import ShardSettings
+from fasttrain.shards.workplace import alone_in, clear_parts, prepare
+from fasttrain.training.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """The shards' folder and manifest; seconds this call took, photographs it read (none where `already` done)."""
+
+    out: Path
+    manifest: Manifest
+    seconds: float
+    photos: int
+    already: bool
+
+    @property
+    def photos_per_second(self) -> float:
+        return self.photos / max(self.seconds, 1e-9)
+
+
+def convert(
+    source: str | Path = "food101",
+    out: str | Path = "shards",
+    *,
+    val_fraction: float = ShardSettings.val_fraction,
+    seed: int = ShardSettings.seed,
+    max_size: int | None = ShardSettings.max_size,
+    quality: int = ShardSettings.quality,
+    cut: str = ShardSettings.cut,
+    optimize: bool = ShardSettings.optimize,
+    shard_size: int = ShardSettings.shard_size,
+    workers: int | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> ConvertResult:
+    """Writes the shards of `source` ("food101", "sample" or a folder, see `open_source`) into the folder `out`.
+
+    val_fraction: share of each class's training photographs that validates, in [0, 1); unused where the source has
+    validation photographs of its own. seed: of that choice and of the order, in [0, 2**63). max_size, quality,
+    optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's restart
+    markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. workers:
+    threads, by default one a core. strict: a broken photograph is an error, not left out. overwrite: replaces
+    other shards in `out`. progress: shows how far it is.
+
+    Stopped half-way (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call goes on after the last finished shard. The
+    bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,
+    KeyboardInterrupt, and Stopped after SIGTERM.
+    """
+    return _convert(
+        source,
+        Path(out).expanduser(),
+        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size),
+        workers=workers,
+        strict=strict,
+        overwrite=overwrite,
+        wait=False,
+        console=Console(stderr=True, quiet=not progress),
+    )
+
+
+def ensure_shards(data: Path) -> Path:
+    """`data` where it holds shards; where it holds photographs, the shards of them in the cache, made once.
+
+    Raises UserError where it holds neither.
+    """
+    if (data / MANIFEST).exists():
+        return data
+    if not data.is_dir() or (data / PARTS).exists():
+        read_manifest(data)  # whose error says what is amiss
+    try:
+        source = open_source(data)
+    except UserError as error:
+        raise UserError(f"{data} holds neither shards nor photographs to make them of: {error}") from error
+    fingerprint = source.fingerprint.removeprefix("sha256:")[:12]
+    out = cache_root() / "shards" / f"{source.name}-{fingerprint}"
+    if not (out / MANIFEST).exists():
+        console = Console(stderr=True)
+        console.print(f"{data} holds photographs: converting them once, into {out}")
+        _convert(data, out, ShardSettings(), workers=None, strict=False, overwrite=False, wait=True, console=console)
+    return out
+
+
+def _convert(
+    where: str | Path,
+    out: Path,
+    settings: ShardSettings,
+    *,
+    workers: int | None,
+    strict: bool,
+    overwrite: bool,
+    wait: bool,
+    console: Console,
+) -> ConvertResult:
+    start = time.monotonic()
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: give at least 1")
+    workers = workers or os.cpu_count() or 1
+    settings = settings.resolved()
+    source = open_source(where)
+    if out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents:
+        raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
+    with alone_in(out, wait=wait), warnings.catch_warnings():
+        # Pillow warns of odd metadata; what matters raises, and the rest would scroll over the progress.
+        warnings.filterwarnings("ignore", module="PIL")
+        manifest = prepare(out, source, settings.recorded(), overwrite=overwrite)
+        already, photos = manifest is not None, 0
+        if manifest is None:
+            parts, photos = _write(source, out, settings, workers, strict, console)
+            manifest = assemble(out, source, parts, settings.recorded())
+        elif strict and manifest.counts["broken"]:
+            raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
+        else:
+            console.print(f"{out} holds these shards already: nothing to do")
+        clear_parts(out)
+    return ConvertResult(out, manifest, time.monotonic() - start, photos, already)
+
+
+def _write(
+    source: Source, out: Path, settings: ShardSettings, workers: int, strict: bool, console: Console
+) -> tuple[list[tuple[ShardJob, Part]], int]:
+    jobs = lay_out(source, val_fraction=settings.val_fraction, seed=settings.seed, shard_size=settings.shard_size)
+    done = {job.name: part for job in jobs if (part := read_part(out, job))}
+    if strict:
+        for part in done.values():
+            part.check_strict(source.root)
+    todo = [job for job in jobs if job.name not in done]
+    if done:
+        console.print(f"going on in {out}: {len(done):,} of {len(jobs):,} shards are there")
+    total = len(source.paths)
+    left = sum(len(job.rows) for job in todo)
+    with StopRequest() as stop, ConvertProgress(console, total, total - left) as progress:
+
+        def advance() -> None:
+            progress.advance()
+            if stop.requested:
+                raise _Interrupted
+
+        try:
+            for job, part in write_parts(
+                todo,
+                source,
+                make_keys(source.paths),
+                out,
+                settings,
+                workers=workers,
+                strict=strict,
+                advance=advance,
+            ):
+                done[job.name] = part
+        except (_Interrupted, KeyboardInterrupt) as interruption:
+            said = f"stopped: {len(done):,} of {len(jobs):,} shards are in {out}; the same command goes on from there"
+            if stop.requested is signal.SIGTERM:
+                raise Stopped(said) from interruption
+            console.print(said)
+            raise KeyboardInterrupt from interruption
+    return [(job, done[job.name]) for job in jobs], left
+
+
+class _Interrupted(Exception):
+    """A signal asked to stop."""

@@ -1,0 +1,79 @@
+"""The cut: JPEGs rewritten losslessly so that the part under a crop can be copied out undecoded.
+
+A restart marker ends an MCU's entropy-coded data at a byte and resets the DC predictions, so with one after
+every MCU any rectangle of MCUs is a JPEG of its own once SOF has its size and the markers are renumbered
+(ITU-T T.81). The nearest published use of boundaries in the entropy-coded data is parallel decoding on GPUs:
+Wang, Luo, Yan, ICPADS 2020, doi 10.1109/ICPADS51040.2020.00045. The coefficients go through libjpeg-turbo.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+from fasttrain.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from fasttrain._native import JpegInfo
+
+Interval = Literal["mcu", "row", "none"]
+
+
+def native_available() -> bool:
+    """Whether fasttrain was installed with its C++ module."""
+    try:
+        import fasttrain._native  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _native() -> ModuleType:
+    try:
+        import fasttrain._native as native
+    except ImportError as error:
+        raise UserError(
+            f"cutting JPEGs needs fasttrain's C++ module, which can't be loaded ({error}): run "
+            "`apt-get install g++ libjpeg62-turbo-dev`, then install fasttrain again, or pass `--cut none`"
+        ) from error
+    return native
+
+
+def cut_jpeg(data: Buffer, interval: Interval = "mcu", optimize: bool = True, orientation: int = 1) -> bytes:
+    """A JPEG with the same DCT coefficients, so bit-identical pixels, as one interleaved baseline scan.
+
+    `interval`: a restart marker after every MCU, every MCU row, or none. `optimize`: Huffman tables made for
+    this picture. `orientation`: EXIF's 1..8, done losslessly to the coefficients. Of the markers only JFIF's
+    and Adobe's stay, EXIF and comments go. 1 to 4 components of 8 bits, at most 500 megapixels.
+
+    Raises ValueError: "orientation: ..." where a mirrored side isn't a multiple of the MCU (re-encode then),
+    "truncated: ..." or another short reason where libjpeg can't read the file whole and without a warning.
+    Raises UserError without the C++ module.
+    """
+    result: bytes = _native().cut(data, interval, optimize, orientation)
+    return result
+
+
+def slice_jpeg(data: Buffer, box: tuple[int, int, int, int]) -> tuple[bytes, int, int]:
+    """The part of a cut JPEG that holds `box`, (top, left, height, width) in pixels: (jpeg, top, left).
+
+    `top` and `left` say where the box lies in the decoded slice, whose pixels there equal the whole picture's
+    bit for bit: an MCU of margin on each side feeds the upsampling. A file cut by row gives whole rows.
+
+    Raises ValueError for a file that isn't cut, a box that is empty or not inside the picture, or restart
+    markers that don't fit the picture's size. Raises UserError without the C++ module.
+    """
+    result: tuple[bytes, int, int] = _native().slice(data, *box)
+    return result
+
+
+def jpeg_info(data: Buffer) -> JpegInfo:
+    """What a JPEG's header says: size in pixels, sub-sampling, restart interval in MCUs, Adobe's transform.
+
+    Raises ValueError for what isn't a JPEG, ends before its scan, or has more than 4 components or
+    500 megapixels. Raises UserError without the C++ module.
+    """
+    info: JpegInfo = _native().jpeg_info(data)
+    return info

@@ -1,0 +1,157 @@
+"""One shard after the other, each whole or absent, its photographs normalised by threads ahead of the writer.
+
+Threads, because Pillow and the C++ module let go of the GIL while they decode and encode, and because
+processes started by `spawn` would import the caller's script again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+from fasttrain.errors import UserError
+from fasttrain.photos.normalise import BrokenPhoto, StoredPhoto, normalise
+from fasttrain.photos.sources import Source
+from fasttrain.shards.atomic import atomic_write, atomic_write_bytes
+from fasttrain.shards.cut import Interval
+from fasttrain.shards.format import PARTS
+from fasttrain.shards.layout import ShardJob
+from fasttrain.shards.settings import ShardSettings
+from fasttrain.shards.tar import TarWriter
+
+
+@dataclass
+class Part:
+    """What a finished shard holds, kept in `.parts/NAME.json` until the index is made of all of them."""
+
+    bytes: int = 0
+    sha256: str = ""
+    keys: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+    def check_strict(self, root: Path) -> None:
+        """Raises UserError for the first broken photograph."""
+        if self.broken:
+            path, reason = self.broken[0]
+            raise UserError(f"{root / path}: {reason}; mend or remove it, or leave out --strict")
+
+
+def read_part(out: Path, job: ShardJob) -> Part | None:
+    """The finished shard's record; None where it isn't finished, or its tar isn't what was written."""
+    try:
+        plain = json.loads((out / PARTS / f"{job.name}.json").read_bytes())
+        part = Part(**{**plain, "broken": [(path, reason) for path, reason in plain["broken"]]})
+        whole = not part.keys or (
+            (out / f"{job.name}.tar").stat().st_size == part.bytes and (out / f"{job.name}.idx").is_file()
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return part if whole else None
+
+
+def write_parts(
+    jobs: list[ShardJob],
+    source: Source,
+    keys: list[str],
+    out: Path,
+    settings: ShardSettings,
+    *,
+    workers: int,
+    strict: bool,
+    advance: Callable[[], None],
+) -> Iterator[tuple[ShardJob, Part]]:
+    """Writes each job's tar, its DALI index and its record, and yields it. `advance` is called per photograph.
+
+    What `advance` raises ends the writing: the shard at hand is left out, the finished ones stay. Raises
+    UserError for the first broken photograph where `strict`, OSError where the disk can't be written.
+    """
+
+    def work(row: int) -> StoredPhoto | str:
+        try:
+            data = (source.root / source.paths[row]).read_bytes()
+            return normalise(
+                data,
+                max_size=settings.max_size,
+                quality=settings.quality,
+                cut=cast(Interval, settings.cut),
+                optimize=settings.optimize,
+            )
+        except BrokenPhoto as error:
+            return error.reason
+        except OSError as error:
+            return f"can't be read: {error.strerror}"
+
+    with ThreadPoolExecutor(workers) as pool:
+        photos = _in_order(pool, work, (int(row) for job in jobs for row in job.rows), ahead=4 * workers)
+        try:
+            for job in jobs:
+                yield job, _write_part(job, photos, source, keys, out, strict, advance)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_part(
+    job: ShardJob,
+    photos: Iterator[StoredPhoto | str],
+    source: Source,
+    keys: list[str],
+    out: Path,
+    strict: bool,
+    advance: Callable[[], None],
+) -> Part:
+    part = Part()
+    with atomic_write(out / f"{job.name}.tar") as file:
+        tar = TarWriter(file)
+        for row in job.rows.tolist():
+            photo = next(photos)
+            if isinstance(photo, StoredPhoto):
+                _add(part, tar, photo, keys[row], int(source.labels[row]))
+            else:
+                part.broken.append((source.paths[row], photo))
+                if strict:
+                    part.check_strict(source.root)
+            advance()
+        tar.close()
+    part.bytes, part.sha256 = tar.size, tar.sha256
+    if part.keys:
+        atomic_write_bytes(out / f"{job.name}.idx", tar.dali_index())
+    else:
+        (out / f"{job.name}.tar").unlink()
+    record = json.dumps(asdict(part), separators=(",", ":"))
+    atomic_write_bytes(out / PARTS / f"{job.name}.json", record.encode())
+    return part
+
+
+def _add(part: Part, tar: TarWriter, photo: StoredPhoto, key: str, label: int) -> None:
+    part.offsets.append(tar.add(key, photo.jpeg, label))
+    part.keys.append(key)
+    part.lengths.append(len(photo.jpeg))
+    part.widths.append(photo.width)
+    part.heights.append(photo.height)
+    part.labels.append(label)
+    for how in photo.how:
+        part.counts[how] = part.counts.get(how, 0) + 1
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[int], StoredPhoto | str], rows: Iterable[int], ahead: int
+) -> Iterator[StoredPhoto | str]:
+    # Executor.map would submit a million photographs at once.
+    waiting: deque[Future[StoredPhoto | str]] = deque()
+    for row in rows:
+        waiting.append(pool.submit(work, row))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,58 @@
+"""Progress of a conversion: a live bar in a terminal or notebook, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY_S = 10.0
+
+
+class ConvertProgress:
+    """Counts photographs; shows img/s and the time left."""
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        self._console = console
+        self._live = console.is_terminal or console.is_jupyter
+        self._bar = Progress(
+            TextColumn("[bold]convert"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, rate="")
+        self._total, self._before, self._now = total, done, 0
+        self._start = self._said = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """Photographs a second since the start."""
+        return self._now / max(time.monotonic() - self._start, 1e-9)
+
+    def advance(self) -> None:
+        self._now += 1
+        if self._live:
+            self._bar.update(self._task, advance=1, rate=f"{self.rate:,.0f} img/s")
+        elif time.monotonic() - self._said > _LINE_EVERY_S:
+            self._said = time.monotonic()
+            done = self._before + self._now
+            left = (self._total - done) / max(self.rate, 1e-9)
+            self._console.print(
+                f"convert: {done:,} of {self._total:,} photographs, {self.rate:,.0f} img/s, {left:,.0f} s left"
+            )
+
+    def __enter__(self) -> ConvertProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,46 @@
+"""The settings that shape the shards' bytes, and the errors for those out of range."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
+
+import fasttrain
+from fasttrain.errors import UserError
+from fasttrain.shards.cut import Interval, native_available
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """See `convert` for what each means; `cut` may be "auto" until `resolved`."""
+
+    val_fraction: float = 0.2
+    seed: int = 0
+    max_size: int | None = None
+    quality: int = 95
+    cut: str = "auto"
+    optimize: bool = True
+    shard_size: int = 1000
+
+    def resolved(self) -> ShardSettings:
+        """Checked, and with "auto" replaced by what this machine can do. Raises UserError."""
+        ranges = {
+            "val_fraction": (0 <= self.val_fraction < 1, "at least 0 and below 1, such as 0.2"),
+            "seed": (0 <= self.seed < 1 << 63, "at least 0 and below 2**63"),
+            "max_size": (self.max_size is None or self.max_size >= 8, "at least 8 px"),
+            "quality": (1 <= self.quality <= 100, "1 to 100, such as 95"),
+            "cut": (self.cut in ("auto", *get_args(Interval)), "auto, mcu, row or none"),
+            "shard_size": (self.shard_size >= 1, "at least 1 photograph, such as 1000"),
+        }
+        for name, (right, mend) in ranges.items():
+            if not right:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give {mend}")
+        if self.cut == "auto":
+            return replace(self, cut="mcu" if native_available() else "none")
+        if self.cut != "none" and not native_available():
+            raise UserError(f"--cut {self.cut} needs the C++ module, which isn't installed; give --cut none")
+        return self
+
+    def recorded(self) -> dict[str, Any]:
+        """For the manifest: all of them, and fasttrain's version."""
+        return {**asdict(self), "fasttrain": fasttrain.__version__}

@@ -1,0 +1,117 @@
+"""Figures, by what is in them: every name, every count, nothing outside the paper."""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fasttrain.report.figures import confusion_figure, curves_figure, most_confused
+
+
+def matrix_of(count: int, samples: int = 200) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    shares = rng.random((count, count)) ** 8 * 0.2 / count + 0.8 * np.eye(count)
+    return np.array([rng.multinomial(samples, row / row.sum()) for row in shares], np.int64)
+
+
+def names_of(count: int) -> list[str]:
+    return [f"class_{number:03d}_with_a_name" for number in range(count)]
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20, 101])
+def test_nothing_is_cut_off_and_labels_do_not_overlap(count: int) -> None:
+    figure = confusion_figure(matrix_of(count), names_of(count))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    paper = figure.bbox
+    axes = figure.axes[0]
+    labels = axes.get_yticklabels()
+    assert sorted(label.get_text() for label in labels) == names_of(count)
+    for text in [*labels, *axes.get_xticklabels(), *figure.axes[1].texts, axes.title]:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= paper.x0 - 1
+        assert box.x1 <= paper.x1 + 1
+        assert box.y0 >= paper.y0 - 1
+        assert box.y1 <= paper.y1 + 1
+    boxes = sorted((label.get_window_extent(renderer) for label in labels), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 + 1.5 for lower, upper in pairwise(boxes))
+
+
+def test_counts_are_printed_only_where_they_fit() -> None:
+    small = matrix_of(5)
+    printed = [text.get_text() for text in confusion_figure(small, names_of(5)).axes[0].texts]
+    assert sorted(printed) == sorted(str(count) for count in small[small > 0])
+    assert not confusion_figure(matrix_of(60), names_of(60)).axes[0].texts
+
+
+def test_rows_are_the_true_classes_and_sum_to_one() -> None:
+    matrix = np.array([[8, 2, 0], [0, 10, 0], [0, 0, 0]], np.int64)
+    figure = confusion_figure(matrix, ["a", "b", "c"])
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.8, 0.2, 0], [0, 1, 0], [0, 0, 0]])
+    assert "18 of 20" in figure.axes[0].get_title()
+    assert "a\n→ b: 2 of 10" in texts(figure)
+
+
+def test_what_is_confused_lies_together_where_there_are_many() -> None:
+    matrix = np.eye(40, dtype=np.int64) * 50
+    for label in range(20):  # each class is taken for the one twenty places on
+        matrix[label, label + 20] = matrix[label + 20, label] = 30
+    labels = confusion_figure(matrix, [str(label) for label in range(40)]).axes[0].get_yticklabels()
+    order = [int(label.get_text()) for label in labels]
+    assert sorted(order) == list(range(40))
+    assert all(abs(order.index(label) - order.index(label + 20)) == 1 for label in range(20))
+
+
+def test_most_confused_pairs() -> None:
+    matrix = np.array([[5, 3, 0], [7, 5, 0], [0, 1, 9]], np.int64)
+    assert most_confused(matrix, 2) == [(1, 0, 7), (0, 1, 3)]
+    assert most_confused(np.eye(3, dtype=np.int64), 5) == []
+
+
+def test_a_dollar_in_a_name_is_no_mathematics() -> None:
+    figure = confusion_figure(matrix_of(2), ["$x^", "a$_"])
+    FigureCanvasAgg(figure).draw()
+
+
+@pytest.mark.parametrize("epochs", [1, 12])
+def test_curves_show_each_epoch_and_the_best(epochs: int) -> None:
+    history = [
+        {
+            "epoch": epoch,
+            "train_loss": 2 / epoch,
+            "val_loss": 3 / epoch,
+            "train_top1": 1 - 0.5 / epoch,
+            "val_top1": 1 - 0.6 / epoch,
+            "learning_rate": 1e-3 / epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+    figure = curves_figure(history, epochs)
+    FigureCanvasAgg(figure).draw()
+    loss, accuracy, rate = figure.axes
+    for axes, field, line in (
+        (loss, "train_loss", 0),
+        (loss, "val_loss", 1),
+        (accuracy, "train_top1", 0),
+        (accuracy, "val_top1", 1),
+        (rate, "learning_rate", 0),
+    ):
+        assert list(axes.lines[line].get_ydata()) == [record[field] for record in history]
+        assert list(axes.lines[line].get_xdata()) == list(range(1, epochs + 1))
+        assert list(axes.lines[-1].get_xdata()) == [epochs, epochs]
+    assert f"best: epoch {epochs}" in [text.get_text() for text in loss.get_legend().get_texts()]
+
+
+def test_pyplot_and_its_global_state_stay_out() -> None:
+    confusion_figure(matrix_of(3), names_of(3))
+    assert "matplotlib.pyplot" not in sys.modules

@@ -1,0 +1,165 @@
+"""Conversions that are killed, stopped, or meet a full disk, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fasttrain.errors import UserError
+from fasttrain.shards import atomic, parts
+from fasttrain.shards.convert import convert
+
+SCRIPT = """
+import sys, time
+from fasttrain.errors import Stopped
+from fasttrain.shards import parts
+from fasttrain.shards.convert import convert
+normalise = parts.normalise
+def slowly(*arguments, **options):
+    time.sleep(0.05)
+    return normalise(*arguments, **options)
+parts.normalise = slowly
+try:
+    convert(sys.argv[1], sys.argv[2], shard_size=4, workers=1)
+except Stopped as stopped:
+    print(stopped)
+    sys.exit(stopped.exit_code)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def undisturbed(source: Path, out: Path, **options) -> None:
+    convert(source, out, **{"shard_size": 4, "workers": 2, "progress": False, **options})
+
+
+def interrupted(source: Path, out: Path, number: signal.Signals) -> tuple[int, str]:
+    """Sends the signal once two shards are there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(source), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while len(list(out.glob(".parts/train-*.json"))) < 2:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["kill", "term", "int"]
+)
+def test_stopped_and_resumed_gives_the_same_bytes(mixed, tmp_path, folder_of, monkeypatch, number, code) -> None:
+    undisturbed(mixed, tmp_path / "whole")
+    out = tmp_path / "out"
+    returned, said = interrupted(mixed, out, number)
+    assert returned == code
+    assert not (out / "manifest.json").exists()
+    if number != signal.SIGKILL:
+        assert "the same command goes on from there" in said
+        assert not list(out.glob(".*.tmp"))
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("train-*.tar")}
+    (out / ".train-00009.tar.1.tmp").touch()
+    read = []
+    normalise = parts.normalise
+    monkeypatch.setattr(parts, "normalise", lambda data, **options: read.append(1) or normalise(data, **options))
+    undisturbed(mixed, out)
+    assert len(read) <= 27 - 2 * 4
+    assert folder_of(out) == folder_of(tmp_path / "whole")
+    for name in ("train-00000.tar", "train-00001.tar"):
+        assert (out / name).stat().st_mtime_ns == finished[name]
+
+
+def test_a_torn_shard_is_made_again(mixed, tmp_path, folder_of) -> None:
+    undisturbed(mixed, tmp_path / "whole")
+    out = tmp_path / "out"
+    interrupted(mixed, out, signal.SIGKILL)
+    (out / "train-00000.tar").write_bytes(b"torn")
+    (out / ".parts" / "train-00001.json").write_text('{"bytes":')
+    undisturbed(mixed, out)
+    assert folder_of(out) == folder_of(tmp_path / "whole")
+
+
+def test_other_settings_or_source_need_overwrite(mixed, tmp_path, folder_of) -> None:
+    out = tmp_path / "out"
+    interrupted(mixed, out, signal.SIGKILL)
+    with pytest.raises(UserError, match=r"seed = 0, not 1.*--overwrite"):
+        undisturbed(mixed, out, seed=1)
+    undisturbed(mixed, out, seed=1, overwrite=True)
+    with pytest.raises(UserError, match=r"shard_size = 4, not 5.*--overwrite, or another --out"):
+        undisturbed(mixed, out, seed=1, shard_size=5)
+    (mixed / "dog" / "new.jpg").write_bytes((mixed / "dog" / "01.jpg").read_bytes())
+    with pytest.raises(UserError, match="other photographs"):
+        undisturbed(mixed, out, seed=1)
+    undisturbed(mixed, out, shard_size=20, overwrite=True)
+    undisturbed(mixed, tmp_path / "fresh", shard_size=20)
+    assert folder_of(out) == folder_of(tmp_path / "fresh")  # and no shard of the larger number before
+
+
+def test_complete_shards_are_left_alone(mixed, tmp_path, capfd) -> None:
+    out = tmp_path / "out"
+    undisturbed(mixed, out)
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    result = convert(mixed, out, shard_size=4, workers=1)
+    assert result.already and result.photos == 0
+    assert "nothing to do" in " ".join(capfd.readouterr().err.split())
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == times
+
+
+@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "can't be written")])
+def test_a_disk_that_fails_is_one_line_and_can_be_gone_on_from(
+    mixed, tmp_path, folder_of, monkeypatch, code, said
+) -> None:
+    undisturbed(mixed, tmp_path / "whole")
+    synced, fsync = [], os.fsync
+
+    def fails_in_the_end(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) > 12:
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(atomic.os, "fsync", fails_in_the_end)
+    with pytest.raises(UserError, match=said) as caught:
+        undisturbed(mixed, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    undisturbed(mixed, tmp_path / "out")
+    assert folder_of(tmp_path / "out") == folder_of(tmp_path / "whole")
+
+
+def test_two_at_once_do_not_mix(mixed, tmp_path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(mixed), str(out)], stderr=subprocess.DEVNULL)
+    try:
+        while not list(out.glob(".parts/train-*.json")):
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="another fasttrain convert"):
+            undisturbed(mixed, out)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_unreadable_files_are_broken_ones(mixed, tmp_path, monkeypatch) -> None:
+    read = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.name == "07.jpg":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    undisturbed(mixed, tmp_path / "out")
+    assert "dog/07.jpg\tcan't be read: Permission denied\n" in (tmp_path / "out" / "rejected.tsv").read_text()
