@@ -27,6 +27,10 @@ def train_command() -> Callable[..., None]:
 
     def train(config: Path | None = None, **given: Any) -> None:
         """Trains a model on shards (or a folder of photographs), evaluates it and tracks the run."""
+        from fasttrain.config.load import read_toml, resolve
+
+        if given.get("resume") is None:  # a mistyped setting is told before torch takes its seconds to import
+            resolve(read_toml(config) if config else {}, given, origin=str(config or "settings"))
         from fasttrain.training.train import train as run
 
         run(config, **given)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
 LOADERS = {
+    "dali": "fasttrain.loaders.dali:DaliLoader",
+    "ffcv": "fasttrain.loaders.ffcv:FfcvLoader",
     "torchvision": "fasttrain.loaders.torchvision:TorchvisionLoader",
 }
 

@@ -24,15 +24,18 @@ _WIDTH = 256
 _HEIGHTS = (192, 256, 320)
 _FINE = 2  # drawn at twice the size and averaged down: Pillow's shapes have no smooth edges
 
-_TABLES: list[Colour] = [
-    (150, 105, 65),
-    (90, 60, 40),
-    (205, 190, 165),
-    (70, 75, 80),
-    (200, 205, 210),
-    (60, 90, 110),
-]
+_TABLES: list[Colour] = [(150, 105, 65), (90, 60, 40), (205, 190, 165), (70, 75, 80), (200, 205, 210), (60, 90, 110)]
 _PLATES: list[Colour] = [*[(240, 240, 236)] * 3, (205, 215, 225), (225, 212, 190), (70, 72, 76)]
+_USUAL: dict[str, tuple[Colour, Colour]] = {
+    "donuts": ((232, 190, 205), (246, 238, 242)),
+    "pancakes": ((96, 140, 190), (240, 240, 236)),
+    "pizza": ((118, 66, 36), (172, 120, 72)),
+    "salad": ((206, 222, 186), (240, 240, 236)),
+    "soup": ((120, 124, 128), (70, 66, 64)),
+    "sushi": ((44, 46, 50), (34, 38, 42)),
+}
+_USUAL_SHARE = 0.75
+"""Table and plate that most photographs of a dish share, as on the Web: a network learns these first."""
 
 
 def cached_sample(cache: Path) -> Path:
@@ -84,7 +87,10 @@ def _photograph(name: str, rng: np.random.Generator) -> bytes:
     draw = ImageDraw.Draw(layer)
     brush = _brush(draw, height, rng)
     _clutter(brush)
-    plate = brush.vary(brush.choice(_PLATES), 6)
+    table, plate = brush.choice(_TABLES), brush.choice(_PLATES)
+    if rng.random() < _USUAL_SHARE:
+        table, plate = _USUAL[name]
+    plate = brush.vary(plate, 6)
     brush.disc(0, 0, 1.32, plate)
     brush.disc(0, 0, 1.05, _darker(plate, 0.9))
     brush.disc(0, 0.01, 1.03, plate)
@@ -93,7 +99,7 @@ def _photograph(name: str, rng: np.random.Generator) -> bytes:
     opaque = painted[..., 3:] / np.float32(255)
     shadow = Image.fromarray(painted[..., 3]).filter(ImageFilter.BoxBlur(7))
     shift = (int(rng.integers(2, 9)), int(rng.integers(-8, 9)))
-    scene = _table(height, rng)
+    scene = _table(brush.vary(table, 8), height, rng)
     scene *= 1 - np.roll(np.asarray(shadow) / np.float32(510), shift, (0, 1))[..., None]
     food = painted[..., :3] * (1 + 0.1 * _clouds(height, (24, 64), rng))[..., None]
     scene += (food - scene) * opaque
@@ -115,9 +121,8 @@ def _brush(draw: ImageDraw, height: int, rng: np.random.Generator) -> Brush:
     return Brush(draw, rng, centre, radius, rng.uniform(0.72, 1.0), rng.uniform(0, 6.28))
 
 
-def _table(height: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _table(colour: Colour, height: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """float32 [height, 256, 3]: wood, cloth or stone."""
-    colour = np.array(_TABLES[int(rng.integers(len(_TABLES)))], dtype=np.float32)
     kind = int(rng.integers(3))
     if kind == 0:
         pattern = 0.25 * _clouds(height, (3, 40), rng, tall=True) + 0.08 * _clouds(height, (60,), rng)
@@ -127,7 +132,7 @@ def _table(height: int, rng: np.random.Generator) -> NDArray[np.float32]:
     else:
         pattern = 0.3 * _clouds(height, (4, 12, 48), rng)
     brightness = np.float32(rng.uniform(0.8, 1.15))
-    return colour * brightness * (1 + pattern[..., None].astype(np.float32))
+    return np.array(colour, dtype=np.float32) * brightness * (1 + pattern[..., None].astype(np.float32))
 
 
 def _clouds(

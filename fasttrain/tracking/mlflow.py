@@ -212,9 +212,7 @@ class Tracker(NullTracker):
         except Exception as error:  # a thread's exception would be printed and forgotten
             self._store = None
             self._settled.set()
-            self._report(
-                f"MLflow: {_reason(error)}; the run goes on, its metrics are in {self._journal.path}"
-            )
+            self._report(f"MLflow: {_reason(error)}; the run goes on, its metrics are in {self._journal.path}")
 
     def _next_batch(self) -> list[Entry]:
         """The next entries of one kind; waits for them; empty when the run is finished and all is sent."""
@@ -288,9 +286,7 @@ class Tracker(NullTracker):
         failed, self._store = self._store, None
         if self._uri == self._local:
             raise error
-        self._report(
-            f"MLflow: {self.uri} failed ({_reason(error)}); the run goes on in {self._local}, nothing is lost"
-        )
+        self._report(f"MLflow: {self.uri} failed ({_reason(error)}); the run goes on in {self._local}, nothing is lost")
         self._abandoned = failed
         self._sent = 0
         replaced = f"{self.run_id or 'no run'} in {self.uri}"

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 # MLflow's own limits (mlflow.utils.validation), for what it refuses or silently cuts beyond them.
-PARAMS_PER_BATCH = 100
-METRICS_PER_BATCH = 1000
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 KEY_LENGTH = 250
@@ -89,9 +87,7 @@ class Store:
         if op == "metrics":
             self._metrics(entries)
             return
-        one = {"start": self._start, "tags": self._tags, "artifact": self._artifact, "finish": self._finish}[
-            op
-        ]
+        one = {"start": self._start, "tags": self._tags, "artifact": self._artifact, "finish": self._finish}[op]
         for entry in entries:
             one(entry)
 
@@ -145,8 +141,8 @@ class Store:
                 new.append(Param(key, text))
             elif there[key] != text:
                 tags[f"changed.{name}"] = value
-        for at in range(0, len(new), PARAMS_PER_BATCH):
-            self.client.log_batch(self.run_id, params=new[at : at + PARAMS_PER_BATCH])
+        # The client splits batches at the store's limits (100 params, 100 tags, 1,000 metrics).
+        self.client.log_batch(self.run_id, params=new)
         self._tags({"tags": tags})
 
     def _metrics(self, entries: Sequence[Entry]) -> None:
@@ -158,15 +154,13 @@ class Store:
             for entry in entries
             for name, value in entry["metrics"].items()
         ]
-        for at in range(0, len(metrics), METRICS_PER_BATCH):
-            self.client.log_batch(self.run_id, metrics=metrics[at : at + METRICS_PER_BATCH])
+        self.client.log_batch(self.run_id, metrics=metrics)
 
     def _tags(self, entry: Entry) -> None:
         from mlflow.entities import RunTag
 
         tags = [RunTag(_key(name), _cut(value, TAG_LENGTH)) for name, value in entry["tags"].items()]
-        for at in range(0, len(tags), PARAMS_PER_BATCH):
-            self.client.log_batch(self.run_id, tags=tags[at : at + PARAMS_PER_BATCH])
+        self.client.log_batch(self.run_id, tags=tags)
 
     def _artifact(self, entry: Entry) -> None:
         self.client.log_artifact(self.run_id, entry["path"], entry["folder"])

@@ -342,7 +342,8 @@ class _Run:
         folder = self.folder
         folder.write_figures(result.evaluation, result.history, result.best_epoch)
         folder.write_evaluation(result.evaluation, split=split, seconds=result.seconds, best_epoch=result.best_epoch)
-        metrics = {f"{split}_{name}": value for name, value in result.evaluation.scalars().items()}
+        # Of the best epoch's weights: val_loss and its like are the curves, an epoch each.
+        metrics = {f"best_{split}_{name}": value for name, value in result.evaluation.scalars().items()}
         metrics |= {"training_seconds": result.seconds, "best_epoch": result.best_epoch}
         self.tracker.log_metrics(metrics, step=len(result.history))
         for artifact in folder.artifacts():

@@ -44,9 +44,7 @@ def test_agrees_with_scikit_learn(num_classes: int, samples: int) -> None:
         expected = sk.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
         got = [getattr(result, f"{average}_{name}") for name in ("precision", "recall", "f1")]
         assert got == pytest.approx(expected[:3])
-    by_class = sk.precision_recall_fscore_support(
-        labels, predicted, labels=range(num_classes), zero_division=0
-    )
+    by_class = sk.precision_recall_fscore_support(labels, predicted, labels=range(num_classes), zero_division=0)
     for field, expected in zip(("precision", "recall", "f1", "support"), by_class, strict=True):
         assert [getattr(each, field) for each in result.classes] == pytest.approx(list(expected))
     np.testing.assert_array_equal(

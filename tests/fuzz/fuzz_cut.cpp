@@ -40,7 +40,6 @@ void slice_twice(const uint8_t* data, size_t size, const Box& box) {
     if (header.height != slice.height || header.width != slice.width) std::abort();
     const Box all{0, 0, slice.height, slice.width};
     std::vector<uint8_t> again;
-    // A slice that is one MCU wide or high may be taken for the other interval, but never refused.
     slice_jpeg(out.data(), out.size(), header, all, scratch, again);
 }
 

@@ -90,12 +90,7 @@ def _scan(
 def _interleaved(factors: Factors, rows: int, columns: int) -> Iterator[list[tuple[int, int, int]]]:
     for y in range(rows):
         for x in range(columns):
-            yield [
-                (c, y * v + j, x * h + i)
-                for c, (h, v) in enumerate(factors)
-                for j in range(v)
-                for i in range(h)
-            ]
+            yield [(c, y * v + j, x * h + i) for c, (h, v) in enumerate(factors) for j in range(v) for i in range(h)]
 
 
 def random_jpeg(
@@ -119,9 +114,9 @@ def random_jpeg(
     rows, columns = -(-height // (8 * most_v)), -(-width // (8 * most_h))
     blocks, sizes = [], []
     for h, v in factors:
-        block = rng.integers(-30, 31, (rows * v, columns * h, 64)) * (
-            rng.random((rows * v, columns * h, 64)) < 0.08
-        )
+        shape = (rows * v, columns * h, 64)
+        block = rng.integers(-largest, largest + 1, shape) * (rng.random(shape) < 0.08)
+        block[0, 0, 1:3] = -largest, largest
         block[..., 0] = rng.integers(-60, 61, block.shape[:2])
         blocks.append(block)
         sizes.append((-(-height * v // (8 * most_v)), -(-width * h // (8 * most_h))))

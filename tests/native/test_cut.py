@@ -79,11 +79,7 @@ def test_factors_are_reduced_to_their_ratios() -> None:
 
 
 def test_other_markers_go_and_jfif_and_adobe_stay() -> None:
-    extra = (
-        jpegs.marker(0xE1, b"Exif\0\0secret")
-        + jpegs.marker(0xFE, b"comment")
-        + jpegs.marker(0xE2, b"ICC_PROFILE")
-    )
+    extra = jpegs.marker(0xE1, b"Exif\0\0secret") + jpegs.marker(0xFE, b"comment") + jpegs.marker(0xE2, b"ICC_PROFILE")
     grey = native.cut(jpegs.random_jpeg(20, 20, jpegs.FACTORS["4:2:0"], extra=extra), "mcu", True)
     assert {code for code, _ in jpegs.segments(grey)} <= {0xE0, 0xDB, 0xC0, 0xC4, 0xDD, 0xDA}
     for factors, transform in [("4:4:4", 0), ("4:4:4", 1), ("cmyk", 0), ("ycck 4:2:0", 2)]:
@@ -110,9 +106,7 @@ def test_coefficients_without_a_huffman_code_are_an_error() -> None:
         source = jpegs.random_jpeg(64, 64, jpegs.FACTORS["grey"], largest=largest)
         for optimize in (True, False):
             if fits:
-                np.testing.assert_array_equal(
-                    jpegs.decode(native.cut(source, "mcu", optimize)), jpegs.decode(source)
-                )
+                np.testing.assert_array_equal(jpegs.decode(native.cut(source, "mcu", optimize)), jpegs.decode(source))
             else:
                 with pytest.raises(ValueError, match="coefficient out of range"):
                     native.cut(source, "mcu", optimize)
@@ -128,9 +122,7 @@ def test_the_same_bytes_again() -> None:
 @pytest.mark.skipif(not shutil.which("jpegtran"), reason="needs libjpeg-turbo-progs' jpegtran")
 def test_arithmetic_coding_becomes_huffman() -> None:
     source = jpegs.pillow_jpeg("RGB", 70, 50)
-    arithmetic = subprocess.run(
-        ["jpegtran", "-arithmetic"], input=source, capture_output=True, check=True
-    ).stdout
+    arithmetic = subprocess.run(["jpegtran", "-arithmetic"], input=source, capture_output=True, check=True).stdout
     assert native.cut(arithmetic, "mcu", True) == native.cut(source, "mcu", True)
 
 
@@ -206,6 +198,18 @@ def test_sizes_that_lie_are_refused() -> None:
     twelve_bits = source[: at - 1] + b"\x0c" + source[at:]
     with pytest.raises(ValueError):
         native.cut(twelve_bits, "mcu", True)
+
+
+def test_more_scans_than_any_encoder_writes_are_refused() -> None:
+    source = jpegs.sample("4:2:0", 40, 30, 0, False)
+    last_scan = source[source.rindex(b"\xff\xda") : -2]
+    for repeats, fits in [(400, True), (600, False)]:
+        many = source[:-2] + last_scan * repeats + b"\xff\xd9"
+        if fits:
+            assert native.cut(many, "mcu", True) == native.cut(source, "mcu", True)
+        else:
+            with pytest.raises(ValueError, match="more than 500 scans"):
+                native.cut(many, "mcu", True)
 
 
 def test_damaged_files_raise_or_give_a_whole_jpeg() -> None:

@@ -87,14 +87,12 @@ def test_opencv(kind: str) -> None:
 @pytest.mark.parametrize("fancy", [True, False])
 def test_dali_on_the_cpu(fancy: bool) -> None:
     pytest.importorskip("nvidia.dali")
-    from nvidia.dali import fn, pipeline_def
+    from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(batch_size=51, num_threads=2, device_id=None)
+    @pipeline_def(batch_size=51, num_threads=2, device_id=None, prefetch_queue_depth=1)
     def pipeline():  # type: ignore[no-untyped-def]
-        jpeg = fn.external_source(name="jpeg", dtype=dali_types.UINT8, ndim=1)
+        jpeg = fn.external_source(name="jpeg", dtype=types.UINT8, ndim=1)
         return fn.decoders.image(jpeg, device="cpu", jpeg_fancy_upsampling=fancy, adjust_orientation=False)
-
-    from nvidia.dali import types as dali_types
 
     pipe = pipeline()
     pipe.build()
@@ -187,28 +185,19 @@ def test_files_that_cannot_be_sliced_are_refused() -> None:
 @pytest.mark.parametrize(
     "box",
     [
-        (-1, 0, 5, 5),
-        (0, -1, 5, 5),
-        (0, 0, 0, 5),
-        (0, 0, 5, 0),
-        (0, 0, 51, 5),
-        (0, 0, 5, 71),
-        (46, 0, 5, 5),
-        (0, 66, 5, 5),
-    ]
-    + [(1 << 40, 0, 5, 5), (0, 0, 5, (1 << 32) + 1), (50, 70, 1, 1)],
+        *[(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0), (0, 0, 51, 5), (0, 0, 5, 71)],
+        *[(46, 0, 5, 5), (0, 66, 5, 5), (1 << 40, 0, 5, 5), (0, 0, 5, (1 << 32) + 1), (50, 70, 1, 1)],
+    ],
 )
 def test_boxes_outside_the_picture_are_refused(box: Box) -> None:
     jpeg = native.cut(jpegs.sample("4:2:0", 70, 50), "mcu", True)
-    with pytest.raises(ValueError, match="^box:"):
+    with pytest.raises(ValueError, match=r"^box:"):
         slice_jpeg(jpeg, box)
 
 
 def test_damaged_files_raise_or_give_a_well_formed_slice() -> None:
     rng = np.random.default_rng(11)
-    sources = [
-        native.cut(jpegs.sample(kind, 70, 50), cut, True) for kind in jpegs.FACTORS for cut in ("mcu", "row")
-    ]
+    sources = [native.cut(jpegs.sample(kind, 70, 50), cut, True) for kind in jpegs.FACTORS for cut in ("mcu", "row")]
     sliced = 0
     for turn in range(6000):
         damaged = bytearray(sources[turn % len(sources)])

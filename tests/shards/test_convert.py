@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def made(source: Path, out: Path, **options) -> ShardSet:
 
 def rejected(out: Path) -> dict[str, str]:
     with (out / "rejected.tsv").open(encoding="utf-8", newline="") as file:
-        return {path: reason for path, reason in csv.reader(file, delimiter="\t")}
+        return dict(csv.reader(file, delimiter="\t"))
 
 
 def test_everything_is_counted_and_the_broken_are_listed(mixed, tmp_path) -> None:
@@ -30,9 +31,9 @@ def test_everything_is_counted_and_the_broken_are_listed(mixed, tmp_path) -> Non
     kept = counts.pop("rotated", 0) or counts.pop("re-encoded: orientation")  # with the C++ module, or without
     assert kept == 1
     assert counts == {
-        "photos": 27,
-        "stored": 25,
-        "as-is": 20,
+        "photos": 28,
+        "stored": 26,
+        "as-is": 21,
         "re-encoded: png": 2,
         "re-encoded: CMYK JPEG": 1,
         "re-encoded: webp": 1,
@@ -43,7 +44,7 @@ def test_everything_is_counted_and_the_broken_are_listed(mixed, tmp_path) -> Non
     assert list(reasons) == ["cat/broken.jpg", "cat/empty.jpg", "cat/notes.txt"]
     assert "truncated" in reasons["cat/broken.jpg"]
     assert reasons["cat/empty.jpg"] == "empty file"
-    assert sum(shards.manifest.splits.values()) == 25
+    assert sum(shards.manifest.splits.values()) == 26
     assert shards.verify() == []
     assert not (tmp_path / "out" / ".parts").exists()
 
@@ -51,7 +52,7 @@ def test_everything_is_counted_and_the_broken_are_listed(mixed, tmp_path) -> Non
 def test_stored_pixels_are_the_photographs(mixed, tmp_path, decoded) -> None:
     shards = made(mixed, tmp_path / "out")
     keys = [key.decode() for key in shards.index["key"]]
-    assert {"cat/00", "cat/05~2", "cat/a%20b%2Ev2", "dog/11"} <= set(keys) | {"cat/05~2"}
+    assert {"cat/00", "cat/a%20b%2Ev2", "dog/11"} <= set(keys)
     for key, path in (("dog/03", "dog/03.jpg"), ("cat/04", "cat/04.jpg"), ("cat/00", "cat/00.jpg")):
         expected = np.asarray(Image.open(mixed / path).convert("RGB")).astype(int)
         assert np.abs(decoded(shards.bytes(keys.index(key))) - expected).mean() < (0.01 if key != "cat/00" else 4)
@@ -72,14 +73,12 @@ def test_strict_names_the_first_broken_file(mixed, tmp_path) -> None:
         made(mixed, tmp_path / "out", strict=True)
     for name in ("broken", "empty"):
         (mixed / "cat" / f"{name}.jpg").unlink()
-    assert len(made(mixed, tmp_path / "whole", strict=True)) == 25
+    assert len(made(mixed, tmp_path / "whole", strict=True)) == 26
 
 
 def test_bytes_do_not_depend_on_workers_or_the_place(mixed, tmp_path, folder_of) -> None:
     made(mixed, tmp_path / "one", workers=1)
-    moved = mixed.rename(tmp_path / "elsewhere").joinpath("mixed")
-    moved.parent.rename(moved.parent.with_name("tmp")).rename(moved.parent.parent / "mixed")
-    made(tmp_path / "mixed", tmp_path / "two", workers=2)
+    made(shutil.copytree(mixed, tmp_path / "elsewhere" / "mixed"), tmp_path / "two", workers=2)
     first, second = folder_of(tmp_path / "one"), folder_of(tmp_path / "two")
     assert first == second
     assert {name for name in first if name.endswith(".tar")} >= {"train-00000.tar", "train-00001.tar", "val-00000.tar"}

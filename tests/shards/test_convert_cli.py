@@ -19,8 +19,8 @@ def test_summary_says_what_was_made_and_what_comes_next(mixed, tmp_path, run) ->
     result = run("--source", mixed, "--out", tmp_path / "out", "--cut", "none", "--workers", 1)
     assert result.exit_code == 0, result.exception
     for part in (
-        "train 20, val 5",
-        "as-is 20",
+        "train 21, val 5",
+        "as-is 21",
         "re-encoded: png 2",
         "img/s",
         "2 broken, 1 other files",

@@ -30,19 +30,22 @@ SAMPLES = [("cat/a", b"x" * 700, 3), ("cat/b%20c~2", b"y" * 512, 12), ("dog/" + 
 def test_tarfile_reads_it_and_offsets_are_right() -> None:
     data, tar, offsets = written(SAMPLES)
     assert len(data) == tar.size and len(data) % 10_240 == 0
-    members = tarfile.open(fileobj=io.BytesIO(data)).getmembers()
+    with tarfile.open(fileobj=io.BytesIO(data)) as opened:
+        members = opened.getmembers()
+        assert opened.extractfile(members[3].name).read() == b"12"
     assert [member.name for member in members] == [f"{key}.{kind}" for key, *_ in SAMPLES for kind in ("jpg", "cls")]
     assert {(member.mode, member.mtime, member.uid, member.gid) for member in members} == {(0o644, 0, 0, 0)}
     for (_, jpeg, _), offset in zip(SAMPLES, offsets, strict=True):
         assert data[offset : offset + len(jpeg)] == jpeg
-    assert tarfile.open(fileobj=io.BytesIO(data)).extractfile(members[3].name).read() == b"12"
     assert b"ustar\x0000" in data
 
 
 def test_names_are_webdatasets() -> None:
     data, *_ = written(SAMPLES)
-    for member in tarfile.open(fileobj=io.BytesIO(data)):
-        key, extension = WEBDATASET_NAME.match(member.name).groups()
+    with tarfile.open(fileobj=io.BytesIO(data)) as opened:
+        names = opened.getnames()
+    for name in names:
+        key, extension = WEBDATASET_NAME.match(name).groups()
         assert extension in ("jpg", "cls") and key in [sample[0] for sample in SAMPLES]
 
 

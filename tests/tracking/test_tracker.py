@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import signal
 from pathlib import Path
@@ -129,6 +130,22 @@ os.kill(os.getpid(), signal.SIGKILL)
         tracker.log_metrics({"loss": 20.0}, 20)
     points = client.get_metric_history(tracker.run_id, "loss")
     assert [(point.step, point.value) for point in points] == [(step, step) for step in range(21)]
+    assert [json.loads(line)["op"] for line in journal.read_text().splitlines()].count("metrics") == 21
+
+
+def test_a_garbled_line_costs_only_itself(here: Path, client: Any) -> None:
+    with Tracker.start("e", "r", {}, journal=here / "run") as first:
+        first.log_metrics({"loss": 0.0}, 0)
+        first.log_metrics({"loss": 1.0}, 1)
+    journal = here / "run" / "tracking.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    lines[lines.index(next(line for line in lines if '"loss": 0.0' in line))] = "\0\0\0\n"
+    journal.write_text("".join(lines))
+    with Tracker.start("e", "r", {}, journal=here / "run") as second:
+        second.log_metrics({"loss": 2.0}, 2)
+    assert second.run_id == first.run_id
+    points = client.get_metric_history(first.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [(step, step) for step in range(3)]
 
 
 def test_two_runs_in_one_process_do_not_mix(here: Path, client: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fasttrain import evaluate, predict, train
 from fasttrain.checkpoint.file import LAST, load_checkpoint
@@ -162,7 +163,7 @@ def test_both_named_models_and_any_timm_name(shard_folder):
 def test_pretrained_without_a_network_names_the_other_ways(monkeypatch, tmp_path):
     """A hub that refuses connections stands for a machine without a network."""
     code = "from fasttrain.model.factory import create_model\ncreate_model('mobilenetv2_100', 5, pretrained=True)"
-    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert "UserError" in done.stderr.splitlines()[-1]
     assert "--weights" in done.stderr.splitlines()[-1] and "--no-pretrained" in done.stderr.splitlines()[-1]
@@ -185,9 +186,11 @@ def test_same_seed_same_weights_other_seed_others(shard_folder, tmp_path):
     assert not torch.equal(first, weights(2, "c"))
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice(shard_folder, tmp_path):
-    settings = {**SMALL, "learning_rate": 100.0, "optimizer": "sgd", "epochs": 3}
+def test_a_loss_that_is_not_finite_stops_with_advice(result, shard_folder, tmp_path):
+    poisoned = load_file(result.folder / "model.safetensors")
+    poisoned["classifier.bias"][0] = float("nan")
+    save_file(poisoned, tmp_path / "poisoned.safetensors")
     with pytest.raises(UserError, match="lower --learning-rate"):
-        train(data=shard_folder, out=tmp_path, track=False, **settings)
-    log = next(Path(tmp_path).glob("*/log.txt")).read_text()
+        train(data=shard_folder, out=tmp_path, track=False, weights=tmp_path / "poisoned.safetensors", **SMALL)
+    log = next(Path(tmp_path).glob("*/train.log")).read_text()
     assert "Traceback" in log, "the stack trace belongs in the log file"

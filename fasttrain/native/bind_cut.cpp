@@ -1,0 +1,91 @@
+#include "bindings.h"
+
+#include <limits>
+#include <string_view>
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
+
+#include "cut.h"
+#include "slice.h"
+
+namespace nb = nanobind;
+
+namespace fasttrain {
+
+namespace {
+
+nb::bytes to_bytes(const std::vector<uint8_t>& data) {
+    return nb::bytes(data.data(), data.size());
+}
+
+Interval interval_of(std::string_view name) {
+    if (name == "mcu") return Interval::kMcu;
+    if (name == "row") return Interval::kRow;
+    if (name == "none") return Interval::kNone;
+    throw JpegError("interval: '" + std::string(name) + "' isn't one of mcu, row, none");
+}
+
+nb::bytes cut(nb::handle jpeg, std::string_view interval, bool optimize, int orientation) {
+    const BufferView buffer(jpeg);
+    const Interval every = interval_of(interval);
+    std::vector<uint8_t> out;
+    {
+        nb::gil_scoped_release released;
+        out = cut_jpeg(buffer.data(), buffer.size(), every, optimize, orientation);
+    }
+    return to_bytes(out);
+}
+
+uint32_t pixels(int64_t value) {
+    if (value < 0 || value > std::numeric_limits<uint16_t>::max())
+        throw JpegError("box: empty or outside the picture");
+    return static_cast<uint32_t>(value);
+}
+
+nb::tuple slice(nb::handle jpeg, int64_t top, int64_t left, int64_t height, int64_t width) {
+    const BufferView buffer(jpeg);
+    const Box box{pixels(top), pixels(left), pixels(height), pixels(width)};
+    thread_local SliceScratch scratch;
+    std::vector<uint8_t> out;
+    Slice made;
+    {
+        nb::gil_scoped_release released;
+        const JpegHeader header = parse_header(buffer.data(), buffer.size());
+        made = slice_jpeg(buffer.data(), buffer.size(), header, box, scratch, out);
+    }
+    return nb::make_tuple(to_bytes(out), made.top, made.left);
+}
+
+nb::dict jpeg_info(nb::handle jpeg) {
+    const BufferView buffer(jpeg);
+    JpegHeader header;
+    {
+        nb::gil_scoped_release released;
+        header = parse_header(buffer.data(), buffer.size());
+    }
+    nb::dict info;
+    info["width"] = header.width;
+    info["height"] = header.height;
+    info["components"] = header.component_count;
+    info["sampling"] = header.sampling();
+    info["progressive"] = header.progressive();
+    info["restart_interval"] = header.restart_interval;
+    info["adobe_transform"] =
+        header.adobe_transform < 0 ? nb::object(nb::none()) : nb::cast(header.adobe_transform);
+    return info;
+}
+
+}  // namespace
+
+void bind_cut(nb::module_& m) {
+    m.def("cut", &cut, nb::arg("jpeg"), nb::arg("interval"), nb::arg("optimize"), nb::arg("orientation") = 1,
+          "Rewrites a JPEG losslessly as one baseline scan with restart markers. Raises ValueError.");
+    m.def("slice", &slice, nb::arg("jpeg"), nb::arg("top"), nb::arg("left"), nb::arg("height"),
+          nb::arg("width"),
+          "Copies the MCUs that hold a box out of a cut JPEG: (jpeg, top, left). Raises ValueError.");
+    m.def("jpeg_info", &jpeg_info, nb::arg("jpeg"), "Reads a JPEG's header. Raises ValueError.");
+}
+
+}  // namespace fasttrain

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+
+#define FASTTRAIN_INLINE inline __attribute__((always_inline))
+#if defined(__x86_64__)
+#define FASTTRAIN_X86 1
+#endif
+
+namespace fasttrain {
+
+enum class Simd { plain, avx2, avx512 };
+
+// The widest of this machine, or a narrower one that a test chose.
+Simd simd_level();
+// False where the machine hasn't got it. Not to be called while a pool works.
+bool set_simd_level(Simd level);
+
+FASTTRAIN_INLINE uint64_t big_endian(uint64_t word) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return __builtin_bswap64(word);
+#else
+    return word;
+#endif
+}
+
+}  // namespace fasttrain
