@@ -110,9 +110,7 @@ class ClassificationMeter:
         self._samples = 0
         self._samples_with_loss = 0
 
-    def update(
-        self, logits: torch.Tensor, labels: torch.Tensor, loss_sum: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def update(self, logits: torch.Tensor, labels: torch.Tensor, loss_sum: torch.Tensor | None = None) -> torch.Tensor:
         """Counts a batch: `logits` float[N, C], `labels` int64[N] in [0, C), both on the meter's device.
 
         `loss_sum` float[]: the loss summed over the batch. Returns the predicted classes, int64[N, min(5,

@@ -31,6 +31,8 @@ class TorchvisionLoader(Loader):
             _DecodedBatches(shards),
             batch_size=None,
             sampler=self._planned,
+            # Its own: each iteration draws a seed, which would move the global generator on when a run is resumed.
+            generator=torch.Generator(),
             num_workers=settings.workers,
             persistent_workers=settings.workers > 0,
             pin_memory=settings.device.startswith("cuda"),

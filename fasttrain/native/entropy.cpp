@@ -189,7 +189,8 @@ FASTTRAIN_INLINE bool decode_two_body(McuReader& first, McuReader& second, const
         }
         break;
     }
-    return a.finish() & b.finish();
+    const bool a_good = a.finish();
+    return b.finish() && a_good;
 }
 
 }  // namespace

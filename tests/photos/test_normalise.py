@@ -148,6 +148,16 @@ def test_truncated_is_broken(picture, encode, cut) -> None:
         normalise(png[: len(png) // 2])
 
 
+@pytest.mark.parametrize("cut", ["none", pytest.param("mcu", marks=needs_native)])
+def test_whole_but_undecodable_is_broken(picture, encode, cut) -> None:
+    """Its markers are all there, so only decoding finds it."""
+    jpeg = encode(picture)
+    start = jpeg.index(b"\xff\xdb")
+    end = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")
+    with pytest.raises(BrokenPhoto):
+        normalise(jpeg[:start] + jpeg[end:], cut=cut)
+
+
 @pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(9)])
 def test_what_is_no_photograph_is_broken(data) -> None:
     with pytest.raises(BrokenPhoto) as caught:

@@ -79,7 +79,7 @@ def test_most_confused_pairs() -> None:
 
 
 def test_a_dollar_in_a_name_is_no_mathematics() -> None:
-    figure = confusion_figure(matrix_of(2), ["$x^", "a$_"])
+    figure = confusion_figure(matrix_of(2), ["$x^$", "a$_$"])
     FigureCanvasAgg(figure).draw()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_processes import FirstRun, run_python
+from mlflow_processes import FirstRun, run_python, wait_until
 
 from fasttrain.errors import Stopped
 from fasttrain.tracking.mlflow import NullTracker, Tracker
@@ -88,6 +88,7 @@ def test_a_resumed_run_goes_on_in_its_run(here: Path, client: Any) -> None:
         assert second.wait_for_run() == first.run_id
         second.log_metrics({"loss": 2.0}, 2)
         second.log_metrics({"loss": 1.0}, 3)
+        wait_until(lambda: client.get_run(first.run_id).info.status == "RUNNING", 30)
     run = client.get_run(first.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"lr": "0.1", "epochs": "2", "new": "1"}
@@ -141,11 +142,12 @@ def test_a_garbled_line_costs_only_itself(here: Path, client: Any) -> None:
     lines = journal.read_text().splitlines(keepends=True)
     lines[lines.index(next(line for line in lines if '"loss": 0.0' in line))] = "\0\0\0\n"
     journal.write_text("".join(lines))
-    with Tracker.start("e", "r", {}, journal=here / "run") as second:
+    with Tracker.start("e", "r", {"new": 1}, journal=here / "run") as second:
         second.log_metrics({"loss": 2.0}, 2)
     assert second.run_id == first.run_id
     points = client.get_metric_history(first.run_id, "loss")
     assert [(point.step, point.value) for point in points] == [(step, step) for step in range(3)]
+    assert client.get_run(first.run_id).data.params == {"new": "1"}
 
 
 def test_two_runs_in_one_process_do_not_mix(here: Path, client: Any) -> None:

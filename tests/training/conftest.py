@@ -41,10 +41,11 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(shard_folder: Path, tmp_path: Path) -> Start:
-    """`start(out="runs", **settings)`: a `fasttrain train` process on the small data set."""
+    """`start(**settings)`: a `fasttrain train` process on the small data set; `bare=True` adds no setting of its own."""
 
-    def run(**settings: Any) -> subprocess.Popen[str]:
-        settings = {"data": shard_folder, "out": tmp_path / "runs", **SMALL, **settings}
+    def run(bare: bool = False, **settings: Any) -> subprocess.Popen[str]:
+        if not bare:
+            settings = {"data": shard_folder, "out": tmp_path / "runs", **SMALL, **settings}
         environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [sys.executable, "-m", "fasttrain", "train", *arguments(**settings)],

@@ -88,7 +88,7 @@ def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_p
     output = finish(process, code)
     assert "--resume" in output and "Traceback" not in output
     folder = last_checkpoint(runs).parents[1]
-    finish(start(out=runs, resume=folder))  # every other setting comes from the checkpoint
+    finish(start(bare=True, resume=folder))  # every other setting comes from the checkpoint
     assert_same_end(folder / LAST, undisturbed)
 
 
