@@ -35,5 +35,5 @@ def shards(photographs: Path, tmp_path_factory: pytest.TempPathFactory):  # type
     from fasttrain.shards.reader import ShardSet
 
     out = tmp_path_factory.mktemp("shards") / "bench"
-    convert(str(photographs), out, progress=False, format=("tar", "beton"))
+    convert(str(photographs), out, progress=False, format="tar,beton")
     return ShardSet.open(out)

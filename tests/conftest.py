@@ -23,5 +23,5 @@ def shard_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from fasttrain.shards.convert import convert
 
     out = tmp_path_factory.mktemp("shards") / "sample"
-    convert(str(photographs), out, workers=1, progress=False, shard_size=40)
+    convert(str(photographs), out, workers=1, progress=False, shard_size=40, format="tar,beton")
     return out

@@ -20,6 +20,7 @@ def convert(
         str, typer.Option(help="food101 (downloads it), sample (draws a small one), or a folder of photographs")
     ] = "food101",
     out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),
+    format: Annotated[str, typer.Option(help="tar, or tar,beton: FFCV's files too")] = "tar",
     val_fraction: Annotated[
         float, typer.Option(help="share of each class's training photographs that validates")
     ] = 0.2,
@@ -43,6 +44,7 @@ def convert(
     result = run(
         source,
         out,
+        format=format,
         val_fraction=val_fraction,
         seed=seed,
         max_size=max_size,

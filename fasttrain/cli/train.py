@@ -41,7 +41,7 @@ def train_command() -> Callable[..., None]:
     panel = ""
     for name, field in TrainConfig.model_fields.items():
         panel = _PANELS.get(name, panel)
-        annotation = Annotated[_cli_type(field.annotation), _option(name, field, panel)]  # type: ignore[misc]
+        annotation: Any = Annotated[_cli_type(field.annotation), _option(name, field, panel)]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     train.__annotations__ = {each.name: each.annotation for each in parameters}

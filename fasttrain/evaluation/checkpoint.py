@@ -50,7 +50,7 @@ def evaluate(
     autocast, _ = mixed_precision(where, amp and amp_problem(where, "bf16") is None, "bf16")
     try:
         evaluation, _ = evaluate_model(
-            model.to(where, memory_format=torch.channels_last),
+            model.to(where).to(memory_format=torch.channels_last),
             batches,
             num_classes=len(spec.classes),
             classes=list(spec.classes),

@@ -46,7 +46,7 @@ def predict(
     """
     model, spec = load_trained(Path(checkpoint))
     where = choose_device(device)
-    model = model.to(where, memory_format=torch.channels_last)
+    model = model.to(where).to(memory_format=torch.channels_last)
     preprocess = Normalise(spec.mean, spec.std, channels_last=True).to(where)
     predictions = []
     for start in range(0, len(images), _BATCH):

@@ -7,8 +7,10 @@ captures, and calls fasttrain's native decoder, whose return value it keeps for 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
+import queue
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -73,8 +75,7 @@ class FfcvLoader(Loader):
                 yield images.clone(), [(int(position), self._reason(batch, int(position))) for position in failed]
         finally:
             # Its thread reads the table: the next epoch must not fill it while that still runs.
-            epoch.close()
-            epoch.join()
+            _end(epoch)
 
     def close(self) -> None:
         self._loader = None
@@ -89,6 +90,14 @@ class FfcvLoader(Loader):
         except ValueError as error:
             return f"FFCV's file holds it broken ({error})"
         return "FFCV's file holds it broken, the shard whole"
+
+
+def _end(epoch: Any) -> None:
+    epoch.close()
+    while epoch.is_alive():  # FFCV's thread puts its last word into a queue that may be full, and waits there
+        with contextlib.suppress(queue.Empty):
+            epoch.output_queue.get_nowait()
+        epoch.join(0.01)
 
 
 class _EpochTable:
@@ -126,6 +135,7 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
     from ffcv.pipeline.operation import Operation
+    from ffcv.pipeline.pipeline_spec import PipelineSpec
     from ffcv.transforms import ToTensor
     from ffcv.traversal_order.base import TraversalOrder
 
@@ -151,7 +161,7 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
 
         return numba.void(numba.uint64, numba.int32), generate
 
-    class PlannedDecoder(Operation):  # type: ignore[misc]
+    class PlannedDecoder(Operation):
         def declare_state_and_memory(self, previous_state: Any) -> Any:
             shape, dtype = (size, size, 3), np.dtype("<u1")
             return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
@@ -182,7 +192,7 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
             decode.is_parallel = True  # type: ignore[attr-defined]
             return decode
 
-    class PlannedOrder(TraversalOrder):  # type: ignore[misc]
+    class PlannedOrder(TraversalOrder):
         def __init__(self) -> None:
             # FFCV fixes a loader's length by the first order it sees: it must be a whole epoch's.
             self.rows = np.arange(len(table.flips))
@@ -200,7 +210,7 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
             batch_size=owner.settings.batch_size,
             num_workers=max(owner.settings.workers, 1),
             order=order,
-            pipelines={"image": [PlannedDecoder(), ToTensor()], "label": None},
+            pipelines={"image": PipelineSpec("image", PlannedDecoder(), [ToTensor()]), "label": None},
             drop_last=False,
         )
     return loader, order

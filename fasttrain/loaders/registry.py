@@ -25,7 +25,8 @@ def loader_class(name: str) -> type[Loader]:
         names = ["auto", *LOADERS]
         raise UserError(f"loader = '{name}' is not one of {', '.join(names)}{nearest(name, names)}")
     module, _, attribute = LOADERS[name].partition(":")
-    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    found: type[Loader] = getattr(import_module(module), attribute)
+    return found
 
 
 def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[Loader], str]:
@@ -36,7 +37,7 @@ def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[Loader
             raise UserError(f"loader = '{name}': {reason}")
         return chosen, f"{name}, as asked"
     fastest_first = sorted((loader_class(each) for each in LOADERS), key=lambda each: -each.preference(device))
-    passed_over = []
+    passed_over: list[str] = []
     for candidate in fastest_first:
         reason = candidate.unavailable(shards, device)
         if reason is None:

@@ -51,10 +51,10 @@ def create_model(
     if weights is not None:
         return _from_file(name, weights, arguments)
     if not pretrained:
-        return timm.create_model(name, **arguments)  # type: ignore[no-any-return]
+        return timm.create_model(name, **arguments)
     try:
         with _cache_only_without_network():
-            return timm.create_model(name, pretrained=True, **arguments)  # type: ignore[no-any-return]
+            return timm.create_model(name, pretrained=True, **arguments)
     except RuntimeError as error:  # timm's own word for "there are none"
         raise UserError(f"model = '{name}': {_first_line(error)}; give --weights FILE or --no-pretrained") from error
     except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
@@ -88,7 +88,7 @@ def _from_file(name: str, weights: Path, arguments: dict[str, Any]) -> torch.nn.
             f"shape ('{unfilled[0]}' first); give the --model these weights were made for"
         )
     model.load_state_dict(fitting, strict=False)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 @contextlib.contextmanager

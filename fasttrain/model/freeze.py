@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.models import group_parameters
 
@@ -18,7 +20,8 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
         return []
     if not hasattr(model, "group_matcher"):
         raise UserError(f"freeze = {count}: {type(model).__name__} does not say what its blocks are; use 0")
-    groups = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    matcher: Any = model.group_matcher
+    groups = group_parameters(model, matcher(coarse=False), reverse=True)
     by_group: dict[int, set[str]] = {}
     for name, group in groups.items():
         by_group.setdefault(group, set()).add(name)

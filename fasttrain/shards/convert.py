@@ -14,14 +14,16 @@ from rich.console import Console
 from fasttrain.errors import Stopped, UserError
 from fasttrain.photos.sources import Source, cache_root, open_source
 from fasttrain.shards.assemble import assemble
+from fasttrain.shards.beton import write_betons
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.layout import ShardJob, lay_out
 from fasttrain.shards.parts import Part, read_part, write_parts
 from fasttrain.shards.progress import ConvertProgress
+from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
 from fasttrain.shards.workplace import alone_in, clear_parts, prepare
-from fasttrain.training.stop import StopRequest
+from fasttrain.stop import StopRequest
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def convert(
     source: str | Path = "food101",
     out: str | Path = "shards",
     *,
+    format: str = "tar",
     val_fraction: float = ShardSettings.val_fraction,
     seed: int = ShardSettings.seed,
     max_size: int | None = ShardSettings.max_size,
@@ -57,8 +60,9 @@ def convert(
 ) -> ConvertResult:
     """Writes the shards of `source` ("food101", "sample" or a folder, see `open_source`) into the folder `out`.
 
-    val_fraction: share of each class's training photographs that validates, in [0, 1); unused where the source has
-    validation photographs of its own. seed: of that choice and of the order, in [0, 2**63). max_size, quality,
+    format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
+    each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
+    its own. seed: of that choice and of the order, in [0, 2**63). max_size, quality,
     optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's restart
     markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. workers:
     threads, by default one a core. strict: a broken photograph is an error, not left out. overwrite: replaces
@@ -68,7 +72,9 @@ def convert(
     bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,
     KeyboardInterrupt, and Stopped after SIGTERM.
     """
-    return _convert(
+    formats = _formats(format)
+    console = Console(stderr=True, quiet=not progress)
+    result = _convert(
         source,
         Path(out).expanduser(),
         ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size),
@@ -76,8 +82,13 @@ def convert(
         strict=strict,
         overwrite=overwrite,
         wait=False,
-        console=Console(stderr=True, quiet=not progress),
+        console=console,
     )
+    if "beton" in formats:
+        shards = ShardSet.open(result.out)
+        with ConvertProgress(console, len(shards), 0) as bar:
+            write_betons(shards, bar.advance)
+    return result
 
 
 def ensure_shards(data: Path) -> Path:
@@ -100,6 +111,13 @@ def ensure_shards(data: Path) -> Path:
         console.print(f"{data} holds photographs: converting them once, into {out}")
         _convert(data, out, ShardSettings(), workers=None, strict=False, overwrite=False, wait=True, console=console)
     return out
+
+
+def _formats(given: str) -> set[str]:
+    formats = {each.strip() for each in given.split(",")}
+    if unknown := formats - {"tar", "beton"}:
+        raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")
+    return formats
 
 
 def _convert(

@@ -36,10 +36,10 @@ class ConvertProgress:
         """Photographs a second since the start."""
         return self._now / max(time.monotonic() - self._start, 1e-9)
 
-    def advance(self) -> None:
-        self._now += 1
+    def advance(self, photographs: int = 1) -> None:
+        self._now += photographs
         if self._live:
-            self._bar.update(self._task, advance=1, rate=f"{self.rate:,.0f} img/s")
+            self._bar.update(self._task, advance=photographs, rate=f"{self.rate:,.0f} img/s")
         elif time.monotonic() - self._said > _LINE_EVERY_S:
             self._said = time.monotonic()
             done = self._before + self._now

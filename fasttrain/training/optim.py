@@ -19,7 +19,7 @@ def create_optimizer(
     """timm's optimizer over the trainable parameters; norms and biases are not decayed."""
     if name.lower() not in list_optimizers():
         raise UserError(f"optimizer = '{name}' is not known to timm{nearest(name.lower(), list_optimizers())}")
-    return create_optimizer_v2(  # type: ignore[no-any-return]
+    made: torch.optim.Optimizer = create_optimizer_v2(
         model,
         opt=name,
         lr=learning_rate,
@@ -27,6 +27,7 @@ def create_optimizer(
         momentum=momentum,
         filter_bias_and_bn=True,
     )
+    return made
 
 
 class Schedule:

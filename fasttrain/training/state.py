@@ -64,7 +64,7 @@ class TrainingState:
     @property
     def evaluated_model(self) -> torch.nn.Module:
         """The EMA's where there is one: what is validated, saved and exported."""
-        return self.model if self.ema is None else self.ema.module  # type: ignore[no-any-return]
+        return self.model if self.ema is None else self.ema.module
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data only."""

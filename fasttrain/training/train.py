@@ -28,6 +28,7 @@ from fasttrain.report.artifacts import RunFolder
 from fasttrain.report.summary import epoch_line, run_summary
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
+from fasttrain.stop import StopRequest
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.device import (
@@ -45,7 +46,6 @@ from fasttrain.training.progress import EpochProgress
 from fasttrain.training.resume import RunStart, start_of_run
 from fasttrain.training.seeds import seed_everything
 from fasttrain.training.state import Totals, TrainingState
-from fasttrain.training.stop import StopRequest
 
 log = logging.getLogger("fasttrain")
 

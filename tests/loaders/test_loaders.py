@@ -15,9 +15,10 @@ from fasttrain.loaders.registry import LOADERS, choose_loader, loader_class
 from fasttrain.shards.reader import ShardSet
 
 TRAINING = LoaderSettings(batch_size=16, image_size=48, crop=Crop(), seed=3, workers=1)
-# Each against torchvision's, in grey levels. They differ by their IDCT's and chroma upsampling's rounding and by the
-# fixed-point precision of the resize, on edges that a photograph has few of; a wrong box, flip or filter gives over 5.
-MEAN_BOUND = {"torchvision": 0.0, "dali": 0.6}
+# Each against torchvision's, in grey levels. DALI differs by the rounding of its IDCT and of its float resize. FFCV's
+# decoder is our native one, which resizes chroma at its own resolution, without rounding to RGB first: 0.5 was measured
+# in the mean, and up to 1.4 where the crop is over four times the output and blocks are averaged first. A wrong box, flip or filter gives over 5.
+MEAN_BOUND = {"torchvision": 0.0, "dali": 0.6, "ffcv": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +148,10 @@ def test_a_broken_photograph_is_named(name, shard_folder, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(shard_folder, broken)
     shards = ShardSet.open(broken)
-    row = shards.index[5]
+    row, whole = shards.index[5], bytes(shards.bytes(5))
     for path in [broken / shards.manifest.shards[row["shard"]].name, *broken.glob("train.beton")]:
         content = bytearray(path.read_bytes())
-        start = int(row["offset"]) if path.suffix == ".tar" else content.find(bytes(shards.bytes(5)))
+        start = int(row["offset"]) if path.suffix == ".tar" else content.find(whole)
         content[start : start + 64] = bytes(64)
         path.write_bytes(content)
     loader = make(name, ShardSet.open(broken))

@@ -88,9 +88,7 @@ def test_random_crops_match_the_reference(stored: str, sampling: str) -> None:
     rng = random.Random(sampling + stored)
     means, most = [], 0
     for seed, (height, width) in enumerate([(131, 197), (256, 192), (17, 301)]):
-        jpeg = encode(
-            picture(seed, height, width), quality=92, subsampling=SAMPLING[sampling], **STORED[stored]
-        )
+        jpeg = encode(picture(seed, height, width), quality=92, subsampling=SAMPLING[sampling], **STORED[stored])
         full = pixels(jpeg)
         for box in boxes(height, width, 30, seed):
             size = (rng.randint(40, 90), rng.randint(60, 120))  # below 4 to 1: full DCT size
@@ -134,9 +132,7 @@ def test_grey_resized_is_within_two_levels() -> None:
 @pytest.mark.parametrize("block", [4, 2])
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_reduced_blocks_stay_close(block: int, sampling: str) -> None:
-    jpeg = encode(
-        picture(1, 1003, 1201), quality=90, subsampling=SAMPLING[sampling], restart_marker_blocks=1
-    )
+    jpeg = encode(picture(1, 1003, 1201), quality=90, subsampling=SAMPLING[sampling], restart_marker_blocks=1)
     full = pixels(jpeg)
     rng = random.Random(block)
     for _ in range(12):

@@ -41,7 +41,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(shard_folder: Path, tmp_path: Path) -> Start:
-    """`start(**settings)`: a `fasttrain train` process on the small data set; `bare=True` adds no setting of its own."""
+    """`start(**settings)`: a `fasttrain train` process on the small data set; `bare=True` adds no settings to them."""
 
     def run(bare: bool = False, **settings: Any) -> subprocess.Popen[str]:
         if not bare:
