@@ -86,7 +86,7 @@ class FfcvLoader(Loader):
         height, width = batch.size
         try:
             jpeg = self.shards.bytes(int(batch.ids[position]))
-            _native.decode_crop(jpeg, batch.boxes[position].tolist(), False, (height, width))
+            _native.decode_crop(jpeg, tuple(batch.boxes[position].tolist()), False, (height, width))
         except ValueError as error:
             return f"FFCV's file holds it broken ({error})"
         return "FFCV's file holds it broken, the shard whole"

@@ -144,6 +144,7 @@ def test_two_at_once_do_not_mix(mixed, tmp_path) -> None:
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(mixed), str(out)], stderr=subprocess.DEVNULL)
     try:
         while not list(out.glob(".parts/train-*.json")):
+            assert process.poll() is None
             time.sleep(0.01)
         with pytest.raises(UserError, match="another fasttrain convert"):
             undisturbed(mixed, out)
