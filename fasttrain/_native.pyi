@@ -2,6 +2,8 @@
 
 from typing import Literal, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 class JpegInfo(TypedDict):
@@ -16,3 +18,70 @@ class JpegInfo(TypedDict):
 def cut(jpeg: Buffer, interval: str, optimize: bool, orientation: int = 1) -> bytes: ...
 def slice(jpeg: Buffer, top: int, left: int, height: int, width: int) -> tuple[bytes, int, int]: ...
 def jpeg_info(jpeg: Buffer) -> JpegInfo: ...
+
+# Decoding crops. A box is (top, left, height, width) in the photograph's pixels. Pixels come out as uint8 RGB, resized
+# with the antialiased triangle filter of torchvision (`resize(antialias=True)`), mirrored where `flip` is true. Any JPEG that
+# libjpeg-turbo reads is taken; those with restart markers (see `cut`) cost only the crop. Raw means uint8 pixels [h, w, 3].
+
+def decode_crop(
+    data: Buffer,
+    box: tuple[int, int, int, int],
+    flip: bool,
+    size: tuple[int, int],
+    raw_size: tuple[int, int] | None = None,
+) -> NDArray[np.uint8]:
+    """One crop, uint8 [*size, 3]; `raw_size` is the height and width of raw pixels, None for a JPEG.
+
+    Raises ValueError for broken data and for a box outside the picture.
+    """
+
+def decode_batch(
+    addresses: NDArray[np.uint64],
+    lengths: NDArray[np.uint64],
+    sizes: NDArray[np.int32],
+    boxes: NDArray[np.int32],
+    flips: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    raw: bool = False,
+) -> list[tuple[int, str]]:
+    """As `Pool.submit` and `Pool.wait`, in the calling thread."""
+
+def set_simd(level: Literal["plain", "avx2", "avx512"]) -> str:
+    """Choose the vector instructions for tests; returns the level before. ValueError where the machine lacks them."""
+
+class Pool:
+    """Threads that decode photographs of any number of batches, the earliest batch and its largest crop first.
+
+    Memory a thread: about 3 bytes a sample of the crop (the planes, their resized copies), plus the length of a file
+    without restart markers; what one photograph needs beyond 64 MiB is given back after it.
+    """
+
+    def __init__(self, threads: int) -> None: ...
+    def submit(
+        self,
+        addresses: NDArray[np.uint64],
+        lengths: NDArray[np.uint64],
+        sizes: NDArray[np.int32],
+        boxes: NDArray[np.int32],
+        flips: NDArray[np.uint8],
+        out: NDArray[np.uint8],
+        raw: bool = False,
+        keep: object = None,
+    ) -> int:
+        """Queue n photographs and return the batch's ticket at once.
+
+        `addresses` [n] and `lengths` [n] are the bytes in memory, which must stay there until the batch is waited for (`keep` may
+        hold what they belong to), `sizes` [n, 2] heights and widths, `boxes` [n, 4], `flips` [n], `out`
+        [n, H, W, 3], C-contiguous and writable: it's kept, and mustn't be read before `wait` returns.
+        Raises ValueError for lengths that differ, RuntimeError on a closed pool.
+        """
+
+    def wait(self, ticket: int, timeout_ms: int = -1) -> list[tuple[int, str]] | None:
+        """The errors, (position in the batch, reason), whose pictures are zeroed; None if `timeout_ms` pass first.
+
+        Signals are handled every 50 ms. Raises IndexError for a ticket that is unknown or already waited for, RuntimeError
+        where the pool was closed first.
+        """
+
+    def close(self) -> None:
+        """Finish the photographs in work, drop the others, end the threads."""

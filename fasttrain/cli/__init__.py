@@ -45,6 +45,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["FASTTRAIN_DEBUG"] = "1"
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # an epoch's line must reach a log file when the epoch ends
     debug = bool(os.environ.get("FASTTRAIN_DEBUG"))
     try:
         app(args=arguments, standalone_mode=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
 LOADERS = {
+    "native": "fasttrain.loaders.native:NativeLoader",
     "dali": "fasttrain.loaders.dali:DaliLoader",
     "ffcv": "fasttrain.loaders.ffcv:FfcvLoader",
     "torchvision": "fasttrain.loaders.torchvision:TorchvisionLoader",

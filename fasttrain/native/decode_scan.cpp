@@ -44,13 +44,13 @@ class SegmentFinder {
 };
 
 void scan_plain(SegmentFinder finder, const uint8_t* data, size_t at, size_t size) {
-    while (at < size) {
+    for (; at < size; ++at) {
         const void* found = std::memchr(data + at, 0xFF, size - at);
-        if (found == nullptr) return finder.end_segment(size);
+        if (found == nullptr) break;
         at = static_cast<size_t>(static_cast<const uint8_t*>(found) - data);
         if (!finder.take(at)) return;
-        ++at;
     }
+    finder.end_segment(size);  // no EOI
 }
 
 #ifdef FASTTRAIN_X86
