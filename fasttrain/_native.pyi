@@ -20,8 +20,10 @@ def slice(jpeg: Buffer, top: int, left: int, height: int, width: int) -> tuple[b
 def jpeg_info(jpeg: Buffer) -> JpegInfo: ...
 
 # Decoding crops. A box is (top, left, height, width) in the photograph's pixels. Pixels come out as uint8 RGB, resized
-# with the antialiased triangle filter of torchvision (`resize(antialias=True)`), mirrored where `flip` is true. Any JPEG that
-# libjpeg-turbo reads is taken; those with restart markers (see `cut`) cost only the crop. Raw means uint8 pixels [h, w, 3].
+# with the antialiased triangle filter of torchvision (`resize(antialias=True)`), mirrored where `flip` is true. Any
+# JPEG that
+# libjpeg-turbo reads is taken; those with restart markers (see `cut`) cost only the crop. Raw means uint8 pixels [h,
+# w, 3].
 
 def decode_crop(
     data: Buffer,
@@ -70,7 +72,8 @@ class Pool:
     ) -> int:
         """Queue n photographs and return the batch's ticket at once.
 
-        `addresses` [n] and `lengths` [n] are the bytes in memory, which must stay there until the batch is waited for (`keep` may
+        `addresses` [n] and `lengths` [n] are the bytes in memory, which must stay there until the batch is waited for
+        (`keep` may
         hold what they belong to), `sizes` [n, 2] heights and widths, `boxes` [n, 4], `flips` [n], `out`
         [n, H, W, 3], C-contiguous and writable: it's kept, and mustn't be read before `wait` returns.
         Raises ValueError for lengths that differ, RuntimeError on a closed pool.
@@ -79,7 +82,8 @@ class Pool:
     def wait(self, ticket: int, timeout_ms: int = -1) -> list[tuple[int, str]] | None:
         """The errors, (position in the batch, reason), whose pictures are zeroed; None if `timeout_ms` pass first.
 
-        Signals are handled every 50 ms. Raises IndexError for a ticket that is unknown or already waited for, RuntimeError
+        Signals are handled every 50 ms. Raises IndexError for a ticket that is unknown or already waited for,
+        RuntimeError
         where the pool was closed first.
         """
 

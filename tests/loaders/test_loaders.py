@@ -15,9 +15,9 @@ from fasttrain.loaders.registry import LOADERS, choose_loader, loader_class
 from fasttrain.shards.reader import ShardSet
 
 TRAINING = LoaderSettings(batch_size=16, image_size=48, crop=Crop(), seed=3, workers=1)
-# Each against torchvision's, in grey levels. DALI differs by the rounding of its IDCT and of its float resize. Ours, which
-# FFCV's loader calls too, resizes chroma at its own resolution, without rounding to RGB first: 0.5 was measured in the
-# mean, up to 1.4 where the crop is over four times the output and blocks are averaged first. A wrong box, flip or
+# Each against torchvision's, in grey levels. DALI differs by the rounding of its IDCT and of its float resize. Ours,
+# which FFCV's loader calls too, resizes chroma at its own resolution, not rounded to RGB first: 0.5 was measured in
+# the mean, up to 1.4 where the crop is over four times the output and blocks are averaged first. A wrong box, flip or
 # filter gives over 5.
 MEAN_BOUND = {"torchvision": 0.0, "dali": 0.6, "ffcv": 2.0, "native": 2.0}
 

@@ -1,9 +1,9 @@
 """The decode core against a plain one: Pillow decodes everything, torchvision resizes the crop (antialiased, uint8).
 
 The bounds. Ours and torchvision's resize each round to 8 bits twice, and our sums are within 0.02 grey levels of exact
-ones, so at full DCT size without chroma two results differ by at most 2. Subsampled chroma differs more: ours is resized
-from its own resolution in one step, without rounding and clipping to RGB at the photograph's size first. Where a crop is at
-least four times the output, blocks are first averaged 2 x 2 or 4 x 4, which widens the filter a little.
+ones, so at full DCT size without chroma two results differ by at most 2. Subsampled chroma differs more: ours is
+resized from its own resolution in one step, without rounding and clipping to RGB at the photograph's size first. Where
+a crop is at least four times the output, blocks are first averaged 2 x 2 or 4 x 4, which widens the filter a little.
 """
 
 from __future__ import annotations
