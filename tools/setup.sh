@@ -15,7 +15,7 @@ if command -v apt-get >/dev/null && ! dpkg -s "${debian[@]}" >/dev/null 2>&1; th
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)
 if [ "${1:-}" = dev ]; then
     "${pip[@]}" -e '.[dev]'
 else
