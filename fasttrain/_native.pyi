@@ -55,7 +55,7 @@ class Pool:
     """Threads that decode photographs of any number of batches, the earliest batch and its largest crop first.
 
     Memory a thread: about 3 bytes a sample of the crop (the planes, their resized copies), plus the length of a file
-    without restart markers; what one photograph needs beyond 64 MiB is given back after it.
+    without restart markers; what one photograph needs beyond 64 MiB is given back before the next.
     """
 
     def __init__(self, threads: int) -> None: ...

@@ -18,7 +18,7 @@ def test_food101_notebook(tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs), "the curves are shown"
-    text = " ".join(output.get("text", "") for output in outputs)
+    text = " ".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
     assert "summary" in text and "Traceback" not in text
     if not list((tmp_path / "runs").glob("*/evaluation.json")):
         pytest.fail("no run was finished")

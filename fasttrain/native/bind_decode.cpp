@@ -37,15 +37,16 @@ OutputSize output_size(int64_t height, int64_t width) {
     return {static_cast<int>(height), static_cast<int>(width)};
 }
 
-BatchJob make_job(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes, const Boxes& boxes,
-                  const Flips& flips, const Pictures& out, bool raw) {
+BatchJob make_job(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
+                  const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw) {
     const size_t count = addresses.shape(0);
-    if (lengths.shape(0) != count || sizes.shape(0) != count || boxes.shape(0) != count || flips.shape(0) != count ||
-        out.shape(0) != count)
+    if (lengths.shape(0) != count || sizes.shape(0) != count || boxes.shape(0) != count ||
+        flips.shape(0) != count || out.shape(0) != count)
         throw nb::value_error("addresses, lengths, sizes, boxes, flips and out must be equally long");
     BatchJob job;
-    job.size = count == 0 ? OutputSize{1, 1}
-                          : output_size(static_cast<int64_t>(out.shape(1)), static_cast<int64_t>(out.shape(2)));
+    job.size = count == 0
+                   ? OutputSize{1, 1}
+                   : output_size(static_cast<int64_t>(out.shape(1)), static_cast<int64_t>(out.shape(2)));
     job.out = out.data();
     job.flips.assign(flips.data(), flips.data() + count);
     for (size_t i = 0; i < count; ++i) {
@@ -74,8 +75,9 @@ class PyPool {
         pool_.close();
     }
 
-    Pool::Ticket submit(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes, const Boxes& boxes,
-                        const Flips& flips, const Pictures& out, bool raw, nb::object keep) {
+    Pool::Ticket submit(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
+                        const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw,
+                        nb::object keep) {
         const Pool::Ticket ticket = pool_.submit(make_job(addresses, lengths, sizes, boxes, flips, out, raw));
         kept_.emplace(ticket, std::make_pair(out, std::move(keep)));
         return ticket;
@@ -110,15 +112,16 @@ class PyPool {
     Pool pool_;
 };
 
-nb::list decode_batch(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes, const Boxes& boxes,
-                      const Flips& flips, const Pictures& out, bool raw) {
+nb::list decode_batch(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
+                      const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw) {
     const BatchJob job = make_job(addresses, lengths, sizes, boxes, flips, out, raw);
     std::vector<PhotographError> errors;
     {
         nb::gil_scoped_release released;
         DecodeScratch scratch;
         for (size_t i = 0; i < job.photographs.size(); ++i)
-            if (std::optional<std::string> reason = decode_into(job, i, scratch)) errors.push_back({i, *reason});
+            if (std::optional<std::string> reason = decode_into(job, i, scratch))
+                errors.push_back({i, *reason});
     }
     return to_list(errors);
 }
@@ -136,7 +139,8 @@ nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size,
         photograph.width = nb::cast<int>(pair[1]);
         photograph.storage = Storage::raw;
     }
-    const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]), nb::cast<int>(box[3])};
+    const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]),
+                       nb::cast<int>(box[3])};
     const OutputSize output = output_size(nb::cast<int64_t>(size[0]), nb::cast<int64_t>(size[1]));
     const size_t bytes = static_cast<size_t>(output.height) * static_cast<size_t>(output.width) * 3;
     auto pixels = std::make_unique<uint8_t[]>(bytes);

@@ -20,8 +20,8 @@ void read_raw(const Photograph& photograph, const CropBox& box, DecodeScratch::B
     uint8_t* planes[3];
     make_rgb_planes(box.left, box.top, box.width, box.height, 1, buffers, planes);
     const size_t row = static_cast<size_t>(photograph.width) * 3;
-    split_rgb(photograph.data + static_cast<size_t>(box.top) * row + static_cast<size_t>(box.left) * 3, row, box.width,
-              box.height, planes, buffers.planes[0].stride);
+    split_rgb(photograph.data + static_cast<size_t>(box.top) * row + static_cast<size_t>(box.left) * 3, row,
+              box.width, box.height, planes, buffers.planes[0].stride);
 }
 
 }  // namespace
@@ -32,8 +32,8 @@ DecodeScratch::DecodeScratch(DecodeScratch&&) noexcept = default;
 
 void DecodeScratch::trim() {
     const Buffers& b = *buffers_;
-    size_t held = b.bytes[0].capacity() + b.bytes[1].capacity() + b.samples.capacity() + b.segments.capacity() * sizeof(Segment) +
-                  b.resize.columns.capacity();
+    size_t held = b.bytes[0].capacity() + b.bytes[1].capacity() + b.samples.capacity() +
+                  b.segments.capacity() * sizeof(Segment) + b.resize.columns.capacity();
     for (const auto& rows : b.resize.rows) held += rows.capacity();
     for (int i = 0; i < 2; ++i)
         held += 2 * (b.resize.horizontal[i].weights.capacity() + b.resize.vertical[i].weights.capacity());
@@ -49,7 +49,8 @@ void make_rgb_planes(int left, int top, int columns, int rows, double scale, Dec
                      uint8_t* planes[3]) {
     const size_t stride = static_cast<size_t>(rows);
     const size_t plane_size = stride * static_cast<size_t>(columns);
-    if (buffers.samples.size() < 3 * plane_size + kResizeSlack) buffers.samples.resize(3 * plane_size + kResizeSlack);
+    if (buffers.samples.size() < 3 * plane_size + kResizeSlack)
+        buffers.samples.resize(3 * plane_size + kResizeSlack);
     for (size_t c = 0; c < 3; ++c) {
         planes[c] = buffers.samples.data() + c * plane_size;
         buffers.planes[c] = {planes[c], stride, left, top, columns, rows, scale, scale};
@@ -57,8 +58,8 @@ void make_rgb_planes(int left, int top, int columns, int rows, double scale, Dec
     buffers.colour = Colour::rgb;
 }
 
-void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size, DecodeScratch& scratch,
-                 uint8_t* out) {
+void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+                 DecodeScratch& scratch, uint8_t* out) {
     DecodeScratch::Buffers& buffers = scratch.buffers();
     int height = photograph.height;
     int width = photograph.width;
@@ -68,8 +69,8 @@ void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, Ou
         height = static_cast<int>(buffers.tables.header.height);
         width = static_cast<int>(buffers.tables.header.width);
         if (height != photograph.height || width != photograph.width)
-            throw JpegError("the index says " + describe(photograph.height, photograph.width) + ", the JPEG " +
-                            describe(height, width));
+            throw JpegError("the index says " + describe(photograph.height, photograph.width) +
+                            ", the JPEG " + describe(height, width));
     } else if (height <= 0 || width <= 0 ||
                static_cast<uint64_t>(height) * static_cast<uint64_t>(width) * 3 != photograph.length) {
         throw JpegError("raw pixels of " + std::to_string(photograph.length) + " bytes aren't " +

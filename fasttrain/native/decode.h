@@ -19,11 +19,12 @@ struct Photograph {
     Storage storage;
 };
 
-// One thread's working memory, reused from photograph to photograph. It grows with the crop, not with the picture:
-// at most 3 bytes a decoded sample (a crop of more than four times the output's side is decoded at a half or less),
-// the output's own size, and for a file without restart markers its length. What a photograph brings beyond
-// kKeptBytes is given back after it. Files that libjpeg must decode (progressive and other rare kinds) take what
-// libjpeg needs besides: up to 6 bytes a pixel of the whole picture, which may have at most kMaxLibjpegPixels.
+// One thread's working memory, reused from photograph to photograph. It grows with the crop, not with the
+// picture: at most 3 bytes a decoded sample (a crop of more than four times the output's side is decoded at a
+// half or less), the output's own size, and for a file without restart markers its length. What a photograph
+// brings beyond kKeptBytes is given back before the next. Files that libjpeg must decode (progressive and
+// other rare kinds) take what libjpeg needs besides: up to 6 bytes a pixel of the whole picture, which may
+// have at most kMaxLibjpegPixels.
 class DecodeScratch {
   public:
     static constexpr size_t kKeptBytes = size_t{64} << 20;
@@ -40,10 +41,10 @@ class DecodeScratch {
 
 constexpr uint64_t kMaxLibjpegPixels = 100'000'000;
 
-// Decodes only `box` of the photograph, resizes it to `size`, mirrors it if `flip`, and writes uint8 RGB rows to
-// `out`. Throws JpegError (broken or unsupported data, a box outside the picture, sizes that differ) and then leaves
-// `out` undefined.
-void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size, DecodeScratch& scratch,
-                 uint8_t* out);
+// Decodes only `box` of the photograph, resizes it to `size`, mirrors it if `flip`, and writes uint8 RGB rows
+// to `out`. Throws JpegError (broken or unsupported data, a box outside the picture, sizes that differ) and
+// then leaves `out` undefined.
+void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+                 DecodeScratch& scratch, uint8_t* out);
 
 }  // namespace fasttrain

@@ -57,7 +57,8 @@ void read_huffman(const uint8_t* at, const uint8_t* end, DecodeTables& tables, D
 Colour colour_of(const DecodeTables& tables, const Defined& defined) {
     if (tables.component_count == 1) return Colour::grey;
     if (defined.jfif) return Colour::ycc;
-    if (tables.header.adobe_transform >= 0) return tables.header.adobe_transform == 0 ? Colour::rgb : Colour::ycc;
+    if (tables.header.adobe_transform >= 0)
+        return tables.header.adobe_transform == 0 ? Colour::rgb : Colour::ycc;
     const Component* c = tables.components;
     return c[0].id == 'R' && c[1].id == 'G' && c[2].id == 'B' ? Colour::rgb : Colour::ycc;
 }

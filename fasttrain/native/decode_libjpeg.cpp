@@ -40,7 +40,8 @@ Decompressor& decompressor_of(j_common_ptr info) {
 
 // A warning says that the data are broken and pixels were made up.
 void warn(j_common_ptr info, int level) {
-    if (level < 0 && info->err->msg_code != JWRN_EXTRANEOUS_DATA && info->err->msg_code != JWRN_ADOBE_XFORM) fail(info);
+    if (level < 0 && info->err->msg_code != JWRN_EXTRANEOUS_DATA && info->err->msg_code != JWRN_ADOBE_XFORM)
+        fail(info);
 }
 
 void limit_scans(j_common_ptr info) {
@@ -61,12 +62,13 @@ void cmyk_to_rgb(uint8_t* row, unsigned width, bool inverted) {
         }
 }
 
-// Rows first .. last - 1 and columns of the scaled picture's strips go to the planes. No objects with destructors
-// here: libjpeg's errors jump over this frame.
+// Rows first .. last - 1 and columns of the scaled picture's strips go to the planes. No objects with
+// destructors here: libjpeg's errors jump over this frame.
 void read_rows(Decompressor& decompressor, const CropBox& scaled, uint8_t* strip, uint8_t* const planes[3],
                size_t stride) {
     jpeg_decompress_struct& info = decompressor.info;
-    const size_t row_bytes = static_cast<size_t>(info.output_width) * static_cast<size_t>(info.output_components);
+    const size_t row_bytes =
+        static_cast<size_t>(info.output_width) * static_cast<size_t>(info.output_components);
     int held = 0;
     for (int y = 0; y < scaled.top + scaled.height; ++y) {
         JSAMPROW row = strip + static_cast<size_t>(held) * row_bytes;

@@ -85,8 +85,9 @@ class RectangleDecoder {
             throw JpegError("truncated: too few bytes for the picture");
         find_segments(data_, header.scan_offset, size_, static_cast<size_t>(needed), buffers_.segments);
         if (static_cast<int64_t>(buffers_.segments.size()) < needed)
-            throw JpegError("truncated or corrupt: restart interval " + std::to_string(buffers_.segments.size()) +
-                            " is the last of " + std::to_string(needed));
+            throw JpegError("truncated or corrupt: restart interval " +
+                            std::to_string(buffers_.segments.size()) + " is the last of " +
+                            std::to_string(needed));
     }
 
     void lay_out_planes(const CropBox& box, OutputSize output) {
@@ -114,7 +115,8 @@ class RectangleDecoder {
             plane.across = across / mcu_width;
             plane.down = down / mcu_height;
             plane.stride = static_cast<size_t>(plane.rows);
-            targets_[c] = {nullptr, plane.stride, static_cast<size_t>(across) * plane.stride, static_cast<size_t>(down)};
+            targets_[c] = {nullptr, plane.stride, static_cast<size_t>(across) * plane.stride,
+                           static_cast<size_t>(down)};
             sizes[c] = static_cast<size_t>(plane.columns) * plane.stride;
             total += sizes[c];
         }
@@ -228,7 +230,8 @@ class RectangleDecoder {
                     continue;
                 }
                 const PlaneTarget& target = targets_[pair.component[side]];
-                job.at[side] = target.data + across * target.mcu_across + down * target.mcu_down + pair.offset[side];
+                job.at[side] =
+                    target.data + across * target.mcu_across + down * target.mcu_down + pair.offset[side];
                 job.stride[side] = pair.stride[side];
                 job.last = std::max(job.last, made.last[2 * p + side]);
             }

@@ -54,7 +54,8 @@ void scan_plain(SegmentFinder finder, const uint8_t* data, size_t at, size_t siz
 }
 
 #ifdef FASTTRAIN_X86
-__attribute__((target("avx2,bmi"))) void scan_avx2(SegmentFinder finder, const uint8_t* data, size_t at, size_t size) {
+__attribute__((target("avx2,bmi"))) void scan_avx2(SegmentFinder finder, const uint8_t* data, size_t at,
+                                                   size_t size) {
     const __m256i wanted = _mm256_set1_epi8(-1);
     for (; at + 32 <= size; at += 32) {
         const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + at));

@@ -13,14 +13,14 @@ struct DecodeScratch::Buffers {
     McuCoefficients coefficients[2] = {};
     std::vector<Segment> segments;
     std::vector<uint8_t> bytes[2];  // unstuffed, or libjpeg's rows
-    std::vector<uint8_t> samples;  // the planes
+    std::vector<uint8_t> samples;   // the planes
     Plane planes[3];
     Colour colour = Colour::grey;
     ResizeScratch resize;
 };
 
-// The largest block size, of 8, 4 and 2, that leaves at least twice the output's samples for the filter: box means
-// and the triangle then stay close to the triangle alone.
+// The largest block size, of 8, 4 and 2, that leaves at least twice the output's samples for the filter: box
+// means and the triangle then stay close to the triangle alone.
 int reduced_block(double samples_across, double samples_down, OutputSize size);
 
 // Each fills planes, samples and colour with at least `box`.

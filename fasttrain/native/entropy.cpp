@@ -14,10 +14,10 @@ constexpr int kEndOfBlock = HuffmanTable::kEndOfBlock;
 constexpr int kLong = HuffmanTable::kLong;
 
 // Place of zigzag index k in a block whose rows are 16 values apart.
-constexpr uint8_t kPlace[64] = {
-    0,   1,   16,  32,  17,  2,   3,   18,  33,  48, 64, 49, 34,  19,  4,   5,   20,  35,  50,  65,  80, 96,
-    81,  66,  51,  36,  21,  6,   7,   22,  37,  52, 67, 82, 97,  112, 113, 98,  83,  68,  53,  38,  23, 39,
-    54,  69,  84,  99,  114, 115, 100, 85,  70,  55, 71, 86, 101, 116, 117, 102, 87,  103, 118, 119};
+constexpr uint8_t kPlace[64] = {0,   1,   16,  32,  17,  2,  3,  18, 33,  48,  64,  49,  34, 19,  4,   5,
+                                20,  35,  50,  65,  80,  96, 81, 66, 51,  36,  21,  6,   7,  22,  37,  52,
+                                67,  82,  97,  112, 113, 98, 83, 68, 53,  38,  23,  39,  54, 69,  84,  99,
+                                114, 115, 100, 85,  70,  55, 71, 86, 101, 116, 117, 102, 87, 103, 118, 119};
 
 int extend(uint32_t bits, int size) {
     return bits < 1u << (size - 1) ? static_cast<int>(bits) - (1 << size) + 1 : static_cast<int>(bits);
@@ -28,14 +28,16 @@ int move_of(int symbol, bool dc) {
     return (symbol & 15) == 0 && symbol != 0xF0 ? kEndOfBlock : (symbol >> 4) + 1;
 }
 
-// What an entry would say if it could hold long codes and values. A bad code moves by 0, which no good one does.
+// What an entry would say if it could hold long codes and values. A bad code moves by 0, which no good one
+// does.
 struct LongSymbol {
     int16_t value;
     uint8_t drop;
     uint8_t move;
 };
 
-__attribute__((noinline)) LongSymbol decode_long(uint64_t bits, const HuffmanTable& table, int32_t entry, bool dc) {
+__attribute__((noinline)) LongSymbol decode_long(uint64_t bits, const HuffmanTable& table, int32_t entry,
+                                                 bool dc) {
     int length = entry >> 16 & 15;
     int size = entry >> 20 & 15;
     int move = entry >> 24 & 127;
@@ -44,7 +46,8 @@ __attribute__((noinline)) LongSymbol decode_long(uint64_t bits, const HuffmanTab
         length = kPeek + 1;
         while (length <= 16 && word >= table.limit[length]) ++length;
         if (length > 16) return {0, 0, 0};
-        const int symbol = table.symbols[(word >> (16 - length)) + static_cast<uint32_t>(table.offset[length])];
+        const int symbol =
+            table.symbols[(word >> (16 - length)) + static_cast<uint32_t>(table.offset[length])];
         size = dc ? symbol : symbol & 15;
         move = move_of(symbol, dc);
     }
@@ -56,7 +59,11 @@ __attribute__((noinline)) LongSymbol decode_long(uint64_t bits, const HuffmanTab
 class McuDecoder {
   public:
     FASTTRAIN_INLINE McuDecoder(McuReader& reader, const McuLayout& layout, McuCoefficients& coefficients)
-        : next_(reader.next), bits_(reader.bits), count_(reader.count), reader_(reader), layout_(layout),
+        : next_(reader.next),
+          bits_(reader.bits),
+          count_(reader.count),
+          reader_(reader),
+          layout_(layout),
           coefficients_(coefficients) {
         begin_block();
     }
@@ -84,7 +91,8 @@ class McuDecoder {
 
     FASTTRAIN_INLINE bool stopped() const { return k_ >= 63; }
 
-    // Long codes, the 64th coefficient and the end of a block; false at the MCU's end. Leaves too few bits for a step.
+    // Long codes, the 64th coefficient and the end of a block; false at the MCU's end. Leaves too few bits
+    // for a step.
     FASTTRAIN_INLINE bool attend() {
         int move = entry_ >> 8 & 255;
         int value = entry_ >> 16;
@@ -179,7 +187,8 @@ FASTTRAIN_INLINE bool decode_two_body(McuReader& first, McuReader& second, const
     for (;;) {
         a.refill();
         b.refill();
-        if (a.step() && b.step() && a.step() && b.step() && a.step() && b.step() && a.step() && b.step()) continue;
+        if (a.step() && b.step() && a.step() && b.step() && a.step() && b.step() && a.step() && b.step())
+            continue;
         if (a.stopped()) {
             if (a.attend()) continue;
             run_alone(b);
@@ -205,7 +214,8 @@ bool HuffmanTable::build(const uint8_t counts[16], const uint8_t* values, size_t
     for (int length = 1; length <= 16; ++length, code <<= 1) {
         offset[length] = static_cast<int32_t>(index) - static_cast<int32_t>(code);
         const uint32_t end = code + counts[length - 1];
-        if (end > 1u << length || index + counts[length - 1] > std::min<size_t>(value_count, 256)) return false;
+        if (end > 1u << length || index + counts[length - 1] > std::min<size_t>(value_count, 256))
+            return false;
         for (; code < end; ++code, ++index) {
             const int symbol = symbols[index];
             const int size = dc ? symbol : symbol & 15;
@@ -221,7 +231,8 @@ bool HuffmanTable::build(const uint8_t counts[16], const uint8_t* values, size_t
             const int rest = kPeek - length - size;
             for (uint32_t bits = 0; bits < 1u << size; ++bits, place += 1 << rest) {
                 const int value = size > 0 ? extend(bits, size) : 0;
-                const int32_t entry = static_cast<int32_t>(static_cast<uint32_t>(value) << 16) | move << 8 | (length + size);
+                const int32_t entry =
+                    static_cast<int32_t>(static_cast<uint32_t>(value) << 16) | move << 8 | (length + size);
                 std::fill(place, place + (1 << rest), entry);
             }
         }
@@ -239,7 +250,8 @@ __attribute__((target("avx2,bmi,bmi2"))) bool decode_one_bmi2(McuReader& reader,
     return decode_one_body(reader, layout, out);
 }
 __attribute__((target("avx2,bmi,bmi2"))) bool decode_two_bmi2(McuReader& first, McuReader& second,
-                                                              const McuLayout& layout, McuCoefficients& first_out,
+                                                              const McuLayout& layout,
+                                                              McuCoefficients& first_out,
                                                               McuCoefficients& second_out) {
     return decode_two_body(first, second, layout, first_out, second_out);
 }

@@ -12,9 +12,10 @@ struct HuffmanTable {
     static constexpr int kEndOfBlock = 64;
     static constexpr int kLong = 128;
 
-    // Bits 0..7: how many bits to drop; 8..15: how far the index moves, kEndOfBlock at the end of the block; 16..31:
-    // the value. Where the code or its value is too long, nothing is dropped, the move is kLong and 16..31 hold the
-    // code's length (0: over kPeek; 4 bits), the value's size (4 bits) and the move (7 bits).
+    // Bits 0..7: how many bits to drop; 8..15: how far the index moves, kEndOfBlock at the end of the
+    // block; 16..31: the value. Where the code or its value is too long, nothing is dropped, the move is
+    // kLong and 16..31 hold the code's length (0: over kPeek; 4 bits), the value's size (4 bits) and the move
+    // (7 bits).
     int32_t entries[1 << kPeek];
     uint32_t limit[17];  // first 16-bit word beyond the codes of this length
     int32_t offset[17];  // from a code of this length to its place in `symbols`
@@ -28,7 +29,8 @@ struct HuffmanTable {
 constexpr int kMaxBlocks = 10;  // in an MCU, by the standard
 constexpr int kMaxPairs = kMaxBlocks / 2;
 
-// The longest MCU that wrong bytes can make: 64 symbols of at most 16 + 15 bits a block, and one refill's reach.
+// The longest MCU that wrong bytes can make: 64 symbols of at most 16 + 15 bits a block, and one refill's
+// reach.
 constexpr size_t kOverread = kMaxBlocks * 64 * 31 / 8 + 16;
 
 // Which tables the blocks of an MCU take.
@@ -39,14 +41,15 @@ struct McuLayout {
     const HuffmanTable* ac[kMaxBlocks] = {};
 };
 
-// Blocks lie in pairs for the IDCT: row r of block b is the 8 values from (b / 2) * 128 + r * 16 + (b % 2) * 8.
+// Blocks lie in pairs for the IDCT: row r of block b is the 8 values from (b / 2) * 128 + r * 16 + (b % 2)
+// * 8.
 struct alignas(64) McuCoefficients {
     int16_t values[kMaxPairs * 128];
     int last[kMaxBlocks];  // zigzag index of each block's last coefficient
 };
 
-// Where an MCU's data begin, and how many bytes of them have been begun; for the MCU after it in the same interval the
-// position within the byte and the DC predictors go on.
+// Where an MCU's data begin, and how many bytes of them have been begun; for the MCU after it in the same
+// interval the position within the byte and the DC predictors go on.
 struct McuReader {
     explicit McuReader(const uint8_t* data) : begin(data), next(data) {}
     size_t bytes_read() const { return static_cast<size_t>(next - begin) - count / 8; }
@@ -58,8 +61,8 @@ struct McuReader {
     int predictors[3] = {};
 };
 
-// Decodes one MCU into `out.values`, which must be zero. May read kOverread bytes from `reader.next`; false where the
-// bytes aren't an MCU. The caller compares the position.
+// Decodes one MCU into `out.values`, which must be zero. May read kOverread bytes from `reader.next`; false
+// where the bytes aren't an MCU. The caller compares the position.
 bool decode_mcu(McuReader& reader, const McuLayout& layout, McuCoefficients& out);
 
 // Two independent MCUs at once: each waits for its own look-ups while the other goes on.
@@ -73,8 +76,8 @@ struct Segment {
     bool stuffed;  // holds FF 00
 };
 
-// Finds up to `most` segments from `begin` on, by a scan for FF. Stops at a marker that isn't RSTn, at an RSTn out of
-// order and at the end of the data.
+// Finds up to `most` segments from `begin` on, by a scan for FF. Stops at a marker that isn't RSTn, at an
+// RSTn out of order and at the end of the data.
 void find_segments(const uint8_t* data, size_t begin, size_t size, size_t most, std::vector<Segment>& out);
 
 // Copies without the zeros after FF; returns the length.

@@ -23,9 +23,10 @@ constexpr int kLast4x4 = 9;
 constexpr int fix(double value) {
     return static_cast<int>(value * (1 << kConstBits) + 0.5);
 }
-constexpr int k0298 = fix(0.298631336), k0390 = fix(0.390180644), k0541 = fix(0.541196100), k0765 = fix(0.765366865),
-              k0899 = fix(0.899976223), k1175 = fix(1.175875602), k1501 = fix(1.501321110), k1847 = fix(1.847759065),
-              k1961 = fix(1.961570560), k2053 = fix(2.053119869), k2562 = fix(2.562915447), k3072 = fix(3.072711026);
+constexpr int k0298 = fix(0.298631336), k0390 = fix(0.390180644), k0541 = fix(0.541196100),
+              k0765 = fix(0.765366865), k0899 = fix(0.899976223), k1175 = fix(1.175875602),
+              k1501 = fix(1.501321110), k1847 = fix(1.847759065), k1961 = fix(1.961570560),
+              k2053 = fix(2.053119869), k2562 = fix(2.562915447), k3072 = fix(3.072711026);
 
 uint8_t clamp_sample(int value) {
     return static_cast<uint8_t>(std::clamp(value, 0, 255));
@@ -33,10 +34,6 @@ uint8_t clamp_sample(int value) {
 
 int saturate16(int value) {
     return std::clamp(value, -32768, 32767);
-}
-
-uint8_t dc_sample(int coefficient, int quantisation) {
-    return clamp_sample(((static_cast<int16_t>(coefficient * quantisation) + 4) >> 3) + 128);
 }
 
 // One row or column, in place. Broken coefficients wrap and saturate as they do in 16-bit vectors.
@@ -86,6 +83,10 @@ void idct_plain(const IdctPair& pair) {
 
 #ifdef FASTTRAIN_X86
 
+uint8_t dc_sample(int coefficient, int quantisation) {
+    return clamp_sample(((static_cast<int16_t>(coefficient * quantisation) + 4) >> 3) + 128);
+}
+
 #define FASTTRAIN_AVX2 __attribute__((target("avx2"))) static FASTTRAIN_INLINE
 
 // Interleaved a and b times the two constants, summed: the 32-bit halves of a * first + b * second.
@@ -104,12 +105,14 @@ FASTTRAIN_AVX2 Wide interleave(__m256i a, __m256i b) {
     return {_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)};
 }
 FASTTRAIN_AVX2 Wide weigh(Wide both, int first, int second) {
-    const __m256i weights = _mm256_set1_epi32(static_cast<int>(static_cast<uint32_t>(second) << 16) | (first & 0xFFFF));
+    const __m256i weights =
+        _mm256_set1_epi32(static_cast<int>(static_cast<uint32_t>(second) << 16) | (first & 0xFFFF));
     return {_mm256_madd_epi16(both.low, weights), _mm256_madd_epi16(both.high, weights)};
 }
 template <int kDescale>
 FASTTRAIN_AVX2 __m256i descale(Wide value) {
-    return _mm256_packs_epi32(_mm256_srai_epi32(value.low, kDescale), _mm256_srai_epi32(value.high, kDescale));
+    return _mm256_packs_epi32(_mm256_srai_epi32(value.low, kDescale),
+                              _mm256_srai_epi32(value.high, kDescale));
 }
 
 // One pass over eight vectors of 2 x 8 values. kLow: the last four are zero.
@@ -137,7 +140,8 @@ FASTTRAIN_AVX2 void idct_pass(__m256i v[8]) {
         const Wide difference = weigh(v04, 1 << kConstBits, -(1 << kConstBits)) + rounding;
         const Wide even2 = weigh(v26, k0541 + k0765, k0541);
         const Wide even6 = weigh(v26, k0541, k0541 - k1847);
-        even[0] = sum + even2, even[1] = difference + even6, even[2] = difference - even6, even[3] = sum - even2;
+        even[0] = sum + even2, even[1] = difference + even6, even[2] = difference - even6,
+        even[3] = sum - even2;
         const Wide z = interleave(_mm256_add_epi16(v[7], v[3]), _mm256_add_epi16(v[5], v[1]));
         const Wide z3 = weigh(z, k1175 - k1961, k1175);
         const Wide z4 = weigh(z, k1175, k1175 - k0390);
@@ -183,7 +187,8 @@ FASTTRAIN_AVX2 void load_and_transform(const IdctPair& pair, __m256i v[8]) {
             v[row] = _mm256_setzero_si256();
             continue;
         }
-        v[row] = _mm256_mullo_epi16(_mm256_load_si256(coefficients + row), _mm256_load_si256(quantisation + row));
+        v[row] =
+            _mm256_mullo_epi16(_mm256_load_si256(coefficients + row), _mm256_load_si256(quantisation + row));
         _mm256_store_si256(coefficients + row, _mm256_setzero_si256());
     }
     idct_pass<kDescale1, kLow>(v);

@@ -13,14 +13,15 @@ std::optional<std::string> decode_into(const BatchJob& job, size_t position, Dec
     uint8_t* out = job.out + position * bytes;
     std::optional<std::string> reason;
     try {
-        decode_crop(job.photographs[position], job.boxes[position], job.flips[position] != 0, job.size, scratch, out);
+        scratch.trim();
+        decode_crop(job.photographs[position], job.boxes[position], job.flips[position] != 0, job.size,
+                    scratch, out);
     } catch (const std::bad_alloc&) {
         reason = "out of memory";
     } catch (const std::exception& error) {
         reason = error.what();
     }
     if (reason) std::memset(out, 0, bytes);
-    scratch.trim();
     return reason;
 }
 

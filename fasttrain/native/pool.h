@@ -32,8 +32,9 @@ struct BatchJob {
 // Decodes one photograph into its place in `job.out`; a broken one's place is zeroed and its reason returned.
 std::optional<std::string> decode_into(const BatchJob& job, size_t position, DecodeScratch& scratch);
 
-// Threads that take photographs one by one: from the earliest batch that has any left, the largest crop first, so
-// that no thread waits for a batch's end. Memory is one DecodeScratch a thread, and the batches submitted.
+// Threads that take photographs one by one: from the earliest batch that has any left, the largest crop
+// first, so that no thread waits for a batch's end. Memory is one DecodeScratch a thread, and the batches
+// submitted.
 class Pool {
   public:
     using Ticket = uint64_t;
@@ -45,8 +46,9 @@ class Pool {
 
     // Throws std::runtime_error on a closed pool.
     Ticket submit(BatchJob job);
-    // The batch's errors by position, or nothing where it isn't done within `milliseconds`. A ticket is good until
-    // its errors have been returned; others throw std::out_of_range, and std::runtime_error if the pool was closed.
+    // The batch's errors by position, or nothing where it isn't done within `milliseconds`. A ticket is good
+    // until its errors have been returned; others throw std::out_of_range, and std::runtime_error if the pool
+    // was closed.
     std::optional<std::vector<PhotographError>> wait(Ticket ticket, int milliseconds);
     // Photographs that are being decoded are finished, others dropped. Returns when the threads have ended.
     void close();

@@ -26,8 +26,8 @@ void set_axis(ResizeAxis& axis, double begin, double end, int origin, int sample
         const double centre = begin + (i + 0.5) * scale;
         const int first = std::max(axis.low, static_cast<int>(centre - support + 0.5));
         const int count = std::min(axis.high, static_cast<int>(centre + support + 0.5)) - first;
-        // The sum of 1 - |k + offset| / support over k < count, of which `before` have k + offset < 0: in closed form, for
-        // one division and one pass.
+        // The sum of 1 - |k + offset| / support over k < count, of which `before` have k + offset < 0: in
+        // closed form, for one division and one pass.
         const auto offset = static_cast<float>(first + 0.5 - centre);
         const auto before = static_cast<float>(std::clamp(static_cast<int>(1 - offset), 0, count));
         const auto all = static_cast<float>(count);
@@ -59,9 +59,10 @@ uint8_t* room(std::vector<uint8_t>& buffer, size_t size) {
     return buffer.data();
 }
 
-// Columns of `plane` weighted into the output's columns, each of axis.high - axis.low rows, then turned into rows.
-const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const ResizeAxis& down, bool flip, int width,
-                             std::vector<uint8_t>& columns, std::vector<uint8_t>& rows) {
+// Columns of `plane` weighted into the output's columns, each of axis.high - axis.low rows, then turned into
+// rows.
+const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const ResizeAxis& down, bool flip,
+                             int width, std::vector<uint8_t>& columns, std::vector<uint8_t>& rows) {
     const int height = down.high - down.low;
     const size_t stride = padded(height);
     uint8_t* made = room(columns, stride * padded(width));
@@ -83,12 +84,15 @@ const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const
 void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool flip, OutputSize size,
                    ResizeScratch& scratch, uint8_t* out) {
     const int count = colour == Colour::grey ? 1 : 3;
+    // Planes of one resolution share their taps.
+    const bool alike =
+        count == 1 || (planes[0].across == planes[1].across && planes[0].down == planes[1].down);
     const uint8_t* rows[3];
     for (int i = 0; i < count; ++i) {
         const Plane& plane = planes[i];
-        ResizeAxis& across = scratch.horizontal[i > 0];
-        ResizeAxis& down = scratch.vertical[i > 0];
-        if (i < 2) {
+        ResizeAxis& across = scratch.horizontal[i > 0 && !alike];
+        ResizeAxis& down = scratch.vertical[i > 0 && !alike];
+        if (i == 0 || (i == 1 && !alike)) {
             set_axis(across, box.left * plane.across, (box.left + box.width) * plane.across, plane.left,
                      plane.columns, size.width);
             set_axis(down, box.top * plane.down, (box.top + box.height) * plane.down, plane.top, plane.rows,
@@ -104,12 +108,14 @@ void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool 
     for (int i = 0; i < 3; ++i) lines[i] = spare + static_cast<size_t>(i) * stride;
     for (int y = 0; y < size.height; ++y) {
         for (int i = 0; i < count; ++i) {
-            const ResizeAxis& down = scratch.vertical[i > 0];
+            const ResizeAxis& down = scratch.vertical[i > 0 && !alike];
             const auto at = static_cast<size_t>(y);
-            weigh_lines(rows[i] + static_cast<size_t>(down.first[at] - down.low) * stride, stride, down.count[at],
-                        down.weights.data() + at * static_cast<size_t>(down.taps), size.width, lines[i]);
+            weigh_lines(rows[i] + static_cast<size_t>(down.first[at] - down.low) * stride, stride,
+                        down.count[at], down.weights.data() + at * static_cast<size_t>(down.taps), size.width,
+                        lines[i]);
         }
-        // Whole vectors run over a row's end into the next row, which is written later; not over the picture's end.
+        // Whole vectors run over a row's end into the next row, which is written later; not over the
+        // picture's end.
         const size_t begin = static_cast<size_t>(y) * row_bytes;
         const bool fits = begin + stride * 3 <= total;
         uint8_t* to = fits ? out + begin : spare + 3 * stride;

@@ -19,8 +19,8 @@ struct OutputSize {
     int width;
 };
 
-// A decoded rectangle of one component, transposed: the sample in column x and row y of the component (not of the
-// rectangle) is at data[(x - left) * stride + y - top]. kResizeSlack bytes may be read beyond its end.
+// A decoded rectangle of one component, transposed: the sample in column x and row y of the component (not of
+// the rectangle) is at data[(x - left) * stride + y - top]. kResizeSlack bytes may be read beyond its end.
 struct Plane {
     const uint8_t* data;
     size_t stride;
@@ -53,13 +53,14 @@ struct ResizeScratch {
     std::vector<uint8_t> rows[3];
 };
 
-// Resizes `box` of the planes (one, or three: the second and third alike) to `size` with the antialiased triangle
-// filter of Pillow and torchvision (plain bilinear where it enlarges), horizontally, rounded to 8 bits, then
-// vertically; mirrors it if `flip`; converts it to RGB as JFIF says. A component's samples are taken to sit in the centre of the pixels that
-// they cover; taps are clamped to the samples that `box` touches. Writes size.height * size.width * 3 bytes.
+// Resizes `box` of the planes (one, or three: the second and third alike) to `size` with the antialiased
+// triangle filter of Pillow and torchvision (plain bilinear where it enlarges), horizontally, rounded to 8
+// bits, then vertically; mirrors it if `flip`; converts it to RGB as JFIF says. A component's samples are
+// taken to sit in the centre of the pixels that they cover; taps are clamped to the samples that `box`
+// touches. Writes size.height * size.width * 3 bytes.
 //
-// Weights have 16 bits and sums 8 bits beyond the point, so each pass is within 0.5 + n / 256 grey levels of the
-// exact one, n the taps: 0.55 at 4 to 1.
+// Weights have 16 bits and sums 8 bits beyond the point, so each pass is within 0.5 + n / 256 grey levels of
+// the exact one, n the taps: 0.55 at 4 to 1.
 void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool flip, OutputSize size,
                    ResizeScratch& scratch, uint8_t* out);
 

@@ -1,5 +1,5 @@
-// Any bytes give a picture or a JpegError, the same with and without vector instructions, and never read or write
-// outside of what they are given.
+// Any bytes give a picture or a JpegError, the same with and without vector instructions, and never read or
+// write outside of what they are given.
 #include <cstdint>
 #include <cstdlib>
 #include <vector>
@@ -15,7 +15,8 @@ using namespace fasttrain;
 constexpr size_t kChoiceBytes = 8;
 
 // Empty where the bytes were refused.
-std::vector<uint8_t> decode(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size, Simd level) {
+std::vector<uint8_t> decode(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+                            Simd level) {
     static DecodeScratch scratch;
     if (!set_simd_level(level)) std::abort();
     std::vector<uint8_t> out(static_cast<size_t>(size.height) * static_cast<size_t>(size.width) * 3);
@@ -30,8 +31,8 @@ std::vector<uint8_t> decode(const Photograph& photograph, const CropBox& box, bo
 
 }  // namespace
 
-// The first bytes choose the box, the output's size, the mirror and the storage; the photograph follows, in memory of
-// its own length, so that AddressSanitizer sees a read beyond it.
+// The first bytes choose the box, the output's size, the mirror and the storage; the photograph follows, in
+// memory of its own length, so that AddressSanitizer sees a read beyond it.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     if (size < kChoiceBytes) return 0;
     const std::vector<uint8_t> stored(bytes + kChoiceBytes, bytes + size);
@@ -55,6 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     const OutputSize output{1 + bytes[7] % 16 * 3, 1 + bytes[7] / 16 * 5};
     const bool flip = (bytes[6] & 1) != 0;
     const std::vector<uint8_t> plain = decode(photograph, box, flip, output, Simd::plain);
-    if (set_simd_level(Simd::avx2) && decode(photograph, box, flip, output, Simd::avx2) != plain) std::abort();
+    if (set_simd_level(Simd::avx2) && decode(photograph, box, flip, output, Simd::avx2) != plain)
+        std::abort();
     return 0;
 }

@@ -145,9 +145,8 @@ def test_reduced_blocks_stay_close(block: int, sampling: str) -> None:
         assert apart.max() <= 16
 
 
-@pytest.mark.parametrize("level", ["plain", "avx2"])
 @pytest.mark.parametrize("kind", [k for k in jpegs.FACTORS if "cmyk" not in k and "ycck" not in k])
-def test_the_widest_instructions_change_nothing(kind: str, level: str) -> None:
+def test_the_widest_instructions_change_nothing(kind: str) -> None:
     jpeg = jpegs.sample(kind, 150, 90, 1)
     widest = native.set_simd("plain")
     try:
@@ -219,6 +218,24 @@ def test_truncated_files_are_refused(stored: str) -> None:
             native.decode_crop(jpeg[:length], (0, 0, 80, 100), False, (32, 32))
 
 
+@pytest.mark.parametrize("level", ["plain", "avx2"])
+def test_a_missing_end_is_no_error_whatever_the_length(level: str) -> None:
+    jpeg = encode(picture(4, 40, 40), quality=90)[:-2]
+    expected = native.decode_crop(jpeg + b"\xff\xd9", (0, 0, 40, 40), False, (32, 32))
+    try:
+        before = native.set_simd(level)
+    except ValueError:
+        pytest.skip("not on this machine")
+    try:
+        for shift in range(64):
+            shifted = jpeg[:2] + jpegs.marker(0xFE, bytes(shift)) + jpeg[2:]
+            for end in (b"", b"\xff"):
+                got = native.decode_crop(shifted + end, (0, 0, 40, 40), False, (32, 32))
+                np.testing.assert_array_equal(got, expected)
+    finally:
+        native.set_simd(before)
+
+
 def test_changed_bytes_raise_or_decode() -> None:
     rng = random.Random(0)
     refused = 0
@@ -237,11 +254,18 @@ def test_changed_bytes_raise_or_decode() -> None:
     assert refused > 100
 
 
-def test_a_lost_restart_marker_is_noticed() -> None:
-    jpeg = encode(picture(7, 64, 64), quality=85, restart_marker_blocks=1)
-    at = jpeg.index(b"\xff\xd3")
-    with pytest.raises(ValueError, match=r"corrupt|truncated"):
-        native.decode_crop(jpeg[:at] + jpeg[at + 2 :], (0, 0, 64, 64), False, (24, 24))
+def test_each_restart_interval_is_checked() -> None:
+    jpeg = encode(picture(7, 48, 64).convert("L"), quality=85, restart_marker_blocks=1)
+    marks = [i for i in range(len(jpeg) - 1) if jpeg[i] == 0xFF and 0xD0 <= jpeg[i + 1] <= 0xD7]
+    assert len(marks) == 6 * 8 - 1
+    for at in marks:
+        wrong_order = jpeg[: at + 1] + bytes([0xD0 | (jpeg[at + 1] + 1) % 8]) + jpeg[at + 2 :]
+        lost = jpeg[:at] + jpeg[at + 2 :]
+        a_byte_less = jpeg[: at - 1] + jpeg[at:]
+        a_byte_more = jpeg[:at] + b"\x11" + jpeg[at:]
+        for broken in (wrong_order, lost, a_byte_less, a_byte_more):
+            with pytest.raises(ValueError, match=r"corrupt|truncated"):
+                native.decode_crop(broken, (0, 0, 48, 64), False, (24, 24))
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 65, 5), (0, 60, 5, 5), (0, 0, 0, 5), (2**30, 0, 2**30, 5)])

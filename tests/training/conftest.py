@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -39,21 +40,22 @@ def arguments(**settings: Any) -> list[str]:
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+def start_run(shard_folder: Path, folder: Path, bare: bool = False, **settings: Any) -> subprocess.Popen[str]:
+    """A `fasttrain train` process in `folder`, on the small data set; `bare` adds no settings to those given."""
+    if not bare:
+        settings = {"data": shard_folder, "out": folder / "runs", **SMALL, **settings}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "fasttrain", "train", *arguments(**settings)],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 @pytest.fixture
 def start(shard_folder: Path, tmp_path: Path) -> Start:
-    """`start(**settings)`: a `fasttrain train` process on the small data set; `bare=True` adds no settings to them."""
-
-    def run(bare: bool = False, **settings: Any) -> subprocess.Popen[str]:
-        if not bare:
-            settings = {"data": shard_folder, "out": tmp_path / "runs", **SMALL, **settings}
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "fasttrain", "train", *arguments(**settings)],
-            env=environment,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    return run
+    """`start_run` in the test's own folder."""
+    return functools.partial(start_run, shard_folder, tmp_path)

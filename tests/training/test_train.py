@@ -91,7 +91,7 @@ def test_mlflow_has_settings_metrics_artifacts_and_an_end(result, store):
 def test_the_best_epochs_weights_are_kept(result, shard_folder):
     best = min(result.history, key=lambda record: record["val_loss"])
     assert result.best_epoch == best["epoch"]
-    evaluation = evaluate(result.folder, shard_folder, split="val", workers=0, amp=True)
+    evaluation = evaluate(result.folder, shard_folder, split="val", loader="torchvision", workers=0, amp=True)
     assert evaluation.loss == pytest.approx(best["val_loss"], rel=1e-3)
     assert evaluation.top1 == pytest.approx(result.evaluation.top1)
 
