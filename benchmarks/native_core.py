@@ -1,6 +1,6 @@
 """The native decode core against the floor: libjpeg-turbo decoding every pixel of the original, and nothing else.
 
-    python benchmarks/native_core.py /work/dev/photos --threads 1 2 --area 0.08 0.35
+    python benchmarks/native_core.py PHOTOS --threads 1 2 --area 0.08 0.35
 
 Floor and core take turns on the same photographs (in memory, so no disk is measured); each line is the median over
 the rounds, and so is the ratio. The floor is TurboJPEG's C library, called through ctypes without the GIL. The core
