@@ -14,6 +14,7 @@ from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import choose_loader
 from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.device import amp_problem, choose_device, choose_workers, mixed_precision
 
@@ -38,8 +39,8 @@ def evaluate(
     if tuple(shards.classes) != spec.classes:
         missing = set(shards.classes) ^ set(spec.classes)
         raise UserError(f"{data}: its classes are not the model's ({len(missing)} differ, '{min(missing)}' first)")
-    if split not in ("train", "val", "test"):
-        raise UserError(f"split = '{split}' is not one of train, val, test")
+    if split not in SPLITS:
+        raise UserError(f"split = '{split}' is not one of {', '.join(SPLITS)}")
     ids = shards.ids(split)
     if not len(ids):
         raise UserError(f"{data}: no photograph in the {split} split; give another --split")

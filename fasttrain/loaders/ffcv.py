@@ -23,11 +23,10 @@ from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
 from fasttrain.shards.beton import beton_problem
 from fasttrain.shards.cut import native_available
+from fasttrain.shards.format import SPLITS
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
-
-_SPLITS = ("train", "val", "test")
 
 
 class FfcvLoader(Loader):
@@ -37,7 +36,7 @@ class FfcvLoader(Loader):
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         super().__init__(shards, ids, settings)
-        self.split = _SPLITS[int(shards.index["split"][ids[0]])]
+        self.split = SPLITS[int(shards.index["split"][ids[0]])]
         self._first_id = int(shards.ids(self.split)[0])
         self._loader: Any = None
         self._table = _EpochTable(len(shards.ids(self.split)))
@@ -48,7 +47,7 @@ class FfcvLoader(Loader):
             return "FFCV is not installed; `fasttrain doctor` says how"
         if not native_available():
             return "fasttrain was installed without its native module; `fasttrain doctor` says how to get it"
-        problems = (beton_problem(shards, split) for split in _SPLITS if len(shards.ids(split)))
+        problems = (beton_problem(shards, split) for split in SPLITS if len(shards.ids(split)))
         return next((problem for problem in problems if problem), None)
 
     @classmethod

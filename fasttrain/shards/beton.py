@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
 from fasttrain.shards.atomic import atomic_write_bytes, fsync_folder
+from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 
 RECORD = "beton.json"
-SPLITS = ("train", "val", "test")
 
 _HEADER = np.dtype(
     [
@@ -67,8 +67,7 @@ def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda image
         if not len(ids):
             continue
         written.append(path)
-        known = record["files"].get(path.name)
-        if known and path.exists() and path.stat().st_size == known["bytes"]:
+        if beton_problem(shards, split) is None:
             advance(len(ids))
             continue
         try:
@@ -156,7 +155,7 @@ def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callab
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+        digest = _sha256(file)
     partial.replace(path)
     fsync_folder(path.parent)
     return digest

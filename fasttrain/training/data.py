@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader, LoaderSettings
+from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 
 
@@ -31,7 +33,7 @@ def make_loaders(shards: ShardSet, kind: type[Loader], training: LoaderSettings)
 
     Raises UserError where there is nothing to train on or to validate with.
     """
-    ids = {split: shards.ids(split) for split in ("train", "val", "test")}
+    ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
     for split, mend in (("train", "add photographs"), ("val", "use a greater --val-fraction")):
         if not len(ids[split]):
             raise UserError(f"{shards.folder}: no photograph in the {split} split; convert again: {mend}")

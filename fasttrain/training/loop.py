@@ -53,12 +53,12 @@ def train_epoch(
     state: TrainingState,
     step: Step,
     *,
-    after_step: Callable[[int], None],
+    after_step: Callable[[], None],
     show: Callable[[int, float, float, float], None],
 ) -> None:
     """Runs the rest of the current epoch of `state.loader`.
 
-    `after_step(images)` may save or raise to stop; `show(images so far, loss, img/s, share of time waiting)` draws
+    `after_step()` may save or raise to stop; `show(images so far, loss, img/s, share of time waiting)` draws
     progress. Raises UserError when the loss is no longer finite.
     """
     state.model.train()
@@ -78,7 +78,7 @@ def train_epoch(
             require_finite(loss, state)
             now = time.perf_counter() - epoch_start
             show(images_done, loss, images_done / now, waited / now)
-        after_step(len(labels))
+        after_step()
         asked = time.perf_counter()
     require_finite(state.totals.means()[0], state)
     state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start

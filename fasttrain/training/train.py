@@ -246,7 +246,7 @@ class _Run:
         require_finite(validation.loss, state)
         self._close_epoch(total, learning_rate, validation)
 
-    def _after_step(self, images: int) -> None:
+    def _after_step(self) -> None:
         if self.stop.requested is not None:
             self._stop()
         if self.config.save_every and self.state.step % self.config.save_every == 0:
