@@ -17,6 +17,17 @@ class JpegInfo(TypedDict):
 
 def cut(jpeg: Buffer, interval: str, optimize: bool, orientation: int = 1) -> bytes: ...
 def slice(jpeg: Buffer, top: int, left: int, height: int, width: int) -> tuple[bytes, int, int]: ...
+def slice_batch(
+    addresses: NDArray[np.uint64], lengths: NDArray[np.uint64], boxes: NDArray[np.int32], threads: int = 1
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int32]]:
+    """`slice` for n JPEGs in memory, `addresses` [n] and `lengths` [n], and `boxes` [n, 4], by `threads` threads.
+
+    Returns (bytes, offsets, lengths, corners): JPEG i is `bytes[offsets[i] : offsets[i] + lengths[i]]`, uint64 [n]
+    both, what lies between is undefined, and its box begins at `corners[i]`, (top, left) in pixels, int32 [n, 2].
+    What `slice` refuses, broken files included, goes in whole, its box where it was. Raises ValueError for lengths
+    that differ and for less than one thread.
+    """
+
 def jpeg_info(jpeg: Buffer) -> JpegInfo: ...
 
 # Decoding crops. A box is (top, left, height, width) in the photograph's pixels. Pixels come out as uint8 RGB, resized
@@ -47,6 +58,9 @@ def decode_batch(
     raw: bool = False,
 ) -> list[tuple[int, str]]:
     """As `Pool.submit` and `Pool.wait`, in the calling thread."""
+
+def will_need(addresses: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> None:
+    """Ask the kernel to read these bytes of mapped files ahead; returns at once. ValueError for lengths that differ."""
 
 def set_simd(level: Literal["plain", "avx2", "avx512"]) -> str:
     """Choose the vector instructions for tests; returns the level before. ValueError where the machine lacks them."""

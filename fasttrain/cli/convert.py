@@ -32,6 +32,9 @@ def convert(
     ] = "auto",
     optimize: Annotated[bool, typer.Option(help="Huffman tables made for each photograph: smaller files")] = True,
     shard_size: Annotated[int, typer.Option(help="photographs a shard")] = 1000,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="decoded pixels, no JPEG: fastest to read, far larger; needs --max-size")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other shards that lie in --out")] = False,
@@ -52,6 +55,7 @@ def convert(
         cut=cut,
         optimize=optimize,
         shard_size=shard_size,
+        raw=raw,
         workers=workers,
         strict=strict,
         overwrite=overwrite,
@@ -73,7 +77,7 @@ def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
     table.add_row("shards", f"{len(manifest.shards):,} in {out}, {size / 1e6:,.1f} MB")
     if not result.already:
         table.add_row("speed", f"{result.photos_per_second:,.0f} img/s, {result.seconds:,.1f} s")
-    if cut == "auto" and manifest.settings["cut"] == "none":
+    if cut == "auto" and manifest.settings["cut"] == "none" and not manifest.settings.get("raw"):
         table.add_row("cut", "none: the C++ module isn't installed (`fasttrain doctor` says how)")
     console.print(table)
     _print_rejected(console, result)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
 from fasttrain.loaders.plan import Batch, Crop, EpochPlan
+from fasttrain.loaders.to_device import copied_ahead
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,11 @@ BadSamples = Sequence[tuple[int, str]]
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """What a loader needs beyond the shards. `crop` is None for evaluation (centre crops, index order)."""
+    """What a loader needs beyond the shards. `crop` is None for evaluation (centre crops, index order).
+
+    shuffle: "full" mixes all samples, "shards" those of a few shards at a time (see `plan.epoch_order`), for data
+    larger than the memory that is left for the page cache.
+    """
 
     batch_size: int
     image_size: int
@@ -35,12 +40,13 @@ class LoaderSettings:
     rank: int = 0
     world_size: int = 1
     limit_batches: int | None = None
+    shuffle: Literal["full", "shards"] = "full"
 
 
 class Loader(ABC):
     """Iterates `(uint8 [n, H, W, 3] images, int64 [n] labels, int64 [n] ids)`, the short last batch included.
 
-    Images may already lie on `settings.device`; labels and ids are on the CPU. A subclass only turns planned
+    Images lie on `settings.device` where that is CUDA; labels and ids are on the CPU. A subclass only turns planned
     batches into pixels (`_load`); order, boxes, flips, counting and resuming are the same for all of them.
     """
 
@@ -80,6 +86,7 @@ class Loader(ABC):
             epoch=self.epoch,
             size=settings.image_size,
             crop=settings.crop,
+            shards=self.shards.index["shard"][self.ids].astype(np.int64) if settings.shuffle == "shards" else None,
         )
 
     def __len__(self) -> int:
@@ -101,7 +108,8 @@ class Loader(ABC):
             for number in range(count):
                 yield plan.batch(number, settings.batch_size, settings.rank, settings.world_size)
 
-        for number, (batch, (images, bad)) in enumerate(zip(planned(), self._load(planned), strict=True)):
+        pixels = copied_ahead(self._load(planned), settings.device)
+        for number, (batch, (images, bad)) in enumerate(zip(planned(), pixels, strict=True)):
             for position, reason in bad:
                 raise UserError(self.shards.describe(int(batch.ids[position])) + f": {reason}; run convert again")
             step = settings.batch_size * settings.world_size

@@ -43,6 +43,8 @@ class FfcvLoader(Loader):
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
+        if shards.raw:
+            return "these shards hold pixels, FFCV's files JPEGs; use --loader native, or convert without --raw"
         if importlib.util.find_spec("ffcv") is None:
             return "FFCV is not installed; `fasttrain doctor` says how"
         if not native_available():

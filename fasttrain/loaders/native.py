@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.read_ahead import ReadAhead
 from fasttrain.shards.cut import native_available
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ class NativeLoader(Loader):
         if self._pool is None:
             self._pool = _native.Pool(max(self.settings.workers, 1))
         waiting = batches()
+        read_ahead = ReadAhead(self.shards, batches(), whole_shards=self.settings.shuffle == "shards")
         flying: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:
                 while len(flying) < _AHEAD and (batch := next(waiting, None)) is not None:
+                    read_ahead.advance(len(batch))
                     flying.append(self._submit(batch))
                 if not flying:
                     return
@@ -63,6 +66,7 @@ class NativeLoader(Loader):
                 bad = self._pool.wait(ticket)
                 yield images, bad
         finally:
+            read_ahead.close()
             for ticket, _ in flying:
                 self._pool.wait(ticket)
 
@@ -72,16 +76,17 @@ class NativeLoader(Loader):
             self._pool = None
 
     def _submit(self, batch: Batch) -> tuple[int, torch.Tensor]:
-        jpegs = [np.frombuffer(self.shards.bytes(int(sample)), dtype=np.uint8) for sample in batch.ids]
+        where = self.shards.locate(batch.ids)
         images = self._output(batch)
         ticket = self._pool.submit(
-            np.array([jpeg.ctypes.data for jpeg in jpegs], dtype=np.uint64),
-            np.array([len(jpeg) for jpeg in jpegs], dtype=np.uint64),
-            np.ascontiguousarray(self._sizes[batch.ids]),
+            where.addresses,
+            where.lengths,
+            self._sizes[batch.ids],
             np.ascontiguousarray(batch.boxes),
             batch.flips.astype(np.uint8),
             images.numpy(),
-            keep=jpegs,
+            raw=self.shards.raw,
+            keep=where.mapped,
         )
         return ticket, images
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER_STREAM = 0
-CROP_STREAM = 1
+ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM = range(5)
+
+SHARD_WINDOW = 8
+"""Shards whose samples `shuffle` "shards" mixes: 8,000 photographs and some 400 MB as `convert` writes them."""
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 _CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, flip, one spare: six Philox blocks
@@ -67,12 +69,26 @@ def unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """int64 [n]: `ids` in the epoch's order, by a stable argsort of one word a sample."""
+def epoch_order(
+    ids: NDArray[np.int64], seed: int, epoch: int, shards: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """int64 [n]: `ids` in the epoch's order, by a stable argsort of one word a sample.
+
+    With `shards`, int64 [n], the shard that each sample lies in, the shards are put in a random order and only the
+    samples of each `SHARD_WINDOW` of them are mixed, as WebDataset's and FFCV's (`QUASI_RANDOM`) windows are: the
+    disk is then read nearly in sequence.
+    """
     if not len(ids):
         return ids.astype(np.int64)
     words = random_words(seed, epoch, ORDER_STREAM, int(ids.max()) + 1, 4)[ids, 0]
-    return ids[np.argsort(words, kind="stable")].astype(np.int64)
+    if shards is None:
+        return ids[np.argsort(words, kind="stable")].astype(np.int64)
+    names, which = np.unique(shards, return_inverse=True)
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[np.argsort(random_words(seed, epoch, SHARD_STREAM, int(names[-1]) + 1, 4)[names, 0], kind="stable")] = (
+        np.arange(len(names))
+    )
+    return ids[np.lexsort((words, rank[which] // SHARD_WINDOW))].astype(np.int64)
 
 
 def random_resized_crops(
@@ -120,10 +136,20 @@ class EpochPlan:
 
     @staticmethod
     def training(
-        ids: NDArray[np.int64], sizes: NDArray[np.int32], *, seed: int, epoch: int, size: int, crop: Crop
+        ids: NDArray[np.int64],
+        sizes: NDArray[np.int32],
+        *,
+        seed: int,
+        epoch: int,
+        size: int,
+        crop: Crop,
+        shards: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
-        """The training epoch over `ids`; `sizes` int32 [N, 2] is the whole index's, by sample id."""
-        order = epoch_order(ids, seed, epoch)
+        """The training epoch over `ids`; `sizes` int32 [N, 2] is the whole index's, by sample id.
+
+        `shards`, int64 [n], keeps shards together: see `epoch_order`.
+        """
+        order = epoch_order(ids, seed, epoch, shards)
         boxes, flips = random_resized_crops(order, sizes[order], seed, epoch, crop)
         return EpochPlan(order, boxes, flips, (size, size))
 

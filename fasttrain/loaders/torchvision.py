@@ -55,15 +55,30 @@ class TorchvisionLoader(Loader):
         self._batches._iterator = None
 
 
-def decode_crop(jpeg: bytes | memoryview, box: NDArray[np.int32], flip: bool, size: tuple[int, int]) -> torch.Tensor:
+def decode_crop(
+    data: bytes | memoryview,
+    box: NDArray[np.int32],
+    flip: bool,
+    size: tuple[int, int],
+    raw_size: tuple[int, int] | None = None,
+) -> torch.Tensor:
     """uint8 [H, W, 3]: `box` (top, left, height, width) of the photograph, resized to `size` (height, width).
 
-    Raises RuntimeError where libjpeg can't decode the bytes.
+    `raw_size` is the height and width where `data` is pixels, uint8 RGB, and None where it is a JPEG. Raises
+    RuntimeError where libjpeg can't decode the bytes, or where pixels are missing.
     """
     top, left, height, width = (int(value) for value in box)
-    picture = decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), ImageReadMode.RGB)
-    crop = F.resize(picture[:, top : top + height, left : left + width], list(size), antialias=True)
-    return (crop.flip(-1) if flip else crop).permute(1, 2, 0)
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    if raw_size is None:
+        picture = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        crop = picture[:, rows, columns]
+    else:
+        if len(data) != raw_size[0] * raw_size[1] * 3:
+            raise RuntimeError(f"{len(data):,} bytes where {raw_size[1]}x{raw_size[0]} pixels have 3 each")
+        pixels = np.frombuffer(data, dtype=np.uint8).reshape(*raw_size, 3)
+        crop = torch.from_numpy(pixels[rows, columns].copy()).permute(2, 0, 1)
+    resized = F.resize(crop, list(size), antialias=True)
+    return (resized.flip(-1) if flip else resized).permute(1, 2, 0)
 
 
 class _PlannedBatches:
@@ -78,14 +93,17 @@ class _PlannedBatches:
 class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples]]):
     def __init__(self, shards: ShardSet) -> None:
         self.shards = shards
+        self._sizes = shards.sizes()
 
     def __getitem__(self, batch: Batch) -> tuple[torch.Tensor, BadSamples]:
         images = torch.zeros((len(batch), *batch.size, 3), dtype=torch.uint8)
         bad = []
         for position, sample in enumerate(batch.ids):
             try:
-                jpeg = self.shards.bytes(int(sample))
-                images[position] = decode_crop(jpeg, batch.boxes[position], bool(batch.flips[position]), batch.size)
+                data, flip = self.shards.bytes(int(sample)), bool(batch.flips[position])
+                height, width = self._sizes[sample].tolist()
+                raw_size = (height, width) if self.shards.raw else None
+                images[position] = decode_crop(data, batch.boxes[position], flip, batch.size, raw_size)
             except RuntimeError as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
         return images, bad

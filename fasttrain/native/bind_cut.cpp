@@ -1,14 +1,17 @@
 #include "bindings.h"
 
 #include <limits>
+#include <memory>
 #include <string_view>
 
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 
 #include "cut.h"
 #include "slice.h"
+#include "slice_batch.h"
 
 namespace nb = nanobind;
 
@@ -58,6 +61,50 @@ nb::tuple slice(nb::handle jpeg, int64_t top, int64_t left, int64_t height, int6
     return nb::make_tuple(to_bytes(out), made.top, made.left);
 }
 
+using Addresses = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Boxes = nb::ndarray<const int32_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
+
+// The vector's own memory, which the array keeps.
+template <typename T, typename Element>
+nb::object to_array(std::vector<Element> elements, std::initializer_list<size_t> shape) {
+    auto kept = std::make_unique<std::vector<Element>>(std::move(elements));
+    auto* data = reinterpret_cast<T*>(kept->data());
+    const nb::capsule owner(kept.get(),
+                            [](void* p) noexcept { delete static_cast<std::vector<Element>*>(p); });
+    kept.release();
+    return nb::cast(nb::ndarray<nb::numpy, T>(data, shape, owner));
+}
+
+nb::object to_array(std::unique_ptr<uint8_t[]> bytes, size_t size) {
+    const nb::capsule owner(bytes.get(), [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+    uint8_t* data = bytes.release();
+    return nb::cast(nb::ndarray<nb::numpy, uint8_t>(data, {size}, owner));
+}
+
+nb::tuple slice_arrays(const Addresses& addresses, const Addresses& lengths, const Boxes& boxes,
+                       int threads) {
+    const size_t count = addresses.shape(0);
+    if (lengths.shape(0) != count || boxes.shape(0) != count)
+        throw nb::value_error("addresses, lengths and boxes must be equally long");
+    if (threads < 1) throw nb::value_error("threads must be at least 1");
+    SlicedBatch made;
+    {
+        nb::gil_scoped_release released;
+        std::vector<SliceRequest> requests;
+        for (size_t i = 0; i < count; ++i) {
+            const int32_t* box = boxes.data() + 4 * i;
+            requests.push_back({reinterpret_cast<const uint8_t*>(addresses.data()[i]),
+                                static_cast<size_t>(lengths.data()[i]), box[0], box[1], box[2], box[3]});
+        }
+        made = slice_batch(requests, threads);
+    }
+    static_assert(sizeof(Corner) == 2 * sizeof(int32_t));
+    return nb::make_tuple(to_array(std::move(made.bytes), made.room),
+                          to_array<uint64_t>(std::move(made.offsets), {count}),
+                          to_array<uint64_t>(std::move(made.lengths), {count}),
+                          to_array<int32_t>(std::move(made.corners), {count, 2}));
+}
+
 nb::dict jpeg_info(nb::handle jpeg) {
     const BufferView buffer(jpeg);
     JpegHeader header;
@@ -85,6 +132,9 @@ void bind_cut(nb::module_& m) {
     m.def("slice", &slice, nb::arg("jpeg"), nb::arg("top"), nb::arg("left"), nb::arg("height"),
           nb::arg("width"),
           "Copies the MCUs that hold a box out of a cut JPEG: (jpeg, top, left). Raises ValueError.");
+    m.def("slice_batch", &slice_arrays, nb::arg("addresses"), nb::arg("lengths"), nb::arg("boxes"),
+          nb::arg("threads") = 1,
+          "Slices of many cut JPEGs in one buffer: (bytes, offsets, lengths, corners).");
     m.def("jpeg_info", &jpeg_info, nb::arg("jpeg"), "Reads a JPEG's header. Raises ValueError.");
 }
 

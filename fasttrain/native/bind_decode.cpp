@@ -13,6 +13,7 @@
 #include "decode_simd.h"
 #include "jpeg_markers.h"
 #include "pool.h"
+#include "read_ahead.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -126,6 +127,13 @@ nb::list decode_batch(const Addresses& addresses, const Addresses& lengths, cons
     return to_list(errors);
 }
 
+void will_need(const Addresses& addresses, const Addresses& lengths) {
+    if (addresses.shape(0) != lengths.shape(0))
+        throw nb::value_error("addresses and lengths must be equally long");
+    nb::gil_scoped_release released;
+    read_ahead(addresses.data(), lengths.data(), addresses.shape(0));
+}
+
 nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
     const BufferView buffer(data);
     Photograph photograph{buffer.data(), buffer.size(), 0, 0, Storage::jpeg};
@@ -173,6 +181,7 @@ void bind_decode(nb::module_& m) {
     m.def("decode_crop", &decode_one, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
     m.def("decode_batch", &decode_batch, "addresses"_a, "lengths"_a, "sizes"_a, "boxes"_a, "flips"_a,
           "out"_a.noconvert(), "raw"_a = false);
+    m.def("will_need", &will_need, "addresses"_a, "lengths"_a);
     m.def("set_simd", &set_simd, "level"_a);
     nb::class_<PyPool>(m, "Pool")
         .def(nb::init<int>(), "threads"_a)

@@ -12,14 +12,7 @@ namespace fasttrain {
 
 namespace {
 
-// A range of MCUs, or of restart segments, half-open.
-struct Range {
-    uint32_t begin;
-    uint32_t end;
-    uint32_t count() const { return end - begin; }
-};
-
-Range mcus_with_margin(uint32_t start, uint32_t length, uint32_t mcu, uint32_t mcus) {
+McuRange mcus_with_margin(uint32_t start, uint32_t length, uint32_t mcu, uint32_t mcus) {
     const uint32_t first = start / mcu;
     const uint32_t last = (start + length - 1) / mcu;
     return {first == 0 ? 0 : first - 1, std::min(last + 2, mcus)};
@@ -97,7 +90,7 @@ class SegmentWriter {
                   size_t eoi, uint8_t* to)
         : data_(data), scan_(header.scan_offset), markers_(markers), eoi_(eoi), to_(to) {}
 
-    void write(Range segments) {
+    void write(McuRange segments) {
         if (!first_) put_marker(next_number());
         first_ = false;
         const size_t from = begin(segments.begin);
@@ -110,7 +103,7 @@ class SegmentWriter {
 
     void finish() { put_marker(0xD9); }
 
-    size_t bytes(Range segments) const { return end(segments.end - 1) - begin(segments.begin) + 2; }
+    size_t bytes(McuRange segments) const { return end(segments.end - 1) - begin(segments.begin) + 2; }
 
   private:
     size_t begin(uint32_t segment) const { return segment == 0 ? scan_ : markers_[segment - 1] + size_t{2}; }
@@ -140,6 +133,13 @@ void check_can_slice(const JpegHeader& header, const Box& box, size_t size) {
     if (!inside) throw JpegError("box: empty or outside the picture");
 }
 
+// The restart segments of one MCU row.
+McuRange run(const JpegHeader& header, const SlicePlan& plan, uint32_t row) {
+    if (header.restart_interval != 1) return {row, row + 1};
+    const uint32_t first = row * header.mcus_per_row();
+    return {first + plan.columns.begin, first + plan.columns.end};
+}
+
 void put16(uint8_t* at, uint32_t value) {
     at[0] = static_cast<uint8_t>(value >> 8);
     at[1] = static_cast<uint8_t>(value);
@@ -147,8 +147,8 @@ void put16(uint8_t* at, uint32_t value) {
 
 }  // namespace
 
-Slice slice_jpeg(const uint8_t* data, size_t size, const JpegHeader& header, const Box& box,
-                 SliceScratch& scratch, std::vector<uint8_t>& out) {
+SlicePlan plan_slice(const uint8_t* data, size_t size, const JpegHeader& header, const Box& box,
+                     SliceScratch& scratch) {
     check_can_slice(header, box, size);
     const uint32_t per_row = header.mcus_per_row();
     const uint32_t mcu_rows = header.mcu_rows();
@@ -160,40 +160,46 @@ Slice slice_jpeg(const uint8_t* data, size_t size, const JpegHeader& header, con
     // allocate.
     if (segments * 3 > size + 2) throw JpegError("truncated: too short for the picture's size");
 
+    SlicePlan plan;
     scratch.markers.resize(static_cast<size_t>(segments - 1));
     MarkerCollector collector(data, size, scratch.markers.data(), static_cast<uint32_t>(segments - 1));
-    const size_t eoi = collector.collect(header.scan_offset);
+    plan.eoi = collector.collect(header.scan_offset);
 
-    const Range rows = mcus_with_margin(box.top, box.height, header.mcu_height(), mcu_rows);
-    const Range columns =
-        by_mcu ? mcus_with_margin(box.left, box.width, header.mcu_width(), per_row) : Range{0, per_row};
-    const auto run = [&](uint32_t row) {
-        return by_mcu ? Range{row * per_row + columns.begin, row * per_row + columns.end}
-                      : Range{row, row + 1};
-    };
+    plan.rows = mcus_with_margin(box.top, box.height, header.mcu_height(), mcu_rows);
+    plan.columns =
+        by_mcu ? mcus_with_margin(box.left, box.width, header.mcu_width(), per_row) : McuRange{0, per_row};
 
-    Slice slice;
-    slice.top = box.top - rows.begin * header.mcu_height();
-    slice.left = box.left - columns.begin * header.mcu_width();
-    slice.height =
-        std::min(rows.count() * header.mcu_height(), header.height - rows.begin * header.mcu_height());
-    slice.width =
-        std::min(columns.count() * header.mcu_width(), header.width - columns.begin * header.mcu_width());
+    const uint32_t top = plan.rows.begin * header.mcu_height();
+    const uint32_t left = plan.columns.begin * header.mcu_width();
+    plan.slice.top = box.top - top;
+    plan.slice.left = box.left - left;
+    plan.slice.height = std::min(plan.rows.count() * header.mcu_height(), header.height - top);
+    plan.slice.width = std::min(plan.columns.count() * header.mcu_width(), header.width - left);
 
-    const size_t start = out.size();
-    SegmentWriter measure(data, header, scratch.markers, eoi, nullptr);
-    size_t bytes = header.scan_offset;
-    for (uint32_t row = rows.begin; row < rows.end; ++row) bytes += measure.bytes(run(row));
-    out.resize(start + bytes);
+    const SegmentWriter measure(data, header, scratch.markers, plan.eoi, nullptr);
+    plan.bytes = header.scan_offset;
+    for (uint32_t row = plan.rows.begin; row < plan.rows.end; ++row)
+        plan.bytes += measure.bytes(run(header, plan, row));
+    return plan;
+}
 
-    uint8_t* to = out.data() + start;
+void write_slice(const uint8_t* data, const JpegHeader& header, const SlicePlan& plan,
+                 const SliceScratch& scratch, uint8_t* to) {
     std::memcpy(to, data, header.scan_offset);
-    put16(to + header.size_offset, slice.height);
-    put16(to + header.size_offset + 2, slice.width);
-    SegmentWriter writer(data, header, scratch.markers, eoi, to + header.scan_offset);
-    for (uint32_t row = rows.begin; row < rows.end; ++row) writer.write(run(row));
+    put16(to + header.size_offset, plan.slice.height);
+    put16(to + header.size_offset + 2, plan.slice.width);
+    SegmentWriter writer(data, header, scratch.markers, plan.eoi, to + header.scan_offset);
+    for (uint32_t row = plan.rows.begin; row < plan.rows.end; ++row) writer.write(run(header, plan, row));
     writer.finish();
-    return slice;
+}
+
+Slice slice_jpeg(const uint8_t* data, size_t size, const JpegHeader& header, const Box& box,
+                 SliceScratch& scratch, std::vector<uint8_t>& out) {
+    const SlicePlan plan = plan_slice(data, size, header, box, scratch);
+    const size_t start = out.size();
+    out.resize(start + plan.bytes);
+    write_slice(data, header, plan, scratch, out.data() + start);
+    return plan.slice;
 }
 
 }  // namespace fasttrain

@@ -1,4 +1,4 @@
-"""Any photograph to the JPEG that the shards hold: bytes kept where they can be, converted once where not."""
+"""Any photograph to what the shards hold: a JPEG, its bytes kept where they can be, or pixels."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ class StoredPhoto:
     how: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class RawPhoto:
+    """`pixels`: uint8 RGB in rows, `height` x `width` x 3 bytes; what was done, for the counts.
+
+    The first of `how` is "decoded: KIND"; "rotated" and "resized" may follow.
+    """
+
+    pixels: bytes
+    width: int
+    height: int
+    how: tuple[str, ...]
+
+
 def normalise(
     data: bytes,
     *,
@@ -62,14 +75,7 @@ def normalise(
     Every photograph is decoded in full, or its coefficients are all read. Raises BrokenPhoto for what is
     truncated, not a photograph, or of more than MAX_PIXELS.
     """
-    if not data:
-        raise BrokenPhoto("empty file")
-    if is_jpeg(data):
-        try:
-            header = read_header(data)
-        except ValueError as error:
-            raise BrokenPhoto(str(error)) from error
-        _check_pixels(header.width, header.height)
+    if header := _header(data):
         why = _why_not_kept(header, max_size)
         if why is None:
             kept = _kept(data, header, cut, optimize)
@@ -81,6 +87,37 @@ def normalise(
         image = _open(data)
         why = str(image.format).lower()
     return _encode(_upright(image), why, max_size, quality, cut, optimize)
+
+
+def decode(data: bytes, *, max_size: int) -> RawPhoto:
+    """The pixels to store for the file `data`: upright, on white where it is transparent, grey as RGB.
+
+    They equal Pillow's, shrunk by the same filter as `normalise`'s where the longest side exceeds `max_size`.
+    Raises BrokenPhoto as `normalise` does.
+    """
+    header = _header(data)
+    image = _open(data)
+    how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else str(image.format).lower())]
+    if header and header.orientation != 1:
+        how.append("rotated")
+    image = _upright(image)
+    if _shrink(image, max_size):
+        how.append("resized")
+    return RawPhoto(image.convert("RGB").tobytes(), image.width, image.height, tuple(how))
+
+
+def _header(data: bytes) -> JpegHeader | None:
+    """None for what isn't a JPEG."""
+    if not data:
+        raise BrokenPhoto("empty file")
+    if not is_jpeg(data):
+        return None
+    try:
+        header = read_header(data)
+    except ValueError as error:
+        raise BrokenPhoto(str(error)) from error
+    _check_pixels(header.width, header.height)
+    return header
 
 
 def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
@@ -183,13 +220,18 @@ def _onto_white(image: Image) -> Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _encode(image: Image, why: str, max_size: int | None, quality: int, cut: Interval, optimize: bool) -> StoredPhoto:
+def _shrink(image: Image, max_size: int | None) -> bool:
+    """In place; whether it had to."""
     from PIL.Image import Resampling
 
-    how = []
-    if max_size is not None and max(image.size) > max_size:
-        image.thumbnail((max_size, max_size), Resampling.LANCZOS, reducing_gap=3.0)
-        how.append("resized")
+    if max_size is None or max(image.size) <= max_size:
+        return False
+    image.thumbnail((max_size, max_size), Resampling.LANCZOS, reducing_gap=3.0)
+    return True
+
+
+def _encode(image: Image, why: str, max_size: int | None, quality: int, cut: Interval, optimize: bool) -> StoredPhoto:
+    how = ["resized"] if _shrink(image, max_size) else []
     if max(image.size) > _MAX_SIDE:
         raise BrokenPhoto(f"{image.width}x{image.height} is longer than a JPEG's {_MAX_SIDE:,} px; use --max-size")
     file = io.BytesIO()

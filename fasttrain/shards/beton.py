@@ -57,8 +57,11 @@ def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda image
     """Writes `train.beton`, `val.beton`, `test.beton` (those that have samples) into the shards' folder.
 
     Sample k of a file is the k-th row of its split in the index. `advance(images)` is told of progress. Files already
-    written from these shards are left alone. Raises UserError where the disk is full or the folder can't be written.
+    written from these shards are left alone. Raises UserError where the disk is full or the folder can't be written,
+    and for `raw` shards.
     """
+    if shards.raw:
+        raise UserError(f"{shards.folder} holds pixels, a .beton JPEGs: convert without --raw into another folder")
     record = _read_record(shards)
     written = []
     for split in SPLITS:

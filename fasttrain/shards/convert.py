@@ -53,6 +53,7 @@ def convert(
     cut: str = ShardSettings.cut,
     optimize: bool = ShardSettings.optimize,
     shard_size: int = ShardSettings.shard_size,
+    raw: bool = ShardSettings.raw,
     workers: int | None = None,
     strict: bool = False,
     overwrite: bool = False,
@@ -64,20 +65,21 @@ def convert(
     each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
     its own. seed: of that choice and of the order, in [0, 2**63). max_size, quality,
     optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's restart
-    markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. workers:
-    threads, by default one a core. strict: a broken photograph is an error, not left out. overwrite: replaces
+    markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw: stores
+    decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
+    quality, cut and optimize then mean nothing. workers: threads, by default one a core. strict: a broken photograph is an error, not left out. overwrite: replaces
     other shards in `out`. progress: shows how far it is.
 
     Stopped half-way (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call goes on after the last finished shard. The
     bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,
     KeyboardInterrupt, and Stopped after SIGTERM.
     """
-    formats = _formats(format)
+    formats = _formats(format, raw)
     console = Console(stderr=True, quiet=not progress)
     result = _convert(
         source,
         Path(out).expanduser(),
-        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size),
+        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw),
         workers=workers,
         strict=strict,
         overwrite=overwrite,
@@ -113,10 +115,12 @@ def ensure_shards(data: Path) -> Path:
     return out
 
 
-def _formats(given: str) -> set[str]:
+def _formats(given: str, raw: bool) -> set[str]:
     formats = {each.strip() for each in given.split(",")}
     if unknown := formats - {"tar", "beton"}:
         raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")
+    if raw and "beton" in formats:
+        raise UserError(f"--format {given} holds JPEGs, and --raw stores none: leave out --format, or --raw")
     return formats
 
 

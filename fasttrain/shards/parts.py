@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import cast
 
 from fasttrain.errors import UserError
-from fasttrain.photos.normalise import BrokenPhoto, StoredPhoto, normalise
+from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
 from fasttrain.photos.sources import Source
 from fasttrain.shards.atomic import atomic_write, atomic_write_bytes
 from fasttrain.shards.cut import Interval
 from fasttrain.shards.format import PARTS
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.settings import ShardSettings
-from fasttrain.shards.tar import TarWriter
+from fasttrain.shards.tar import TarWriter, npy_header
+
+Photo = StoredPhoto | RawPhoto
 
 
 @dataclass
@@ -77,9 +79,11 @@ def write_parts(
     UserError for the first broken photograph where `strict`, OSError where the disk can't be written.
     """
 
-    def work(row: int) -> StoredPhoto | str:
+    def work(row: int) -> Photo | str:
         try:
             data = (source.root / source.paths[row]).read_bytes()
+            if settings.raw and settings.max_size:
+                return decode(data, max_size=settings.max_size)
             return normalise(
                 data,
                 max_size=settings.max_size,
@@ -103,7 +107,7 @@ def write_parts(
 
 def _write_part(
     job: ShardJob,
-    photos: Iterator[StoredPhoto | str],
+    photos: Iterator[Photo | str],
     source: Source,
     keys: list[str],
     out: Path,
@@ -115,12 +119,12 @@ def _write_part(
         tar = TarWriter(file)
         for row in job.rows.tolist():
             photo = next(photos)
-            if isinstance(photo, StoredPhoto):
-                _add(part, tar, photo, keys[row], int(source.labels[row]))
-            else:
+            if isinstance(photo, str):
                 part.broken.append((source.paths[row], photo))
                 if strict:
                     part.check_strict(source.root)
+            else:
+                _add(part, tar, photo, keys[row], int(source.labels[row]))
             advance()
         tar.close()
     part.bytes, part.sha256 = tar.size, tar.sha256
@@ -133,10 +137,15 @@ def _write_part(
     return part
 
 
-def _add(part: Part, tar: TarWriter, photo: StoredPhoto, key: str, label: int) -> None:
-    part.offsets.append(tar.add(key, photo.jpeg, label))
+def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: int) -> None:
+    if isinstance(photo, RawPhoto):
+        header = npy_header(photo.height, photo.width)
+        part.offsets.append(tar.add(key, header + photo.pixels, label, "npy") + len(header))
+        part.lengths.append(len(photo.pixels))
+    else:
+        part.offsets.append(tar.add(key, photo.jpeg, label))
+        part.lengths.append(len(photo.jpeg))
     part.keys.append(key)
-    part.lengths.append(len(photo.jpeg))
     part.widths.append(photo.width)
     part.heights.append(photo.height)
     part.labels.append(label)
@@ -145,10 +154,10 @@ def _add(part: Part, tar: TarWriter, photo: StoredPhoto, key: str, label: int) -
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[int], StoredPhoto | str], rows: Iterable[int], ahead: int
-) -> Iterator[StoredPhoto | str]:
+    pool: ThreadPoolExecutor, work: Callable[[int], Photo | str], rows: Iterable[int], ahead: int
+) -> Iterator[Photo | str]:
     # Executor.map would submit a million photographs at once.
-    waiting: deque[Future[StoredPhoto | str]] = deque()
+    waiting: deque[Future[Photo | str]] = deque()
     for row in rows:
         waiting.append(pool.submit(work, row))
         if len(waiting) >= ahead:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,21 @@ _OPEN_SHARDS = 256  # each holds a file descriptor, of which a process often has
 _CHUNK = 1 << 20
 
 
+@dataclass(frozen=True)
+class Located:
+    """addresses and lengths, uint64 [n] each, of bytes that may be read while `mapped`, the shards, is kept."""
+
+    addresses: NDArray[np.uint64]
+    lengths: NDArray[np.uint64]
+    mapped: list[memoryview]
+
+
 class ShardSet:
     """Shards made by `convert`. A sample's id is its row in `index`: all train, then val, then test.
 
     folder, manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
     memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length
-    (of the JPEG, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test).
+    (of the JPEG or the pixels, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test).
     Can be pickled and survives a fork: a worker maps the files itself.
     """
 
@@ -48,6 +58,11 @@ class ShardSet:
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardSet, (self.folder,)
 
+    @property
+    def raw(self) -> bool:
+        """Whether a sample's bytes are pixels, uint8 RGB [height, width, 3] (`convert --raw`), not a JPEG."""
+        return bool(self.manifest.settings.get("raw"))
+
     def ids(self, split: str) -> NDArray[np.int64]:
         """int64 [n], the ids of "train", "val" or "test", in shard order; empty where there are none."""
         return np.flatnonzero(self.index["split"] == SPLITS.index(split)).astype(np.int64)
@@ -61,10 +76,32 @@ class ShardSet:
         return self.index["label"].astype(np.int64)
 
     def bytes(self, sample: int) -> memoryview:
-        """The sample's JPEG, read-only, straight from the mapped shard: no copy."""
+        """The sample's JPEG, or its pixels where the shards are `raw`, read-only, straight from the mapped shard: no copy."""
         row = self.index[sample]
         start = int(row["offset"])
         return self._shard(int(row["shard"]))[start : start + int(row["length"])]
+
+    def locate(self, samples: NDArray[np.int64]) -> Located:
+        """Where the bytes of `samples`, int64 [n], lie in this process's memory.
+
+        Raises UserError where the index points outside of a shard.
+        """
+        rows = self.index[samples]
+        numbers, which = np.unique(rows["shard"], return_inverse=True)
+        whole = self.locate_shards(numbers.tolist())
+        room, offsets, lengths = whole.lengths[which], rows["offset"], rows["length"].astype(np.uint64)
+        outside = (lengths > room) | (offsets > room - np.minimum(lengths, room))
+        if outside.any():
+            sample = int(samples[outside.argmax()])
+            raise UserError(f"{self.describe(sample)}: {INDEX} points outside of the shard; copy both again")
+        return Located(whole.addresses[which] + offsets, lengths, whole.mapped)
+
+    def locate_shards(self, numbers: list[int]) -> Located:
+        """Where the whole shards with these positions in the manifest lie."""
+        mapped = [self._shard(number) for number in numbers]
+        starts = [np.frombuffer(each, np.uint8).__array_interface__["data"][0] for each in mapped]
+        lengths = [len(each) for each in mapped]
+        return Located(np.array(starts, np.uint64), np.array(lengths, np.uint64), mapped)
 
     def describe(self, sample: int) -> str:
         """For messages: the shard's path and the sample's key."""

@@ -10,6 +10,10 @@ from fasttrain.errors import UserError
 from fasttrain.shards.cut import Interval, native_available
 
 
+ADDED = {"raw": False}
+"""What settings were before there was a name for them: older manifests lack them."""
+
+
 @dataclass(frozen=True)
 class ShardSettings:
     """See `convert` for what each means; `cut` may be "auto" until `resolved`."""
@@ -21,6 +25,7 @@ class ShardSettings:
     cut: str = "auto"
     optimize: bool = True
     shard_size: int = 1000
+    raw: bool = False
 
     def resolved(self) -> ShardSettings:
         """Checked, and with "auto" replaced by what this machine can do. Raises UserError."""
@@ -35,11 +40,21 @@ class ShardSettings:
         for name, (right, mend) in ranges.items():
             if not right:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give {mend}")
+        if self.raw:
+            return self._resolved_raw()
         if self.cut == "auto":
             return replace(self, cut="mcu" if native_available() else "none")
         if self.cut != "none" and not native_available():
             raise UserError(f"--cut {self.cut} needs the C++ module, which isn't installed; give --cut none")
         return self
+
+    def _resolved_raw(self) -> ShardSettings:
+        if self.max_size is None:
+            raise UserError("--raw without --max-size would store megabytes a photograph: add --max-size, such as 256")
+        if self.cut in ("mcu", "row"):
+            raise UserError(f"--raw stores no JPEG that could be cut: leave out --cut {self.cut}, or --raw")
+        # What only JPEGs have is the same whatever was given, so that it can't tell equal shards apart.
+        return replace(self, cut="none", quality=ShardSettings.quality, optimize=ShardSettings.optimize)
 
     def recorded(self) -> dict[str, Any]:
         """For the manifest: all of them, and fasttrain's version."""

@@ -8,6 +8,17 @@ from typing import IO
 
 _BLOCK = tarfile.BLOCKSIZE
 _INDEX_VERSION = "v1.2"
+_NPY_HEADER = 128
+
+
+def npy_header(height: int, width: int) -> bytes:
+    """128 bytes that make uint8 RGB pixels [height, width, 3] a `.npy` file, format 1.0, as NumPy 2 writes it.
+
+    NumPy's own writer isn't asked, since its padding has changed between releases.
+    """
+    shape = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({height}, {width}, 3), }}"
+    text = shape.encode().ljust(_NPY_HEADER - 11) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
 class TarWriter:
@@ -27,8 +38,8 @@ class TarWriter:
         """64 hex digits over what is written so far."""
         return self._digest.hexdigest()
 
-    def add(self, key: str, jpeg: bytes, label: int) -> int:
-        """Writes `key`.jpg and `key`.cls; returns the offset of the JPEG's first byte.
+    def add(self, key: str, photo: bytes, label: int, kind: str = "jpg") -> int:
+        """Writes `key`.`kind` and `key`.cls; returns the offset of the photograph's first byte.
 
         `key` is ASCII without spaces, its base name without a dot, at most 96 bytes. Raises
         ValueError otherwise.
@@ -36,8 +47,8 @@ class TarWriter:
         if not key.isascii() or " " in key or "." in key.rpartition("/")[2]:
             raise ValueError(f"not a shard's key: {key!r}")
         text = b"%d" % label
-        offset, label_offset = self._member(f"{key}.jpg", jpeg), self._member(f"{key}.cls", text)
-        self._samples.append(f"jpg {offset} {len(jpeg)} {key}.jpg cls {label_offset} {len(text)} {key}.cls")
+        offset, label_offset = self._member(f"{key}.{kind}", photo), self._member(f"{key}.cls", text)
+        self._samples.append(f"{kind} {offset} {len(photo)} {key}.{kind} cls {label_offset} {len(text)} {key}.cls")
         return offset
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from fasttrain.errors import UserError
 from fasttrain.photos.sources import Source
 from fasttrain.shards.atomic import atomic_write_bytes
 from fasttrain.shards.format import INDEX, MANIFEST, PARTS, REJECTED, Manifest, read_manifest
+from fasttrain.shards.settings import ADDED
 
 _SHARD = re.compile(r"(train|val|test)-\d{5}\.(tar|idx)")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
@@ -95,6 +96,7 @@ def _mendable(out: Path, error: OSError) -> Exception:
 
 
 def _refuse_other(out: Path, mine: dict[str, Any], source: str, settings: dict[str, Any], *, release: bool) -> None:
+    settings = {**ADDED, **settings}
     differ = ["other photographs"] if source != mine["source"] else []
     differ += [
         f"{name} = {settings.get(name)}, not {value}"

@@ -1,5 +1,5 @@
 // For ThreadSanitizer: batches in flight, waits that time out, closes while others wait, destructors with
-// work queued.
+// work queued; and slices made by several threads.
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -8,6 +8,7 @@
 
 #include "jpeg_markers.h"
 #include "pool.h"
+#include "slice_batch.h"
 
 namespace {
 
@@ -66,5 +67,8 @@ int main(int argc, char** argv) {
         }
         if (closer.joinable()) closer.join();
     }
+    std::vector<SliceRequest> requests;
+    for (const auto& jpeg : jpegs) requests.push_back({jpeg.data(), jpeg.size(), 3, 5, 9, 12});
+    for (int round = 0; round < 30; ++round) slice_batch(requests, 4);
     std::puts("done");
 }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
 from fasttrain.loaders.plan import (
+    SHARD_WINDOW,
     Crop,
     EpochPlan,
     centre_boxes,
@@ -128,3 +129,18 @@ def test_rest_goes_on_where_it_stopped():
 def test_centre_boxes_are_resize_256_centre_crop_224():
     boxes = centre_boxes(np.array([[512, 512], [512, 384], [1, 1]], dtype=np.int32))
     assert boxes.tolist() == [[32, 32, 448, 448], [88, 24, 336, 336], [0, 0, 1, 1]]
+
+
+def test_shuffle_shards_mixes_a_window_of_shards_at_a_time():
+    per_shard, shards = 50, 3 * SHARD_WINDOW
+    ids = np.arange(per_shard * shards)
+    order = epoch_order(ids, 1, 0, ids // per_shard)
+    assert sorted(order.tolist()) == ids.tolist()
+    windows = (order // per_shard).reshape(3, -1)
+    groups = [set(window.tolist()) for window in windows]
+    assert [len(group) for group in groups] == [SHARD_WINDOW] * 3
+    assert groups[0] != set(range(SHARD_WINDOW)), "the shards themselves are shuffled"
+    assert all(len(set(window[:50].tolist())) > SHARD_WINDOW // 2 for window in windows), "and mixed within a window"
+    assert not np.array_equal(order, epoch_order(ids, 1, 1, ids // per_shard))
+    some = ids[::2]
+    assert np.array_equal(epoch_order(some, 1, 0, some // per_shard), order[order % 2 == 0])

@@ -216,3 +216,57 @@ def test_damaged_files_raise_or_give_a_well_formed_slice() -> None:
         assert codes == [0xD0 + i % 8 for i in range(len(codes) - 1)] + [0xD9]
         assert info["restart_interval"] >= 1
     assert 500 < sliced < 5500
+
+
+def batch_of(photographs: list[bytes], boxes: list[Box], threads: int = 1) -> list[tuple[bytes, int, int]]:
+    arrays = [np.frombuffer(data, np.uint8) for data in photographs]
+    buffer, offsets, lengths, corners = native.slice_batch(
+        np.array([a.ctypes.data for a in arrays], np.uint64),
+        np.array([a.size for a in arrays], np.uint64),
+        np.array(boxes, np.int32).reshape(-1, 4),
+        threads,
+    )
+    assert (buffer.dtype, lengths.dtype, corners.dtype) == (np.uint8, np.uint64, np.int32)
+    pieces = zip(offsets.tolist(), lengths.tolist(), corners.tolist(), strict=True)
+    return [(buffer[start : start + length].tobytes(), y, x) for start, length, (y, x) in pieces]
+
+
+@pytest.mark.parametrize("threads", [1, 4, 99])
+def test_a_batch_is_the_slice_of_each(threads: int) -> None:
+    rng = np.random.default_rng(2)
+    photographs = [
+        native.cut(jpegs.sample(kind, width, height), interval, True)
+        for kind in jpegs.FACTORS
+        for interval in ("mcu", "row")
+        for width, height in SIZES
+    ]
+    boxes = [random_box(rng, data) for data in photographs]
+    expected = [slice_jpeg(data, box) for data, box in zip(photographs, boxes, strict=True)]
+    assert batch_of(photographs, boxes, threads) == expected
+
+
+def test_a_batch_takes_in_whole_what_cannot_be_sliced() -> None:
+    cut = native.cut(jpegs.sample("4:2:0", 70, 50), "mcu", True)
+    inside = (3, 5, 8, 9)
+    requests = [
+        (cut, inside),
+        (native.cut(jpegs.sample("4:2:0", 70, 50), "none", True), inside),
+        (jpegs.pillow_jpeg("RGB", 70, 50, 2, True), inside),
+        (b"no picture", inside),
+        (b"", inside),
+        (cut[: len(cut) // 2], inside),
+        *[(cut, box) for box in [(-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 51, 5), (50, 0, 1, 1), (0, 1 << 30, 5, 5)]],
+        (cut, (48, 69, 2, 1)),
+    ]
+    found = batch_of([data for data, _ in requests], [box for _, box in requests], 2)
+    assert found[0] == slice_jpeg(*requests[0]) and found[-1] == slice_jpeg(*requests[-1])
+    for (data, (top, left, _, _)), piece in list(zip(requests, found, strict=True))[1:-1]:
+        assert piece == (data, top, left)
+
+
+def test_an_empty_batch_and_wrong_arguments() -> None:
+    assert batch_of([], []) == []
+    none = np.empty(0, np.uint64)
+    for arrays, threads in [((none, none, np.zeros((1, 4), np.int32)), 1), ((none, none, np.zeros((0, 4), "i4")), 0)]:
+        with pytest.raises(ValueError, match=r"equally long|at least 1"):
+            native.slice_batch(*arrays, threads)

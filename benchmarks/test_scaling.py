@@ -1,0 +1,79 @@
+"""How the native loader's rate moves with the size of the photographs, the threads, the disk and the consumer."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _long(short):
+    if short:
+        pytest.skip("not in the short form")
+
+
+def interleaved(processes, rounds, repeats=1):
+    """Median img/s of each."""
+    rates = {name: [] for name in processes}
+    for process in processes.values():
+        process.epoch()
+    for _ in range(rounds):
+        for name, process in processes.items():
+            found = process.epoch(repeats=repeats)
+            rates[name].append(found["images"] / found["seconds"])
+    return {name: statistics.median(each) for name, each in rates.items()}
+
+
+def test_image_size(made_photographs, contenders, results):
+    part = {}
+    for size, count in ((256, 1000), (512, 1000), (1024, 400), (2048, 200)):
+        photographs = made_photographs(count, size)
+        names = ("floor", "native", "torchvision v2")
+        running = {name: process for name in names if (process := contenders(name, photographs))}
+        part[size] = interleaved(running, rounds=3, repeats=3)
+        for process in running.values():
+            process.close()
+    results.add("image_size", part)
+    rows = [
+        [f"{size} px", *(f"{found[name]:,.0f}" for name in names), f"{found['native'] / found['torchvision v2']:.1f}"]
+        for size, found in part.items()
+    ]
+    results.add_table("image_size", ["longest side", *names, "native / torchvision v2"], rows)
+
+
+def test_threads(photographs, contenders, results):
+    part = {}
+    for threads in (1, 2):
+        running = {name: process for name in ("floor", "native") if (process := contenders(name, photographs, threads))}
+        part[threads] = interleaved(running, rounds=5)
+    results.add("threads", part)
+    rows = [[str(threads), *(f"{rate:,.0f}" for rate in found.values())] for threads, found in part.items()]
+    results.add_table("threads", ["threads", *part[1]], rows)
+
+
+def test_a_consumer_as_fast_as_a_gpu(photographs, contenders, results):
+    """It sleeps batch / 4,000 s between batches, as a GPU's step at 4,000 img/s would take."""
+    process = contenders("native", photographs)
+    process.epoch()
+    found = [process.epoch(pause=64 / 4000, repeats=3) for _ in range(5)]
+    share = statistics.median(each["waited"] / each["seconds"] for each in found)
+    results.add("waiting_share", share)
+    print(f"\na consumer at 4,000 img/s waits {100 * share:.1f} % of the time, epoch starts included")
+
+
+def test_cold_page_cache(photographs, contenders, results):
+    names = ("native", "native, no read-ahead", "torchvision v2", "WebDataset, decode_image")
+    running = {name: process for name in names if (process := contenders(name, photographs))}
+    rates = {name: [] for name in running}
+    for process in running.values():
+        process.epoch()
+    for _ in range(5):
+        for name, process in running.items():
+            found = process.cold()
+            rates[name].append(found["images"] / found["seconds"])
+    part = {name: statistics.median(each) for name, each in rates.items()}
+    results.add("cold", part)
+    results.add_table(
+        "cold", ["cold page cache, opening included", "img/s"], [[n, f"{r:,.0f}"] for n, r in part.items()]
+    )

@@ -1,0 +1,40 @@
+"""JPEGs that hold just a batch's crops, for decoders that take files: copied out of cut shards undecoded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.loaders.plan import Batch
+from fasttrain.shards.cut import native_available
+
+if TYPE_CHECKING:
+    from fasttrain.shards.reader import ShardSet
+
+
+def can_slice(shards: ShardSet) -> bool:
+    """Whether these shards are cut and fasttrain has its C++ module."""
+    return shards.manifest.settings.get("cut") in ("mcu", "row") and native_available()
+
+
+def whole_jpegs(shards: ShardSet, batch: Batch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+    """As `sliced_jpegs`, of the photographs as they are stored; nothing is copied."""
+    jpegs = [np.frombuffer(shards.bytes(int(sample)), dtype=np.uint8) for sample in batch.ids]
+    return jpegs, np.ascontiguousarray(batch.boxes[:, :2])
+
+
+def sliced_jpegs(shards: ShardSet, batch: Batch, threads: int = 1) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+    """n JPEGs, uint8 [bytes] each, and int32 [n, 2], where (top, left) each one's crop begins in it, in pixels.
+
+    See `fasttrain.shards.cut.slice_jpeg`. A photograph that can't be sliced, a broken one included, comes whole.
+    """
+    from fasttrain import _native
+
+    where = shards.locate(batch.ids)
+    buffer, offsets, lengths, corners = _native.slice_batch(
+        where.addresses, where.lengths, np.ascontiguousarray(batch.boxes), threads
+    )
+    ends = offsets + lengths
+    return [buffer[start:end] for start, end in zip(offsets.tolist(), ends.tolist(), strict=True)], corners

@@ -1,0 +1,45 @@
+"""Batches on their way to the GPU: one is copied on a stream of its own while the model works on the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from fasttrain.loaders.base import BadSamples
+
+
+def copied_ahead(
+    batches: Iterable[tuple[torch.Tensor, BadSamples]], device: str
+) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+    """The same batches, in order, on `device`; elsewhere than on CUDA, and where they are there already, untouched.
+
+    Copies overlap with work only from page-locked memory, which the loaders use where CUDA is. One batch more than
+    the consumer holds lies on the device.
+    """
+    import torch
+
+    if not device.startswith("cuda"):
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+    waiting: list[tuple[torch.Tensor, BadSamples, torch.cuda.Event]] = []
+    for images, bad in batches:
+        with torch.cuda.stream(stream):
+            moved = images.to(device, non_blocking=True)
+            waiting.append((moved, bad, stream.record_event()))
+        if len(waiting) > 1:
+            yield _received(*waiting.pop(0))
+    for last in waiting:
+        yield _received(*last)
+
+
+def _received(images: torch.Tensor, bad: BadSamples, copied: torch.cuda.Event) -> tuple[torch.Tensor, BadSamples]:
+    import torch
+
+    reader = torch.cuda.current_stream(images.device)
+    reader.wait_event(copied)
+    images.record_stream(reader)  # else its memory may be given out again while the model still reads it
+    return images, bad

@@ -1,0 +1,32 @@
+"""Seeds for the fuzzers: `python tests/fuzz/make_seeds.py FOLDER` fills FOLDER/cut and FOLDER/decode."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "native"))
+
+import jpegs
+
+# What the fuzzers read before the JPEG: see their `choose` and LLVMFuzzerTestOneInput.
+CUT_CHOICES = bytes([64, 0, 3, 5, 9, 12])
+DECODE_CHOICES = bytes([0, 0, 3, 5, 20, 30, 0, 0x42])
+
+
+def make_seeds(folder: Path) -> None:
+    """Every kind of JPEG without restart markers, with one after every MCU, and every three; and a progressive one."""
+    photographs = {
+        f"{number}-{restart}": jpegs.sample(kind, 37, 29, restart)
+        for number, kind in enumerate(jpegs.FACTORS)
+        for restart in (0, 1, 3)
+    }
+    photographs["progressive"] = jpegs.pillow_jpeg("RGB", 100, 80, progressive=True)
+    for fuzzer, choices in {"cut": CUT_CHOICES, "decode": DECODE_CHOICES}.items():
+        (folder / fuzzer).mkdir(parents=True, exist_ok=True)
+        for name, photograph in photographs.items():
+            (folder / fuzzer / name).write_bytes(choices + photograph)
+
+
+if __name__ == "__main__":
+    make_seeds(Path(sys.argv[1]))

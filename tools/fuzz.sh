@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Fuzzes the C++ (a minute unless told otherwise) and looks for races in it: usage: tools/fuzz.sh [seconds]
+# A find ends with 1 and the path of the offending input. Where clang's libFuzzer can't be had it says so and ends with 0.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-60}
+python=${FASTTRAIN_VENV:-.venv}/bin/python
+build=build/fuzz
+flags=(-std=c++17 -g -O1 -Ifasttrain/native)
+fuzzers=(-fsanitize=address,undefined -fno-sanitize-recover=undefined)
+mkdir -p "$build"/{fuzz,race,corpus/cut,corpus/decode,finds}
+
+can_fuzz() {
+    printf '#include <stdio.h>\n#include <jpeglib.h>\nextern "C" int LLVMFuzzerTestOneInput(const char*, size_t) { return 0; }' |
+        clang++ -xc++ -fsanitize=fuzzer,address,undefined - -ljpeg -o "$build/probe" 2>/dev/null
+}
+
+install_clang() {
+    local as_root=() version
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+    install() { DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "$@"; }
+    "${as_root[@]}" apt-get update -qq && install clang || return
+    # Debian names the runtime's package after clang's version; where there is none it came with clang.
+    version=$(clang++ -dumpversion)
+    install "libclang-rt-${version%%.*}-dev" || true
+}
+
+can_fuzz || ! command -v apt-get >/dev/null || install_clang >/dev/null 2>&1 || true
+if ! can_fuzz; then
+    echo "fuzz: clang with libFuzzer and libjpeg's headers aren't here and can't be installed: nothing was fuzzed"
+    exit 0
+fi
+
+# compile FOLDER SOURCES... -- FLAGS...: into objects, two at a time
+compile() {
+    local folder=$1 sources=()
+    shift
+    while [ "$1" != -- ]; do sources+=("$1") && shift; done
+    shift
+    printf '%s\n' "${sources[@]}" |
+        xargs -P 2 -I SOURCE sh -c '"$@" -o "$0/$(basename SOURCE .cpp).o"' "$folder" clang++ "${flags[@]}" "$@" -c SOURCE
+}
+
+# objects FOLDER NAMES...
+objects() { printf "$build/$1/%s.o " "${@:2}"; }
+
+cut=(jpeg_markers cut slice slice_batch)
+decode=(jpeg_markers decode decode_header decode_libjpeg decode_rectangle decode_scan decode_simd)
+decode+=(entropy idct resize resize_kernels)
+race=("${decode[@]}" pool slice slice_batch)
+paths() { printf 'fasttrain/native/%s.cpp\n' "$@" | sort -u; }
+
+compile "$build/fuzz" $(paths "${cut[@]}" "${decode[@]}") tests/fuzz/fuzz_{cut,decode}.cpp -- \
+    -fsanitize=fuzzer-no-link "${fuzzers[@]}"
+for name in cut decode; do
+    declare -n parts=$name
+    clang++ -fsanitize=fuzzer "${fuzzers[@]}" $(objects fuzz "fuzz_$name" "${parts[@]}") -ljpeg -lpthread -o "$build/fuzz_$name"
+done
+compile "$build/race" $(paths "${race[@]}") tests/fuzz/race_pool.cpp -- -fsanitize=thread
+clang++ -fsanitize=thread $(objects race race_pool "${race[@]}") -ljpeg -lpthread -o "$build/race_pool"
+"$python" tests/fuzz/make_seeds.py "$build/seeds"
+
+failed=0
+for name in cut decode; do
+    log=$build/$name.log
+    if "$build/fuzz_$name" -max_total_time=$((seconds / 2)) -max_len=8192 -timeout=10 -print_final_stats=1 \
+        -artifact_prefix="$build/finds/$name-" "$build/corpus/$name" "$build/seeds/$name" >"$log" 2>&1; then
+        echo "fuzz_$name: $(awk '/number_of_executed_units/ { print $2 }' "$log") inputs, no find"
+    else
+        failed=1
+        tail -n 40 "$log"
+        echo "fuzz_$name: the offending input is $(sed -n 's/.*Test unit written to //p' "$log" | tail -1), the whole log $log"
+    fi
+done
+
+# ThreadSanitizer dies where the kernel randomises addresses more widely than it knows.
+plain=()
+! setarch -R true 2>/dev/null || plain=(setarch -R)
+if "${plain[@]}" "$build/race_pool" "$build/seeds/decode" >"$build/race.log" 2>&1; then
+    echo "race_pool: no race"
+else
+    failed=1
+    tail -n 40 "$build/race.log"
+    echo "race_pool: failed on the photographs of $build/seeds/decode, the whole log $build/race.log"
+fi
+exit $failed
