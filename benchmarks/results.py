@@ -53,9 +53,10 @@ def draw_bars(path: Path, title: str, rates: dict[str, float], floor: float) -> 
     names = sorted(rates, key=lambda name: rates[name])
     figure, axes = plt.subplots(figsize=(9, 0.36 * len(names) + 1.4), layout="constrained")
     bars = axes.barh(names, [rates[name] for name in names], color=[OURS if "native" in n else THEIRS for n in names])
-    axes.bar_label(bars, labels=[f"{rates[name]:,.0f}" for name in names], padding=4, fontsize=9)
-    axes.axvline(floor, color=FLOOR, linewidth=1.2)
-    axes.text(floor, -0.9, f" decoding every pixel and nothing else: {floor:,.0f}", color=FLOOR, fontsize=9, va="top")
+    axes.bar_label(bars, labels=[f"{rates[name]:,.0f}" for name in names], padding=4, fontsize=9, zorder=3)
+    axes.axvline(floor, color=FLOOR, linewidth=1.2, linestyle=":")
+    said = f"decoding every pixel and nothing else: {floor:,.0f}"
+    axes.text(max(rates.values()) * 1.1, -0.3, said, color=FLOOR, fontsize=9, ha="right")
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("img/s")
     axes.set_xlim(0, max(rates.values()) * 1.12)

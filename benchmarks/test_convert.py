@@ -1,15 +1,24 @@
-"""Photographs a second that `convert` writes, with and without the cut and `.beton`, against FFCV's own writer."""
+"""What `convert` costs: shards against FFCV's own writer, and the cut alone against a decode of every pixel.
+
+Rounds in which each runs once in turn, and medians over them.
+"""
 
 from __future__ import annotations
 
 import shutil
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from fasttrain.shards.convert import convert
-from fasttrain.shards.cut import native_available
+from fasttrain.shards.cut import cut_jpeg, native_available
 from fasttrain.training.device import choose_workers
 
+FFCV = "FFCV's writer"
 OURS = {
     "tar, cut none": {"cut": "none"},
     "tar, cut mcu": {"cut": "mcu"},
@@ -18,37 +27,104 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("name", list(OURS))
-def test_convert(name, photographs, tmp_path, benchmark):
-    if "mcu" in name and not native_available():
+def test_convert(photographs, short, results, tmp_path):
+    names = [name for name in OURS if "mcu" not in name or native_available()]
+    running = {name: partial(run_ours, photographs, OURS[name]) for name in names}
+    if not short and (ffcv := ffcv_writer(photographs)):
+        running[FFCV] = ffcv
+    rates, sizes = measure(running, tmp_path, rounds=3 if short else 5)
+    part = {
+        name: {
+            "img/s": statistics.median(each),
+            "bytes_per_image": sizes[name],
+            **({"ratio_to_ffcv": ratio(each, rates[FFCV])} if FFCV in rates else {}),
+        }
+        for name, each in rates.items()
+    }
+    results.add("convert", part)
+    rows = [
+        [
+            name if name == FFCV else f"**{name}**",
+            f"{found['img/s']:,.0f}",
+            f"{found['ratio_to_ffcv']:.2f}" if "ratio_to_ffcv" in found else "",
+            f"{found['bytes_per_image'] / 1000:.1f}",
+        ]
+        for name, found in part.items()
+    ]
+    results.add_table("convert", ["writer", "img/s", f"to {FFCV}", "kB/img"], rows)
+
+
+def test_cut(photographs, short, results, tmp_path):
+    """One core, from memory to memory."""
+    if not native_available():
         pytest.skip("without the native module")
-    out = tmp_path / "out"
+    from peers.floor import Floor
 
-    def run() -> int:
-        shutil.rmtree(out, ignore_errors=True)
-        return convert(str(photographs), out, progress=False, **OURS[name]).manifest.counts["stored"]
+    try:
+        floor = Floor(photographs, tmp_path, threads=1)
+    except ImportError as error:
+        pytest.skip(str(error))
 
-    report(name, benchmark, benchmark.pedantic(run, rounds=3))
+    def cut(optimize: bool, out: Path) -> int:
+        return sum(bool(cut_jpeg(jpeg, "mcu", optimize)) for jpeg in floor.jpegs)
+
+    running = {
+        "decode": lambda out: sum(floor.batches()),
+        "cut, optimal tables": partial(cut, True),
+        "cut, standard tables": partial(cut, False),
+    }
+    rates, _ = measure(running, tmp_path, rounds=3 if short else 5)
+    part = {
+        name: {"img/s": statistics.median(each), "ratio_to_decode": ratio(each, rates["decode"])}
+        for name, each in rates.items()
+    }
+    results.add("cut", part)
+    rows = [[name, f"{found['img/s']:,.0f}", f"{found['ratio_to_decode']:.2f}"] for name, found in part.items()]
+    results.add_table("cut", ["one core", "img/s", "to the decode"], rows)
 
 
-def test_ffcv_writer(photographs, tmp_path, benchmark):
+def run_ours(photographs: Path, settings: dict, out: Path) -> int:
+    return convert(str(photographs), out / "shards", progress=False, **settings).manifest.counts["stored"]
+
+
+def ffcv_writer(photographs: Path) -> Callable[[Path], int] | None:
     """jpg, longest side as it is, quality 90: what its ImageNet recipe does at full size."""
-    pytest.importorskip("ffcv")
-    from ffcv.fields import IntField, RGBImageField
-    from ffcv.writer import DatasetWriter
+    try:
+        from ffcv.fields import IntField, RGBImageField
+        from ffcv.writer import DatasetWriter
+    except ImportError as error:
+        print(f"\nleft out: {error}")
+        return None
     from torchvision.datasets import ImageFolder
 
     dataset = ImageFolder(str(photographs))
-    fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=90), "label": IntField()}
 
-    def run() -> int:
-        writer = DatasetWriter(str(tmp_path / "ffcv.beton"), fields, num_workers=choose_workers(None))
+    def run(out: Path) -> int:
+        fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=90), "label": IntField()}
+        writer = DatasetWriter(str(out / "ffcv.beton"), fields, num_workers=choose_workers(None))
         writer.from_indexed_dataset(dataset)
         return len(dataset)
 
-    report("FFCV's writer", benchmark, benchmark.pedantic(run, rounds=3))
+    return run
 
 
-def report(name: str, benchmark, images: int) -> None:  # type: ignore[no-untyped-def]
-    benchmark.extra_info["img/s"] = round(images / benchmark.stats["median"])
-    print(f"\n{name}: {benchmark.extra_info['img/s']:,} img/s")
+def measure(
+    running: dict[str, Callable[[Path], int]], folder: Path, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Images a second of each round, and bytes an image of what was written; each writes into an empty folder."""
+    rates: dict[str, list[float]] = {name: [] for name in running}
+    sizes = {}
+    for _ in range(rounds):
+        for name, run in running.items():
+            out = folder / "out"
+            out.mkdir()
+            start = time.perf_counter()
+            images = run(out)
+            rates[name].append(images / (time.perf_counter() - start))
+            sizes[name] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / images
+            shutil.rmtree(out)
+    return rates, sizes
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

@@ -44,7 +44,7 @@ compile() {
 # objects FOLDER NAMES...
 objects() { printf "$build/$1/%s.o " "${@:2}"; }
 
-cut=(jpeg_markers cut slice slice_batch)
+cut=(jpeg_markers cut cut_entropy cut_fast decode_simd slice slice_batch)
 decode=(jpeg_markers decode decode_header decode_libjpeg decode_rectangle decode_scan decode_simd)
 decode+=(entropy idct resize resize_kernels)
 race=("${decode[@]}" pool slice slice_batch)

@@ -15,6 +15,7 @@ from fasttrain.config.schema import TrainConfig
 
 _PANELS = {
     "data": "Data",
+    "color_jitter": "Augmentation",
     "model": "Model",
     "epochs": "Optimisation",
     "device": "Machine",

@@ -5,6 +5,7 @@ The command line, the TOML file, MLflow's parameters and the README's table are 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,9 +23,23 @@ class TrainConfig(BaseModel):
     data: Path = Field(Path("shards"), description="shards made by `convert`, or a folder of class folders")
     loader: str = Field("auto", description="auto, or the name of a loader (`fasttrain doctor` lists them)")
     workers: int | None = Field(None, ge=0, le=512, description="loader processes or threads; default: one a core")
+    shuffle: Literal["full", "shards"] = Field(
+        "full", description="shards: mix a few shards at a time, for data larger than memory"
+    )
     image_size: int = Field(224, ge=16, le=2048, description="side of the square the model sees, px")
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
+    )
+    color_jitter: float = Field(
+        0.0, ge=0, le=1, description="ColorJitter: greatest change of brightness, contrast and saturation"
+    )
+    rand_augment: str | None = Field(
+        None, description="RandAugment, as n2-m9: 2 operations a photograph at magnitude 9 of 10"
+    )
+    random_erasing: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
+    mixup: float = Field(0.0, ge=0, le=100, description="Mixup's alpha; 0: off")
+    cutmix: float = Field(
+        0.0, ge=0, le=100, description="CutMix's alpha; 0: off; with --mixup each batch gets one of them"
     )
     limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
 
@@ -80,8 +95,25 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"
             )
+        if self.rand_augment is not None:
+            parse_rand_augment(self.rand_augment)
         return self
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
         """The settings as TOML and JSON can hold them: paths as strings, unset ones left out."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def parse_rand_augment(text: str) -> tuple[int, int]:
+    """(operations, magnitude), 1..4 and 0..10, of "n2-m9" or timm's "rand-m9-n2". Raises ValueError otherwise."""
+    found = re.fullmatch(r"(?:rand-)?(?:n(\d+)-m(\d+)|m(\d+)-n(\d+))", text)
+    if not found:
+        raise ValueError(f"rand_augment = '{text}' is not understood; write n2-m9: 2 operations at magnitude 9")
+    n, m, m_first, n_second = found.groups()
+    operations, magnitude = int(n or n_second), int(m or m_first)
+    nearest = min(max(operations, 1), 4), min(magnitude, 10)
+    if nearest != (operations, magnitude):
+        raise ValueError(
+            f"rand_augment = '{text}' is out of range; the nearest valid one is n{nearest[0]}-m{nearest[1]}"
+        )
+    return operations, magnitude

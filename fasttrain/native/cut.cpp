@@ -12,6 +12,8 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
+#include "cut_fast.h"
+
 namespace fasttrain {
 
 namespace {
@@ -149,8 +151,13 @@ JDIMENSION round_up(JDIMENSION value, int unit) {
 
 class Cutter {
   public:
-    Cutter(const uint8_t* data, size_t size, Interval interval, bool optimize, int orientation)
-        : data_(data), size_(size), interval_(interval), optimize_(optimize), turn_(turn_of(orientation)) {
+    Cutter(const uint8_t* data, size_t size, Interval interval, bool optimize, int orientation, bool fast)
+        : data_(data),
+          size_(size),
+          interval_(interval),
+          optimize_(optimize),
+          turn_(turn_of(orientation)),
+          fast_(fast) {
         src_.err = jpeg_std_error(&errors_.base);
         dst_.err = src_.err;
         errors_.base.error_exit = fail;
@@ -176,7 +183,16 @@ class Cutter {
         jpeg_create_decompress(&src_);
         src_.progress = &progress_;
         jpeg_create_compress(&dst_);
-        read();
+        read_header();
+        if (fast_ && !turn_.any() && suits_cut_fast(src_)) {
+            set_parameters();
+            const jpeg_source_mgr& rest = *src_.src;
+            if (cut_fast(src_, dst_, rest.next_input_byte, rest.bytes_in_buffer, out_))
+                return std::move(out_);
+            out_.resize(std::max(out_.size(), size_));
+        }
+        read_coefficients();
+        set_parameters();
         write();
         return std::move(out_);
     }
@@ -184,12 +200,15 @@ class Cutter {
   private:
     // No local of these may have a destructor: libjpeg's errors jump over them.
 
-    void read() {
+    void read_header() {
         jpeg_mem_src(&src_, data_, static_cast<unsigned long>(size_));
         jpeg_read_header(&src_, TRUE);
         check_pixels(src_.image_width, src_.image_height);
         if (src_.data_precision != 8) throw JpegError("unsupported: not 8 bits a sample");
         check_plausible();
+    }
+
+    void read_coefficients() {
         coefficients_ = jpeg_read_coefficients(&src_);
         if (src_.progressive_mode) check_progression();
         check_range();
@@ -228,15 +247,18 @@ class Cutter {
         }
     }
 
-    void write() {
+    void set_parameters() {
         jpeg_copy_critical_parameters(&src_, &dst_);
         // Pillow and others invert CMYK by the presence of Adobe's marker.
         if (dst_.num_components == 4) dst_.write_Adobe_marker = src_.saw_Adobe_marker;
         reduce_factors();
-        if (turn_.any()) turn_picture();
         dst_.optimize_coding = optimize_ ? TRUE : FALSE;
         dst_.restart_interval = interval_ == Interval::kMcu ? 1 : 0;
         dst_.restart_in_rows = interval_ == Interval::kRow ? 1 : 0;
+    }
+
+    void write() {
+        if (turn_.any()) turn_picture();
         destination_.base.init_destination = destination_init;
         destination_.base.empty_output_buffer = destination_full;
         destination_.base.term_destination = destination_end;
@@ -342,6 +364,7 @@ class Cutter {
     Interval interval_;
     bool optimize_;
     Turn turn_;
+    bool fast_;
     ErrorManager errors_{};
     jpeg_progress_mgr progress_{};
     Destination destination_{};
@@ -355,7 +378,12 @@ class Cutter {
 
 std::vector<uint8_t> cut_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                               int orientation) {
-    return Cutter(data, size, interval, optimize, orientation).run();
+    return Cutter(data, size, interval, optimize, orientation, true).run();
+}
+
+std::vector<uint8_t> cut_with_libjpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
+                                      int orientation) {
+    return Cutter(data, size, interval, optimize, orientation, false).run();
 }
 
 }  // namespace fasttrain

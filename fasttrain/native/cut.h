@@ -18,4 +18,8 @@ enum class Interval { kMcu, kRow, kNone };
 std::vector<uint8_t> cut_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                               int orientation);
 
+// The same bytes and errors, from libjpeg alone: what the tests hold cut_jpeg's fast path against.
+std::vector<uint8_t> cut_with_libjpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
+                                      int orientation);
+
 }  // namespace fasttrain

@@ -26,6 +26,10 @@ from fasttrain.shards.tar import TarWriter, npy_header
 
 Photo = StoredPhoto | RawPhoto
 
+# So much work, in photographs and in bytes, lies ready for the workers while a finished shard goes to the disk.
+_MAX_AHEAD = 256
+_BYTES_AHEAD = 64 << 20
+
 
 @dataclass
 class Part:
@@ -97,7 +101,7 @@ def write_parts(
             return f"can't be read: {error.strerror}"
 
     with ThreadPoolExecutor(workers) as pool:
-        photos = _in_order(pool, work, (int(row) for job in jobs for row in job.rows), ahead=4 * workers)
+        photos = _in_order(pool, work, (int(row) for job in jobs for row in job.rows), 4 * workers)
         try:
             for job in jobs:
                 yield job, _write_part(job, photos, source, keys, out, strict, advance)
@@ -140,7 +144,7 @@ def _write_part(
 def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: int) -> None:
     if isinstance(photo, RawPhoto):
         header = npy_header(photo.height, photo.width)
-        part.offsets.append(tar.add(key, header + photo.pixels, label, "npy") + len(header))
+        part.offsets.append(tar.add(key, photo.pixels, label, "npy", header))
         part.lengths.append(len(photo.pixels))
     else:
         part.offsets.append(tar.add(key, photo.jpeg, label))
@@ -154,13 +158,18 @@ def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: int) -> None
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[int], Photo | str], rows: Iterable[int], ahead: int
+    pool: ThreadPoolExecutor, work: Callable[[int], Photo | str], rows: Iterable[int], at_least: int
 ) -> Iterator[Photo | str]:
     # Executor.map would submit a million photographs at once.
     waiting: deque[Future[Photo | str]] = deque()
+    ahead = at_least
     for row in rows:
         waiting.append(pool.submit(work, row))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
+        while len(waiting) >= ahead:
+            photo = waiting.popleft().result()
+            if not isinstance(photo, str):
+                size = len(photo.pixels if isinstance(photo, RawPhoto) else photo.jpeg)
+                ahead = max(at_least, min(_MAX_AHEAD, _BYTES_AHEAD // size))
+            yield photo
     while waiting:
         yield waiting.popleft().result()

@@ -76,7 +76,7 @@ class ShardSet:
         return self.index["label"].astype(np.int64)
 
     def bytes(self, sample: int) -> memoryview:
-        """The sample's JPEG, or its pixels where the shards are `raw`, read-only, straight from the mapped shard: no copy."""
+        """The sample's JPEG, or pixels where the shards are `raw`: read-only, from the mapped shard, no copy."""
         row = self.index[sample]
         start = int(row["offset"])
         return self._shard(int(row["shard"]))[start : start + int(row["length"])]

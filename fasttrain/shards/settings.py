@@ -9,7 +9,6 @@ import fasttrain
 from fasttrain.errors import UserError
 from fasttrain.shards.cut import Interval, native_available
 
-
 ADDED = {"raw": False}
 """What settings were before there was a name for them: older manifests lack them."""
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fasttrain.augment.batch import BatchAugment
+from fasttrain.augment.mix import PlannedMixup
 from fasttrain.errors import UserError
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.training.device import Autocast
@@ -27,14 +29,22 @@ class Step:
     autocast: Autocast
     clip_grad: float | None
     frozen: list[torch.nn.Module]
+    augment: BatchAugment | None = None
+    mix: PlannedMixup | None = None
 
-    def __call__(self, state: TrainingState, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """`images` uint8 [n, H, W, 3], `labels` int64 [n], on any device: forward, backward, update."""
-        inputs = self.preprocess(images.to(self.device, non_blocking=True))
-        labels = labels.to(self.device, non_blocking=True)
+    def __call__(self, state: TrainingState, images: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor) -> None:
+        """`images` uint8 [n, H, W, 3], `labels` int64 [n], on any device, `ids` int64 [n] on the host:
+        augment, forward, backward, update."""
+        images = images.to(self.device, non_blocking=True)
+        if self.augment is not None:
+            images = self.augment(images, ids.numpy(), state.epoch)
+        inputs = self.preprocess(images)
+        targets = labels.to(self.device, non_blocking=True)
+        if self.mix is not None:
+            inputs, targets = self.mix(inputs, targets, ids.numpy(), state.epoch)
         with self.autocast():
             logits = state.model(inputs)
-            loss = self.criterion(logits, labels)
+            loss = self.criterion(logits, targets)
         state.scaler.scale(loss).backward()
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)
@@ -46,7 +56,7 @@ class Step:
         state.schedule.after_step(state.step)
         if state.ema is not None:
             state.ema.update(state.model)
-        state.totals.update(loss, logits, labels)
+        state.totals.update(loss, logits, targets)
 
 
 def train_epoch(
@@ -67,9 +77,9 @@ def train_epoch(
     epoch_start = asked = time.perf_counter()
     seconds_before, wait_before = state.epoch_seconds, state.epoch_wait
     waited = 0.0
-    for number, (images, labels, _) in enumerate(state.loader):
+    for number, (images, labels, ids) in enumerate(state.loader):
         waited += time.perf_counter() - asked
-        step(state, images, labels)
+        step(state, images, labels, ids)
         images_done += len(labels)
         state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
         state.epoch_wait = wait_before + waited

@@ -22,8 +22,13 @@ class Totals:
         self._sums = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
     def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """`loss` is the mean over the batch, `logits` float [n, classes], `labels` int64 [n]."""
+        """`loss` is the mean over the batch, `logits` float [n, classes], `labels` int64 [n] or float [n, classes].
+
+        Of mixed labels the one with the greatest share counts as right.
+        """
         count = len(labels)
+        if labels.ndim == 2:
+            labels = labels.argmax(dim=1)
         correct = (logits.argmax(dim=1) == labels).sum()
         self._sums += torch.stack([loss.detach() * count, correct, torch.full_like(correct, count)]).to(self._sums)
 

@@ -13,8 +13,10 @@ import torch
 from rich.console import Console
 from timm.utils import ModelEmaV3
 
+from fasttrain.augment.batch import BatchAugment
+from fasttrain.augment.mix import PlannedMixup
 from fasttrain.checkpoint.file import LAST, save_checkpoint
-from fasttrain.config.schema import TrainConfig
+from fasttrain.config.schema import TrainConfig, parse_rand_augment
 from fasttrain.errors import Stopped, UserError
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
@@ -138,6 +140,7 @@ class _Run:
             workers=choose_workers(config.workers),
             device=str(self.device),
             limit_batches=config.limit_batches,
+            shuffle=config.shuffle,
         )
 
     def _make_state(self) -> tuple[TrainingState, Step]:
@@ -171,8 +174,33 @@ class _Run:
             totals=Totals(self.device),
             loader=self.loaders.train,
         )
-        step = Step(self.device, self.preprocess, criterion, self.autocast, config.clip_grad, frozen)
+        step = Step(
+            self.device,
+            self.preprocess,
+            criterion,
+            self.autocast,
+            config.clip_grad,
+            frozen,
+            self._make_augment(),
+            PlannedMixup(config.mixup, config.cutmix, len(self.shards.classes), config.seed)
+            if config.mixup or config.cutmix
+            else None,
+        )
         return state, step
+
+    def _make_augment(self) -> BatchAugment | None:
+        config = self.config
+        if not (config.color_jitter or config.rand_augment or config.random_erasing):
+            return None
+        return BatchAugment(
+            self.loaders.train.ids,
+            config.seed,
+            self.spec.mean,
+            self.device,
+            color_jitter=config.color_jitter,
+            rand_augment=parse_rand_augment(config.rand_augment) if config.rand_augment else None,
+            random_erasing=config.random_erasing,
+        )
 
     def _check_same_data(self) -> None:
         checkpoint = self.start.checkpoint

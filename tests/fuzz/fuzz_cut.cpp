@@ -1,7 +1,8 @@
-// What comes in is never trusted: any bytes give a JPEG or a JpegError. What comes out must be taken in
-// again, and a batch's slices are those of its photographs one by one.
+// What comes in is never trusted: any bytes give a JPEG or a JpegError, the same as from libjpeg alone. What
+// comes out must be taken in again, and a batch's slices are those of its photographs one by one.
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "cut.h"
@@ -73,13 +74,24 @@ void slice_as_batch(const uint8_t* data, size_t size, const Box& box) {
         if (batch.lengths[i] > requests[i].size) std::abort();
 }
 
-void cut_twice(const uint8_t* data, size_t size, const Choices& choices) {
-    std::vector<uint8_t> once;
+// Empty, with the reason, for an error.
+std::vector<uint8_t> try_cut(decltype(cut_jpeg)* cut, const uint8_t* data, size_t size,
+                             const Choices& choices, std::string& reason) {
     try {
-        once = cut_jpeg(data, size, choices.interval, choices.optimize, choices.orientation);
-    } catch (const JpegError&) {
-        return;
+        return cut(data, size, choices.interval, choices.optimize, choices.orientation);
+    } catch (const JpegError& error) {
+        reason = error.what();
+        return {};
     }
+}
+
+void cut_twice(const uint8_t* data, size_t size, const Choices& choices) {
+    std::string reason;
+    std::string expected_reason;
+    const std::vector<uint8_t> once = try_cut(cut_jpeg, data, size, choices, reason);
+    if (try_cut(cut_with_libjpeg, data, size, choices, expected_reason) != once) std::abort();
+    if (reason != expected_reason) std::abort();
+    if (once.empty()) return;
     if (cut_jpeg(once.data(), once.size(), choices.interval, choices.optimize, 1) != once) std::abort();
     slice_twice(once.data(), once.size(), choices.box);
     slice_as_batch(once.data(), once.size(), choices.box);

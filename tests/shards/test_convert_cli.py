@@ -49,6 +49,7 @@ def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
         "cut": "none",
         "optimize": False,
         "shard_size": 5,
+        "raw": False,
     }
     assert isinstance(run("--source", mixed, "--out", tmp_path / "strict", "--strict").exception, UserError)
     assert isinstance(run("--source", mixed, "--out", tmp_path / "out").exception, UserError)
@@ -58,7 +59,7 @@ def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
 def test_every_option_has_help(run) -> None:
     text = run("--help").output
     options = (
-        "source out val-fraction seed max-size quality cut optimize no-optimize shard-size workers strict overwrite"
+        "source out val-fraction seed max-size quality cut optimize no-optimize shard-size raw workers strict overwrite"
     )
     for option in options.split():
         assert f"--{option}" in text

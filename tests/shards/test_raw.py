@@ -1,4 +1,4 @@
-"""`convert --raw`: Pillow's pixels in the same tars, manifest and index; deterministic, resumable, readable by others."""
+"""`convert --raw`: Pillow's pixels in the same tars and index; deterministic, resumable, readable by others."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def pixels(shards: ShardSet, sample: int) -> np.ndarray:
 @pytest.fixture
 def shards(mixed, tmp_path) -> ShardSet:
     Image.open(mixed / "dog" / "00.jpg").resize((50, 40)).save(mixed / "dog" / "small.jpg", quality=80)
-    layer = Image.new("RGBA", (40, 50), (0, 0, 0, 0))
-    layer.save(mixed / "dog" / "clear.png")
+    Image.open(mixed / "dog" / "01.jpg").resize((500, 380)).save(mixed / "dog" / "large.jpg")
+    Image.new("RGBA", (40, 50), (0, 0, 0, 0)).save(mixed / "dog" / "clear.png")
     return made(mixed, tmp_path / "out")
 
 
@@ -53,7 +53,7 @@ def test_pixels_are_pillows_upright_and_shrunk(mixed, shards) -> None:
         image.thumbnail((MAX_SIZE, MAX_SIZE), Image.Resampling.LANCZOS, reducing_gap=3.0)
         assert np.array_equal(pixels(shards, keys.index(key)), np.asarray(image)), key
         compared += 1
-    assert compared == 25
+    assert compared == 26
     assert shards.raw
     assert shards.sizes()[keys.index("cat/01")].tolist() == [56, 42]  # EXIF had it lie on its side
     assert shards.sizes()[keys.index("dog/small")].tolist() == [40, 50]
@@ -64,13 +64,13 @@ def test_pixels_are_pillows_upright_and_shrunk(mixed, shards) -> None:
 
 def test_everything_is_counted_and_the_broken_are_listed(shards) -> None:
     assert shards.manifest.counts == {
-        "photos": 30,
-        "stored": 28,
+        "photos": 31,
+        "stored": 29,
         "decoded: CMYK JPEG": 1,
-        "decoded: jpeg": 23,
+        "decoded: jpeg": 24,
         "decoded: png": 3,
         "decoded: webp": 1,
-        "resized": 26,
+        "resized": 27,
         "rotated": 1,
         "broken": 2,
         "ignored": 1,
@@ -95,7 +95,7 @@ def test_every_photograph_is_a_npy_file_in_the_tar(shards) -> None:
             assert read.dtype == np.uint8 and np.array_equal(read, pixels(shards, row))
             assert int(content[f"{key}.cls"]) == shards.labels()[row]
             seen += 1
-    assert seen == len(shards) == 28
+    assert seen == len(shards) == 29
     assert shards.verify() == []
 
 

@@ -1,0 +1,60 @@
+"""Mixup (Zhang et al. 2018, arXiv:1710.09412) and CutMix (Yun et al. 2019, arXiv:1905.04899), drawn from the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.loaders.plan import MIX_STREAM, random_words
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PlannedMixup:
+    """timm's `Mixup` (mode "batch": one lambda a batch, sample i with sample n - 1 - i) with the plan's numbers.
+
+    With both alphas above 0 each batch gets one of the two, by a fair coin, as timm's. The draw is a function of
+    (seed, epoch, id of the batch's first sample), so a resumed run repeats it; the partners follow from the batch, and
+    so from its size and the number of ranks. The last sample of an odd batch stays unmixed.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, classes: int, seed: int) -> None:
+        """`mixup` and `cutmix` are the alphas, of which one must be above 0."""
+        from timm.data.mixup import Mixup
+
+        # Smoothing stays CrossEntropyLoss's: of a mixed target it is the mix of smoothed ones.
+        self._mixup = Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=classes)
+        self._classes, self._seed = classes, seed
+
+    def __call__(
+        self, inputs: torch.Tensor, labels: torch.Tensor, ids: NDArray[np.int64], epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`inputs`, float [n, 3, H, W], mixed in place, and targets, float32 [n, classes], whose rows sum to 1.
+
+        `labels` is int64 [n] on the device of `inputs`, `ids` int64 [n] on the host.
+        """
+        from timm.data.mixup import mixup_target
+
+        even = len(inputs) - len(inputs) % 2
+        targets = mixup_target(labels, self._classes)
+        if even:
+            words = random_words(self._seed, epoch, MIX_STREAM, 1, 4, first=int(ids[0]))
+            with _numpy_seeded(words.view(np.uint32).ravel()):
+                _, targets[:even] = self._mixup(inputs[:even], labels[:even])
+        return inputs, targets
+
+
+@contextmanager
+def _numpy_seeded(words: NDArray[np.uint32]) -> Iterator[None]:
+    # timm draws from NumPy's global generator, which other code, and its checkpoint, must find untouched.
+    before = np.random.get_state()
+    np.random.seed(words)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)

@@ -1,0 +1,102 @@
+"""RandAugment (Cubuk et al. 2020, arXiv:1909.13719) on a batch, each sample with operations of its own."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.augment import pixels
+from fasttrain.augment.color import color_jitter
+from fasttrain.augment.numbers import to_device
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = (
+    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "contrast", "color"),
+    *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
+)
+"""Drawn uniformly: torchvision's RandAugment's and the paper's set."""
+
+# Kinds that one call applies together, in KINDS' order: a sample's group follows from its kind.
+_GROUPS = (
+    *("identity", "affine", "affine", "affine", "affine", "affine", "color", "color", "color"),
+    *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
+)
+
+
+@cache
+def parameters(magnitude: int, height: int, width: int) -> NDArray[np.float32]:
+    """float32 [14, 2, 6]: what each kind is called with at `magnitude` (0..10), for the signs - and +.
+
+    Affine kinds: the matrix that `pixels.affine` takes, row by row. Colour kinds: three factors. The others: one value.
+    Ranges are torchvision's, at magnitude 10: shear 0.3, translation 150/331 of the side, 30 degrees, factors 1 ± 0.9,
+    posterize to 4 bits, solarize from 0. Shear is about the top left corner, as Pillow's.
+    """
+    table = np.zeros((len(KINDS), 2, 6), dtype=np.float32)
+    share = magnitude / 10
+    for positive, sign in enumerate((-1, 1)):
+        shear, factor, angle = sign * 0.3 * share, 1 + sign * 0.9 * share, math.radians(sign * 30 * share)
+        across, down = (2 * sign * int(150 / 331 * side * share) / side for side in (width, height))
+        tall, wide = height / width, width / height
+        sine, cosine = math.sin(angle), math.cos(angle)
+        found = {
+            "shear_x": (1, shear * tall, shear * tall, 0, 1, 0),
+            "shear_y": (1, 0, 0, shear * wide, 1, shear * wide),
+            "translate_x": (1, 0, -across, 0, 1, 0),
+            "translate_y": (1, 0, 0, 0, 1, -down),
+            "rotate": (cosine, -sine * tall, 0, sine * wide, cosine, 0),
+            "brightness": (factor, 1, 1),
+            "contrast": (1, factor, 1),
+            "color": (1, 1, factor),
+            "sharpness": (factor,),
+            "posterize": (256 - (1 << round(4 * share)),),
+            "solarize": (255 * (1 - share),),
+        }
+        for kind, values in found.items():
+            table[KINDS.index(kind), positive, : len(values)] = values
+    return table
+
+
+def rand_augment(
+    images: torch.Tensor, numbers: NDArray[np.float32], operations: int, magnitude: int, fill: torch.Tensor
+) -> torch.Tensor:
+    """A new uint8 [n, H, W, 3]: each sample of `images` after `operations` operations at `magnitude` (0..10).
+
+    `numbers` is float32 [n, 2 * operations or more] in [0, 1), two for each operation: the kind and the sign. `fill`,
+    float32 [3], grey levels, is what shears, translations and rotations bring in. The kinds are drawn on the host,
+    which so knows which samples each operation takes: every sample costs one operation a layer, and the host never
+    waits for the device.
+    """
+    kinds = (numbers[:, 0 : 2 * operations : 2] * len(KINDS)).astype(np.int64)
+    signs = (numbers[:, 1 : 2 * operations : 2] >= 0.5).astype(np.int64)
+    values = parameters(magnitude, *images.shape[1:3])[kinds, signs]
+    order = np.argsort(kinds, axis=0, kind="stable")
+    order_there = to_device(order, images.device)
+    values_there = to_device(np.take_along_axis(values, order[:, :, None], axis=0), images.device)
+    result = images.clone()
+    for layer in range(operations):
+        groups = np.array(_GROUPS)[kinds[order[:, layer], layer]]
+        bounds = [0, *(np.flatnonzero(groups[1:] != groups[:-1]) + 1), len(groups)]
+        for start, stop in pairwise(bounds):
+            if groups[start] != "identity":
+                rows = order_there[start:stop, layer]
+                changed = _apply(groups[start], result[rows], values_there[start:stop, layer], fill)
+                result.index_copy_(0, rows, changed)
+    return result
+
+
+def _apply(group: str, images: torch.Tensor, values: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
+    if group == "affine":
+        return pixels.affine(images, values.reshape(-1, 2, 3), fill)
+    if group == "color":
+        return color_jitter(images, values[:, :3])
+    if group in ("autocontrast", "equalize"):
+        return pixels.autocontrast(images) if group == "autocontrast" else pixels.equalize(images)
+    function = {"sharpness": pixels.sharpness, "posterize": pixels.posterize, "solarize": pixels.solarize}[group]
+    return function(images, values[:, 0])
