@@ -30,6 +30,9 @@ class TrainConfig(BaseModel):
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
+    limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
+
+    # augmentation on the device, after the loader's crop and flip
     color_jitter: float = Field(
         0.0, ge=0, le=1, description="ColorJitter: greatest change of brightness, contrast and saturation"
     )
@@ -41,7 +44,6 @@ class TrainConfig(BaseModel):
     cutmix: float = Field(
         0.0, ge=0, le=100, description="CutMix's alpha; 0: off; with --mixup each batch gets one of them"
     )
-    limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
 
     # model
     model: str = Field("mobilenetv2_100", description="mobilenetv2_100, efficientnet_b0, or any name timm knows")
