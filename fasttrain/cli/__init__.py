@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from fasttrain.cli.convert import convert
+from fasttrain.cli.convert import convert, merge
 from fasttrain.cli.doctor import doctor
 from fasttrain.cli.evaluate import evaluate
 from fasttrain.cli.predict import predict
@@ -33,6 +33,7 @@ def common(debug: bool = DEBUG) -> None:
 
 
 app.command()(convert)
+app.command()(merge)
 app.command(name="train")(train_command())
 app.command()(evaluate)
 app.command()(predict)

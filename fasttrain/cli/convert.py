@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,9 @@ def convert(
     ] = False,
     workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,
+    part: Annotated[
+        str | None, typer.Option(help="2/4: the second of four machines' shares of the shards; then `merge`")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other shards that lie in --out")] = False,
 ) -> None:
     """Converts photographs into shards, once; stopped half-way, the same command goes on where it was."""
@@ -44,6 +47,29 @@ def convert(
 
     from fasttrain.shards.convert import convert as run
 
+    console = Console(highlight=False)
+    if part is not None:
+        _convert_part(
+            console,
+            source,
+            out,
+            part,
+            {
+                "val_fraction": val_fraction,
+                "seed": seed,
+                "max_size": max_size,
+                "quality": quality,
+                "cut": cut,
+                "optimize": optimize,
+                "shard_size": shard_size,
+                "raw": raw,
+            },
+            beton="beton" in format,
+            overwrite=overwrite,
+            workers=workers,
+            strict=strict,
+        )
+        return
     result = run(
         source,
         out,
@@ -60,7 +86,50 @@ def convert(
         strict=strict,
         overwrite=overwrite,
     )
-    _print_summary(Console(highlight=False), result, cut)
+    _print_summary(console, result, cut)
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(help="the --out of each `convert --part`, where all the parts lie")] = Path(
+        "shards"
+    ),
+) -> None:
+    """Joins the parts that `convert --part 1/4`, `2/4`, ... wrote into one data set."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from fasttrain.shards.merge import merge as run
+
+    manifest = run(out)
+    console = Console(highlight=False)
+    console.print(f"{len(manifest.shards):,} shards, {manifest.index.samples:,} photographs in {escape(str(out))}")
+    console.print(f"next: [bold]fasttrain train --data {escape(str(out))}[/bold]")
+
+
+def _convert_part(
+    console: Console,
+    source: str,
+    out: Path,
+    part: str,
+    settings: dict[str, Any],
+    *,
+    beton: bool,
+    overwrite: bool,
+    workers: int | None,
+    strict: bool,
+) -> None:
+    from rich.markup import escape
+
+    from fasttrain.errors import UserError
+    from fasttrain.shards.convert import convert_part
+    from fasttrain.shards.settings import ShardSettings
+
+    if beton or overwrite:
+        raise UserError("--part goes with neither --format tar,beton nor --overwrite; leave them out")
+    result = convert_part(source, out, part, ShardSettings(**settings), workers=workers, strict=strict)
+    speed = result.photos / max(result.seconds, 1e-9)
+    console.print(f"part {part} in {escape(str(result.folder))}: {result.photos:,} photographs, {speed:,.0f} img/s")
+    console.print(f"when all parts are in {escape(str(out))}: [bold]fasttrain merge {escape(str(out))}[/bold]")
 
 
 def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:

@@ -16,7 +16,9 @@ constexpr uint8_t kNatural[64] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25
                                   35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
                                   58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
 
-// Kept by a thread from one picture to the next.
+constexpr size_t kKeptTokens = size_t{1} << 24;
+
+// Kept by a thread from one picture to the next, unless one was huge.
 struct CutScratch {
     std::vector<uint8_t> bytes;  // the restart intervals without stuffing, one after the other
     std::vector<size_t> ends;    // of each
@@ -311,7 +313,9 @@ bool cut_fast(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst
             if (src.comp_info[c].h_samp_factor != dst.comp_info[c].h_samp_factor ||
                 src.comp_info[c].v_samp_factor != dst.comp_info[c].v_samp_factor)
                 return false;
-    return FastCutter(src, dst, scratch, out).run(scan, size);
+    const bool done = FastCutter(src, dst, scratch, out).run(scan, size);
+    if (scratch.tokens.size() > kKeptTokens) scratch = {};
+    return done;
 }
 
 }  // namespace fasttrain

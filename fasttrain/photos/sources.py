@@ -37,6 +37,22 @@ class Source:
     ignored: tuple[Ignored, ...]
     fingerprint: str
 
+    def summary(self) -> SourceSummary:
+        """What the manifest says of the source."""
+        return SourceSummary(self.kind, self.name, self.classes, len(self.paths), self.ignored, self.fingerprint)
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """As in `Source`; `photos` is their number."""
+
+    kind: str
+    name: str
+    classes: tuple[str, ...]
+    photos: int
+    ignored: tuple[Ignored, ...]
+    fingerprint: str
+
 
 @dataclass(frozen=True)
 class _Photo:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fasttrain.errors import UserError
-from fasttrain.photos.sources import TRAIN, Source
+from fasttrain.photos.sources import TRAIN, SourceSummary
 from fasttrain.shards.atomic import atomic_write_bytes
 from fasttrain.shards.format import (
     INDEX,
@@ -29,7 +29,9 @@ from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.parts import Part
 
 
-def assemble(out: Path, source: Source, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]) -> Manifest:
+def assemble(
+    out: Path, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
+) -> Manifest:
     """Writes the three files; `parts` in the layout's order. Raises UserError where a class has lost every
     training photograph (`rejected.tsv` is written by then), OSError where the disk can't be written.
     """
@@ -61,7 +63,7 @@ def assemble(out: Path, source: Source, parts: list[tuple[ShardJob, Part]], sett
         index=IndexSummary(sha256=hashlib.sha256(file.getvalue()).hexdigest(), samples=len(index)),
         settings=settings,
         counts={
-            "photos": len(source.paths),
+            "photos": source.photos,
             "stored": len(index),
             **dict(sorted(how.items())),
             "broken": len(broken),
@@ -72,7 +74,7 @@ def assemble(out: Path, source: Source, parts: list[tuple[ShardJob, Part]], sett
     return manifest
 
 
-def _check_classes(out: Path, source: Source, kept: list[tuple[ShardJob, Part]]) -> None:
+def _check_classes(out: Path, source: SourceSummary, kept: list[tuple[ShardJob, Part]]) -> None:
     left = {label for job, part in kept if job.split == TRAIN for label in part.labels}
     for label, name in enumerate(source.classes):
         if label not in left:

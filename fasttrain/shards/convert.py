@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,22 @@ from fasttrain.shards.beton import write_betons
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.layout import ShardJob, lay_out
+from fasttrain.shards.merge import parse_part, part_folder, write_summary
 from fasttrain.shards.parts import Part, read_part, write_parts
 from fasttrain.shards.progress import ConvertProgress
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
 from fasttrain.shards.workplace import alone_in, clear_parts, prepare
 from fasttrain.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """A part's folder; photographs this call read, and the seconds it took."""
+
+    folder: Path
+    photos: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,36 @@ def convert(
     return result
 
 
+def convert_part(
+    source: str | Path,
+    out: str | Path,
+    part: str,
+    settings: ShardSettings,
+    *,
+    workers: int | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> PartResult:
+    """Writes every n-th shard, from the i-th on, of `convert`'s, into a folder below `out`: part "i/n", from 1.
+
+    Each of n machines that see the same `source` does one part, then `merge` makes one data set of them, byte for byte
+    what one machine writes. Stops and goes on as `convert` does, and raises what it raises.
+    """
+    number, count = parse_part(part)
+    console = Console(stderr=True, quiet=not progress)
+    folder = part_folder(Path(out).expanduser(), number, count)
+    if (folder.parent / MANIFEST).exists():
+        raise UserError(f"{folder.parent} holds a whole data set; give another --out")
+    start = time.monotonic()
+    workers, settings, opened = _checked(source, folder, settings, workers)
+    with _quiet_pillow(), alone_in(folder, wait=False):
+        prepare(folder, opened, settings.recorded(), overwrite=False)
+        jobs = _jobs(opened, settings)
+        write_summary(folder, opened.summary(), jobs)
+        _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console)
+    return PartResult(folder, photos, time.monotonic() - start)
+
+
 def ensure_shards(data: Path) -> Path:
     """`data` where it holds shards; where it holds photographs, the shards of them in the cache, made once.
 
@@ -136,21 +178,13 @@ def _convert(
     console: Console,
 ) -> ConvertResult:
     start = time.monotonic()
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: give at least 1")
-    workers = workers or os.cpu_count() or 1
-    settings = settings.resolved()
-    source = open_source(where)
-    if out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents:
-        raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
-    with alone_in(out, wait=wait), warnings.catch_warnings():
-        # Pillow warns of odd metadata; what matters raises, and the rest would scroll over the progress.
-        warnings.filterwarnings("ignore", module="PIL")
+    workers, settings, source = _checked(where, out, settings, workers)
+    with alone_in(out, wait=wait), _quiet_pillow():
         manifest = prepare(out, source, settings.recorded(), overwrite=overwrite)
         already, photos = manifest is not None, 0
         if manifest is None:
-            parts, photos = _write(source, out, settings, workers, strict, console)
-            manifest = assemble(out, source, parts, settings.recorded())
+            parts, photos = _write(source, _jobs(source, settings), out, settings, workers, strict, console)
+            manifest = assemble(out, source.summary(), parts, settings.recorded())
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
         else:
@@ -159,10 +193,39 @@ def _convert(
     return ConvertResult(out, manifest, time.monotonic() - start, photos, already)
 
 
+def _checked(
+    where: str | Path, out: Path, settings: ShardSettings, workers: int | None
+) -> tuple[int, ShardSettings, Source]:
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: give at least 1")
+    settings = settings.resolved()
+    source = open_source(where)
+    if out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents:
+        raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
+    return workers or os.cpu_count() or 1, settings, source
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    # Pillow warns of odd metadata; what matters raises, and the rest would scroll over the progress.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def _jobs(source: Source, settings: ShardSettings) -> list[ShardJob]:
+    return lay_out(source, val_fraction=settings.val_fraction, seed=settings.seed, shard_size=settings.shard_size)
+
+
 def _write(
-    source: Source, out: Path, settings: ShardSettings, workers: int, strict: bool, console: Console
+    source: Source,
+    jobs: list[ShardJob],
+    out: Path,
+    settings: ShardSettings,
+    workers: int,
+    strict: bool,
+    console: Console,
 ) -> tuple[list[tuple[ShardJob, Part]], int]:
-    jobs = lay_out(source, val_fraction=settings.val_fraction, seed=settings.seed, shard_size=settings.shard_size)
     done = {job.name: part for job in jobs if (part := read_part(out, job))}
     if strict:
         for part in done.values():
@@ -170,7 +233,7 @@ def _write(
     todo = [job for job in jobs if job.name not in done]
     if done:
         console.print(f"going on in {out}: {len(done):,} of {len(jobs):,} shards are there")
-    total = len(source.paths)
+    total = sum(len(job.rows) for job in jobs)
     left = sum(len(job.rows) for job in todo)
     with StopRequest() as stop, ConvertProgress(console, total, total - left) as progress:
 

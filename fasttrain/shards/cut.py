@@ -3,7 +3,8 @@
 A restart marker ends an MCU's entropy-coded data at a byte and resets the DC predictions, so with one after
 every MCU any rectangle of MCUs is a JPEG of its own once SOF has its size and the markers are renumbered
 (ITU-T T.81). The nearest published use of boundaries in the entropy-coded data is parallel decoding on GPUs:
-Wang, Luo, Yan, ICPADS 2020, doi 10.1109/ICPADS51040.2020.00045. The coefficients go through libjpeg-turbo.
+Wang, Luo, Yan, ICPADS 2020, doi 10.1109/ICPADS51040.2020.00045. Huffman codes are exchanged one by one;
+what that can't take goes through libjpeg-turbo's coefficients.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from fasttrain.shards.settings import ADDED
 
 _SHARD = re.compile(r"(train|val|test)-\d{5}\.(tar|idx)")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
-_RUN = "run.json"
+RUN = "run.json"
 
 
 def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: bool) -> Manifest | None:
@@ -37,8 +37,8 @@ def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: b
             _refuse_other(out, mine, there.source.fingerprint, there.settings, release=False)
             return there
         _clear(out)
-    elif (out / PARTS / _RUN).exists():
-        there_run = json.loads((out / PARTS / _RUN).read_bytes())
+    elif (out / PARTS / RUN).exists():
+        there_run = json.loads((out / PARTS / RUN).read_bytes())
         if not overwrite:
             _refuse_other(out, mine, there_run["source"], there_run["settings"], release=True)
         elif there_run != mine:
@@ -49,7 +49,7 @@ def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: b
         if _TEMPORARY.fullmatch(path.name):
             path.unlink()
     (out / PARTS).mkdir(exist_ok=True)
-    atomic_write_bytes(out / PARTS / _RUN, json.dumps(mine).encode())
+    atomic_write_bytes(out / PARTS / RUN, json.dumps(mine).encode())
     return None
 
 

@@ -1,0 +1,143 @@
+"""One conversion shared out over machines: each writes every n-th shard into its own folder; `merge` joins them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fasttrain.errors import UserError
+from fasttrain.photos.sources import SourceSummary
+from fasttrain.shards.assemble import assemble
+from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
+from fasttrain.shards.layout import ShardJob
+from fasttrain.shards.parts import Part, read_part
+from fasttrain.shards.workplace import RUN, alone_in, clear_parts
+
+_SUMMARY = "summary.json"
+_FOLDER = re.compile(r"part-(\d+)-of-(\d+)")
+
+
+def parse_part(part: str) -> tuple[int, int]:
+    """("2/4") to (2, 4). Raises UserError."""
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part.strip())
+    number, count = (int(each) for each in found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise UserError(f"--part {part}: give the machine's number and how many there are, from 1/4 to 4/4, say")
+    return number, count
+
+
+def part_folder(out: Path, number: int, count: int) -> Path:
+    """Where part `number` of `count` is written: nothing else lies there, so machines may share `out`."""
+    return out / f"part-{number}-of-{count}"
+
+
+def write_summary(folder: Path, source: SourceSummary, jobs: list[ShardJob]) -> None:
+    """What `merge` must know and no part's shards say: the source, and all shards of all parts."""
+    plain = {"source": asdict(source), "jobs": [(job.name, job.split, len(job.rows)) for job in jobs]}
+    atomic_write_bytes(folder / PARTS / _SUMMARY, json.dumps(plain).encode())
+
+
+def merge(out: Path) -> Manifest:
+    """Moves the shards of all parts below `out` into `out` and writes the manifest there, as one conversion would have.
+
+    Killed half-way, the same call goes on. Raises UserError where a part is missing, unfinished, or of other
+    photographs or settings than the first.
+    """
+    if (out / MANIFEST).exists():
+        _remove(_part_folders(out))
+        return read_manifest(out)
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(alone_in(out, wait=False))
+        folders = _all_parts(out)
+        for folder in folders:
+            locks.enter_context(alone_in(folder, wait=False))
+        settings, summary = _same_in_all(folders)
+        (out / PARTS).mkdir(exist_ok=True)
+        for torn in out.glob(".*.tmp"):
+            torn.unlink()
+        jobs = [ShardJob(name, split, np.arange(rows)) for name, split, rows in summary["jobs"]]
+        parts = [(job, _moved(job, folders[number % len(folders)], out)) for number, job in enumerate(jobs)]
+        plain = summary["source"]
+        source = SourceSummary(**{**plain, "classes": tuple(plain["classes"]), "ignored": _pairs(plain["ignored"])})
+        manifest = assemble(out, source, parts, settings)
+        clear_parts(out)
+        _remove(folders)
+    return manifest
+
+
+def _part_folders(out: Path) -> list[Path]:
+    return [path for path in out.glob("part-*-of-*") if _FOLDER.fullmatch(path.name) and path.is_dir()]
+
+
+def _all_parts(out: Path) -> list[Path]:
+    found = _part_folders(out)
+    counts = {int(path.name.rpartition("-")[2]) for path in found}
+    if not found:
+        raise UserError(f"{out} holds no parts; make them: fasttrain convert --part 1/4 --out {out}, and so on")
+    if len(counts) > 1:
+        raise UserError(f"{out} holds parts of {' and of '.join(map(str, sorted(counts)))}; remove those of one")
+    count = counts.pop()
+    folders = [part_folder(out, number, count) for number in range(1, count + 1)]
+    if missing := [folder.name for folder in folders if folder not in found]:
+        raise UserError(f"{out}: {', '.join(missing)} isn't there; convert it, or copy it here from its machine")
+    return folders
+
+
+def _same_in_all(folders: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    runs, summaries = ([_read(folder / PARTS / name) for folder in folders] for name in (RUN, _SUMMARY))
+    for folder, run in zip(folders, runs, strict=True):
+        if run != runs[0]:
+            raise UserError(
+                f"{folder} was made of other photographs or settings than {folders[0].name}; convert it again"
+            )
+    settings: dict[str, Any] = runs[0]["settings"]
+    return settings, summaries[0]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path.parent.parent}: not a part that `convert --part` made; convert it again") from error
+    return plain
+
+
+def _moved(job: ShardJob, folder: Path, out: Path) -> Part:
+    if (there := read_part(out, job)) is not None:
+        return there
+    part = read_part(folder, job)
+    if part is None:
+        raise UserError(f"{folder}: {job.name} isn't finished; run its fasttrain convert --part again")
+    for name in (f"{job.name}.tar", f"{job.name}.idx") if part.keys else ():
+        _link(folder / name, out / name)
+    atomic_write_bytes(out / PARTS / f"{job.name}.json", (folder / PARTS / f"{job.name}.json").read_bytes())
+    return part
+
+
+def _link(there: Path, here: Path) -> None:
+    # Not a move: a merge that is killed must find the parts as they were.
+    here.unlink(missing_ok=True)
+    try:
+        os.link(there, here)
+    except OSError:  # not every file system has links
+        temporary = here.with_name(f".{here.name}.{os.getpid()}.tmp")
+        shutil.copyfile(there, temporary)
+        temporary.replace(here)
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def _pairs(plain: list[list[str]]) -> tuple[Any, ...]:
+    return tuple((path, reason) for path, reason in plain)
