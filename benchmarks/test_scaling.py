@@ -57,9 +57,15 @@ def test_a_consumer_as_fast_as_a_gpu(photographs, contenders, results):
     process = contenders("native", photographs)
     process.epoch()
     found = [process.epoch(pause=64 / 4000, repeats=3) for _ in range(5)]
-    share = statistics.median(each["waited"] / each["seconds"] for each in found)
-    results.add("waiting_share", share)
-    print(f"\na consumer at 4,000 img/s waits {100 * share:.1f} % of the time, epoch starts included")
+    part = {
+        "within_an_epoch": statistics.median(
+            (each["waited"] - each["waited_first"]) / (each["seconds"] - each["waited_first"]) for each in found
+        ),
+        "with_epoch_starts": statistics.median(each["waited"] / each["seconds"] for each in found),
+    }
+    results.add("waiting_share", part)
+    within, starts = (f"{100 * share:.1f} %" for share in part.values())
+    print(f"\na consumer at 4,000 img/s waits {within} of an epoch, {starts} with its start, of 32 batches")
 
 
 def test_cold_page_cache(photographs, contenders, results):

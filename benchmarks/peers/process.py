@@ -6,7 +6,6 @@ Processes keep the contenders apart (forks, threads, memory, numba), and idle on
 from __future__ import annotations
 
 import gc
-import itertools
 import json
 import os
 import re
@@ -43,7 +42,8 @@ class ContenderProcess:
         return float(self.ask("first")["seconds"])
 
     def epoch(self, pause: float = 0, repeats: int = 1) -> dict[str, Any]:
-        """images, seconds, cpu_seconds (with workers) and waited (seconds for data) of `repeats` epochs.
+        """images, seconds, cpu_seconds (with workers), waited (seconds for data) and waited_first (for each epoch's
+        first batch) of `repeats` epochs.
 
         The consumer sleeps `pause` seconds a batch.
         """
@@ -112,19 +112,24 @@ def resident() -> float:
 
 
 def run_epochs(contender: Any, pause: float = 0, repeats: int = 1) -> dict[str, float]:
-    images, waited, cpu, start = 0, 0.0, cpu_seconds(), time.perf_counter()
-    batches = itertools.chain.from_iterable(contender.batches() for _ in range(repeats))
-    while True:
-        asked = time.perf_counter()
-        count = next(batches, None)
-        waited += time.perf_counter() - asked
-        if count is None:
-            break
-        images += count
-        if pause:
-            time.sleep(pause)
+    images, waited, first, cpu, start = 0, 0.0, 0.0, cpu_seconds(), time.perf_counter()
+    for _ in range(repeats):
+        batches, began = iter(contender.batches()), False
+        while True:
+            asked = time.perf_counter()
+            count = next(batches, None)
+            took = time.perf_counter() - asked
+            waited += took
+            first += 0 if began else took
+            began = True
+            if count is None:
+                break
+            images += count
+            if pause:
+                time.sleep(pause)
     seconds = time.perf_counter() - start
-    return {"images": images, "seconds": seconds, "cpu_seconds": cpu_seconds() - cpu, "waited": waited}
+    cpu = cpu_seconds() - cpu
+    return {"images": images, "seconds": seconds, "cpu_seconds": cpu, "waited": waited, "waited_first": first}
 
 
 def peak_memory(contender: Any, before: float) -> float:

@@ -10,6 +10,7 @@ releases. Arithmetic on them is limited to operations that IEEE 754 rounds exact
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,7 +170,9 @@ class EpochPlan:
         """
         start = number * batch_size * world_size
         stop = min(start + batch_size * world_size, len(self.ids))
-        part = np.array_split(np.arange(start, stop), world_size)[rank]
+        share, more = divmod(max(stop - start, 0), world_size)
+        first = start + rank * share + min(rank, more)
+        part = slice(first, first + share + (rank < more))
         return Batch(self.ids[part], self.boxes[part], self.flips[part], self.size)
 
     def rest(self, samples: int) -> EpochPlan:
@@ -180,28 +183,28 @@ class EpochPlan:
 def _draw(
     uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    height = sizes[:, 0].astype(np.int64)[:, None]
-    width = sizes[:, 1].astype(np.int64)[:, None]
-    area = (height * width) * (crop.scale[0] + uniform[:, :_ATTEMPTS] * (crop.scale[1] - crop.scale[0]))
+    height, width = (sizes[:, side].astype(np.int64) for side in (0, 1))
     low, high = _log(crop.ratio[0]), _log(crop.ratio[1])
-    root_ratio = _exp((low + uniform[:, _ATTEMPTS : 2 * _ATTEMPTS] * (high - low)) / 2)
-    root_area = np.sqrt(area)
-    widths = np.rint(root_area * root_ratio).astype(np.int64)
-    heights = np.rint(root_area / root_ratio).astype(np.int64)
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    attempt = fits.argmax(axis=1)
-    row = np.arange(len(sizes))
-    box_height, box_width = heights[row, attempt], widths[row, attempt]
-    height, width = height[:, 0], width[:, 0]
+    box_height, box_width = np.zeros_like(height), np.zeros_like(width)
+    left_over = np.arange(len(sizes))  # most need one attempt: the rest is drawn for the others only
+    for attempt in range(_ATTEMPTS):
+        size = height[left_over], width[left_over]
+        share, shape = uniform[left_over, attempt], uniform[left_over, _ATTEMPTS + attempt]
+        root_area = np.sqrt((size[0] * size[1]) * (crop.scale[0] + share * (crop.scale[1] - crop.scale[0])))
+        root_ratio = _exp((low + shape * (high - low)) / 2)
+        tried_width = np.rint(root_area * root_ratio).astype(np.int64)
+        tried_height = np.rint(root_area / root_ratio).astype(np.int64)
+        fits = (tried_width > 0) & (tried_width <= size[1]) & (tried_height > 0) & (tried_height <= size[0])
+        box_height[left_over[fits]], box_width[left_over[fits]] = tried_height[fits], tried_width[fits]
+        left_over = left_over[~fits]
+        if not len(left_over):
+            break
     top = (uniform[:, 2 * _ATTEMPTS] * (height - box_height + 1)).astype(np.int64)
     left = (uniform[:, 2 * _ATTEMPTS + 1] * (width - box_width + 1)).astype(np.int64)
-    missed = ~fits.any(axis=1)
-    if missed.any():
-        fallback = _largest_centre(height, width, crop.ratio)
-        top, left, box_height, box_width = (
-            np.where(missed, theirs, ours)
-            for theirs, ours in zip(fallback, (top, left, box_height, box_width), strict=True)
-        )
+    if len(left_over):
+        fallback = _largest_centre(height[left_over], width[left_over], crop.ratio)
+        for ours, theirs in zip((top, left, box_height, box_width), fallback, strict=True):
+            ours[left_over] = theirs
     boxes = np.stack([top, left, box_height, box_width], axis=1).astype(np.int32)
     return boxes, uniform[:, 2 * _ATTEMPTS + 2] < crop.flip
 
@@ -227,6 +230,7 @@ def _exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return total
 
 
+@functools.cache
 def _log(x: float) -> float:
     # By Newton's method on _exp, for the same reason; x is a ratio near 1.
     y = 0.0

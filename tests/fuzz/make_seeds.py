@@ -15,12 +15,14 @@ DECODE_CHOICES = bytes([0, 0, 3, 5, 20, 30, 0, 0x42])
 
 
 def make_seeds(folder: Path) -> None:
-    """Every kind of JPEG without restart markers, with one after every MCU, and every three; and a progressive one."""
+    """Every kind of JPEG without restart markers, with one after every MCU, and every three; some of Pillow's."""
     photographs = {
         f"{number}-{restart}": jpegs.sample(kind, 37, 29, restart)
         for number, kind in enumerate(jpegs.FACTORS)
         for restart in (0, 1, 3)
     }
+    for name, mode, subsampling in (("420", "RGB", 2), ("444", "RGB", 0), ("grey", "L", 0)):
+        photographs[f"pillow-{name}"] = jpegs.pillow_jpeg(mode, 100, 80, subsampling)
     photographs["progressive"] = jpegs.pillow_jpeg("RGB", 100, 80, progressive=True)
     for fuzzer, choices in {"cut": CUT_CHOICES, "decode": DECODE_CHOICES}.items():
         (folder / fuzzer).mkdir(parents=True, exist_ok=True)
