@@ -6,7 +6,23 @@
 #include <numeric>
 #include <stdexcept>
 
+#include <pthread.h>
+#include <sched.h>
+
 namespace fasttrain {
+
+namespace {
+
+// Lets the thread that feeds the accelerator have a core at once when it wakes: two or three milliseconds of
+// waiting for a decoding thread's time slice to end are a fifth of a step.
+void give_way() {
+#ifdef SCHED_BATCH
+    const sched_param none{};
+    pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+#endif
+}
+
+}  // namespace
 
 std::optional<std::string> decode_into(const BatchJob& job, size_t position, DecodeScratch& scratch) {
     const size_t bytes = static_cast<size_t>(job.size.height) * static_cast<size_t>(job.size.width) * 3;
@@ -88,6 +104,7 @@ void Pool::close() {
 }
 
 void Pool::work() {
+    give_way();
     DecodeScratch scratch;
     std::unique_lock lock(mutex_);
     for (;;) {
