@@ -10,14 +10,18 @@ import typer
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
-    data: Annotated[Path, typer.Option(help="shards, or a folder of class folders")] = Path("shards"),
+    data: Annotated[
+        str, typer.Option(help="shards (a folder or an s3:// URL), or a folder of class folders")
+    ] = "shards",
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
     loader: Annotated[str, typer.Option(help="auto, or a loader's name")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="photographs a step")] = 64,
     workers: Annotated[int | None, typer.Option(min=0, help="loader processes or threads")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     amp: Annotated[bool, typer.Option(help="bf16 mixed precision")] = False,
+    tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="print the whole evaluation as JSON")] = False,
+    cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
     out: Annotated[Path | None, typer.Option(help="also write the JSON to this file")] = None,
 ) -> None:
     """Evaluates a trained model on one split: top1, top3, top5, precision, recall, F1, the worst classes."""
@@ -38,6 +42,8 @@ def evaluate(
         workers=workers,
         device=device,
         amp=amp,
+        tta=tta,
+        cache_size=cache_size,
     )
     whole = json.dumps({"split": split, **evaluation.to_dict()}, indent=2)
     if out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ _PANELS = {
     "data": "Data",
     "color_jitter": "Augmentation",
     "model": "Model",
-    "epochs": "Optimisation",
+    "recipe": "Optimisation",
     "device": "Machine",
     "out": "The run",
 }
@@ -29,9 +30,15 @@ def train_command() -> Callable[..., None]:
     def train(config: Path | None = None, **given: Any) -> None:
         """Trains a model on shards (or a folder of photographs), evaluates it and tracks the run."""
         from fasttrain.config.load import read_toml, resolve
+        from fasttrain.errors import UserError
 
         if given.get("resume") is None:  # a mistyped setting is told before torch takes its seconds to import
-            resolve(read_toml(config) if config else {}, given, origin=str(config or "settings"))
+            try:
+                resolve(read_toml(config) if config else {}, given, origin=str(config or "settings"))
+            except UserError:
+                if os.environ.get("RANK", "0") != "0":  # torchrun's first rank says it
+                    raise SystemExit(2) from None
+                raise
         from fasttrain.training.train import train as run
 
         run(config, **given)

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from fasttrain.config.location import parse_location, parse_size
+from fasttrain.config.recipes import NEEDS_PIXELS, RECIPES, recipe_defaults
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Switch = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(lambda given: {True: "on", False: "off"}[given] if isinstance(given, bool) else given),
+]
 
 
 class TrainConfig(BaseModel):
@@ -20,7 +27,12 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     # data
-    data: Path = Field(Path("shards"), description="shards made by `convert`, or a folder of class folders")
+    data: str | Path = Field(
+        Path("shards"), description="shards made by `convert` (a folder, s3://, gs://, https://), or class folders"
+    )
+    cache_size: str | None = Field(
+        None, description="50GB: most that shards fetched from a URL may take; default: all but 5 GB of the disk"
+    )
     loader: str = Field("auto", description="auto, or the name of a loader (`fasttrain doctor` lists them)")
     workers: int | None = Field(None, ge=0, le=512, description="loader processes or threads; default: one a core")
     shuffle: Literal["full", "shards"] = Field(
@@ -29,6 +41,9 @@ class TrainConfig(BaseModel):
     image_size: int = Field(224, ge=16, le=2048, description="side of the square the model sees, px")
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
+    )
+    progressive: str | None = Field(
+        None, description="train on growing pictures, as 128:224 px; --image-size stays what is evaluated"
     )
     limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
 
@@ -50,14 +65,24 @@ class TrainConfig(BaseModel):
     pretrained: bool = Field(True, description="start from timm's ImageNet weights")
     weights: Path | None = Field(None, description="start from this file (.safetensors, .pth) instead")
     freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
+    linear_probe: bool = Field(
+        False, description="train the head alone, on features computed once and cached; no augmentation"
+    )
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
 
     # optimisation
+    recipe: Literal["fast", "accurate", "classic"] | None = Field(
+        None, description="other defaults for the settings below: fast, accurate or classic"
+    )
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
-    batch_size: int = Field(64, ge=1, le=65_536, description="photographs a step")
+    batch_size: int = Field(64, ge=1, le=65_536, description="photographs a step, of each rank under torchrun")
+    grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
     optimizer: str = Field("adam", description="adam, adamw, sgd, or any name timm knows")
     learning_rate: float = Field(1e-3, gt=0, le=100, description="greatest learning rate")
     weight_decay: float = Field(1e-4, ge=0, le=10, description="not applied to norms and biases")
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="each block from the head down learns at this share of the rate of the one above"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
     scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = Field(
         "plateau", description="plateau, cosine, onecycle or constant"
@@ -72,12 +97,19 @@ class TrainConfig(BaseModel):
     )
     clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA")
+    tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
 
     # machine
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     amp: bool = Field(False, description="mixed precision")
     amp_dtype: Literal["bf16", "fp16"] = Field("bf16", description="fp16 adds a GradScaler")
     channels_last: bool = Field(True, description="NHWC memory format for the model")
+    sync_bn: bool = Field(False, description="BatchNorm over the samples of all ranks (torchrun, CUDA)")
+    compile: Switch = Field("auto", description="torch.compile: auto (on CUDA), on or off")
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = Field(
+        "default", description="torch.compile's mode; reduce-overhead takes CUDA graphs"
+    )
+    grad_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
     seed: int = Field(42, ge=0, lt=2**63, description="seeds the plan, torch, numpy and random")
     deterministic: bool = Field(False, description="bit for bit repeatable, somewhat slower")
 
@@ -89,6 +121,18 @@ class TrainConfig(BaseModel):
     run_name: str | None = Field(None, description="MLflow's run name; default: the run folder's")
     track: bool = Field(True, description="log to MLflow ($MLFLOW_TRACKING_URI, else a local SQLite file)")
 
+    @field_validator("data", mode="after")
+    @classmethod
+    def _location(cls, data: str | Path) -> str | Path:
+        return parse_location(data)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("recipe") in RECIPES:
+            return {**recipe_defaults(given["recipe"], given), **given}
+        return given
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.crop_scale[0] > self.crop_scale[1]:
@@ -97,13 +141,45 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"
             )
+        if self.cache_size is not None:
+            parse_size(self.cache_size)
         if self.rand_augment is not None:
             parse_rand_augment(self.rand_augment)
+        if self.progressive is not None:
+            parse_progressive(self.progressive)
+        if self.grad_accumulation > 1 and self.compile != "off" and self.compile_mode in _GRAPHS:
+            raise ValueError(
+                f"compile_mode = '{self.compile_mode}': CUDA graphs overwrite the gradients that grad_accumulation = "
+                f"{self.grad_accumulation} keeps; use 'max-autotune-no-cudagraphs'"
+            )
+        if self.linear_probe:
+            for name, off in NEEDS_PIXELS.items():
+                if (value := getattr(self, name)) != off:
+                    raise ValueError(f"{name} = {value!r} does not go with linear_probe, whose head sees features only")
         return self
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
         """The settings as TOML and JSON can hold them: paths as strings, unset ones left out."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+_GRAPHS = ("reduce-overhead", "max-autotune")
+
+
+def parse_progressive(text: str) -> tuple[int, int]:
+    """(first, last) side in px of "128:224": multiples of 32, growing. Raises ValueError otherwise."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if not found:
+        raise ValueError(f"progressive = '{text}' is not understood; write 128:224, the first and the last side in px")
+    first, last = int(found[1]), int(found[2])
+    sides = [min(max(round(side / 32), 1), 64) * 32 for side in (first, last)]
+    if sides != [first, last]:
+        raise ValueError(
+            f"progressive = '{text}' needs multiples of 32; the nearest valid one is {sides[0]}:{sides[1]}"
+        )
+    if first > last:
+        raise ValueError(f"progressive = '{text}' runs backwards; did you mean {last}:{first}?")
+    return first, last
 
 
 def parse_rand_augment(text: str) -> tuple[int, int]:

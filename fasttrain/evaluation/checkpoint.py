@@ -13,6 +13,7 @@ from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import choose_loader
 from fasttrain.model.preprocess import Normalise
+from fasttrain.model.tta import FlipAveraged
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
@@ -29,13 +30,22 @@ def evaluate(
     workers: int | None = None,
     device: str = "auto",
     amp: bool = False,
+    tta: str = "none",
+    cache_size: str | None = None,
 ) -> Evaluation:
-    """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`.
+    """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`, a folder or a URL.
 
-    Raises UserError where the split is empty or absent, or the data's classes are not the model's.
+    cache_size: "50GB", of shards fetched from a URL.
+
+    `tta` "flip" averages the logits of each photograph and of its mirror image. Raises UserError where the split is
+    empty or absent, or the data's classes are not the model's.
     """
+    if tta not in ("none", "flip"):
+        raise UserError(f"tta = '{tta}' is not one of none, flip")
     model, spec = load_trained(Path(checkpoint))
-    shards = ShardSet.open(ensure_shards(Path(data)))
+    if tta == "flip":
+        model = FlipAveraged(model).eval()
+    shards = ShardSet.open(ensure_shards(data), cache_size)
     if tuple(shards.classes) != spec.classes:
         missing = set(shards.classes) ^ set(spec.classes)
         raise UserError(f"{data}: its classes are not the model's ({len(missing)} differ, '{min(missing)}' first)")

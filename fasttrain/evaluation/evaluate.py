@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 
 if TYPE_CHECKING:
     import torch
+
+    from fasttrain.training.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,15 @@ def evaluate_model(
     classes: Sequence[str] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[Evaluation, Predictions]:
     """Evaluates `model` in eval mode under inference_mode; each module's training flag is put back
     afterwards.
 
     `batches` yields (uint8[N, H, W, 3], int64[N] labels, int64[N] ids); `preprocess` turns the former, on
     `device`, into the model's input; `criterion` (mean over the batch) gives the loss, averaged over samples.
-    Nothing waits for the device before the last batch. Raises UserError for an empty split.
+    Nothing waits for the device before the last batch. With `ranks` each of them brings its own batches, and all get
+    the evaluation of all samples, each counted once, and all predictions, by id. Raises UserError for an empty split.
     """
     import torch
 
@@ -61,6 +65,8 @@ def evaluate_model(
     try:
         with torch.inference_mode():
             for images, targets, batch_ids in batches:
+                if not len(targets):  # this rank's part of the last batch of several
+                    continue
                 with autocast():
                     logits = model(preprocess(images.to(device, non_blocking=True)))
                 logits = logits.float()
@@ -74,11 +80,21 @@ def evaluate_model(
     finally:
         for module, flag in training.items():
             module.training = flag
-    if not ids:
+    mine = None
+    if ids:
+        rest = (torch.cat(each).cpu().numpy() for each in (labels, top, probabilities))
+        mine = Predictions(np.concatenate(ids), *rest)
+    if ranks is not None and ranks.size > 1:
+        meter.merge(ranks)
+        mine = _by_id([each for each in ranks.gather(mine) if each is not None])
+    if mine is None:
         raise UserError("there are no photographs to evaluate in this split; choose another --split")
-    return meter.compute(classes), Predictions(
-        np.concatenate(ids),
-        torch.cat(labels).cpu().numpy(),
-        torch.cat(top).cpu().numpy(),
-        torch.cat(probabilities).cpu().numpy(),
-    )
+    return meter.compute(classes), mine
+
+
+def _by_id(parts: list[Predictions]) -> Predictions | None:
+    if not parts:
+        return None
+    order = np.argsort(np.concatenate([part.ids for part in parts]), kind="stable")
+    columns = (np.concatenate([getattr(part, field.name) for part in parts])[order] for field in fields(Predictions))
+    return Predictions(*columns)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+    from fasttrain.training.distributed import Ranks
+
 TOP_K = (1, 3, 5)
 
 
@@ -132,6 +134,18 @@ class ClassificationMeter:
                 self._loss_sum += loss_sum.detach().to(self._loss_sum.dtype)
                 self._samples_with_loss += len(labels)
         return ranked
+
+    def merge(self, ranks: Ranks) -> None:
+        """Adds what the other ranks counted, each of which calls this too: the same sums on all of them."""
+        import torch
+
+        # Summed by rank, on the host: not even the last bit of the loss differs, on which they stop early.
+        counts = torch.stack(ranks.gather(torch.cat([self._matrix, self._hits]).cpu())).sum(dim=0)
+        self._matrix, self._hits = counts.to(self._matrix.device).split([len(self._matrix), len(self._hits)])
+        others = ranks.gather((float(self._loss_sum), self._samples, self._samples_with_loss))
+        loss_sums, samples, samples_with_loss = zip(*others, strict=True)
+        self._loss_sum = torch.tensor(sum(loss_sums), dtype=self._loss_sum.dtype, device=self._loss_sum.device)
+        self._samples, self._samples_with_loss = sum(samples), sum(samples_with_loss)
 
     def loss_and_accuracy(self) -> tuple[float, float]:
         """Mean loss and top-1 so far; waits for the device once. NaN where there is nothing yet."""

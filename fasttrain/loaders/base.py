@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -104,12 +104,20 @@ class Loader(ABC):
         self._delivered, self._resume_at = self._resume_at, 0
         labels = self.shards.labels()
 
-        def planned() -> Iterator[Batch]:
-            for number in range(count):
-                yield plan.batch(number, settings.batch_size, settings.rank, settings.world_size)
+        def part(number: int) -> Batch:
+            return plan.batch(number, settings.batch_size, settings.rank, settings.world_size)
 
-        pixels = copied_ahead(self._load(planned), settings.device)
-        for number, (batch, (images, bad)) in enumerate(zip(planned(), pixels, strict=True)):
+        def planned() -> Iterator[Batch]:
+            return filter(len, map(part, range(count)))
+
+        def decoded() -> Iterator[tuple[Batch, torch.Tensor, BadSamples]]:
+            pixels = copied_ahead(self._load(planned), settings.device)
+            for batch, (images, bad) in zip(planned(), pixels, strict=True):
+                yield batch, images, bad
+            if count and not len(last := part(count - 1)):  # only of the last global batch
+                yield last, torch.empty((0, *plan.size, 3), dtype=torch.uint8), ()
+
+        for number, (batch, images, bad) in enumerate(decoded()):
             for position, reason in bad:
                 raise UserError(self.shards.describe(int(batch.ids[position])) + f": {reason}; run convert again")
             step = settings.batch_size * settings.world_size
@@ -121,6 +129,10 @@ class Loader(ABC):
         if epoch != self.epoch:
             self._delivered = self._resume_at = 0
         self.epoch = epoch
+
+    def set_image_size(self, side: int) -> None:
+        """The next iteration gives pictures of `side` px; what a loader holds for the former size, it makes again."""
+        self.settings = replace(self.settings, image_size=side)
 
     def state_dict(self) -> dict[str, int]:
         """Where the iteration stands: samples delivered over all ranks, not those prefetched."""

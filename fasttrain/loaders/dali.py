@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.read_ahead import fetched_ahead
 from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class DaliLoader(Loader):
     def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         from nvidia.dali.plugin.pytorch import feed_ndarray
 
-        waiting = batches()
+        waiting = fetched_ahead(self.shards, batches, batches())
         flying: deque[Batch] = deque()
         size = self.settings.image_size
         device = self.settings.device if self._on_gpu else "cpu"
@@ -81,6 +82,11 @@ class DaliLoader(Loader):
             yield torch.zeros((len(flying[0]), size, size, 3), dtype=torch.uint8), self._find_bad(flying[0], error)
         finally:
             self._drain(len(flying))
+
+    def set_image_size(self, side: int) -> None:
+        if side != self.settings.image_size:
+            self.close()
+        super().set_image_size(side)
 
     def close(self) -> None:
         self._pipeline = None

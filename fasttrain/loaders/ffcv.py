@@ -45,6 +45,8 @@ class FfcvLoader(Loader):
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if shards.raw:
             return "these shards hold pixels, FFCV's files JPEGs; use --loader native, or convert without --raw"
+        if shards.remote:
+            return "FFCV's files hold a whole split each and are not fetched from a URL; use --loader native"
         if importlib.util.find_spec("ffcv") is None:
             return "FFCV is not installed; `fasttrain doctor` says how"
         if not native_available():
@@ -77,6 +79,11 @@ class FfcvLoader(Loader):
         finally:
             # Its thread reads the table: the next epoch must not fill it while that still runs.
             _end(epoch)
+
+    def set_image_size(self, side: int) -> None:
+        if side != self.settings.image_size:
+            self.close()
+        super().set_image_size(side)
 
     def close(self) -> None:
         self._loader = None

@@ -45,4 +45,4 @@ def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[Loader
             why = "".join(f"; not {each}" for each in passed_over)
             return candidate, f"{candidate.name}, the fastest for {device} with these shards{why}"
         passed_over.append(f"{candidate.name}: {reason}")
-    raise UserError(f"no loader can read {shards.folder}: " + "; ".join(passed_over))
+    raise UserError(f"no loader can read {shards.location}: " + "; ".join(passed_over))

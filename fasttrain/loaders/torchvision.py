@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
+from fasttrain.errors import UserError
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.read_ahead import fetched_ahead
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
@@ -48,7 +50,11 @@ class TorchvisionLoader(Loader):
 
     def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         self._planned.batches = batches
-        yield from self._batches
+        workers = iter(self._batches)  # forks, which must come before there are threads
+        for images, bad in fetched_ahead(self.shards, batches, workers):
+            if isinstance(bad, UserError):
+                raise bad
+            yield images, bad
 
     def close(self) -> None:
         # DataLoader has no public way to end its persistent workers but to be forgotten.
@@ -90,12 +96,12 @@ class _PlannedBatches:
         return self.batches()
 
 
-class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples]]):
+class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
     def __init__(self, shards: ShardSet) -> None:
         self.shards = shards
         self._sizes = shards.sizes()
 
-    def __getitem__(self, batch: Batch) -> tuple[torch.Tensor, BadSamples]:
+    def __getitem__(self, batch: Batch) -> tuple[torch.Tensor, BadSamples | UserError]:
         images = torch.zeros((len(batch), *batch.size, 3), dtype=torch.uint8)
         bad = []
         for position, sample in enumerate(batch.ids):
@@ -106,4 +112,6 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples]]):
                 images[position] = decode_crop(data, batch.boxes[position], flip, batch.size, raw_size)
             except RuntimeError as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
+            except UserError as error:  # as a value: what a worker raises, DataLoader wraps into a page of text
+                return images, error
         return images, bad

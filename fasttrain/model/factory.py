@@ -64,6 +64,16 @@ def create_model(
         ) from error
 
 
+def enable_grad_checkpointing(model: torch.nn.Module) -> None:
+    """Has timm's `model` keep the activations between its blocks only, and compute the others again in the backward
+    pass (Chen et al. 2016). UserError where it can't."""
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):  # timm's word for "not supported" is an assertion
+        name = type(model).__name__
+        raise UserError(f"grad_checkpointing: timm's {name} does not have it; use --no-grad-checkpointing") from None
+
+
 def model_spec(model: torch.nn.Module, name: str, classes: Sequence[str], image_size: int) -> ModelSpec:
     """The spec of a model that `create_model` made."""
     data = timm.data.resolve_model_data_config(model)

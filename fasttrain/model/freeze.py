@@ -32,6 +32,22 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
     for name, parameter in model.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
+    return _frozen_modules(model)
+
+
+def freeze_body(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Freezes all but the classifier; returns what `freeze_blocks` does. UserError where it is not one linear layer."""
+    get_classifier: Any = getattr(model, "get_classifier", lambda: None)
+    head = get_classifier()
+    if not isinstance(head, torch.nn.Linear):
+        raise UserError(f"linear_probe: the head of {type(model).__name__} is not one linear layer; use --freeze")
+    own = {id(each) for each in head.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in own)
+    return _frozen_modules(model)
+
+
+def _frozen_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [
         module
         for module in model.modules()

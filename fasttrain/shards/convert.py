@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fasttrain.config.location import is_url, url_in_path
 from fasttrain.errors import Stopped, UserError
 from fasttrain.photos.sources import Source, cache_root, open_source
 from fasttrain.shards.assemble import assemble
@@ -90,7 +91,7 @@ def convert(
     console = Console(stderr=True, quiet=not progress)
     result = _convert(
         source,
-        Path(out).expanduser(),
+        _local(out),
         ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw),
         workers=workers,
         strict=strict,
@@ -122,7 +123,7 @@ def convert_part(
     """
     number, count = parse_part(part)
     console = Console(stderr=True, quiet=not progress)
-    folder = part_folder(Path(out).expanduser(), number, count)
+    folder = part_folder(_local(out), number, count)
     if (folder.parent / MANIFEST).exists():
         raise UserError(f"{folder.parent} holds a whole data set; give another --out")
     start = time.monotonic()
@@ -135,11 +136,16 @@ def convert_part(
     return PartResult(folder, photos, time.monotonic() - start)
 
 
-def ensure_shards(data: Path) -> Path:
-    """`data` where it holds shards; where it holds photographs, the shards of them in the cache, made once.
+def ensure_shards(data: str | Path) -> str | Path:
+    """`data` where it holds shards or is a URL; where it holds photographs, their shards in the cache, made once.
 
     Raises UserError where it holds neither.
     """
+    if is_url(data):
+        return data
+    data = Path(data)
+    if not data.exists() and (url := url_in_path(data)):
+        raise UserError(f"{data} does not exist; did you mean '{url}'? A Path takes a slash from a URL: give a string")
     if (data / MANIFEST).exists():
         return data
     if not data.is_dir() or (data / PARTS).exists():
@@ -155,6 +161,14 @@ def ensure_shards(data: Path) -> Path:
         console.print(f"{data} holds photographs: converting them once, into {out}")
         _convert(data, out, ShardSettings(), workers=None, strict=False, overwrite=False, wait=True, console=console)
     return out
+
+
+def _local(out: str | Path) -> Path:
+    if url := url_in_path(out):
+        copy = {"s3": f"aws s3 sync shards {url}", "gs": f"gcloud storage rsync --recursive shards {url}"}
+        mend = copy.get(url.partition("://")[0], "copy it there")
+        raise UserError(f"--out {url}: convert into a local folder first (--out shards), then: {mend}")
+    return Path(out).expanduser()
 
 
 def _formats(given: str, raw: bool) -> set[str]:

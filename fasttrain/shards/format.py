@@ -75,18 +75,23 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(_no_manifest(folder)) from error
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror})") from error
+    return parse_manifest(text, str(path))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """A manifest's bytes, read from `where`. Raises UserError, one line, where they are damaged or a newer schema's."""
     try:
         plain = json.loads(text)
         version = int(plain["schema"])
         if version > SCHEMA:
-            raise UserError(f"{path}: schema {version} is newer than this fasttrain reads ({SCHEMA}); upgrade it")
+            raise UserError(f"{where}: schema {version} is newer than this fasttrain reads ({SCHEMA}); upgrade it")
         return Manifest.model_validate(plain)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: damaged ({where}: {first['msg']}); run fasttrain convert again") from error
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: damaged ({field}: {first['msg']}); run fasttrain convert again") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged, not a manifest of shards; run fasttrain convert again") from error
+        raise UserError(f"{where}: damaged, not a manifest of shards; run fasttrain convert again") from error
 
 
 def index_dtype(key_bytes: int) -> np.dtype[np.void]:

@@ -7,13 +7,17 @@ import mmap
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.config.location import is_url
 from fasttrain.errors import UserError
 from fasttrain.shards.format import INDEX, MANIFEST, SPLITS, Manifest, index_dtype, read_manifest
+
+if TYPE_CHECKING:
+    import threading
 
 _OPEN_SHARDS = 256  # each holds a file descriptor, of which a process often has 1,024
 _CHUNK = 1 << 20
@@ -28,35 +32,110 @@ class Located:
     mapped: list[memoryview]
 
 
+class ShardFiles(Protocol):
+    """The files of a data set: `location` is what the user gave, `folder` where they lie on this machine."""
+
+    @property
+    def location(self) -> Path | str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether files are fetched when they are needed."""
+
+    def path(self, name: str, stop: threading.Event | None = None) -> Path:
+        """The file's place on this machine."""
+
+    def open(self, name: str) -> BinaryIO:
+        """The file for reading and mapping."""
+
+    def check(self, manifest: Manifest) -> None:
+        """Raises UserError where shards are missing or cut off."""
+
+    def mappable(self, manifest: Manifest) -> int | None:
+        """Bytes of shards that a process may keep mapped; None: as many as it likes."""
+
+    def budget(self) -> int | None:
+        """Bytes that can lie on this machine at a time; None: all of them do."""
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """A folder that `convert` wrote."""
+
+    folder: Path
+    remote = False
+
+    @property
+    def location(self) -> Path:
+        return self.folder
+
+    def path(self, name: str, stop: threading.Event | None = None) -> Path:
+        return self.folder / name
+
+    def open(self, name: str) -> BinaryIO:
+        return (self.folder / name).open("rb")
+
+    def check(self, manifest: Manifest) -> None:
+        for shard in manifest.shards:
+            path = self.folder / shard.name
+            size = path.stat().st_size if path.is_file() else None
+            if size is None:
+                raise UserError(f"{path}: this shard is missing; copy it again, or run convert --overwrite")
+            if size != shard.bytes:
+                raise UserError(
+                    f"{path}: {size:,} bytes where the manifest says {shard.bytes:,}; copy it again, or run "
+                    "convert --overwrite"
+                )
+
+    def mappable(self, manifest: Manifest) -> None:
+        return None
+
+    def budget(self) -> None:
+        return None
+
+
 class ShardSet:
     """Shards made by `convert`. A sample's id is its row in `index`: all train, then val, then test.
 
-    folder, manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
+    location (the folder or URL), folder (on this machine), remote (whether shards are fetched when they are needed),
+    manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
     memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length
     (of the JPEG or the pixels, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test).
     Can be pickled and survives a fork: a worker maps the files itself.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
-        self.fingerprint = f"sha256:{hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()}"
+    def __init__(self, files: ShardFiles) -> None:
+        self.files = files
+        self.location, self.folder, self.remote = files.location, files.folder, files.remote
+        self.manifest: Manifest = read_manifest(self.folder)
+        self.fingerprint = f"sha256:{hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()}"
         self.classes = list(self.manifest.classes)
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
-        self._check_sizes()
+        files.check(self.manifest)
         self.index = self._open_index()
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
+        self._mappable = files.mappable(self.manifest)
 
     @classmethod
-    def open(cls, folder: Path | str) -> ShardSet:
-        """Raises UserError, one line, where `folder` holds no shards, a newer schema's, or damaged ones."""
-        return cls(Path(folder))
+    def open(cls, location: Path | str, cache_size: str | None = None) -> ShardSet:
+        """The shards in a folder, or behind a URL that fsspec opens: see `shards.remote`, also for `cache_size`.
+
+        Raises UserError, one line, where there are no shards, a newer schema's, or damaged ones.
+        """
+        if is_url(location):
+            from fasttrain.shards.remote import open_remote
+
+            return cls(open_remote(str(location), cache_size))
+        return cls(LocalFiles(Path(location)))
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardSet, (self.folder,)
+        return ShardSet, (self.files,)
 
     @property
     def raw(self) -> bool:
@@ -103,10 +182,14 @@ class ShardSet:
         lengths = [len(each) for each in mapped]
         return Located(np.array(starts, np.uint64), np.array(lengths, np.uint64), mapped)
 
+    def fetch(self, number: int, stop: threading.Event | None = None) -> Path:
+        """The shard with this position in the manifest, on this machine's disk; may be called from any thread."""
+        return self.files.path(self.manifest.shards[number].name, stop)
+
     def describe(self, sample: int) -> str:
         """For messages: the shard's path and the sample's key."""
         row = self.index[sample]
-        return f"{self.folder / self.manifest.shards[row['shard']].name} ({row['key'].decode()})"
+        return f"{self.location}/{self.manifest.shards[row['shard']].name} ({row['key'].decode()})"
 
     def verify(self) -> list[str]:
         """Reads everything and compares checksums: one line for each problem, none where all is well."""
@@ -115,11 +198,14 @@ class ShardSet:
         for name, digest in {INDEX: self.manifest.index.sha256, **expected}.items():
             found = hashlib.sha256()
             try:
-                with (self.folder / name).open("rb") as file:
+                with self.files.open(name) as file:
                     while chunk := file.read(_CHUNK):
                         found.update(chunk)
             except OSError as error:
                 problems.append(f"{self.folder / name}: can't be read ({error.strerror})")
+                continue
+            except UserError as error:
+                problems.append(str(error))
                 continue
             if found.hexdigest() != digest:
                 problems.append(f"{self.folder / name}: its bytes have changed since it was written")
@@ -129,27 +215,20 @@ class ShardSet:
         if number in self._maps:
             self._maps.move_to_end(number)
             return self._maps[number]
-        with (self.folder / self.manifest.shards[number].name).open("rb") as file:
+        with self.files.open(self.manifest.shards[number].name) as file:
             mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         self._maps[number] = mapped
-        if len(self._maps) > _OPEN_SHARDS:
+        while len(self._maps) > _OPEN_SHARDS or self._maps_too_much():
             self._maps.popitem(last=False)  # unmapped once the last view of it is gone
         return mapped
 
-    def _check_sizes(self) -> None:
-        for shard in self.manifest.shards:
-            path = self.folder / shard.name
-            size = path.stat().st_size if path.is_file() else None
-            if size is None:
-                raise UserError(f"{path}: this shard is missing; copy it again, or run convert --overwrite")
-            if size != shard.bytes:
-                raise UserError(
-                    f"{path}: {size:,} bytes where the manifest says {shard.bytes:,}; copy it again, or run "
-                    "convert --overwrite"
-                )
+    def _maps_too_much(self) -> bool:
+        if self._mappable is None or len(self._maps) == 1:
+            return False
+        return sum(len(each) for each in self._maps.values()) > self._mappable
 
     def _open_index(self) -> NDArray[np.void]:
-        path = self.folder / INDEX
+        path = self.files.path(INDEX)
         try:
             index = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader, LoaderSettings
+from fasttrain.loaders.read_ahead import require_room
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 
@@ -31,12 +32,13 @@ class Loaders:
 def make_loaders(shards: ShardSet, kind: type[Loader], training: LoaderSettings) -> Loaders:
     """`training` holds the training split's settings; the others get centre crops.
 
-    Raises UserError where there is nothing to train on or to validate with.
+    Raises UserError where there is nothing to train on or to validate with, or the cache is too small for the shards.
     """
+    require_room(shards, training.shuffle)
     ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
     for split, mend in (("train", "add photographs"), ("val", "use a greater --val-fraction")):
         if not len(ids[split]):
-            raise UserError(f"{shards.folder}: no photograph in the {split} split; convert again: {mend}")
+            raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
     evaluation = replace(training, crop=None)
     return Loaders(
         train=kind(shards, ids["train"], training),

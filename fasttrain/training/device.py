@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +60,36 @@ def amp_problem(device: torch.device, dtype: str) -> str | None:
 
 def _cpu_has_kernels(dtype: str) -> bool:
     return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")())
+
+
+def fast_math(deterministic: bool) -> None:
+    """TF32 for matrix products, as convolutions have it by default; full fp32 where `deterministic`."""
+    torch.set_float32_matmul_precision("highest" if deterministic else "high")
+
+
+def compile_in_place(model: torch.nn.Module, device: torch.device, choice: str, mode: str, deterministic: bool) -> bool:
+    """Has `model` run compiled from its first call on, with the same parameters, names and state_dict; says if so.
+
+    `choice`: "on", "off", or "auto": on CUDA, unless `deterministic`; there what can't be compiled runs as it is.
+    `mode` is torch.compile's. Copies of `model` (an EMA's) are not compiled. UserError where "on" can't be had.
+    """
+    if choice == "off" or (choice == "auto" and (deterministic or not _compile_pays(device))):
+        return False
+    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise UserError("compile = 'on' needs a C++ compiler on a CPU; install g++ or use --compile off")
+    import torch._dynamo
+
+    # Training and evaluation, the short last batch and progressive resizing have a graph each: 8 would be too few.
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.suppress_errors = choice == "auto"
+    model.compile(mode=mode)
+    return True
+
+
+def _compile_pays(device: torch.device) -> bool:
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)  # Triton's least
 
 
 def memory_peak(device: torch.device) -> int | None:

@@ -13,7 +13,9 @@ from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
 from fasttrain.errors import UserError
 from fasttrain.model.freeze import keep_frozen
+from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import Autocast
+from fasttrain.training.distributed import Agreed
 from fasttrain.training.state import TrainingState
 
 _LOOK_EVERY = 10  # steps between reads of the running loss: each makes the host wait for the device
@@ -31,21 +33,45 @@ class Step:
     frozen: list[torch.nn.Module]
     augment: BatchAugment | None = None
     mix: PlannedMixup | None = None
+    class_weights: torch.Tensor | None = None
+    parallel: torch.nn.Module | None = None
+    ranks: int = 1
+    accumulate: int = 1
 
-    def __call__(self, state: TrainingState, images: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor) -> None:
+    def __call__(
+        self,
+        state: TrainingState,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        ids: torch.Tensor,
+        part: Agreed,
+        groups: Groups,
+    ) -> bool:
         """`images` uint8 [n, H, W, 3], `labels` int64 [n], on any device, `ids` int64 [n] on the host:
-        augment, forward, backward, update."""
+        augment, forward, backward, and, where the batch is the last of its group of `accumulate`, update; says if so.
+
+        `class_weights` are the criterion's, on the host. With several `ranks`, `parallel` is the model that averages
+        their gradients, and `part` this rank's part of the batch, which may be empty: weighted by its share, the
+        gradient is that of the mean over the whole batch.
+        """
         images = images.to(self.device, non_blocking=True)
-        if self.augment is not None:
+        if self.augment is not None and len(ids):
             images = self.augment(images, ids.numpy(), state.epoch)
         inputs = self.preprocess(images)
         targets = labels.to(self.device, non_blocking=True)
-        if self.mix is not None:
+        if self.mix is not None and len(ids):
             inputs, targets = self.mix(inputs, targets, ids.numpy(), state.epoch)
         with self.autocast():
-            logits = state.model(inputs)
-            loss = self.criterion(logits, targets)
-        state.scaler.scale(loss).backward()
+            logits = (self.parallel or state.model)(inputs)
+            loss = self.criterion(logits, targets) if len(ids) else logits.sum()
+        mean = loss * (part.share * self.ranks) if self.ranks > 1 else loss
+        delivered = state.loader.state_dict()["samples"]
+        if self.accumulate > 1:
+            mean = mean * groups.share(delivered, part.samples)
+        state.scaler.scale(mean).backward()
+        state.totals.update(loss, logits, targets, part if self.ranks > 1 else None)
+        if not groups.complete(delivered):
+            return False
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
@@ -56,31 +82,41 @@ class Step:
         state.schedule.after_step(state.step)
         if state.ema is not None:
             state.ema.update(state.model)
-        state.totals.update(loss, logits, targets)
+        return True
+
+    def weight(self, labels: torch.Tensor) -> float:
+        """What the criterion divides the loss of `labels`, int64 [n] on the host, by."""
+        if self.class_weights is None or self.mix is not None:
+            return float(len(labels))
+        return float(self.class_weights[labels].sum())
 
 
 def train_epoch(
     state: TrainingState,
     step: Step,
     *,
-    after_step: Callable[[], None],
+    agree: Callable[[int, float], Agreed],
+    after_step: Callable[[Agreed], None],
     show: Callable[[int, float, float, float], None],
 ) -> None:
     """Runs the rest of the current epoch of `state.loader`.
 
-    `after_step()` may save or raise to stop; `show(images so far, loss, img/s, share of time waiting)` draws
-    progress. Raises UserError when the loss is no longer finite.
+    `agree(samples, weight)` says what this rank's part of a step is; `after_step` may save or raise to stop;
+    `show(images so far, loss, img/s, share of time waiting)` draws progress. Raises UserError when the loss is no
+    longer finite.
     """
     state.model.train()
     keep_frozen(step.frozen)
     images_done = 0
+    groups = Groups.of(state.loader, step.accumulate)
     epoch_start = asked = time.perf_counter()
     seconds_before, wait_before = state.epoch_seconds, state.epoch_wait
     waited = 0.0
     for number, (images, labels, ids) in enumerate(state.loader):
+        part = agree(len(labels), step.weight(labels) if step.ranks > 1 else 0.0)
         waited += time.perf_counter() - asked
-        step(state, images, labels, ids)
-        images_done += len(labels)
+        updated = step(state, images, labels, ids, part, groups)
+        images_done += part.samples
         state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
         state.epoch_wait = wait_before + waited
         if number % _LOOK_EVERY == 0:
@@ -88,7 +124,8 @@ def train_epoch(
             require_finite(loss, state)
             now = time.perf_counter() - epoch_start
             show(images_done, loss, images_done / now, waited / now)
-        after_step()
+        if updated:  # a checkpoint in mid-group would lose the gradients so far
+            after_step(part)
         asked = time.perf_counter()
     require_finite(state.totals.means()[0], state)
     state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
@@ -14,9 +14,18 @@ from fasttrain.errors import UserError
 
 
 def create_optimizer(
-    model: torch.nn.Module, name: str, learning_rate: float, weight_decay: float, momentum: float
+    model: torch.nn.Module,
+    name: str,
+    learning_rate: float,
+    weight_decay: float,
+    momentum: float,
+    layer_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """timm's optimizer over the trainable parameters; norms and biases are not decayed."""
+    """timm's optimizer over the trainable parameters; norms and biases are not decayed.
+
+    Torch's own run as one fused kernel where they have it. `layer_decay`, in (0, 1]: each of timm's groups of layers
+    gets this share of the rate of the group above it (as in BEiT, Bao et al. 2021), which `Schedule` applies.
+    """
     if name.lower() not in list_optimizers():
         raise UserError(f"optimizer = '{name}' is not known to timm{nearest(name.lower(), list_optimizers())}")
     made: torch.optim.Optimizer = create_optimizer_v2(
@@ -26,8 +35,15 @@ def create_optimizer(
         weight_decay=weight_decay,
         momentum=momentum,
         filter_bias_and_bn=True,
+        layer_decay=layer_decay,
+        **({"fused": True} if _has_fused(name.lower()) else {}),
     )
     return made
+
+
+def _has_fused(name: str) -> bool:
+    made = get_optimizer_class(name.split("_")[-1], bind_defaults=False)
+    return made in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on the CPU, CUDA and MPS
 
 
 class Schedule:
@@ -50,6 +66,9 @@ class Schedule:
         total = epochs * steps_per_epoch
         self._optimizer = optimizer
         self._plateau = self._cosine = self._onecycle = None
+        if kind != "cosine":  # timm's schedule applies layer decay itself, torch's know nothing of it
+            for group in optimizer.param_groups:
+                group["lr"] *= group.get("lr_scale", 1.0)
         if kind == "plateau":
             self._plateau = ReduceLROnPlateau(optimizer, patience=patience, factor=factor)
         elif kind == "cosine":
@@ -62,12 +81,13 @@ class Schedule:
                 t_in_epochs=False,
             )
         elif kind == "onecycle":
-            self._onecycle = OneCycleLR(optimizer, max_lr=learning_rate, total_steps=total + 1)
+            rates = [learning_rate * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+            self._onecycle = OneCycleLR(optimizer, max_lr=rates, total_steps=total + 1)
 
     @property
     def learning_rate(self) -> float:
-        """The optimizer's current one."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        """The optimizer's current one, the head's where layers have their own."""
+        return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def after_step(self, step: int) -> None:
         """`step` counts optimizer steps from 1 over the whole run."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fasttrain.checkpoint.file import find_checkpoint, load_checkpoint
+from fasttrain.checkpoint.file import LAST, find_checkpoint, load_checkpoint
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
@@ -26,18 +26,21 @@ class RunStart:
     changed: tuple[str, ...] = ()
 
 
-def start_of_run(config_file: Path | None, given: Mapping[str, Any]) -> RunStart:
+def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: Path | None = None) -> RunStart:
     """Settings given now win over the TOML file's, those over a resumed checkpoint's, those over the defaults.
 
-    So `--resume auto` alone goes on exactly as the run began. Raises UserError for bad settings, or a checkpoint
-    that can't be found, read, or belongs to another model.
+    So `--resume auto` alone goes on exactly as the run began. `restarted` is the folder of the run that torchrun
+    restarts: it goes on from its checkpoint, or begins again in it where there is none yet. Raises UserError for bad
+    settings, or a checkpoint that can't be found, read, or belongs to another model.
     """
     file = read_toml(config_file) if config_file else {}
     origin = str(config_file) if config_file else "settings"
     config = resolve(file, given, origin=origin)
-    if config.resume is None:
+    if restarted is not None and not (restarted / LAST).exists():
+        return RunStart(config, restarted)
+    if restarted is None and config.resume is None:
         return RunStart(config)
-    path = find_checkpoint(config.resume, config.out)
+    path = restarted / LAST if restarted else find_checkpoint(str(config.resume), config.out)
     if path is None:
         return RunStart(config)
     checkpoint = load_checkpoint(path)

@@ -21,12 +21,22 @@ def seed_everything(seed: int, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def rng_state() -> dict[str, Any]:
-    """The generators' states as tensors and plain data, loadable with `weights_only=True`."""
+def seed_rank(rank: int, step: int = 0) -> None:
+    """Gives torch's generators (dropout's) of a rank above 0 a stream of their own, from the run's seed."""
+    if rank:
+        words = np.random.SeedSequence([torch.initial_seed(), rank, step]).generate_state(1, np.uint64)
+        torch.manual_seed(int(words[0]))
+
+
+def rng_state(device: torch.device | None = None) -> dict[str, Any]:
+    """The generators' states as tensors and plain data, loadable with `weights_only=True`.
+
+    Of CUDA's generators only that of `device`, where it is given: a rank leaves the other ranks' alone.
+    """
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": _cuda_states(device),
         "numpy": (
             str(kind),
             torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -38,10 +48,19 @@ def rng_state() -> dict[str, Any]:
     }
 
 
-def load_rng_state(state: dict[str, Any]) -> None:
-    """Puts back what `rng_state` returned; CUDA's only where the number of devices is the same."""
+def _cuda_states(device: torch.device | None) -> list[torch.Tensor]:
+    if device is not None:
+        return [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def load_rng_state(state: dict[str, Any], device: torch.device | None = None) -> None:
+    """Puts back what `rng_state` returned for the same `device`; without one, CUDA's only where the number of
+    devices is the same."""
     torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
+    if device is not None and device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0], device)
+    elif device is None and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

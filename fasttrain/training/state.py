@@ -9,33 +9,47 @@ import torch
 from timm.utils import ModelEmaV3
 
 from fasttrain.loaders.base import Loader
+from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.optim import Schedule
-from fasttrain.training.seeds import load_rng_state, rng_state
+from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
 
 
 class Totals:
-    """Sums over an epoch's samples, kept on the device so that no step waits for them."""
+    """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them."""
 
     def __init__(self, device: torch.device) -> None:
         # loss sum, correct, samples
         self._sums = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
-    def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(
+        self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, part: Agreed | None = None
+    ) -> None:
         """`loss` is the mean over the batch, `logits` float [n, classes], `labels` int64 [n] or float [n, classes].
 
-        Of mixed labels the one with the greatest share counts as right.
+        Of mixed labels the one with the greatest share counts as right. `part`: this rank's of a batch of several.
         """
         count = len(labels)
+        loss = loss.detach() * (part.share * part.samples if part else count)
         if labels.ndim == 2:
             labels = labels.argmax(dim=1)
         correct = (logits.argmax(dim=1) == labels).sum()
-        self._sums += torch.stack([loss.detach() * count, correct, torch.full_like(correct, count)]).to(self._sums)
+        self._sums += torch.stack([loss, correct, torch.full_like(correct, count)]).to(self._sums)
 
     def means(self) -> tuple[float, float]:
         """Loss and top1 over the samples so far. Waits for the device."""
         loss, correct, samples = self._sums.tolist()
         return loss / max(samples, 1), correct / max(samples, 1)
+
+    @property
+    def device(self) -> torch.device:
+        return self._sums.device
+
+    def over(self, ranks: Ranks) -> Totals:
+        """Those of all ranks together."""
+        everyones = Totals(self.device)
+        everyones.load_state_dict(torch.stack(ranks.gather(self.state_dict().cpu())).sum(dim=0))
+        return everyones
 
     def state_dict(self) -> torch.Tensor:
         return self._sums.clone()
@@ -71,17 +85,29 @@ class TrainingState:
         """The EMA's where there is one: what is validated, saved and exported."""
         return self.model if self.ema is None else self.ema.module
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain data only."""
+    def state_dict(self, ranks: Ranks) -> dict[str, Any]:
+        """Tensors and plain data only; the same on all `ranks` but for the model's buffers, where rank 0's count."""
         state = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
         state |= {name: getattr(self, name) for name in self._PLAIN}
-        return {**state, "ema": self.ema.module.state_dict() if self.ema else None, "rng": rng_state()}
+        state["totals"] = self.totals.over(ranks).state_dict()
+        rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
+        ema = self.ema.module.state_dict() if self.ema else None
+        return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], ranks: Ranks) -> None:
+        """The state of any number of ranks: those that had no generators then get fresh ones."""
         for name in self._STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
+            if name != "totals" or ranks.main:
+                getattr(self, name).load_state_dict(state[name])
         for name in self._PLAIN:
             setattr(self, name, state[name])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"] or state["model"])
-        load_rng_state(state["rng"])
+        states = [state["rng"], *state.get("rng_of_others", [])]
+        if ranks.rank < len(states):
+            load_rng_state(states[ranks.rank], self._rng_device(ranks))
+        else:
+            seed_rank(ranks.rank, self.step)
+
+    def _rng_device(self, ranks: Ranks) -> torch.device | None:
+        return self.totals.device if ranks.size > 1 else None

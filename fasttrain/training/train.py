@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.loaders.base import Loader, LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import choose_loader
-from fasttrain.model.factory import ModelSpec, create_model, model_spec
-from fasttrain.model.freeze import freeze_blocks
+from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
+from fasttrain.model.fold import fold_frozen
+from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.preprocess import Normalise
+from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.artifacts import RunFolder
 from fasttrain.report.summary import epoch_line, run_summary
 from fasttrain.shards.convert import ensure_shards
@@ -36,17 +39,21 @@ from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.device import (
     amp_problem,
     choose_device,
-    choose_workers,
+    compile_in_place,
+    fast_math,
     memory_peak,
     mixed_precision,
     release_memory,
 )
+from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.linear_probe import train_on_features
 from fasttrain.training.loop import Step, require_finite, train_epoch
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.progress import EpochProgress
+from fasttrain.training.progressive import progressive_side
 from fasttrain.training.resume import RunStart, start_of_run
-from fasttrain.training.seeds import seed_everything
+from fasttrain.training.seeds import seed_everything, seed_rank
 from fasttrain.training.state import Totals, TrainingState
 
 log = logging.getLogger("fasttrain")
@@ -69,37 +76,45 @@ def train(config: TrainConfig | str | Path | None = None, /, **settings: Any) ->
 
     `config` is a `TrainConfig` or a TOML file; `settings` are `TrainConfig`'s fields and win over it.
     Raises UserError (what you can mend), Stopped (SIGTERM; resume with `resume="auto"`), KeyboardInterrupt (after a
-    checkpoint; a second Ctrl-C skips it).
+    checkpoint; a second Ctrl-C skips it). Under torchrun, ranks above 0 raise SystemExit in place of the first two.
     """
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
-    start = start_of_run(Path(config) if config else None, settings)
-    console = Console()
-    with StopRequest() as stop:
-        return _Run(start, console, stop).run()
+    ranks = Ranks.of_environment()
+    with ranks, StopRequest() as stop:
+        file = Path(config) if config else None
+        start = ranks.from_main(lambda: start_of_run(file, settings, ranks.run_of_before()))
+        return _Run(start, Console(quiet=not ranks.main), stop, ranks).run()
 
 
 class _Run:
     """One run from its settings to its result: sets the parts up in order, then drives the epochs."""
 
-    def __init__(self, start: RunStart, console: Console, stop: StopRequest) -> None:
+    def __init__(self, start: RunStart, console: Console, stop: StopRequest, ranks: Ranks) -> None:
         self.config = config = start.config
-        self.start, self.console, self.stop = start, console, stop
+        self.start, self.console, self.stop, self.ranks = start, console, stop, ranks
         seed_everything(config.seed, config.deterministic)
-        self.device = choose_device(config.device)
-        self.shards = ShardSet.open(ensure_shards(config.data))
+        fast_math(config.deterministic)
+        self.device = ranks.device(choose_device(config.device))
+        if config.linear_probe and ranks.size > 1:
+            raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
+        self.shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
         self._check_same_data()
         kind, why = choose_loader(config.loader, self.shards, str(self.device))
         self.loader_name = kind.name
         self.model, self.spec = self._make_model()
         self.loaders = make_loaders(self.shards, kind, self._loader_settings())
         self.state, self.step = self._make_state()
-        self.folder = RunFolder(start.folder) if start.folder else RunFolder.create(config.out, config.model)
+        seed_rank(ranks.rank)
+        self.folder = RunFolder(
+            ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
+        )
+        ranks.remember_run(self.folder.path)
         self._say_settings(why)
 
     def run(self) -> TrainResult:
-        handler = logging.FileHandler(self.folder.log)
+        handler = logging.FileHandler(self.folder.log) if self.ranks.main else logging.NullHandler()
         logging.getLogger().addHandler(handler)
         try:
             with self._tracker() as tracker:
@@ -126,7 +141,11 @@ class _Run:
             weights=None if resumed else config.weights,
             drop_rate=config.drop_rate,
         )
+        if config.grad_checkpointing:
+            enable_grad_checkpointing(model)
         spec = model_spec(model, config.model, classes, config.image_size)
+        if config.sync_bn and self.ranks.size > 1 and self.device.type == "cuda":
+            model = self.ranks.sync_batch_norm(model)
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec
 
@@ -137,31 +156,40 @@ class _Run:
             image_size=config.image_size,
             crop=Crop(scale=config.crop_scale),
             seed=config.seed,
-            workers=choose_workers(config.workers),
+            workers=self.ranks.workers(config.workers),
             device=str(self.device),
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
             limit_batches=config.limit_batches,
             shuffle=config.shuffle,
         )
 
     def _make_state(self) -> tuple[TrainingState, Step]:
         config = self.config
-        frozen = freeze_blocks(self.model, config.freeze)
+        frozen = freeze_body(self.model) if config.linear_probe else freeze_blocks(self.model, config.freeze)
         optimizer = create_optimizer(
-            self.model, config.optimizer, config.learning_rate, config.weight_decay, config.momentum
+            self.model,
+            config.optimizer,
+            config.learning_rate,
+            config.weight_decay,
+            config.momentum,
+            config.layer_decay,
         )
         schedule = Schedule(
             optimizer,
             config.scheduler,
             learning_rate=config.learning_rate,
             epochs=config.epochs,
-            steps_per_epoch=len(self.loaders.train),
+            steps_per_epoch=-(-len(self.loaders.train) // config.grad_accumulation),
             patience=config.patience,
             factor=config.factor,
             warmup_epochs=config.warmup_epochs,
         )
         self.no_amp = amp_problem(self.device, config.amp_dtype) if config.amp else None
         self.autocast, scaler = mixed_precision(self.device, config.amp and self.no_amp is None, config.amp_dtype)
-        self.preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=config.channels_last).to(self.device)
+        self.preprocess: torch.nn.Module = Normalise(
+            self.spec.mean, self.spec.std, channels_last=config.channels_last
+        ).to(self.device)
         weight = balanced_weights(self.shards) if config.class_weights == "balanced" else None
         criterion = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing).to(self.device)
         state = TrainingState(
@@ -185,6 +213,13 @@ class _Run:
             PlannedMixup(config.mixup, config.cutmix, len(self.shards.classes), config.seed)
             if config.mixup or config.cutmix
             else None,
+            class_weights=weight,
+            parallel=self.ranks.parallel(self.model) if self.ranks.size > 1 else None,
+            ranks=self.ranks.size,
+            accumulate=config.grad_accumulation,
+        )
+        self.compiled = not config.linear_probe and compile_in_place(
+            self.model, self.device, config.compile, config.compile_mode, config.deterministic
         )
         return state, step
 
@@ -204,9 +239,11 @@ class _Run:
 
     def _check_same_data(self) -> None:
         checkpoint = self.start.checkpoint
+        if len(set(self.ranks.gather(self.shards.fingerprint))) > 1:
+            raise UserError(f"{self.config.data} is not the same on all machines: copy one's shards to the others")
         if checkpoint and checkpoint["shards"] != self.shards.fingerprint:
             raise UserError(
-                f"{self.shards.folder} is not the data that {self.start.folder} began with; give --data that, or "
+                f"{self.shards.location} is not the data that {self.start.folder} began with; give --data that, or "
                 "leave --resume out"
             )
 
@@ -214,10 +251,19 @@ class _Run:
         says = self.console.print
         verb = "resuming" if self.start.checkpoint else "run"
         says(f"[bold]{verb}[/] {self.folder.path}")
+        if self.shards.remote:
+            says(f"data: {self.shards.location}, through {self.shards.folder}")
         says(f"loader: {why}")
         frozen = f", {self.config.freeze} blocks frozen" if self.config.freeze else ""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         says(f"model: {self.config.model}, {count:,} trainable parameters{frozen}, on {self.device}")
+        if (size := self.ranks.size) > 1:
+            batch = self.config.batch_size
+            says(f"ranks: {size} ({self.ranks.backend(self.device)}), {size} x {batch} = {size * batch} images a step")
+        if self.config.sync_bn and (size == 1 or self.device.type != "cuda"):
+            says(f"[yellow]sync_bn:[/] ignored, as it needs several ranks on CUDA, not {size} on {self.device}")
+        if self.compiled:
+            says(f"compile: torch.compile, mode {self.config.compile_mode}; the first steps take longer")
         if self.no_amp:
             says(f"[yellow]amp:[/] {self.no_amp}")
         settings = self.config.plain()
@@ -228,13 +274,18 @@ class _Run:
             says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
 
     def _tracker(self) -> NullTracker:
-        if not self.config.track:
+        if not self.config.track or not self.ranks.main:
             return NullTracker()
         checkpoint = self.start.checkpoint or {}
         return Tracker.start(
             experiment=self.config.experiment,
             run_name=self.config.run_name or self.folder.path.name,
-            params={**self.config.plain(), "loader": self.loader_name, "classes": len(self.shards.classes)},
+            params={
+                **self.config.plain(),
+                "loader": self.loader_name,
+                "classes": len(self.shards.classes),
+                "ranks": self.ranks.size,
+            },
             tags={"run_folder": str(self.folder.path.resolve()), "shards": self.shards.fingerprint},
             run_id=checkpoint.get("mlflow_run_id"),
             journal=self.folder.path,
@@ -243,56 +294,77 @@ class _Run:
 
     def _prepare(self, tracker: NullTracker) -> None:
         self.tracker = tracker
-        self.folder.write_config(self.config.plain())
-        self.folder.write_classes(self.shards.classes)
-        self.folder.write_model_spec(self.spec)
+        if self.ranks.main:
+            self.folder.write_config(self.config.plain())
+            self.folder.write_classes(self.shards.classes)
+            self.folder.write_model_spec(self.spec)
         if self.start.checkpoint:
-            self.state.load_state_dict(self.start.checkpoint)
+            self.state.load_state_dict(self.start.checkpoint, self.ranks)
+        if not self.compiled:  # the compiler does it itself
+            fold_frozen(self.model, self.step.frozen)
+        if self.config.linear_probe:
+            self.loaders = train_on_features(
+                self.state,
+                self.loaders,
+                self.spec,
+                preprocess=self.preprocess,
+                autocast=self.autocast,
+                device=self.device,
+                watched=self._watched,
+                say=lambda line: self.console.print(line, soft_wrap=True),
+            )
+            self.preprocess = torch.nn.Identity()
+            self.step = replace(self.step, preprocess=self.preprocess)
 
     def _save(self) -> None:
-        save_checkpoint(
-            self.folder.path / LAST,
-            {
-                **self.state.state_dict(),
-                "config": self.config.plain(),
-                "shards": self.shards.fingerprint,
-                "mlflow_run_id": self.tracker.run_id,
-            },
-        )
+        state = {
+            **self.state.state_dict(self.ranks),
+            "config": self.config.plain(),
+            "shards": self.shards.fingerprint,
+            "mlflow_run_id": self.tracker.run_id,
+        }
+        if self.ranks.main:
+            save_checkpoint(self.folder.path / LAST, state)
 
     def _one_epoch(self) -> None:
         state = self.state
         state.loader.set_epoch(state.epoch)
+        if self.config.progressive:
+            state.loader.set_image_size(progressive_side(self.config.progressive, state.epoch, self.config.epochs))
         done = state.loader.state_dict()["samples"]
-        total = min(len(state.loader.ids), len(state.loader) * self.config.batch_size)
+        total = min(len(state.loader.ids), len(state.loader) * self.config.batch_size * self.ranks.size)
         title = f"epoch {state.epoch + 1}/{self.config.epochs}"
         with EpochProgress(self.console, title, total, done) as progress:
-            train_epoch(state, self.step, after_step=self._after_step, show=progress.show)
+            train_epoch(state, self.step, agree=self._agree, after_step=self._after_step, show=progress.show)
         learning_rate = state.schedule.learning_rate
         release_memory(self.device)
+        self.ranks.share(state.evaluated_model.buffers())
         validation, _ = self._evaluate(state.evaluated_model, self.loaders.val, watched=True)
         require_finite(validation.loss, state)
         self._close_epoch(total, learning_rate, validation)
 
-    def _after_step(self) -> None:
-        if self.stop.requested is not None:
-            self._stop()
+    def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
+        return self.ranks.agree(self.stop.requested, samples, weight)
+
+    def _after_step(self, part: Agreed) -> None:
+        if stop := part.stop:
+            self._stop(stop)
         if self.config.save_every and self.state.step % self.config.save_every == 0:
             self._save()
 
-    def _stop(self) -> None:
+    def _stop(self, asked: signal.Signals) -> None:
         self._save()
         said = f"saved {self.folder.path / LAST}; go on with: fasttrain train --resume {self.folder.path}"
         self.console.print(said)
-        if self.stop.requested is not None and self.stop.requested.name == "SIGINT":
+        if asked is signal.SIGINT:
             raise KeyboardInterrupt
-        raise Stopped(f"stopped by {self.stop.requested.name if self.stop.requested else 'request'}; {said}")
+        raise Stopped(f"stopped by {asked.name}; {said}")
 
     def _watched(self, loader: Loader) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         # A stop during validation saves the epoch as trained: resuming goes straight to validation.
         for batch in loader:
-            if self.stop.requested is not None:
-                self._stop()
+            if stop := self._agree().stop:
+                self._stop(stop)
             yield batch
 
     def _evaluate(
@@ -307,11 +379,12 @@ class _Run:
             preprocess=self.preprocess,
             autocast=self.autocast,
             criterion=torch.nn.CrossEntropyLoss(),
+            ranks=self.ranks,
         )
 
     def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation) -> None:
         state = self.state
-        train_loss, train_top1 = state.totals.means()
+        train_loss, train_top1 = state.totals.over(self.ranks).means()
         improved = state.early_stopping.update(state.epoch, validation.loss)
         state.schedule.after_epoch(validation.loss)
         seconds = state.epoch_seconds
@@ -326,10 +399,11 @@ class _Run:
             "epoch_seconds": seconds,
             "img/s": images / seconds,
             "wait_share": state.epoch_wait / seconds,
+            "image_size": state.loader.settings.image_size,
         }
         if (peak := memory_peak(self.device)) is not None:
             record["cuda_peak_bytes"] = peak
-        if improved:
+        if improved and self.ranks.main:
             self.folder.write_model(state.evaluated_model)
         state.history.append(record)
         state.seconds += seconds
@@ -338,13 +412,14 @@ class _Run:
         state.totals = Totals(self.device)
         state.loader.set_epoch(state.epoch)
         self._save()
-        self.folder.write_history(state.history)
+        if self.ranks.main:
+            self.folder.write_history(state.history)
         self.tracker.log_metrics(
             {name: float(value) for name, value in record.items() if name != "epoch"}, step=record["epoch"]
         )
         self.console.print(epoch_line(record, epochs=self.config.epochs), soft_wrap=True)
-        if self.stop.requested is not None:
-            self._stop()
+        if stop := self._agree().stop:
+            self._stop(stop)
 
     def _finish(self) -> TrainResult:
         began = time.perf_counter()
@@ -353,8 +428,11 @@ class _Run:
             waited = state.early_stopping.waited
             self.console.print(f"early stopping: no improvement of val_loss for {waited} epochs")
         split, loader = ("test", self.loaders.test) if self.loaders.test else ("val", self.loaders.val)
-        best = self.folder.read_model(state.evaluated_model)
-        evaluation, _ = self._evaluate(best, loader)
+        best = state.evaluated_model
+        if self.ranks.main:
+            self.folder.read_model(best)
+        self.ranks.share(best.state_dict().values())
+        evaluation, _ = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,
@@ -363,7 +441,8 @@ class _Run:
             seconds=state.seconds + time.perf_counter() - began,
             mlflow_run_id=self.tracker.wait_for_run(),
         )
-        self._report(result, split)
+        if self.ranks.main:
+            self._report(result, split)
         return result
 
     def _report(self, result: TrainResult, split: str) -> None:

@@ -50,9 +50,10 @@ def test_stopped_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(alone, s
     whole = Step.__call__
 
     def stops_at_step_3(self, state, *batch):
-        whole(self, state, *batch)
+        updated = whole(self, state, *batch)
         if state.step == 3:
             raise RuntimeError("pulled the plug")
+        return updated
 
     monkeypatch.setattr(Step, "__call__", stops_at_step_3)
     with pytest.raises(RuntimeError, match="pulled the plug"):

@@ -1,0 +1,91 @@
+"""Frozen BatchNorm costs nothing: its scale and shift go into the convolution before it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d
+
+_PROBE = (2, 3, 64, 64)
+_TOLERANCE = 1e-3
+
+
+def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:
+    """Has each BatchNorm among the `frozen` modules, which stay in eval mode, be done by the convolution before it.
+
+    Returns how many: those that a trial run of `model` finds, 0 where its logits would not stay the same within
+    rounding or where it can't take pictures of 64 px. Parameters, buffers and `state_dict` stay as they are; call it
+    when they have been loaded, and not before the model is copied.
+    """
+    norms: set[torch.nn.Module] = {each for each in frozen if type(each) in (torch.nn.BatchNorm2d, BatchNormAct2d)}
+    convs: set[torch.nn.Module] = {each for each in frozen if type(each) is torch.nn.Conv2d}
+    if not norms or not convs:
+        return 0
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            probe = torch.randn(_PROBE, generator=torch.Generator().manual_seed(0))
+            probe = probe.to(next(model.parameters()).device)
+            pairs, before = _find_pairs(model, convs, norms, probe)
+            for conv, norm in pairs:
+                _fold(conv, norm)
+            after = model(probe)
+    except (RuntimeError, AssertionError):  # timm's word for "a wrong size" is an assertion
+        return 0
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+    if not torch.allclose(after, before, rtol=_TOLERANCE, atol=_TOLERANCE * float(before.abs().max())):
+        for module in itertools.chain(*pairs):
+            del module.forward
+        return 0
+    return len(pairs)
+
+
+def _fold(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> None:
+    variance, mean = norm.running_var, norm.running_mean
+    assert variance is not None and mean is not None
+    scale = torch.rsqrt(variance + norm.eps) * (1 if norm.weight is None else norm.weight)
+    weight = conv.weight * scale.reshape(-1, 1, 1, 1)
+    bias = (-mean if conv.bias is None else conv.bias - mean) * scale
+    bias = bias if norm.bias is None else bias + norm.bias
+    conv.forward = lambda inputs: conv._conv_forward(inputs, weight, bias)  # type: ignore[method-assign, assignment]
+    norm.forward = _rest_of(norm)  # type: ignore[method-assign, assignment]
+
+
+def _rest_of(norm: torch.nn.BatchNorm2d) -> Callable[[torch.Tensor], torch.Tensor]:
+    if isinstance(norm, BatchNormAct2d):
+        drop, act = norm.drop, norm.act
+        return lambda inputs: act(drop(inputs))
+    return lambda inputs: inputs
+
+
+def _find_pairs(
+    model: torch.nn.Module, convs: set[torch.nn.Module], norms: set[torch.nn.Module], probe: torch.Tensor
+) -> tuple[list[tuple[Any, Any]], torch.Tensor]:
+    made: dict[int, torch.nn.Module] = {}
+    readers: dict[int, list[torch.nn.Module]] = {}
+    kept: list[torch.Tensor] = []  # else a freed tensor's id comes again
+
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        kept.extend((*inputs, output))
+        made[id(output)] = module
+        readers.setdefault(id(inputs[0]), []).append(module)
+
+    watched = [each for each in model.modules() if not list(each.children()) or each in norms]
+    handles = [module.register_forward_hook(note) for module in watched]
+    try:
+        logits = model(probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    pairs = []
+    for tensor, conv in made.items():
+        after = readers.get(tensor, [])
+        if conv in convs and len(after) == 1 and after[0] in norms:
+            pairs.append((conv, after[0]))
+    return pairs, logits

@@ -1,0 +1,156 @@
+"""Files fetched from afar, kept on this machine's disk within a bound; several processes share them.
+
+A file has its own name only once it is whole. Whoever maps one holds a shared `flock` on it for as long as the mapping
+lives, so any process can tell what is in use: that is never deleted, and counts. Of the rest, the file used
+longest ago goes first. A file that is being written has its full size from the start, and counts too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from fasttrain.errors import UserError
+from fasttrain.shards.atomic import atomic_write, atomic_write_bytes
+
+_LEFT_FREE = 5 * 10**9  # of a large disk; of a small one a tenth
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Folders of files below `root`, at most `limit` bytes of them, and no more than the disk has to spare."""
+
+    root: Path
+    limit: int | None = None
+
+    def budget(self) -> int:
+        """Bytes that the files may take: `limit`, or what leaves 5 GB of the disk (a tenth of a small one) free."""
+        with _disk_errors(self.root):
+            return self._budget(self._files())
+
+    def put(self, path: Path, data: bytes) -> None:
+        """A small file whose name is a hash of `data`: left alone where it is there. Raises UserError as `adding`."""
+        with _disk_errors(path):
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic_write_bytes(path, data)
+
+    @contextlib.contextmanager
+    def alone(self, path: Path) -> Iterator[None]:
+        """Keeps other threads and processes from fetching `path` at the same time; UserError where nobody can write."""
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path.with_name(f".{path.name}.lock"))
+        try:
+            yield
+        finally:
+            _unlock(lock)
+
+    @contextlib.contextmanager
+    def adding(self, path: Path, size: int) -> Iterator[IO[bytes]]:
+        """Yields a file for `size` bytes that takes `path`'s place when the body ends; room is made first.
+
+        Needs `alone(path)`. Raises UserError where the disk is full or can't be written.
+        """
+        with _disk_errors(path):
+            for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
+                left_behind.unlink(missing_ok=True)  # by a process that was killed: nobody else writes it now
+            with atomic_write(path) as file:
+                lock = _lock(self.root / ".lock")
+                try:
+                    file.truncate(size)
+                    self._make_room()
+                finally:
+                    _unlock(lock)
+                yield file
+
+    def open(self, path: Path) -> BinaryIO | None:
+        """`path` for reading, safe from deletion until the last duplicate of its descriptor is closed; None: gone."""
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return None
+        with contextlib.suppress(OSError):  # no locks on this file system: a mapped file outlives its name anyway
+            fcntl.flock(file, fcntl.LOCK_SH)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+        return None
+
+    def touch(self, path: Path) -> None:
+        """Notes that `path` was used just now."""
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for path in self.root.glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path, path.stat()))
+        return found
+
+    def _budget(self, files: list[tuple[Path, os.stat_result]]) -> int:
+        disk = shutil.disk_usage(self.root)
+        spare = disk.free - min(disk.total // 10, _LEFT_FREE)
+        most = max(spare + sum(stat.st_blocks * 512 for _, stat in files), 0)
+        return most if self.limit is None else min(self.limit, most)
+
+    def _make_room(self) -> None:
+        files = self._files()
+        over = sum(stat.st_size for _, stat in files) - self._budget(files)
+        shards = [(path, stat) for path, stat in files if path.suffix == ".tar" and path.name[0] != "."]
+        for path, stat in sorted(shards, key=lambda each: each[1].st_mtime_ns):
+            if over <= 0:
+                return
+            if _delete_unused(path):
+                over -= stat.st_size
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with contextlib.suppress(OSError):  # some network file systems can't lock; renaming still keeps files whole
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _unlock(descriptor: int) -> None:
+    # Closing alone would not do: a process forked meanwhile has the lock too.
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def _delete_unused(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # no locks on this file system: a mapped file outlives its name anyway
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        said = f"{path}: can't be written ({error.strerror or error})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{said}; give a smaller --cache-size, or set FASTTRAIN_CACHE to a larger disk") from error
+        raise UserError(f"{said}; set FASTTRAIN_CACHE to a folder that can be") from error

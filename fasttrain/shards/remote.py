@@ -1,0 +1,199 @@
+"""Shards behind a URL: fetched whole through fsspec when first needed, checked, and kept in a bounded cache.
+
+The manifest is read anew at each start; its hash names the folder in the cache, so other shards at the same URL never
+mix with these, and two URLs of the same shards share them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, BinaryIO, TypeVar
+
+from fasttrain.config.location import parse_size
+from fasttrain.errors import UserError
+from fasttrain.photos.sources import cache_root
+from fasttrain.shards.cache import Cache
+from fasttrain.shards.format import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
+
+T = TypeVar("T")
+
+_WAITS = (0.5, 2.0, 5.0)  # seconds before another try; s3fs itself tries for some ten seconds each time
+_PIECE = 4 << 20
+_AT_ONCE = 4  # pieces in flight: one connection to S3 alone is slower than most networks
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
+_COPY = {"s3": "aws s3 sync shards ", "gs": "gcloud storage rsync --recursive shards "}
+
+
+class Cancelled(Exception):
+    """Whoever asked for a file ahead of its use doesn't want it any more."""
+
+
+def open_remote(location: str, cache_size: str | None = None) -> RemoteFiles:
+    """Fetches the manifest at `location`; `cache_size` as in `parse_size`, None for what the disk has to spare.
+
+    Raises UserError, one line, where there are no shards, no driver, no network, or no room for a cache.
+    """
+    try:
+        limit = None if cache_size is None else parse_size(cache_size)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    text = _retried(location, MANIFEST, lambda files, path: files.cat_file(path))
+    for shard in parse_manifest(text, f"{location}/{MANIFEST}").shards:
+        if Path(shard.name).name != shard.name or shard.name[:1] in ("", "."):
+            raise UserError(f"{location}/{MANIFEST}: {shard.name!r} is no shard's name; run fasttrain convert again")
+    folder = cache_root() / "remote" / hashlib.sha256(text).hexdigest()[:16]
+    Cache(folder.parent, limit).put(folder / MANIFEST, text)
+    return RemoteFiles(location, folder, limit)
+
+
+class RemoteFiles:
+    """The files of one data set at the URL `location`, and their place in the cache, `folder`.
+
+    Can be pickled and survives a fork. Errors are UserErrors of one line that name the URL or the file.
+    """
+
+    remote = True
+
+    def __init__(self, location: str, folder: Path, limit: int | None) -> None:
+        self.location, self.folder, self.limit = location, folder, limit
+        self._cache = Cache(folder.parent, limit)
+        manifest = read_manifest(folder)
+        self._sizes = {shard.name: shard.bytes for shard in manifest.shards}
+        self._digests = {INDEX: manifest.index.sha256, **{shard.name: shard.sha256 for shard in manifest.shards}}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFiles, (self.location, self.folder, self.limit)
+
+    def path(self, name: str, stop: threading.Event | None = None) -> Path:
+        """The file on this machine, fetched first where it isn't there; Cancelled where `stop` is set meanwhile.
+
+        A shard that nobody has opened may be deleted at any time to make room: see `open`.
+        """
+        local = self.folder / name
+        if self._is_there(local):
+            return local
+        with self._cache.alone(local):
+            if not self._is_there(local):  # another thread or process may have fetched it while this one waited
+                self._fetch(local, stop)
+        return local
+
+    def open(self, name: str) -> BinaryIO:
+        """The file for reading or mapping, kept in the cache until it is closed and no longer mapped."""
+        while True:
+            if (file := self._cache.open(self.path(name))) is not None:
+                return file
+
+    def check(self, manifest: Manifest) -> None:
+        """Nothing: each shard is checked when it is fetched."""
+
+    def mappable(self, manifest: Manifest) -> int | None:
+        """Bytes of shards that a process may keep mapped, so that there is room for others; None: all of them."""
+        budget = self.budget()
+        return None if sum(shard.bytes for shard in manifest.shards) <= budget else budget // 3
+
+    def budget(self) -> int:
+        """Bytes that the cache may hold, of all data sets together."""
+        return self._cache.budget()
+
+    def _is_there(self, local: Path) -> bool:
+        try:
+            size = local.stat().st_size
+        except FileNotFoundError:
+            return False
+        if self._sizes.get(local.name, size) != size:
+            return False
+        self._cache.touch(local)
+        return True
+
+    def _fetch(self, local: Path, stop: threading.Event | None) -> None:
+        with self._cache.adding(local, self._sizes.get(local.name, 0)) as file:
+            for _ in range(2):  # a wrong checksum may be the network's fault, once
+                file.seek(0)
+                if self._download(local.name, file, stop) == self._digests[local.name]:
+                    return
+            raise UserError(
+                f"{self.location}/{local.name}: its bytes are not those that {MANIFEST} speaks of; copy the shards "
+                f"there again{_how(self.location)}"
+            )
+
+    def _download(self, name: str, file: IO[bytes], stop: threading.Event | None) -> str:
+        """Writes the bytes into `file` and returns their sha256."""
+        size = self._sizes.get(name)
+        if size is None:
+            whole = _retried(self.location, name, lambda files, path: files.cat_file(path), stop)
+            file.write(whole)
+            file.truncate()
+            return hashlib.sha256(whole).hexdigest()
+        digest = hashlib.sha256()
+        at = 0
+        while at < size:
+            # The first alone: a web server that can't send a part of a file sends all of it, once.
+            ends = range(at + _PIECE, at + _PIECE * ((_AT_ONCE if at else 1) + 1), _PIECE)
+            spans = [(end - _PIECE, min(end, size)) for end in ends if end - _PIECE < size]
+            for (start, end), piece in zip(spans, self._read(name, spans, stop), strict=True):
+                if len(piece) == size and start == 0:
+                    end = size
+                if len(piece) != end - start:
+                    return "another size"
+                file.write(piece)
+                digest.update(piece)
+                at = end
+        return digest.hexdigest()
+
+    def _read(self, name: str, spans: list[tuple[int, int]], stop: threading.Event | None) -> list[bytes]:
+        starts, ends = zip(*spans, strict=True)
+
+        def read(files: Any, path: str) -> list[bytes]:
+            pieces: list[bytes] = files.cat_ranges([path] * len(spans), list(starts), list(ends), on_error="raise")
+            return pieces
+
+        return _retried(self.location, name, read, stop)
+
+
+def _retried(location: str, name: str, read: Callable[[Any, str], T], stop: threading.Event | None = None) -> T:
+    """What `read` makes of fsspec's file system and the path in it; tried again while the network fails."""
+    stop = stop or threading.Event()
+    url = f"{location}/{name}"
+    waits = iter(_WAITS)
+    while not stop.is_set():
+        files, root = _file_system(location)
+        try:
+            return read(files, f"{root}/{name}")
+        except FileNotFoundError as error:
+            raise UserError(f"{url} is not there; convert into a local folder and copy it{_how(location)}") from error
+        except Exception as error:  # each driver has its own, without a common base
+            said = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
+                raise UserError(
+                    f"{url}: {said}; give the credentials that its driver looks for (for a public S3 bucket "
+                    "FSSPEC_S3_ANON=true)"
+                ) from error
+            if (wait := next(waits, None)) is None:
+                tries = len(_WAITS) + 1
+                raise UserError(f"{url}: {said} (tried {tries} times); check the URL and the network") from error
+            stop.wait(wait)
+    raise Cancelled
+
+
+def _file_system(location: str) -> tuple[Any, str]:
+    # Asked for each time: fsspec keeps them, and makes a new one after a fork, which its connections don't survive.
+    from fsspec.core import url_to_fs
+
+    protocol = location.partition("://")[0]
+    try:
+        files, root = url_to_fs(location)
+    except ImportError as error:
+        if extra := _EXTRAS.get(protocol):
+            raise UserError(f"{location} needs a driver: pip install 'fasttrain[{extra}]'") from error
+        raise UserError(f"{location} needs a driver: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{location}: {error}; give a folder, or an s3://, gs:// or https:// URL") from error
+    return files, root.rstrip("/")
+
+
+def _how(location: str) -> str:
+    command = _COPY.get(location.partition("://")[0])
+    return f": {command}{location}" if command else ""

@@ -1,0 +1,308 @@
+"""Several processes that train one model together: which of them this is, and how they agree.
+
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process, and everything here is a plain call.
+
+Decisions, errors and counts travel between the hosts (gloo), gradients and buffers between the devices (NCCL on CUDA).
+Every exchange of the first kind begins with the same all-reduce, so a rank that fails needs not know what the others
+are at: they learn of it there, and all of them end with its one line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from fasttrain.errors import FasttrainError, InternalError, Stopped, UserError
+from fasttrain.training.device import choose_workers
+
+T = TypeVar("T")
+
+_JOINING = timedelta(minutes=10)
+_PATIENCE = timedelta(days=7)  # rank 0 may be converting a data set; a rank that died is noticed by its closed socket
+_LAST_WORDS = timedelta(seconds=15)  # less than the 30 s that torchrun leaves the others
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ERRORS: dict[int, type[FasttrainError]] = {UserError.exit_code: UserError, Stopped.exit_code: Stopped}
+_TRANSPORTS = ("gloo", "nccl")  # named in what torch raises where a peer's socket closes
+_LOST = "another rank ended without a word; torchrun says which one"
+_calls = itertools.count()
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know of one step: `samples` of all of them, this rank's `share` of their weight in [0, 1], and
+    the signal that asked any of them to stop."""
+
+    samples: int
+    share: float
+    stop: signal.Signals | None
+
+
+@dataclass(frozen=True)
+class _Failure:
+    rank: int
+    exit_code: int
+    said: str
+    trace: str
+
+    @staticmethod
+    def of(rank: int, error: Exception) -> _Failure:
+        said = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, FasttrainError):
+            said = f"a fault of ours: {type(error).__name__}: {said}"
+        return _Failure(rank, getattr(error, "exit_code", 1), said, "".join(traceback.format_exception(error)))
+
+
+class PeerLost(InternalError):
+    """Another rank is gone without a word."""
+
+
+class Ranks:
+    """The processes that train together, and this one's place among them; a context manager that joins and leaves.
+
+    Inside it, what one rank raises ends all: rank 0 raises it too, the others raise SystemExit with its exit code, so
+    that one line is printed.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
+        self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
+        self._control: Any = None
+        self._data: Any = None
+        self._stopping = self._told = False
+        self._key = f"fasttrain/run/{next(_calls)}"
+
+    @staticmethod
+    def of_environment() -> Ranks:
+        """As torchrun's variables say; one process without them. UserError where they are amiss."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return Ranks()
+        try:
+            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            local_rank = int(os.environ.get("LOCAL_RANK", rank))
+            ranks = Ranks(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+            if not 0 <= rank < size or (size > 1 and not os.environ["MASTER_ADDR"] + os.environ["MASTER_PORT"]):
+                raise ValueError
+        except (ValueError, KeyError):
+            said = " ".join(f"{name}={os.environ.get(name, '')}" for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+            raise UserError(f"{said}: these don't describe a rank; start with torchrun, or unset them") from None
+        return ranks
+
+    @property
+    def main(self) -> bool:
+        """Whether this is rank 0, which alone prints and writes."""
+        return self.rank == 0
+
+    def __enter__(self) -> Ranks:
+        if self.size > 1:
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            try:
+                self._join()
+                self._control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"rank {self.rank} of {self.size} can't join the others at {where}: {reason}"
+                ) from error
+        return self
+
+    def _join(self) -> None:
+        if (store := _agents_store()) is None:
+            dist.init_process_group("gloo", timeout=_JOINING)
+            return
+        # Not "env://": there, restarted ranks may read the addresses of those before them, and are refused.
+        attempt = f"fasttrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{self.size}"
+        store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=_JOINING)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.size == 1:
+            return
+        if error is None:
+            self.agree()  # rank 0 may fail while it writes the report
+            dist.destroy_process_group()
+        elif self._stopping and isinstance(error, (Stopped, KeyboardInterrupt)):
+            dist.destroy_process_group()
+            if isinstance(error, Stopped) and not self.main:
+                raise SystemExit(error.exit_code)
+        elif isinstance(error, Exception):
+            self._end_with(error)
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """This rank's own of the kind that was `chosen`, and the group for its gradients."""
+        if self.size == 1:
+            return chosen
+        if chosen.type == "cuda":
+            if chosen.index is not None:
+                raise UserError(f"device = '{chosen}': each of {self.size} ranks has its own; use --device cuda")
+            if self.local_rank >= (have := torch.cuda.device_count()):
+                raise UserError(
+                    f"{self.local_size} ranks on a machine with {have} CUDA devices; --nproc-per-node {have}"
+                )
+            chosen = torch.device("cuda", self.local_rank)
+            torch.cuda.set_device(chosen)
+        elif chosen.type != "cpu":
+            raise UserError(f"device = '{chosen}' can't train with {self.size} ranks; use --device cpu")
+        self._data = dist.new_group(backend=self.backend(chosen), timeout=_JOINING)
+        return chosen
+
+    @staticmethod
+    def backend(device: torch.device) -> str:
+        """What carries gradients between ranks on `device`."""
+        return "nccl" if device.type == "cuda" else "gloo"
+
+    def workers(self, asked: int | None) -> int:
+        """Loader processes or threads: the number asked for, else this rank's part of the machine's cores."""
+        return choose_workers(asked) if asked is not None else max(choose_workers(None) // self.local_size, 1)
+
+    def agree(self, stop: signal.Signals | None = None, samples: int = 0, weight: float = 0.0) -> Agreed:
+        """Sums over the ranks, by one small all-reduce between hosts. Raises what another rank failed with."""
+        if self.size == 1:
+            return Agreed(samples, 1.0, stop)
+        sums = self._reduce([*(float(stop == each) for each in _SIGNALS), 0.0, samples, weight])
+        if sums[2]:
+            self._raise_failure(self._failures(None))
+        stop = next((each for each, count in zip(_SIGNALS, sums[:2], strict=True) if count), None)
+        self._stopping |= stop is not None
+        return Agreed(int(sums[3]), weight / sums[4] if sums[4] else 0.0, stop)
+
+    def gather(self, value: T) -> list[T]:
+        """Each rank's `value`, which can be pickled, by rank; on all of them."""
+        if self.size == 1:
+            return [value]
+        self.agree()
+        values: list[Any] = [None] * self.size
+        self._heard(lambda: dist.all_gather_object(values, value, group=self._control))
+        return values
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns on rank 0, on all ranks."""
+        if self.size == 1:
+            return make()
+        value = [make() if self.main else None]
+        self.agree()
+        self._heard(lambda: dist.broadcast_object_list(value, src=0, group=self._control))
+        return value[0]  # type: ignore[return-value]
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """`make` on rank 0, then on the first rank of each machine, then on the others, which find its work done."""
+        turn = 0 if self.main else 1 if self.local_rank == 0 else 2
+        for number in range(3):
+            if number == turn:
+                value = make()
+            self.agree()
+        return value
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrites the `tensors`, on this rank's device, by rank 0's."""
+        if self.size == 1:
+            return
+        self.agree()
+        with torch.no_grad():
+            works: list[Any] = [dist.broadcast(each, src=0, group=self._data, async_op=True) for each in tensors]
+        self._heard(lambda: [work.wait() for work in works])
+
+    def sync_batch_norm(self, model: torch.nn.Module) -> torch.nn.Module:
+        """`model` with BatchNorm over all ranks' samples: torch's SyncBatchNorm, or timm's where it holds the
+        activation."""
+        from timm.layers import convert_sync_batchnorm
+
+        converted: torch.nn.Module = convert_sync_batchnorm(model, process_group=self._data)
+        return converted
+
+    def parallel(self, model: torch.nn.Module) -> torch.nn.Module:
+        """`model` under DistributedDataParallel; itself where there is one rank.
+
+        Gradients are the ranks' mean, buffers rank 0's. A batch of no samples gives gradients of zero and leaves
+        BatchNorm's statistics alone.
+        """
+        if self.size == 1:
+            return model
+        return torch.nn.parallel.DistributedDataParallel(_Part(model), process_group=self._data)
+
+    def run_of_before(self) -> Path | None:
+        """The folder of the run that this torchrun began, if these processes are its restart."""
+        store = _agents_store() if self.main else None
+        return Path(store.get(self._key).decode()) if store and store.check([self._key]) else None
+
+    def remember_run(self, folder: Path) -> None:
+        """For `run_of_before`, should torchrun restart the ranks."""
+        if self.main and (store := _agents_store()):
+            store.set(self._key, str(folder.resolve()))
+
+    def _reduce(self, values: list[float], timeout: timedelta = _PATIENCE) -> list[float]:
+        sums = torch.tensor(values, dtype=torch.float64)
+        self._heard(lambda: dist.all_reduce(sums, group=self._control, async_op=True).wait(timeout))
+        return sums.tolist()
+
+    def _heard(self, exchange: Callable[[], Any]) -> None:
+        try:
+            exchange()
+        except RuntimeError as error:
+            raise PeerLost(_LOST) from error
+
+    def _failures(self, mine: _Failure | None) -> list[_Failure]:
+        everyones: list[_Failure | None] = [None] * self.size
+        self._heard(lambda: dist.all_gather_object(everyones, mine, group=self._control))
+        return [each for each in everyones if each is not None]
+
+    def _raise_failure(self, failures: list[_Failure]) -> None:
+        first = failures[0]
+        self._told = True
+        if not self.main:
+            raise SystemExit(first.exit_code)
+        kind = _ERRORS.get(first.exit_code, InternalError)
+        raise kind(f"rank {first.rank}: {first.said}") from RuntimeError(first.trace)
+
+    def _end_with(self, error: Exception) -> None:
+        """Tells the others of `error`, unless it is theirs, or they are gone."""
+        if self._told:
+            dist.destroy_process_group()
+            return
+        exit_code = PeerLost.exit_code
+        if not isinstance(error, FasttrainError) and any(name in str(error).lower() for name in _TRANSPORTS):
+            if self.main:
+                raise PeerLost(_LOST) from error
+        elif not isinstance(error, PeerLost):
+            try:
+                self._reduce([0.0, 0.0, 1.0, 0.0, 0.0], _LAST_WORDS)
+                exit_code = self._failures(_Failure.of(self.rank, error))[0].exit_code
+            except PeerLost:
+                return  # the others wait for this rank's gradients: they will see its socket close
+            dist.destroy_process_group()
+        if not self.main:
+            raise SystemExit(exit_code) from error
+
+
+class _Part(torch.nn.Module):
+    """The model for one rank's part of a batch, which may be empty."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.synced = any(isinstance(each, torch.nn.SyncBatchNorm) for each in model.modules())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) or self.synced:  # SyncBatchNorm takes empty batches, and waits for all ranks
+            return self.model(images)
+        trained = (each for each in self.parameters() if each.requires_grad)
+        return torch.stack([each.sum() for each in trained]).sum().reshape(1, 1)[:0]
+
+
+def _agents_store() -> Any:
+    """torchrun's own store, which outlives the ranks that it restarts."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(host, port, is_master=False, timeout=_JOINING)  # type: ignore[attr-defined]

@@ -1,0 +1,67 @@
+"""Recipes: defaults that go together, under whatever the user sets."""
+
+from __future__ import annotations
+
+import pytest
+
+from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.recipes import RECIPES
+from fasttrain.config.schema import TrainConfig, parse_progressive
+from fasttrain.errors import UserError
+
+
+def test_each_recipe_is_valid_and_its_settings_are_the_runs():
+    classic, fast, accurate = (resolve({"recipe": name}) for name in ("classic", "fast", "accurate"))
+    assert (classic.optimizer, classic.scheduler, classic.batch_size) == ("adam", "plateau", 32)
+    assert fast.scheduler == "onecycle" and fast.label_smoothing == 0.1 and fast.progressive == "128:224"
+    assert fast.epochs < TrainConfig().epochs < accurate.epochs
+    assert (accurate.rand_augment, accurate.tta, accurate.layer_decay) == ("n2-m9", "flip", 0.9)
+    assert accurate.ema_decay and accurate.mixup and accurate.random_erasing and accurate.warmup_epochs
+    assert set(RECIPES) == {"classic", "fast", "accurate"}
+
+
+def test_the_command_line_and_toml_win_over_a_recipe(tmp_path):
+    path = tmp_path / "food.toml"
+    path.write_text('recipe = "accurate"\nepochs = 7\nmixup = 0.0\n')
+    config = resolve(read_toml(path), {"learning_rate": 0.5, "seed": None})
+    assert (config.epochs, config.mixup, config.learning_rate) == (7, 0.0, 0.5)
+    assert config.optimizer == "adamw"
+    assert TrainConfig(recipe="fast", optimizer="sgd").optimizer == "sgd"
+
+
+def test_a_runs_settings_resolve_to_themselves():
+    config = resolve({"recipe": "accurate", "epochs": 3, "clip_grad": 2.0})
+    assert resolve(config.plain()) == config
+
+
+def test_recipes_fit_what_they_are_given_beside():
+    assert resolve({"recipe": "fast", "image_size": 160}).progressive == "96:160"
+    assert resolve({"recipe": "fast", "image_size": 48}).progressive is None
+    assert resolve({"recipe": "accurate", "pretrained": False}).layer_decay is None
+    assert resolve({"recipe": "accurate", "pretrained": False, "weights": "a.pth"}).layer_decay == 0.9
+    for name in RECIPES:
+        probe = resolve({"recipe": name, "linear_probe": True})
+        assert probe.mixup == 0 and probe.tta == "none"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"recipe": "quick"}, "recipe = 'quick' is not one of fast, accurate, classic"),
+        ({"progressive": "100:224"}, "needs multiples of 32; the nearest valid one is 96:224"),
+        ({"progressive": "224:128"}, "runs backwards; did you mean 128:224?"),
+        ({"progressive": "224"}, "write 128:224"),
+        ({"grad_accumulation": 2, "compile_mode": "reduce-overhead"}, "use 'max-autotune-no-cudagraphs'"),
+        ({"compile": "yes"}, "compile = 'yes' is not one of auto, on, off"),
+        ({"tta": "flop"}, "tta = 'flop' is not one of none, flip; did you mean 'flip'?"),
+    ],
+)
+def test_errors_name_the_mend_in_one_line(settings, words):
+    with pytest.raises(UserError) as caught:
+        resolve(settings)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_compile_takes_words_and_booleans():
+    assert [resolve({"compile": given}).compile for given in (True, False, "auto")] == ["on", "off", "auto"]
+    assert parse_progressive("128:224") == (128, 224)

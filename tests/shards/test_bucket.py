@@ -1,0 +1,229 @@
+"""Shards in a bucket: moto's S3 server on a loopback port, read by s3fs, trained on as from a folder."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fasttrain import evaluate, train
+from fasttrain.errors import UserError
+from fasttrain.loaders.base import LoaderSettings
+from fasttrain.loaders.plan import Crop
+from fasttrain.loaders.registry import loader_class
+from fasttrain.shards import remote
+from fasttrain.shards.convert import convert
+from fasttrain.shards.reader import ShardSet
+from tests.training.conftest import SMALL
+
+moto = pytest.importorskip("moto.server", reason="moto isn't installed: pip install 'moto[server]' s3fs")
+s3fs = pytest.importorskip("s3fs")
+serving = pytest.importorskip("werkzeug.serving")
+
+URL = "s3://bucket/sample"
+
+
+class OneRequest(serving.WSGIRequestHandler):
+    protocol_version = "HTTP/1.0"  # else open connections would outlive the server
+
+
+class Bucket:
+    """A server that counts what is asked of it, and can die and come back on the same port."""
+
+    def __init__(self) -> None:
+        self.gets: Counter[str] = Counter()
+        self.spoilt: list[str] = []
+        self.before_get: Callable[[str], None] = lambda name: None
+        self._app = moto.DomainDispatcherApplication(moto.create_backend_app)
+        self._server: Any = None
+        self.port = 0
+        self.start()
+
+    def __call__(self, environment: dict[str, Any], respond: Any) -> Iterable[bytes]:
+        if environment["REQUEST_METHOD"] == "GET":
+            name = environment["PATH_INFO"].rpartition("/")[2]
+            self.gets[name] += 1
+            self.before_get(name)
+            if name in self.spoilt:
+                self.spoilt.remove(name)
+                return [bytes(byte ^ 1 for byte in b"".join(self._app(environment, respond)))]
+        return self._app(environment, respond)
+
+    def start(self) -> None:
+        self._server = serving.make_server("127.0.0.1", self.port, self, threaded=True, request_handler=OneRequest)
+        self.port = self._server.port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def server(photographs, tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    bucket = Bucket()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket.port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        patch.setenv(name, "testing")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.setenv("AWS_MAX_ATTEMPTS", "1")  # the driver's own tries would take ten seconds each
+    s3fs.S3FileSystem.clear_instance_cache()
+    shards = tmp_path_factory.mktemp("many") / "shards"
+    convert(photographs, shards, workers=1, progress=False, shard_size=1)
+    files = s3fs.S3FileSystem()
+    files.mkdir("bucket")
+    files.put(f"{shards}/", "bucket/sample/", recursive=True)
+    bucket.shards = shards
+    yield bucket
+    bucket.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
+    patch.undo()
+
+
+@pytest.fixture
+def bucket(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(remote, "_WAITS", (0.2, 0.2))
+    server.gets.clear()
+    yield server
+    server.before_get = lambda name: None
+
+
+def available(loader: str, shards: ShardSet) -> str:
+    if reason := loader_class(loader).unavailable(shards, "cpu"):
+        pytest.skip(reason)
+    return loader
+
+
+@pytest.mark.parametrize(("loader", "workers"), [("native", 1), ("torchvision", 2)])
+def test_training_on_a_bucket_is_training_on_the_folder(bucket, tmp_path, loader, workers):
+    available(loader, ShardSet.open(bucket.shards))
+    settings = {**SMALL, "loader": loader, "workers": workers, "epochs": 1, "limit_batches": 2, "track": False}
+    settings |= {"deterministic": True, "out": tmp_path / "runs"}
+    there, here = train(data=URL, **settings), train(data=bucket.shards, **settings)
+    assert there.history[0]["train_loss"] == here.history[0]["train_loss"]
+    assert there.evaluation.top1 == here.evaluation.top1
+    assert f'data = "{URL}"' in (there.folder / "config.toml").read_text()
+    assert set(bucket.gets.values()) == {1} and len(bucket.gets) > 32, "the manifest, the index, two batches' shards"
+    again = train(resume=str(there.folder), epochs=2)
+    assert len(again.history) == 2
+    assert evaluate(there.folder, URL, workers=0).top1 == evaluate(there.folder, bucket.shards, workers=0).top1
+
+
+@pytest.mark.parametrize(("loader", "workers"), [("native", 1), ("torchvision", 2), ("dali", 1)])
+def test_an_epoch_through_a_small_cache_fetches_each_shard_once(bucket, tmp_path, loader, workers):
+    shards = ShardSet.open(URL)
+    available(loader, shards)
+    shards = ShardSet.open(URL, cache_size=f"{25 * max(shard.bytes for shard in shards.manifest.shards)}B")
+    settings = LoaderSettings(batch_size=4, image_size=32, crop=Crop(), workers=workers, shuffle="shards")
+    batches = loader_class(loader)(shards, shards.ids("train"), settings)
+    bucket.gets.clear()
+    seen = np.concatenate([ids.numpy() for _, _, ids in batches])
+    batches.close()
+    assert sorted(seen.tolist()) == shards.ids("train").tolist()
+    assert set(bucket.gets.values()) == {1} and len(bucket.gets) == len({*shards.index["shard"][shards.ids("train")]})
+
+
+def test_two_processes_fetch_a_shard_once(bucket, tmp_path):
+    read = (
+        "import sys; from fasttrain.shards.reader import ShardSet; s = ShardSet.open(sys.argv[1]); "
+        "print('ready', flush=True); sys.stdin.readline(); print(len(s.bytes(0)))"
+    )
+
+    def slowly(name: str) -> None:
+        if name == "train-00000.tar":
+            time.sleep(0.5)  # time for the other one to ask too
+
+    bucket.before_get = slowly
+    processes = [
+        subprocess.Popen([sys.executable, "-c", read, URL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    lengths = {process.communicate(timeout=60)[0] for process in processes}
+    assert len(lengths) == 1 and int(lengths.pop()) > 0
+    assert bucket.gets["train-00000.tar"] == 1
+
+
+def test_bytes_spoilt_on_the_way_are_fetched_again_once(bucket):
+    shards, name = ShardSet.open(URL), "train-00000.tar"
+    bucket.spoilt = [name, name]
+    with pytest.raises(UserError, match=rf"{URL}/{name}: its bytes are not those .*: aws s3 sync shards {URL}"):
+        shards.bytes(0)
+    assert bucket.gets[name] == 2
+    bucket.spoilt = [name]
+    assert shards.bytes(0) == ShardSet.open(bucket.shards).bytes(0)
+
+
+def test_a_server_that_comes_back_is_asked_again(bucket, monkeypatch):
+    monkeypatch.setattr(remote, "_PIECE", 3000)
+    monkeypatch.setattr(remote, "_WAITS", (0.2, 0.2, 2, 5))
+    shards = ShardSet.open(URL)
+    died = threading.Event()
+
+    def die_once(name: str) -> None:
+        if bucket.gets[name] == 3 and not died.is_set():
+            died.set()
+            bucket.stop()
+            threading.Timer(0.3, bucket.start).start()
+            raise ConnectionAbortedError
+
+    bucket.before_get = die_once
+    assert shards.bytes(0) == ShardSet.open(bucket.shards).bytes(0)
+    assert died.is_set()
+
+
+def test_a_server_that_stays_away_is_one_line(bucket, monkeypatch, tmp_path):
+    monkeypatch.setattr(remote, "_PIECE", 3000)
+    monkeypatch.setattr(remote, "_WAITS", (0.1,))
+    shards = ShardSet.open(URL)
+
+    def die(name: str) -> None:
+        if bucket.gets[name] == 3:
+            bucket.stop()
+            raise ConnectionAbortedError
+
+    bucket.before_get = die
+    with pytest.raises(UserError) as error:
+        shards.bytes(0)
+    bucket.start()
+    assert re.fullmatch(
+        rf"{URL}/train-00000\.tar: .+ \(tried 2 times\); check the URL and the network", str(error.value)
+    )
+    assert not list((tmp_path / "cache").glob("remote/*/*.tmp"))
+    assert len(shards.bytes(0)) > 0
+
+
+def test_a_missing_bucket_and_missing_rights_are_one_line(bucket, monkeypatch):
+    with pytest.raises(
+        UserError, match=r"s3://nobody/sample/manifest.json is not there; .*aws s3 sync shards s3://nobody"
+    ):
+        ShardSet.open("s3://nobody/sample")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match=r"Unable to locate credentials; give the credentials .*FSSPEC_S3_ANON=true"):
+        ShardSet.open(URL)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_the_command_line_takes_a_url(bucket, tmp_path):
+    command = [sys.executable, "-m", "fasttrain", "train", "--data", URL, "--cache-size", "100KB", "--loader", "native"]
+    ended = subprocess.run(
+        [*command, "--no-pretrained", "--no-track", "--out", tmp_path / "runs"], capture_output=True, text=True
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert re.fullmatch(rf"fasttrain: {URL}: .* add --shuffle shards.*\n", ended.stderr)

@@ -1,0 +1,128 @@
+"""The linear probe: features once, an ordinary run after that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fasttrain import evaluate, train
+from fasttrain.checkpoint.file import LAST, load_checkpoint
+from fasttrain.config.load import resolve
+from fasttrain.errors import UserError
+from fasttrain.loaders.torchvision import TorchvisionLoader
+from fasttrain.model.factory import create_model
+from fasttrain.model.freeze import freeze_body
+from fasttrain.training import linear_probe
+from tests.training.conftest import SMALL
+
+PROBE = {**SMALL, "image_size": 32, "linear_probe": True, "track": False, "deterministic": True, "learning_rate": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Path:
+    """Weights whose features tell classes apart somewhat: random ones, normalised by one pass of BatchNorm."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    model = create_model("mobilenetv2_035", 6)
+    model.train()(torch.randn(16, 3, 32, 32))
+    save_file(model.state_dict(), tmp_path / "begin.safetensors")
+    return tmp_path / "begin.safetensors"
+
+
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    counts: list[int] = []
+    load = TorchvisionLoader._load
+
+    def counted(self: TorchvisionLoader, batches: Any) -> Any:
+        for images, bad in load(self, batches):
+            counts.append(len(images))
+            yield images, bad
+
+    monkeypatch.setattr(TorchvisionLoader, "_load", counted)
+    return counts
+
+
+def test_a_probe_decodes_each_photograph_once_and_leaves_an_ordinary_run(shard_folder, tmp_path, begin, monkeypatch):
+    counts = count_decoded(monkeypatch)
+    run = train(data=shard_folder, out=tmp_path, weights=begin, **{**PROBE, "epochs": 4, "ema_decay": 0.5})
+    assert sum(counts) == 96, "train and val, each photograph once, for four epochs and the last evaluation"
+    assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
+    after, begun = load_file(run.folder / "model.safetensors"), load_file(begin)
+    changed = {name for name in begun if not torch.equal(begun[name], after[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    monkeypatch.undo()
+    pictures = evaluate(run.folder, shard_folder, split="val", loader="torchvision", workers=0, device="cpu")
+    assert pictures.loss == pytest.approx(run.evaluation.loss, rel=1e-3)
+    assert (run.folder / "curves.png").exists() and (run.folder / "evaluation.json").exists()
+
+
+def test_features_are_found_again_until_something_that_shapes_them_changes(
+    shard_folder, tmp_path, begin, monkeypatch, cache
+):
+    counts = count_decoded(monkeypatch)
+
+    def decoded(**changes: Any) -> int:
+        counts.clear()
+        train(data=shard_folder, out=tmp_path / "runs", **{**PROBE, "weights": begin, "epochs": 1, **changes})
+        return sum(counts)
+
+    assert decoded() == 96
+    assert decoded(learning_rate=0.01, batch_size=7, seed=8, drop_rate=0.1) == 0
+    torn = next(cache.glob("*-train.safetensors"))
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert 0 < decoded() < 96, "the torn file, and that alone, is made again"
+    assert decoded(image_size=48) == 96
+    assert decoded(weights=None, seed=9) == 96
+    assert decoded() == 0
+
+
+class Killed(Exception):
+    """Stands for SIGKILL right after a checkpoint."""
+
+
+def test_killed_in_mid_epoch_and_resumed_bit_for_bit(shard_folder, tmp_path, begin, monkeypatch):
+    import fasttrain.training.train as training
+
+    settings = {**PROBE, "weights": begin, "save_every": 1, "drop_rate": 0.3, "ema_decay": 0.9}
+    alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
+    save = training.save_checkpoint
+
+    def save_and_die(path: Path, state: dict[str, Any]) -> None:
+        save(path, state)
+        if state["step"] == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            train(data=shard_folder, out=tmp_path / "killed", **settings)
+    resumed = train(resume="auto", out=tmp_path / "killed")
+    for part in ("model", "ema"):
+        ours, theirs = (load_checkpoint(run.folder / LAST)[part] for run in (resumed, alone))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_needs_pixels_is_refused_in_one_line():
+    for name, value in (("rand_augment", "n2-m9"), ("mixup", 0.2), ("freeze", 3), ("tta", "flip")):
+        with pytest.raises(UserError, match=f"{name} = .* does not go with linear_probe"):
+            resolve({"linear_probe": True, name: value})
+
+
+def test_a_head_that_is_more_than_one_layer_is_refused():
+    with pytest.raises(UserError, match="not one linear layer"):
+        freeze_body(create_model("test_byobnet", 0))
+    model = create_model("mobilenetv2_035", 3)
+    features = model.eval().forward_head(model.forward_features(torch.zeros(1, 3, 32, 32)), pre_logits=True)
+    with pytest.raises(UserError, match="more to its features than its head"):
+        linear_probe._require_linear(model, torch.ones(1, 3, 32, 32), features + 1)

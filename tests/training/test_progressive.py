@@ -1,0 +1,91 @@
+"""Progressive resizing and flip test-time augmentation, in real runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fasttrain import evaluate, train
+from fasttrain.errors import UserError
+from fasttrain.loaders.base import LoaderSettings
+from fasttrain.loaders.plan import Crop
+from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.model.tta import FlipAveraged
+from fasttrain.shards.reader import ShardSet
+from fasttrain.training.progressive import progressive_side
+from tests.training.conftest import SMALL
+
+
+def test_the_side_grows_linearly_to_the_last_fifth_in_steps_of_32():
+    sides = [progressive_side("128:224", epoch, 10) for epoch in range(10)]
+    assert sides == [128, 128, 160, 160, 192, 192, 192, 224, 224, 224]
+    assert [progressive_side("64:96", epoch, 2) for epoch in range(2)] == [64, 96]
+    assert progressive_side("64:96", 0, 1) == 96
+
+
+@pytest.mark.parametrize("name", list(LOADERS))
+def test_a_loader_changes_its_size_between_epochs(name, shard_folder):
+    """To the very pixels of a loader that was made with that size."""
+    shards = ShardSet.open(shard_folder)
+    kind = loader_class(name)
+    if reason := kind.unavailable(shards, "cpu"):
+        pytest.skip(reason)
+    ids = shards.ids("train")[:20]
+
+    def made(side: int) -> Any:
+        return kind(shards, ids, LoaderSettings(8, side, Crop(), seed=3, workers=1))
+
+    loader, other = made(32), made(64)
+    try:
+        assert {images.shape[1:3] for images, _, _ in loader} == {(32, 32)}
+        loader.set_epoch(1)
+        loader.set_image_size(64)
+        other.set_epoch(1)
+        for (ours, _, ids_ours), (theirs, _, ids_theirs) in zip(loader, other, strict=True):
+            assert torch.equal(ours, theirs) and torch.equal(ids_ours, ids_theirs)
+    finally:
+        loader.close()
+        other.close()
+
+
+class Killed(Exception):
+    """Stands for SIGKILL right after a checkpoint."""
+
+
+def test_a_run_grows_evaluates_at_its_own_size_and_resumes_at_the_right_one(shard_folder, tmp_path, monkeypatch):
+    import fasttrain.training.train as training
+
+    settings = {**SMALL, "image_size": 64, "progressive": "32:64", "epochs": 3, "deterministic": True, "track": False}
+    settings |= {"save_every": 1, "batch_size": 32, "tta": "flip"}
+    alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
+    assert [record["image_size"] for record in alone.history] == [32, 64, 64]
+    save = training.save_checkpoint
+
+    def save_and_die(path: Any, state: dict[str, Any]) -> None:
+        save(path, state)
+        if state["epoch"] == 1 and state["loader"]["samples"]:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            train(data=shard_folder, out=tmp_path / "killed", **settings)
+    resumed = train(resume="auto", out=tmp_path / "killed")
+    assert [record["train_loss"] for record in resumed.history] == [record["train_loss"] for record in alone.history]
+    assert resumed.history[-1]["val_loss"] == alone.history[-1]["val_loss"]
+    plain, flipped = (
+        evaluate(alone.folder, shard_folder, split="val", loader="torchvision", workers=0, device="cpu", tta=tta)
+        for tta in ("none", "flip")
+    )
+    assert flipped.loss == pytest.approx(alone.evaluation.loss, rel=1e-4) and plain.loss != flipped.loss
+    with pytest.raises(UserError, match="not one of none, flip"):
+        evaluate(alone.folder, shard_folder, tta="both")
+
+
+def test_flip_averages_the_logits_of_both_images():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 2))
+    images = torch.randn(5, 3, 4, 4)
+    torch.testing.assert_close(FlipAveraged(model)(images), (model(images) + model(torch.flip(images, [3]))) / 2)
+    torch.testing.assert_close(FlipAveraged(model)(images.flip(3)), FlipAveraged(model)(images))
