@@ -158,12 +158,13 @@ def test_two_processes_fetch_a_shard_once(bucket, tmp_path):
     assert bucket.gets["train-00000.tar"] == 1
 
 
-def test_bytes_spoilt_on_the_way_are_fetched_again_once(bucket):
+def test_bytes_spoilt_on_the_way_are_fetched_again_once(bucket, monkeypatch):
+    monkeypatch.setattr(remote, "_PIECE", 3000)  # of a whole object the driver itself has a checksum
     shards, name = ShardSet.open(URL), "train-00000.tar"
-    bucket.spoilt = [name, name]
+    bucket.spoilt = [name] * 100
     with pytest.raises(UserError, match=rf"{URL}/{name}: its bytes are not those .*: aws s3 sync shards {URL}"):
         shards.bytes(0)
-    assert bucket.gets[name] == 2
+    assert bucket.gets[name] == 2 * -(-shards.manifest.shards[0].bytes // 3000)
     bucket.spoilt = [name]
     assert shards.bytes(0) == ShardSet.open(bucket.shards).bytes(0)
 

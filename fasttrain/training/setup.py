@@ -1,0 +1,205 @@
+"""What a run needs before its first step: device, data, model, optimizer, folder, each made in order."""
+
+from __future__ import annotations
+
+import torch
+from rich.console import Console
+from timm.utils import ModelEmaV3
+
+from fasttrain.augment.batch import BatchAugment
+from fasttrain.augment.mix import PlannedMixup
+from fasttrain.config.schema import parse_rand_augment
+from fasttrain.errors import UserError
+from fasttrain.loaders.base import LoaderSettings
+from fasttrain.loaders.plan import Crop
+from fasttrain.loaders.registry import choose_loader
+from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
+from fasttrain.model.freeze import freeze_blocks, freeze_body
+from fasttrain.model.preprocess import Normalise
+from fasttrain.report.artifacts import RunFolder
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.reader import ShardSet
+from fasttrain.stop import StopRequest
+from fasttrain.training.data import balanced_weights, make_loaders
+from fasttrain.training.device import (
+    amp_problem,
+    choose_device,
+    compile_in_place,
+    fast_math,
+    mixed_precision,
+)
+from fasttrain.training.distributed import Ranks
+from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.loop import Step
+from fasttrain.training.optim import Schedule, create_optimizer
+from fasttrain.training.resume import RunStart
+from fasttrain.training.seeds import seed_everything, seed_rank
+from fasttrain.training.state import Totals, TrainingState
+
+
+class RunParts:
+    """The parts of one run, and the word about them that the user gets. `train` drives them."""
+
+    def __init__(self, start: RunStart, console: Console, stop: StopRequest, ranks: Ranks) -> None:
+        self.config = config = start.config
+        self.start, self.console, self.stop, self.ranks = start, console, stop, ranks
+        seed_everything(config.seed, config.deterministic)
+        fast_math(config.deterministic)
+        self.device = ranks.device(choose_device(config.device))
+        if config.linear_probe and ranks.size > 1:
+            raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
+        self.shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
+        self._check_same_data()
+        kind, why = choose_loader(config.loader, self.shards, str(self.device))
+        self.loader_name = kind.name
+        self.model, self.spec = self._make_model()
+        self.loaders = make_loaders(self.shards, kind, self._loader_settings())
+        self.state, self.step = self._make_state()
+        seed_rank(ranks.rank)
+        self.folder = RunFolder(
+            ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
+        )
+        ranks.remember_run(self.folder.path)
+        self._say_settings(why)
+
+    def _make_model(self) -> tuple[torch.nn.Module, ModelSpec]:
+        config, classes = self.config, self.shards.classes
+        resumed = self.start.checkpoint is not None
+        model = create_model(
+            config.model,
+            len(classes),
+            pretrained=config.pretrained and not resumed,
+            weights=None if resumed else config.weights,
+            drop_rate=config.drop_rate,
+        )
+        if config.grad_checkpointing:
+            enable_grad_checkpointing(model)
+        spec = model_spec(model, config.model, classes, config.image_size)
+        if config.sync_bn and self.ranks.size > 1 and self.device.type == "cuda":
+            model = self.ranks.sync_batch_norm(model)
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec
+
+    def _loader_settings(self) -> LoaderSettings:
+        config = self.config
+        return LoaderSettings(
+            batch_size=config.batch_size,
+            image_size=config.image_size,
+            crop=Crop(scale=config.crop_scale),
+            seed=config.seed,
+            workers=self.ranks.workers(config.workers),
+            device=str(self.device),
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            limit_batches=config.limit_batches,
+            shuffle=config.shuffle,
+        )
+
+    def _make_state(self) -> tuple[TrainingState, Step]:
+        config = self.config
+        frozen = freeze_body(self.model) if config.linear_probe else freeze_blocks(self.model, config.freeze)
+        optimizer = create_optimizer(
+            self.model,
+            config.optimizer,
+            config.learning_rate,
+            config.weight_decay,
+            config.momentum,
+            config.layer_decay,
+        )
+        schedule = Schedule(
+            optimizer,
+            config.scheduler,
+            learning_rate=config.learning_rate,
+            epochs=config.epochs,
+            steps_per_epoch=-(-len(self.loaders.train) // config.grad_accumulation),
+            patience=config.patience,
+            factor=config.factor,
+            warmup_epochs=config.warmup_epochs,
+        )
+        self.no_amp = amp_problem(self.device, config.amp_dtype) if config.amp else None
+        self.autocast, scaler = mixed_precision(self.device, config.amp and self.no_amp is None, config.amp_dtype)
+        self.preprocess: torch.nn.Module = Normalise(
+            self.spec.mean, self.spec.std, channels_last=config.channels_last
+        ).to(self.device)
+        weight = balanced_weights(self.shards) if config.class_weights == "balanced" else None
+        criterion = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing).to(self.device)
+        state = TrainingState(
+            model=self.model,
+            ema=ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None,
+            optimizer=optimizer,
+            schedule=schedule,
+            scaler=scaler,
+            early_stopping=EarlyStopping(config.early_stopping),
+            totals=Totals(self.device),
+            loader=self.loaders.train,
+        )
+        step = Step(
+            self.device,
+            self.preprocess,
+            criterion,
+            self.autocast,
+            config.clip_grad,
+            frozen,
+            self._make_augment(),
+            PlannedMixup(config.mixup, config.cutmix, len(self.shards.classes), config.seed)
+            if config.mixup or config.cutmix
+            else None,
+            class_weights=weight,
+            parallel=self.ranks.parallel(self.model) if self.ranks.size > 1 else None,
+            ranks=self.ranks.size,
+            accumulate=config.grad_accumulation,
+        )
+        self.compiled = not config.linear_probe and compile_in_place(
+            self.model, self.device, config.compile, config.compile_mode, config.deterministic
+        )
+        return state, step
+
+    def _make_augment(self) -> BatchAugment | None:
+        config = self.config
+        if not (config.color_jitter or config.rand_augment or config.random_erasing):
+            return None
+        return BatchAugment(
+            self.loaders.train.ids,
+            config.seed,
+            self.spec.mean,
+            self.device,
+            color_jitter=config.color_jitter,
+            rand_augment=parse_rand_augment(config.rand_augment) if config.rand_augment else None,
+            random_erasing=config.random_erasing,
+        )
+
+    def _check_same_data(self) -> None:
+        checkpoint = self.start.checkpoint
+        if len(set(self.ranks.gather(self.shards.fingerprint))) > 1:
+            raise UserError(f"{self.config.data} is not the same on all machines: copy one's shards to the others")
+        if checkpoint and checkpoint["shards"] != self.shards.fingerprint:
+            raise UserError(
+                f"{self.shards.location} is not the data that {self.start.folder} began with; give --data that, or "
+                "leave --resume out"
+            )
+
+    def _say_settings(self, why: str) -> None:
+        says = self.console.print
+        verb = "resuming" if self.start.checkpoint else "run"
+        says(f"[bold]{verb}[/] {self.folder.path}")
+        if self.shards.remote:
+            says(f"data: {self.shards.location}, through {self.shards.folder}")
+        says(f"loader: {why}")
+        frozen = f", {self.config.freeze} blocks frozen" if self.config.freeze else ""
+        count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        says(f"model: {self.config.model}, {count:,} trainable parameters{frozen}, on {self.device}")
+        if (size := self.ranks.size) > 1:
+            batch = self.config.batch_size
+            says(f"ranks: {size} ({self.ranks.backend(self.device)}), {size} x {batch} = {size * batch} images a step")
+        if self.config.sync_bn and (size == 1 or self.device.type != "cuda"):
+            says(f"[yellow]sync_bn:[/] ignored, as it needs several ranks on CUDA, not {size} on {self.device}")
+        if self.compiled:
+            says(f"compile: torch.compile, mode {self.config.compile_mode}; the first steps take longer")
+        if self.no_amp:
+            says(f"[yellow]amp:[/] {self.no_amp}")
+        settings = self.config.plain()
+        says("settings: " + "  ".join(f"{name}={value}" for name, value in settings.items()), style="dim")
+        for change in self.start.changed:
+            says(f"[yellow]changed since the checkpoint:[/] {change}")
+        if self.config.resume == "auto" and not self.start.checkpoint:
+            says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
