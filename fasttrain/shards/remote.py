@@ -147,7 +147,12 @@ class RemoteFiles:
         starts, ends = zip(*spans, strict=True)
 
         def read(files: Any, path: str) -> list[bytes]:
-            pieces: list[bytes] = files.cat_ranges([path] * len(spans), list(starts), list(ends), on_error="raise")
+            pieces: list[Any] = files.cat_ranges([path] * len(spans), list(starts), list(ends), on_error="return")
+            for position, (piece, (start, end)) in enumerate(zip(pieces, spans, strict=True)):
+                if isinstance(piece, BaseException):
+                    raise piece
+                if len(piece) < end - start:
+                    return pieces[: position + 1]  # the object ends here: servers refuse what lies beyond
             return pieces
 
         return _retried(self.location, name, read, stop)

