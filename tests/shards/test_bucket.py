@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from fasttrain import evaluate, train
+from fasttrain.cli import app
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -115,9 +118,16 @@ def test_training_on_a_bucket_is_training_on_the_folder(bucket, tmp_path, loader
     assert there.evaluation.top1 == here.evaluation.top1
     assert f'data = "{URL}"' in (there.folder / "config.toml").read_text()
     assert set(bucket.gets.values()) == {1} and len(bucket.gets) > 32, "the manifest, the index, two batches' shards"
-    again = train(resume=str(there.folder), epochs=2)
-    assert len(again.history) == 2
-    assert evaluate(there.folder, URL, workers=0).top1 == evaluate(there.folder, bucket.shards, workers=0).top1
+
+
+def test_a_run_on_a_bucket_is_resumed_and_evaluated(bucket, tmp_path):
+    settings = {**SMALL, "limit_batches": 1, "track": False, "out": tmp_path / "runs"}
+    run = train(data=URL, **{**settings, "epochs": 1}).folder
+    assert len(train(resume=str(run), epochs=2).history) == 2
+    line = ["evaluate", "--checkpoint", str(run), "--data", URL, "--workers", "0", "--cache-size", "1GB", "--json"]
+    told = CliRunner().invoke(app, line)
+    assert told.exception is None
+    assert json.loads(told.stdout)["top1"] == evaluate(run, bucket.shards, workers=0).top1
 
 
 @pytest.mark.parametrize(("loader", "workers"), [("native", 1), ("torchvision", 2), ("dali", 1)])
@@ -232,9 +242,6 @@ def test_a_missing_bucket_and_missing_rights_are_one_line(bucket, monkeypatch):
 
 
 def test_the_command_line_takes_a_url(bucket, tmp_path):
-    command = [sys.executable, "-m", "fasttrain", "train", "--data", URL, "--cache-size", "100KB", "--loader", "native"]
-    ended = subprocess.run(
-        [*command, "--no-pretrained", "--no-track", "--out", tmp_path / "runs"], capture_output=True, text=True
-    )
-    assert ended.returncode == 2, ended.stderr
-    assert re.fullmatch(rf"fasttrain: {URL}: .* add --shuffle shards.*\n", ended.stderr)
+    line = ["train", "--data", URL, "--cache-size", "100KB", "--no-pretrained", "--no-track", "--out", str(tmp_path)]
+    error = CliRunner().invoke(app, line).exception
+    assert isinstance(error, UserError) and re.fullmatch(rf"{URL}: .* 0\.1 MB; add --shuffle shards.*", str(error))
