@@ -7,6 +7,7 @@ from pathlib import Path
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_UPLOAD = {"s3": "aws s3 sync", "gs": "gcloud storage rsync --recursive"}
 
 
 def is_url(location: str | Path) -> bool:
@@ -18,6 +19,12 @@ def url_in_path(location: str | Path) -> str | None:
     """The URL that `Path` took a slash from (`s3:/bucket`) or that is whole; None for a folder."""
     found = re.match(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", str(location))
     return None if found is None else f"{found[1]}://{str(location)[found.end() :]}"
+
+
+def upload_command(url: str) -> str | None:
+    """What copies the folder `shards` to `url`; None where there is no common tool for it."""
+    tool = _UPLOAD.get(url.partition("://")[0])
+    return None if tool is None else f"{tool} shards {url}"
 
 
 def parse_location(location: str | Path) -> str | Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fasttrain.config.location import is_url, url_in_path
+from fasttrain.config.location import is_url, upload_command, url_in_path
 from fasttrain.errors import Stopped, UserError
 from fasttrain.photos.sources import Source, cache_root, open_source
 from fasttrain.shards.assemble import assemble
@@ -165,8 +165,7 @@ def ensure_shards(data: str | Path) -> str | Path:
 
 def _local(out: str | Path) -> Path:
     if url := url_in_path(out):
-        copy = {"s3": f"aws s3 sync shards {url}", "gs": f"gcloud storage rsync --recursive shards {url}"}
-        mend = copy.get(url.partition("://")[0], "copy it there")
+        mend = upload_command(url) or "copy it there"
         raise UserError(f"--out {url}: convert into a local folder first (--out shards), then: {mend}")
     return Path(out).expanduser()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
-from fasttrain.config.location import parse_size
+from fasttrain.config.location import parse_size, upload_command
 from fasttrain.errors import UserError
 from fasttrain.photos.sources import cache_root
 from fasttrain.shards.cache import Cache
@@ -24,7 +24,6 @@ _WAITS = (0.5, 2.0, 5.0)  # seconds before another try; s3fs itself tries for so
 _PIECE = 4 << 20
 _AT_ONCE = 4  # pieces in flight: one connection to S3 alone is slower than most networks
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
-_COPY = {"s3": "aws s3 sync shards ", "gs": "gcloud storage rsync --recursive shards "}
 
 
 class Cancelled(Exception):
@@ -200,5 +199,5 @@ def _file_system(location: str) -> tuple[Any, str]:
 
 
 def _how(location: str) -> str:
-    command = _COPY.get(location.partition("://")[0])
-    return f": {command}{location}" if command else ""
+    command = upload_command(location)
+    return f": {command}" if command else ""

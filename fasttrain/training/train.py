@@ -24,10 +24,7 @@ from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.summary import epoch_line, run_summary
 from fasttrain.stop import StopRequest
 from fasttrain.tracking.mlflow import NullTracker, Tracker
-from fasttrain.training.device import (
-    memory_peak,
-    release_memory,
-)
+from fasttrain.training.device import memory_peak, release_memory
 from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.linear_probe import train_on_features
 from fasttrain.training.loop import require_finite, train_epoch
