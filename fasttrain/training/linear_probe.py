@@ -151,9 +151,9 @@ def _compute(
 
 
 def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> None:
-    expected = model(inputs)
+    expected = model(inputs).detach()
     if features.ndim == 2 and features.shape[1] == model.get_classifier().in_features:
-        logits = model.get_classifier()(features)
+        logits = model.get_classifier()(features).detach()
         if torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(float(expected.abs().max()), 1e-6)):
             return
     raise UserError(f"linear_probe: {type(model).__name__} does more to its features than its head; use --freeze")

@@ -6,7 +6,9 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +42,64 @@ def arguments(**settings: Any) -> list[str]:
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def start_run(shard_folder: Path, folder: Path, bare: bool = False, **settings: Any) -> subprocess.Popen[str]:
-    """A `fasttrain train` process in `folder`, on the small data set; `bare` adds no settings to those given."""
+def start_run(
+    shard_folder: Path, folder: Path, bare: bool = False, pause_at: int | None = None, **settings: Any
+) -> subprocess.Popen[str]:
+    """A `fasttrain train` process in `folder`, on the small data set; `bare` adds no settings to those given.
+
+    With `pause_at` it waits after that step's checkpoint: `paused` is what meets it there.
+    """
     if not bare:
         settings = {"data": shard_folder, "out": folder / "runs", **SMALL, **settings}
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "fasttrain", "train", *arguments(**settings)],
+        [sys.executable, *program(pause_at, folder), "train", *arguments(**settings)],
         env=environment,
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def program(pause_at: int | None, folder: Path) -> list[str]:
+    """What Python runs: fasttrain, or fasttrain that pauses after the checkpoint of a step."""
+    if pause_at is None:
+        return ["-m", "fasttrain"]
+    return [str(Path(__file__).with_name("paused_at.py")), str(pause_at), str(folder)]
+
+
+@contextmanager
+def paused(process: subprocess.Popen[str], folder: Path) -> Iterator[None]:
+    """The time between a run's arrival at its `pause_at` and its going on."""
+    deadline = time.monotonic() + 120
+    while not (folder / "reached").exists():
+        assert process.poll() is None and time.monotonic() < deadline, f"no pause: {process.communicate()[0]}"
+        time.sleep(0.01)
+    yield
+    (folder / "go").touch()
+
+
+class Killed(Exception):
+    """Stands for SIGKILL right after a checkpoint."""
+
+
+@contextmanager
+def killed_after(save_when: Callable[[dict[str, Any]], bool]) -> Iterator[None]:
+    """`train` in this process dies right after the first checkpoint that `save_when` chooses by its content."""
+    import fasttrain.training.train as training
+
+    save = training.save_checkpoint
+
+    def save_and_die(path: Path, state: dict[str, Any]) -> None:
+        save(path, state)
+        if save_when(state):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            yield
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
-from tests.training.conftest import SMALL, arguments, start_run
+from tests.training.conftest import SMALL, arguments, paused, program, start_run
 
 # A model without BatchNorm, whose statistics would be those of a rank's part; SGD, as Adam magnifies the last bits.
 SETTINGS = {
@@ -57,8 +56,9 @@ def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def train_line(shards: Path, runs: Path, **settings: object) -> list[str]:
-    return ["-m", "fasttrain", "train", *arguments(data=shards, out=runs, **{**SMALL, **SETTINGS, **settings})]
+def train_line(shards: Path, runs: Path, pause_at: int | None = None, **settings: object) -> list[str]:
+    given = arguments(data=shards, out=runs, **{**SMALL, **SETTINGS, **settings})
+    return [*program(pause_at, runs.parent), "train", *given]
 
 
 def start_ranks(line: list[str]) -> list[subprocess.Popen[str]]:
@@ -76,16 +76,6 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 def folder_in(runs: Path) -> Path:
     (folder,) = runs.iterdir()
     return folder
-
-
-def wait_for_step(runs: Path, step: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline and process.poll() is None:
-        path = next(iter(runs.glob(f"*/{LAST}")), None)
-        if path and load_checkpoint(path)["step"] >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no checkpoint came: {process.communicate()[0]}")
 
 
 def assert_same_run(ours: Path, theirs: Path, tolerance: float) -> None:
@@ -199,9 +189,9 @@ def test_every_sample_is_trained_on_and_evaluated_once(together, shard_folder, t
 
 def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_folder, tmp_path):
     runs = tmp_path / "runs"
-    ranks = start_ranks(train_line(shard_folder, runs))
-    wait_for_step(runs, 2, ranks[0])
-    ranks[1].send_signal(signal.SIGTERM)
+    ranks = start_ranks(train_line(shard_folder, runs, pause_at=2))
+    with paused(ranks[0], tmp_path):
+        ranks[1].send_signal(signal.SIGTERM)
     said = [finish(process, 75) for process in ranks]
     assert "--resume" in said[0] and "stopped by SIGTERM" in said[0] and not said[1]
     state = load_checkpoint(folder_in(runs) / LAST)
@@ -215,11 +205,11 @@ def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_fol
 
 def test_torchrun_restarts_a_killed_rank_from_the_last_checkpoint(together, shard_folder, tmp_path):
     runs = tmp_path / "runs"
-    line = train_line(shard_folder, runs)
+    line = train_line(shard_folder, runs, pause_at=3)
     torchrun = start([*TORCHRUN, str(free_port()), "--max-restarts", "1", *line])
-    wait_for_step(runs, 3, torchrun)
-    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
+    with paused(torchrun, tmp_path):
+        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
     output = finish(torchrun)
     assert "resuming" in output
     assert_same_run(folder_in(runs), together[0], tolerance=0)

@@ -17,7 +17,7 @@ from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_body
 from fasttrain.training import linear_probe
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, killed_after
 
 PROBE = {**SMALL, "image_size": 32, "linear_probe": True, "track": False, "deterministic": True, "learning_rate": 0.05}
 
@@ -87,26 +87,11 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
     assert decoded() == 0
 
 
-class Killed(Exception):
-    """Stands for SIGKILL right after a checkpoint."""
-
-
-def test_killed_in_mid_epoch_and_resumed_bit_for_bit(shard_folder, tmp_path, begin, monkeypatch):
-    import fasttrain.training.train as training
-
+def test_killed_in_mid_epoch_and_resumed_bit_for_bit(shard_folder, tmp_path, begin):
     settings = {**PROBE, "weights": begin, "save_every": 1, "drop_rate": 0.3, "ema_decay": 0.9}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
-    save = training.save_checkpoint
-
-    def save_and_die(path: Path, state: dict[str, Any]) -> None:
-        save(path, state)
-        if state["step"] == 2:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", save_and_die)
-        with pytest.raises(Killed):
-            train(data=shard_folder, out=tmp_path / "killed", **settings)
+    with killed_after(lambda state: state["step"] == 2):
+        train(data=shard_folder, out=tmp_path / "killed", **settings)
     resumed = train(resume="auto", out=tmp_path / "killed")
     for part in ("model", "ema"):
         ours, theirs = (load_checkpoint(run.folder / LAST)[part] for run in (resumed, alone))

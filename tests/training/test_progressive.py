@@ -15,7 +15,7 @@ from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.progressive import progressive_side
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, killed_after
 
 
 def test_the_side_grows_linearly_to_the_last_fifth_in_steps_of_32():
@@ -50,28 +50,13 @@ def test_a_loader_changes_its_size_between_epochs(name, shard_folder):
         other.close()
 
 
-class Killed(Exception):
-    """Stands for SIGKILL right after a checkpoint."""
-
-
-def test_a_run_grows_evaluates_at_its_own_size_and_resumes_at_the_right_one(shard_folder, tmp_path, monkeypatch):
-    import fasttrain.training.train as training
-
+def test_a_run_grows_evaluates_at_its_own_size_and_resumes_at_the_right_one(shard_folder, tmp_path):
     settings = {**SMALL, "image_size": 64, "progressive": "32:64", "epochs": 3, "deterministic": True, "track": False}
     settings |= {"save_every": 1, "batch_size": 32, "tta": "flip"}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
     assert [record["image_size"] for record in alone.history] == [32, 64, 64]
-    save = training.save_checkpoint
-
-    def save_and_die(path: Any, state: dict[str, Any]) -> None:
-        save(path, state)
-        if state["epoch"] == 1 and state["loader"]["samples"]:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", save_and_die)
-        with pytest.raises(Killed):
-            train(data=shard_folder, out=tmp_path / "killed", **settings)
+    with killed_after(lambda state: state["epoch"] == 1 and state["loader"]["samples"] > 0):
+        train(data=shard_folder, out=tmp_path / "killed", **settings)
     resumed = train(resume="auto", out=tmp_path / "killed")
     assert [record["train_loss"] for record in resumed.history] == [record["train_loss"] for record in alone.history]
     assert resumed.history[-1]["val_loss"] == alone.history[-1]["val_loss"]

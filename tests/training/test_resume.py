@@ -14,7 +14,7 @@ from fasttrain.checkpoint.file import LAST, find_checkpoint, load_checkpoint, sa
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.reader import ShardSet
-from tests.training.conftest import start_run
+from tests.training.conftest import paused, start_run
 
 # Dropout, so that a lost generator state shows; an odd save_every, so that a kill falls in mid-epoch.
 EXACT = {"deterministic": True, "drop_rate": 0.2, "save_every": 1, "ema_decay": 0.9, "track": False, "batch_size": 8}
@@ -22,17 +22,6 @@ EXACT = {"deterministic": True, "drop_rate": 0.2, "save_every": 1, "ema_decay": 
 
 def last_checkpoint(runs: Path) -> Path | None:
     return next(iter(runs.glob(f"*/{LAST}")), None)
-
-
-def wait_for_mid_epoch(process: subprocess.Popen[str], runs: Path, after_step: int) -> None:
-    """Returns once a checkpoint of at least `after_step` steps is on the disk."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        path = last_checkpoint(runs)
-        if path and load_checkpoint(path)["step"] >= after_step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no checkpoint came: {process.communicate()[0]}")
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -66,15 +55,14 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
     alone = tmp_path / "alone"
     finish(start(out=alone, loader=loader, workers=1, **EXACT))
     expected = load_checkpoint(last_checkpoint(alone))
-    steps_an_epoch = expected["step"] // 2
     runs = tmp_path / "killed"
-    process = start(out=runs, loader=loader, workers=1, **EXACT)
-    wait_for_mid_epoch(process, runs, after_step=3)
-    process.kill()
-    process.wait()
+    process = start(out=runs, loader=loader, workers=1, pause_at=3, **EXACT)
+    with paused(process, tmp_path):
+        process.kill()
+        process.wait()
     stopped = load_checkpoint(last_checkpoint(runs))
-    assert stopped["step"] % steps_an_epoch, "the kill did not fall in mid-epoch"
-    assert stopped["loader"]["samples"] == stopped["step"] % steps_an_epoch * 8
+    assert stopped["step"] == 3 < expected["step"] // 2, "in mid-epoch"
+    assert stopped["loader"]["samples"] == 3 * 8
     output = finish(start(out=runs, resume="auto", loader=loader, workers=1, **EXACT))
     assert "resuming" in output
     assert_same_end(last_checkpoint(runs), expected)
@@ -83,9 +71,9 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_path, undisturbed):
     runs = tmp_path / "stopped"
-    process = start(out=runs, **EXACT)
-    wait_for_mid_epoch(process, runs, after_step=2)
-    process.send_signal(number)
+    process = start(out=runs, pause_at=2, **EXACT)
+    with paused(process, tmp_path):
+        process.send_signal(number)
     output = finish(process, code)
     assert "--resume" in output and "Traceback" not in output
     folder = last_checkpoint(runs).parents[1]
@@ -145,10 +133,10 @@ def test_a_run_goes_on_with_another_loader(other, start, tmp_path, shard_folder,
     if reason := loader_class(other).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)
     runs = tmp_path / "killed"
-    process = start(out=runs, **EXACT)
-    wait_for_mid_epoch(process, runs, after_step=3)
-    process.kill()
-    process.wait()
+    process = start(out=runs, pause_at=3, **EXACT)
+    with paused(process, tmp_path):
+        process.kill()
+        process.wait()
     finish(start(bare=True, out=runs, resume="auto", loader=other))
     state = load_checkpoint(last_checkpoint(runs))
     assert (state["step"], state["epoch"]) == (undisturbed["step"], 2)

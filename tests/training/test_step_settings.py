@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import fasttrain.training.train as training
 from fasttrain import train
 from fasttrain.checkpoint.file import LAST, load_checkpoint
 from fasttrain.errors import UserError
@@ -18,7 +17,7 @@ from fasttrain.model.factory import create_model, enable_grad_checkpointing
 from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import compile_in_place, fast_math
 from fasttrain.training.optim import Schedule, create_optimizer
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, killed_after
 
 TINY = {**SMALL, "image_size": 32, "track": False, "deterministic": True}
 CPU = torch.device("cpu")
@@ -59,28 +58,12 @@ def whole_split(shard_folder: Path) -> int:
     return len(ShardSet.open(shard_folder).ids("train"))
 
 
-class Killed(Exception):
-    """Stands for SIGKILL right after a checkpoint."""
-
-
-def test_killed_between_groups_and_resumed_bit_for_bit(shard_folder, tmp_path, monkeypatch):
+def test_killed_between_groups_and_resumed_bit_for_bit(shard_folder, tmp_path):
     settings: dict[str, Any] = {**TINY, "batch_size": 8, "grad_accumulation": 3, "save_every": 1, "drop_rate": 0.2}
     settings |= {"scheduler": "cosine", "ema_decay": 0.9}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
-    save = training.save_checkpoint
-    written = []
-
-    def save_twice(path: Path, state: dict[str, Any]) -> None:
-        save(path, state)
-        written.append(state["loader"]["samples"])
-        if len(written) == 2:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", save_twice)
-        with pytest.raises(Killed):
-            train(data=shard_folder, out=tmp_path / "killed", **settings)
-    assert written == [24, 48], "a checkpoint in mid-group"
+    with killed_after(lambda state: state["loader"]["samples"] == 48):
+        train(data=shard_folder, out=tmp_path / "killed", **settings)
     resumed = train(resume="auto", out=tmp_path / "killed")
     for part in ("model", "ema"):
         ours, theirs = (load_checkpoint(run.folder / LAST)[part] for run in (resumed, alone))

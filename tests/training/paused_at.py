@@ -1,0 +1,36 @@
+"""`fasttrain …` that pauses once, right after the checkpoint of a given step, until a file appears.
+
+    python tests/training/paused_at.py STEP FOLDER train …
+
+FOLDER/reached is made at the pause, FOLDER/go ends it: what a test does in between meets the run at that very step,
+however slow or fast the machine is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import fasttrain.training.train as training
+from fasttrain.cli import main
+
+
+def pause_at(step: int, folder: Path) -> None:
+    save = training.save_checkpoint
+
+    def save_and_pause(path: Path, state: dict[str, Any]) -> None:
+        save(path, state)
+        if state["step"] != step or (folder / "go").exists():
+            return
+        (folder / "reached").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+
+    training.save_checkpoint = save_and_pause
+
+
+if __name__ == "__main__":
+    pause_at(int(sys.argv.pop(1)), Path(sys.argv.pop(1)))
+    main()
