@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-TRAIN, VAL, BATCH, ROUNDS = 320, 64, 32, 3
+IMAGES, BATCH, ROUNDS = 400, 32, 3
 HERE = Path(__file__).parent
 
 
@@ -28,12 +28,13 @@ HERE = Path(__file__).parent
 def data(photographs, tmp_path_factory):
     """train/ and val/ of class folders, and the shards of the same."""
     root = tmp_path_factory.mktemp("end_to_end") / "data"
-    paths = sorted(photographs.rglob("*.jp*g"))
-    chosen = paths[:: max(1, len(paths) // (TRAIN + VAL))][: TRAIN + VAL]
-    for number, path in enumerate(chosen):
-        folder = root / ("val" if number % 6 == 5 else "train") / path.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / path.name).symlink_to(path.resolve())
+    classes = sorted(path for path in photographs.iterdir() if path.is_dir())
+    each = IMAGES // len(classes)
+    for folder in classes:
+        for number, path in enumerate(sorted(folder.glob("*.jp*g"))[:each]):
+            link = root / ("val" if number % 5 == 4 else "train") / folder.name / path.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
     from fasttrain.shards.convert import convert
 
     convert(str(root), root.parent / "shards", progress=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
 from fasttrain.loaders.read_ahead import ReadAhead
 from fasttrain.shards.cut import native_available
+from fasttrain.shards.reader import Located
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
+_LOCATED = 8  # batches looked up at a time: a look-up costs the consumer's thread about as much for all as for one
 _AHEAD = 3  # batches in the pool's hands while the consumer works
 _UNUSED = 3  # references to a buffer that no tensor shares: the list's, the loop's and getrefcount's own
 
@@ -52,14 +55,14 @@ class NativeLoader(Loader):
 
         if self._pool is None:
             self._pool = _native.Pool(max(self.settings.workers, 1))
-        waiting = batches()
+        waiting = self._located(batches())
         read_ahead = ReadAhead(self.shards, batches(), whole_shards=self.settings.shuffle == "shards")
         flying: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:
-                while len(flying) < _AHEAD and (batch := next(waiting, None)) is not None:
-                    read_ahead.advance(len(batch))
-                    flying.append(self._submit(batch))
+                while len(flying) < _AHEAD and (found := next(waiting, None)) is not None:
+                    read_ahead.advance(len(found[0]))
+                    flying.append(self._submit(*found))
                 if not flying:
                     return
                 ticket, images = flying.popleft()
@@ -75,8 +78,16 @@ class NativeLoader(Loader):
             self._pool.close()
             self._pool = None
 
-    def _submit(self, batch: Batch) -> tuple[int, torch.Tensor]:
-        where = self.shards.locate(batch.ids)
+    def _located(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Located]]:
+        """Each batch with where its bytes lie; of shards behind a URL only as it comes, as others aren't here yet."""
+        while several := list(islice(batches, 1 if self.shards.remote else _LOCATED)):
+            where = self.shards.locate(np.concatenate([batch.ids for batch in several]))
+            first = 0
+            for batch in several:
+                part = slice(first, first := first + len(batch))
+                yield batch, Located(where.addresses[part], where.lengths[part], where.mapped)
+
+    def _submit(self, batch: Batch, where: Located) -> tuple[int, torch.Tensor]:
         images = self._output(batch)
         ticket = self._pool.submit(
             where.addresses,

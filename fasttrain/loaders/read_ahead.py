@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fasttrain.config.location import shown_size
 from fasttrain.errors import UserError
@@ -45,6 +46,8 @@ class ReadAhead:
         self._distance = _PHOTOGRAPHS_BY_SHARD if whole_shards else _PHOTOGRAPHS
         if shards.remote and whole_shards:
             self._distance = SHARD_WINDOW * -(-len(shards) // len(shards.manifest.shards))
+        # Asking costs a look-up and the waking of a thread, while the consumer waits: several batches at a time.
+        self._slack = 0 if shards.remote else self._distance // 4
         self._asked = self._reached = 0
         self._seen: set[int] = set()
         self._here: set[int] = set()
@@ -54,22 +57,30 @@ class ReadAhead:
     def advance(self, photographs: int) -> None:
         """The loader has taken so many more photographs to decode."""
         self._reached += photographs
+        if self._asked > self._reached + self._distance - self._slack:
+            return
+        batches: list[Batch] = []
         while self._asked < self._reached + self._distance and (batch := next(self._batches, None)) is not None:
             self._asked += len(batch)
-            if self._shards.remote:
+            batches.append(batch)
+        if self._shards.remote:
+            for batch in batches:
                 self._fetch_for(batch)
-            elif self._whole_shards:
-                self._threads.submit(_ask, self._shards.locate_shards(self._unseen(self._numbers(batch))))
+        elif batches:
+            ids = np.concatenate([batch.ids for batch in batches])
+            if self._whole_shards:
+                where = self._shards.locate_shards(self._unseen(self._numbers(ids)))
             else:
-                self._threads.submit(_ask, self._shards.locate(batch.ids))
+                where = self._shards.locate(ids)
+            self._threads.submit(_ask, where)
 
     def close(self) -> None:
         """Drops what has not been asked for yet, and downloads that nobody waits for."""
         self._stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _numbers(self, batch: Batch) -> list[int]:
-        return np.unique(self._shards.index["shard"][batch.ids]).tolist()
+    def _numbers(self, ids: NDArray[np.int64]) -> list[int]:
+        return np.unique(self._shards.index["shard"][ids]).tolist()
 
     def _unseen(self, numbers: list[int]) -> list[int]:
         fresh = [each for each in numbers if each not in self._seen]
@@ -77,7 +88,7 @@ class ReadAhead:
         return fresh
 
     def _fetch_for(self, batch: Batch) -> None:
-        numbers = self._numbers(batch)
+        numbers = self._numbers(batch.ids)
         for number in self._unseen(numbers):
             self._threads.submit(self._fetch, number)
         if not self._whole_shards and self._here.issuperset(numbers):
