@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -191,8 +192,11 @@ class ShardSet:
         row = self.index[sample]
         return f"{self.location}/{self.manifest.shards[row['shard']].name} ({row['key'].decode()})"
 
-    def verify(self) -> list[str]:
-        """Reads everything and compares checksums: one line for each problem, none where all is well."""
+    def verify(self, advance: Callable[[int], None] = lambda count: None) -> list[str]:
+        """Reads everything and compares checksums: one line for each problem, none where all is well.
+
+        `advance(bytes)` is told of progress.
+        """
         problems = []
         expected = {shard.name: shard.sha256 for shard in self.manifest.shards}
         for name, digest in {INDEX: self.manifest.index.sha256, **expected}.items():
@@ -201,6 +205,7 @@ class ShardSet:
                 with self.files.open(name) as file:
                     while chunk := file.read(_CHUNK):
                         found.update(chunk)
+                        advance(len(chunk))
             except OSError as error:
                 problems.append(f"{self.folder / name}: can't be read ({error.strerror})")
                 continue

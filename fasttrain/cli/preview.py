@@ -1,0 +1,71 @@
+"""`fasttrain preview`: those of `train`'s options that shape what the model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fasttrain.cli.train import ConfigFile, check_settings, with_settings
+from fasttrain.config.schema import TrainConfig
+
+_SETTINGS = {
+    *("data", "cache_size", "loader", "workers", "shuffle", "image_size", "crop_scale", "progressive"),
+    *("color_jitter", "rand_augment", "random_erasing", "mixup", "cutmix"),
+    *("model", "recipe", "epochs", "batch_size", "device", "seed"),
+}
+
+
+def preview_command() -> Callable[..., None]:
+    """`preview`, with the options of `train` that matter to it."""
+
+    def preview(
+        config: ConfigFile = None,
+        epoch: Annotated[int, typer.Option(min=0, help="which epoch's crops, counted from 0")] = 0,
+        count: Annotated[
+            int | None, typer.Option(min=1, max=1000, help="photographs; default: 24, or 8 of each loader")
+        ] = None,
+        compare: Annotated[
+            str | None, typer.Option(help="native,dali,ffcv,torchvision: the same photographs from each, in rows")
+        ] = None,
+        out: Annotated[Path, typer.Option(help="where the picture is written: .png, .jpg or .webp")] = Path(
+            "preview.png"
+        ),
+        **given: Any,
+    ) -> None:
+        """Draws a contact sheet of training photographs as the model sees them, cropped and augmented."""
+        check_settings(config, given)
+        from rich.console import Console
+        from rich.table import Table
+
+        from fasttrain.config.load import read_toml, resolve
+        from fasttrain.inspection.preview import preview as run
+        from fasttrain.report.contact_sheet import picture_format, save_sheet
+
+        picture_format(out)  # a name that won't do is told before the work
+        loaders = [name.strip() for name in compare.split(",") if name.strip()] if compare else []
+        console, status = Console(highlight=False), Console(stderr=True)
+        resolved = resolve(read_toml(config) if config else {}, given)
+        with status.status("reading photographs" + (" through each loader" if loaders else "")):
+            seen = run(resolved, epoch=epoch, count=count or (8 if loaders else 24), compare=loaders)
+        save_sheet(seen.sheet, out)
+        if loaders:
+            table = Table("loader", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+            for name in ("mean difference", "worst photograph"):
+                table.add_column(name, justify="right")
+            for name, each in seen.differences.items():
+                table.add_row(name, f"{each.mean:.2f}", f"{each.worst:.2f}")
+            console.print(table)
+            console.print(
+                f"of {len(seen.captions):,} crops from torchvision's, in grey levels of 255, before augmentation"
+            )
+        else:
+            console.print(f"loader: {seen.why}", markup=False, soft_wrap=True)
+        for name, reason in seen.unavailable.items():
+            console.print(f"[yellow]not {name}:[/] {reason}", soft_wrap=True)
+        size = f"{len(seen.captions):,} photographs, {seen.sheet.width} x {seen.sheet.height} px"
+        console.print(f"{size}: {out}", markup=False, soft_wrap=True)
+
+    return with_settings(preview, without=set(TrainConfig.model_fields) - _SETTINGS)

@@ -1,0 +1,245 @@
+"""`inspect`: what shards hold, which photographs are in them twice, and what is broken."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from fasttrain.config.location import is_url
+from fasttrain.errors import UserError
+from fasttrain.inspection.duplicates import find_duplicates, perceptual_hashes
+from fasttrain.inspection.findings import (
+    LISTED_PAIRS,
+    BrokenSample,
+    DuplicatePair,
+    DuplicatesFound,
+    Inspection,
+    SampleName,
+    Spread,
+)
+from fasttrain.inspection.header import jpeg_header
+from fasttrain.inspection.thumbnails import read_thumbnails
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.format import INDEX, REJECTED, SPLITS, Manifest
+from fasttrain.shards.reader import LocalFiles, ShardSet
+
+
+def inspect(
+    data: str | Path = "shards",
+    *,
+    verify: bool = False,
+    duplicates: bool = True,
+    distance: int = 4,
+    workers: int | None = None,
+    cache_size: str | None = None,
+    progress: bool = True,
+) -> Inspection:
+    """Looks through the shards in `data` (a folder or a URL; of a folder of photographs, those made of it).
+
+    verify: compares every checksum too, and goes on where shards are missing or cut off, so that all of them are
+    listed. duplicates: decodes each photograph, to 32 x 32 pixels, and finds those whose perceptual hashes differ in
+    at most `distance` of 64 bits (0 to 16); without it and without `verify` only headers are read. workers: threads,
+    by default one a core. cache_size: "50GB", of shards fetched from a URL.
+
+    Raises UserError, one line, where there are no shards, or (without `verify`) where one is missing or cut off.
+    """
+    if not 0 <= distance <= 16:
+        raise UserError(f"distance = {distance} is out of range: 0 to 16 of the hash's 64 bits, 4 where in doubt")
+    start = time.monotonic()
+    location = ensure_shards(data)
+    lenient = verify and not is_url(location)
+    shards = ShardSet(_Unchecked(Path(location))) if lenient else ShardSet.open(location, cache_size)
+    inspection = _of_manifest(shards)
+    with _progress(progress) as track:
+        if verify:
+            with track("checksums", inspection.shard_bytes + shards.files.path(INDEX).stat().st_size) as advance:
+                inspection.problems += shards.verify(advance)
+        with track("photographs", len(shards)) as advance:
+            hashes, well = _read(shards, inspection, decode=verify or duplicates, workers=workers, advance=advance)
+    inspection.decoded, inspection.verified = verify or duplicates, verify
+    if duplicates:
+        inspection.duplicates = _duplicates(shards, hashes[well], well, distance)
+    inspection.seconds = time.monotonic() - start
+    return inspection
+
+
+class _Unchecked(LocalFiles):
+    """Opens shards of which some are missing or cut off: `verify` lists them all."""
+
+    def check(self, manifest: Manifest) -> None:
+        pass
+
+
+def _of_manifest(shards: ShardSet) -> Inspection:
+    """What manifest, index and `rejected.tsv` say, without a look into the shards."""
+    manifest, index = shards.manifest, shards.index
+    if len(index) and not 0 <= index["label"].min() <= index["label"].max() < len(shards.classes):
+        raise UserError(
+            f"{shards.folder / INDEX}: labels beyond the classes; copy it again, or run convert --overwrite"
+        )
+    splits: dict[str, dict[str, int]] = {}
+    split_bytes: dict[str, int] = {}
+    for split in SPLITS:
+        rows = index[shards.ids(split)]
+        counts = np.bincount(rows["label"], minlength=len(shards.classes))
+        splits[split] = dict(zip(shards.classes, counts.tolist(), strict=True))
+        split_bytes[split] = int(rows["length"].sum(dtype=np.int64))
+    width, height, length = (Spread.of(index[name]) if len(index) else None for name in ("width", "height", "length"))
+    betons = [] if shards.remote else list(shards.folder.glob("*.beton"))
+    return Inspection(
+        location=str(shards.location),
+        source=manifest.source.name,
+        raw=shards.raw,
+        settings=dict(manifest.settings),
+        counts=dict(manifest.counts),
+        classes=shards.classes,
+        splits=splits,
+        split_bytes=split_bytes,
+        shards=len(manifest.shards),
+        shard_bytes=sum(shard.bytes for shard in manifest.shards),
+        beton_bytes=sum(path.stat().st_size for path in betons),
+        width=width,
+        height=height,
+        length=length,
+        rejected=_rejected(shards),
+    )
+
+
+def _rejected(shards: ShardSet) -> dict[str, int]:
+    """How many files were left out for each reason; of shards behind a URL the manifest's counts are all there is."""
+    path = shards.folder / REJECTED
+    if shards.remote or not path.is_file():
+        return {}
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    return dict(Counter(line.partition("\t")[2] for line in lines).most_common())
+
+
+def _read(
+    shards: ShardSet,
+    inspection: Inspection,
+    *,
+    decode: bool,
+    workers: int | None,
+    advance: Callable[[int], None],
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Fills in what only the samples say. Returns uint64 [N], every sample's hash, and the ids of those that decode."""
+    hashes, well = np.zeros(len(shards), np.uint64), np.zeros(len(shards), np.bool_)
+    shard_of = shards.index["shard"].astype(np.int64)
+    order = np.argsort(shard_of, kind="stable")
+    for ids in np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1) if len(order) else ():
+        shard = shards.manifest.shards[shard_of[ids[0]]].name
+        readable, why_not = _readable(shards, ids, shard)
+        if why_not:  # says more than the checksum
+            inspection.problems = [problem for problem in inspection.problems if shard not in problem] + [why_not]
+        bad = _headers(shards, readable, inspection)
+        whole = readable[~np.isin(readable, list(bad))]
+        for thumbnails in read_thumbnails(shards, whole, workers) if decode else ():
+            hashes[thumbnails.ids] = perceptual_hashes(thumbnails.pixels)
+            well[thumbnails.ids] = True
+            bad |= {int(thumbnails.ids[position]): reason for position, reason in thumbnails.bad}
+            advance(len(thumbnails.ids))
+        if not decode:
+            advance(len(ids))
+        well[list(bad)] = False
+        inspection.broken += [
+            BrokenSample(_name(shards, sample), shard, reason) for sample, reason in sorted(bad.items())
+        ]
+    return hashes, np.flatnonzero(well)
+
+
+def _readable(shards: ShardSet, ids: NDArray[np.int64], shard: str) -> tuple[NDArray[np.int64], str]:
+    """Those of `ids`, all in one shard, whose bytes are there, and what is wrong with the shard where some aren't."""
+    none = ids[:0]
+    try:
+        room = int(shards.locate_shards([int(shards.index["shard"][ids[0]])]).lengths[0])
+    except UserError as error:
+        return none, str(error)
+    except (OSError, ValueError) as error:  # ValueError: mmap's word for an empty file
+        return none, f"{shards.location}/{shard}: can't be read ({getattr(error, 'strerror', None) or error})"
+    rows = shards.index[ids]
+    there = rows["offset"].astype(np.int64) + rows["length"].astype(np.int64) <= room
+    if there.all():
+        return ids, ""
+    lost = int((~there).sum())
+    return ids[there], f"{shards.location}/{shard}: ends before {lost:,} of its {len(ids):,} photographs; copy it again"
+
+
+def _headers(shards: ShardSet, ids: NDArray[np.int64], inspection: Inspection) -> dict[int, str]:
+    """Counts the JPEGs' kinds; the samples whose header makes no sense, and why."""
+    if shards.raw:
+        return {}
+    sampling: Counter[str] = Counter(inspection.sampling)
+    bad = {}
+    sizes = shards.sizes()[ids].tolist()
+    for sample, (height, width) in zip(ids.tolist(), sizes, strict=True):
+        try:
+            header = jpeg_header(shards.bytes(sample))
+        except ValueError as error:
+            bad[sample] = str(error)
+            continue
+        if (header.width, header.height) != (width, height):
+            bad[sample] = f"{header.width}x{header.height} px where {INDEX} says {width}x{height}"
+        sampling[header.sampling] += 1
+        inspection.progressive += header.progressive
+    inspection.sampling = dict(sampling.most_common())
+    return bad
+
+
+def _duplicates(shards: ShardSet, hashes: NDArray[np.uint64], ids: NDArray[np.int64], distance: int) -> DuplicatesFound:
+    splits, labels = (shards.index[name][ids].astype(np.int64) for name in ("split", "label"))
+    found = find_duplicates(hashes, splits, distance)
+    first, second = found.pairs.T
+    across = splits[first] != splits[second]
+    listed = np.lexsort((found.distances, ~across))[:LISTED_PAIRS]
+    pairs = [
+        DuplicatePair(
+            _name(shards, one), _name(shards, other), apart, not apart and shards.bytes(one) == shards.bytes(other)
+        )
+        for (one, other), apart in zip(ids[found.pairs[listed]].tolist(), found.distances[listed].tolist(), strict=True)
+    ]
+    leaked = np.bincount(splits[found.leaked], minlength=len(SPLITS)).tolist()
+    return DuplicatesFound(
+        distance,
+        len(found.pairs),
+        int(across.sum()),
+        int((labels[first] != labels[second]).sum()),
+        dict(zip(SPLITS[1:], leaked[1:], strict=True)),
+        pairs,
+    )
+
+
+def _name(shards: ShardSet, sample: int) -> SampleName:
+    row = shards.index[sample]
+    return SampleName(sample, row["key"].decode(), SPLITS[row["split"]], shards.classes[row["label"]])
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[str, int], AbstractContextManager[Callable[[int], None]]]]:
+    """What makes a bar with a title and a total; bars are live in a terminal, and gone when they are done."""
+    console = Console(stderr=True, quiet=not shown)
+    bars = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not (console.is_terminal or console.is_jupyter),
+    )
+
+    @contextmanager
+    def track(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        task = bars.add_task(title, total=total)
+        yield lambda count: bars.advance(task, count)
+        bars.remove_task(task)
+
+    with bars:
+        yield track

@@ -1,0 +1,202 @@
+"""`preview`: the first photographs of an epoch as the model sees them, from one loader or from several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+
+from fasttrain.augment.batch import BatchAugment
+from fasttrain.augment.mix import PlannedMixup
+from fasttrain.config.load import nearest
+from fasttrain.config.schema import TrainConfig, parse_rand_augment
+from fasttrain.errors import UserError
+from fasttrain.loaders.base import Loader, LoaderSettings
+from fasttrain.loaders.plan import Crop
+from fasttrain.loaders.registry import choose_loader, loader_class
+from fasttrain.report.contact_sheet import contact_sheet
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.reader import ShardSet
+from fasttrain.training.device import choose_device, choose_workers
+from fasttrain.training.progressive import progressive_side
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+REFERENCE = "torchvision"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A loader's pictures against torchvision's, before augmentation, in grey levels of 0 to 255: the mean over all
+    pixels, that of the picture with the greatest, and how many pictures."""
+
+    mean: float
+    worst: float
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The contact sheet, and what is on it: each loader's pictures, uint8 [n, H, W, 3], and the n captions.
+
+    Where several loaders were compared, each one's difference from torchvision, and why others were left out; `why`
+    says why the one was chosen.
+    """
+
+    sheet: Image
+    pictures: dict[str, NDArray[np.uint8]]
+    captions: list[str]
+    why: str = ""
+    differences: dict[str, Difference] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """crops uint8 [n, H, W, 3] from the loader, pictures the same after augmentation and mixing, captions [n]."""
+
+    crops: NDArray[np.uint8]
+    pictures: NDArray[np.uint8]
+    captions: list[str]
+
+
+def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Sequence[str] = ()) -> Preview:
+    """The first `count` training photographs of `epoch`, from 0, augmented with `config`'s settings, as the model gets
+    them but for the normalisation.
+
+    compare: loaders, each of which gets a row with the same photographs; those that can't run here are named in
+    `unavailable`. Raises UserError where there is nothing to show, or none of them runs.
+    """
+    shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
+    if not len(shards.ids("train")):
+        raise UserError(f"{shards.location}: no photograph in the train split to show")
+    device = choose_device(config.device)
+    side = progressive_side(config.progressive, epoch, config.epochs) if config.progressive else config.image_size
+    settings = LoaderSettings(
+        batch_size=config.batch_size,
+        image_size=side,
+        crop=Crop(scale=config.crop_scale),
+        seed=config.seed,
+        workers=choose_workers(config.workers),
+        device=str(device),
+        limit_batches=-(-count // config.batch_size),
+        shuffle=config.shuffle,
+    )
+    look = _Looker(config, shards, settings, epoch, count)
+    said = f"epoch {epoch}, {side} px{_described(config)}"
+    return _compared(look, compare, said) if compare else _alone(look, config.loader, said)
+
+
+def _alone(look: _Looker, loader: str, said: str) -> Preview:
+    kind, why = choose_loader(loader, look.shards, look.settings.device)
+    seen = look.through(kind)
+    sheet = contact_sheet(seen.pictures, seen.captions, title=f"{look.shards.location}: {kind.name}, {said}")
+    return Preview(sheet, {kind.name: seen.pictures}, seen.captions, why)
+
+
+def _compared(look: _Looker, names: Sequence[str], said: str) -> Preview:
+    shards, device = look.shards, look.settings.device
+    kinds = [choose_loader(name, shards, device)[0] if name == "auto" else loader_class(name) for name in names]
+    seen: dict[str, _Seen] = {}
+    unavailable: dict[str, str] = {}
+    for kind in dict.fromkeys(kinds):
+        if reason := kind.unavailable(shards, device):
+            unavailable[kind.name] = reason
+            continue
+        try:
+            seen[kind.name] = look.through(kind)
+        except ImportError as error:
+            unavailable[kind.name] = f"it doesn't import: {error}"
+    if not seen:
+        raise UserError("none of these loaders runs here: " + "; ".join(map(": ".join, unavailable.items())))
+    reference = seen[REFERENCE] if REFERENCE in seen else look.through(loader_class(REFERENCE))
+    captions = reference.captions
+    sheet = contact_sheet(
+        np.concatenate([each.pictures for each in seen.values()]),
+        captions * len(seen),
+        title=f"{shards.location}: {said}",
+        rows=list(seen),
+    )
+    differences = {name: _difference(each.crops, reference.crops) for name, each in seen.items()}
+    pictures = {name: each.pictures for name, each in seen.items()}
+    return Preview(sheet, pictures, captions, "", differences, unavailable)
+
+
+class _Looker:
+    """Takes pictures through a loader and everything that training does to them before it normalises them."""
+
+    def __init__(self, config: TrainConfig, shards: ShardSet, settings: LoaderSettings, epoch: int, count: int) -> None:
+        self.shards, self.settings = shards, settings
+        self._epoch, self._count, self._device = epoch, count, torch.device(settings.device)
+        self._classes, self._ids = shards.classes, shards.ids("train")
+        self._augment = BatchAugment(
+            self._ids,
+            config.seed,
+            _input_mean(config.model),
+            self._device,
+            color_jitter=config.color_jitter,
+            rand_augment=parse_rand_augment(config.rand_augment) if config.rand_augment else None,
+            random_erasing=config.random_erasing,
+        )
+        mixes = config.mixup or config.cutmix
+        self._mix = PlannedMixup(config.mixup, config.cutmix, len(shards.classes), config.seed) if mixes else None
+
+    def through(self, kind: type[Loader]) -> _Seen:
+        loader = kind(self.shards, self._ids, self.settings)
+        crops, pictures, captions = [], [], []
+        loader.set_epoch(self._epoch)
+        try:
+            for images, labels, ids in loader:
+                crops.append(images.cpu().numpy())
+                shown, said = self._as_the_model_sees(images, labels, ids)
+                pictures.append(shown)
+                captions += said
+        finally:
+            loader.close()
+        first = slice(self._count)
+        return _Seen(np.concatenate(crops)[first], np.concatenate(pictures)[first], captions[first])
+
+    def _as_the_model_sees(
+        self, images: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor
+    ) -> tuple[NDArray[np.uint8], list[str]]:
+        images = self._augment(images.to(self._device), ids.numpy(), self._epoch)
+        if self._mix is None:
+            return images.cpu().numpy(), [self._classes[label] for label in labels.tolist()]
+        # Training mixes after it normalises; that is affine, so mixing before it comes to the same picture.
+        mixed, targets = self._mix(
+            images.float().permute(0, 3, 1, 2), labels.to(self._device), ids.numpy(), self._epoch
+        )
+        shown = mixed.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return shown, [self._shares(target) for target in targets.cpu()]
+
+    def _shares(self, target: torch.Tensor) -> str:
+        shares, labels = (each.tolist() for each in target.topk(min(2, len(target))))
+        if shares[0] >= 0.995:
+            return self._classes[labels[0]]
+        return "\n".join(f"{self._classes[label]} {share:.0%}" for share, label in zip(shares, labels, strict=True))
+
+
+def _input_mean(model: str) -> tuple[float, ...]:
+    """What erased and empty pixels are filled with: timm's mean for `model`, which need not be built for that."""
+    if not timm.is_model(model):
+        raise UserError(f"model = '{model}' is not known to timm{nearest(model, timm.list_models())}")
+    mean: tuple[float, ...] = timm.models.get_pretrained_cfg(model).mean
+    return mean
+
+
+def _described(config: TrainConfig) -> str:
+    names = ("crop_scale", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
+    values = {name: getattr(config, name) for name in names}
+    said = [f"{name}={value}" for name, value in values.items() if value != TrainConfig.model_fields[name].default]
+    return "".join(f", {each}" for each in said)
+
+
+def _difference(crops: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Difference:
+    by_picture = np.abs(crops.astype(np.float32) - reference).mean(axis=(1, 2, 3))
+    return Difference(float(by_picture.mean()), float(by_picture.max()), len(crops))

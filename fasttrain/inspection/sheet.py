@@ -1,0 +1,53 @@
+"""The duplicates as a picture, so that a person can tell the copies from the look-alikes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.inspection.findings import Inspection, SampleName
+from fasttrain.report.contact_sheet import contact_sheet, save_sheet
+from fasttrain.shards.reader import ShardSet
+
+SIDE = 160  # px
+MOST = 60  # pairs
+
+
+def write_duplicates_sheet(found: Inspection, path: Path, cache_size: str | None = None) -> int:
+    """Draws the first pairs, the two photographs of each side by side, into `path`; returns how many.
+
+    Without any it writes nothing. Raises UserError where the file can't be written.
+    """
+    if found.duplicates is None or not found.duplicates.pairs:
+        return 0
+    shards = ShardSet.open(found.location, cache_size)
+    pairs = found.duplicates.pairs[:MOST]
+    gap = np.full((SIDE, 4, 3), 255, np.uint8)
+    pictures = [
+        np.concatenate([_photograph(shards, pair.first), gap, _photograph(shards, pair.second)], axis=1)
+        for pair in pairs
+    ]
+    captions = [
+        f"{pair.distance} bits: {pair.first.split} {pair.first.key}\n{pair.second.split} {pair.second.key}"
+        for pair in pairs
+    ]
+    title = f"{found.location}: {len(pairs):,} of {found.duplicates.total:,} pairs"
+    save_sheet(contact_sheet(np.stack(pictures), captions, title=title, columns=min(4, len(pairs))), path)
+    return len(pairs)
+
+
+def _photograph(shards: ShardSet, sample: SampleName) -> NDArray[np.uint8]:
+    """uint8 [SIDE, SIDE, 3], on white."""
+    from PIL import Image, ImageOps
+
+    data = shards.bytes(sample.id)
+    if shards.raw:
+        height, width = shards.sizes()[sample.id].tolist()
+        image = Image.fromarray(np.frombuffer(data, np.uint8).reshape(height, width, 3))
+    else:
+        image = Image.open(io.BytesIO(data))
+        image.draft("RGB", (SIDE, SIDE))
+    return np.asarray(ImageOps.pad(image.convert("RGB"), (SIDE, SIDE), color="white"))

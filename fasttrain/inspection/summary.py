@@ -1,0 +1,162 @@
+"""An inspection for people, made to fit 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fasttrain.inspection.findings import DuplicatePair, DuplicatesFound, Inspection, SampleName, Spread
+from fasttrain.shards.format import REJECTED
+
+CLASSES_SHOWN = 30
+LISTED = 10
+_HOW = ("photos", "stored", "broken", "ignored")
+
+
+def inspection_summary(found: Inspection) -> RenderableType:
+    """The whole of it; what is broken comes last, where a terminal shows it."""
+    return Group(*_parts(found))
+
+
+def _parts(found: Inspection) -> Iterator[RenderableType]:
+    yield _facts(found)
+    yield Text()
+    yield _splits(found)
+    yield from _classes(found)
+    if found.duplicates is not None:
+        yield from _duplicates(found.duplicates)
+    yield from _wrong(found)
+
+
+def _facts(found: Inspection) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("shards", Text(f"{found.shards:,} in {found.location}, {_size(found.shard_bytes)}"))
+    if found.beton_bytes:
+        facts.add_row("FFCV's files", _size(found.beton_bytes))
+    facts.add_row("made from", Text(found.source))
+    stored = [f"{how} {count:,}" for how, count in found.counts.items() if how not in _HOW]
+    facts.add_row("stored", ", ".join(stored))
+    facts.add_row("format", _format(found))
+    if found.width and found.height and found.length:
+        facts.add_row("", Text("least / median / greatest", style="dim"))
+        facts.add_row("width", f"{_spread(found.width)} px")
+        facts.add_row("height", f"{_spread(found.height)} px")
+        facts.add_row("bytes", f"{_spread(found.length, 1000)} kB a photograph")
+    broken, ignored = found.counts.get("broken", 0), found.counts.get("ignored", 0)
+    if broken or ignored:
+        facts.add_row("left out", f"{broken:,} broken, {ignored:,} other files, at conversion ({REJECTED})")
+        for reason, count in list(found.rejected.items())[:LISTED]:
+            facts.add_row("", Text(f"{count:,} x {reason}"))
+    return facts
+
+
+def _format(found: Inspection) -> str:
+    if found.raw:
+        return f"raw pixels, at most {found.settings.get('max_size')} px a side"
+    kinds = [f"{name} {count:,}" for name, count in found.sampling.items()]
+    if found.progressive:
+        kinds.append(f"progressive {found.progressive:,}")
+    return f"JPEG, cut: {found.settings.get('cut', 'none')}; {', '.join(kinds)}"
+
+
+def _splits(found: Inspection) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("split", style="dim")
+    for name in ("photographs", "classes", "fewest a class", "most a class", "size"):
+        table.add_column(name, justify="right")
+    for split, counts in found.splits.items():
+        if total := sum(counts.values()):
+            there = sum(count > 0 for count in counts.values())
+            few, many = min(counts.values()), max(counts.values())
+            table.add_row(split, f"{total:,}", f"{there:,}", f"{few:,}", f"{many:,}", _size(found.split_bytes[split]))
+    return table
+
+
+def _classes(found: Inspection) -> Iterator[RenderableType]:
+    splits = [split for split, counts in found.splits.items() if any(counts.values())]
+    by_class = {name: tuple(found.splits[split][name] for split in splits) for name in found.classes}
+    yield Text()
+    if len(set(by_class.values())) == 1:
+        each = ", ".join(f"{count:,} {split}" for split, count in zip(splits, by_class[found.classes[0]], strict=True))
+        yield Text.assemble((f"{len(by_class):,} classes", "bold"), f", each with {each}")
+        return
+    names = list(by_class)
+    if len(names) > CLASSES_SHOWN:
+        by_size = sorted(names, key=lambda name: sum(by_class[name]))
+        names = by_size[: LISTED // 2] + by_size[-LISTED // 2 :]
+        yield Text(f"the smallest and the largest of {len(by_class):,} classes (--json has all)", style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=44)
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name in names:
+        table.add_row(Text(name), *(f"{count:,}" for count in by_class[name]))
+    yield table
+
+
+def _duplicates(found: DuplicatesFound) -> Iterator[RenderableType]:
+    yield Text()
+    rule = f"perceptual hashes at most {found.distance} of 64 bits apart"
+    if not found.pairs:
+        yield Text.assemble(("duplicates: none", "bold green"), f", {rule}")
+        return
+    title = Text.assemble((f"duplicates: {found.total:,} pairs", "bold"), f", {rule}")
+    title.append(f"\n  {found.across:,} across splits", "bold red" if found.across else "green")
+    twins = [f"{count:,} of {split}" for split, count in found.leaked.items() if count]
+    if twins:
+        title.append(f": {' and '.join(twins)} have a twin in an earlier split")
+    if found.relabelled:
+        title.append(f"\n  {found.relabelled:,} in different classes", "bold yellow")
+    yield title
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("bits", justify="right")
+    table.add_column("photograph", overflow="fold", ratio=1)
+    table.add_column("and its twin", overflow="fold", ratio=1)
+    for pair in found.pairs[:LISTED]:
+        table.add_row(_apart(pair), _named(pair.first, pair), _named(pair.second, pair))
+    yield table
+    if found.total > LISTED:
+        yield Text(f"and {found.total - LISTED:,} more (--json lists them, --sheet FILE draws them)", style="dim")
+
+
+def _apart(pair: DuplicatePair) -> str:
+    return "same" if pair.identical else str(pair.distance)
+
+
+def _named(sample: SampleName, pair: DuplicatePair) -> Text:
+    text = Text.assemble((sample.split, "bold red" if pair.across else "dim"), f" {sample.key}")
+    # A key mostly begins with its class: say it where the two differ, or it isn't there.
+    if pair.relabelled and not sample.key.startswith(f"{sample.class_name}/"):
+        text.append(f" ({sample.class_name})", "yellow")
+    return text
+
+
+def _wrong(found: Inspection) -> Iterator[RenderableType]:
+    yield Text()
+    count = len(found.problems) + len(found.broken)
+    if not count:
+        said = "every checksum is right and every photograph decodes" if found.verified else "every photograph decodes"
+        if found.decoded:
+            yield Text.assemble(("✓ ", "green"), f"{said} ({found.seconds:,.1f} s)")
+        else:
+            yield Text("read the headers only; --verify compares checksums and decodes", style="dim")
+        return
+    for problem in found.problems:
+        yield Text.assemble(("✗ ", "red"), problem)
+    for each in found.broken if found.verified else found.broken[:LISTED]:
+        yield Text.assemble(("✗ ", "red"), f"{each.shard} ({each.sample.key}): {each.reason}")
+    if len(found.broken) > LISTED and not found.verified:
+        yield Text(f"and {len(found.broken) - LISTED:,} more broken (--verify lists all)", style="dim")
+
+
+def _spread(spread: Spread, unit: int = 1) -> str:
+    return " / ".join(f"{value / unit:,.0f}" for value in (spread.min, spread.median, spread.max))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 10**9 else f"{count / 1e6:,.1f} MB"

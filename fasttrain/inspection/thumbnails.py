@@ -1,0 +1,111 @@
+"""Every sample decoded once, to 32 x 32 pixels: what perceptual hashes are made of, and the test of what decodes."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.shards.cut import native_available
+
+if TYPE_CHECKING:
+    from fasttrain.shards.reader import ShardSet
+
+SIDE = 32  # px, as imagehash.phash's
+_BLOCK = 256  # samples
+_AHEAD = 2  # blocks in work
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """ids int64 [n]; pixels uint8 RGB [n, 32, 32, 3], stretched to the square; bad: (position, reason) of each that
+    doesn't decode, whose pixels are zero."""
+
+    ids: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    bad: list[tuple[int, str]]
+
+
+def read_thumbnails(shards: ShardSet, ids: NDArray[np.int64], workers: int | None = None) -> Iterator[Thumbnails]:
+    """The samples `ids`, int64 [n], a few hundred at a time, in order; `workers` threads, default: one a core.
+
+    The native decoder reads every MCU and is both quicker and stricter than Pillow's `draft` mode, which stands in
+    where the module isn't there: it finds files that end too early, but takes most damaged bytes for pixels.
+    """
+    threads = workers or len(os.sched_getaffinity(0))
+    blocks = [ids[start : start + _BLOCK] for start in range(0, len(ids), _BLOCK)]
+    return _native(shards, blocks, threads) if native_available() else _pillow(shards, blocks, threads)
+
+
+def _native(shards: ShardSet, blocks: list[NDArray[np.int64]], threads: int) -> Iterator[Thumbnails]:
+    from fasttrain import _native
+
+    pool = _native.Pool(threads)
+    sizes = shards.sizes()
+    flying: deque[tuple[int, Thumbnails]] = deque()
+    try:
+        for block in blocks:
+            where, size = shards.locate(block), sizes[block]
+            _native.will_need(where.addresses, where.lengths)
+            boxes = np.concatenate([np.zeros_like(size), size], axis=1)
+            pixels = np.empty((len(block), SIDE, SIDE, 3), np.uint8)
+            ticket = pool.submit(
+                where.addresses,
+                where.lengths,
+                size,
+                boxes,
+                np.zeros(len(block), np.uint8),
+                pixels,
+                shards.raw,
+                where.mapped,
+            )
+            flying.append((ticket, Thumbnails(block, pixels, [])))
+            if len(flying) > _AHEAD:
+                yield _waited(pool, *flying.popleft())
+        while flying:
+            yield _waited(pool, *flying.popleft())
+    finally:
+        pool.close()
+
+
+def _waited(pool: Any, ticket: int, thumbnails: Thumbnails) -> Thumbnails:
+    thumbnails.bad.extend(pool.wait(ticket))
+    return thumbnails
+
+
+def _pillow(shards: ShardSet, blocks: list[NDArray[np.int64]], threads: int) -> Iterator[Thumbnails]:
+    sizes = shards.sizes()
+    with ThreadPoolExecutor(threads) as pool:
+        for block in blocks:
+            # Shards are mapped by this thread alone: a ShardSet isn't made for several.
+            found = list(
+                pool.map(
+                    _thumbnail, map(shards.bytes, block.tolist()), sizes[block].tolist(), [shards.raw] * len(block)
+                )
+            )
+            bad = [(position, each) for position, each in enumerate(found) if isinstance(each, str)]
+            black = np.zeros((SIDE, SIDE, 3), np.uint8)
+            yield Thumbnails(block, np.stack([black if isinstance(each, str) else each for each in found]), bad)
+
+
+def _thumbnail(data: memoryview, size: list[int], raw: bool) -> NDArray[np.uint8] | str:
+    """The pixels, or why there are none."""
+    from PIL import Image
+
+    height, width = size
+    try:
+        if raw:
+            image = Image.fromarray(np.frombuffer(data, np.uint8).reshape(height, width, 3))
+        else:
+            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+            image.draft("RGB", (SIDE, SIDE))
+        return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    except Exception as error:  # Pillow raises all kinds on damaged files
+        return " ".join(str(error).split()) or type(error).__name__

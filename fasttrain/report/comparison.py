@@ -1,0 +1,121 @@
+"""Runs side by side: what was set differently, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fasttrain.report.summary import duration
+from fasttrain.tracking.runs import TrackedRun
+
+_ALWAYS_DIFFER = ("run_name", "out", "resume")
+_GREATER, _LESS, _NEITHER = 1, -1, 0
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One figure of every run, None where a run has none. `better`: 1 the greater, -1 the lesser, 0 neither."""
+
+    name: str
+    values: tuple[float | None, ...]
+    better: int
+    shown: Callable[[float], str]
+
+    def best(self) -> set[int]:
+        """The positions of the best values; none where all are equal or nothing is better than another."""
+        known = [value for value in self.values if value is not None]
+        if not self.better or len(set(known)) < 2:
+            return set()
+        top = max(known) if self.better > 0 else min(known)
+        return {position for position, value in enumerate(self.values) if value == top}
+
+
+def label(position: int) -> str:
+    """A, B, C ... for runs in tables and figures; numbers beyond Z."""
+    return chr(ord("A") + position) if position < 26 else str(position + 1)
+
+
+def differences(runs: Sequence[TrackedRun]) -> dict[str, list[str | None]]:
+    """The settings that differ, None where a run has none; `shards` where the same `data` held others."""
+    names = list(dict.fromkeys(name for run in runs for name in run.params))
+    rows = {name: [run.params.get(name) for run in runs] for name in names if name not in _ALWAYS_DIFFER}
+    rows["shards"] = [run.tags.get("shards", "").removeprefix("sha256:")[:12] or None for run in runs]
+    return {name: values for name, values in rows.items() if len(set(values)) > 1}
+
+
+def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
+    """The figures side by side; those of curves are the best epoch's, the one with the lowest val_loss."""
+
+    rows = [
+        _row("epochs", [run.epochs for run in runs], _NEITHER, _whole),
+        _row("best_epoch", [run.best_epoch for run in runs], _NEITHER, _whole),
+    ]
+    curves = ("val_top1", "val_loss", "train_top1", "train_loss")
+    rows += [_row(name, [run.at_best(name) for run in runs], *_kind(name)) for name in curves]
+    for split in ("val", "test"):
+        for name in ("top1", "top3", "top5", "loss", "macro_f1"):
+            values = [run.metrics.get(f"best_{split}_{name}") for run in runs]
+            rows.append(_row(f"best_{split}_{name}", values, *_kind(name)))
+    rows.append(_row("img/s", [run.mean("img/s") for run in runs], _GREATER, _whole))
+    rows.append(_row("wait_share", [run.mean("wait_share") for run in runs], _LESS, lambda value: f"{value:.1%}"))
+    rows.append(_row("duration", [run.seconds for run in runs], _LESS, duration))
+    return [each for each in rows if any(value is not None for value in each.values)]
+
+
+def comparison_dict(runs: Sequence[TrackedRun]) -> dict[str, Any]:
+    """The comparison as JSON can hold it, with the curves by epoch."""
+    return {
+        "runs": [run.to_dict() for run in runs],
+        "differences": differences(runs),
+        "metrics": {row.name: list(row.values) for row in metric_rows(runs)},
+        "curves": [{name: dict(values) for name, values in run.curves.items()} for run in runs],
+    }
+
+
+def comparison_table(runs: Sequence[TrackedRun]) -> RenderableType:
+    """Runs by letter, the settings that differ, the figures with the best ones marked."""
+    legend = Table.grid(padding=(0, 2))
+    for position, run in enumerate(runs):
+        mark = "" if run.status == "finished" else "  (silent: killed?)" if run.silent else f"  ({run.status})"
+        legend.add_row(Text(label(position), style="bold"), Text.assemble(run.name, (mark, "yellow")))
+    different = differences(runs)
+    settings = _columns("setting", len(runs))
+    for name, values in different.items():
+        settings.add_row(name, *("–" if value is None else Text(value, overflow="fold") for value in values))
+    figures = _columns("metric", len(runs))
+    for row in metric_rows(runs):
+        best = row.best()
+        cells = [Text("–" if value is None else row.shown(value)) for value in row.values]
+        for position in best:
+            cells[position].stylize("bold green")
+        figures.add_row(row.name, *cells)
+    none = Text("no setting differs", style="dim")
+    return Group(legend, Text(), settings if different else none, Text(), figures)
+
+
+def _columns(first: str, runs: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column(first, style="dim", no_wrap=True)
+    for position in range(runs):
+        table.add_column(label(position), justify="right", overflow="fold")
+    return table
+
+
+def _row(name: str, values: Sequence[float | None], better: int, shown: Callable[[float], str]) -> MetricRow:
+    return MetricRow(name, tuple(values), better, shown)
+
+
+def _kind(name: str) -> tuple[int, Callable[[float], str]]:
+    """What is better, and how it is written."""
+    if name.endswith("loss"):
+        return _LESS, lambda value: f"{value:.4f}"
+    return _GREATER, (lambda value: f"{value:.4f}") if name.endswith("f1") else (lambda value: f"{value:.2%}")
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"

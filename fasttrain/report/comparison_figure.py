@@ -1,0 +1,71 @@
+"""The curves of several runs side by side, drawn as `report.figures` draws those of one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fasttrain.errors import UserError
+from fasttrain.report.comparison import label
+from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.tracking.runs import TrackedRun
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURE_DPI = 150
+_EXPLODED = 50  # one run whose loss did that would press the curves of all others flat
+_DASHES = ("-", "--", ":", "-.")
+
+
+def comparison_figure(runs: Sequence[TrackedRun]) -> Figure:
+    """val_top1 and val_loss of every run by epoch, a ring around each run's best epoch."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    figure = Figure(figsize=(12, 4.4 + 0.22 * len(runs)), layout="constrained")
+    panels = dict(zip(("val_top1", "val_loss"), figure.subplots(1, 2), strict=True))
+    for position, run in enumerate(runs):
+        colour, dashes = colours[position % len(colours)], _DASHES[position // len(colours) % len(_DASHES)]
+        for metric, axes in panels.items():
+            curve = run.curves.get(metric, {})
+            epochs = sorted(curve)
+            values = [curve[epoch] for epoch in epochs]
+            marker = "o" if len(epochs) <= 40 else ""
+            name = f"{label(position)}: {run.name}".replace("$", r"\$")
+            axes.plot(epochs, values, color=colour, linestyle=dashes, marker=marker, markersize=3.5, label=name)
+            if (best := run.best_epoch) is not None and best in curve:
+                axes.plot(best, curve[best], "o", color=colour, fillstyle="none", markersize=9)
+    for metric, axes in panels.items():
+        axes.set_title({"val_top1": "validation accuracy", "val_loss": "validation loss"}[metric])
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels["val_top1"].yaxis.set_major_formatter(PercentFormatter(1.0))
+    losses = [loss for run in runs for loss in run.curves.get("val_loss", {}).values() if loss > 0]
+    if losses and max(losses) > _EXPLODED * min(losses):
+        panels["val_loss"].set_yscale("log")
+    else:
+        panels["val_loss"].set_ylim(bottom=0)
+    handles, names = panels["val_top1"].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=1 + (len(runs) > 6))
+    return figure
+
+
+def write_comparison(runs: Sequence[TrackedRun], path: Path) -> None:
+    """The figure as .png, .svg or .pdf; UserError where it can't be written."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise UserError(f"{path}: figures are written as .png, .svg or .pdf")
+    buffer = io.BytesIO()
+    comparison_figure(runs).savefig(buffer, format=kind, dpi=FIGURE_DPI)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror})") from error

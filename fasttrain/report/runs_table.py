@@ -1,0 +1,73 @@
+"""A list of runs, two lines each, made to fit 80 columns."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.text import Text
+
+from fasttrain.report.summary import duration
+from fasttrain.tracking.runs import TrackedRun
+
+_MARKS = {"finished": ("✓", "green"), "running": ("▶", "cyan"), "failed": ("✗", "red"), "killed": ("■", "yellow")}
+_FIGURES = (("val", 8), ("test", 8), ("epochs", 9), ("img/s", 8), ("time", 13))
+
+
+def runs_table(runs: Sequence[TrackedRun], width: int) -> Text:
+    """Name and figures of each run, below them, dim, where it comes from; `width` in columns.
+
+    A mark says how it stands: ✓ finished, ▶ running, ■ killed, ✗ failed, ? silent for so long that it was probably
+    killed without a chance to say so.
+    """
+    longest = max((len(run.name) for run in runs), default=0)
+    room = max(min(longest, width - 2 - sum(size for _, size in _FIGURES)), 12)
+    table = Text("  " + "run".ljust(room), style="bold", no_wrap=True)
+    for name, size in _FIGURES:
+        table.append(name.rjust(size))
+    for run in runs:
+        mark, colour = ("?", "yellow") if run.silent else _MARKS[run.status]
+        table.append(f"\n{mark} ", colour)
+        name = run.name if len(run.name) <= room else run.name[: room - 1] + "…"
+        table.append(name.ljust(room), "not bold")
+        for value, (_, size) in zip(_figures(run), _FIGURES, strict=True):
+            table.append(value.rjust(size), "not bold")
+        for line in _details(run):
+            table.append("\n  " + (line if len(line) <= width - 2 else line[: width - 3] + "…"), "not bold dim")
+    return table
+
+
+def _figures(run: TrackedRun) -> tuple[str, ...]:
+    plain = run.to_dict()
+    val, test = (f"{plain[name]:.2%}" if plain[name] is not None else "–" for name in ("val_top1", "test_top1"))
+    asked = f"/{plain['epochs_asked']}" if plain["epochs_asked"] else ""
+    rate = f"{plain['img/s']:,.0f}" if plain["img/s"] is not None else "–"
+    return val, test, f"{run.epochs}{asked}", rate, "–" if run.seconds is None else duration(run.seconds)
+
+
+def _details(run: TrackedRun) -> list[str]:
+    parts = [run.experiment or "", run.params.get("model", ""), run.params.get("loader", "")]
+    if run.start is not None:
+        parts.append(f"{datetime.fromtimestamp(run.start):%Y-%m-%d %H:%M}")
+    if run.folder is not None:
+        parts.append(_place(run.folder, run.name))
+    lines = [" · ".join(part for part in parts if part)]
+    if run.silent and run.heard is not None:
+        lines.append(f"says it runs, but has been silent for {duration(time.time() - run.heard)}: killed?")
+    elif run.status == "running" and not run.alive and run.heard is not None:
+        lines.append(f"running, last heard from {duration(time.time() - run.heard)} ago")
+    elif run.status in ("running", "killed"):
+        lines.append(run.status)
+    if run.error:
+        lines.append(" ".join(run.error.split()))
+    return lines
+
+
+def _place(folder: Path, name: str) -> str:
+    """The folder, from here where that is shorter; the run's own name is not said again."""
+    shown = min(str(folder), os.path.relpath(folder), key=len)
+    gone = "" if folder.is_dir() else " (gone)"
+    return (f"in {os.path.dirname(shown) or '.'}" if folder.name == name else shown) + gone  # noqa: PTH120

@@ -1,0 +1,96 @@
+"""MLflow's own page on the store that runs are tracked in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from fasttrain.errors import UserError
+from fasttrain.stop import StopRequest
+from fasttrain.tracking.store import is_remote, set_environment, shown
+
+_GRACE_S = 5.0
+
+
+def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Runs `mlflow server` on the store at `uri` until Ctrl-C (KeyboardInterrupt) or SIGTERM (SystemExit 143).
+
+    `say` gets the address once the page answers; a tracking server has its own page, whose address is all there is to
+    say. Raises UserError where the port is taken, or the server ends by itself.
+    """
+    if is_remote(uri):
+        say(f"the runs are tracked by a server, which has its own page: {shown(uri)}")
+        return
+    _check_free(host, port)
+    set_environment()
+    command = ["server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    if uri.startswith("sqlite:///"):
+        artifacts = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+        command += ["--artifacts-destination", artifacts.as_uri()]
+    page = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    with tempfile.TemporaryFile() as log, StopRequest() as stop:
+        # In a session of its own: Ctrl-C reaches us alone, and the server has no stack trace to print.
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command],
+            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            told = False
+            while not stop.requested:
+                if server.poll() is not None:
+                    raise UserError(f"MLflow's server on {shown(uri)} ended: {_last_line(log)}")
+                if not told and (told := _answers(page)):
+                    say(f"MLflow: {page} (Ctrl-C ends it), on {shown(uri)}")
+                time.sleep(0.2)
+        finally:
+            _end(server)
+    if stop.requested is signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(found[0]) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[4])
+    except OSError as error:
+        raise UserError(f"{host}:{port}: {(error.strerror or str(error)).lower()}; give another --port") from error
+
+
+def _answers(page: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{page}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """The server and its workers, which are a process group; a worker may outlive its master."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(_GRACE_S)
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")

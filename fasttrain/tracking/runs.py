@@ -1,0 +1,325 @@
+"""The runs there are, read back from MLflow or from their folders."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrain.config.load import nearest, read_toml
+from fasttrain.errors import UserError
+from fasttrain.tracking.journal import Entry
+from fasttrain.tracking.mlflow import JOURNAL
+from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+CURVES = ("val_top1", "val_loss", "img/s", "train_top1", "train_loss", "learning_rate", "wait_share")
+_LISTED = CURVES[:3]
+SORTS = ("start", "name", "model", "val_top1", "test_top1", "epochs", "img/s", "duration")
+_STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+_PAGE = 1000
+_QUIET_S = 600.0  # a run is asked after only when it is silent for this long, and for three epochs
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run: its settings as text, the last value of each metric, and, of some metrics, the value by epoch (from 1).
+
+    status: running, finished, failed or killed (Ctrl-C, SIGTERM); start and heard (the last sign of life) in seconds
+    since 1970; alive: a process on this machine writes the run's journal. run_id, experiment, start and heard may be
+    None where the run is known from its folder alone.
+    """
+
+    name: str
+    status: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    curves: Mapping[str, Mapping[int, float]]
+    folder: Path | None = None
+    run_id: str | None = None
+    experiment: str | None = None
+    start: float | None = None
+    heard: float | None = None
+    alive: bool = False
+    error: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs so far."""
+        return max(self.curves.get("val_loss", ()), default=0)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch, from 1, whose weights are kept: that of the lowest val_loss."""
+        losses = self.curves.get("val_loss", {})
+        return min(losses, key=lambda epoch: losses[epoch]) if losses else None
+
+    def at_best(self, metric: str) -> float | None:
+        """The value of a curve at the best epoch."""
+        best = self.best_epoch
+        return None if best is None else self.curves.get(metric, {}).get(best)
+
+    def mean(self, metric: str) -> float | None:
+        """Of a curve, over the epochs."""
+        values = list(self.curves.get(metric, {}).values())
+        return sum(values) / len(values) if values else None
+
+    @property
+    def silent(self) -> bool:
+        """Whether it says it runs, but has been silent for so long that it was probably killed by SIGKILL."""
+        if self.status != "running" or self.heard is None or self.alive:
+            return False
+        return time.time() - self.heard > max(_QUIET_S, 3 * self.metrics.get("epoch_seconds", 0.0))
+
+    @property
+    def seconds(self) -> float | None:
+        """Training time; of a run that hasn't finished, from its start to its last sign of life."""
+        if (said := self.metrics.get("training_seconds")) is not None:
+            return said
+        if self.start is None or self.heard is None:
+            return None
+        return (time.time() if self.alive else self.heard) - self.start
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `fasttrain runs --json` prints; times in ISO 8601, UTC."""
+        asked = self.params.get("epochs")
+        return {
+            "experiment": self.experiment,
+            "name": self.name,
+            "run_id": self.run_id,
+            "status": self.status,
+            "silent": self.silent,
+            "error": self.error,
+            "model": self.params.get("model"),
+            "loader": self.params.get("loader"),
+            "best_epoch": self.best_epoch,
+            "val_top1": self.at_best("val_top1"),
+            "test_top1": self.metrics.get("best_test_top1"),
+            "epochs": self.epochs,
+            "epochs_asked": int(asked) if asked else None,
+            "img/s": self.mean("img/s"),
+            "duration": self.seconds,
+            "start": _iso(self.start),
+            "heard": _iso(self.heard),
+            "folder": str(self.folder) if self.folder else None,
+        }
+
+
+def tracking_uri() -> str:
+    """Where runs are tracked: $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
+
+    Raises UserError where that is a local database that isn't there, which MLflow would make.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
+    if uri.startswith("sqlite:///") and not (path := Path(uri.removeprefix("sqlite:///"))).is_file():
+        raise UserError(f"{path}: no runs are tracked here; go to the folder you train in, or set MLFLOW_TRACKING_URI")
+    return uri
+
+
+def list_runs(
+    uri: str | None = None, *, experiment: str | None = None, sort: str = "start", limit: int | None = None
+) -> list[TrackedRun]:
+    """The runs in the store at `uri` (default: `tracking_uri`), the newest or the best first, names from a to z.
+
+    Raises UserError for an unknown experiment or `sort` (one of SORTS), and where the store doesn't answer.
+    """
+    if sort not in SORTS:
+        raise UserError(f"sort = '{sort}' is not one of {', '.join(SORTS)}{nearest(sort, list(SORTS))}")
+    reader = _Reader(uri or tracking_uri())
+    found = reader.runs(experiment, limit if sort == "start" else None)
+    runs = [reader.tracked(each, _LISTED) for each in found]
+    if sort in ("name", "model"):
+        runs.sort(key=lambda run: str(run.to_dict()[sort] or "~"))
+    elif sort != "start":
+        runs.sort(key=lambda run: -(run.to_dict()[sort] or 0.0))
+    return runs[:limit]
+
+
+def find_runs(names: Sequence[str], uri: str | None = None) -> list[TrackedRun]:
+    """The runs that `names` mean: run folders, MLflow run ids (or their beginnings) or run names.
+
+    Raises UserError that names the nearest ones for a run that isn't there, and the ids where a name means several.
+    """
+    reader: _Reader | None = None
+    everything: list[Run] = []
+    found = []
+    for name in names:
+        if is_run_folder(Path(name)):
+            found.append(run_of_folder(Path(name)))
+            continue
+        if reader is None:
+            try:
+                reader = _Reader(uri or tracking_uri())
+            except UserError as error:
+                raise UserError(f"'{name}' is no run folder, and {error}") from error
+            everything = reader.runs(None, None)
+        found.append(reader.tracked(_named(name, everything), CURVES))
+    return found
+
+
+def is_run_folder(path: Path) -> bool:
+    return (path / "config.toml").is_file() or (path / "history.json").is_file()
+
+
+def run_of_folder(path: Path) -> TrackedRun:
+    """A run by what its folder holds, whether or not it was tracked. Raises UserError where that is damaged."""
+    entries = _entries(path / JOURNAL)
+    starts = [entry for entry in entries if entry["op"] == "start"]
+    config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
+    params = {name: str(value) for name, value in config.items()} | (starts[-1]["params"] if starts else {})
+    history = _read_json(path / "history.json", [])
+    evaluation = _read_json(path / "evaluation.json", {})
+    metrics: dict[str, float] = {}
+    if evaluation:
+        split = evaluation["split"]
+        metrics = {f"best_{split}_{name}": value for name, value in evaluation.items() if isinstance(value, float)}
+        metrics["training_seconds"] = metrics.pop(f"best_{split}_training_seconds")
+    if history:
+        metrics["epoch_seconds"] = history[-1]["epoch_seconds"]
+    last = next((entry for entry in reversed(entries) if entry["op"] in ("start", "finish")), {})
+    status = "finished" if evaluation else _STATUS[last.get("status", "RUNNING")]
+    files = (path / JOURNAL, path / "history.json")
+    heard = max((file.stat().st_mtime for file in files if file.exists()), default=None)
+    return TrackedRun(
+        name=path.resolve().name,
+        status=status,
+        params=params,
+        metrics=metrics,
+        curves={name: {each["epoch"]: each[name] for each in history if name in each} for name in CURVES},
+        folder=path.resolve(),
+        start=entries[0]["time"] / 1000 if entries else None,
+        heard=heard,
+        alive=status == "running" and _written(path / JOURNAL),
+        tags=starts[-1]["tags"] if starts else {},
+    )
+
+
+class _Reader:
+    """Reads one MLflow store; whatever goes wrong there is a UserError of one line."""
+
+    def __init__(self, uri: str) -> None:
+        set_environment()
+        self.uri = uri
+        self._client = self._asked(lambda: Store(uri).client)
+        self._experiments: dict[str, str] = {}
+
+    def runs(self, experiment: str | None, limit: int | None) -> list[Run]:
+        """The newest first."""
+        client = self._client
+        every = self._asked(lambda: list(_pages(client.search_experiments)))
+        self._experiments = {each.experiment_id: each.name for each in every}
+        wanted = [number for number, name in self._experiments.items() if experiment in (None, name)]
+        if experiment is not None and not wanted:
+            names = list(self._experiments.values())
+            raise UserError(f"experiment = '{experiment}': {shown(self.uri)} has none{nearest(experiment, names)}")
+        if not wanted:
+            return []
+        order = ["attributes.start_time DESC"]
+        return self._asked(
+            lambda: list(_pages(lambda **page: client.search_runs(wanted, order_by=order, **page), limit))
+        )
+
+    def tracked(self, run: Run, curves: Iterable[str]) -> TrackedRun:
+        tags = run.data.tags
+        changed = {name[len("changed.") :]: value for name, value in tags.items() if name.startswith("changed.")}
+        here = [name for name in curves if name in run.data.metrics]
+        points = self._asked(lambda: {name: self._client.get_metric_history(run.info.run_id, name) for name in here})
+        last = max((point.timestamp for metric in points.values() for point in metric), default=0)
+        heard = max(run.info.start_time, run.info.end_time or 0, last) / 1000
+        folder = Path(tags["run_folder"]) if "run_folder" in tags else None
+        if run.info.end_time is None and folder is not None and (folder / JOURNAL).exists():
+            heard = max(heard, (folder / JOURNAL).stat().st_mtime)
+        return TrackedRun(
+            name=run.info.run_name or run.info.run_id,
+            status=_STATUS[run.info.status],
+            params={**run.data.params, **changed},
+            metrics=dict(run.data.metrics),
+            curves={name: {point.step: point.value for point in metric} for name, metric in points.items()},
+            folder=folder,
+            run_id=run.info.run_id,
+            experiment=self._experiments.get(run.info.experiment_id),
+            start=run.info.start_time / 1000,
+            heard=heard,
+            alive=run.info.status == "RUNNING" and folder is not None and _written(folder / JOURNAL),
+            error=tags.get("error", "") if run.info.status == "FAILED" else "",
+            tags=tags,
+        )
+
+    def _asked(self, question: Any) -> Any:
+        try:
+            return question()
+        except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError
+            said = re.sub(r"\s+", " ", str(error).strip().splitlines()[0] if str(error).strip() else "")
+            mend = "check that the server runs" if is_remote(self.uri) else "check the file"
+            raise UserError(f"{shown(self.uri)}: {said[:200] or type(error).__name__}; {mend}") from error
+
+
+def _pages(ask: Any, limit: int | None = None) -> Iterable[Any]:
+    left, token = limit, None
+    while left is None or left > 0:
+        page = ask(max_results=_PAGE if left is None else min(left, _PAGE), page_token=token)
+        yield from page
+        left = None if left is None else left - len(page)
+        if not (token := page.token):
+            return
+
+
+def _named(name: str, runs: Sequence[Run]) -> Run:
+    means = [run for run in runs if name in (run.info.run_id, run.info.run_name)]
+    if not means and name:
+        means = [run for run in runs if (run.info.run_name or "").startswith(name)]
+        means += [run for run in runs if len(name) >= 4 and run.info.run_id.startswith(name)]
+    if len(means) == 1:
+        return means[0]
+    if means:
+        ids = ", ".join(f"{run.info.run_id[:8]} ({run.info.run_name})" for run in means[:3])
+        more = " ..." if len(means) > 3 else ""
+        raise UserError(f"'{name}' means {len(means)} runs; give the beginning of an id: {ids}{more}")
+    names = list(dict.fromkeys(run.info.run_name or "" for run in runs))
+    close = [each for each in names if name.lower() in each.lower()][:3]
+    close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+    said = f"the nearest names: {', '.join(close)}" if close else "none are tracked here"
+    raise UserError(f"'{name}' is neither a run folder nor a tracked run; {said} (`fasttrain runs` lists all)")
+
+
+def _written(journal: Path) -> bool:
+    """Whether a process of this machine has the journal open; False where that can't be told."""
+    with contextlib.suppress(OSError):
+        name = str(journal.resolve())
+        for descriptors in Path("/proc").glob("[0-9]*/fd"):
+            with contextlib.suppress(OSError):  # another user's, or gone by now
+                if any(os.readlink(each) == name for each in descriptors.iterdir()):  # noqa: PTH115
+                    return True
+    return False
+
+
+def _entries(journal: Path) -> list[Entry]:
+    # `Journal` would open it for writing, which a run may be doing.
+    entries = []
+    for line in journal.read_bytes().splitlines() if journal.is_file() else ():
+        with contextlib.suppress(ValueError):  # torn by a kill, or being written
+            entries.append(json.loads(line))
+    return [entry for entry in entries if "op" in entry and "time" in entry]
+
+
+def _read_json(path: Path, otherwise: Any) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return otherwise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({error})") from error
+
+
+def _iso(seconds: float | None) -> str | None:
+    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,70 @@
+"""`fasttrain ui`: MLflow's page on the local store, in a real process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from fasttrain.errors import UserError
+from fasttrain.tracking.mlflow import Tracker
+from fasttrain.tracking.page import serve
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_the_page_shows_runs_and_their_files_and_ends_with_ctrl_c(here: Path) -> None:
+    (here / "config.toml").write_text("epochs = 3\n")
+    with Tracker.start("food", "r", {"lr": 0.1}, journal=here / "run") as tracker:
+        tracker.log_artifact(here / "config.toml")
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fasttrain", "ui", "--port", str(port)],
+        cwd=here,
+        env={**os.environ, "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert address and str(port) in said, said
+        page = urllib.request.urlopen(address[0], timeout=30).read().decode()
+        assert "MLflow" in page
+        wanted = f"{address[0]}/get-artifact?path=config.toml&run_uuid={tracker.run_id}"
+        assert urllib.request.urlopen(wanted, timeout=30).read() == b"epochs = 3\n"
+        with pytest.raises(UserError, match="in use; give another --port"):
+            serve(f"sqlite:///{here / 'mlflow.db'}", "127.0.0.1", port, print)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and error == ""
+    with socket.socket() as again:  # nothing of the server is left
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
+
+
+def test_a_tracking_server_has_its_own_page() -> None:
+    said: list[str] = []
+    serve("https://someone:secret@mlflow.example", "127.0.0.1", free_port(), said.append)
+    assert len(said) == 1 and "https://mlflow.example" in said[0] and "secret" not in said[0]
+
+
+def test_a_server_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    with pytest.raises(UserError, match=r"mlflow\.db ended: .+"):
+        serve(f"sqlite:///{tmp_path / 'mlflow.db'}", "127.0.0.1", free_port(), print)
