@@ -2,33 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from fasttrain.evaluation.inputs import Refused
+    from fasttrain.evaluation.predict import Prediction
+
+_IGNORED_SHOWN = 10
+
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="photographs", metavar="IMAGE...")],
+    images: Annotated[list[str], typer.Argument(help="photographs, folders of them, or quoted globs")],
     checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
     top_k: Annotated[int, typer.Option(min=1, help="classes named for each photograph")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,
+    tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
+    format: Annotated[str, typer.Option(help="table, jsonl, csv or json")] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="decoding threads; default: one a core")] = None,
 ) -> None:
-    """Names the most likely classes of photographs."""
-    import json
+    """Names the most likely classes of photographs, as they come.
+
+    Files that can't be read are listed at the end, on the standard error output; the exit code is then 2.
+    """
+    import sys
 
     from rich.console import Console
-    from rich.table import Table
 
-    from fasttrain.evaluation.predict import predict as run
+    from fasttrain.errors import UserError
+    from fasttrain.evaluation.printed import check_format, print_predictions
 
-    predictions = run(checkpoint, images, top_k=top_k, device=device)
-    if as_json:
-        print(json.dumps([prediction.to_dict() for prediction in predictions], indent=2))
+    format = check_format("json" if as_json and format == "table" else format)
+    if as_json and format != "json":
+        raise UserError(f"--json and --format {format} ask for two things; leave one out")
+    from fasttrain.evaluation.predict import Predictor
+
+    refused: list[Refused] = []
+    predictor = Predictor(checkpoint, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers)
+    predictions = _watched(predictor.stream(images, refused.append))
+    width = Console().width if sys.stdout.isatty() else None
+    shown = print_predictions(predictions, format, sys.stdout, width=width)
+    sys.stdout.flush()
+    broken = [each for each in refused if each.broken]
+    _list_refused(broken, [each for each in refused if not each.broken])
+    if broken:
+        raise UserError(f"{len(broken):,} could not be read, as listed; {shown:,} photographs were predicted")
+
+
+def _watched(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+    """The same, with a count on the terminal where the predictions themselves go elsewhere."""
+    import sys
+
+    if sys.stdout.isatty() or not sys.stderr.isatty():
+        yield from predictions
         return
-    table = Table("photograph", "class", "probability", box=None, header_style="bold")
-    for prediction in predictions:
-        for rank, (name, probability) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
-            table.add_row(str(prediction.image) if rank == 0 else "", name, f"{probability:.1%}")
-    Console().print(table)
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.completed:,} photographs{task.fields[rate]}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None, rate="")
+        for number, prediction in enumerate(predictions, start=1):
+            elapsed = progress.tasks[0].elapsed or 0.0
+            rate = f", {number / elapsed:,.0f} img/s" if elapsed else ""
+            progress.update(task, completed=number, rate=rate)
+            yield prediction
+
+
+def _list_refused(broken: list[Refused], ignored: list[Refused]) -> None:
+    import sys
+
+    if ignored:
+        files = "file" if len(ignored) == 1 else "files"
+        print(f"passed over: {len(ignored):,} other {files}", file=sys.stderr)
+        for each in ignored[:_IGNORED_SHOWN]:
+            print(f"  {each}", file=sys.stderr)
+        if len(ignored) > _IGNORED_SHOWN:
+            print(f"  and {len(ignored) - _IGNORED_SHOWN:,} more", file=sys.stderr)
+    for each in broken:
+        print(f"broken: {each}", file=sys.stderr)

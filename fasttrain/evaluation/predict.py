@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +15,15 @@ import torch
 
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.errors import UserError
+from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.loaders.plan import centre_boxes
 from fasttrain.loaders.torchvision import decode_crop
 from fasttrain.model.preprocess import Normalise
+from fasttrain.model.tta import FlipAveraged
 from fasttrain.photos.normalise import BrokenPhoto, normalise
 from fasttrain.training.device import choose_device
 
-_BATCH = 64
+_Read = tuple[Path, "Future[torch.Tensor]"]
 
 
 @dataclass(frozen=True)
@@ -38,34 +43,113 @@ class Prediction:
 
 
 def predict(
-    checkpoint: str | Path, images: Sequence[str | Path], *, top_k: int = 5, device: str = "auto"
+    checkpoint: str | Path,
+    images: str | Path | Sequence[str | Path],
+    *,
+    top_k: int = 5,
+    device: str = "auto",
+    batch_size: int = 64,
+    tta: str = "none",
+    workers: int | None = None,
 ) -> list[Prediction]:
-    """The `top_k` classes of each of `images`, any format that `convert` takes, seen as in validation.
+    """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
 
-    Raises UserError for a file that is absent or can't be decoded.
+    Each is seen as in validation; `tta` "flip" averages the logits of it and its mirror image. `workers` threads
+    decode (default: one a core). Raises UserError for a file that is absent or can't be decoded; `Predictor.stream`
+    goes on after such a file, and holds no more than a batch.
     """
-    model, spec = load_trained(Path(checkpoint))
-    where = choose_device(device)
-    model = model.to(where).to(memory_format=torch.channels_last)
-    preprocess = Normalise(spec.mean, spec.std, channels_last=True).to(where)
-    predictions = []
-    for start in range(0, len(images), _BATCH):
-        paths = [Path(image) for image in images[start : start + _BATCH]]
-        pixels = torch.stack([_read(path, spec.image_size) for path in paths])
+
+    def refuse(what: Refused) -> None:
+        if what.broken:
+            raise UserError(f"{what}; give photographs that open")
+
+    images = [images] if isinstance(images, (str, Path)) else images
+    predictor = Predictor(checkpoint, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers)
+    return list(predictor.stream(images, refuse))
+
+
+class Predictor:
+    """A trained model that photographs are shown to, in batches."""
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        top_k: int = 5,
+        device: str = "auto",
+        batch_size: int = 64,
+        tta: str = "none",
+        workers: int | None = None,
+    ) -> None:
+        """As `predict`'s arguments. Raises UserError where there is no such model or device."""
+        if tta not in ("none", "flip"):
+            raise UserError(f"tta = '{tta}' is not one of none, flip")
+        model, self.spec = load_trained(Path(checkpoint))
+        self._device = choose_device(device)
+        model = FlipAveraged(model).eval() if tta == "flip" else model
+        self._model = model.to(self._device).to(memory_format=torch.channels_last)
+        self._preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
+        self._top_k, self._batch_size = min(top_k, len(self.spec.classes)), batch_size
+        self._threads = len(os.sched_getaffinity(0)) if workers is None else max(workers, 1)
+
+    def stream(
+        self, images: Iterable[str | Path], refused: Callable[[Refused], None] | None = None
+    ) -> Iterator[Prediction]:
+        """Predictions of files, folders and globs in their order, a batch at a time; the next one is decoded meanwhile.
+
+        `refused` hears of each file that gives none.
+        """
+        refused = refused or (lambda what: None)
+        paths: list[Path] = []
+        pixels: list[torch.Tensor] = []
+        for path, decoded in self._decoded(images, refused):
+            try:
+                pixels.append(decoded.result())
+            except Unreadable as error:
+                refused(Refused(str(path), str(error)))
+                continue
+            paths.append(path)
+            if len(paths) == self._batch_size:
+                yield from self._predict(paths, torch.stack(pixels))
+                paths, pixels = [], []
+        if paths:
+            yield from self._predict(paths, torch.stack(pixels))
+
+    def _decoded(self, images: Iterable[str | Path], refused: Callable[[Refused], None]) -> Iterator[_Read]:
+        waiting: deque[_Read] = deque()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="fasttrain-decode") as pool:
+            try:
+                for found in find_photographs(images):
+                    if isinstance(found, Refused):
+                        refused(found)
+                        continue
+                    waiting.append((found, pool.submit(read_photograph, found, self.spec.image_size)))
+                    if len(waiting) > self._batch_size + 2 * self._threads:
+                        yield waiting.popleft()
+                while waiting:
+                    yield waiting.popleft()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _predict(self, paths: list[Path], pixels: torch.Tensor) -> Iterator[Prediction]:
         with torch.inference_mode():
-            likely = model(preprocess(pixels.to(where))).softmax(dim=1).topk(min(top_k, len(spec.classes)))
+            logits = self._model(self._preprocess(pixels.to(self._device)))
+            likely = logits.softmax(dim=1).topk(self._top_k)
         for path, indices, probabilities in zip(paths, likely.indices.tolist(), likely.values.tolist(), strict=True):
-            names = tuple(spec.classes[index] for index in indices)
-            predictions.append(Prediction(path, names, tuple(probabilities)))
-    return predictions
+            yield Prediction(path, tuple(self.spec.classes[index] for index in indices), tuple(probabilities))
 
 
-def _read(path: Path, image_size: int) -> torch.Tensor:
+class Unreadable(Exception):
+    """A photograph that can't be read or decoded, in a few words."""
+
+
+def read_photograph(path: Path, image_size: int) -> torch.Tensor:
+    """uint8 [image_size, image_size, 3]: the photograph as validation sees it. Raises Unreadable."""
     try:
         photo = normalise(path.read_bytes(), max_size=None, quality=95, cut="none", optimize=False)
+        box = centre_boxes(np.array([[photo.height, photo.width]], dtype=np.int32))[0]
+        return decode_crop(photo.jpeg, box, False, (image_size, image_size))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give photographs") from None
-    except BrokenPhoto as error:
-        raise UserError(f"{path}: {error}; give photographs that open") from None
-    box = centre_boxes(np.array([[photo.height, photo.width]], dtype=np.int32))[0]
-    return decode_crop(photo.jpeg, box, False, (image_size, image_size))
+        raise Unreadable(error.strerror or str(error)) from None
+    except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
+        raise Unreadable(str(error).splitlines()[0]) from None

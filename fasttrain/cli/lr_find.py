@@ -1,0 +1,79 @@
+"""`fasttrain lr-find`: `train`'s options, and those of the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fasttrain.cli.train import ConfigFile, check_settings, with_settings
+
+_NOT_ITS = (
+    "learning_rate",
+    "scheduler",
+    "warmup_epochs",
+    "patience",
+    "factor",
+    "early_stopping",
+    "epochs",
+    "progressive",
+    "ema_decay",
+    "tta",
+    "out",
+    "save_every",
+    "resume",
+    "experiment",
+    "run_name",
+    "track",
+    "profile",
+    "compile",
+    "compile_mode",
+)
+
+
+def lr_find_command() -> Callable[..., None]:
+    """`lr-find`, with those options of `train` that a step depends on."""
+
+    def lr_find(
+        config: ConfigFile = None,
+        start: Annotated[float, typer.Option(help="least learning rate")] = 1e-7,
+        end: Annotated[float, typer.Option(help="greatest; it ends earlier where the loss diverges")] = 10.0,
+        steps: Annotated[int, typer.Option(help="steps from the least to the greatest")] = 100,
+        smoothing: Annotated[float, typer.Option(help="width of the Gaussian that smooths the loss, in steps")] = 4.0,
+        picture: Annotated[Path, typer.Option(help="where the picture is written")] = Path("lr_find.png"),
+        as_json: Annotated[bool, typer.Option("--json", help="print all figures as JSON")] = False,
+        **given: Any,
+    ) -> None:
+        """Tries growing learning rates for a few steps, draws the loss, and suggests one. Leaves no run behind."""
+        check_settings(config, given)
+        import json
+
+        from rich.console import Console
+
+        from fasttrain.tuning.lr_find import lr_find as run
+
+        console = Console(quiet=as_json)
+        result = run(
+            config,
+            start=start,
+            end=end,
+            steps=steps,
+            smoothing=smoothing,
+            picture=picture,
+            console=console,
+            **given,
+        )
+        if as_json:
+            print(json.dumps(result.to_dict(), indent=2))
+            return
+        tried = f"{len(result.losses)} steps, {result.learning_rates[0]:.1e} to {result.learning_rates[-1]:.1e}"
+        console.print(tried + (": then the loss diverged" if result.diverged else ""), highlight=False)
+        if result.suggestion is None:
+            console.print("no suggestion: the loss never fell; try more --steps, or look at the picture")
+        else:
+            console.print(f"suggestion: [bold]--learning-rate {result.suggestion:.2e}[/]", highlight=False)
+        console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
+
+    return with_settings(lr_find, without=_NOT_ITS)

@@ -1,0 +1,70 @@
+"""What `predict` was given, one photograph after another: files, folders, globs."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fasttrain.photos.walk import Found, walk
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that gives no prediction, and why. `broken`: it should have; else it isn't a photograph, by its name."""
+
+    path: str
+    reason: str
+    broken: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def find_photographs(given: Iterable[str | Path]) -> Iterator[Path | Refused]:
+    """Each photograph that `given` means, in its order, those of a folder or a glob by name; found as it is asked for.
+
+    A folder means all photographs below it, by their names or first bytes, hidden ones passed over. What exists under
+    a name with `*`, `?` or `[` in it is that file, else the name is a glob, `**` any depth. What is named alone is
+    taken for a photograph, whatever its name.
+    """
+    for each in given:
+        path = Path(each).expanduser()
+        if path.is_dir():
+            yield from _below(path)
+        elif path.exists() or not glob.has_magic(str(each)):
+            yield path
+        else:
+            yield from _matching(str(path))
+
+
+def _below(folder: Path) -> Iterator[Path | Refused]:
+    empty = True
+    try:
+        for entry in walk(folder, "", set()):
+            if isinstance(entry, Found):
+                empty = False
+                yield folder / entry.path
+            else:
+                relative, reason = entry
+                yield Refused(str(folder / relative), reason, broken=False)
+    except OSError as error:
+        yield Refused(str(error.filename or folder), error.strerror or str(error))
+        return
+    if empty:
+        yield Refused(str(folder), "no photograph in this folder")
+
+
+def _matching(pattern: str) -> Iterator[Path | Refused]:
+    matches = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
+    if not matches:
+        yield Refused(pattern, "nothing has such a name")
+    # `**` names a folder and all that lies below it: the files alone say it once.
+    everything = "**" in pattern
+    for match in matches:
+        path = Path(match)
+        if not path.is_dir():
+            yield path
+        elif not everything:
+            yield from _below(path)

@@ -1,0 +1,102 @@
+"""Predictions as a table, JSON lines, JSON or CSV, each written as it comes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TextIO
+
+from fasttrain.config.load import nearest
+from fasttrain.errors import UserError
+
+if TYPE_CHECKING:
+    from fasttrain.evaluation.predict import Prediction
+
+_WORTH_NAMING = 0.0005  # what is less reads 0.0 %
+_LOOKED_AT = 64  # predictions from which the table's columns get their widths
+
+
+def print_predictions(predictions: Iterable[Prediction], format: str, out: TextIO, *, width: int | None) -> int:
+    """Writes `predictions` to `out` in one of FORMATS as they come; how many there were.
+
+    `width`: a terminal's, in which long paths lose their beginnings; None shortens nothing.
+    """
+    count = 0
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal count
+        for prediction in predictions:
+            count += 1
+            yield prediction
+
+    if format == "table":
+        _table(counted(), out, width)
+    else:
+        _WRITERS[format](counted(), out)
+    return count
+
+
+def check_format(format: str) -> str:
+    """`format`; UserError where it is none of FORMATS."""
+    if format not in FORMATS:
+        raise UserError(f"--format {format} is not one of {', '.join(FORMATS)}{nearest(format, list(FORMATS))}")
+    return format
+
+
+def _json_lines(predictions: Iterable[Prediction], out: TextIO) -> None:
+    for prediction in predictions:
+        out.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
+
+
+def _json(predictions: Iterable[Prediction], out: TextIO) -> None:
+    before = "[\n"
+    for prediction in predictions:
+        out.write(before + textwrap.indent(json.dumps(prediction.to_dict(), indent=2, ensure_ascii=False), "  "))
+        before = ",\n"
+    out.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def _csv(predictions: Iterable[Prediction], out: TextIO) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    started = False
+    for prediction in predictions:
+        if not started:
+            ranks = range(1, len(prediction.classes) + 1)
+            writer.writerow(["image", *chain.from_iterable((f"class_{rank}", f"probability_{rank}") for rank in ranks)])
+            started = True
+        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+        row = chain.from_iterable((name, f"{probability:.6g}") for name, probability in pairs)
+        writer.writerow([prediction.image, *row])
+
+
+def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) -> None:
+    head = list(islice(predictions, _LOOKED_AT))
+    if not head:
+        return
+    names = max(len("photograph"), *(len(str(each.image)) for each in head))
+    if width is not None:
+        names = min(names, max(width * 2 // 5, 20))
+    classes = max(len("class"), *(len(each.classes[0]) for each in head))
+    then = "  then" if len(head[0].classes) > 1 else ""
+    out.write(f"{'photograph':<{names}}  {'class':<{classes}}  {'prob.':>6}{then}\n")
+    for each in chain(head, predictions):
+        path = str(each.image)
+        if width is not None and len(path) > names:
+            path = "…" + path[1 - names :]
+        rest = zip(each.classes[1:], each.probabilities[1:], strict=True)
+        others = ", ".join(f"{name} {probability:.1%}" for name, probability in rest if probability >= _WORTH_NAMING)
+        line = f"{path:<{names}}  {each.classes[0]:<{classes}}  {each.probabilities[0]:>6.1%}  {others}".rstrip()
+        if width is not None and len(line) > width:
+            line = line[: width - 1] + "…"
+        out.write(line + "\n")
+
+
+_WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO], None]] = {
+    "jsonl": _json_lines,
+    "csv": _csv,
+    "json": _json,
+}
+FORMATS = ("table", *_WRITERS)

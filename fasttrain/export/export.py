@@ -1,0 +1,158 @@
+"""`export`: a trained model into a file for other programs, checked on photographs before it is put into its place."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fasttrain
+from fasttrain.checkpoint.trained import load_trained
+from fasttrain.errors import UserError
+from fasttrain.export.base import Format, Run
+from fasttrain.export.photographs import some_photographs
+from fasttrain.export.registry import make_format
+from fasttrain.export.speed import Speed, measure
+from fasttrain.model.factory import ModelSpec
+from fasttrain.model.preprocess import Normalise
+
+INPUTS = ("uint8", "float")
+_PREPROCESS = "upright, the centred square of 224/256 of the short side, resized (bilinear, antialiased) to image_size"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The file, what it takes, and how it compares with the model: `max_difference` of any logit on `photographs`
+    pictures, whose greatest logit is `max_logit`; `same_top1` of them have the same likeliest class."""
+
+    path: Path
+    bytes: int
+    metadata: dict[str, Any]
+    photographs: int
+    source: str
+    max_difference: float
+    max_logit: float
+    same_top1: int
+    runtime: str
+    threads: int
+    speeds: list[Speed]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "path": str(self.path)}
+
+
+def export(
+    checkpoint: str | Path,
+    format: str = "onnx",
+    out: str | Path | None = None,
+    *,
+    input: str = "uint8",
+    data: str | Path | None = None,
+    photographs: int = 64,
+    tolerance: float = 1e-3,
+    speed: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> ExportResult:
+    """Writes the model that `checkpoint` (see `load_trained`) holds to `out`, default: `model.SUFFIX` beside it.
+
+    `input` "uint8": the file takes pixels, [n, H, W, 3] RGB in 0..255, and normalises them itself; "float": it takes
+    float32 [n, 3, H, W], (x / 255 - mean) / std. Any n. It gives logits, float32 [n, classes]. It is compared with the
+    model on `photographs` of `data` (see `some_photographs`); `tolerance` is of the greatest logit, or of 1 where
+    that is more. Raises UserError where they differ by more (nothing is written then), or a package is missing.
+    """
+    if input not in INPUTS:
+        raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")
+    kind = make_format(format)
+    model, spec = load_trained(Path(checkpoint))
+    path = Path(out) if out else _folder(Path(checkpoint)) / f"model{kind.suffix}"
+    pixels, source = some_photographs(data, photographs, spec.image_size)
+    normalise = Normalise(spec.mean, spec.std, channels_last=False)
+    graph = torch.nn.Sequential(normalise, model).eval() if input == "uint8" else model
+    images = pixels if input == "uint8" else normalise(pixels)
+    metadata = _metadata(spec, input)
+    threads = torch.get_num_threads()
+    say(f"exporting {spec.name} as {format}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            written = Path(folder) / path.name
+            kind.write(graph, torch.cat([images[:1], images[:1]]), written, metadata)
+            run = kind.open(written, threads)
+            say(f"comparing it with the model on {len(pixels)} photographs")
+            difference, greatest, same = _compare(run, graph, images)
+            _require_close(difference, greatest, tolerance, kind)
+            size = sum(each.stat().st_size for each in Path(folder).iterdir())
+            for each in Path(folder).iterdir():  # weights of 2 GB and more lie in a second file
+                each.replace(path.parent / each.name)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; choose another --out") from error
+    speeds: list[Speed] = []
+    if speed:
+        say("measuring its speed")
+        speeds = measure((run, images), (_eager(model, spec), pixels))
+    return ExportResult(
+        path, size, metadata, len(pixels), source, difference, greatest, same, kind.runtime, threads, speeds
+    )
+
+
+def _folder(checkpoint: Path) -> Path:
+    if checkpoint.is_dir():
+        return checkpoint
+    return checkpoint.parent if checkpoint.suffix == ".safetensors" else checkpoint.parents[1]
+
+
+def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
+    side = spec.image_size
+    takes = {
+        "uint8": f"uint8 [n, {side}, {side}, 3], RGB, 0..255",
+        "float": f"float32 [n, 3, {side}, {side}], RGB, (x / 255 - mean) / std",
+    }
+    return {
+        "producer": f"fasttrain {fasttrain.__version__}",
+        "model": spec.name,
+        "classes": list(spec.classes),
+        "image_size": side,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "input": takes[input],
+        "output": f"logits, float32 [n, {len(spec.classes)}]",
+        "preprocess": _PREPROCESS,
+    }
+
+
+def _compare(run: Run, model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float, int]:
+    """The greatest difference of a logit, the greatest logit, and how many likeliest classes are the same."""
+    batches, start = [], 0
+    while start < len(images):  # of 1, 2, 4, 8 …: a batch size that was frozen into the file would show
+        batches.append(images[start : 2 * start + 1])
+        start = 2 * start + 1
+    with torch.inference_mode():
+        expected = torch.cat([model(batch) for batch in batches])
+    found = torch.cat([run(batch) for batch in batches])
+    same = int((found.argmax(1) == expected.argmax(1)).sum())
+    return float((found - expected).abs().max()), float(expected.abs().max()), same
+
+
+def _require_close(difference: float, greatest: float, tolerance: float, kind: Format) -> None:
+    allowed = tolerance * max(1.0, greatest)
+    if not difference <= allowed:
+        raise UserError(
+            f"{kind.runtime} and the model differ by {difference:.2e} in a logit, of which the greatest is "
+            f"{greatest:.3g}: more than {allowed:.2e}; nothing was written; raise --tolerance if that is good enough"
+        )
+
+
+def _eager(model: torch.nn.Module, spec: ModelSpec) -> Run:
+    fast = torch.nn.Sequential(Normalise(spec.mean, spec.std, channels_last=True), model).eval()
+    fast = fast.to(memory_format=torch.channels_last)
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            logits: torch.Tensor = fast(images)
+        return logits
+
+    return run

@@ -1,0 +1,43 @@
+"""`--format exported-program`: torch.export's `.pt2`, for AOTInductor and ExecuTorch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.export.base import METADATA, Format, Metadata, Run
+
+
+class ExportedProgram(Format):
+    """The metadata are JSON, in the extra file `metadata.json`."""
+
+    suffix = ".pt2"
+    runtime = "torch.export"
+
+    def write(self, model: torch.nn.Module, example: torch.Tensor, path: Path, metadata: Metadata) -> None:
+        try:
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
+        except Exception as error:  # dynamo, the tracer and the shape solver each have their own
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--format exported-program: torch can't export this model ({reason})") from error
+        torch.export.save(program, str(path), extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
+
+    def open(self, path: Path, threads: int) -> Run:
+        module = torch.export.load(str(path)).module()
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                logits: torch.Tensor = module(images)
+            return logits
+
+        return run
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        found = {METADATA: ""}
+        torch.export.load(str(path), extra_files=found)
+        whole: dict[str, Any] = json.loads(found[METADATA])
+        return whole

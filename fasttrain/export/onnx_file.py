@@ -1,0 +1,100 @@
+"""`--format onnx`: torch's exporter, ONNX Runtime."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.export.base import Format, Metadata, Run
+
+_ONE_FILE = 1_800_000_000  # bytes of weights: protobuf ends at 2 GiB
+
+
+class Onnx(Format):
+    """Input `images`, output `logits`; the metadata in `metadata_props`, as text or JSON."""
+
+    suffix = ".onnx"
+    runtime = "ONNX Runtime"
+    needs = ("onnx", "onnxscript", "onnxruntime")
+
+    def write(self, model: torch.nn.Module, example: torch.Tensor, path: Path, metadata: Metadata) -> None:
+        import onnx
+
+        with _quietly():
+            try:
+                program = torch.onnx.export(
+                    model,
+                    (example,),
+                    input_names=["images"],
+                    output_names=["logits"],
+                    dynamic_shapes=({0: torch.export.Dim("n")},),
+                    dynamo=True,
+                    verbose=False,
+                )
+            except torch.onnx.OnnxExporterError as error:
+                raise UserError(f"--format onnx: torch can't export this model ({_reason(error)})") from error
+        assert program is not None
+        program.model.metadata_props.update({key: _text(value) for key, value in metadata.items()})
+        size = sum(each.nbytes for each in (*model.parameters(), *model.buffers()))
+        program.save(str(path), external_data=size > _ONE_FILE)
+        onnx.checker.check_model(str(path), full_check=True)
+
+    def open(self, path: Path, threads: int) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+        return run
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        import onnx
+
+        found = onnx.load(str(path), load_external_data=False).metadata_props
+        return {each.key: _value(each.value) for each in found}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    # The exporter prints its progress, and its own deprecations, whatever `verbose` says.
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

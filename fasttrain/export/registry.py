@@ -1,0 +1,30 @@
+"""Which formats there are. A new one is a new file and one line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from fasttrain.config.load import nearest
+from fasttrain.errors import UserError
+
+if TYPE_CHECKING:
+    from fasttrain.export.base import Format
+
+FORMATS = {
+    "onnx": "fasttrain.export.onnx_file:Onnx",
+    "torchscript": "fasttrain.export.torchscript:TorchScript",
+    "exported-program": "fasttrain.export.exported_program:ExportedProgram",
+}
+
+
+def make_format(name: str) -> Format:
+    """The format registered as `name`. UserError names the nearest one, or what is to be installed for it."""
+    if name not in FORMATS:
+        raise UserError(f"--format {name} is not one of {', '.join(FORMATS)}{nearest(name, list(FORMATS))}")
+    module, _, attribute = FORMATS[name].partition(":")
+    found: Format = getattr(import_module(module), attribute)()
+    if missing := [package for package in found.needs if find_spec(package) is None]:
+        raise UserError(f"--format {name} needs {', '.join(missing)}: pip install 'fasttrain[export]'")
+    return found

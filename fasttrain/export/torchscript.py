@@ -1,0 +1,52 @@
+"""`--format torchscript`: a trace, for C++ and mobile runtimes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.export.base import METADATA, Format, Metadata, Run
+
+
+class TorchScript(Format):
+    """The metadata are JSON, in the extra file `metadata.json`."""
+
+    suffix = ".torchscript"
+    runtime = "TorchScript"
+
+    def write(self, model: torch.nn.Module, example: torch.Tensor, path: Path, metadata: Metadata) -> None:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch calls TorchScript deprecated at each call
+            try:
+                traced = torch.jit.trace(model, example, check_trace=False)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"--format torchscript: torch can't export this model ({reason})") from error
+            torch.jit.save(
+                torch.jit.freeze(traced), str(path), _extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)}
+            )
+
+    def open(self, path: Path, threads: int) -> Run:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = torch.jit.load(str(path))
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                logits: torch.Tensor = module(images)
+            return logits
+
+        return run
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        found = {METADATA: ""}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.load(str(path), _extra_files=found)
+        whole: dict[str, Any] = json.loads(found[METADATA])
+        return whole

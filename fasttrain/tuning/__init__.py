@@ -1,0 +1,1 @@
+"""Finding settings: a learning-rate range test, and a search with Optuna."""

@@ -1,0 +1,80 @@
+"""Optuna's own plots of a study, as PNGs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrain.report.artifacts import FIGURE_DPI
+
+if TYPE_CHECKING:
+    import optuna
+
+_SIDES = {"history": (8, 4.5), "epochs": (8, 4.5), "parallel": (9, 4.5), "importances": (8, 3.5), "slices": (11, 4)}
+
+
+def write_plots(study: optuna.Study, out: Path) -> list[Path]:
+    """Writes what the trials so far allow into `out`: history, epochs, parallel, importances, slices."""
+    import optuna
+
+    states = optuna.trial.TrialState
+    complete = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
+    if not complete:
+        return []
+    with _drawing(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls this backend experimental, each plot anew
+        from optuna.visualization import matplotlib as plots
+
+        kinds: dict[str, Callable[[], Any]] = {
+            "history": lambda: plots.plot_optimization_history(study, target_name="val_top1"),
+            "epochs": lambda: _by_epoch(plots.plot_intermediate_values(study)),
+        }
+        if len(complete) > 1:
+            kinds["parallel"] = lambda: plots.plot_parallel_coordinate(study, target_name="val_top1")
+            kinds["slices"] = lambda: plots.plot_slice(study, target_name="val_top1")
+            if len({trial.value for trial in complete}) > 1:
+                kinds["importances"] = lambda: plots.plot_param_importances(study, target_name="val_top1")
+        return [_write(name, plot(), out / f"{name}.png") for name, plot in kinds.items()]
+
+
+def _by_epoch(axes: Any) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(title="Trials by epoch", xlabel="epoch", ylabel="val_top1, the best so far")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return axes
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    # Optuna draws with pyplot, whose backend may be a notebook's or a window's.
+    import matplotlib
+    from matplotlib import pyplot
+
+    before = matplotlib.get_backend()
+    pyplot.switch_backend("agg")
+    try:
+        with pyplot.style.context("default"):
+            yield
+    finally:
+        pyplot.switch_backend(before)
+
+
+def _write(name: str, drawn: Any, path: Path) -> Path:
+    import io
+
+    import numpy as np
+    from matplotlib import pyplot
+
+    from fasttrain.shards.atomic import atomic_write_bytes
+
+    figure = np.ravel(drawn)[0].figure
+    figure.set_size_inches(_SIDES[name])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=FIGURE_DPI, bbox_inches="tight")
+    pyplot.close(figure)
+    atomic_write_bytes(path, buffer.getvalue())
+    return path

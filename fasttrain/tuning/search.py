@@ -1,0 +1,130 @@
+"""What is searched: three settings, each in a range, as an Optuna study on the disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrain.config.load import nearest
+from fasttrain.errors import UserError
+
+if TYPE_CHECKING:
+    import optuna
+
+PRUNERS = ("median", "hyperband", "none")
+STUDY = "study.db"
+TRIALS = "trials"
+_NAME = "fasttrain"
+_FREE = ("loader", "workers", "device", "cache_size", "save_every", "experiment", "track", "profile")
+"""Settings that change no result: a study may go on with others."""
+
+_RATES = {"sgd": (1e-3, 1.0), "other": (1e-4, 0.1)}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Ranges (least, greatest) on a logarithmic scale, and the batch sizes to choose from."""
+
+    learning_rate: tuple[float, float]
+    weight_decay: tuple[float, float]
+    batch_size: tuple[int, ...]
+
+    @staticmethod
+    def of(
+        optimizer: str,
+        learning_rate: tuple[float, float] | None,
+        weight_decay: tuple[float, float] | None,
+        batch_size: tuple[int, ...] | None,
+    ) -> Space:
+        """What is None gets a range that suits `optimizer`. Raises UserError for a range that runs backwards."""
+        usual = _RATES["sgd" if optimizer.lower() in ("sgd", "sgdw", "momentum", "nesterov") else "other"]
+        space = Space(learning_rate or usual, weight_decay or (1e-6, 0.1), batch_size or (32, 64, 128))
+        for name in ("learning_rate", "weight_decay"):
+            low, high = getattr(space, name)
+            if not 0 < low <= high:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag}-range {low:g} {high:g}: the first must be above 0, the second not below it")
+        if min(space.batch_size) < 1:
+            raise UserError(f"--batch-sizes {min(space.batch_size)}: the least valid one is 1")
+        return space
+
+    def draw(self, trial: optuna.Trial) -> dict[str, Any]:
+        """The trial's settings."""
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", *self.learning_rate, log=True),
+            "weight_decay": trial.suggest_float("weight_decay", *self.weight_decay, log=True),
+            "batch_size": trial.suggest_categorical("batch_size", self.batch_size),
+        }
+
+    def holds(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the search could come upon these."""
+        ranged = ("learning_rate", "weight_decay")
+        inside = all(getattr(self, name)[0] <= settings[name] <= getattr(self, name)[1] for name in ranged)
+        return inside and settings["batch_size"] in self.batch_size
+
+
+def open_study(out: Path, space: Space, pruner: str, seed: int, settings: Mapping[str, Any]) -> optuna.Study:
+    """The study in `out`, made or gone on with. `settings`: those that all its trials share.
+
+    Raises UserError where its trials had others, with which new ones could not be compared.
+    """
+    import optuna
+
+    if pruner not in PRUNERS:
+        raise UserError(f"--pruner {pruner} is not one of {', '.join(PRUNERS)}{nearest(pruner, list(PRUNERS))}")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    kinds: dict[str, optuna.pruners.BasePruner] = {
+        "median": optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
+        "hyperband": optuna.pruners.HyperbandPruner(),
+        "none": optuna.pruners.NopPruner(),
+    }
+    shaping = {name: value for name, value in settings.items() if name not in _FREE}
+    mine = json.loads(json.dumps({**shaping, "batch_sizes": space.batch_size}))
+    storage = f"sqlite:///{out.resolve() / STUDY}"
+    study = _open(storage, kinds[pruner])
+    theirs = study.user_attrs.get("settings", mine)
+    if theirs != mine:
+        if any(trial.intermediate_values for trial in study.trials):
+            name = min(each for each in theirs.keys() | mine.keys() if theirs.get(each) != mine.get(each))
+            raise UserError(
+                f"{out / STUDY} was begun with {name} = {theirs.get(name)!r}, not {mine.get(name)!r}; give the same "
+                "settings, or another --out"
+            )
+        optuna.delete_study(study_name=_NAME, storage=storage)  # a false start: no epoch was trained
+        shutil.rmtree(out / TRIALS, ignore_errors=True)
+        study = _open(storage, kinds[pruner])
+    study.set_user_attr("settings", mine)
+    # A sampler of the same seed would draw the same settings again when the study goes on.
+    study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32, n_startup_trials=5)
+    return study
+
+
+def _open(storage: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+    import optuna
+
+    return optuna.create_study(
+        storage=storage, study_name=_NAME, direction="maximize", pruner=pruner, load_if_exists=True
+    )
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Makes `out` and keeps a second `tune` out of it. Raises UserError where one is at work there."""
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{out}: {error.strerror}; choose another --out") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{out}: another `fasttrain tune` is at work there; give another --out") from None
+        yield

@@ -1,0 +1,310 @@
+"""`tune`: a search over learning rate, weight decay and batch size, each trial a whole run of `train`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from fasttrain.checkpoint.file import FINISHED
+from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import Diverged, Stopped, UserError
+from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.training.device import choose_device, release_memory
+from fasttrain.training.distributed import Ranks
+from fasttrain.training.train import train
+from fasttrain.tuning.search import STUDY, TRIALS, Space, alone_in, open_study
+
+if TYPE_CHECKING:
+    import optuna
+
+_SEARCHED = ("learning_rate", "weight_decay", "batch_size")
+_BEGUN_AS = "begun_as"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial: its settings, its best epoch's validation `top1` (None where it failed), and how it ended:
+    complete, pruned or failed."""
+
+    number: int
+    settings: dict[str, Any]
+    top1: float | None
+    epochs: int
+    state: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """All trials of the study in `out`, the best one, and the command line that trains with its settings."""
+
+    out: Path
+    trials: list[Trial]
+    best: Trial | None
+    command: str | None
+    plots: list[Path]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+
+        def plain(trial: Trial) -> dict[str, Any]:
+            return {**vars(trial), "folder": str(trial.folder)}
+
+        return {
+            "out": str(self.out),
+            "trials": [plain(trial) for trial in self.trials],
+            "best": plain(self.best) if self.best else None,
+            "command": self.command,
+            "plots": [str(path) for path in self.plots],
+        }
+
+
+Said = Callable[[str], None]
+
+
+def tune(
+    config: TrainConfig | str | Path | None = None,
+    /,
+    *,
+    trials: int = 20,
+    timeout: float | None = None,
+    pruner: str = "median",
+    out: str | Path = "tune",
+    learning_rate_range: tuple[float, float] | None = None,
+    weight_decay_range: tuple[float, float] | None = None,
+    batch_sizes: tuple[int, ...] | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> TuneResult:
+    """Searches with Optuna (TPE) for the settings with the greatest `val_top1` of any epoch.
+
+    `config` and `settings` are `train`'s. The study lies in `out`/study.db: the same call again goes on until it has
+    `trials` trials, with one that was killed from its checkpoint. `timeout`: seconds after which no trial begins.
+    `pruner`: median, hyperband or none. The first trial has the settings that are given, or `train`'s own, where the
+    ranges hold them. Each trial's run lies in `out`/trials, with what it said in `output.log`, and is a child of the
+    study's in MLflow. `console`: where progress is told, None for nowhere. Raises UserError, and what stops `train`.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("tune needs optuna: pip install 'fasttrain[tune]'")
+    if isinstance(config, TrainConfig):
+        settings = {**config.model_dump(exclude_unset=True), **settings}
+        config = None
+    if Ranks.of_environment().size > 1:
+        raise UserError("tune starts its runs in one process: start it without torchrun")
+    given = {**(read_toml(Path(config)) if config else {}), **_not_none(settings)}
+    for name in ("resume", "run_name"):
+        if name in given:
+            raise UserError(f"{name} = {given[name]!r}: tune sets it for each trial; leave it out")
+    asked = resolve(given, origin=str(config or "settings"))
+    given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}
+    space = Space.of(asked.optimizer, learning_rate_range, weight_decay_range, batch_sizes)
+    out = Path(out)
+    with alone_in(out):
+        study = open_study(out, space, pruner, asked.seed, given)
+        return _Search(study, space, asked, given, out, console or Console(quiet=True)).run(trials, timeout)
+
+
+class _Search:
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        config: TrainConfig,
+        given: dict[str, Any],
+        out: Path,
+        console: Console,
+    ) -> None:
+        self.study, self.space, self.config, self.given, self.out = study, space, config, given, out
+        self.console = console
+
+    def run(self, trials: int, timeout: float | None) -> TuneResult:
+        began = time.monotonic()
+        self._take_up_what_was_killed()
+        own = {name: getattr(self.config, name) for name in _SEARCHED}
+        if not self.study.trials and self.space.holds(own):
+            self.study.enqueue_trial(own)
+        if done := len(self._ended()):
+            self.console.print(f"going on with {self.out / STUDY}: {done} trials are there")
+        with self._tracker() as tracker:
+            while len(self._ended()) < trials and (timeout is None or time.monotonic() - began < timeout):
+                self._one_trial(tracker, trials)
+            if len(self._ended()) < trials:
+                self.console.print(f"--timeout: stopped after {len(self._ended())} of {trials} trials")
+            result = self._result()
+            if result.best is not None and result.best.top1 is not None:
+                tracker.log_metrics({"best_val_top1": result.best.top1}, step=len(result.trials))
+                tracker.set_tags({"best_trial": result.best.number, "best_command": result.command})
+            for path in result.plots:
+                tracker.log_artifact(path)
+        return result
+
+    def _ended(self) -> list[optuna.trial.FrozenTrial]:
+        """All but those that a later one goes on with."""
+        taken_up = {trial.user_attrs.get("continues") for trial in self.study.trials}
+        ended = [trial for trial in self.study.trials if trial.state.is_finished() and trial.params]
+        return [trial for trial in ended if trial.number not in taken_up]
+
+    def _take_up_what_was_killed(self) -> None:
+        """A trial that is running while nobody else is at work in the folder was killed: it comes first again."""
+        import optuna
+
+        for trial in self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+            self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            if trial.params:
+                attributes = {_BEGUN_AS: _own_number(trial), "continues": trial.number}
+                self.study.enqueue_trial(trial.params, user_attrs=attributes)
+
+    def _tracker(self) -> NullTracker:
+        if not self.config.track:
+            return NullTracker()
+        return Tracker.start(
+            experiment=self.config.experiment,
+            run_name=f"tune {self.out.resolve().name}",
+            params={
+                **self.given,
+                "learning_rate_range": self.space.learning_rate,
+                "weight_decay_range": self.space.weight_decay,
+                "batch_sizes": self.space.batch_size,
+            },
+            tags={"study": str((self.out / STUDY).resolve())},
+            journal=self.out,
+            report=lambda line: self.console.print(line, style="yellow"),
+        )
+
+    def _one_trial(self, tracker: NullTracker, trials: int) -> None:
+        import optuna
+
+        trial = self.study.ask()
+        drawn = self.space.draw(trial)
+        width = len(str(trials))
+        title = f"trial {_own_number(trial):>{width}} ({len(self._ended()) + 1:>{width}}/{trials})"
+        title += f"  learning_rate {drawn['learning_rate']:.1e}  weight_decay {drawn['weight_decay']:.1e}"
+        title += f"  batch_size {drawn['batch_size']:>3}"
+        with self.console.status(title) as status:
+            try:
+                top1, pruned = self._train(trial, drawn, tracker, lambda said: status.update(f"{title}  {said}"))
+            except (Diverged, torch.OutOfMemoryError) as error:  # these settings are bad: that, too, is a result
+                why = "diverged" if isinstance(error, Diverged) else "out of memory"
+                trial.set_user_attr("why", why)
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                release_memory(choose_device(self.config.device))
+                self.console.print(f"{title}  [yellow]{why}[/]", highlight=False, soft_wrap=True)
+                return
+            except (KeyboardInterrupt, Stopped):
+                self.console.print(f"{title}  stopped: the same command goes on with it", highlight=False)
+                raise
+        mark = "  [yellow]pruned[/]"
+        if pruned:
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            self.study.tell(trial, top1)
+            mark = "  [green]best[/]" if top1 >= self.study.best_value else ""
+        self.console.print(f"{title}  val_top1 {top1:.2%}{mark}", highlight=False, soft_wrap=True)
+        tracker.log_metrics({"val_top1": top1, **drawn}, step=_own_number(trial))
+
+    def _train(self, trial: optuna.Trial, drawn: dict[str, Any], tracker: NullTracker, say: Said) -> tuple[float, bool]:
+        """The best epoch's validation top1, and whether the trial was pruned."""
+        number = _own_number(trial)
+        folder = self._folder(number)
+        tops: list[float] = []
+        reported: set[int] = set()
+        pruned = False
+
+        def after_epoch(record: Mapping[str, Any]) -> bool:
+            nonlocal pruned
+            reported.add(record["epoch"])
+            tops.append(record["val_top1"])
+            trial.report(max(tops), record["epoch"])
+            pruned = trial.should_prune() and record["epoch"] < self.config.epochs
+            say(f"epoch {record['epoch']}/{self.config.epochs}  val_top1 {max(tops):.2%}")
+            return pruned
+
+        for record in _epochs_before(folder):
+            after_epoch(record)
+        if any(folder.glob(f"*/{FINISHED}")):  # killed after its last epoch
+            return max(tops), pruned
+        folder.mkdir(parents=True, exist_ok=True)
+        tags = {"study": str((self.out / STUDY).resolve()), "trial": str(number)}
+        if parent := tracker.wait_for_run():
+            tags["mlflow.parentRunId"] = parent
+        with (folder / "output.log").open("a", encoding="utf-8") as log:
+            result = train(
+                after_epoch=after_epoch,
+                tags=tags,
+                console=Console(file=log, width=120),
+                **{**self.given, **drawn, "out": folder, "run_name": f"trial {number}"},
+                **({"resume": "auto"} if any(folder.glob("*/checkpoints/*")) else {}),
+            )
+        for record in result.history:  # one that was killed before it could be reported
+            if record["epoch"] not in reported:
+                trial.report(record["val_top1"], record["epoch"])
+        return max(record["val_top1"] for record in result.history), pruned
+
+    def _folder(self, number: int) -> Path:
+        return self.out / TRIALS / f"{number:04d}"
+
+    def _result(self) -> TuneResult:
+        import optuna
+
+        from fasttrain.tuning.plots import write_plots
+
+        words = {optuna.trial.TrialState.COMPLETE: "complete", optuna.trial.TrialState.PRUNED: "pruned"}
+        found = []
+        for each in self._ended():
+            tops = each.intermediate_values
+            found.append(
+                Trial(
+                    number=_own_number(each),
+                    settings=dict(each.params),
+                    top1=max(tops.values()) if tops else None,
+                    epochs=max(tops, default=0),
+                    state=words.get(each.state) or each.user_attrs.get("why", "failed"),
+                    folder=self._folder(_own_number(each)),
+                )
+            )
+        complete = [trial for trial in found if trial.state == "complete" and trial.top1 is not None]
+        best = max(complete, key=lambda trial: trial.top1 or 0.0, default=None)
+        command = _command(self.given, best.settings) if best else None
+        return TuneResult(self.out, found, best, command, write_plots(self.study, self.out))
+
+
+def _own_number(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
+    """The number that people see: Optuna has no way to go on with a trial, one that was killed gets another there."""
+    number: int = trial.user_attrs.get(_BEGUN_AS, trial.number)
+    return number
+
+
+def _epochs_before(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of the run in `folder` that a killed trial left."""
+    histories = sorted(folder.glob("*/history.json"))
+    if not histories:
+        return []
+    records: list[dict[str, Any]] = json.loads(histories[-1].read_text(encoding="utf-8"))
+    return records
+
+
+def _command(given: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    words = ["fasttrain", "train"]
+    for name, value in {**given, **best}.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
+        else:
+            words += [flag, f"{value:.4g}" if isinstance(value, float) else str(value)]
+    return shlex.join(words)
+
+
+def _not_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}

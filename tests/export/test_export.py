@@ -1,0 +1,118 @@
+"""`export`: what a file gives is what the model gives, for any number of pictures; what it takes stands in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fasttrain.checkpoint.trained import load_trained
+from fasttrain.errors import UserError
+from fasttrain.export.export import export
+from fasttrain.export.photographs import some_photographs
+from fasttrain.export.registry import FORMATS, make_format
+from fasttrain.model.preprocess import Normalise
+
+
+@pytest.fixture(scope="module", params=list(FORMATS))
+def exported(request, model_folder, photographs, tmp_path_factory):
+    """Each format, made from the session's model, checked on the session's photographs."""
+    out = tmp_path_factory.mktemp("exported") / f"food.{request.param}"
+    return request.param, export(model_folder, request.param, out, data=photographs, photographs=9, speed=False)
+
+
+def test_the_file_gives_the_models_logits_for_any_number_of_pictures(exported, model_folder):
+    name, result = exported
+    model, spec = load_trained(model_folder)
+    pixels = torch.randint(0, 256, (11, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = model(Normalise(spec.mean, spec.std, channels_last=False)(pixels))
+    run = make_format(name).open(result.path, 1)
+    for count in (1, 2, 11):
+        torch.testing.assert_close(run(pixels[:count]), expected[:count], rtol=1e-3, atol=1e-3)
+
+
+def test_the_file_says_what_it_takes_and_gives(exported):
+    name, result = exported
+    said = make_format(name).read_metadata(result.path)
+    assert said == result.metadata
+    assert said["classes"] == ["donuts", "pancakes", "pizza", "salad", "soup", "sushi"]
+    assert said["image_size"] == 48 and len(said["mean"]) == len(said["std"]) == 3
+    assert said["input"].startswith("uint8 [n, 48, 48, 3]")
+
+
+def test_the_result_is_the_comparison(exported, photographs):
+    _, result = exported
+    assert result.photographs == result.same_top1 == 9
+    assert result.max_difference <= 1e-3 * result.max_logit
+    assert result.bytes == result.path.stat().st_size > 500_000
+    assert str(photographs) in result.source
+    assert [path.name for path in result.path.parent.iterdir()] == [result.path.name]
+
+
+def test_normalised_pictures_can_be_what_it_takes(model_folder, photographs, tmp_path):
+    result = export(
+        model_folder, "torchscript", tmp_path / "f.pt", input="float", data=photographs, photographs=5, speed=False
+    )
+    assert result.metadata["input"].startswith("float32 [n, 3, 48, 48]")
+    model, _ = load_trained(model_folder)
+    images = torch.randn(3, 3, 48, 48)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.jit.load(result.path)(images), model(images), rtol=1e-3, atol=1e-3)
+
+
+def test_a_file_that_differs_takes_no_ones_place(model_folder, photographs, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("before")
+    with pytest.raises(UserError, match="differ by"):
+        export(model_folder, "torchscript", path, data=photographs, photographs=9, tolerance=0.0, speed=False)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_had_is_told(model_folder, monkeypatch):
+    with pytest.raises(UserError, match="did you mean 'onnx'"):
+        export(model_folder, "onx")
+    with pytest.raises(UserError, match="--input"):
+        export(model_folder, "onnx", input="bytes")
+    with pytest.raises(UserError, match="/nowhere"):
+        export(model_folder, "torchscript", data="/nowhere")
+    monkeypatch.setattr("fasttrain.export.registry.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'fasttrain\[export\]'"):
+        export(model_folder, "onnx")
+
+
+def test_photographs_come_evenly_from_shards_folders_and_the_sample(shard_folder, photographs):
+    for data in (shard_folder, photographs, None):
+        pixels, source = some_photographs(data, 12, 48)
+        assert pixels.shape == (12, 48, 48, 3) and pixels.dtype == torch.uint8
+        assert len(torch.unique(pixels.flatten(1).float().mean(1))) == 12, source
+    from_folder, _ = some_photographs(photographs, 6, 48)
+    firsts = [some_photographs(photographs / name, 16, 48)[0] for name in ("donuts", "sushi")]
+    assert (from_folder[0] == firsts[0]).flatten(1).all(1).any()  # one of the first class, and one of the last
+    assert (from_folder[-1] == firsts[1]).flatten(1).all(1).any()
+
+
+def test_the_command_writes_beside_the_weights_and_tells_its_speed(model_folder, photographs, monkeypatch, capsys):
+    from fasttrain.cli import main
+
+    line = [
+        "export",
+        "--checkpoint",
+        str(model_folder),
+        "--format",
+        "torchscript",
+        "--data",
+        str(photographs),
+        "--json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["fasttrain", *line])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert Path(said["path"]) == model_folder / "model.torchscript"
+    assert [each["batch"] for each in said["speeds"]] == [1, 32]
+    assert all(each["exported"] > 0 and each["eager"] > 0 for each in said["speeds"])
