@@ -1,0 +1,1 @@
+"""`fasttrain profile`: where a step's time goes, and which setting to change."""

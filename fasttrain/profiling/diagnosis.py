@@ -1,0 +1,219 @@
+"""Names the bottleneck of what was measured, and the settings to change: FFCV's "bottleneck doctor", from figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from fasttrain.config.recipes import NEEDS_PIXELS
+from fasttrain.config.schema import TrainConfig, parse_rand_augment
+from fasttrain.profiling.measure import Measured
+from fasttrain.training.phases import AUGMENT, BACKWARD, COPY, DATA, FORWARD, LOGGING, OPTIMIZER
+
+WAITING = 0.10  # a greater share of waiting counts, where the loader is slower than the step
+HOLDS_UP = 0.25  # any phase but the model's with a greater share counts
+PROPOSALS = 3
+COPY_TIES = 1.2  # the loader's rate holds the copies' in it, so the two are never quite the same
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the diagnosis needs to know beside the settings.
+
+    device: cpu, cuda or mps. cores: of this process. loader, workers: those in use. faster_loaders: those that can read
+    these shards here and stand before it, the fastest first. amp_pays: mixed precision makes the step faster. fused:
+    the optimizer is one kernel. stored_side: median longer side of the photographs in the shards, px. raw: they are
+    stored as pixels. fits_memory: all shards fit the page cache.
+    """
+
+    device: str
+    cores: int
+    loader: str
+    workers: int
+    faster_loaders: tuple[str, ...] = ()
+    amp_pays: bool = False
+    compiled: bool = False
+    fused: bool = True
+    stored_side: int = 0
+    raw: bool = False
+    fits_memory: bool = True
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """bottleneck: data, copy, augment, optimizer, logging, cores (which loader and step share) or model. `proposals`:
+    settings to change, the most promising first; `sentence` says it all."""
+
+    bottleneck: str
+    proposals: tuple[str, ...]
+    sentence: str
+
+
+def diagnose(measured: Measured, config: TrainConfig, conditions: Conditions) -> Diagnosis:
+    """A pure function of what was measured; nothing is proposed that is in use already."""
+    bottleneck = _bottleneck(measured, conditions)
+    proposals = tuple(islice(_PROPOSALS[bottleneck](config, conditions), PROPOSALS))
+    found = _found(bottleneck, measured, config, conditions)
+    advice = f"try {', or '.join(proposals)}" if proposals else f"no setting is left to change: {_LEFT[bottleneck]}"
+    return Diagnosis(bottleneck, proposals, f"{found}; {advice}.")
+
+
+def _bottleneck(measured: Measured, conditions: Conditions) -> str:
+    shares = {name: phase.share for name, phase in measured.together.phases.items()}
+    alone = measured.step_alone.rate
+    # A loader that works beside the step and is slower sets the pace: then a faster step would only wait longer.
+    slower = measured.loader_rate < alone or conditions.workers == 0
+    if shares[DATA] >= HOLDS_UP or (shares[DATA] >= WAITING and slower):
+        copies = measured.copy_rate
+        return COPY if copies is not None and copies < COPY_TIES * measured.loader_rate else DATA
+    greatest = max((COPY, AUGMENT, OPTIMIZER, LOGGING), key=lambda name: shares[name])
+    if shares[greatest] >= HOLDS_UP:
+        return greatest
+    loaders_part = alone / (alone + measured.loader_rate)  # of the cores, where both keep them busy
+    if conditions.device == "cpu" and loaders_part >= HOLDS_UP and measured.together.rate < (1 - HOLDS_UP) * alone:
+        return "cores"
+    return "model"
+
+
+def _found(bottleneck: str, measured: Measured, config: TrainConfig, conditions: Conditions) -> str:
+    phases = measured.together.phases
+    together, alone, loader = measured.together.rate, measured.step_alone.rate, measured.loader_rate
+
+    def takes(*names: str) -> str:
+        mean = sum(phases[name].mean for name in names)
+        return f"{sum(phases[name].share for name in names):.0%} of the time, {mean * 1e3:,.1f} ms a step"
+
+    if bottleneck == DATA:
+        waits = f"waiting for data takes {phases[DATA].share:.0%} of the time: {conditions.loader} gives {loader:,.0f}"
+        if loader < alone:
+            return f"{waits} img/s where the step could take {alone:,.0f}"
+        return f"{waits} img/s alone, the step takes {alone:,.0f}, but they do not run side by side"
+    if bottleneck == COPY:
+        return (
+            f"copies to the device hold the step up: {measured.copy_rate or 0:,.0f} img/s arrive where it could take "
+            f"{alone:,.0f}"
+        )
+    if bottleneck == AUGMENT:
+        return f"augmenting and normalising take {takes(AUGMENT)}"
+    if bottleneck == OPTIMIZER:
+        extras = [name for name, on in (("EMA", config.ema_decay), ("clipping", config.clip_grad)) if on]
+        return f"the optimizer{' with ' * bool(extras)}{' and '.join(extras)} takes {takes(OPTIMIZER)}"
+    if bottleneck == LOGGING:
+        return f"summing up and showing the loss takes {takes(LOGGING)}"
+    if bottleneck == "cores":
+        return (
+            f"loader and step share {conditions.cores} cores: {together:,.0f} img/s together, where the step alone "
+            f"does {alone:,.0f} and the loader alone {loader:,.0f}"
+        )
+    return (
+        f"the model takes {takes(FORWARD, BACKWARD)} (forward {phases[FORWARD].share:.0%}, backward "
+        f"{phases[BACKWARD].share:.0%}), while {conditions.loader} alone gives {loader:,.0f} img/s and the step alone "
+        f"takes {alone:,.0f}"
+    )
+
+
+def _for_data(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    if not conditions.fits_memory and config.shuffle != "shards":
+        yield "--shuffle shards"
+    yield from _faster_loader(config, conditions)
+    if conditions.workers < conditions.cores:
+        yield f"--workers {conditions.cores}"
+    yield from _smaller_photographs(config, conditions)
+
+
+def _for_cores(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    yield from _faster_loader(config, conditions)
+    yield from _smaller_photographs(config, conditions)
+
+
+def _faster_loader(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    if conditions.faster_loaders:
+        yield f"--loader {conditions.faster_loaders[0]}"
+
+
+def _smaller_photographs(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    enough = -(-config.image_size * 8 // 7 // 32) * 32  # 256 px for 224, as validation has it
+    if conditions.stored_side > 1.25 * enough:
+        yield f"convert --max-size {enough}"
+    if not conditions.raw and conditions.loader in ("native", "torchvision"):
+        yield f"convert --raw --max-size {enough}"
+
+
+def _for_copies(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    if "dali" in conditions.faster_loaders:  # it sends JPEGs in place of pixels
+        yield "--loader dali"
+    yield from _smaller_pictures(config)
+
+
+def _for_augmenting(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    # in the order of what they cost: docs/design.md
+    if config.rand_augment is not None:
+        operations, magnitude = parse_rand_augment(config.rand_augment)
+        if operations > 1:
+            yield f"--rand-augment n{operations - 1}-m{magnitude}"
+        else:
+            yield "leaving --rand-augment out"
+    for name in ("color_jitter", "random_erasing", "mixup", "cutmix"):
+        if getattr(config, name):
+            yield f"--{name.replace('_', '-')} 0"
+
+
+def _for_updates(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    if not conditions.fused:
+        yield "--optimizer adamw, one fused kernel"
+    if config.ema_decay is not None:
+        yield "leaving --ema-decay out"
+    if config.clip_grad is not None:
+        yield "leaving --clip-grad out"
+    yield from _larger_batches(config, conditions)
+    yield f"--grad-accumulation {2 * config.grad_accumulation}"
+
+
+def _larger_batches(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    yield f"--batch-size {2 * config.batch_size}"
+
+
+def _for_the_model(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
+    if config.grad_checkpointing:
+        yield "--no-grad-checkpointing, if memory allows"
+    if conditions.amp_pays and not config.amp:
+        yield "--amp"
+    if not config.channels_last:
+        yield "--channels-last"
+    if conditions.device == "cuda" and config.deterministic:
+        yield "--no-deterministic"
+    elif conditions.device == "cuda" and not conditions.compiled:
+        yield "--compile on"
+    trained = config.pretrained or config.weights is not None
+    if trained and not config.freeze:
+        yield "--freeze N"
+        if all(getattr(config, name) == off for name, off in NEEDS_PIXELS.items()):
+            yield "--linear-probe"
+    yield from _smaller_pictures(config)
+
+
+def _smaller_pictures(config: TrainConfig) -> Iterator[str]:
+    size = config.image_size
+    if config.progressive is None and size % 32 == 0 and size >= 96:
+        yield f"--progressive {max(round(size * 4 / 7 / 32), 1) * 32}:{size}"
+    if size >= 128:
+        yield f"--image-size {round(size * 5 / 7 / 32) * 32}"
+
+
+_PROPOSALS = {
+    DATA: _for_data,
+    COPY: _for_copies,
+    AUGMENT: _for_augmenting,
+    OPTIMIZER: _for_updates,
+    LOGGING: _larger_batches,
+    "cores": _for_cores,
+    "model": _for_the_model,
+}
+_LEFT = {
+    DATA: "it needs more cores",
+    COPY: "it needs a faster bus",
+    AUGMENT: "it needs a faster device",
+    "cores": "it needs more cores",
+    "model": "it needs a faster device or a smaller --model",
+}

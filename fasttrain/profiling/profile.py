@@ -1,0 +1,154 @@
+"""`profile`: a run's settings in; where a step's time goes, as figures, a sentence and a picture, out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import UserError
+from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.profiling.diagnosis import Conditions, Diagnosis, diagnose
+from fasttrain.profiling.measure import Measured, measure
+from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.training.device import Autocast, amp_problem, choose_workers, mixed_precision, release_memory
+from fasttrain.training.distributed import Ranks
+from fasttrain.training.resume import RunStart
+from fasttrain.training.setup import RunParts
+
+_AMP_PAYS = 1.1  # times as fast: less is not worth other results
+_ENDLESS = 100_000  # epochs: however short they are, the learning rate's schedule must not end
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured and what it means. `batch_size` photographs a step."""
+
+    measured: Measured
+    diagnosis: Diagnosis
+    batch_size: int
+    loader: str
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it: times in seconds, rates in images a second."""
+        return asdict(self)
+
+
+def profile(
+    config: TrainConfig | str | Path | None = None,
+    /,
+    *,
+    steps: int = 30,
+    picture: Path | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> Profile:
+    """Runs a few steps as `train` would with the same settings, and measures them: `fasttrain profile` from Python.
+
+    `config` and `settings` are `train`'s. `picture` is a PNG to write; nothing else is left behind. `console`: where
+    progress is told, None for nowhere. With `progressive` the steps are those of the last size. Raises UserError, also
+    where a setting leaves no steps to measure.
+    """
+    if isinstance(config, TrainConfig):
+        settings = {**config.model_dump(exclude_unset=True), **settings}
+        config = None
+    console = console or Console(quiet=True)
+    asked = resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
+    _check(asked)
+    if picture is not None:
+        _require_folder(picture)
+    endless = asked.model_copy(update={"epochs": _ENDLESS})
+    parts = RunParts(RunStart(endless), console, Ranks())
+    try:
+        parts.say_parts()
+        parts.fold_frozen()
+        with console.status("measuring") as status:
+            amp = _amp_to_try(parts)
+            measured = measure(parts.state, parts.step, steps, lambda part: status.update(f"measuring: {part}"), amp)
+        conditions = _conditions(parts, measured)
+    finally:
+        parts.loaders.close()
+        release_memory(parts.device)
+    found = diagnose(measured, asked, conditions)
+    result = Profile(measured, found, asked.batch_size, parts.loader_name, str(parts.device))
+    if picture is not None:
+        _draw(result, picture)
+    return result
+
+
+def _check(config: TrainConfig) -> None:
+    if config.resume is not None:
+        raise UserError(f"resume = '{config.resume}': profile begins afresh; leave it out")
+    if config.linear_probe:
+        raise UserError("linear_probe computes features once and then has hardly a step to profile; leave it out")
+    if Ranks.of_environment().size > 1:
+        raise UserError("profile measures one process: start it without torchrun")
+
+
+def _require_folder(picture: Path) -> None:
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{picture.parent}: {error.strerror}; choose another --picture") from error
+
+
+def _draw(result: Profile, picture: Path) -> None:
+    import io
+
+    from fasttrain.profiling.picture import profile_figure
+    from fasttrain.report.artifacts import FIGURE_DPI
+
+    buffer = io.BytesIO()
+    profile_figure(result).savefig(buffer, format="png", dpi=FIGURE_DPI)
+    try:
+        atomic_write_bytes(picture, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"{picture}: {error.strerror}; choose another --picture") from error
+
+
+def _amp_to_try(parts: RunParts) -> Autocast | None:
+    """bf16 on a CPU that has kernels for it: whether they are faster depends on the model and the pictures' size."""
+    config, device = parts.config, parts.device
+    if config.amp or config.amp_dtype != "bf16" or device.type != "cpu" or amp_problem(device, "bf16") is not None:
+        return None
+    return mixed_precision(device, True, "bf16")[0]
+
+
+def _conditions(parts: RunParts, measured: Measured) -> Conditions:
+    shards, device = parts.shards, str(parts.device)
+    ids = shards.ids("train")
+    return Conditions(
+        device=parts.device.type,
+        cores=len(os.sched_getaffinity(0)),
+        loader=parts.loader_name,
+        workers=choose_workers(parts.config.workers),
+        faster_loaders=_faster_loaders(parts, device),
+        amp_pays=(
+            parts.device.type != "cpu"
+            if measured.amp_rate is None
+            else measured.amp_rate > _AMP_PAYS * measured.step_alone.rate
+        ),
+        compiled=parts.compiled,
+        fused=bool(parts.state.optimizer.defaults.get("fused")),
+        stored_side=int(np.median(shards.sizes()[ids].max(axis=1))),
+        raw=shards.raw,
+        fits_memory=sum(shard.bytes for shard in shards.manifest.shards) < _memory(),
+    )
+
+
+def _faster_loaders(parts: RunParts, device: str) -> tuple[str, ...]:
+    least = loader_class(parts.loader_name).preference(device)
+    before = [kind for kind in map(loader_class, LOADERS) if kind.preference(device) > least]
+    usable = [kind for kind in before if kind.unavailable(parts.shards, device) is None]
+    return tuple(kind.name for kind in sorted(usable, key=lambda kind: -kind.preference(device)))
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

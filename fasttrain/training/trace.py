@@ -1,0 +1,54 @@
+"""`train --profile`: a trace of a few steps of the first epoch, which https://ui.perfetto.dev opens."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+from fasttrain.training.phases import DATA
+
+_WAIT, _WARM_UP, _ACTIVE = 5, 2, 3
+
+
+class Trace:
+    """torch.profiler over three steps, once five have passed and two have warmed it up; a context manager.
+
+    An epoch with fewer steps is traced at its end. Nothing is recorded after that, but `phase` still names the phases.
+    """
+
+    def __init__(self, device: torch.device, steps: int, write: Callable[[Callable[[str], None]], None]) -> None:
+        """`steps`: how many there are to trace. `write` is handed what writes the trace to a path (`.json.gz`)."""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports its own stages between the run's lines
+        active = max(min(steps, _ACTIVE), 1)
+        warm_up = min(max(steps - active, 0), _WARM_UP)
+        wait = min(max(steps - active - warm_up, 0), _WAIT)
+        with warnings.catch_warnings():  # where there are too few steps to warm up
+            warnings.simplefilter("ignore")
+            # skip_first: what comes before the first step
+            when = schedule(skip_first=1, wait=wait, warmup=warm_up, active=active, repeat=1)
+        self._profiler = profile(
+            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])],
+            schedule=when,
+            on_trace_ready=lambda profiler: write(profiler.export_chrome_trace),
+        )
+
+    def phase(self, name: str) -> AbstractContextManager[object]:
+        """The range in which phase `name` runs; a step begins with its wait for data."""
+        if name == DATA:
+            self._profiler.step()
+        return record_function(name)
+
+    def __enter__(self) -> Trace:
+        self._profiler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._profiler.stop()
