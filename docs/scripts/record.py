@@ -1,0 +1,65 @@
+"""Runs the commands of docs/tutorial.md in an empty folder and writes what they print below them.
+
+python docs/scripts/record.py [PAGE]: takes three minutes on two cores. In ```console blocks a line that begins with
+"$ " is a command; the rest of a block is replaced. The run's pictures are copied beside the page.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parents[1]
+SHOWN_FOLDER = "/home/you/food"
+_BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
+_END = "=== end of command ==="
+
+
+def record(page: Path) -> None:
+    """Rewrites `page`. Raises subprocess.SubprocessError or OSError where the shell can't be run."""
+    with tempfile.TemporaryDirectory(prefix="fasttrain-docs-") as name:
+        folder = Path(name).resolve()
+        shutil.copy(DOCS.parent / "tools" / "sample.toml", folder)
+        cache = str(folder / ".cache")  # an empty one: the sample is drawn, as on a new machine
+        environment = {**os.environ, "COLUMNS": "92", "PYTHONWARNINGS": "ignore", "FASTTRAIN_CACHE": cache}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        shell = subprocess.Popen(
+            ["bash"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        text = _BLOCK.sub(lambda block: block[1] + _run(shell, block[2], folder) + block[3], page.read_text("utf-8"))
+        shell.communicate()
+        page.write_text(text, "utf-8")
+        for picture in re.findall(rf"\({page.stem}/([\w-]+\.png)\)", text):
+            found = sorted([*folder.glob(picture), *folder.glob(f"runs/*/{picture}")])
+            (page.parent / page.stem).mkdir(exist_ok=True)
+            shutil.copy(found[-1], page.parent / page.stem / picture)
+
+
+def _run(shell: subprocess.Popen[str], block: str, folder: Path) -> str:
+    lines = []
+    for command in (line for line in block.splitlines() if line.startswith("$ ")):
+        print(command, flush=True)
+        assert shell.stdin is not None and shell.stdout is not None
+        shell.stdin.write(f"{command[2:]}\necho '{_END}'\n")
+        shell.stdin.flush()
+        lines.append(command)
+        for line in shell.stdout:
+            if line.rstrip().endswith(_END):
+                break
+            lines.append(line.rstrip().replace(str(folder), SHOWN_FOLDER))
+    return "".join(f"{line}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "tutorial.md")
