@@ -1,7 +1,8 @@
 """Whole epochs of `fasttrain train` against other trainers, the same photographs, model, batch and precision.
 
     git clone https://github.com/huggingface/pytorch-image-models   # timm's real train.py, run from where it lies
-    git clone https://github.com/pytorch/vision                     # torchvision's reference recipe
+    git clone https://github.com/pytorch/vision                     # torchvision's reference recipe (or Debian's
+                                                                    # source package: apt-get source pytorch-vision)
     TIMM_REPO=pytorch-image-models VISION_REPO=vision pytest benchmarks/test_end_to_end.py -s
 
 Each is a process of its own, run for one epoch and for three; the difference is two epochs without any start. Each
@@ -11,13 +12,17 @@ Each trainer has its own default data loading; fasttrain's shards are made befor
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 IMAGES, BATCH, ROUNDS = 400, 32, 3
@@ -70,12 +75,39 @@ def commands(data: Path) -> dict[str, str]:
     return found
 
 
-def seconds(command: str, epochs: int, data: Path) -> float:
+@dataclass
+class Cost:
+    """Seconds of wall clock and of CPU, and the greatest memory (PSS, all processes together) in bytes."""
+
+    seconds: float
+    cpu: float
+    memory: int
+
+
+def cost(command: str, epochs: int, data: Path) -> Cost:
     filled = command.format(epochs=epochs).split()
-    start = time.perf_counter()
-    done = subprocess.run(filled, capture_output=True, text=True, cwd=data.parent)
-    assert done.returncode == 0, f"{' '.join(filled)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return time.perf_counter() - start
+    with (data.parent / "said.txt").open("w+") as said:
+        began = time.perf_counter()
+        process = subprocess.Popen(filled, stdout=said, stderr=subprocess.STDOUT, cwd=data.parent)
+        memory, ended = 0, 0
+        while not ended:
+            time.sleep(0.5)
+            memory = max(memory, memory_of(process.pid))
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        assert process.returncode == 0, f"{' '.join(filled)}\n{said.read()[-3000:]}"
+    return Cost(seconds, used.ru_utime + used.ru_stime, memory)
+
+
+def memory_of(pid: int) -> int:
+    """PSS in bytes of a process and those it started: memory that they share counts once."""
+    total = 0
+    for each in [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]:
+        with contextlib.suppress(OSError, psutil.Error):
+            total += psutil.Process(each).memory_full_info().pss
+    return total
 
 
 def test_trainers(data, short, results):
@@ -83,17 +115,38 @@ def test_trainers(data, short, results):
         pytest.skip("not in the short form")
     count = len(list((data / "train").rglob("*.jp*g")))
     running = commands(data)
-    rates = {name: [] for name in running}
-    whole = {name: [] for name in running}
+    found: dict[str, list[tuple[Cost, Cost]]] = {name: [] for name in running}
     for _ in range(ROUNDS):
         for name, command in running.items():
-            one, three = seconds(command, 1, data), seconds(command, 3, data)
-            rates[name].append(2 * count / (three - one))
-            whole[name].append(three)
-    part = {
-        name: {"img/s": statistics.median(rates[name]), "seconds_for_three_epochs": statistics.median(whole[name])}
-        for name in running
-    }
+            found[name].append((cost(command, 1, data), cost(command, 3, data)))
+    part = summary(found, 2 * count)
     results.add("end_to_end", part)
-    rows = [[name, f"{f['img/s']:.1f}", f"{f['seconds_for_three_epochs']:.1f}"] for name, f in part.items()]
-    results.add_table("end_to_end", ["trainer", "img/s, with validation", "three epochs, start included, s"], rows)
+    rows = [
+        [
+            name,
+            f"{each['img/s']:.1f}",
+            f"{each['cpu_seconds'] * 1000 / (2 * count):.0f}",
+            f"{each['seconds_for_three_epochs']:.1f}",
+            f"{each['memory_bytes'] / 1e9:.2f}",
+        ]
+        for name, each in part.items()
+    ]
+    header = ["trainer", "img/s, with validation", "CPU ms an image", "three epochs, start included, s", "memory, GB"]
+    results.add_table("end_to_end", header, rows)
+
+
+def summary(found: dict[str, list[tuple[Cost, Cost]]], images: int) -> dict[str, dict[str, float]]:
+    """Medians over the rounds; rates from the difference of three epochs and one, which holds `images`."""
+
+    def median(of: Callable[[Cost, Cost], float], rounds: list[tuple[Cost, Cost]]) -> float:
+        return statistics.median(of(one, three) for one, three in rounds)
+
+    return {
+        name: {
+            "img/s": median(lambda one, three: images / (three.seconds - one.seconds), rounds),
+            "cpu_seconds": median(lambda one, three: three.cpu - one.cpu, rounds),
+            "seconds_for_three_epochs": median(lambda one, three: three.seconds, rounds),
+            "memory_bytes": median(lambda one, three: three.memory, rounds),
+        }
+        for name, rounds in found.items()
+    }
