@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fasttrain.evaluation.checkpoint import evaluate as evaluate
     from fasttrain.evaluation.predict import predict as predict
+    from fasttrain.profiling.profile import profile as profile
     from fasttrain.shards.convert import convert as convert
     from fasttrain.training.train import train as train
+    from fasttrain.tuning.lr_find import lr_find as lr_find
+    from fasttrain.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
-__all__ = ["convert", "evaluate", "predict", "train"]
+__all__ = ["convert", "evaluate", "lr_find", "predict", "profile", "train", "tune"]
 
 _HOMES = {
     "convert": "fasttrain.shards.convert",
     "evaluate": "fasttrain.evaluation.checkpoint",
+    "lr_find": "fasttrain.tuning.lr_find",
     "predict": "fasttrain.evaluation.predict",
+    "profile": "fasttrain.profiling.profile",
     "train": "fasttrain.training.train",
+    "tune": "fasttrain.tuning.tune",
 }
 
 

@@ -15,6 +15,10 @@ class UserError(FasttrainError):
     exit_code = 2
 
 
+class Diverged(UserError):
+    """The loss is no longer a finite number."""
+
+
 class InternalError(FasttrainError):
     """A fault of ours."""
 

@@ -7,12 +7,18 @@ python=${PYTHON:-python3}
 venv=${FASTTRAIN_VENV:-.venv}
 debian=(g++ pkg-config libjpeg62-turbo-dev libturbojpeg0-dev libopencv-dev)
 
-if command -v apt-get >/dev/null && ! dpkg -s "${debian[@]}" >/dev/null 2>&1; then
-    as_root=()
+# debian_packages WITHOUT PACKAGE...: installs what isn't there; WITHOUT says what is lacking where that can't be done.
+debian_packages() {
+    local without=$1 as_root=()
+    shift
+    if ! command -v apt-get >/dev/null || dpkg -s "$@" >/dev/null 2>&1; then return; fi
     [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
-    { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${debian[@]}"; } \
-        >/dev/null 2>&1 || echo "setup: no Debian packages (${debian[*]}): going on without the native module and FFCV"
-fi
+    { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "$@"; } \
+        >/dev/null 2>&1 || echo "setup: no Debian packages ($*): going on without $without"
+}
+
+debian_packages "the native module and FFCV" "${debian[@]}"
+[ "${1:-}" != dev ] || debian_packages "the tests that open report.html in a browser" chromium
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)

@@ -11,7 +11,7 @@ import torch
 from fasttrain.errors import UserError
 from fasttrain.shards.atomic import atomic_write
 
-SCHEMA = 1
+SCHEMA = 2
 LAST = Path("checkpoints") / "last.pt"
 FINISHED = "evaluation.json"
 """Written last of all: a run folder without it is unfinished."""
@@ -46,7 +46,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a fasttrain checkpoint; give --weights a file of bare weights")
     if state["schema"] > SCHEMA:
         raise UserError(f"{path}: schema {state['schema']} is newer than this fasttrain's {SCHEMA}; upgrade fasttrain")
+    if state["schema"] == 1:
+        state["schedule"] = _schedule_of_schema_1(state)
     return state
+
+
+def _schedule_of_schema_1(state: dict[str, Any]) -> dict[str, Any]:
+    active, epochs = state["schedule"], state["config"]["epochs"]
+    total = active.get("t_initial") or active.get("total_steps", epochs + 1) - 1
+    return {"epochs": epochs, "steps_per_epoch": total // epochs, "position": state["step"], "active": active}
 
 
 def find_checkpoint(resume: str, out: Path) -> Path | None:

@@ -11,8 +11,16 @@ import typer
 from fasttrain.cli.convert import convert, merge
 from fasttrain.cli.doctor import doctor
 from fasttrain.cli.evaluate import evaluate
+from fasttrain.cli.export import export
+from fasttrain.cli.inspect import inspect
+from fasttrain.cli.lr_find import lr_find_command
 from fasttrain.cli.predict import predict
+from fasttrain.cli.preview import preview_command
+from fasttrain.cli.profile import profile_command
+from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.train import train_command
+from fasttrain.cli.tune import tune_command
+from fasttrain.cli.ui import ui
 from fasttrain.errors import FasttrainError
 
 app = typer.Typer(
@@ -34,9 +42,18 @@ def common(debug: bool = DEBUG) -> None:
 
 app.command()(convert)
 app.command()(merge)
+app.command()(inspect)
+app.command(name="preview")(preview_command())
 app.command(name="train")(train_command())
+app.command(name="profile")(profile_command())
 app.command()(evaluate)
 app.command()(predict)
+app.command()(export)
+app.command(name="lr-find")(lr_find_command())
+app.command(name="tune")(tune_command())
+app.command()(runs)
+app.command()(compare)
+app.command()(ui)
 app.command()(doctor)
 
 

@@ -23,6 +23,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print the whole evaluation as JSON")] = False,
     cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
     out: Annotated[Path | None, typer.Option(help="also write the JSON to this file")] = None,
+    report: Annotated[Path | None, typer.Option(help="also write a page to this file, as a run's report.html")] = None,
 ) -> None:
     """Evaluates a trained model on one split: top1, top3, top5, precision, recall, F1, the worst classes."""
     import json
@@ -44,6 +45,7 @@ def evaluate(
         amp=amp,
         tta=tta,
         cache_size=cache_size,
+        report=report,
     )
     whole = json.dumps({"split": split, **evaluation.to_dict()}, indent=2)
     if out is not None:

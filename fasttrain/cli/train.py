@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -24,36 +24,59 @@ _PANELS = {
 }
 
 
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="a TOML file of settings, named as the options are (batch_size = 32)",
+        rich_help_panel="The run",
+    ),
+]
+
+
 def train_command() -> Callable[..., None]:
-    """A function whose signature has one option for each field of `TrainConfig`, for typer."""
+    """`train`, with one option for each field of `TrainConfig`."""
 
-    def train(config: Path | None = None, **given: Any) -> None:
+    def train(config: ConfigFile = None, **given: Any) -> None:
         """Trains a model on shards (or a folder of photographs), evaluates it and tracks the run."""
-        from fasttrain.config.load import read_toml, resolve
-        from fasttrain.errors import UserError
-
-        if given.get("resume") is None:  # a mistyped setting is told before torch takes its seconds to import
-            try:
-                resolve(read_toml(config) if config else {}, given, origin=str(config or "settings"))
-            except UserError:
-                if os.environ.get("RANK", "0") != "0":  # torchrun's first rank says it
-                    raise SystemExit(2) from None
-                raise
+        if given.get("resume") is None:
+            check_settings(config, given)
         from fasttrain.training.train import train as run
 
         run(config, **given)
 
-    config_help = "a TOML file of settings, named as the options are (batch_size = 32)"
-    option = Annotated[Path | None, typer.Option("--config", help=config_help, rich_help_panel="The run")]
-    parameters = [inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)]
+    return with_settings(train)
+
+
+def with_settings(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
+    """`command`, whose `**given` becomes one option for each field of `TrainConfig`, for typer; but those `without`."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [each for each in own if each.kind is not inspect.Parameter.VAR_KEYWORD]
     panel = ""
     for name, field in TrainConfig.model_fields.items():
         panel = _PANELS.get(name, panel)
         annotation: Any = Annotated[_cli_type(field.annotation), _option(name, field, panel)]
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    train.__annotations__ = {each.name: each.annotation for each in parameters}
-    return train
+        if name not in without:
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            )
+    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in keywords}
+    return command
+
+
+def check_settings(config: Path | None, given: Mapping[str, Any]) -> None:
+    """Tells of a mistyped setting before torch takes its seconds to import: UserError, on torchrun's first rank."""
+    from fasttrain.config.load import read_toml, resolve
+    from fasttrain.errors import UserError
+
+    try:
+        resolve(read_toml(config) if config else {}, given, origin=str(config or "settings"))
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2) from None
+        raise
 
 
 def _option(name: str, field: FieldInfo, panel: str) -> Any:

@@ -96,7 +96,7 @@ class TrainConfig(BaseModel):
         "none", description="balanced: weigh classes by their inverse frequency"
     )
     clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
     tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
 
     # machine
@@ -116,6 +116,10 @@ class TrainConfig(BaseModel):
     # the run
     out: Path = Field(Path("runs"), description="where the run's folder is made")
     save_every: int | None = Field(None, ge=1, description="also write a checkpoint each N steps")
+    profile: bool = Field(
+        False, description="write trace.json.gz: a few steps of the first epoch, for https://ui.perfetto.dev"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines")
     resume: str | None = Field(None, description="auto (the newest unfinished run in --out), or a checkpoint")
     experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")
     run_name: str | None = Field(None, description="MLflow's run name; default: the run folder's")

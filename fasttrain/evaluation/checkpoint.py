@@ -14,6 +14,8 @@ from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import choose_loader
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
+from fasttrain.report.html import write_page
+from fasttrain.report.of_run import report_of_evaluation
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
@@ -32,10 +34,11 @@ def evaluate(
     amp: bool = False,
     tta: str = "none",
     cache_size: str | None = None,
+    report: str | Path | None = None,
 ) -> Evaluation:
     """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`, a folder or a URL.
 
-    cache_size: "50GB", of shards fetched from a URL.
+    cache_size: "50GB", of shards fetched from a URL. report: where to write a page about it, as a run's `report.html`.
 
     `tta` "flip" averages the logits of each photograph and of its mirror image. Raises UserError where the split is
     empty or absent, or the data's classes are not the model's.
@@ -60,7 +63,7 @@ def evaluate(
     batches = kind(shards, ids, settings)
     autocast, _ = mixed_precision(where, amp and amp_problem(where, "bf16") is None, "bf16")
     try:
-        evaluation, _ = evaluate_model(
+        evaluation, predictions = evaluate_model(
             model.to(where).to(memory_format=torch.channels_last),
             batches,
             num_classes=len(spec.classes),
@@ -72,4 +75,16 @@ def evaluate(
         )
     finally:
         batches.close()
+    if report is not None:
+        page = report_of_evaluation(
+            evaluation,
+            predictions,
+            checkpoint=Path(checkpoint),
+            data=data,
+            split=split,
+            shards=shards,
+            spec=spec,
+            device=where,
+        )
+        write_page(Path(report), page)
     return evaluation

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from fasttrain.evaluation.evaluate import Predictions
     from fasttrain.evaluation.metrics import Evaluation
     from fasttrain.model.factory import ModelSpec
+    from fasttrain.report.html import Report
 
 MODEL_SCHEMA = 1
 FIGURE_DPI = 150
@@ -41,8 +44,12 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.confusion_matrix = path / "confusion_matrix.png"
         self.curves = path / "curves.png"
+        self.accuracy_by_class = path / "accuracy_by_class.png"
+        self.reliability = path / "reliability.png"
+        self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.log = path / "train.log"
+        self.trace = path / "trace.json.gz"
 
     @classmethod
     def create(cls, runs: Path, model: str, now: datetime | None = None) -> RunFolder:
@@ -74,12 +81,16 @@ class RunFolder:
             self.config,
             self.class_to_idx,
             self.model_spec,
+            self.trace,
             self.model,
             self.history,
-            self.curves,
-            self.confusion_matrix,
             self.evaluation,
         ]
+        return [path for path in ordered if path.exists()] + self.pictures()
+
+    def pictures(self) -> list[Path]:
+        """Of the artifacts those that are to be looked at."""
+        ordered = [self.curves, self.confusion_matrix, self.accuracy_by_class, self.reliability, self.report]
         return [path for path in ordered if path.exists()]
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
@@ -161,15 +172,37 @@ class RunFolder:
             },
         )
 
+    def write_trace(self, export: Callable[[str], None]) -> None:
+        """`trace.json.gz`, which `export` writes to the path that it is given."""
+        temporary = self.path / f".{os.getpid()}.{self.trace.name}"
+        try:
+            export(str(temporary))
+            temporary.replace(self.trace)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def write_figures(
-        self, evaluation: Evaluation, history: Sequence[Mapping[str, Any]], best_epoch: int | None = None
+        self,
+        evaluation: Evaluation,
+        predictions: Predictions,
+        history: Sequence[Mapping[str, Any]],
+        best_epoch: int | None = None,
     ) -> None:
-        """`confusion_matrix.png` and `curves.png`."""
-        from fasttrain.report.figures import confusion_figure, curves_figure
+        """The figures for papers: `curves.png`, `confusion_matrix.png`, `accuracy_by_class.png`, `reliability.png`."""
+        from fasttrain.evaluation.calibration import calibration_of
+        from fasttrain.report.figures import accuracy_figure, confusion_figure, curves_figure, reliability_figure
 
         names = [result.name for result in evaluation.classes]
         _write_figure(self.confusion_matrix, confusion_figure(evaluation.confusion_matrix, names))
         _write_figure(self.curves, curves_figure(history, best_epoch))
+        _write_figure(self.accuracy_by_class, accuracy_figure(evaluation.classes, evaluation.top1))
+        _write_figure(self.reliability, reliability_figure(calibration_of(predictions)))
+
+    def write_report(self, report: Report) -> None:
+        """`report.html`."""
+        from fasttrain.report.html import write_page
+
+        write_page(self.report, report)
 
 
 def _write_json(path: Path, value: Any) -> None:

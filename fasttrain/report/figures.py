@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from fasttrain.evaluation.calibration import Calibration
+    from fasttrain.evaluation.metrics import ClassResult
+
 CLUSTERED_FROM = 21
 COUNTED_UP_TO = 20
 NAMED_UP_TO = 150
 NAME_LENGTH = 24
+BARS_A_COLUMN = 51
 GAMMA = 0.4
 TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#555555"
 
@@ -32,8 +36,8 @@ def confusion_figure(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> F
     from matplotlib.figure import Figure
 
     count = len(classes)
-    order = _by_similarity(matrix) if count >= CLUSTERED_FROM else np.arange(count)
-    shares = _shares(matrix)[np.ix_(order, order)]
+    order = by_similarity(matrix) if count >= CLUSTERED_FROM else np.arange(count)
+    shares = shares_of(matrix)[np.ix_(order, order)]
     names = [_short(classes[label]) for label in order]
     side = min(max(4.2, 0.42 * count), 12.5)
     size = min(9.0, max(4.6, side * 60 / count))
@@ -97,6 +101,58 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
     return figure
 
 
+def accuracy_figure(classes: Sequence[ClassResult], top1: float) -> Figure:
+    """A bar a class, the best first, in columns of up to 51; a class without samples is left out. `top1` is marked."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    ranked = sorted((each for each in classes if each.support), key=lambda each: (-each.recall, each.name))
+    columns = -(-len(ranked) // BARS_A_COLUMN)
+    rows = -(-len(ranked) // columns)
+    figure = Figure(figsize=(1.2 + 4.6 * columns, 1.4 + max(1.2, 0.19 * rows)), layout="constrained")
+    for number, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
+        shown = ranked[number * rows : (number + 1) * rows]
+        bars = axes.barh(range(len(shown)), [each.recall for each in shown], 0.72, color=TRAIN)
+        labels = axes.bar_label(bars, [f"{each.recall:.0%}" for each in shown], padding=3, fontsize=7.5, zorder=4)
+        for label in labels:  # legible where the dotted line runs through it
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+        axes.set_yticks(range(len(shown)), [_short(each.name) for each in shown], fontsize=8)
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.set_xlim(0, 1.12)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.tick_params(axis="y", length=0)
+        axes.axvline(top1, color=MARK, linestyle=":", linewidth=1.2)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Accuracy by class (dotted: all classes, {top1:.1%})", fontsize=11)
+    return figure
+
+
+def reliability_figure(calibration: Calibration) -> Figure:
+    """Accuracy by confidence with the diagonal of a calibrated model, and how many samples each bin holds."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(5, 5.6), layout="constrained")
+    axes, counts = figure.subplots(2, 1, height_ratios=[3.4, 1], sharex=True)
+    width = 1 / len(calibration.counts)
+    middles = (np.arange(len(calibration.counts)) + 0.5) * width
+    axes.plot([0, 1], [0, 1], color=MARK, linestyle=":", linewidth=1.2, label="calibrated", zorder=3)
+    axes.bar(middles, np.nan_to_num(calibration.accuracy), width * 0.94, color=TRAIN, label="accuracy")
+    drawn = calibration.counts > 0
+    gap = (calibration.confidence - calibration.accuracy)[drawn]
+    axes.bar(middles[drawn], gap, width * 0.94, calibration.accuracy[drawn], color=VAL, alpha=0.4, label="gap")
+    counts.bar(middles, calibration.counts, width * 0.94, color=MARK)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"Reliability: ECE {calibration.ece:.1%}")
+    counts.set(xlabel="confidence", ylabel="samples")
+    for each in (axes.yaxis, counts.xaxis):
+        each.set_major_formatter(PercentFormatter(1.0))
+    for each in (axes, counts):
+        each.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
 def most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[tuple[int, int, int]]:
     """The `count` largest cells off the diagonal as (true label, predicted label, samples), largest first."""
     wrong = matrix.copy()
@@ -107,15 +163,17 @@ def most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[tuple[int, 
     return [cell for cell in found if cell[2]]
 
 
-def _shares(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def shares_of(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Each row of counts over its sum, float64[C, C]; zeros for a class without samples."""
     return np.asarray(matrix / np.maximum(1, matrix.sum(1, keepdims=True)))
 
 
-def _by_similarity(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def by_similarity(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The labels, int64[C], in an order that puts what is confused side by side."""
     from scipy.cluster.hierarchy import leaves_list, linkage  # type: ignore[import-untyped]
     from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 
-    shares = _shares(matrix)
+    shares = shares_of(matrix)
     # The square root keeps pairs that are confused now and then apart from those that never are.
     distance = 1 - np.sqrt(np.clip((shares + shares.T) / 2, 0, 1))
     np.fill_diagonal(distance, 0)

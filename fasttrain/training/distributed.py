@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.errors import FasttrainError, InternalError, Stopped, UserError
 from fasttrain.training.device import choose_workers
@@ -221,15 +222,13 @@ class Ranks:
         converted: torch.nn.Module = convert_sync_batchnorm(model, process_group=self._data)
         return converted
 
-    def parallel(self, model: torch.nn.Module) -> torch.nn.Module:
-        """`model` under DistributedDataParallel; itself where there is one rank.
+    def parallel(self, model: torch.nn.Module) -> DistributedDataParallel | None:
+        """`model` under DistributedDataParallel; None where there is one rank.
 
         Gradients are the ranks' mean, buffers rank 0's. A batch of no samples gives gradients of zero and leaves
         BatchNorm's statistics alone.
         """
-        if self.size == 1:
-            return model
-        return torch.nn.parallel.DistributedDataParallel(_Part(model), process_group=self._data)
+        return DistributedDataParallel(_Part(model), process_group=self._data) if self.size > 1 else None
 
     def run_of_before(self) -> Path | None:
         """The folder of the run that this torchrun began, if these processes are its restart."""

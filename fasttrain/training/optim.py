@@ -65,6 +65,7 @@ class Schedule:
         Smith and Topin 2018), constant."""
         total = epochs * steps_per_epoch
         self._optimizer = optimizer
+        self._epochs, self._steps_per_epoch, self._position = epochs, steps_per_epoch, 0
         self._plateau = self._cosine = self._onecycle = None
         if kind != "cosine":  # timm's schedule applies layer decay itself, torch's know nothing of it
             for group in optimizer.param_groups:
@@ -89,10 +90,10 @@ class Schedule:
         """The optimizer's current one, the head's where layers have their own."""
         return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
-    def after_step(self, step: int) -> None:
-        """`step` counts optimizer steps from 1 over the whole run."""
+    def after_step(self) -> None:
+        self._position += 1
         if self._cosine is not None:
-            self._cosine.step_update(step)
+            self._cosine.step_update(self._position)
         elif self._onecycle is not None:
             self._onecycle.step()
 
@@ -104,9 +105,26 @@ class Schedule:
         active = self._plateau or self._cosine or self._onecycle
         # OneCycleLR's holds a bound method that weights_only loading refuses; plain values suffice.
         plain = (int, float, str, bool, list, type(None))
-        return {key: value for key, value in active.state_dict().items() if isinstance(value, plain)} if active else {}
+        values = active.state_dict().items() if active else ()
+        return {
+            "epochs": self._epochs,
+            "steps_per_epoch": self._steps_per_epoch,
+            "position": self._position,
+            "active": {key: value for key, value in values if isinstance(value, plain)},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there. Where the epochs, or the steps of one, are others by now (another number of ranks, say),
+        it goes on with the rate that a run with these would have had at that part of that epoch."""
         active = self._plateau or self._cosine or self._onecycle
-        if active:
-            active.load_state_dict(state)
+        same = (state["epochs"], state["steps_per_epoch"]) == (self._epochs, self._steps_per_epoch)
+        if active and (same or active is self._plateau):
+            active.load_state_dict(state["active"])
+        self._position = round(state["position"] * self._steps_per_epoch / state["steps_per_epoch"])
+        if same:
+            return
+        if self._cosine is not None:
+            self._cosine.step_update(self._position)
+        elif self._onecycle is not None:
+            self._onecycle.load_state_dict({"last_epoch": self._position - 1, "_step_count": self._position + 1})
+            self._onecycle.step()

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: device, data, model, optimizer, folder, each made in order."""
+"""What a run needs before its first step: device, data, model, optimizer, each made in order; no run folder yet."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import choose_loader
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
+from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.preprocess import Normalise
-from fasttrain.report.artifacts import RunFolder
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
-from fasttrain.stop import StopRequest
 from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.device import (
     amp_problem,
@@ -38,11 +37,11 @@ from fasttrain.training.state import Totals, TrainingState
 
 
 class RunParts:
-    """The parts of one run, and the word about them that the user gets. `train` drives them."""
+    """The parts of one run, and the word about them that the user gets. `train` and `profile` drive them."""
 
-    def __init__(self, start: RunStart, console: Console, stop: StopRequest, ranks: Ranks) -> None:
+    def __init__(self, start: RunStart, console: Console, ranks: Ranks) -> None:
         self.config = config = start.config
-        self.start, self.console, self.stop, self.ranks = start, console, stop, ranks
+        self.start, self.console, self.ranks = start, console, ranks
         seed_everything(config.seed, config.deterministic)
         fast_math(config.deterministic)
         self.device = ranks.device(choose_device(config.device))
@@ -50,17 +49,17 @@ class RunParts:
             raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
         self.shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
         self._check_same_data()
-        kind, why = choose_loader(config.loader, self.shards, str(self.device))
+        kind, self.why_loader = choose_loader(config.loader, self.shards, str(self.device))
         self.loader_name = kind.name
         self.model, self.spec = self._make_model()
         self.loaders = make_loaders(self.shards, kind, self._loader_settings())
         self.state, self.step = self._make_state()
         seed_rank(ranks.rank)
-        self.folder = RunFolder(
-            ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
-        )
-        ranks.remember_run(self.folder.path)
-        self._say_settings(why)
+
+    def fold_frozen(self) -> None:
+        """Has frozen BatchNorm cost nothing; call it when the weights have been loaded."""
+        if not self.compiled:  # the compiler does it itself
+            fold_frozen(self.model, self.step.frozen)
 
     def _make_model(self) -> tuple[torch.nn.Module, ModelSpec]:
         config, classes = self.config, self.shards.classes
@@ -125,7 +124,7 @@ class RunParts:
         criterion = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing).to(self.device)
         state = TrainingState(
             model=self.model,
-            ema=ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None,
+            ema=ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None,
             optimizer=optimizer,
             schedule=schedule,
             scaler=scaler,
@@ -145,7 +144,7 @@ class RunParts:
             if config.mixup or config.cutmix
             else None,
             class_weights=weight,
-            parallel=self.ranks.parallel(self.model) if self.ranks.size > 1 else None,
+            parallel=self.ranks.parallel(self.model),
             ranks=self.ranks.size,
             accumulate=config.grad_accumulation,
         )
@@ -178,13 +177,12 @@ class RunParts:
                 "leave --resume out"
             )
 
-    def _say_settings(self, why: str) -> None:
+    def say_parts(self) -> None:
+        """A line for each part, and for each setting that this machine can't follow."""
         says = self.console.print
-        verb = "resuming" if self.start.checkpoint else "run"
-        says(f"[bold]{verb}[/] {self.folder.path}")
         if self.shards.remote:
             says(f"data: {self.shards.location}, through {self.shards.folder}")
-        says(f"loader: {why}")
+        says(f"loader: {self.why_loader}")
         frozen = f", {self.config.freeze} blocks frozen" if self.config.freeze else ""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         says(f"model: {self.config.model}, {count:,} trainable parameters{frozen}, on {self.device}")
@@ -197,9 +195,3 @@ class RunParts:
             says(f"compile: torch.compile, mode {self.config.compile_mode}; the first steps take longer")
         if self.no_amp:
             says(f"[yellow]amp:[/] {self.no_amp}")
-        settings = self.config.plain()
-        says("settings: " + "  ".join(f"{name}={value}" for name, value in settings.items()), style="dim")
-        for change in self.start.changed:
-            says(f"[yellow]changed since the checkpoint:[/] {change}")
-        if self.config.resume == "auto" and not self.start.checkpoint:
-            says(f"nothing unfinished to resume in {self.config.out}: starting afresh")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from fasttrain.checkpoint.file import LAST, save_checkpoint
 from fasttrain.config.schema import TrainConfig
@@ -19,22 +21,31 @@ from fasttrain.errors import Stopped
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.loaders.base import Loader
-from fasttrain.model.fold import fold_frozen
 from fasttrain.model.tta import FlipAveraged
+from fasttrain.report.artifacts import RunFolder
+from fasttrain.report.console import make_console, tell
+from fasttrain.report.html import Report
+from fasttrain.report.of_run import report_of_run
+from fasttrain.report.photographs import first_batch
 from fasttrain.report.summary import epoch_line, run_summary
 from fasttrain.stop import StopRequest
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.training.device import memory_peak, release_memory
 from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.linear_probe import train_on_features
-from fasttrain.training.loop import require_finite, train_epoch
+from fasttrain.training.loop import Step, require_finite, train_epoch
+from fasttrain.training.phases import phased
 from fasttrain.training.progress import EpochProgress
 from fasttrain.training.progressive import progressive_side
-from fasttrain.training.resume import start_of_run
+from fasttrain.training.resume import RunStart, start_of_run
 from fasttrain.training.setup import RunParts
 from fasttrain.training.state import Totals
+from fasttrain.training.trace import Trace
 
 log = logging.getLogger("fasttrain")
+
+AfterEpoch = Callable[[Mapping[str, Any]], "bool | None"]
+"""Gets an epoch's record, as in `TrainResult.history`; what is true ends the run there, as early stopping does."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +60,19 @@ class TrainResult:
     mlflow_run_id: str | None
 
 
-def train(config: TrainConfig | str | Path | None = None, /, **settings: Any) -> TrainResult:
+def train(
+    config: TrainConfig | str | Path | None = None,
+    /,
+    *,
+    after_epoch: AfterEpoch | None = None,
+    tags: Mapping[str, str] | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> TrainResult:
     """Trains, evaluates and tracks one run: `fasttrain train` from Python.
 
-    `config` is a `TrainConfig` or a TOML file; `settings` are `TrainConfig`'s fields and win over it.
+    `config` is a `TrainConfig` or a TOML file; `settings` are `TrainConfig`'s fields and win over it. `after_epoch` is
+    called on rank 0 after each epoch, `tags` go to MLflow's run, `console` is told what the run says of itself.
     Raises UserError (what you can mend), Stopped (SIGTERM; resume with `resume="auto"`), KeyboardInterrupt (after a
     checkpoint; a second Ctrl-C skips it). Under torchrun, ranks above 0 raise SystemExit in place of the first two.
     """
@@ -63,11 +83,43 @@ def train(config: TrainConfig | str | Path | None = None, /, **settings: Any) ->
     with ranks, StopRequest() as stop:
         file = Path(config) if config else None
         start = ranks.from_main(lambda: start_of_run(file, settings, ranks.run_of_before()))
-        return _Run(start, Console(quiet=not ranks.main), stop, ranks).run()
+        if console is None or not ranks.main:
+            console = make_console(start.config.log_format, quiet=not ranks.main)
+        return _Run(start, console, stop, ranks, after_epoch, tags or {}).run()
 
 
 class _Run(RunParts):
-    """One run from its first epoch to its result."""
+    """One run from its first epoch to its result, and the folder that holds it."""
+
+    def __init__(
+        self,
+        start: RunStart,
+        console: Console,
+        stop: StopRequest,
+        ranks: Ranks,
+        after_epoch: AfterEpoch | None,
+        tags: Mapping[str, str],
+    ) -> None:
+        super().__init__(start, console, ranks)
+        self.stop, self.after_epoch, self.tags = stop, after_epoch, tags
+        self.ended = False
+        self.folder = RunFolder(
+            ranks.from_main(lambda: start.folder or RunFolder.create(self.config.out, self.config.model).path)
+        )
+        ranks.remember_run(self.folder.path)
+        self._say_settings()
+
+    def _say_settings(self) -> None:
+        says = self.console.print
+        verb, settings = "resuming" if self.start.checkpoint else "run", self.config.plain()
+        tell(self.console, verb, {"folder": self.folder.path}, f"[bold]{verb}[/] {self.folder.path}")
+        self.say_parts()
+        said = "settings: " + "  ".join(f"{name}={value}" for name, value in settings.items())
+        tell(self.console, "settings", settings, Text(said, style="dim"))
+        for change in self.start.changed:
+            says(f"[yellow]changed since the checkpoint:[/] {change}")
+        if self.config.resume == "auto" and not self.start.checkpoint:
+            says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
 
     def run(self) -> TrainResult:
         handler = logging.FileHandler(self.folder.log) if self.ranks.main else logging.NullHandler()
@@ -77,6 +129,8 @@ class _Run(RunParts):
                 self._prepare(tracker)
                 while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:
                     self._one_epoch()
+                    if self.ended:
+                        break
                 return self._finish()
         except Exception:
             log.exception("the run in %s failed", self.folder.path)
@@ -100,7 +154,7 @@ class _Run(RunParts):
                 "classes": len(self.shards.classes),
                 "ranks": self.ranks.size,
             },
-            tags={"run_folder": str(self.folder.path.resolve()), "shards": self.shards.fingerprint},
+            tags={**self.tags, "run_folder": str(self.folder.path.resolve()), "shards": self.shards.fingerprint},
             run_id=checkpoint.get("mlflow_run_id"),
             journal=self.folder.path,
             report=lambda line: self.console.print(line, style="yellow"),
@@ -114,8 +168,7 @@ class _Run(RunParts):
             self.folder.write_model_spec(self.spec)
         if self.start.checkpoint:
             self.state.load_state_dict(self.start.checkpoint, self.ranks)
-        if not self.compiled:  # the compiler does it itself
-            fold_frozen(self.model, self.step.frozen)
+        self.fold_frozen()
         if self.config.linear_probe:
             self.loaders = train_on_features(
                 self.state,
@@ -148,14 +201,24 @@ class _Run(RunParts):
         done = state.loader.state_dict()["samples"]
         total = min(len(state.loader.ids), len(state.loader) * self.config.batch_size * self.ranks.size)
         title = f"epoch {state.epoch + 1}/{self.config.epochs}"
-        with EpochProgress(self.console, title, total, done) as progress:
-            train_epoch(state, self.step, agree=self._agree, after_step=self._after_step, show=progress.show)
+        with EpochProgress(self.console, title, total, done) as progress, self._traced(total - done) as step:
+            train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
         learning_rate = state.schedule.learning_rate
         release_memory(self.device)
         self.ranks.share(state.evaluated_model.buffers())
         validation, _ = self._evaluate(state.evaluated_model, self.loaders.val, watched=True)
         require_finite(validation.loss, state)
         self._close_epoch(total, learning_rate, validation)
+
+    @contextmanager
+    def _traced(self, images: int) -> Iterator[Step]:
+        """The step for the `images` left of an epoch; one that is traced, where --profile has no trace yet."""
+        if not (self.config.profile and self.ranks.main) or self.folder.trace.exists():
+            yield self.step
+            return
+        batches = -(-images // (self.config.batch_size * self.ranks.size))
+        with Trace(self.device, batches, self.folder.write_trace) as trace:
+            yield phased(self.step, trace.phase)
 
     def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
         return self.ranks.agree(self.stop.requested, samples, weight)
@@ -169,7 +232,7 @@ class _Run(RunParts):
     def _stop(self, asked: signal.Signals) -> None:
         self._save()
         said = f"saved {self.folder.path / LAST}; go on with: fasttrain train --resume {self.folder.path}"
-        self.console.print(said)
+        tell(self.console, "stopped", {"signal": asked.name, "folder": self.folder.path}, said)
         if asked is signal.SIGINT:
             raise KeyboardInterrupt
         raise Stopped(f"stopped by {asked.name}; {said}")
@@ -231,7 +294,9 @@ class _Run(RunParts):
         self.tracker.log_metrics(
             {name: float(value) for name, value in record.items() if name != "epoch"}, step=record["epoch"]
         )
-        self.console.print(epoch_line(record, epochs=self.config.epochs), soft_wrap=True)
+        tell(self.console, "epoch", record, epoch_line(record, epochs=self.config.epochs))
+        if (after_epoch := self.after_epoch) is not None:
+            self.ended = self.ranks.from_main(lambda: bool(after_epoch(record)))
         if stop := self._agree().stop:
             self._stop(stop)
 
@@ -246,7 +311,7 @@ class _Run(RunParts):
         if self.ranks.main:
             self.folder.read_model(best)
         self.ranks.share(best.state_dict().values())
-        evaluation, _ = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
+        evaluation, predictions = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,
@@ -256,12 +321,11 @@ class _Run(RunParts):
             mlflow_run_id=self.tracker.wait_for_run(),
         )
         if self.ranks.main:
-            self._report(result, split)
+            self._report(result, predictions, split)
         return result
 
-    def _report(self, result: TrainResult, split: str) -> None:
+    def _report(self, result: TrainResult, predictions: Predictions, split: str) -> None:
         folder = self.folder
-        folder.write_figures(result.evaluation, result.history, result.best_epoch)
         folder.write_evaluation(result.evaluation, split=split, seconds=result.seconds, best_epoch=result.best_epoch)
         # Of the best epoch's weights: val_loss and its like are the curves, an epoch each.
         metrics = {f"best_{split}_{name}": value for name, value in result.evaluation.scalars().items()}
@@ -269,5 +333,42 @@ class _Run(RunParts):
         self.tracker.log_metrics(metrics, step=len(result.history))
         for artifact in folder.artifacts():
             self.tracker.log_artifact(artifact)
+        for made in self._pictures(result, predictions, split):
+            self.tracker.log_artifact(made)
         summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=self.tracker)
-        self.console.print(summary, soft_wrap=True)
+        values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "seconds": result.seconds}
+        tell(self.console, "finished", {**values, **result.evaluation.scalars()}, summary)
+
+    def _pictures(self, result: TrainResult, predictions: Predictions, split: str) -> list[Path]:
+        """Figures and page, last of all: whatever fails here, the run is whole and its numbers are written."""
+        folder = self.folder
+        try:
+            folder.write_figures(result.evaluation, predictions, result.history, result.best_epoch)
+            folder.write_report(self._page(result, predictions, split))
+        except Exception as error:
+            log.exception("the report of %s failed", folder.path)
+            said = f"the report could not be written ({type(error).__name__}); the run is whole, see {folder.log}"
+            self.console.print(said, style="yellow", markup=False, soft_wrap=True)
+        return folder.pictures()
+
+    def _page(self, result: TrainResult, predictions: Predictions, split: str) -> Report:
+        config = self.config
+        settings = self._loader_settings()
+        if config.progressive:
+            settings = replace(settings, image_size=progressive_side(config.progressive, 0, config.epochs))
+        augment, mix = self.step.augment, self.step.mix
+        batch = () if config.linear_probe else first_batch(self.shards, settings, self.spec, augment, mix, self.device)
+        return report_of_run(
+            result,
+            predictions,
+            split=split,
+            config=config,
+            shards=self.shards,
+            spec=self.spec,
+            model=self.model,
+            loader=self.loader_name,
+            device=self.device,
+            ranks=self.ranks.size,
+            store=self.tracker.uri,
+            batch=batch,
+        )

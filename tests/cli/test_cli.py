@@ -55,6 +55,10 @@ def test_every_setting_is_an_option_with_its_help():
         (["evaluate", "--checkpoint", "/none"], "/none"),
         (["predict", "--checkpoint", "/none", "x.jpg"], "/none"),
         (["convert", "--source", "/nowhere"], "/nowhere"),
+        (["inspect", "/nowhere"], "/nowhere"),
+        (["preview", "--data", "/nowhere"], "/nowhere"),
+        (["preview", "--scheduler", "cosine"], "--scheduler"),
+        (["compare", "/nowhere"], "'/nowhere' is no"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_code_2(arguments, words, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from itertools import pairwise
 
@@ -10,7 +11,15 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fasttrain.report.figures import confusion_figure, curves_figure, most_confused
+from fasttrain.evaluation.calibration import calibrate
+from fasttrain.evaluation.metrics import ClassResult
+from fasttrain.report.figures import (
+    accuracy_figure,
+    confusion_figure,
+    curves_figure,
+    most_confused,
+    reliability_figure,
+)
 
 
 def matrix_of(count: int, samples: int = 200) -> np.ndarray:
@@ -113,5 +122,43 @@ def test_curves_show_each_epoch_and_the_best(epochs: int) -> None:
 
 
 def test_pyplot_and_its_global_state_stay_out() -> None:
-    confusion_figure(matrix_of(3), names_of(3))
-    assert "matplotlib.pyplot" not in sys.modules
+    # In a process of its own: torchmetrics, which other tests import, brings pyplot along.
+    code = (
+        "import sys, numpy as np\n"
+        "from fasttrain.report.figures import confusion_figure\n"
+        "confusion_figure(np.eye(3, dtype=np.int64), ['a', 'b', 'c'])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("count", [1, 6, 101])
+def test_accuracy_by_class_ranks_and_names_all(count: int) -> None:
+    matrix = matrix_of(count)
+    recalls = np.diag(matrix) / matrix.sum(1)
+    classes = [ClassResult(name, 0.5, recall, 0.5, 200) for name, recall in zip(names_of(count), recalls, strict=True)]
+    figure = accuracy_figure([*classes, ClassResult("unseen", 0, 0, 0, 0)], 0.8)
+    FigureCanvasAgg(figure).draw()
+    widths = [bar.get_width() for axes in figure.axes for bar in axes.patches]
+    assert widths == sorted(recalls, reverse=True)
+    named = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert named == [each.name for each in sorted(classes, key=lambda each: (-each.recall, each.name))]
+    assert texts(figure) == [f"{share:.0%}" for share in widths]
+    paper, renderer = figure.bbox, figure.canvas.get_renderer()
+    for axes in figure.axes:
+        for text in [*axes.get_yticklabels(), *axes.texts]:
+            box = text.get_window_extent(renderer)
+            assert box.x0 >= paper.x0 - 1 and box.x1 <= paper.x1 + 1 and box.y0 >= -1 and box.y1 <= paper.y1 + 1
+
+
+def test_reliability_draws_what_was_counted() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.3, 1, 500)
+    calibration = calibrate(sure, rng.random(500) < sure**2)
+    figure = reliability_figure(calibration)
+    FigureCanvasAgg(figure).draw()
+    upper, lower = figure.axes
+    bins = len(calibration.counts)
+    assert [bar.get_height() for bar in upper.patches[:bins]] == np.nan_to_num(calibration.accuracy).tolist()
+    assert [bar.get_height() for bar in lower.patches] == calibration.counts.tolist()
+    assert f"{calibration.ece:.1%}" in upper.get_title()

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from fasttrain.errors import UserError
+from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 from fasttrain.model.factory import ModelSpec
 from fasttrain.report.artifacts import RunFolder
+from fasttrain.report.html import Report
 
 NOW = datetime(2026, 11, 24, 20, 15, 9)
 
@@ -43,6 +45,11 @@ def evaluation() -> Evaluation:
     generator = torch.Generator().manual_seed(0)
     meter.update(torch.randn(80, 4, generator=generator), torch.arange(80) % 4, torch.tensor(80.0))
     return meter.compute(["café", "bread", "cake", "$5 menu"])
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    return Predictions(np.arange(2), np.array([0, 1]), np.array([[0], [3]]), np.array([[0.9], [0.4]], np.float32))
 
 
 def test_folders_made_in_one_second_are_different(tmp_path: Path) -> None:
@@ -89,7 +96,9 @@ def test_weights_of_another_model_or_a_torn_file_are_named(folder: RunFolder) ->
         folder.read_model(torch.nn.Linear(2, 2))
 
 
-def test_each_file_is_there_and_says_what_it_should(folder: RunFolder, evaluation: Evaluation) -> None:
+def test_each_file_is_there_and_says_what_it_should(
+    folder: RunFolder, evaluation: Evaluation, predictions: Predictions
+) -> None:
     spec = ModelSpec("mobilenetv2_100", ("café", "bread", "cake", "$5 menu"), 96, (0.5,) * 3, (0.2,) * 3)
     record = {
         "epoch": 1,
@@ -105,7 +114,8 @@ def test_each_file_is_there_and_says_what_it_should(folder: RunFolder, evaluatio
     folder.write_model_spec(spec)
     folder.write_model(torch.nn.Linear(2, 2))
     folder.write_history([record])
-    folder.write_figures(evaluation, [record], 1)
+    folder.write_figures(evaluation, predictions, [record], 1)
+    folder.write_report(Report("run", "net", "test", evaluation, predictions))
     folder.write_evaluation(evaluation, split="test", seconds=12.5, best_epoch=1)
     assert {path.name for path in folder.artifacts()} == {
         "config.toml",
@@ -115,6 +125,9 @@ def test_each_file_is_there_and_says_what_it_should(folder: RunFolder, evaluatio
         "history.json",
         "curves.png",
         "confusion_matrix.png",
+        "accuracy_by_class.png",
+        "reliability.png",
+        "report.html",
         "evaluation.json",
     }
     assert {path.name for path in folder.path.iterdir()} == {

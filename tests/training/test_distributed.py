@@ -130,6 +130,8 @@ def test_two_ranks_train_as_one_does_with_the_batch_of_both(alone, together, sha
     evaluation, expected = (json.loads((each / "evaluation.json").read_text()) for each in (folder, alone))
     assert evaluation["confusion_matrix"] == expected["confusion_matrix"]
     assert evaluation["samples"] == len(ShardSet.open(shard_folder).ids("val"))
+    mistakes = [(each / "report.html").read_text().count("<figure title=") for each in (folder, alone)]
+    assert mistakes[0] == mistakes[1] > 0, "rank 0 reports what all of them got wrong"
 
 
 WORK = """
@@ -185,6 +187,19 @@ def test_every_sample_is_trained_on_and_evaluated_once(together, shard_folder, t
         assert two["ids"] == one["ids"] and two["top"] == one["top"]
         assert two["evaluation"].pop("loss") == pytest.approx(one["evaluation"].pop("loss"), rel=1e-6)
         assert two["evaluation"] == one["evaluation"]
+
+
+def test_accumulated_parts_train_as_one_batch(shard_folder, tmp_path):
+    """Two batches of one photograph on each of two ranks, averaged over the ranks once: the same as a batch of four."""
+    settings = {"epochs": 1, "class_weights": "none"}  # class weights are normalised batch by batch
+    parts = train_line(shard_folder, tmp_path / "parts", batch_size=1, grad_accumulation=2, **settings)
+    torchrun = start([*TORCHRUN, str(free_port()), *parts])
+    finish(start(train_line(shard_folder, tmp_path / "whole", batch_size=4, **settings)))
+    assert "2 x 1 = 2" in finish(torchrun)
+    mine, other = (load_checkpoint(folder_in(tmp_path / name) / LAST) for name in ("parts", "whole"))
+    assert mine["step"] == other["step"]
+    for name, tensor in other["model"].items():
+        torch.testing.assert_close(mine["model"][name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
 def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_folder, tmp_path):

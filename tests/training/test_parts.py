@@ -32,10 +32,10 @@ def schedule(kind: str, **changes: float) -> tuple[Schedule, torch.optim.Optimiz
 def rates(kind: str, **changes: float) -> list[float]:
     made, optimizer = schedule(kind, **changes)
     found = []
-    for step in range(1, 41):
+    for _ in range(40):
         found.append(made.learning_rate)
         optimizer.step()
-        made.after_step(step)
+        made.after_step()
     return found
 
 
@@ -72,16 +72,50 @@ def test_onecycle_rises_and_falls():
 def test_schedule_state_round_trip(kind):
     whole = rates(kind)
     first, optimizer = schedule(kind)
-    for step in range(1, 16):
+    for _ in range(15):
         optimizer.step()
-        first.after_step(step)
+        first.after_step()
     second, resumed = schedule(kind)
     resumed.load_state_dict(optimizer.state_dict())
     second.load_state_dict(first.state_dict())
     for step in range(16, 40):
         assert second.learning_rate == pytest.approx(whole[step - 1], abs=1e-12)
         resumed.step()
-        second.after_step(step)
+        second.after_step()
+
+
+@pytest.mark.parametrize("kind", ["cosine", "onecycle"])
+@pytest.mark.parametrize("changes", [{"steps_per_epoch": 5}, {"epochs": 8}])
+def test_a_schedule_fits_other_epochs_when_resumed(kind, changes):
+    first, optimizer = schedule(kind, warmup_epochs=1)
+    for _ in range(24):
+        optimizer.step()
+        first.after_step()
+    second, resumed = schedule(kind, warmup_epochs=1, **changes)
+    resumed.load_state_dict(optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    whole, fresh = schedule(kind, warmup_epochs=1, **changes)
+    for _ in range(24 * changes.get("steps_per_epoch", 10) // 10):
+        fresh.step()
+        whole.after_step()
+    for _ in range(8):
+        assert second.learning_rate == pytest.approx(whole.learning_rate, rel=1e-9)
+        for each, its in ((second, resumed), (whole, fresh)):
+            its.step()
+            each.after_step()
+
+
+def test_a_checkpoint_of_schema_1_goes_on(tmp_path):
+    """Its schedule knew no position of its own."""
+    from fasttrain.checkpoint.file import load_checkpoint
+
+    made, optimizer = schedule("onecycle")
+    for _ in range(15):
+        optimizer.step()
+        made.after_step()
+    old = {"schema": 1, "step": 15, "config": {"epochs": 4}, "schedule": made.state_dict()["active"]}
+    torch.save(old, tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt")["schedule"] == made.state_dict()
 
 
 def test_early_stopping_counts_epochs_without_improvement():

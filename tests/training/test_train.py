@@ -50,6 +50,7 @@ def test_the_run_folder_holds_every_artifact(result):
         "history.json",
         "confusion_matrix.png",
         "curves.png",
+        "report.html",
         "checkpoints",
     } <= names
     evaluation = json.loads((result.folder / "evaluation.json").read_text())

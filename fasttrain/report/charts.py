@@ -1,0 +1,195 @@
+"""The report's small charts: matplotlib's, as SVG inside the page, in the page's own colours and font."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fasttrain.evaluation.calibration import Calibration
+
+# Matplotlib knows no currentColor: it draws in these, which become the page's variables and so follow dark and light.
+_COLOURS = {
+    "ink": "#fa0001",
+    "soft": "#fa0002",
+    "line": "#fa0003",
+    "first": "#fa0004",
+    "second": "#fa0005",
+}
+_INK, _SOFT, _LINE, _FIRST, _SECOND = _COLOURS.values()
+_SIZE = (3.9, 2.5)  # inches; drawn as wide as its column
+FEW = 10  # samples in a bin whose bar is pale
+_RC: Any = {"svg.fonttype": "none", "font.size": 9.5, "axes.unicode_minus": False}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A title, named lines with the class of their colour, and the SVG, whose text is all from numbers."""
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    svg: str
+
+
+def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> list[Chart]:
+    """Loss, accuracy and learning rate by epoch; records as in `history.json`."""
+    both = (("train", "first"), ("validation", "second"))
+    return [
+        _by_epoch("loss", history, ("train_loss", "val_loss"), best_epoch, both),
+        _by_epoch("accuracy", history, ("train_top1", "val_top1"), best_epoch, both, share=True),
+        _by_epoch("learning rate", history, ("learning_rate",), best_epoch, log=True),
+    ]
+
+
+def speed_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Images a second, the share of time waiting for data and seconds by epoch; the pictures' side where it grew."""
+    charts = [
+        _by_epoch("images/s", history, ("img/s",), None),
+        _by_epoch("time waiting for data", history, ("wait_share",), None, share=True),
+        _by_epoch("time, s", history, ("epoch_seconds",), None),
+    ]
+    if len({record.get("image_size") for record in history}) > 1:
+        charts.append(_by_epoch("side of the pictures, px", history, ("image_size",), None))
+    return charts
+
+
+def reliability_chart(calibration: Calibration) -> Chart:
+    """Accuracy by confidence, what lies between the two, and below how many samples each bin holds."""
+    figure = _figure((5.8, 4.9))
+    axes, counts = figure.subplots(2, 1, height_ratios=[3.2, 1], sharex=True)
+    bins = len(calibration.counts)
+    middles, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
+    held = calibration.counts > 0
+    accuracy, confidence = calibration.accuracy[held], calibration.confidence[held]
+    strength = np.where(calibration.counts[held] < FEW, 0.35, 1.0)
+    both = np.minimum(accuracy, confidence)
+    for bottom, top, colour, opacity in (
+        (np.zeros_like(both), both, _FIRST, 1.0),
+        (both, confidence, _SECOND, 0.6),
+        (both, accuracy, _FIRST, 0.45),
+    ):
+        colours = [(colour, float(each)) for each in opacity * strength]
+        axes.bar(middles[held], top - bottom, width, bottom, color=colours)
+    axes.plot([0, 1], [0, 1], color=_SOFT, linestyle=(0, (3, 3)), linewidth=1)
+    counts.bar(middles, calibration.counts, width, color=_SOFT)
+    _dress(axes, share=True)
+    _dress(counts)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    counts.set(xlabel="confidence of the first choice", ylabel="samples")
+    _percents(counts.xaxis)
+    _thousands(counts.yaxis, bins=3)
+    figure.align_ylabels()
+    lines = (("accuracy", "first"), ("too sure", "second"), ("too modest", "modest"), ("calibrated", "dashed"))
+    return Chart("reliability", lines, _svg(figure, "reliability"))
+
+
+def _by_epoch(
+    title: str,
+    history: Sequence[Mapping[str, Any]],
+    fields: Sequence[str],
+    best_epoch: int | None,
+    lines: tuple[tuple[str, str], ...] = (),
+    *,
+    share: bool = False,
+    log: bool = False,
+) -> Chart:
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(_SIZE)
+    axes = figure.subplots()
+    log = log and any(record[field] > 0 for field in fields for record in history)
+    epochs = [record["epoch"] for record in history]
+    for field, colour in zip(fields, (_FIRST, _SECOND), strict=False):
+        values = [record[field] for record in history]
+        axes.plot(epochs, values, color=colour, linewidth=1.8, marker="o" if len(epochs) <= 30 else "", markersize=3.6)
+    _dress(axes, share=share, log=log)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+    axes.set_xlabel("epoch")
+    if not log:
+        top = 1.08 * max(record[field] for field in fields for record in history)
+        if fields == ("wait_share",):  # next to nothing must look like it
+            top = max(top, 0.1)
+        axes.set_ylim(0, (min(top, 1.02) if share else top) or 1)
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color=_SOFT, linestyle=(0, (2, 2)), linewidth=1)
+    return Chart(title, lines, _svg(figure, title))
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_RC):
+        return Figure(figsize=size, layout="constrained")
+
+
+def _dress(axes: Axes, *, share: bool = False, log: bool = False) -> None:
+    axes.grid(axis="y", color=_LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_LINE)
+    axes.tick_params(length=0, labelcolor=_SOFT, labelsize=9.5, pad=5)
+    for each in (axes.xaxis, axes.yaxis):
+        each.label.set(color=_SOFT, fontsize=9.5)
+    if log:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+        axes.set_yscale("log")
+        low, high = axes.dataLim.intervaly
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=6))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif share:
+        _percents(axes.yaxis)
+    else:
+        _thousands(axes.yaxis)
+
+
+def _percents(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}\u00a0%"))
+
+
+def _thousands(axis: Any, bins: int = 5) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(bins, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element for a page: no prologue, no style sheet, no sizes, no font of its own."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({**_RC, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _OPENED, svg, count=1)
+    svg = re.sub(r' id="[a-z.]*[a-z0-9]*_\d+"', "", svg)  # figure_1, axes_1 …: the same in each, and nothing refers
+    svg = re.sub(r"font: (?:\w+ )*([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    for variable, colour in _COLOURS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return re.sub(r"\n\s*", "\n", svg)
+
+
+_OPENED = (
+    r'<svg class="chart" viewBox="\1" role="img" xmlns="http://www.w3.org/2000/svg" '
+    r'xmlns:xlink="http://www.w3.org/1999/xlink">'
+)

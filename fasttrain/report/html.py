@@ -1,0 +1,106 @@
+"""`report.html`: what a person wants to see of a run, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrain.errors import UserError
+from fasttrain.evaluation.calibration import calibration_of
+from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
+from fasttrain.report.figures import most_confused
+from fasttrain.report.matrix import matrix_view
+from fasttrain.report.summary import duration
+from fasttrain.shards.atomic import atomic_write_bytes
+
+if TYPE_CHECKING:
+    from fasttrain.evaluation.evaluate import Predictions
+    from fasttrain.evaluation.metrics import Evaluation
+    from fasttrain.report.photographs import Seen, WorstClass
+
+TEMPLATE = "report.html.jinja"
+PAIRS = 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page says; what is empty is left out of it.
+
+    title, subtitle: of the page. split: what was evaluated. worst: classes with photographs that were got wrong.
+    history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. facts: (label, value) of the
+    summary. commands: (what it does, command line). batch: pictures of the first one, and `batch_said`, a sentence
+    about them, or about why there are none. config: settings; `changed` names those that are not the defaults.
+    """
+
+    title: str
+    subtitle: str
+    split: str
+    evaluation: Evaluation
+    predictions: Predictions
+    worst: Sequence[WorstClass] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    best_epoch: int | None = None
+    facts: Sequence[tuple[str, str]] = ()
+    commands: Sequence[tuple[str, str]] = ()
+    batch: Sequence[Seen] = ()
+    batch_said: str = ""
+    config: Mapping[str, Any] | None = None
+    changed: Sequence[str] = ()
+    versions: Mapping[str, str] | None = None
+
+
+def render(report: Report) -> str:
+    """The whole page. Names of classes, paths and settings are text in it, whatever they hold."""
+    import jinja2
+
+    # Class names are folders' names, which anyone may have chosen: everything is escaped.
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "setting": _setting}
+    evaluation = report.evaluation
+    names = [result.name for result in evaluation.classes]
+    support = evaluation.confusion_matrix.sum(1)
+    pairs = most_confused(evaluation.confusion_matrix, min(PAIRS, len(names) + 4))
+    calibration = calibration_of(report.predictions)
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        evaluation=evaluation,
+        calibration=calibration,
+        learning=learning_charts(report.history, report.best_epoch) if report.history else (),
+        speed=speed_charts(report.history) if report.history else (),
+        reliability=reliability_chart(calibration),
+        few=FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
+        matrix=matrix_view(evaluation.confusion_matrix, names),
+        pairs=[(names[true], names[taken], count, int(support[true])) for true, taken, count in pairs],
+        ranked=sorted((each for each in evaluation.classes if each.support), key=lambda each: (each.recall, each.name)),
+        unseen=[each.name for each in evaluation.classes if not each.support],
+    )
+
+
+def write_page(path: Path, report: Report) -> None:
+    """Writes the page, whole or not at all. Raises UserError where it can't be written."""
+    page = render(report).encode()
+    try:
+        atomic_write_bytes(path, page)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give another place for the report") from error
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.1234 as `12.3 %`, with a space that no line breaks at."""
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_setting(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

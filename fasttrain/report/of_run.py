@@ -1,0 +1,174 @@
+"""What the report of a run, or of an evaluation alone, says: their parts put into words."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fasttrain
+from fasttrain.report.html import Report, percent
+from fasttrain.report.photographs import Seen, worst_classes
+from fasttrain.report.summary import duration
+
+if TYPE_CHECKING:
+    import torch
+
+    from fasttrain.config.schema import TrainConfig
+    from fasttrain.evaluation.evaluate import Predictions
+    from fasttrain.evaluation.metrics import Evaluation
+    from fasttrain.model.factory import ModelSpec
+    from fasttrain.shards.reader import ShardSet
+    from fasttrain.training.train import TrainResult
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "mlflow")
+
+
+def report_of_run(
+    result: TrainResult,
+    predictions: Predictions,
+    *,
+    split: str,
+    config: TrainConfig,
+    shards: ShardSet,
+    spec: ModelSpec,
+    model: torch.nn.Module,
+    loader: str,
+    device: torch.device,
+    ranks: int = 1,
+    store: str | None = None,
+    batch: Sequence[Seen] = (),
+) -> Report:
+    """The report of a finished run; `loader` is the loader's name, `store` MLflow's, `batch` the first batch shown.
+
+    Raises UserError or OSError where the photographs that were got wrong can't be read.
+    """
+    history = result.history
+    seconds = sum(record["epoch_seconds"] for record in history)
+    waited = sum(record["wait_share"] * record["epoch_seconds"] for record in history)
+    rate = sum(record["img/s"] for record in history) / len(history)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    facts = [
+        ("best epoch", f"{result.best_epoch} of {len(history)}"),
+        ("time", duration(result.seconds)),
+        ("training speed", f"{rate:,.0f} images/s"),
+        ("waiting for data", percent(waited / seconds if seconds else 0.0)),
+        ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
+        ("image size", f"{config.progressive + ', ' if config.progressive else ''}{spec.image_size} px"),
+        *_data_facts(shards),
+        ("loader", loader),
+        ("device", _device(device) + (f", {ranks} ranks" if ranks > 1 else "")),
+    ]
+    if store is not None:
+        facts += [("MLflow run", result.mlflow_run_id or "not yet made"), ("MLflow store", store)]
+    run, data = shlex.quote(str(result.folder)), shlex.quote(str(config.data))
+    more = len(history) * 2
+    commands = [
+        ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
+        ("Predict", f"fasttrain predict --checkpoint {run} photograph.jpg"),
+        ("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"),
+    ]
+    settings = config.plain()
+    defaults = {name: field.default for name, field in type(config).model_fields.items()}
+    return Report(
+        title=result.folder.name,
+        subtitle=_subtitle(spec),
+        split=split,
+        evaluation=result.evaluation,
+        predictions=predictions,
+        worst=worst_classes(result.evaluation, predictions, shards),
+        history=history,
+        best_epoch=result.best_epoch,
+        facts=facts,
+        commands=commands,
+        batch=batch,
+        batch_said=_said_of_batch(config, shown=len(batch)),
+        config=settings,
+        changed=[name for name in settings if getattr(config, name) != defaults[name]],
+        versions=versions(device),
+    )
+
+
+def report_of_evaluation(
+    evaluation: Evaluation,
+    predictions: Predictions,
+    *,
+    checkpoint: Path,
+    data: str | Path,
+    split: str,
+    shards: ShardSet,
+    spec: ModelSpec,
+    device: torch.device,
+) -> Report:
+    """The report of an evaluation: the same page without what only a training run knows."""
+    facts = [("checkpoint", str(checkpoint)), ("model", spec.name), ("image size", f"{spec.image_size} px")]
+    quoted = shlex.quote(str(checkpoint))
+    return Report(
+        title=f"{checkpoint.name} on {split}",
+        subtitle=_subtitle(spec),
+        split=split,
+        evaluation=evaluation,
+        predictions=predictions,
+        worst=worst_classes(evaluation, predictions, shards),
+        facts=[*facts, *_data_facts(shards), ("device", _device(device))],
+        commands=[
+            ("Evaluate it again", f"fasttrain evaluate --checkpoint {quoted} --data {shlex.quote(str(data))}"
+             f" --split {split}"),
+            ("Predict", f"fasttrain predict --checkpoint {quoted} photograph.jpg"),
+        ],
+        versions=versions(device),
+    )  # fmt: skip
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Of fasttrain, Python, the packages that shape a result, and the machine; those that aren't there left out."""
+    import torch
+
+    found = {"fasttrain": fasttrain.__version__, "Python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found["torch"] = torch.__version__  # with the build, which the package's metadata lacks
+    if device.type == "cuda":
+        found["CUDA"] = str(torch.version.cuda)
+    found["system"] = f"{platform.system()} {platform.release()}, {platform.machine()}"
+    return found
+
+
+def _subtitle(spec: ModelSpec) -> str:
+    return f"{spec.name} · {len(spec.classes)} classes · {spec.image_size} px · {datetime.now():%d %B %Y, %H:%M}"
+
+
+def _data_facts(shards: ShardSet) -> list[tuple[str, str]]:
+    splits = ", ".join(f"{name} {count:,}" for name, count in shards.manifest.splits.items() if count)
+    return [("data", str(shards.location)), ("photographs", splits)]
+
+
+def _device(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _said_of_batch(config: TrainConfig, *, shown: int) -> str:
+    if config.linear_probe:
+        return (
+            "There is none: the head was trained on features of the photographs, computed once, without augmentation."
+        )
+    if not shown:
+        return "There is none to show: its shards are no longer on this machine."
+    done = ["crop and flip"]
+    done += [f"RandAugment {config.rand_augment}"] if config.rand_augment else []
+    done += [f"colour jitter {config.color_jitter:g}"] if config.color_jitter else []
+    done += [f"random erasing {config.random_erasing:g}"] if config.random_erasing else []
+    done += [f"Mixup {config.mixup:g}"] if config.mixup else []
+    done += [f"CutMix {config.cutmix:g}"] if config.cutmix else []
+    how = f"{', '.join(done[:-1])} and {done[-1]}" if len(done) > 2 else ", ".join(done)
+    of = "all" if shown == config.batch_size else f"{shown} of the {config.batch_size}"
+    return f"As the model saw it, after {how}: {of} photographs of the run's first step."

@@ -1,0 +1,222 @@
+"""The report's photographs: those that were got wrong, and the first batch as the model saw it, as small data: URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from fasttrain.augment.batch import BatchAugment
+    from fasttrain.augment.mix import PlannedMixup
+    from fasttrain.evaluation.evaluate import Predictions
+    from fasttrain.evaluation.metrics import ClassResult, Evaluation
+    from fasttrain.loaders.base import LoaderSettings
+    from fasttrain.loaders.plan import Batch
+    from fasttrain.model.factory import ModelSpec
+    from fasttrain.shards.reader import ShardSet
+
+SIDE = 192  # px, the longest side of a thumbnail
+QUALITY = 72
+WORST_CLASSES = 6
+WRONG_A_CLASS = 6
+BATCH_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail: its data: URI, its size in px, and whether it was enlarged, so that its pixels should stay seen."""
+
+    uri: str
+    width: int
+    height: int
+    pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A photograph, what it was taken for and how surely, in [0, 1]; `truth`: its own class's probability, if known."""
+
+    picture: Picture
+    key: str
+    taken_for: str
+    probability: float
+    truth: float | None
+
+
+@dataclass(frozen=True)
+class WorstClass:
+    """A class with its mistakes, the surest first; `wrong` counts them all."""
+
+    result: ClassResult
+    wrong: int
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture as the model saw it, and its label: several classes with their shares where they were mixed."""
+
+    picture: Picture
+    label: str
+
+
+def worst_classes(
+    evaluation: Evaluation, predictions: Predictions, shards: ShardSet, *, classes: int = WORST_CLASSES
+) -> list[WorstClass]:
+    """The classes of the lowest F1 that have mistakes, with photographs of up to six of each, read from the shards.
+
+    Of remote shards only those count that lie on this machine. Raises UserError or OSError where they can't be read.
+    """
+    wrong = predictions.top[:, 0] != predictions.labels
+    here = _here(shards, predictions.ids)
+    names = [result.name for result in evaluation.classes]
+    found = []
+    for result in evaluation.worst(len(names)):
+        rows = np.flatnonzero(wrong & (predictions.labels == names.index(result.name)))
+        if not len(rows):
+            continue
+        surest = rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")]
+        shown = [row for row in surest if here[row]][:WRONG_A_CLASS]
+        mistakes = tuple(_mistake(predictions, int(row), names, shards) for row in shown)
+        found.append(WorstClass(result, len(rows), mistakes))
+        if len(found) == classes:
+            break
+    return found
+
+
+def first_batch(
+    shards: ShardSet,
+    settings: LoaderSettings,
+    spec: ModelSpec,
+    augment: BatchAugment | None,
+    mix: PlannedMixup | None,
+    device: torch.device,
+) -> list[Seen]:
+    """The beginning of the run's first batch, of rank 0: cropped, flipped, augmented and mixed by the plan's numbers.
+
+    `settings` are the training loader's as the first epoch had them. The photographs are decoded by torchvision here,
+    whichever loader the run had: they all follow one plan, so only roundings differ.
+    """
+    import torch
+
+    from fasttrain.loaders.torchvision import TorchvisionLoader, decode_crop
+    from fasttrain.model.preprocess import Normalise
+
+    loader = TorchvisionLoader(shards, shards.ids("train"), replace(settings, workers=0, device="cpu"))
+    batch = _shown(loader.plan().batch(0, settings.batch_size, 0, settings.world_size), shards, mixed=mix is not None)
+    if not len(batch):
+        return []
+    sizes = shards.sizes()[batch.ids].tolist()
+    pixels = torch.stack(
+        [
+            decode_crop(shards.bytes(int(sample)), box, bool(flip), batch.size, tuple(size) if shards.raw else None)
+            for sample, box, flip, size in zip(batch.ids, batch.boxes, batch.flips, sizes, strict=True)
+        ]
+    ).to(device)
+    labels = torch.from_numpy(shards.labels()[batch.ids]).to(device)
+    names = [spec.classes[label] for label in labels.tolist()]
+    if augment is not None:
+        pixels = augment(pixels, batch.ids, 0)
+    if mix is not None:
+        preprocess = Normalise(spec.mean, spec.std, channels_last=True).to(device)
+        inputs, targets = mix(preprocess(pixels), labels, batch.ids, 0)
+        pixels = _as_bytes(inputs, spec)
+        names = [_shares(row, spec.classes) for row in targets.tolist()]
+    return [
+        Seen(_thumbnail_of_pixels(picture), name) for picture, name in zip(pixels.cpu().numpy(), names, strict=True)
+    ]
+
+
+def _shown(batch: Batch, shards: ShardSet, *, mixed: bool) -> Batch:
+    """The samples of the batch to show. Mixing pairs the first with the last, so both ends of it are taken then."""
+    count = len(batch)
+    even = count - count % 2
+    if mixed and even:
+        half = min(BATCH_SHOWN, even) // 2
+        where = np.r_[0:half, even - half : even]
+        if not _here(shards, batch.ids[where]).all():
+            where = where[:0]
+    else:
+        where = np.flatnonzero(_here(shards, batch.ids))[:BATCH_SHOWN]
+    return replace(batch, ids=batch.ids[where], boxes=batch.boxes[where], flips=batch.flips[where])
+
+
+def _here(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which samples' shards lie on this machine: a thumbnail is not worth fetching one."""
+    numbers = shards.index["shard"][ids]
+    if not shards.remote:
+        return np.ones(len(ids), np.bool_)
+    present = {
+        number for number in set(numbers.tolist()) if (shards.folder / shards.manifest.shards[number].name).is_file()
+    }
+    return np.isin(numbers, list(present))
+
+
+def _mistake(predictions: Predictions, row: int, names: Sequence[str], shards: ShardSet) -> Mistake:
+    sample = int(predictions.ids[row])
+    place = np.flatnonzero(predictions.top[row] == predictions.labels[row])
+    return Mistake(
+        picture=thumbnail(shards, sample),
+        key=shards.index[sample]["key"].decode(),
+        taken_for=names[predictions.top[row, 0]],
+        probability=float(predictions.probabilities[row, 0]),
+        truth=float(predictions.probabilities[row, place[0]]) if len(place) else None,
+    )
+
+
+def thumbnail(shards: ShardSet, sample: int) -> Picture:
+    """A sample's whole photograph, shrunk to at most 192 px."""
+    from PIL import Image
+
+    data = shards.bytes(sample)
+    if shards.raw:
+        height, width = (int(side) for side in shards.sizes()[sample])
+        image = Image.frombytes("RGB", (width, height), bytes(data))
+    else:
+        image = Image.open(io.BytesIO(data))
+        image.draft("RGB", (2 * SIDE, 2 * SIDE))  # libjpeg decodes at a fraction of the size
+        image = image.convert("RGB")
+    return _encoded(image)
+
+
+def _thumbnail_of_pixels(pixels: NDArray[np.uint8]) -> Picture:
+    from PIL import Image
+
+    return _encoded(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _encoded(image: Image) -> Picture:
+    image.thumbnail((SIDE, SIDE))
+    small = max(image.size) < SIDE // 2
+    buffer = io.BytesIO()
+    if small:
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    kind = "png" if small else "jpeg"
+    uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Picture(uri, *image.size, pixelated=small)
+
+
+def _as_bytes(inputs: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
+    """The model's input, float [n, 3, H, W], as pixels again, uint8 [n, H, W, 3]."""
+    import torch
+
+    mean, std = (torch.tensor(each, device=inputs.device) for each in (spec.mean, spec.std))
+    return ((inputs.permute(0, 2, 3, 1) * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _shares(row: Sequence[float], classes: Sequence[str]) -> str:
+    held = sorted(((share, label) for label, share in enumerate(row) if share > 0), reverse=True)
+    if len(held) == 1:
+        return classes[held[0][1]]
+    return " + ".join(f"{classes[label]} {share:.0%}".replace("%", "\u00a0%") for share, label in held)
