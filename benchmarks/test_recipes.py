@@ -19,7 +19,7 @@ from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 
-EPOCHS = 20
+EPOCHS = 40
 SEEDS = (1, 2, 3)
 SAME = {
     "model": "mobilenetv2_050",
@@ -116,7 +116,7 @@ def test_loaders_reach_the_same(sample, tmp_path, results):
     found: dict[str, list[float]] = {name: [] for name in names}
     for seed in SEEDS:
         for name in names:
-            settings = {**SAME, "recipe": "fast", "epochs": 10, "seed": seed, "loader": name}
+            settings = {**SAME, "recipe": "fast", "epochs": 15, "seed": seed, "loader": name}
             run = train(data=sample, out=tmp_path, **settings)
             found[name].append(run.evaluation.top1)
     results.add("loaders_top1", found)

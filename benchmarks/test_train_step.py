@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.factory import create_model
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
@@ -25,6 +26,7 @@ VARIANTS = {
     "fp32, channels-last": {"channels_last": True},
     "fp32, channels-last, compiled": {"channels_last": True, "compiled": True},
     "bf16, channels-last": {"channels_last": True, "amp": "bf16"},
+    "bf16, channels-last, no depthwise in fp32": {"channels_last": True, "amp": "bf16", "plain": True},
     "bf16, channels-last, compiled": {"channels_last": True, "amp": "bf16", "compiled": True},
     "fp16, channels-last": {"channels_last": True, "amp": "fp16"},
 }
@@ -37,9 +39,15 @@ def _long(short):
 
 
 def make_step(
-    name: str, *, channels_last: bool = False, amp: str | None = None, compiled: bool = False, freeze: int = 0
+    name: str,
+    *,
+    channels_last: bool = False,
+    amp: str | None = None,
+    compiled: bool = False,
+    freeze: int = 0,
+    plain: bool = False,
 ) -> Callable[[], None]:
-    """One step of the model `name`, as `train` takes it."""
+    """One step of the model `name`, as `train` takes it; `plain`: with no convolution kept in fp32."""
     device = choose_device("auto")
     fast_math(deterministic=False)
     torch.manual_seed(0)
@@ -53,6 +61,8 @@ def make_step(
     optimizer = create_optimizer(model, "sgd", 0.01, 1e-4, 0.9)
     images = torch.randint(0, 256, (BATCH, SIDE, SIDE, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(0, CLASSES, (BATCH,), device=device)
+    if amp == "bf16" and device.type == "cpu" and not plain:
+        keep_slow_depthwise_in_fp32(model)
     autocast, scaler = mixed_precision(device, amp is not None, amp or "bf16")
     if compiled:
         model.compile()
@@ -89,6 +99,8 @@ def test_step(model, results):
     wanted = dict(VARIANTS)
     if not torch.cuda.is_available():
         wanted.pop("fp16, channels-last")
+    else:
+        wanted.pop("bf16, channels-last, no depthwise in fp32")  # the same there
     if amp_problem(choose_device("auto"), "bf16"):  # a step then takes seconds: it is shown, not compiled too
         wanted.pop("bf16, channels-last, compiled")
     found = rates({name: make_step(model, **variant) for name, variant in wanted.items()})

@@ -13,6 +13,7 @@ from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import choose_loader
+from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, freeze_body
@@ -116,7 +117,10 @@ class RunParts:
             warmup_epochs=config.warmup_epochs,
         )
         self.no_amp = amp_problem(self.device, config.amp_dtype) if config.amp else None
-        self.autocast, scaler = mixed_precision(self.device, config.amp and self.no_amp is None, config.amp_dtype)
+        amp = config.amp and self.no_amp is None
+        self.autocast, scaler = mixed_precision(self.device, amp, config.amp_dtype)
+        if amp and self.device.type == "cpu":
+            keep_slow_depthwise_in_fp32(self.model)
         self.preprocess: torch.nn.Module = Normalise(
             self.spec.mean, self.spec.std, channels_last=config.channels_last
         ).to(self.device)
