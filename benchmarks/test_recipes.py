@@ -15,9 +15,7 @@ import pytest
 
 from fasttrain import train
 from fasttrain.config.recipes import RECIPES
-from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.convert import convert
-from fasttrain.shards.reader import ShardSet
 
 EPOCHS = 40
 SEEDS = (1, 2, 3)
@@ -111,14 +109,13 @@ def test_recipes(sample, tmp_path, results):
 
 
 def test_loaders_reach_the_same(sample, tmp_path, results):
-    """Three seeds each: their means lie within the seeds' own spread."""
-    names = [name for name in LOADERS if not loader_class(name).unavailable(ShardSet.open(sample), "cpu")]
+    """FFCV's and torchvision's, whose decoders and resizes differ most, with three seeds each."""
+    names = ("ffcv", "torchvision")
     found: dict[str, list[float]] = {name: [] for name in names}
     for seed in SEEDS:
         for name in names:
-            settings = {**SAME, "recipe": "fast", "epochs": 15, "seed": seed, "loader": name}
-            run = train(data=sample, out=tmp_path, **settings)
-            found[name].append(run.evaluation.top1)
+            settings = {**SAME, "recipe": "fast", "epochs": 30, "seed": seed, "loader": name}
+            found[name].append(train(data=sample, out=tmp_path, **settings).evaluation.top1)
     results.add("loaders_top1", found)
     rows = [
         [name, *(f"{100 * top1:.1f}" for top1 in each), f"{100 * statistics.mean(each):.1f}"]
