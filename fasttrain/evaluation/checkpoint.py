@@ -12,6 +12,7 @@ from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import choose_loader
+from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.html import write_page
@@ -61,7 +62,10 @@ def evaluate(
     kind, _ = choose_loader(loader, shards, str(where))
     settings = LoaderSettings(batch_size, spec.image_size, None, workers=choose_workers(workers), device=str(where))
     batches = kind(shards, ids, settings)
-    autocast, _ = mixed_precision(where, amp and amp_problem(where, "bf16") is None, "bf16")
+    amp = amp and amp_problem(where, "bf16") is None
+    autocast, _ = mixed_precision(where, amp, "bf16")
+    if amp and where.type == "cpu":  # as in training, so that its validation and this agree
+        keep_slow_depthwise_in_fp32(model)
     try:
         evaluation, predictions = evaluate_model(
             model.to(where).to(memory_format=torch.channels_last),

@@ -14,6 +14,7 @@ from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.profiling.diagnosis import Conditions, Diagnosis, diagnose
 from fasttrain.profiling.measure import Measured, measure
 from fasttrain.shards.atomic import atomic_write_bytes
@@ -118,6 +119,7 @@ def _amp_to_try(parts: RunParts) -> Autocast | None:
     config, device = parts.config, parts.device
     if config.amp or config.amp_dtype != "bf16" or device.type != "cpu" or amp_problem(device, "bf16") is not None:
         return None
+    keep_slow_depthwise_in_fp32(parts.model)
     return mixed_precision(device, True, "bf16")[0]
 
 
