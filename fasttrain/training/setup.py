@@ -26,6 +26,7 @@ from fasttrain.training.device import (
     choose_device,
     compile_in_place,
     fast_math,
+    keep_freed_memory,
     mixed_precision,
 )
 from fasttrain.training.distributed import Ranks
@@ -46,6 +47,7 @@ class RunParts:
         seed_everything(config.seed, config.deterministic)
         fast_math(config.deterministic)
         self.device = ranks.device(choose_device(config.device))
+        keep_freed_memory(self.device)
         if config.linear_probe and ranks.size > 1:
             raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
         self.shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
