@@ -13,6 +13,16 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 """Images of any number, on the CPU, to logits, float32 [n, classes]."""
 
 
+def inferring(module: Callable[[torch.Tensor], torch.Tensor]) -> Run:
+    """`module` without autograd."""
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return module(images)
+
+    return run
+
+
 Metadata = Mapping[str, Any]
 """What `json.dumps` takes: class names, image_size, mean, std, and what goes in and comes out."""
 

@@ -13,7 +13,7 @@ import torch
 import fasttrain
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.errors import UserError
-from fasttrain.export.base import Format, Run
+from fasttrain.export.base import Format, Run, inferring
 from fasttrain.export.photographs import some_photographs
 from fasttrain.export.registry import make_format
 from fasttrain.export.speed import Speed, measure
@@ -148,11 +148,4 @@ def _require_close(difference: float, greatest: float, tolerance: float, kind: F
 
 def _eager(model: torch.nn.Module, spec: ModelSpec) -> Run:
     fast = torch.nn.Sequential(Normalise(spec.mean, spec.std, channels_last=True), model).eval()
-    fast = fast.to(memory_format=torch.channels_last)
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            logits: torch.Tensor = fast(images)
-        return logits
-
-    return run
+    return inferring(fast.to(memory_format=torch.channels_last))

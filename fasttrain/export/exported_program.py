@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fasttrain.errors import UserError
-from fasttrain.export.base import METADATA, Format, Metadata, Run
+from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
 class ExportedProgram(Format):
@@ -27,14 +27,7 @@ class ExportedProgram(Format):
         torch.export.save(program, str(path), extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
 
     def open(self, path: Path, threads: int) -> Run:
-        module = torch.export.load(str(path)).module()
-
-        def run(images: torch.Tensor) -> torch.Tensor:
-            with torch.inference_mode():
-                logits: torch.Tensor = module(images)
-            return logits
-
-        return run
+        return inferring(torch.export.load(str(path)).module())
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         found = {METADATA: ""}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fasttrain.errors import UserError
-from fasttrain.export.base import METADATA, Format, Metadata, Run
+from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
 class TorchScript(Format):
@@ -34,14 +34,7 @@ class TorchScript(Format):
     def open(self, path: Path, threads: int) -> Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module = torch.jit.load(str(path))
-
-        def run(images: torch.Tensor) -> torch.Tensor:
-            with torch.inference_mode():
-                logits: torch.Tensor = module(images)
-            return logits
-
-        return run
+            return inferring(torch.jit.load(str(path)))
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         found = {METADATA: ""}
