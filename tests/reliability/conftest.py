@@ -1,0 +1,71 @@
+"""Faults that are made to happen, how many times, and the table of them in docs/reliability.md.
+
+`tools/reliability.sh` runs these tests at full length and writes the table; a plain `pytest` runs a few of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+_PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+_BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
+_COLUMNS = ("fault", "how it is made to happen", "times", "what was lost", "measured", "test")
+
+
+class Fault:
+    """What one test tells of its fault. `full` is so under `tools/reliability.sh`."""
+
+    def __init__(self, node: pytest.Item, full: bool) -> None:
+        self.full = full
+        self._node = node
+
+    def times(self, short: int, full: int) -> int:
+        """How often the test has to make its fault happen."""
+        return full if self.full else short
+
+    def seen(self, fault: str, how: str, times: int, lost: str = "nothing", measured: str = "") -> None:
+        """A row of the table; called once the test has seen that it holds."""
+        test = self._node.nodeid.rpartition("/")[2]
+        row = dict(zip(_COLUMNS, (fault, how, f"{times:,}", lost, measured, f"`{test}`"), strict=True))
+        self._node.user_properties.append(("fault", json.dumps(row)))
+
+
+@pytest.fixture
+def fault(request: pytest.FixtureRequest) -> Fault:
+    """The test's `Fault`."""
+    return Fault(request.node, bool(os.environ.get("FASTTRAIN_RELIABILITY")))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Writes the rows of the tests that ran to the page, and keeps those of tests that did not."""
+    if not os.environ.get("FASTTRAIN_RELIABILITY"):
+        return
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, [])]
+    ran = {f"`{each.nodeid.rpartition('/')[2]}`" for each in reports if each.when == "call"}
+    page = _PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(_BEGIN)
+    table, _, after = rest.partition(_END)
+    rows = [each for each in _rows(table) if each["test"] not in ran]
+    for report in reports:
+        if report.when == "call":
+            rows += [json.loads(value) for name, value in report.user_properties if name == "fault"]
+        if report.failed:
+            values = ("**failed**", "", "", "**the test did not hold**", "", f"`{report.nodeid.rpartition('/')[2]}`")
+            rows.append(dict(zip(_COLUMNS, values, strict=True)))
+    rows.sort(key=lambda row: row["test"])
+    made = f"{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores, {platform.platform()}"
+    lines = ["| " + " | ".join(_COLUMNS) + " |", "| --- | --- | ---: | --- | --- | --- |"]
+    lines += ["| " + " | ".join(row[name] for name in _COLUMNS) + " |" for row in rows]
+    text = f"{_BEGIN}\nMade by `tools/reliability.sh`, last on {made}.\n\n" + "\n".join(lines) + f"\n{_END}"
+    _PAGE.write_text(before + text + after, encoding="utf-8")
+
+
+def _rows(table: str) -> list[dict[str, str]]:
+    lines = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    return [dict(zip(_COLUMNS, line[2:-2].split(" | "), strict=True)) for line in lines]

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Makes every fault of tests/reliability happen as often as docs/reliability.md says, and writes its table (about an hour).
+# Arguments go to pytest; a run of some tests writes their rows and keeps the others'.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+FASTTRAIN_RELIABILITY=full OMP_NUM_THREADS=1 "${FASTTRAIN_VENV:-.venv}/bin/pytest" -n 2 --dist load tests/reliability "$@"
