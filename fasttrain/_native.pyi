@@ -65,6 +65,9 @@ def will_need(addresses: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> Non
 def set_simd(level: Literal["plain", "avx2", "avx512"]) -> str:
     """Choose the vector instructions for tests; returns the level before. ValueError where the machine lacks them."""
 
+def crc32s(addresses: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """uint32 [n]: zlib's CRC-32 of the bytes in memory at `addresses` [n], `lengths` [n] of them. Lets the GIL go."""
+
 class Pool:
     """Threads that decode photographs of any number of batches, the earliest batch and its largest crop first.
 

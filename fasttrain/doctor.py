@@ -6,11 +6,13 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from fasttrain.extras import install
 from fasttrain.training.device import amp_problem
 
 
@@ -44,12 +46,17 @@ def examine() -> list[Finding]:
             "fasttrain._native",
             "apt-get install g++ libjpeg62-turbo-dev, then install again",
         ),
-        _package("DALI", "nvidia.dali", "pip install 'fasttrain[dali]'"),
+        _package("DALI", "nvidia.dali", install("dali")),
         _package(
             "FFCV",
             "ffcv",
-            "apt-get install pkg-config libturbojpeg0-dev libopencv-dev, then pip install 'fasttrain[ffcv]'",
+            "apt-get install pkg-config libturbojpeg0-dev libopencv-dev, then " + install("ffcv"),
         ),
+        _package("export", "onnx", install("export"), "onnxruntime", "onnxscript"),
+        _package("tune", "optuna", install("tune")),
+        _package("s3://", "s3fs", install("s3")),
+        _package("gs://", "gcsfs", install("gcs")),
+        _package("https://", "aiohttp", install("http")),
     ]
 
 
@@ -72,12 +79,20 @@ def _cuda() -> Finding:
     return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported()})")
 
 
-def _package(part: str, module: str, mend: str) -> Finding:
-    try:
-        imported = importlib.import_module(module)
-    except ImportError as error:
-        absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in module
-        return Finding(part, False, "not installed" if absent else f"does not import: {error}", mend)
-    except Exception as error:  # a broken binary can raise anything on import, and doctor is there to say so
-        return Finding(part, False, f"does not import: {type(error).__name__}: {error}", mend)
-    return Finding(part, True, str(getattr(imported, "__version__", "present")))
+def _package(part: str, module: str, mend: str, *others: str) -> Finding:
+    """`module`, whose version is told, and the `others` that the part needs besides."""
+    for name in (module, *others):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in name
+            said = f": {name}" if others else ""
+            return Finding(part, False, f"not installed{said}" if absent else f"does not import: {error}", mend)
+        except Exception as error:  # a broken binary can raise anything on import, and doctor is there to say so
+            return Finding(part, False, f"does not import: {type(error).__name__}: {error}", mend)
+    return Finding(part, True, ", ".join(_version(name, bool(others)) for name in (module, *others)))
+
+
+def _version(module: str, named: bool) -> str:
+    version = str(getattr(sys.modules[module], "__version__", "present"))
+    return f"{module} {version}" if named else version

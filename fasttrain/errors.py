@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from pathlib import Path
+
 
 class FasttrainError(Exception):
     """Base of every error that fasttrain raises on purpose; `exit_code` is the process's."""
@@ -19,6 +24,10 @@ class Diverged(UserError):
     """The loss is no longer a finite number."""
 
 
+class OutOfMemory(UserError):
+    """The memory, the machine's or the device's, does not do for what was asked."""
+
+
 class InternalError(FasttrainError):
     """A fault of ours."""
 
@@ -29,3 +38,174 @@ class Stopped(FasttrainError):
     """The run was stopped and can be resumed (SIGTERM, `--limit-batches` excluded)."""
 
     exit_code = 75
+
+
+_MEMORY = "use a smaller --batch-size or --image-size or fewer --workers, end other programs, or raise the limit"
+_ELSEWHERE = "choose another place"
+_ROOM = "make room there, or "
+_SAID: dict[int, tuple[str, str | None]] = {
+    errno.ENOSPC: ("the disk is full", None),
+    errno.EDQUOT: ("your disk quota is used up", None),
+    errno.EACCES: ("no permission", None),
+    errno.EPERM: ("no permission", None),
+    errno.EROFS: ("the disk is read-only", None),
+    errno.ENAMETOOLONG: ("the name is too long (mostly 255 bytes a name, 4,096 a path)", "choose a shorter one"),
+    errno.ELOOP: ("its links lead round in circles", "mend the links"),
+    errno.ENOTDIR: ("one of its folders is a file", None),
+    errno.EISDIR: ("is a folder, where a file is needed", None),
+    errno.EEXIST: ("is there already", None),
+    errno.EFBIG: ("larger than a file may be here", "raise `ulimit -f`, or choose a file system for large files"),
+    errno.EMFILE: ("too many open files", "raise the limit (`ulimit -n 4096`), or give fewer --workers"),
+    errno.ENFILE: ("too many open files on this machine", "end other programs, or raise fs.file-max"),
+    errno.ENOMEM: ("out of memory", _MEMORY),
+    errno.EIO: ("the disk failed (input/output error)", "see the kernel's log (dmesg), and copy the data elsewhere"),
+    errno.ESTALE: ("the network file system has lost it", "mount it anew"),
+    errno.EAGAIN: ("the machine has no more processes or memory to give", "give fewer --workers, or raise `ulimit -u`"),
+}
+STDOUT = "standard output"
+
+_NO_MEMORY = (
+    r"can't allocate memory|[Cc]annot allocate memory|std::bad_alloc|[Nn]ot enough memory|[Ii]nsufficient memory|"
+    "out of memory|could not create a (primitive|memory)"
+)
+
+# What libraries raise as a plain RuntimeError or OSError, with nothing but words to tell it by.
+_WORDS: tuple[tuple[str, str], ...] = (
+    (
+        r"\(shm\)|shm_open|shared memory object|out of shared memory|"
+        "Unable to write to file </torch_|unable to mmap .*</torch_",
+        "a worker process found no room in /dev/shm{shm}; give --workers 0 or fewer, another --loader, or a larger one "
+        "(docker run --shm-size=2g)",
+    ),
+    (
+        r"DataLoader worker.*(killed by signal: Killed|exited unexpectedly)",
+        "a loader's worker process was killed, most likely by the kernel as memory ran out (dmesg says so); give fewer "
+        "--workers or a smaller --batch-size",
+    ),
+    (_NO_MEMORY, f"out of memory{{wanted}}; {_MEMORY}"),
+    (
+        r"can't start new thread|[Rr]esource temporarily unavailable",
+        "the machine has no more threads to give; give fewer --workers, or raise `ulimit -u`",
+    ),
+    (
+        r"[Tt]oo many open files",
+        "too many open files{files}; raise the limit (`ulimit -n 4096`), or give fewer --workers",
+    ),
+    (r"database or disk is full", f"the disk is full; {_ROOM}{_ELSEWHERE}"),
+    (
+        r"unable to open database file|readonly database|disk I/O error",
+        "the database can't be written; see that its folder can, with room on the disk, or choose another place",
+    ),
+    (
+        "No usable temporary directory",
+        "no folder for temporary files (/tmp, …) can be written; make room there, or set TMPDIR to one that can",
+    ),
+    (r"[Nn]o space left on device", f"the disk is full; {_ROOM}{_ELSEWHERE}"),
+)  # fmt: skip
+
+
+_OF_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
+_DATABASES = ("sqlite3", "sqlalchemy", "optuna", "mlflow")
+
+
+def fault_of_machine(error: OSError) -> bool:
+    """Whether no file is at fault: any other could not be read now either."""
+    return error.errno in _OF_MACHINE
+
+
+def no_memory(said: str) -> bool:
+    """Whether a library's words about a picture mean that there is no memory left, and not that it is broken."""
+    return re.search(_NO_MEMORY, said) is not None
+
+
+def mendable(error: BaseException, path: str | Path | None = None, mend: str | None = None) -> UserError | None:
+    """What the machine refused (a full disk, no permission, no memory, …) as an error of one line; None where `error`
+    is something else, or a UserError already.
+
+    `path` wins over the error's own file, `mend` over what most people would do.
+    """
+    if isinstance(error, FasttrainError):
+        return None
+    if isinstance(error, MemoryError):
+        said = " ".join(str(error).split())
+        return OutOfMemory(f"out of memory{f' ({said[:100]})' if said else ''}; {mend or _MEMORY}")
+    if isinstance(error, OSError) and (error.errno in _SAID or _gone(error)):
+        return of_os(error, path, mend)
+    if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.partition(".")[0] in _DATABASES:
+        text = " ".join(str(error).split())
+        for pattern, said in _WORDS:
+            if re.search(pattern, text):
+                where = f"{path}: " if path else ""
+                values = {"shm": _free("/dev/shm"), "files": _open_files(), "wanted": _wanted(text)}
+                kind = OutOfMemory if pattern == _NO_MEMORY else UserError
+                return kind(where + said.format(**values))
+    return None
+
+
+def of_os(error: OSError, path: str | Path | None = None, mend: str | None = None) -> UserError:
+    """An OSError as an error of one line. `path` and `mend` as in `mendable`; a mend that has nothing to do with the
+    place, such as a limit to raise, wins over `mend`."""
+    where = path if path is not None else _name(error)
+    if _gone(error):
+        said = "its folder is gone" if where else "the working directory is gone"
+        return UserError(f"{where}: {said}; choose another place" if where else f"{said}; cd to a folder that is there")
+    said, own = _SAID.get(error.errno or 0, (error.strerror or str(error) or type(error).__name__, None))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        said += _free(where)
+        mend = mend or _ELSEWHERE
+        own = _ROOM + mend if mend.startswith(("choose", "give", "set")) else mend
+    elif error.errno in (errno.EACCES, errno.EPERM) and where:
+        said += f" (as user {os.geteuid()})"
+    elif error.errno == errno.EEXIST and (name := _name(error)) and Path(name).is_file():
+        where, said = name, "is a file, not a folder"
+    elif error.errno == errno.EMFILE:
+        said += _open_files()
+    line = f"{said}; {own or mend or _ELSEWHERE}"
+    return UserError(f"{where}: {line}" if where else line)
+
+
+def _gone(error: OSError) -> bool:
+    """Whether a folder that was there is no longer: any other missing file is for its reader to explain."""
+    if error.errno != errno.ENOENT:
+        return False
+    name = _name(error)
+    try:
+        if not Path(name).is_absolute():
+            Path.cwd()
+        return bool(name) and not Path(name).parent.exists()
+    except FileNotFoundError:
+        return True
+    except OSError:  # nobody may look
+        return False
+
+
+def _name(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) and error.filename else ""
+
+
+def _free(path: str | Path | None) -> str:
+    """How much of the disk is free, or that it has no more inodes, in brackets."""
+    if not path or path == STDOUT:
+        return ""
+    folder = Path(path)
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        disk = os.statvfs(folder)
+    except OSError:
+        return ""
+    if disk.f_files and not disk.f_favail:
+        return f" (it has no room for another file, of {disk.f_files:,})"
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    return f" ({free / 1e6:,.1f} of {total / 1e6:,.1f} MB are free)"
+
+
+def _open_files() -> str:
+    import resource
+
+    return f" (this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,})"
+
+
+def _wanted(text: str) -> str:
+    found = re.search(r"allocate (\d+) bytes", text)
+    return f" ({int(found[1]) / 1e6:,.0f} MB more were asked for)" if found else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -14,7 +15,9 @@ class StopRequest:
     Outside the main thread, where Python can't install handlers, it never asks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, said: str = "") -> None:
+        """`said`: what a person at a terminal is told at the first Ctrl-C, as the work goes on for a moment."""
+        self._said = said
         self.requested: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -32,3 +35,6 @@ class StopRequest:
         if self.requested is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number)
+        if self._said and number == signal.SIGINT and os.isatty(2):
+            # Not through rich, whose lock the interrupted code may hold; over the line of its bar.
+            os.write(2, f"\r\x1b[2K{self._said}; Ctrl-C again stops at once\n".encode())

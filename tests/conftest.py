@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same few examples each time, on a machine of any speed; `pytest --hypothesis-profile full` looks for new ones.
+_quick = settings(deadline=None, max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("quick", _quick)
+settings.register_profile("full", settings(_quick, max_examples=2000, derandomize=False, database=None))
+settings.load_profile("full" if os.environ.get("FASTTRAIN_RELIABILITY") else "quick")
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +69,35 @@ def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder.write_model(model)
     folder.write_model_spec(spec)
     return folder.path
+
+
+@pytest.fixture(scope="session")
+def signed() -> Callable[[Path], Path]:
+    """Makes the manifest of a folder of shards, and the record of its `.beton` files, speak of what lies there: as
+    whoever damages them on purpose would."""
+
+    def sign(folder: Path) -> Path:
+        def digest(name: str) -> str:
+            return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+        plain = json.loads((folder / "manifest.json").read_bytes())
+        plain["index"]["sha256"] = digest("index.npy")
+        for shard in plain["shards"]:
+            shard.update(sha256=digest(shard["name"]), bytes=(folder / shard["name"]).stat().st_size)
+        plain["files"] = {name: digest(name) for name in plain["files"]}
+        plain.pop("checksum", None)
+        (folder / "manifest.json").write_text(json.dumps(plain))
+        betons = {path.name: path for path in folder.glob("*.beton")}
+        files = {
+            name: {
+                "samples": plain["splits"][name.removesuffix(".beton")],
+                "bytes": path.stat().st_size,
+                "sha256": digest(name),
+            }
+            for name, path in betons.items()
+        }
+        record = {"shards": f"sha256:{digest('manifest.json')}", "files": files}
+        (folder / "beton.json").write_text(json.dumps(record))
+        return folder
+
+    return sign

@@ -19,7 +19,7 @@ def test_food101_notebook(tmp_path, monkeypatch):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs), "the curves are shown"
     text = " ".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
-    assert "summary" in text and "Traceback" not in text
+    assert "summary" in text and "Traceback" not in text and "Warning" not in text
     pages = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
     assert any("<iframe srcdoc" in each and "Learning curves" in each for each in pages), "the report is shown"
     assert "pancakes {" in text, "a photograph and its likeliest classes"

@@ -13,6 +13,7 @@ debian_packages() {
     shift
     if ! command -v apt-get >/dev/null || dpkg -s "$@" >/dev/null 2>&1; then return; fi
     [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+    echo "setup: Debian's $*"
     { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "$@"; } \
         >/dev/null 2>&1 || echo "setup: no Debian packages ($*): going on without $without"
 }
@@ -22,12 +23,14 @@ debian_packages "the native module and FFCV" "${debian[@]}"
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)
+echo "setup: fasttrain and what it stands on, into $venv; torch and MLflow take pip a few minutes"
 if [ "${1:-}" = dev ]; then
     "${pip[@]}" -e '.[dev]'
 else
     "${pip[@]}" .
 fi
 for extra in dali ffcv; do
+    echo "setup: the $extra extra"
     "${pip[@]}" -r <("$venv/bin/python" tools/extra.py "$extra") >/dev/null 2>&1 ||
         echo "setup: the $extra extra can't be installed here: going on without it"
 done

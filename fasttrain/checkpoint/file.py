@@ -1,72 +1,120 @@
-"""Writes and reads checkpoint files, and finds the one to resume from."""
+"""Writes and reads checkpoint files: safetensors, with everything that is no tensor as JSON in its metadata."""
 
 from __future__ import annotations
 
-import pickle
+import hashlib
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from fasttrain.errors import UserError
-from fasttrain.shards.atomic import atomic_write
+from fasttrain.checkpoint.packing import pack, unpack
+from fasttrain.checkpoint.pickled import TooNew, load_pickled
+from fasttrain.errors import UserError, of_os
+from fasttrain.shards.atomic import atomic_write, make_folder
 
-SCHEMA = 2
-LAST = Path("checkpoints") / "last.pt"
-FINISHED = "evaluation.json"
-"""Written last of all: a run folder without it is unfinished."""
+SCHEMA = 3
+_BEGIN = b'{"__metadata__":{"sha256":"'
+_DIGEST_AT, _DIGEST_LENGTH = 8 + len(_BEGIN), 64
+"""The digest is that of the whole file with zeros in its own place. Later schemas keep this beginning, so that an
+intact file of one is told from a torn one."""
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors and plain data) so that `path` is either the old file or the whole new one.
+    """Writes `state` (tensors on the CPU and plain data) so that `path` is either the old file or the whole new one.
 
     Raises UserError where the folder can't be written or the disk is full; the old file is still there then.
     """
+    tensors, packed = pack(state)
+    # safetensors' own `save` builds the file in memory twice and keeps the interpreter lock, so training would wait.
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # each is aligned then
+    header = _header(ordered, packed)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with atomic_write(path) as file:
-            torch.save({"schema": SCHEMA, **state}, file)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk in RuntimeError
-        raise UserError(f"{path}: the checkpoint can't be written ({error}); free some space there") from error
+            digest = hashlib.sha256()
+            for part in itertools.chain((len(header).to_bytes(8, "little"), header), map(_bytes, ordered.values())):
+                digest.update(part)
+                file.write(part)
+            file.seek(_DIGEST_AT)
+            file.write(digest.hexdigest().encode())
+    except OSError as error:
+        raise of_os(error, path) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU, read with `weights_only=True`: a file can't run code.
+    """The state in `path`, on the CPU, with its "schema". No file can run code; of older schemas are migrated.
 
     Raises UserError for a file that is absent, torn, not a checkpoint, or of a newer schema.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            ours = file.read(_DIGEST_AT)[8:] == _BEGIN
+        if not ours and path.suffix != ".safetensors":
+            return load_pickled(path)
+        if _stored_digest(path) != _digest(path):
+            raise UserError(f"{path}: not an intact fasttrain checkpoint (its checksum is another)")
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            if int(metadata["schema"]) > SCHEMA:
+                schema = metadata["schema"]
+                raise TooNew(f"{path}: schema {schema} is newer than this fasttrain's {SCHEMA}; upgrade fasttrain")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        return {"schema": SCHEMA, **unpack(tensors, metadata["state"])}
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; give --resume a run folder or its {LAST}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: {error.strerror or error}; give --resume a run folder or a checkpoint") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not an intact fasttrain checkpoint ({reason[:120]})") from error
-    if not isinstance(state, dict) or "schema" not in state:
-        raise UserError(f"{path}: not a fasttrain checkpoint; give --weights a file of bare weights")
-    if state["schema"] > SCHEMA:
-        raise UserError(f"{path}: schema {state['schema']} is newer than this fasttrain's {SCHEMA}; upgrade fasttrain")
-    if state["schema"] == 1:
-        state["schedule"] = _schedule_of_schema_1(state)
-    return state
 
 
-def _schedule_of_schema_1(state: dict[str, Any]) -> dict[str, Any]:
-    active, epochs = state["schedule"], state["config"]["epochs"]
-    total = active.get("t_initial") or active.get("total_steps", epochs + 1) - 1
-    return {"epochs": epochs, "steps_per_epoch": total // epochs, "position": state["step"], "active": active}
+def _header(tensors: dict[str, torch.Tensor], packed: str) -> bytes:
+    metadata = {"sha256": "0" * _DIGEST_LENGTH, "format": "pt", "schema": str(SCHEMA), "state": packed}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
 
 
-def find_checkpoint(resume: str, out: Path) -> Path | None:
-    """The checkpoint that `resume` means: a file, a run folder's, or for `auto` the newest unfinished run's in `out`.
+def _bytes(tensor: torch.Tensor) -> Any:
+    # as_strided, since what has one element or none may have any strides and still be contiguous.
+    return tensor.contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
 
-    None where `auto` finds nothing to resume. Raises UserError where a path holds no checkpoint.
-    """
-    if resume != "auto":
-        path = Path(resume)
-        path = path / LAST if path.is_dir() else path
-        if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint; give --resume a run folder, its {LAST}, or auto")
-        return path
-    unfinished = [path for path in out.glob(f"*/{LAST}") if not (path.parents[1] / FINISHED).exists()]
-    return max(unfinished, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        begin = bytearray(file.read(_DIGEST_AT + _DIGEST_LENGTH))
+        begin[_DIGEST_AT:] = b"0" * (len(begin) - _DIGEST_AT)
+        digest.update(begin)
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _stored_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        begin = file.read(_DIGEST_AT + _DIGEST_LENGTH)
+    if begin[8:_DIGEST_AT] != _BEGIN:
+        raise UserError(f"{path}: not a fasttrain checkpoint, or torn at its beginning; bare weights go to --weights")
+    return begin[_DIGEST_AT:].decode("ascii", "replace")

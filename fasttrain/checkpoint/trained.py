@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fasttrain.checkpoint.file import load_checkpoint
+from fasttrain.checkpoint.folder import CHECKPOINTS
+from fasttrain.checkpoint.weights import weights_file
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
 
@@ -18,17 +20,15 @@ def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
     """The model in eval mode on the CPU, and its spec.
 
     `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
-    `checkpoints/*.pt` below it (the last weights; the EMA's where there is one). Raises UserError.
+    file in `checkpoints` below it (the last weights; the EMA's where there is one). Raises UserError.
     """
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give --checkpoint a run folder, its model.safetensors or a checkpoint")
-    folder = path.parent if path.suffix == ".safetensors" else path.parents[1]
+    path = weights_file(path)
+    bare = path.suffix == ".safetensors" and path.absolute().parent.name != CHECKPOINTS
+    folder = path.parent if bare else path.absolute().parents[1]
     spec = _read_spec(folder / "model.json")
     model = create_model(spec.name, len(spec.classes))
     try:
-        if path.suffix == ".safetensors":
+        if bare:
             state = load_file(path)
         else:
             checkpoint = load_checkpoint(path)

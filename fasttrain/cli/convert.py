@@ -43,11 +43,11 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other shards that lie in --out")] = False,
 ) -> None:
     """Converts photographs into shards, once; stopped half-way, the same command goes on where it was."""
-    from rich.console import Console
 
     from fasttrain.shards.convert import convert as run
+    from fasttrain.terminal import make_console
 
-    console = Console(highlight=False)
+    console = make_console()
     if part is not None:
         _convert_part(
             console,
@@ -95,15 +95,14 @@ def merge(
     ),
 ) -> None:
     """Joins the parts that `convert --part 1/4`, `2/4`, ... wrote into one data set."""
-    from rich.console import Console
-    from rich.markup import escape
 
     from fasttrain.shards.merge import merge as run
+    from fasttrain.terminal import make_console
 
     manifest = run(out)
-    console = Console(highlight=False)
-    console.print(f"{len(manifest.shards):,} shards, {manifest.index.samples:,} photographs in {escape(str(out))}")
-    console.print(f"next: [bold]fasttrain train --data {escape(str(out))}[/bold]")
+    console = make_console()
+    console.print(f"{len(manifest.shards):,} shards, {manifest.index.samples:,} photographs in {out}")
+    _next(console, "next", f"fasttrain train --data {out}")
 
 
 def _convert_part(
@@ -118,7 +117,6 @@ def _convert_part(
     workers: int | None,
     strict: bool,
 ) -> None:
-    from rich.markup import escape
 
     from fasttrain.errors import UserError
     from fasttrain.shards.convert import convert_part
@@ -128,15 +126,20 @@ def _convert_part(
         raise UserError("--part goes with neither --format tar,beton nor --overwrite; leave them out")
     result = convert_part(source, out, part, ShardSettings(**settings), workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
-    console.print(f"part {part} in {escape(str(result.folder))}: {result.photos:,} photographs, {speed:,.0f} img/s")
-    console.print(f"when all parts are in {escape(str(out))}: [bold]fasttrain merge {escape(str(out))}[/bold]")
+    console.print(f"part {part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
+    _next(console, f"when all parts are in {out}", f"fasttrain merge {out}")
+
+
+def _next(console: Console, when: str, command: str) -> None:
+    from rich.text import Text
+
+    console.print(Text.assemble(f"{when}: ", (command, "bold")), soft_wrap=True)
 
 
 def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    manifest, out = result.manifest, escape(str(result.out))
+    manifest, out = result.manifest, result.out
     table = Table.grid(padding=(0, 2))
     table.add_row("classes", f"{len(manifest.classes):,}")
     table.add_row("photographs", ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items() if count))
@@ -150,11 +153,10 @@ def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
         table.add_row("cut", "none: the C++ module isn't installed (`fasttrain doctor` says how)")
     console.print(table)
     _print_rejected(console, result)
-    console.print(f"next: [bold]fasttrain train --data {out}[/bold]")
+    _next(console, "next", f"fasttrain train --data {out}")
 
 
 def _print_rejected(console: Console, result: ConvertResult) -> None:
-    from rich.markup import escape
 
     from fasttrain.shards.format import REJECTED
 
@@ -162,9 +164,9 @@ def _print_rejected(console: Console, result: ConvertResult) -> None:
     if not broken and not ignored:
         return
     listed = result.out / REJECTED
-    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {escape(str(listed))}")
+    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {listed}")
     lines = listed.read_text("utf-8", errors="replace").splitlines()
     for line in lines[:_BROKEN_SHOWN]:
-        console.print("  " + escape(line.replace("\t", ": ")))
+        console.print("  " + line.replace("\t", ": "))
     if len(lines) > _BROKEN_SHOWN:
         console.print(f"  and {len(lines) - _BROKEN_SHOWN:,} more")

@@ -11,10 +11,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
     """Says what this machine has for training, and what to install for more."""
     import json
 
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fasttrain.doctor import examine
+    from fasttrain.terminal import make_console
 
     findings = examine()
     if as_json:
@@ -22,6 +23,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
         return
     table = Table("part", "here", "for more", box=None, header_style="bold")
     for finding in findings:
-        mark = "[green]✓[/]" if finding.present else "[yellow]–[/]"
-        table.add_row(f"{mark} {finding.part}", finding.found, finding.mend)
-    Console().print(table)
+        mark = ("✓", "green") if finding.present else ("–", "yellow")
+        table.add_row(Text.assemble(mark, f" {finding.part}"), finding.found, finding.mend)
+    make_console().print(table)

@@ -22,18 +22,24 @@ def evaluate(
     tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="print the whole evaluation as JSON")] = False,
     cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
+    on_bad_sample: Annotated[str, typer.Option(help="error, or skip: leave out samples that have changed")] = "error",
     out: Annotated[Path | None, typer.Option(help="also write the JSON to this file")] = None,
     report: Annotated[Path | None, typer.Option(help="also write a page to this file, as a run's report.html")] = None,
 ) -> None:
     """Evaluates a trained model on one split: top1, top3, top5, precision, recall, F1, the worst classes."""
     import json
 
-    from rich.console import Console
+    from fasttrain.checkpoint.weights import weights_file
 
+    weights_file(checkpoint)
     from fasttrain.evaluation.checkpoint import evaluate as run
     from fasttrain.report.summary import evaluation_table
-    from fasttrain.shards.atomic import atomic_write_bytes
+    from fasttrain.shards.atomic import atomic_write_bytes, require_place
+    from fasttrain.terminal import make_console
 
+    for place in (out, report):
+        if place is not None:
+            require_place(place)
     evaluation = run(
         checkpoint,
         data,
@@ -45,12 +51,17 @@ def evaluate(
         amp=amp,
         tta=tta,
         cache_size=cache_size,
+        on_bad_sample=on_bad_sample,
         report=report,
     )
     whole = json.dumps({"split": split, **evaluation.to_dict()}, indent=2)
-    if out is not None:
-        atomic_write_bytes(out, whole.encode())
     if as_json:
         print(whole)
     else:
-        Console().print(evaluation_table(evaluation, split=split))
+        console = make_console()
+        console.print(evaluation_table(evaluation, split=split))
+        for name, place in (("page", report), ("figures", out)):
+            if place is not None:
+                console.print(f"{name}: {place}", soft_wrap=True)
+    if out is not None:
+        atomic_write_bytes(out, whole.encode())

@@ -30,14 +30,16 @@ def export(
     """Writes a trained model for other programs, and checks it against the model on photographs."""
     import json
 
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from fasttrain.checkpoint.weights import weights_file
+
+    weights_file(checkpoint)
     from fasttrain.export.export import export as run
     from fasttrain.export.speed import speed_lines
+    from fasttrain.terminal import make_console
 
-    with Console(stderr=True).status("loading") as status:
+    with make_console(stderr=True).status("loading") as status:
         result = run(
             checkpoint,
             format,
@@ -53,13 +55,13 @@ def export(
         print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
         return
     table = Table.grid(padding=(0, 2))
-    table.add_row("file", f"{escape(str(result.path))}, {result.bytes / 1e6:,.1f} MB")
-    table.add_row("takes", escape(result.metadata["input"]))
-    table.add_row("gives", escape(result.metadata["output"]))
+    table.add_row("file", f"{result.path!s}, {result.bytes / 1e6:,.1f} MB")
+    table.add_row("takes", result.metadata["input"])
+    table.add_row("gives", result.metadata["output"])
     share = result.max_difference / max(1.0, result.max_logit)
-    table.add_row("checked", f"{result.photographs} photographs: {escape(result.source)}")
+    table.add_row("checked", f"{result.photographs} photographs: {result.source}")
     table.add_row("", f"greatest difference of a logit {result.max_difference:.2e} ({share:.1e} of the greatest)")
     table.add_row("", f"the same likeliest class for {result.same_top1} of {result.photographs}")
     for number, line in enumerate(speed_lines(result.speeds, result.runtime, result.threads)):
         table.add_row("speed" if number == 0 else "", line)
-    Console(highlight=False).print(table)
+    make_console().print(table)

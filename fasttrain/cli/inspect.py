@@ -27,23 +27,22 @@ def inspect(
     """Says what shards hold: classes, sizes, JPEG kinds, duplicates within and across splits, broken photographs."""
     import json
 
-    from rich.console import Console
-
     from fasttrain.errors import UserError
     from fasttrain.inspection.inspect import inspect as run
     from fasttrain.inspection.summary import inspection_summary
+    from fasttrain.terminal import make_console
 
     found = run(data, verify=verify, duplicates=duplicates, distance=distance, workers=workers, cache_size=cache_size)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        Console(highlight=False).print(inspection_summary(found))
+        make_console().print(inspection_summary(found))
     if sheet is not None and found.duplicates is not None:
         from fasttrain.inspection.sheet import write_duplicates_sheet
 
         shown = write_duplicates_sheet(found, sheet, cache_size)
         said = f"{shown:,} of {found.duplicates.total:,} pairs in {sheet}" if shown else f"no pairs for {sheet}"
-        Console(stderr=True, highlight=False).print(said, markup=False)
+        make_console(stderr=True).print(said)
     if verify and (count := len(found.problems) + len(found.broken)):
         raise UserError(
             f"{found.location}: {count:,} broken, listed above; copy those shards again, or run convert --overwrite"

@@ -23,6 +23,7 @@ _NOT_ITS = (
     "tta",
     "out",
     "save_every",
+    "keep",
     "resume",
     "experiment",
     "run_name",
@@ -50,11 +51,10 @@ def lr_find_command() -> Callable[..., None]:
         check_settings(config, given)
         import json
 
-        from rich.console import Console
-
+        from fasttrain.terminal import make_console
         from fasttrain.tuning.lr_find import lr_find as run
 
-        console = Console(quiet=as_json)
+        console = make_console(quiet=as_json)
         result = run(
             config,
             start=start,
@@ -69,11 +69,12 @@ def lr_find_command() -> Callable[..., None]:
             print(json.dumps(result.to_dict(), indent=2))
             return
         tried = f"{len(result.losses)} steps, {result.learning_rates[0]:.1e} to {result.learning_rates[-1]:.1e}"
-        console.print(tried + (": then the loss diverged" if result.diverged else ""), highlight=False)
+        console.print(tried + (": then the loss diverged" if result.diverged else ""))
         if result.suggestion is None:
             console.print("no suggestion: the loss never fell; try more --steps, or look at the picture")
         else:
-            console.print(f"suggestion: [bold]--learning-rate {result.suggestion:.2e}[/]", highlight=False)
-        console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
+            console.print("suggestion: ", end="")
+            console.print(f"--learning-rate {result.suggestion:.2e}", style="bold")
+        console.print(f"picture: {picture}", soft_wrap=True)
 
     return with_settings(lr_find, without=_NOT_ITS)

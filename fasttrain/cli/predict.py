@@ -32,20 +32,21 @@ def predict(
     """
     import sys
 
-    from rich.console import Console
-
+    from fasttrain.checkpoint.weights import weights_file
     from fasttrain.errors import UserError
     from fasttrain.evaluation.printed import check_format, print_predictions
 
     format = check_format("json" if as_json and format == "table" else format)
     if as_json and format != "json":
         raise UserError(f"--json and --format {format} ask for two things; leave one out")
+    weights_file(checkpoint)
     from fasttrain.evaluation.predict import Predictor
+    from fasttrain.terminal import make_console
 
     refused: list[Refused] = []
     predictor = Predictor(checkpoint, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers)
     predictions = _watched(predictor.stream(images, refused.append))
-    width = Console().width if sys.stdout.isatty() else None
+    width = make_console().width if sys.stdout.isatty() else None
     shown = print_predictions(predictions, format, sys.stdout, width=width)
     sys.stdout.flush()
     broken = [each for each in refused if each.broken]
@@ -61,11 +62,12 @@ def _watched(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     if sys.stdout.isatty() or not sys.stderr.isatty():
         yield from predictions
         return
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from fasttrain.terminal import make_console
+
     columns = SpinnerColumn(), TextColumn("{task.completed:,} photographs{task.fields[rate]}"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None, rate="")
         for number, prediction in enumerate(predictions, start=1):
             elapsed = progress.tasks[0].elapsed or 0.0

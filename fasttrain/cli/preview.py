@@ -37,16 +37,17 @@ def preview_command() -> Callable[..., None]:
     ) -> None:
         """Draws a contact sheet of training photographs as the model sees them, cropped and augmented."""
         check_settings(config, given)
-        from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         from fasttrain.config.load import read_toml, resolve
         from fasttrain.inspection.preview import preview as run
         from fasttrain.report.contact_sheet import picture_format, save_sheet
+        from fasttrain.terminal import make_console
 
         picture_format(out)  # a name that won't do is told before the work
         loaders = [name.strip() for name in compare.split(",") if name.strip()] if compare else []
-        console, status = Console(highlight=False), Console(stderr=True)
+        console, status = make_console(), make_console(stderr=True)
         resolved = resolve(read_toml(config) if config else {}, given)
         with status.status("reading photographs" + (" through each loader" if loaders else "")):
             seen = run(resolved, epoch=epoch, count=count or (8 if loaders else 24), compare=loaders)
@@ -62,10 +63,10 @@ def preview_command() -> Callable[..., None]:
                 f"of {len(seen.captions):,} crops from torchvision's, in grey levels of 255, before augmentation"
             )
         else:
-            console.print(f"loader: {seen.why}", markup=False, soft_wrap=True)
+            console.print(f"loader: {seen.why}", soft_wrap=True)
         for name, reason in seen.unavailable.items():
-            console.print(f"[yellow]not {name}:[/] {reason}", soft_wrap=True)
+            console.print(Text.assemble((f"not {name}: ", "yellow"), reason), soft_wrap=True)
         size = f"{len(seen.captions):,} photographs, {seen.sheet.width} x {seen.sheet.height} px"
-        console.print(f"{size}: {out}", markup=False, soft_wrap=True)
+        console.print(f"{size}: {out}", soft_wrap=True)
 
     return with_settings(preview, without=set(TrainConfig.model_fields) - _SETTINGS)

@@ -25,12 +25,11 @@ def profile_command() -> Callable[..., None]:
         check_settings(config, given)
         import json
 
-        from rich.console import Console
-
         from fasttrain.profiling.profile import profile as run
         from fasttrain.profiling.table import profile_table
+        from fasttrain.terminal import make_console
 
-        console = Console(quiet=as_json)
+        console = make_console(quiet=as_json)
         result = run(config, steps=steps, picture=picture, console=console, **given)
         if as_json:
             print(json.dumps(result.to_dict(), indent=2))

@@ -9,6 +9,12 @@ import typer
 
 
 def runs(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="with --deliver: run folders, or folders of them", metavar="FOLDER")
+    ] = None,
+    deliver: Annotated[
+        bool, typer.Option("--deliver", help="bring what waits in folders (runs, if none is given) to its MLflow store")
+    ] = False,
     experiment: Annotated[str | None, typer.Option(help="only this MLflow experiment's")] = None,
     sort: Annotated[
         str, typer.Option(help="start, val_top1, test_top1, img/s, duration, epochs, name or model")
@@ -19,25 +25,40 @@ def runs(
     """Lists the runs that MLflow tracks, with their metrics; the newest first."""
     import json
 
-    from rich.console import Console
-
+    from fasttrain.errors import UserError
     from fasttrain.report.runs_table import runs_table
-    from fasttrain.tracking.runs import list_runs, tracking_uri
+    from fasttrain.terminal import make_console
+    from fasttrain.tracking.runs import TrackedRun, list_runs, tracking_uri, waiting_runs
     from fasttrain.tracking.store import shown
+    from fasttrain.tracking.waiting import RUNS, deliver_runs
 
-    console, uri = Console(highlight=False), tracking_uri()
-    with Console(stderr=True).status("asking MLflow"):
-        found = list_runs(uri, experiment=experiment, sort=sort, limit=limit + 1)
+    console, found, uri = make_console(), list[TrackedRun](), ""
+    if deliver:
+        deliver_runs(folders or [RUNS], say=lambda line: console.print(line, soft_wrap=True))
+        return
+    if folders:
+        raise UserError(f"{folders[0]}: folders go with --deliver; `fasttrain compare` shows runs by their folders")
+    waiting = [run for run in waiting_runs(RUNS) if experiment in (None, run.experiment)]
+    try:
+        uri = tracking_uri()
+        with make_console(stderr=True).status("asking MLflow"):
+            found = list_runs(uri, experiment=experiment, sort=sort, limit=limit + 1)
+    except UserError as error:
+        if not waiting:
+            raise
+        make_console(stderr=True).print(str(error), style="yellow", soft_wrap=True)
+    folders_waiting = {run.folder for run in waiting}
+    found = waiting + [run for run in found if run.folder not in folders_waiting]
     listed = found[:limit]
     if as_json:
         print(json.dumps([run.to_dict() for run in listed], indent=2))
         return
     if not listed:
-        console.print(f"no runs in {shown(uri)} yet", markup=False, soft_wrap=True)
+        console.print(f"no runs in {shown(uri)} yet", soft_wrap=True)
         return
     console.print(runs_table(listed, console.width), soft_wrap=True)
     if len(found) > limit:
-        console.print(f"[dim]and more (--limit {limit} now)[/]")
+        console.print(f"and more (--limit {limit} now)", style="dim")
 
 
 def compare(
@@ -48,18 +69,17 @@ def compare(
     """Shows runs side by side: the settings that differ, the metrics, and the curves as a picture."""
     import json
 
-    from rich.console import Console
-
     from fasttrain.report.comparison import comparison_dict, comparison_table
     from fasttrain.report.comparison_figure import write_comparison
+    from fasttrain.terminal import make_console
     from fasttrain.tracking.runs import find_runs
 
-    with Console(stderr=True).status("reading the runs"):
+    with make_console(stderr=True).status("reading the runs"):
         found = find_runs(names)
     write_comparison(found, out)
     if as_json:
         print(json.dumps(comparison_dict(found), indent=2))
         return
-    console = Console(highlight=False)
+    console = make_console()
     console.print(comparison_table(found))
-    console.print(f"curves: {out}", markup=False, soft_wrap=True)
+    console.print(f"curves: {out}", soft_wrap=True)

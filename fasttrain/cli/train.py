@@ -41,8 +41,10 @@ def train_command() -> Callable[..., None]:
         """Trains a model on shards (or a folder of photographs), evaluates it and tracks the run."""
         if given.get("resume") is None:
             check_settings(config, given)
+        from fasttrain.cli.streams import outlive_stdout
         from fasttrain.training.train import train as run
 
+        outlive_stdout()
         run(config, **given)
 
     return with_settings(train)
@@ -95,7 +97,8 @@ def _shown(default: Any) -> str:
 def _cli_type(annotation: Any) -> Any:
     # None always means "not given"; ranges and choices stay pydantic's, whose errors name the nearest valid value.
     if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(each for each in get_args(annotation) if each is not type(None))
+        kinds = [each for each in get_args(annotation) if each is not type(None)]
+        annotation = kinds[0] if len(kinds) == 1 else str
     if get_origin(annotation) is Literal:
         annotation = str
     elif get_origin(annotation) is tuple:

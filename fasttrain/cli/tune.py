@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.train import ConfigFile, check_settings, with_settings
+from fasttrain.extras import require
 
 
 def tune_command() -> Callable[..., None]:
@@ -37,14 +38,14 @@ def tune_command() -> Callable[..., None]:
         --learning-rate, --weight-decay and --batch-size are what the first trial has.
         """
         check_settings(config, given)
+        require("tune", "tune", "optuna")  # told before torch takes its seconds to import
         import json
 
-        from rich.console import Console
-
+        from fasttrain.terminal import make_console
         from fasttrain.tuning.table import trials_table
         from fasttrain.tuning.tune import tune as run
 
-        console = Console(quiet=as_json)
+        console = make_console(quiet=as_json)
         result = run(
             config,
             trials=trials,
@@ -60,13 +61,13 @@ def tune_command() -> Callable[..., None]:
         if as_json:
             print(json.dumps(result.to_dict(), indent=2))
             return
-        console.print(trials_table(result), highlight=False)
+        console.print(trials_table(result))
         if result.plots:
             names = ", ".join(path.name for path in result.plots)
-            console.print(f"plots: {names} in {out}", highlight=False, soft_wrap=True)
+            console.print(f"plots: {names} in {out}", soft_wrap=True)
         if result.command:
-            console.print("the best settings:", highlight=False)
-            console.print(result.command, style="bold", highlight=False, markup=False, soft_wrap=True)
+            console.print("the best settings:")
+            console.print(result.command, style="bold", soft_wrap=True)
 
     return with_settings(tune, without=("out", "resume", "run_name"))
 

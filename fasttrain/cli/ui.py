@@ -12,10 +12,10 @@ def ui(
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
 ) -> None:
     """Serves MLflow's own page on the tracked runs, until Ctrl-C."""
-    from rich.console import Console
 
+    from fasttrain.terminal import make_console
     from fasttrain.tracking.page import serve
     from fasttrain.tracking.runs import tracking_uri
 
-    console = Console(highlight=False)
-    serve(tracking_uri(), host, port, say=lambda line: console.print(line, markup=False, soft_wrap=True))
+    console = make_console()
+    serve(tracking_uri(), host, port, say=lambda line: console.print(line, soft_wrap=True))

@@ -37,6 +37,11 @@ def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig
     merged: dict[str, Any] = {}
     for layer in layers:
         merged.update({name: value for name, value in layer.items() if value is not None})
+    for name, value in merged.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{origin}: {name} = {str(value)!r} is no UTF-8 text; rename that file or folder") from None
     try:
         return TrainConfig(**merged)
     except ValidationError as error:
@@ -49,6 +54,8 @@ def explain(error: ValidationError) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if not detail["loc"]:
         return str(context.get("error", detail["msg"]))
+    if kind == "value_error":
+        return str(context["error"])
     name = str(detail["loc"][0])
     if kind == "extra_forbidden":
         return f"unknown setting '{name}'" + nearest(name, list(TrainConfig.model_fields))

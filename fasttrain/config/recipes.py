@@ -56,6 +56,7 @@ NEEDS_PIXELS = {
     "freeze": 0,
     "layer_decay": None,
     "grad_checkpointing": False,
+    "on_bad_sample": "error",
 }
 """Settings that mean nothing where only the head sees features (`linear_probe`), each with the value that is off."""
 

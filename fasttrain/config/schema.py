@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from fasttrain.config.location import parse_location, parse_size
 from fasttrain.config.recipes import NEEDS_PIXELS, RECIPES, recipe_defaults
+from fasttrain.config.save_every import parse_save_every
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Switch = Annotated[
@@ -37,6 +38,9 @@ class TrainConfig(BaseModel):
     workers: int | None = Field(None, ge=0, le=512, description="loader processes or threads; default: one a core")
     shuffle: Literal["full", "shards"] = Field(
         "full", description="shards: mix a few shards at a time, for data larger than memory"
+    )
+    on_bad_sample: Literal["error", "skip"] = Field(
+        "error", description="skip: leave out samples that have changed or don't decode, at most 1 % of an epoch"
     )
     image_size: int = Field(224, ge=16, le=2048, description="side of the square the model sees, px")
     crop_scale: tuple[Share, Share] = Field(
@@ -75,7 +79,9 @@ class TrainConfig(BaseModel):
         None, description="other defaults for the settings below: fast, accurate or classic"
     )
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
-    batch_size: int = Field(64, ge=1, le=65_536, description="photographs a step, of each rank under torchrun")
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
+        64, description="photographs a step, of each rank under torchrun; auto: the most that fit into memory"
+    )
     grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
     optimizer: str = Field("adam", description="adam, adamw, sgd, or any name timm knows")
     learning_rate: float = Field(1e-3, gt=0, le=100, description="greatest learning rate")
@@ -115,7 +121,10 @@ class TrainConfig(BaseModel):
 
     # the run
     out: Path = Field(Path("runs"), description="where the run's folder is made")
-    save_every: int | None = Field(None, ge=1, description="also write a checkpoint each N steps")
+    save_every: int | str = Field(
+        "10min", description="a checkpoint each N steps (500) or minutes (10min) besides one an epoch; off: none"
+    )
+    keep: int = Field(2, ge=1, le=1_000_000, description="how many checkpoints stay, the newest ones")
     profile: bool = Field(
         False, description="write trace.json.gz: a few steps of the first epoch, for https://ui.perfetto.dev"
     )
@@ -129,6 +138,19 @@ class TrainConfig(BaseModel):
     @classmethod
     def _location(cls, data: str | Path) -> str | Path:
         return parse_location(data)
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _number_or_auto(cls, given: Any) -> Any:
+        if isinstance(given, str) and given != "auto" and not re.fullmatch(r"-?\d+", given.strip()):
+            raise ValueError(f"batch_size = '{given}' is not understood; write a number, or auto")
+        return given
+
+    @field_validator("save_every", mode="after")
+    @classmethod
+    def _often(cls, given: int | str) -> int | str:
+        steps = parse_save_every(given).steps
+        return given if steps is None else steps
 
     @model_validator(mode="before")
     @classmethod

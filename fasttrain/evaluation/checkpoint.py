@@ -35,15 +35,20 @@ def evaluate(
     amp: bool = False,
     tta: str = "none",
     cache_size: str | None = None,
+    on_bad_sample: str = "error",
     report: str | Path | None = None,
 ) -> Evaluation:
     """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`, a folder or a URL.
 
-    cache_size: "50GB", of shards fetched from a URL. report: where to write a page about it, as a run's `report.html`.
+    cache_size: "50GB", of shards fetched from a URL. on_bad_sample: "skip" leaves out what has changed since it was
+    converted or doesn't decode, as `train` does, in place of stopping there. report: where to write a page about it, as
+    a run's `report.html`.
 
     `tta` "flip" averages the logits of each photograph and of its mirror image. Raises UserError where the split is
     empty or absent, or the data's classes are not the model's.
     """
+    if on_bad_sample not in ("error", "skip"):
+        raise UserError(f"on_bad_sample = '{on_bad_sample}' is not one of error, skip")
     if tta not in ("none", "flip"):
         raise UserError(f"tta = '{tta}' is not one of none, flip")
     model, spec = load_trained(Path(checkpoint))
@@ -60,7 +65,14 @@ def evaluate(
         raise UserError(f"{data}: no photograph in the {split} split; give another --split")
     where = choose_device(device)
     kind, _ = choose_loader(loader, shards, str(where))
-    settings = LoaderSettings(batch_size, spec.image_size, None, workers=choose_workers(workers), device=str(where))
+    settings = LoaderSettings(
+        batch_size,
+        spec.image_size,
+        None,
+        workers=choose_workers(workers),
+        device=str(where),
+        on_bad_sample="skip" if on_bad_sample == "skip" else "error",
+    )
     batches = kind(shards, ids, settings)
     amp = amp and amp_problem(where, "bf16") is None
     autocast, _ = mixed_precision(where, amp, "bf16")

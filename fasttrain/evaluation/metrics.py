@@ -10,12 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fasttrain.evaluation.confusion import (
+    DENSE_UP_TO,
+    Confusion,
+    cells_of,
+    confusion_from_plain,
+    plain_confusion,
+    sparse_confusion,
+)
+
 if TYPE_CHECKING:
     import torch
 
     from fasttrain.training.distributed import Ranks
 
 TOP_K = (1, 3, 5)
+_CELLS = 1 << 20  # of a sparse matrix, that wait to be counted
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Evaluation:
     Macro averages are over the classes with samples in the split (support > 0): a class that cannot be
     recalled says nothing about the model. Weighted averages weigh classes by support. `topK` with fewer than
     K classes counts all of them, so it is 1. `confusion_matrix` is int64[C, C]: rows the true class, columns
-    the predicted one.
+    the predicted one; sparse where there are over 1,000 classes (see `confusion.Confusion`).
     """
 
     samples: int
@@ -53,7 +63,7 @@ class Evaluation:
     weighted_recall: float
     weighted_f1: float
     classes: tuple[ClassResult, ...]
-    confusion_matrix: npt.NDArray[np.int64]
+    confusion_matrix: Confusion
 
     def worst(self, count: int = 5) -> list[ClassResult]:
         """The `count` classes with samples of the lowest F1, ties by recall, then name; worst first."""
@@ -62,21 +72,23 @@ class Evaluation:
 
     def scalars(self) -> dict[str, float]:
         """The figures without classes and matrix, as MLflow takes them."""
-        values = {
+        return {name: float(value) for name, value in self._figures().items()}
+
+    def _figures(self) -> dict[str, float]:
+        return {
             field.name: getattr(self, field.name)
             for field in fields(self)
             if field.name not in ("classes", "confusion_matrix")
         }
-        return {name: float(value) for name, value in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """What strict JSON can hold (a loss that isn't finite is None), with the five worst classes by
         name."""
         return {
-            **asdict(self),
+            **self._figures(),
             "loss": self.loss if math.isfinite(self.loss) else None,
             "classes": [asdict(result) for result in self.classes],
-            "confusion_matrix": self.confusion_matrix.tolist(),
+            "confusion_matrix": plain_confusion(self.confusion_matrix),
             "worst_classes": [result.name for result in self.worst()],
         }
 
@@ -86,8 +98,7 @@ class Evaluation:
         known = {field.name: values[field.name] for field in fields(Evaluation)}
         known["loss"] = math.nan if known["loss"] is None else known["loss"]
         known["classes"] = tuple(ClassResult(**result) for result in known["classes"])
-        size = len(known["classes"])
-        known["confusion_matrix"] = np.array(known["confusion_matrix"], np.int64).reshape(size, size)
+        known["confusion_matrix"] = confusion_from_plain(known["confusion_matrix"], len(known["classes"]))
         return Evaluation(**known)
 
     # NumPy arrays have no plain truth value, which the generated method would ask for; NaN equals NaN here.
@@ -104,7 +115,9 @@ class ClassificationMeter:
         import torch
 
         self.num_classes = num_classes
-        self._matrix = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+        self._dense = num_classes <= DENSE_UP_TO
+        self._matrix = torch.zeros(num_classes * num_classes if self._dense else 0, dtype=torch.int64, device=device)
+        self._cells = _Cells(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
         self._hits = torch.zeros(len(TOP_K), dtype=torch.int64, device=device)
         # Apple's GPUs have no float64.
         precise = torch.float32 if self._hits.device.type == "mps" else torch.float64
@@ -126,7 +139,11 @@ class ClassificationMeter:
             # Not torch.bincount: on CUDA it reads its input's maximum back, a wait for the device in each
             # batch.
             cells = labels * self.num_classes + ranked[:, 0]
-            self._matrix.index_add_(0, cells, torch.ones_like(cells))
+            if self._dense:
+                self._matrix.index_add_(0, cells, torch.ones_like(cells))
+            else:
+                self._check_labels(labels)
+                self._cells.add(cells)
             right = ranked == labels[:, None]
             self._hits += torch.stack([right[:, :k].any(1).sum() for k in TOP_K])
             self._samples += len(labels)
@@ -142,6 +159,9 @@ class ClassificationMeter:
         # Summed by rank, on the host: not even the last bit of the loss differs, on which they stop early.
         counts = torch.stack(ranks.gather(torch.cat([self._matrix, self._hits]).cpu())).sum(dim=0)
         self._matrix, self._hits = counts.to(self._matrix.device).split([len(self._matrix), len(self._hits)])
+        if not self._dense:
+            parts = ranks.gather(self._cells.counted())
+            self._cells = _Cells(*(torch.cat(column) for column in zip(*parts, strict=True)))
         others = ranks.gather((float(self._loss_sum), self._samples, self._samples_with_loss))
         loss_sums, samples, samples_with_loss = zip(*others, strict=True)
         self._loss_sum = torch.tensor(sum(loss_sums), dtype=self._loss_sum.dtype, device=self._loss_sum.device)
@@ -161,7 +181,7 @@ class ClassificationMeter:
         if not self._samples:
             raise ValueError("no samples to evaluate")
         names = [str(number) for number in range(self.num_classes)] if classes is None else list(classes)
-        matrix: npt.NDArray[np.int64] = self._matrix.reshape(self.num_classes, -1).cpu().numpy().copy()
+        matrix = self._confusion()
         loss, accuracy = self.loss_and_accuracy()
         top1, top3, top5 = (hits / self._samples for hits in self._hits.tolist())
         return Evaluation(
@@ -176,23 +196,62 @@ class ClassificationMeter:
             **_averages(matrix),
         )
 
+    def _confusion(self) -> Confusion:
+        if self._dense:
+            dense: npt.NDArray[np.int64] = self._matrix.reshape(self.num_classes, -1).cpu().numpy().copy()
+            return dense
+        cells, counts = self._cells.counted()
+        return sparse_confusion(cells.numpy(), counts.numpy(), self.num_classes)
 
-def _scores(matrix: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], average: str | None) -> Any:
+    def _check_labels(self, labels: torch.Tensor) -> None:
+        # A dense matrix's index does it, on CUDA too; a sparse one would count such a label for another class.
+        if labels.device.type == "cpu" and ((labels < 0) | (labels >= self.num_classes)).any():
+            raise IndexError(f"a label beyond the {self.num_classes:,} classes")
+
+
+class _Cells:
+    """Cells of a sparse matrix, `known` int64[N] with `counts` int64[N] on the CPU, and those of the batches since."""
+
+    def __init__(self, known: torch.Tensor, counts: torch.Tensor) -> None:
+        self.known, self.counts = known, counts
+        self._waiting: list[torch.Tensor] = []
+        self._length = 0
+
+    def add(self, cells: torch.Tensor) -> None:
+        self._waiting.append(cells)
+        self._length += len(cells)
+        if self._length >= _CELLS:
+            self.counted()
+
+    def counted(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(cells, counts), each cell once; waits for the device."""
+        import torch
+
+        fresh = torch.cat([self.known[:0], *(each.cpu() for each in self._waiting)])
+        cells = torch.cat([self.known, fresh])
+        weights = torch.cat([self.counts, torch.ones_like(fresh)])
+        self.known, place = torch.unique(cells, return_inverse=True)
+        self.counts = torch.zeros_like(self.known).index_add_(0, place, weights)
+        self._waiting, self._length = [], 0
+        return self.known, self.counts
+
+
+def _scores(matrix: Confusion, labels: npt.NDArray[np.int64], average: str | None) -> Any:
     from sklearn.metrics import precision_recall_fscore_support
 
     # Each cell of the matrix is one weighted sample, so that a million samples cost no more than a hundred.
-    true, predicted = np.nonzero(matrix)
+    true, predicted, counts = cells_of(matrix)
     return precision_recall_fscore_support(
         true,
         predicted,
         labels=labels,
         average=average,
-        sample_weight=matrix[true, predicted],
+        sample_weight=counts,
         zero_division=0.0,
     )
 
 
-def _by_class(matrix: npt.NDArray[np.int64], names: list[str]) -> tuple[ClassResult, ...]:
+def _by_class(matrix: Confusion, names: list[str]) -> tuple[ClassResult, ...]:
     precision, recall, f1, _ = _scores(matrix, np.arange(len(names)), None)
     support = matrix.sum(1)
     return tuple(
@@ -201,7 +260,7 @@ def _by_class(matrix: npt.NDArray[np.int64], names: list[str]) -> tuple[ClassRes
     )
 
 
-def _averages(matrix: npt.NDArray[np.int64]) -> dict[str, float]:
+def _averages(matrix: Confusion) -> dict[str, float]:
     present = np.flatnonzero(matrix.sum(1))
     values: dict[str, float] = {}
     for average in ("macro", "weighted"):

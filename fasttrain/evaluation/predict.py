@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fasttrain.checkpoint.trained import load_trained
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, fault_of_machine
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.loaders.plan import centre_boxes
 from fasttrain.loaders.torchvision import decode_crop
@@ -150,6 +150,8 @@ def read_photograph(path: Path, image_size: int) -> torch.Tensor:
         box = centre_boxes(np.array([[photo.height, photo.width]], dtype=np.int32))[0]
         return decode_crop(photo.jpeg, box, False, (image_size, image_size))
     except OSError as error:
+        if fault_of_machine(error):
+            raise
         raise Unreadable(error.strerror or str(error)) from None
     except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
         raise Unreadable(str(error).splitlines()[0]) from None

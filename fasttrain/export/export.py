@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ import torch
 
 import fasttrain
 from fasttrain.checkpoint.trained import load_trained
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, of_os
 from fasttrain.export.base import Format, Run, inferring
 from fasttrain.export.photographs import some_photographs
 from fasttrain.export.registry import make_format
 from fasttrain.export.speed import Speed, measure
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.preprocess import Normalise
+from fasttrain.shards.atomic import atomic_folder, make_folder
 
 INPUTS = ("uint8", "float")
 _PREPROCESS = "upright, the centred square of 224/256 of the short side, resized (bilinear, antialiased) to image_size"
@@ -77,19 +77,17 @@ def export(
     threads = torch.get_num_threads()
     say(f"exporting {spec.name} as {format}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            written = Path(folder) / path.name
+        make_folder(path.parent)
+        with atomic_folder(path) as folder:  # weights of 2 GB and more lie in a second file
+            written = folder / path.name
             kind.write(graph, torch.cat([images[:1], images[:1]]), written, metadata)
             run = kind.open(written, threads)
             say(f"comparing it with the model on {len(pixels)} photographs")
             difference, greatest, same = _compare(run, graph, images)
             _require_close(difference, greatest, tolerance, kind)
-            size = sum(each.stat().st_size for each in Path(folder).iterdir())
-            for each in Path(folder).iterdir():  # weights of 2 GB and more lie in a second file
-                each.replace(path.parent / each.name)
+            size = sum(each.stat().st_size for each in folder.iterdir())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; choose another --out") from error
+        raise of_os(error, path, "choose another --out") from error
     speeds: list[Speed] = []
     if speed:
         say("measuring its speed")

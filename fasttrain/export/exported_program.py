@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ class ExportedProgram(Format):
         except Exception as error:  # dynamo, the tracer and the shape solver each have their own
             reason = str(error).splitlines()[0]
             raise UserError(f"--format exported-program: torch can't export this model ({reason})") from error
-        torch.export.save(program, str(path), extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
+        # Not into the file: where the disk is full, torch's writer ends the whole process.
+        file = io.BytesIO()
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
+        path.write_bytes(file.getbuffer())
 
     def open(self, path: Path, threads: int) -> Run:
         return inferring(torch.export.load(str(path)).module())

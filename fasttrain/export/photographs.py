@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fasttrain.config.location import is_url
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.evaluation.predict import Unreadable, read_photograph
 from fasttrain.loaders.base import LoaderSettings
@@ -31,7 +31,10 @@ def some_photographs(data: str | Path | None, count: int, image_size: int) -> tu
     if data is None:
         with tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
             drawn = Path(folder) / "sample"
-            draw_sample(drawn, per_class=math.ceil(count / len(DISHES)))
+            try:
+                draw_sample(drawn, per_class=math.ceil(count / len(DISHES)))
+            except OSError as error:
+                raise of_os(error, drawn, "set TMPDIR to another folder, or give --data") from error
             return _from_files(drawn, count, image_size), "drawn ones (--data gives others)"
     if is_url(data) or (Path(data) / MANIFEST).exists():
         return _from_shards(data, count, image_size)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.extras import require
 
 if TYPE_CHECKING:
     from fasttrain.export.base import Format
@@ -25,6 +25,5 @@ def make_format(name: str) -> Format:
         raise UserError(f"--format {name} is not one of {', '.join(FORMATS)}{nearest(name, list(FORMATS))}")
     module, _, attribute = FORMATS[name].partition(":")
     found: Format = getattr(import_module(module), attribute)()
-    if missing := [package for package in found.needs if find_spec(package) is None]:
-        raise UserError(f"--format {name} needs {', '.join(missing)}: pip install 'fasttrain[export]'")
+    require(f"--format {name}", "export", *found.needs)
     return found

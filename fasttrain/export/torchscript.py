@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -27,9 +28,11 @@ class TorchScript(Format):
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"--format torchscript: torch can't export this model ({reason})") from error
-            torch.jit.save(
-                torch.jit.freeze(traced), str(path), _extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)}
-            )
+            # Not into the file: where the disk is full, torch's writer ends the whole process.
+            file = io.BytesIO()
+            said = json.dumps(metadata, ensure_ascii=False)
+            torch.jit.save(torch.jit.freeze(traced), file, _extra_files={METADATA: said})
+        path.write_bytes(file.getbuffer())
 
     def open(self, path: Path, threads: int) -> Run:
         with warnings.catch_warnings():

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fasttrain.config.location import is_url
 from fasttrain.errors import UserError
@@ -27,9 +25,12 @@ from fasttrain.inspection.findings import (
 )
 from fasttrain.inspection.header import jpeg_header
 from fasttrain.inspection.thumbnails import read_thumbnails
+from fasttrain.shards.beton import verify_betons
+from fasttrain.shards.checksum import CHANGED, crc32
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import INDEX, REJECTED, SPLITS, Manifest
 from fasttrain.shards.reader import LocalFiles, ShardSet
+from fasttrain.terminal import bar, make_console
 
 
 def inspect(
@@ -55,15 +56,20 @@ def inspect(
         raise UserError(f"distance = {distance} is out of range: 0 to 16 of the hash's 64 bits, 4 where in doubt")
     start = time.monotonic()
     location = ensure_shards(data)
-    lenient = verify and not is_url(location)
-    shards = ShardSet(_Unchecked(Path(location))) if lenient else ShardSet.open(location, cache_size)
+    if is_url(location):
+        shards = ShardSet.open(location, cache_size)
+    else:
+        shards = ShardSet((_Unchecked if verify else _Changed)(Path(location)))
     inspection = _of_manifest(shards)
     with _progress(progress) as track:
         if verify:
             with track("checksums", inspection.shard_bytes + shards.files.path(INDEX).stat().st_size) as advance:
                 inspection.problems += shards.verify(advance)
+            if not shards.remote:
+                inspection.problems += verify_betons(shards)
         with track("photographs", len(shards)) as advance:
-            hashes, well = _read(shards, inspection, decode=verify or duplicates, workers=workers, advance=advance)
+            decode = verify or duplicates
+            hashes, well = _read(shards, inspection, decode=decode, verify=verify, workers=workers, advance=advance)
     inspection.decoded, inspection.verified = verify or duplicates, verify
     if duplicates:
         inspection.duplicates = _duplicates(shards, hashes[well], well, distance)
@@ -71,8 +77,14 @@ def inspect(
     return inspection
 
 
-class _Unchecked(LocalFiles):
-    """Opens shards of which some are missing or cut off: `verify` lists them all."""
+class _Changed(LocalFiles):
+    """Opens shards whose index isn't the one that was written: what is wrong with it is listed."""
+
+    index_must_match = False
+
+
+class _Unchecked(_Changed):
+    """Opens shards of which some are missing or cut off, too: `verify` lists them all."""
 
     def check(self, manifest: Manifest) -> None:
         pass
@@ -81,10 +93,6 @@ class _Unchecked(LocalFiles):
 def _of_manifest(shards: ShardSet) -> Inspection:
     """What manifest, index and `rejected.tsv` say, without a look into the shards."""
     manifest, index = shards.manifest, shards.index
-    if len(index) and not 0 <= index["label"].min() <= index["label"].max() < len(shards.classes):
-        raise UserError(
-            f"{shards.folder / INDEX}: labels beyond the classes; copy it again, or run convert --overwrite"
-        )
     splits: dict[str, dict[str, int]] = {}
     split_bytes: dict[str, int] = {}
     for split in SPLITS:
@@ -127,6 +135,7 @@ def _read(
     inspection: Inspection,
     *,
     decode: bool,
+    verify: bool,
     workers: int | None,
     advance: Callable[[int], None],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -139,7 +148,8 @@ def _read(
         readable, why_not = _readable(shards, ids, shard)
         if why_not:  # says more than the checksum
             inspection.problems = [problem for problem in inspection.problems if shard not in problem] + [why_not]
-        bad = _headers(shards, readable, inspection)
+        bad = _changed(shards, readable) if verify else {}
+        bad |= _headers(shards, readable[~np.isin(readable, list(bad))], inspection)
         whole = readable[~np.isin(readable, list(bad))]
         for thumbnails in read_thumbnails(shards, whole, workers) if decode else ():
             hashes[thumbnails.ids] = perceptual_hashes(thumbnails.pixels)
@@ -170,6 +180,14 @@ def _readable(shards: ShardSet, ids: NDArray[np.int64], shard: str) -> tuple[NDA
         return ids, ""
     lost = int((~there).sum())
     return ids[there], f"{shards.location}/{shard}: ends before {lost:,} of its {len(ids):,} photographs; copy it again"
+
+
+def _changed(shards: ShardSet, ids: NDArray[np.int64]) -> dict[int, str]:
+    """The samples whose bytes aren't those of their checksum: which of a shard's it is, where the shard's is wrong."""
+    crc32s = shards.crc32s()
+    if crc32s is None:
+        return {}
+    return {sample: CHANGED for sample in ids.tolist() if crc32(shards.bytes(sample)) != crc32s[sample]}
 
 
 def _headers(shards: ShardSet, ids: NDArray[np.int64], inspection: Inspection) -> dict[int, str]:
@@ -224,16 +242,7 @@ def _name(shards: ShardSet, sample: int) -> SampleName:
 @contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[str, int], AbstractContextManager[Callable[[int], None]]]]:
     """What makes a bar with a title and a total; bars are live in a terminal, and gone when they are done."""
-    console = Console(stderr=True, quiet=not shown)
-    bars = Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-        disable=not (console.is_terminal or console.is_jupyter),
-    )
+    bars = bar(make_console(stderr=True, quiet=not shown))
 
     @contextmanager
     def track(title: str, total: int) -> Iterator[Callable[[int], None]]:

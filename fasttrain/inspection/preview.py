@@ -19,6 +19,7 @@ from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader, LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import choose_loader, loader_class
+from fasttrain.report.as_seen import Shares, as_seen
 from fasttrain.report.contact_sheet import contact_sheet
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
@@ -78,14 +79,15 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
         raise UserError(f"{shards.location}: no photograph in the train split to show")
     device = choose_device(config.device)
     side = progressive_side(config.progressive, epoch, config.epochs) if config.progressive else config.image_size
+    batch_size = count if config.batch_size == "auto" else config.batch_size
     settings = LoaderSettings(
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         image_size=side,
         crop=Crop(scale=config.crop_scale),
         seed=config.seed,
         workers=choose_workers(config.workers),
         device=str(device),
-        limit_batches=-(-count // config.batch_size),
+        limit_batches=-(-count // batch_size),
         shuffle=config.shuffle,
     )
     look = _Looker(config, shards, settings, epoch, count)
@@ -134,7 +136,7 @@ class _Looker:
     def __init__(self, config: TrainConfig, shards: ShardSet, settings: LoaderSettings, epoch: int, count: int) -> None:
         self.shards, self.settings = shards, settings
         self._epoch, self._count, self._device = epoch, count, torch.device(settings.device)
-        self._classes, self._ids = shards.classes, shards.ids("train")
+        self._ids = shards.ids("train")
         self._augment = BatchAugment(
             self._ids,
             config.seed,
@@ -149,37 +151,34 @@ class _Looker:
 
     def through(self, kind: type[Loader]) -> _Seen:
         loader = kind(self.shards, self._ids, self.settings)
-        crops, pictures, captions = [], [], []
+        crops, pictures = [], []
+        captions: list[str] = []
         loader.set_epoch(self._epoch)
         try:
             for images, labels, ids in loader:
                 crops.append(images.cpu().numpy())
-                shown, said = self._as_the_model_sees(images, labels, ids)
+                shown, shares = as_seen(
+                    images.to(self._device),
+                    labels.to(self._device),
+                    ids.numpy(),
+                    self._epoch,
+                    self.shards.classes,
+                    self._augment,
+                    self._mix,
+                )
                 pictures.append(shown)
-                captions += said
+                captions += map(_caption, shares)
         finally:
             loader.close()
         first = slice(self._count)
         return _Seen(np.concatenate(crops)[first], np.concatenate(pictures)[first], captions[first])
 
-    def _as_the_model_sees(
-        self, images: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor
-    ) -> tuple[NDArray[np.uint8], list[str]]:
-        images = self._augment(images.to(self._device), ids.numpy(), self._epoch)
-        if self._mix is None:
-            return images.cpu().numpy(), [self._classes[label] for label in labels.tolist()]
-        # Training mixes after it normalises; that is affine, so mixing before it comes to the same picture.
-        mixed, targets = self._mix(
-            images.float().permute(0, 3, 1, 2), labels.to(self._device), ids.numpy(), self._epoch
-        )
-        shown = mixed.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        return shown, [self._shares(target) for target in targets.cpu()]
 
-    def _shares(self, target: torch.Tensor) -> str:
-        shares, labels = (each.tolist() for each in target.topk(min(2, len(target))))
-        if shares[0] >= 0.995:
-            return self._classes[labels[0]]
-        return "\n".join(f"{self._classes[label]} {share:.0%}" for share, label in zip(shares, labels, strict=True))
+def _caption(shares: Shares) -> str:
+    (name, greatest), *rest = shares
+    if greatest >= 0.995 or not rest:
+        return name
+    return "\n".join(f"{each} {share:.0%}" for each, share in shares[:2])
 
 
 def _input_mean(model: str) -> tuple[float, ...]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, no_memory
+from fasttrain.loaders.checksums import Checksums
 from fasttrain.loaders.plan import Batch, Crop, EpochPlan
 from fasttrain.loaders.to_device import copied_ahead
 
 if TYPE_CHECKING:
     import torch
 
-    from fasttrain.shards.reader import ShardSet
+    from fasttrain.shards.reader import Located, ShardSet
+
+log = logging.getLogger("fasttrain")
 
 BadSamples = Sequence[tuple[int, str]]
 """(position in the batch, reason) of each photograph that could not be decoded."""
@@ -29,6 +34,8 @@ class LoaderSettings:
 
     shuffle: "full" mixes all samples, "shards" those of a few shards at a time (see `plan.epoch_order`), for data
     larger than the memory that is left for the page cache.
+    on_bad_sample: "error" stops at the first sample that has changed since it was converted or doesn't decode; "skip"
+    leaves such samples out of their batches, tells `report` of each once, and stops where they are too many.
     """
 
     batch_size: int
@@ -41,16 +48,25 @@ class LoaderSettings:
     world_size: int = 1
     limit_batches: int | None = None
     shuffle: Literal["full", "shards"] = "full"
+    on_bad_sample: Literal["error", "skip"] = "error"
+    report: Callable[[str], None] = log.warning
+
+    def most_bad(self, samples: int) -> int:
+        """Bad samples that an epoch over `samples` may have on each rank: a hundredth of the rank's, or 10."""
+        return max(10, samples // (100 * self.world_size))
 
 
 class Loader(ABC):
     """Iterates `(uint8 [n, H, W, 3] images, int64 [n] labels, int64 [n] ids)`, the short last batch included.
 
     Images lie on `settings.device` where that is CUDA; labels and ids are on the CPU. A subclass only turns planned
-    batches into pixels (`_load`); order, boxes, flips, counting and resuming are the same for all of them.
+    batches into pixels (`_load`); order, boxes, flips, counting and resuming are the same for all of them, and so are
+    bad samples: a batch comes without them, however few it has left. `bad` holds those of the epoch at hand that this
+    process has met: id and reason.
     """
 
     name: ClassVar[str]
+    reads_shards: ClassVar[bool] = True
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         self.shards = shards
@@ -59,6 +75,10 @@ class Loader(ABC):
         self.epoch = 0
         self._delivered = 0
         self._resume_at = 0
+        self.bad: dict[int, str] = {}
+        self._bad_before = 0
+        self._told: set[int] = set()
+        self._checksums = Checksums(shards, self._stored) if self.reads_shards else None
 
     @classmethod
     @abstractmethod
@@ -73,6 +93,10 @@ class Loader(ABC):
     @abstractmethod
     def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         """Pixels, uint8 [n, H, W, 3], and the bad samples of each planned batch, in order."""
+
+    def _stored(self, samples: NDArray[np.int64]) -> Located:
+        """Where this loader reads the bytes of `samples`, int64 [n]."""
+        return self.shards.locate(samples)
 
     def plan(self) -> EpochPlan:
         """The whole current epoch, for all ranks."""
@@ -101,6 +125,9 @@ class Loader(ABC):
         plan = self.plan().rest(self._resume_at)
         first_batch = self._resume_at // (settings.batch_size * settings.world_size)
         count = self._limited(plan.batch_count(settings.batch_size, settings.world_size) + first_batch) - first_batch
+        if not self._resume_at:
+            self._bad_before = 0
+        self.bad = {}
         self._delivered, self._resume_at = self._resume_at, 0
         labels = self.shards.labels()
 
@@ -110,24 +137,57 @@ class Loader(ABC):
         def planned() -> Iterator[Batch]:
             return filter(len, map(part, range(count)))
 
-        def decoded() -> Iterator[tuple[Batch, torch.Tensor, BadSamples]]:
-            pixels = copied_ahead(self._load(planned), settings.device)
-            for batch, (images, bad) in zip(planned(), pixels, strict=True):
-                yield batch, images, bad
+        def decoded() -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+            # Closed here: what a decoder has in flight must not wait for the garbage collector after an error.
+            with closing(copied_ahead(self._load(planned), settings.device)) as pixels:
+                # Asked after the pixels: it starts a thread, and `_load` may fork.
+                changed = self._checksums.beside(planned()) if self._checksums else ([] for _ in planned())
+                for batch, (images, bad), other in zip(planned(), pixels, changed, strict=True):
+                    yield self._good(batch, images, {**dict(bad), **dict(other)})
             if count and not len(last := part(count - 1)):  # only of the last global batch
-                yield last, torch.empty((0, *plan.size, 3), dtype=torch.uint8), ()
+                yield last.ids, torch.empty((0, *plan.size, 3), dtype=torch.uint8)
 
-        for number, (batch, images, bad) in enumerate(decoded()):
-            for position, reason in bad:
-                raise UserError(self.shards.describe(int(batch.ids[position])) + f": {reason}; run convert again")
+        for number, (ids, images) in enumerate(decoded()):
             step = settings.batch_size * settings.world_size
             self._delivered += min(step, len(plan.ids) - number * step)
-            yield images, torch.from_numpy(labels[batch.ids]), torch.from_numpy(batch.ids)
+            if len(ids) or settings.world_size > 1:  # the other ranks take this step
+                yield images, torch.from_numpy(labels[ids]), torch.from_numpy(ids)
+
+    @property
+    def bad_samples(self) -> int:
+        """Samples left out of the epoch so far; after a resume those of before count on rank 0."""
+        return self._bad_before + len(self.bad)
+
+    def _good(self, batch: Batch, images: torch.Tensor, bad: dict[int, str]) -> tuple[NDArray[np.int64], torch.Tensor]:
+        """The ids and pictures of `batch` without those at the positions `bad`, which are reported."""
+        if not bad:
+            return batch.ids, images
+        import torch
+
+        for position in sorted(bad):
+            self._meet_bad(int(batch.ids[position]), bad[position])
+        kept = np.setdiff1d(np.arange(len(batch)), list(bad))
+        return batch.ids[kept], images[torch.from_numpy(kept).to(images.device)]
+
+    def _meet_bad(self, sample: int, reason: str) -> None:
+        settings, said = self.settings, f"{self.shards.describe(sample)}: {reason}"
+        lists = f"`fasttrain inspect {self.shards.location} --verify` lists all that is broken"
+        if no_memory(reason):
+            raise MemoryError(f"at {said}")
+        if settings.on_bad_sample == "error":
+            raise UserError(f"{said}; {lists}; copy it again, or leave such samples out: --on-bad-sample skip")
+        self.bad[sample] = reason
+        if sample not in self._told:
+            self._told.add(sample)
+            settings.report(f"bad sample left out: {said}")
+        if self.bad_samples > (most := settings.most_bad(len(self.ids))):
+            raise UserError(f"{said}; more than {most:,} bad samples in one epoch; {lists}; copy or convert them again")
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch that the next iteration runs; a resume point in another epoch is dropped."""
         if epoch != self.epoch:
-            self._delivered = self._resume_at = 0
+            self._delivered = self._resume_at = self._bad_before = 0
+            self.bad = {}
         self.epoch = epoch
 
     def set_image_size(self, side: int) -> None:
@@ -136,15 +196,34 @@ class Loader(ABC):
 
     def state_dict(self) -> dict[str, int]:
         """Where the iteration stands: samples delivered over all ranks, not those prefetched."""
-        return {"epoch": self.epoch, "samples": self._delivered}
+        bad = {"bad_samples": self.bad_samples} if self.bad_samples else {}
+        return {"epoch": self.epoch, "samples": self._delivered, **bad}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """The next iteration goes on right after the samples delivered when `state` was taken."""
         self.epoch = state["epoch"]
         self._delivered = self._resume_at = state["samples"]
+        self._bad_before = state.get("bad_samples", 0) if self.settings.rank == 0 else 0
+        self.bad = {}
 
-    def close(self) -> None:  # noqa: B027 - most loaders hold nothing that outlives an iteration
+    def close(self) -> None:
         """Ends worker processes and threads."""
+        if self._checksums is not None:
+            self._checksums.close()
 
     def _limited(self, count: int) -> int:
         return count if self.settings.limit_batches is None else min(count, self.settings.limit_batches)
+
+
+class InnerLoader(Loader):
+    """A loader that a run makes in place of another one, for samples it has in hand: nobody can choose it."""
+
+    reads_shards = False
+
+    @classmethod
+    def unavailable(cls, shards: ShardSet, device: str) -> str | None:
+        return "it reads no shards"
+
+    @classmethod
+    def preference(cls, device: str) -> int:
+        return 0

@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fasttrain.extras import install
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
 from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
+from fasttrain.photos.jpeg import require_jpeg
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
 _AHEAD = 2  # batches in DALI's hands while the consumer works
+_BLACK = 8  # px, the side of what stands for a bad photograph
 
 
 class DaliLoader(Loader):
@@ -40,14 +43,16 @@ class DaliLoader(Loader):
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         super().__init__(shards, ids, settings)
         self.sliced = can_slice(shards)
+        self._sizes = shards.sizes()
         self._pipeline: Any = None
+        self._bad: dict[int, str] = {}
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if shards.raw:
             return "these shards hold pixels, its decoder takes JPEGs; use --loader native, or convert without --raw"
         if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-            return "DALI is not installed; pip install 'fasttrain[dali]'"
+            return f"DALI is not installed; {install('dali')}"
         return None
 
     @classmethod
@@ -62,24 +67,30 @@ class DaliLoader(Loader):
         flying: deque[Batch] = deque()
         size = self.settings.image_size
         device = self.settings.device if self._on_gpu else "cpu"
+        self._bad.clear()
         if self._pipeline is None:
             self._start()
         try:
             self._fill(waiting, flying)
             while flying:
                 batch = flying[0]
-                (pixels,) = self._pipeline.share_outputs()
+                try:
+                    (pixels,) = self._pipeline.share_outputs()
+                except RuntimeError as error:
+                    # DALI stops at the first bad photograph and does not say which.
+                    self._find_bad(flying, error)
+                    self._start()
+                    for each in flying:
+                        self._feed(each)
+                    continue
                 images = torch.empty((len(batch), size, size, 3), dtype=torch.uint8, device=device)
                 stream = torch.cuda.current_stream() if self._on_gpu else None
                 feed_ndarray(pixels.as_tensor(), images, cuda_stream=stream)
                 self._pipeline.release_outputs()
                 flying.popleft()
                 self._fill(waiting, flying)
-                yield images, ()
-        except RuntimeError as error:
-            # DALI stops at the first bad photograph and does not say which: torchvision finds it.
-            self._pipeline = None
-            yield torch.zeros((len(flying[0]), size, size, 3), dtype=torch.uint8), self._find_bad(flying[0], error)
+                ids = enumerate(batch.ids.tolist())
+                yield images, [(position, self._bad[sample]) for position, sample in ids if sample in self._bad]
         finally:
             self._drain(len(flying))
 
@@ -89,6 +100,7 @@ class DaliLoader(Loader):
         super().set_image_size(side)
 
     def close(self) -> None:
+        super().close()
         self._pipeline = None
 
     @property
@@ -105,26 +117,42 @@ class DaliLoader(Loader):
             threads=max(settings.workers, 1),
             device_id=torch.device(settings.device).index or 0 if self._on_gpu else None,
         )
+        self._black: NDArray[np.uint8] = encode_jpeg(torch.zeros((3, _BLACK, _BLACK), dtype=torch.uint8)).numpy()
         # A pipeline's first run takes as many batches as it prefetches, however few the epoch has. Not photographs: a
         # broken one would be met where no batch could be blamed.
-        black = encode_jpeg(torch.zeros((3, 8, 8), dtype=torch.uint8)).numpy()
         for _ in range(_AHEAD):
-            self._put([black], np.zeros((1, 2), np.int32), np.full((1, 2), 8, np.int32), np.zeros(1, np.int32))
+            whole = np.full((1, 2), _BLACK, np.int32)
+            self._put([self._black], np.zeros((1, 2), np.int32), whole, np.zeros(1, np.int32))
         self._pipeline.schedule_run()
         self._drain(_AHEAD)
 
     def _fill(self, waiting: Iterator[Batch], flying: deque[Batch]) -> None:
         while len(flying) < _AHEAD and (batch := next(waiting, None)) is not None:
+            self._refuse(batch)
             self._feed(batch)
-            self._pipeline.schedule_run()
             flying.append(batch)
 
+    def _refuse(self, batch: Batch) -> None:
+        """Notes the samples that are no JPEG of their size: one said to be small could take all memory."""
+        for sample in batch.ids.tolist():
+            height, width = self._sizes[sample].tolist()
+            try:
+                require_jpeg(self.shards.bytes(sample), width, height)
+            except ValueError as error:
+                self._bad[sample] = f"DALI can't decode it ({error})"
+
     def _feed(self, batch: Batch) -> None:
+        """Schedules `batch`, with a black picture in each bad one's place."""
         if self.sliced:
             jpegs, anchors = sliced_jpegs(self.shards, batch, max(self.settings.workers, 1))
         else:
             jpegs, anchors = whole_jpegs(self.shards, batch)
-        self._put(jpegs, anchors, np.ascontiguousarray(batch.boxes[:, 2:]), batch.flips.astype(np.int32))
+        shapes = np.array(batch.boxes[:, 2:], order="C")
+        for position, sample in enumerate(batch.ids.tolist()) if self._bad else ():
+            if sample in self._bad:
+                jpegs[position], anchors[position], shapes[position] = self._black, 0, _BLACK
+        self._put(jpegs, anchors, shapes, batch.flips.astype(np.int32))
+        self._pipeline.schedule_run()
 
     def _put(
         self,
@@ -137,22 +165,28 @@ class DaliLoader(Loader):
             self._pipeline.feed_input(name, values)
 
     def _drain(self, count: int) -> None:
-        for _ in range(count if self._pipeline is not None else 0):
-            self._pipeline.share_outputs()
-            self._pipeline.release_outputs()
+        try:
+            for _ in range(count if self._pipeline is not None else 0):
+                self._pipeline.share_outputs()
+                self._pipeline.release_outputs()
+        except RuntimeError:  # a bad photograph that nobody waits for any more
+            self._pipeline = None
 
-    def _find_bad(self, batch: Batch, error: RuntimeError) -> BadSamples:
+    def _find_bad(self, flying: Iterable[Batch], error: RuntimeError) -> None:
+        """Has torchvision find the photographs that DALI may have stopped at; raises `error` where there are none."""
         from fasttrain.loaders.torchvision import decode_crop
 
-        bad = []
-        for position, sample in enumerate(batch.ids):
-            try:
-                decode_crop(self.shards.bytes(int(sample)), batch.boxes[position], False, (1, 1))
-            except RuntimeError as reason:
-                bad.append((position, f"DALI can't decode it ({str(reason).splitlines()[0]})"))
-        if not bad:
+        known = len(self._bad)
+        for batch in flying:
+            for sample, box in zip(batch.ids.tolist(), batch.boxes, strict=True):
+                try:
+                    if sample not in self._bad:
+                        decode_crop(self.shards.bytes(sample), box, False, (1, 1))
+                except RuntimeError as reason:
+                    self._bad[sample] = f"DALI can't decode it ({str(reason).splitlines()[0]})"
+        self._pipeline = None
+        if len(self._bad) == known:
             raise error
-        return bad
 
 
 def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int | None) -> Any:

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
-from fasttrain.shards.beton import beton_problem
+from fasttrain.shards.beton import BetonBytes, beton_problem
 from fasttrain.shards.cut import native_available
 from fasttrain.shards.format import SPLITS
 
 if TYPE_CHECKING:
-    from fasttrain.shards.reader import ShardSet
+    from fasttrain.shards.reader import Located, ShardSet
 
 
 class FfcvLoader(Loader):
@@ -38,6 +38,7 @@ class FfcvLoader(Loader):
         super().__init__(shards, ids, settings)
         self.split = SPLITS[int(shards.index["split"][ids[0]])]
         self._first_id = int(shards.ids(self.split)[0])
+        self._file = BetonBytes(shards, self.split)
         self._loader: Any = None
         self._table = _EpochTable(len(shards.ids(self.split)))
 
@@ -86,7 +87,11 @@ class FfcvLoader(Loader):
         super().set_image_size(side)
 
     def close(self) -> None:
+        super().close()
         self._loader = None
+
+    def _stored(self, samples: NDArray[np.int64]) -> Located:
+        return self._file.locate(samples - self._first_id)
 
     def _reason(self, batch: Batch, position: int) -> str:
         from fasttrain import _native

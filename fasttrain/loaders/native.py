@@ -74,6 +74,7 @@ class NativeLoader(Loader):
                 self._pool.wait(ticket)
 
     def close(self) -> None:
+        super().close()
         if self._pool is not None:
             self._pool.close()
             self._pool = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def copied_ahead(
     batches: Iterable[tuple[torch.Tensor, BadSamples]], device: str
-) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+) -> Generator[tuple[torch.Tensor, BadSamples], None, None]:
     """The same batches, in order, on `device`; elsewhere than on CUDA, and where they are there already, untouched.
 
     Copies overlap with work only from page-locked memory, which the loaders use where CUDA is. One batch more than

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, of_os
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
+from fasttrain.photos.jpeg import require_jpeg
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
+
+_NO_SHM = "give --workers 0 or fewer, another --loader, or a larger one (docker run --shm-size=2g)"
 
 
 class TorchvisionLoader(Loader):
@@ -37,6 +44,7 @@ class TorchvisionLoader(Loader):
             generator=torch.Generator(),
             num_workers=settings.workers,
             persistent_workers=settings.workers > 0,
+            worker_init_fn=_leave_signals,
             pin_memory=settings.device.startswith("cuda"),
         )
 
@@ -50,15 +58,30 @@ class TorchvisionLoader(Loader):
 
     def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         self._planned.batches = batches
-        workers = iter(self._batches)  # forks, which must come before there are threads
-        for images, bad in fetched_ahead(self.shards, batches, workers):
-            if isinstance(bad, UserError):
-                raise bad
-            yield images, bad
+        try:
+            workers = iter(self._batches)  # forks, which must come before there are threads
+        except OSError as error:
+            if self.settings.workers and error.errno in (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.ENOSYS):
+                raise of_os(error, "/dev/shm", _NO_SHM) from error  # where Python keeps the workers' locks
+            raise
+        try:
+            for images, bad in fetched_ahead(self.shards, batches, workers):
+                if isinstance(bad, UserError):
+                    raise bad
+                yield images, bad
+        except (ConnectionError, EOFError) as error:
+            # A worker is gone, whose pipe broke before torch's SIGCHLD handler could say so, which it does here.
+            time.sleep(1)
+            raise RuntimeError(f"DataLoader worker exited unexpectedly ({error})") from error
 
     def close(self) -> None:
-        # DataLoader has no public way to end its persistent workers but to be forgotten.
-        self._batches._iterator = None
+        super().close()
+        iterator, self._batches._iterator = self._batches._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            # Not left to be freed: a traceback may hold it, and Python waits for workers that take no SIGTERM.
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()
 
 
 def decode_crop(
@@ -87,6 +110,12 @@ def decode_crop(
     return (resized.flip(-1) if flip else resized).permute(1, 2, 0)
 
 
+def _leave_signals(worker: int) -> None:
+    # A terminal's Ctrl-C and a cluster's SIGTERM reach them too, and the run still needs a batch or two to stop well.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class _PlannedBatches:
     """A sampler whose "indices" are whole planned batches, so that workers keep no state."""
 
@@ -109,9 +138,16 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
                 data, flip = self.shards.bytes(int(sample)), bool(batch.flips[position])
                 height, width = self._sizes[sample].tolist()
                 raw_size = (height, width) if self.shards.raw else None
+                if raw_size is None:
+                    require_jpeg(data, width, height)  # else one said to be small could take all memory
                 images[position] = decode_crop(data, batch.boxes[position], flip, batch.size, raw_size)
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
             except UserError as error:  # as a value: what a worker raises, DataLoader wraps into a page of text
                 return images, error
+        if get_worker_info() is not None:
+            try:
+                images.share_memory_()  # else a thread does, whose failure nobody hears of: the run would wait for ever
+            except RuntimeError as error:
+                return torch.empty(0), UserError(f"/dev/shm: no room for a batch ({error}); {_NO_SHM}")
         return images, bad

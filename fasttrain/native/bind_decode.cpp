@@ -9,6 +9,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 
+#include "crc32.h"
 #include "decode.h"
 #include "decode_simd.h"
 #include "jpeg_markers.h"
@@ -134,6 +135,22 @@ void will_need(const Addresses& addresses, const Addresses& lengths) {
     read_ahead(addresses.data(), lengths.data(), addresses.shape(0));
 }
 
+nb::object crc32s(const Addresses& addresses, const Addresses& lengths) {
+    const size_t count = addresses.shape(0);
+    if (lengths.shape(0) != count) throw nb::value_error("addresses and lengths must be equally long");
+    auto sums = std::make_unique<uint32_t[]>(count);
+    {
+        nb::gil_scoped_release released;
+        for (size_t i = 0; i < count; ++i)
+            sums[i] = crc32(reinterpret_cast<const uint8_t*>(addresses.data()[i]),
+                            static_cast<size_t>(lengths.data()[i]));
+    }
+    uint32_t* made = sums.release();
+    const nb::capsule owner(made, [](void* p) noexcept { delete[] static_cast<uint32_t*>(p); });
+    const size_t shape[1] = {count};
+    return nb::cast(nb::ndarray<nb::numpy, uint32_t>(made, 1, shape, owner));
+}
+
 nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
     const BufferView buffer(data);
     Photograph photograph{buffer.data(), buffer.size(), 0, 0, Storage::jpeg};
@@ -182,6 +199,7 @@ void bind_decode(nb::module_& m) {
     m.def("decode_batch", &decode_batch, "addresses"_a, "lengths"_a, "sizes"_a, "boxes"_a, "flips"_a,
           "out"_a.noconvert(), "raw"_a = false);
     m.def("will_need", &will_need, "addresses"_a, "lengths"_a);
+    m.def("crc32s", &crc32s, "addresses"_a, "lengths"_a);
     m.def("set_simd", &set_simd, "level"_a);
     nb::class_<PyPool>(m, "Pool")
         .def(nb::init<int>(), "threads"_a)

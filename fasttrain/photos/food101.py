@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import tarfile
@@ -33,6 +34,7 @@ def download_food101(cache: Path) -> Path:
     try:
         staging.mkdir(parents=True, exist_ok=True)
         Food101(str(staging), split="train", download=True)
+        os.sync()  # 101,000 files, whose names may reach the disk before what is in them
         (staging / "food-101").rename(done)
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         with contextlib.suppress(OSError):

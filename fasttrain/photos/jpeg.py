@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fasttrain.shards.cut import jpeg_info, native_available
+
 _SOI, _EOI, _SOS, _DHT, _JPG, _DAC = 0xD8, 0xD9, 0xDA, 0xC4, 0xC8, 0xCC
 _APP0, _APP1, _APP2, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
 _ENTROPY_CODED = 0x00  # no marker's number
@@ -14,6 +16,8 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _ANY_MARKER = re.compile(rb"\xff[^\x00\xff]")
 _WITHIN_SCAN = frozenset({0x00, *range(0xD0, 0xD8), 0xFF})
 _ORIENTATION_TAG = 0x0112
+_MOST_SCANS = 100  # real ones have about ten: each further one is a pass over all coefficients
+_MOST_SEGMENTS = 10_000  # a profile and Exif have some hundred
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,28 @@ def read_header(data: bytes) -> JpegHeader:
     return JpegHeader(width, height, precision, sampling, frame.marker - 0xC0, orientation, adobe)
 
 
+def require_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
+    """ValueError where a decoder would find no JPEG of that size in `data`, or one with scans beyond number."""
+    if native_available():  # a hundredth of the time
+        info = jpeg_info(data)
+        found, progressive = (info["width"], info["height"]), info["progressive"]
+    else:
+        header = read_header(bytes(data))
+        found, progressive = (header.width, header.height), header.progressive
+    if found != (width, height):
+        raise ValueError(f"the index says {width}x{height} px, the JPEG {found[0]}x{found[1]}")
+    if progressive:
+        require_few_scans(bytes(data))
+
+
+def require_few_scans(data: bytes) -> None:
+    """ValueError for a JPEG with more than 100 scans, which decoders would be busy with for minutes."""
+    if data.count(b"\xff\xda") <= _MOST_SCANS:
+        return
+    if sum(segment.marker == _SOS for segment in _segments(data)) > _MOST_SCANS:
+        raise ValueError(f"a JPEG of more than {_MOST_SCANS} scans")
+
+
 def strip_metadata(data: bytes) -> bytes:
     """`data` without APPn segments other than APP0, APP2 (ICC profile) and APP14, nor what follows EOI.
 
@@ -103,7 +129,7 @@ def _is_private(segment: _Segment) -> bool:
 def _segments(data: bytes) -> Iterator[_Segment]:
     if not is_jpeg(data):
         raise ValueError("not a JPEG")
-    position = 2
+    position, count = 2, 0
     # Like libjpeg, this skips fill bytes and stray ones before a marker.
     while found := _ANY_MARKER.search(data, position):
         start, position = found.start(), found.end() - 1
@@ -119,6 +145,8 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         length = int.from_bytes(data[position : position + 2], "big")
         if length < 2:
             raise ValueError(f"a JPEG with a senseless segment at {start}")
+        if (count := count + 1) > _MOST_SEGMENTS:
+            raise ValueError(f"a JPEG of more than {_MOST_SEGMENTS:,} segments")
         payload = data[position + 2 : position + length]
         position += length
         yield _Segment(marker, start, min(position, len(data)), payload)

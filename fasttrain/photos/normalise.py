@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fasttrain.photos.jpeg import JpegHeader, is_jpeg, read_header, strip_metadata
+from fasttrain.photos.jpeg import JpegHeader, is_jpeg, read_header, require_few_scans, strip_metadata
 from fasttrain.shards.cut import Interval, cut_jpeg, native_available
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def _header(data: bytes) -> JpegHeader | None:
         return None
     try:
         header = read_header(data)
+        require_few_scans(data)
     except ValueError as error:
         raise BrokenPhoto(str(error)) from error
     _check_pixels(header.width, header.height)
@@ -169,11 +170,10 @@ def _upright(image: Image) -> Image:
     """Decoded, mode L or RGB, EXIF orientation applied."""
     from PIL import ImageOps
 
-    _check_pixels(*image.size)
     _load(image)
     try:
         return _onto_white(ImageOps.exif_transpose(image))
-    except BrokenPhoto:
+    except (BrokenPhoto, MemoryError):
         raise
     except Exception as error:  # metadata and palettes of damaged files fail in as many ways as pixels
         raise BrokenPhoto(_reason(error)) from error
@@ -191,16 +191,22 @@ def _open(data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError as error:
         raise BrokenPhoto("not a photograph: no known picture format") from error
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's plugins raise all kinds on damaged files
         raise BrokenPhoto(_reason(error)) from error
+    _check_pixels(*image.size)  # Pillow's own limit is a setting of the process
+    return image
 
 
 def _load(image: Image) -> None:
     try:
         image.load()
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise BrokenPhoto(_reason(error)) from error
 

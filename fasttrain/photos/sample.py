@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.errors import UserError
+from fasttrain.errors import of_os
 from fasttrain.photos.dishes import DISHES, Brush, Colour
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def cached_sample(cache: Path) -> Path:
         try:
             draw_sample(out)
         except OSError as error:
-            raise UserError(f"{out}: can't draw the sample there ({error.strerror}); set FASTTRAIN_CACHE") from error
+            raise of_os(error, out, "set FASTTRAIN_CACHE to a folder with 30 MB of room") from error
     return out
 
 
@@ -68,6 +68,7 @@ def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
     try:
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             list(pool.map(draw, jobs))
+        os.sync()  # else a power cut may leave the names, with nothing in them
         try:
             staging.rename(out)
         except OSError:

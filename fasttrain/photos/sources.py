@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.errors import UserError
-from fasttrain.photos.walk import Found, Ignored, walk
+from fasttrain.errors import UserError, of_os
+from fasttrain.photos.walk import Found, Ignored, is_folder, walk
 
 TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
 SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "validation": VAL, "valid": VAL, "test": TEST}
@@ -84,6 +84,13 @@ def open_source(source: str | Path) -> Source:
 
         return _class_folders(cached_sample(cache_root()), "sample", "sample")
     root = Path(source).expanduser()
+    try:
+        return _open_folder(root)
+    except OSError as error:
+        raise of_os(error, mend="make it readable, or take it out of the source") from error
+
+
+def _open_folder(root: Path) -> Source:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"--source {root} {what}; give a folder of class folders, `sample` or `food101`")
@@ -226,7 +233,7 @@ def _source(
 def _folders(root: Path) -> list[str]:
     """Names of the folders in `root`, sorted, without hidden ones."""
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+        return sorted(entry.name for entry in entries if entry.name[0] != "." and is_folder(entry))
 
 
 def _beside(root: Path, start: str = "") -> list[Ignored]:

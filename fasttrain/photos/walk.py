@@ -48,11 +48,19 @@ def walk(root: Path, start: str, seen: set[tuple[int, int]], *, recurse: bool = 
         if entry.name[0] == "." or entry.name == "__MACOSX":
             continue
         path = f"{start}/{entry.name}" if start else entry.name
-        if entry.is_dir():
+        if is_folder(entry):
             if recurse:
                 yield from walk(root, path, seen)
         else:
             yield _judge(entry, path)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; False for links that lead nowhere, or where nobody may look."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fasttrain.loaders.base import BadSamples, Loader
+from fasttrain.loaders.base import BadSamples, InnerLoader, Loader
 from fasttrain.loaders.plan import Batch
 from fasttrain.training.device import Autocast
 from fasttrain.training.distributed import Agreed
@@ -80,7 +80,7 @@ def measure(
     return Measured(together, step_alone, loader_rate, _copy_rate(held, step.device), amp_rate)
 
 
-class HeldLoader(Loader):
+class HeldLoader(InnerLoader):
     """One batch over and over, in place of what `pictures` would give: a loader that takes no time."""
 
     name = "held"
@@ -89,14 +89,6 @@ class HeldLoader(Loader):
         """`images`, uint8 [n, H, W, 3]: a whole batch."""
         super().__init__(pictures.shards, pictures.ids, pictures.settings)
         self._images = images
-
-    @classmethod
-    def unavailable(cls, shards: Any, device: str) -> str | None:
-        return "it reads no shards"
-
-    @classmethod
-    def preference(cls, device: str) -> int:
-        return 0
 
     def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         for batch in batches():

@@ -12,12 +12,13 @@ from rich.console import Console
 
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, of_os
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.profiling.diagnosis import Conditions, Diagnosis, diagnose
 from fasttrain.profiling.measure import Measured, measure
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.shards.atomic import atomic_write_bytes, make_folder
+from fasttrain.terminal import make_console
 from fasttrain.training.device import Autocast, amp_problem, choose_workers, mixed_precision, release_memory
 from fasttrain.training.distributed import Ranks
 from fasttrain.training.resume import RunStart
@@ -60,7 +61,7 @@ def profile(
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
-    console = console or Console(quiet=True)
+    console = console or make_console(quiet=True)
     asked = resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
     _check(asked)
     if picture is not None:
@@ -77,8 +78,8 @@ def profile(
     finally:
         parts.loaders.close()
         release_memory(parts.device)
-    found = diagnose(measured, asked, conditions)
-    result = Profile(measured, found, asked.batch_size, parts.loader_name, str(parts.device))
+    found = diagnose(measured, asked.model_copy(update={"batch_size": parts.batch_size}), conditions)
+    result = Profile(measured, found, parts.batch_size, parts.loader_name, str(parts.device))
     if picture is not None:
         _draw(result, picture)
     return result
@@ -95,9 +96,9 @@ def _check(config: TrainConfig) -> None:
 
 def _require_folder(picture: Path) -> None:
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(picture.parent)
     except OSError as error:
-        raise UserError(f"{picture.parent}: {error.strerror}; choose another --picture") from error
+        raise of_os(error, picture.parent, "choose another --picture") from error
 
 
 def _draw(result: Profile, picture: Path) -> None:
@@ -111,7 +112,7 @@ def _draw(result: Profile, picture: Path) -> None:
     try:
         atomic_write_bytes(picture, buffer.getvalue())
     except OSError as error:
-        raise UserError(f"{picture}: {error.strerror}; choose another --picture") from error
+        raise of_os(error, picture, "choose another --picture") from error
 
 
 def _amp_to_try(parts: RunParts) -> Autocast | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fasttrain
-from fasttrain.errors import UserError
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.errors import UserError, mendable, of_os
+from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, fsync_folder, make_folder
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ class RunFolder:
         stamp = f"{now or datetime.now():%Y%m%d-%H%M%S}"
         name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}"
         try:
-            runs.mkdir(parents=True, exist_ok=True)
+            make_folder(runs)
             number = 1
             while True:
                 folder = cls(runs / (name if number == 1 else f"{name}-{number}"))
@@ -69,10 +70,11 @@ class RunFolder:
                 except FileExistsError:
                     number += 1
                     continue
-                folder.checkpoints.mkdir()
+                fsync_folder(runs)
+                make_folder(folder.checkpoints)
                 return folder
         except OSError as error:
-            raise UserError(f"{runs}: {error.strerror}; choose another --out") from error
+            raise of_os(error, mend="choose another --out") from error
 
     def artifacts(self) -> list[Path]:
         """The files that are there for people and for `predict`, in the order of their making; no
@@ -151,6 +153,8 @@ class RunFolder:
         try:
             model.load_state_dict(load_file(self.model))
         except (OSError, SafetensorError, RuntimeError) as error:
+            if (refused := mendable(error, self.model)) is not None:
+                raise refused from error
             why = str(error).splitlines()[0]
             raise UserError(f"{self.model}: does not hold this run's weights ({why}); train again") from error
         return model
@@ -173,11 +177,21 @@ class RunFolder:
         )
 
     def write_trace(self, export: Callable[[str], None]) -> None:
-        """`trace.json.gz`, which `export` writes to the path that it is given."""
-        temporary = self.path / f".{os.getpid()}.{self.trace.name}"
+        """`trace.json.gz`, of the JSON that `export` writes to the path that it is given."""
+        import gzip
+        import shutil
+
+        # Not packed by torch: it does so in the system's temporary folder, and says nothing where that is full.
+        temporary = self.path / f".trace.json.{os.getpid()}.tmp"
         try:
             export(str(temporary))
-            temporary.replace(self.trace)
+            with temporary.open("rb") as plain:
+                plain.seek(-min(64, temporary.stat().st_size), os.SEEK_END)
+                if not plain.read().rstrip().endswith(b"}"):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.trace))
+                plain.seek(0)
+                with atomic_write(self.trace) as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
+                    shutil.copyfileobj(plain, packed)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, of_os
 from fasttrain.report.comparison import label
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.shards.atomic import atomic_write_bytes, make_folder
 from fasttrain.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def write_comparison(runs: Sequence[TrackedRun], path: Path) -> None:
     buffer = io.BytesIO()
     comparison_figure(runs).savefig(buffer, format=kind, dpi=FIGURE_DPI)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         atomic_write_bytes(path, buffer.getvalue())
     except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror})") from error
+        raise of_os(error, path) from error

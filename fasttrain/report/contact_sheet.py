@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.errors import UserError
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.errors import UserError, of_os
+from fasttrain.shards.atomic import atomic_write_bytes, make_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,10 +96,10 @@ def save_sheet(sheet: Image, path: Path) -> None:
     file = io.BytesIO()
     sheet.save(file, picture_format(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         atomic_write_bytes(path, file.getvalue())
     except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror})") from error
+        raise of_os(error, path) from error
 
 
 def _font() -> FreeTypeFont:

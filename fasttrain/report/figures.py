@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fasttrain.evaluation.confusion import cells_of
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from fasttrain.evaluation.calibration import Calibration
+    from fasttrain.evaluation.confusion import Confusion
     from fasttrain.evaluation.metrics import ClassResult
 
 CLUSTERED_FROM = 21
@@ -21,24 +24,27 @@ COUNTED_UP_TO = 20
 NAMED_UP_TO = 150
 NAME_LENGTH = 24
 BARS_A_COLUMN = 51
+DRAWN_OF_MANY = 100
+BARS_UP_TO, BARS_OF_MANY = 1000, 3 * BARS_A_COLUMN
 GAMMA = 0.4
 TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#555555"
 
 
-def confusion_figure(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
+def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
     """Rows (the true classes) normalised to 1, with the most confused pairs listed beside them.
 
     `matrix` int64[C, C] of counts, `classes` C names in label order. Counts are printed for up to 20 classes;
     more are ordered so that what is confused lies together (average linkage on the confusion rates, SciPy),
-    and beyond 150 their names no longer fit.
+    and beyond 150 their names no longer fit. Of a sparse matrix (over 1,000 classes) `drawn_part` is drawn.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
-    count = len(classes)
-    order = by_similarity(matrix) if count >= CLUSTERED_FROM else np.arange(count)
-    shares = shares_of(matrix)[np.ix_(order, order)]
-    names = [_short(classes[label]) for label in order]
+    drawn, labels = drawn_part(matrix)
+    count = len(labels)
+    order = by_similarity(drawn) if count >= CLUSTERED_FROM else np.arange(count)
+    shares = shares_of(drawn, matrix.sum(1)[labels])[np.ix_(order, order)]
+    names = [_short(classes[label]) for label in labels[order]]
     side = min(max(4.2, 0.42 * count), 12.5)
     size = min(9.0, max(4.6, side * 60 / count))
     figure = Figure(figsize=(side + 5.2, side + 1.9), layout="constrained")
@@ -52,12 +58,14 @@ def confusion_figure(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> F
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if count <= COUNTED_UP_TO:
-        _print_counts(axes, matrix[np.ix_(order, order)], shares, size)
+        _print_counts(axes, drawn[np.ix_(order, order)], shares, size)
     bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.set_ticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"])
     bar.set_label("share of the true class")
-    right, total = int(np.trace(matrix)), int(matrix.sum())
+    right, total = int(matrix.diagonal().sum()), int(matrix.sum())
     axes.set_title(f"Confusion matrix: {right:,} of {total:,} right ({right / max(1, total):.1%})")
+    if count < len(classes):
+        axes.set_ylabel(f"true class: the {count} of {len(classes):,} with the most mistakes")
     _list_pairs(listing, matrix, classes, min(20, max(6, int(side * 2))))
     return figure
 
@@ -102,11 +110,16 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
 
 
 def accuracy_figure(classes: Sequence[ClassResult], top1: float) -> Figure:
-    """A bar a class, the best first, in columns of up to 51; a class without samples is left out. `top1` is marked."""
+    """A bar a class, the best first, in columns of up to 51; a class without samples is left out. `top1` is marked.
+
+    Of more than 1,000 classes the 153 lowest are drawn.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     ranked = sorted((each for each in classes if each.support), key=lambda each: (-each.recall, each.name))
+    of = f", the lowest {BARS_OF_MANY} of {len(ranked):,}" if len(ranked) > BARS_UP_TO else ""
+    ranked = ranked[-BARS_OF_MANY:] if of else ranked
     columns = -(-len(ranked) // BARS_A_COLUMN)
     rows = -(-len(ranked) // columns)
     figure = Figure(figsize=(1.2 + 4.6 * columns, 1.4 + max(1.2, 0.19 * rows)), layout="constrained")
@@ -124,7 +137,7 @@ def accuracy_figure(classes: Sequence[ClassResult], top1: float) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.axvline(top1, color=MARK, linestyle=":", linewidth=1.2)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"Accuracy by class (dotted: all classes, {top1:.1%})", fontsize=11)
+    figure.suptitle(f"Accuracy by class{of} (dotted: all classes, {top1:.1%})", fontsize=11)
     return figure
 
 
@@ -153,19 +166,30 @@ def reliability_figure(calibration: Calibration) -> Figure:
     return figure
 
 
-def most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[tuple[int, int, int]]:
+def most_confused(matrix: Confusion, count: int) -> list[tuple[int, int, int]]:
     """The `count` largest cells off the diagonal as (true label, predicted label, samples), largest first."""
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    cells = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    rows, columns = np.unravel_index(cells, wrong.shape)
-    found = zip(rows.tolist(), columns.tolist(), wrong[rows, columns].tolist(), strict=True)
-    return [cell for cell in found if cell[2]]
+    true, predicted, samples = cells_of(matrix)
+    wrong = np.flatnonzero(true != predicted)
+    largest = wrong[np.argsort(-samples[wrong], kind="stable")[:count]]
+    return list(zip(*(each[largest].tolist() for each in (true, predicted, samples)), strict=True))
 
 
-def shares_of(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Each row of counts over its sum, float64[C, C]; zeros for a class without samples."""
-    return np.asarray(matrix / np.maximum(1, matrix.sum(1, keepdims=True)))
+def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What of a matrix can be drawn, dense, and its labels, int64, in order: all of it; of a sparse one the 100 classes
+    that take part in the most mistakes."""
+    if isinstance(matrix, np.ndarray):
+        return matrix, np.arange(len(matrix))
+    right = matrix.diagonal()
+    mistakes = matrix.sum(0) + matrix.sum(1) - 2 * right
+    labels = np.sort(np.argsort(-mistakes, kind="stable")[:DRAWN_OF_MANY])
+    return matrix[np.ix_(labels, labels)].toarray(), labels
+
+
+def shares_of(matrix: npt.NDArray[np.int64], support: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
+    """Each row of counts over its sum, or its `support`, float64[C, C]; zeros for a class without samples."""
+    if support is None:
+        support = matrix.sum(1)
+    return np.asarray(matrix / np.maximum(1, support[:, None]))
 
 
 def by_similarity(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -186,7 +210,7 @@ def _print_counts(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray
         axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=size)
 
 
-def _list_pairs(axes: Axes, matrix: npt.NDArray[np.int64], classes: Sequence[str], count: int) -> None:
+def _list_pairs(axes: Axes, matrix: Confusion, classes: Sequence[str], count: int) -> None:
     axes.set_axis_off()
     pairs = most_confused(matrix, count)
     support = matrix.sum(1)

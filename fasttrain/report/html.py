@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrain.errors import UserError
+from fasttrain.errors import of_os
 from fasttrain.evaluation.calibration import calibration_of
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "report.html.jinja"
 PAIRS = 20
+LISTED_UP_TO, LISTED_OF_MANY = 1000, 200
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def render(report: Report) -> str:
     support = evaluation.confusion_matrix.sum(1)
     pairs = most_confused(evaluation.confusion_matrix, min(PAIRS, len(names) + 4))
     calibration = calibration_of(report.predictions)
+    ranked = sorted((each for each in evaluation.classes if each.support), key=lambda each: (each.recall, each.name))
+    unseen = [each.name for each in evaluation.classes if not each.support]
     return environment.get_template(TEMPLATE).render(
         report=report,
         evaluation=evaluation,
@@ -79,8 +82,10 @@ def render(report: Report) -> str:
         few=FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
         matrix=matrix_view(evaluation.confusion_matrix, names),
         pairs=[(names[true], names[taken], count, int(support[true])) for true, taken, count in pairs],
-        ranked=sorted((each for each in evaluation.classes if each.support), key=lambda each: (each.recall, each.name)),
-        unseen=[each.name for each in evaluation.classes if not each.support],
+        ranked=ranked if len(ranked) <= LISTED_UP_TO else ranked[:LISTED_OF_MANY],
+        ranked_of=len(ranked),
+        unseen=unseen if len(unseen) <= LISTED_UP_TO else unseen[:LISTED_OF_MANY],
+        unseen_of=len(unseen),
     )
 
 
@@ -90,7 +95,7 @@ def write_page(path: Path, report: Report) -> None:
     try:
         atomic_write_bytes(path, page)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give another place for the report") from error
+        raise of_os(error, path, "give another place for the report") from error
 
 
 def percent(share: float, digits: int = 1) -> str:

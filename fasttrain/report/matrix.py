@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fasttrain.report.figures import CLUSTERED_FROM, COUNTED_UP_TO, GAMMA, NAMED_UP_TO, by_similarity, shares_of
+from fasttrain.evaluation.confusion import Confusion
+from fasttrain.report.figures import (
+    CLUSTERED_FROM,
+    COUNTED_UP_TO,
+    GAMMA,
+    NAMED_UP_TO,
+    by_similarity,
+    drawn_part,
+    shares_of,
+)
 
 RIGHT, WRONG = (47, 111, 222), (226, 88, 34)  # seen on white and on black alike, and by the colour-blind apart
 WIDEST = 1120  # px, what a page at 1,280 px has room for
@@ -38,7 +47,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class MatrixView:
-    """All lengths in px. `names` and `cells` are empty where there are too many classes for them to be read."""
+    """All lengths in px. `names` and `cells` are empty where there are too many classes for them to be read.
+
+    `of_many`: the number of all classes, where only those with the most mistakes are drawn, else 0.
+    """
 
     uri: str
     cell: int
@@ -50,16 +62,19 @@ class MatrixView:
     cells: tuple[Cell, ...]
     counted: bool
     clustered: bool
+    of_many: int = 0
 
 
-def matrix_view(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> MatrixView:
+def matrix_view(matrix: Confusion, classes: Sequence[str]) -> MatrixView:
     """`matrix` int64[C, C] of counts, `classes` C names in label order."""
-    count = len(classes)
+    drawn, labels = drawn_part(matrix)
+    count = len(labels)
     clustered = count >= CLUSTERED_FROM
-    order = by_similarity(matrix) if clustered else np.arange(count)
-    counts = matrix[np.ix_(order, order)]
-    shares = shares_of(counts)
-    full = tuple(classes[label] for label in order)
+    order = by_similarity(drawn) if clustered else np.arange(count)
+    counts = drawn[np.ix_(order, order)]
+    support = matrix.sum(1)[labels[order]]
+    shares = shares_of(counts, support)
+    full = tuple(classes[label] for label in labels[order])
     names = tuple(_short(name) for name in full) if count <= NAMED_UP_TO else ()
     font = 12.0 if count <= 40 else 10.0 if count <= 70 else 8.5
     label_width = round(max((len(name) for name in names), default=0) * font * 0.55) + 10
@@ -72,15 +87,20 @@ def matrix_view(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> Matrix
         label_width=label_width,
         names=names,
         full_names=full,
-        cells=_told(counts, shares, full) if names else (),
+        cells=_told(counts, shares, support, full) if names else (),
         counted=count <= COUNTED_UP_TO,
         clustered=clustered,
+        of_many=len(classes) if count < len(classes) else 0,
     )
 
 
-def _told(counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], names: tuple[str, ...]) -> tuple[Cell, ...]:
+def _told(
+    counts: npt.NDArray[np.int64],
+    shares: npt.NDArray[np.float64],
+    support: npt.NDArray[np.int64],
+    names: tuple[str, ...],
+) -> tuple[Cell, ...]:
     strongest = np.argsort(-shares, axis=None, kind="stable")[: min(SHARE_TOLD, int((counts > 0).sum()))]
-    support = counts.sum(1)
     return tuple(
         Cell(
             row,

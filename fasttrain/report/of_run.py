@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fasttrain.evaluation.metrics import Evaluation
     from fasttrain.model.factory import ModelSpec
     from fasttrain.shards.reader import ShardSet
-    from fasttrain.training.train import TrainResult
+    from fasttrain.training.result import TrainResult
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "mlflow")
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.report.as_seen import Shares, as_seen
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from fasttrain.evaluation.metrics import ClassResult, Evaluation
     from fasttrain.loaders.base import LoaderSettings
     from fasttrain.loaders.plan import Batch
-    from fasttrain.model.factory import ModelSpec
     from fasttrain.shards.reader import ShardSet
 
 SIDE = 192  # px, the longest side of a thumbnail
@@ -96,7 +97,6 @@ def worst_classes(
 def first_batch(
     shards: ShardSet,
     settings: LoaderSettings,
-    spec: ModelSpec,
     augment: BatchAugment | None,
     mix: PlannedMixup | None,
     device: torch.device,
@@ -109,7 +109,6 @@ def first_batch(
     import torch
 
     from fasttrain.loaders.torchvision import TorchvisionLoader, decode_crop
-    from fasttrain.model.preprocess import Normalise
 
     loader = TorchvisionLoader(shards, shards.ids("train"), replace(settings, workers=0, device="cpu"))
     batch = _shown(loader.plan().batch(0, settings.batch_size, 0, settings.world_size), shards, mixed=mix is not None)
@@ -123,17 +122,8 @@ def first_batch(
         ]
     ).to(device)
     labels = torch.from_numpy(shards.labels()[batch.ids]).to(device)
-    names = [spec.classes[label] for label in labels.tolist()]
-    if augment is not None:
-        pixels = augment(pixels, batch.ids, 0)
-    if mix is not None:
-        preprocess = Normalise(spec.mean, spec.std, channels_last=True).to(device)
-        inputs, targets = mix(preprocess(pixels), labels, batch.ids, 0)
-        pixels = _as_bytes(inputs, spec)
-        names = [_shares(row, spec.classes) for row in targets.tolist()]
-    return [
-        Seen(_thumbnail_of_pixels(picture), name) for picture, name in zip(pixels.cpu().numpy(), names, strict=True)
-    ]
+    seen, shares = as_seen(pixels, labels, batch.ids, 0, shards.classes, augment, mix)
+    return [Seen(_thumbnail_of_pixels(picture), _caption(each)) for picture, each in zip(seen, shares, strict=True)]
 
 
 def _shown(batch: Batch, shards: ShardSet, *, mixed: bool) -> Batch:
@@ -207,16 +197,7 @@ def _encoded(image: Image) -> Picture:
     return Picture(uri, *image.size, pixelated=small)
 
 
-def _as_bytes(inputs: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
-    """The model's input, float [n, 3, H, W], as pixels again, uint8 [n, H, W, 3]."""
-    import torch
-
-    mean, std = (torch.tensor(each, device=inputs.device) for each in (spec.mean, spec.std))
-    return ((inputs.permute(0, 2, 3, 1) * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _shares(row: Sequence[float], classes: Sequence[str]) -> str:
-    held = sorted(((share, label) for label, share in enumerate(row) if share > 0), reverse=True)
-    if len(held) == 1:
-        return classes[held[0][1]]
-    return " + ".join(f"{classes[label]} {share:.0%}".replace("%", "\u00a0%") for share, label in held)
+def _caption(shares: Shares) -> str:
+    if len(shares) == 1:
+        return shares[0][0]
+    return " + ".join(f"{name} {share:.0%}".replace("%", "\u00a0%") for name, share in shares)

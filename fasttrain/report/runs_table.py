@@ -61,6 +61,8 @@ def _details(run: TrackedRun) -> list[str]:
         lines.append(f"running, last heard from {duration(time.time() - run.heard)} ago")
     elif run.status in ("running", "killed"):
         lines.append(run.status)
+    if run.waiting:
+        lines.append(f"waits to be delivered, {run.waiting} entries: fasttrain runs --deliver")
     if run.error:
         lines.append(" ".join(run.error.split()))
     return lines

@@ -15,7 +15,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from fasttrain.evaluation.metrics import Evaluation
     from fasttrain.tracking.mlflow import NullTracker
-    from fasttrain.training.train import TrainResult
+    from fasttrain.training.result import TrainResult
 
 WORST = 5
 
@@ -39,6 +39,8 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
         f"  {record['img/s']:,.0f} img/s  data wait {record['wait_share']:.1%}",
         style="not bold",
     )
+    if record.get("bad_samples"):
+        text.append(f"  {record['bad_samples']:,} bad left out", "yellow")
     if "cuda_peak_bytes" in record:
         text.append(f"  {record['cuda_peak_bytes'] / 2**30:.1f} GiB", style="not bold")
     return text
@@ -99,6 +101,8 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     run.add_row("validation", f"loss {best['val_loss']:.4f}  accuracy {best['val_top1']:.2%}")
     run.add_row("training", f"loss {best['train_loss']:.4f}  accuracy {best['train_top1']:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
+    if bad := max(record.get("bad_samples", 0) for record in result.history):
+        run.add_row("bad samples", Text(f"{bad:,} left out of an epoch; fasttrain inspect --verify lists them"))
     places = _grid()
     places.add_row("run folder", _path(result.folder))
     for path in artifacts:
@@ -113,7 +117,17 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
         evaluation_table(result.evaluation, split=split),
         Text("artifacts", style="bold"),
         _indented(places),
+        Text("next", style="bold"),
+        _indented(_next_steps(result.folder, artifacts)),
     )
+
+
+def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:
+    steps = _grid()
+    for page in (path for path in artifacts if path.suffix == ".html"):
+        steps.add_row("look", _path(page))
+    steps.add_row("use", Text(f"fasttrain predict --checkpoint {folder} PHOTOGRAPH", overflow="fold"))
+    return steps
 
 
 def duration(seconds: float) -> str:

@@ -44,6 +44,7 @@ def assemble(
     file = io.BytesIO()
     np.save(file, index)
     atomic_write_bytes(out / INDEX, file.getvalue())
+    others = [REJECTED, *(f"{job.name}.idx" for job, _ in kept)]
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(
         schema=1,
@@ -69,6 +70,7 @@ def assemble(
             "broken": len(broken),
             "ignored": len(source.ignored),
         },
+        files={name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in others},
     )
     atomic_write_bytes(out / MANIFEST, manifest.to_bytes())
     return manifest
@@ -94,7 +96,7 @@ def _index(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.voi
         rows["shard"], rows["split"] = number, job.split
         rows["offset"], rows["length"] = part.offsets, part.lengths
         rows["width"], rows["height"] = part.widths, part.heights
-        rows["label"] = part.labels
+        rows["label"], rows["crc32"] = part.labels, part.crcs
         start += len(rows)
     return index
 

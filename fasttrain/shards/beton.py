@@ -8,21 +8,23 @@ where it stopped.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, of_os
 from fasttrain.shards.atomic import atomic_write_bytes, fsync_folder
-from fasttrain.shards.format import SPLITS
-from fasttrain.shards.reader import ShardSet
+from fasttrain.shards.format import INDEX, SPLITS
+from fasttrain.shards.reader import Located, ShardSet
 
 RECORD = "beton.json"
 
@@ -51,6 +53,7 @@ class _Layout:
     pointers: NDArray[np.uint64]  # each sample's first byte in the file
     lengths: NDArray[np.uint64]
     tail: bytes  # the allocation table
+    table: int  # where it lies
 
 
 def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda images: None) -> list[Path]:
@@ -76,7 +79,9 @@ def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda image
         try:
             digest = _write(path, shards, ids, advance)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; free some space there and convert again") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "make room and convert again: it goes on from here" if full else "choose another --out"
+            raise of_os(error, path, mend) from error
         record["files"][path.name] = {"samples": len(ids), "bytes": path.stat().st_size, "sha256": digest}
         atomic_write_bytes(shards.folder / RECORD, json.dumps(record, indent=2).encode())
     return written
@@ -94,13 +99,71 @@ def beton_problem(shards: ShardSet, split: str) -> str | None:
     return None
 
 
+class BetonBytes:
+    """`split`'s `.beton`, mapped. FFCV follows the pointers in it unseen: they are compared with the index first.
+
+    Raises UserError where head and allocation table aren't, byte for byte, those of the shards.
+    """
+
+    def __init__(self, shards: ShardSet, split: str) -> None:
+        path = shards.folder / f"{split}.beton"
+        self._layout = layout = _plan_layout(shards, shards.ids(split))
+        try:
+            with path.open("rb") as file:
+                self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:  # ValueError: mmap's word for an empty file
+            raise UserError(f"{path}: can't be read ({error}); convert with --format tar,beton") from error
+        table = len(self._mapped) - len(layout.tail)
+        same = self._mapped[: len(layout.head)] == layout.head and table == layout.table
+        if not same or self._mapped[table:] != layout.tail:
+            raise UserError(f"{path} is not laid out as {shards.folder / INDEX} says; convert with --format tar,beton")
+        self._start = np.frombuffer(self._mapped, np.uint8).__array_interface__["data"][0]
+
+    def locate(self, rows: NDArray[np.int64]) -> Located:
+        """Where the bytes of the split's samples `rows`, int64 [n], lie in memory."""
+        addresses = self._layout.pointers[rows] + np.uint64(self._start)
+        return Located(addresses, self._layout.lengths[rows], [self._mapped])
+
+
+def verify_betons(shards: ShardSet) -> list[str]:
+    """Compares each `.beton` with its checksum: one line for each problem, none where there are none of them."""
+    here = sorted(shards.folder.glob("*.beton"))
+    record = shards.folder / RECORD
+    if not here and not record.exists():
+        return []
+    known = _read_record(shards)["files"]
+    names = {path.name for path in here} | known.keys()
+    if not known:
+        return [f"{record}: not the record of these shards' .beton files; convert with --format tar,beton"]
+    problems = []
+    for name in sorted(names):
+        said = beton_problem(shards, name.removesuffix(".beton"))
+        if said is None:
+            try:
+                with (shards.folder / name).open("rb") as file:
+                    changed = _sha256(file) != known[name]["sha256"]
+                said = f"{shards.folder / name}: its bytes have changed since it was written" if changed else None
+            except OSError as error:
+                said = f"{shards.folder / name}: can't be read ({error.strerror})"
+        if said:
+            problems.append(said)
+    return problems
+
+
 def _read_record(shards: ShardSet) -> dict[str, Any]:
     fresh: dict[str, Any] = {"shards": shards.fingerprint, "files": {}}
     try:
         record = json.loads((shards.folder / RECORD).read_text())
-    except (OSError, ValueError):
+        if record["shards"] != shards.fingerprint:
+            return fresh
+        counts = {f"{split}.beton": count for split, count in shards.manifest.splits.items() if count}
+        for name, file in record["files"].items():
+            whole = type(file["bytes"]) is int and type(file["sha256"]) is str
+            if file["samples"] != counts[name] or not whole:
+                return fresh
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return fresh
-    return record if record.get("shards") == shards.fingerprint else fresh
+    return {"shards": record["shards"], "files": record["files"]}
 
 
 def _plan_layout(shards: ShardSet, ids: NDArray[np.int64]) -> _Layout:
@@ -133,7 +196,7 @@ def _plan_layout(shards: ShardSet, ids: NDArray[np.int64]) -> _Layout:
     allocations = np.zeros(len(ids), _ALLOCATION)
     allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(len(ids)), pointers, lengths
     head = header.tobytes() + fields.tobytes() + samples.tobytes()
-    return _Layout(head.ljust(pages_start, b"\0"), pointers, lengths, allocations.tobytes())
+    return _Layout(head.ljust(pages_start, b"\0"), pointers, lengths, allocations.tobytes(), table)
 
 
 def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callable[[int], None]) -> str:
@@ -141,7 +204,7 @@ def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callab
     # Named after the shards: what another data set left behind is never gone on from.
     partial = path.with_name(f".{path.name}.{shards.fingerprint[-12:]}.partial")
     with partial.open("r+b" if partial.exists() else "w+b") as file:
-        first = _resume_point(file.seek(0, os.SEEK_END), layout)
+        first = _resume_point(file, layout, shards, ids)
         if first == 0:
             file.truncate(0)
             file.seek(0)
@@ -153,7 +216,7 @@ def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callab
             file.seek(int(layout.pointers[position]))
             file.write(shards.bytes(int(ids[position])))
             advance(1)
-        file.seek(int(np.frombuffer(layout.head, _HEADER, 1)["alloc_table_ptr"][0]))
+        file.seek(layout.table)
         file.write(layout.tail)
         file.flush()
         os.fsync(file.fileno())
@@ -164,10 +227,15 @@ def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callab
     return digest
 
 
-def _resume_point(size: int, layout: _Layout) -> int:
-    """The first sample to write again: the one before what may have been torn, 0 for a fresh file."""
-    whole = np.searchsorted(layout.pointers + layout.lengths, size, side="right")
-    return max(int(whole) - 1, 0) if size > len(layout.head) else 0
+def _resume_point(file: IO[bytes], layout: _Layout, shards: ShardSet, ids: NDArray[np.int64]) -> int:
+    """The first sample whose bytes don't stand in the file: after a power cut, its size alone says little."""
+    if file.read(len(layout.head)) != layout.head:
+        return 0
+    for position, pointer in enumerate(layout.pointers.tolist()):
+        file.seek(pointer)
+        if file.read(int(layout.lengths[position])) != shards.bytes(int(ids[position])):
+            return position
+    return len(ids) - 1
 
 
 def _sha256(file: Any) -> str:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from fasttrain.errors import UserError
-from fasttrain.shards.atomic import atomic_write, atomic_write_bytes
+from fasttrain.errors import UserError, of_os
+from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, make_folder
 
 _LEFT_FREE = 5 * 10**9  # of a large disk; of a small one a tenth
 
@@ -39,14 +39,14 @@ class Cache:
         """A small file whose name is a hash of `data`: left alone where it is there. Raises UserError as `adding`."""
         with _disk_errors(path):
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 atomic_write_bytes(path, data)
 
     @contextlib.contextmanager
     def alone(self, path: Path) -> Iterator[None]:
         """Keeps other threads and processes from fetching `path` at the same time; UserError where nobody can write."""
         with _disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             lock = _lock(path.with_name(f".{path.name}.lock"))
         try:
             yield
@@ -60,6 +60,8 @@ class Cache:
         Needs `alone(path)`. Raises UserError where the disk is full or can't be written.
         """
         with _disk_errors(path):
+            if size > shutil.disk_usage(self.root).total:  # a manifest may say anything: nothing is deleted for it
+                raise UserError(f"{path.name}: said to have {size:,} bytes, more than the disk of {self.root} holds")
             for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
                 left_behind.unlink(missing_ok=True)  # by a process that was killed: nobody else writes it now
             with atomic_write(path) as file:
@@ -150,7 +152,6 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        said = f"{path}: can't be written ({error.strerror or error})"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{said}; give a smaller --cache-size, or set FASTTRAIN_CACHE to a larger disk") from error
-        raise UserError(f"{said}; set FASTTRAIN_CACHE to a folder that can be") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "give a smaller --cache-size, or set" if full else "set"
+        raise of_os(error, path, f"{mend} FASTTRAIN_CACHE to a folder that can be written") from error

@@ -7,8 +7,8 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +28,7 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
 from fasttrain.shards.workplace import alone_in, clear_parts, prepare
 from fasttrain.stop import StopRequest
+from fasttrain.terminal import make_console
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ConvertResult:
     """The shards' folder and manifest; seconds this call took, photographs it read (none where `already` done)."""
 
     out: Path
-    manifest: Manifest
+    manifest: Manifest = field(repr=False)
     seconds: float
     photos: int
     already: bool
@@ -88,22 +89,17 @@ def convert(
     KeyboardInterrupt, and Stopped after SIGTERM.
     """
     formats = _formats(format, raw)
-    console = Console(stderr=True, quiet=not progress)
-    result = _convert(
+    console = make_console(stderr=True, quiet=not progress)
+    return _convert(
         source,
         _local(out),
         ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw),
         workers=workers,
         strict=strict,
         overwrite=overwrite,
-        wait=False,
+        beton="beton" in formats,
         console=console,
     )
-    if "beton" in formats:
-        shards = ShardSet.open(result.out)
-        with ConvertProgress(console, len(shards), 0) as bar:
-            write_betons(shards, bar.advance)
-    return result
 
 
 def convert_part(
@@ -122,17 +118,17 @@ def convert_part(
     what one machine writes. Stops and goes on as `convert` does, and raises what it raises.
     """
     number, count = parse_part(part)
-    console = Console(stderr=True, quiet=not progress)
+    console = make_console(stderr=True, quiet=not progress)
     folder = part_folder(_local(out), number, count)
     if (folder.parent / MANIFEST).exists():
         raise UserError(f"{folder.parent} holds a whole data set; give another --out")
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers)
-    with _quiet_pillow(), alone_in(folder, wait=False):
+    with _quiet_pillow(), alone_in(folder, wait=False), StopRequest("stopping after the shards in hand") as stop:
         prepare(folder, opened, settings.recorded(), overwrite=False)
         jobs = _jobs(opened, settings)
         write_summary(folder, opened.summary(), jobs)
-        _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console)
+        _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder, photos, time.monotonic() - start)
 
 
@@ -157,9 +153,9 @@ def ensure_shards(data: str | Path) -> str | Path:
     fingerprint = source.fingerprint.removeprefix("sha256:")[:12]
     out = cache_root() / "shards" / f"{source.name}-{fingerprint}"
     if not (out / MANIFEST).exists():
-        console = Console(stderr=True)
+        console = make_console(stderr=True)
         console.print(f"{data} holds photographs: converting them once, into {out}")
-        _convert(data, out, ShardSettings(), workers=None, strict=False, overwrite=False, wait=True, console=console)
+        _convert(data, out, ShardSettings(), wait=True, console=console)
     return out
 
 
@@ -184,26 +180,43 @@ def _convert(
     out: Path,
     settings: ShardSettings,
     *,
-    workers: int | None,
-    strict: bool,
-    overwrite: bool,
-    wait: bool,
     console: Console,
+    workers: int | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    beton: bool = False,
+    wait: bool = False,
 ) -> ConvertResult:
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers)
-    with alone_in(out, wait=wait), _quiet_pillow():
+    with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         manifest = prepare(out, source, settings.recorded(), overwrite=overwrite)
         already, photos = manifest is not None, 0
         if manifest is None:
-            parts, photos = _write(source, _jobs(source, settings), out, settings, workers, strict, console)
+            parts, photos = _write(source, _jobs(source, settings), out, settings, workers, strict, console, stop)
             manifest = assemble(out, source.summary(), parts, settings.recorded())
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
         else:
             console.print(f"{out} holds these shards already: nothing to do")
+        seconds = time.monotonic() - start
+        if beton:
+            _write_betons(out, console, stop)
         clear_parts(out)
-    return ConvertResult(out, manifest, time.monotonic() - start, photos, already)
+    return ConvertResult(out, manifest, seconds, photos, already)
+
+
+def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
+    shards = ShardSet.open(out)
+    said = f"stopped: FFCV's files are not yet whole in {out}; the same command goes on from there"
+    with ConvertProgress(console, len(shards), 0) as progress, _stopping(stop, console, lambda: said):
+
+        def advance(images: int) -> None:
+            progress.advance(images)
+            if stop.requested:
+                raise _Interrupted
+
+        write_betons(shards, advance)
 
 
 def _checked(
@@ -238,6 +251,7 @@ def _write(
     workers: int,
     strict: bool,
     console: Console,
+    stop: StopRequest,
 ) -> tuple[list[tuple[ShardJob, Part]], int]:
     done = {job.name: part for job in jobs if (part := read_part(out, job))}
     if strict:
@@ -248,33 +262,41 @@ def _write(
         console.print(f"going on in {out}: {len(done):,} of {len(jobs):,} shards are there")
     total = sum(len(job.rows) for job in jobs)
     left = sum(len(job.rows) for job in todo)
-    with StopRequest() as stop, ConvertProgress(console, total, total - left) as progress:
+
+    def said() -> str:
+        return f"stopped: {len(done):,} of {len(jobs):,} shards are in {out}; the same command goes on from there"
+
+    with ConvertProgress(console, total, total - left) as progress, _stopping(stop, console, said):
 
         def advance() -> None:
             progress.advance()
             if stop.requested:
                 raise _Interrupted
 
-        try:
-            for job, part in write_parts(
-                todo,
-                source,
-                make_keys(source.paths),
-                out,
-                settings,
-                workers=workers,
-                strict=strict,
-                advance=advance,
-            ):
-                done[job.name] = part
-        except (_Interrupted, KeyboardInterrupt) as interruption:
-            said = f"stopped: {len(done):,} of {len(jobs):,} shards are in {out}; the same command goes on from there"
-            if stop.requested is signal.SIGTERM:
-                raise Stopped(said) from interruption
-            console.print(said)
-            raise KeyboardInterrupt from interruption
+        for job, part in write_parts(
+            todo,
+            source,
+            make_keys(source.paths),
+            out,
+            settings,
+            workers=workers,
+            strict=strict,
+            advance=advance,
+        ):
+            done[job.name] = part
     return [(job, done[job.name]) for job in jobs], left
 
 
 class _Interrupted(Exception):
     """A signal asked to stop."""
+
+
+@contextlib.contextmanager
+def _stopping(stop: StopRequest, console: Console, said: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except (_Interrupted, KeyboardInterrupt) as interruption:
+        if stop.requested is signal.SIGTERM:
+            raise Stopped(said()) from interruption
+        console.print(said())
+        raise KeyboardInterrupt from interruption

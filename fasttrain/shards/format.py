@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fasttrain.errors import UserError
 
@@ -16,6 +17,25 @@ MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv",
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+_LARGEST = 256 << 20  # bytes of a manifest: those of a million shards
+_NO_CHECKSUM = "0" * 64
+
+
+def _plain_name(name: str) -> str:
+    if Path(name).name != name or name[:1] in ("", ".") or "\\" in name or not name.isprintable():
+        raise ValueError(f"{name!r} is no shard's name")
+    return name
+
+
+def _printable(name: str) -> str:
+    if not name or not name.isprintable():
+        raise ValueError(f"{name!r} is no class's name")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain_name)]
+ClassName = Annotated[str, AfterValidator(_printable)]
 
 
 class _Part(BaseModel):
@@ -33,7 +53,7 @@ class Origin(_Part):
 class Shard(_Part):
     """One tar; `bytes` is its size, `sha256` 64 hex digits over it."""
 
-    name: str
+    name: FileName
     split: SplitName
     samples: int = Field(ge=1)
     bytes: int = Field(ge=1)
@@ -48,28 +68,62 @@ class IndexSummary(_Part):
 
 
 class Manifest(_Part):
-    """`manifest.json`. `splits`: samples in each; `settings`: what shaped the bytes; `counts`: photographs."""
+    """`manifest.json`. `splits`: samples in each; `settings`: what shaped the bytes; `counts`: photographs.
+
+    files: the sha256 of each further file that belongs to the shards; empty where an older fasttrain wrote them.
+    What is written has a checksum besides: see `checksum_holds`.
+    """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    schema_version: int = Field(SCHEMA, alias="schema")
-    classes: list[str] = Field(min_length=1)
-    splits: dict[SplitName, int]
+    schema_version: int = Field(SCHEMA, alias="schema", ge=1)
+    classes: list[ClassName] = Field(min_length=1)
+    splits: dict[SplitName, Annotated[int, Field(ge=0)]]
     source: Origin
     shards: list[Shard]
     index: IndexSummary
     settings: dict[str, Any]
     counts: dict[str, int]
+    files: dict[FileName, str] = {}
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Manifest:
+        for what, names in (("class", self.classes), ("shard", [shard.name for shard in self.shards])):
+            if len(set(names)) < len(names):
+                raise ValueError(f"a {what} that is there twice")
+        for split in SPLITS:
+            held = sum(shard.samples for shard in self.shards if shard.split == split)
+            if held != self.splits.get(split, 0):
+                raise ValueError(f"{self.splits.get(split, 0):,} {split} samples, in shards of {held:,}")
+        return self
 
     def to_bytes(self) -> bytes:
-        """The same bytes for the same content: no times, no machine names."""
-        return (json.dumps(self.model_dump(by_alias=True), indent=1) + "\n").encode()
+        """The same bytes for the same content: no times, no machine names; with the checksum."""
+        plain = {**self.model_dump(by_alias=True), "checksum": _NO_CHECKSUM}
+        text = (json.dumps(plain, indent=1) + "\n").encode()
+        return _with_checksum(text, _NO_CHECKSUM, hashlib.sha256(text).hexdigest())
+
+
+def checksum_holds(text: bytes) -> bool:
+    """Whether a manifest's bytes are those that were written: the checksum's place in them taken by zeros, their
+    sha256 is the checksum. True where there is none."""
+    checksum = str(json.loads(text).get("checksum", ""))
+    return not checksum or hashlib.sha256(_with_checksum(text, checksum, _NO_CHECKSUM)).hexdigest() == checksum
+
+
+def _with_checksum(text: bytes, before: str, after: str) -> bytes:
+    head, _, tail = text.rpartition(before.encode())
+    return head + after.encode() + tail
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises UserError, one line, where `folder` holds no (whole) shards, or those of a newer fasttrain."""
     path = folder / MANIFEST
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a regular file; run fasttrain convert again")
+        if path.stat().st_size > _LARGEST:
+            raise UserError(f"{path}: larger than any manifest of shards; run fasttrain convert again")
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(_no_manifest(folder)) from error
@@ -88,14 +142,17 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         return Manifest.model_validate(plain)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or "its parts"
         raise UserError(f"{where}: damaged ({field}: {first['msg']}); run fasttrain convert again") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{where}: damaged, not a manifest of shards; run fasttrain convert again") from error
 
 
 def index_dtype(key_bytes: int) -> np.dtype[np.void]:
-    """A row of `index.npy`; keys are ASCII of at most `key_bytes`, the rest is said in `ShardSet`."""
+    """A row of `index.npy`; keys are ASCII of at most `key_bytes`, the rest is said in `ShardSet`.
+
+    Shards of fasttrains before it are without the last column.
+    """
     return np.dtype(
         [
             ("key", f"S{max(key_bytes, 1)}"),
@@ -106,6 +163,7 @@ def index_dtype(key_bytes: int) -> np.dtype[np.void]:
             ("height", "<u4"),
             ("label", "<i4"),
             ("split", "u1"),
+            ("crc32", "<u4"),
         ]
     )
 

@@ -16,13 +16,14 @@ import numpy as np
 from fasttrain.errors import UserError
 from fasttrain.photos.sources import SourceSummary
 from fasttrain.shards.assemble import assemble
-from fasttrain.shards.atomic import atomic_write_bytes
-from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
+from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
+from fasttrain.shards.format import MANIFEST, PARTS, SPLITS, Manifest, read_manifest
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.parts import Part, read_part
 from fasttrain.shards.workplace import RUN, alone_in, clear_parts
 
 _SUMMARY = "summary.json"
+_MOST_ROWS = 10**8
 _FOLDER = re.compile(r"part-(\d+)-of-(\d+)")
 
 
@@ -53,7 +54,9 @@ def merge(out: Path) -> Manifest:
     photographs or settings than the first.
     """
     if (out / MANIFEST).exists():
-        _remove(_part_folders(out))
+        with alone_in(out, wait=False):
+            _remove(_part_folders(out))
+            clear_parts(out)
         return read_manifest(out)
     with contextlib.ExitStack() as locks:
         locks.enter_context(alone_in(out, wait=False))
@@ -61,13 +64,16 @@ def merge(out: Path) -> Manifest:
         for folder in folders:
             locks.enter_context(alone_in(folder, wait=False))
         settings, summary = _same_in_all(folders)
-        (out / PARTS).mkdir(exist_ok=True)
-        for torn in out.glob(".*.tmp"):
-            torn.unlink()
-        jobs = [ShardJob(name, split, np.arange(rows)) for name, split, rows in summary["jobs"]]
+        make_folder(out / PARTS)
+        clear_temporaries(out)
+        try:
+            jobs = _jobs(folders[0], summary)
+            plain = summary["source"]
+            source = SourceSummary(**{**plain, "classes": tuple(plain["classes"]), "ignored": _pairs(plain["ignored"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folders[0]}: its {_SUMMARY} is damaged; convert it again") from error
         parts = [(job, _moved(job, folders[number % len(folders)], out)) for number, job in enumerate(jobs)]
-        plain = summary["source"]
-        source = SourceSummary(**{**plain, "classes": tuple(plain["classes"]), "ignored": _pairs(plain["ignored"])})
+        fsync_folder(out)  # the parts go once the manifest is there
         manifest = assemble(out, source, parts, settings)
         clear_parts(out)
         _remove(folders)
@@ -103,10 +109,20 @@ def _same_in_all(folders: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     return settings, summaries[0]
 
 
+def _jobs(folder: Path, summary: dict[str, Any]) -> list[ShardJob]:
+    """The shards that are to be, whose names become files of `out`: a part from elsewhere may not choose others."""
+    jobs = []
+    for name, split, rows in summary["jobs"]:
+        if not (split in (0, 1, 2) and re.fullmatch(rf"{SPLITS[split]}-\d{{5,9}}", name) and 0 < rows <= _MOST_ROWS):
+            raise UserError(f"{folder}: its {_SUMMARY} speaks of {str(name)[:40]!r}, not a shard; convert it again")
+        jobs.append(ShardJob(name, split, np.arange(rows)))
+    return jobs
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path.parent.parent}: not a part that `convert --part` made; convert it again") from error
     return plain
 
@@ -129,9 +145,8 @@ def _link(there: Path, here: Path) -> None:
     try:
         os.link(there, here)
     except OSError:  # not every file system has links
-        temporary = here.with_name(f".{here.name}.{os.getpid()}.tmp")
-        shutil.copyfile(there, temporary)
-        temporary.replace(here)
+        with there.open("rb") as part, atomic_write(here) as file:
+            shutil.copyfileobj(part, file)
 
 
 def _remove(folders: list[Path]) -> None:

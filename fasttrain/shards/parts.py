@@ -6,7 +6,9 @@ processes started by `spawn` would import the caller's script again.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +16,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, fault_of_machine, no_memory
 from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
 from fasttrain.photos.sources import Source
 from fasttrain.shards.atomic import atomic_write, atomic_write_bytes
+from fasttrain.shards.checksum import crc32
 from fasttrain.shards.cut import Interval
 from fasttrain.shards.format import PARTS
 from fasttrain.shards.layout import ShardJob
@@ -43,8 +46,21 @@ class Part:
     widths: list[int] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    crcs: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     broken: list[tuple[str, str]] = field(default_factory=list)
+
+    def fits(self, job: ShardJob) -> bool:
+        """Whether this may be `job`'s: every column as long as the others, all numbers such as an index holds."""
+        columns = (self.offsets, self.lengths, self.widths, self.heights, self.labels, self.crcs)
+        keys = all(isinstance(key, str) and key.isascii() and key.isprintable() for key in self.keys)
+        return (
+            keys
+            and len(self.keys) <= len(job.rows)
+            and all(len(column) == len(self.keys) for column in columns)
+            and all(type(value) is int and 0 <= value < 1 << 32 for column in columns[1:] for value in column)
+            and all(type(value) is int and 0 <= value < 1 << 63 for value in self.offsets)
+        )
 
     def check_strict(self, root: Path) -> None:
         """Raises UserError for the first broken photograph."""
@@ -58,10 +74,10 @@ def read_part(out: Path, job: ShardJob) -> Part | None:
     try:
         plain = json.loads((out / PARTS / f"{job.name}.json").read_bytes())
         part = Part(**{**plain, "broken": [(path, reason) for path, reason in plain["broken"]]})
-        whole = not part.keys or (
-            (out / f"{job.name}.tar").stat().st_size == part.bytes and (out / f"{job.name}.idx").is_file()
-        )
-    except (OSError, ValueError, TypeError, KeyError):
+        files = [(out / f"{job.name}.{kind}").lstat() for kind in (("tar", "idx") if part.keys else ())]
+        whole = all(stat.S_ISREG(file.st_mode) for file in files) and (not files or files[0].st_size == part.bytes)
+        whole = whole and part.fits(job)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return part if whole else None
 
@@ -96,8 +112,12 @@ def write_parts(
                 optimize=settings.optimize,
             )
         except BrokenPhoto as error:
+            if no_memory(error.reason):
+                raise MemoryError(f"at {source.root / source.paths[row]}") from error
             return error.reason
         except OSError as error:
+            if fault_of_machine(error):  # every other photograph would be left out, too
+                raise
             return f"can't be read: {error.strerror}"
 
     with ThreadPoolExecutor(workers) as pool:
@@ -107,6 +127,10 @@ def write_parts(
                 yield job, _write_part(job, photos, source, keys, out, strict, advance)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class _Empty(Exception):
+    """All of a shard's photographs are broken: it gets no file."""
 
 
 def _write_part(
@@ -119,7 +143,7 @@ def _write_part(
     advance: Callable[[], None],
 ) -> Part:
     part = Part()
-    with atomic_write(out / f"{job.name}.tar") as file:
+    with contextlib.suppress(_Empty), atomic_write(out / f"{job.name}.tar") as file:
         tar = TarWriter(file)
         for row in job.rows.tolist():
             photo = next(photos)
@@ -131,11 +155,11 @@ def _write_part(
                 _add(part, tar, photo, keys[row], int(source.labels[row]))
             advance()
         tar.close()
+        if not part.keys:
+            raise _Empty
     part.bytes, part.sha256 = tar.size, tar.sha256
     if part.keys:
         atomic_write_bytes(out / f"{job.name}.idx", tar.dali_index())
-    else:
-        (out / f"{job.name}.tar").unlink()
     record = json.dumps(asdict(part), separators=(",", ":"))
     atomic_write_bytes(out / PARTS / f"{job.name}.json", record.encode())
     return part
@@ -144,11 +168,13 @@ def _write_part(
 def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: int) -> None:
     if isinstance(photo, RawPhoto):
         header = npy_header(photo.height, photo.width)
-        part.offsets.append(tar.add(key, photo.pixels, label, "npy", header))
-        part.lengths.append(len(photo.pixels))
+        data = photo.pixels
+        part.offsets.append(tar.add(key, data, label, "npy", header))
     else:
-        part.offsets.append(tar.add(key, photo.jpeg, label))
-        part.lengths.append(len(photo.jpeg))
+        data = photo.jpeg
+        part.offsets.append(tar.add(key, data, label))
+    part.lengths.append(len(data))
+    part.crcs.append(crc32(data))
     part.keys.append(key)
     part.widths.append(photo.width)
     part.heights.append(photo.height)

@@ -6,7 +6,9 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
+
+from fasttrain.terminal import bar
 
 _LINE_EVERY_S = 10.0
 
@@ -17,17 +19,8 @@ class ConvertProgress:
     def __init__(self, console: Console, total: int, done: int) -> None:
         self._console = console
         self._live = console.is_terminal or console.is_jupyter
-        self._bar = Progress(
-            TextColumn("[bold]convert"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("", total=total, completed=done, rate="")
+        self._bar = bar(console, TextColumn("{task.fields[rate]}"))
+        self._task = self._bar.add_task("convert", total=total, completed=done, rate="")
         self._total, self._before, self._now = total, done, 0
         self._start = self._said = time.monotonic()
 

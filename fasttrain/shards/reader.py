@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.config.location import is_url
-from fasttrain.errors import UserError
-from fasttrain.shards.format import INDEX, MANIFEST, SPLITS, Manifest, index_dtype, read_manifest
+from fasttrain.errors import UserError, of_os
+from fasttrain.shards.check import index_problem, members_problem
+from fasttrain.shards.format import INDEX, MANIFEST, SPLITS, Manifest, checksum_holds, read_manifest
 
 if TYPE_CHECKING:
     import threading
@@ -52,6 +53,10 @@ class ShardFiles(Protocol):
     def open(self, name: str) -> BinaryIO:
         """The file for reading and mapping."""
 
+    @property
+    def index_must_match(self) -> bool:
+        """Whether an index that isn't the manifest's, by its checksum, is refused."""
+
     def check(self, manifest: Manifest) -> None:
         """Raises UserError where shards are missing or cut off."""
 
@@ -68,6 +73,7 @@ class LocalFiles:
 
     folder: Path
     remote = False
+    index_must_match = True
 
     @property
     def location(self) -> Path:
@@ -104,7 +110,8 @@ class ShardSet:
     location (the folder or URL), folder (on this machine), remote (whether shards are fetched when they are needed),
     manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
     memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length
-    (of the JPEG or the pixels, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test).
+    (of the JPEG or the pixels, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test),
+    and crc32 (of the same bytes), which older shards are without. Its numbers have been checked (`shards.check`).
     Can be pickled and survives a fork: a worker maps the files itself.
     """
 
@@ -187,6 +194,10 @@ class ShardSet:
         """The shard with this position in the manifest, on this machine's disk; may be called from any thread."""
         return self.files.path(self.manifest.shards[number].name, stop)
 
+    def crc32s(self) -> NDArray[np.uint32] | None:
+        """uint32 [N], of every sample's bytes as they were written; None where the index has none."""
+        return self.index["crc32"] if "crc32" in (self.index.dtype.names or ()) else None
+
     def describe(self, sample: int) -> str:
         """For messages: the shard's path and the sample's key."""
         row = self.index[sample]
@@ -198,14 +209,17 @@ class ShardSet:
         `advance(bytes)` is told of progress.
         """
         problems = []
+        if not checksum_holds((self.folder / MANIFEST).read_bytes()):
+            problems.append(f"{self.folder / MANIFEST}: has been changed since it was written")
         expected = {shard.name: shard.sha256 for shard in self.manifest.shards}
-        for name, digest in {INDEX: self.manifest.index.sha256, **expected}.items():
+        others = {} if self.remote else self.manifest.files
+        for name, digest in {INDEX: self.manifest.index.sha256, **expected, **others}.items():
             found = hashlib.sha256()
             try:
                 with self.files.open(name) as file:
                     while chunk := file.read(_CHUNK):
                         found.update(chunk)
-                        advance(len(chunk))
+                        advance(len(chunk) if name not in others else 0)
             except OSError as error:
                 problems.append(f"{self.folder / name}: can't be read ({error.strerror})")
                 continue
@@ -214,14 +228,27 @@ class ShardSet:
                 continue
             if found.hexdigest() != digest:
                 problems.append(f"{self.folder / name}: its bytes have changed since it was written")
+            elif name in expected and (said := self._members_problem(name)):
+                problems.append(f"{self.folder / name}: {said}; don't unpack it")
         return problems
+
+    def _members_problem(self, name: str) -> str | None:
+        number = [shard.name for shard in self.manifest.shards].index(name)
+        return members_problem(self._shard(number), self.index[self.index["shard"] == number], self.raw)
 
     def _shard(self, number: int) -> memoryview:
         if number in self._maps:
             self._maps.move_to_end(number)
             return self._maps[number]
-        with self.files.open(self.manifest.shards[number].name) as file:
-            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        shard = self.manifest.shards[number]
+        try:
+            with self.files.open(shard.name) as file:
+                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:  # ValueError: mmap's word for an empty file
+            where = f"{self.location}/{shard.name}"
+            if isinstance(error, OSError):
+                raise of_os(error, where, "copy it again") from error
+            raise UserError(f"{where}: can't be read ({error}); copy it again") from error
         self._maps[number] = mapped
         while len(self._maps) > _OPEN_SHARDS or self._maps_too_much():
             self._maps.popitem(last=False)  # unmapped once the last view of it is gone
@@ -234,18 +261,26 @@ class ShardSet:
 
     def _open_index(self) -> NDArray[np.void]:
         path = self.files.path(INDEX)
+        again = "copy it again, or run convert --overwrite"
+        if not path.exists():
+            raise UserError(f"{path}: missing; {again}")
+        if not path.is_file():
+            raise UserError(f"{path}: not a regular file; {again}")
         try:
-            index = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: missing; copy it again, or run convert --overwrite") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: damaged ({error}); copy it again, or run convert --overwrite") from error
-        if index.dtype.names != index_dtype(1).names:
-            raise UserError(f"{path}: not an index of shards; copy it again, or run convert --overwrite")
-        said = self.manifest.index.samples
-        if len(index) != said or said != sum(shard.samples for shard in self.manifest.shards):
-            raise UserError(
-                f"{path}: {len(index):,} rows where the manifest says {said:,}; copy both again, or run "
-                "convert --overwrite"
-            )
+            index: NDArray[np.void] = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # NumPy takes the header for Python's text, which fails in as many ways as that
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{path}: damaged ({said}); {again}") from error
+        if problem := index_problem(index, self.manifest):
+            raise UserError(f"{path}: {problem}; {again}")
+        if self.files.index_must_match and _sha256(path) != self.manifest.index.sha256:
+            raise UserError(f"{path}: its bytes have changed since it was written; {again}")
         return index
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

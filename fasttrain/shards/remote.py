@@ -14,6 +14,7 @@ from typing import IO, Any, BinaryIO, TypeVar
 
 from fasttrain.config.location import parse_size, upload_command
 from fasttrain.errors import UserError
+from fasttrain.extras import install
 from fasttrain.photos.sources import cache_root
 from fasttrain.shards.cache import Cache
 from fasttrain.shards.format import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
@@ -40,9 +41,7 @@ def open_remote(location: str, cache_size: str | None = None) -> RemoteFiles:
     except ValueError as error:
         raise UserError(str(error)) from None
     text = _retried(location, MANIFEST, lambda files, path: files.cat_file(path))
-    for shard in parse_manifest(text, f"{location}/{MANIFEST}").shards:
-        if Path(shard.name).name != shard.name or shard.name[:1] in ("", "."):
-            raise UserError(f"{location}/{MANIFEST}: {shard.name!r} is no shard's name; run fasttrain convert again")
+    parse_manifest(text, f"{location}/{MANIFEST}")
     folder = cache_root() / "remote" / hashlib.sha256(text).hexdigest()[:16]
     Cache(folder.parent, limit).put(folder / MANIFEST, text)
     return RemoteFiles(location, folder, limit)
@@ -55,6 +54,7 @@ class RemoteFiles:
     """
 
     remote = True
+    index_must_match = True
 
     def __init__(self, location: str, folder: Path, limit: int | None) -> None:
         self.location, self.folder, self.limit = location, folder, limit
@@ -191,7 +191,7 @@ def _file_system(location: str) -> tuple[Any, str]:
         files, root = url_to_fs(location)
     except ImportError as error:
         if extra := _EXTRAS.get(protocol):
-            raise UserError(f"{location} needs a driver: pip install 'fasttrain[{extra}]'") from error
+            raise UserError(f"{location} needs a driver: {install(extra)}") from error
         raise UserError(f"{location} needs a driver: {error}") from error
     except ValueError as error:
         raise UserError(f"{location}: {error}; give a folder, or an s3://, gs:// or https:// URL") from error

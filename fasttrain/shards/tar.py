@@ -7,7 +7,7 @@ import hashlib
 import tarfile
 from typing import IO
 
-_BLOCK = tarfile.BLOCKSIZE
+BLOCK = tarfile.BLOCKSIZE
 _INDEX_VERSION = "v1.2"
 _NPY_HEADER = 128
 _AT_ONCE = 1 << 20  # each write and each hash gives the GIL away, and waits for it after
@@ -60,8 +60,7 @@ class TarWriter:
 
     def close(self) -> None:
         """Two empty blocks, and zeros up to a whole record, as tar itself does."""
-        end = self.size + 2 * _BLOCK
-        self._put(bytes(2 * _BLOCK + -end % tarfile.RECORDSIZE))
+        self._put(bytes(size_of_shard(self.size) - self.size))
         self._write()
 
     def dali_index(self) -> bytes:
@@ -70,9 +69,9 @@ class TarWriter:
 
     def _member(self, name: str, data: bytes, head: bytes = b"") -> int:
         length = len(head) + len(data)
-        self._put(_member_header(name, length), head)
+        self._put(member_header(name, length), head)
         offset = self.size - len(head)
-        self._put(data, bytes(-length % _BLOCK))
+        self._put(data, bytes(-length % BLOCK))
         if self.size - self._written >= _AT_ONCE:
             self._write()
         return offset
@@ -98,7 +97,14 @@ def _blank_header() -> tuple[bytes, int]:
     return blank, sum(blank) - sum(blank[_SIZE : _SIZE + 12]) - sum(blank[_CHECKSUM : _CHECKSUM + 8])
 
 
-def _member_header(name: str, length: int) -> bytes:
+def size_of_shard(members: int) -> int:
+    """Bytes of a tar whose members end after `members` bytes: two empty blocks more, in whole records."""
+    end = members + 2 * BLOCK
+    return end + -end % tarfile.RECORDSIZE
+
+
+def member_header(name: str, length: int) -> bytes:
+    """512 bytes before a member of `length` bytes."""
     # tarfile, which takes ten times as long, makes the blank.
     blank, blank_sum = _blank_header()
     text, size = name.encode(), b"%011o\0" % length

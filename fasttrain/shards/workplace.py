@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.photos.sources import Source
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.shards.atomic import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.shards.format import INDEX, MANIFEST, PARTS, REJECTED, Manifest, read_manifest
 from fasttrain.shards.settings import ADDED
 
 _SHARD = re.compile(r"(train|val|test)-\d{5}\.(tar|idx)")
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+\.partial")
 RUN = "run.json"
+_OUT, _CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
+_CLEARING = "clearing"
 
 
 def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: bool) -> Manifest | None:
@@ -30,25 +32,25 @@ def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: b
     Raises UserError where other things lie there, or other shards and not `overwrite`.
     """
     mine = {"source": source.fingerprint, "settings": settings}
+    run = json.loads((out / PARTS / RUN).read_bytes()) if (out / PARTS / RUN).exists() else None
+    clear_temporaries(out / PARTS)
+    if (out / MANIFEST).exists() or run:  # else the folder may be somebody else's
+        clear_temporaries(out)
     if (out / MANIFEST).exists():
-        if not overwrite:
+        if not overwrite or run == mine:  # which was killed after the manifest
             there = read_manifest(out)
             # Finished shards stay good whichever release wrote them.
             _refuse_other(out, mine, there.source.fingerprint, there.settings, release=False)
             return there
-        _clear(out)
-    elif (out / PARTS / RUN).exists():
-        there_run = json.loads((out / PARTS / RUN).read_bytes())
+        _clear(out, mine)
+    elif run:
         if not overwrite:
-            _refuse_other(out, mine, there_run["source"], there_run["settings"], release=True)
-        elif there_run != mine:
-            _clear(out)
+            _refuse_other(out, mine, run["source"], run["settings"], release=True)
+        if run != mine:
+            _clear(out, mine)
     elif strange := sorted(path.name for path in out.iterdir() if path.name[0] != "."):
         raise UserError(f"--out {out} holds other files ({strange[0]}); give a new or empty folder")
-    for path in out.iterdir():
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink()
-    (out / PARTS).mkdir(exist_ok=True)
+    make_folder(out / PARTS)
     atomic_write_bytes(out / PARTS / RUN, json.dumps(mine).encode())
     return None
 
@@ -67,7 +69,7 @@ def alone_in(out: Path, *, wait: bool) -> Iterator[None]:
     try:
         if out.exists() and not out.is_dir():
             raise UserError(f"--out {out} is a file; give a folder")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         descriptor = os.open(out, os.O_RDONLY)
         try:
             _lock(out, descriptor, wait)
@@ -75,7 +77,7 @@ def alone_in(out: Path, *, wait: bool) -> Iterator[None]:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise _mendable(out, error) from error
+        raise _mendable(out, error, _CACHE if wait else _OUT) from error
 
 
 def _lock(out: Path, descriptor: int, wait: bool) -> None:
@@ -87,12 +89,10 @@ def _lock(out: Path, descriptor: int, wait: bool) -> None:
         return  # some network file systems can't lock; atomic writes still keep files whole
 
 
-def _mendable(out: Path, error: OSError) -> Exception:
+def _mendable(out: Path, error: OSError, mend: str) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{out}: the disk is full; make room and run the same command again: it goes on from here")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{error.filename or out}: can't be written ({error.strerror}); give another --out")
-    return error
+        return of_os(error, out, "make room and run the same command again: it goes on from here")
+    return mendable(error, error.filename or out, mend) or error
 
 
 def _refuse_other(out: Path, mine: dict[str, Any], source: str, settings: dict[str, Any], *, release: bool) -> None:
@@ -107,10 +107,17 @@ def _refuse_other(out: Path, mine: dict[str, Any], source: str, settings: dict[s
         raise UserError(f"{out} holds other shards ({'; '.join(differ)}); give --overwrite, or another --out")
 
 
-def _clear(out: Path) -> None:
-    # The manifest first: without it, what is left is no data set, however far this gets.
+def _clear(out: Path, mine: dict[str, Any]) -> None:
+    # Killed half-way, the folder must still say whose it is, and that what is left in it is not of that.
+    make_folder(out / PARTS)
+    atomic_write_bytes(out / PARTS / RUN, json.dumps({**mine, _CLEARING: True}).encode())
     (out / MANIFEST).unlink(missing_ok=True)
+    fsync_folder(out)  # without its manifest, what is left is no data set, however far this gets
     for path in sorted(out.iterdir()):
-        if _SHARD.fullmatch(path.name) or path.name in (INDEX, REJECTED):
+        if _SHARD.fullmatch(path.name) or _BETON.fullmatch(path.name) or path.name in (INDEX, REJECTED):
             path.unlink()
-    clear_parts(out)
+    for path in sorted((out / PARTS).iterdir()):
+        if path.name != RUN:
+            path.unlink()
+    fsync_folder(out)
+    fsync_folder(out / PARTS)

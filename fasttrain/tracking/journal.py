@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+JOURNAL = "tracking.jsonl"
+_CHUNK = 1 << 20
+_MARK = b'{"op": "delivered"'
 
 Entry: TypeAlias = dict[str, Any]
 """`op` is start, metrics, tags, artifact or finish; `time` is milliseconds since 1970."""
@@ -14,92 +22,228 @@ Entry: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Delivered:
-    """How far a store has got: it holds the first `entries` entries as its run `run_id`."""
+    """How far a store has got: its run `run_id` holds the journal's first `end` bytes, but for the entries that begin
+    at the bytes `refused`."""
 
     uri: str
     run_id: str
+    end: int
+    refused: tuple[int, ...] = ()
+
+
+class Batch(NamedTuple):
+    """Entries of one `op`, of which only metrics come several at once, and the byte where the next one begins."""
+
+    entries: list[Entry]
+    end: int
+
+
+class Waiting(NamedTuple):
+    """What a journal says without being opened for writing: the store it is meant for, how many entries that lacks."""
+
+    uri: str | None
     entries: int
+    delivered: Delivered | None
+    name: str | None
 
 
 class Journal:
-    """An append-only list of entries; safe to use from several threads.
+    """An append-only file of entries; safe to use from several threads, locked against other processes.
 
-    A journal that is there already is read first and continued, a last line torn by a kill is dropped. Where
-    the file cannot be written, the entries stay in memory and `problem` says why.
+    A file that is there already is read first and continued; a last line torn by a kill is dropped, `garbled` counts
+    the lines that are no entry. What cannot be written now (a full disk) stays in memory, is written with the next
+    entry that can be, and `problem` says why.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problem: str | None = None
+        self.first: Entry | None = None
+        self.uuid: str | None = None
         self.delivered: Delivered | None = None
-        self.entries: list[Entry] = []
+        self.garbled = 0
+        self._logged: set[int] = set()
+        self._unwritten = bytearray()
+        self._unsynced = False
         self._lock = threading.Lock()
-        self._file: IO[str] | None = None
+        self._file: int | None = None
         try:
-            whole = self._read()
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
-            self._file.truncate(whole)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            self.locked = self.lock()
+            whole = self.reload()
+            if self.locked:
+                os.ftruncate(self._file, whole)
         except OSError as error:
-            self._give_up(error)
+            self.locked = True
+            self.problem = f"{path}: {error.strerror or error}"
+
+    @property
+    def size(self) -> int:
+        """Bytes, those that could not be written yet included."""
+        return self._written() + len(self._unwritten)
+
+    def lock(self) -> bool:
+        """Whether this process alone delivers the journal: nobody else has it, or the file system knows no locks."""
+        if self._file is None:
+            return True
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def append(self, entry: Entry) -> None:
-        """Adds `entry`, flushed to the operating system: it outlives the process, if not a power cut."""
+        """Adds `entry`, given to the operating system: it outlives the process; a power cut only after `sync`."""
+        line = json.dumps(entry).encode() + b"\n"
         with self._lock:
-            self._write(entry)
-            self.entries.append(entry)
+            if entry["op"] == "start":
+                self._begin(entry)
+            self._unwritten += line
+            self._write()
 
-    def mark_delivered(self, delivered: Delivered) -> None:
-        """Notes how far a store has got, so that a resumed run sends only the rest."""
+    def mark(self, delivered: Delivered) -> None:
+        """Notes how far a store has got, so that whoever delivers next sends only the rest."""
+        self.delivered = delivered
+        self.append(
+            {
+                "op": "delivered",
+                "uri": delivered.uri,
+                "run_id": delivered.run_id,
+                "end": delivered.end,
+                "refused": list(delivered.refused),
+            }
+        )
+
+    def holds(self, name: str, step: int, value: float) -> bool:
+        """Whether the file had this metric when it was opened."""
+        return _hash(name, step, value) in self._logged
+
+    def read(self, start: int, limit: int) -> Batch:
+        """The next entries from byte `start` on, `limit` metrics at most; none at the end of the journal."""
+        entries: list[Entry] = []
+        end = start
+        for line in self._lines(start):
+            entry = _parsed(line)
+            if entry is not None and entry["op"] != "delivered":
+                if entries and (entry["op"] != "metrics" or entries[0]["op"] != "metrics" or len(entries) >= limit):
+                    break
+                entries.append(entry)
+            end += len(line)
+        return Batch(entries, end)
+
+    def count(self, start: int) -> int:
+        """How many entries lie behind byte `start`."""
+        return sum(not line.startswith(_MARK) for line in self._lines(start))
+
+    def sync(self) -> None:
+        """Brings what is written to the disk itself. It may take as long as the disk does."""
         with self._lock:
-            self.delivered = delivered
-            self._write(
-                {
-                    "op": "delivered",
-                    "uri": delivered.uri,
-                    "run_id": delivered.run_id,
-                    "entries": delivered.entries,
-                }
-            )
+            unsynced, self._unsynced = self._unsynced, False
+        if unsynced and self._file is not None:
+            with contextlib.suppress(OSError):
+                os.fsync(self._file)
 
     def close(self) -> None:
         """Closes the file; a later `append` stays in memory."""
         with self._lock:
             if self._file is not None:
-                self._file.close()
+                self._write()
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self._file, fcntl.LOCK_UN)  # forked workers have the file, too
+                os.close(self._file)
                 self._file = None
 
-    def _read(self) -> int:
-        """Takes in the whole lines of the file; returns their length in bytes."""
-        whole, garbled = 0, False
-        if not self.path.exists():
-            return whole
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
-            try:
-                entry = json.loads(line)
-                if entry["op"] == "delivered":
-                    self.delivered = Delivered(entry["uri"], entry["run_id"], entry["entries"])
-                else:
-                    self.entries.append(entry)
-            except (ValueError, KeyError, TypeError):  # garbled by a full disk: the other lines still count
-                garbled = True
-        if garbled and self.delivered is not None:
-            # The count is off by the lost lines; sending twice is harmless.
-            self.delivered = replace(self.delivered, entries=0)
-        return whole
+    def reload(self) -> int:
+        """Reads the file anew; returns the length of its whole lines in bytes."""
+        self.garbled, end = 0, 0
+        for line in self._lines(0):
+            end += len(line)
+            entry = _parsed(line)
+            if entry is None:
+                self.garbled += 1
+            elif entry["op"] == "delivered":
+                self.delivered = _delivered(entry)
+            elif entry["op"] == "metrics":
+                self._logged.update(_hash(name, entry["step"], value) for name, value in entry["metrics"].items())
+            elif entry["op"] == "start":
+                self._begin(entry)
+        return end
 
-    def _write(self, entry: Entry) -> None:
+    def _begin(self, start: Entry) -> None:
+        self.first = self.first or start
+        self.uuid = self.uuid or start.get("uuid")
+
+    def _lines(self, start: int) -> Iterator[bytes]:
+        """Whole lines from byte `start` on."""
+        rest = b""
+        while True:
+            with self._lock:
+                data = os.pread(self._file, _CHUNK, start) if self._file is not None else b""
+                if len(data) < _CHUNK:
+                    begin = start + len(data) - self._written()
+                    data += self._unwritten[begin:] if begin >= 0 else b""
+            if not data:
+                return
+            start += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
+
+    def _written(self) -> int:
+        return 0 if self._file is None else os.fstat(self._file).st_size
+
+    def _write(self) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
+            while self._unwritten:
+                del self._unwritten[: os.write(self._file, self._unwritten)]
+                self._unsynced = True
         except OSError as error:
-            self._give_up(error)
+            self.problem = f"{self.path}: {error.strerror or error}"
+        else:
+            self.problem = None
 
-    def _give_up(self, error: OSError) -> None:
-        self.problem = f"{self.path}: {error.strerror or error}"
-        self._file = None
+
+def peek(path: Path) -> Waiting:
+    """Looks into a journal that another process may be writing. Raises OSError."""
+    text = path.read_bytes()
+    first = next((entry for line in text.splitlines() if (entry := _parsed(line)) and entry["op"] == "start"), {})
+    at = text.rfind(b"\n" + _MARK)
+    entry = _parsed(text[at + 1 :].partition(b"\n")[0]) if at >= 0 else None
+    delivered = _delivered(entry) if entry else None
+    left = text[delivered.end if delivered else 0 :].split(b"\n")[:-1]
+    waiting = sum(not line.startswith(_MARK) for line in left) + len(delivered.refused if delivered else ())
+    return Waiting(delivered.uri if delivered else first.get("uri"), waiting, delivered, first.get("run_name"))
+
+
+def _delivered(entry: Entry) -> Delivered:
+    # An earlier version counted entries, not bytes: all are sent again, which changes nothing in the store.
+    return Delivered(entry["uri"], entry["run_id"], entry.get("end", 0), tuple(entry.get("refused", ())))
+
+
+def _parsed(line: bytes) -> Entry | None:
+    """None for what a full disk or a hand has garbled."""
+    try:
+        entry = json.loads(line)
+        needed = _FIELDS[entry["op"]]
+        return entry if all(isinstance(entry[name], kind) for name, kind in needed.items()) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _hash(name: str, step: int, value: float) -> int:
+    return hash((name, step, repr(value)))  # NaN is like no other NaN, its text is
+
+
+_FIELDS: dict[str, dict[str, Any]] = {
+    "start": {"time": int, "experiment": str, "run_name": str, "params": dict, "tags": dict},
+    "metrics": {"time": int, "metrics": dict, "step": int},
+    "tags": {"tags": dict},
+    "artifact": {"path": str},
+    "finish": {"time": int, "status": str},
+    "delivered": {"uri": str, "run_id": str},
+}

@@ -1,8 +1,8 @@
 """`Tracker`: one MLflow run that never makes training wait and never loses what was logged.
 
-Each call writes a line to the run's journal and returns; a thread imports MLflow (seconds) and brings the
-journal to the store. A store that fails in mid-run is left for the local one, which gets the journal from its
-start.
+Each call writes a line to the run's journal and returns; a thread imports MLflow (seconds) and brings the journal to
+the store, again and again where that is away. What has not arrived by the end waits in the journal for the next run
+beside it, or for `fasttrain runs --deliver`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 from fasttrain.errors import Stopped
-from fasttrain.tracking.journal import Delivered, Entry, Journal
-from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.delivery import Busy, Delivery, reason
+from fasttrain.tracking.journal import JOURNAL, Journal
+from fasttrain.tracking.store import is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.waiting import deliver_waiting
 
-JOURNAL = "tracking.jsonl"
-ENTRIES_AT_ONCE = 1000
-LOCAL_TRIES = 3
 FINISH_TIMEOUT = 60.0
+_FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
+_AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
+_KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed
 
 
 class NullTracker:
@@ -65,28 +68,21 @@ class Tracker(NullTracker):
     else as FAILED (with the tag `error`).
     """
 
-    def __init__(
-        self, journal: Journal, uri: str, run_id: str | None, local: str, report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, journal: Journal, uri: str, run_id: str | None, report: Callable[[str], None]) -> None:
         self.uri = shown(uri)
-        self._uri = uri
         self.run_id = run_id
         self._journal = journal
-        self._local = local
+        self._delivery = Delivery(journal, uri, run_id, report)
         self._report = report
-        self._store: Store | None = None
-        self._abandoned: Store | None = None
-        self._sent = 0
+        self._told: set[str] = set()
         self._finished = False
-        self._artifacts_refused = False
+        self._left = threading.Event()
+        self._delivered = threading.Event()
+        self._failures = 0
+        self._failure: Exception | None = None
+        self._asked_at: float | None = None
         self._news = threading.Condition()
         self._settled = threading.Event()
-        self._logged_before = {
-            (name, entry["step"]): value
-            for entry in journal.entries
-            if entry["op"] == "metrics"
-            for name, value in entry["metrics"].items()
-        }
         self._thread = threading.Thread(target=self._work, name="fasttrain-mlflow", daemon=True)
 
     @staticmethod
@@ -103,7 +99,8 @@ class Tracker(NullTracker):
     ) -> Tracker:
         """Starts a run, or continues the one that the journal or `run_id` names.
 
-        `journal`: the folder to keep `tracking.jsonl` in, the run's own.
+        `journal`: the folder to keep `tracking.jsonl` in, the run's own. What runs in the folders beside it could not
+        deliver to this store is delivered now, too.
 
         `uri`: MLflow's tracking URI; default: where the journal was delivered to, else $MLFLOW_TRACKING_URI,
         else `mlflow.db` in the working directory (artifacts beside it, in `mlartifacts`). `params`: any
@@ -111,7 +108,7 @@ class Tracker(NullTracker):
         differs. `report` takes one line for people, once for each thing that goes wrong, from another thread;
         default: the log.
 
-        Returns at once; `run_id` and `uri` are settled a few seconds later (`run_id` may be None until then).
+        Returns at once, whatever the store does; `run_id` is known a few seconds later.
         Sets MLflow's time-outs, retries and telemetry in os.environ, where the user has not.
         """
         set_environment()
@@ -123,11 +120,13 @@ class Tracker(NullTracker):
         uri = before.uri if before is not None and elsewhere else configured
         if run_id is None and before is not None and before.uri == shown(uri):
             run_id = before.run_id
-        tracker = Tracker(kept, uri, run_id, local_uri(), report or logging.getLogger("fasttrain").warning)
-        if kept.problem:
-            tracker._report(f"MLflow's journal can't be kept ({kept.problem}); the run goes on without one")
+        tracker = Tracker(kept, uri, run_id, report or logging.getLogger("fasttrain").warning)
+        if kept.garbled:
+            tracker._report(f"MLflow: {kept.path} has {kept.garbled} garbled lines, which are left out")
         tracker._append(
             "start",
+            uuid=kept.uuid or uuid4().hex,
+            uri=tracker.uri,
             experiment=experiment,
             run_name=run_name,
             params={name: str(value) for name, value in params.items()},
@@ -137,9 +136,10 @@ class Tracker(NullTracker):
         return tracker
 
     def wait_for_run(self, timeout: float = 30.0) -> str | None:
-        """The run's id in the store at `uri`, once it is there; None where that takes over `timeout`
-        seconds."""
-        self._settled.wait(timeout)
+        """The run's id in the store at `uri`, once it is there; None where the store is away, or takes over `timeout`
+        seconds, in all calls together."""
+        if not self._settled.wait(timeout):
+            self._settled.set()
         return self.run_id
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
@@ -148,15 +148,15 @@ class Tracker(NullTracker):
         What the run logged before it was resumed, with the same value at the same step, isn't logged again.
         """
         values = {name: float(value) for name, value in metrics.items()}
-        before = self._logged_before
-        new = {name: value for name, value in values.items() if before.get((name, step)) != value}
+        new = {name: value for name, value in values.items() if not self._journal.holds(name, step, value)}
         if new:
             self._append("metrics", metrics=new, step=step)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Logs the file at `path`, into the artifacts' `folder`. It must stay there until `finish`
-        returns."""
-        self._append("artifact", path=str(path.resolve()), folder=folder)
+        """Logs the file at `path`, into the artifacts' `folder`. It must stay there until it is delivered."""
+        whole, beside = path.resolve(), self._journal.path.parent.resolve()
+        kept = whole.relative_to(beside) if whole.is_relative_to(beside) else whole
+        self._append("artifact", path=str(kept), folder=folder)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Sets tags of the run; values as text, cut at MLflow's 8,000 characters."""
@@ -164,7 +164,7 @@ class Tracker(NullTracker):
 
     def finish(self, status: str = "FINISHED", timeout: float = FINISH_TIMEOUT) -> None:
         """Ends the run (FINISHED, FAILED, KILLED) and waits, at most `timeout` seconds, for the store to have
-        all.
+        all; a few seconds only for one that is away.
 
         A second call does nothing. What isn't delivered by then is reported, and stays in the journal.
         """
@@ -174,15 +174,23 @@ class Tracker(NullTracker):
         with self._news:
             self._finished = True
             self._news.notify()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            left = len(self._journal.entries) - self._sent
-            self._report(
-                f"MLflow: {self.uri} has not taken {left} entries in {timeout:.0f} s; "
-                f"they are kept in {self._journal.path}"
-            )
-        else:
-            self._journal.close()
+        left = 0
+        try:
+            self._wait(status == "KILLED", timeout)
+            left = self._journal.count(self._delivery.sent)
+        finally:
+            self._left.set()  # the thread ends after the request it is in
+            with self._news:
+                self._news.notify()
+        if self._delivered.is_set():
+            if "away" in self._told:
+                self._report(f"MLflow: {self.uri} has everything now")
+            return
+        why = f" ({reason(self._failure)})" if self._failure else ""
+        self._report(
+            f"MLflow: {self.uri} lacks {left} entries{why}; they are kept in {self._journal.path}, for the next run "
+            f"beside it or: fasttrain runs --deliver {self._journal.path.parent}"
+        )
 
     def __enter__(self) -> Tracker:
         return self
@@ -201,106 +209,74 @@ class Tracker(NullTracker):
         with self._news:
             self._journal.append({"op": op, "time": int(time.time() * 1000), **fields})
             self._news.notify()
+        if self._journal.problem:
+            self._tell("journal", f"MLflow's journal can't be kept ({self._journal.problem}); the run goes on without")
+
+    def _tell(self, what: str, line: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._report(line)
 
     def _work(self) -> None:
-        try:
-            self._open()
+        beside: threading.Thread | None = None
+        while not self._left.is_set():
+            self._asked_at = time.monotonic()
+            try:
+                more = self._delivery.advance()
+            except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError: all mean "not now"
+                self._failed(error)
+                continue
+            finally:
+                self._asked_at = None
+            self.run_id = self._delivery.run_id
+            self._failures = 0
             self._settled.set()
-            while (batch := self._next_batch()) and self._store is not None:
-                self._send(batch)
-            self._end_abandoned()
-        except Exception as error:  # a thread's exception would be printed and forgotten
-            self._store = None
-            self._settled.set()
-            self._report(f"MLflow: {_reason(error)}; the run goes on, its metrics are in {self._journal.path}")
-
-    def _next_batch(self) -> list[Entry]:
-        """The next entries of one kind; waits for them; empty when the run is finished and all is sent."""
-        entries = self._journal.entries
-        with self._news:
-            self._news.wait_for(lambda: self._sent < len(entries) or self._finished)
-            batch: list[Entry] = []
-            for entry in entries[self._sent : self._sent + ENTRIES_AT_ONCE]:
-                if batch and (entry["op"] != batch[0]["op"] or entry["op"] != "metrics"):
+            if beside is None:
+                beside = self._deliver_waiting()
+            if more:
+                continue
+            with self._news:
+                self._news.wait_for(lambda: self._journal.size > self._delivery.sent or self._finished)
+                if self._journal.size <= self._delivery.sent:
                     break
-                batch.append(entry)
-            return batch
-
-    def _open(self) -> None:
-        before, uri = self._journal.delivered, self._uri
-        try:
-            self._connect(uri, self.run_id)
-        except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError: all mean "not here"
-            self._go_local(error)
+        else:
+            self._journal.close()
             return
-        if before is not None and (before.uri, before.run_id) == (shown(uri), self.run_id):
-            self._sent = before.entries
+        with contextlib.suppress(Exception):  # it was told, and waits in the journal
+            self._delivery.send_refused()
+        self._delivered.set()
+        self._journal.close()
 
-    def _connect(self, uri: str, run_id: str | None = None, tags: dict[str, str] | None = None) -> None:
-        store = Store(uri)
-        first = next(entry for entry in self._journal.entries if entry["op"] == "start")
-        if run_id and tags is None:
-            tags = {"fasttrain.continues": run_id}
-        store.open_run(first, run_id, tags)
-        self._store, self._uri, self.run_id = store, uri, store.run_id
-        self.uri = shown(uri)
-        self._journal.mark_delivered(Delivered(self.uri, store.run_id, 0))
+    def _failed(self, error: Exception) -> None:
+        """Waits until it is time to try again."""
+        self._failures += 1
+        self._failure = error
+        self._settled.set()
+        self._journal.sync()
+        if self._failures > 1 and not isinstance(error, Busy):
+            said = f"MLflow: {self.uri} fails ({reason(error)}); the run goes on, and {self._journal.path} keeps"
+            self._tell("away", f"{said} everything until it works again")
+        was_finished = self._finished
+        pause = _FIRST_RETRY_S if was_finished else min(_FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 30), _RETRY_S)
+        with self._news:
+            self._news.wait_for(lambda: self._left.is_set() or self._finished != was_finished, pause)
 
-    def _send(self, batch: list[Entry]) -> None:
-        assert self._store is not None
-        try:
-            self._try(self._store, batch)
-        except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError
-            if batch[0]["op"] != "artifact" or not self._answers():
-                self._go_local(error)
+    def _deliver_waiting(self) -> threading.Thread:
+        arguments = (self._journal.path, self._delivery.uri, self._report, lambda: not self._finished)
+        thread = threading.Thread(target=deliver_waiting, args=arguments, name="fasttrain-mlflow-waiting", daemon=True)
+        thread.start()
+        return thread
+
+    def _wait(self, killed: bool, timeout: float) -> None:
+        began = time.monotonic()
+        while self._thread.is_alive():
+            asked_at, now = self._asked_at, time.monotonic()
+            silent = is_remote(self._delivery.uri) and asked_at is not None and now - asked_at > _KILLED_AWAY_S
+            away = self._failures > 0 or (killed and silent)
+            limits = (_KILLED_S, _KILLED_AWAY_S) if killed else (timeout, _AWAY_S)
+            if now - began > min(timeout, limits[away]):
                 return
-            self._refused(batch[0]["path"], error)
-        self._sent += len(batch)
-        self._journal.mark_delivered(Delivered(shown(self._store.uri), self._store.run_id, self._sent))
-
-    def _try(self, store: Store, batch: list[Entry]) -> None:
-        # A local database may be locked for a moment by another run; a server has had MLflow's own retries.
-        tries = 1 if is_remote(store.uri) or batch[0]["op"] == "artifact" else LOCAL_TRIES
-        for _ in range(tries - 1):
-            with contextlib.suppress(Exception):
-                store.deliver(batch)
-                return
-            time.sleep(1)
-        store.deliver(batch)
-
-    def _answers(self) -> bool:
-        try:
-            assert self._store is not None
-            self._store.check()
-        except Exception:
-            return False
-        return True
-
-    def _refused(self, path: str, error: Exception) -> None:
-        if not self._artifacts_refused:
-            self._artifacts_refused = True
-            self._report(f"MLflow: {path} can't be logged ({_reason(error)}); artifacts stay where they are")
-
-    def _go_local(self, error: Exception) -> None:
-        """Leaves the store that failed and starts the journal anew in the local one."""
-        failed, self._store = self._store, None
-        if self._uri == self._local:
-            raise error
-        self._report(f"MLflow: {self.uri} failed ({_reason(error)}); the run goes on in {self._local}, nothing is lost")
-        self._abandoned = failed
-        self._sent = 0
-        replaced = f"{self.run_id or 'no run'} in {self.uri}"
-        self._connect(self._local, tags={"fasttrain.replaces": replaced})
-
-    def _end_abandoned(self) -> None:
-        """Ends the run in the store that failed, should it answer again by now."""
-        if self._abandoned is None:
-            return
-        try:
-            self._abandoned.deliver([{"op": "tags", "tags": {"fasttrain.continued_in": f"{self.uri}"}}])
-            self._abandoned.deliver(self._journal.entries[-1:])
-        except Exception as error:
-            logging.getLogger("fasttrain").debug("MLflow: %s is still away: %s", self._abandoned.uri, error)
+            self._thread.join(0.05)
 
 
 def status_of(error: BaseException | None) -> str:
@@ -312,13 +288,3 @@ def status_of(error: BaseException | None) -> str:
     if isinstance(error, SystemExit) and error.code in (75, 130, 143):
         return "KILLED"
     return "FAILED"
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one short line: MLflow wraps three libraries' messages into a page."""
-    seen: set[int] = set()
-    while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
-        seen.add(id(inner))
-        error = inner
-    text = shown((str(error) or type(error).__name__).splitlines()[0])
-    return text if len(text) <= 160 else text[:159] + "…"

@@ -8,16 +8,17 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.load import nearest, read_toml
 from fasttrain.errors import UserError
-from fasttrain.tracking.journal import Entry
-from fasttrain.tracking.mlflow import JOURNAL
+from fasttrain.tracking.journal import JOURNAL, Entry
 from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.waiting import waiting_journals
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -35,8 +36,8 @@ class TrackedRun:
     """One run: its settings as text, the last value of each metric, and, of some metrics, the value by epoch (from 1).
 
     status: running, finished, failed or killed (Ctrl-C, SIGTERM); start and heard (the last sign of life) in seconds
-    since 1970; alive: a process on this machine writes the run's journal. run_id, experiment, start and heard may be
-    None where the run is known from its folder alone.
+    since 1970; alive: a process on this machine writes the run's journal; waiting: entries the store lacks. run_id,
+    experiment, start and heard may be None where the run is known from its folder alone.
     """
 
     name: str
@@ -52,6 +53,7 @@ class TrackedRun:
     alive: bool = False
     error: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    waiting: int = 0
 
     @property
     def epochs(self) -> int:
@@ -112,6 +114,7 @@ class TrackedRun:
             "start": _iso(self.start),
             "heard": _iso(self.heard),
             "folder": str(self.folder) if self.folder else None,
+            "waiting": self.waiting,
         }
 
 
@@ -197,11 +200,27 @@ def run_of_folder(path: Path) -> TrackedRun:
         metrics=metrics,
         curves={name: {each["epoch"]: each[name] for each in history if name in each} for name in CURVES},
         folder=path.resolve(),
+        experiment=starts[-1].get("experiment") if starts else None,
         start=entries[0]["time"] / 1000 if entries else None,
         heard=heard,
         alive=status == "running" and _written(path / JOURNAL),
         tags=starts[-1]["tags"] if starts else {},
     )
+
+
+def waiting_runs(folder: Path) -> list[TrackedRun]:
+    """The runs in and below `folder` of which their store lacks something, by what their folders hold; a run that is
+    going on is not one of them, where the store has its beginning."""
+    runs = []
+    for path, state in waiting_journals([folder]):
+        try:
+            run = run_of_folder(path.parent)
+        except UserError as error:
+            run = TrackedRun(path.parent.name, "failed", {}, {}, {}, path.parent.resolve(), error=str(error))
+        if not (run.alive and state.delivered) and not _is_study(run.tags):
+            run_id = state.delivered.run_id if state.delivered else None
+            runs.append(replace(run, name=state.name or run.name, run_id=run_id, waiting=state.entries))
+    return runs
 
 
 class _Reader:
@@ -225,9 +244,9 @@ class _Reader:
         if not wanted:
             return []
         order = ["attributes.start_time DESC"]
-        return self._asked(
-            lambda: list(_pages(lambda **page: client.search_runs(wanted, order_by=order, **page), limit))
-        )
+        found = _pages(lambda **page: client.search_runs(wanted, order_by=order, **page))
+        # A study of `tune` is no training run: its trials are.
+        return self._asked(lambda: list(islice((run for run in found if not _is_study(run.data.tags)), limit)))
 
     def tracked(self, run: Run, curves: Iterable[str]) -> TrackedRun:
         tags = run.data.tags
@@ -264,14 +283,17 @@ class _Reader:
             raise UserError(f"{shown(self.uri)}: {said[:200] or type(error).__name__}; {mend}") from error
 
 
-def _pages(ask: Any, limit: int | None = None) -> Iterable[Any]:
-    left, token = limit, None
-    while left is None or left > 0:
-        page = ask(max_results=_PAGE if left is None else min(left, _PAGE), page_token=token)
+def _pages(ask: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = ask(max_results=_PAGE, page_token=token)
         yield from page
-        left = None if left is None else left - len(page)
         if not (token := page.token):
             return
+
+
+def _is_study(tags: Mapping[str, str]) -> bool:
+    return "study" in tags and "trial" not in tags
 
 
 def _named(name: str, runs: Sequence[Run]) -> Run:

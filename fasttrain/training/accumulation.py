@@ -32,8 +32,12 @@ class Groups:
 
         Means over batches, weighted so, add up to the mean over the group.
         """
-        begun = (delivered - samples - self.first) // self.size * self.size
+        begun = self.begin(delivered, samples) - self.first
         return samples / min(self.size, self.total - self.first - begun)
+
+    def begin(self, delivered: int, samples: int) -> int:
+        """How many of the epoch's samples had come before the group of that batch."""
+        return self.first + (delivered - samples - self.first) // self.size * self.size
 
     def complete(self, delivered: int) -> bool:
         """Whether the batch with which `delivered` samples have come is the last of its group."""

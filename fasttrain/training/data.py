@@ -13,6 +13,9 @@ from fasttrain.loaders.base import Loader, LoaderSettings
 from fasttrain.loaders.read_ahead import require_room
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
+from fasttrain.training.distributed import Ranks
+
+_NAMED = 5  # classes
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,13 @@ class Loaders:
     train: Loader
     val: Loader
     test: Loader | None
+
+    def bad_samples(self, ranks: Ranks) -> dict[str, int]:
+        """`bad_samples`: those left out of this epoch's training and validation, on all ranks; empty where they stop
+        the run."""
+        if self.train.settings.on_bad_sample == "error":
+            return {}
+        return {"bad_samples": sum(ranks.gather(self.train.bad_samples + self.val.bad_samples))}
 
     def close(self) -> None:
         for loader in (self.train, self.val, self.test):
@@ -36,7 +46,11 @@ def make_loaders(shards: ShardSet, kind: type[Loader], training: LoaderSettings)
     """
     require_room(shards, training.shuffle)
     ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
-    for split, mend in (("train", "add photographs"), ("val", "use a greater --val-fraction")):
+    if len(shards.classes) == 1:
+        raise UserError(f"{shards.location}: one class only, {shards.classes[0]!r}; a classifier needs two")
+    lone = len(ids["train"]) <= len(np.unique(shards.labels()[ids["train"]]))
+    room = "give a class two photographs or more" if lone else "use a greater --val-fraction"
+    for split, mend in (("train", "add photographs"), ("val", room)):
         if not len(ids[split]):
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
     evaluation = replace(training, crop=None)
@@ -45,6 +59,19 @@ def make_loaders(shards: ShardSet, kind: type[Loader], training: LoaderSettings)
         val=kind(shards, ids["val"], evaluation),
         test=kind(shards, ids["test"], evaluation) if len(ids["test"]) else None,
     )
+
+
+def absent_classes(shards: ShardSet) -> list[str]:
+    """A line for each split that is there without some of the classes, and for what that means."""
+    lines = []
+    for split in SPLITS:
+        counts = np.bincount(shards.labels()[shards.ids(split)], minlength=len(shards.classes))
+        absent = [name for name, count in zip(shards.classes, counts, strict=True) if not count]
+        if absent and len(absent) < len(counts):
+            named = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED:,} more" * (len(absent) > _NAMED))
+            means = "can't be learnt" if split == "train" else "are left out of the macro averages"
+            lines.append(f"{split}: {len(absent):,} of {len(counts):,} classes have no photograph and {means}: {named}")
+    return lines
 
 
 def balanced_weights(shards: ShardSet) -> torch.Tensor:

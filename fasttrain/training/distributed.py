@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from fasttrain.errors import FasttrainError, InternalError, Stopped, UserError
+from fasttrain.errors import Diverged, FasttrainError, InternalError, Stopped, UserError
 from fasttrain.training.device import choose_workers
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _JOINING = timedelta(minutes=10)
 _PATIENCE = timedelta(days=7)  # rank 0 may be converting a data set; a rank that died is noticed by its closed socket
 _LAST_WORDS = timedelta(seconds=15)  # less than the 30 s that torchrun leaves the others
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ERRORS: dict[int, type[FasttrainError]] = {UserError.exit_code: UserError, Stopped.exit_code: Stopped}
+_ERRORS: dict[str, type[FasttrainError]] = {kind.__name__: kind for kind in (UserError, Diverged, Stopped)}
 _TRANSPORTS = ("gloo", "nccl")  # named in what torch raises where a peer's socket closes
 _LOST = "another rank ended without a word; torchrun says which one"
 _calls = itertools.count()
@@ -41,17 +41,19 @@ _calls = itertools.count()
 
 @dataclass(frozen=True)
 class Agreed:
-    """What all ranks know of one step: `samples` of all of them, this rank's `share` of their weight in [0, 1], and
-    the signal that asked any of them to stop."""
+    """What all ranks know of one step: `samples` of all of them, this rank's `share` of their weight in [0, 1], the
+    signal that asked any of them to stop, and whether it is time to save."""
 
     samples: int
     share: float
     stop: signal.Signals | None
+    overdue: bool = False
 
 
 @dataclass(frozen=True)
 class _Failure:
     rank: int
+    kind: str
     exit_code: int
     said: str
     trace: str
@@ -61,7 +63,9 @@ class _Failure:
         said = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, FasttrainError):
             said = f"a fault of ours: {type(error).__name__}: {said}"
-        return _Failure(rank, getattr(error, "exit_code", 1), said, "".join(traceback.format_exception(error)))
+        kind = next((name for name in ("Diverged", "Stopped", "UserError") if isinstance(error, _ERRORS[name])), "")
+        trace = "".join(traceback.format_exception(error))
+        return _Failure(rank, kind, getattr(error, "exit_code", 1), said, trace)
 
 
 class PeerLost(InternalError):
@@ -167,16 +171,18 @@ class Ranks:
         """Loader processes or threads: the number asked for, else this rank's part of the machine's cores."""
         return choose_workers(asked) if asked is not None else max(choose_workers(None) // self.local_size, 1)
 
-    def agree(self, stop: signal.Signals | None = None, samples: int = 0, weight: float = 0.0) -> Agreed:
+    def agree(
+        self, stop: signal.Signals | None = None, samples: int = 0, weight: float = 0.0, overdue: bool = False
+    ) -> Agreed:
         """Sums over the ranks, by one small all-reduce between hosts. Raises what another rank failed with."""
         if self.size == 1:
-            return Agreed(samples, 1.0, stop)
-        sums = self._reduce([*(float(stop == each) for each in _SIGNALS), 0.0, samples, weight])
+            return Agreed(samples, 1.0, stop, overdue)
+        sums = self._reduce([*(float(stop == each) for each in _SIGNALS), 0.0, samples, weight, overdue])
         if sums[2]:
             self._raise_failure(self._failures(None))
         stop = next((each for each, count in zip(_SIGNALS, sums[:2], strict=True) if count), None)
         self._stopping |= stop is not None
-        return Agreed(int(sums[3]), weight / sums[4] if sums[4] else 0.0, stop)
+        return Agreed(int(sums[3]), weight / sums[4] if sums[4] else 0.0, stop, bool(sums[5]))
 
     def gather(self, value: T) -> list[T]:
         """Each rank's `value`, which can be pickled, by rank; on all of them."""
@@ -261,7 +267,7 @@ class Ranks:
         self._told = True
         if not self.main:
             raise SystemExit(first.exit_code)
-        kind = _ERRORS.get(first.exit_code, InternalError)
+        kind = _ERRORS.get(first.kind, InternalError)
         raise kind(f"rank {first.rank}: {first.said}") from RuntimeError(first.trace)
 
     def _end_with(self, error: Exception) -> None:
@@ -275,7 +281,7 @@ class Ranks:
                 raise PeerLost(_LOST) from error
         elif not isinstance(error, PeerLost):
             try:
-                self._reduce([0.0, 0.0, 1.0, 0.0, 0.0], _LAST_WORDS)
+                self._reduce([0.0, 0.0, 1.0, 0.0, 0.0, 0.0], _LAST_WORDS)
                 exit_code = self._failures(_Failure.of(self.rank, error))[0].exit_code
             except PeerLost:
                 return  # the others wait for this rank's gradients: they will see its socket close

@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.errors import UserError
-from fasttrain.loaders.base import BadSamples, Loader
+from fasttrain.loaders.base import BadSamples, InnerLoader, Loader
 from fasttrain.loaders.plan import Batch, EpochPlan, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.photos.sources import cache_root
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.shards.atomic import atomic_write_bytes, make_folder
 from fasttrain.training.data import Loaders
 from fasttrain.training.device import Autocast
 from fasttrain.training.state import TrainingState
@@ -34,7 +34,7 @@ Watched = Callable[[Loader], Iterable[tuple[torch.Tensor, torch.Tensor, torch.Te
 _TOLERANCE = 1e-2  # of the greatest logit: half precision
 
 
-class FeatureLoader(Loader):
+class FeatureLoader(InnerLoader):
     """Features, float32 [n, D], where `pictures` has uint8 [n, H, W, 3]: in the same order, resumed in the same way."""
 
     name = "features"
@@ -44,14 +44,6 @@ class FeatureLoader(Loader):
         super().__init__(pictures.shards, pictures.ids, pictures.settings)
         self.load_state_dict(pictures.state_dict())
         self._pictures, self._features = pictures, features
-
-    @classmethod
-    def unavailable(cls, shards: Any, device: str) -> str | None:
-        return "it reads no shards"
-
-    @classmethod
-    def preference(cls, device: str) -> int:
-        return 0
 
     def plan(self) -> EpochPlan:
         order, settings = self.ids, self.settings
@@ -115,12 +107,12 @@ def train_on_features(
     assert train is not None and val is not None
     for each in (model, state.ema.module if state.ema else None):
         if each is not None:
-            each.forward = _head_of(each)
+            each.forward = head_of(each)
     state.loader = train
     return Loaders(train, val, test)
 
 
-def _head_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def head_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     head = model.get_classifier()
 
     def forward(features: torch.Tensor) -> torch.Tensor:
@@ -161,7 +153,7 @@ def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) ->
 
 def _write(path: Path, features: torch.Tensor) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         atomic_write_bytes(path, save({"features": features}))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; set FASTTRAIN_CACHE to a folder with room") from error

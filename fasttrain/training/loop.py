@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
-from fasttrain.errors import Diverged
+from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader
+from fasttrain.model.batch_norm import running_statistics
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import Autocast
 from fasttrain.training.distributed import Agreed
+from fasttrain.training.finite import LOOK_EVERY, Sign, StepDiverged, gradient_norm
 from fasttrain.training.state import TrainingState
-
-_LOOK_EVERY = 10  # steps between reads of the running loss: each makes the host wait for the device
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,23 @@ class Step:
 
         `class_weights` are the criterion's, on the host. With several `ranks`, `parallel` is the model that averages
         their gradients, and `part` this rank's part of the batch, which may be empty: weighted by its share, the
-        gradient is that of the mean over the whole batch.
+        gradient is that of the mean over the whole batch. A batch of one photograph, where others have more, has no
+        statistics for BatchNorm, which takes its running ones.
         """
+        delivered, samples = _delivered(state), part.samples
+        group, rate = groups.begin(delivered, samples), state.schedule.learning_rate
+        state.watch.begin(state.epoch, state.step, delivered, samples, group, rate)
         images, targets = self.copy(images, labels)
         inputs, targets = self.prepare(images, targets, ids, state.epoch)
-        complete = groups.complete(_delivered(state))
+        complete = groups.complete(delivered)
+        lone = len(labels) == 1 < state.loader.settings.batch_size
         # Ranks average their gradients once for a group, not once for each of its batches.
-        with contextlib.nullcontext() if complete or self.parallel is None else self.parallel.no_sync():
+        with (
+            contextlib.nullcontext() if complete or self.parallel is None else self.parallel.no_sync(),
+            running_statistics(state.model) if lone else contextlib.nullcontext(),
+        ):
             loss, logits = self.forward(state.model, inputs, targets)
+            state.watch.loss(loss)
             self.backward(state, loss, part, groups)
         self.count(state, loss, logits, targets, part)
         if not complete:
@@ -70,9 +79,9 @@ class Step:
         self.update(state)
         return True
 
-    def batches(self, loader: Loader) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def batches(self, loader: Loader) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
         """What `loader` gives, in order."""
-        return iter(loader)
+        yield from loader
 
     def copy(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both on the device."""
@@ -92,7 +101,16 @@ class Step:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss and the logits."""
         with self.autocast():
-            logits = (self.parallel or model)(inputs)
+            try:
+                logits = (self.parallel or model)(inputs)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                side = inputs.shape[-1]
+                raise UserError(
+                    f"batch_size = {len(inputs)}: at {side} px one photograph is too little for BatchNorm to train on; "
+                    "use a greater --batch-size or --image-size"
+                ) from error
             return (self.criterion(logits, targets) if len(targets) else logits.sum()), logits
 
     def backward(self, state: TrainingState, loss: torch.Tensor, part: Agreed, groups: Groups) -> None:
@@ -100,7 +118,7 @@ class Step:
         mean = loss * (part.share * self.ranks) if self.ranks > 1 else loss
         if self.accumulate > 1:
             mean = mean * groups.share(_delivered(state), part.samples)
-        state.scaler.scale(mean).backward()
+        state.watch.scaled(mean, state.scaler).backward()
 
     def count(
         self, state: TrainingState, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, part: Agreed
@@ -112,8 +130,13 @@ class Step:
         """Clips, steps, and moves the schedule and the EMA on."""
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)
-            torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
-        state.scaler.step(state.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
+        else:
+            norm = gradient_norm(state.model.parameters())
+        state.watch.gradient(norm, state.scaler)
+        if state.scaler.is_enabled():
+            state.totals.skipped(norm, self.ranks)
+        state.watch.update(state.optimizer, state.scaler)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
@@ -139,8 +162,8 @@ def train_epoch(
     """Runs the rest of the current epoch of `state.loader`.
 
     `agree(samples, weight)` says what this rank's part of a step is; `after_step` may save or raise to stop;
-    `show(images so far, loss, img/s, share of time waiting)` draws progress. Raises UserError when the loss is no
-    longer finite.
+    `show(images so far, loss, img/s, share of time waiting)` draws progress. Raises StepDiverged, at most `LOOK_EVERY`
+    batches after the first whose loss or gradient was not finite; the weights are those before it.
     """
     state.model.train()
     keep_frozen(step.frozen)
@@ -149,22 +172,23 @@ def train_epoch(
     epoch_start = asked = time.perf_counter()
     seconds_before, wait_before = state.epoch_seconds, state.epoch_wait
     waited = 0.0
-    for number, (images, labels, ids) in enumerate(step.batches(state.loader)):
-        part = agree(len(labels), step.weight(labels) if step.ranks > 1 else 0.0)
-        waited += time.perf_counter() - asked
-        updated = step(state, images, labels, ids, part, groups)
-        images_done += part.samples
-        state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
-        state.epoch_wait = wait_before + waited
-        if number % _LOOK_EVERY == 0:
-            loss, _ = state.totals.means()
-            require_finite(loss, state)
-            now = time.perf_counter() - epoch_start
-            show(images_done, loss, images_done / now, waited / now)
-        if updated:  # a checkpoint in mid-group would lose the gradients so far
-            after_step(part)
-        asked = time.perf_counter()
-    require_finite(state.totals.means()[0], state)
+    with contextlib.closing(step.batches(state.loader)) as batches:
+        for number, (images, labels, ids) in enumerate(batches):
+            part = agree(len(labels), step.weight(labels) if step.ranks > 1 else 0.0)
+            waited += time.perf_counter() - asked
+            updated = step(state, images, labels, ids, part, groups)
+            images_done += part.samples
+            state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
+            state.epoch_wait = wait_before + waited
+            if number % LOOK_EVERY == 0:
+                state.require_finite()
+                loss, _ = state.totals.means()
+                now = time.perf_counter() - epoch_start
+                show(images_done, loss, images_done / now, waited / now)
+            if updated:  # a checkpoint in mid-group would lose the gradients so far
+                after_step(part)
+            asked = time.perf_counter()
+    state.require_finite()
     state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
 
 
@@ -172,10 +196,7 @@ def _delivered(state: TrainingState) -> int:
     return state.loader.state_dict()["samples"]
 
 
-def require_finite(loss: float, state: TrainingState) -> None:
-    """Diverged, a UserError that says where and what to change, if `loss` is NaN or infinite."""
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the loss became {loss} in epoch {state.epoch + 1}, by step {state.step}, at learning_rate = "
-            f"{state.schedule.learning_rate:g}; lower --learning-rate, or set --clip-grad 1"
-        )
+def require_finite(validation_loss: float, state: TrainingState) -> None:
+    """StepDiverged, a UserError that says where and what to change, if `validation_loss` is NaN or infinite."""
+    if not math.isfinite(validation_loss):
+        raise StepDiverged(Sign("validation", validation_loss), state.epoch, state.schedule.learning_rate)

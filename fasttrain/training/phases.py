@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ class PhasedStep(Step):
 
     around: Around = nullcontext
 
-    def batches(self, loader: Loader) -> Iterator[Any]:
+    def batches(self, loader: Loader) -> Generator[Any, None, None]:
         batches = super().batches(loader)
         while True:
             with self.around(DATA):

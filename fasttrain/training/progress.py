@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
+
+from fasttrain.terminal import bar
 
 
 class EpochProgress:
-    """A bar over one epoch's images with loss, img/s, share of time waiting for data, and ETA."""
+    """A bar over one epoch's images with loss, learning rate, img/s, share of time waiting for data, and ETA."""
 
-    def __init__(self, console: Console, title: str, total: int, done: int = 0) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not (console.is_terminal or console.is_jupyter),
-        )
-        self._done = done
+    def __init__(self, console: Console, title: str, total: int, done: int, learning_rate: Callable[[], float]) -> None:
+        self._progress = bar(console, TextColumn("{task.fields[said]}"))
+        self._done, self._learning_rate = done, learning_rate
         self._task = self._progress.add_task(title, total=total, completed=done, said="")
 
     def show(self, images: int, loss: float, rate: float, wait: float) -> None:
         """`images` since this session's start of the epoch, `rate` in img/s, `wait` in [0, 1]."""
-        said = f"loss {loss:.3f}  {rate:,.0f} img/s  waiting {wait:.0%}"
+        said = f"loss {loss:.3f}  lr {self._learning_rate():.1e}  {rate:,.0f} img/s  waiting {wait:.0%}"
         self._progress.update(self._task, completed=self._done + images, said=said)
 
     def __enter__(self) -> EpochProgress:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fasttrain.checkpoint.file import LAST, find_checkpoint, load_checkpoint
+from fasttrain.checkpoint.folder import checkpoints_of, find_checkpoint, newest_checkpoint
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
@@ -17,13 +17,15 @@ from fasttrain.errors import UserError
 class RunStart:
     """The resolved settings, and where a resumed run stood: its folder and checkpoint (None for a fresh run).
 
-    `changed` lists the settings given now that differ from the checkpoint's, as "name: old -> new".
+    `changed` lists the settings given now that differ from the checkpoint's, as "name: old -> new"; `torn` has a line
+    for each newer checkpoint that is not intact.
     """
 
     config: TrainConfig
     folder: Path | None = None
     checkpoint: dict[str, Any] | None = None
     changed: tuple[str, ...] = ()
+    torn: tuple[str, ...] = ()
 
 
 def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: Path | None = None) -> RunStart:
@@ -36,16 +38,17 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
     file = read_toml(config_file) if config_file else {}
     origin = str(config_file) if config_file else "settings"
     config = resolve(file, given, origin=origin)
-    if restarted is not None and not (restarted / LAST).exists():
+    if restarted is not None and not checkpoints_of(restarted):
         return RunStart(config, restarted)
     if restarted is None and config.resume is None:
         return RunStart(config)
-    path = restarted / LAST if restarted else find_checkpoint(str(config.resume), config.out)
-    if path is None:
+    found = newest_checkpoint(restarted) if restarted else find_checkpoint(str(config.resume), config.out)
+    if found is None:
         return RunStart(config)
-    checkpoint = load_checkpoint(path)
-    then = checkpoint["config"]
+    path, then = found.path, found.state["config"]
     config = resolve(then, file, given, origin=origin)
+    if config.batch_size == "auto":  # the number that was found when the run began
+        config = config.model_copy(update={"batch_size": resolve(then).batch_size})
     before, now = resolve(then).plain(), config.plain()
     if before["model"] != now["model"]:
         raise UserError(f"{path} is of model '{before['model']}', not '{now['model']}'; leave --model out to resume")
@@ -54,4 +57,4 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and name != "resume"
     )
-    return RunStart(config, path.parents[1], checkpoint, changed)
+    return RunStart(config, path.parents[1], found.state, changed, found.torn)

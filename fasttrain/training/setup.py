@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+
 import torch
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 from timm.utils import ModelEmaV3
 
 from fasttrain.augment.batch import BatchAugment
@@ -20,7 +25,8 @@ from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.data import balanced_weights, make_loaders
+from fasttrain.training.batch_size import with_fitting_batch
+from fasttrain.training.data import absent_classes, balanced_weights, make_loaders
 from fasttrain.training.device import (
     amp_problem,
     choose_device,
@@ -37,12 +43,19 @@ from fasttrain.training.resume import RunStart
 from fasttrain.training.seeds import seed_everything, seed_rank
 from fasttrain.training.state import Totals, TrainingState
 
+log = logging.getLogger("fasttrain")
+
 
 class RunParts:
     """The parts of one run, and the word about them that the user gets. `train` and `profile` drive them."""
 
     def __init__(self, start: RunStart, console: Console, ranks: Ranks) -> None:
+        self.why_batch = ""
+        if start.config.batch_size == "auto":
+            quiet = Console(quiet=True)
+            start, self.why_batch = with_fitting_batch(start, lambda trial: RunParts(trial, quiet, ranks))
         self.config = config = start.config
+        self.batch_size = int(config.batch_size)
         self.start, self.console, self.ranks = start, console, ranks
         seed_everything(config.seed, config.deterministic)
         fast_math(config.deterministic)
@@ -85,7 +98,7 @@ class RunParts:
     def _loader_settings(self) -> LoaderSettings:
         config = self.config
         return LoaderSettings(
-            batch_size=config.batch_size,
+            batch_size=self.batch_size,
             image_size=config.image_size,
             crop=Crop(scale=config.crop_scale),
             seed=config.seed,
@@ -95,7 +108,16 @@ class RunParts:
             world_size=self.ranks.size,
             limit_batches=config.limit_batches,
             shuffle=config.shuffle,
+            on_bad_sample=config.on_bad_sample,
+            report=self._warn,
         )
+
+    def _warn(self, line: str) -> None:
+        log.warning("%s", line)
+        if self.ranks.main:
+            self.console.print(line, style="yellow", soft_wrap=True)
+        else:
+            print(f"rank {self.ranks.rank}: {line}", file=sys.stderr)
 
     def _make_state(self) -> tuple[TrainingState, Step]:
         config = self.config
@@ -120,6 +142,7 @@ class RunParts:
         )
         self.no_amp = amp_problem(self.device, config.amp_dtype) if config.amp else None
         amp = config.amp and self.no_amp is None
+        self.precision = config.amp_dtype if amp else "fp32"
         self.autocast, scaler = mixed_precision(self.device, amp, config.amp_dtype)
         if amp and self.device.type == "cpu":
             keep_slow_depthwise_in_fp32(self.model)
@@ -188,16 +211,21 @@ class RunParts:
         says = self.console.print
         if self.shards.remote:
             says(f"data: {self.shards.location}, through {self.shards.folder}")
+        for line in absent_classes(self.shards):
+            says(f"[yellow]classes:[/] {escape(line)}")
         says(f"loader: {self.why_loader}")
+        if self.why_batch:
+            says(self.why_batch)
         frozen = f", {self.config.freeze} blocks frozen" if self.config.freeze else ""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         says(f"model: {self.config.model}, {count:,} trainable parameters{frozen}, on {self.device}")
         if (size := self.ranks.size) > 1:
-            batch = self.config.batch_size
+            batch = self.batch_size
             says(f"ranks: {size} ({self.ranks.backend(self.device)}), {size} x {batch} = {size * batch} images a step")
         if self.config.sync_bn and (size == 1 or self.device.type != "cuda"):
-            says(f"[yellow]sync_bn:[/] ignored, as it needs several ranks on CUDA, not {size} on {self.device}")
+            said = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
+            says(Text.assemble(("sync_bn: ", "yellow"), said))
         if self.compiled:
             says(f"compile: torch.compile, mode {self.config.compile_mode}; the first steps take longer")
         if self.no_amp:
-            says(f"[yellow]amp:[/] {self.no_amp}")
+            says(Text.assemble(("amp: ", "yellow"), self.no_amp))

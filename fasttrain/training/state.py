@@ -11,6 +11,7 @@ from timm.utils import ModelEmaV3
 from fasttrain.loaders.base import Loader
 from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
 
@@ -19,8 +20,8 @@ class Totals:
     """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them."""
 
     def __init__(self, device: torch.device) -> None:
-        # loss sum, correct, samples
-        self._sums = torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        # loss sum, correct, samples, skipped steps
+        self._sums = torch.zeros(4, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
     def update(
         self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, part: Agreed | None = None
@@ -34,11 +35,19 @@ class Totals:
         if labels.ndim == 2:
             labels = labels.argmax(dim=1)
         correct = (logits.argmax(dim=1) == labels).sum()
-        self._sums += torch.stack([loss, correct, torch.full_like(correct, count)]).to(self._sums)
+        self._sums[:3] += torch.stack([loss, correct, torch.full_like(correct, count)]).to(self._sums)
+
+    def skipped(self, norm: torch.Tensor, ranks: int) -> None:
+        """Counts a step that GradScaler skips: where `norm`, its gradient's on each of the `ranks`, is not finite."""
+        self._sums[3] += ~torch.isfinite(norm) / ranks
+
+    def skipped_steps(self) -> int:
+        """Waits for the device."""
+        return round(self._sums[3].item())
 
     def means(self) -> tuple[float, float]:
         """Loss and top1 over the samples so far. Waits for the device."""
-        loss, correct, samples = self._sums.tolist()
+        loss, correct, samples, _ = self._sums.tolist()
         return loss / max(samples, 1), correct / max(samples, 1)
 
     @property
@@ -55,7 +64,7 @@ class Totals:
         return self._sums.clone()
 
     def load_state_dict(self, sums: torch.Tensor) -> None:
-        self._sums.copy_(sums)
+        self._sums[: len(sums)].copy_(sums)  # older checkpoints have no skipped steps
 
 
 @dataclass
@@ -76,9 +85,18 @@ class TrainingState:
     epoch_seconds: float = 0.0
     epoch_wait: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    watch: Watch = field(init=False, repr=False)
 
     _STATEFUL = ("model", "optimizer", "schedule", "scaler", "early_stopping", "totals", "loader")
     _PLAIN = ("epoch", "step", "seconds", "epoch_seconds", "epoch_wait", "history")
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.totals.device)
+
+    def require_finite(self) -> None:
+        """Waits for the device. StepDiverged where a loss or a gradient since the last look was not finite."""
+        if sign := self.watch.look(self.scaler):
+            raise StepDiverged(sign, self.epoch, sign.note.learning_rate if sign.note else self.schedule.learning_rate)
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
@@ -86,11 +104,17 @@ class TrainingState:
         return self.model if self.ema is None else self.ema.module
 
     def state_dict(self, ranks: Ranks) -> dict[str, Any]:
-        """Tensors and plain data only; the same on all `ranks` but for the model's buffers, where rank 0's count."""
+        """Tensors and plain data only; the same on all `ranks` but for the model's buffers, where rank 0's count.
+
+        Raises StepDiverged: a run never goes on from a state that is not finite.
+        """
+        self.require_finite()
         state = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
         state |= {name: getattr(self, name) for name in self._PLAIN}
         state["totals"] = self.totals.over(ranks).state_dict()
         rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
+        if bad := sum(ranks.gather(self.loader.bad_samples)):
+            state["loader"]["bad_samples"] = bad
         ema = self.ema.module.state_dict() if self.ema else None
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 

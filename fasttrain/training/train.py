@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,37 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttrain.checkpoint.file import LAST, save_checkpoint
+from fasttrain.config.load import resolve
+from fasttrain.config.save_every import parse_save_every
 from fasttrain.config.schema import TrainConfig
-from fasttrain.errors import Stopped
+from fasttrain.errors import Stopped, of_os
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.loaders.base import Loader
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.artifacts import RunFolder
-from fasttrain.report.console import make_console, tell
 from fasttrain.report.html import Report
 from fasttrain.report.of_run import report_of_run
 from fasttrain.report.photographs import first_batch
-from fasttrain.report.summary import epoch_line, run_summary
+from fasttrain.report.summary import epoch_line
+from fasttrain.shards.atomic import clear_temporaries
 from fasttrain.stop import StopRequest
+from fasttrain.terminal import make_console, tell
 from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.training.batch_size import too_large
 from fasttrain.training.device import memory_peak, release_memory
 from fasttrain.training.distributed import Agreed, Ranks
+from fasttrain.training.diverged import kept_if_diverged
 from fasttrain.training.linear_probe import train_on_features
+from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import Step, require_finite, train_epoch
 from fasttrain.training.phases import phased
 from fasttrain.training.progress import EpochProgress
 from fasttrain.training.progressive import progressive_side
+from fasttrain.training.refused import refused
+from fasttrain.training.result import TrainResult, leave
 from fasttrain.training.resume import RunStart, start_of_run
+from fasttrain.training.saving import Saving
 from fasttrain.training.setup import RunParts
 from fasttrain.training.state import Totals
 from fasttrain.training.trace import Trace
@@ -46,18 +55,6 @@ log = logging.getLogger("fasttrain")
 
 AfterEpoch = Callable[[Mapping[str, Any]], "bool | None"]
 """Gets an epoch's record, as in `TrainResult.history`; what is true ends the run there, as early stopping does."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run leaves: its folder, one record an epoch, the final evaluation of the best epoch's weights."""
-
-    folder: Path
-    history: list[dict[str, Any]]
-    best_epoch: int
-    evaluation: Evaluation
-    seconds: float
-    mlflow_run_id: str | None
 
 
 def train(
@@ -80,7 +77,7 @@ def train(
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
     ranks = Ranks.of_environment()
-    with ranks, StopRequest() as stop:
+    with ranks, StopRequest("stopping after this step, with a checkpoint") as stop:
         file = Path(config) if config else None
         start = ranks.from_main(lambda: start_of_run(file, settings, ranks.run_of_before()))
         if console is None or not ranks.main:
@@ -107,39 +104,51 @@ class _Run(RunParts):
             ranks.from_main(lambda: start.folder or RunFolder.create(self.config.out, self.config.model).path)
         )
         ranks.remember_run(self.folder.path)
+        every = parse_save_every(self.config.save_every)
+        self.saving = Saving(self.folder.path, every, self.config.keep, ranks.main)
         self._say_settings()
 
     def _say_settings(self) -> None:
         says = self.console.print
         verb, settings = "resuming" if self.start.checkpoint else "run", self.config.plain()
-        tell(self.console, verb, {"folder": self.folder.path}, f"[bold]{verb}[/] {self.folder.path}")
+        tell(self.console, verb, {"folder": self.folder.path}, Text.assemble((verb, "bold"), f" {self.folder.path}"))
         self.say_parts()
-        said = "settings: " + "  ".join(f"{name}={value}" for name, value in settings.items())
-        tell(self.console, "settings", settings, Text(said, style="dim"))
+        usual = resolve().plain()
+        own = [f"{name}={value}" for name, value in settings.items() if usual.get(name) != value]
+        said = f"settings: {'  '.join(own)}{'; ' if own else ''}the others as usual (all in config.toml)"
+        tell(self.console, "settings", settings, Text(said, style="dim"), wrap=True)
+        for line in self.start.torn:
+            self._warn(line)
         for change in self.start.changed:
-            says(f"[yellow]changed since the checkpoint:[/] {change}")
+            says(Text.assemble(("changed since the checkpoint: ", "yellow"), change))
         if self.config.resume == "auto" and not self.start.checkpoint:
             says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
 
     def run(self) -> TrainResult:
-        handler = logging.FileHandler(self.folder.log) if self.ranks.main else logging.NullHandler()
+        handler = RunLog(self.folder.log, self._tell) if self.ranks.main else logging.NullHandler()
         logging.getLogger().addHandler(handler)
         try:
             with self._tracker() as tracker:
                 self._prepare(tracker)
                 while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:
-                    self._one_epoch()
+                    with kept_if_diverged(self, self.folder.path):
+                        self._one_epoch()
                     if self.ended:
                         break
                 return self._finish()
-        except Exception:
+        except Exception as error:
+            self.saving.settle()
             log.exception("the run in %s failed", self.folder.path)
-            raise
+            said = too_large(error, self, self.folder.path) or refused(error, self.folder)
+            raise said or error from error.__cause__
         finally:
             self.loaders.close()
             release_memory(self.device)
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+    def _tell(self, line: str) -> None:
+        self.console.print(line, style="yellow", soft_wrap=True)
 
     def _tracker(self) -> NullTracker:
         if not self.config.track or not self.ranks.main:
@@ -157,7 +166,7 @@ class _Run(RunParts):
             tags={**self.tags, "run_folder": str(self.folder.path.resolve()), "shards": self.shards.fingerprint},
             run_id=checkpoint.get("mlflow_run_id"),
             journal=self.folder.path,
-            report=lambda line: self.console.print(line, style="yellow"),
+            report=self._tell,
         )
 
     def _prepare(self, tracker: NullTracker) -> None:
@@ -168,6 +177,8 @@ class _Run(RunParts):
             self.folder.write_model_spec(self.spec)
         if self.start.checkpoint:
             self.state.load_state_dict(self.start.checkpoint, self.ranks)
+            if self.ranks.main:
+                self._make_up()
         self.fold_frozen()
         if self.config.linear_probe:
             self.loaders = train_on_features(
@@ -183,15 +194,28 @@ class _Run(RunParts):
             self.preprocess = torch.nn.Identity()
             self.step = replace(self.step, preprocess=self.preprocess)
 
-    def _save(self) -> None:
-        state = {
-            **self.state.state_dict(self.ranks),
-            "config": self.config.plain(),
-            "shards": self.shards.fingerprint,
-            "mlflow_run_id": self.tracker.run_id,
-        }
+    def _make_up(self) -> None:
+        """What a kill right after the checkpoint left undone, or half-written."""
+        clear_temporaries(self.folder.path)
+        clear_temporaries(self.folder.checkpoints)
+        if self.state.history:
+            self._tell_epoch(self.state.history)
+
+    def _tell_epoch(self, history: list[dict[str, Any]]) -> None:
         if self.ranks.main:
-            save_checkpoint(self.folder.path / LAST, state)
+            self.folder.write_history(history)
+        values = {name: float(value) for name, value in history[-1].items() if name != "epoch"}
+        self.tracker.log_metrics(values, step=history[-1]["epoch"])
+
+    def _save(self) -> None:
+        self.saving.save(
+            {
+                **self.state.state_dict(self.ranks),
+                "config": self.config.plain(),
+                "shards": self.shards.fingerprint,
+                "mlflow_run_id": self.tracker.run_id,
+            }
+        )
 
     def _one_epoch(self) -> None:
         state = self.state
@@ -199,9 +223,10 @@ class _Run(RunParts):
         if self.config.progressive:
             state.loader.set_image_size(progressive_side(self.config.progressive, state.epoch, self.config.epochs))
         done = state.loader.state_dict()["samples"]
-        total = min(len(state.loader.ids), len(state.loader) * self.config.batch_size * self.ranks.size)
+        total = min(len(state.loader.ids), len(state.loader) * self.batch_size * self.ranks.size)
         title = f"epoch {state.epoch + 1}/{self.config.epochs}"
-        with EpochProgress(self.console, title, total, done) as progress, self._traced(total - done) as step:
+        bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
+        with bar as progress, self._traced(total - done) as step:
             train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
         learning_rate = state.schedule.learning_rate
         release_memory(self.device)
@@ -216,22 +241,28 @@ class _Run(RunParts):
         if not (self.config.profile and self.ranks.main) or self.folder.trace.exists():
             yield self.step
             return
-        batches = -(-images // (self.config.batch_size * self.ranks.size))
-        with Trace(self.device, batches, self.folder.write_trace) as trace:
+        batches = -(-images // (self.batch_size * self.ranks.size))
+        with Trace(self.device, batches, self._write_trace) as trace:
             yield phased(self.step, trace.phase)
 
+    def _write_trace(self, export: Callable[[str], None]) -> None:
+        try:
+            self.folder.write_trace(export)
+        except OSError as error:
+            self._warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run goes on")
+
     def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
-        return self.ranks.agree(self.stop.requested, samples, weight)
+        return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue)
 
     def _after_step(self, part: Agreed) -> None:
         if stop := part.stop:
             self._stop(stop)
-        if self.config.save_every and self.state.step % self.config.save_every == 0:
+        if self.saving.due(self.state.step, part.overdue):
             self._save()
 
     def _stop(self, asked: signal.Signals) -> None:
         self._save()
-        said = f"saved {self.folder.path / LAST}; go on with: fasttrain train --resume {self.folder.path}"
+        said = f"saved {self.saving.wait()}; go on with: fasttrain train --resume {self.folder.path}"
         tell(self.console, "stopped", {"signal": asked.name, "folder": self.folder.path}, said)
         if asked is signal.SIGINT:
             raise KeyboardInterrupt
@@ -261,7 +292,8 @@ class _Run(RunParts):
 
     def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation) -> None:
         state = self.state
-        train_loss, train_top1 = state.totals.over(self.ranks).means()
+        totals = state.totals.over(self.ranks)
+        train_loss, train_top1 = totals.means()
         improved = state.early_stopping.update(state.epoch, validation.loss)
         state.schedule.after_epoch(validation.loss)
         seconds = state.epoch_seconds
@@ -277,9 +309,12 @@ class _Run(RunParts):
             "img/s": images / seconds,
             "wait_share": state.epoch_wait / seconds,
             "image_size": state.loader.settings.image_size,
+            **self.loaders.bad_samples(self.ranks),
         }
         if (peak := memory_peak(self.device)) is not None:
             record["cuda_peak_bytes"] = peak
+        if state.scaler.is_enabled():
+            record["skipped_steps"] = totals.skipped_steps()
         if improved and self.ranks.main:
             self.folder.write_model(state.evaluated_model)
         state.history.append(record)
@@ -289,11 +324,7 @@ class _Run(RunParts):
         state.totals = Totals(self.device)
         state.loader.set_epoch(state.epoch)
         self._save()
-        if self.ranks.main:
-            self.folder.write_history(state.history)
-        self.tracker.log_metrics(
-            {name: float(value) for name, value in record.items() if name != "epoch"}, step=record["epoch"]
-        )
+        self._tell_epoch(state.history)
         tell(self.console, "epoch", record, epoch_line(record, epochs=self.config.epochs))
         if (after_epoch := self.after_epoch) is not None:
             self.ended = self.ranks.from_main(lambda: bool(after_epoch(record)))
@@ -320,36 +351,11 @@ class _Run(RunParts):
             seconds=state.seconds + time.perf_counter() - began,
             mlflow_run_id=self.tracker.wait_for_run(),
         )
+        self.saving.wait()
         if self.ranks.main:
-            self._report(result, predictions, split)
+            page = functools.partial(self._page, result, predictions, split)
+            leave(result, predictions, split, self.folder, self.tracker, self.console, page)
         return result
-
-    def _report(self, result: TrainResult, predictions: Predictions, split: str) -> None:
-        folder = self.folder
-        folder.write_evaluation(result.evaluation, split=split, seconds=result.seconds, best_epoch=result.best_epoch)
-        # Of the best epoch's weights: val_loss and its like are the curves, an epoch each.
-        metrics = {f"best_{split}_{name}": value for name, value in result.evaluation.scalars().items()}
-        metrics |= {"training_seconds": result.seconds, "best_epoch": result.best_epoch}
-        self.tracker.log_metrics(metrics, step=len(result.history))
-        for artifact in folder.artifacts():
-            self.tracker.log_artifact(artifact)
-        for made in self._pictures(result, predictions, split):
-            self.tracker.log_artifact(made)
-        summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=self.tracker)
-        values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "seconds": result.seconds}
-        tell(self.console, "finished", {**values, **result.evaluation.scalars()}, summary)
-
-    def _pictures(self, result: TrainResult, predictions: Predictions, split: str) -> list[Path]:
-        """Figures and page, last of all: whatever fails here, the run is whole and its numbers are written."""
-        folder = self.folder
-        try:
-            folder.write_figures(result.evaluation, predictions, result.history, result.best_epoch)
-            folder.write_report(self._page(result, predictions, split))
-        except Exception as error:
-            log.exception("the report of %s failed", folder.path)
-            said = f"the report could not be written ({type(error).__name__}); the run is whole, see {folder.log}"
-            self.console.print(said, style="yellow", markup=False, soft_wrap=True)
-        return folder.pictures()
 
     def _page(self, result: TrainResult, predictions: Predictions, split: str) -> Report:
         config = self.config
@@ -357,7 +363,7 @@ class _Run(RunParts):
         if config.progressive:
             settings = replace(settings, image_size=progressive_side(config.progressive, 0, config.epochs))
         augment, mix = self.step.augment, self.step.mix
-        batch = () if config.linear_probe else first_batch(self.shards, settings, self.spec, augment, mix, self.device)
+        batch = () if config.linear_probe else first_batch(self.shards, settings, augment, mix, self.device)
         return report_of_run(
             result,
             predictions,

@@ -20,9 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, of_os
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.shards.atomic import atomic_write_bytes, make_folder, require_place
+from fasttrain.terminal import make_console
 from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import release_memory
 from fasttrain.training.distributed import Agreed, Ranks
@@ -79,7 +80,12 @@ def lr_find(
         raise UserError(f"resume = '{asked.resume}': lr-find begins afresh; leave it out")
     if Ranks.of_environment().size > 1:
         raise UserError("lr-find runs in one process: start it without torchrun")
-    console = console or Console(quiet=True)
+    if picture is not None:
+        try:
+            require_place(picture)
+        except OSError as error:
+            raise of_os(error, mend="choose another --picture") from error
+    console = console or make_console(quiet=True)
     constant = {"scheduler": "constant", "warmup_epochs": 0.0, "ema_decay": None, "compile": "off"}
     parts = RunParts(RunStart(asked.model_copy(update=constant)), console, Ranks())
     try:
@@ -173,7 +179,7 @@ def _sweep(state: TrainingState, step: Step, rates: list[float], show: Callable[
                 continue
             loss, _ = state.totals.means()
             state.totals = Totals(step.device)
-            if not math.isfinite(loss):
+            if not math.isfinite(loss) or state.watch.look(state.scaler):
                 return losses
             losses.append(loss)
             show(rates[len(losses) - 1], loss)
@@ -197,7 +203,7 @@ def _draw(result: LrFindResult, picture: Path) -> None:
     buffer = io.BytesIO()
     lr_find_figure(result).savefig(buffer, format="png", dpi=FIGURE_DPI)
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(picture.parent)
         atomic_write_bytes(picture, buffer.getvalue())
     except OSError as error:
-        raise UserError(f"{picture}: {error.strerror}; choose another --picture") from error
+        raise of_os(error, picture, "choose another --picture") from error

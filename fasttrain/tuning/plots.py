@@ -43,7 +43,7 @@ def write_plots(study: optuna.Study, out: Path) -> list[Path]:
 def _by_epoch(axes: Any) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set(title="Trials by epoch", xlabel="epoch", ylabel="val_top1, the best so far")
+    axes.set(title="Trials by epoch", xlabel="epoch", ylabel="val_top1 of the epoch kept so far")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return axes
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.load import nearest
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, mendable, of_os
+from fasttrain.shards.atomic import make_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -20,7 +21,7 @@ PRUNERS = ("median", "hyperband", "none")
 STUDY = "study.db"
 TRIALS = "trials"
 _NAME = "fasttrain"
-_FREE = ("loader", "workers", "device", "cache_size", "save_every", "experiment", "track", "profile")
+_FREE = ("loader", "workers", "device", "cache_size", "save_every", "keep", "experiment", "track", "profile")
 """Settings that change no result: a study may go on with others."""
 
 _RATES = {"sgd": (1e-3, 1.0), "other": (1e-4, 0.1)}
@@ -118,13 +119,18 @@ def alone_in(out: Path) -> Iterator[None]:
     import fcntl
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         file = (out / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"{out}: {error.strerror}; choose another --out") from error
+        raise of_os(error, out, "choose another --out") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"{out}: another `fasttrain tune` is at work there; give another --out") from None
-        yield
+        try:
+            yield
+        except Exception as error:
+            if (refused := mendable(error, None if isinstance(error, OSError) else out / STUDY)) is not None:
+                raise UserError(f"{refused}; then the same command goes on") from error
+            raise

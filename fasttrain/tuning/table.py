@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from fasttrain.tuning.tune import TuneResult
@@ -27,7 +28,7 @@ def trials_table(result: TuneResult) -> Table:
             str(trial.settings["batch_size"]),
             str(trial.epochs),
             "" if trial.top1 is None else f"{trial.top1:.2%}",
-            "[green]best[/]" if best else "" if trial.state == "complete" else f"[yellow]{trial.state}[/]",
+            Text("best", "green") if best else Text("" if trial.state == "complete" else trial.state, "yellow"),
             style="bold" if best else None,
         )
     return table

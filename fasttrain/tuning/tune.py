@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
-from fasttrain.checkpoint.file import FINISHED
+from fasttrain.checkpoint.folder import CHECKPOINTS, FINISHED, checkpoints_of, newest_checkpoint
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
-from fasttrain.errors import Diverged, Stopped, UserError
+from fasttrain.errors import Diverged, OutOfMemory, Stopped, UserError
+from fasttrain.extras import require
+from fasttrain.shards.atomic import make_folder
+from fasttrain.terminal import make_console
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.training.device import choose_device, release_memory
 from fasttrain.training.distributed import Ranks
@@ -33,8 +35,8 @@ _BEGUN_AS = "begun_as"
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: its settings, its best epoch's validation `top1` (None where it failed), and how it ended:
-    complete, pruned or failed."""
+    """One trial: its settings, the validation `top1` of the epoch that its run keeps (None where it failed), and how it
+    ended: complete, pruned or failed."""
 
     number: int
     settings: dict[str, Any]
@@ -86,7 +88,8 @@ def tune(
     console: Console | None = None,
     **settings: Any,
 ) -> TuneResult:
-    """Searches with Optuna (TPE) for the settings with the greatest `val_top1` of any epoch.
+    """Searches with Optuna (TPE) for the settings with the greatest `val_top1`, of the epoch whose weights a run keeps:
+    that of the least `val_loss`.
 
     `config` and `settings` are `train`'s. The study lies in `out`/study.db: the same call again goes on until it has
     `trials` trials, with one that was killed from its checkpoint. `timeout`: seconds after which no trial begins.
@@ -94,8 +97,7 @@ def tune(
     ranges hold them. Each trial's run lies in `out`/trials, with what it said in `output.log`, and is a child of the
     study's in MLflow. `console`: where progress is told, None for nowhere. Raises UserError, and what stops `train`.
     """
-    if importlib.util.find_spec("optuna") is None:
-        raise UserError("tune needs optuna: pip install 'fasttrain[tune]'")
+    require("tune", "tune", "optuna")
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
@@ -111,7 +113,7 @@ def tune(
     out = Path(out)
     with alone_in(out):
         study = open_study(out, space, pruner, asked.seed, given)
-        return _Search(study, space, asked, given, out, console or Console(quiet=True)).run(trials, timeout)
+        return _Search(study, space, asked, given, out, console or make_console(quiet=True)).run(trials, timeout)
 
 
 class _Search:
@@ -193,47 +195,45 @@ class _Search:
         with self.console.status(title) as status:
             try:
                 top1, pruned = self._train(trial, drawn, tracker, lambda said: status.update(f"{title}  {said}"))
-            except (Diverged, torch.OutOfMemoryError) as error:  # these settings are bad: that, too, is a result
+            except (Diverged, OutOfMemory, torch.OutOfMemoryError) as error:  # bad settings: that, too, is a result
                 why = "diverged" if isinstance(error, Diverged) else "out of memory"
                 trial.set_user_attr("why", why)
                 self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 release_memory(choose_device(self.config.device))
-                self.console.print(f"{title}  [yellow]{why}[/]", highlight=False, soft_wrap=True)
+                self.console.print(Text.assemble(title, (f"  {why}", "yellow")), soft_wrap=True)
                 return
             except (KeyboardInterrupt, Stopped):
-                self.console.print(f"{title}  stopped: the same command goes on with it", highlight=False)
+                self.console.print(f"{title}  stopped: the same command goes on with it")
                 raise
-        mark = "  [yellow]pruned[/]"
+        mark = ("  pruned", "yellow")
         if pruned:
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             self.study.tell(trial, top1)
-            mark = "  [green]best[/]" if top1 >= self.study.best_value else ""
-        self.console.print(f"{title}  val_top1 {top1:.2%}{mark}", highlight=False, soft_wrap=True)
+            mark = ("  best", "green") if top1 >= self.study.best_value else ("", "")
+        self.console.print(Text.assemble(f"{title}  val_top1 {top1:.2%}", mark), soft_wrap=True)
         tracker.log_metrics({"val_top1": top1, **drawn}, step=_own_number(trial))
 
     def _train(self, trial: optuna.Trial, drawn: dict[str, Any], tracker: NullTracker, say: Said) -> tuple[float, bool]:
-        """The best epoch's validation top1, and whether the trial was pruned."""
+        """The validation top1 of the epoch that the run keeps, and whether the trial was pruned."""
         number = _own_number(trial)
         folder = self._folder(number)
-        tops: list[float] = []
-        reported: set[int] = set()
+        records: list[Mapping[str, Any]] = []
         pruned = False
 
         def after_epoch(record: Mapping[str, Any]) -> bool:
             nonlocal pruned
-            reported.add(record["epoch"])
-            tops.append(record["val_top1"])
-            trial.report(max(tops), record["epoch"])
+            records.append(record)
+            trial.report(_kept_top1(records), record["epoch"])
             pruned = trial.should_prune() and record["epoch"] < self.config.epochs
-            say(f"epoch {record['epoch']}/{self.config.epochs}  val_top1 {max(tops):.2%}")
+            say(f"epoch {record['epoch']}/{self.config.epochs}  val_top1 {_kept_top1(records):.2%}")
             return pruned
 
         for record in _epochs_before(folder):
             after_epoch(record)
         if any(folder.glob(f"*/{FINISHED}")):  # killed after its last epoch
-            return max(tops), pruned
-        folder.mkdir(parents=True, exist_ok=True)
+            return _kept_top1(records), pruned
+        make_folder(folder)
         tags = {"study": str((self.out / STUDY).resolve()), "trial": str(number)}
         if parent := tracker.wait_for_run():
             tags["mlflow.parentRunId"] = parent
@@ -241,14 +241,11 @@ class _Search:
             result = train(
                 after_epoch=after_epoch,
                 tags=tags,
-                console=Console(file=log, width=120),
+                console=Console(file=log, width=120, markup=False),
                 **{**self.given, **drawn, "out": folder, "run_name": f"trial {number}"},
                 **({"resume": "auto"} if any(folder.glob("*/checkpoints/*")) else {}),
             )
-        for record in result.history:  # one that was killed before it could be reported
-            if record["epoch"] not in reported:
-                trial.report(record["val_top1"], record["epoch"])
-        return max(record["val_top1"] for record in result.history), pruned
+        return _kept_top1(result.history), pruned
 
     def _folder(self, number: int) -> Path:
         return self.out / TRIALS / f"{number:04d}"
@@ -266,7 +263,7 @@ class _Search:
                 Trial(
                     number=_own_number(each),
                     settings=dict(each.params),
-                    top1=max(tops.values()) if tops else None,
+                    top1=tops[max(tops)] if tops else None,
                     epochs=max(tops, default=0),
                     state=words.get(each.state) or each.user_attrs.get("why", "failed"),
                     folder=self._folder(_own_number(each)),
@@ -285,12 +282,18 @@ def _own_number(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
 
 
 def _epochs_before(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of the run in `folder` that a killed trial left."""
-    histories = sorted(folder.glob("*/history.json"))
-    if not histories:
+    """The epochs of the run in `folder` that a killed trial left: as its checkpoint has them, from which it goes on."""
+    runs = sorted(path.parent for path in folder.glob(f"*/{CHECKPOINTS}"))
+    if not runs or not checkpoints_of(runs[-1]):
         return []
-    records: list[dict[str, Any]] = json.loads(histories[-1].read_text(encoding="utf-8"))
+    records: list[dict[str, Any]] = newest_checkpoint(runs[-1]).state["history"]
     return records
+
+
+def _kept_top1(records: Sequence[Mapping[str, Any]]) -> float:
+    """`val_top1` of the epoch whose weights `train` keeps: the last that improved `val_loss`."""
+    kept: float = next(record["val_top1"] for record in reversed(records) if record["improved"])
+    return kept
 
 
 def _command(given: Mapping[str, Any], best: Mapping[str, Any]) -> str:

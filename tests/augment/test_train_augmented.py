@@ -10,10 +10,9 @@ import torch
 from fasttrain import train
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
-from fasttrain.checkpoint.file import LAST, load_checkpoint
 from fasttrain.training.loop import Step
 from fasttrain.training.state import Totals
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, last_state
 
 ALL_ON = {
     "color_jitter": 0.4,
@@ -60,9 +59,9 @@ def test_stopped_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(alone, s
         train(data=shard_folder, out=tmp_path, **RUN, **ALL_ON, save_every=2)
     monkeypatch.setattr(Step, "__call__", whole)
     folder = next(tmp_path.iterdir())
-    assert load_checkpoint(folder / LAST)["step"] == 2
+    assert last_state(folder)["step"] == 2
     resumed = train(resume=str(folder))
-    expected, state = load_checkpoint(alone.folder / LAST), load_checkpoint(folder / LAST)
+    expected, state = last_state(alone.folder), last_state(folder)
     assert resumed.folder == folder and state["step"] == expected["step"]
     for name, tensor in expected["model"].items():
         assert torch.equal(state["model"][name], tensor), name

@@ -114,4 +114,25 @@ def test_doctor_looks_at_this_machine():
     assert findings["torch"]["present"] and findings["torchvision"]["present"]
     for finding in findings.values():
         assert finding["present"] or finding["mend"], finding
-    assert {"DALI", "FFCV", "native (the cut)"} <= findings.keys()
+    assert {"DALI", "FFCV", "native (the cut)", "tune", "export", "s3://"} <= findings.keys()
+    assert findings["export"]["found"].startswith("onnx ") and "onnxruntime " in findings["export"]["found"]
+
+
+def test_square_brackets_are_the_users(photographs, tmp_path):
+    findings = json.loads(fasttrain("doctor", "--json").stdout)
+    shown = fasttrain("doctor", COLUMNS="400").stdout
+    assert any("fasttrain[" in each["mend"] for each in findings), "no extra is missing here: nothing was tested"
+    assert all(each["mend"] in shown for each in findings)
+    out = tmp_path / "shards [red]"
+    assert f"fasttrain train --data {out}\n" in fasttrain("convert", "--source", photographs, "--out", out).stdout
+
+
+def test_a_mistyped_checkpoint_is_told_before_torch_is_imported(model_folder, tmp_path):
+    for command in (["evaluate"], ["predict", "x.jpg"], ["export"]):
+        code = "import sys; from fasttrain.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+        words = [command[0], "--checkpoint", str(model_folder.parent), *command[1:]]
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and done.stdout == "False\n", done.stderr
+        assert f"no run folder, it holds some; give --checkpoint one, the newest is {model_folder}" in done.stderr
+    done = fasttrain("evaluate", "--checkpoint", tmp_path)
+    assert done.stderr.startswith(f"fasttrain: {tmp_path}: no model.safetensors in it; give --checkpoint")

@@ -229,7 +229,7 @@ def test_every_public_function_and_module_stands_in_the_reference():
 
     python = reference.python_page()
     assert all(f"heading: fasttrain.{name}" in python for name in fasttrain.__all__ if name in fasttrain._HOMES)
-    assert "::: fasttrain.training.train.TrainResult" in python  # named by train's annotation, in its own module
+    assert "::: fasttrain.training.result.TrainResult" in python  # named by train's annotation, in its own module
     assert "::: fasttrain.evaluation.metrics.Evaluation" in python  # by evaluate's, imported there
     listed = "\n".join(reference.module_pages().values())
     for path in sorted((ROOT / "fasttrain").rglob("*.py")):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fasttrain.evaluation.calibration import calibrate, calibration_of
@@ -44,3 +48,21 @@ def test_too_modest_is_below_zero_and_nothing_is_an_error() -> None:
     assert found.ece == pytest.approx(0.35)
     with pytest.raises(ValueError, match="no samples"):
         calibrate(np.array([]), np.array([], np.bool_))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=80), st.integers(1, 20))
+def test_ece_is_what_the_papers_sum_says(samples: list[tuple[float, bool]], bins: int) -> None:
+    """Guo et al.'s equation 3 sample by sample in fractions, where no edge of a bin is rounded."""
+    total = Fraction(0)
+    for number in range(bins):
+        low, high = Fraction(number, bins), Fraction(number + 1, bins)
+        inside = [
+            (Fraction(sure), right) for sure, right in samples if low < Fraction(sure) <= high or (number == 0 == sure)
+        ]
+        total += abs(sum((right - sure for sure, right in inside), Fraction(0)))
+    sure, right = (np.array(column) for column in zip(*samples, strict=True))
+    found = calibrate(sure, right, bins=bins)
+    assert found.counts.sum() == len(samples)
+    assert found.ece == pytest.approx(float(total / len(samples)), abs=1e-9)
+    assert found.overconfidence == pytest.approx(sure.mean() - right.mean(), abs=1e-9)
+    assert abs(found.overconfidence) <= found.ece + 1e-9

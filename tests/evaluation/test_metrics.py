@@ -8,13 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from fasttrain.evaluation.confusion import DENSE_UP_TO
 from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 
 
 def fill(
-    num_classes: int, samples: int, seed: int, present: list[int] | None = None
+    num_classes: int, samples: int, seed: int, present: list[int] | None = None, ties: bool = False
 ) -> tuple[ClassificationMeter, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(samples, num_classes, generator=generator)
@@ -22,6 +25,8 @@ def fill(
     if present is not None:
         labels = torch.tensor(present)[labels % len(present)]
     logits[torch.arange(samples), labels] += 1.0
+    if ties:
+        logits = logits.round()
     meter = ClassificationMeter(num_classes)
     for at in range(0, samples, 37):
         chunk, wanted = logits[at : at + 37], labels[at : at + 37]
@@ -117,3 +122,75 @@ def test_labels_beyond_the_classes_are_an_error() -> None:
 def test_nothing_counted_is_an_error() -> None:
     with pytest.raises(ValueError, match="no samples"):
         ClassificationMeter(3).compute()
+
+
+@settings(max_examples=40)
+@given(
+    num_classes=st.integers(1, 9),
+    samples=st.integers(1, 200),
+    seed=st.integers(0, 2**31),
+    present=st.one_of(st.none(), st.sets(st.integers(0, 8), min_size=1)),
+)
+def test_random_inputs_agree_with_scikit_learn(
+    num_classes: int, samples: int, seed: int, present: set[int] | None
+) -> None:
+    """Of one class or many, with classes that are never true, never predicted, or neither, and of few samples."""
+    there = None if present is None else sorted({label % num_classes for label in present})
+    meter, logits, labels = fill(num_classes, samples, seed, there)
+    result, predicted = meter.compute(), logits.argmax(1)
+    support = np.bincount(labels, minlength=num_classes)
+    assert [each.support for each in result.classes] == support.tolist()
+    every = sk.precision_recall_fscore_support(labels, predicted, labels=range(num_classes), zero_division=0)
+    for field, expected in zip(("precision", "recall", "f1"), every, strict=False):
+        assert [getattr(each, field) for each in result.classes] == pytest.approx(list(expected))
+    for average in ("macro", "weighted"):
+        expected = sk.precision_recall_fscore_support(
+            labels, predicted, labels=np.flatnonzero(support), average=average, zero_division=0
+        )
+        got = [getattr(result, f"{average}_{name}") for name in ("precision", "recall", "f1")]
+        assert got == pytest.approx(expected[:3])
+    assert result.weighted_recall == pytest.approx(result.top1), "which is what weighing recall by support comes to"
+    assert np.array_equal(result.confusion_matrix, sk.confusion_matrix(labels, predicted, labels=range(num_classes)))
+    for k in (1, 3, 5):
+        hits = [label in row for label, row in zip(labels, logits.argsort(1, descending=True)[:, :k], strict=True)]
+        assert getattr(result, f"top{k}") == pytest.approx(np.mean(hits))
+    assert Evaluation.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+@given(num_classes=st.integers(2, 8), samples=st.integers(1, 100), seed=st.integers(0, 2**31))
+def test_ties_count_one_class_and_top_k_lies_between_the_bounds(num_classes: int, samples: int, seed: int) -> None:
+    """Which of equal logits comes first is torch's choice; whatever it is, all figures are of the same choice."""
+    meter, logits, labels = fill(num_classes, samples, seed, ties=True)
+    result = meter.compute()
+    predicted = logits.topk(min(5, num_classes), dim=1).indices[:, 0]
+    assert result.top1 == pytest.approx(sk.accuracy_score(labels, predicted))
+    assert np.array_equal(result.confusion_matrix, sk.confusion_matrix(labels, predicted, labels=range(num_classes)))
+    own = logits[torch.arange(samples), labels][:, None]
+    better, equal = (logits > own).sum(1), (logits == own).sum(1)
+    for k in (1, 3, 5):
+        least, most = (better + equal <= k).float().mean(), (better < k).float().mean()
+        assert float(least) - 1e-6 <= getattr(result, f"top{k}") <= float(most) + 1e-6
+
+
+@pytest.mark.parametrize("batches", [37, 1000])
+def test_of_many_classes_the_matrix_is_sparse_and_the_figures_are_the_same(
+    batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttrain.evaluation.metrics._CELLS", batches)  # how many wait to be counted
+    classes = DENSE_UP_TO + 1
+    meter, logits, labels = fill(classes, 3000, seed=4)
+    result, predicted = meter.compute(), logits.argmax(1)
+    assert not isinstance(result.confusion_matrix, np.ndarray)
+    assert np.array_equal(
+        result.confusion_matrix.toarray(), sk.confusion_matrix(labels, predicted, labels=range(classes))
+    )
+    by_class = sk.precision_recall_fscore_support(labels, predicted, labels=range(classes), zero_division=0)
+    for field, expected in zip(("precision", "recall", "f1", "support"), by_class, strict=True):
+        assert [getattr(each, field) for each in result.classes] == pytest.approx(list(expected))
+    text = json.dumps(result.to_dict(), allow_nan=False)
+    assert len(text) < 400_000 and Evaluation.from_dict(json.loads(text)) == result
+    again = meter.compute()
+    assert again == result, "computing counts nothing twice"
+    for label in (classes, -1):
+        with pytest.raises(IndexError):
+            meter.update(torch.zeros(1, classes), torch.tensor([label]))

@@ -79,7 +79,7 @@ def test_what_cannot_be_had_is_told(model_folder, monkeypatch):
         export(model_folder, "onnx", input="bytes")
     with pytest.raises(UserError, match="/nowhere"):
         export(model_folder, "torchscript", data="/nowhere")
-    monkeypatch.setattr("fasttrain.export.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'fasttrain\[export\]'"):
         export(model_folder, "onnx")
 

@@ -164,6 +164,20 @@ def test_a_photograph_that_does_not_decode_is_named(shard_folder, tmp_path, cli)
     assert code == 2 and len(found["problems"]) == len(found["broken"]) == 1
 
 
+def test_a_photograph_that_has_changed_and_still_decodes_is_named(shard_folder, tmp_path):
+    folder = Path(shutil.copytree(shard_folder, tmp_path / "changed"))
+    shards = ShardSet.open(shard_folder)
+    row = shards.index[3]
+    with (folder / shards.manifest.shards[0].name).open("r+b") as file:
+        file.seek(int(row["offset"]) + 9)  # in JFIF's header, which no decoder asks for
+        file.write(b"\x07")
+    assert not inspect(folder, progress=False).broken
+    found = inspect(folder, verify=True, progress=False)
+    (broken,) = found.broken
+    assert broken.sample.id == 3 and broken.reason == "its bytes have changed since it was converted"
+    assert len(found.problems) == 1
+
+
 def test_an_index_of_other_sizes_is_found(shard_folder, tmp_path):
     folder = tmp_path / "sizes"
     shutil.copytree(shard_folder, folder)

@@ -26,6 +26,8 @@ IDS = np.arange(len(SIZES), dtype=np.int64)
 GOLDEN_WORDS = [[18185515313008464715, 7366093020013295891, 3471466659661956360, 4086101707980077086]]
 GOLDEN_BOXES = [[49, 122, 272, 258], [32, 34, 291, 303], [0, 383, 100, 133], [0, 0, 6, 5]]
 GOLDEN_DIGEST = "fafa32b5e6ef5ab1"
+GOLDEN_SHARD_ORDER = [1123, 1130, 1865, 775]
+GOLDEN_SHARD_DIGEST = "3ab61c1465bea7a6"
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -38,6 +40,12 @@ def test_golden_words_order_boxes_and_flips():
     boxes, flips = random_resized_crops(IDS, SIZES, seed=42, epoch=3, crop=Crop())
     assert boxes[:4].tolist() == GOLDEN_BOXES
     assert digest(epoch_order(IDS, 42, 3), boxes, flips) == GOLDEN_DIGEST
+
+
+def test_golden_order_by_shards():
+    order = epoch_order(IDS, 42, 3, IDS // 20)
+    assert order[:4].tolist() == GOLDEN_SHARD_ORDER
+    assert digest(order) == GOLDEN_SHARD_DIGEST
 
 
 def test_a_sample_does_not_depend_on_its_company():
@@ -104,6 +112,41 @@ def test_too_wide_a_photograph_gets_torchvisions_fallback():
     assert boxes.tolist() == [[0, (1000 - 13) // 2, 10, 13], [(1000 - 13) // 2, 0, 13, 10]]
 
 
+@pytest.mark.parametrize(
+    ("size", "crop", "box"),
+    [
+        ((3, 3), Crop(scale=(0.1, 0.12)), (1, 1)),  # one pixel is a crop
+        ((2, 2), Crop(scale=(0.01, 0.02)), (2, 2)),  # none is not: the whole photograph
+        ((1, 5), Crop(scale=(0.9, 1.0)), (1, 1)),
+        ((5, 1), Crop(scale=(0.9, 1.0)), (1, 1)),
+        ((5, 1), Crop(scale=(0.9, 1.0), ratio=(3.0, 4.0)), (1, 1)),
+    ],
+)
+def test_photographs_of_a_few_pixels(size, crop, box):
+    boxes, _ = random_resized_crops(np.arange(50), np.tile(np.array([size], np.int32), (50, 1)), 0, 0, crop)
+    assert {tuple(each) for each in boxes[:, 2:].tolist()} == {box}
+    assert (boxes[:, :2] + boxes[:, 2:] <= size).all() and (boxes[:, :2] >= 0).all()
+    if size[0] != size[1]:
+        assert boxes[0, :2].tolist() == [(size[0] - box[0]) // 2, (size[1] - box[1]) // 2], "in the middle"
+
+
+def test_words_are_drawn_a_chunk_at_a_time(monkeypatch):
+    """Ids in any order and far apart: memory is that of 65,536 samples' words."""
+    counts = []
+
+    def counted(*arguments):
+        counts.append(arguments[3])
+        return random_words(*arguments)
+
+    monkeypatch.setattr("fasttrain.loaders.plan.random_words", counted)
+    ids = np.array([200_000, 0, 131_073, 65_535, 65_536, 70_000, 300_000, 1])
+    boxes, _ = random_resized_crops(ids, SIZES[: len(ids)] * 0 + 300, 0, 0, Crop())
+    assert sum(counts) <= 5 * 65_536 and max(counts) <= 65_536
+    ordered = np.sort(ids)
+    again, _ = random_resized_crops(ordered, SIZES[: len(ids)] * 0 + 300, 0, 0, Crop())
+    assert np.array_equal(boxes[np.argsort(ids)], again)
+
+
 def test_order_is_a_permutation_of_the_ids_given():
     some = np.array([4, 900, 17, 3], dtype=np.int64)
     assert sorted(epoch_order(some, 7, 0)) == sorted(some)
@@ -117,6 +160,22 @@ def test_ranks_share_the_epoch_without_overlap_or_loss(world_size):
         for rank in range(world_size):
             seen.extend(plan.batch(number, 10, rank, world_size).ids)
     assert seen == list(plan.ids)
+
+
+def test_one_rank_is_the_default():
+    plan = EpochPlan.training(IDS[:103], SIZES, seed=0, epoch=0, size=32, crop=Crop())
+    assert plan.batch_count(10) == 11
+    assert np.array_equal(plan.batch(1, 10).ids, plan.ids[10:20])
+
+
+def test_plans_are_made_of_orders_and_boxes():
+    ids, shards = IDS[:200], IDS[:200] // 10
+    plan = EpochPlan.training(ids, SIZES, seed=3, epoch=1, size=32, crop=Crop(), shards=shards)
+    assert np.array_equal(plan.ids, epoch_order(ids, 3, 1, shards))
+    still = EpochPlan.evaluation(ids, SIZES, size=24)
+    assert still.size == (24, 24) and np.array_equal(still.ids, ids) and not still.flips.any()
+    for each in (plan, still):
+        assert (each.ids.dtype, each.boxes.dtype, each.flips.dtype) == (np.int64, np.int32, np.bool_)
 
 
 def test_rest_goes_on_where_it_stopped():

@@ -90,14 +90,14 @@ def test_auto_takes_one_that_reads_them(shards):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_photograph_whose_size_is_wrong_is_named(name, shards, tmp_path):
+def test_a_photograph_whose_size_is_wrong_is_named(name, shards, tmp_path, signed):
     broken = tmp_path / "broken"
     shutil.copytree(shards.folder, broken)
     index = np.load(broken / "index.npy")
     index["height"][5] -= 1
     np.save(broken / "index.npy", index)
-    loader = make(name, ShardSet.open(broken))
-    with pytest.raises(UserError, match=f"{index['key'][5].decode()}.*run convert again"):
+    loader = make(name, ShardSet.open(signed(broken)))
+    with pytest.raises(UserError, match=f"{index['key'][5].decode()}.*--on-bad-sample skip"):
         list(loader)
     loader.close()
 

@@ -127,7 +127,7 @@ def test_a_held_batch_is_what_the_loader_gave(shard_folder, monkeypatch):
     monkeypatch.setattr(Step, "copy", watched)
     profile(data=shard_folder, steps=3, **QUICK)
     assert len({images.data_ptr() for images in seen[-3:]}) == 1, "the step alone sees one batch over and over"
-    assert all(torch.equal(images, torch.full_like(images, 128)) for images in seen)
+    assert any(torch.equal(seen[-1], images) for images in seen[:-3])
 
 
 def test_mixed_precision_is_proposed_only_where_it_was_faster(shard_folder, monkeypatch):

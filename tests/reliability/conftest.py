@@ -8,10 +8,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.reliability.machine import Machine, Made
 
 _PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -40,6 +45,24 @@ class Fault:
 def fault(request: pytest.FixtureRequest) -> Fault:
     """The test's `Fault`."""
     return Fault(request.node, bool(os.environ.get("FASTTRAIN_RELIABILITY")))
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """A machine that fails as it is told."""
+    from tests.reliability.machine import Machine
+
+    machine = Machine()
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(scope="session")
+def made(machine: Machine, photographs: Path) -> Made:
+    """What its commands read."""
+    from tests.reliability.machine import make
+
+    return make(machine, photographs)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

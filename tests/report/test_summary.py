@@ -93,6 +93,10 @@ def test_the_summary_says_all_that_it_should(result: Any) -> None:
     joined = "".join(text.split())
     assert Tracked.uri in joined
     assert text.count("grilled_cheese") == 5
+    assert "report.html" not in text and f"--checkpoint{result.folder}PHOTOGRAPH" in joined
+    page = result.folder / "report.html"
+    page_told = shown(run_summary(result, split="test", artifacts=[page], tracker=NullTracker()))
+    assert f"look{page}" in "".join(page_told.split())
     assert "MLflow" not in shown(run_summary(result, split="val", artifacts=[], tracker=NullTracker()))
 
 

@@ -116,7 +116,7 @@ def test_complete_shards_are_left_alone(mixed, tmp_path, capfd) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == times
 
 
-@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "can't be written")])
+@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission")])
 def test_a_disk_that_fails_is_one_line_and_can_be_gone_on_from(
     mixed, tmp_path, folder_of, monkeypatch, code, said
 ) -> None:

@@ -109,6 +109,14 @@ def test_index_that_does_not_fit(copied, shard_folder) -> None:
     assert "missing" in refused(copied)
 
 
+def test_another_label_in_the_index_is_refused(copied) -> None:
+    """It would be learned, and nothing else would show it."""
+    index = np.load(copied / "index.npy")
+    index["label"][4] = (index["label"][4] + 1) % 6
+    np.save(copied / "index.npy", index)
+    assert "its bytes have changed since it was written" in refused(copied)
+
+
 def test_verify_finds_a_changed_byte(copied) -> None:
     tar = copied / "val-00000.tar"
     data = bytearray(tar.read_bytes())

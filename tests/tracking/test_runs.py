@@ -46,6 +46,13 @@ def three(here: Path) -> dict[str, str]:
     }
 
 
+def test_a_study_of_tune_is_not_a_run_but_its_trials_are(here: Path) -> None:
+    for name, tags in (("tune it", {"study": "s.db"}), ("trial 0", {"study": "s.db", "trial": "0"})):
+        with Tracker.start("food", name, {"epochs": 2}, tags, journal=here / "runs" / name) as run:
+            run.log_metrics({"val_top1": 0.5, "val_loss": 1.0}, 1)
+    assert [run.name for run in list_runs(experiment="food", limit=2)] == ["trial 0"]
+
+
 def test_runs_are_listed_with_the_metrics_of_their_best_epoch(three: dict[str, str]) -> None:
     runs = list_runs(experiment="food")
     assert [run.name for run in runs] == ["broken", "stopped", "good"], "the newest first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ from typing import Any
 import pytest
 from mlflow_processes import Server, wait_until
 
+from fasttrain.errors import UserError
+from fasttrain.tracking import mlflow as tracking
+from fasttrain.tracking.journal import JOURNAL, peek
 from fasttrain.tracking.mlflow import Tracker
+from fasttrain.tracking.runs import list_runs, waiting_runs
 from fasttrain.tracking.store import Store
+from fasttrain.tracking.waiting import deliver_runs
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -21,9 +27,14 @@ def steps(client: Any, run_id: str | None, name: str) -> list[tuple[int, float]]
     return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
 
 
-def delivered(tracker: Tracker, entries: int) -> bool:
-    mark = tracker._journal.delivered
-    return mark is not None and mark.entries >= entries
+def delivered(tracker: Tracker) -> bool:
+    return tracker._delivery.sent >= tracker._journal.size
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"_FIRST_RETRY_S": 0.02, "_RETRY_S": 0.2, "_AWAY_S": 0.5}.items():
+        monkeypatch.setattr(tracking, name, seconds)
 
 
 @pytest.fixture
@@ -33,8 +44,16 @@ def mute() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_a_server_that_dies_in_mid_run_costs_nothing(
-    here: Path, client: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def closed() -> str:
+    """A URI where nobody listens."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return f"http://user:secret@127.0.0.1:{closed.getsockname()[1]}"
+
+
+def test_a_server_that_dies_in_mid_run_and_comes_back_has_everything(
+    here: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     figure = here / "figure.png"
@@ -43,95 +62,145 @@ def test_a_server_that_dies_in_mid_run_costs_nothing(
     params = {f"p{number}": number for number in range(120)}
     with Tracker.start("e", "r", params, {"host": "a"}, journal=here / "run", report=said.append) as tracker:
         tracker.log_metrics({"loss": 0.0}, 0)
-        tracker.log_artifact(figure)
-        wait_until(lambda: delivered(tracker, 3), 60)
-        assert tracker.uri == server.uri
+        wait_until(lambda: delivered(tracker), 60)
         on_server = tracker.run_id
-        remote = Store(server.uri).client
-        assert steps(remote, on_server, "loss") == [(0, 0.0)]
-        assert [file.path for file in remote.list_artifacts(on_server)] == ["figure.png"]
-        assert len(remote.get_run(on_server).data.params) == 120
         server.kill()
         for step in range(1, 30):
             tracker.log_metrics({"loss": float(step)}, step)
-        wait_until(lambda: tracker.uri != server.uri and delivered(tracker, 32), 60)
+        tracker.log_artifact(figure)
+        wait_until(lambda: len(said) == 1, 60)
         server.start()
-    assert len(said) == 1
-    assert "\n" not in said[0]
-    assert server.uri in said[0]
-    assert "mlflow.db" in said[0]
-    run = client.get_run(tracker.run_id)
-    assert run.info.status == "FINISHED"
-    assert len(run.data.params) == 120
-    assert run.data.tags["host"] == "a"
-    assert str(on_server) in run.data.tags["fasttrain.replaces"]
-    assert steps(client, tracker.run_id, "loss") == [(step, float(step)) for step in range(30)]
-    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["figure.png"]
-    left = remote.get_run(on_server)
-    assert left.info.status == "FINISHED"
-    assert left.data.tags["fasttrain.continued_in"] == tracker.uri
+        wait_until(lambda: delivered(tracker), 60)
+    assert (tracker.run_id, tracker.uri) == (on_server, server.uri)
+    assert len(said) == 2 and "\n" not in said[0]
+    assert f"{server.uri} fails" in said[0] and str(here / "run" / JOURNAL) in said[0]
+    assert said[1] == f"MLflow: {server.uri} has everything now"
+    remote = Store(server.uri).client
+    run = remote.get_run(on_server)
+    assert run.info.status == "FINISHED" and len(run.data.params) == 120 and run.data.tags["host"] == "a"
+    assert steps(remote, on_server, "loss") == [(step, float(step)) for step in range(30)]
+    assert [file.path for file in remote.list_artifacts(on_server)] == ["figure.png"]
+    assert peek(here / "run" / JOURNAL).entries == 0
 
-    # Resumed, it stays where its history is, though the server is back.
+    # A resumed run goes on there, even where another store is configured by now.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with Tracker.start("e", "r", params, journal=here / "run", report=said.append) as resumed:
         resumed.log_metrics({"loss": 30.0}, 30)
-    assert resumed.run_id == tracker.run_id
-    assert steps(client, tracker.run_id, "loss") == [(step, float(step)) for step in range(31)]
-    assert len(said) == 1
+    assert resumed.run_id == on_server
+    assert steps(remote, on_server, "loss") == [(step, float(step)) for step in range(31)]
+    assert len(said) == 2
 
 
-def test_a_server_that_is_not_there_is_reported_once(here: Path, client: Any) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        uri = f"http://user:secret@127.0.0.1:{closed.getsockname()[1]}"
+def test_a_run_that_found_no_server_is_delivered_by_command(
+    here: Path, client: Any, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
-    with Tracker.start("e", "r", {"lr": 0.1}, uri=uri, journal=here / "run", report=said.append) as tracker:
+    (here / "runs" / "r").mkdir(parents=True)
+    (here / "runs" / "r" / "config.toml").write_text("epochs = 3\n")
+    with Tracker.start("e", "r", {"lr": 0.1}, uri=closed, journal=here / "runs" / "r", report=said.append) as tracker:
         for step in range(10):
             tracker.log_metrics({"loss": float(step)}, step)
-    assert len(said) == 1
-    assert "Connection refused" in said[0]
-    assert "secret" not in said[0] + (here / "run" / "tracking.jsonl").read_text()
-    run = client.get_run(tracker.run_id)
-    assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
-    assert steps(client, tracker.run_id, "loss") == [(step, float(step)) for step in range(10)]
+        tracker.log_artifact(here / "runs" / "r" / "config.toml")
+    journal = here / "runs" / "r" / JOURNAL
+    tracker._thread.join()
+    assert tracker.run_id is None
+    assert "Connection refused" in said[0] and f"fasttrain runs --deliver {journal.parent}" in said[-1]
+    assert "lacks 13 entries" in said[-1]
+    assert "secret" not in "".join(said) + journal.read_text()
+    (waiting,) = waiting_runs(Path("runs"))
+    assert (waiting.name, waiting.status, waiting.experiment, waiting.waiting) == ("r", "finished", "e", 13)
+
+    with pytest.raises(UserError, match=r"runs/r: http://127.*refused.*try again later"):
+        deliver_runs([Path("runs")], said.append)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here / 'mlflow.db'}")
+    (here / "runs").rename(here / "moved")
+    said.clear()
+    deliver_runs([Path("moved")], said.append)
+    assert said == [f"moved/r: delivered to sqlite:///{here / 'mlflow.db'}"]
+    run = list_runs(experiment="e")[0]
+    assert run.status == "finished" and run.params == {"lr": "0.1"}
+    assert steps(client, run.run_id, "loss") == [(step, float(step)) for step in range(10)]
+    assert [file.path for file in client.list_artifacts(run.run_id)] == ["config.toml"]
+    deliver_runs([Path("moved")], said.append)
+    assert said[1:] == ["nothing waits in moved"] and waiting_runs(Path("moved")) == []
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+        deliver_runs([Path("nowhere")], said.append)
 
 
-def test_training_does_not_wait_for_a_server_that_never_answers(
-    here: Path, client: Any, mute: str, monkeypatch: pytest.MonkeyPatch
+def test_the_next_run_beside_it_delivers_what_waits(
+    here: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    server.kill()
     said: list[str] = []
-    with Tracker.start("e", "r", {}, uri=mute, journal=here / "run", report=said.append) as tracker:
-        for step in range(1000):
-            tracker.log_metrics({"loss": float(step)}, step)
-        assert (tracker.run_id, said) == (None, [])  # all logged while the server is still being waited for
-    assert len(said) == 1
-    assert steps(client, tracker.run_id, "loss") == [(step, float(step)) for step in range(1000)]
-    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    for name in ("one", "two"):
+        with Tracker.start("e", name, {}, uri=server.uri, journal=here / "runs" / name, report=said.append) as tracker:
+            tracker.log_metrics({"loss": 1.0}, 1)
+    with Tracker.start("e", "elsewhere", {}, uri="http://127.0.0.1:9", journal=here / "runs" / "elsewhere"):
+        pass
+    server.start()
+    said.clear()
+    with Tracker.start("e", "three", {}, uri=server.uri, journal=here / "runs" / "three", report=said.append):
+        wait_until(lambda: len(said) == 2, 60)
+    assert [line.split(",")[0] for line in said] == [f"MLflow: {here / 'runs' / name}" for name in ("one", "two")]
+    assert sorted(run.name for run in list_runs(server.uri)) == ["one", "r", "three", "two"], "r is the fixture's"
+    assert [run.name for run in waiting_runs(here / "runs")] == ["elsewhere"]
 
 
-def test_the_wait_at_the_end_is_bounded(here: Path, mute: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+def test_training_does_not_wait_for_a_server_that_never_answers(here: Path, mute: str) -> None:
     said: list[str] = []
     tracker = Tracker.start("e", "r", {}, uri=mute, journal=here / "run", report=said.append)
-    tracker.log_metrics({"loss": 1.0}, 1)
+    for step in range(1000):
+        tracker.log_metrics({"loss": float(step)}, step)
+    assert (tracker.run_id, said) == (None, [])  # all logged while the server is still being waited for
     tracker.finish(timeout=0.2)
-    assert len(said) == 1
-    journal = here / "run" / "tracking.jsonl"
-    assert str(journal) in said[0]
-    kept = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert [entry["op"] for entry in kept] == ["start", "metrics", "finish"]
-    tracker._thread.join()
+    assert len(said) == 1 and "lacks 1002 entries" in said[0] and str(here / "run" / JOURNAL) in said[0]
+    kept = [json.loads(line)["op"] for line in (here / "run" / JOURNAL).read_text().splitlines()]
+    assert kept == ["start", *["metrics"] * 1000, "finish"]
 
 
-def test_a_run_deleted_on_the_server_goes_on_locally(here: Path, client: Any, tmp_path: Path) -> None:
-    other = f"sqlite:///{tmp_path / 'other.db'}"
-    (tmp_path / "other.db").write_bytes((here / "mlflow.db").read_bytes())
+def test_asking_for_the_run_of_a_silent_server_costs_its_time_once(here: Path, mute: str) -> None:
+    tracker = Tracker.start("e", "r", {}, uri=mute, journal=here / "run")
+    assert tracker.wait_for_run(0.1) is None and tracker.wait_for_run(sys.maxsize / 1e10) is None
+    tracker.finish("KILLED", timeout=0.1)
+
+
+def test_only_one_process_at_a_time_delivers(here: Path, mute: str) -> None:
     said: list[str] = []
-    with Tracker.start("e", "r", {"lr": 1}, uri=other, journal=here / "run", report=said.append) as tracker:
+    tracker = Tracker.start("e", "r", {}, uri=mute, journal=here / "run")
+    deliver_runs([here / "run"], said.append)
+    assert said == [f"{here / 'run'}: its run is going on, and delivers by itself"]
+    tracker.finish("KILLED", timeout=0.1)
+
+
+def test_a_run_deleted_in_its_store_is_made_anew_with_everything(here: Path, client: Any) -> None:
+    with Tracker.start("e", "r", {"lr": 1}, journal=here / "run") as tracker:
         tracker.log_metrics({"loss": 0.0}, 0)
-        wait_until(lambda: delivered(tracker, 2), 60)
-        Store(other).client.delete_run(tracker.run_id)
+        wait_until(lambda: delivered(tracker), 60)
+        deleted = tracker.run_id
+        client.delete_run(deleted)
         tracker.log_metrics({"loss": 1.0}, 1)
-    assert len(said) == 1
-    assert tracker.uri == f"sqlite:///{here / 'mlflow.db'}"
+    assert tracker.run_id not in (None, deleted)
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED" and run.data.params == {"lr": "1"}
+    assert run.data.tags["fasttrain.continues"] == deleted
     assert steps(client, tracker.run_id, "loss") == [(0, 0.0), (1, 1.0)]
+
+
+def test_what_a_healthy_store_refuses_is_set_aside_told_and_tried_again(here: Path, client: Any) -> None:
+    """An artifacts folder that can't be made: the rest must not wait for it."""
+    said: list[str] = []
+    (here / "figure.png").write_bytes(b"png")
+    (here / "mlartifacts").write_text("a file where the folder should be")
+    with Tracker.start("e", "r", {}, journal=here / "run", report=said.append) as tracker:
+        tracker.log_artifact(here / "figure.png")
+        tracker.log_metrics({"loss": 1.0}, 1)
+        wait_until(lambda: delivered(tracker), 60)
+    assert client.get_run(tracker.run_id).data.metrics == {"loss": 1.0}
+    assert any("figure.png can't be logged" in line for line in said)
+    assert peek(here / "run" / JOURNAL).entries == 1
+    with pytest.raises(UserError, match="refuses 1 entries"):
+        deliver_runs([here / "run"], said.append)
+    (here / "mlartifacts").unlink()
+    deliver_runs([here / "run"], said.append)
+    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["figure.png"]
+    assert peek(here / "run" / JOURNAL).entries == 0

@@ -87,19 +87,29 @@ class Killed(Exception):
 @contextmanager
 def killed_after(save_when: Callable[[dict[str, Any]], bool]) -> Iterator[None]:
     """`train` in this process dies right after the first checkpoint that `save_when` chooses by its content."""
-    import fasttrain.training.train as training
+    from fasttrain.checkpoint.writer import CheckpointWriter
 
-    save = training.save_checkpoint
+    save = CheckpointWriter.save
 
-    def save_and_die(path: Path, state: dict[str, Any]) -> None:
-        save(path, state)
+    def save_and_die(self: CheckpointWriter, state: dict[str, Any]) -> None:
+        save(self, state)
+        self.wait()
         if save_when(state):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", save_and_die)
+        patch.setattr(CheckpointWriter, "save", save_and_die)
         with pytest.raises(Killed):
             yield
+
+
+def last_state(run: Path) -> dict[str, Any]:
+    """What the newest checkpoint of the run in the folder `run` holds."""
+    from fasttrain.checkpoint.folder import newest_checkpoint
+
+    found = newest_checkpoint(run)
+    assert not found.torn
+    return found.state
 
 
 @pytest.fixture

@@ -13,22 +13,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import fasttrain.training.train as training
+from fasttrain.checkpoint.writer import CheckpointWriter
 from fasttrain.cli import main
 
 
 def pause_at(step: int, folder: Path) -> None:
-    save = training.save_checkpoint
+    save = CheckpointWriter.save
 
-    def save_and_pause(path: Path, state: dict[str, Any]) -> None:
-        save(path, state)
+    def save_and_pause(self: CheckpointWriter, state: dict[str, Any]) -> None:
+        save(self, state)
+        self.wait()
         if state["step"] != step or (folder / "go").exists():
             return
         (folder / "reached").touch()
         while not (folder / "go").exists():
             time.sleep(0.01)
 
-    training.save_checkpoint = save_and_pause
+    CheckpointWriter.save = save_and_pause
 
 
 if __name__ == "__main__":

@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fasttrain.checkpoint.file import LAST, load_checkpoint
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
-from tests.training.conftest import SMALL, arguments, paused, program, start_run
+from tests.training.conftest import SMALL, arguments, last_state, paused, program, start_run
 
 # A model without BatchNorm, whose statistics would be those of a rank's part; SGD, as Adam magnifies the last bits.
 SETTINGS = {
@@ -79,7 +78,7 @@ def folder_in(runs: Path) -> Path:
 
 
 def assert_same_run(ours: Path, theirs: Path, tolerance: float) -> None:
-    mine, other = load_checkpoint(ours / LAST), load_checkpoint(theirs / LAST)
+    mine, other = last_state(ours), last_state(theirs)
     assert (mine["step"], mine["epoch"], mine["loader"]) == (other["step"], other["epoch"], other["loader"])
     for part in ("model", "ema"):
         for name, tensor in other[part].items():
@@ -196,7 +195,7 @@ def test_accumulated_parts_train_as_one_batch(shard_folder, tmp_path):
     torchrun = start([*TORCHRUN, str(free_port()), *parts])
     finish(start(train_line(shard_folder, tmp_path / "whole", batch_size=4, **settings)))
     assert "2 x 1 = 2" in finish(torchrun)
-    mine, other = (load_checkpoint(folder_in(tmp_path / name) / LAST) for name in ("parts", "whole"))
+    mine, other = (last_state(folder_in(tmp_path / name)) for name in ("parts", "whole"))
     assert mine["step"] == other["step"]
     for name, tensor in other["model"].items():
         torch.testing.assert_close(mine["model"][name], tensor, rtol=0, atol=1e-5, msg=name)
@@ -209,7 +208,7 @@ def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_fol
         ranks[1].send_signal(signal.SIGTERM)
     said = [finish(process, 75) for process in ranks]
     assert "--resume" in said[0] and "stopped by SIGTERM" in said[0] and not said[1]
-    state = load_checkpoint(folder_in(runs) / LAST)
+    state = last_state(folder_in(runs))
     assert state["step"] >= 2 and state["epoch"] < 2 and len(state["rng_of_others"]) == 1
     assert state["loader"]["samples"] == state["step"] * 4 - state["epoch"] * len(
         ShardSet.open(shard_folder).ids("train")
@@ -245,4 +244,4 @@ def test_what_one_rank_fails_with_ends_both_in_one_line(shard_folder, tmp_path):
         first, second = (finish(process, 2) for process in ranks)
         assert said in first.splitlines()[-1] and first.count("fasttrain: ") == 1 and "Traceback" not in first
         assert not second
-    assert load_checkpoint(next((tmp_path / "runs").glob(f"*/{LAST}")))["step"] == 3
+    assert last_state(next((tmp_path / "runs").glob("*/checkpoints/step-*")).parents[1])["step"] == 3

@@ -10,14 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from fasttrain import evaluate, train
-from fasttrain.checkpoint.file import LAST, load_checkpoint
 from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_body
 from fasttrain.training import linear_probe
-from tests.training.conftest import SMALL, killed_after
+from tests.training.conftest import SMALL, killed_after, last_state
 
 PROBE = {**SMALL, "image_size": 32, "linear_probe": True, "track": False, "deterministic": True, "learning_rate": 0.05}
 
@@ -94,7 +93,7 @@ def test_killed_in_mid_epoch_and_resumed_bit_for_bit(shard_folder, tmp_path, beg
         train(data=shard_folder, out=tmp_path / "killed", **settings)
     resumed = train(resume="auto", out=tmp_path / "killed")
     for part in ("model", "ema"):
-        ours, theirs = (load_checkpoint(run.folder / LAST)[part] for run in (resumed, alone))
+        ours, theirs = (last_state(run.folder)[part] for run in (resumed, alone))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -7,8 +7,9 @@ import math
 import signal
 
 from rich.console import Console
+from rich.text import Text
 
-from fasttrain.report.console import JsonConsole, tell
+from fasttrain.terminal import JsonConsole, tell
 from tests.training.conftest import paused
 
 
@@ -44,12 +45,12 @@ def test_a_stop_is_an_event_too(start, tmp_path):
     assert stopped["signal"] == "SIGTERM" and stopped["folder"].startswith(str(tmp_path))
 
 
-def test_numbers_that_json_has_not_and_markup(capsys):
+def test_numbers_that_json_has_not_and_styles(capsys):
     console = JsonConsole()
-    console.print("[yellow]amp:[/] no [bold]bf16[/]")
+    console.print(Text.assemble(("amp: ", "yellow"), "no bf16"), "in runs[1]")
     tell(console, "epoch", {"loss": math.nan, "scale": (0.08, 1.0)}, "prose")
     message, epoch = events(capsys.readouterr().out)
-    assert message["text"] == "amp: no bf16"
+    assert message["text"] == "amp: no bf16 in runs[1]"
     assert epoch["loss"] is None and epoch["scale"] == [0.08, 1.0] and "prose" not in epoch.values()
     tell(Console(width=80), "epoch", {"loss": 1.0}, "prose")
     assert capsys.readouterr().out == "prose\n"

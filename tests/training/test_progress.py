@@ -13,7 +13,7 @@ from fasttrain.training.progress import EpochProgress
 
 def drawn(terminal: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    with EpochProgress(console, "epoch 1/3", total=100, done=40) as progress:
+    with EpochProgress(console, "epoch 1/3", total=100, done=40, learning_rate=lambda: 2.5e-4) as progress:
         progress.show(20, 1.25, 987.0, 0.03)
         progress._progress.refresh()
     return console.file.getvalue()
@@ -21,7 +21,7 @@ def drawn(terminal: bool) -> str:
 
 def test_a_terminal_sees_how_far_how_fast_and_how_well():
     shown = drawn(terminal=True)
-    for part in ("epoch 1/3", "60/100", "loss 1.250", "987 img/s", "waiting 3%"):
+    for part in ("epoch 1/3", "60/100", "loss 1.250", "lr 2.5e-04", "987 img/s", "waiting 3%"):
         assert part in shown, part
 
 

@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fasttrain.checkpoint.file import LAST, find_checkpoint, load_checkpoint, save_checkpoint
-from fasttrain.errors import UserError
+from fasttrain.checkpoint.file import save_checkpoint
+from fasttrain.checkpoint.folder import checkpoint_path, find_checkpoint
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.reader import ShardSet
-from tests.training.conftest import paused, start_run
+from tests.training.conftest import last_state, paused, start_run
 
 # Dropout, so that a lost generator state shows; an odd save_every, so that a kill falls in mid-epoch.
 EXACT = {"deterministic": True, "drop_rate": 0.2, "save_every": 1, "ema_decay": 0.9, "track": False, "batch_size": 8}
 
 
-def last_checkpoint(runs: Path) -> Path | None:
-    return next(iter(runs.glob(f"*/{LAST}")), None)
+def only_run(runs: Path) -> Path:
+    (folder,) = runs.iterdir()
+    return folder
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -35,11 +36,11 @@ def undisturbed(shard_folder, tmp_path_factory):
     """How a run under torchvision ends that nobody disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     finish(start_run(shard_folder, folder, **EXACT))
-    return load_checkpoint(last_checkpoint(folder / "runs"))
+    return last_state(only_run(folder / "runs"))
 
 
-def assert_same_end(path: Path, expected: dict) -> None:
-    state = load_checkpoint(path)
+def assert_same_end(run: Path, expected: dict) -> None:
+    state = last_state(run)
     assert (state["step"], state["epoch"]) == (expected["step"], expected["epoch"])
     for part in ("model", "ema"):
         for name, tensor in expected[part].items():
@@ -54,18 +55,18 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
         pytest.skip(reason)
     alone = tmp_path / "alone"
     finish(start(out=alone, loader=loader, workers=1, **EXACT))
-    expected = load_checkpoint(last_checkpoint(alone))
+    expected = last_state(only_run(alone))
     runs = tmp_path / "killed"
     process = start(out=runs, loader=loader, workers=1, pause_at=3, **EXACT)
     with paused(process, tmp_path):
         process.kill()
         process.wait()
-    stopped = load_checkpoint(last_checkpoint(runs))
+    stopped = last_state(only_run(runs))
     assert stopped["step"] == 3 < expected["step"] // 2, "in mid-epoch"
     assert stopped["loader"]["samples"] == 3 * 8
     output = finish(start(out=runs, resume="auto", loader=loader, workers=1, **EXACT))
     assert "resuming" in output
-    assert_same_end(last_checkpoint(runs), expected)
+    assert_same_end(only_run(runs), expected)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -76,9 +77,9 @@ def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_p
         process.send_signal(number)
     output = finish(process, code)
     assert "--resume" in output and "Traceback" not in output
-    folder = last_checkpoint(runs).parents[1]
+    folder = only_run(runs)
     finish(start(bare=True, resume=folder))  # every other setting comes from the checkpoint
-    assert_same_end(folder / LAST, undisturbed)
+    assert_same_end(folder, undisturbed)
 
 
 def test_auto_with_nothing_to_resume_starts_afresh(start, tmp_path):
@@ -96,35 +97,12 @@ def test_a_checkpoint_of_another_model_is_refused(start, tmp_path):
     assert "mobilenetv2_035" in output and "Traceback" not in output
 
 
-def test_torn_foreign_and_hostile_checkpoints_are_refused(tmp_path):
-    whole = tmp_path / "checkpoints" / "last.pt"
-    save_checkpoint(whole, {"model": {"weight": torch.zeros(1000)}})
-    torn = tmp_path / "torn.pt"
-    torn.write_bytes(whole.read_bytes()[:1500])
-    bomb = tmp_path / "bomb.pt"
-    torch.save({"schema": 1, "bomb": subprocess.Popen}, bomb)
-    newer = tmp_path / "newer.pt"
-    torch.save({"schema": 99}, newer)
-    bare = tmp_path / "bare.pt"
-    torch.save({"weight": torch.zeros(1)}, bare)
-    for path, words in (
-        (torn, "not an intact"),
-        (bomb, "not an intact"),
-        (newer, "upgrade fasttrain"),
-        (bare, "not a fasttrain checkpoint"),
-        (tmp_path / "none.pt", "No such file"),
-    ):
-        with pytest.raises(UserError, match=words) as caught:
-            load_checkpoint(path)
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
 def test_auto_takes_the_newest_unfinished_run(tmp_path):
     for name in ("a", "b", "c"):
-        save_checkpoint(tmp_path / name / LAST, {})
+        save_checkpoint(checkpoint_path(tmp_path / name, 9 if name == "a" else 3), {})
         time.sleep(0.01)
     (tmp_path / "c" / "evaluation.json").write_text("{}")
-    assert find_checkpoint("auto", tmp_path) == tmp_path / "b" / LAST
+    assert find_checkpoint("auto", tmp_path).path == checkpoint_path(tmp_path / "b", 3)
 
 
 @pytest.mark.parametrize("other", [name for name in LOADERS if name != "torchvision"])
@@ -138,6 +116,6 @@ def test_a_run_goes_on_with_another_loader(other, start, tmp_path, shard_folder,
         process.kill()
         process.wait()
     finish(start(bare=True, out=runs, resume="auto", loader=other))
-    state = load_checkpoint(last_checkpoint(runs))
+    state = last_state(only_run(runs))
     assert (state["step"], state["epoch"]) == (undisturbed["step"], 2)
     assert state["history"][0]["train_loss"] == pytest.approx(undisturbed["history"][0]["train_loss"], rel=0.3)

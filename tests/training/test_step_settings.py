@@ -11,13 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from fasttrain import train
-from fasttrain.checkpoint.file import LAST, load_checkpoint
 from fasttrain.errors import UserError
 from fasttrain.model.factory import create_model, enable_grad_checkpointing
 from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import compile_in_place, fast_math
 from fasttrain.training.optim import Schedule, create_optimizer
-from tests.training.conftest import SMALL, killed_after
+from tests.training.conftest import SMALL, killed_after, last_state
 
 TINY = {**SMALL, "image_size": 32, "track": False, "deterministic": True}
 CPU = torch.device("cpu")
@@ -44,7 +43,7 @@ def test_accumulated_batches_train_as_one_large_batch(shard_folder, tmp_path):
     whole = train(data=shard_folder, out=tmp_path / "a", **{**settings, "batch_size": 32})
     parts = train(data=shard_folder, out=tmp_path / "b", **{**settings, "batch_size": 8, "grad_accumulation": 4})
     begun = create_model("test_convnext", 6).state_dict()
-    steps = [load_checkpoint(run.folder / LAST)["step"] for run in (whole, parts)]
+    steps = [last_state(run.folder)["step"] for run in (whole, parts)]
     assert steps[0] == steps[1] == -(-whole_split(shard_folder) // 32)
     for name, tensor in weights(whole.folder).items():
         torch.testing.assert_close(weights(parts.folder)[name], tensor, atol=2e-5, rtol=1e-3)
@@ -66,7 +65,7 @@ def test_killed_between_groups_and_resumed_bit_for_bit(shard_folder, tmp_path):
         train(data=shard_folder, out=tmp_path / "killed", **settings)
     resumed = train(resume="auto", out=tmp_path / "killed")
     for part in ("model", "ema"):
-        ours, theirs = (load_checkpoint(run.folder / LAST)[part] for run in (resumed, alone))
+        ours, theirs = (last_state(run.folder)[part] for run in (resumed, alone))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

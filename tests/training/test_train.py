@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fasttrain import evaluate, predict, train
-from fasttrain.checkpoint.file import LAST, load_checkpoint
+from fasttrain.checkpoint.folder import checkpoints_of
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.errors import UserError
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, last_state
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def test_the_best_epochs_weights_are_kept(result, shard_folder):
 def test_evaluate_takes_folder_weights_and_checkpoint(result, shard_folder):
     model, spec = load_trained(result.folder)
     assert spec.classes == tuple(sorted(spec.classes)) and len(spec.classes) == 6 and not model.training
-    last, _ = load_trained(result.folder / LAST)
+    last, _ = load_trained(checkpoints_of(result.folder)[0])
     weights, _ = load_trained(result.folder / "model.safetensors")
-    state = load_checkpoint(result.folder / LAST)["model"]
+    state = last_state(result.folder)["model"]
     assert torch.equal(last.state_dict()["classifier.weight"], state["classifier.weight"])
     assert torch.equal(weights.state_dict()["conv_stem.weight"], model.state_dict()["conv_stem.weight"])
     with pytest.raises(UserError, match="no photograph in the test split"):

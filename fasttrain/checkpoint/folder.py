@@ -1,0 +1,132 @@
+"""The checkpoints of a run: their names, which of them is the newest intact one, and which of them go."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fasttrain.checkpoint.file import load_checkpoint
+from fasttrain.checkpoint.pickled import TooNew
+from fasttrain.errors import UserError
+
+CHECKPOINTS = "checkpoints"
+FINISHED = "evaluation.json"
+"""Written last of all: a run folder without it is unfinished."""
+
+_BEFORE_SCHEMA_3 = "last.pt"
+
+log = logging.getLogger("fasttrain")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint's file and state, and a line for each newer one that is not intact."""
+
+    path: Path
+    state: dict[str, Any]
+    torn: tuple[str, ...] = ()
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the run in the folder `run` is saved after `step` optimizer steps."""
+    return run / CHECKPOINTS / f"step-{step:08d}.safetensors"
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Those of the run in the folder `run`, the newest first, intact or not."""
+    numbered = [(_step(path), path) for path in (run / CHECKPOINTS).glob("step-*.safetensors")]
+    newest_first = sorted(((step, path) for step, path in numbered if step is not None), reverse=True)
+    old = run / CHECKPOINTS / _BEFORE_SCHEMA_3
+    return [path for _, path in newest_first] + ([old] if old.exists() else [])
+
+
+def newest_checkpoint(run: Path) -> Found:
+    """The newest intact one of the run in the folder `run`.
+
+    Raises UserError where there is none, or the newest intact one is of a newer fasttrain.
+    """
+    paths = checkpoints_of(run)
+    if not paths:
+        raise UserError(f"{run}: no checkpoint in it; give --resume a run folder, one of its checkpoints, or auto")
+    torn: list[UserError] = []
+    for path in paths:
+        try:
+            state = load_checkpoint(path)
+        except TooNew:
+            raise
+        except UserError as error:
+            torn.append(error)
+            continue
+        return Found(path, state, tuple(f"{each}; going on from {path.name}" for each in torn))
+    if len(torn) == 1:
+        raise torn[0]
+    raise UserError(f"{run / CHECKPOINTS}: none of its {len(torn)} checkpoints is intact: {torn[0]}")
+
+
+def find_checkpoint(resume: str, out: Path) -> Found | None:
+    """The checkpoint that `resume` means: a file, a run folder's newest, or for `auto` the newest unfinished run's in
+    `out`.
+
+    None where `auto` finds nothing to resume. Raises UserError where what is meant has no intact checkpoint.
+    """
+    if resume == "auto":
+        run = newest_unfinished(out)
+        return None if run is None else newest_checkpoint(run)
+    path = Path(resume)
+    if path.is_dir():
+        return newest_checkpoint(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; give --resume a run folder, one of its checkpoints, or auto")
+    try:
+        return Found(path, load_checkpoint(path))
+    except UserError as error:
+        if (beside := _intact_beside(path)) is None:
+            raise
+        raise UserError(f"{error}; {beside} is intact: give --resume that") from error
+
+
+def newest_unfinished(out: Path) -> Path | None:
+    """The folder in `out` of the run that has a checkpoint, but no end, and was saved last."""
+    saved: dict[Path, int] = {}
+    for path in (*out.glob(f"*/{CHECKPOINTS}/step-*.safetensors"), *out.glob(f"*/{CHECKPOINTS}/{_BEFORE_SCHEMA_3}")):
+        run = path.parents[1]
+        if not (run / FINISHED).exists():
+            saved[run] = max(saved.get(run, 0), path.stat().st_mtime_ns)
+    return max(saved, key=lambda run: saved[run], default=None)
+
+
+def remove_old(newest: Path, keep: int) -> None:
+    """Of the checkpoints beside `newest`, which is safe on the disk, leaves the newest `keep`.
+
+    Those of later steps go, too: they are torn, or of a run that went back to an earlier step.
+    """
+    paths = checkpoints_of(newest.parents[1])
+    if newest not in paths:
+        return
+    at = paths.index(newest)
+    for path in (*newest.parent.glob(".step-*.tmp"), *paths[:at], *paths[at + keep :]):  # temporaries of killed ones
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s can't be removed: %s", path, error)
+
+
+def _step(path: Path) -> int | None:
+    found = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
+    return int(found[1]) if found else None
+
+
+def _intact_beside(torn: Path) -> Path | None:
+    if torn.parent.name != CHECKPOINTS:
+        return None
+    for path in checkpoints_of(torn.parents[1]):
+        if path != torn:
+            try:
+                load_checkpoint(path)
+            except UserError:
+                continue
+            return path
+    return None

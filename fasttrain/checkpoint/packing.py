@@ -1,0 +1,103 @@
+"""A run's state as tensors with names and JSON with everything else, and back, exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fasttrain.errors import InternalError
+
+_TENSOR, _STRIDE, _TUPLE, _FLOAT, _ITEMS = "$tensor", "$stride", "$tuple", "$float", "$items"
+
+
+def snapshot(value: Any) -> Any:
+    """`value` with every tensor copied to the host, in its own memory layout, and every container built anew: training
+    goes on while it is written. Tensors that lie on the host are copied, too."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: snapshot(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([snapshot(each) for each in value])
+    return value
+
+
+def pack(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of `state`, named by their paths ("model.conv_stem.weight"), and JSON that says where they belong.
+
+    Takes dicts with any plain keys, lists, tuples, tensors, None, bool, int, float (infinite and NaN, too) and str.
+    InternalError for anything else.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    return tensors, json.dumps(_packed(state, "", tensors), allow_nan=False, separators=(",", ":"))
+
+
+def unpack(tensors: Mapping[str, torch.Tensor], packed: str) -> Any:
+    """What `pack` was given; the tensors own their memory. ValueError, KeyError or RuntimeError for what it didn't
+    make."""
+    return _unpacked(json.loads(packed), tensors)
+
+
+def _packed(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {_FLOAT: str(value)}
+    if isinstance(value, torch.Tensor):
+        name = path
+        while name in tensors or name in ("", "__metadata__"):  # {"a.b": …} beside {"a": {"b": …}}
+            name += "'"
+        tensors[name] = value
+        usual = not value.numel() or value.stride() == _row_major(value.shape)
+        return {_TENSOR: name} if usual else {_TENSOR: name, _STRIDE: list(value.stride())}
+    if isinstance(value, (list, tuple)):
+        each = [_packed(item, _below(path, number), tensors) for number, item in enumerate(value)]
+        return each if isinstance(value, list) else {_TUPLE: each}
+    if isinstance(value, Mapping):
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {key: _packed(item, _below(path, key), tensors) for key, item in value.items()}
+        items = [(key, _packed(key, path, {}), item) for key, item in value.items()]
+        return {_ITEMS: [[packed, _packed(item, _below(path, key), tensors)] for key, packed, item in items]}
+    raise InternalError(f"a checkpoint can't hold a {type(value).__name__} ({path})")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if _TENSOR in value:
+        return _laid_out(tensors[value[_TENSOR]], value.get(_STRIDE))
+    if _TUPLE in value:
+        return tuple(_unpacked(each, tensors) for each in value[_TUPLE])
+    if _FLOAT in value:
+        return float(value[_FLOAT])
+    if _ITEMS in value:
+        return {_unpacked(key, tensors): _unpacked(each, tensors) for key, each in value[_ITEMS]}
+    return {key: _unpacked(each, tensors) for key, each in value.items()}
+
+
+def _laid_out(tensor: torch.Tensor, stride: list[int] | None) -> torch.Tensor:
+    # Optimizers' fused kernels walk parameters and moments side by side in memory: the layout is part of the state.
+    if stride is None:
+        return tensor.clone()
+    extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, stride, strict=True))
+    if extent != tensor.numel() or min(stride) < 0:
+        raise ValueError(f"strides {stride} for {list(tensor.shape)}")
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+
+
+def _row_major(shape: torch.Size) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def _below(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)

@@ -1,0 +1,68 @@
+"""Checkpoints of schema 1 and 2, which were pickles (`last.pt`): read without running code, and migrated."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasttrain.errors import UserError
+
+SCHEMA = 2
+"""The last one that was a pickle."""
+
+
+class TooNew(UserError):
+    """An intact checkpoint of a schema that this fasttrain doesn't know."""
+
+
+def load_pickled(path: Path) -> dict[str, Any]:
+    """The state in `path`, as the newest schema has it, read with `weights_only=True`.
+
+    Raises UserError for a file that is torn, holds code, is no checkpoint or of a newer schema; OSError.
+    """
+    _require_honest_sizes(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is then refused
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a made-up pickle can raise anything
+        said = " ".join(str(error).split()) or type(error).__name__
+        if code := re.search(r"GLOBAL ([\w.]+)", said):
+            raise UserError(
+                f"{path}: refused, as it names code to run ({code[1]}) where a checkpoint has tensors and plain data "
+                "only; nothing of it was run"
+            ) from error
+        found = re.search(r"WeightsUnpickler error: (.{,60}?)(?: Check the documentation|$)", said)
+        reason = f"{found[1]}; nothing of it was run" if found else said[:120]
+        raise UserError(f"{path}: not an intact fasttrain checkpoint ({reason})") from error
+    if not isinstance(state, dict) or not isinstance(state.get("schema"), int):
+        raise UserError(f"{path}: not a fasttrain checkpoint; give --weights a file of bare weights")
+    if state["schema"] > SCHEMA:
+        raise TooNew(f"{path}: schema {state['schema']} is newer than this fasttrain reads; upgrade fasttrain")
+    if state["schema"] == 1:
+        state["schedule"] = _schedule_of_schema_1(state)
+    return state
+
+
+def _require_honest_sizes(path: Path) -> None:
+    """torch stores without compression; a zip that would unpack to more than it is was made to fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(each.file_size for each in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError):  # torch itself says what is wrong with it
+        return
+    if declared > path.stat().st_size:
+        raise UserError(f"{path}: refused, as it would unpack to {declared:,} bytes, more than it has")
+
+
+def _schedule_of_schema_1(state: dict[str, Any]) -> dict[str, Any]:
+    active, epochs = state["schedule"], state["config"]["epochs"]
+    total = active.get("t_initial") or active.get("total_steps", epochs + 1) - 1
+    return {"epochs": epochs, "steps_per_epoch": total // epochs, "position": state["step"], "active": active}

@@ -1,0 +1,56 @@
+"""Writes checkpoints while training goes on."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from fasttrain.checkpoint.file import save_checkpoint
+from fasttrain.checkpoint.folder import checkpoint_path, remove_old
+from fasttrain.checkpoint.packing import snapshot
+
+
+class CheckpointWriter:
+    """Writes checkpoints into the run folder `run`, from a thread, one at a time, and leaves the newest `keep`.
+
+    What the thread failed with is raised by the next call of any method.
+    """
+
+    def __init__(self, run: Path, keep: int) -> None:
+        self._run, self._keep = run, keep
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._path: Path | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Copies `state`, which has its "step", and begins to write it, once the one before is on the disk."""
+        self.wait()
+        copied = snapshot(state)
+        path = checkpoint_path(self._run, copied["step"])
+        # A daemon: a second Ctrl-C need not wait for the disk.
+        self._thread = threading.Thread(target=self._write, args=(path, copied), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises what the thread failed with, without waiting for it."""
+        if self._thread is None or not self._thread.is_alive():
+            self.wait()
+
+    def wait(self) -> Path | None:
+        """Returns the last checkpoint, once it is on the disk; None where there was none."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return self._path
+
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
+        try:
+            save_checkpoint(path, state)
+            self._path = path
+            remove_old(path, self._keep)
+        except BaseException as error:  # it is the run's to say
+            self._failure = error

@@ -1,0 +1,26 @@
+"""Extras, installed where they are wanted: fasttrain[dali], [ffcv], [export], [tune], [s3], [gcs], [http]."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from fasttrain.errors import UserError
+
+
+def install(extra: str) -> str:
+    """The command that adds `extra` to the Python that runs, whether or not its environment is activated."""
+    pip = shutil.which("pip")
+    ours = pip is not None and Path(pip).parent == Path(sys.executable).parent
+    python = min(sys.executable, os.path.relpath(sys.executable), key=len)
+    return ("pip" if ours else f"{python} -m pip") + f" install 'fasttrain[{extra}]'"
+
+
+def require(what: str, extra: str, *modules: str) -> None:
+    """UserError that says how to get `extra` where one of `modules` isn't installed; imports none of them."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{what} needs {', '.join(missing)}: {install(extra)}")

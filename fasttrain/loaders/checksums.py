@@ -1,0 +1,89 @@
+"""Stored bytes against the index's CRC-32, each sample once a process, by a thread beside those that decode.
+
+What a flipped bit makes of a photograph mostly decodes, and one decoder takes what another refuses: so that a sample is
+bad for all loaders or for none, its bytes decide. What they were when it was converted, every decoder has read whole.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.loaders.plan import Batch
+from fasttrain.shards.checksum import CHANGED
+from fasttrain.shards.cut import native_available
+
+if TYPE_CHECKING:
+    from fasttrain.shards.reader import Located, ShardSet
+
+_AHEAD = 2  # batches compared while the consumer works
+
+
+class Checksums:
+    """`stored` finds the bytes of samples, int64 [n], where the native module can read them.
+
+    Nothing is compared where the index has no checksums, nor behind a URL: what is fetched is compared by SHA-256.
+    """
+
+    def __init__(self, shards: ShardSet, stored: Callable[[NDArray[np.int64]], Located]) -> None:
+        self._shards, self._stored = shards, stored
+        self._crc32s = None if shards.remote else shards.crc32s()
+        self._compared = np.zeros(len(shards) if self._crc32s is not None else 0, np.bool_)
+        self._bad: set[int] = set()
+        self._thread: ThreadPoolExecutor | None = None
+
+    def beside(self, batches: Iterator[Batch]) -> Iterator[list[tuple[int, str]]]:
+        """For each batch, the positions of the samples whose bytes have changed, and that word."""
+        flying: deque[tuple[Batch, Future[None] | None]] = deque()
+        for batch in batches:
+            flying.append((batch, self._submit(batch)))
+            if len(flying) > _AHEAD:
+                yield self._waited(*flying.popleft())
+        while flying:
+            yield self._waited(*flying.popleft())
+
+    def close(self) -> None:
+        """Ends the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
+
+    def _submit(self, batch: Batch) -> Future[None] | None:
+        if self._crc32s is None or not len(fresh := batch.ids[~self._compared[batch.ids]]):
+            return None
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="checksums")
+        expected = self._crc32s[fresh]
+        if native_available():
+            # Looked up by this thread alone: a ShardSet isn't made for several.
+            return self._thread.submit(self._compare, fresh, expected, self._stored(fresh))
+        stored = [self._shards.bytes(sample) for sample in fresh.tolist()]
+        return self._thread.submit(self._compare, fresh, expected, stored)
+
+    def _compare(
+        self, samples: NDArray[np.int64], expected: NDArray[np.uint32], stored: Located | list[memoryview]
+    ) -> None:
+        # Noted here: whoever asked may be gone, and nobody asks again.
+        self._bad.update(samples[_crc32s(stored) != expected].tolist())
+        self._compared[samples] = True
+
+    def _waited(self, batch: Batch, comparing: Future[None] | None) -> list[tuple[int, str]]:
+        if comparing is not None:
+            comparing.result()
+        if not self._bad:
+            return []
+        return [(position, CHANGED) for position, sample in enumerate(batch.ids.tolist()) if sample in self._bad]
+
+
+def _crc32s(stored: Located | list[memoryview]) -> NDArray[np.uint32]:
+    if isinstance(stored, list):
+        return np.array([zlib.crc32(each) for each in stored], np.uint32)
+    from fasttrain import _native
+
+    return _native.crc32s(stored.addresses, stored.lengths)

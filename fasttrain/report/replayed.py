@@ -1,0 +1,64 @@
+"""What `replay` found, in a few lines for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fasttrain.training.replay import Named, Replay, Tried
+
+_KEYS = 8
+
+
+def replay_summary(found: Replay) -> RenderableType:
+    """The step, a row for each precision, the samples that stand out, why, and the mend."""
+    facts = found.facts
+    happened = {
+        "loss": f"the loss became {facts['loss']}",
+        "gradient": f"the gradient's norm became {facts['gradient']}",
+        "scale": f"the loss scale fell to {facts['scale']:.1g}",
+        "validation": f"the validation loss became {facts['loss']}",
+    }[facts["kind"]]
+    title = Text(f"epoch {facts['epoch'] + 1}, step {facts['step'] + 1}: {happened}", style="bold")
+    about = Text(
+        f"{facts['config']['model']}, {facts['precision']} on {facts['device']}, {found.batch:,} photographs, "
+        f"learning_rate {facts['learning_rate']:g}",
+        style="dim",
+    )
+    rows = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    rows.add_column("again in", no_wrap=True)
+    for tried in found.tried:
+        rows.add_column(tried.precision, overflow="fold")
+    rows.add_row("loss", *(f"{tried.loss:.4g}" for tried in found.tried))
+    if facts["kind"] != "validation":
+        rows.add_row("gradient's norm", *(f"{tried.gradient:.4g}" for tried in found.tried))
+    rows.add_row("first not finite", *(Text(_first(tried)) for tried in found.tried))
+    rows.add_row("greatest output", *(Text(_named(tried.activations)) for tried in found.tried))
+    if facts["kind"] != "validation":
+        rows.add_row("greatest gradient", *(Text(_named(tried.gradients)) for tried in found.tried))
+    words = Table.grid(padding=(0, 2))
+    words.add_column(style="bold", no_wrap=True)
+    words.add_column(overflow="fold")
+    if len(found.keys) == found.batch > 1:
+        said = "all of them"
+    else:
+        said = ", ".join(found.keys[:_KEYS]) + (f" and {len(found.keys) - _KEYS:,} more" * (len(found.keys) > _KEYS))
+    words.add_row("photographs", Text(said))
+    words.add_row("why", Text(found.why))
+    words.add_row("mend", Text(found.mend))
+    if found.sheet is not None:
+        words.add_row("sheet", Text(str(found.sheet)))
+    return Group(title, about, Padding(rows, (1, 0)), words)
+
+
+def _first(tried: Tried) -> str:
+    return tried.module or (f"{tried.broken_gradients[-1]} (gradient)" if tried.broken_gradients else "none")
+
+
+def _named(listed: list[Named]) -> str:
+    return f"{listed[0].value:.3g}\n{listed[0].name}" if listed else "none is finite"

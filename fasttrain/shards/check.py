@@ -1,0 +1,111 @@
+"""What must hold of an index before anything is done with its numbers, and of a shard's members.
+
+The shards may come from a stranger: an offset beyond its file would be read from memory, a label beyond the classes
+would write there, and a photograph said to be small could take all memory when it is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.photos.normalise import MAX_PIXELS
+from fasttrain.shards.format import SPLITS, Manifest, index_dtype
+from fasttrain.shards.tar import BLOCK, member_header, npy_header, size_of_shard
+
+_IN_KEYS = np.zeros(256, np.bool_)
+_IN_KEYS[[0, *b"%/-_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"]] = True
+_ROWS = 1 << 16  # checked at a time: a million samples' index is larger than what a check should take
+
+
+def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
+    """Why `index`, of any dtype, is not `manifest`'s; None where every row can be relied on."""
+    if not _is_index(index):
+        return "not an index of shards"
+    said = manifest.index.samples
+    if len(index) != said or said != sum(shard.samples for shard in manifest.shards):
+        return f"{len(index):,} rows where the manifest says {said:,}"
+    shards = manifest.shards
+    counts = np.zeros(len(shards), np.int64)
+    room = np.array([shard.bytes for shard in shards], object).clip(max=1 << 62).astype(np.uint64)
+    split_of = np.array([SPLITS.index(shard.split) for shard in shards], np.uint8)
+    for start in range(0, len(index), _ROWS):
+        rows = index[start : start + _ROWS]
+        shard, length = rows["shard"], rows["length"].astype(np.uint64)
+        if shard.max(initial=0) >= len(shards):
+            return "shards that the manifest doesn't name"
+        if rows["label"].min() < 0 or rows["label"].max() >= len(manifest.classes):
+            return "labels beyond the classes"
+        if (rows["split"] != split_of[shard]).any():
+            return "samples in another split than their shard"
+        if (length > room[shard]).any() or (rows["offset"] > room[shard] - np.minimum(length, room[shard])).any():
+            return "samples outside of their shard"
+        width, height = rows["width"].astype(np.uint64), rows["height"].astype(np.uint64)
+        if not length.all() or not width.all() or not height.all():
+            return "photographs without a size"
+        if (width * height > MAX_PIXELS).any():
+            return f"photographs of more than {MAX_PIXELS:,} pixels"
+        if not _keys_are_plain(rows["key"]):
+            return "keys that `convert` makes no file's"
+        counts += np.bincount(shard, minlength=len(shards))
+    if (counts != [each.samples for each in shards]).any():
+        return "other numbers of samples in its shards than the manifest"
+    return "samples that overlap" if _overlap(index) else None
+
+
+def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str | None:
+    """Why the tar in `shard` is not what `convert` writes of the samples `rows`; None where it is, header by header.
+
+    So links, devices, absolute names, `..` and sizes beyond the file are all refused.
+    """
+    at = 0
+    for row in rows[np.argsort(rows["offset"], kind="stable")]:
+        key = row["key"].decode()
+        for name, head, length in _members(key, row, raw):
+            found = shard[at : at + BLOCK + len(head)]
+            if found != member_header(name, len(head) + length) + head:
+                return f"its member at byte {at:,} is not {name}"
+            data = at + BLOCK + len(head)
+            if name.endswith(".cls"):
+                if shard[data : data + length] != b"%d" % row["label"]:
+                    return f"{name} holds another label than the index"
+            elif data != int(row["offset"]):
+                return f"{name} lies where the index says another place"
+            at = data + length + -(len(head) + length) % BLOCK
+    if len(shard) != size_of_shard(at) or any(shard[at:]):
+        return f"more than its samples, from byte {at:,} on"
+    return None
+
+
+def _members(key: str, row: np.void, raw: bool) -> Iterator[tuple[str, bytes, int]]:
+    head = npy_header(int(row["height"]), int(row["width"])) if raw else b""
+    yield f"{key}.npy" if raw else f"{key}.jpg", head, int(row["length"])
+    yield f"{key}.cls", b"", len(b"%d" % row["label"])
+
+
+def _is_index(index: NDArray[np.void]) -> bool:
+    if index.ndim != 1 or index.dtype.names is None or index.dtype.names[0] != "key":
+        return False
+    key = index.dtype["key"]
+    if key.kind != "S":
+        return False
+    columns = index_dtype(key.itemsize).descr
+    return index.dtype.descr in (columns, columns[:-1])
+
+
+def _keys_are_plain(keys: NDArray[np.bytes_]) -> bool:
+    """Percent-quoted ASCII without a dot (so without `..`), not absolute, NULs at the end only."""
+    letters = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), -1)
+    first = letters[:, 0]
+    inside = (letters[:, 1:] == 0) | (letters[:, :-1] != 0)
+    return bool(_IN_KEYS[letters].all() and inside.all() and first.all() and (first != ord("/")).all())
+
+
+def _overlap(index: NDArray[np.void]) -> bool:
+    offset, shard = index["offset"], index["shard"]
+    order = np.lexsort((offset, shard))
+    first, second = order[:-1], order[1:]
+    end = offset[first] + index["length"][first]
+    return bool(((shard[first] == shard[second]) & (offset[second] < end)).any())

@@ -1,0 +1,207 @@
+"""`--batch-size auto`: the largest batch that fits, by trying; and what fits where the run's own did not."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from timm.utils import decay_batch_step
+
+from fasttrain.errors import OutOfMemory, UserError
+from fasttrain.model.freeze import keep_frozen
+from fasttrain.training.accumulation import Groups
+from fasttrain.training.device import release_memory
+from fasttrain.training.distributed import Agreed
+from fasttrain.training.memory import free_memory, give_back_heap, is_out_of_memory, peak_memory, resident_memory
+from fasttrain.training.optim import Schedule
+from fasttrain.training.resume import RunStart
+
+if TYPE_CHECKING:
+    from fasttrain.training.setup import RunParts
+
+log = logging.getLogger("fasttrain")
+
+Fits = Callable[[int], bool]
+
+_FIRST = 8
+_STEPS_AN_EPOCH = 8  # at least: with fewer there is little to schedule
+_CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take some
+_CPU_SHARE = 0.8  # of the memory that is free
+_TELLS = 256 << 20  # bytes: growth by less drowns in what Python and its libraries take and leave
+_TRIAL = {"pretrained": False, "weights": None, "compile": "off"}
+
+
+def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) -> tuple[RunStart, str]:
+    """`start` with a number in place of batch_size = "auto", the same on all ranks, and a line about it.
+
+    `make` makes a run's parts: ones for trying, which are thrown away. Raises UserError where one photograph is too
+    much.
+    """
+    parts = make(replace(start, config=start.config.model_copy(update={**_TRIAL, "batch_size": _FIRST})))
+    ranks, device = parts.ranks, parts.device
+    try:
+        most = _rounded(min(max(len(parts.loaders.train.ids) // (ranks.size * _STEPS_AN_EPOCH), 1), 65_536))
+        if device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(_CUDA_SHARE, device)
+            size = largest_that_fits(fitting(parts), most)
+        elif device.type == "cpu":
+            size = largest_by_growth(fitting(parts), most, ranks.local_size)
+        else:
+            raise UserError(f"batch_size = 'auto' is for cuda and cpu, not {device}; give a number")
+        size = min(ranks.gather(size))
+    finally:
+        parts.loaders.close()
+        if device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+    del parts
+    gc.collect()
+    release_memory(device)
+    why = f"more would leave fewer than {_STEPS_AN_EPOCH} steps an epoch" if size == most else f"tried on {device}"
+    update = {"batch_size": size}
+    return replace(start, config=start.config.model_copy(update=update)), f"batch size: {size} ({why})"
+
+
+def largest_that_fits(fits: Fits, most: int) -> int:
+    """Doubles until a batch doesn't fit, then tries the one in between: 8, 16, 32, 64, 48. UserError if 1 doesn't."""
+    size = min(_FIRST, most)
+    if not fits(size):
+        return largest_below(fits, size)
+    while size < most:
+        larger = min(2 * size, most)
+        if not fits(larger):
+            between = decay_batch_step(larger)
+            return between if between > size and fits(between) else size
+        size = larger
+    return size
+
+
+def largest_below(fits: Fits, failed: int) -> int:
+    """The first of 48, 32, 24, 16, … below `failed` that fits: timm's steps. UserError if 1 doesn't."""
+    size = failed
+    while size := decay_batch_step(size):
+        if fits(size):
+            return size
+    raise UserError(
+        "out of memory even with a batch of one photograph: use a smaller --image-size or --model, or "
+        "--grad-checkpointing"
+    )
+
+
+def largest_by_growth(
+    fits: Fits,
+    most: int,
+    processes: int = 1,
+    *,
+    peak: Callable[[], int] = peak_memory,
+    room: Callable[[], int] = lambda: resident_memory() + int(_CPU_SHARE * free_memory()),
+) -> int:
+    """Doubles until a step's growth in memory tells, then reckons what fits into this process's part of the `room`.
+
+    A CPU refuses nothing until the kernel kills the process, so a batch that might not fit is never tried.
+    """
+    size, grown = min(2, most), 0
+    if not fits(size):
+        return largest_below(fits, size)
+    while size < most and grown < _TELLS:
+        before, larger = peak(), min(2 * size, most)
+        if before + 2 * grown > room() or not fits(larger):
+            return size
+        grown = peak() - before
+        if grown >= _TELLS:
+            each = grown / (larger - size)
+            spare = (room() - peak()) / processes
+            return min(max(_rounded(int(larger + spare / each)), 1), most)
+        size = larger
+    return size
+
+
+def fitting(parts: RunParts) -> Fits:
+    """Whether steps with a batch of a size run on the device that `parts` are on. They change the weights."""
+
+    def fits(size: int) -> bool:
+        try:
+            _try_steps(parts, size)
+            return True
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _let_go(error)
+        finally:
+            parts.state.optimizer.zero_grad(set_to_none=True)
+            release_memory(parts.device)
+        return False
+
+    return fits
+
+
+def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
+    """Where `error` says that memory ran out: an error that offers a batch that fits, tried here. None otherwise.
+
+    `parts` are the run's own, whose weights it spoils; `run` is its folder.
+    """
+    if not is_out_of_memory(error):
+        return None
+    _let_go(error)
+    parts.state.optimizer.zero_grad(set_to_none=True)
+    release_memory(parts.device)
+    try:
+        size = largest_below(fitting(parts), parts.batch_size)
+    except UserError as none:
+        if parts.device.type != "cpu" or parts.batch_size == 1:
+            return none
+        # Under `ulimit -v` what the failed step mapped stays mapped, so that nothing after it tells what fits.
+        half = decay_batch_step(parts.batch_size)
+        return OutOfMemory(
+            f"batch_size = {parts.batch_size} is too large for the memory of cpu; try a smaller one: "
+            f"fasttrain train --resume {run} --batch-size {half}, or start anew with --batch-size auto"
+        )
+    except Exception:  # with so little left, anything can fail: the first error says more
+        log.exception("no batch that fits was found")
+        return None
+    return OutOfMemory(
+        f"batch_size = {parts.batch_size} is too large for the memory of {parts.device}: {size} fits; go on with: "
+        f"fasttrain train --resume {run} --batch-size {size}, or start anew with --batch-size {size} or auto"
+    )
+
+
+def _try_steps(parts: RunParts, size: int) -> None:
+    """Two steps: the optimizer makes its moments in the first."""
+    optimizer, side = parts.state.optimizer, parts.config.image_size
+    still = Schedule(
+        optimizer, "constant", learning_rate=1.0, epochs=1, steps_per_epoch=1, patience=0, factor=0.5, warmup_epochs=0
+    )
+    state = replace(parts.state, schedule=still)
+    delivered = state.loader.state_dict()["samples"]
+    # Without the other ranks, who may be able to take a batch that this one can't.
+    step = replace(parts.step, parallel=None, ranks=1, accumulate=1)
+    ids = torch.from_numpy(np.resize(parts.loaders.train.ids, size))
+    labels = torch.zeros(size, dtype=torch.int64)
+    images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
+    state.model.train()
+    keep_frozen(step.frozen)
+    for _ in range(2):
+        step(state, images, labels, ids, Agreed(size, 1.0, None), Groups(delivered, delivered, size))
+    if parts.device.type == "cuda":
+        torch.cuda.synchronize(parts.device)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Frees what the frames that `error` came through still hold: the activations of the step that failed."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+    gc.collect()
+    give_back_heap()
+
+
+def _rounded(size: int) -> int:
+    """1, 2, 3, 4, 6, 8, 12, 16, …: the last of these that is not above `size`."""
+    rounded: int = decay_batch_step(size + 1)
+    return rounded

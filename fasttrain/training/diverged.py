@@ -1,0 +1,206 @@
+"""The batch at which a run diverged, with the weights before it, in one file that `fasttrain replay` runs again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fasttrain.errors import Diverged, UserError, mendable
+from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.training.finite import Sign, StepDiverged, non_finite
+
+if TYPE_CHECKING:
+    from fasttrain.loaders.base import Loader
+    from fasttrain.training.setup import RunParts
+
+SCHEMA = 1
+NAME = "diverged.safetensors"
+_MOST_BATCHES = 16  # of a group of accumulated ones, the last
+
+Batches = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class DivergedStep:
+    """`batches`: what the loader gave, uint8 [n, H, W, 3] (a linear probe: features, float [n, D]), labels and ids; of
+    accumulated ones several, the guilty one last.
+
+    weights: the model's state_dict before the step. rng: see `BatchNote`. facts: plain data (see `_facts`).
+    """
+
+    batches: Batches
+    weights: dict[str, torch.Tensor]
+    rng: tuple[torch.Tensor, ...]
+    class_weights: torch.Tensor | None
+    facts: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """OSError where it can't be written."""
+        tensors = {f"model.{name}": each for name, each in self.weights.items()}
+        for number, parts in enumerate(self.batches):
+            tensors |= {
+                f"batch.{number:02}.{name}": each for name, each in zip(("images", "labels", "ids"), parts, strict=True)
+            }
+        tensors |= {f"rng.{number}": each for number, each in enumerate(self.rng)}
+        if self.class_weights is not None:
+            tensors["class_weights"] = self.class_weights
+        # clone: tied weights share memory, which the format refuses
+        plain = {name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}
+        atomic_write_bytes(path, save(plain, {"diverged": json.dumps({"schema": SCHEMA, **self.facts})}))
+
+    @staticmethod
+    def load(path: Path) -> DivergedStep:
+        """Reads what `save` wrote; the file can't run code. UserError where it isn't one."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; give a run's folder or its {NAME}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})["diverged"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise UserError(f"{path}: not a diverged step ({reason}); give a run's folder or its {NAME}") from error
+        if facts["schema"] > SCHEMA:
+            raise UserError(f"{path}: schema {facts['schema']} is newer than this fasttrain's {SCHEMA}; upgrade it")
+
+        def of(prefix: str) -> dict[str, torch.Tensor]:
+            return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+
+        parts, rng = of("batch."), of("rng.")
+        try:
+            batches: Batches = [
+                (parts[f"{number:02}.images"], parts[f"{number:02}.labels"], parts[f"{number:02}.ids"])
+                for number in range(len(parts) // 3)
+            ]
+        except KeyError as error:
+            raise UserError(f"{path}: a part of the batch is missing ({error}); train again") from None
+        return DivergedStep(
+            batches, of("model."), tuple(rng[name] for name in sorted(rng)), tensors.get("class_weights"), facts
+        )
+
+
+def find_diverged(where: Path) -> Path:
+    """The file that `where`, a run's folder or a file, means; with several ranks' in a folder, the first. UserError."""
+    if not where.is_dir():
+        return where
+    found = sorted(where.glob("diverged*.safetensors"))
+    if not found:
+        raise UserError(f"{where}: no {NAME} in it; only a run that diverged leaves one")
+    return found[0]
+
+
+@contextmanager
+def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
+    """Where a step of `run` inside it diverges, writes the guilty batch into `folder` and raises Diverged, which names
+    the file and the mend."""
+    try:
+        yield
+    except StepDiverged as error:
+        kind, said = error.sign.kind, str(error)
+        if kind in ("gradient", "scale"):  # all ranks have these; one whose own loss was not finite speaks first
+            run.ranks.agree()
+        try:
+            path = _keep(run, error.sign, folder)
+        except Exception as why:  # what stopped the run is the news, not this
+            path = None
+            said += f" (its batch could not be kept: {mendable(why) or why or type(why).__name__})"
+        if path is not None:
+            said += f"; {path} holds the batch: `fasttrain replay {shlex.quote(str(folder))}` says where it came from"
+        elif kind == "validation":
+            run.ranks.agree()
+        raise Diverged(said) from error
+
+
+def _keep(run: RunParts, sign: Sign, folder: Path) -> Path | None:
+    if sign.kind == "validation":
+        model: torch.nn.Module = run.state.evaluated_model
+        batches = _guilty_of_validation(run, model)
+    else:
+        model = run.state.model
+        batches = _read_again(run, sign)
+    if not batches:
+        return None
+    weights = model.state_dict()
+    learned = {name for name, _ in model.named_parameters()}
+    broken = non_finite(weights)
+    ids = torch.cat([ids for _, _, ids in batches])
+    step = DivergedStep(
+        batches,
+        weights,
+        sign.note.rng if sign.note else (),
+        run.step.class_weights,
+        {
+            **_facts(run, sign),
+            "keys": [run.shards.index[int(each)]["key"].decode() for each in ids],
+            "broken_weights": [name for name in broken if name in learned],
+            "broken_buffers": [name for name in broken if name not in learned],
+        },
+    )
+    path = folder / (NAME if run.ranks.main else f"diverged-rank{run.ranks.rank}.safetensors")
+    step.save(path)
+    return path
+
+
+def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
+    """What is known of the step, as JSON can hold it: numbers that are not finite as their names."""
+    note, config, spec = sign.note, run.config, run.spec
+    return {
+        "kind": sign.kind,
+        "loss": repr(sign.loss),
+        "gradient": None if sign.gradient is None else repr(sign.gradient),
+        "epoch": run.state.epoch,
+        "step": note.step if note else run.state.step,
+        "learning_rate": note.learning_rate if note else run.state.schedule.learning_rate,
+        "precision": run.precision,
+        "scale": sign.scale,
+        "device": str(run.device),
+        "rank": run.ranks.rank,
+        "config": config.plain(),
+        "classes": list(spec.classes),
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }
+
+
+def _read_again(run: RunParts, sign: Sign) -> Batches:
+    """The guilty batch from the run's own loader, which the plan makes give the same again: no step has to keep it."""
+    note, loader = sign.note, run.state.loader
+    assert note is not None
+    start = note.delivered - note.samples
+    if sign.kind != "loss":  # of the group's batches none is known to be guiltier than the others
+        most = _MOST_BATCHES * loader.settings.batch_size * loader.settings.world_size
+        start = max(note.group, note.delivered - most)
+    loader.load_state_dict({"epoch": note.epoch, "samples": start})
+    return [each for each in _until(loader, note.delivered) if len(each[1])]
+
+
+def _until(loader: Loader, delivered: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    with closing(iter(loader)) as batches:  # type: ignore[type-var]
+        for images, labels, ids in batches:
+            yield images.clone(), labels, ids
+            if loader.state_dict()["samples"] >= delivered:
+                return
+
+
+def _guilty_of_validation(run: RunParts, model: torch.nn.Module) -> Batches:
+    """The first batch of the validation split whose loss is not finite, of this rank's; empty where there is none."""
+    model.eval()
+    criterion = torch.nn.CrossEntropyLoss()
+    with torch.inference_mode(), closing(iter(run.loaders.val)) as batches:  # type: ignore[type-var]
+        for images, labels, ids in batches:
+            if not len(labels):
+                continue
+            with run.autocast():
+                logits = model(run.preprocess(images.to(run.device)))
+            if not torch.isfinite(criterion(logits.float(), labels.to(run.device))):
+                return [(images.clone(), labels, ids)]
+    return []

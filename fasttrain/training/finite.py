@@ -1,0 +1,157 @@
+"""Whether the last steps' losses and gradients were finite numbers: noted on the device, so that no step waits for it.
+
+From the first step on that was not, the weights stay as they were before it, though the host learns of it later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.nn.utils import get_total_norm
+
+from fasttrain.errors import Diverged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LOOK_EVERY = 10  # batches between two looks at the notes: each makes the host wait for the device
+LEAST_SCALE = 1e-4  # of fp16's loss, as fairseq's --min-loss-scale; GradScaler begins at 65,536 and halves it
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+
+
+@dataclass(frozen=True)
+class BatchNote:
+    """One batch of training, as the host knows it before it runs. `step` optimizer steps were made before it.
+
+    delivered, samples, group: of the epoch with this batch, in it, and before the group of accumulated ones that it
+    belongs to; over all ranks. rng: the generators that dropout draws from, the device's last.
+    """
+
+    epoch: int
+    step: int
+    delivered: int
+    samples: int
+    group: int
+    learning_rate: float
+    rng: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Sign:
+    """The first thing that was not finite. `note` is None for a validation, `gradient` its norm where it is known.
+
+    kind: "loss"; "gradient", of a batch with a finite loss; "scale", of fp16's loss, which fell and fell; "validation".
+    """
+
+    kind: Literal["loss", "gradient", "scale", "validation"]
+    loss: float
+    gradient: float | None = None
+    note: BatchNote | None = None
+    scale: float = 1.0
+
+
+class StepDiverged(Diverged):
+    """A step, or a validation, was not finite. `sign` says which and how."""
+
+    def __init__(self, sign: Sign, epoch: int, learning_rate: float) -> None:
+        self.sign = sign
+        where = f"in epoch {epoch + 1}" + (f" at step {sign.note.step + 1}" if sign.note else "")
+        rate = f"at learning_rate = {learning_rate:g}"
+        mend = "lower --learning-rate, or set --clip-grad 1"
+        said = {
+            "loss": f"the loss became {sign.loss} {where}, {rate}; {mend}",
+            "gradient": f"the gradient's norm became {sign.gradient} {where} (the loss: {sign.loss:.4g}), {rate}; "
+            "lower --learning-rate",
+            "scale": f"fp16's loss scale fell to {sign.scale:.1g} {where}, {rate}, since the gradients overflow at any "
+            "scale; use --amp-dtype bf16, or lower --learning-rate",
+            "validation": f"the validation loss became {sign.loss} {where}, {rate}; {mend}",
+        }
+        super().__init__(said[sign.kind])
+
+
+class Watch:
+    """Notes of the batches since the last look, and whether any of them was not finite."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._broken = torch.zeros((), device=device)  # 1 from the first step that was not finite on
+        self._none = torch.zeros((), device=device)
+        self._notes: deque[BatchNote] = deque(maxlen=LOOK_EVERY)
+        self._losses: deque[torch.Tensor] = deque(maxlen=LOOK_EVERY)
+        self._norms: deque[torch.Tensor] = deque(maxlen=LOOK_EVERY)
+
+    def begin(self, epoch: int, step: int, delivered: int, samples: int, group: int, learning_rate: float) -> None:
+        """A batch is about to run; see `BatchNote`."""
+        rng: tuple[torch.Tensor, ...] = (torch.get_rng_state(),)
+        if self._device.type == "cuda":
+            rng += (torch.cuda.get_rng_state(self._device),)
+        self._notes.append(BatchNote(epoch, step, delivered, samples, group, learning_rate, rng))
+
+    def loss(self, loss: torch.Tensor) -> None:
+        """Of the batch that began, float []."""
+        loss = loss.detach().clone()  # the next run of a CUDA graph writes where this one lies
+        self._losses.append(loss)
+        self._norms.append(self._none)
+        self._break_unless(loss)
+
+    def gradient(self, norm: torch.Tensor, scaler: torch.amp.GradScaler) -> None:
+        """Of the group of batches that ends with the last one, float []."""
+        if not scaler.is_enabled() and self._norms:
+            self._norms[-1] = norm
+            self._break_unless(norm)
+
+    def scaled(self, loss: torch.Tensor, scaler: torch.amp.GradScaler) -> torch.Tensor:
+        """`scaler`'s of `loss`; after a step that was not finite it is not finite either, so that `scaler` skips it."""
+        return scaler.scale(loss / (1 - self._broken) if scaler.is_enabled() else loss)
+
+    def update(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+        """`optimizer`'s step, which leaves the weights alone from the first on that was not finite.
+
+        Torch's fused optimizers look at the flag themselves. For another one the host does, and waits for the device
+        in each step: `GradScaler` treats them so, too.
+        """
+        if scaler.is_enabled():
+            scaler.step(optimizer)
+        elif isinstance(optimizer, _FUSED) and optimizer.defaults.get("fused"):
+            optimizer.found_inf = self._broken  # type: ignore[union-attr]
+            optimizer.step()
+        elif not self._broken:
+            optimizer.step()
+
+    def look(self, scaler: torch.amp.GradScaler) -> Sign | None:
+        """The first that was not finite since the last look, if any was. Waits for the device."""
+        if not self._losses:
+            return None
+        values = torch.stack([each.float() for each in (*self._losses, *self._norms)]).tolist()
+        count = len(self._losses)
+        notes = list(self._notes)[-count:]
+        scale = scaler.get_scale() if scaler.is_enabled() else 1.0
+        for note, loss, norm in zip(notes, values[:count], values[count:], strict=True):
+            if not math.isfinite(loss):
+                return Sign("loss", loss, None, note, scale)
+            if not math.isfinite(norm):
+                return Sign("gradient", loss, norm, note, scale)
+        if scale < LEAST_SCALE:
+            return Sign("scale", values[count - 1], None, notes[-1], scale)
+        for noted in (self._notes, self._losses, self._norms):
+            noted.clear()
+        return None
+
+    def _break_unless(self, value: torch.Tensor) -> None:
+        self._broken.masked_fill_(~torch.isfinite(value), 1.0)
+
+
+def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The 2-norm of all gradients together, float [], on their device: not finite where one of them isn't."""
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    norm: torch.Tensor = get_total_norm(gradients)
+    return norm
+
+
+def non_finite(tensors: dict[str, Any]) -> list[str]:
+    """The names of those that have a value that is no finite number."""
+    return [name for name, each in tensors.items() if each.is_floating_point() and not torch.isfinite(each).all()]

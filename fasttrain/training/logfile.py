@@ -1,0 +1,43 @@
+"""`train.log`: an extra, which a run outlives."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from fasttrain.errors import of_os
+
+
+class RunLog(logging.FileHandler):
+    """Writes the file at `path`. Where that can't be done, `say` hears of it once, and the run goes on without."""
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        self._say, self._refused = say, False
+        try:
+            self.stream = self._open()
+        except OSError as error:
+            self._refuse(error)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._refused:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._refuse(error)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what is left of a line that found no room
+            super().close()
+
+    def _refuse(self, error: OSError) -> None:
+        self._refused = True
+        self._say(f"the log can't be kept ({of_os(error, self.baseFilename)}); the run goes on without")
+        self.close()

@@ -1,0 +1,319 @@
+"""`replay`: the step at which a run diverged once more, without compiling, in fp32 and in the run's precision, with a
+look at every module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fasttrain.augment.batch import BatchAugment
+from fasttrain.augment.mix import PlannedMixup
+from fasttrain.config.schema import parse_rand_augment
+from fasttrain.errors import UserError
+from fasttrain.model.batch_norm import running_statistics
+from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
+from fasttrain.model.factory import create_model
+from fasttrain.model.freeze import freeze_blocks, freeze_body, keep_frozen
+from fasttrain.model.preprocess import Normalise
+from fasttrain.training.device import choose_device, mixed_precision
+from fasttrain.training.diverged import DivergedStep, find_diverged
+from fasttrain.training.finite import gradient_norm, non_finite
+from fasttrain.training.linear_probe import head_of
+
+_LISTED = 3  # activations, gradients
+_SHOWN = 64  # photographs of a sheet
+_WILD = 10  # times the loss of a guess
+
+
+@dataclass(frozen=True)
+class Named:
+    """A module or a parameter, and the greatest magnitude of its output or gradient (of the finite values)."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The step in one precision. `gradient`: the norm of all; None for a validation, which has none.
+
+    module: the first whose output is not finite; None where all are. fed: the greatest magnitude of what it got; NaN
+    where that is not finite either. samples: places in the guilty batch whose part of that output, or else whose loss,
+    is not finite. losses: one a sample.
+    """
+
+    precision: str
+    loss: float
+    gradient: float | None
+    module: str | None
+    fed: float
+    activations: list[Named]
+    gradients: list[Named]
+    broken_gradients: list[str]
+    samples: list[int]
+    losses: list[float]
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and self.module is None and math.isfinite(self.gradient or 0.0)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """`facts`: what the run knew (see `DivergedStep`). `keys`: the samples that stand out in the guilty batch: those
+    whose values are not finite, or else those of the greatest losses. `why` and `mend`: a sentence each."""
+
+    path: Path
+    facts: dict[str, Any]
+    batch: int
+    tried: list[Tried]
+    keys: list[str]
+    why: str
+    mend: str
+    sheet: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As strict JSON can hold it: numbers that are not finite by their names."""
+        values = {**asdict(self), "path": str(self.path), "sheet": str(self.sheet) if self.sheet else None}
+        plain: dict[str, Any] = _plain(values)
+        return plain
+
+
+def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None = None) -> Replay:
+    """Runs the step again that `where`, a run's folder or a `diverged.safetensors`, holds, and says where it breaks.
+
+    `sheet`: where the guilty batch is drawn; None for nowhere. Raises UserError where there is no such step.
+    """
+    path = find_diverged(Path(where))
+    saved = DivergedStep.load(path)
+    target = choose_device(device)
+    tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
+    last = tried[-1]
+    labels = saved.batches[-1][1]
+    keys: list[str] = saved.facts["keys"][-len(labels) :]
+    guilty = last.samples or np.argsort(last.losses)[::-1][:_LISTED].tolist()
+    why, mend = _explain(saved, tried)
+    drawn = None
+    if sheet is not None and saved.batches[-1][0].ndim == 4:
+        drawn = Path(sheet)
+        _draw(saved, keys, last, drawn, f"{path}: {why}")
+    return Replay(path, saved.facts, len(labels), tried, [keys[each] for each in guilty], why, mend, drawn)
+
+
+@dataclass
+class _Seen:
+    """What the hooks note in one forward pass."""
+
+    module: str | None = None
+    fed: float = math.nan
+    rows: list[int] = field(default_factory=list)
+    outputs: dict[str, float] = field(default_factory=dict)
+
+    def note(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        if not isinstance(output, torch.Tensor) or not output.is_floating_point() or not output.numel():
+            return
+        fine = torch.isfinite(output)
+        self.outputs[name] = _greatest(output)
+        if self.module is None and not fine.all():
+            self.module = name
+            given = inputs[0] if inputs and isinstance(inputs[0], torch.Tensor) else None
+            self.fed = float(given.detach().abs().max()) if given is not None and given.numel() else math.nan
+            rows = fine.flatten(1).all(1) if fine.ndim > 1 else fine
+            self.rows = (~rows).nonzero().flatten().tolist()
+
+
+def _try(saved: DivergedStep, precision: str, device: torch.device) -> Tried:
+    config, training = saved.facts["config"], saved.facts["kind"] != "validation"
+    autocast, _ = mixed_precision(device, precision != "fp32", precision)
+    model, frozen = _model(saved, precision, device)
+    model.train(training)
+    if training:
+        keep_frozen(frozen)
+    prepare, criterion = _prepare(saved, device), _criterion(saved, training, device)
+    scale = float(saved.facts["scale"]) if precision == saved.facts["precision"] else 1.0
+    seen = _Seen()
+    for number, (images, labels, ids) in enumerate(saved.batches):
+        inputs, targets = prepare(images.to(device), labels.to(device), ids)
+        if number == len(saved.batches) - 1:
+            _put_back(saved.rng, device)
+        lone = training and len(labels) == 1 < int(config["batch_size"])
+        with running_statistics(model) if lone else nullcontext():
+            seen = _Seen()
+            with _watched(model, seen), autocast(), torch.set_grad_enabled(training):
+                logits = model(inputs)
+                losses = criterion(reduction="none")(logits, targets)
+                loss = criterion(reduction="mean")(logits, targets)
+            if training:
+                (loss * scale).backward()
+    gradients: dict[str, torch.Tensor] = {}
+    for name, each in model.named_parameters():
+        if each.grad is not None:
+            gradients[name] = each.grad.div_(scale)
+    listed = [row for row, value in enumerate(losses.detach().float().tolist()) if not math.isfinite(value)]
+    return Tried(
+        precision=precision,
+        loss=float(loss.detach()),
+        gradient=float(gradient_norm(model.parameters())) if training else None,
+        module=seen.module,
+        fed=seen.fed,
+        activations=_most(seen.outputs),
+        gradients=_most({name: _greatest(each) for name, each in gradients.items() if each.isfinite().any()}),
+        broken_gradients=non_finite(gradients),
+        samples=seen.rows or listed,
+        losses=losses.detach().float().tolist(),
+    )
+
+
+def _model(saved: DivergedStep, precision: str, device: torch.device) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
+    config = saved.facts["config"]
+    model = create_model(config["model"], len(saved.facts["classes"]), drop_rate=config["drop_rate"])
+    try:
+        model.load_state_dict(saved.weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights kept do not fit {config['model']} as timm makes it here; see `pip list`"
+        ) from error
+    frozen = freeze_body(model) if config["linear_probe"] else freeze_blocks(model, config["freeze"])
+    if precision != "fp32" and device.type == "cpu":
+        keep_slow_depthwise_in_fp32(model)
+    if config["linear_probe"]:
+        model.forward = head_of(model)
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if config["channels_last"] else model, frozen
+
+
+def _prepare(
+    saved: DivergedStep, device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Batches to inputs and targets, as the run's `Step.prepare` does."""
+    config, facts = saved.facts["config"], saved.facts
+    training = facts["kind"] != "validation"
+    pixels = not config["linear_probe"]
+    normalise = Normalise(tuple(facts["mean"]), tuple(facts["std"]), channels_last=config["channels_last"]).to(device)
+    augment = mix = None
+    if training and (config["color_jitter"] or config.get("rand_augment") or config["random_erasing"]):
+        augment = BatchAugment(
+            torch.cat([ids for _, _, ids in saved.batches]).numpy(),
+            config["seed"],
+            tuple(facts["mean"]),
+            device,
+            color_jitter=config["color_jitter"],
+            rand_augment=parse_rand_augment(config["rand_augment"]) if config.get("rand_augment") else None,
+            random_erasing=config["random_erasing"],
+        )
+    if training and (config["mixup"] or config["cutmix"]):
+        mix = PlannedMixup(config["mixup"], config["cutmix"], len(facts["classes"]), config["seed"])
+
+    def prepare(images: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if augment is not None:
+            images = augment(images, ids.numpy(), facts["epoch"])
+        inputs = normalise(images) if pixels else images
+        return mix(inputs, labels, ids.numpy(), facts["epoch"]) if mix is not None else (inputs, labels)
+
+    return prepare
+
+
+def _criterion(saved: DivergedStep, training: bool, device: torch.device) -> Callable[..., torch.nn.CrossEntropyLoss]:
+    def make(reduction: str) -> torch.nn.CrossEntropyLoss:
+        if not training:
+            return torch.nn.CrossEntropyLoss(reduction=reduction)
+        weights = None if saved.class_weights is None else saved.class_weights.to(device)
+        smoothing = saved.facts["config"]["label_smoothing"]
+        return torch.nn.CrossEntropyLoss(weights, label_smoothing=smoothing, reduction=reduction)
+
+    return make
+
+
+@contextmanager
+def _watched(model: torch.nn.Module, seen: _Seen) -> Iterator[None]:
+    # A module's hook runs after those of the modules in it, so the first that notices is the innermost.
+    handles = [
+        module.register_forward_hook(
+            lambda _, inputs, output, name=name: seen.note(name or "the model itself", inputs, output)
+        )
+        for name, module in model.named_modules()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _put_back(rng: tuple[torch.Tensor, ...], device: torch.device) -> None:
+    if rng:
+        torch.set_rng_state(rng[0])
+    if len(rng) > 1 and device.type == "cuda":
+        torch.cuda.set_rng_state(rng[1], device)
+
+
+def _greatest(values: torch.Tensor) -> float:
+    return float(torch.nan_to_num(values.detach().float(), 0.0, 0.0, 0.0).abs().max())
+
+
+def _most(values: dict[str, float]) -> list[Named]:
+    ordered = sorted(values.items(), key=lambda each: each[1], reverse=True)
+    return [Named(name, value) for name, value in ordered[:_LISTED]]
+
+
+def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
+    """Why the step is not finite, and what to change."""
+    facts, full, own = saved.facts, tried[0], tried[-1]
+    rate = float(facts["learning_rate"])
+    lower = f"lower --learning-rate ({rate:g}) to {rate / 10:g}, or warm it up (--scheduler cosine --warmup-epochs 1)"
+    if broken := facts["broken_weights"]:
+        named = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
+        if facts["step"] == 0:
+            return f"the weights that the run began with are not finite ({named})", "give other --weights"
+        return f"the weights were not finite any more before this step ({named})", f"{lower}, or set --clip-grad 1"
+    if facts["kind"] == "validation" and (broken := facts["broken_buffers"]):
+        return f"BatchNorm's running statistics are not finite ({broken[0]})", f"{lower}, or set --clip-grad 1"
+    if full.finite and not own.finite:
+        place = own.module or (own.broken_gradients[-1:] or ["the loss"])[0]
+        most = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
+        why = f"it is finite in fp32; {own.precision} overflows at {place}{most}"
+        mend = "use --amp-dtype bf16" if own.precision == "fp16" else "train with --no-amp"
+        if full.loss > _WILD * math.log(len(facts["classes"])):
+            mend += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
+        return why, mend
+    if own.finite:
+        why = "it is finite when run again, as it is here, without torch.compile and with the weights before it"
+        return (
+            why,
+            "try --compile off and --deterministic; where it comes back at other steps, test the machine's memory",
+        )
+    if own.module is not None:
+        fed = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
+        return (
+            f"the values overflow at {own.module}{fed}: the weights have grown too far",
+            f"{lower}, or set --clip-grad 1",
+        )
+    if not math.isfinite(own.loss):
+        return "the logits are finite, and the loss is not: they are too far apart", f"{lower}, or set --clip-grad 1"
+    place = (own.broken_gradients[-1:] or ["the sum of all squares"])[0]
+    return f"the loss is finite, and the gradient overflows at {place}", lower
+
+
+def _draw(saved: DivergedStep, keys: list[str], tried: Tried, path: Path, title: str) -> None:
+    from fasttrain.report.contact_sheet import contact_sheet, save_sheet
+
+    images, labels, _ = saved.batches[-1]
+    classes = saved.facts["classes"]
+    order = sorted(range(len(labels)), key=lambda row: (row not in tried.samples, row))[:_SHOWN]
+    captions = [f"{keys[row]}\n{classes[int(labels[row])]}, loss {tried.losses[row]:.3g}" for row in order]
+    save_sheet(contact_sheet(images[order].numpy(), captions, title=title), path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value

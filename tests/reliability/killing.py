@@ -1,0 +1,256 @@
+"""Kills fasttrain at a chosen write, or at an instant, and tells what was written in which order."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+STOPPED = 75
+SEED = int(os.environ.get("FASTTRAIN_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+
+
+@dataclass(frozen=True)
+class Act:
+    """One line of the log: what was done to which file; `rest` is the old name, or bytes."""
+
+    op: str
+    path: str
+    rest: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """The `nth` (from 1) act of `op` on files whose path below the folder is `path`, with each run of digits as #."""
+
+    op: str
+    path: str
+    nth: int
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.path.lstrip('/')} {self.nth}"
+
+
+@dataclass(frozen=True)
+class Blow:
+    """Where to strike, when and with which signal."""
+
+    point: Point
+    how: str
+    number: signal.Signals
+
+    def environment(self, under: Path) -> dict[str, str]:
+        key = f"{self.point.op}\t{self.point.path}"
+        return {
+            "KILL_UNDER": str(under),
+            "KILL_KEY": key,
+            "KILL_AT": str(self.point.nth),
+            "KILL_HOW": self.how,
+            "KILL_SIGNAL": str(int(self.number)),
+        }
+
+    def __str__(self) -> str:
+        return f"{self.number.name} {self.how} {self.point}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended, what it printed and did; whether it met the point where it was to be struck."""
+
+    code: int
+    said: str
+    orphans: int = 0
+    acts: tuple[Act, ...] = field(default=(), repr=False)
+    struck: bool = False
+
+
+def build_shim(folder: Path) -> Path:
+    """The preloaded library; skips the test where there is no compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler, for the library that kills at a write")
+    library = folder / "kill_at.so"
+    command = [compiler, "-O1", "-Wall", "-shared", "-fPIC", "-o", library, HERE / "kill_at.c", "-ldl"]
+    subprocess.run(command, check=True)
+    return library
+
+
+def read_log(path: Path) -> list[Act]:
+    """All acts, those of a forked child too, in their order."""
+    lines = path.read_text("utf-8", "surrogateescape").splitlines() if path.exists() else []
+    return [Act(*line.split("\t")) for line in lines]
+
+
+def points_of(acts: Sequence[Act], under: Path) -> list[Point]:
+    """Every act that changes the folder, by a name that is the same in another run."""
+    seen: Counter[tuple[str, str]] = Counter()
+    points = []
+    for act in acts:
+        if not (act.path + "/").startswith(f"{under}/"):
+            continue
+        key = act.op, re.sub(r"\d+", "#", act.path[len(str(under)) :])
+        seen[key] += 1
+        points.append(Point(*key, seen[key]))
+    return points
+
+
+def blows_at(points: Sequence[Point], signals: Sequence[signal.Signals] = SIGNALS) -> list[Blow]:
+    """Before and after each point, and in the middle of each write."""
+    return [
+        Blow(point, how, number)
+        for number in signals
+        for point in points
+        for how in ("before", "middle", "after")
+        if how != "middle" or point.op == "write"
+    ]
+
+
+def assert_safe_order(acts: Sequence[Act], in_place: Sequence[str] = ()) -> set[str]:
+    """What a power cut can't tear: contents are fsynced before a file gets its name, and the name's folder after.
+
+    `in_place`: patterns of names that are not ours, or may be written as they stand. Returns the names put into place.
+    """
+    dirty: dict[str, str] = {}  # a file that was changed since its fsync, and how
+    unsynced: dict[str, set[str]] = {}  # names that are new in a folder since the folder's fsync
+    placed: set[str] = set()
+    written: set[str] = set()
+    for act in acts:
+        if any(re.search(each, act.path) for each in in_place):
+            continue
+        folder = act.path.rpartition("/")[0]
+        if act.op in ("write", "truncate"):
+            dirty[act.path] = act.op
+            written.add(act.path)
+        elif act.op == "create":
+            written.add(act.path)
+        elif act.op == "fsync":
+            dirty.pop(act.path, None)
+            unsynced.pop(act.path, None)
+        elif act.op == "rename" and re.search(r"\.\d+\.tmp$", act.path):  # a library's own, of one temporary
+            if act.rest in dirty:
+                dirty[act.path] = dirty.pop(act.rest)
+            written.discard(act.rest)
+            written.add(act.path)
+        elif act.op in ("rename", "link"):
+            assert act.rest not in dirty, f"{act.path} got its name after a {dirty[act.rest]} and before the fsync"
+            if act.op == "rename":
+                written -= {each for each in written if (each + "/").startswith(act.rest + "/")}
+            written.discard(act.path)
+            placed.add(act.path)
+            unsynced.setdefault(folder, set()).add(act.path)
+        elif act.op == "mkdir":
+            unsynced.setdefault(folder, set()).add(act.path)
+        elif act.op == "unlink":
+            for path in {each for each in dirty if (each + "/").startswith(act.path + "/")}:
+                dirty.pop(path)
+            written.discard(act.path)
+            for names in unsynced.values():
+                names.discard(act.path)
+    assert not written, f"written in place, so that a kill tears them: {sorted(written)}"
+    loose = {name for names in unsynced.values() for name in names}
+    assert not loose, f"whose folder was not fsynced after they got their names: {sorted(loose)}"
+    return placed
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder, hidden ones too, by its path in it; folders that are empty as such."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found[str(path.relative_to(folder))] = path.read_bytes()
+        elif not any(path.iterdir()):
+            found[f"{path.relative_to(folder)}/"] = b""
+    return found
+
+
+def assert_same(found: Mapping[str, bytes], expected: Mapping[str, bytes], why: object) -> None:
+    """The same files with the same bytes."""
+    assert sorted(found) == sorted(expected), why
+    differ = [name for name, data in expected.items() if found[name] != data]
+    assert not differ, f"{why}: {differ} differ"
+
+
+class Server:
+    """`kill_server.py` at work; everything runs with the shim in it."""
+
+    def __init__(self, process: subprocess.Popen[str], scratch: Path) -> None:
+        self._process, self._scratch = process, scratch
+
+    def run(
+        self,
+        *arguments: object,
+        environment: Mapping[str, str] | None = None,
+        after: float | None = None,
+        once: Path | None = None,
+        number: signal.Signals = signal.SIGKILL,
+        group: bool = False,
+    ) -> Ended:
+        """One `fasttrain …` in a child that was forked for it."""
+        said, log = self._scratch / "said.txt", self._scratch / "log.tsv"
+        log.unlink(missing_ok=True)
+        names = ("KILL_UNDER", "KILL_LOG", "KILL_KEY", "KILL_AT", "KILL_HOW", "KILL_SIGNAL", "KILL_WITHOUT_FIGURES")
+        nothing = dict.fromkeys(names, "")
+        request = {
+            "arguments": [str(each) for each in arguments],
+            "environment": {**nothing, "KILL_LOG": str(log), **(environment or {})},
+            "said": str(said),
+            "after": after,
+            "once": str(once) if once else None,
+            "signal": int(number),
+            "group": group,
+        }
+        assert self._process.stdin is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = self._answer()
+        acts = read_log(log)
+        struck = any(act.op == "killed" for act in acts)
+        return Ended(answer["code"], said.read_text("utf-8", "replace"), answer["orphans"], tuple(acts), struck)
+
+    def logged(self, under: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> list[Act]:
+        """What an undisturbed `fasttrain …` does to the folder."""
+        ended = self.run(*arguments, environment={**(environment or {}), "KILL_UNDER": str(under)})
+        assert ended.code == 0, ended.said
+        return list(ended.acts)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the server is gone ({self._process.wait()})"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def serving(scratch: Path, *modules: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A server that has imported `modules`."""
+    shim = build_shim(scratch)
+    process = subprocess.Popen(
+        [sys.executable, HERE / "kill_server.py", *modules],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {}), "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
+    )
+    server = Server(process, scratch)
+    try:
+        server._answer()
+        yield server
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(timeout=60)

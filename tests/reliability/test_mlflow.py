@@ -1,0 +1,479 @@
+"""A real MLflow server that is killed, restarted, cut off, slow and replaced by nonsense: each entry arrives once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fasttrain.tracking import mlflow as tracking
+from fasttrain.tracking.journal import JOURNAL, peek
+from fasttrain.tracking.mlflow import Tracker
+from fasttrain.tracking.store import UUID, Store
+from fasttrain.tracking.waiting import deliver_runs
+from tests.reliability.conftest import Fault
+from tests.tracking.fault_proxy import FAULTS, Proxy
+from tests.tracking.mlflow_processes import Server, wait_until
+from tests.training.conftest import SMALL, arguments, paused, program
+
+Rows = Counter[tuple[str, int, str, int]]
+"""Metrics as (name, step, value, time)."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests here; each has an experiment of its own."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with Proxy(server.port).serving() as proxy:
+        yield proxy
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory; a client that gives up, and tries again, sooner than it would for people."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    for name, seconds in {"_FIRST_RETRY_S": 0.02, "_RETRY_S": 0.2, "_AWAY_S": 60.0}.items():
+        monkeypatch.setattr(tracking, name, seconds)
+    return tmp_path
+
+
+def logged(journal: Path) -> Rows:
+    """What the journal holds."""
+    lines = [json.loads(line) for line in (journal / JOURNAL).read_text().splitlines()]
+    return Counter(
+        (name, line["step"], repr(float(value)), line["time"])
+        for line in lines
+        if line["op"] == "metrics"
+        for name, value in line["metrics"].items()
+    )
+
+
+def arrived(client: Any, run: Any) -> Rows:
+    """What the store has."""
+    return Counter(
+        (name, point.step, repr(point.value), point.timestamp)
+        for name in run.data.metrics
+        for point in client.get_metric_history(run.info.run_id, name)
+    )
+
+
+def only_run(uri: str, experiment: str) -> tuple[Any, Any]:
+    """The client and the one run that the experiment has."""
+    client = Store(uri).client
+    number = client.get_experiment_by_name(experiment).experiment_id
+    (run,) = client.search_runs([number])
+    return client, run
+
+
+def assert_once(server: Server, experiment: str, journal: Path, status: str = "FINISHED") -> Any:
+    client, run = only_run(server.uri, experiment)
+    there, wanted = arrived(client, run), logged(journal)
+    assert wanted and there == wanted, f"lost {wanted - there}, too many {there - wanted}"
+    assert run.info.status == status
+    return run
+
+
+def artifacts(server: Server, run: Any) -> dict[str, bytes]:
+    folder = server.folder / "artifacts" / run.info.experiment_id / run.info.run_id / "artifacts"
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_server_is_killed_and_restarted_at_random_moments(
+    server: Server, here: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = fault.times(short=1, full=20)
+    chance = random.Random(8)
+    (here / "picture.png").write_bytes(b"picture" * 1000)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    step, stop = 0, threading.Event()
+
+    def train() -> None:
+        nonlocal step
+        while not stop.is_set():
+            step += 1
+            tracker.log_metrics({"loss": 1 / step, "top1": step / 7, "nan": float("nan")}, step)
+            if step % 50 == 0:
+                tracker.log_artifact(here / "picture.png", f"epoch-{step}")
+            time.sleep(0.02)
+
+    waited = []
+    params = {f"p{number}": number for number in range(150)}
+    with Tracker.start("killed", "r", params, journal=here / "run", uri=server.uri) as tracker:
+        training = threading.Thread(target=train)
+        training.start()
+        for number in range(kills):
+            time.sleep(chance.random() * 0.8)
+            server.kill()
+            before = step
+            wait_until(lambda: step > before + 20, 60)  # noqa: B023
+            server.start()
+            began, goal = time.monotonic(), tracker._journal.size
+            wait_until(lambda: tracker._delivery.sent >= goal, 120)  # noqa: B023
+            waited.append(time.monotonic() - began)
+            if number == kills - 1:
+                stop.set()
+                training.join()
+    run = assert_once(server, "killed", here / "run")
+    assert len(run.data.params) == 150 and artifacts(server, run)["picture.png"] == b"picture" * 1000
+    rows = sum(logged(here / "run").values())
+    fault.seen(
+        "MLflow's server killed in mid-run",
+        "SIGKILL of the whole `mlflow server` (SQLite) at a random moment, restarted on its port while the run logs on",
+        kills,
+        measured=f"{rows:,} values, each there once, in one run; all there at most {max(waited):.1f} s after a restart",
+    )
+
+
+def test_requests_and_answers_are_lost_delayed_and_forged(
+    server: Server, proxy: Proxy, here: Path, fault: Fault
+) -> None:
+    """Each kind of fault in turn, at random requests: the first ones to make the experiment and the run among them."""
+    wanted = fault.times(short=len(FAULTS), full=500)
+    chance = random.Random(8)
+    kinds = list(FAULTS)
+    lied: set[int] = set()
+    turn = 0
+
+    def policy(method: str, path: str) -> str | None:
+        nonlocal turn
+        if method == "PUT" and runs not in lied:  # "taken", says somebody of a file
+            lied.add(runs)
+            return "nothing with 200"
+        share = 1 / 3 if turn < wanted else 0.0
+        if chance.random() >= share:
+            return None
+        if turn % len(kinds) == 0:
+            chance.shuffle(kinds)
+        turn += 1
+        return kinds[(turn - 1) % len(kinds)]
+
+    proxy.policy, proxy.patience = policy, 2.5
+    runs = 0
+    while turn < wanted:
+        runs += 1
+        folder, name = here / f"run-{runs}", f"faults {runs}"
+        folder.mkdir()
+        (folder / "report.html").write_text(f"page {runs}")
+        with Tracker.start(name, "r", {"lr": 0.1}, {"host": "a"}, journal=folder, uri=proxy.uri) as tracker:
+            for step in range(1, 41):
+                tracker.log_metrics({"loss": 1 / step, "top1": step / 7}, step)
+                if step % 10 == 0:
+                    wait_until(lambda: tracker._delivery.sent >= tracker._journal.size, 120)
+            tracker.log_artifact(folder / "report.html")
+            tracker.set_tags({"best": 3})
+            wait_until(lambda: tracker._delivery.sent >= tracker._journal.size, 120)
+        tracker._thread.join(120)
+        if peek(folder / JOURNAL).entries:  # a file, set aside after three faults in a row
+            proxy.policy = lambda method, path: None
+            deliver_runs([folder], print)
+            proxy.policy = policy
+        run = assert_once(server, name, folder)
+        assert run.data.params == {"lr": "0.1"} and run.data.tags["best"] == "3" and run.data.tags["host"] == "a"
+        assert artifacts(server, run) == {"report.html": f"page {runs}".encode()}
+    assert set(proxy.done) == set(FAULTS)
+    fault.seen(
+        "requests to MLflow's server lost, refused, delayed, answered with nonsense",
+        f"a proxy does one of {len(FAULTS)} things to every third request: {', '.join(FAULTS)}",
+        proxy.done.total(),
+        measured=f"{runs} runs, every value, setting, tag and file there, once",
+    )
+
+
+def test_a_run_is_made_once_whatever_becomes_of_the_answer(
+    server: Server, proxy: Proxy, here: Path, fault: Fault
+) -> None:
+    """The request that makes the run is the one that MLflow's API can't repeat."""
+    times = fault.times(short=3, full=60)
+    kinds = ("cut after", "half an answer", "late")
+    chance = random.Random(8)
+    for number in range(times):
+        kind, left = kinds[number % 3], chance.randint(1, 2)
+
+        def policy(method: str, path: str) -> str | None:
+            nonlocal left
+            if not path.endswith("/runs/create") or left == 0:
+                return None
+            left -= 1
+            return kind  # noqa: B023
+
+        proxy.policy, proxy.patience = policy, 60.0
+        proxy.release.clear()
+        before = proxy.done["late"]
+        folder, name = here / f"run-{number}", f"made once {number}"
+        with Tracker.start(name, "r", {}, journal=folder, uri=proxy.uri) as tracker:
+            tracker.log_metrics({"loss": 1.0}, 1)
+            wait_until(lambda: tracker._delivery.sent > 0, 60)
+            proxy.release.set()  # what was given up is carried out only now
+            made = 1 + proxy.done["late"] - before
+            wait_until(lambda: len(every_run(server, name)) == made, 60)  # noqa: B023
+        run = assert_once(server, name, folder)
+        twins = [each for each in every_run(server, name) if each.info.run_id != run.info.run_id]
+        assert all(not each.data.metrics and each.info.lifecycle_stage == "deleted" for each in twins)
+    fault.seen(
+        "the answer to the request that makes MLflow's run is lost",
+        f"the proxy treats `runs/create`, once or twice: {', '.join(kinds)}",
+        times,
+        measured="one run each; an empty twin that a slow server made later is deleted",
+    )
+
+
+def every_run(server: Server, experiment: str) -> list[Any]:
+    """Deleted ones, too."""
+    client = Store(server.uri).client
+    number = client.get_experiment_by_name(experiment).experiment_id
+    return list(client.search_runs([number], run_view_type=3))
+
+
+def test_training_goes_on_while_the_server_takes_its_time(
+    server: Server, proxy: Proxy, here: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer comes before a thousand steps are done; at full length, each of the first ones takes 30 s."""
+    seconds = fault.times(short=3, full=30)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "40")
+    steps, asked = 0, threading.Event()
+    go_on, slow = threading.Event(), 4
+
+    def policy(method: str, path: str) -> str | None:
+        nonlocal slow
+        asked.set()
+        go_on.wait()
+        if slow > 0:
+            slow -= 1
+            time.sleep(seconds if slow == 0 or fault.full else 0)
+        return None
+
+    proxy.policy = policy
+    (here / "picture.png").write_bytes(b"picture")
+    with Tracker.start("slow", "r", {"lr": 1}, journal=here / "run", uri=proxy.uri) as tracker:
+        assert asked.wait(60)
+        for steps in range(1, 1001):
+            tracker.log_metrics({"loss": 1 / steps}, steps)
+        tracker.log_artifact(here / "picture.png")
+        tracker.set_tags({"done": steps})
+        assert proxy.seen.total() == 1 and tracker.run_id is None, "nothing waited for an answer"
+        go_on.set()
+        wait_until(lambda: tracker._delivery.sent >= tracker._journal.size, 300)
+    run = assert_once(server, "slow", here / "run")
+    assert run.data.tags["done"] == "1000" and artifacts(server, run)
+    fault.seen(
+        "MLflow's server slow",
+        f"a proxy answers after {seconds} s; a run logs 1,000 steps, a file and tags before the first answer",
+        4 if fault.full else 1,
+        measured="1,000 steps done during the first request",
+    )
+
+
+def test_a_training_that_is_stopped_in_an_outage_leaves_at_once_and_delivers_when_resumed(
+    server: Server, proxy: Proxy, shard_folder: Path, here: Path, fault: Fault
+) -> None:
+    times = fault.times(short=1, full=6)
+    for number in range(times):
+        folder, experiment = here / str(number), f"stopped {number}"
+        folder.mkdir()
+        kind = ("never answered", "refused", "500")[number % 3]
+        proxy.policy = lambda method, path: kind  # noqa: B023
+        settings = {**SMALL, "data": shard_folder, "out": folder / "runs", "experiment": experiment}
+        process = start(proxy.uri, folder, 4, **{**settings, "batch_size": 32, "epochs": 3, "save_every": 1})
+        with paused(process, folder):
+            process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 75 and "Traceback" not in output, output
+        (run_folder,) = (folder / "runs").iterdir()
+        assert peek(run_folder / JOURNAL).delivered is None
+        proxy.policy = lambda method, path: None
+        deliver_runs([folder / "runs"], print)
+        assert_once(server, experiment, run_folder, "KILLED")
+        if not fault.full:
+            continue
+        process = start(proxy.uri, folder, None, resume=run_folder)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        run = assert_once(server, experiment, run_folder)
+        assert run.data.params["model"] == SMALL["model"] and run.data.metrics["best_epoch"] >= 1
+        assert "report.html" in artifacts(server, run)
+    fault.seen(
+        "SIGTERM while MLflow's server is away",
+        "`fasttrain train` in its second epoch, the server silent, refusing or failing in turn; with it back, "
+        "`fasttrain runs --deliver`, then resumed",
+        times,
+        measured="exit code 75; all is there, once",
+    )
+
+
+def start(uri: str, folder: Path, pause_at: int | None, **settings: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *program(pause_at, folder), "train", *arguments(**settings)],
+        env={**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "40", "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+LOGGER = """
+import json, sys, time
+from pathlib import Path
+from fasttrain.tracking.mlflow import Tracker
+uri, last = sys.argv[1], int(sys.argv[2])
+kept = Path("run/tracking.jsonl")
+done = [json.loads(line) for line in kept.read_text().splitlines()[:-1]] if kept.exists() else []
+steps = [line["step"] for line in done if line["op"] == "metrics"]
+with Tracker.start("logger killed", "r", {"lr": 0.1}, journal=Path("run"), uri=uri) as tracker:
+    for step in range(max([0, *steps]) // 10 * 10, last):  # from the last checkpoint, ten steps apart
+        tracker.log_metrics({"loss": step / 7, "nan": float("nan")}, step)
+        time.sleep(0.003)
+"""
+
+
+def test_a_training_that_is_killed_while_it_delivers(server: Server, here: Path, fault: Fault) -> None:
+    kills = fault.times(short=1, full=20)
+    chance = random.Random(8)
+    command = [sys.executable, "-c", LOGGER, server.uri]
+    journal = here / "run" / JOURNAL
+    for _ in range(kills):
+        size = journal.stat().st_size if journal.exists() else 0
+        process = subprocess.Popen([*command, "1000000"], cwd=here)
+        wait_until(lambda: journal.exists() and journal.read_bytes()[size:].count(b'"delivered"') > 2, 120)  # noqa: B023
+        time.sleep(chance.random() * 0.3)
+        process.kill()
+        process.wait()
+    seen = max(step for _, step, _, _ in logged(here / "run"))
+    subprocess.run([*command, str(seen + 50)], cwd=here, check=True)
+    run = assert_once(server, "logger killed", here / "run")
+    steps = Counter(step for name, step, _, _ in logged(here / "run") if name == "nan")
+    assert steps == Counter(range(seen + 50)), "what was logged before isn't logged again"
+    assert run.data.params == {"lr": "0.1"}
+    fault.seen(
+        "a process killed while it delivers to MLflow",
+        "SIGKILL of the process that logs, at a random moment of its delivery, and a resumed one",
+        kills,
+        measured=f"{sum(steps.values()) * 2:,} values, each there once",
+    )
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "file"])
+def test_killed_between_the_stores_commit_and_our_note_of_it(
+    scheme: str, server: Server, here: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store in files has what is sent twice twice; the journal of such a kill lacks the last mark."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    if scheme == "sqlite":
+        shutil.copy(server.folder / "mlflow.db", here / "mlflow.db")
+    uri = f"sqlite:///{here / 'mlflow.db'}" if scheme == "sqlite" else f"file://{here / 'mlruns'}"
+    times = fault.times(short=3, full=50)
+    chance = random.Random(8)
+    for number in range(times):
+        folder = here / str(number)
+        with Tracker.start(f"unnoted {number}", "r", {"lr": 0.1}, {"a": 1}, journal=folder, uri=uri) as tracker:
+            for step in range(40):
+                tracker.log_metrics({"loss": step / 7, "nan": float("nan")}, step)
+        kept = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+        marks = [at for at, line in enumerate(kept) if b'"delivered"' in line]
+        lost = set(marks[chance.randrange(len(marks)) :])
+        (folder / JOURNAL).write_bytes(b"".join(line for at, line in enumerate(kept) if at not in lost))
+        deliver_runs([folder], print)
+        client, run = only_run(uri, f"unnoted {number}")
+        assert arrived(client, run) == logged(folder)
+        assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
+    fault.seen(
+        f"a kill between MLflow's commit and our note of it, {'SQLite' if scheme == 'sqlite' else 'files'}",
+        "notes taken out of the journal from a random one on, and delivered again",
+        times,
+        measured="each value there once",
+    )
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from pathlib import Path
+from fasttrain.stop import StopRequest
+from fasttrain.tracking import mlflow
+from fasttrain.tracking.mlflow import Tracker
+mlflow._KILLED_S, Tracker.finish.__defaults__ = 3600.0, ("FINISHED", 3600.0)  # what a server that answers may take
+with StopRequest() as stop, Tracker.start("e", "r", {}, journal=Path("run"), uri=sys.argv[1]) as tracker:
+    tracker.log_metrics({"loss": 1.0}, 1)
+    Path("asked").touch()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_ctrl_c_twice_leaves_though_the_server_never_answers(
+    server: Server, proxy: Proxy, here: Path, fault: Fault
+) -> None:
+    proxy.policy = lambda method, path: "never answered"
+    environment = {**os.environ, "MLFLOW_HTTP_REQUEST_TIMEOUT": "3600"}
+    times = fault.times(short=1, full=10)
+    for _ in range(times):
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, proxy.uri],
+            cwd=here,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == -signal.SIGINT and "KeyboardInterrupt" in done.stderr, done.stderr
+        assert "--deliver" in done.stderr, "what is kept, and how to deliver it"
+    assert peek(here / "run" / JOURNAL).entries == times * 2 + 1, "a metric is logged once, and each start and end"
+    fault.seen(
+        "Ctrl-C twice while MLflow's server never answers",
+        "two SIGINTs in a row, a server that takes requests and is silent, a time-out of an hour",
+        times,
+        measured="the process ended, all of it in the journal",
+    )
+
+
+def test_a_long_outage_costs_no_memory(here: Path, fault: Fault) -> None:
+    """Of a server that is away nothing is kept in memory: the journal is read from the disk when it is back."""
+    entries = fault.times(short=20_000, full=1_000_000)
+    tracker = Tracker.start("e", "r", {}, journal=here / "run", uri="http://127.0.0.1:9")
+    wait_until(lambda: tracker._failures > 0, 60)
+    tracemalloc.start()
+    for step in range(entries):
+        tracker.log_metrics({"loss": 1 / (step + 1), "top1": 0.5}, step)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tracker.finish(timeout=0)
+    assert grown < 1_000_000, f"{grown:,} bytes"
+    assert peek(here / "run" / JOURNAL).entries == entries + 2
+    size = (here / "run" / JOURNAL).stat().st_size
+    fault.seen(
+        "MLflow's server away for as many entries as a run may have",
+        "metrics logged while every connection is refused",
+        entries,
+        measured=f"memory grew by {grown / 1e3:,.0f} kB, the journal to {size / 1e6:,.1f} MB",
+    )
+
+
+def test_the_tag_that_makes_a_run_one(server: Server, here: Path) -> None:
+    with Tracker.start("tagged", "r", {}, journal=here / "run", uri=server.uri):
+        pass
+    _, run = only_run(server.uri, "tagged")
+    start = json.loads((here / "run" / JOURNAL).read_text().splitlines()[0])
+    assert run.data.tags[UUID] == start["uuid"]

@@ -1,0 +1,165 @@
+"""`--batch-size auto`, and what is offered where a batch is too large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from rich.console import Console
+
+from fasttrain import train
+from fasttrain.config.load import read_toml, resolve
+from fasttrain.errors import UserError
+from fasttrain.training import batch_size, memory
+from fasttrain.training.batch_size import fitting, largest_below, largest_by_growth, largest_that_fits
+from fasttrain.training.distributed import Ranks
+from fasttrain.training.loop import Step
+from fasttrain.training.resume import RunStart
+from fasttrain.training.setup import RunParts
+from tests.training.conftest import SMALL, killed_after, last_state
+
+RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "track": False, "deterministic": True, "drop_rate": 0.2}
+
+
+def up_to(limit: int, tried: list[int]) -> Callable[[int], bool]:
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return size <= limit
+
+    return fits
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "found"),
+    [(50, 4096, 48), (63, 4096, 48), (64, 4096, 64), (95, 4096, 64), (5, 4096, 4), (1, 4096, 1), (10**6, 24, 24)],
+)
+def test_it_doubles_and_tries_the_one_in_between(limit, most, found):
+    tried: list[int] = []
+    assert largest_that_fits(up_to(limit, tried), most) == found
+    assert len(tried) == len(set(tried)) and max(tried) <= most
+    assert found in tried, "nothing is promised that was not tried"
+
+
+def test_what_fits_below_a_batch_that_did_not():
+    tried: list[int] = []
+    assert largest_below(up_to(20, tried), 64) == 16
+    assert tried == [48, 32, 24, 16]
+    with pytest.raises(UserError, match="even with a batch of one photograph"):
+        largest_below(up_to(0, []), 64)
+
+
+@pytest.mark.parametrize(("room", "found"), [(5.0, 32), (8.5, 64), (3.0, 16), (1.9, 8), (100.0, 512)])
+def test_a_cpu_reckons_from_the_growth_of_small_batches(room, found):
+    """1 GB before any step, 0.1 GB a photograph: what is taken stays below the room, and nothing large is tried."""
+    taken, tried = [1.0], []
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        taken.append(1.0 + 0.1 * size)
+        return True
+
+    size = largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), room=lambda: int(room * 1e9))
+    assert size == found and 1.0 + 0.1 * size <= room
+    assert max(tried) <= 8 and max(taken) <= room
+
+
+def test_nothing_is_tried_that_might_not_fit():
+    taken = [1.0]
+
+    def fits(size: int) -> bool:
+        taken.append(1.0 + 0.05 * size)
+        return True
+
+    assert largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), room=lambda: int(1.35e9)) == 4
+    assert max(taken) <= 1.35
+
+
+def small_memory(monkeypatch: pytest.MonkeyPatch, limit: int, after: int = 0) -> None:
+    """Steps with more photographs than `limit` raise what CUDA raises, from optimizer step `after` on."""
+    forward = Step.forward
+
+    def limited(self: Step, model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> object:
+        made = forward(self, model, inputs, targets)
+        if len(inputs) > limit and limited.calls >= after:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        limited.calls += 1
+        return made
+
+    limited.calls = 0
+    monkeypatch.setattr(Step, "forward", limited)
+
+
+def test_real_steps_are_tried_and_errors_of_other_kinds_are_not_swallowed(shard_folder, monkeypatch):
+    config = resolve({**RUN, "data": shard_folder, "scheduler": "onecycle", "epochs": 1, "limit_batches": 1})
+    parts = RunParts(RunStart(config), Console(quiet=True), Ranks())
+    small_memory(monkeypatch, limit=20)
+    before = [each.clone() for each in parts.model.parameters()]
+    assert [fitting(parts)(size) for size in (4, 16, 24, 20)] == [True, True, False, True]
+    assert any(not torch.equal(a, b) for a, b in zip(before, parts.model.parameters(), strict=True)), "real steps"
+    assert all(each.grad is None for each in parts.model.parameters())
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Step, "forward", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        fitting(parts)(4)
+
+
+def test_a_run_with_auto_is_one_with_the_number_and_goes_on_with_it(shard_folder, tmp_path, capsys, monkeypatch):
+    settings = {**RUN, "epochs": 1, "save_every": 2, "data": shard_folder}
+    given = train(**{**settings, "batch_size": 8, "out": tmp_path / "given"})
+    with killed_after(lambda state: state["step"] == 4):
+        train(**{**settings, "batch_size": "auto", "out": tmp_path / "auto"})
+    assert "batch size: 8 (more would leave fewer than 8 steps an epoch)" in " ".join(capsys.readouterr().out.split())
+    (run,) = (tmp_path / "auto").iterdir()
+    assert last_state(run)["config"]["batch_size"] == read_toml(run / "config.toml")["batch_size"] == 8
+    monkeypatch.setattr(batch_size, "_STEPS_AN_EPOCH", 1)  # it would find another one now
+    resumed = train(resume="auto", out=tmp_path / "auto", batch_size="auto")
+    assert "batch_size: " not in capsys.readouterr().out
+    ours, theirs = last_state(resumed.folder), last_state(given.folder)
+    assert ours["config"]["batch_size"] == 8 and ours["step"] == theirs["step"] == 10
+    assert all(torch.equal(ours["model"][name], each) for name, each in theirs["model"].items())
+
+
+def test_where_memory_runs_out_a_batch_is_offered_that_was_tried(shard_folder, tmp_path, monkeypatch):
+    small_memory(monkeypatch, limit=5, after=4)
+    with pytest.raises(UserError) as caught:
+        train(data=shard_folder, out=tmp_path, **{**RUN, "scheduler": "onecycle", "save_every": 2})
+    (run,) = tmp_path.iterdir()
+    said = str(caught.value)
+    assert said.startswith("batch_size = 16 is too large for the memory of cpu: 4 fits; go on with: ")
+    assert f"fasttrain train --resume {run} --batch-size 4" in said and "\n" not in said
+    assert last_state(run)["step"] == 4, "the trials are in no checkpoint"
+    monkeypatch.undo()
+    assert train(resume=str(run), batch_size=4, epochs=1).history
+
+
+def test_auto_is_a_setting_like_the_others():
+    assert resolve({"batch_size": "auto"}).batch_size == "auto" and resolve({"batch_size": "32"}).batch_size == 32
+    for value, said in (
+        ("atuo", "write a number, or auto"),
+        ("0", "nearest valid value is 1"),
+        (1.5, "batch_size = 1.5"),
+    ):
+        with pytest.raises(UserError) as caught:
+            resolve({"batch_size": value}, origin="food.toml")
+        assert str(caught.value).startswith("food.toml: batch_size = ") and said in str(caught.value)
+
+
+def test_free_memory_is_the_least_of_all_limits(tmp_path, monkeypatch):
+    inner = tmp_path / "memory" / "job"
+    inner.mkdir(parents=True)
+    for folder, limit, used, cached in ((inner.parent, 10**10, 10**9, 0), (inner, 5 * 10**6, 4 * 10**6, 10**6)):
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {cached}\n")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/job\n1:cpu:/\n0::/\n")
+    real = memory.Path
+    monkeypatch.setattr(memory, "Path", lambda path: own if path == "/proc/self/cgroup" else real(path))
+    assert memory.free_memory() == 2 * 10**6
+    (inner / "memory.limit_in_bytes").write_text("max\n")
+    assert memory.free_memory() > 10**7

@@ -1,0 +1,82 @@
+"""Which settings win, and what a resumed run is told of them; on checkpoints made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from fasttrain.checkpoint.file import save_checkpoint
+from fasttrain.checkpoint.folder import checkpoint_path
+from fasttrain.config.load import resolve
+from fasttrain.errors import UserError
+from fasttrain.training.resume import RunStart, start_of_run
+
+THEN = {"model": "resnet18", "epochs": 4, "batch_size": 16, "seed": 7}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with two checkpoints."""
+    folder = tmp_path / "runs" / "one"
+    for step in (1, 2):
+        state = {"step": step, "config": resolve(THEN, {"out": tmp_path / "runs"}).plain()}
+        save_checkpoint(checkpoint_path(folder, step), state)
+    return folder
+
+
+def test_a_fresh_run_takes_the_file_then_what_is_given(tmp_path):
+    file = tmp_path / "food.toml"
+    file.write_text("epochs = 3\nseed = 5\n")
+    start = start_of_run(file, {"seed": 6, "model": None})
+    assert start == RunStart(resolve({"epochs": 3, "seed": 6}))
+    assert (start.folder, start.checkpoint, start.changed, start.torn) == (None, None, (), ())
+    file.write_text("epochs = 0\n")
+    with pytest.raises(UserError, match=rf"^{file}: epochs = 0"):
+        start_of_run(file, {})
+    with pytest.raises(UserError, match=r"^settings: epochs = 0"):
+        start_of_run(None, {"epochs": 0})
+
+
+def test_a_resumed_run_goes_on_as_it_began(run):
+    for resume, extra in ((str(run), {}), ("auto", {"out": run.parent}), (str(checkpoint_path(run, 2)), {})):
+        start = start_of_run(None, {"resume": resume, **extra})
+        assert (start.folder, start.checkpoint["step"], start.changed, start.torn) == (run, 2, (), ())
+        assert start.config == resolve(THEN, {"out": run.parent, "resume": resume})
+    assert start_of_run(None, {"resume": str(checkpoint_path(run, 1))}).checkpoint["step"] == 1
+
+
+def test_what_is_given_wins_over_the_file_and_that_over_the_checkpoint(run, tmp_path):
+    file = tmp_path / "food.toml"
+    file.write_text("epochs = 9\nseed = 8\n")
+    start = start_of_run(file, {"resume": str(run), "epochs": 10, "clip_grad": 1.0})
+    assert (start.config.epochs, start.config.seed, start.config.batch_size) == (10, 8, 16)
+    assert start.changed == ("clip_grad: None -> 1.0", "epochs: 4 -> 10", "seed: 7 -> 8")
+    with pytest.raises(UserError, match=rf"^{file}: warmup_epochs = 99"):
+        start_of_run(file, {"resume": str(run), "warmup_epochs": 99.0})
+
+
+def test_another_model_is_refused_and_none_found_is_a_fresh_start(run, tmp_path):
+    with pytest.raises(UserError, match=r"step-00000002\.safetensors is of model 'resnet18', not 'vit'; leave --model"):
+        start_of_run(None, {"resume": str(run), "model": "vit"})
+    given = {"resume": "auto", "out": tmp_path / "none", "epochs": 2}
+    assert start_of_run(None, given) == RunStart(resolve(given))
+
+
+def test_torn_ones_are_told(run):
+    checkpoint_path(run, 2).write_bytes(b"torn")
+    start = start_of_run(None, {"resume": str(run)})
+    assert start.checkpoint["step"] == 1 and len(start.torn) == 1 and "going on from step-00000001" in start.torn[0]
+
+
+def test_what_torchrun_restarts_goes_on_or_begins_again_in_its_folder(run, tmp_path):
+    start = start_of_run(None, {"epochs": 6}, run)
+    assert (start.folder, start.checkpoint["step"], start.changed) == (run, 2, ("epochs: 4 -> 6",))
+    other = start_of_run(None, {"resume": "auto", "out": tmp_path / "none"}, run)
+    assert other.folder == run and other.checkpoint["step"] == 2, "whatever resume says"
+    empty = tmp_path / "runs" / "two"
+    empty.mkdir()
+    assert start_of_run(None, {"epochs": 6}, empty) == RunStart(resolve({"epochs": 6}), empty)
+
+
+def test_auto_batch_size_stays_what_was_found(run):
+    start = start_of_run(None, {"resume": str(run), "batch_size": "auto"})
+    assert start.config.batch_size == 16 and start.changed == ()
