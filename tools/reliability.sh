@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 chosen=
 for argument in "$@"; do [ ! -e "${argument%%::*}" ] || chosen=yes; done
 [ -n "$chosen" ] || set -- tests/reliability "$@"
-FASTTRAIN_RELIABILITY=full OMP_NUM_THREADS=1 "${FASTTRAIN_VENV:-.venv}/bin/pytest" -n 2 --dist load "$@"
+FASTTRAIN_RELIABILITY=full OMP_NUM_THREADS=1 "${FASTTRAIN_VENV:-.venv}/bin/pytest" -n "${JOBS:-2}" --dist load "$@"

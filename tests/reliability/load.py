@@ -1,4 +1,4 @@
-"""One process under load, for test_load.py: `python load.py WHAT ARGUMENTS` prints a JSON object at its end.
+"""One process under load, for test_under_load.py: `python load.py WHAT ARGUMENTS` prints a JSON object at its end.
 
 In a process of its own what is held is fasttrain's alone.
 """
@@ -18,7 +18,7 @@ import numpy as np
 def held() -> dict[str, float]:
     """This process now: seconds, resident MB (`peak`: the most so far), file descriptors, threads, child processes."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    children = "".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
+    children = "".join(map(_read, Path("/proc/self/task").glob("*/children")))
     return {
         "time": time.monotonic(),
         "rss": int(status["VmRSS"].split()[0]) / 1024,
@@ -27,6 +27,13 @@ def held() -> dict[str, float]:
         "threads": int(status["Threads"]),
         "children": len(children.split()),
     }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # a thread that ended meanwhile
+        return ""
 
 
 def soak(folder: str, epochs: str, seconds: str) -> dict[str, Any]:
