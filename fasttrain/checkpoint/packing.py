@@ -39,7 +39,7 @@ def pack(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
 def unpack(tensors: Mapping[str, torch.Tensor], packed: str) -> Any:
     """What `pack` was given; the tensors own their memory. ValueError, KeyError or RuntimeError for what it didn't
     make."""
-    return _unpacked(json.loads(packed), tensors)
+    return _unpacked(json.loads(packed), dict(tensors))
 
 
 def _packed(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -65,13 +65,13 @@ def _packed(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     raise InternalError(f"a checkpoint can't hold a {type(value).__name__} ({path})")
 
 
-def _unpacked(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, list):
         return [_unpacked(each, tensors) for each in value]
     if not isinstance(value, dict):
         return value
     if _TENSOR in value:
-        return _laid_out(tensors[value[_TENSOR]], value.get(_STRIDE))
+        return _laid_out(tensors.pop(value[_TENSOR]), value.get(_STRIDE))  # named twice, it would be many
     if _TUPLE in value:
         return tuple(_unpacked(each, tensors) for each in value[_TUPLE])
     if _FLOAT in value:

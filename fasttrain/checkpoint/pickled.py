@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fasttrain.errors import UserError
+from fasttrain.model.zipped import require_honest_sizes
 
 SCHEMA = 2
 """The last one that was a pickle."""
@@ -25,7 +25,7 @@ def load_pickled(path: Path) -> dict[str, Any]:
 
     Raises UserError for a file that is torn, holds code, is no checkpoint or of a newer schema; OSError.
     """
-    _require_honest_sizes(path)
+    require_honest_sizes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is then refused
@@ -49,17 +49,6 @@ def load_pickled(path: Path) -> dict[str, Any]:
     if state["schema"] == 1:
         state["schedule"] = _schedule_of_schema_1(state)
     return state
-
-
-def _require_honest_sizes(path: Path) -> None:
-    """torch stores without compression; a zip that would unpack to more than it is was made to fill the memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(each.file_size for each in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError):  # torch itself says what is wrong with it
-        return
-    if declared > path.stat().st_size:
-        raise UserError(f"{path}: refused, as it would unpack to {declared:,} bytes, more than it has")
 
 
 def _schedule_of_schema_1(state: dict[str, Any]) -> dict[str, Any]:

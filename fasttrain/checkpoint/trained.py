@@ -32,7 +32,7 @@ def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
             state = load_file(path)
         else:
             checkpoint = load_checkpoint(path)
-            state = checkpoint["ema"] or checkpoint["model"]
+            state = checkpoint.get("ema") or checkpoint.get("model") or {}
         model.load_state_dict(state)
     except SafetensorError as error:
         raise UserError(f"{path}: not an intact safetensors file ({error})") from error
@@ -47,7 +47,7 @@ def _read_spec(path: Path) -> ModelSpec:
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
         return ModelSpec(
-            spec["model"],
+            str(spec["model"]),
             tuple(spec["classes"]),
             int(spec["image_size"]),
             tuple(spec["mean"]),

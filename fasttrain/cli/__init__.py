@@ -75,6 +75,10 @@ def main() -> None:
         # An epoch's line must reach a log file when the epoch ends, and a file's name may be no text.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     debug = bool(os.environ.get("FASTTRAIN_DEBUG"))
+    if not debug:
+        sys.unraisablehook = lambda _: (
+            None
+        )  # what half-made loaders say when they are freed
     if "RANK" not in os.environ:  # a rank may wait in C++ for the others, where no handler of Python's runs
         signal.signal(signal.SIGTERM, _terminated)
         atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python would set the default while it ends
@@ -88,8 +92,6 @@ def main() -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        else:
-            sys.unraisablehook = lambda _: None  # what half-made loaders say when they are freed
         nameless = isinstance(error, OSError) and error.filename is None
         error = mendable(error, STDOUT if nameless and stdout_refuses() else None) or error
         ours = not isinstance(error, FasttrainError)

@@ -19,10 +19,9 @@ def replay(
     """Runs the step again at which a run's loss was not finite, and says where it breaks and what to change."""
     import json
 
-    from rich.console import Console
-
     from fasttrain.report.contact_sheet import picture_format
     from fasttrain.report.replayed import replay_summary
+    from fasttrain.terminal import make_console
     from fasttrain.training.diverged import find_diverged
     from fasttrain.training.replay import replay as again
 
@@ -33,4 +32,4 @@ def replay(
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        Console(highlight=False).print(replay_summary(found))
+        make_console().print(replay_summary(found))

@@ -150,8 +150,8 @@ class Loader(ABC):
         for number, (ids, images) in enumerate(decoded()):
             step = settings.batch_size * settings.world_size
             self._delivered += min(step, len(plan.ids) - number * step)
-            if len(ids) or settings.world_size > 1:  # the other ranks take this step
-                yield images, torch.from_numpy(labels[ids]), torch.from_numpy(ids)
+            # An empty one too: other ranks take this step, or it ends a group of accumulated batches.
+            yield images, torch.from_numpy(labels[ids]), torch.from_numpy(ids)
 
     @property
     def bad_samples(self) -> int:
@@ -180,7 +180,8 @@ class Loader(ABC):
         if sample not in self._told:
             self._told.add(sample)
             settings.report(f"bad sample left out: {said}")
-        if self.bad_samples > (most := settings.most_bad(len(self.ids))):
+        met = self.bad_samples if settings.world_size == 1 else len(self.bad)  # those before a resume are all ranks'
+        if met > (most := settings.most_bad(len(self.ids))):
             raise UserError(f"{said}; more than {most:,} bad samples in one epoch; {lists}; copy or convert them again")
 
     def set_epoch(self, epoch: int) -> None:

@@ -46,6 +46,7 @@ class DaliLoader(Loader):
         self._sizes = shards.sizes()
         self._pipeline: Any = None
         self._bad: dict[int, str] = {}
+        self._looked_at = np.zeros(len(self._sizes), np.bool_)
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
@@ -67,7 +68,6 @@ class DaliLoader(Loader):
         flying: deque[Batch] = deque()
         size = self.settings.image_size
         device = self.settings.device if self._on_gpu else "cpu"
-        self._bad.clear()
         if self._pipeline is None:
             self._start()
         try:
@@ -134,7 +134,8 @@ class DaliLoader(Loader):
 
     def _refuse(self, batch: Batch) -> None:
         """Notes the samples that are no JPEG of their size: one said to be small could take all memory."""
-        for sample in batch.ids.tolist():
+        for sample in batch.ids[~self._looked_at[batch.ids]].tolist():
+            self._looked_at[sample] = True
             height, width = self._sizes[sample].tolist()
             try:
                 require_jpeg(self.shards.bytes(sample), width, height)

@@ -18,6 +18,7 @@ from timm.models import load_state_dict
 
 from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.model.zipped import require_honest_sizes
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def model_spec(model: torch.nn.Module, name: str, classes: Sequence[str], image_
 def _from_file(name: str, weights: Path, arguments: dict[str, Any]) -> torch.nn.Module:
     if not weights.is_file():
         raise UserError(f"{weights}: no such file; give --weights a .safetensors or .pth state_dict")
+    require_honest_sizes(weights)
     try:
         state = load_state_dict(str(weights), weights_only=True)
     except Exception as error:  # pickle, zip, safetensors and torch each have their own

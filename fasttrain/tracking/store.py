@@ -50,7 +50,8 @@ def is_remote(uri: str) -> bool:
 
 def shown(uri: str) -> str:
     """The URI without user name and password, for people and logs."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    bare = re.sub(r"//[^?#\s]*@", "//", uri)
+    return re.sub(r"([?&](?:\w*password|\w*token)=)[^&#\s]*", r"\1…", bare)
 
 
 def set_environment() -> None:

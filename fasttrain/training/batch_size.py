@@ -148,6 +148,8 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
     """
     if not is_out_of_memory(error):
         return None
+    if parts.device.type == "cuda" and not (isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)):
+        return None  # the host's memory: a smaller batch is not what helps
     _let_go(error)
     parts.state.optimizer.zero_grad(set_to_none=True)
     release_memory(parts.device)
@@ -186,6 +188,9 @@ def _try_steps(parts: RunParts, size: int) -> None:
     images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
     state.model.train()
     keep_frozen(step.frozen)
+    for each in state.model.modules():
+        if isinstance(each, torch.nn.SyncBatchNorm):
+            each.eval()  # in training it waits for the other ranks
     for _ in range(2):
         step(state, images, labels, ids, Agreed(size, 1.0, None), Groups(delivered, delivered, size))
     if parts.device.type == "cuda":

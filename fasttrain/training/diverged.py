@@ -69,6 +69,8 @@ class DivergedStep:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(f"{path}: not a diverged step ({reason}); give a run's folder or its {NAME}") from error
+        if not isinstance(facts, dict) or not isinstance(facts.get("schema"), int):
+            raise UserError(f"{path}: not a diverged step; give a run's folder or its {NAME}")
         if facts["schema"] > SCHEMA:
             raise UserError(f"{path}: schema {facts['schema']} is newer than this fasttrain's {SCHEMA}; upgrade it")
 

@@ -83,6 +83,14 @@ class Watch:
         self._notes: deque[BatchNote] = deque(maxlen=LOOK_EVERY)
         self._losses: deque[torch.Tensor] = deque(maxlen=LOOK_EVERY)
         self._norms: deque[torch.Tensor] = deque(maxlen=LOOK_EVERY)
+        self._came = (-1, 0)  # epoch, and its samples with the last batch
+
+    def before(self, epoch: int, delivered: int, first: int) -> int:
+        """Of `epoch`'s samples, those that came before the batch with which `delivered` have come; `first` before the
+        first batch."""
+        then, came = self._came
+        self._came = epoch, delivered
+        return came if then == epoch and first <= came < delivered else first
 
     def begin(self, epoch: int, step: int, delivered: int, samples: int, group: int, learning_rate: float) -> None:
         """A batch is about to run; see `BatchNote`."""

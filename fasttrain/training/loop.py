@@ -58,7 +58,8 @@ class Step:
         gradient is that of the mean over the whole batch. A batch of one photograph, where others have more, has no
         statistics for BatchNorm, which takes its running ones.
         """
-        delivered, samples = _delivered(state), part.samples
+        delivered = _delivered(state)
+        samples = delivered - state.watch.before(state.epoch, delivered, groups.first)  # with those that were left out
         group, rate = groups.begin(delivered, samples), state.schedule.learning_rate
         state.watch.begin(state.epoch, state.step, delivered, samples, group, rate)
         images, targets = self.copy(images, labels)
@@ -176,6 +177,9 @@ def train_epoch(
         for number, (images, labels, ids) in enumerate(batches):
             part = agree(len(labels), step.weight(labels) if step.ranks > 1 else 0.0)
             waited += time.perf_counter() - asked
+            if not len(labels) and step.ranks == step.accumulate == 1:  # all of it was left out: no step
+                asked = time.perf_counter()
+                continue
             updated = step(state, images, labels, ids, part, groups)
             images_done += part.samples
             state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start

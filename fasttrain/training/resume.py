@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fasttrain.checkpoint.folder import checkpoints_of, find_checkpoint, newest_checkpoint
+from fasttrain.checkpoint.folder import CHECKPOINTS, checkpoints_of, find_checkpoint, newest_checkpoint
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
@@ -45,7 +45,15 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
     found = newest_checkpoint(restarted) if restarted else find_checkpoint(str(config.resume), config.out)
     if found is None:
         return RunStart(config)
-    path, then = found.path, found.state["config"]
+    path, then = found.path.absolute(), found.state.get("config")
+    if not isinstance(then, dict):
+        raise UserError(
+            f"{path}: not a checkpoint of a run; give --resume a run folder, one of its checkpoints, or auto"
+        )
+    if path.parent.name != CHECKPOINTS:
+        raise UserError(
+            f"{path}: not in a run's {CHECKPOINTS} folder, where it was written; put it back, or give --resume the run"
+        )
     config = resolve(then, file, given, origin=origin)
     if config.batch_size == "auto":  # the number that was found when the run began
         config = config.model_copy(update={"batch_size": resolve(then).batch_size})

@@ -7,7 +7,6 @@ import sys
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 from timm.utils import ModelEmaV3
 
@@ -212,7 +211,7 @@ class RunParts:
         if self.shards.remote:
             says(f"data: {self.shards.location}, through {self.shards.folder}")
         for line in absent_classes(self.shards):
-            says(f"[yellow]classes:[/] {escape(line)}")
+            says(Text.assemble(("classes: ", "yellow"), line))
         says(f"loader: {self.why_loader}")
         if self.why_batch:
             says(self.why_batch)

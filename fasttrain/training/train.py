@@ -117,8 +117,6 @@ class _Run(RunParts):
         own = [f"{name}={value}" for name, value in settings.items() if usual.get(name) != value]
         said = f"settings: {'  '.join(own)}{'; ' if own else ''}the others as usual (all in config.toml)"
         tell(self.console, "settings", settings, Text(said, style="dim"), wrap=True)
-        for line in self.start.torn:
-            self._warn(line)
         for change in self.start.changed:
             says(Text.assemble(("changed since the checkpoint: ", "yellow"), change))
         if self.config.resume == "auto" and not self.start.checkpoint:
@@ -128,6 +126,8 @@ class _Run(RunParts):
         handler = RunLog(self.folder.log, self._tell) if self.ranks.main else logging.NullHandler()
         logging.getLogger().addHandler(handler)
         try:
+            for line in self.start.torn:
+                self._warn(line)
             with self._tracker() as tracker:
                 self._prepare(tracker)
                 while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:

@@ -104,8 +104,8 @@ def test_a_weight_poisoned_in_a_checkpoint(shard_folder, tmp_path, fault):
         source = tmp_path / "kept" / alone.folder.name / "checkpoints" / f"step-{step:08}.safetensors"
         state = load_checkpoint(source)
         name = place.choice([each for each, _ in create_model("test_convnext", 6).named_parameters()])
-        flat = state["model"][name].reshape(-1)
-        flat[place.randrange(len(flat))] = place.choice([math.nan, math.inf])
+        weight = state["model"][name]
+        weight[tuple(place.randrange(side) for side in weight.shape)] = place.choice([math.nan, math.inf])
         state.pop("schema")
         save_checkpoint(folder / "checkpoints" / source.name, state)
         with pytest.raises(Diverged, match=f"in epoch 1 at step {step + 1}, "):

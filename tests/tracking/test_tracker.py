@@ -217,3 +217,18 @@ def test_the_null_tracker_has_the_same_interface() -> None:
         tracker.log_metrics({"loss": 1.0}, 1)
         tracker.finish()
     assert tracker.wait_for_run() is tracker.uri is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("mysql://user:pa/ss@host/db", "mysql://host/db"),
+        ("http://user:p@ss@host:5000", "http://host:5000"),
+        ("postgresql://host/db?user=u&password=x&sslmode=on", "postgresql://host/db?user=u&password=…&sslmode=on"),
+        ("sqlite:////home/you/mlflow.db", "sqlite:////home/you/mlflow.db"),
+    ],
+)
+def test_passwords_are_shown_to_nobody(uri: str, said: str) -> None:
+    from fasttrain.tracking.store import shown
+
+    assert shown(uri) == said
