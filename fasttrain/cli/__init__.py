@@ -76,9 +76,7 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     debug = bool(os.environ.get("FASTTRAIN_DEBUG"))
     if not debug:
-        sys.unraisablehook = lambda _: (
-            None
-        )  # what half-made loaders say when they are freed
+        sys.unraisablehook = lambda _: None  # what half-made loaders say when they are freed
     if "RANK" not in os.environ:  # a rank may wait in C++ for the others, where no handler of Python's runs
         signal.signal(signal.SIGTERM, _terminated)
         atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python would set the default while it ends
