@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Makes the pages that no file in docs/ holds: the modules', and the two that lie in the repository's root."""
     for name, text in reference.module_pages().items():
         files.append(File.generated(config, f"reference/modules/{name}.md", content=text))
-    for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
         text = (reference.ROOT / name).read_text("utf-8").replace("](docs/", "](")
         files.append(File.generated(config, name.lower(), content=text))
     return files
