@@ -131,3 +131,13 @@ def test_any_changed_or_missing_byte_is_found(folder: Path, place: int, bit: int
 def test_what_a_checkpoint_cannot_hold_is_a_fault_of_ours(value: Any) -> None:
     with pytest.raises(InternalError, match="can't hold a"):
         pack({"value": value})
+
+
+def test_a_tensor_named_twice_is_refused() -> None:
+    """A small file could name one a million times, and each would take memory of its own."""
+    tensors, packed = pack({"a": torch.zeros(2)})
+    assert len(unpack(tensors, packed)["a"]) == 2
+    twice = packed.replace('{"a":', '{"b":{"$tensor":"a"},"a":')
+    assert twice != packed
+    with pytest.raises(KeyError):
+        unpack(tensors, twice)

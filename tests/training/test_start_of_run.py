@@ -80,3 +80,17 @@ def test_what_torchrun_restarts_goes_on_or_begins_again_in_its_folder(run, tmp_p
 def test_auto_batch_size_stays_what_was_found(run):
     start = start_of_run(None, {"resume": str(run), "batch_size": "auto"})
     assert start.config.batch_size == 16 and start.changed == ()
+
+
+def test_a_checkpoint_that_lies_elsewhere_is_no_runs(run, tmp_path, monkeypatch):
+    there = checkpoint_path(run, 2)
+    monkeypatch.chdir(there.parent)
+    assert start_of_run(None, {"resume": there.name}).folder == run
+    elsewhere = tmp_path / "copied" / there.name
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(there.read_bytes())
+    with pytest.raises(UserError, match="not in a run's checkpoints folder"):
+        start_of_run(None, {"resume": str(elsewhere)})
+    save_checkpoint(there, {"step": 2})
+    with pytest.raises(UserError, match="not a checkpoint of a run"):
+        start_of_run(None, {"resume": str(there)})
