@@ -19,6 +19,7 @@ import pytest
 from fasttrain.config.load import resolve
 from fasttrain.config.location import parse_size
 from fasttrain.errors import UserError
+from fasttrain.extras import install
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import SHARD_WINDOW, EpochPlan
 from fasttrain.loaders.read_ahead import ReadAhead, require_room
@@ -247,7 +248,7 @@ def test_a_shard_s_name_stays_inside_the_cache(memory):
     ("url", "expected"),
     [
         ("memory://bucket/empty", "memory://bucket/empty/manifest.json is not there; convert into a local folder"),
-        ("gs://bucket/sample", "gs://bucket/sample needs a driver: pip install 'fasttrain[gcs]'"),
+        ("gs://bucket/sample", f"gs://bucket/sample needs a driver: {install('gcs')}"),
         ("carrier-pigeon://bucket", "carrier-pigeon://bucket: Protocol not known"),
     ],
 )
