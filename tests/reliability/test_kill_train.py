@@ -143,7 +143,8 @@ def assert_same_end(
 def assert_died_as_asked(ended: Ended, number: signal.Signals, why: object) -> None:
     assert not ended.orphans, f"{why}: {ended.orphans} processes were left behind"
     assert ended.code == (STOPPED if number == signal.SIGTERM else -signal.SIGKILL), f"{why}: {ended}"
-    assert "Traceback" not in ended.said, f"{why}: {ended}"
+    # A worker may say that the process which SIGKILL took from it is gone.
+    assert number == signal.SIGKILL or "Traceback" not in ended.said, f"{why}: {ended}"
 
 
 def usable(loader: str, shards: Path) -> None:
