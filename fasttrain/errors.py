@@ -63,6 +63,8 @@ _SAID: dict[int, tuple[str, str | None]] = {
     errno.EAGAIN: ("the machine has no more processes or memory to give", "give fewer --workers, or raise `ulimit -u`"),
 }
 STDOUT = "standard output"
+NO_SHM = "give --workers 0 or fewer, another --loader, or a larger one (docker run --shm-size=2g)"
+"""What to do where /dev/shm is too small for worker processes."""
 
 _NO_MEMORY = (
     r"can't allocate memory|[Cc]annot allocate memory|std::bad_alloc|[Nn]ot enough memory|[Ii]nsufficient memory|"
@@ -74,8 +76,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (
         r"\(shm\)|shm_open|shared memory object|out of shared memory|"
         "Unable to write to file </torch_|unable to mmap .*</torch_",
-        "a worker process found no room in /dev/shm{shm}; give --workers 0 or fewer, another --loader, or a larger one "
-        "(docker run --shm-size=2g)",
+        f"a worker process found no room in /dev/shm{{shm}}; {NO_SHM}",
     ),
     (
         r"DataLoader worker.*(killed by signal: Killed|exited unexpectedly)",

@@ -15,6 +15,7 @@ from fasttrain.checkpoint.packing import pack, unpack
 from fasttrain.checkpoint.pickled import TooNew, load_pickled
 from fasttrain.errors import UserError, of_os
 from fasttrain.shards.atomic import atomic_write, make_folder
+from fasttrain.shards.checksum import sha256_of
 
 SCHEMA = 3
 _BEGIN = b'{"__metadata__":{"sha256":"'
@@ -65,10 +66,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            ours = file.read(_DIGEST_AT)[8:] == _BEGIN
-        if not ours and path.suffix != ".safetensors":
-            return load_pickled(path)
-        if _stored_digest(path) != _digest(path):
+            begin = file.read(_DIGEST_AT + _DIGEST_LENGTH)
+        if begin[8:_DIGEST_AT] != _BEGIN:
+            if path.suffix != ".safetensors":
+                return load_pickled(path)
+            raise UserError(
+                f"{path}: not a fasttrain checkpoint, or torn at its beginning; bare weights go to --weights"
+            )
+        if begin[_DIGEST_AT:].decode("ascii", "replace") != _digest(path):
             raise UserError(f"{path}: not an intact fasttrain checkpoint (its checksum is another)")
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
@@ -102,19 +107,7 @@ def _bytes(tensor: torch.Tensor) -> Any:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
         begin = bytearray(file.read(_DIGEST_AT + _DIGEST_LENGTH))
         begin[_DIGEST_AT:] = b"0" * (len(begin) - _DIGEST_AT)
-        digest.update(begin)
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def _stored_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        begin = file.read(_DIGEST_AT + _DIGEST_LENGTH)
-    if begin[8:_DIGEST_AT] != _BEGIN:
-        raise UserError(f"{path}: not a fasttrain checkpoint, or torn at its beginning; bare weights go to --weights")
-    return begin[_DIGEST_AT:].decode("ascii", "replace")
+        return sha256_of(file, bytes(begin))

@@ -16,7 +16,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from fasttrain.errors import UserError, of_os
+from fasttrain.errors import NO_SHM, UserError, of_os
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
@@ -24,8 +24,6 @@ from fasttrain.photos.jpeg import require_jpeg
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
-
-_NO_SHM = "give --workers 0 or fewer, another --loader, or a larger one (docker run --shm-size=2g)"
 
 
 class TorchvisionLoader(Loader):
@@ -62,7 +60,7 @@ class TorchvisionLoader(Loader):
             workers = iter(self._batches)  # forks, which must come before there are threads
         except OSError as error:
             if self.settings.workers and error.errno in (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.ENOSYS):
-                raise of_os(error, "/dev/shm", _NO_SHM) from error  # where Python keeps the workers' locks
+                raise of_os(error, "/dev/shm", NO_SHM) from error  # where Python keeps the workers' locks
             raise
         try:
             for images, bad in fetched_ahead(self.shards, batches, workers):
@@ -149,5 +147,5 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
             try:
                 images.share_memory_()  # else a thread does, whose failure nobody hears of: the run would wait for ever
             except RuntimeError as error:
-                return torch.empty(0), UserError(f"/dev/shm: no room for a batch ({error}); {_NO_SHM}")
+                return torch.empty(0), UserError(f"/dev/shm: no room for a batch ({error}); {NO_SHM}")
         return images, bad

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fasttrain
+from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, fsync_folder, make_folder
 
@@ -37,7 +38,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.model = path / "model.safetensors"
+        self.model = path / WEIGHTS
         self.model_spec = path / "model.json"
         self.class_to_idx = path / "class_to_idx.json"
         self.config = path / "config.toml"

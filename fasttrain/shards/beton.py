@@ -9,7 +9,6 @@ where it stopped.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import mmap
 import os
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, of_os
 from fasttrain.shards.atomic import atomic_write_bytes, fsync_folder
+from fasttrain.shards.checksum import sha256_of
 from fasttrain.shards.format import INDEX, SPLITS
 from fasttrain.shards.reader import Located, ShardSet
 
@@ -141,7 +141,7 @@ def verify_betons(shards: ShardSet) -> list[str]:
         if said is None:
             try:
                 with (shards.folder / name).open("rb") as file:
-                    changed = _sha256(file) != known[name]["sha256"]
+                    changed = sha256_of(file) != known[name]["sha256"]
                 said = f"{shards.folder / name}: its bytes have changed since it was written" if changed else None
             except OSError as error:
                 said = f"{shards.folder / name}: can't be read ({error.strerror})"
@@ -221,7 +221,7 @@ def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callab
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
-        digest = _sha256(file)
+        digest = sha256_of(file)
     partial.replace(path)
     fsync_folder(path.parent)
     return digest
@@ -236,10 +236,3 @@ def _resume_point(file: IO[bytes], layout: _Layout, shards: ShardSet, ids: NDArr
         if file.read(int(layout.lengths[position])) != shards.bytes(int(ids[position])):
             return position
     return len(ids) - 1
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

@@ -1,8 +1,10 @@
-"""CRC-32 of a sample's bytes, as zlib's."""
+"""Checksums: CRC-32 of a sample's bytes, as zlib's, and SHA-256 of a file."""
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from typing import IO
 
 import numpy as np
 
@@ -20,3 +22,11 @@ def crc32(data: bytes | memoryview) -> int:
     stored = np.frombuffer(data, np.uint8)
     address = stored.__array_interface__["data"][0]
     return int(_native.crc32s(np.array([address], np.uint64), np.array([len(stored)], np.uint64))[0])
+
+
+def sha256_of(file: IO[bytes], begin: bytes = b"") -> str:
+    """In hexadecimal, of `begin` and what is left to read of `file`, which need not fit into memory."""
+    digest = hashlib.sha256(begin)
+    while part := file.read(1 << 20):
+        digest.update(part)
+    return digest.hexdigest()

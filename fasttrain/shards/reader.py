@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fasttrain.config.location import is_url
 from fasttrain.errors import UserError, of_os
 from fasttrain.shards.check import index_problem, members_problem
+from fasttrain.shards.checksum import sha256_of
 from fasttrain.shards.format import INDEX, MANIFEST, SPLITS, Manifest, checksum_holds, read_manifest
 
 if TYPE_CHECKING:
@@ -273,14 +274,9 @@ class ShardSet:
             raise UserError(f"{path}: damaged ({said}); {again}") from error
         if problem := index_problem(index, self.manifest):
             raise UserError(f"{path}: {problem}; {again}")
-        if self.files.index_must_match and _sha256(path) != self.manifest.index.sha256:
-            raise UserError(f"{path}: its bytes have changed since it was written; {again}")
+        if self.files.index_must_match:
+            with path.open("rb") as file:
+                digest = sha256_of(file)
+            if digest != self.manifest.index.sha256:
+                raise UserError(f"{path}: its bytes have changed since it was written; {again}")
         return index
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -24,6 +24,7 @@ from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
+from fasttrain.terminal import make_console
 from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import absent_classes, balanced_weights, make_loaders
 from fasttrain.training.device import (
@@ -51,7 +52,7 @@ class RunParts:
     def __init__(self, start: RunStart, console: Console, ranks: Ranks) -> None:
         self.why_batch = ""
         if start.config.batch_size == "auto":
-            quiet = Console(quiet=True)
+            quiet = make_console(quiet=True)
             start, self.why_batch = with_fitting_batch(start, lambda trial: RunParts(trial, quiet, ranks))
         self.config = config = start.config
         self.batch_size = int(config.batch_size)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
+from fasttrain.loaders.base import BadSamples, InnerLoader, LoaderSettings
 from fasttrain.loaders.plan import Batch, Crop, EpochPlan, centre_boxes, epoch_order, random_resized_crops, random_words
 from fasttrain.shards.reader import ShardSet
 
@@ -155,18 +155,10 @@ def test_the_rest_is_what_was_not_yet_delivered(
     assert plan.rest(samples).ids.tolist() == plan.ids.tolist()[samples:], "at any sample, for another batch size"
 
 
-class _OrderOnly(Loader):
+class _OrderOnly(InnerLoader):
     """The least that a loader can be: pixels of no content, so that order, counting and resuming are all there is."""
 
     name = "order-only"
-
-    @classmethod
-    def unavailable(cls, shards: ShardSet, device: str) -> str | None:
-        return None
-
-    @classmethod
-    def preference(cls, device: str) -> int:
-        return 0
 
     def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         for batch in batches():
