@@ -41,10 +41,13 @@ def tune_command() -> Callable[..., None]:
         require("tune", "tune", "optuna")  # told before torch takes its seconds to import
         import json
 
+        from fasttrain.cli.streams import outlive_stdout
         from fasttrain.terminal import make_console
         from fasttrain.tuning.table import trials_table
         from fasttrain.tuning.tune import tune as run
 
+        if not as_json:
+            outlive_stdout()
         console = make_console(quiet=as_json)
         result = run(
             config,

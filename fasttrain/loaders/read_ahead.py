@@ -89,9 +89,11 @@ class ReadAhead:
 
     def _fetch_for(self, batch: Batch) -> None:
         numbers = self._numbers(batch.ids)
-        for number in self._unseen(numbers):
+        fresh = self._unseen(numbers)
+        for number in fresh:
             self._threads.submit(self._fetch, number)
-        if not self._whole_shards and self._here.issuperset(numbers):
+        # What was just fetched is in the page cache.
+        if not (self._whole_shards or fresh) and self._here.issuperset(numbers):
             self._threads.submit(_ask, self._shards.locate(batch.ids))
 
     def _fetch(self, number: int) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import multiprocessing.context
+import multiprocessing.queues
 import signal
-import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from fasttrain.errors import NO_SHM, UserError, of_os
+from fasttrain.errors import NO_SHM, UserError, mendable, of_os
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
@@ -43,6 +46,7 @@ class TorchvisionLoader(Loader):
             num_workers=settings.workers,
             persistent_workers=settings.workers > 0,
             worker_init_fn=_leave_signals,
+            multiprocessing_context=_context() if settings.workers else None,
             pin_memory=settings.device.startswith("cuda"),
         )
 
@@ -56,9 +60,15 @@ class TorchvisionLoader(Loader):
 
     def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         self._planned.batches = batches
+        others = set(multiprocessing.active_children())
         try:
-            workers = iter(self._batches)  # forks, which must come before there are threads
-        except OSError as error:
+            with _no_exceptions_between():
+                workers = iter(self._batches)  # forks, which must come before there are threads
+        except BaseException as error:
+            for worker in set(multiprocessing.active_children()) - others:  # which `close` can't know of yet
+                worker.kill()
+            if not isinstance(error, OSError):
+                raise
             if self.settings.workers and error.errno in (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.ENOSYS):
                 raise of_os(error, "/dev/shm", NO_SHM) from error  # where Python keeps the workers' locks
             raise
@@ -68,8 +78,6 @@ class TorchvisionLoader(Loader):
                     raise bad
                 yield images, bad
         except (ConnectionError, EOFError) as error:
-            # A worker is gone, whose pipe broke before torch's SIGCHLD handler could say so, which it does here.
-            time.sleep(1)
             raise RuntimeError(f"DataLoader worker exited unexpectedly ({error})") from error
 
     def close(self) -> None:
@@ -106,6 +114,31 @@ def decode_crop(
         crop = torch.from_numpy(pixels[rows, columns].copy()).permute(2, 0, 1)
     resized = F.resize(crop, list(size), antialias=True)
     return (resized.flip(-1) if flip else resized).permute(1, 2, 0)
+
+
+@contextlib.contextmanager
+def _no_exceptions_between() -> Iterator[None]:
+    """torch would handle SIGCHLD, and raise for a killed worker wherever the program is: within `Condition.__enter__`
+    too, whose lock nobody gives back then, so that the process never ends. Without, it looks after 5 s of no batch."""
+    handled, signal_handling._SIGCHLD_handler_set = signal_handling._SIGCHLD_handler_set, True
+    try:
+        yield
+    finally:
+        signal_handling._SIGCHLD_handler_set = handled
+
+
+class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
+    def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
+        """Sends the error in place of a batch that can't be sent (each needs a file descriptor), for which the run
+        would wait for ever; Python prints it."""
+        said = mendable(error) or UserError(f"a worker process can't hand over its batch: {error}")
+        self.put((item[0], (None, said)))
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    context = type(multiprocessing.get_context(multiprocessing.get_start_method()))()
+    context.Queue = lambda maxsize=0: _Queue(maxsize, ctx=context)
+    return context
 
 
 def _leave_signals(worker: int) -> None:

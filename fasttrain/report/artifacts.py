@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import fasttrain
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.errors import UserError, mendable, of_os
-from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, fsync_folder, make_folder
+from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, fsync_folder, make_folder, temporary_for
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +183,7 @@ class RunFolder:
         import shutil
 
         # Not packed by torch: it does so in the system's temporary folder, and says nothing where that is full.
-        temporary = self.path / f".trace.json.{os.getpid()}.tmp"
+        temporary = temporary_for(self.path / "trace.json")
         try:
             export(str(temporary))
             with temporary.open("rb") as plain:

@@ -6,14 +6,18 @@ import contextlib
 import errno
 import functools
 import os
+import platform
 import re
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 _AT_ONCE = 1 << 20  # bytes: a checkpoint's hundreds of small tensors go out together
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp(\.tmp)?")  # torch's profiler has one of its own for what it writes
+_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})\.(\d+)\.tmp(\.tmp)?")  # torch's profiler has one of its own for its own
+_DAY = 86_400  # seconds
 
 
 def fsync_folder(folder: Path) -> None:
@@ -38,8 +42,13 @@ def make_folder(folder: Path) -> None:
 def clear_temporaries(folder: Path) -> None:
     """Removes what killed processes left of `atomic_write`; for a folder in which nobody else writes now."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if (found := _TEMPORARY.fullmatch(path.name)) and not (path.is_dir() and _runs(int(found[2]))):
+        if (found := _TEMPORARY.fullmatch(path.name)) and (path.is_file() or _is_left(path, found)):
             _remove(path)
+
+
+def temporary_for(path: Path) -> Path:
+    """Where this process may build `path`: `.NAME.PLACE.PID.tmp` beside it."""
+    return path.with_name(f".{path.name}.{_here()}.{os.getpid()}.tmp")
 
 
 def require_place(path: Path) -> None:
@@ -62,10 +71,10 @@ class _Tried(Exception):
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Yields a binary file that takes `path`'s place only once it is whole and on the disk.
 
-    The temporary lies beside `path` (`.NAME.PID.tmp`), so the rename never crosses file systems; it is
-    removed when the body raises. Raises OSError where the folder cannot be written.
+    The temporary lies beside `path`, so the rename never crosses file systems; it is removed when the body raises.
+    Raises OSError where the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(path)
     _clear_left_behind(path)
     try:
         with temporary.open("wb", buffering=_AT_ONCE) as file:
@@ -88,7 +97,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     `path` itself comes last: where it is, so are the others. Raises OSError where the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(path)
     _clear_left_behind(path)
     try:
         temporary.mkdir()
@@ -100,7 +109,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for each in files:
             each.replace(path.parent / each.name)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.rmdir()  # which takes no file descriptor, where there may be none
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
     fsync_folder(path.parent)
 
 
@@ -123,9 +135,26 @@ def _left_behind(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     with contextlib.suppress(OSError):  # the write itself says what is wrong with the folder
         for path in folder.iterdir():
-            if (match := _TEMPORARY.fullmatch(path.name)) and not _runs(int(match[2])):
+            if (match := _TEMPORARY.fullmatch(path.name)) and _is_left(path, match):
                 found.setdefault(match[1], []).append(path)
     return found
+
+
+def _is_left(path: Path, name: re.Match[str]) -> bool:
+    """Whether nobody writes the temporary any more. What another machine, or container, does can only be guessed."""
+    if name[2] == _here():
+        return not _runs(int(name[3]))
+    return time.time() - path.stat().st_mtime > _DAY
+
+
+@functools.cache
+def _here() -> str:
+    """This boot of this machine or container, within which a number is one process: 8 hex digits."""
+    try:
+        boot, container = Path("/proc/sys/kernel/random/boot_id").read_text(), Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        boot, container = platform.node(), 0
+    return f"{zlib.crc32(f'{boot} {container}'.encode()):08x}"
 
 
 def _runs(pid: int) -> bool:

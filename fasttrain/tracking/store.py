@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from fasttrain.tracking.database import make_database
 from fasttrain.tracking.journal import Entry
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class Store:
             # Only now: MLflow configures its loggers when it is imported.
             for name in ("mlflow.store", "mlflow.tracking", "alembic"):
                 logging.getLogger(name).setLevel(logging.WARNING)
+            # It prints a stack trace of what it raises, and we tell in a line.
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+            make_database(uri)
             self.client: MlflowClient = MlflowClient(uri)
         self.uri = uri
         self.run_id = ""

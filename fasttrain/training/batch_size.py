@@ -104,17 +104,18 @@ def largest_by_growth(
 ) -> int:
     """Doubles until a step's growth in memory tells, then reckons what fits into this process's part of the `room`.
 
-    A CPU refuses nothing until the kernel kills the process, so a batch that might not fit is never tried.
+    A CPU refuses nothing until the kernel kills the process, so a batch that might not fit is never tried. The first
+    growth is told from nothing: its peak before may be of reading the data, not of a step.
     """
     size, grown = min(2, most), 0
     if not fits(size):
         return largest_below(fits, size)
-    while size < most and grown < _TELLS:
+    while size < most:
         before, larger = peak(), min(2 * size, most)
         if before + 2 * grown > room() or not fits(larger):
             return size
-        grown = peak() - before
-        if grown >= _TELLS:
+        previous, grown = grown, peak() - before
+        if grown >= _TELLS and previous:
             each = grown / (larger - size)
             spare = (room() - peak()) / processes
             return min(max(_rounded(int(larger + spare / each)), 1), most)

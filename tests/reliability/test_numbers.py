@@ -121,8 +121,8 @@ def test_a_weight_poisoned_in_a_checkpoint(shard_folder, tmp_path, fault):
 
 
 def test_absurd_learning_rates(shard_folder, tmp_path, fault):
-    times = fault.times(short=2, full=12)
-    for number in range(times):
+    times, diverged, number = fault.times(short=2, full=12), 0, 0
+    while diverged < times:
         place = random.Random(number)
         settings = {
             "model": place.choice(["test_convnext", "test_vit"]),
@@ -134,7 +134,18 @@ def test_absurd_learning_rates(shard_folder, tmp_path, fault):
             "early_stopping": 0,
             "seed": number,
         }
-        folder = diverges(shard_folder, tmp_path / str(number), "at learning_rate = 100", **settings)
+        out = tmp_path / str(number)
+        number += 1
+        assert number < 3 * times, "most settings stay finite: the test shows little"
+        try:
+            result = train(data=shard_folder, out=out, **{**RUN, **settings})
+        except Diverged as error:
+            assert "at learning_rate = 100" in str(error)
+        else:  # an optimizer that scales its steps may go astray and stay finite: then it is to end as any run
+            assert all(math.isfinite(epoch["train_loss"]) for epoch in result.history)
+            continue
+        diverged += 1
+        (folder,) = out.iterdir()
         (tried,) = replay(folder, device="cpu").tried
         assert not tried.finite
         for state in states_of(folder).values():
@@ -143,7 +154,8 @@ def test_absurd_learning_rates(shard_folder, tmp_path, fault):
         "a learning rate of 100",
         "SGD, Adam and LAMB on a ConvNeXt and a ViT until they diverge by themselves",
         times,
-        measured="`replay` is not finite at the same step; no checkpoint holds a value that is not",
+        measured="`replay` is not finite at the same step; no checkpoint holds a value that is not; "
+        f"{number - diverged} other runs stayed finite",
     )
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from fasttrain.shards.atomic import (
     make_folder,
     require_place,
 )
+
+HERE = atomic._here()
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_folder_after(tmp
     with atomic_write(path) as file:
         file.write(b"new")
         assert path.read_bytes() == b"old"
-        temporary = f".a.bin.{os.getpid()}.tmp"
+        temporary = f".a.bin.{HERE}.{os.getpid()}.tmp"
         assert names(tmp_path) == [temporary, "a.bin"]
     assert path.read_bytes() == b"new" and names(tmp_path) == ["a.bin"]
     assert acts == [("fsync", temporary), ("replace", "a.bin"), ("fsync", tmp_path.name)]
@@ -91,22 +94,35 @@ def test_errors_name_the_file_that_was_to_be(tmp_path):
 
 def test_what_killed_processes_left_goes_and_what_is_being_written_stays(tmp_path, dead):
     atomic._left_behind.cache_clear()
-    for name in (f".a.bin.{dead}.tmp", f".b.bin.{dead}.tmp", f".a.bin.{os.getppid()}.tmp", ".a.bin.tmp", "a.1.tmp"):
+    ours = (f".a.bin.{HERE}.{dead}.tmp", f".b.bin.{HERE}.{dead}.tmp", f".a.bin.{HERE}.{os.getppid()}.tmp")
+    for name in (*ours, ".a.bin.tmp", "a.1.tmp"):
         (tmp_path / name).touch()
-    (tmp_path / f".c.{dead}.tmp").mkdir()
-    (tmp_path / f".c.{dead}.tmp" / "inside").touch()
+    (tmp_path / f".c.{HERE}.{dead}.tmp").mkdir()
+    (tmp_path / f".c.{HERE}.{dead}.tmp" / "inside").touch()
     atomic_write_bytes(tmp_path / "a.bin", b"")
-    assert f".a.bin.{dead}.tmp" not in names(tmp_path) and f".b.bin.{dead}.tmp" in names(tmp_path)
+    assert f".a.bin.{HERE}.{dead}.tmp" not in names(tmp_path) and f".b.bin.{HERE}.{dead}.tmp" in names(tmp_path)
     with atomic_folder(tmp_path / "c") as folder:
         (folder / "c").touch()
     assert names(tmp_path) == sorted(
-        [f".b.bin.{dead}.tmp", f".a.bin.{os.getppid()}.tmp", ".a.bin.tmp", "a.1.tmp", "a.bin", "c"]
+        [f".b.bin.{HERE}.{dead}.tmp", f".a.bin.{HERE}.{os.getppid()}.tmp", ".a.bin.tmp", "a.1.tmp", "a.bin", "c"]
     )
-    alive = tmp_path / f".d.{os.getppid()}.tmp"
+    alive = tmp_path / f".d.{HERE}.{os.getppid()}.tmp"
     alive.mkdir()
     clear_temporaries(tmp_path)
     assert names(tmp_path) == sorted([".a.bin.tmp", "a.1.tmp", "a.bin", "c", alive.name])
     clear_temporaries(tmp_path / "none")
+
+
+def test_what_another_machine_writes_stays_for_a_day(tmp_path, dead):
+    """Its process numbers say nothing here."""
+    atomic._left_behind.cache_clear()
+    files = [tmp_path / f".a.bin.{place}.{dead}.tmp" for place in ("00000000", "ffffffff")]
+    for path in files:
+        path.touch()
+    yesterday = time.time() - 90_000
+    os.utime(files[1], (yesterday, yesterday))
+    atomic_write_bytes(tmp_path / "a.bin", b"")
+    assert names(tmp_path) == sorted([files[0].name, "a.bin"])
 
 
 def test_a_folder_of_files_comes_with_its_own_name_last(tmp_path, acts):

@@ -69,7 +69,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(mixed, tmp_path, folder_of, mo
         assert "the same command goes on from there" in said
         assert not list(out.glob(".*.tmp"))
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("train-*.tar")}
-    (out / ".train-00009.tar.1.tmp").touch()
+    (out / ".train-00009.tar.00000000.1.tmp").touch()
     read = []
     normalise = parts.normalise
     monkeypatch.setattr(parts, "normalise", lambda data, **options: read.append(1) or normalise(data, **options))

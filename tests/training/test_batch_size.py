@@ -64,6 +64,19 @@ def test_a_cpu_reckons_from_the_growth_of_small_batches(room, found):
     assert max(tried) <= 8 and max(taken) <= room
 
 
+@pytest.mark.parametrize("before", [1.5, 2.2, 3.0])
+def test_a_peak_from_before_the_steps_hides_no_growth(before):
+    """0.1 GB a photograph beside 1 GB, once the process has taken `before` GB for other things."""
+    taken = [before]
+
+    def fits(size: int) -> bool:
+        taken.append(1.0 + 0.1 * size)
+        return True
+
+    size = largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), room=lambda: int(14e9))
+    assert 96 <= size <= 130
+
+
 def test_nothing_is_tried_that_might_not_fit():
     taken = [1.0]
 
