@@ -64,7 +64,7 @@ class TorchvisionLoader(Loader):
         self._planned.batches = batches
         others = set(multiprocessing.active_children())
         try:
-            with _no_exceptions_between():
+            with _without_sigchld_handler():
                 workers = iter(self._batches)  # forks, which must come before there are threads
         except BaseException as error:
             for worker in set(multiprocessing.active_children()) - others:  # which `close` can't know of yet
@@ -119,9 +119,9 @@ def decode_crop(
 
 
 @contextlib.contextmanager
-def _no_exceptions_between() -> Iterator[None]:
-    """torch would handle SIGCHLD, and raise for a killed worker wherever the program is: within `Condition.__enter__`
-    too, whose lock nobody gives back then, so that the process never ends. Without, it looks after 5 s of no batch."""
+def _without_sigchld_handler() -> Iterator[None]:
+    """torch's raises for a killed worker wherever the program is: within `Condition.__enter__` too, whose lock nobody
+    gives back then, so that the process never ends. Without it torch looks at its workers after 5 s of no batch."""
     handled, signal_handling._SIGCHLD_handler_set = signal_handling._SIGCHLD_handler_set, True
     try:
         yield

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 _AT_ONCE = 1 << 20  # bytes: a checkpoint's hundreds of small tensors go out together
-_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})\.(\d+)\.tmp(\.tmp)?")  # torch's profiler has one of its own for its own
+_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})\.(\d+)\.tmp(\.tmp)?")  # torch's profiler adds one
 _DAY = 86_400  # seconds
 
 
