@@ -17,7 +17,7 @@ from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.profiling.diagnosis import Conditions, Diagnosis, diagnose
 from fasttrain.profiling.measure import Measured, measure
-from fasttrain.shards.atomic import atomic_write_bytes, make_folder
+from fasttrain.shards.atomic import make_folder
 from fasttrain.terminal import make_console
 from fasttrain.training.device import Autocast, amp_problem, choose_workers, mixed_precision, release_memory
 from fasttrain.training.distributed import Ranks
@@ -102,15 +102,11 @@ def _require_folder(picture: Path) -> None:
 
 
 def _draw(result: Profile, picture: Path) -> None:
-    import io
-
     from fasttrain.profiling.picture import profile_figure
-    from fasttrain.report.artifacts import FIGURE_DPI
+    from fasttrain.report.figure_file import write_figure
 
-    buffer = io.BytesIO()
-    profile_figure(result).savefig(buffer, format="png", dpi=FIGURE_DPI)
     try:
-        atomic_write_bytes(picture, buffer.getvalue())
+        write_figure(picture, profile_figure(result))
     except OSError as error:
         raise of_os(error, picture, "choose another --picture") from error
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import fasttrain
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.errors import UserError, mendable, of_os
+from fasttrain.report.figure_file import write_figure
 from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, fsync_folder, make_folder, temporary_for
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.figure import Figure
 
     from fasttrain.evaluation.evaluate import Predictions
     from fasttrain.evaluation.metrics import Evaluation
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fasttrain.report.html import Report
 
 MODEL_SCHEMA = 1
-FIGURE_DPI = 150
 
 
 class RunFolder:
@@ -208,10 +207,10 @@ class RunFolder:
         from fasttrain.report.figures import accuracy_figure, confusion_figure, curves_figure, reliability_figure
 
         names = [result.name for result in evaluation.classes]
-        _write_figure(self.confusion_matrix, confusion_figure(evaluation.confusion_matrix, names))
-        _write_figure(self.curves, curves_figure(history, best_epoch))
-        _write_figure(self.accuracy_by_class, accuracy_figure(evaluation.classes, evaluation.top1))
-        _write_figure(self.reliability, reliability_figure(calibration_of(predictions)))
+        write_figure(self.confusion_matrix, confusion_figure(evaluation.confusion_matrix, names))
+        write_figure(self.curves, curves_figure(history, best_epoch))
+        write_figure(self.accuracy_by_class, accuracy_figure(evaluation.classes, evaluation.top1))
+        write_figure(self.reliability, reliability_figure(calibration_of(predictions)))
 
     def write_report(self, report: Report) -> None:
         """`report.html`."""
@@ -222,11 +221,3 @@ class RunFolder:
 
 def _write_json(path: Path, value: Any) -> None:
     atomic_write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _write_figure(path: Path, figure: Figure) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=FIGURE_DPI)
-    atomic_write_bytes(path, buffer.getvalue())

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fasttrain.errors import UserError, of_os
 from fasttrain.report.comparison import label
-from fasttrain.shards.atomic import atomic_write_bytes, make_folder
+from fasttrain.report.figure_file import write_figure
+from fasttrain.shards.atomic import make_folder
 from fasttrain.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURE_DPI = 150
 _EXPLODED = 50  # one run whose loss did that would press the curves of all others flat
 _DASHES = ("-", "--", ":", "-.")
 
@@ -62,10 +61,8 @@ def write_comparison(runs: Sequence[TrackedRun], path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise UserError(f"{path}: figures are written as .png, .svg or .pdf")
-    buffer = io.BytesIO()
-    comparison_figure(runs).savefig(buffer, format=kind, dpi=FIGURE_DPI)
     try:
         make_folder(path.parent)
-        atomic_write_bytes(path, buffer.getvalue())
+        write_figure(path, comparison_figure(runs), kind)
     except OSError as error:
         raise of_os(error, path) from error

@@ -6,7 +6,6 @@ values are the noise of a few batches, so that its steepest fall is seldom the l
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError, of_os
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.shards.atomic import atomic_write_bytes, make_folder, require_place
+from fasttrain.shards.atomic import make_folder, require_place
 from fasttrain.terminal import make_console
 from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import release_memory
@@ -197,13 +196,11 @@ def _set_rate(state: TrainingState, rate: float) -> None:
 
 
 def _draw(result: LrFindResult, picture: Path) -> None:
-    from fasttrain.report.artifacts import FIGURE_DPI
+    from fasttrain.report.figure_file import write_figure
     from fasttrain.tuning.figures import lr_find_figure
 
-    buffer = io.BytesIO()
-    lr_find_figure(result).savefig(buffer, format="png", dpi=FIGURE_DPI)
     try:
         make_folder(picture.parent)
-        atomic_write_bytes(picture, buffer.getvalue())
+        write_figure(picture, lr_find_figure(result))
     except OSError as error:
         raise of_os(error, picture, "choose another --picture") from error

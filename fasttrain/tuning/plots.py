@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrain.report.artifacts import FIGURE_DPI
+from fasttrain.report.figure_file import write_figure
 
 if TYPE_CHECKING:
     import optuna
@@ -64,17 +64,13 @@ def _drawing() -> Iterator[None]:
 
 
 def _write(name: str, drawn: Any, path: Path) -> Path:
-    import io
-
     import numpy as np
     from matplotlib import pyplot
 
-    from fasttrain.shards.atomic import atomic_write_bytes
-
     figure = np.ravel(drawn)[0].figure
     figure.set_size_inches(_SIDES[name])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=FIGURE_DPI, bbox_inches="tight")
-    pyplot.close(figure)
-    atomic_write_bytes(path, buffer.getvalue())
+    try:
+        write_figure(path, figure, bbox_inches="tight")
+    finally:
+        pyplot.close(figure)
     return path

@@ -210,7 +210,7 @@ class _Search:
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             self.study.tell(trial, top1)
-            mark = ("  best", "green") if top1 >= self.study.best_value else ("", "")
+            mark = ("  best", "green") if self.study.best_trial.number == trial.number else ("", "")
         self.console.print(Text.assemble(f"{title}  val_top1 {top1:.2%}", mark), soft_wrap=True)
         tracker.log_metrics({"val_top1": top1, **drawn}, step=_own_number(trial))
 

@@ -149,6 +149,7 @@ def test_one_photograph_validates(shards_of, tmp_path):
     assert (result.folder / "report.html").exists() and (result.folder / "reliability.png").exists()
 
 
+@pytest.mark.filterwarnings("error:Glyph")
 def test_class_names_with_odd_characters_come_through(shards_of, photographs, tmp_path):
     names = ["$\\frac$ _x_", "<b>&'\"</b>"[:5], "[bold]soup", "a,b;c\t"[:5], "crème brûlée", "日本料理 🍣"]
     data = shards_of(train=dict.fromkeys(names, 2), val=dict.fromkeys(names[:4], 1))
