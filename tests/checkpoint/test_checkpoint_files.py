@@ -214,6 +214,9 @@ def test_foreign_files_are_refused(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "bare.pt")
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "empty.pt").touch()
+    torch.save({"step": 1, "weight": torch.zeros(1000)}, tmp_path / "torn.pt")
+    with (tmp_path / "torn.pt").open("r+b") as file:
+        file.truncate(2000)
     (tmp_path / "empty.safetensors").touch()
     from safetensors.torch import save_file
 
@@ -222,6 +225,7 @@ def test_foreign_files_are_refused(tmp_path):
         "bare.pt": "not a fasttrain checkpoint",
         "text.pt": "not an intact",
         "empty.pt": "not an intact",
+        "torn.pt": "not an intact",
         "empty.safetensors": "not a fasttrain checkpoint, or torn",
         "bare.safetensors": "bare weights go to --weights",
         "none.pt": "No such file",

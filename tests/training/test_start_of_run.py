@@ -52,6 +52,10 @@ def test_what_is_given_wins_over_the_file_and_that_over_the_checkpoint(run, tmp_
     assert start.changed == ("clip_grad: None -> 1.0", "epochs: 4 -> 10", "seed: 7 -> 8")
     with pytest.raises(UserError, match=rf"^{file}: warmup_epochs = 99"):
         start_of_run(file, {"resume": str(run), "warmup_epochs": 99.0})
+    file.write_text("warmup_epochs = 5\n")  # right by itself, and too long for that run
+    start_of_run(file, {})
+    with pytest.raises(UserError, match=rf"^{file}: warmup_epochs = 5"):
+        start_of_run(file, {"resume": str(run)})
 
 
 def test_another_model_is_refused_and_none_found_is_a_fresh_start(run, tmp_path):
