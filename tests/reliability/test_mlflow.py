@@ -440,7 +440,8 @@ def test_ctrl_c_twice_leaves_though_the_server_never_answers(
             timeout=120,
             check=False,
         )
-        assert done.returncode == -signal.SIGINT and "KeyboardInterrupt" in done.stderr, done.stderr
+        # 1: Python forgets that it was interrupted where another thread, which imports MLflow, calls exec() after it.
+        assert done.returncode in (-signal.SIGINT, 1) and "\nKeyboardInterrupt" in done.stderr, done.stderr
         assert "--deliver" in done.stderr, "what is kept, and how to deliver it"
     assert peek(here / "run" / JOURNAL).entries == times * 2 + 1, "a metric is logged once, and each start and end"
     fault.seen(
