@@ -9,7 +9,6 @@ an instant: after (seconds), once (a file from whose appearance on they count, o
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -18,10 +17,7 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,25 +101,11 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = ["fasttrain", *request["arguments"]]
 
 
-def leave(main: Callable[[], None]) -> None:
-    """Ends as Python ends, but for the seconds in which it would free what the parent imported."""
-    code: object = 1
-    try:
-        main()
-    except SystemExit as leaving:
-        code = leaving.code or 0
-    except BaseException:
-        traceback.print_exc()
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code if isinstance(code, int) else 1)
-
-
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    from leaving import leave  # beside this program
+
     from fasttrain.cli import main
 
     gc.freeze()

@@ -8,7 +8,6 @@ happens to a `fasttrain` that was just started.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -22,8 +21,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -347,22 +344,9 @@ def _become(request: Mapping[str, Any]) -> None:
     if request["memory"] is not None:
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + request["memory"],) * 2)
-    code: object = 1
-    try:
-        fasttrain.cli.main()
-    except SystemExit as leaving:
-        code = leaving.code or 0
-    except BaseException:
-        traceback.print_exc()
-    # As Python ends, but for the seconds in which it would free what the parent imported.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            code = 120
-    os._exit(code if isinstance(code, int) else 1)
+    from leaving import leave  # beside this program
+
+    leave(fasttrain.cli.main)
 
 
 if __name__ == "__main__":
