@@ -58,7 +58,7 @@ def test_every_setting_is_an_option_with_its_help():
         (["inspect", "/nowhere"], "/nowhere"),
         (["preview", "--data", "/nowhere"], "/nowhere"),
         (["preview", "--scheduler", "cosine"], "--scheduler"),
-        (["compare", "/nowhere"], "'/nowhere' is no"),
+        (["compare", "/nowhere"], "'/nowhere' is n"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_code_2(arguments, words, monkeypatch, capsys):
