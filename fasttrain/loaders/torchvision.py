@@ -62,15 +62,10 @@ class TorchvisionLoader(Loader):
 
     def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         self._planned.batches = batches
-        others = set(multiprocessing.active_children())
         try:
-            with _without_sigchld_handler():
+            with _starting_workers():
                 workers = iter(self._batches)  # forks, which must come before there are threads
-        except BaseException as error:
-            for worker in set(multiprocessing.active_children()) - others:  # which `close` can't know of yet
-                worker.kill()
-            if not isinstance(error, OSError):
-                raise
+        except OSError as error:
             if self.settings.workers and error.errno in (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.ENOSYS):
                 raise of_os(error, "/dev/shm", NO_SHM) from error  # where Python keeps the workers' locks
             raise
@@ -119,12 +114,20 @@ def decode_crop(
 
 
 @contextlib.contextmanager
-def _without_sigchld_handler() -> Iterator[None]:
-    """torch's raises for a killed worker wherever the program is: within `Condition.__enter__` too, whose lock nobody
-    gives back then, so that the process never ends. Without it torch looks at its workers after 5 s of no batch."""
+def _starting_workers() -> Iterator[None]:
+    """Without torch's handler of SIGCHLD, and with no worker left where not all could start.
+
+    The handler raises for a killed worker wherever the program is: within `Condition.__enter__` too, whose lock nobody
+    gives back then, so that the process never ends. Without it torch looks at its workers after 5 s of no batch.
+    """
+    others = set(multiprocessing.active_children())
     handled, signal_handling._SIGCHLD_handler_set = signal_handling._SIGCHLD_handler_set, True
     try:
         yield
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - others:  # which `close` can't know of yet
+            worker.kill()
+        raise
     finally:
         signal_handling._SIGCHLD_handler_set = handled
 

@@ -58,10 +58,11 @@ def test_every_setting_is_an_option_with_its_help():
         (["inspect", "/nowhere"], "/nowhere"),
         (["preview", "--data", "/nowhere"], "/nowhere"),
         (["preview", "--scheduler", "cosine"], "--scheduler"),
-        (["compare", "/nowhere"], "'/nowhere' is n"),
+        (["compare", "/nowhere"], "'/nowhere' is no"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_2(arguments, words, monkeypatch, capsys):
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(arguments, words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)  # else the quickstart's mlflow.db is the store that `compare` looks into
     code, error = run_here(monkeypatch, capsys, *arguments)
     assert code == 2, error
     assert words in error and "Traceback" not in error
