@@ -45,16 +45,17 @@ def shard_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a small model of the six classes for 48 px: not trained, but it tells photographs apart."""
+    import timm
     import torch
 
     from fasttrain.evaluation.predict import read_photograph
-    from fasttrain.model.factory import create_model, model_spec
+    from fasttrain.model.factory import model_spec
     from fasttrain.model.preprocess import Normalise
     from fasttrain.report.artifacts import RunFolder
 
     classes = sorted(path.name for path in photographs.iterdir())
     torch.manual_seed(0)
-    model = create_model("mobilenetv2_035", len(classes))
+    model = timm.create_model("mobilenetv2_035", num_classes=len(classes))  # with a random classifier
     spec = model_spec(model, "mobilenetv2_035", classes, 48)
     some = torch.stack([read_photograph(path, 48) for path in sorted(photographs.glob("*/000[0-3].jpg"))])
     pictures = Normalise(spec.mean, spec.std, channels_last=False)(some)

@@ -60,6 +60,22 @@ NEEDS_PIXELS = {
 }
 """Settings that mean nothing where only the head sees features (`linear_probe`), each with the value that is off."""
 
+NEEDS_STEPS = (
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "momentum",
+    "scheduler",
+    "warmup_epochs",
+    "patience",
+    "factor",
+    "grad_accumulation",
+    "clip_grad",
+    "ema_decay",
+    "drop_rate",
+)
+"""Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
+
 
 def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the recipe `name`, one of `RECIPES`, beside what is `given`.
@@ -67,14 +83,14 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Some depend on that: a linear probe takes no augmentation, layer decay spares weights that were trained before, and
     the smallest size of progressive resizing follows `image_size`.
     """
+    if given.get("linear_probe"):
+        return {}
     defaults = dict(_RECIPES[name])
     size = given.get("image_size", 224)
     if name == "fast" and isinstance(size, int) and size % 32 == 0 and size >= 96:
         defaults["progressive"] = f"{max(round(size * 4 / 7 / 32) * 32, 32)}:{size}"
     if given.get("pretrained") is False and not given.get("weights"):
         defaults.pop("layer_decay", None)
-    if given.get("linear_probe"):
-        defaults = {setting: value for setting, value in defaults.items() if setting not in NEEDS_PIXELS}
     epochs = given.get("epochs")
     if isinstance(epochs, int) and epochs < defaults.get("warmup_epochs", 0):
         defaults["warmup_epochs"] = float(max(epochs, 0))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fasttrain.config.location import parse_location, parse_size
-from fasttrain.config.recipes import NEEDS_PIXELS, RECIPES, recipe_defaults
+from fasttrain.config.recipes import NEEDS_PIXELS, NEEDS_STEPS, RECIPES, recipe_defaults
 from fasttrain.config.save_every import parse_save_every
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -70,7 +70,7 @@ class TrainConfig(BaseModel):
     weights: Path | None = Field(None, description="start from this file (.safetensors, .pth) instead")
     freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
     linear_probe: bool = Field(
-        False, description="train the head alone, on features computed once and cached; no augmentation"
+        False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
     )
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
 
@@ -187,6 +187,13 @@ class TrainConfig(BaseModel):
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
         """The settings as TOML and JSON can hold them: paths as strings, unset ones left out."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def ignored_by_linear_probe(config: TrainConfig) -> list[str]:
+    """Return the settings that were changed from their defaults and that a linear probe does not use, as name=value."""
+    usual = TrainConfig()
+    changed = [name for name in NEEDS_STEPS if getattr(config, name) != getattr(usual, name)]
+    return [f"{name}={getattr(config, name)}" for name in changed]
 
 
 _GRAPHS = ("reduce-overhead", "max-autotune")

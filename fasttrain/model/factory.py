@@ -18,6 +18,7 @@ from timm.models import load_state_dict
 
 from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.model.classifier import start_classifier
 from fasttrain.model.zipped import require_honest_sizes
 
 
@@ -52,10 +53,12 @@ def create_model(
     if weights is not None:
         return _from_file(name, weights, arguments)
     if not pretrained:
-        return timm.create_model(name, **arguments)
+        model = timm.create_model(name, **arguments)
+        start_classifier(model)
+        return model
     try:
         with _cache_only_without_network():
-            return timm.create_model(name, pretrained=True, **arguments)
+            model = timm.create_model(name, pretrained=True, **arguments)
     except RuntimeError as error:  # timm's own word for "there are none"
         raise UserError(f"model = '{name}': {_first_line(error)}; give --weights FILE or --no-pretrained") from error
     except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
@@ -63,6 +66,9 @@ def create_model(
             f"model = '{name}': its pretrained weights can't be downloaded ({type(error).__name__}); "
             "give --weights FILE or --no-pretrained"
         ) from error
+    if num_classes != model.pretrained_cfg.get("num_classes"):  # else timm has loaded the pretrained classifier
+        start_classifier(model)
+    return model
 
 
 def enable_grad_checkpointing(model: torch.nn.Module) -> None:
@@ -100,6 +106,8 @@ def _from_file(name: str, weights: Path, arguments: dict[str, Any]) -> torch.nn.
             f"shape ('{unfilled[0]}' first); give the --model these weights were made for"
         )
     model.load_state_dict(fitting, strict=False)
+    if not head <= fitting.keys():
+        start_classifier(model)
     return model
 
 

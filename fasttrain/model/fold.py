@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ _TOLERANCE = 1e-3
 def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:
     """Has each BatchNorm among the `frozen` modules, which stay in eval mode, be done by the convolution before it.
 
-    Returns how many: those that a trial run of `model` finds, 0 where its logits would not stay the same within
+    Returns how many: those that a trial run of `model` finds, 0 where its features would not stay the same within
     rounding or where it can't take pictures of 64 px. Parameters, buffers and `state_dict` stay as they are; call it
     when they have been loaded, and not before the model is copied.
     """
@@ -25,25 +26,34 @@ def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> in
     if not norms or not convs:
         return 0
     training = {module: module.training for module in model.modules()}
+    # Not the logits: a new classifier makes them all zero, whatever the features are.
+    features_of: Callable[[torch.Tensor], Any] = getattr(model, "forward_features", model)
     model.eval()
     try:
         with torch.no_grad():
             probe = torch.randn(_PROBE, generator=torch.Generator().manual_seed(0))
             probe = probe.to(next(model.parameters()).device)
-            pairs, before = _find_pairs(model, convs, norms, probe)
+            pairs, before = _find_pairs(model, features_of, convs, norms, probe)
             for conv, norm in pairs:
                 _fold(conv, norm)
-            after = model(probe)
+            after = features_of(probe)
     except (RuntimeError, AssertionError):  # timm's word for "a wrong size" is an assertion
         return 0
     finally:
         for module, flag in training.items():
             module.training = flag
-    if not torch.allclose(after, before, rtol=_TOLERANCE, atol=_TOLERANCE * float(before.abs().max())):
+    if not _alike(before, after):
         for module in itertools.chain(*pairs):
             del module.forward
         return 0
     return len(pairs)
+
+
+def _alike(before: Any, after: Any) -> bool:
+    if not isinstance(before, torch.Tensor):  # some models have several streams of features
+        return all(itertools.starmap(_alike, zip(before, after, strict=True)))
+    largest = float(before.abs().max())
+    return math.isfinite(largest) and torch.allclose(after, before, rtol=_TOLERANCE, atol=_TOLERANCE * largest)
 
 
 def _fold(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> None:
@@ -65,8 +75,12 @@ def _rest_of(norm: torch.nn.BatchNorm2d) -> Callable[[torch.Tensor], torch.Tenso
 
 
 def _find_pairs(
-    model: torch.nn.Module, convs: set[torch.nn.Module], norms: set[torch.nn.Module], probe: torch.Tensor
-) -> tuple[list[tuple[Any, Any]], torch.Tensor]:
+    model: torch.nn.Module,
+    features_of: Callable[[torch.Tensor], Any],
+    convs: set[torch.nn.Module],
+    norms: set[torch.nn.Module],
+    probe: torch.Tensor,
+) -> tuple[list[tuple[Any, Any]], Any]:
     made: dict[int, torch.nn.Module] = {}
     readers: dict[int, list[torch.nn.Module]] = {}
     kept: list[torch.Tensor] = []  # else a freed tensor's id comes again
@@ -79,7 +93,7 @@ def _find_pairs(
     watched = [each for each in model.modules() if not list(each.children()) or each in norms]
     handles = [module.register_forward_hook(note) for module in watched]
     try:
-        logits = model(probe)
+        features = features_of(probe)
     finally:
         for handle in handles:
             handle.remove()
@@ -88,4 +102,4 @@ def _find_pairs(
         after = readers.get(tensor, [])
         if conv in convs and len(after) == 1 and after[0] in norms:
             pairs.append((conv, after[0]))
-    return pairs, logits
+    return pairs, features

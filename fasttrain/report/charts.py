@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fasttrain.report.summary import epoch_parameter
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -40,12 +42,13 @@ class Chart:
 
 
 def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> list[Chart]:
-    """Loss, accuracy and learning rate by epoch; records as in `history.json`."""
+    """Loss, accuracy and learning rate (a linear probe's L2 penalty) by epoch; records as in `history.json`."""
+    field, title, _ = epoch_parameter(history[0])
     both = (("train", "first"), ("validation", "second"))
     return [
         _by_epoch("loss", history, ("train_loss", "val_loss"), best_epoch, both),
         _by_epoch("accuracy", history, ("train_top1", "val_top1"), best_epoch, both, share=True),
-        _by_epoch("learning rate", history, ("learning_rate",), best_epoch, log=True),
+        _by_epoch(title, history, (field,), best_epoch, log=True),
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fasttrain.evaluation.confusion import cells_of
+from fasttrain.report.summary import epoch_parameter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
     """Loss, accuracy and learning rate by epoch, `best_epoch` (from 1) marked.
 
     Each record has `epoch`, `train_loss`, `val_loss`, `train_top1`, `val_top1` (in [0, 1]) and
-    `learning_rate`.
+    `learning_rate` (a linear probe's `l2`).
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -92,8 +93,9 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
         draw(axes, f"train_{field}", "train", TRAIN)
         draw(axes, f"val_{field}", "validation", VAL)
         axes.set_title(title)
-    draw(rate, "learning_rate", "learning rate", MARK)
-    rate.set_title("learning rate")
+    field, title, _ = epoch_parameter(history[0])
+    draw(rate, field, title, MARK)
+    rate.set_title(title)
     rate.set_yscale("log")
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(0, 1)

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 WORST = 5
 
 
+def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the field of `record` that each epoch has a value of its own of, its name and its short name.
+
+    A linear probe tries an L2 penalty in each epoch; every other run has a learning rate.
+    """
+    return ("l2", "L2 penalty", "l2") if "l2" in record else ("learning_rate", "learning rate", "lr")
+
+
 def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     """One epoch's record (as in `history.json`) in two lines; `epochs` is how many the run will have at
     most."""
@@ -34,8 +42,9 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     text.append(
         "\n  improved  " if record["improved"] else "\n  no better ", "green" if record["improved"] else "yellow"
     )
+    field, _, short = epoch_parameter(record)
     text.append(
-        f" lr {record['learning_rate']:.2e}  {duration(record['epoch_seconds'])}"
+        f" {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
         f"  {record['img/s']:,.0f} img/s  data wait {record['wait_share']:.1%}",
         style="not bold",
     )

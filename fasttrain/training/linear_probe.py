@@ -1,7 +1,8 @@
-"""`--linear-probe`: the body runs once over each split; then the head trains on its features, which lie on the disk.
+"""`--linear-probe`: the body runs once over each split, and the head is solved for on its features, kept on the disk.
 
-Everything after that is the ordinary run: the loop, checkpoints, resuming, evaluation and the model that is saved know
-nothing of it, since the loaders give features in place of pictures and the model's `forward` takes them.
+Each epoch solves for the head with one strength of the L2 penalty, from strong to weak, and the validation loss chooses
+among them. The rest is the ordinary run: checkpoints, resuming, evaluation and the saved model don't know about it,
+since the loaders give features in place of pictures and the model's `forward` takes them.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from fasttrain.photos.sources import cache_root
 from fasttrain.shards.atomic import atomic_write_bytes, make_folder
 from fasttrain.training.data import Loaders
 from fasttrain.training.device import Autocast
+from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
 Watched = Callable[[Loader], Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]
 
+_STRONGEST, _WEAKEST = 1.0, 1e-4  # L2 penalties on the weights of standardized features
 _TOLERANCE = 1e-2  # of the greatest logit: half precision
 
 
@@ -62,7 +65,7 @@ class FeatureLoader(InnerLoader):
         self._pictures.close()
 
 
-def train_on_features(
+def to_features(
     state: TrainingState,
     loaders: Loaders,
     spec: ModelSpec,
@@ -73,10 +76,10 @@ def train_on_features(
     watched: Watched,
     say: Callable[[str], None],
 ) -> Loaders:
-    """Turns the run of `state` into one on features, read from the cache or computed now; returns their loaders.
+    """Turn the run of `state` into one on features, read from the cache or computed now. Return their loaders.
 
-    `state.model` and its EMA take features from then on. `watched` wraps a loader's batches and may raise to stop.
-    Raises UserError where the model's logits are not its classifier's of its features, and under torchrun.
+    `state.model` takes features from then on. `watched` wraps a loader's batches and may raise to stop. Raises
+    UserError if the classifier is not the last thing the model does, if a feature is not finite, and under torchrun.
     """
     if loaders.train.settings.world_size > 1:
         raise UserError("linear_probe trains a head within seconds: start it without torchrun")
@@ -105,21 +108,48 @@ def train_on_features(
 
     train, val, test = of(loaders.train, "train"), of(loaders.val, "val"), of(loaders.test, "test")
     assert train is not None and val is not None
-    for each in (model, state.ema.module if state.ema else None):
-        if each is not None:
-            each.forward = head_of(each)
+    head = _head(model)
+    model.forward = lambda features: head(features)  # type: ignore[method-assign]
     state.loader = train
     return Loaders(train, val, test)
 
 
-def head_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    head = model.get_classifier()
+def _head(model: Any) -> torch.nn.Linear:
+    head: torch.nn.Linear = model.get_classifier()
+    return head
 
-    def forward(features: torch.Tensor) -> torch.Tensor:
-        rate = float(getattr(model, "drop_rate", 0.0))
-        return head(torch.nn.functional.dropout(features, rate, model.training)) if rate else head(features)
 
-    return forward
+def l2_strength(epoch: int, epochs: int) -> float:
+    """Return the L2 penalty of `epoch`, from 0, of `epochs`: evenly spaced logarithms from 1 down to 1e-4.
+
+    One epoch alone takes the middle, 1e-2. In scikit-learn's terms the penalty is 1 / (C * samples).
+    """
+    share = epoch / (epochs - 1) if epochs > 1 else 0.5
+    return _STRONGEST * (_WEAKEST / _STRONGEST) ** share
+
+
+def solve_epoch(
+    state: TrainingState, criterion: torch.nn.Module, l2: float, *, stop_requested: Callable[[], bool]
+) -> bool:
+    """Solve for the head of `state.model` on the features of the epoch of `state.loader`, and count the epoch.
+
+    Returns False, with the state unchanged, if a stop was requested. An epoch that was solved before is left alone.
+    """
+    before, began = state.loader.state_dict(), time.perf_counter()
+    batches = [(features, labels) for features, labels, _ in state.loader]
+    if not batches:
+        return True
+    device, head = state.totals.device, _head(state.model)
+    features, labels = (torch.cat(each).to(device) for each in zip(*batches, strict=True))
+    if not solve_head(head, features, labels, criterion, l2, stop_requested=stop_requested):
+        state.loader.load_state_dict(before)
+        return False
+    with torch.no_grad():
+        logits = head(features)
+        state.totals.update(criterion(logits, labels), logits, labels)
+    state.step += 1
+    state.epoch_seconds = time.perf_counter() - began
+    return True
 
 
 def _compute(
@@ -132,20 +162,26 @@ def _compute(
     parts: list[torch.Tensor] = []
     model.eval()
     with torch.no_grad():
-        for images, _, _ in batches:
+        for images, _, ids in batches:
             inputs = preprocess(images.to(device, non_blocking=True))
             with autocast():
                 features = model.forward_head(model.forward_features(inputs), pre_logits=True)
                 if not parts:
                     _require_linear(model, inputs, features)
             parts.append(features.float().cpu())
+            if not parts[-1].isfinite().all():
+                row = int((~parts[-1].isfinite().all(dim=1)).nonzero()[0])
+                raise UserError(f"linear_probe: the features of sample {int(ids[row])} are not finite; use --no-amp")
     return torch.cat(parts)
 
 
 def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> None:
-    expected = model(inputs).detach()
-    if features.ndim == 2 and features.shape[1] == model.get_classifier().in_features:
-        logits = model.get_classifier()(features).detach()
+    head = _head(model)
+    if features.ndim == 2 and features.shape[1] == head.in_features:
+        started = head.weight.clone()
+        head.weight.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))  # a new head is all zeros
+        logits, expected = head(features), model(inputs)
+        head.weight.copy_(started)
         if torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(float(expected.abs().max()), 1e-6)):
             return
     raise UserError(f"linear_probe: {type(model).__name__} does more to its features than its head; use --freeze")

@@ -20,12 +20,11 @@ from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics
 from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.factory import create_model
-from fasttrain.model.freeze import freeze_blocks, freeze_body, keep_frozen
+from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from fasttrain.model.preprocess import Normalise
 from fasttrain.training.device import choose_device, mixed_precision
 from fasttrain.training.diverged import DivergedStep, find_diverged
 from fasttrain.training.finite import gradient_norm, non_finite
-from fasttrain.training.linear_probe import head_of
 
 _LISTED = 3  # activations, gradients
 _SHOWN = 64  # photographs of a sheet
@@ -101,7 +100,7 @@ def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None 
     guilty = last.samples or np.argsort(last.losses)[::-1][:_LISTED].tolist()
     why, mend = _explain(saved, tried)
     drawn = None
-    if sheet is not None and saved.batches[-1][0].ndim == 4:
+    if sheet is not None:
         drawn = Path(sheet)
         _draw(saved, keys, last, drawn, f"{path}: {why}")
     return Replay(path, saved.facts, len(labels), tried, [keys[each] for each in guilty], why, mend, drawn)
@@ -180,11 +179,9 @@ def _model(saved: DivergedStep, precision: str, device: torch.device) -> tuple[t
         raise UserError(
             f"the weights kept do not fit {config['model']} as timm makes it here; see `pip list`"
         ) from error
-    frozen = freeze_body(model) if config["linear_probe"] else freeze_blocks(model, config["freeze"])
+    frozen = freeze_blocks(model, config["freeze"])
     if precision != "fp32" and device.type == "cpu":
         keep_slow_depthwise_in_fp32(model)
-    if config["linear_probe"]:
-        model.forward = head_of(model)
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config["channels_last"] else model, frozen
 
@@ -195,7 +192,6 @@ def _prepare(
     """Batches to inputs and targets, as the run's `Step.prepare` does."""
     config, facts = saved.facts["config"], saved.facts
     training = facts["kind"] != "validation"
-    pixels = not config["linear_probe"]
     normalise = Normalise(tuple(facts["mean"]), tuple(facts["std"]), channels_last=config["channels_last"]).to(device)
     augment = mix = None
     if training and (config["color_jitter"] or config.get("rand_augment") or config["random_erasing"]):
@@ -214,7 +210,7 @@ def _prepare(
     def prepare(images: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if augment is not None:
             images = augment(images, ids.numpy(), facts["epoch"])
-        inputs = normalise(images) if pixels else images
+        inputs = normalise(images)
         return mix(inputs, labels, ids.numpy(), facts["epoch"]) if mix is not None else (inputs, labels)
 
     return prepare

@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
-from fasttrain.config.schema import parse_rand_augment
+from fasttrain.config.schema import ignored_by_linear_probe, parse_rand_augment
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -153,7 +153,9 @@ class RunParts:
         criterion = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing).to(self.device)
         state = TrainingState(
             model=self.model,
-            ema=ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None,
+            ema=ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True)
+            if config.ema_decay and not config.linear_probe
+            else None,
             optimizer=optimizer,
             schedule=schedule,
             scaler=scaler,
@@ -222,6 +224,9 @@ class RunParts:
         if (size := self.ranks.size) > 1:
             batch = self.batch_size
             says(f"ranks: {size} ({self.ranks.backend(self.device)}), {size} x {batch} = {size * batch} images a step")
+        if self.config.linear_probe and (ignored := ignored_by_linear_probe(self.config)):
+            said = f"not used, as the head is solved for without gradient steps: {', '.join(ignored)}"
+            says(Text.assemble(("linear_probe: ", "yellow"), said))
         if self.config.sync_bn and (size == 1 or self.device.type != "cuda"):
             said = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
             says(Text.assemble(("sync_bn: ", "yellow"), said))

@@ -37,7 +37,7 @@ from fasttrain.training.batch_size import too_large
 from fasttrain.training.device import memory_peak, release_memory
 from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.diverged import kept_if_diverged
-from fasttrain.training.linear_probe import train_on_features
+from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
 from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import Step, require_finite, train_epoch
 from fasttrain.training.phases import phased
@@ -181,7 +181,7 @@ class _Run(RunParts):
                 self._make_up()
         self.fold_frozen()
         if self.config.linear_probe:
-            self.loaders = train_on_features(
+            self.loaders = to_features(
                 self.state,
                 self.loaders,
                 self.spec,
@@ -227,13 +227,26 @@ class _Run(RunParts):
         title = f"epoch {state.epoch + 1}/{self.config.epochs}"
         bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
         with bar as progress, self._traced(total - done) as step:
-            train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
+            if self.config.linear_probe:
+                self._solve_head(step)
+            else:
+                train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
         learning_rate = state.schedule.learning_rate
         release_memory(self.device)
         self.ranks.share(state.evaluated_model.buffers())
         validation, _ = self._evaluate(state.evaluated_model, self.loaders.val, watched=True)
         require_finite(validation.loss, state)
         self._close_epoch(total, learning_rate, validation)
+
+    def _solve_head(self, step: Step) -> None:
+        solved = solve_epoch(
+            self.state, step.criterion, self._l2(), stop_requested=lambda: self._agree().stop is not None
+        )
+        if not solved and (stop := self._agree().stop):
+            self._stop(stop)
+
+    def _l2(self) -> float:
+        return l2_strength(self.state.epoch, self.config.epochs)
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
@@ -303,7 +316,7 @@ class _Run(RunParts):
             "train_top1": train_top1,
             "val_loss": validation.loss,
             "val_top1": validation.top1,
-            "learning_rate": learning_rate,
+            **({"l2": self._l2()} if self.config.linear_probe else {"learning_rate": learning_rate}),
             "improved": improved,
             "epoch_seconds": seconds,
             "img/s": images / seconds,

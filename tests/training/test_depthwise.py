@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 
 from fasttrain.model.depthwise import Fp32Conv2d, keep_slow_depthwise_in_fp32
@@ -36,7 +37,7 @@ def test_frozen_ones_need_no_gradient_and_stay():
 
 def test_under_autocast_only_their_own_dtype_changes():
     torch.manual_seed(0)
-    plain = create_model("mobilenetv2_035", 3).eval()
+    plain = timm.create_model("mobilenetv2_035", num_classes=3).eval()
     model = copy.deepcopy(plain)
     keep_slow_depthwise_in_fp32(model)
     pictures = torch.randn(2, 3, 64, 64)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from fasttrain import evaluate, train
-from fasttrain.model.factory import create_model
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from tests.training.conftest import SMALL
@@ -21,7 +21,7 @@ FROZEN = 12
 def model() -> torch.nn.Module:
     """With BatchNorm statistics as of real training, so that a fold that leaves them out shows."""
     torch.manual_seed(0)
-    made = create_model("mobilenetv2_035", 6)
+    made = timm.create_model("mobilenetv2_035", num_classes=6)  # its classifier is not zero
     for module in made.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)
@@ -113,3 +113,18 @@ def test_a_run_with_frozen_blocks_saves_what_evaluate_sees(model, shard_folder, 
     assert not torch.equal(after["classifier.weight"], begun["classifier.weight"])
     evaluation = evaluate(run.folder, shard_folder, split="val", loader="torchvision", workers=0, device="cpu")
     assert evaluation.loss == pytest.approx(run.history[0]["val_loss"], rel=1e-3)
+
+
+class _ReadTwiceAndClassified(_ReadTwice):
+    """Like the other, under a new classifier whose logits are all zero."""
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 0 * self.forward_features(images)
+
+
+def test_a_new_classifier_does_not_hide_that_a_fold_changes_the_features():
+    model = _ReadTwiceAndClassified()
+    assert fold_frozen(model, [model.conv, model.norm]) == 0

@@ -1,24 +1,27 @@
-"""The linear probe: features once, an ordinary run after that."""
+"""The linear probe: features once, then the head is solved for; an ordinary run around that."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fasttrain import evaluate, train
 from fasttrain.config.load import resolve
-from fasttrain.errors import UserError
+from fasttrain.errors import Stopped, UserError
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_body
 from fasttrain.training import linear_probe
 from tests.training.conftest import SMALL, killed_after, last_state
 
-PROBE = {**SMALL, "image_size": 32, "linear_probe": True, "track": False, "deterministic": True, "learning_rate": 0.05}
+PROBE = {**SMALL, "image_size": 32, "linear_probe": True, "track": False, "deterministic": True}
+PROBE.pop("learning_rate")
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +33,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def begin(tmp_path: Path) -> Path:
     """Weights whose features tell classes apart somewhat: random ones, normalised by one pass of BatchNorm."""
-    from safetensors.torch import save_file
-
     torch.manual_seed(3)
     model = create_model("mobilenetv2_035", 6)
     model.train()(torch.randn(16, 3, 32, 32))
@@ -54,9 +55,12 @@ def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_probe_decodes_each_photograph_once_and_leaves_an_ordinary_run(shard_folder, tmp_path, begin, monkeypatch):
     counts = count_decoded(monkeypatch)
-    run = train(data=shard_folder, out=tmp_path, weights=begin, **{**PROBE, "epochs": 4, "ema_decay": 0.5})
+    run = train(data=shard_folder, out=tmp_path, weights=begin, **{**PROBE, "epochs": 4})
     assert sum(counts) == 96, "train and val, each photograph once, for four epochs and the last evaluation"
-    assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
+    losses = [record["train_loss"] for record in run.history]
+    assert losses == sorted(losses, reverse=True), "each epoch's penalty is weaker"
+    assert [record["l2"] for record in run.history] == pytest.approx([1, 10 ** (-4 / 3), 10 ** (-8 / 3), 1e-4])
+    assert run.best_epoch == 1 + min(range(4), key=lambda epoch: run.history[epoch]["val_loss"])
     after, begun = load_file(run.folder / "model.safetensors"), load_file(begin)
     changed = {name for name in begun if not torch.equal(begun[name], after[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
@@ -77,7 +81,7 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
         return sum(counts)
 
     assert decoded() == 96
-    assert decoded(learning_rate=0.01, batch_size=7, seed=8, drop_rate=0.1) == 0
+    assert decoded(learning_rate=0.01, batch_size=7, seed=8, drop_rate=0.1) == 0, "none of these shapes a feature"
     torn = next(cache.glob("*-train.safetensors"))
     torn.write_bytes(torn.read_bytes()[:100])
     assert 0 < decoded() < 96, "the torn file, and that alone, is made again"
@@ -86,15 +90,57 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
     assert decoded() == 0
 
 
-def test_killed_in_mid_epoch_and_resumed_bit_for_bit(shard_folder, tmp_path, begin):
-    settings = {**PROBE, "weights": begin, "save_every": 1, "drop_rate": 0.3, "ema_decay": 0.9}
+def test_killed_and_resumed_bit_for_bit(shard_folder, tmp_path, begin):
+    settings = {**PROBE, "weights": begin, "epochs": 4, "early_stopping": 0}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
-    with killed_after(lambda state: state["step"] == 2):
+    with killed_after(lambda state: state["epoch"] == 2):
         train(data=shard_folder, out=tmp_path / "killed", **settings)
     resumed = train(resume="auto", out=tmp_path / "killed")
-    for part in ("model", "ema"):
-        ours, theirs = (last_state(run.folder)[part] for run in (resumed, alone))
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, theirs = (last_state(run.folder)["model"] for run in (resumed, alone))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.best_epoch == alone.best_epoch
+
+
+def test_stopped_while_it_solves_and_resumed_bit_for_bit(shard_folder, tmp_path, begin, monkeypatch):
+    settings = {**PROBE, "weights": begin, "epochs": 3}
+    alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
+    solve, calls = linear_probe.solve_head, []
+
+    def stopped_in_the_second(*arguments: Any, **named: Any) -> bool:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return solve(*arguments, **named)
+
+    monkeypatch.setattr(linear_probe, "solve_head", stopped_in_the_second)
+    with pytest.raises(Stopped):
+        train(data=shard_folder, out=tmp_path / "stopped", **settings)
+    assert len(calls) == 2
+    resumed = train(resume="auto", out=tmp_path / "stopped")
+    ours, theirs = (last_state(run.folder)["model"] for run in (resumed, alone))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_settings_that_need_gradient_steps_are_said_to_be_unused(shard_folder, tmp_path, begin, capsys):
+    settings = {**PROBE, "weights": begin, "learning_rate": 0.3, "ema_decay": 0.9}
+    train(data=shard_folder, out=tmp_path, **settings)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not used, as the head is solved for without gradient steps: learning_rate=0.3, ema_decay=0.9" in said
+
+
+def test_a_recipe_changes_nothing():
+    assert resolve({"recipe": "fast", "linear_probe": True}).plain() == {
+        **resolve({"linear_probe": True}).plain(),
+        "recipe": "fast",
+    }
+
+
+def test_features_that_are_not_finite_are_refused(shard_folder, tmp_path, begin):
+    broken = load_file(begin)
+    broken["conv_stem.weight"].fill_(float("nan"))
+    save_file(broken, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match=r"features of sample \d+ are not finite"):
+        train(data=shard_folder, out=tmp_path, **{**PROBE, "weights": tmp_path / "nan.safetensors"})
 
 
 def test_what_needs_pixels_is_refused_in_one_line():
@@ -108,5 +154,8 @@ def test_a_head_that_is_more_than_one_layer_is_refused():
         freeze_body(create_model("test_byobnet", 0))
     model = create_model("mobilenetv2_035", 3)
     features = model.eval().forward_head(model.forward_features(torch.zeros(1, 3, 32, 32)), pre_logits=True)
-    with pytest.raises(UserError, match="more to its features than its head"):
-        linear_probe._require_linear(model, torch.ones(1, 3, 32, 32), features + 1)
+    with torch.no_grad():
+        linear_probe._require_linear(model, torch.zeros(1, 3, 32, 32), features)
+        with pytest.raises(UserError, match="more to its features than its head"):
+            linear_probe._require_linear(model, torch.ones(1, 3, 32, 32), features + 1)
+    assert not model.classifier.weight.any(), "the check leaves the head as it was"

@@ -1,0 +1,72 @@
+"""Solve for a linear classifier of given features: multinomial logistic regression with an L2 penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+_ITERATIONS_BETWEEN_LOOKS, _MOST_LOOKS = 20, 100
+_LEAST_GAIN = 1e-7  # of the objective, over the iterations between two looks
+
+
+def solve_head(
+    head: torch.nn.Linear,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    criterion: torch.nn.Module,
+    l2: float,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Set the weights of `head` to those that minimize its penalized loss on all features.
+
+    The objective is `criterion(logits, labels) + l2 / 2 * sum(weight ** 2)`, with the weights that `head` would have on
+    standardized features (mean 0, standard deviation 1). L-BFGS (Liu and Nocedal 1989) minimizes it over the full batch
+    to convergence. It starts from the current weights, so a sequence of penalties costs little more than one.
+
+    `features`: float32 [n, D], finite. `labels`: int64 [n]. Both on the device of `head`. Returns False, with `head`
+    unchanged, if a stop was requested.
+    """
+    double = torch.float32 if features.device.type == "mps" else torch.float64
+    deviation, mean = torch.std_mean(features.to(double), dim=0, correction=0)
+    if head.bias is None:
+        mean = torch.zeros_like(mean)
+    constant = deviation <= 1e-6 * mean.abs() + torch.finfo(torch.float32).tiny
+    deviation = torch.where(constant, torch.ones_like(deviation), deviation)
+    standardized = ((features - mean) / deviation).float()
+
+    own = head.weight.detach().to(double)
+    weight = (own * deviation).float().requires_grad_()
+    bias = None if head.bias is None else (head.bias.detach() + own @ mean).float().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weight] if bias is None else [weight, bias],
+        max_iter=_ITERATIONS_BETWEEN_LOOKS,
+        history_size=20,
+        tolerance_grad=1e-7,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = torch.nn.functional.linear(standardized, weight, bias)
+        value: torch.Tensor = criterion(logits, labels) + l2 / 2 * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    before = math.inf
+    for _ in range(_MOST_LOOKS):
+        value = optimizer.step(objective).item()  # type: ignore[arg-type, union-attr]
+        if stop_requested():
+            return False
+        if before - value <= _LEAST_GAIN * abs(value):
+            break
+        before = value
+    with torch.no_grad():
+        solved = weight.to(double) / deviation
+        head.weight.copy_(solved)
+        if bias is not None:
+            head.bias.copy_(bias - solved @ mean)
+    return True
