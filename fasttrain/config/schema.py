@@ -191,8 +191,8 @@ class TrainConfig(BaseModel):
 
 def ignored_by_linear_probe(config: TrainConfig) -> list[str]:
     """Return the settings that were changed from their defaults and that a linear probe does not use, as name=value."""
-    usual = TrainConfig()
-    changed = [name for name in NEEDS_STEPS if getattr(config, name) != getattr(usual, name)]
+    fields = TrainConfig.model_fields
+    changed = [name for name in NEEDS_STEPS if getattr(config, name) != fields[name].default]
     return [f"{name}={getattr(config, name)}" for name in changed]
 
 

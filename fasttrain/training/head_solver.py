@@ -53,12 +53,12 @@ def solve_head(
         optimizer.zero_grad()
         logits = torch.nn.functional.linear(standardized, weight, bias)
         value: torch.Tensor = criterion(logits, labels) + l2 / 2 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     before = math.inf
     for _ in range(_MOST_LOOKS):
-        value = optimizer.step(objective).item()  # type: ignore[arg-type, union-attr]
+        value = optimizer.step(objective).item()
         if stop_requested():
             return False
         if before - value <= _LEAST_GAIN * abs(value):

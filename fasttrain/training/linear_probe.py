@@ -109,7 +109,7 @@ def to_features(
     train, val, test = of(loaders.train, "train"), of(loaders.val, "val"), of(loaders.test, "test")
     assert train is not None and val is not None
     head = _head(model)
-    model.forward = lambda features: head(features)  # type: ignore[method-assign]
+    model.forward = lambda features: head(features)
     state.loader = train
     return Loaders(train, val, test)
 
