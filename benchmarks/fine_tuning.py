@@ -30,11 +30,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fast": {"recipe": "fast"},
     "accurate": {"recipe": "accurate"},
     "classic": {"recipe": "classic"},
-    "freeze": {"freeze": 16},
+    "freeze": {"freeze": 17},
     "probe": {"linear_probe": True, "epochs": 10},
     "probe, fast": {"linear_probe": True, "recipe": "fast"},
 }
-LOOPS = {"loop": 0, "loop, freeze": 16}
+LOOPS = {"loop": 0, "loop, freeze": 17}
 
 
 def of_fasttrain(name: str, seed: int, weights: Path, scratch: Path) -> dict[str, np.ndarray]:
@@ -75,7 +75,7 @@ def right_of(folder: Path, shards: Path, split: str, settings: dict[str, Any]) -
         )
     finally:
         loader.close()
-    return (seen.top[:, 0] == seen.labels)[np.argsort(seen.ids)]
+    return (seen.top[:, 0] == seen.labels)[np.argsort(data.index["key"][seen.ids])]
 
 
 def of_loop(freeze: int, seed: int, weights: Path) -> dict[str, np.ndarray]:
@@ -92,7 +92,7 @@ def of_loop(freeze: int, seed: int, weights: Path) -> dict[str, np.ndarray]:
     model.load_state_dict(state, strict=False)
     torch.nn.init.zeros_(model.classifier.weight)
     torch.nn.init.zeros_(model.classifier.bias)
-    groups = group_parameters(model, model.group_matcher(coarse=False))
+    groups = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(groups[name] >= freeze)
     config = timm.data.resolve_model_data_config(model)
@@ -155,7 +155,10 @@ def of_regression(seed: int, weights: Path, scratch: Path) -> dict[str, np.ndarr
         for strength in np.logspace(-5, 1, 13)
     ]
     best = max(tried, key=lambda each: each.score(scaler.transform(features["val"]), labels["val"]))
-    return {split: best.predict(scaler.transform(features[split])) == labels[split] for split in ("val", "test")}
+    order = {split: np.argsort(data.index["key"][data.ids(split)]) for split in ("val", "test")}
+    return {
+        split: (best.predict(scaler.transform(features[split])) == labels[split])[rows] for split, rows in order.items()
+    }
 
 
 def interval(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[float, float, float]:
@@ -186,9 +189,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     for setting in SETTINGS:
         other = against.get(setting, "loop")
         ours, theirs = rights("now", setting), rights("now", other)
-        seeds = min(len(ours), len(theirs)) or (len(theirs) and len(ours))
         difference = "–"
-        if seeds:
+        if ours and theirs:
             mean, low, high = interval(ours, theirs)
             difference = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
         cells = [setting, shown(rights("released", setting)), shown(ours), other, shown(theirs), difference]
