@@ -9,17 +9,14 @@ _RECIPES: dict[str, dict[str, Any]] = {
     # the plain PyTorch script for Food-101 that fasttrain replaces
     "classic": {
         "optimizer": "adam",
-        "learning_rate": 1e-3,
         "scheduler": "plateau",
+        "warmup_epochs": 0.0,
         "batch_size": 32,
     },
-    # FFCV's ideas (progressive resizing, label smoothing, a short budget), with torch's one-cycle schedule
+    # a short budget: the defaults' optimizer and schedule, and crops that leave most of the photograph
     "fast": {
         "epochs": 5,
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.01,
-        "scheduler": "onecycle",
+        "weight_decay": 0.05,
         "label_smoothing": 0.1,
         "crop_scale": (0.35, 1.0),
         "early_stopping": 0,
@@ -27,15 +24,8 @@ _RECIPES: dict[str, dict[str, Any]] = {
     # timm's fine-tuning recipes
     "accurate": {
         "epochs": 30,
-        "optimizer": "adamw",
-        "learning_rate": 1e-3,
         "weight_decay": 0.05,
-        "scheduler": "cosine",
-        "warmup_epochs": 1.0,
         "label_smoothing": 0.1,
-        "rand_augment": "n2-m9",
-        "mixup": 0.2,
-        "random_erasing": 0.25,
         "ema_decay": 0.999,
         "clip_grad": 1.0,
         "layer_decay": 0.9,
@@ -43,6 +33,8 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "early_stopping": 0,
     },
 }
+_NEEDS_MANY_EPOCHS = {"accurate": {"rand_augment": "n2-m9", "mixup": 0.2, "random_erasing": 0.25}}
+_MANY_EPOCHS = 20
 RECIPES = tuple(_RECIPES)
 
 NEEDS_PIXELS = {
@@ -78,20 +70,17 @@ NEEDS_STEPS = (
 
 
 def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of the recipe `name`, one of `RECIPES`, beside what is `given`.
+    """Return the defaults of the recipe `name`, one of `RECIPES`, beside what is `given`.
 
-    Some depend on that: a linear probe takes no augmentation, layer decay spares weights that were trained before, and
-    the smallest size of progressive resizing follows `image_size`.
+    Some depend on what is given. A linear probe has no use for any of them. Layer decay spares pretrained weights only.
+    Strong augmentation is left out below 20 epochs, which are too few to learn from it.
     """
     if given.get("linear_probe"):
         return {}
     defaults = dict(_RECIPES[name])
-    size = given.get("image_size", 224)
-    if name == "fast" and isinstance(size, int) and size % 32 == 0 and size >= 96:
-        defaults["progressive"] = f"{max(round(size * 4 / 7 / 32) * 32, 32)}:{size}"
     if given.get("pretrained") is False and not given.get("weights"):
         defaults.pop("layer_decay", None)
-    epochs = given.get("epochs")
-    if isinstance(epochs, int) and epochs < defaults.get("warmup_epochs", 0):
-        defaults["warmup_epochs"] = float(max(epochs, 0))
+    epochs = given.get("epochs", defaults.get("epochs"))
+    if isinstance(epochs, int) and epochs >= _MANY_EPOCHS:
+        defaults |= _NEEDS_MANY_EPOCHS.get(name, {})
     return defaults

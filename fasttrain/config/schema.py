@@ -83,7 +83,7 @@ class TrainConfig(BaseModel):
         64, description="photographs a step, of each rank under torchrun; auto: the most that fit into memory"
     )
     grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
-    optimizer: str = Field("adam", description="adam, adamw, sgd, or any name timm knows")
+    optimizer: str = Field("adamw", description="adamw, adam, sgd, or any name timm knows")
     learning_rate: float = Field(1e-3, gt=0, le=100, description="greatest learning rate")
     weight_decay: float = Field(1e-4, ge=0, le=10, description="not applied to norms and biases")
     layer_decay: float | None = Field(
@@ -91,9 +91,9 @@ class TrainConfig(BaseModel):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
     scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = Field(
-        "plateau", description="plateau, cosine, onecycle or constant"
+        "cosine", description="cosine, plateau, onecycle or constant"
     )
-    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up; cosine only")
+    warmup_epochs: float = Field(0.5, ge=0, description="linear warm-up; cosine only")
     patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")

@@ -14,9 +14,9 @@ def test_later_layers_win_and_none_means_not_given():
     assert (config.epochs, config.seed) == (7, 1)
 
 
-def test_defaults_are_the_classic_recipe():
+def test_the_defaults_fine_tune():
     config = TrainConfig()
-    assert (config.model, config.optimizer, config.scheduler) == ("mobilenetv2_100", "adam", "plateau")
+    assert (config.model, config.optimizer, config.scheduler) == ("mobilenetv2_100", "adamw", "cosine")
     assert config.pretrained and config.channels_last and not config.amp
 
 
