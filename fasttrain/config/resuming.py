@@ -144,7 +144,8 @@ def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str,
             continue
         rule = RULES[name]
         if rule.kind is OnResume.FIXED and not rule.allowed(old, new):
-            raise UserError(f"{name} = {old} can't become {new} in the run of {checkpoint}: {rule.said}")
+            mend = rule.said.replace("RUN/", f"{checkpoint.parents[1]}/")
+            raise UserError(f"{name} = {old} can't become {new} in the run of {checkpoint}: {mend}")
         changed.append(f"{name}: {old} -> {new}")
     return tuple(changed)
 

@@ -61,7 +61,7 @@ def test_what_is_given_wins_over_the_file_and_that_over_the_checkpoint(run, tmp_
 
 
 def test_another_model_is_refused_and_none_found_is_a_fresh_start(run, tmp_path):
-    with pytest.raises(UserError, match=r"model = resnet18 can't become vit in the run of .*step-00000002\.safetensors"):
+    with pytest.raises(UserError, match=r"^model = resnet18 can't become vit in the run of .*-00000002\.safetensors: "):
         start_of_run(None, {"resume": str(run), "model": "vit"})
     given = {"resume": "auto", "out": tmp_path / "none", "epochs": 2}
     assert start_of_run(None, given) == RunStart(resolve(given))
