@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,13 +261,20 @@ def test_tracking(begun, tmp_path, monkeypatch):
     monkeypatch.setattr(Tracker, "start", lambda **given: started.append(given) or NullTracker())
     Resumed(folder, {"track": True}).run._tracker()
     assert len(started) == 1 and started[0]["experiment"] == "fasttrain"
-    (folder / "tracking.jsonl").write_text("")
-    same, other = (start_of_run(None, {"resume": str(folder), **given}) for given in ({}, {"experiment": "other"}))
-    same.checkpoint.update(mlflow_run_id="1", journal="2")
-    assert tracked_before(same) == {"mlflow_run_id": "1", "journal": "2"} and (folder / "tracking.jsonl").exists()
-    other.checkpoint.update(mlflow_run_id="1", journal="2")
-    assert tracked_before(other) == {"mlflow_run_id": None, "journal": None}
-    assert (folder / "tracking-1.jsonl").exists() and not (folder / "tracking.jsonl").exists()
+    journal, start = folder / "tracking.jsonl", start_of_run(None, {"resume": str(folder)})
+    start.checkpoint.update(mlflow_run_id="1", journal="2")
+    began = {"op": "start", "time": 1, "experiment": "a", "run_name": "b", "params": {}, "tags": {}}
+    journal.write_text(json.dumps({**began, "uuid": "2"}) + "\n")
+    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"} and journal.exists()
+    journal.write_text(json.dumps({**began, "uuid": "3"}) + "\n")
+    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"}
+    assert not journal.exists(), "of a branch that was killed before it was saved"
+    other = replace(start, config=start.config.model_copy(update={"experiment": "other"}))
+    for number, (new, tag) in enumerate([(other, "continued_in"), (replace(start, went_back=True), "abandoned")], 2):
+        journal.write_text(json.dumps({**began, "uuid": "2"}) + "\n")
+        assert tracked_before(new) == {"mlflow_run_id": None, "journal": None} and not journal.exists()
+        kept = [json.loads(line) for line in (folder / f"tracking-{number}.jsonl").read_text().splitlines()]
+        assert [each["op"] for each in kept] == ["start", "tags", "finish"] and kept[1]["tags"].keys() == {tag}
 
 
 def test_fewer_epochs_than_have_begun_are_refused(begun, tmp_path):
