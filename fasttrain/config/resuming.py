@@ -73,7 +73,8 @@ RULES: dict[str, Rule] = {
     "freeze": _effect(f"blocks are frozen or trained from the next step on; {_MOMENTS}"),
     "linear_probe": Rule(
         OnResume.FIXED,
-        f"earlier epochs have trained the body, whose features a probe would need; {_NEW_RUN} --linear-probe",
+        "switched off, the run continues by fine-tuning; it can't be switched on, as earlier epochs have trained the "
+        f"body whose features it needs; {_NEW_RUN} --linear-probe",
         allowed=lambda then, now: not now,
     ),
     "drop_rate": _effect(),

@@ -63,8 +63,8 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
     changed = changes(before, config, path)
     _require_epochs(config.epochs, found.state)
     _complete(found.state, before)
-    newest = restarted is not None or bool(found.torn) or checkpoints_of(path.parents[1])[:1] == [path]
-    return RunStart(config, path.parents[1], found.state, changed, found.torn, before, went_back=not newest)
+    went_back = restarted is None and not found.torn and not _is_newest(path)
+    return RunStart(config, path.parents[1], found.state, changed, found.torn, before, went_back)
 
 
 def _resolve_resumed(
@@ -80,6 +80,13 @@ def _resolve_resumed(
     if now.batch_size == "auto":  # the number that was found when the run began
         update["batch_size"] = before.batch_size
     return before, now.model_copy(update=update)
+
+
+def _is_newest(path: Path) -> bool:
+    """Whether the run of this intact checkpoint has no later one that is intact."""
+    run = path.parents[1]
+    paths = checkpoints_of(run)
+    return paths[:1] == [path] or (path in paths and newest_checkpoint(run).path == path)
 
 
 def _require_epochs(epochs: int, checkpoint: Mapping[str, Any]) -> None:

@@ -72,6 +72,7 @@ def test_torn_ones_are_told(run):
     start = start_of_run(None, {"resume": str(run)})
     assert start.checkpoint["step"] == 1 and len(start.torn) == 1 and "going on from step-00000001" in start.torn[0]
     assert not start.went_back, "what came after it is lost, not abandoned"
+    assert not start_of_run(None, {"resume": str(checkpoint_path(run, 1))}).went_back, "by its own name, too"
 
 
 def test_what_torchrun_restarts_goes_on_or_begins_again_in_its_folder(run, tmp_path):
