@@ -332,7 +332,7 @@ def test_a_checkpoint_that_does_not_name_its_moments(begun, tmp_path):
 def test_a_schedule_goes_on_as_if_the_rate_had_always_been_so(scheduler, given, shard_folder, tmp_path):
     """Bit for bit, but for plateau, whose drops are of the rate it had."""
     settings = {**BEGUN, "scheduler": scheduler, "patience": 0, "epochs": 3, "momentum": 0.5, "optimizer": "sgd"}
-    rate = {"learning_rate": 0.01} if given else {}
+    rate = {"learning_rate": 0.01, "momentum": 0.7} if given else {}
     with killed_after(lambda state: state["epoch"] == 2):
         train(data=shard_folder, out=tmp_path / "a", **settings)
     with killed_after(lambda state: state["epoch"] == 2):
@@ -340,7 +340,7 @@ def test_a_schedule_goes_on_as_if_the_rate_had_always_been_so(scheduler, given, 
     (changed,), (always,) = ((tmp_path / each).iterdir() for each in "ab")
     resumed = Resumed(changed, rate, steps=False)
     if scheduler == "plateau" and given:
-        assert resumed.state.schedule.learning_rate == 0.01
+        assert [(each["lr"], each["momentum"]) for each in resumed.state.optimizer.param_groups] == [(0.01, 0.7)] * 2
         return
     keys = ("lr", "momentum", "initial_lr", "max_lr", "min_lr")
     ours = [{key: each.get(key) for key in keys} for each in resumed.state.optimizer.param_groups]
