@@ -125,6 +125,7 @@ class Loader(ABC):
         plan = self.plan().rest(self._resume_at)
         first_batch = self._resume_at // (settings.batch_size * settings.world_size)
         count = self._limited(plan.batch_count(settings.batch_size, settings.world_size) + first_batch) - first_batch
+        count = max(count, 0)  # fewer were to be delivered, had the epoch begun with this batch size
         if not self._resume_at:
             self._bad_before = 0
         self.bad = {}

@@ -24,7 +24,8 @@ class Source:
     kind: "food101", "folder" or "sample". paths: relative to `root`, with slashes. labels: int32 [n],
     positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides between train
     and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and the
-    hash of all (path, size in bytes, split).
+    hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
+    it differs between copies of the photographs, and changes with each of them.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Source:
     splits: NDArray[np.int8]
     ignored: tuple[Ignored, ...]
     fingerprint: str
+    local_state: str = ""
 
     def summary(self) -> SourceSummary:
         """What the manifest says of the source."""
@@ -60,6 +62,7 @@ class _Photo:
     name: str  # of the class
     split: int
     size: int
+    stamp: tuple[int, int, int] = (0, 0, 0)
 
 
 def cache_root() -> Path:
@@ -162,7 +165,7 @@ def _food101(base: Path, kind: str, name: str) -> Source:
     for stem, split in named.items():
         photo = sizes.pop(stem, None)
         path = photo.path if photo else f"{stem}.jpg"
-        photos.append(_Photo(path, stem.partition("/")[0], split, photo.size if photo else -1))
+        photos.append(_Photo(path, stem.partition("/")[0], split, *((photo.size, photo.stamp) if photo else (-1,))))
     ignored = [(photo.path, "not named in meta/train.txt or meta/test.txt") for photo in sizes.values()]
     learnt = [photo for photo in photos if photo.split == UNDECIDED]
     classes = _used_classes(root, sorted({photo.name for photo in photos}), learnt)
@@ -188,7 +191,7 @@ def _walk_classes(root: Path, prefix: str, names: list[str], split: int) -> _Lis
     for name in names:
         for found in walk(root, f"{prefix}{name}", seen):
             if isinstance(found, Found):
-                photos.append(_Photo(found.path, name, split, found.size))
+                photos.append(_Photo(found.path, name, split, found.size, found.stamp))
             else:
                 ignored.append(found)
     return _Listed(photos, ignored)
@@ -214,9 +217,11 @@ def _source(
 ) -> Source:
     photos = sorted(photos, key=lambda photo: photo.path)
     label = {name: number for number, name in enumerate(classes)}
-    digest = hashlib.sha256()
+    digest, local = hashlib.sha256(), hashlib.sha256()
     for photo in photos:
-        digest.update(os.fsencode(photo.path) + b"\0%d\0%d\n" % (photo.size, photo.split))
+        line = os.fsencode(photo.path) + b"\0%d\0%d\n" % (photo.size, photo.split)
+        digest.update(line)
+        local.update(line + b"%d\0%d\0%d\n" % photo.stamp)
     return Source(
         kind,
         name,
@@ -227,6 +232,7 @@ def _source(
         np.array([photo.split for photo in photos], dtype=np.int8),
         tuple(sorted(ignored)),
         f"sha256:{digest.hexdigest()}",
+        f"sha256:{local.hexdigest()}",
     )
 
 

@@ -25,10 +25,15 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 
 @dataclass(frozen=True)
 class Found:
-    """A photograph by its name or first bytes; `path` relative to the source, `size` in bytes."""
+    """A photograph by its name or first bytes; `path` relative to the source, `size` in bytes.
+
+    stamp: times of modification and of change in nanoseconds, and inode. They tell a file from another one of the same
+    name and size that takes its place later: the kernel sets the time of change, and no program can set it back.
+    """
 
     path: str
     size: int
+    stamp: tuple[int, int, int]
 
 
 def walk(root: Path, start: str, seen: set[tuple[int, int]], *, recurse: bool = True) -> Iterator[Found | Ignored]:
@@ -67,10 +72,10 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
     try:
         if not entry.is_file():
             return path, "a broken link" if entry.is_symlink() else "not a regular file"
-        size = entry.stat().st_size
+        stat = entry.stat()
         suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
         if suffix in _PHOTOGRAPHS or (suffix not in _UNREADABLE and _looks_like_photograph(entry.path)):
-            return Found(path, size)
+            return Found(path, stat.st_size, (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
     except OSError as error:
         return path, f"can't be read: {error.strerror}"
     return path, _UNREADABLE.get(suffix, f"not a photograph ({suffix})" if suffix else "not a photograph")

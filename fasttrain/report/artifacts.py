@@ -128,19 +128,40 @@ class RunFolder:
 
     def write_model(self, model: torch.nn.Module) -> None:
         """The model's `state_dict` as safetensors, on the CPU, each tensor contiguous and by itself."""
+        self.write_weights(model.state_dict())
+
+    def write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """`write_model` of a model whose `state_dict` is `weights`."""
         from safetensors.torch import save
 
         # safetensors refuses tensors that share memory (tied weights): each gets its own, so that any loader
         # fits.
         seen: set[int] = set()
         tensors: dict[str, torch.Tensor] = {}
-        for name, tensor in model.state_dict().items():
+        for name, tensor in weights.items():
             alone = tensor.detach().cpu().contiguous()
             if alone.untyped_storage().data_ptr() in seen:
                 alone = alone.clone()
             seen.add(alone.untyped_storage().data_ptr())
             tensors[name] = alone
         atomic_write_bytes(self.model, save(tensors, metadata={"format": "pt"}))
+
+    def read_weights(self) -> dict[str, torch.Tensor] | None:
+        """The tensors of `model.safetensors`; None where it is absent or torn."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.model)
+        except (OSError, SafetensorError):
+            return None
+
+    def reopen(self) -> None:
+        """Removes what says that the run has ended, and how: it goes on. OSError where that can't be removed."""
+        for path in (self.evaluation, *self.pictures()):
+            if path.is_file():
+                path.unlink()
+        fsync_folder(self.path)
 
     def read_model(self, model: torch.nn.Module) -> torch.nn.Module:
         """Puts the saved weights into `model`, where it is, and returns it.

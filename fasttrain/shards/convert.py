@@ -135,6 +135,7 @@ def convert_part(
 def ensure_shards(data: str | Path) -> str | Path:
     """`data` where it holds shards or is a URL; where it holds photographs, their shards in the cache, made once.
 
+    They are made again where a photograph was added, removed or changed since: see `Source.local_state`.
     Raises UserError where it holds neither.
     """
     if is_url(data):
@@ -150,8 +151,7 @@ def ensure_shards(data: str | Path) -> str | Path:
         source = open_source(data)
     except UserError as error:
         raise UserError(f"{data} holds neither shards nor photographs to make them of: {error}") from error
-    fingerprint = source.fingerprint.removeprefix("sha256:")[:12]
-    out = cache_root() / "shards" / f"{source.name}-{fingerprint}"
+    out = cache_root() / "shards" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}"
     if not (out / MANIFEST).exists():
         console = make_console(stderr=True)
         console.print(f"{data} holds photographs: converting them once, into {out}")
@@ -198,7 +198,10 @@ def _convert(
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
         else:
-            console.print(f"{out} holds these shards already: nothing to do")
+            console.print(
+                f"{out} holds these shards already, by the photographs' names and sizes: nothing to do; --overwrite "
+                "converts them again"
+            )
         seconds = time.monotonic() - start
         if beton:
             _write_betons(out, console, stop)

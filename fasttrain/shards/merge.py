@@ -100,6 +100,8 @@ def _all_parts(out: Path) -> list[Path]:
 
 def _same_in_all(folders: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     runs, summaries = ([_read(folder / PARTS / name) for folder in folders] for name in (RUN, _SUMMARY))
+    for run in runs:
+        run.pop("local_state", None)  # each machine has photographs of its own
     for folder, run in zip(folders, runs, strict=True):
         if run != runs[0]:
             raise UserError(

@@ -31,7 +31,7 @@ def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: b
 
     Raises UserError where other things lie there, or other shards and not `overwrite`.
     """
-    mine = {"source": source.fingerprint, "settings": settings}
+    mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": settings}
     run = json.loads((out / PARTS / RUN).read_bytes()) if (out / PARTS / RUN).exists() else None
     clear_temporaries(out / PARTS)
     if (out / MANIFEST).exists() or run:  # else the folder may be somebody else's

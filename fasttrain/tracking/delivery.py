@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from fasttrain.tracking.journal import Batch, Delivered, Entry, Journal
+from fasttrain.tracking.journal import JOURNAL, Batch, Delivered, Entry, Journal
 from fasttrain.tracking.store import Store, is_remote, shown
 
 ENTRIES_AT_ONCE = 1000
@@ -64,7 +64,7 @@ class Delivery:
         for position in self._refused:
             entries = self._read(position, 1).entries[:1]
             try:
-                if entries and not _is_gone(entries[0]):
+                if entries and not self._is_gone(entries[0]):
                     store.deliver(entries, doubtful=True)
             except Exception as error:
                 store.check()
@@ -109,7 +109,7 @@ class Delivery:
 
     def _send(self, store: Store, batch: Batch) -> None:
         first = batch.entries[0]
-        if _is_gone(first):
+        if self._is_gone(first):
             self._report_artifact(f"{first['path']} is gone before it could be logged")
         else:
             try:
@@ -155,6 +155,11 @@ class Delivery:
             self._artifacts_refused = True
             self._report(f"MLflow: {said}; artifacts stay where they are")
 
+    def _is_gone(self, entry: Entry) -> bool:
+        """Whether it is of a file that isn't there any more, or that another branch of the run has overwritten."""
+        abandoned = self._journal.path.name != JOURNAL
+        return entry["op"] == "artifact" and (abandoned or not Path(entry["path"]).is_file())
+
     def _mark(self) -> None:
         self._journal.mark(Delivered(shown(self.uri), self.run_id or "", self.sent, self._refused))
 
@@ -192,10 +197,6 @@ def reason(error: BaseException) -> str:
         error = inner
     text = shown((str(error) or type(error).__name__).splitlines()[0])
     return text if len(text) <= 160 else text[:159] + "…"
-
-
-def _is_gone(entry: Entry) -> bool:
-    return entry["op"] == "artifact" and not Path(entry["path"]).is_file()
 
 
 def _named(entry: Entry) -> str:

@@ -7,12 +7,17 @@ import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from fasttrain.shards.atomic import fsync_folder
+
 JOURNAL = "tracking.jsonl"
+JOURNALS = "tracking*.jsonl"
+"""Matches a run's journal, and those of what was abandoned in it: see `set_aside`."""
 _CHUNK = 1 << 20
 _MARK = b'{"op": "delivered"'
 
@@ -206,6 +211,39 @@ class Journal:
             self.problem = f"{self.path}: {error.strerror or error}"
         else:
             self.problem = None
+
+
+def journal_uuid(folder: Path) -> str | None:
+    """The uuid of the journal in the run folder `folder`; None where there is no journal."""
+    with contextlib.suppress(OSError), (folder / JOURNAL).open("rb") as lines:
+        for line in lines:
+            if (entry := _parsed(line)) and entry["op"] == "start":
+                return entry.get("uuid")
+    return None
+
+
+def set_aside(folder: Path, tags: dict[str, str]) -> None:
+    """Makes room for a new journal in the run folder `folder`. The old one gets `tags`, and its run ends.
+
+    It is still delivered, but for its artifacts: the folder's files are no longer its own. OSError where the folder
+    can't be written.
+    """
+    path = folder / JOURNAL
+    if not path.exists():
+        return
+    entries = [entry for line in path.read_bytes().splitlines() if (entry := _parsed(line))]
+    ended = [entry["op"] for entry in entries if entry["op"] != "delivered"][-1:] == ["finish"]
+    now = int(time.time() * 1000)
+    old = Journal(path)
+    old.append({"op": "tags", "time": now, "tags": tags})
+    if not ended:
+        old.append({"op": "finish", "time": now, "status": "KILLED"})
+    old.close()
+    number = 1
+    while (aside := folder / f"tracking-{number}.jsonl").exists():
+        number += 1
+    path.rename(aside)
+    fsync_folder(folder)
 
 
 def peek(path: Path) -> Waiting:

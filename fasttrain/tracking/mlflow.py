@@ -35,6 +35,8 @@ class NullTracker:
 
     run_id: str | None = None
     uri: str | None = None
+    uuid: str | None = None
+    fresh = False
 
     def wait_for_run(self, timeout: float = 30.0) -> str | None:
         """The run's id; None here."""
@@ -64,6 +66,8 @@ class NullTracker:
 class Tracker(NullTracker):
     """A run in MLflow; made by `start`, ended by `finish` or by leaving its `with` block.
 
+    uuid: its journal's. fresh: whether nothing has been logged in it before `start`.
+
     The block ends the run as FINISHED, as KILLED on KeyboardInterrupt, Stopped and SystemExit by a signal,
     else as FAILED (with the tag `error`).
     """
@@ -71,6 +75,7 @@ class Tracker(NullTracker):
     def __init__(self, journal: Journal, uri: str, run_id: str | None, report: Callable[[str], None]) -> None:
         self.uri = shown(uri)
         self.run_id = run_id
+        self.fresh = journal.uuid is None and run_id is None
         self._journal = journal
         self._delivery = Delivery(journal, uri, run_id, report)
         self._report = report
@@ -134,6 +139,10 @@ class Tracker(NullTracker):
         )
         tracker._thread.start()
         return tracker
+
+    @property
+    def uuid(self) -> str | None:  # type: ignore[override]
+        return self._journal.uuid
 
     def wait_for_run(self, timeout: float = 30.0) -> str | None:
         """The run's id in the store at `uri`, once it is there; None where the store is away, or takes over `timeout`

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fasttrain.errors import UserError
 from fasttrain.tracking.delivery import Busy, deliver, reason
-from fasttrain.tracking.journal import JOURNAL, Waiting, peek
+from fasttrain.tracking.journal import JOURNAL, JOURNALS, Waiting, peek
 from fasttrain.tracking.store import local_uri, set_environment, shown
 
 RUNS = Path("runs")
@@ -18,7 +18,11 @@ RUNS = Path("runs")
 
 def waiting_journals(folders: Sequence[Path]) -> Iterator[tuple[Path, Waiting]]:
     """The journals in and below `folders` that hold what their store lacks."""
-    found = (path for folder in folders for path in [folder / JOURNAL, *sorted(folder.glob(f"*/**/{JOURNAL}"))])
+    found = (
+        path
+        for folder in folders
+        for path in (*sorted(folder.glob(JOURNALS)), *sorted(folder.glob(f"*/**/{JOURNALS}")))
+    )
     for path in dict.fromkeys(found):
         with contextlib.suppress(OSError):
             if (state := peek(path)).entries:
@@ -30,7 +34,7 @@ def deliver_waiting(own: Path, uri: str, report: Callable[[str], None], go_on: C
 
     What goes wrong is left for the next time.
     """
-    for path in sorted(own.parent.parent.glob(f"*/{JOURNAL}")):
+    for path in sorted(own.parent.parent.glob(f"*/{JOURNALS}")):
         try:
             if not go_on():
                 return

@@ -38,3 +38,7 @@ class EarlyStopping:
             state["best_epoch"],
             state["waited"],
         )
+
+    def forget(self) -> None:
+        """No epoch was the best so far, and none was without improvement."""
+        self.best_loss, self.best_epoch, self.waited = math.inf, -1, 0

@@ -63,8 +63,8 @@ class Schedule:
     ) -> None:
         """`kind`: plateau (torch's ReduceLROnPlateau on validation loss), cosine (timm's), onecycle (torch's;
         Smith and Topin 2018), constant."""
-        total = epochs * steps_per_epoch
-        self._optimizer = optimizer
+        self._total = epochs * steps_per_epoch
+        self._optimizer, self._kind, self._base = optimizer, kind, learning_rate
         self._epochs, self._steps_per_epoch, self._position = epochs, steps_per_epoch, 0
         self._plateau = self._cosine = self._onecycle = None
         if kind != "cosine":  # timm's schedule applies layer decay itself, torch's know nothing of it
@@ -75,7 +75,7 @@ class Schedule:
         elif kind == "cosine":
             self._cosine = CosineLRScheduler(
                 optimizer,
-                t_initial=total,
+                t_initial=self._total,
                 warmup_t=round(warmup_epochs * steps_per_epoch),
                 warmup_lr_init=learning_rate / 100,
                 lr_min=learning_rate / 1000,
@@ -83,7 +83,7 @@ class Schedule:
             )
         elif kind == "onecycle":
             rates = [learning_rate * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
-            self._onecycle = OneCycleLR(optimizer, max_lr=rates, total_steps=total + 1)
+            self._onecycle = OneCycleLR(optimizer, max_lr=rates, total_steps=self._total + 1)
 
     @property
     def learning_rate(self) -> float:
@@ -94,7 +94,7 @@ class Schedule:
         self._position += 1
         if self._cosine is not None:
             self._cosine.step_update(self._position)
-        elif self._onecycle is not None:
+        elif self._onecycle is not None and self._position <= self._total:
             self._onecycle.step()
 
     def after_epoch(self, validation_loss: float) -> None:
@@ -107,6 +107,8 @@ class Schedule:
         plain = (int, float, str, bool, list, type(None))
         values = active.state_dict().items() if active else ()
         return {
+            "kind": self._kind,
+            "learning_rate": self._base,
             "epochs": self._epochs,
             "steps_per_epoch": self._steps_per_epoch,
             "position": self._position,
@@ -114,17 +116,32 @@ class Schedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there. Where the epochs, or the steps of one, are others by now (another number of ranks, say),
-        it goes on with the rate that a run with these would have had at that part of that epoch."""
-        active = self._plateau or self._cosine or self._onecycle
-        same = (state["epochs"], state["steps_per_epoch"]) == (self._epochs, self._steps_per_epoch)
-        if active and (same or active is self._plateau):
-            active.load_state_dict(state["active"])
-        self._position = round(state["position"] * self._steps_per_epoch / state["steps_per_epoch"])
-        if same:
-            return
-        if self._cosine is not None:
+        """Continues from there, with this schedule's own settings; call it when the optimizer has been loaded.
+
+        cosine and onecycle take the rate that a run with these settings would have at that part of that epoch. plateau
+        keeps its current rate and its count of epochs, unless the learning rate or the kind of schedule is another.
+        """
+        position = round(state["position"] * self._steps_per_epoch / state["steps_per_epoch"])
+        self._position = min(position, self._total)
+        if self._plateau is not None and state["kind"] == self._kind:
+            self._load_plateau(self._plateau, state)
+        elif self._cosine is not None and self._position:
             self._cosine.step_update(self._position)
-        elif self._onecycle is not None:
+        elif self._onecycle is not None and self._position:
+            # The count of steps only serves a warning, which a schedule that begins here would give.
             self._onecycle.load_state_dict({"last_epoch": self._position - 1, "_step_count": self._position + 1})
             self._onecycle.step()
+            self._onecycle.load_state_dict({"_step_count": self._position + 1})
+
+    def _load_plateau(self, plateau: ReduceLROnPlateau, state: dict[str, Any]) -> None:
+        kept = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+        plateau.load_state_dict({name: state["active"][name] for name in kept if name in state["active"]})
+        rates = state["active"].get("_last_lr")
+        if not rates or state["learning_rate"] != self._base:
+            return
+        groups = self._optimizer.param_groups
+        if len(rates) != len(groups):  # other groups of parameters by now: all were reduced by the same factor
+            rates = [group["lr"] * max(rates) / self._base for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        plateau.load_state_dict({"_last_lr": list(rates)})

@@ -9,6 +9,7 @@ from typing import Any
 
 from fasttrain.checkpoint.folder import CHECKPOINTS, checkpoints_of, find_checkpoint, newest_checkpoint
 from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.resuming import changes, lasting
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 
@@ -17,8 +18,9 @@ from fasttrain.errors import UserError
 class RunStart:
     """The resolved settings, and where a resumed run stood: its folder and checkpoint (None for a fresh run).
 
-    `changed` lists the settings given now that differ from the checkpoint's, as "name: old -> new"; `torn` has a line
-    for each newer checkpoint that is not intact.
+    `before` are the settings in the checkpoint, and `changed` lists those given now that differ, as "name: old -> new";
+    `torn` has a line for each newer checkpoint that is not intact. `went_back`: the checkpoint is not the newest one,
+    so the epochs after it are abandoned.
     """
 
     config: TrainConfig
@@ -26,6 +28,8 @@ class RunStart:
     checkpoint: dict[str, Any] | None = None
     changed: tuple[str, ...] = ()
     torn: tuple[str, ...] = ()
+    before: TrainConfig | None = None
+    went_back: bool = False
 
 
 def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: Path | None = None) -> RunStart:
@@ -33,7 +37,8 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
 
     So `--resume auto` alone goes on exactly as the run began. `restarted` is the folder of the run that torchrun
     restarts: it goes on from its checkpoint, or begins again in it where there is none yet. Raises UserError for bad
-    settings, or a checkpoint that can't be found, read, or belongs to another model.
+    settings, one that can't change in a resumed run (see `config.resuming`), or a checkpoint that can't be found or
+    read.
     """
     file = read_toml(config_file) if config_file else {}
     origin = str(config_file) if config_file else "settings"
@@ -54,15 +59,47 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
         raise UserError(
             f"{path}: not in a run's {CHECKPOINTS} folder, where it was written; put it back, or give --resume the run"
         )
-    config = resolve(then, file, given, origin=origin)
-    if config.batch_size == "auto":  # the number that was found when the run began
-        config = config.model_copy(update={"batch_size": resolve(then).batch_size})
-    before, now = resolve(then).plain(), config.plain()
-    if before["model"] != now["model"]:
-        raise UserError(f"{path} is of model '{before['model']}', not '{now['model']}'; leave --model out to resume")
-    changed = tuple(
-        f"{name}: {before.get(name)} -> {now.get(name)}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name != "resume"
-    )
-    return RunStart(config, path.parents[1], found.state, changed, found.torn)
+    before, config = _resolve_resumed(lasting(then), file, given, origin)
+    changed = changes(before, config, path)
+    _require_epochs(config.epochs, found.state)
+    _complete(found.state, before)
+    went_back = restarted is None and not found.torn and not _is_newest(path)
+    return RunStart(config, path.parents[1], found.state, changed, found.torn, before, went_back)
+
+
+def _resolve_resumed(
+    then: dict[str, Any], file: Mapping[str, Any], given: Mapping[str, Any], origin: str
+) -> tuple[TrainConfig, TrainConfig]:
+    """The settings of the checkpoint, and those of the run that resumes it."""
+    # A recipe would fill in what the run left unset, so it must not be applied once more.
+    layers = [{name: each for name, each in layer.items() if name != "recipe"} for layer in (then, file, given)]
+    before, now = resolve(layers[0]), resolve(*layers, origin=origin)
+    recipes = [recipe for layer in (given, file, then) if (recipe := layer.get("recipe")) is not None]
+    before = before.model_copy(update={"recipe": then.get("recipe")})
+    update: dict[str, Any] = {"recipe": recipes[0] if recipes else None}
+    if now.batch_size == "auto":  # the number that was found when the run began
+        update["batch_size"] = before.batch_size
+    return before, now.model_copy(update=update)
+
+
+def _is_newest(path: Path) -> bool:
+    """Whether the run of this intact checkpoint has no later one that is intact."""
+    run = path.parents[1]
+    paths = checkpoints_of(run)
+    return paths[:1] == [path] or (path in paths and newest_checkpoint(run).path == path)
+
+
+def _require_epochs(epochs: int, checkpoint: Mapping[str, Any]) -> None:
+    begun = checkpoint.get("epoch", 0) + (checkpoint.get("loader", {}).get("samples", 0) > 0)
+    if epochs < begun:
+        raise UserError(
+            f"epochs = {epochs} is fewer than the {begun} that the checkpoint has begun; give at least {begun}, or "
+            "--resume an earlier checkpoint"
+        )
+
+
+def _complete(checkpoint: dict[str, Any], before: TrainConfig) -> None:
+    """Adds what checkpoints of older fasttrains only say in their settings."""
+    checkpoint.get("optimizer", {}).setdefault("kind", before.optimizer)
+    for name, value in (("kind", before.scheduler), ("learning_rate", before.learning_rate)):
+        checkpoint.get("schedule", {}).setdefault(name, value)

@@ -162,6 +162,7 @@ class RunParts:
             early_stopping=EarlyStopping(config.early_stopping),
             totals=Totals(self.device),
             loader=self.loaders.train,
+            optimizer_kind=config.optimizer,
         )
         step = Step(
             self.device,

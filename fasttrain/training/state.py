@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 
+from fasttrain.checkpoint.packing import snapshot
 from fasttrain.loaders.base import Loader
 from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule
+from fasttrain.training.optimizer_state import load_optimizer, parameter_names
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
 
 
@@ -69,7 +71,11 @@ class Totals:
 
 @dataclass
 class TrainingState:
-    """`epoch` counts finished epochs, `step` optimizer steps, `seconds` training time over all sessions of the run."""
+    """`epoch` counts finished epochs, `step` optimizer steps, `seconds` training time over all sessions of the run.
+
+    optimizer_kind: its name in the settings. best: the best epoch's weights, on the host of rank 0; None before the
+    first epoch's end, and where a checkpoint of an older fasttrain doesn't hold them.
+    """
 
     model: torch.nn.Module
     ema: ModelEmaV3 | None
@@ -79,15 +85,18 @@ class TrainingState:
     early_stopping: EarlyStopping
     totals: Totals
     loader: Loader
+    optimizer_kind: str
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     epoch_wait: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, torch.Tensor] | None = field(default=None, repr=False)
+    _best_step: int = -1
     watch: Watch = field(init=False, repr=False)
 
-    _STATEFUL = ("model", "optimizer", "schedule", "scaler", "early_stopping", "totals", "loader")
+    _STATEFUL = ("model", "schedule", "scaler", "early_stopping", "totals", "loader")
     _PLAIN = ("epoch", "step", "seconds", "epoch_seconds", "epoch_wait", "history")
 
     def __post_init__(self) -> None:
@@ -103,6 +112,15 @@ class TrainingState:
         """The EMA's where there is one: what is validated, saved and exported."""
         return self.model if self.ema is None else self.ema.module
 
+    @property
+    def at_end_of_epoch(self) -> bool:
+        """Whether an epoch has just been closed, and the next has not begun."""
+        return self.epoch > 0 and self.loader.state_dict()["samples"] == 0
+
+    def keep_best(self) -> None:
+        """Takes the evaluated model's weights as the best epoch's."""
+        self.best, self._best_step = snapshot(self.evaluated_model.state_dict()), self.step
+
     def state_dict(self, ranks: Ranks) -> dict[str, Any]:
         """Tensors and plain data only; the same on all `ranks` but for the model's buffers, where rank 0's count.
 
@@ -111,6 +129,10 @@ class TrainingState:
         self.require_finite()
         state = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
         state |= {name: getattr(self, name) for name in self._PLAIN}
+        names = parameter_names(self.optimizer, self.model)
+        state["optimizer"] = {"kind": self.optimizer_kind, "names": names, **self.optimizer.state_dict()}
+        # At the end of the best epoch they are the evaluated model's, and the file needs not hold them twice.
+        state["best"] = None if self.step == self._best_step else self.best
         state["totals"] = self.totals.over(ranks).state_dict()
         rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
         if bad := sum(ranks.gather(self.loader.bad_samples)):
@@ -119,14 +141,26 @@ class TrainingState:
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 
     def load_state_dict(self, state: dict[str, Any], ranks: Ranks) -> None:
-        """The state of any number of ranks: those that had no generators then get fresh ones."""
+        """The state of any number of ranks: those that had no generators then get fresh ones.
+
+        What settings decide (rates, groups of parameters, patience, …) stays as it is here.
+        """
+        load_optimizer(self.optimizer, self.model, self.optimizer_kind, state["optimizer"])
         for name in self._STATEFUL:
-            if name != "totals" or ranks.main:
-                getattr(self, name).load_state_dict(state[name])
+            if name == "totals" and not ranks.main:
+                continue
+            if name == "scaler" and not state[name]:  # the run had no loss scale until now
+                continue
+            getattr(self, name).load_state_dict(state[name])
         for name in self._PLAIN:
             setattr(self, name, state[name])
+        evaluated = state["ema"] or state["model"]
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"] or state["model"])
+            self.ema.module.load_state_dict(evaluated)
+        if ranks.main and "best" in state and self.early_stopping.best_epoch >= 0:
+            self.best, self._best_step = state["best"], -1
+            if self.best is None:
+                self.best, self._best_step = evaluated, self.step
         states = [state["rng"], *state.get("rng_of_others", [])]
         if ranks.rank < len(states):
             load_rng_state(states[ranks.rank], self._rng_device(ranks))

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.config.load import resolve
+from fasttrain.config.resuming import lasting
 from fasttrain.config.save_every import parse_save_every
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import Stopped, of_os
@@ -37,6 +38,7 @@ from fasttrain.training.batch_size import too_large
 from fasttrain.training.device import memory_peak, release_memory
 from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.diverged import kept_if_diverged
+from fasttrain.training.going_on import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
 from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import Step, require_finite, train_epoch
@@ -99,7 +101,8 @@ class _Run(RunParts):
     ) -> None:
         super().__init__(start, console, ranks)
         self.stop, self.after_epoch, self.tags = stop, after_epoch, tags
-        self.ended = False
+        self.ended = self.traced = False
+        self.tracked: dict[str, Any] = {"mlflow_run_id": None, "journal": None}
         self.folder = RunFolder(
             ranks.from_main(lambda: start.folder or RunFolder.create(self.config.out, self.config.model).path)
         )
@@ -128,6 +131,8 @@ class _Run(RunParts):
         try:
             for line in self.start.torn:
                 self._warn(line)
+            if self.ranks.main:
+                self.tracked = tracked_before(self.start)
             with self._tracker() as tracker:
                 self._prepare(tracker)
                 while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:
@@ -153,32 +158,29 @@ class _Run(RunParts):
     def _tracker(self) -> NullTracker:
         if not self.config.track or not self.ranks.main:
             return NullTracker()
-        checkpoint = self.start.checkpoint or {}
         return Tracker.start(
             experiment=self.config.experiment,
             run_name=self.config.run_name or self.folder.path.name,
             params={
-                **self.config.plain(),
+                **lasting(self.config.plain()),
                 "loader": self.loader_name,
                 "classes": len(self.shards.classes),
                 "ranks": self.ranks.size,
             },
             tags={**self.tags, "run_folder": str(self.folder.path.resolve()), "shards": self.shards.fingerprint},
-            run_id=checkpoint.get("mlflow_run_id"),
+            run_id=self.tracked["mlflow_run_id"],
             journal=self.folder.path,
             report=self._tell,
         )
 
     def _prepare(self, tracker: NullTracker) -> None:
         self.tracker = tracker
+        if self.start.checkpoint:
+            self._resume(self.start.checkpoint)
         if self.ranks.main:
-            self.folder.write_config(self.config.plain())
+            self.folder.write_config(lasting(self.config.plain()))
             self.folder.write_classes(self.shards.classes)
             self.folder.write_model_spec(self.spec)
-        if self.start.checkpoint:
-            self.state.load_state_dict(self.start.checkpoint, self.ranks)
-            if self.ranks.main:
-                self._make_up()
         self.fold_frozen()
         if self.config.linear_probe:
             self.loaders = to_features(
@@ -194,26 +196,44 @@ class _Run(RunParts):
             self.preprocess = torch.nn.Identity()
             self.step = replace(self.step, preprocess=self.preprocess)
 
-    def _make_up(self) -> None:
-        """What a kill right after the checkpoint left undone, or half-written."""
-        clear_temporaries(self.folder.path)
-        clear_temporaries(self.folder.checkpoints)
-        if self.state.history:
-            self._tell_epoch(self.state.history)
-
-    def _tell_epoch(self, history: list[dict[str, Any]]) -> None:
+    def _resume(self, checkpoint: dict[str, Any]) -> None:
+        """Loads the checkpoint, and has the folder, which may be of a later step or of an ended run, belong to it."""
+        state, start = self.state, self.start
+        state.load_state_dict(checkpoint, self.ranks)
+        if state.early_stopping.should_stop and start.before and self.config.epochs > start.before.epochs:
+            state.early_stopping.waited = 0
+        if not self.ranks.from_main(lambda: find_best(state, self.folder, start.went_back)):
+            if self.ranks.main:
+                said = f"the weights of epoch {state.early_stopping.best_epoch + 1}, the best one, are lost"
+                self._warn(f"{said}: a fasttrain before this one saved the run; the best is chosen from here on")
+            begin_best_anew(state, self.ranks.main)
         if self.ranks.main:
-            self.folder.write_history(history)
-        values = {name: float(value) for name, value in history[-1].items() if name != "epoch"}
-        self.tracker.log_metrics(values, step=history[-1]["epoch"])
+            clear_temporaries(self.folder.path)
+            clear_temporaries(self.folder.checkpoints)
+            self.folder.reopen()
+        # Killed from here on, the run goes on from what was asked for, not from a later step or with older settings.
+        if start.changed or start.went_back:
+            self._save()
+            self.saving.wait()
+        if self.ranks.main:
+            restore_files(state, self.folder)
+            if self.config.run_name and not self.tracker.fresh:
+                self.tracker.set_tags({"mlflow.runName": self.config.run_name})
+            for record in state.history if self.tracker.fresh else state.history[-1:]:
+                self._track_epoch(record)
+
+    def _track_epoch(self, record: dict[str, Any]) -> None:
+        values = {name: float(value) for name, value in record.items() if name != "epoch"}
+        self.tracker.log_metrics(values, step=record["epoch"])
 
     def _save(self) -> None:
         self.saving.save(
             {
                 **self.state.state_dict(self.ranks),
-                "config": self.config.plain(),
+                "config": lasting(self.config.plain()),
                 "shards": self.shards.fingerprint,
-                "mlflow_run_id": self.tracker.run_id,
+                "mlflow_run_id": self.tracker.run_id or self.tracked["mlflow_run_id"],
+                "journal": self.tracker.uuid or self.tracked["journal"],
             }
         )
 
@@ -250,10 +270,11 @@ class _Run(RunParts):
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
-        """The step for the `images` left of an epoch; one that is traced, where --profile has no trace yet."""
-        if not (self.config.profile and self.ranks.main) or self.folder.trace.exists():
+        """The step for the `images` left of an epoch; the first that is trained is traced under --profile."""
+        if not (self.config.profile and self.ranks.main) or self.traced or images <= 0:
             yield self.step
             return
+        self.traced = True
         batches = -(-images // (self.batch_size * self.ranks.size))
         with Trace(self.device, batches, self._write_trace) as trace:
             yield phased(self.step, trace.phase)
@@ -329,6 +350,7 @@ class _Run(RunParts):
         if state.scaler.is_enabled():
             record["skipped_steps"] = totals.skipped_steps()
         if improved and self.ranks.main:
+            state.keep_best()
             self.folder.write_model(state.evaluated_model)
         state.history.append(record)
         state.seconds += seconds
@@ -337,7 +359,9 @@ class _Run(RunParts):
         state.totals = Totals(self.device)
         state.loader.set_epoch(state.epoch)
         self._save()
-        self._tell_epoch(state.history)
+        if self.ranks.main:
+            self.folder.write_history(state.history)
+        self._track_epoch(record)
         tell(self.console, "epoch", record, epoch_line(record, epochs=self.config.epochs))
         if (after_epoch := self.after_epoch) is not None:
             self.ended = self.ranks.from_main(lambda: bool(after_epoch(record)))

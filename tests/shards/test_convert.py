@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from PIL import Image
 
 from fasttrain.errors import UserError
+from fasttrain.photos.sources import open_source
 from fasttrain.shards.convert import convert, ensure_shards
 from fasttrain.shards.reader import ShardSet
+from fasttrain.shards.workplace import prepare
 
 
 def made(source: Path, out: Path, **options) -> ShardSet:
@@ -174,3 +177,60 @@ def test_folders_of_photographs_are_converted_once_into_the_cache(mixed, tmp_pat
         ensure_shards(tmp_path / "nowhere")
     with pytest.raises(UserError, match="neither shards nor photographs"):
         ensure_shards(mixed / "cat")
+
+
+def replace_in_place(photograph: Path, other: Path) -> None:
+    """Another photograph takes the first one's place: the same name, size and time of modification."""
+    before, pixels = photograph.stat(), other.read_bytes()
+    assert len(pixels) <= before.st_size
+    photograph.write_bytes(pixels + bytes(before.st_size - len(pixels)))
+    os.utime(photograph, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (photograph.stat().st_size, photograph.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed over it", "its link leads elsewhere"])
+def test_a_photograph_that_is_replaced_is_converted_again(how, photographs, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    root, kept = tmp_path / "some", tmp_path / "kept"
+    for name in ("pizza", "soup"):
+        shutil.copytree(photographs / name, root / name)
+    smaller, larger = sorted(sorted((root / "pizza").iterdir())[:2], key=lambda path: path.stat().st_size)
+    shutil.copy2(larger, kept)
+    if how == "its link leads elsewhere":
+        larger.unlink()
+        larger.symlink_to(kept)
+    first = ensure_shards(root)
+    assert ensure_shards(root) == first
+    before = ShardSet.open(first)
+    if how == "in place":
+        replace_in_place(larger, smaller)
+    else:
+        other = tmp_path / "other"
+        shutil.copy2(kept, other)
+        replace_in_place(other, smaller)
+        if how == "renamed over it":
+            other.replace(larger)
+        else:
+            larger.unlink()
+            larger.symlink_to(other)
+    after = ShardSet.open(ensure_shards(root))
+    assert after.fingerprint != before.fingerprint and after.folder != first
+    keys = {row["key"]: bytes(after.bytes(sample)) for sample, row in enumerate(after.index)}
+    differ = [sample for sample, row in enumerate(before.index) if keys[row["key"]] != bytes(before.bytes(sample))]
+    assert len(differ) == 1 and larger.stem in before.describe(differ[0])
+    made = convert(root, tmp_path / "out", workers=1, progress=False)
+    assert made.manifest == after.manifest, "the shards know nothing of inodes and times"
+
+
+def test_an_interrupted_conversion_of_photographs_that_change_begins_anew(mixed, tmp_path) -> None:
+    """What is left of it holds the former ones."""
+    source = open_source(mixed)
+    (tmp_path / "out").mkdir()
+    prepare(tmp_path / "out", source, {}, overwrite=False)
+    done = tmp_path / "out" / ".parts" / "train-00000.json"
+    done.touch()
+    assert prepare(tmp_path / "out", source, {}, overwrite=False) is None and done.exists()
+    photograph = next((mixed / "cat").glob("*.jpg"))
+    replace_in_place(photograph, photograph)
+    prepare(tmp_path / "out", open_source(mixed), {}, overwrite=False)
+    assert not done.exists()

@@ -28,7 +28,9 @@ def parts(mixed, out, numbers=(1, 2, 3), count=3, settings=SETTINGS):
 
 
 def test_three_machines_write_what_one_writes(mixed, tmp_path, folder_of):
-    out = parts(mixed, tmp_path / "parts")
+    out = parts(mixed, tmp_path / "parts", (1, 2))
+    shutil.copytree(mixed, tmp_path / "copied" / mixed.name)  # the third one has a copy of the photographs
+    parts(tmp_path / "copied" / mixed.name, out, (3,))
     each = [{path.name for path in (out / f"part-{number}-of-3").glob("*.tar")} for number in (1, 2, 3)]
     assert all(each) and not each[0] & each[1] and not each[1] & each[2] and not each[0] & each[2]
     manifest = merge(out)

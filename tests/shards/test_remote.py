@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import os
 import pickle
@@ -96,6 +97,23 @@ def test_what_is_there_is_not_fetched_again(memory):
     with pytest.raises(UserError) as error:
         shards.bytes(3)
     assert f"{URL}/train-00001.tar is not there" in said(error)
+
+
+def test_other_photographs_under_the_same_names_and_sizes(memory):
+    """The manifest, which is read at each start, tells them from those in the cache."""
+    before = ShardSet.open(URL)
+    sample = bytes(before.bytes(0))
+    start, name = int(before.index[0]["offset"]), before.manifest.shards[0].name
+    tar = bytearray(memory.cat_file(f"/bucket/sample/{name}"))
+    tar[start + len(sample) - 1] ^= 1
+    memory.pipe_file(f"/bucket/sample/{name}", bytes(tar))
+    assert bytes(ShardSet.open(URL).bytes(0)) == sample, "an object that the manifest doesn't speak of is not taken"
+    manifest = memory.cat_file("/bucket/sample/manifest.json")
+    now = hashlib.sha256(tar).hexdigest().encode()
+    memory.pipe_file("/bucket/sample/manifest.json", manifest.replace(before.manifest.shards[0].sha256.encode(), now))
+    after = ShardSet.open(URL)
+    assert after.fingerprint != before.fingerprint and bytes(after.bytes(0)) == bytes(tar[start : start + len(sample)])
+    assert bytes(before.bytes(0)) == sample
 
 
 def test_a_cut_off_file_in_the_cache_is_fetched_again(memory, many, cache):

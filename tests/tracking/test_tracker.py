@@ -13,7 +13,9 @@ import pytest
 from mlflow_processes import FirstRun, run_python, wait_until
 
 from fasttrain.errors import Stopped
+from fasttrain.tracking.journal import JOURNAL, Journal, journal_uuid, set_aside
 from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.tracking.waiting import deliver_runs
 
 
 def test_everything_logged_is_in_the_store(here: Path, client: Any) -> None:
@@ -232,3 +234,40 @@ def test_passwords_are_shown_to_nobody(uri: str, said: str) -> None:
     from fasttrain.tracking.store import shown
 
     assert shown(uri) == said
+
+
+def test_what_is_set_aside_is_a_run_of_its_own(here: Path, client: Any) -> None:
+    """A training run that goes back: MLflow can't forget the later epochs, so another MLflow run begins."""
+    run, weights = here / "runs" / "one", here / "runs" / "one" / "model.safetensors"
+    with Tracker.start("food", "one", {}, journal=run) as before:
+        for step in (1, 2, 3):
+            before.log_metrics({"loss": step}, step)
+    assert before.fresh
+    with Tracker.start("food", "one", {}, journal=run) as again:
+        weights.write_bytes(b"of epoch 3")
+    assert not again.fresh and again.uuid == before.uuid == journal_uuid(run) and again.run_id == before.run_id
+    kept = Journal(run / JOURNAL)  # what the store still lacks
+    kept.append({"op": "metrics", "time": 5, "metrics": {"loss": 4.0}, "step": 4})
+    kept.append({"op": "artifact", "path": weights.name, "folder": None})
+    kept.close()
+    set_aside(run, {"abandoned": "at epoch 1"})
+    assert journal_uuid(run) is None
+    with Tracker.start("food", "one", {}, journal=run) as after:
+        after.log_metrics({"loss": 1}, 1)
+        after.log_metrics({"loss": 9}, 2)
+        weights.write_bytes(b"of another epoch")
+        after.set_tags({"mlflow.runName": "renamed"})
+    assert after.fresh and after.run_id not in (None, before.run_id)
+    said: list[str] = []
+    deliver_runs([run], said.append)
+    losses = {
+        each: sorted((point.step, point.value) for point in client.get_metric_history(each, "loss"))
+        for each in (before.run_id, after.run_id)
+    }
+    assert losses == {before.run_id: [(1, 1), (2, 2), (3, 3), (4, 4)], after.run_id: [(1, 1), (2, 9)]}
+    found = client.get_run(before.run_id)
+    assert found.data.tags["abandoned"] == "at epoch 1" and found.info.status == "KILLED"
+    assert client.list_artifacts(before.run_id) == [], "the folder's files are another branch's by now"
+    assert client.get_run(after.run_id).info.run_name == "renamed"
+    set_aside(run, {"abandoned": "again"})
+    assert sorted(path.name for path in run.glob("*.jsonl")) == ["tracking-1.jsonl", "tracking-2.jsonl"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,24 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
     assert decoded(image_size=48) == 96
     assert decoded(weights=None, seed=9) == 96
     assert decoded() == 0
+
+
+def test_features_of_a_photograph_that_was_replaced_are_computed_again(photographs, tmp_path, begin, monkeypatch):
+    """By another one of the same name, size and time of modification, in a folder of photographs."""
+    folder = tmp_path / "photographs"
+    for name in ("pizza", "soup"):
+        shutil.copytree(photographs / name, folder / name)
+    settings = {**PROBE, "weights": begin, "epochs": 1, "limit_batches": 1}
+    train(data=folder, out=tmp_path / "runs", **settings)
+    counts = count_decoded(monkeypatch)
+    train(data=folder, out=tmp_path / "runs", **settings)
+    assert not sum(counts)
+    smaller, larger = sorted((folder / "soup").iterdir(), key=lambda path: path.stat().st_size)[:2]
+    before = larger.stat()
+    larger.write_bytes(smaller.read_bytes() + bytes(before.st_size - smaller.stat().st_size))
+    os.utime(larger, ns=(before.st_atime_ns, before.st_mtime_ns))
+    train(data=folder, out=tmp_path / "runs", **settings)
+    assert sum(counts) == 32
 
 
 def test_killed_and_resumed_bit_for_bit(shard_folder, tmp_path, begin):

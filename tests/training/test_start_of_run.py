@@ -40,16 +40,18 @@ def test_a_resumed_run_goes_on_as_it_began(run):
     for resume, extra in ((str(run), {}), ("auto", {"out": run.parent}), (str(checkpoint_path(run, 2)), {})):
         start = start_of_run(None, {"resume": resume, **extra})
         assert (start.folder, start.checkpoint["step"], start.changed, start.torn) == (run, 2, (), ())
-        assert start.config == resolve(THEN, {"out": run.parent, "resume": resume})
-    assert start_of_run(None, {"resume": str(checkpoint_path(run, 1))}).checkpoint["step"] == 1
+        assert start.config == resolve(THEN, {"resume": resume, **extra})
+        assert start.before == resolve(THEN) and not start.went_back
+    earlier = start_of_run(None, {"resume": str(checkpoint_path(run, 1))})
+    assert earlier.checkpoint["step"] == 1 and earlier.went_back
 
 
 def test_what_is_given_wins_over_the_file_and_that_over_the_checkpoint(run, tmp_path):
     file = tmp_path / "food.toml"
-    file.write_text("epochs = 9\nseed = 8\n")
+    file.write_text("epochs = 9\npatience = 8\n")
     start = start_of_run(file, {"resume": str(run), "epochs": 10, "clip_grad": 1.0})
-    assert (start.config.epochs, start.config.seed, start.config.batch_size) == (10, 8, 16)
-    assert start.changed == ("clip_grad: None -> 1.0", "epochs: 4 -> 10", "seed: 7 -> 8")
+    assert (start.config.epochs, start.config.patience, start.config.batch_size) == (10, 8, 16)
+    assert start.changed == ("clip_grad: None -> 1.0", "epochs: 4 -> 10", "patience: 2 -> 8")
     with pytest.raises(UserError, match=rf"^{file}: warmup_epochs = 99"):
         start_of_run(file, {"resume": str(run), "warmup_epochs": 99.0})
     file.write_text("warmup_epochs = 5\n")  # right by itself, and too long for that run
@@ -59,7 +61,7 @@ def test_what_is_given_wins_over_the_file_and_that_over_the_checkpoint(run, tmp_
 
 
 def test_another_model_is_refused_and_none_found_is_a_fresh_start(run, tmp_path):
-    with pytest.raises(UserError, match=r"step-00000002\.safetensors is of model 'resnet18', not 'vit'; leave --model"):
+    with pytest.raises(UserError, match=r"^model = resnet18 can't become vit in the run of .*-00000002\.safetensors: "):
         start_of_run(None, {"resume": str(run), "model": "vit"})
     given = {"resume": "auto", "out": tmp_path / "none", "epochs": 2}
     assert start_of_run(None, given) == RunStart(resolve(given))
@@ -69,6 +71,8 @@ def test_torn_ones_are_told(run):
     checkpoint_path(run, 2).write_bytes(b"torn")
     start = start_of_run(None, {"resume": str(run)})
     assert start.checkpoint["step"] == 1 and len(start.torn) == 1 and "going on from step-00000001" in start.torn[0]
+    assert not start.went_back, "what came after it is lost, not abandoned"
+    assert not start_of_run(None, {"resume": str(checkpoint_path(run, 1))}).went_back, "by its own name, too"
 
 
 def test_what_torchrun_restarts_goes_on_or_begins_again_in_its_folder(run, tmp_path):

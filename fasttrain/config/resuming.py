@@ -1,0 +1,159 @@
+"""What `--resume` does with each setting: it takes effect, it can't change, or it belongs to one call of `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import UserError
+
+
+class OnResume(Enum):
+    """What becomes of a setting that has another value when a run is resumed."""
+
+    EFFECT = "takes effect"
+    FIXED = "can't change"
+    CALL = "belongs to one call"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`said`: how the setting takes effect; for `FIXED` why it can't change, and what to do instead.
+
+    allowed: whether a change of a `FIXED` setting, from its first to its second argument, is possible after all.
+    """
+
+    kind: OnResume
+    said: str = ""
+    allowed: Callable[[Any, Any], bool] = lambda then, now: False
+
+
+def _effect(said: str = "") -> Rule:
+    return Rule(OnResume.EFFECT, said)
+
+
+def _call(said: str) -> Rule:
+    return Rule(OnResume.CALL, said)
+
+
+_NEW_RUN = "start a new run from its weights: --weights RUN/model.safetensors"
+_AUGMENTED = "from the next batch on"
+_MOMENTS = "the moments of the parameters that trained before are kept"
+
+RULES: dict[str, Rule] = {
+    # data
+    "data": _effect("another place of the same data; data with another fingerprint are refused"),
+    "cache_size": _effect(),
+    "loader": _effect("all loaders give the same photographs, crops and flips"),
+    "workers": _effect(),
+    "shuffle": Rule(OnResume.FIXED, f"the order of an epoch's photographs depends on it; {_NEW_RUN}"),
+    "on_bad_sample": _effect(),
+    "image_size": Rule(
+        OnResume.FIXED, f"epochs that are validated at different sizes can't be compared for the best one; {_NEW_RUN}"
+    ),
+    "crop_scale": _effect(_AUGMENTED),
+    "progressive": _effect("the epoch at hand has the new size"),
+    "limit_batches": Rule(
+        OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"
+    ),
+    # augmentation
+    "color_jitter": _effect(_AUGMENTED),
+    "rand_augment": _effect(_AUGMENTED),
+    "random_erasing": _effect(_AUGMENTED),
+    "mixup": _effect(_AUGMENTED),
+    "cutmix": _effect(_AUGMENTED),
+    # model
+    "model": Rule(OnResume.FIXED, "the checkpoint holds that model's weights; leave it out, or start a new run"),
+    "pretrained": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
+    "weights": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
+    "freeze": _effect(f"blocks are frozen or trained from the next step on; {_MOMENTS}"),
+    "linear_probe": Rule(
+        OnResume.FIXED,
+        "switched off, the run continues by fine-tuning; it can't be switched on, as earlier epochs have trained the "
+        f"body whose features it needs; {_NEW_RUN} --linear-probe",
+        allowed=lambda then, now: not now,
+    ),
+    "drop_rate": _effect(),
+    # optimisation
+    "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
+    "epochs": _effect("cosine and one-cycle continue at the same part of the longer or shorter run"),
+    "batch_size": _effect("auto keeps the number that the run began with"),
+    "grad_accumulation": _effect(),
+    "optimizer": _effect("its moments begin at zero"),
+    "learning_rate": _effect("plateau: it becomes the current rate; cosine and one-cycle are scaled to it"),
+    "weight_decay": _effect(),
+    "layer_decay": _effect(_MOMENTS),
+    "momentum": _effect(),
+    "scheduler": _effect(
+        "cosine and one-cycle begin at the same part of the run, plateau and constant at the learning rate"
+    ),
+    "warmup_epochs": _effect("as if the run had begun with it"),
+    "patience": _effect(),
+    "factor": _effect("from the next drop of the rate on"),
+    "early_stopping": _effect("epochs without improvement so far count; more epochs begin the count anew"),
+    "label_smoothing": _effect(),
+    "class_weights": _effect(),
+    "clip_grad": _effect(),
+    "ema_decay": _effect("switched on, the average begins with the weights at hand"),
+    "tta": _effect(),
+    # machine
+    "device": _effect(),
+    "amp": _effect(),
+    "amp_dtype": _effect("fp16 begins with a fresh loss scale where the run had none"),
+    "channels_last": _effect(),
+    "sync_bn": _effect(),
+    "compile": _effect(),
+    "compile_mode": _effect(),
+    "grad_checkpointing": _effect(),
+    "seed": Rule(
+        OnResume.FIXED, "the order of the photographs and their crops depend on it; leave it out, or start a new run"
+    ),
+    "deterministic": _effect(),
+    # the run
+    "out": _call("where `--resume auto` looks; the run stays in its folder"),
+    "save_every": _effect(),
+    "keep": _effect(),
+    "profile": _call("traces the first epoch of this call"),
+    "log_format": _effect(),
+    "resume": _call("which run is resumed"),
+    "experiment": _effect("in a new MLflow run in that experiment, with the epochs so far"),
+    "run_name": _call("renames the MLflow run"),
+    "track": _effect("switched on, MLflow gets the epochs so far, too"),
+}
+"""One rule for each field of `TrainConfig`, in the same order."""
+
+
+def lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without those that belong to one call: what a run's folder, its checkpoints and MLflow keep."""
+    return {name: each for name, each in settings.items() if name not in RULES or RULES[name].kind != OnResume.CALL}
+
+
+def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str, ...]:
+    """The settings that differ between a checkpoint and the run that resumes it, each as "name: old -> new".
+
+    Raises UserError that names the first one that can't change.
+    """
+    before, after = lasting(then.plain()), lasting(now.plain())
+    changed = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        rule = RULES[name]
+        if rule.kind is OnResume.FIXED and not rule.allowed(old, new):
+            mend = rule.said.replace("RUN/", f"{checkpoint.parents[1]}/")
+            raise UserError(f"{name} = {old} can't become {new} in the run of {checkpoint}: {mend}")
+        changed.append(f"{name}: {old} -> {new}")
+    return tuple(changed)
+
+
+def table() -> str:
+    """The rules as a Markdown table, which docs/how-to/resume.md holds."""
+    lines = ["| setting | given with `--resume` | |", "| --- | --- | --- |"]
+    for name, rule in RULES.items():
+        lines.append(f"| `{name}` | {rule.kind.value} | {rule.said} |")
+    return "\n".join(lines)

@@ -1,0 +1,78 @@
+"""What a resumed run does with the files that its folder holds beside the checkpoint: they are made to belong to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fasttrain.report.artifacts import RunFolder
+from fasttrain.tracking.journal import journal_uuid, set_aside
+from fasttrain.training.resume import RunStart
+from fasttrain.training.state import TrainingState
+
+
+def find_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
+    """Makes sure that `state` has the weights of its best epoch; False where they are lost.
+
+    Checkpoints hold them. Those of an older fasttrain don't: there they are taken from the folder, unless the run
+    `went_back` to an earlier step than the one that wrote it.
+    """
+    if state.best is None and state.early_stopping.best_epoch >= 0:
+        if state.at_end_of_epoch and state.early_stopping.best_epoch == state.epoch - 1:
+            state.keep_best()
+        elif not went_back:
+            state.best = folder.read_weights()
+    return state.best is not None or state.early_stopping.best_epoch < 0
+
+
+def begin_best_anew(state: TrainingState, main: bool) -> None:
+    """Has the epoch that ends with this state be the best so far; in mid-epoch none is."""
+    state.early_stopping.forget()
+    if state.at_end_of_epoch and state.history:
+        state.early_stopping.update(state.epoch - 1, state.history[-1]["val_loss"])
+        if main:
+            state.keep_best()
+
+
+def restore_files(state: TrainingState, folder: RunFolder) -> None:
+    """Has the folder's weights and history be those of `state`. OSError where they can't be written."""
+    if state.best is None:
+        folder.model.unlink(missing_ok=True)
+    elif not _same(folder.read_weights(), state.best):
+        folder.write_weights(state.best)
+    if state.history:
+        folder.write_history(state.history)
+    else:
+        folder.history.unlink(missing_ok=True)
+
+
+def tracked_before(start: RunStart) -> dict[str, Any]:
+    """The MLflow run, and the journal's uuid, that the run of `start` is tracked in; None where a new one begins.
+
+    A new one begins where the run goes back to an earlier checkpoint, since what MLflow has can't be taken back, and
+    where the experiment is another. The journal of what is abandoned is set aside.
+    """
+    checkpoint, before = start.checkpoint or {}, start.before
+    known = {"mlflow_run_id": checkpoint.get("mlflow_run_id"), "journal": checkpoint.get("journal")}
+    if start.folder is None or before is None:
+        return known
+    epoch = checkpoint["epoch"]
+    if start.went_back:
+        set_aside(start.folder, {"abandoned": f"the run went back to step {checkpoint['step']}, in epoch {epoch + 1}"})
+    elif before.experiment != start.config.experiment:
+        set_aside(start.folder, {"continued_in": start.config.experiment})
+    else:
+        found = journal_uuid(start.folder)
+        if None not in (known["journal"], found) and found != known["journal"]:  # killed before it was saved
+            set_aside(start.folder, {"abandoned": "the run was killed before its first checkpoint"})
+        return known
+    return dict.fromkeys(known)
+
+
+def _same(ours: dict[str, torch.Tensor] | None, theirs: dict[str, torch.Tensor]) -> bool:
+    return (
+        ours is not None
+        and ours.keys() == theirs.keys()
+        and all(each.dtype == theirs[name].dtype and torch.equal(each, theirs[name]) for name, each in ours.items())
+    )

@@ -1,0 +1,384 @@
+"""Every setting, given another value on `--resume`: it is in effect, or it is refused by name."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from fasttrain import train
+from fasttrain.checkpoint.file import save_checkpoint
+from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of
+from fasttrain.config.load import resolve
+from fasttrain.config.resuming import RULES, OnResume, lasting, table
+from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import UserError
+from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.shards.reader import ShardSet
+from fasttrain.stop import StopRequest
+from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.training import device as device_module
+from fasttrain.training import train as train_module
+from fasttrain.training.distributed import Ranks
+from fasttrain.training.going_on import tracked_before
+from fasttrain.training.resume import start_of_run
+from tests.training.conftest import SMALL, killed_after, last_state
+
+BEGUN = {**SMALL, "model": "test_convnext", "image_size": 32, "batch_size": 8, "limit_batches": 1, "track": False}
+
+
+@pytest.fixture(scope="module")
+def begun(shard_folder, tmp_path_factory) -> Path:
+    """The folder of a run that was killed after the first of its two epochs, which are a batch each."""
+    runs = tmp_path_factory.mktemp("begun")
+    with killed_after(lambda state: state["epoch"] == 1):
+        train(data=shard_folder, out=runs, **BEGUN)
+    return next(runs.iterdir())
+
+
+class Resumed:
+    """A resumed run, its second epoch trained unless `steps` is False, and what it said."""
+
+    def __init__(self, folder: Path, changed: dict[str, Any], steps: bool = True) -> None:
+        self.start = start_of_run(None, {"resume": str(folder), **changed})
+        said = io.StringIO()
+        self.run = train_module._Run(self.start, Console(file=said, width=200), StopRequest(), Ranks(), None, {})
+        try:
+            self.run._prepare(NullTracker())
+            if steps:
+                self.run._one_epoch()
+            self.run.saving.wait()
+        finally:
+            self.run.loaders.close()
+        self.said, self.state, self.step = said.getvalue(), self.run.state, self.run.step
+        self.loader, self.model, self.config = self.run.state.loader.settings, self.run.model, self.run.config
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """The head's parameters in the checkpoint."""
+        return last_state(self.run.folder.path)["optimizer"]["param_groups"][-1]
+
+
+def other_loader(shards: Path) -> str:
+    others = [name for name in LOADERS if name != SMALL["loader"]]
+    return next((each for each in others if not loader_class(each).unavailable(ShardSet.open(shards), "cpu")), "auto")
+
+
+def trainable(run: Resumed) -> int:
+    return sum(each.requires_grad for each in run.model.parameters())
+
+
+# What is given beside `resume`, what is then looked at, and what that must be.
+EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
+    "workers": ({"workers": 1}, lambda run: run.loader.workers, 1),
+    "on_bad_sample": ({"on_bad_sample": "skip"}, lambda run: run.loader.on_bad_sample, "skip"),
+    "crop_scale": ({"crop_scale": (0.5, 0.6)}, lambda run: run.loader.crop.scale, (0.5, 0.6)),
+    "progressive": ({"progressive": "64:64"}, lambda run: run.state.history[-1]["image_size"], 64),
+    "color_jitter": ({"color_jitter": 0.3}, lambda run: run.step.augment._color_jitter, 0.3),
+    "rand_augment": ({"rand_augment": "n1-m3"}, lambda run: run.step.augment._rand_augment, (1, 3)),
+    "random_erasing": ({"random_erasing": 0.5}, lambda run: run.step.augment._random_erasing, 0.5),
+    "mixup": ({"mixup": 0.2}, lambda run: run.step.mix._mixup.mixup_alpha, 0.2),
+    "cutmix": ({"cutmix": 0.7}, lambda run: run.step.mix._mixup.cutmix_alpha, 0.7),
+    "freeze": ({"freeze": 2}, lambda run: 0 < trainable(run) < len(list(run.model.parameters())), True),
+    "drop_rate": ({"drop_rate": 0.4}, lambda run: run.model.drop_rate, 0.4),
+    "epochs": ({"epochs": 4}, lambda run: run.state.schedule.state_dict()["epochs"], 4),
+    "batch_size": ({"batch_size": 4}, lambda run: (run.loader.batch_size, run.run.batch_size), (4, 4)),
+    "grad_accumulation": ({"grad_accumulation": 3}, lambda run: run.step.accumulate, 3),
+    "optimizer": ({"optimizer": "sgd"}, lambda run: type(run.state.optimizer).__name__, "SGD"),
+    "learning_rate": ({"learning_rate": 1e-4}, lambda run: (run.state.history[-1]["learning_rate"], run.group["lr"]),
+                      (1e-4, 1e-4)),
+    "weight_decay": ({"weight_decay": 0.5}, lambda run: run.group["weight_decay"], 0.5),
+    "layer_decay": (
+        {"layer_decay": 0.5},
+        lambda run: len({each["lr"] for each in run.state.optimizer.param_groups}) > 2,
+        True,
+    ),
+    "momentum": ({"optimizer": "sgd", "momentum": 0.3}, lambda run: run.group["momentum"], 0.3),
+    "scheduler": ({"scheduler": "constant"}, lambda run: run.state.schedule.state_dict()["kind"], "constant"),
+    "warmup_epochs": (
+        {"scheduler": "cosine", "warmup_epochs": 4.0, "epochs": 4},
+        lambda run: run.state.history[-1]["learning_rate"],
+        pytest.approx(SMALL["learning_rate"] * (0.01 + 0.99 * 2 / 4)),  # after two of its four steps
+    ),
+    "patience": ({"patience": 9}, lambda run: run.state.schedule._plateau.patience, 9),
+    "factor": ({"factor": 0.7}, lambda run: run.state.schedule._plateau.factor, 0.7),
+    "early_stopping": ({"early_stopping": 9}, lambda run: run.state.early_stopping.patience, 9),
+    "label_smoothing": ({"label_smoothing": 0.2}, lambda run: run.step.criterion.label_smoothing, 0.2),
+    "class_weights": ({"class_weights": "balanced"}, lambda run: run.step.criterion.weight is not None, True),
+    "clip_grad": ({"clip_grad": 0.5}, lambda run: run.step.clip_grad, 0.5),
+    "ema_decay": ({"ema_decay": 0.9}, lambda run: last_state(run.run.folder.path)["ema"] is not None, True),
+    "device": ({"device": "auto"}, lambda run: run.run.device, device_module.choose_device("auto")),
+    "amp": ({"amp": True}, lambda run: run.run.precision, "bf16"),
+    "amp_dtype": ({"amp": True, "amp_dtype": "fp16"}, lambda run: run.state.scaler.is_enabled(), True),
+    "channels_last": (
+        {"channels_last": False},
+        lambda run: {
+            (each.is_contiguous(), each.stride() == run.state.optimizer.state[each]["exp_avg"].stride())
+            for each in run.model.parameters()
+        },
+        {(True, True)},
+    ),
+    "sync_bn": ({"sync_bn": True}, lambda run: "sync_bn: ignored, as it needs several ranks on CUDA" in run.said, True),
+    "compile": ({"compile": "on"}, lambda run: run.run.compiled, True),
+    "compile_mode": ({"compile": "on", "compile_mode": "max-autotune"}, lambda run: run.model.mode, "max-autotune"),
+    "grad_checkpointing": (
+        {"grad_checkpointing": True},
+        lambda run: any(getattr(each, "grad_checkpointing", False) for each in run.model.modules()),
+        True,
+    ),
+    "deterministic": ({"deterministic": True}, lambda run: torch.are_deterministic_algorithms_enabled(), True),
+    "save_every": ({"save_every": 3}, lambda run: run.run.saving.due(3, False), True),
+    "keep": ({"keep": 1}, lambda run: len(checkpoints_of(run.run.folder.path)), 1),
+}  # fmt: skip
+
+FIXED: dict[str, Any] = {
+    "shuffle": "shards",
+    "image_size": 64,
+    "limit_batches": 2,
+    "model": "test_resnet",
+    "pretrained": True,
+    "weights": Path("other.safetensors"),
+    "linear_probe": True,
+    "recipe": "fast",
+    "seed": 7,
+}
+
+CALL = {"out", "profile", "resume", "run_name"}
+
+APART = {"data", "cache_size", "loader", "tta", "log_format", "experiment", "track"}
+"""Those that take effect, too, and have tests of their own below."""
+
+
+def test_every_setting_has_a_rule_and_a_test():
+    assert list(RULES) == list(TrainConfig.model_fields), "one for each field, in the same order"
+    kinds = {kind: {name for name, rule in RULES.items() if rule.kind is kind} for kind in OnResume}
+    assert kinds[OnResume.EFFECT] == EFFECTS.keys() | APART
+    assert kinds[OnResume.FIXED] == FIXED.keys()
+    assert kinds[OnResume.CALL] == CALL
+
+
+def test_the_documentation_has_the_table():
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "resume.md"
+    assert table() in page.read_text("utf-8"), "python -c 'import fasttrain.config.resuming as r; print(r.table())'"
+
+
+@pytest.fixture
+def other_process() -> Iterator[None]:
+    """Puts back what a run sets in this process."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def copied(begun: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(begun, tmp_path / "runs" / begun.name))
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_it_takes_effect(name, begun, tmp_path, monkeypatch, other_process):
+    changed, look, expected = EFFECTS[name]
+    monkeypatch.setattr(device_module, "_cpu_has_kernels", lambda dtype: True)  # slow ones do here
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: setattr(self, "mode", mode))
+    folder = copied(begun, tmp_path)
+    steps = name != "amp_dtype" or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    resumed = Resumed(folder, changed, steps)
+    assert look(resumed) == expected
+    assert {line.split(":")[0] for line in resumed.start.changed} == changed.keys()
+    assert [each["epoch"] for each in resumed.state.history] == [1, 2][: 1 + steps]
+    again = start_of_run(None, {"resume": str(folder)})
+    assert again.changed == () and lasting(again.config.plain()) == lasting(resumed.config.plain()), "and stays"
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_it_is_refused_in_one_line_before_anything_is_written(name, begun, tmp_path):
+    folder = copied(begun, tmp_path)
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    with pytest.raises(UserError) as caught:
+        train(resume=str(folder), **{name: FIXED[name]})
+    old = resolve(BEGUN).plain().get(name)
+    assert str(caught.value).startswith(f"{name} = {old} can't become {FIXED[name]} in the run of {folder}")
+    assert str(caught.value).endswith(RULES[name].said.replace("RUN/", f"{folder}/")) and "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} == before
+
+
+def test_the_same_value_is_no_change(begun, tmp_path):
+    """The line that began a run resumes it."""
+    folder = copied(begun, tmp_path)
+    toml = tmp_path / "run.toml"
+    toml.write_text("".join(f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
+                            for name, value in BEGUN.items()))  # fmt: skip
+    for file, given in ((None, BEGUN), (toml, {})):
+        start = start_of_run(file, {"resume": "auto", "out": folder.parent, "run_name": "x", "profile": True, **given})
+        assert (start.folder, start.changed) == (folder, ())
+
+
+def test_what_belongs_to_one_call_is_neither_kept_nor_called_a_change(begun, tmp_path):
+    folder = copied(begun, tmp_path)
+    resumed = Resumed(folder, {"run_name": "x", "profile": True, "out": tmp_path, "keep": 3})
+    assert resumed.start.changed == ("keep: 2 -> 3",)
+    assert not CALL & last_state(folder)["config"].keys()
+    assert not [line for line in (folder / "config.toml").read_text().splitlines() if line.split()[0] in CALL]
+    assert (folder / "trace.json.gz").exists()
+
+
+def test_data_may_lie_elsewhere_and_must_be_the_same(begun, tmp_path, shard_folder, photographs, monkeypatch):
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    moved = shutil.copytree(shard_folder, tmp_path / "moved")
+    resumed = Resumed(copied(begun, tmp_path), {"data": moved})
+    assert resumed.run.shards.folder == moved and len(resumed.state.history) == 2
+    remote = Resumed(copied(begun, tmp_path / "b"), {"data": f"file://{moved}", "cache_size": "7GB"})
+    assert remote.run.shards.files.limit == 7 * 10**9 and len(remote.state.history) == 2
+    with pytest.raises(UserError, match=r"is not the data that .* began with; give --data that"):
+        train(resume=str(copied(begun, tmp_path / "c")), data=photographs)
+
+
+def test_another_loader(begun, tmp_path, shard_folder):
+    name = other_loader(shard_folder)
+    assert Resumed(copied(begun, tmp_path), {"loader": name}).run.loader_name in (name, SMALL["loader"])
+
+
+def test_what_the_end_of_a_run_asks_for(begun, tmp_path, monkeypatch, capsys):
+    """tta, and the form of what is printed."""
+    averaged = []
+    monkeypatch.setattr(train_module, "FlipAveraged", lambda model: averaged.append(model) or model)
+    monkeypatch.setattr(train_module, "leave", lambda *given: None)
+    train(resume=str(copied(begun, tmp_path)), tta="flip", log_format="json")
+    said = capsys.readouterr().out.splitlines()
+    assert len(averaged) == 1 and said and all(line.startswith("{") for line in said)
+
+
+def test_tracking(begun, tmp_path, monkeypatch):
+    folder = copied(begun, tmp_path)
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(Tracker, "start", lambda **given: started.append(given) or NullTracker())
+    Resumed(folder, {"track": True}).run._tracker()
+    assert len(started) == 1 and started[0]["experiment"] == "fasttrain"
+    journal, start = folder / "tracking.jsonl", start_of_run(None, {"resume": str(folder)})
+    start.checkpoint.update(mlflow_run_id="1", journal="2")
+    began = {"op": "start", "time": 1, "experiment": "a", "run_name": "b", "params": {}, "tags": {}}
+    journal.write_text(json.dumps({**began, "uuid": "2"}) + "\n")
+    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"} and journal.exists()
+    journal.write_text(json.dumps({**began, "uuid": "3"}) + "\n")
+    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"}
+    assert not journal.exists(), "of a branch that was killed before it was saved"
+    other = replace(start, config=start.config.model_copy(update={"experiment": "other"}))
+    for number, (new, tag) in enumerate([(other, "continued_in"), (replace(start, went_back=True), "abandoned")], 2):
+        journal.write_text(json.dumps({**began, "uuid": "2"}) + "\n")
+        assert tracked_before(new) == {"mlflow_run_id": None, "journal": None} and not journal.exists()
+        kept = [json.loads(line) for line in (folder / f"tracking-{number}.jsonl").read_text().splitlines()]
+        assert [each["op"] for each in kept] == ["start", "tags", "finish"] and kept[1]["tags"].keys() == {tag}
+
+
+def test_fewer_epochs_than_have_begun_are_refused(begun, tmp_path):
+    state = last_state(begun)
+    folder = copied(begun, tmp_path)
+    save_checkpoint(checkpoints_of(folder)[0], {**state, "loader": {"epoch": 1, "samples": 8}})
+    with pytest.raises(UserError, match="epochs = 1 is fewer than the 2 that the checkpoint has begun"):
+        start_of_run(None, {"resume": str(folder), "epochs": 1})
+    assert start_of_run(None, {"resume": str(begun), "epochs": 1}).changed == ("epochs: 2 -> 1",)
+
+
+def moments(folder: Path) -> dict[str, torch.Tensor]:
+    saved = last_state(folder)["optimizer"]
+    return {name: saved["state"][at]["exp_avg"] for at, name in enumerate(saved["names"])}
+
+
+@pytest.mark.parametrize("changed", [{"freeze": 2}, {"layer_decay": 0.5}, {"weight_decay": 0.0}], ids=str)
+def test_other_groups_of_parameters_keep_their_moments(changed, begun, tmp_path):
+    folder = copied(begun, tmp_path)
+    before = moments(folder)
+    Resumed(folder, changed, steps=False)
+    after = moments(folder)
+    assert after and all(torch.equal(each, before[name]) for name, each in after.items())
+    assert (len(after) < len(before)) == ("freeze" in changed)
+    if "freeze" in changed:
+        Resumed(folder, {"freeze": 0}, steps=False)
+        assert moments_known(folder) == after.keys(), "what was frozen begins without"
+        Resumed(folder, {"epochs": 3})
+        assert moments_known(folder) == before.keys()
+
+
+def moments_known(folder: Path) -> set[str]:
+    saved = last_state(folder)["optimizer"]
+    return {saved["names"][at] for at in saved["state"]}
+
+
+def test_a_checkpoint_that_does_not_name_its_moments(begun, tmp_path):
+    """As older fasttrains wrote them: they fit the same groups, and none else."""
+    folder = copied(begun, tmp_path)
+    before, state = moments(folder), last_state(folder)
+    for part, added in (("optimizer", ("kind", "names")), ("schedule", ("kind", "learning_rate"))):
+        for name in added:
+            del state[part][name]
+    del state["best"], state["journal"]
+    save_checkpoint(checkpoints_of(folder)[0], state)
+    old = copied(folder, tmp_path / "b")
+    Resumed(folder, {"learning_rate": 1e-4}, steps=False)
+    after = moments(folder)
+    assert all(torch.equal(each, before[name]) for name, each in after.items())
+    Resumed(old, {"layer_decay": 0.5})
+    assert last_state(old)["optimizer"]["state"][0]["step"] == 1, "they began anew"
+
+
+@pytest.mark.parametrize(("scheduler", "given"), itertools.product(("plateau", "cosine", "onecycle"), (True, False)))
+def test_a_schedule_goes_on_as_if_the_rate_had_always_been_so(scheduler, given, shard_folder, tmp_path):
+    """Bit for bit, but for plateau, whose drops are of the rate it had."""
+    settings = {**BEGUN, "scheduler": scheduler, "patience": 0, "epochs": 3, "momentum": 0.5, "optimizer": "sgd"}
+    rate = {"learning_rate": 0.01, "momentum": 0.7} if given else {}
+    with killed_after(lambda state: state["epoch"] == 2):
+        train(data=shard_folder, out=tmp_path / "a", **settings)
+    with killed_after(lambda state: state["epoch"] == 2):
+        train(data=shard_folder, out=tmp_path / "b", **{**settings, **rate})
+    (changed,), (always,) = ((tmp_path / each).iterdir() for each in "ab")
+    resumed = Resumed(changed, rate, steps=False)
+    if scheduler == "plateau" and given:
+        assert [(each["lr"], each["momentum"]) for each in resumed.state.optimizer.param_groups] == [(0.01, 0.7)] * 2
+        return
+    keys = ("lr", "momentum", "initial_lr", "max_lr", "min_lr")
+    ours = [{key: each.get(key) for key in keys} for each in resumed.state.optimizer.param_groups]
+    theirs = [{key: each.get(key) for key in keys} for each in last_state(always)["optimizer"]["param_groups"]]
+    assert ours == theirs
+
+
+def test_a_rate_that_plateau_has_lowered_stays_low(begun, tmp_path):
+    folder = copied(begun, tmp_path)
+    state = last_state(folder)
+    low = SMALL["learning_rate"] / 10
+    state["schedule"]["active"]["_last_lr"] = [low for _ in state["schedule"]["active"]["_last_lr"]]
+    save_checkpoint(checkpoints_of(folder)[0], state)
+    same, other, grouped = (copied(folder, tmp_path / each) for each in "abc")
+    assert Resumed(same, {"patience": 7}).state.history[-1]["learning_rate"] == low
+    assert Resumed(grouped, {"layer_decay": 0.5}).state.history[-1]["learning_rate"] == pytest.approx(low)
+    assert Resumed(other, {"scheduler": "constant"}).state.history[-1]["learning_rate"] == SMALL["learning_rate"]
+
+
+def test_a_recipe_is_not_applied_once_more(tmp_path):
+    """What it would set by now, the run went without."""
+    then = resolve({"recipe": "fast", "linear_probe": True})
+    save_checkpoint(checkpoint_path(tmp_path / "run", 1), {"step": 1, "config": then.plain()})
+    start = start_of_run(None, {"resume": str(tmp_path / "run"), "linear_probe": False})
+    assert start.changed == ("linear_probe: True -> False",) and start.config.progressive is None
+    assert start.config.recipe == "fast"
+    toml = tmp_path / "run.toml"
+    toml.write_text('recipe = "fast"\nlinear_probe = true\n')
+    assert start_of_run(toml, {"resume": str(tmp_path / "run")}).changed == ()
+
+
+def test_a_linear_probe_continues_as_fine_tuning(shard_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    with killed_after(lambda state: state["epoch"] == 1):
+        train(data=shard_folder, out=tmp_path / "runs", **BEGUN, linear_probe=True)
+    (folder,) = (tmp_path / "runs").iterdir()
+    before = last_state(folder)["model"]
+    resumed = Resumed(folder, {"linear_probe": False})
+    after = last_state(folder)["model"]
+    assert trainable(resumed) == len(list(resumed.model.parameters()))
+    assert all(not torch.equal(after[name], before[name]) for name in ("stem.0.weight", "head.fc.weight"))
