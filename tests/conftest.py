@@ -42,9 +42,8 @@ def shard_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-@pytest.fixture(scope="session")
-def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a small model of the six classes for 48 px: not trained, but it tells photographs apart."""
+def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
+    """A run folder in `runs` with the small model `name` for 48 px: not trained, but it tells photographs apart."""
     import torch
 
     from fasttrain.evaluation.predict import read_photograph
@@ -54,8 +53,8 @@ def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     classes = sorted(path.name for path in photographs.iterdir())
     torch.manual_seed(0)
-    model = create_model("mobilenetv2_035", len(classes))
-    spec = model_spec(model, "mobilenetv2_035", classes, 48)
+    model = create_model(name, len(classes))
+    spec = model_spec(model, name, classes, 48)
     some = torch.stack([read_photograph(path, 48) for path in sorted(photographs.glob("*/000[0-3].jpg"))])
     pictures = Normalise(spec.mean, spec.std, channels_last=False)(some)
     with torch.no_grad():
@@ -65,10 +64,16 @@ def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
         head.bias.sub_(logits.mean(0))
         for each in (head.weight, head.bias):
             each.mul_(2 / logits.std(0).mean())
-    folder = RunFolder.create(tmp_path_factory.mktemp("runs"), spec.name)
+    folder = RunFolder.create(runs, spec.name)
     folder.write_model(model)
     folder.write_model_spec(spec)
     return folder.path
+
+
+@pytest.fixture(scope="session")
+def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the six classes, see `make_model_folder`."""
+    return make_model_folder(photographs, tmp_path_factory.mktemp("runs"), "mobilenetv2_035")
 
 
 @pytest.fixture(scope="session")

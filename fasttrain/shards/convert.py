@@ -7,8 +7,8 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -29,6 +29,8 @@ from fasttrain.shards.settings import ShardSettings
 from fasttrain.shards.workplace import alone_in, clear_parts, prepare
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
+
+_USUAL = ShardSettings()
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,11 @@ def convert_part(
     return PartResult(folder, photos, time.monotonic() - start)
 
 
-def ensure_shards(data: str | Path) -> str | Path:
+def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:
     """`data` where it holds shards or is a URL; where it holds photographs, their shards in the cache, made once.
 
-    Raises UserError where it holds neither.
+    `settings` are for photographs: other settings make other shards. `known`: a model's classes, of which the
+    photographs may be of some only (see `open_source`). Raises UserError where it holds neither.
     """
     if is_url(data):
         return data
@@ -147,15 +150,16 @@ def ensure_shards(data: str | Path) -> str | Path:
     if not data.is_dir() or (data / PARTS).exists():
         read_manifest(data)  # whose error says what is amiss
     try:
-        source = open_source(data)
+        source = open_source(data, known)
     except UserError as error:
         raise UserError(f"{data} holds neither shards nor photographs to make them of: {error}") from error
     fingerprint = source.fingerprint.removeprefix("sha256:")[:12]
-    out = cache_root() / "shards" / f"{source.name}-{fingerprint}"
+    unusual = [f"-{name}-{value}" for name, value in asdict(settings).items() if value != getattr(_USUAL, name)]
+    out = cache_root() / "shards" / f"{source.name}-{fingerprint}{''.join(unusual)}"
     if not (out / MANIFEST).exists():
         console = make_console(stderr=True)
         console.print(f"{data} holds photographs: converting them once, into {out}")
-        _convert(data, out, ShardSettings(), wait=True, console=console)
+        _convert(data, out, settings, known=known, wait=True, console=console)
     return out
 
 
@@ -185,10 +189,11 @@ def _convert(
     strict: bool = False,
     overwrite: bool = False,
     beton: bool = False,
+    known: Sequence[str] | None = None,
     wait: bool = False,
 ) -> ConvertResult:
     start = time.monotonic()
-    workers, settings, source = _checked(where, out, settings, workers)
+    workers, settings, source = _checked(where, out, settings, workers, known)
     with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         manifest = prepare(out, source, settings.recorded(), overwrite=overwrite)
         already, photos = manifest is not None, 0
@@ -220,12 +225,12 @@ def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
 
 
 def _checked(
-    where: str | Path, out: Path, settings: ShardSettings, workers: int | None
+    where: str | Path, out: Path, settings: ShardSettings, workers: int | None, known: Sequence[str] | None = None
 ) -> tuple[int, ShardSettings, Source]:
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
-    source = open_source(where)
+    source = open_source(where, known)
     if out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents:
         raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source
