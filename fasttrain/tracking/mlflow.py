@@ -49,7 +49,7 @@ class NullTracker:
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Does nothing."""
 
-    def finish(self, status: str = "FINISHED", timeout: float = FINISH_TIMEOUT) -> None:
+    def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
         """Does nothing."""
 
     def __enter__(self) -> NullTracker:
@@ -162,9 +162,9 @@ class Tracker(NullTracker):
         """Sets tags of the run; values as text, cut at MLflow's 8,000 characters."""
         self._append("tags", tags={name: str(value) for name, value in tags.items()})
 
-    def finish(self, status: str = "FINISHED", timeout: float = FINISH_TIMEOUT) -> None:
-        """Ends the run (FINISHED, FAILED, KILLED) and waits, at most `timeout` seconds, for the store to have
-        all; a few seconds only for one that is away.
+    def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
+        """Ends the run (FINISHED, FAILED, KILLED) and waits, at most `timeout` seconds (`FINISH_TIMEOUT`), for the
+        store to have all; a few seconds only for one that is away.
 
         A second call does nothing. What isn't delivered by then is reported, and stays in the journal.
         """
@@ -176,7 +176,7 @@ class Tracker(NullTracker):
             self._news.notify()
         left = 0
         try:
-            self._wait(status == "KILLED", timeout)
+            self._wait(status == "KILLED", FINISH_TIMEOUT if timeout is None else timeout)
             left = self._journal.count(self._delivery.sent)
         finally:
             self._left.set()  # the thread ends after the request it is in

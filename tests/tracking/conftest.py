@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from mlflow_processes import FIRST_RUN, FirstRun, Server, run_python
 
+from fasttrain.tracking import mlflow as tracking
 from fasttrain.tracking.store import Store, set_environment
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,13 @@ def empty_store(first_run: FirstRun) -> Path:
     """MLflow takes seconds to create a database: the first run's is copied."""
     set_environment()
     return first_run.folder / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's end waits for its store for as long as a busy machine takes."""
+    for name in ("FINISH_TIMEOUT", "_KILLED_S"):
+        monkeypatch.setattr(tracking, name, PATIENCE)
 
 
 @pytest.fixture
@@ -41,7 +50,10 @@ def client(here: Path) -> Any:
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # a busy machine's server is not one that is away
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store, folder / "mlflow.db")
     server = Server(folder)

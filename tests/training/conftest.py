@@ -6,13 +6,14 @@ import functools
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.patience import wait_until
 
 SMALL = {
     "model": "mobilenetv2_035",
@@ -72,10 +73,8 @@ def program(pause_at: int | None, folder: Path) -> list[str]:
 @contextmanager
 def paused(process: subprocess.Popen[str], folder: Path) -> Iterator[None]:
     """The time between a run's arrival at its `pause_at` and its going on."""
-    deadline = time.monotonic() + 120
-    while not (folder / "reached").exists():
-        assert process.poll() is None and time.monotonic() < deadline, f"no pause: {process.communicate()[0]}"
-        time.sleep(0.01)
+    wait_until(lambda: (folder / "reached").exists() or process.poll() is not None)
+    assert process.poll() is None, f"no pause: {process.communicate()[0]}"
     yield
     (folder / "go").touch()
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.terminal import JsonConsole, tell
+from tests.patience import PATIENCE
 from tests.training.conftest import paused
 
 
@@ -19,7 +20,7 @@ def events(output: str) -> list[dict]:
 
 def test_a_run_in_json(start, tmp_path):
     process = start(log_format="json", limit_batches=2, track=False)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     told = events(output)
     names = [each["event"] for each in told]
@@ -39,7 +40,7 @@ def test_a_stop_is_an_event_too(start, tmp_path):
     process = start(log_format="json", save_every=1, pause_at=2, track=False)
     with paused(process, tmp_path):
         process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75
     (stopped,) = (json.loads(line) for line in output.splitlines() if '"stopped"' in line)
     assert stopped["signal"] == "SIGTERM" and stopped["folder"].startswith(str(tmp_path))
