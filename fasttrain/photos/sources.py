@@ -68,19 +68,16 @@ def cache_root() -> Path:
     return Path(os.environ.get("FASTTRAIN_CACHE") or Path.home() / ".cache" / "fasttrain").expanduser()
 
 
-def open_source(source: str | Path, known: Sequence[str] | None = None) -> Source:
+def open_source(source: str | Path, least_classes: int = 2) -> Source:
     """Lists `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or a folder.
 
     A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/`
     and any of `val/` (or `validation/`, `valid/`) and `test/`, each with class folders. Hidden files are
-    passed over, links followed, no folder read twice. `known` are the classes of a model that will be evaluated: then
-    the photographs may be of some of them only, and of no others. Raises UserError, one line, where that isn't what
-    lies there, or Food-101 can't be downloaded.
+    passed over, links followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
+    Raises UserError, one line, where that isn't what lies there, or Food-101 can't be downloaded.
     """
     found = _open(source)
-    if known is not None:
-        require_known(found.classes, known, found.root)
-    elif len(found.classes) == 1:
+    if len(found.classes) < least_classes:
         raise UserError(_one_class(found))
     return found
 
@@ -98,12 +95,13 @@ def divides_itself(folder: Path) -> bool:
 
 def require_known(classes: Sequence[str], known: Sequence[str], where: str | Path) -> None:
     """Raise UserError if one of `classes`, those of the photographs in `where`, is none of the model's, `known`."""
-    unknown = [name for name in classes if name not in set(known)]
+    names = set(known)
+    unknown = [name for name in classes if name not in names]
     if not unknown:
         return
     inner = next((name for name in unknown if any((Path(where) / name / each).is_dir() for each in known)), None)
     mend = f"did you mean --data {Path(where) / inner}?" if inner else f"the model's are {_few(sorted(known))}"
-    which = "class" if len(unknown) == 1 else "classes"
+    which = "a class" if len(unknown) == 1 else "classes"
     raise UserError(f"{where} holds photographs of {which} that the model doesn't know ({_few(unknown)}); {mend}")
 
 

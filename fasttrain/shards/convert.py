@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fasttrain.config.location import is_url, upload_command, url_in_path
 from fasttrain.errors import Stopped, UserError
-from fasttrain.photos.sources import Source, cache_root, open_source
+from fasttrain.photos.sources import Source, cache_root, open_source, require_known
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import write_betons
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
@@ -137,8 +137,8 @@ def convert_part(
 def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:
     """`data` where it holds shards or is a URL; where it holds photographs, their shards in the cache, made once.
 
-    `settings` are for photographs: other settings make other shards. `known`: a model's classes, of which the
-    photographs may be of some only (see `open_source`). Raises UserError where it holds neither.
+    `settings` are for photographs: other settings make other shards. `known`: a model's classes; the photographs may
+    then be of some of them only, even of one. Raises UserError where it holds neither, or other classes.
     """
     if is_url(data):
         return data
@@ -149,17 +149,20 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
         return data
     if not data.is_dir() or (data / PARTS).exists():
         read_manifest(data)  # whose error says what is amiss
+    least_classes = 2 if known is None else 1
     try:
-        source = open_source(data, known)
+        source = open_source(data, least_classes)
     except UserError as error:
         raise UserError(f"{data} holds neither shards nor photographs to make them of: {error}") from error
+    if known is not None:
+        require_known(source.classes, known, data)
     fingerprint = source.fingerprint.removeprefix("sha256:")[:12]
     unusual = [f"-{name}-{value}" for name, value in asdict(settings).items() if value != getattr(_USUAL, name)]
     out = cache_root() / "shards" / f"{source.name}-{fingerprint}{''.join(unusual)}"
     if not (out / MANIFEST).exists():
         console = make_console(stderr=True)
         console.print(f"{data} holds photographs: converting them once, into {out}")
-        _convert(data, out, settings, known=known, wait=True, console=console)
+        _convert(data, out, settings, least_classes=least_classes, wait=True, console=console)
     return out
 
 
@@ -189,11 +192,11 @@ def _convert(
     strict: bool = False,
     overwrite: bool = False,
     beton: bool = False,
-    known: Sequence[str] | None = None,
+    least_classes: int = 2,
     wait: bool = False,
 ) -> ConvertResult:
     start = time.monotonic()
-    workers, settings, source = _checked(where, out, settings, workers, known)
+    workers, settings, source = _checked(where, out, settings, workers, least_classes)
     with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         manifest = prepare(out, source, settings.recorded(), overwrite=overwrite)
         already, photos = manifest is not None, 0
@@ -225,12 +228,12 @@ def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
 
 
 def _checked(
-    where: str | Path, out: Path, settings: ShardSettings, workers: int | None, known: Sequence[str] | None = None
+    where: str | Path, out: Path, settings: ShardSettings, workers: int | None, least_classes: int = 2
 ) -> tuple[int, ShardSettings, Source]:
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
-    source = open_source(where, known)
+    source = open_source(where, least_classes)
     if out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents:
         raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source

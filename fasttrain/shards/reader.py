@@ -208,7 +208,7 @@ class ShardSet:
         """Say how many files the conversion left out, and where they are listed; empty where there were none."""
         broken, other = (self.manifest.counts.get(name, 0) for name in ("broken", "ignored"))
         listed = f"listed in {self.location}/{REJECTED}"
-        return f"left out: {broken:,} broken photographs, {other:,} other files, {listed}" if broken or other else ""
+        return f"left out: broken photographs {broken:,}, other files {other:,}; {listed}" if broken or other else ""
 
     def verify(self, advance: Callable[[int], None] = lambda count: None) -> list[str]:
         """Reads everything and compares checksums: one line for each problem, none where all is well.

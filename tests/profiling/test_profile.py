@@ -102,6 +102,8 @@ def test_the_command_writes_figures_and_a_picture(shard_folder, monkeypatch, cap
         if extra:
             figures = json.loads(said)
     assert figures["measured"]["together"]["phases"].keys() == set(PHASES)
+    assert (figures["split"], figures["photographs"]) == ("train", 78)
+    assert "the train split's 78 photographs" in said and "train 78, val 18 photographs" in said
     assert figures["diagnosis"]["sentence"] and figures["loader"] == "torchvision"
     for label in ("waiting for data", "backward", "loader alone", "img/s", "profile.png"):
         assert label in said

@@ -32,7 +32,8 @@ def test_a_run_in_json(start, tmp_path):
     (settings,) = (each for each in told if each["event"] == "settings")
     assert settings["learning_rate"] == 0.003 and settings["model"] == "mobilenetv2_035"
     assert told[-1]["top1"] == json.loads((folder / "evaluation.json").read_text())["top1"]
-    assert any("loader: torchvision" in each.get("text", "") for each in told), "what is prose comes as messages"
+    for line in ("loader: torchvision", "train 78, val 18 photographs"):
+        assert any(line in each.get("text", "") for each in told), "what is prose comes as messages"
     assert all("time" in each for each in told)
 
 
