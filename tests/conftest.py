@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.patience import PATIENCE
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,6 +22,17 @@ _quick = settings(deadline=None, max_examples=25, derandomize=True, suppress_hea
 settings.register_profile("quick", _quick)
 settings.register_profile("full", settings(_quick, max_examples=2000, derandomize=False, database=None))
 settings.load_profile("full" if os.environ.get("FASTTRAIN_RELIABILITY") else "quick")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_with_mlflow() -> Iterator[None]:
+    """Runs in this process wait for MLflow, which is slow to begin, for as long as a busy machine takes."""
+    from fasttrain.tracking import mlflow
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FINISH_TIMEOUT", "RUN_TIMEOUT", "_KILLED_S"):
+            patch.setattr(mlflow, name, PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ from fasttrain.tracking.journal import JOURNAL, Journal
 from fasttrain.tracking.store import is_remote, local_uri, set_environment, shown
 from fasttrain.tracking.waiting import deliver_waiting
 
-FINISH_TIMEOUT = 60.0
+FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for its store
+RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
 _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
 _AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
 _KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed
@@ -36,7 +37,7 @@ class NullTracker:
     run_id: str | None = None
     uri: str | None = None
 
-    def wait_for_run(self, timeout: float = 30.0) -> str | None:
+    def wait_for_run(self, timeout: float | None = None) -> str | None:
         """The run's id; None here."""
         return None
 
@@ -135,10 +136,10 @@ class Tracker(NullTracker):
         tracker._thread.start()
         return tracker
 
-    def wait_for_run(self, timeout: float = 30.0) -> str | None:
+    def wait_for_run(self, timeout: float | None = None) -> str | None:
         """The run's id in the store at `uri`, once it is there; None where the store is away, or takes over `timeout`
-        seconds, in all calls together."""
-        if not self._settled.wait(timeout):
+        seconds (`RUN_TIMEOUT`), in all calls together."""
+        if not self._settled.wait(RUN_TIMEOUT if timeout is None else timeout):
             self._settled.set()
         return self.run_id
 

@@ -60,7 +60,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "_FIRST_RETRY_S": 0.02,
         "_RETRY_S": 0.2,
         "_AWAY_S": PATIENCE,
-        "FINISH_TIMEOUT": PATIENCE,
     }.items():
         monkeypatch.setattr(tracking, name, seconds)
     return tmp_path

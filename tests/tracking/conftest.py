@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from mlflow_processes import FIRST_RUN, FirstRun, Server, run_python
 
-from fasttrain.tracking import mlflow as tracking
 from fasttrain.tracking.store import Store, set_environment
-from tests.patience import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +24,6 @@ def empty_store(first_run: FirstRun) -> Path:
     """MLflow takes seconds to create a database: the first run's is copied."""
     set_environment()
     return first_run.folder / "mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's end waits for its store for as long as a busy machine takes."""
-    for name in ("FINISH_TIMEOUT", "_KILLED_S"):
-        monkeypatch.setattr(tracking, name, PATIENCE)
 
 
 @pytest.fixture
