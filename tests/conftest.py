@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.patience import PATIENCE
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,6 +22,17 @@ _quick = settings(deadline=None, max_examples=25, derandomize=True, suppress_hea
 settings.register_profile("quick", _quick)
 settings.register_profile("full", settings(_quick, max_examples=2000, derandomize=False, database=None))
 settings.load_profile("full" if os.environ.get("FASTTRAIN_RELIABILITY") else "quick")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_with_mlflow() -> Iterator[None]:
+    """Runs in this process wait for MLflow, which is slow to begin, for as long as a busy machine takes."""
+    from fasttrain.tracking import mlflow
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FINISH_TIMEOUT", "RUN_TIMEOUT", "_KILLED_S"):
+            patch.setattr(mlflow, name, PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +55,8 @@ def shard_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-@pytest.fixture(scope="session")
-def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a small model of the six classes for 48 px: not trained, but it tells photographs apart."""
+def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
+    """A run folder in `runs` with the small model `name` for 48 px: not trained, but it tells photographs apart."""
     import timm
     import torch
 
@@ -55,8 +67,8 @@ def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     classes = sorted(path.name for path in photographs.iterdir())
     torch.manual_seed(0)
-    model = timm.create_model("mobilenetv2_035", num_classes=len(classes))  # with a random classifier
-    spec = model_spec(model, "mobilenetv2_035", classes, 48)
+    model = timm.create_model(name, num_classes=len(classes))  # with a random classifier
+    spec = model_spec(model, name, classes, 48)
     some = torch.stack([read_photograph(path, 48) for path in sorted(photographs.glob("*/000[0-3].jpg"))])
     pictures = Normalise(spec.mean, spec.std, channels_last=False)(some)
     with torch.no_grad():
@@ -66,10 +78,16 @@ def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
         head.bias.sub_(logits.mean(0))
         for each in (head.weight, head.bias):
             each.mul_(2 / logits.std(0).mean())
-    folder = RunFolder.create(tmp_path_factory.mktemp("runs"), spec.name)
+    folder = RunFolder.create(runs, spec.name)
     folder.write_model(model)
     folder.write_model_spec(spec)
     return folder.path
+
+
+@pytest.fixture(scope="session")
+def model_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the six classes, see `make_model_folder`."""
+    return make_model_folder(photographs, tmp_path_factory.mktemp("runs"), "mobilenetv2_035")
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,8 @@ def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
     `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
     file in `checkpoints` below it (the last weights; the EMA's where there is one). Raises UserError.
     """
-    path = weights_file(path)
-    bare = path.suffix == ".safetensors" and path.absolute().parent.name != CHECKPOINTS
-    folder = path.parent if bare else path.absolute().parents[1]
+    path, folder = weights_file(path), run_folder(path)
+    bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
     model = create_model(spec.name, len(spec.classes))
     try:
@@ -41,6 +40,16 @@ def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
             f"{path}: its tensors do not fit {spec.name} as {folder / 'model.json'} describes it"
         ) from error
     return model.eval(), spec
+
+
+def run_folder(path: Path) -> Path:
+    """Return the folder of the run whose weights or checkpoint `path` is, or which it is itself.
+
+    Raises UserError where there are no weights.
+    """
+    path = weights_file(path).absolute()
+    bare = path.suffix == ".safetensors" and path.parent.name != CHECKPOINTS
+    return path.parent if bare else path.parents[1]
 
 
 def _read_spec(path: Path) -> ModelSpec:

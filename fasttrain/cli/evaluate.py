@@ -13,7 +13,12 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="shards (a folder or an s3:// URL), or a folder of class folders")
     ] = "shards",
-    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, val, test or all; default: val, or all of a folder of class folders, which has no splits"
+        ),
+    ] = None,
     loader: Annotated[str, typer.Option(help="auto, or a loader's name")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="photographs a step")] = 64,
     workers: Annotated[int | None, typer.Option(min=0, help="loader processes or threads")] = None,
@@ -33,6 +38,7 @@ def evaluate(
 
     weights_file(checkpoint)
     from fasttrain.evaluation.checkpoint import evaluate as run
+    from fasttrain.evaluation.splits import default_split
     from fasttrain.report.summary import evaluation_table
     from fasttrain.shards.atomic import atomic_write_bytes, require_place
     from fasttrain.terminal import make_console
@@ -40,6 +46,7 @@ def evaluate(
     for place in (out, report):
         if place is not None:
             require_place(place)
+    split = split or default_split(data)
     evaluation = run(
         checkpoint,
         data,
@@ -54,7 +61,7 @@ def evaluate(
         on_bad_sample=on_bad_sample,
         report=report,
     )
-    whole = json.dumps({"split": split, **evaluation.to_dict()}, indent=2)
+    whole = json.dumps({"data": data, "split": split, **evaluation.to_dict()}, indent=2)
     if as_json:
         print(whole)
     else:

@@ -59,7 +59,7 @@ def export(
     table.add_row("takes", result.metadata["input"])
     table.add_row("gives", result.metadata["output"])
     share = result.max_difference / max(1.0, result.max_logit)
-    table.add_row("checked", f"{result.photographs} photographs: {result.source}")
+    table.add_row("checked", f"{result.photographs:,} photographs, {result.source}")
     table.add_row("", f"greatest difference of a logit {result.max_difference:.2e} ({share:.1e} of the greatest)")
     table.add_row("", f"the same likeliest class for {result.same_top1} of {result.photographs}")
     for number, line in enumerate(speed_lines(result.speeds, result.runtime, result.threads)):

@@ -68,7 +68,8 @@ def lr_find_command() -> Callable[..., None]:
         if as_json:
             print(json.dumps(result.to_dict(), indent=2))
             return
-        tried = f"{len(result.losses)} steps, {result.learning_rates[0]:.1e} to {result.learning_rates[-1]:.1e}"
+        tried = f"{len(result.losses)} steps on the train split's {result.photographs:,} photographs, "
+        tried += f"{result.learning_rates[0]:.1e} to {result.learning_rates[-1]:.1e}"
         console.print(tried + (": then the loss diverged" if result.diverged else ""))
         if result.suggestion is None:
             console.print("no suggestion: the loss never fell; try more --steps, or look at the picture")

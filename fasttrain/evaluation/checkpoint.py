@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
-from fasttrain.checkpoint.trained import load_trained
+from fasttrain.checkpoint.trained import load_trained, run_folder
+from fasttrain.config.load import read_toml
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.splits import batches, check_split, default_split, model_labels, split_ids
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import choose_loader
 from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
+from fasttrain.report.artifacts import RunFolder
 from fasttrain.report.html import write_page
 from fasttrain.report.of_run import report_of_evaluation
 from fasttrain.shards.convert import ensure_shards
-from fasttrain.shards.format import SPLITS
+from fasttrain.shards.format import ALL
 from fasttrain.shards.reader import ShardSet
+from fasttrain.shards.settings import ShardSettings
 from fasttrain.training.device import amp_problem, choose_device, choose_workers, mixed_precision
+
+log = logging.getLogger("fasttrain")
 
 
 def evaluate(
     checkpoint: str | Path,
     data: str | Path = "shards",
     *,
-    split: str = "val",
+    split: str | None = None,
     loader: str = "auto",
     batch_size: int = 64,
     workers: int | None = None,
@@ -40,32 +48,35 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`, a folder or a URL.
 
+    split: "train", "val", "test" or "all"; by default all photographs of a folder of class folders, and "val" of data
+    with splits of its own (see `default_split`). The data may lack some of the model's classes.
+
     cache_size: "50GB", of shards fetched from a URL. on_bad_sample: "skip" leaves out what has changed since it was
     converted or doesn't decode, as `train` does, in place of stopping there. report: where to write a page about it, as
     a run's `report.html`.
 
     `tta` "flip" averages the logits of each photograph and of its mirror image. Raises UserError where the split is
-    empty or absent, or the data's classes are not the model's.
+    empty or absent, or the data has a class that the model doesn't know.
     """
     if on_bad_sample not in ("error", "skip"):
         raise UserError(f"on_bad_sample = '{on_bad_sample}' is not one of error, skip")
     if tta not in ("none", "flip"):
         raise UserError(f"tta = '{tta}' is not one of none, flip")
+    split = split or default_split(data)
+    check_split(split)
     model, spec = load_trained(Path(checkpoint))
     if tta == "flip":
         model = FlipAveraged(model).eval()
-    shards = ShardSet.open(ensure_shards(data), cache_size)
-    if tuple(shards.classes) != spec.classes:
-        missing = set(shards.classes) ^ set(spec.classes)
-        raise UserError(f"{data}: its classes are not the model's ({len(missing)} differ, '{min(missing)}' first)")
-    if split not in SPLITS:
-        raise UserError(f"split = '{split}' is not one of {', '.join(SPLITS)}")
-    ids = shards.ids(split)
-    if not len(ids):
-        raise UserError(f"{data}: no photograph in the {split} split; give another --split")
+    settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()
+    shards = ShardSet.open(ensure_shards(data, settings, spec.classes), cache_size)
+    labels = torch.from_numpy(model_labels(shards.classes, spec.classes, data))
+    ids = split_ids(shards, split, data)
+    for note in (shards.left_out(), _seen_in_training(Path(checkpoint), data) if split == ALL else ""):
+        if note:
+            log.warning("%s", note)
     where = choose_device(device)
     kind, _ = choose_loader(loader, shards, str(where))
-    settings = LoaderSettings(
+    loading = LoaderSettings(
         batch_size,
         spec.image_size,
         None,
@@ -73,15 +84,14 @@ def evaluate(
         device=str(where),
         on_bad_sample="skip" if on_bad_sample == "skip" else "error",
     )
-    batches = kind(shards, ids, settings)
     amp = amp and amp_problem(where, "bf16") is None
     autocast, _ = mixed_precision(where, amp, "bf16")
     if amp and where.type == "cpu":  # as in training, so that its validation and this agree
         keep_slow_depthwise_in_fp32(model)
-    try:
+    with closing(batches(kind, shards, ids, loading)) as loaded:
         evaluation, predictions = evaluate_model(
             model.to(where).to(memory_format=torch.channels_last),
-            batches,
+            ((images, labels[of_data], samples) for images, of_data, samples in loaded),
             num_classes=len(spec.classes),
             classes=list(spec.classes),
             device=where,
@@ -89,8 +99,6 @@ def evaluate(
             autocast=autocast,
             criterion=torch.nn.CrossEntropyLoss(),
         )
-    finally:
-        batches.close()
     if report is not None:
         page = report_of_evaluation(
             evaluation,
@@ -104,3 +112,12 @@ def evaluate(
         )
         write_page(Path(report), page)
     return evaluation
+
+
+def _seen_in_training(checkpoint: Path, data: str | Path) -> str:
+    """Return a warning where the run that `checkpoint` belongs to was trained on `data`, else nothing."""
+    config = RunFolder(run_folder(checkpoint)).config
+    trained_on = read_toml(config).get("data") if config.is_file() else None
+    if trained_on is None or Path(trained_on).expanduser().resolve() != Path(data).expanduser().resolve():
+        return ""
+    return f"the model was trained on most of {data}; --split val evaluates the photographs that validated it"

@@ -21,7 +21,10 @@ from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.atomic import atomic_folder, make_folder
 
 INPUTS = ("uint8", "float")
-_PREPROCESS = "upright, the centred square of 224/256 of the short side, resized (bilinear, antialiased) to image_size"
+_PREPROCESS = (
+    "upright by its EXIF orientation, laid onto white where it is transparent, the centred square of 224/256 of the "
+    "short side, resized (bilinear, antialiased) to image_size"
+)
 
 
 @dataclass(frozen=True)

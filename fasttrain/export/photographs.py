@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from fasttrain.config.location import is_url
 from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.evaluation.predict import Unreadable, read_photograph
+from fasttrain.evaluation.splits import batches, split_ids
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import choose_loader
 from fasttrain.photos.dishes import DISHES
 from fasttrain.photos.sample import draw_sample
-from fasttrain.shards.format import MANIFEST
+from fasttrain.shards.format import ALL, MANIFEST
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.device import choose_workers
 
@@ -25,8 +27,8 @@ from fasttrain.training.device import choose_workers
 def some_photographs(data: str | Path | None, count: int, image_size: int) -> tuple[torch.Tensor, str]:
     """uint8 [n, image_size, image_size, 3], n at most `count`, evenly out of `data`; and where they come from.
 
-    `data` is shards (those of test, else val), a folder of photographs, a file, a glob, or None: then the sample's are
-    drawn. Raises UserError where there is none that opens.
+    `data` is shards (of all splits), a folder of photographs, a file, a glob, or None: then the sample's are drawn.
+    Raises UserError where there is none that opens.
     """
     if data is None:
         with tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
@@ -35,40 +37,35 @@ def some_photographs(data: str | Path | None, count: int, image_size: int) -> tu
                 draw_sample(drawn, per_class=math.ceil(count / len(DISHES)))
             except OSError as error:
                 raise of_os(error, drawn, "set TMPDIR to another folder, or give --data") from error
-            return _from_files(drawn, count, image_size), "drawn ones (--data gives others)"
+            return _from_files(drawn, count, image_size)[0], "drawn ones (--data gives others)"
     if is_url(data) or (Path(data) / MANIFEST).exists():
         return _from_shards(data, count, image_size)
-    return _from_files(data, count, image_size), f"{data}"
+    return _from_files(data, count, image_size)
 
 
 def _from_shards(data: str | Path, count: int, image_size: int) -> tuple[torch.Tensor, str]:
     shards = ShardSet.open(data)
-    split = next((name for name in ("test", "val", "train") if len(shards.ids(name))), None)
-    if split is None:
-        raise UserError(f"{data}: there is no photograph in it; give --data others")
-    ids = shards.ids(split)
+    ids = split_ids(shards, ALL, data)[_evenly(len(shards), count)]
     kind, _ = choose_loader("auto", shards, "cpu")
     settings = LoaderSettings(count, image_size, None, workers=choose_workers(None))
-    loader = kind(shards, ids[_evenly(len(ids), count)], settings)
-    try:
-        return torch.cat([images for images, _, _ in loader]), f"{data} ({split})"
-    finally:
-        loader.close()
+    with closing(batches(kind, shards, ids, settings)) as loaded:
+        return torch.cat([images for images, _, _ in loaded]), f"of the {len(shards):,} in {data}, all splits"
 
 
-def _from_files(data: str | Path, count: int, image_size: int) -> torch.Tensor:
+def _from_files(data: str | Path, count: int, image_size: int) -> tuple[torch.Tensor, str]:
     found = list(find_photographs([data]))
     paths = [each for each in found if isinstance(each, Path)]
-    problem = next((str(each) for each in found if isinstance(each, Refused)), None)
+    unread = [str(each) for each in found if isinstance(each, Refused)]
     pixels = []
     for number in _evenly(len(paths), count):
         try:
             pixels.append(read_photograph(paths[number], image_size))
         except Unreadable as error:
-            problem = f"{paths[number]}: {error}"
+            unread.append(f"{paths[number]}: {error}")
     if not pixels:
-        raise UserError(f"{problem or data}; give --data shards or photographs")
-    return torch.stack(pixels)
+        raise UserError(f"{unread[-1] if unread else data}; give --data shards or photographs")
+    also = f"; {len(unread):,} could not be read, such as {unread[-1]}" if unread else ""
+    return torch.stack(pixels), f"of the {len(paths):,} in {data}{also}"
 
 
 def _evenly(length: int, count: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +71,44 @@ def cache_root() -> Path:
     return Path(os.environ.get("FASTTRAIN_CACHE") or Path.home() / ".cache" / "fasttrain").expanduser()
 
 
-def open_source(source: str | Path) -> Source:
+def open_source(source: str | Path, least_classes: int = 2) -> Source:
     """Lists `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or a folder.
 
     A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/`
     and any of `val/` (or `validation/`, `valid/`) and `test/`, each with class folders. Hidden files are
-    passed over, links followed, no folder read twice. Raises UserError, one line, where that isn't what lies
-    there, or Food-101 can't be downloaded.
+    passed over, links followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
+    Raises UserError, one line, where that isn't what lies there, or Food-101 can't be downloaded.
     """
+    found = _open(source)
+    if len(found.classes) < least_classes:
+        raise UserError(_one_class(found))
+    return found
+
+
+def divides_itself(folder: Path) -> bool:
+    """Return whether `folder` says which of its photographs validate or test: by `val/`, `test/` or Food-101's `meta/`.
+
+    Raises UserError where it can't be read.
+    """
+    try:
+        return _is_food101(folder) or any(split != TRAIN for split in _split_folders(folder).values())
+    except OSError as error:
+        raise of_os(error, mend="make it readable") from error
+
+
+def require_known(classes: Sequence[str], known: Sequence[str], where: str | Path) -> None:
+    """Raise UserError if one of `classes`, those of the photographs in `where`, is none of the model's, `known`."""
+    names = set(known)
+    unknown = [name for name in classes if name not in names]
+    if not unknown:
+        return
+    inner = next((name for name in unknown if any((Path(where) / name / each).is_dir() for each in known)), None)
+    mend = f"did you mean --data {Path(where) / inner}?" if inner else f"the model's are {_few(sorted(known))}"
+    which = "a class" if len(unknown) == 1 else "classes"
+    raise UserError(f"{where} holds photographs of {which} that the model doesn't know ({_few(unknown)}); {mend}")
+
+
+def _open(source: str | Path) -> Source:
     if source == "food101":
         from fasttrain.photos.food101 import download_food101
 
@@ -100,12 +131,16 @@ def _open_folder(root: Path) -> Source:
     if (root / "manifest.json").exists():
         raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
     name = root.resolve().name
-    meta = [root / "meta" / f"{part}.txt" for part in ("train", "test")]
-    if (root / "images").is_dir() and all(file.is_file() for file in meta):
+    if _is_food101(root):
         return _food101(root, "folder", name)
     if splits := _split_folders(root):
         return _split_layout(root, name, splits)
     return _class_folders(root, "folder", name)
+
+
+def _is_food101(root: Path) -> bool:
+    meta = (root / "meta" / f"{part}.txt" for part in ("train", "test"))
+    return (root / "images").is_dir() and all(file.is_file() for file in meta)
 
 
 def _split_folders(root: Path) -> dict[str, int]:
@@ -205,11 +240,13 @@ def _used_classes(root: Path, names: list[str], photos: list[_Photo]) -> tuple[s
     classes = tuple(name for name in names if name in used)
     if not classes:
         raise UserError(f"--source {root} holds class folders ({_few(names)}) but no photographs in them")
-    if len(classes) == 1:
-        inner = _folders(root / classes[0])
-        mend = f"did you mean --source {root / classes[0]}?" if inner else "a classifier needs two"
-        raise UserError(f"--source {root} holds photographs of one class only, {classes[0]!r}; {mend}")
     return classes
+
+
+def _one_class(source: Source) -> str:
+    inner = source.root / source.classes[0]
+    mend = f"did you mean --source {inner}?" if inner.is_dir() and _folders(inner) else "a classifier needs two"
+    return f"--source {source.root} holds photographs of one class only, {source.classes[0]!r}; {mend}"
 
 
 def _source(

@@ -30,17 +30,18 @@ _ENDLESS = 100_000  # epochs: however short they are, the learning rate's schedu
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured and what it means. `batch_size` photographs a step."""
+    """What was measured and what it means. `batch_size` photographs a step, of the train split's `photographs`."""
 
     measured: Measured
     diagnosis: Diagnosis
     batch_size: int
+    photographs: int
     loader: str
     device: str
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: times in seconds, rates in images a second."""
-        return asdict(self)
+        return {**asdict(self), "split": "train"}
 
 
 def profile(
@@ -79,7 +80,8 @@ def profile(
         parts.loaders.close()
         release_memory(parts.device)
     found = diagnose(measured, asked.model_copy(update={"batch_size": parts.batch_size}), conditions)
-    result = Profile(measured, found, parts.batch_size, parts.loader_name, str(parts.device))
+    photographs = len(parts.loaders.train.ids)
+    result = Profile(measured, found, parts.batch_size, photographs, parts.loader_name, str(parts.device))
     if picture is not None:
         _draw(result, picture)
     return result

@@ -48,7 +48,10 @@ def profile_table(profile: Profile) -> RenderableType:
     if measured.copy_rate is not None:
         rates.add_row("copies alone", f"{measured.copy_rate:,.0f} img/s")
     sentence = profile.diagnosis.sentence
-    title = Text(f"{together.steps} steps of {profile.batch_size} photographs, {profile.loader}, {profile.device}")
+    title = Text(
+        f"{together.steps} steps of {profile.batch_size} of the train split's {profile.photographs:,} photographs, "
+        f"{profile.loader}, {profile.device}"
+    )
     return Group(
         title, Text(), phases, Text(), rates, Text(), Text(sentence[0].upper() + sentence[1:], style="bold green")
     )

@@ -12,7 +12,7 @@ from fasttrain.evaluation.calibration import calibration_of
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
-from fasttrain.report.summary import duration
+from fasttrain.report.summary import duration, split_title
 from fasttrain.shards.atomic import atomic_write_bytes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": duration, "setting": _setting}
+    environment.filters |= {"percent": percent, "duration": duration, "setting": _setting, "split_title": split_title}
     evaluation = report.evaluation
     names = [result.name for result in evaluation.classes]
     support = evaluation.confusion_matrix.sum(1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import fasttrain
 from fasttrain.report.html import Report, percent
 from fasttrain.report.photographs import Seen, worst_classes
-from fasttrain.report.summary import duration
+from fasttrain.report.summary import duration, split_title
 
 if TYPE_CHECKING:
     import torch
@@ -105,16 +105,25 @@ def report_of_evaluation(
     device: torch.device,
 ) -> Report:
     """The report of an evaluation: the same page without what only a training run knows."""
-    facts = [("checkpoint", str(checkpoint)), ("model", spec.name), ("image size", f"{spec.image_size} px")]
+    facts = [
+        ("checkpoint", str(checkpoint)),
+        ("model", spec.name),
+        ("image size", f"{spec.image_size} px"),
+        ("data", str(data)),
+        ("photographs", f"{evaluation.samples:,}, {split_title(split)}"),
+        ("device", _device(device)),
+    ]
+    if left_out := shards.left_out():
+        facts.append(("not evaluated", left_out))
     quoted = shlex.quote(str(checkpoint))
     return Report(
-        title=f"{checkpoint.name} on {split}",
+        title=f"{checkpoint.name} on {split_title(split)}",
         subtitle=_subtitle(spec),
         split=split,
         evaluation=evaluation,
         predictions=predictions,
         worst=worst_classes(evaluation, predictions, shards),
-        facts=[*facts, *_data_facts(shards), ("device", _device(device))],
+        facts=facts,
         commands=[
             ("Evaluate it again", f"fasttrain evaluate --checkpoint {quoted} --data {shlex.quote(str(data))}"
              f" --split {split}"),

@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fasttrain.shards.format import ALL
+
 if TYPE_CHECKING:
     from fasttrain.evaluation.metrics import Evaluation
     from fasttrain.tracking.mlflow import NullTracker
@@ -55,6 +57,11 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     return text
 
 
+def split_title(split: str) -> str:
+    """Return "val split" for "val", and "all splits" for "all"."""
+    return "all splits" if split == ALL else f"{split} split"
+
+
 def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
     """The evaluation of `split` and its worst classes."""
     figures = _grid()
@@ -75,7 +82,10 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
             f"{each.recall:.3f}",
             f"{each.support:,}",
         )
-    title = Text(f"{split} split, {evaluation.samples:,} samples", style="bold")
+    if absent := [each.name for each in evaluation.classes if not each.support]:
+        named = ", ".join(absent[:WORST]) + (f" and {len(absent) - WORST:,} more" * (len(absent) > WORST))
+        figures.add_row("no samples of", Text(f"{len(absent):,} of {len(evaluation.classes):,} classes: {named}"))
+    title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
     return Group(title, _indented(figures), _indented(worst))
 
 

@@ -7,15 +7,15 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from fasttrain.config.location import is_url, upload_command, url_in_path
 from fasttrain.errors import Stopped, UserError
-from fasttrain.photos.sources import Source, cache_root, open_source
+from fasttrain.photos.sources import Source, cache_root, open_source, require_known
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import write_betons
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
@@ -29,6 +29,8 @@ from fasttrain.shards.settings import ShardSettings
 from fasttrain.shards.workplace import alone_in, clear_parts, prepare
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
+
+_USUAL = ShardSettings()
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,12 @@ def convert_part(
     return PartResult(folder, photos, time.monotonic() - start)
 
 
-def ensure_shards(data: str | Path) -> str | Path:
+def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:
     """`data` where it holds shards or is a URL; where it holds photographs, their shards in the cache, made once.
 
-    They are made again where a photograph was added, removed or changed since: see `Source.local_state`.
-    Raises UserError where it holds neither.
+    They are made again if a photograph was added, removed or changed since: see `Source.local_state`. `settings` are
+    for photographs: other settings make other shards. `known`: a model's classes; the photographs may then be of some
+    of them only, even of one. Raises UserError where it holds neither, or other classes.
     """
     if is_url(data):
         return data
@@ -147,15 +150,19 @@ def ensure_shards(data: str | Path) -> str | Path:
         return data
     if not data.is_dir() or (data / PARTS).exists():
         read_manifest(data)  # whose error says what is amiss
+    least_classes = 2 if known is None else 1
     try:
-        source = open_source(data)
+        source = open_source(data, least_classes)
     except UserError as error:
         raise UserError(f"{data} holds neither shards nor photographs to make them of: {error}") from error
-    out = cache_root() / "shards" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}"
+    if known is not None:
+        require_known(source.classes, known, data)
+    unusual = [f"-{name}-{value}" for name, value in asdict(settings).items() if value != getattr(_USUAL, name)]
+    out = cache_root() / "shards" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}{''.join(unusual)}"
     if not (out / MANIFEST).exists():
         console = make_console(stderr=True)
         console.print(f"{data} holds photographs: converting them once, into {out}")
-        _convert(data, out, ShardSettings(), wait=True, console=console)
+        _convert(data, out, settings, least_classes=least_classes, wait=True, console=console)
     return out
 
 
@@ -185,10 +192,11 @@ def _convert(
     strict: bool = False,
     overwrite: bool = False,
     beton: bool = False,
+    least_classes: int = 2,
     wait: bool = False,
 ) -> ConvertResult:
     start = time.monotonic()
-    workers, settings, source = _checked(where, out, settings, workers)
+    workers, settings, source = _checked(where, out, settings, workers, least_classes)
     with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         manifest = prepare(out, source, settings.recorded(), overwrite=overwrite)
         already, photos = manifest is not None, 0
@@ -223,12 +231,12 @@ def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
 
 
 def _checked(
-    where: str | Path, out: Path, settings: ShardSettings, workers: int | None
+    where: str | Path, out: Path, settings: ShardSettings, workers: int | None, least_classes: int = 2
 ) -> tuple[int, ShardSettings, Source]:
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
-    source = open_source(where)
+    source = open_source(where, least_classes)
     if out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents:
         raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source

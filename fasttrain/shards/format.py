@@ -17,6 +17,8 @@ MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv",
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+ALL = "all"
+"""Stands for all three splits where a command takes a split's name."""
 
 _LARGEST = 256 << 20  # bytes of a manifest: those of a million shards
 _NO_CHECKSUM = "0" * 64

@@ -17,7 +17,7 @@ from fasttrain.config.location import is_url
 from fasttrain.errors import UserError, of_os
 from fasttrain.shards.check import index_problem, members_problem
 from fasttrain.shards.checksum import sha256_of
-from fasttrain.shards.format import INDEX, MANIFEST, SPLITS, Manifest, checksum_holds, read_manifest
+from fasttrain.shards.format import INDEX, MANIFEST, REJECTED, SPLITS, Manifest, checksum_holds, read_manifest
 
 if TYPE_CHECKING:
     import threading
@@ -203,6 +203,12 @@ class ShardSet:
         """For messages: the shard's path and the sample's key."""
         row = self.index[sample]
         return f"{self.location}/{self.manifest.shards[row['shard']].name} ({row['key'].decode()})"
+
+    def left_out(self) -> str:
+        """Say how many files the conversion left out, and where they are listed; empty where there were none."""
+        broken, other = (self.manifest.counts.get(name, 0) for name in ("broken", "ignored"))
+        listed = f"listed in {self.location}/{REJECTED}"
+        return f"left out: broken photographs {broken:,}, other files {other:,}; {listed}" if broken or other else ""
 
     def verify(self, advance: Callable[[int], None] = lambda count: None) -> list[str]:
         """Reads everything and compares checksums: one line for each problem, none where all is well.

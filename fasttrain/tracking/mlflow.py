@@ -24,7 +24,8 @@ from fasttrain.tracking.journal import JOURNAL, Journal
 from fasttrain.tracking.store import is_remote, local_uri, set_environment, shown
 from fasttrain.tracking.waiting import deliver_waiting
 
-FINISH_TIMEOUT = 60.0
+FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for its store
+RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
 _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
 _AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
 _KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed
@@ -38,7 +39,7 @@ class NullTracker:
     uuid: str | None = None
     fresh = False
 
-    def wait_for_run(self, timeout: float = 30.0) -> str | None:
+    def wait_for_run(self, timeout: float | None = None) -> str | None:
         """The run's id; None here."""
         return None
 
@@ -51,7 +52,7 @@ class NullTracker:
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Does nothing."""
 
-    def finish(self, status: str = "FINISHED", timeout: float = FINISH_TIMEOUT) -> None:
+    def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
         """Does nothing."""
 
     def __enter__(self) -> NullTracker:
@@ -144,10 +145,10 @@ class Tracker(NullTracker):
     def uuid(self) -> str | None:  # type: ignore[override]
         return self._journal.uuid
 
-    def wait_for_run(self, timeout: float = 30.0) -> str | None:
+    def wait_for_run(self, timeout: float | None = None) -> str | None:
         """The run's id in the store at `uri`, once it is there; None where the store is away, or takes over `timeout`
-        seconds, in all calls together."""
-        if not self._settled.wait(timeout):
+        seconds (`RUN_TIMEOUT`), in all calls together."""
+        if not self._settled.wait(RUN_TIMEOUT if timeout is None else timeout):
             self._settled.set()
         return self.run_id
 
@@ -171,9 +172,9 @@ class Tracker(NullTracker):
         """Sets tags of the run; values as text, cut at MLflow's 8,000 characters."""
         self._append("tags", tags={name: str(value) for name, value in tags.items()})
 
-    def finish(self, status: str = "FINISHED", timeout: float = FINISH_TIMEOUT) -> None:
-        """Ends the run (FINISHED, FAILED, KILLED) and waits, at most `timeout` seconds, for the store to have
-        all; a few seconds only for one that is away.
+    def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
+        """Ends the run (FINISHED, FAILED, KILLED) and waits, at most `timeout` seconds (`FINISH_TIMEOUT`), for the
+        store to have all; a few seconds only for one that is away.
 
         A second call does nothing. What isn't delivered by then is reported, and stays in the journal.
         """
@@ -185,7 +186,7 @@ class Tracker(NullTracker):
             self._news.notify()
         left = 0
         try:
-            self._wait(status == "KILLED", timeout)
+            self._wait(status == "KILLED", FINISH_TIMEOUT if timeout is None else timeout)
             left = self._journal.count(self._delivery.sent)
         finally:
             self._left.set()  # the thread ends after the request it is in

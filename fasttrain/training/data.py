@@ -61,6 +61,11 @@ def make_loaders(shards: ShardSet, kind: type[Loader], training: LoaderSettings)
     )
 
 
+def photographs_of(shards: ShardSet) -> str:
+    """Return "train 800, val 200 photographs" for the splits that have some."""
+    return ", ".join(f"{name} {count:,}" for name, count in shards.manifest.splits.items() if count) + " photographs"
+
+
 def absent_classes(shards: ShardSet) -> list[str]:
     """A line for each split that is there without some of the classes, and for what that means."""
     lines = []

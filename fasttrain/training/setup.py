@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -26,7 +27,7 @@ from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
 from fasttrain.training.batch_size import with_fitting_batch
-from fasttrain.training.data import absent_classes, balanced_weights, make_loaders
+from fasttrain.training.data import absent_classes, balanced_weights, make_loaders, photographs_of
 from fasttrain.training.device import (
     amp_problem,
     choose_device,
@@ -209,11 +210,18 @@ class RunParts:
                 "leave --resume out"
             )
 
+    def _data(self) -> str:
+        """Where the photographs are, and how many there are of each split."""
+        shards, given = self.shards, str(self.config.data)
+        through = "" if shards.folder == Path(given) else f", through {shards.folder}"
+        return f"{given}{through}: {photographs_of(shards)}"
+
     def say_parts(self) -> None:
         """A line for each part, and for each setting that this machine can't follow."""
         says = self.console.print
-        if self.shards.remote:
-            says(f"data: {self.shards.location}, through {self.shards.folder}")
+        says(f"data: {self._data()}")
+        if left_out := self.shards.left_out():
+            says(left_out)
         for line in absent_classes(self.shards):
             says(Text.assemble(("classes: ", "yellow"), line))
         says(f"loader: {self.why_loader}")

@@ -39,17 +39,19 @@ _LEAST_STEPS = 20
 @dataclass(frozen=True)
 class LrFindResult:
     """One entry a step: its learning rate, its loss, and the smoothed loss. `suggestion`: where that falls the steepest
-    over the logarithm of the rate (see `steepest`); None where it doesn't fall. `diverged`: it ended early."""
+    over the logarithm of the rate (see `steepest`); None where it doesn't fall. `diverged`: it ended early.
+    `photographs`: how many the train split has, from which the steps took theirs."""
 
     learning_rates: list[float]
     losses: list[float]
     smoothed: list[float]
     suggestion: float | None
     diverged: bool
+    photographs: int
     picture: Path | None
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "picture": str(self.picture) if self.picture else None}
+        return {**asdict(self), "split": "train", "picture": str(self.picture) if self.picture else None}
 
 
 def lr_find(
@@ -112,6 +114,7 @@ def lr_find(
         smoothed,
         steepest(rates[: len(losses)], smoothed),
         diverged=len(losses) < steps,
+        photographs=len(parts.loaders.train.ids),
         picture=picture,
     )
     if picture is not None:

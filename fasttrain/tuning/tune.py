@@ -19,8 +19,11 @@ from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import Diverged, OutOfMemory, Stopped, UserError
 from fasttrain.extras import require
 from fasttrain.shards.atomic import make_folder
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
 from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.training.data import photographs_of
 from fasttrain.training.device import choose_device, release_memory
 from fasttrain.training.distributed import Ranks
 from fasttrain.training.train import train
@@ -48,13 +51,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """All trials of the study in `out`, the best one, and the command line that trains with its settings."""
+    """All trials of the study in `out`, the best one, and the command line that trains with its settings.
+
+    `photographs`: how many the val split has, by which trials are compared."""
 
     out: Path
     trials: list[Trial]
     best: Trial | None
     command: str | None
     plots: list[Path]
+    photographs: int
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -68,6 +74,8 @@ class TuneResult:
             "best": plain(self.best) if self.best else None,
             "command": self.command,
             "plots": [str(path) for path in self.plots],
+            "split": "val",
+            "photographs": self.photographs,
         }
 
 
@@ -128,9 +136,11 @@ class _Search:
     ) -> None:
         self.study, self.space, self.config, self.given, self.out = study, space, config, given, out
         self.console = console
+        self.shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
 
     def run(self, trials: int, timeout: float | None) -> TuneResult:
         began = time.monotonic()
+        self.console.print(f"data: {self.config.data}: {photographs_of(self.shards)}", soft_wrap=True)
         self._take_up_what_was_killed()
         own = {name: getattr(self.config, name) for name in _SEARCHED}
         if not self.study.trials and self.space.holds(own):
@@ -272,7 +282,8 @@ class _Search:
         complete = [trial for trial in found if trial.state == "complete" and trial.top1 is not None]
         best = max(complete, key=lambda trial: trial.top1 or 0.0, default=None)
         command = _command(self.given, best.settings) if best else None
-        return TuneResult(self.out, found, best, command, write_plots(self.study, self.out))
+        plots = write_plots(self.study, self.out)
+        return TuneResult(self.out, found, best, command, plots, len(self.shards.ids("val")))
 
 
 def _own_number(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:

@@ -25,6 +25,7 @@ from fasttrain.config.save_every import SaveEvery, parse_save_every
 from fasttrain.errors import InternalError, UserError
 from fasttrain.training.saving import Saving
 from tests.checkpoint.damage import bombs, flip_bit, truncate, with_metadata
+from tests.patience import PATIENCE
 from tests.training.conftest import SMALL, killed_after, last_state
 
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "batch_size": 8, "save_every": 3, "keep": 3}
@@ -242,14 +243,14 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
 
     def slow(path: Path, state: dict[str, Any]) -> None:
         writing.set()
-        assert go.wait(60)
+        assert go.wait(PATIENCE)
         save_checkpoint(path, state)
 
     monkeypatch.setattr(writer_module, "save_checkpoint", slow)
     weight, history = torch.zeros(1000), [{"loss": 1.0}]
     writer = CheckpointWriter(tmp_path, keep=2)
     writer.save({"step": 1, "model": {"weight": weight}, "history": history})
-    assert writing.wait(60)
+    assert writing.wait(PATIENCE)
     weight.fill_(7)  # as the next step would
     history[0]["loss"] = 2.0
     writer.check()

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from fasttrain.config.schema import TrainConfig
+from tests.patience import PATIENCE
 
 
 def fasttrain(*arguments, **environment):
@@ -18,7 +19,7 @@ def fasttrain(*arguments, **environment):
         env={**os.environ, "COLUMNS": "200", **environment},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
     )
 
 
@@ -30,7 +31,7 @@ def test_help_lists_the_commands_without_heavy_imports():
         "if name in sys.modules]))\n"
         "from fasttrain.cli import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert "HEAVY []" in done.stdout, done.stdout[-300:] + done.stderr[-300:]
     listed = fasttrain("--help").stdout
     for command in ("convert", "train", "evaluate", "predict", "doctor"):
@@ -104,7 +105,7 @@ def test_a_fault_of_ours_is_exit_code_1():
         "def broken(): raise ZeroDivisionError('x')\n"
         "cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert done.stderr == "fasttrain: a fault of ours: ZeroDivisionError: x; --debug shows where\n"
 
@@ -132,7 +133,7 @@ def test_a_mistyped_checkpoint_is_told_before_torch_is_imported(model_folder, tm
     for command in (["evaluate"], ["predict", "x.jpg"], ["export"]):
         code = "import sys; from fasttrain.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
         words = [command[0], "--checkpoint", str(model_folder.parent), *command[1:]]
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 2 and done.stdout == "False\n", done.stderr
         assert f"no run folder, it holds some; give --checkpoint one, the newest is {model_folder}" in done.stderr
     done = fasttrain("evaluate", "--checkpoint", tmp_path)

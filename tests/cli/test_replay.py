@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from fasttrain.cli import app
 from fasttrain.errors import UserError
+from tests.patience import PATIENCE
 from tests.training.conftest import SMALL, arguments
 
 
 def fasttrain(folder: Path, *line: str, code: int) -> tuple[str, str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     command = [sys.executable, "-m", "fasttrain", *line]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout, done.stderr
 

@@ -19,6 +19,7 @@ import typer
 from fasttrain.cli import app
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -247,7 +248,9 @@ def test_the_reference_needs_no_torch():
         "reference.module_pages(); print([name for name in ('torch', 'mlflow', 'timm') if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "docs" / "scripts")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
@@ -274,5 +277,5 @@ def test_bash_completes_options():
         f"COMP_WORDS=(fasttrain train --learn); COMP_CWORD=2\n_fasttrain_completion {binary}\n"
         'echo "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.split() == ["--learning-rate"], done.stdout + done.stderr

@@ -6,7 +6,6 @@ import ctypes
 import mmap
 import os
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from fasttrain.loaders.plan import Crop, EpochPlan
 from fasttrain.loaders.read_ahead import ReadAhead
 from fasttrain.shards.cut import native_available
 from fasttrain.shards.reader import ShardSet
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="without the native module")
 
@@ -56,11 +56,8 @@ def test_what_is_planned_gets_read(shards, whole_shards):
     planned = batches(shards)
     ahead = ReadAhead(shards, iter(planned), whole_shards=whole_shards)
     ahead.advance(1)
-    deadline = time.monotonic() + 20
-    while resident(shards, 0) < 0.9 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: resident(shards, 0) >= 0.9)
     ahead.close()
-    assert resident(shards, 0) >= 0.9
     validation = int(shards.index["shard"][shards.ids("val")[0]])
     assert resident(shards, validation) < 0.5, "nobody asked for this one"
 

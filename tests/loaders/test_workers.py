@@ -15,6 +15,7 @@ from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.shards.reader import ShardSet
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_worker_that_is_killed_is_missed_and_the_other_ends_with_the_loader(lo
         list(batches)
     assert signal.getsignal(signal.SIGCHLD) is handled, "an exception from a signal handler may come anywhere"
     loader.close()
-    second.join(10)
+    second.join(PATIENCE)
     assert set(multiprocessing.active_children()) == before
 
 
@@ -55,7 +56,7 @@ def test_workers_of_an_iterator_that_could_not_be_made_end(loader, monkeypatch):
     with pytest.raises(OSError, match="Too many open files"):
         next(iter(loader))
     (first,) = started
-    first.join(10)
+    first.join(PATIENCE)
     assert not first.is_alive() and set(multiprocessing.active_children()) == before
 
 

@@ -181,8 +181,8 @@ def test_ctrl_c_ends_a_wait_and_a_close_ends_the_work() -> None:
     ticket = batch.submit(pool)
     assert pool.wait(ticket, timeout_ms=1) is None
     timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
         pool.wait(ticket)
     timer.join()
     assert pool.wait(ticket, timeout_ms=0) is None

@@ -14,6 +14,7 @@ import numpy as np
 
 from fasttrain.errors import UserError
 from fasttrain.inspection.inspect import inspect
+from tests.patience import PATIENCE
 
 # VmHWM, not ru_maxrss: that one begins with the parent's.
 _MEASURED = """
@@ -27,11 +28,11 @@ finally:
 COMMAND = "from fasttrain.cli import main; main()"
 
 
-def measured(program: str, *arguments: object, timeout: float = 120) -> tuple[int, str, int]:
+def measured(program: str, *arguments: object) -> tuple[int, str, int]:
     """Exit code, output and peak memory in MB of a process that runs the Python text `program`."""
     command = [sys.executable, "-c", _MEASURED, program, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
     said = done.stdout + done.stderr
     return done.returncode, said, int(said.rpartition("peak=")[2].split()[0]) // 1024
 

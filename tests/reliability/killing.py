@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
+
 HERE = Path(__file__).parent
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 STOPPED = 75
@@ -253,4 +255,4 @@ def serving(scratch: Path, *modules: str, environment: Mapping[str, str] | None 
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)

@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,12 @@ NOBODY = 65534
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code, negative for a signal's, and what it said."""
+    """How a command ended: its exit code, negative for a signal's, what it said, whether it had to be ended."""
 
     code: int
     out: str
     err: str
+    hung: bool = False
 
     @property
     def said(self) -> str:
@@ -112,12 +114,13 @@ class Machine:
         user: int | None = None,
         stdout: str | None = None,
         before: str = "",
-        timeout: float = 120,
+        idle: float = 600,
     ) -> Ended:
         """Runs `fasttrain LINE`.
 
         limits: rlimits ("NOFILE"). memory: bytes that it may map beyond what is mapped (RLIMIT_AS). stdout: a file in
-        place of the one that is read. before: Python that the command's process runs first.
+        place of the one that is read. before: Python that the command's process runs first. idle: seconds without any
+        CPU time after which the command counts as hung and is ended by SIGABRT.
         """
         said = [self.base / f"{name}.txt" for name in ("out", "err")]
         for path in said:
@@ -132,9 +135,10 @@ class Machine:
             user=user,
             said=[stdout or str(said[0]), str(said[1])],
             before=before,
-            timeout=timeout,
+            idle=idle,
         )
-        return Ended(answer["code"], *(path.read_text(errors="replace") for path in said))
+        out, err = (path.read_text(errors="replace") for path in said)
+        return Ended(answer["code"], out, err, answer["hung"])
 
     def inside(self, path: Path) -> Path:
         """`path` on its disks, as this process can read it."""
@@ -150,7 +154,7 @@ class Machine:
         assert self._server.stdin is not None
         with contextlib.suppress(OSError):
             self._server.stdin.close()
-        self._server.wait(180)
+        self._server.wait(600)
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _ask(self, **request: Any) -> dict[str, Any]:
@@ -298,23 +302,36 @@ def _serve() -> None:
                 if not child:
                     answers.close()
                     _become(request)
-                answer(code=_wait(child, request["timeout"]))
+                code, hung = _wait(child, request["idle"])
+                answer(code=code, hung=hung)
                 continue
             answer()
         except OSError as error:
             answer(problem=str(error))
 
 
-def _wait(child: int, seconds: float) -> int:
-    def kill(*_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGABRT)
+def _wait(child: int, idle: float) -> tuple[int, bool]:
+    """The exit code, and whether the child was ended because it used no CPU time for `idle` seconds.
 
-    signal.signal(signal.SIGALRM, kill)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    CPU time, and not the clock's: on a busy machine a command takes long, but never stands still.
+    """
+    used, since, hung = -1, time.monotonic(), False
+
+    def look(*_: object) -> None:
+        nonlocal used, since, hung
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            if (now := int(fields[11]) + int(fields[12])) != used:  # of all its threads
+                used, since = now, time.monotonic()
+            elif time.monotonic() - since > idle:
+                hung = True
+                os.kill(child, signal.SIGABRT)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)
     _, status = os.waitpid(child, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return os.waitstatus_to_exitcode(status)
+    return os.waitstatus_to_exitcode(status), hung
 
 
 def _become(request: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import checkpoints_of, newest_checkpoint
 from fasttrain.errors import UserError
 from tests.checkpoint.damage import bombs, flip_bit, truncate
+from tests.patience import PATIENCE
 from tests.reliability.machine import Machine
 from tests.training.conftest import SMALL, arguments, killed_after, last_state
 
@@ -175,7 +176,7 @@ def test_killed_between_writing_and_renaming(shard_folder, alone, tmp_path, faul
     for number in range(1, times + 1):
         line = ["train", *arguments(data=shard_folder, out=tmp_path / str(number), **RUN)]
         call = [sys.executable, tmp_path / "dies.py", str(number + 1), *line]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == -signal.SIGKILL, done.stderr
         run = next((tmp_path / str(number)).iterdir())
         left = [path for path in (run / "checkpoints").iterdir() if path.suffix == ".tmp"]

@@ -341,7 +341,7 @@ print("passed", passed)
 
 def test_random_bytes_crash_nothing(copied, fault):
     times = fault.times(short=60, full=3000)
-    code, said, _ = measured(_FUZZ, Path(__file__).parent, copied, times, 11, timeout=600)
+    code, said, _ = measured(_FUZZ, Path(__file__).parent, copied, times, 11)
     assert code == 0 and "passed" in said, said[-2000:]
     how = (
         "1 to 5 random bytes of the index and up to 40 of each shard, checksums made right, native decoder, in a child"

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.patience import PATIENCE
 from tests.reliability.killing import (
     SEED,
     SIGNALS,
@@ -246,7 +247,7 @@ def test_at_random_instants(photographs: Path, scratch: Path, fault) -> None:
             else:
                 time.sleep(max(0.0, until_begun(process, out, before) + instant - time.monotonic()))
             process.send_signal(number)
-            said, _ = process.communicate(timeout=120)
+            said, _ = process.communicate(timeout=PATIENCE)
             why = f"seed {SEED}, run {runs}, kill {kills}, {number.name} after {instant:.3f} s: {said}"
             if process.returncode == 0:
                 break
@@ -257,7 +258,9 @@ def test_at_random_instants(photographs: Path, scratch: Path, fault) -> None:
             if kills >= fault.times(4, 100):
                 break
         process = start(out, 2)
-        assert not process.communicate(timeout=120)[0].count("Traceback") and process.returncode == 0, f"seed {SEED}"
+        assert not process.communicate(timeout=PATIENCE)[0].count("Traceback") and process.returncode == 0, (
+            f"seed {SEED}"
+        )
         assert_same(contents(out), expected, f"seed {SEED}")
     fault.seen(
         "`convert` killed at random instants",

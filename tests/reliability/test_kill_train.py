@@ -20,6 +20,7 @@ import pytest
 
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.reader import ShardSet
+from tests.patience import PATIENCE
 from tests.reliability.killing import (
     SEED,
     SIGNALS,
@@ -262,7 +263,7 @@ def test_whole_processes(undisturbed, server: Server, scratch: Path, shard_folde
                 said, _ = process.communicate(timeout=instant)
             except subprocess.TimeoutExpired:
                 process.send_signal(number)
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=PATIENCE)
         if process.returncode == 0:
             break
         if process.returncode == -signal.SIGTERM and not runs.exists():  # before it was Python's to handle
@@ -294,7 +295,7 @@ def test_a_worker_that_is_killed(undisturbed, server: Server, scratch: Path, sha
         with paused(process, folder):
             (worker,) = children_of(process.pid)
             os.kill(worker, signal.SIGKILL)
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2 and "worker process was killed" in said and "Traceback" not in said, said
         finish(server, folder / "runs", command(shard_folder, folder / "runs", "torchvision"), said, {})
         assert_same_end(folder / "runs", expected, said)

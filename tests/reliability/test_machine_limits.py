@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.reliability.conftest import Fault
 from tests.reliability.machine import NOBODY, SMALL, Ended, Machine, Made
 from tests.reliability.test_machine_disk import left_over
@@ -106,9 +106,8 @@ def test_out_of_memory(machine: Machine, made: Made, fault: Fault, command: str)
     for limit in limits:
         place = machine.folder()
         commands = {**made.commands(place), "predict": ["predict", "--checkpoint", made.run, made.photos]}
-        began = time.monotonic()
-        ended = machine.run(*commands[command], memory=limit * _MB, timeout=90)
-        if time.monotonic() - began > 85:  # Python's Thread.start() waits for a thread that found no memory to begin in
+        ended = machine.run(*commands[command], memory=limit * _MB, idle=60)
+        if ended.hung:  # Python's Thread.start() waits for a thread that found no memory to begin in
             assert ended.code == -signal.SIGABRT and "MemoryError" in ended.err, ended
             hung += 1
         held = machine.holds(place)
@@ -154,7 +153,7 @@ def test_no_room_in_shared_memory(machine: Machine, made: Made, fault: Fault) ->
     for size in ("4k", "64k"):
         for line in ([*train, machine.folder()], evaluate):
             machine.mount_over("/dev/shm", size)
-            ended = machine.run(*line, timeout=180)
+            ended = machine.run(*line)
             machine.unmount("/dev/shm")
             refused(ended, "/dev/shm", "--workers 0", "--shm-size")
     fault.seen(
@@ -167,7 +166,7 @@ def test_worker_killed(machine: Machine, made: Made, fault: Fault) -> None:
     for _ in range(times):
         place = machine.folder()
         line = [*made.train(), "--no-track", "--workers", "2" if fault.full else "1", "--out", place / "runs"]
-        ended = machine.run(*line, before=_KILL_A_WORKER, timeout=60)
+        ended = machine.run(*line, before=_KILL_A_WORKER)
         refused(ended, "worker process was killed", "memory", "--workers")
         assert not left_over(machine.holds(place))
     fault.seen("a loader's worker is killed, as by the kernel for its memory", "`fasttrain train --workers 2`", times)
@@ -370,7 +369,7 @@ def test_nothing_to_write_to_at_home(machine: Machine, made: Made, fault: Fault)
             cwd=place,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0 and "Traceback" not in done.stderr, done
     fault.seen("a home and a /tmp that can't be written", "`fasttrain train` and `evaluate --report`", 2)

@@ -24,9 +24,10 @@ from fasttrain.tracking.journal import JOURNAL, peek
 from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.store import UUID, Store
 from fasttrain.tracking.waiting import deliver_runs
+from tests.patience import PATIENCE, wait_until
 from tests.reliability.conftest import Fault
 from tests.tracking.fault_proxy import FAULTS, Proxy
-from tests.tracking.mlflow_processes import Server, wait_until
+from tests.tracking.mlflow_processes import Server
 from tests.training.conftest import SMALL, arguments, paused, program
 
 Rows = Counter[tuple[str, int, str, int]]
@@ -55,7 +56,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    for name, seconds in {"_FIRST_RETRY_S": 0.02, "_RETRY_S": 0.2, "_AWAY_S": 60.0}.items():
+    for name, seconds in {
+        "_FIRST_RETRY_S": 0.02,
+        "_RETRY_S": 0.2,
+        "_AWAY_S": PATIENCE,
+    }.items():
         monkeypatch.setattr(tracking, name, seconds)
     return tmp_path
 
@@ -128,10 +133,10 @@ def test_the_server_is_killed_and_restarted_at_random_moments(
             time.sleep(chance.random() * 0.8)
             server.kill()
             before = step
-            wait_until(lambda: step > before + 20, 60)  # noqa: B023
+            wait_until(lambda: step > before + 20)  # noqa: B023
             server.start()
             began, goal = time.monotonic(), tracker._journal.size
-            wait_until(lambda: tracker._delivery.sent >= goal, 120)  # noqa: B023
+            wait_until(lambda: tracker._delivery.sent >= goal)  # noqa: B023
             waited.append(time.monotonic() - began)
             if number == kills - 1:
                 stop.set()
@@ -181,11 +186,11 @@ def test_requests_and_answers_are_lost_delayed_and_forged(
             for step in range(1, 41):
                 tracker.log_metrics({"loss": 1 / step, "top1": step / 7}, step)
                 if step % 10 == 0:
-                    wait_until(lambda: tracker._delivery.sent >= tracker._journal.size, 120)
+                    wait_until(lambda: tracker._delivery.sent >= tracker._journal.size)
             tracker.log_artifact(folder / "report.html")
             tracker.set_tags({"best": 3})
-            wait_until(lambda: tracker._delivery.sent >= tracker._journal.size, 120)
-        tracker._thread.join(120)
+            wait_until(lambda: tracker._delivery.sent >= tracker._journal.size)
+        tracker._thread.join()
         if peek(folder / JOURNAL).entries:  # a file, set aside after three faults in a row
             proxy.policy = lambda method, path: None
             deliver_runs([folder], print)
@@ -225,10 +230,10 @@ def test_a_run_is_made_once_whatever_becomes_of_the_answer(
         folder, name = here / f"run-{number}", f"made once {number}"
         with Tracker.start(name, "r", {}, journal=folder, uri=proxy.uri) as tracker:
             tracker.log_metrics({"loss": 1.0}, 1)
-            wait_until(lambda: tracker._delivery.sent > 0, 60)
+            wait_until(lambda: tracker._delivery.sent > 0)
             proxy.release.set()  # what was given up is carried out only now
             made = 1 + proxy.done["late"] - before
-            wait_until(lambda: len(every_run(server, name)) == made, 60)  # noqa: B023
+            wait_until(lambda: len(every_run(server, name)) == made)  # noqa: B023
         run = assert_once(server, name, folder)
         twins = [each for each in every_run(server, name) if each.info.run_id != run.info.run_id]
         assert all(not each.data.metrics and each.info.lifecycle_stage == "deleted" for each in twins)
@@ -275,7 +280,7 @@ def test_training_goes_on_while_the_server_takes_its_time(
         tracker.set_tags({"done": steps})
         assert proxy.seen.total() == 1 and tracker.run_id is None, "nothing waited for an answer"
         go_on.set()
-        wait_until(lambda: tracker._delivery.sent >= tracker._journal.size, 300)
+        wait_until(lambda: tracker._delivery.sent >= tracker._journal.size)
     run = assert_once(server, "slow", here / "run")
     assert run.data.tags["done"] == "1000" and artifacts(server, run)
     fault.seen(
@@ -299,7 +304,7 @@ def test_a_training_that_is_stopped_in_an_outage_leaves_at_once_and_delivers_whe
         process = start(proxy.uri, folder, 4, **{**settings, "batch_size": 32, "epochs": 3, "save_every": 1})
         with paused(process, folder):
             process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 75 and "Traceback" not in output, output
         (run_folder,) = (folder / "runs").iterdir()
         assert peek(run_folder / JOURNAL).delivered is None
@@ -309,7 +314,7 @@ def test_a_training_that_is_stopped_in_an_outage_leaves_at_once_and_delivers_whe
         if not fault.full:
             continue
         process = start(proxy.uri, folder, None, resume=run_folder)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
         run = assert_once(server, experiment, run_folder)
         assert run.data.params["model"] == SMALL["model"] and run.data.metrics["best_epoch"] >= 1
@@ -357,7 +362,7 @@ def test_a_training_that_is_killed_while_it_delivers(server: Server, here: Path,
     for _ in range(kills):
         size = journal.stat().st_size if journal.exists() else 0
         process = subprocess.Popen([*command, "1000000"], cwd=here)
-        wait_until(lambda: journal.exists() and journal.read_bytes()[size:].count(b'"delivered"') > 2, 120)  # noqa: B023
+        wait_until(lambda: journal.exists() and journal.read_bytes()[size:].count(b'"delivered"') > 2)  # noqa: B023
         time.sleep(chance.random() * 0.3)
         process.kill()
         process.wait()
@@ -437,7 +442,7 @@ def test_ctrl_c_twice_leaves_though_the_server_never_answers(
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         # 1: Python forgets that it was interrupted where another thread, which imports MLflow, calls exec() after it.
@@ -456,7 +461,7 @@ def test_a_long_outage_costs_no_memory(here: Path, fault: Fault) -> None:
     """Of a server that is away nothing is kept in memory: the journal is read from the disk when it is back."""
     entries = fault.times(short=20_000, full=1_000_000)
     tracker = Tracker.start("e", "r", {}, journal=here / "run", uri="http://127.0.0.1:9")
-    wait_until(lambda: tracker._failures > 0, 60)
+    wait_until(lambda: tracker._failures > 0)
     tracemalloc.start()
     for step in range(entries):
         tracker.log_metrics({"loss": 1 / (step + 1), "top1": 0.5}, step)

@@ -25,6 +25,7 @@ from fasttrain.loaders.registry import loader_class
 from fasttrain.shards import remote
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
+from tests.patience import PATIENCE
 from tests.training.conftest import SMALL
 
 moto = pytest.importorskip("moto.server", reason="moto isn't installed: pip install 'moto[server]' s3fs")
@@ -163,7 +164,7 @@ def test_two_processes_fetch_a_shard_once(bucket, tmp_path):
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    lengths = {process.communicate(timeout=60)[0] for process in processes}
+    lengths = {process.communicate(timeout=PATIENCE)[0] for process in processes}
     assert len(lengths) == 1 and int(lengths.pop()) > 0
     assert bucket.gets["train-00000.tar"] == 1
 
@@ -191,7 +192,7 @@ def test_a_cut_off_object_is_refused(bucket, monkeypatch):
 
 def test_a_server_that_comes_back_is_asked_again(bucket, monkeypatch):
     monkeypatch.setattr(remote, "_PIECE", 3000)
-    monkeypatch.setattr(remote, "_WAITS", (0.2, 0.2, 2, 5))
+    monkeypatch.setattr(remote, "_WAITS", (0.2,) * 1000)
     shards = ShardSet.open(URL)
     died = threading.Event()
 

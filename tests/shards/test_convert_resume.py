@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,27 @@ import pytest
 from fasttrain.errors import UserError
 from fasttrain.shards import atomic, parts
 from fasttrain.shards.convert import convert
+from tests.patience import PATIENCE, wait_until
 
 SCRIPT = """
-import sys, time
+import importlib, sys, time
 from fasttrain.errors import Stopped
 from fasttrain.shards import parts
-from fasttrain.shards.convert import convert
-normalise = parts.normalise
-def slowly(*arguments, **options):
-    time.sleep(0.05)
+from fasttrain.stop import StopRequest
+module = importlib.import_module("fasttrain.shards.convert")
+asked, read, normalise = [], [], parts.normalise
+class Recorded(StopRequest):
+    def __enter__(self):
+        asked.append(self)
+        return super().__enter__()
+def pausing(*arguments, **options):
+    read.append(1)
+    while len(read) > 10 and asked[0].requested is None:  # two shards are there, and half of the third
+        time.sleep(0.001)
     return normalise(*arguments, **options)
-parts.normalise = slowly
+parts.normalise, module.StopRequest = pausing, Recorded
 try:
-    convert(sys.argv[1], sys.argv[2], shard_size=4, workers=1)
+    module.convert(sys.argv[1], sys.argv[2], shard_size=4, workers=1)
 except Stopped as stopped:
     print(stopped)
     sys.exit(stopped.exit_code)
@@ -41,18 +48,17 @@ def undisturbed(source: Path, out: Path, **options) -> None:
 
 
 def interrupted(source: Path, out: Path, number: signal.Signals) -> tuple[int, str]:
-    """Sends the signal once two shards are there."""
+    """Sends the signal once two shards are there; the process waits for it in the third."""
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(source), str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    while len(list(out.glob(".parts/train-*.json"))) < 2:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
+    wait_until(lambda: len(list(out.glob(".parts/train-*.json"))) >= 2 or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[0]
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, " ".join(said.split())
 
 
@@ -143,9 +149,7 @@ def test_two_at_once_do_not_mix(mixed, tmp_path) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(mixed), str(out)], stderr=subprocess.DEVNULL)
     try:
-        while not list(out.glob(".parts/train-*.json")):
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: bool(list(out.glob(".parts/train-*.json"))) or process.poll() is not None)
         with pytest.raises(UserError, match="another fasttrain convert"):
             undisturbed(mixed, out)
     finally:

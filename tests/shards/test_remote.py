@@ -10,7 +10,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import fsspec
@@ -29,6 +28,7 @@ from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.shards import remote
 from fasttrain.shards.convert import convert, ensure_shards
 from fasttrain.shards.reader import ShardSet
+from tests.patience import wait_until
 
 URL = "memory://bucket/sample"
 
@@ -65,10 +65,7 @@ def tars(cache: Path) -> dict[str, int]:
 def await_tars(cache: Path, count: int) -> None:
     """Returns once the first `count` training shards are there."""
     expected = {f"train-{number:05}.tar" for number in range(count)}
-    deadline = time.monotonic() + 20
-    while not expected <= tars(cache).keys() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert expected <= tars(cache).keys()
+    wait_until(lambda: expected <= tars(cache).keys())
 
 
 def said(error: pytest.ExceptionInfo[UserError]) -> str:

@@ -7,16 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.patience import wait_until
 
 FIRST_RUN = """
 import sys
 from pathlib import Path
+from fasttrain.tracking import mlflow as tracking
 from fasttrain.tracking.mlflow import Tracker
+tracking.FINISH_TIMEOUT = 600  # MLflow makes a database, which takes long on a busy machine
 assert "mlflow" not in sys.modules
 with Tracker.start("first", "r", {"lr": 0.1}, journal=Path("run")) as tracker:
     tracker.log_metrics({"loss": 1.0}, 1)
@@ -76,7 +78,7 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        wait_until(self._answers, 120)
+        wait_until(self._answers, 0.1)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -88,14 +90,7 @@ class Server:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "server.log").read_text()
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=10) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
-
-
-def wait_until(true: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.1)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,14 @@ from mlflow.tracking import MlflowClient
 from fasttrain.tracking.database import make_database
 
 MAKE = "import sys; from fasttrain.tracking.database import make_database; make_database(sys.argv[1])"
+PAUSE = """
+import time, sys
+from mlflow.store.db import utils
+def pause(engine):
+    print("half-way", flush=True)
+    time.sleep(3600)
+utils._upgrade_db = pause
+"""
 
 
 def names(folder: Path) -> list[str]:
@@ -69,13 +75,11 @@ def test_where_there_are_no_links_it_is_renamed(tmp_path, monkeypatch):
 def test_killed_while_its_tables_are_made_the_next_run_makes_it(tmp_path):
     """MLflow's own way ends there for good: table … already exists."""
     line = [sys.executable, "-c", MAKE, f"sqlite:///{tmp_path}/mlflow.db"]
-    process = subprocess.Popen(line)
-    while not list(tmp_path.glob(".mlflow.db.*.tmp/mlflow.db")):
-        time.sleep(0.005)
-        assert process.poll() is None
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    paused = [*line[:2], PAUSE + MAKE, *line[3:]]
+    with subprocess.Popen(paused, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "half-way\n"
+        assert list(tmp_path.glob(".mlflow.db.*.tmp/mlflow.db"))
+        process.kill()
     assert not (tmp_path / "mlflow.db").exists() and names(tmp_path), "killed half-way"
     subprocess.run(line, check=True)
     assert names(tmp_path) == ["mlflow.db"]

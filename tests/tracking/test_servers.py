@@ -6,11 +6,12 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_processes import Server, wait_until
+from mlflow_processes import Server
 
 from fasttrain.errors import UserError
 from fasttrain.tracking import mlflow as tracking
@@ -19,6 +20,7 @@ from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.runs import list_runs, waiting_runs
 from fasttrain.tracking.store import Store
 from fasttrain.tracking.waiting import deliver_runs
+from tests.patience import PATIENCE, wait_until
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -32,9 +34,18 @@ def delivered(tracker: Tracker) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"_FIRST_RETRY_S": 0.02, "_RETRY_S": 0.2, "_AWAY_S": 0.5}.items():
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks again soon, and a run's end waits for as long as a busy machine takes."""
+    for name, seconds in {"_FIRST_RETRY_S": 0.02, "_RETRY_S": 0.2, "_AWAY_S": PATIENCE}.items():
         monkeypatch.setattr(tracking, name, seconds)
+
+
+@contextmanager
+def given_up_soon() -> Iterator[None]:
+    """A run's end does not wait for a store that is away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "_AWAY_S", 0.5)
+        yield
 
 
 @pytest.fixture
@@ -62,15 +73,15 @@ def test_a_server_that_dies_in_mid_run_and_comes_back_has_everything(
     params = {f"p{number}": number for number in range(120)}
     with Tracker.start("e", "r", params, {"host": "a"}, journal=here / "run", report=said.append) as tracker:
         tracker.log_metrics({"loss": 0.0}, 0)
-        wait_until(lambda: delivered(tracker), 60)
+        wait_until(lambda: delivered(tracker))
         on_server = tracker.run_id
         server.kill()
         for step in range(1, 30):
             tracker.log_metrics({"loss": float(step)}, step)
         tracker.log_artifact(figure)
-        wait_until(lambda: len(said) == 1, 60)
+        wait_until(lambda: len(said) == 1)
         server.start()
-        wait_until(lambda: delivered(tracker), 60)
+        wait_until(lambda: delivered(tracker))
     assert (tracker.run_id, tracker.uri) == (on_server, server.uri)
     assert len(said) == 2 and "\n" not in said[0]
     assert f"{server.uri} fails" in said[0] and str(here / "run" / JOURNAL) in said[0]
@@ -97,10 +108,15 @@ def test_a_run_that_found_no_server_is_delivered_by_command(
     said: list[str] = []
     (here / "runs" / "r").mkdir(parents=True)
     (here / "runs" / "r" / "config.toml").write_text("epochs = 3\n")
-    with Tracker.start("e", "r", {"lr": 0.1}, uri=closed, journal=here / "runs" / "r", report=said.append) as tracker:
+    folder = here / "runs" / "r"
+    with (
+        given_up_soon(),
+        Tracker.start("e", "r", {"lr": 0.1}, uri=closed, journal=folder, report=said.append) as tracker,
+    ):
         for step in range(10):
             tracker.log_metrics({"loss": float(step)}, step)
-        tracker.log_artifact(here / "runs" / "r" / "config.toml")
+        tracker.log_artifact(folder / "config.toml")
+        wait_until(lambda: len(said) == 1)
     journal = here / "runs" / "r" / JOURNAL
     tracker._thread.join()
     assert tracker.run_id is None
@@ -132,15 +148,17 @@ def test_the_next_run_beside_it_delivers_what_waits(
 ) -> None:
     server.kill()
     said: list[str] = []
-    for name in ("one", "two"):
-        with Tracker.start("e", name, {}, uri=server.uri, journal=here / "runs" / name, report=said.append) as tracker:
-            tracker.log_metrics({"loss": 1.0}, 1)
-    with Tracker.start("e", "elsewhere", {}, uri="http://127.0.0.1:9", journal=here / "runs" / "elsewhere"):
-        pass
+    with given_up_soon():
+        for name in ("one", "two"):
+            journal = here / "runs" / name
+            with Tracker.start("e", name, {}, uri=server.uri, journal=journal, report=said.append) as tracker:
+                tracker.log_metrics({"loss": 1.0}, 1)
+        with Tracker.start("e", "elsewhere", {}, uri="http://127.0.0.1:9", journal=here / "runs" / "elsewhere"):
+            pass
     server.start()
     said.clear()
     with Tracker.start("e", "three", {}, uri=server.uri, journal=here / "runs" / "three", report=said.append):
-        wait_until(lambda: len(said) == 2, 60)
+        wait_until(lambda: len(said) == 2)
     assert [line.split(",")[0] for line in said] == [f"MLflow: {here / 'runs' / name}" for name in ("one", "two")]
     assert sorted(run.name for run in list_runs(server.uri)) == ["one", "r", "three", "two"], "r is the fixture's"
     assert [run.name for run in waiting_runs(here / "runs")] == ["elsewhere"]
@@ -175,7 +193,7 @@ def test_only_one_process_at_a_time_delivers(here: Path, mute: str) -> None:
 def test_a_run_deleted_in_its_store_is_made_anew_with_everything(here: Path, client: Any) -> None:
     with Tracker.start("e", "r", {"lr": 1}, journal=here / "run") as tracker:
         tracker.log_metrics({"loss": 0.0}, 0)
-        wait_until(lambda: delivered(tracker), 60)
+        wait_until(lambda: delivered(tracker))
         deleted = tracker.run_id
         client.delete_run(deleted)
         tracker.log_metrics({"loss": 1.0}, 1)
@@ -194,7 +212,7 @@ def test_what_a_healthy_store_refuses_is_set_aside_told_and_tried_again(here: Pa
     with Tracker.start("e", "r", {}, journal=here / "run", report=said.append) as tracker:
         tracker.log_artifact(here / "figure.png")
         tracker.log_metrics({"loss": 1.0}, 1)
-        wait_until(lambda: delivered(tracker), 60)
+        wait_until(lambda: delivered(tracker))
     assert client.get_run(tracker.run_id).data.metrics == {"loss": 1.0}
     assert any("figure.png can't be logged" in line for line in said)
     assert peek(here / "run" / JOURNAL).entries == 1

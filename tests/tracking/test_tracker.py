@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_processes import FirstRun, run_python, wait_until
+from mlflow_processes import FirstRun, run_python
 
 from fasttrain.errors import Stopped
 from fasttrain.tracking.journal import JOURNAL, Journal, journal_uuid, set_aside
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.tracking.waiting import deliver_runs
+from tests.patience import wait_until
 
 
 def test_everything_logged_is_in_the_store(here: Path, client: Any) -> None:
@@ -90,7 +91,7 @@ def test_a_resumed_run_goes_on_in_its_run(here: Path, client: Any) -> None:
         assert second.wait_for_run() == first.run_id
         second.log_metrics({"loss": 2.0}, 2)
         second.log_metrics({"loss": 1.0}, 3)
-        wait_until(lambda: client.get_run(first.run_id).info.status == "RUNNING", 30)
+        wait_until(lambda: client.get_run(first.run_id).info.status == "RUNNING")
     run = client.get_run(first.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"lr": "0.1", "epochs": "2", "new": "1"}

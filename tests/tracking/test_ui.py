@@ -16,6 +16,7 @@ import pytest
 from fasttrain.errors import UserError
 from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.page import serve
+from tests.patience import PATIENCE
 
 
 def free_port() -> int:
@@ -42,14 +43,14 @@ def test_the_page_shows_runs_and_their_files_and_ends_with_ctrl_c(here: Path) ->
         said = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+", said)
         assert address and str(port) in said, said
-        page = urllib.request.urlopen(address[0], timeout=30).read().decode()
+        page = urllib.request.urlopen(address[0], timeout=PATIENCE).read().decode()
         assert "MLflow" in page
         wanted = f"{address[0]}/get-artifact?path=config.toml&run_uuid={tracker.run_id}"
-        assert urllib.request.urlopen(wanted, timeout=30).read() == b"epochs = 3\n"
+        assert urllib.request.urlopen(wanted, timeout=PATIENCE).read() == b"epochs = 3\n"
         with pytest.raises(UserError, match="in use; give another --port"):
             serve(f"sqlite:///{here / 'mlflow.db'}", "127.0.0.1", port, print)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 130 and error == ""

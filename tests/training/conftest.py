@@ -6,13 +6,14 @@ import functools
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.patience import wait_until
 
 SMALL = {
     "model": "mobilenetv2_035",
@@ -72,12 +73,9 @@ def program(pause_at: int | None, folder: Path) -> list[str]:
 @contextmanager
 def paused(process: subprocess.Popen[str], folder: Path) -> Iterator[None]:
     """The time between a run's arrival at its `pause_at` and its going on."""
-    deadline = time.monotonic() + 600
-    while not (folder / "reached").exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()  # it may have come to its pause just now, and would wait there for ever
-            pytest.fail(f"no pause: {process.communicate()[0]}")
-        time.sleep(0.01)
+    wait_until(lambda: (folder / "reached").exists() or process.poll() is not None)
+    if not (folder / "reached").exists():
+        pytest.fail(f"no pause: {process.communicate()[0]}")
     yield
     (folder / "go").touch()
 

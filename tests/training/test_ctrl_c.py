@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.training.conftest import SMALL, arguments, paused, program
 
 
@@ -32,8 +33,8 @@ def test_ctrl_c_is_answered_at_once(shard_folder: Path, tmp_path: Path, times: i
         assert "stopping after this step, with a checkpoint; Ctrl-C again stops at once" in told
         if times == 2:
             run.send_signal(signal.SIGINT)
-            run.wait(60)  # it doesn't wait for the test, whose pause stands for a long step
-    out, _ = run.communicate(timeout=60)
+            run.wait(PATIENCE)  # it doesn't wait for the test, whose pause stands for a long step
+    out, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130
     assert ("go on with: fasttrain train --resume" in out) == (times == 1)
     os.close(terminal)

@@ -19,6 +19,7 @@ from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
+from tests.patience import PATIENCE
 from tests.training.conftest import SMALL, arguments, last_state, paused, program, start_run
 
 # A model without BatchNorm, whose statistics would be those of a rank's part; SGD, as Adam magnifies the last bits.
@@ -67,7 +68,7 @@ def start_ranks(line: list[str]) -> list[subprocess.Popen[str]]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, output
     return output
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.terminal import JsonConsole, tell
+from tests.patience import PATIENCE
 from tests.training.conftest import paused
 
 
@@ -19,7 +20,7 @@ def events(output: str) -> list[dict]:
 
 def test_a_run_in_json(start, tmp_path):
     process = start(log_format="json", limit_batches=2, track=False)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     told = events(output)
     names = [each["event"] for each in told]
@@ -31,7 +32,8 @@ def test_a_run_in_json(start, tmp_path):
     (settings,) = (each for each in told if each["event"] == "settings")
     assert settings["learning_rate"] == 0.003 and settings["model"] == "mobilenetv2_035"
     assert told[-1]["top1"] == json.loads((folder / "evaluation.json").read_text())["top1"]
-    assert any("loader: torchvision" in each.get("text", "") for each in told), "what is prose comes as messages"
+    for line in ("loader: torchvision", "train 78, val 18 photographs"):
+        assert any(line in each.get("text", "") for each in told), "what is prose comes as messages"
     assert all("time" in each for each in told)
 
 
@@ -39,7 +41,7 @@ def test_a_stop_is_an_event_too(start, tmp_path):
     process = start(log_format="json", save_every=1, pause_at=2, track=False)
     with paused(process, tmp_path):
         process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75
     (stopped,) = (json.loads(line) for line in output.splitlines() if '"stopped"' in line)
     assert stopped["signal"] == "SIGTERM" and stopped["folder"].startswith(str(tmp_path))

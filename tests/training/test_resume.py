@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, find_checkpoint
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.reader import ShardSet
+from tests.patience import PATIENCE
 from tests.training.conftest import last_state, paused, start_run
 
 # Dropout, so that a lost generator state shows; an odd save_every, so that a kill falls in mid-epoch.
@@ -26,7 +27,7 @@ def only_run(runs: Path) -> Path:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, output
     return output
 
@@ -98,9 +99,10 @@ def test_a_checkpoint_of_another_model_is_refused(start, tmp_path):
 
 
 def test_auto_takes_the_newest_unfinished_run(tmp_path):
-    for name in ("a", "b", "c"):
-        save_checkpoint(checkpoint_path(tmp_path / name, 9 if name == "a" else 3), {})
-        time.sleep(0.01)
+    for second, name in enumerate(("a", "b", "c")):
+        path = checkpoint_path(tmp_path / name, 9 if name == "a" else 3)
+        save_checkpoint(path, {})
+        os.utime(path, (second, second))
     (tmp_path / "c" / "evaluation.json").write_text("{}")
     assert find_checkpoint("auto", tmp_path).path == checkpoint_path(tmp_path / "b", 3)
 

@@ -16,6 +16,7 @@ from fasttrain import evaluate, predict, train
 from fasttrain.checkpoint.folder import checkpoints_of
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.errors import UserError
+from tests.patience import PATIENCE
 from tests.training.conftest import SMALL, last_state
 
 
@@ -165,7 +166,9 @@ def test_pretrained_without_a_network_names_the_other_ways(monkeypatch, tmp_path
     """A hub that refuses connections stands for a machine without a network."""
     code = "from fasttrain.model.factory import create_model\ncreate_model('mobilenetv2_100', 5, pretrained=True)"
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert "UserError" in done.stderr.splitlines()[-1]
     assert "--weights" in done.stderr.splitlines()[-1] and "--no-pretrained" in done.stderr.splitlines()[-1]
 

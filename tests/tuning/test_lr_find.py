@@ -99,4 +99,5 @@ def test_the_command_prints_all_figures_as_json(settings, tmp_path, monkeypatch,
         main()
     said = json.loads(capsys.readouterr().out)
     assert ended.value.code == 0 and len(said["losses"]) == 20
+    assert (said["split"], said["photographs"]) == ("train", 78)
     assert said["picture"] == "lr_find.png" and (tmp_path / "lr_find.png").exists()

@@ -71,6 +71,8 @@ def test_trials_are_runs_of_train_and_the_best_is_the_greatest_val_top1_of_the_w
         config = resolve({**trial.settings})
         assert config.batch_size in BATCHES
     assert result.best.top1 == max(trial.top1 for trial in result.trials)
+    plain = result.to_dict()
+    assert (plain["split"], plain["photographs"]) == ("val", 18)
     first = result.trials[0].settings
     assert (first["learning_rate"], first["batch_size"], first["weight_decay"]) == (0.003, 16, 1e-4)
 
