@@ -26,7 +26,7 @@ def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
     bare = path.suffix == ".safetensors" and path.absolute().parent.name != CHECKPOINTS
     folder = path.parent if bare else path.absolute().parents[1]
     spec = _read_spec(folder / "model.json")
-    model = create_model(spec.name, len(spec.classes))
+    model = create_model(spec.name, len(spec.classes), image_size=spec.image_size)
     try:
         if bare:
             state = load_file(path)

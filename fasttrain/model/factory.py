@@ -1,4 +1,4 @@
-"""Makes a timm model with a classifier for the classes at hand, from pretrained, given or random weights."""
+"""Makes a timm model with a classifier for the classes at hand, from pretrained or random weights."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import socket
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub
 import timm
 import torch
-from timm.models import load_state_dict
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
-from fasttrain.model.zipped import require_honest_sizes
+from fasttrain.model.input_size import arguments_for
+from fasttrain.model.names import require_model
 
 
 @dataclass(frozen=True)
@@ -38,19 +36,18 @@ def create_model(
     num_classes: int,
     *,
     pretrained: bool = False,
-    weights: Path | None = None,
     drop_rate: float = 0.0,
+    image_size: int | None = None,
 ) -> torch.nn.Module:
     """A timm model on the CPU, in fp32, its classifier made for `num_classes`.
 
-    `weights` (.safetensors or .pth, a state_dict) wins over `pretrained`; its classifier is kept where it has
-    `num_classes` outputs. Raises UserError for an unknown name, a file that does not fit, or no network.
+    `image_size` is the side in px of the pictures that it will see; None where those are of its own size. Raises
+    UserError for an unknown name, a size that it does not take, no such weights, or no network.
     """
-    if not timm.is_model(name):
-        raise UserError(f"model = '{name}' is not known to timm{nearest(name, timm.list_models())}")
+    require_model(name)
     arguments: dict[str, Any] = {"num_classes": num_classes, "drop_rate": drop_rate}
-    if weights is not None:
-        return _from_file(name, weights, arguments)
+    if image_size is not None:
+        arguments |= arguments_for(name, image_size)
     if not pretrained:
         return timm.create_model(name, **arguments)
     try:
@@ -79,28 +76,6 @@ def model_spec(model: torch.nn.Module, name: str, classes: Sequence[str], image_
     """The spec of a model that `create_model` made."""
     data = timm.data.resolve_model_data_config(model)
     return ModelSpec(name, tuple(classes), image_size, data["mean"], data["std"])
-
-
-def _from_file(name: str, weights: Path, arguments: dict[str, Any]) -> torch.nn.Module:
-    if not weights.is_file():
-        raise UserError(f"{weights}: no such file; give --weights a .safetensors or .pth state_dict")
-    require_honest_sizes(weights)
-    try:
-        state = load_state_dict(str(weights), weights_only=True)
-    except Exception as error:  # pickle, zip, safetensors and torch each have their own
-        raise UserError(f"{weights}: not a readable state_dict ({_first_line(error)})") from error
-    model = timm.create_model(name, **arguments)
-    own = model.state_dict()
-    head = {key for key in own if key.startswith(model.default_cfg["classifier"] + ".")}
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    unfilled = [key for key in own if key not in fitting and key not in head]
-    if unfilled:
-        raise UserError(
-            f"{weights}: does not fit {name}: {len(unfilled)} of its {len(own)} tensors are absent or of another "
-            f"shape ('{unfilled[0]}' first); give the --model these weights were made for"
-        )
-    model.load_state_dict(fitting, strict=False)
-    return model
 
 
 @contextlib.contextmanager

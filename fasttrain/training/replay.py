@@ -173,7 +173,12 @@ def _try(saved: DivergedStep, precision: str, device: torch.device) -> Tried:
 
 def _model(saved: DivergedStep, precision: str, device: torch.device) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
     config = saved.facts["config"]
-    model = create_model(config["model"], len(saved.facts["classes"]), drop_rate=config["drop_rate"])
+    model = create_model(
+        config["model"],
+        len(saved.facts["classes"]),
+        drop_rate=config["drop_rate"],
+        image_size=config["image_size"],
+    )
     try:
         model.load_state_dict(saved.weights)
     except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -12,6 +13,7 @@ from timm.utils import ModelEmaV3
 
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
+from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.schema import parse_rand_augment
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
@@ -37,6 +39,7 @@ from fasttrain.training.device import (
 )
 from fasttrain.training.distributed import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.loop import Step
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.resume import RunStart
@@ -51,6 +54,8 @@ class RunParts:
 
     def __init__(self, start: RunStart, console: Console, ranks: Ranks) -> None:
         self.why_batch = ""
+        config, self.why_sizes = with_fitting_sizes(start.config)
+        start = replace(start, config=config)
         if start.config.batch_size == "auto":
             quiet = make_console(quiet=True)
             start, self.why_batch = with_fitting_batch(start, lambda trial: RunParts(trial, quiet, ranks))
@@ -83,10 +88,13 @@ class RunParts:
         model = create_model(
             config.model,
             len(classes),
-            pretrained=config.pretrained and not resumed,
-            weights=None if resumed else config.weights,
+            pretrained=config.pretrained and not resumed and config.weights is None,
             drop_rate=config.drop_rate,
+            image_size=config.image_size,
         )
+        self.why_weights = ""
+        if config.weights is not None and not resumed:
+            self.why_weights = load_initial_weights(model, config.model, config.weights, classes)
         if config.grad_checkpointing:
             enable_grad_checkpointing(model)
         spec = model_spec(model, config.model, classes, config.image_size)
@@ -214,8 +222,9 @@ class RunParts:
         for line in absent_classes(self.shards):
             says(Text.assemble(("classes: ", "yellow"), line))
         says(f"loader: {self.why_loader}")
-        if self.why_batch:
-            says(self.why_batch)
+        for line in (*self.why_sizes, self.why_weights, self.why_batch):
+            if line:
+                says(line, soft_wrap=True)
         frozen = f", {self.config.freeze} blocks frozen" if self.config.freeze else ""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         says(f"model: {self.config.model}, {count:,} trainable parameters{frozen}, on {self.device}")
