@@ -7,7 +7,6 @@ import socket
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub
@@ -15,20 +14,20 @@ import timm
 import torch
 
 from fasttrain.errors import UserError
-from fasttrain.model.input_size import arguments_for
 from fasttrain.model.names import require_model
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """What rebuilds a model: timm's name, the classes in label order, the input side in px, mean and std of RGB
-    in [0, 1]."""
+    in [0, 1], and timm's `img_size` where the model was made with one."""
 
     name: str
     classes: tuple[str, ...]
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    img_size: int | None = None
 
 
 def create_model(
@@ -37,17 +36,15 @@ def create_model(
     *,
     pretrained: bool = False,
     drop_rate: float = 0.0,
-    image_size: int | None = None,
+    img_size: int | None = None,
 ) -> torch.nn.Module:
     """A timm model on the CPU, in fp32, its classifier made for `num_classes`.
 
-    `image_size` is the side in px of the pictures that it will see; None where those are of its own size. Raises
-    UserError for an unknown name, a size that it does not take, no such weights, or no network.
+    `img_size` is timm's, as `img_size_for` gives it. Raises UserError for an unknown name, no such weights, or no
+    network.
     """
     require_model(name)
-    arguments: dict[str, Any] = {"num_classes": num_classes, "drop_rate": drop_rate}
-    if image_size is not None:
-        arguments |= arguments_for(name, image_size)
+    arguments = {"num_classes": num_classes, "drop_rate": drop_rate, "img_size": img_size}  # timm leaves None out
     if not pretrained:
         return timm.create_model(name, **arguments)
     try:
@@ -72,10 +69,12 @@ def enable_grad_checkpointing(model: torch.nn.Module) -> None:
         raise UserError(f"grad_checkpointing: timm's {name} does not have it; use --no-grad-checkpointing") from None
 
 
-def model_spec(model: torch.nn.Module, name: str, classes: Sequence[str], image_size: int) -> ModelSpec:
-    """The spec of a model that `create_model` made."""
+def model_spec(
+    model: torch.nn.Module, name: str, classes: Sequence[str], image_size: int, img_size: int | None = None
+) -> ModelSpec:
+    """The spec of a model that `create_model` made, with `img_size`."""
     data = timm.data.resolve_model_data_config(model)
-    return ModelSpec(name, tuple(classes), image_size, data["mean"], data["std"])
+    return ModelSpec(name, tuple(classes), image_size, data["mean"], data["std"], img_size)
 
 
 @contextlib.contextmanager

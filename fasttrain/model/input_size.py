@@ -6,9 +6,8 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import timm
 import torch
@@ -21,18 +20,20 @@ _STEPS = (8, 14, 16, 32, 64, 128, 224)  # what the sides that a model takes may 
 _FINEST = 16
 _CLASSES = 2
 
-_Arguments = tuple[tuple[str, Any], ...]
 
+def img_size_for(name: str, side: int) -> int | None:
+    """timm's `img_size` with which it makes `name` for pictures of `side` px; None where it takes them without.
 
-def arguments_for(name: str, side: int) -> dict[str, Any]:
-    """The arguments with which timm makes `name` for pictures of `side` px: none where it takes them as it is, else
-    `img_size`. Raises UserError, with the nearest sizes that it takes."""
+    Raises UserError, with the nearest sizes that it takes.
+    """
     require_model(name)
-    if (found := _arguments(name, side)) is not None:
-        return dict(found)
+    if takes(name, side):
+        return None
+    if takes(name, side, side):
+        return side
     own = own_side(name)
-    if _arguments(name, own) is None:
-        seen = _outcome(name, own, (), _device(name))
+    if not _fits(name, own):
+        seen = _outcome(name, own, None, _device(name))
         why = f"({seen})" if isinstance(seen, str) else "as it gives no logits"
         raise UserError(f"model = '{name}' can't classify pictures {why}; choose another")
     nearest = [each for each in (_nearest(name, side, -1), _nearest(name, side, 1)) if each is not None]
@@ -40,12 +41,10 @@ def arguments_for(name: str, side: int) -> dict[str, Any]:
     raise UserError(f"model = '{name}' does not take pictures of {side} px; the nearest --image-size is {fitting}")
 
 
-def takes(name: str, side: int, arguments: Mapping[str, Any] | None = None) -> bool:
-    """Whether `name` takes pictures of `side` px: made with `arguments`, or in any way where those are None."""
+def takes(name: str, side: int, img_size: int | None = None) -> bool:
+    """Whether the model `name`, made with `img_size`, takes pictures of `side` px."""
     require_model(name)
-    if arguments is None:
-        return _arguments(name, side) is not None
-    return _runs(name, side, tuple(arguments.items()))
+    return _outcome(name, side, img_size, _device(name)) == (1, _CLASSES)
 
 
 def own_side(name: str) -> int:
@@ -61,7 +60,7 @@ def _nearest(name: str, side: int, direction: int) -> int | None:
     for each in tried:
         if (each - side) * direction < 0 or not _LEAST <= each <= _GREATEST:
             continue
-        if takes(name, each):
+        if _fits(name, each):
             fitting = each
             break
         failed = each
@@ -69,34 +68,29 @@ def _nearest(name: str, side: int, direction: int) -> int | None:
         middle = (failed + fitting) // 2 // _FINEST * _FINEST
         if not min(failed, fitting) < middle < max(failed, fitting):
             break
-        if takes(name, middle):
+        if _fits(name, middle):
             fitting = middle
         else:
             failed = middle
     return fitting
 
 
-def _arguments(name: str, side: int) -> _Arguments | None:
-    ways: tuple[_Arguments, ...] = ((), (("img_size", side),))
-    return next((way for way in ways if _runs(name, side, way)), None)
-
-
-def _runs(name: str, side: int, arguments: _Arguments) -> bool:
-    return _outcome(name, side, arguments, _device(name)) == (1, _CLASSES)
+def _fits(name: str, side: int) -> bool:
+    return takes(name, side) or takes(name, side, side)
 
 
 @functools.cache
 def _device(name: str) -> str:
     """Where to try: on the CPU, with real weights, where this timm can't make `name` on the meta device."""
-    return "cpu" if isinstance(_outcome(name, own_side(name), (), "meta"), str) else "meta"
+    return "cpu" if isinstance(_outcome(name, own_side(name), None, "meta"), str) else "meta"
 
 
 @functools.lru_cache(maxsize=1024)
-def _outcome(name: str, side: int, arguments: _Arguments, device: str) -> tuple[int, ...] | str:
+def _outcome(name: str, side: int, img_size: int | None, device: str) -> tuple[int, ...] | str:
     """The shape of what `name` makes of one picture; the first line of the error where it can't."""
     try:
         with _undisturbed(), torch.device(device):
-            model = timm.create_model(name, num_classes=_CLASSES, **dict(arguments)).eval()
+            model = timm.create_model(name, num_classes=_CLASSES, img_size=img_size).eval()
             output = model(torch.zeros(1, 3, side, side))
     except Exception as error:  # timm and torch have a dozen kinds of saying that a size does not fit
         return (str(error) or type(error).__name__).splitlines()[0]

@@ -25,7 +25,9 @@ def require_model(name: str) -> None:
         tags = [each.partition(".")[2] for each in timm.list_models(f"{arch}.*", include_tags=True)]
         if tag not in tags:
             known = f"; it has {', '.join(sorted(tags))}" if tags else f"; use '{arch}'"
-            raise UserError(f"model = '{name}': timm has no weights '{tag}' of {arch}{nearest(tag.lower(), tags) or known}")
+            raise UserError(
+                f"model = '{name}': timm has no weights '{tag}' of {arch}{nearest(tag.lower(), tags) or known}"
+            )
 
 
 def pretrained_config(name: str) -> Any:

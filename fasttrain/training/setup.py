@@ -23,6 +23,7 @@ from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, freeze_body
+from fasttrain.model.input_size import img_size_for
 from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
@@ -85,19 +86,20 @@ class RunParts:
     def _make_model(self) -> tuple[torch.nn.Module, ModelSpec]:
         config, classes = self.config, self.shards.classes
         resumed = self.start.checkpoint is not None
+        img_size = img_size_for(config.model, config.image_size)
         model = create_model(
             config.model,
             len(classes),
             pretrained=config.pretrained and not resumed and config.weights is None,
             drop_rate=config.drop_rate,
-            image_size=config.image_size,
+            img_size=img_size,
         )
         self.why_weights = ""
         if config.weights is not None and not resumed:
             self.why_weights = load_initial_weights(model, config.model, config.weights, classes)
         if config.grad_checkpointing:
             enable_grad_checkpointing(model)
-        spec = model_spec(model, config.model, classes, config.image_size)
+        spec = model_spec(model, config.model, classes, config.image_size, img_size)
         if config.sync_bn and self.ranks.size > 1 and self.device.type == "cuda":
             model = self.ranks.sync_batch_norm(model)
         model = model.to(self.device)
