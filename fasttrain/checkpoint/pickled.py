@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import warnings
 from pathlib import Path
@@ -25,11 +26,27 @@ def load_pickled(path: Path) -> dict[str, Any]:
 
     Raises UserError for a file that is torn, holds code, is no checkpoint or of a newer schema; OSError.
     """
+    state = load_tensors_only(path, "fasttrain checkpoint")
+    if not isinstance(state, dict) or not isinstance(state.get("schema"), int):
+        raise UserError(f"{path}: not a fasttrain checkpoint; give --weights a file of bare weights")
+    if state["schema"] > SCHEMA:
+        raise TooNew(f"{path}: schema {state['schema']} is newer than this fasttrain reads; upgrade fasttrain")
+    if state["schema"] == 1:
+        state["schedule"] = _schedule_of_schema_1(state)
+    return state
+
+
+def load_tensors_only(path: Path, what: str) -> Any:
+    """The tensors and plain data in `path`, which `torch.save` wrote; none of its code is run.
+
+    Raises UserError for a file that holds code, or is not an intact `what`; OSError.
+    """
     require_honest_sizes(path)
     try:
-        with warnings.catch_warnings():
+        # timm and torchvision keep their command line in their checkpoints: a class of attributes, without code.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of what is then refused
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a made-up pickle can raise anything
@@ -41,14 +58,7 @@ def load_pickled(path: Path) -> dict[str, Any]:
             ) from error
         found = re.search(r"WeightsUnpickler error: (.{,60}?)(?: Check the documentation|$)", said)
         reason = f"{found[1]}; nothing of it was run" if found else said[:120]
-        raise UserError(f"{path}: not an intact fasttrain checkpoint ({reason})") from error
-    if not isinstance(state, dict) or not isinstance(state.get("schema"), int):
-        raise UserError(f"{path}: not a fasttrain checkpoint; give --weights a file of bare weights")
-    if state["schema"] > SCHEMA:
-        raise TooNew(f"{path}: schema {state['schema']} is newer than this fasttrain reads; upgrade fasttrain")
-    if state["schema"] == 1:
-        state["schedule"] = _schedule_of_schema_1(state)
-    return state
+        raise UserError(f"{path}: not an intact {what} ({reason})") from error
 
 
 def _schedule_of_schema_1(state: dict[str, Any]) -> dict[str, Any]:

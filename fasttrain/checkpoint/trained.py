@@ -25,7 +25,7 @@ def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
-    model = create_model(spec.name, len(spec.classes))
+    model = create_model(spec.name, len(spec.classes), img_size=spec.img_size)
     try:
         if bare:
             state = load_file(path)
@@ -61,6 +61,7 @@ def _read_spec(path: Path) -> ModelSpec:
             int(spec["image_size"]),
             tuple(spec["mean"]),
             tuple(spec["std"]),
+            None if spec.get("img_size") is None else int(spec["img_size"]),
         )
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None

@@ -42,7 +42,12 @@ class TrainConfig(BaseModel):
     on_bad_sample: Literal["error", "skip"] = Field(
         "error", description="skip: leave out samples that have changed or don't decode, at most 1 % of an epoch"
     )
-    image_size: int = Field(224, ge=16, le=2048, description="side of the square the model sees, px")
+    image_size: int = Field(
+        224,
+        ge=16,
+        le=2048,
+        description="side of the square the model sees, px; if not given, the model's own where it is not made for 224",
+    )
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
@@ -67,7 +72,9 @@ class TrainConfig(BaseModel):
     # model
     model: str = Field("mobilenetv2_100", description="mobilenetv2_100, efficientnet_b0, or any name timm knows")
     pretrained: bool = Field(True, description="start from timm's ImageNet weights")
-    weights: Path | None = Field(None, description="start from this file (.safetensors, .pth) instead")
+    weights: Path | None = Field(
+        None, description="start from this instead: a state_dict or checkpoint of any trainer, or a run folder"
+    )
     freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
     linear_probe: bool = Field(
         False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"

@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
-from fasttrain.config.load import nearest
 from fasttrain.config.schema import TrainConfig, parse_rand_augment
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader, LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import choose_loader, loader_class
+from fasttrain.model.names import pretrained_config
 from fasttrain.report.as_seen import Shares, as_seen
 from fasttrain.report.contact_sheet import contact_sheet
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.device import choose_device, choose_workers
+from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.progressive import progressive_side
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
     compare: loaders, each of which gets a row with the same photographs; those that can't run here are named in
     `unavailable`. Raises UserError where there is nothing to show, or none of them runs.
     """
+    config, _ = with_fitting_sizes(config)
     shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
     if not len(shards.ids("train")):
         raise UserError(f"{shards.location}: no photograph in the train split to show")
@@ -183,9 +184,7 @@ def _caption(shares: Shares) -> str:
 
 def _input_mean(model: str) -> tuple[float, ...]:
     """What erased and empty pixels are filled with: timm's mean for `model`, which need not be built for that."""
-    if not timm.is_model(model):
-        raise UserError(f"model = '{model}' is not known to timm{nearest(model, timm.list_models())}")
-    mean: tuple[float, ...] = timm.models.get_pretrained_cfg(model).mean
+    mean: tuple[float, ...] = pretrained_config(model).mean
     return mean
 
 

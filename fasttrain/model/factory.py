@@ -1,4 +1,4 @@
-"""Makes a timm model with a classifier for the classes at hand, from pretrained, given or random weights."""
+"""Makes a timm model with a classifier for the classes at hand, from pretrained or random weights."""
 
 from __future__ import annotations
 
@@ -7,31 +7,28 @@ import socket
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub
 import timm
 import torch
-from timm.models import load_state_dict
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
 from fasttrain.model.classifier import start_classifier
-from fasttrain.model.zipped import require_honest_sizes
+from fasttrain.model.names import require_model
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """What rebuilds a model: timm's name, the classes in label order, the input side in px, mean and std of RGB
-    in [0, 1]."""
+    in [0, 1], and timm's `img_size` where the model was made with one."""
 
     name: str
     classes: tuple[str, ...]
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    img_size: int | None = None
 
 
 def create_model(
@@ -39,19 +36,16 @@ def create_model(
     num_classes: int,
     *,
     pretrained: bool = False,
-    weights: Path | None = None,
     drop_rate: float = 0.0,
+    img_size: int | None = None,
 ) -> torch.nn.Module:
     """A timm model on the CPU, in fp32, its classifier made for `num_classes`.
 
-    `weights` (.safetensors or .pth, a state_dict) wins over `pretrained`; its classifier is kept where it has
-    `num_classes` outputs. Raises UserError for an unknown name, a file that does not fit, or no network.
+    `img_size` is timm's, as `img_size_for` gives it. Raises UserError for an unknown name, no such weights, or no
+    network.
     """
-    if not timm.is_model(name):
-        raise UserError(f"model = '{name}' is not known to timm{nearest(name, timm.list_models())}")
-    arguments: dict[str, Any] = {"num_classes": num_classes, "drop_rate": drop_rate}
-    if weights is not None:
-        return _from_file(name, weights, arguments)
+    require_model(name)
+    arguments = {"num_classes": num_classes, "drop_rate": drop_rate, "img_size": img_size}  # timm leaves None out
     if not pretrained:
         model = timm.create_model(name, **arguments)
         start_classifier(model)
@@ -81,34 +75,12 @@ def enable_grad_checkpointing(model: torch.nn.Module) -> None:
         raise UserError(f"grad_checkpointing: timm's {name} does not have it; use --no-grad-checkpointing") from None
 
 
-def model_spec(model: torch.nn.Module, name: str, classes: Sequence[str], image_size: int) -> ModelSpec:
-    """The spec of a model that `create_model` made."""
+def model_spec(
+    model: torch.nn.Module, name: str, classes: Sequence[str], image_size: int, img_size: int | None = None
+) -> ModelSpec:
+    """The spec of a model that `create_model` made, with `img_size`."""
     data = timm.data.resolve_model_data_config(model)
-    return ModelSpec(name, tuple(classes), image_size, data["mean"], data["std"])
-
-
-def _from_file(name: str, weights: Path, arguments: dict[str, Any]) -> torch.nn.Module:
-    if not weights.is_file():
-        raise UserError(f"{weights}: no such file; give --weights a .safetensors or .pth state_dict")
-    require_honest_sizes(weights)
-    try:
-        state = load_state_dict(str(weights), weights_only=True)
-    except Exception as error:  # pickle, zip, safetensors and torch each have their own
-        raise UserError(f"{weights}: not a readable state_dict ({_first_line(error)})") from error
-    model = timm.create_model(name, **arguments)
-    own = model.state_dict()
-    head = {key for key in own if key.startswith(model.default_cfg["classifier"] + ".")}
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    unfilled = [key for key in own if key not in fitting and key not in head]
-    if unfilled:
-        raise UserError(
-            f"{weights}: does not fit {name}: {len(unfilled)} of its {len(own)} tensors are absent or of another "
-            f"shape ('{unfilled[0]}' first); give the --model these weights were made for"
-        )
-    model.load_state_dict(fitting, strict=False)
-    if not head <= fitting.keys():
-        start_classifier(model)
-    return model
+    return ModelSpec(name, tuple(classes), image_size, data["mean"], data["std"], img_size)
 
 
 @contextlib.contextmanager

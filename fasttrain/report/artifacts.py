@@ -115,6 +115,7 @@ class RunFolder:
                 "model": spec.name,
                 "num_classes": len(spec.classes),
                 "image_size": spec.image_size,
+                "img_size": spec.img_size,
                 "mean": list(spec.mean),
                 "std": list(spec.std),
                 "classes": list(spec.classes),

@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a threshold of -1 is the greatest size_t
@@ -27,16 +29,18 @@ def choose_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device = '{name}' is not one of auto, cpu, cuda, cuda:N, mps") from None
-    have = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= have:
-        raise UserError(f"device = '{name}': this machine has {have} CUDA devices; use --device auto")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"device = '{name}': this machine has none; use --device auto")
-    return device
+    found = re.fullmatch(r"(cpu|cuda|mps)(?::(\d+))?", name)
+    if found is None:
+        kinds = ("auto", "cpu", "cuda", "mps")
+        raise UserError(
+            f"device = '{name}' is not one of auto, cpu, cuda, cuda:N, mps{nearest(name.strip().lower(), [*kinds])}"
+        )
+    kind, index = found[1], int(found[2] or 0)
+    have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if index >= have:
+        number = f"{have} {kind.upper()} device{'' if have == 1 else 's'}"
+        raise UserError(f"device = '{name}': this machine has {number}; use --device {kind if have else 'auto'}")
+    return torch.device(kind) if found[2] is None or kind == "cpu" else torch.device(kind, index)
 
 
 def choose_workers(workers: int | None) -> int:

@@ -21,6 +21,7 @@ from fasttrain.model.batch_norm import running_statistics
 from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
+from fasttrain.model.input_size import img_size_for
 from fasttrain.model.preprocess import Normalise
 from fasttrain.training.device import choose_device, mixed_precision
 from fasttrain.training.diverged import DivergedStep, find_diverged
@@ -172,7 +173,12 @@ def _try(saved: DivergedStep, precision: str, device: torch.device) -> Tried:
 
 def _model(saved: DivergedStep, precision: str, device: torch.device) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
     config = saved.facts["config"]
-    model = create_model(config["model"], len(saved.facts["classes"]), drop_rate=config["drop_rate"])
+    model = create_model(
+        config["model"],
+        len(saved.facts["classes"]),
+        drop_rate=config["drop_rate"],
+        img_size=img_size_for(config["model"], config["image_size"]),
+    )
     try:
         model.load_state_dict(saved.weights)
     except RuntimeError as error:

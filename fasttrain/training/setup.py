@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from timm.utils import ModelEmaV3
 
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
+from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.schema import ignored_by_linear_probe, parse_rand_augment
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
@@ -22,6 +24,7 @@ from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, freeze_body
+from fasttrain.model.input_size import img_size_for
 from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
@@ -38,6 +41,7 @@ from fasttrain.training.device import (
 )
 from fasttrain.training.distributed import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.loop import Step
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.resume import RunStart
@@ -52,6 +56,8 @@ class RunParts:
 
     def __init__(self, start: RunStart, console: Console, ranks: Ranks) -> None:
         self.why_batch = ""
+        config, self.why_sizes = with_fitting_sizes(start.config)
+        start = replace(start, config=config)
         if start.config.batch_size == "auto":
             quiet = make_console(quiet=True)
             start, self.why_batch = with_fitting_batch(start, lambda trial: RunParts(trial, quiet, ranks))
@@ -81,16 +87,20 @@ class RunParts:
     def _make_model(self) -> tuple[torch.nn.Module, ModelSpec]:
         config, classes = self.config, self.shards.classes
         resumed = self.start.checkpoint is not None
+        img_size = img_size_for(config.model, config.image_size)
         model = create_model(
             config.model,
             len(classes),
-            pretrained=config.pretrained and not resumed,
-            weights=None if resumed else config.weights,
+            pretrained=config.pretrained and not resumed and config.weights is None,
             drop_rate=config.drop_rate,
+            img_size=img_size,
         )
+        self.why_weights = ""
+        if config.weights is not None and not resumed:
+            self.why_weights = load_initial_weights(model, config.model, config.weights, classes)
         if config.grad_checkpointing:
             enable_grad_checkpointing(model)
-        spec = model_spec(model, config.model, classes, config.image_size)
+        spec = model_spec(model, config.model, classes, config.image_size, img_size)
         if config.sync_bn and self.ranks.size > 1 and self.device.type == "cuda":
             model = self.ranks.sync_batch_norm(model)
         model = model.to(self.device)
@@ -225,8 +235,9 @@ class RunParts:
         for line in absent_classes(self.shards):
             says(Text.assemble(("classes: ", "yellow"), line))
         says(f"loader: {self.why_loader}")
-        if self.why_batch:
-            says(self.why_batch)
+        for line in (*self.why_sizes, self.why_weights, self.why_batch):
+            if line:
+                says(line, soft_wrap=True)
         frozen = f", {self.config.freeze} blocks frozen" if self.config.freeze else ""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         says(f"model: {self.config.model}, {count:,} trainable parameters{frozen}, on {self.device}")

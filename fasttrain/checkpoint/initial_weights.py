@@ -1,0 +1,191 @@
+"""`--weights`: a new run that starts from the tensors of a file, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from fasttrain.checkpoint.file import load_checkpoint
+from fasttrain.checkpoint.folder import CHECKPOINTS, checkpoints_of
+from fasttrain.checkpoint.pickled import load_tensors_only
+from fasttrain.checkpoint.weights import WEIGHTS
+from fasttrain.errors import UserError
+from fasttrain.model.classifier import classifier_names
+
+_AVERAGED = re.compile(r"(^|[._])ema([._]|$)")
+_PICKLED = (b"PK", b"\x80")  # a zip, as torch.save writes it, and what it wrote before version 1.6
+_GIVE = "give --weights a state_dict, a checkpoint or a run folder"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a file says of its model: timm's name of it, and its classes in the order of its outputs."""
+
+    model: str | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes: Sequence[str]) -> str:
+    """Fills `model`, timm's `name`, from `path`; returns a line about what was loaded and about the classifier.
+
+    `path` is a state_dict (.safetensors, or a file of `torch.save`), a checkpoint that holds one at any depth and with
+    any prefix, or a run's folder or checkpoint. Where there are several state_dicts, the one that fits best is taken,
+    the EMA's among equal ones. What timm resamples in its own weights, above all position embeddings of another image
+    size, is resampled here, too.
+
+    The classifier is kept where it has as many outputs as there are `classes`, unless the file is known to be of other
+    classes. Raises UserError for a file that can't be read, or lacks any other tensor of the model.
+    """
+    path = _file_of(path)
+    content = _read(path)
+    origin = _origin(path, content)
+    own = model.state_dict()
+    flat = _without_wrappers(dict(_flattened(content)), own)
+    if not flat:
+        raise UserError(f"{path}: no tensors in it; {_GIVE}")
+    prefix = _best_prefix(flat, own)
+    raw = given = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
+    optional = _of_classifier(model, own)
+    if _lacking(given, own, optional):
+        given = _resampled(given, model)
+    if lacking := _lacking(given, own, optional):
+        raise UserError(f"{path}: {_misfit(name, raw, own, lacking, origin)}")
+    outputs = {key for key in optional if own[key].ndim and len(own[key]) == len(classes)}
+    same = origin.classes in (None, tuple(classes))
+    kept = same and all(_fits(given, own, key) for key in outputs)
+    loaded = {key: given[key] for key in own if _fits(given, own, key) and (kept or key not in outputs)}
+    model.load_state_dict(loaded, strict=False)
+    resampled = sum(key in raw and raw[key].shape != value.shape for key, value in loaded.items())
+    said = f"weights: {len(loaded):,} of {len(own):,} tensors from {path}"
+    said += f", where their names begin with '{prefix}'" if prefix else ""
+    said += f", {resampled:,} of them resampled" if resampled else ""
+    if kept:
+        return f"{said}; the classifier is kept"
+    had = {len(raw[key]) for key in outputs if key in raw and raw[key].ndim}
+    why = "it is of other classes" if not same else f"it has {max(had):,} outputs" if had else "there is none"
+    return f"{said}; the classifier is new ({len(classes):,} classes; in the file {why})"
+
+
+def _file_of(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file; {_GIVE}")
+    for each in (path / WEIGHTS, path / "pytorch_model.bin", *checkpoints_of(path)):
+        if each.is_file():
+            return each
+    raise UserError(f"{path}: no {WEIGHTS} in it; {_GIVE}")
+
+
+def _read(path: Path) -> Mapping[Any, Any]:
+    with path.open("rb") as file:
+        pickled = file.read(2).startswith(_PICKLED)
+    if pickled:
+        content = load_tensors_only(path, "file of weights")
+        return content if isinstance(content, Mapping) else {}
+    try:
+        with safe_open(path, "pt") as file:
+            of_a_run = "schema" in (file.metadata() or {})
+        return load_checkpoint(path) if of_a_run else load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: neither safetensors nor a file of torch.save ({error}); {_GIVE}") from error
+
+
+def _origin(path: Path, content: Mapping[Any, Any]) -> _Origin:
+    """From the run around `path`, or from what timm's and fasttrain's own checkpoints say."""
+    run = path.absolute().parents[1 if path.absolute().parent.name == CHECKPOINTS else 0]
+    try:
+        spec = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        return _Origin(str(spec["model"]), tuple(map(str, spec["classes"])))
+    except (OSError, ValueError, KeyError, TypeError):  # no run of ours
+        config = content.get("config")
+        named = content.get("arch") or (config.get("model") if isinstance(config, Mapping) else None)
+        return _Origin(named if isinstance(named, str) else None)
+
+
+def _flattened(content: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{path}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _flattened(value, f"{path}{key}.")
+
+
+def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
+    """Without the parts of names that torch's wrappers (compile, FSDP, activation checkpointing) put in: `_orig_mod`,
+    `_fsdp_wrapped_module`."""
+    parts = {part for key in own for part in key.split(".")}
+    return {
+        ".".join(part for part in key.split(".") if not part.startswith("_") or part in parts): value
+        for key, value in flat.items()
+    }
+
+
+def _best_prefix(flat: Tensors, own: Tensors) -> str:
+    """What stands before the names of `own` in those of `flat`: that with which most tensors fit."""
+    fitting: Counter[str] = Counter()
+    named: Counter[str] = Counter({"": 0})
+    for key, value in flat.items():
+        parts = key.split(".")
+        for first in range(len(parts)):
+            name = ".".join(parts[first:])
+            if name in own:
+                prefix = key.removesuffix(name)
+                named[prefix] += 1
+                fitting[prefix] += own[name].shape == value.shape
+    return max(named, key=lambda each: (fitting[each], named[each], bool(_AVERAGED.search(each))))
+
+
+def _of_classifier(model: torch.nn.Module, own: Tensors) -> set[str]:
+    """Return the names of the classifier's tensors."""
+    return {key for key in own if key.startswith(tuple(f"{module}." for module in classifier_names(model)))}
+
+
+def _fits(given: Tensors, own: Tensors, key: str) -> bool:
+    there = given.get(key)
+    return (
+        there is not None
+        and there.shape == own[key].shape
+        and there.is_floating_point() == own[key].is_floating_point()
+    )
+
+
+def _lacking(given: Tensors, own: Tensors, optional: set[str]) -> list[str]:
+    # Whole numbers are counters and indices, which the model can do without or knows itself.
+    needed = (key for key, value in own.items() if value.is_floating_point() and key not in optional)
+    return [key for key in needed if not _fits(given, own, key)]
+
+
+def _resampled(given: Tensors, model: torch.nn.Module) -> Tensors:
+    """`given` as timm fits weights of its own to `model`: for another image or patch size, or from older names."""
+    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if fit is None:
+        return given
+    try:
+        fitted = fit(dict(given), model)
+    except Exception:  # it is made for its own model's weights
+        return given
+    return fitted if isinstance(fitted, Mapping) else given
+
+
+def _misfit(name: str, given: Tensors, own: Tensors, lacking: list[str], origin: _Origin) -> str:
+    fitting = sum(_fits(given, own, key) for key in own)
+    first = lacking[0]
+    what = "is absent" if first not in given else f"is {list(given[first].shape)}, not {list(own[first].shape)}"
+    said = f"only {fitting:,} of {name}'s {len(own):,} tensors are in it ('{first}' {what})"
+    if origin.model is not None and origin.model.partition(".")[0] != name.partition(".")[0]:
+        return f"{said}, as it is of {origin.model}; give --model {origin.model}"
+    example = "" if fitting else f", which has names like '{next(iter(given), '')}'"
+    return f"{said}; give the --model that it was made for{example}"

@@ -1,0 +1,111 @@
+"""Which picture sizes a timm model takes, found by trying: on torch's meta device it computes shapes and nothing else,
+in a fraction of a second."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import timm
+import torch
+
+from fasttrain.errors import UserError
+from fasttrain.model.names import pretrained_config, require_model
+
+_LEAST, _GREATEST = 16, 2048  # px, as --image-size has them
+_STEPS = (8, 14, 16, 32, 64, 128, 224)  # what the sides that a model takes may be multiples of
+_FINEST = 16
+_CLASSES = 2
+
+
+def img_size_for(name: str, side: int) -> int | None:
+    """timm's `img_size` with which it makes `name` for pictures of `side` px; None where it takes them without.
+
+    Raises UserError, with the nearest sizes that it takes.
+    """
+    require_model(name)
+    if takes(name, side):
+        return None
+    if takes(name, side, side):
+        return side
+    own = own_side(name)
+    if not _fits(name, own):
+        seen = _outcome(name, own, None, _device(name))
+        why = f"({seen})" if isinstance(seen, str) else "as it gives no logits"
+        raise UserError(f"model = '{name}' can't classify pictures {why}; choose another")
+    nearest = [each for each in (_nearest(name, side, -1), _nearest(name, side, 1)) if each is not None]
+    fitting = " or ".join(map(str, nearest))
+    raise UserError(f"model = '{name}' does not take pictures of {side} px; the nearest --image-size is {fitting}")
+
+
+def takes(name: str, side: int, img_size: int | None = None) -> bool:
+    """Whether the model `name`, made with `img_size`, takes pictures of `side` px."""
+    require_model(name)
+    return _outcome(name, side, img_size, _device(name)) == (1, _CLASSES)
+
+
+def own_side(name: str) -> int:
+    """The side in px of the pictures that `name` was made for."""
+    return int(pretrained_config(name).input_size[-1])
+
+
+def _nearest(name: str, side: int, direction: int) -> int | None:
+    """The nearest side below (-1) or above (1) `side` that `name` takes; None where a short search finds none."""
+    multiples = {side - side % step if direction < 0 else side + step - side % step for step in _STEPS}
+    tried = sorted({*multiples, own_side(name)} - {side}, key=lambda each: abs(each - side))
+    failed, fitting = side, None
+    for each in tried:
+        if (each - side) * direction < 0 or not _LEAST <= each <= _GREATEST:
+            continue
+        if _fits(name, each):
+            fitting = each
+            break
+        failed = each
+    while fitting is not None:
+        middle = (failed + fitting) // 2 // _FINEST * _FINEST
+        if not min(failed, fitting) < middle < max(failed, fitting):
+            break
+        if _fits(name, middle):
+            fitting = middle
+        else:
+            failed = middle
+    return fitting
+
+
+def _fits(name: str, side: int) -> bool:
+    return takes(name, side) or takes(name, side, side)
+
+
+@functools.cache
+def _device(name: str) -> str:
+    """Where to try: on the CPU, with real weights, where this timm can't make `name` on the meta device."""
+    return "cpu" if isinstance(_outcome(name, own_side(name), None, "meta"), str) else "meta"
+
+
+@functools.lru_cache(maxsize=1024)
+def _outcome(name: str, side: int, img_size: int | None, device: str) -> tuple[int, ...] | str:
+    """The shape of what `name` makes of one picture; the first line of the error where it can't."""
+    try:
+        with _undisturbed(), torch.device(device):
+            model = timm.create_model(name, num_classes=_CLASSES, img_size=img_size).eval()
+            output = model(torch.zeros(1, 3, side, side))
+    except Exception as error:  # timm and torch have a dozen kinds of saying that a size does not fit
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without gradients, warnings, or a draw from the generator that the run's weights come from."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
