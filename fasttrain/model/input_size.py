@@ -54,7 +54,7 @@ def own_side(name: str) -> int:
 
 def _nearest(name: str, side: int, direction: int) -> int | None:
     """The nearest side below (-1) or above (1) `side` that `name` takes; None where a short search finds none."""
-    multiples = {side - side % step if direction < 0 else side + step - side % step for step in _STEPS}
+    multiples = {((side - 1) // step if direction < 0 else side // step + 1) * step for step in _STEPS}
     tried = sorted({*multiples, own_side(name)} - {side}, key=lambda each: abs(each - side))
     failed, fitting = side, None
     for each in tried:

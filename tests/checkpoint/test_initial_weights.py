@@ -133,9 +133,7 @@ HEADS = {
     "deit_tiny_distilled_patch16_224": ("head.", "head_dist."),
     "crossvit_9_240": ("head.",),
     "repvit_m0_9": ("head.head.l.", "head.head_dist.l."),
-    "tresnet_m": ("head.fc.",),
-    "xception41": ("head.fc.",),
-    "nasnetalarge": ("last_linear.",),
+    "dla46x_c": ("fc.",),  # a convolution
 }
 
 
