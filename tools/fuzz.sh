@@ -8,7 +8,7 @@ python=${FASTTRAIN_VENV:-.venv}/bin/python
 build=build/fuzz
 flags=(-std=c++17 -g -O1 -Ifasttrain/native)
 fuzzers=(-fsanitize=address,undefined -fno-sanitize-recover=undefined)
-mkdir -p "$build"/{fuzz,race,corpus/cut,corpus/decode,finds}
+mkdir -p "$build"/{fuzz,race,corpus/{cut,decode,differential},finds}
 
 can_fuzz() {
     printf '#include <stdio.h>\n#include <jpeglib.h>\nextern "C" int LLVMFuzzerTestOneInput(const char*, size_t) { return 0; }' |
@@ -44,26 +44,28 @@ compile() {
 # objects FOLDER NAMES...
 objects() { printf "$build/$1/%s.o " "${@:2}"; }
 
-cut=(jpeg_markers cut cut_entropy cut_fast decode_simd slice slice_batch)
 decode=(jpeg_markers decode decode_header decode_libjpeg decode_rectangle decode_scan decode_simd)
-decode+=(entropy idct resize resize_kernels)
-race=("${decode[@]}" pool slice slice_batch)
-paths() { printf 'fasttrain/native/%s.cpp\n' "$@" | sort -u; }
+decode+=(entropy idct resize resize_kernels slice slice_batch)
+all=("${decode[@]}" cut cut_entropy cut_fast)
+race=("${decode[@]}" pool)
+programs=(cut decode differential)
+paths() { printf 'fasttrain/native/%s.cpp\n' "$@"; }
 
-compile "$build/fuzz" $(paths "${cut[@]}" "${decode[@]}") tests/fuzz/fuzz_{cut,decode}.cpp -- \
+compile "$build/fuzz" $(paths "${all[@]}") $(printf 'tests/fuzz/%s.cpp ' header_mutator "${programs[@]/#/fuzz_}") -- \
     -fsanitize=fuzzer-no-link "${fuzzers[@]}"
-for name in cut decode; do
-    declare -n parts=$name
-    clang++ -fsanitize=fuzzer "${fuzzers[@]}" $(objects fuzz "fuzz_$name" "${parts[@]}") -ljpeg -lpthread -o "$build/fuzz_$name"
+compile "$build/fuzz" tests/fuzz/libjpeg_reference.cpp -- -O2
+for name in "${programs[@]}"; do
+    clang++ -fsanitize=fuzzer "${fuzzers[@]}" $(objects fuzz "fuzz_$name" header_mutator libjpeg_reference "${all[@]}") -ljpeg -lpthread \
+        -o "$build/fuzz_$name"
 done
 compile "$build/race" $(paths "${race[@]}") tests/fuzz/race_pool.cpp -- -fsanitize=thread
 clang++ -fsanitize=thread $(objects race race_pool "${race[@]}") -ljpeg -lpthread -o "$build/race_pool"
 "$python" tests/fuzz/make_seeds.py "$build/seeds"
 
 failed=0
-for name in cut decode; do
+for name in "${programs[@]}"; do
     log=$build/$name.log
-    if "$build/fuzz_$name" -max_total_time=$((seconds / 2)) -max_len=8192 -timeout=10 -print_final_stats=1 \
+    if "$build/fuzz_$name" -max_total_time=$((seconds / ${#programs[@]})) -max_len=8192 -timeout=10 -print_final_stats=1 \
         -artifact_prefix="$build/finds/$name-" "$build/corpus/$name" "$build/seeds/$name" >"$log" 2>&1; then
         echo "fuzz_$name: $(awk '/number_of_executed_units/ { print $2 }' "$log") inputs, no find"
     else

@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 namespace fasttrain {
 
 namespace {
+
+// libjpeg takes a shorter marker for another application's.
+constexpr size_t kJfifLength = 16;
 
 // The tables that a file defines before its scan.
 struct Defined {
@@ -42,8 +46,9 @@ void read_huffman(const uint8_t* at, const uint8_t* end, DecodeTables& tables, D
             known.assign(at, at + 16 + count);
             table.build(at, at + 16, count, kind == 0);
         }
-        if (!table.valid) throw JpegError("corrupt: a Huffman table");
-        defined.huffman |= 1u << (kind * 4 + index);
+        // libjpeg judges those that we can't take, which the scan may not even use.
+        const unsigned bit = 1u << (kind * 4 + index);
+        defined.huffman = table.valid ? defined.huffman | bit : defined.huffman & ~bit;
         at += 16 + count;
     }
 }
@@ -75,13 +80,28 @@ bool read_scan(const uint8_t* body, size_t length, DecodeTables& tables, const D
     return true;
 }
 
+// libjpeg repeats chroma samples in place of weighing them where a row of them has no more.
+constexpr uint32_t kRepeatedSamples = 2;
+
+// True where the chroma components are alike, at the luma's resolution or at half of it in either direction.
+// The planes then share one pair of resize axes, and libjpeg upsamples them as resize_planes does. It repeats
+// the samples of other whole ratios, and refuses fractions.
+bool planes_can_be_resized(const JpegHeader& header) {
+    if (header.component_count == 1) return true;
+    const ComponentFactors luma = header.factors[0], blue = header.factors[1], red = header.factors[2];
+    const auto same_or_half = [](int all, int part) { return all == part || all == 2 * part; };
+    return blue.h == red.h && blue.v == red.v && same_or_half(luma.h, blue.h) &&
+           same_or_half(luma.v, blue.v) && (luma.h == blue.h || header.width > 2 * kRepeatedSamples);
+}
+
 }  // namespace
 
 bool DecodeTables::read(const uint8_t* data, size_t size) {
     header = parse_header(data, size);
+    if (size > std::numeric_limits<uint32_t>::max()) return false;  // a segment's place has 32 bits
     component_count = header.component_count;
     const bool known = header.sequential_huffman() && header.precision == 8 &&
-                       (component_count == 1 || component_count == 3);
+                       (component_count == 1 || component_count == 3) && planes_can_be_resized(header);
     if (!known) return false;
     Defined defined;
     // parse_header has checked that each marker up to the scan lies inside the data.
@@ -93,7 +113,7 @@ bool DecodeTables::read(const uint8_t* data, size_t size) {
         const uint8_t* end = data + at + length;
         if (marker == 0xDB) read_quantisation(body, end, *this, defined);
         if (marker == 0xC4) read_huffman(body, end, *this, defined);
-        if (marker == 0xE0 && length >= 7 && std::memcmp(body, "JFIF", 5) == 0) defined.jfif = true;
+        if (marker == 0xE0 && length >= kJfifLength && std::memcmp(body, "JFIF", 5) == 0) defined.jfif = true;
         if (marker == 0xC0 || marker == 0xC1)
             for (int i = 0; i < component_count; ++i) {
                 const uint8_t* from = body + 6 + 3 * i;

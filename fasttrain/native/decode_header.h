@@ -29,8 +29,9 @@ struct DecodeTables {
     HuffmanTable ac[4];
     std::vector<uint8_t> huffman_bytes[8];  // as in DHT; dc, then ac
 
-    // True if our own decoder takes this file: Huffman, 8 bits, one scan of one or three components and all
-    // tables there; false if libjpeg must. Throws JpegError for what isn't a JPEG.
+    // True if our own decoder takes this file: Huffman, 8 bits, one scan of one component or of three with
+    // chroma at the luma's resolution or half of it, and all tables there; false if libjpeg must. Throws
+    // JpegError for what isn't a JPEG.
     bool read(const uint8_t* data, size_t size);
 };
 

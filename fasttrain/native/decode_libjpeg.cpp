@@ -38,9 +38,10 @@ Decompressor& decompressor_of(j_common_ptr info) {
     std::longjmp(decompressor.escape, 1);
 }
 
-// A warning says that the data are broken and pixels were made up.
+// Most warnings say that the data are broken and pixels were made up; these change no pixel.
 void warn(j_common_ptr info, int level) {
-    if (level < 0 && info->err->msg_code != JWRN_EXTRANEOUS_DATA && info->err->msg_code != JWRN_ADOBE_XFORM)
+    const int code = info->err->msg_code;
+    if (level < 0 && code != JWRN_EXTRANEOUS_DATA && code != JWRN_ADOBE_XFORM && code != JWRN_JFIF_MAJOR)
         fail(info);
 }
 

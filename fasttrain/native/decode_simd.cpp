@@ -15,17 +15,13 @@ Simd widest() {
 #endif
 }
 
-Simd chosen = widest();
-
 }  // namespace
 
-Simd simd_level() {
-    return chosen;
-}
+Simd chosen_simd_level = widest();
 
 bool set_simd_level(Simd level) {
     if (level > widest()) return false;
-    chosen = level;
+    chosen_simd_level = level;
     return true;
 }
 

@@ -12,7 +12,10 @@ namespace fasttrain {
 enum class Simd { plain, avx2, avx512 };
 
 // The widest of this machine, or a narrower one that a test chose.
-Simd simd_level();
+extern Simd chosen_simd_level;
+inline Simd simd_level() {
+    return chosen_simd_level;
+}
 // False where the machine hasn't got it. Not to be called while a pool works.
 bool set_simd_level(Simd level);
 

@@ -10,10 +10,19 @@ namespace fasttrain {
 
 namespace {
 
-// As Pillow's precompute_coeffs, with taps clamped to the samples that [begin, end) touches.
-void set_axis(ResizeAxis& axis, double begin, double end, int origin, int samples, int outputs) {
-    axis.low = std::max(origin, static_cast<int>(std::floor(begin)));
-    axis.high = std::min(origin + samples, static_cast<int>(std::ceil(end)));
+// One direction of a plane: its samples a pixel, and the samples that it holds.
+struct Extent {
+    double density;
+    int origin;
+    int samples;
+};
+
+// As Pillow's precompute_coeffs, with taps clamped to the samples that the pixels touch.
+void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixels, int outputs) {
+    const double begin = first_pixel * extent.density;
+    const double end = (first_pixel + pixels) * extent.density;
+    axis.low = std::max(extent.origin, static_cast<int>(std::floor(begin)));
+    axis.high = std::min(extent.origin + extent.samples, static_cast<int>(std::ceil(end)));
     const double scale = (end - begin) / outputs;
     const double support = std::max(scale, 1.0);
     const auto inverse = static_cast<float>(1.0 / support);
@@ -47,6 +56,56 @@ void set_axis(ResizeAxis& axis, double begin, double end, int origin, int sample
         axis.first[static_cast<size_t>(i)] = first;
         axis.count[static_cast<size_t>(i)] = count;
     }
+}
+
+// Chroma samples that cover two of the luma's each take the luma's weights, led through libjpeg's "fancy"
+// upsampling: a finer sample is three quarters of the one that covers it and a quarter of that one's
+// neighbour.
+void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
+    const size_t outputs = luma.first.size();
+    axis.low = luma.low / 2;
+    axis.high = (luma.high + 1) / 2;
+    axis.taps = luma.taps / 2 + 2;
+    axis.first.resize(outputs);
+    axis.count.resize(outputs);
+    axis.weights.resize(outputs * static_cast<size_t>(axis.taps));
+    const uint16_t* from = luma.weights.data();
+    uint16_t* weights = axis.weights.data();
+    for (size_t i = 0; i < outputs; ++i, from += luma.taps, weights += axis.taps) {
+        const int begin = luma.first[i];
+        const int taps = luma.count[i];
+        const int first = std::max(axis.low, (begin - 1) >> 1);
+        const int count = std::min(axis.high, ((begin + taps) >> 1) + 1) - first;
+        const auto at = [&](int finer) {
+            const auto k = static_cast<unsigned>(finer - begin);
+            return k < static_cast<unsigned>(taps) ? from[k] : 0;
+        };
+        int rest = 65536;
+        int largest = 0;
+        for (int k = 0; k < count; ++k) {
+            const int finer = 2 * (first + k);
+            int quarters = at(finer - 1) + 3 * (at(finer) + at(finer + 1)) + at(finer + 2);
+            if (first + k == axis.low) quarters += at(finer);
+            if (first + k == axis.high - 1) quarters += at(finer + 1);
+            weights[k] = static_cast<uint16_t>(std::min((quarters + 2) >> 2, 65535));
+            rest -= weights[k];
+            if (weights[k] > weights[largest]) largest = k;
+        }
+        weights[largest] = static_cast<uint16_t>(std::min(weights[largest] + rest, 65535));
+        axis.first[i] = first;
+        axis.count[i] = count;
+    }
+}
+
+// The axis for chroma whose luma has the first one: the same where the resolution is.
+const ResizeAxis& chroma_axis(ResizeAxis axes[2], const Extent& chroma, const Extent& luma, int first_pixel,
+                              int pixels, int outputs) {
+    if (chroma.density == luma.density) return axes[0];
+    if (chroma.density * 2 == luma.density)
+        set_half_axis(axes[1], axes[0]);
+    else
+        set_axis(axes[1], chroma, first_pixel, pixels, outputs);
+    return axes[1];
 }
 
 size_t padded(int length) {
@@ -84,22 +143,28 @@ const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const
 void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool flip, OutputSize size,
                    ResizeScratch& scratch, uint8_t* out) {
     const int count = colour == Colour::grey ? 1 : 3;
-    // Planes of one resolution share their taps.
-    const bool alike =
-        count == 1 || (planes[0].across == planes[1].across && planes[0].down == planes[1].down);
-    const uint8_t* rows[3];
-    for (int i = 0; i < count; ++i) {
-        const Plane& plane = planes[i];
-        ResizeAxis& across = scratch.horizontal[i > 0 && !alike];
-        ResizeAxis& down = scratch.vertical[i > 0 && !alike];
-        if (i == 0 || (i == 1 && !alike)) {
-            set_axis(across, box.left * plane.across, (box.left + box.width) * plane.across, plane.left,
-                     plane.columns, size.width);
-            set_axis(down, box.top * plane.down, (box.top + box.height) * plane.down, plane.top, plane.rows,
-                     size.height);
-        }
-        rows[i] = resize_across(plane, across, down, flip, size.width, scratch.columns, scratch.rows[i]);
+    const auto columns_of = [](const Plane& plane) {
+        return Extent{plane.across, plane.left, plane.columns};
+    };
+    const auto rows_of = [](const Plane& plane) { return Extent{plane.down, plane.top, plane.rows}; };
+    const Extent columns = columns_of(planes[0]);
+    const Extent lines_down = rows_of(planes[0]);
+    set_axis(scratch.horizontal[0], columns, box.left, box.width, size.width);
+    set_axis(scratch.vertical[0], lines_down, box.top, box.height, size.height);
+    const ResizeAxis* across[3];
+    const ResizeAxis* down[3];
+    across[0] = &scratch.horizontal[0];
+    down[0] = &scratch.vertical[0];
+    if (count == 3) {
+        across[1] = across[2] =
+            &chroma_axis(scratch.horizontal, columns_of(planes[1]), columns, box.left, box.width, size.width);
+        down[1] = down[2] =
+            &chroma_axis(scratch.vertical, rows_of(planes[1]), lines_down, box.top, box.height, size.height);
     }
+    const uint8_t* rows[3];
+    for (int i = 0; i < count; ++i)
+        rows[i] = resize_across(planes[i], *across[i], *down[i], flip, size.width, scratch.columns,
+                                scratch.rows[i]);
     const size_t stride = padded(size.width);
     const size_t row_bytes = static_cast<size_t>(size.width) * 3;
     const size_t total = row_bytes * static_cast<size_t>(size.height);
@@ -108,10 +173,10 @@ void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool 
     for (int i = 0; i < 3; ++i) lines[i] = spare + static_cast<size_t>(i) * stride;
     for (int y = 0; y < size.height; ++y) {
         for (int i = 0; i < count; ++i) {
-            const ResizeAxis& down = scratch.vertical[i > 0 && !alike];
+            const ResizeAxis& axis = *down[i];
             const auto at = static_cast<size_t>(y);
-            weigh_lines(rows[i] + static_cast<size_t>(down.first[at] - down.low) * stride, stride,
-                        down.count[at], down.weights.data() + at * static_cast<size_t>(down.taps), size.width,
+            weigh_lines(rows[i] + static_cast<size_t>(axis.first[at] - axis.low) * stride, stride,
+                        axis.count[at], axis.weights.data() + at * static_cast<size_t>(axis.taps), size.width,
                         lines[i]);
         }
         // Whole vectors run over a row's end into the next row, which is written later; not over the

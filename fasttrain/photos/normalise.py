@@ -128,6 +128,8 @@ def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
         return f"{header.precision}-bit JPEG"
     if header.components not in (1, 3):
         return "CMYK JPEG" if header.components == 4 else f"JPEG of {header.components} components"
+    if any(not factor or max(axis) % factor for axis in zip(*header.sampling, strict=True) for factor in axis):
+        return "JPEG of fractional sampling"  # libjpeg reads its coefficients, but refuses its pixels
     if max_size is not None and max(header.width, header.height) > max_size:
         return "size"
     return None

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cut.h"
+#include "header_mutator.h"
 #include "slice.h"
 #include "slice_batch.h"
 
@@ -20,8 +21,6 @@ struct Choices {
     int orientation;
     Box box;
 };
-
-constexpr size_t kChoiceBytes = 6;
 
 Choices choose(const uint8_t* bytes) {
     return {static_cast<Interval>(bytes[0] % 3), (bytes[0] & 64) != 0, 1 + bytes[1] % 8,

@@ -6,13 +6,12 @@
 
 #include "decode.h"
 #include "decode_simd.h"
+#include "header_mutator.h"
 #include "jpeg_markers.h"
 
 namespace {
 
 using namespace fasttrain;
-
-constexpr size_t kChoiceBytes = 8;
 
 // Empty where the bytes were refused.
 std::vector<uint8_t> decode(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,

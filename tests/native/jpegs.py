@@ -10,6 +10,7 @@ import functools
 import io
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,15 @@ FACTORS: dict[str, Factors] = {
     "cmyk": ((1, 1), (1, 1), (1, 1), (1, 1)),
     "ycck 4:2:0": ((2, 2), (1, 1), (1, 1), (2, 2)),
 }
+# Pictures that few encoders write, and that our own decoder leaves to libjpeg.
+UNUSUAL: dict[str, Factors] = {
+    "Cb larger than Cr": ((2, 2), (2, 2), (1, 1)),
+    "Cb wide, Cr tall": ((2, 2), (2, 1), (1, 2)),
+    "Cr larger than luma": ((1, 1), (1, 1), (2, 2)),
+    "chroma larger than luma": ((1, 1), (2, 2), (2, 2)),
+    "thirds": ((3, 1), (1, 1), (1, 1)),
+}
+FACTORS |= UNUSUAL
 ADOBE = {"cmyk": 0, "ycck 4:2:0": 2}
 
 # DC: 12 codes of 4 bits; AC: run 0..15 and size 1..11, ZRL and EOB, codes of 8 bits.
@@ -70,8 +80,9 @@ def _scan(
     mcus: list[list[tuple[int, int, int]]],
     components: list[int],
     restart: int,
+    ids: bytes,
 ) -> bytes:
-    selectors = b"".join(bytes([c + 1, 0]) for c in components)
+    selectors = b"".join(bytes([ids[c], 0]) for c in components)
     out = [marker(0xDA, bytes([len(components)]) + selectors + b"\0\x3f\0")]
     step = restart or len(mcus)
     for number, start in enumerate(range(0, len(mcus), step)):
@@ -93,6 +104,48 @@ def _interleaved(factors: Factors, rows: int, columns: int) -> Iterator[list[tup
             yield [(c, y * v + j, x * h + i) for c, (h, v) in enumerate(factors) for j in range(v) for i in range(h)]
 
 
+def _sizes(width: int, height: int, factors: Factors) -> tuple[int, int, list[tuple[int, int]]]:
+    """MCU rows and columns, and each component's own rows and columns of blocks."""
+    most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
+    own = [(-(-height * v // (8 * most_v)), -(-width * h // (8 * most_h))) for h, v in factors]
+    return -(-height // (8 * most_v)), -(-width // (8 * most_h)), own
+
+
+def encode_blocks(
+    width: int,
+    height: int,
+    factors: Factors,
+    blocks: list[NDArray[np.int64]],
+    quantisation: bytes,
+    *,
+    ids: bytes = b"\1\2\3\4",
+    restart: int = 0,
+    interleaved: bool = True,
+    extra: bytes = b"",
+) -> bytes:
+    """A baseline JPEG of quantised coefficients, one [block rows, block columns, 64] array a component, whole MCUs.
+
+    `restart` in MCUs, `extra` are markers to put after SOI.
+    """
+    rows, columns, sizes = _sizes(width, height, factors)
+    order = list(range(len(factors)))
+    sof = struct.pack(">BHHB", 8, height, width, len(factors))
+    sof += b"".join(bytes([ids[c], h << 4 | v, 0]) for c, (h, v) in enumerate(factors))
+    head = [b"\xff\xd8", extra, marker(0xDB, b"\0" + quantisation), marker(0xC0, sof)]
+    head.append(marker(0xC4, b"\0" + bytes([0, 0, 0, 12] + [0] * 12) + bytes(range(12))))
+    head.append(marker(0xC4, b"\x10" + bytes([0] * 7 + [178] + [0] * 8) + bytes(_AC_SYMBOLS)))
+    if restart:
+        head.append(marker(0xDD, struct.pack(">H", restart)))
+    if interleaved and len(factors) > 1:
+        scans = [_scan(blocks, list(_interleaved(factors, rows, columns)), order, restart, ids)]
+    else:
+        scans = [
+            _scan(blocks, [[(c, y, x)] for y in range(sizes[c][0]) for x in range(sizes[c][1])], [c], restart, ids)
+            for c in order
+        ]
+    return b"".join([*head, *scans, b"\xff\xd9"])
+
+
 def random_jpeg(
     width: int,
     height: int,
@@ -105,41 +158,45 @@ def random_jpeg(
     extra: bytes = b"",
     largest: int = 30,
 ) -> bytes:
-    """A baseline JPEG of random content; `restart` in MCUs, `extra` are markers to put after SOI.
+    """`encode_blocks` of random content.
 
     AC coefficients are in -`largest`..`largest`, both reached.
     """
     rng = np.random.default_rng(seed)
-    most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
-    rows, columns = -(-height // (8 * most_v)), -(-width // (8 * most_h))
-    blocks, sizes = [], []
+    rows, columns, _ = _sizes(width, height, factors)
+    blocks = []
     for h, v in factors:
         shape = (rows * v, columns * h, 64)
         block = rng.integers(-largest, largest + 1, shape) * (rng.random(shape) < 0.08)
         block[0, 0, 1:3] = -largest, largest
         block[..., 0] = rng.integers(-60, 61, block.shape[:2])
         blocks.append(block)
-        sizes.append((-(-height * v // (8 * most_v)), -(-width * h // (8 * most_h))))
-    order = list(range(len(factors)))
-    head = [b"\xff\xd8", extra]
     if adobe is not None:
-        head.append(marker(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, adobe)))
+        extra += adobe_marker(adobe)
     quantisation = bytes(int(q) for q in rng.integers(4, 12, 64))
-    sof = struct.pack(">BHHB", 8, height, width, len(factors))
-    sof += b"".join(bytes([c + 1, h << 4 | v, 0]) for c, (h, v) in enumerate(factors))
-    head += [marker(0xDB, b"\0" + quantisation), marker(0xC0, sof)]
-    head.append(marker(0xC4, b"\0" + bytes([0, 0, 0, 12] + [0] * 12) + bytes(range(12))))
-    head.append(marker(0xC4, b"\x10" + bytes([0] * 7 + [178] + [0] * 8) + bytes(_AC_SYMBOLS)))
-    if restart:
-        head.append(marker(0xDD, struct.pack(">H", restart)))
-    if interleaved and len(factors) > 1:
-        scans = [_scan(blocks, list(_interleaved(factors, rows, columns)), order, restart)]
-    else:
-        scans = [
-            _scan(blocks, [[(c, y, x)] for y in range(sizes[c][0]) for x in range(sizes[c][1])], [c], restart)
-            for c in order
-        ]
-    return b"".join([*head, *scans, b"\xff\xd9"])
+    return encode_blocks(
+        width, height, factors, blocks, quantisation, restart=restart, interleaved=interleaved, extra=extra
+    )
+
+
+def adobe_marker(transform: int) -> bytes:
+    return marker(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, transform))
+
+
+def flat_jpeg(width: int, height: int, factors: Factors, **options: Any) -> bytes:
+    """`encode_blocks` of a smooth picture whose every block of 8 x 8 samples is flat."""
+    rows, columns, _ = _sizes(width, height, factors)
+    most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
+    blocks = []
+    for c, (h, v) in enumerate(factors):
+        down = (np.arange(rows * v) + 0.5) * 8 * most_v / v / height
+        across = (np.arange(columns * h) + 0.5) * 8 * most_h / h / width
+        y, x = np.clip(np.meshgrid(down, across, indexing="ij"), 0, 1)
+        level = [130 + 60 * (x + y - 1), 150 - 50 * x, 100 + 60 * y, 60 + 90 * x][c]
+        block = np.zeros((*level.shape, 64), np.int64)
+        block[..., 0] = np.round(level) - 128
+        blocks.append(block)
+    return encode_blocks(width, height, factors, blocks, bytes([8] * 64), **options)
 
 
 @functools.cache

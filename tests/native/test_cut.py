@@ -148,7 +148,7 @@ def test_orientation_is_exif_transpose(kind: str, size: tuple[int, int], orienta
 
 @pytest.mark.parametrize("kind", jpegs.FACTORS)
 def test_orientation_loses_nothing(kind: str) -> None:
-    source = native.cut(jpegs.sample(kind, 64, 96), "mcu", True)
+    source = native.cut(jpegs.sample(kind, 96, 48), "mcu", True)
     for there, back in [(2, 2), (3, 3), (4, 4), (5, 5), (6, 8), (7, 7), (8, 6)]:
         turned = native.cut(source, "mcu", True, there)
         assert turned != source
@@ -239,6 +239,8 @@ def test_damaged_files_raise_or_give_a_whole_jpeg() -> None:
 def test_info(kind: str) -> None:
     info = jpeg_info(jpegs.sample(kind, 37, 29, 3))
     sampling = {"grey 2x2": "grey", "4:4:4 as 2x1": "4:4:4", "ycck 4:2:0": "cmyk"}.get(kind, kind)
+    if kind in jpegs.UNUSUAL:
+        sampling = "other"
     assert info == {
         "width": 37,
         "height": 29,
