@@ -159,7 +159,7 @@ def test_from_python(home: Path, photographs: Path, shard_folder: Path, model_fo
     assert look("~/shards", duplicates=False, progress=False).location == str(home / "shards")
     assert preview(resolve(small), count=2).captions
     assert find_runs(["~/run"])[0].folder == run
-    fasttrain.lr_find(**small, steps=5, end=1e-5, picture="~/rates.png")
+    fasttrain.lr_find(**small, steps=20, end=1e-5, picture="~/rates.png")
     fasttrain.profile(**small, steps=1, picture="~/steps.png")
     assert (home / "rates.png").exists() and (home / "steps.png").exists()
     (home / "c.toml").write_text('out = "~/runs"\ntrack = false\nlimit_batches = 1\nepochs = 1\n')
