@@ -10,6 +10,7 @@ import torch
 
 from fasttrain.checkpoint.trained import load_trained, run_folder
 from fasttrain.config.load import read_toml
+from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
@@ -64,14 +65,15 @@ def evaluate(
         raise UserError(f"tta = '{tta}' is not one of none, flip")
     split = split or default_split(data)
     check_split(split)
-    model, spec = load_trained(Path(checkpoint))
+    checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
+    model, spec = load_trained(checkpoint)
     if tta == "flip":
         model = FlipAveraged(model).eval()
     settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()
     shards = ShardSet.open(ensure_shards(data, settings, spec.classes), cache_size)
     labels = torch.from_numpy(model_labels(shards.classes, spec.classes, data))
     ids = split_ids(shards, split, data)
-    for note in (shards.left_out(), _seen_in_training(Path(checkpoint), data) if split == ALL else ""):
+    for note in (shards.left_out(), _seen_in_training(checkpoint, data) if split == ALL else ""):
         if note:
             log.warning("%s", note)
     where = choose_device(device)
@@ -103,14 +105,14 @@ def evaluate(
         page = report_of_evaluation(
             evaluation,
             predictions,
-            checkpoint=Path(checkpoint),
+            checkpoint=checkpoint,
             data=data,
             split=split,
             shards=shards,
             spec=spec,
             device=where,
         )
-        write_page(Path(report), page)
+        write_page(report, page)
     return evaluation
 
 
@@ -118,6 +120,6 @@ def _seen_in_training(checkpoint: Path, data: str | Path) -> str:
     """Return a warning where the run that `checkpoint` belongs to was trained on `data`, else nothing."""
     config = RunFolder(run_folder(checkpoint)).config
     trained_on = read_toml(config).get("data") if config.is_file() else None
-    if trained_on is None or Path(trained_on).expanduser().resolve() != Path(data).expanduser().resolve():
+    if trained_on is None or user_path(trained_on).resolve() != user_path(data).resolve():
         return ""
     return f"the model was trained on most of {data}; --split val evaluates the photographs that validated it"

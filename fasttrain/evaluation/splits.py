@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.config.load import nearest
-from fasttrain.config.location import is_url
+from fasttrain.config.location import is_url, user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.sources import divides_itself, require_known
 from fasttrain.shards.format import ALL, MANIFEST, SPLITS
@@ -31,7 +31,7 @@ def default_split(data: str | Path) -> str:
     """
     if is_url(data):
         return "val"
-    folder = Path(data).expanduser()
+    folder = user_path(data)
     undivided = folder.is_dir() and not (folder / MANIFEST).exists() and not divides_itself(folder)
     return ALL if undivided else "val"
 
