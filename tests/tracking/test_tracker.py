@@ -13,10 +13,17 @@ import pytest
 from mlflow_processes import FirstRun, run_python
 
 from fasttrain.errors import Stopped
+from fasttrain.tracking import mlflow as tracking
 from fasttrain.tracking.journal import JOURNAL, Journal, journal_uuid, set_aside
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.tracking.waiting import deliver_runs
-from tests.patience import wait_until
+from tests.patience import PATIENCE, wait_until
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that was busy once is not one that is away."""
+    monkeypatch.setattr(tracking, "_AWAY_S", PATIENCE)
 
 
 def test_everything_logged_is_in_the_store(here: Path, client: Any) -> None:
@@ -179,7 +186,10 @@ def test_a_missing_artifact_is_reported_and_the_run_goes_on(here: Path, client: 
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 1.0})
 
 
-def test_an_unusable_store_is_reported_once_and_the_journal_has_everything(here: Path) -> None:
+def test_an_unusable_store_is_reported_once_and_the_journal_has_everything(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "_AWAY_S", 0.5)
     (here / "mlflow.db").write_bytes(b"no database at all " * 1000)
     said: list[str] = []
     with Tracker.start("e", "r", {}, journal=here / "run", report=said.append) as tracker:
