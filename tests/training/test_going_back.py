@@ -177,7 +177,7 @@ def test_ended_extended_stopped_and_resumed(run, shard_folder):
 def test_extended_and_killed_at_once(run):
     with killed_after(lambda state: True):
         train(resume=str(run), epochs=5)
-    assert newest_unfinished(run.parent) == run
+    assert newest_unfinished(run.parent) == run and last_state(run)["epoch"] == 4
     assert len(train(resume="auto", out=run.parent).history) == 5
 
 
