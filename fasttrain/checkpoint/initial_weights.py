@@ -55,7 +55,8 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
     if not flat:
         raise UserError(f"{path}: no tensors in it; {_GIVE}")
     prefix = _best_prefix(flat, own)
-    raw = given = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
+    raw: Tensors = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
+    given = raw
     optional = _of_classifier(model, own)
     if _lacking(given, own, optional):
         given = _resampled(given, model)
