@@ -175,7 +175,7 @@ def test_options_named_in_sentences_and_tables_exist(page):
 
 def foreign_spans(text: str) -> set[str]:
     """Options in code spans that begin with another program's name."""
-    spans = re.findall(r"`((?:pytest|mkdocs|torchrun|pip|clang-format|\w*pre-commit|apt-get)\b[^`]*)`", text)
+    spans = re.findall(r"`((?:pytest|mkdocs|docker|torchrun|pip|clang-format|\w*pre-commit|apt-get)\b[^`]*)`", text)
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join(spans)))
 
 
