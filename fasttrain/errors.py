@@ -29,7 +29,7 @@ class OutOfMemory(UserError):
 
 
 class InternalError(FasttrainError):
-    """A fault of ours."""
+    """A fault of fasttrain's own."""
 
     exit_code = 1
 
@@ -38,6 +38,37 @@ class Stopped(FasttrainError):
     """The run was stopped and can be resumed (SIGTERM, `--limit-batches` excluded)."""
 
     exit_code = 75
+
+
+_TRACE = "_fasttrain_trace"
+
+
+def internal(error: BaseException) -> str:
+    """Describe an error that the user can't fix, in one line: what it is, and where its traceback can be read."""
+    said, kind = one_line(error), type(error).__name__
+    if not isinstance(error, InternalError) and not said.startswith(kind):
+        said = f"{kind}: {said}"
+    if where := getattr(error, _TRACE, None):
+        trace = f"the traceback is in {where}"
+    else:
+        trace = "the traceback is above" if os.environ.get("FASTTRAIN_DEBUG") else "--debug shows the traceback"
+    return f"internal error: {said}; {trace}"
+
+
+def remember_trace(error: BaseException, where: Path) -> None:
+    """Note that the traceback of `error` was written to the file `where`, for `internal`."""
+    setattr(error, _TRACE, where)
+
+
+def one_line(error: BaseException) -> str:
+    """Give an error's message, or its type where it has none.
+
+    DataLoader puts the whole traceback of a worker process into the message: of that, only what was raised is given.
+    """
+    text = str(error)
+    if "\nOriginal Traceback (most recent call last):\n" in text:
+        text = re.findall(r"^(?!Original|Traceback)[A-Za-z_][\w.]*(?:: .*)?$", text, re.MULTILINE)[-1]
+    return " ".join(text.split()) or type(error).__name__
 
 
 _MEMORY = "use a smaller --batch-size or --image-size or fewer --workers, end other programs, or raise the limit"
@@ -65,6 +96,9 @@ _SAID: dict[int, tuple[str, str | None]] = {
 STDOUT = "standard output"
 NO_SHM = "give --workers 0 or fewer, another --loader, or a larger one (docker run --shm-size=2g)"
 """What to do where /dev/shm is too small for worker processes."""
+WORKER = "a loader's worker process"
+UNGUARDED = 'call what starts them below `if __name__ == "__main__":`, as each worker process imports the script'
+"""What to do where a script without a guard starts worker processes by another method than fork."""
 
 _NO_MEMORY = (
     r"can't allocate memory|[Cc]annot allocate memory|std::bad_alloc|[Nn]ot enough memory|[Ii]nsufficient memory|"
@@ -78,10 +112,15 @@ _WORDS: tuple[tuple[str, str], ...] = (
         "Unable to write to file </torch_|unable to mmap .*</torch_",
         f"a worker process found no room in /dev/shm{{shm}}; {NO_SHM}",
     ),
+    (rf"{WORKER} was ended by SIGBUS", f"{WORKER} found no room in /dev/shm{{shm}}; {NO_SHM}"),
     (
-        r"DataLoader worker.*(killed by signal: Killed|exited unexpectedly)",
-        "a loader's worker process was killed, most likely by the kernel as memory ran out (dmesg says so); give fewer "
-        "--workers or a smaller --batch-size",
+        rf"{WORKER} was ended by SIGKILL",
+        f"{WORKER} was killed, most likely by the kernel as memory ran out (dmesg says so); give fewer --workers or a "
+        "smaller --batch-size",
+    ),
+    (
+        rf"{WORKER} ended (as it started|with exit code \d+) \(start method",
+        f"{WORKER} failed as it started, with the error above; {UNGUARDED}",
     ),
     (_NO_MEMORY, f"out of memory{{wanted}}; {_MEMORY}"),
     (
@@ -128,12 +167,12 @@ def mendable(error: BaseException, path: str | Path | None = None, mend: str | N
     if isinstance(error, FasttrainError):
         return None
     if isinstance(error, MemoryError):
-        said = " ".join(str(error).split())
+        said = one_line(error) if str(error) else ""
         return OutOfMemory(f"out of memory{f' ({said[:100]})' if said else ''}; {mend or _MEMORY}")
     if isinstance(error, OSError) and (error.errno in _SAID or _gone(error)):
         return of_os(error, path, mend)
     if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.partition(".")[0] in _DATABASES:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         for pattern, said in _WORDS:
             if re.search(pattern, text):
                 where = f"{path}: " if path else ""

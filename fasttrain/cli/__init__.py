@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from types import FrameType
 
 import typer
@@ -18,6 +19,7 @@ from fasttrain.cli.evaluate import evaluate
 from fasttrain.cli.export import export
 from fasttrain.cli.inspect import inspect
 from fasttrain.cli.lr_find import lr_find_command
+from fasttrain.cli.paths import with_user_paths
 from fasttrain.cli.predict import predict
 from fasttrain.cli.preview import preview_command
 from fasttrain.cli.profile import profile_command
@@ -27,7 +29,7 @@ from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_re
 from fasttrain.cli.train import train_command
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
-from fasttrain.errors import STDOUT, FasttrainError, Stopped, mendable
+from fasttrain.errors import STDOUT, FasttrainError, InternalError, Stopped, internal, mendable, one_line
 
 app = typer.Typer(
     name="fasttrain",
@@ -46,26 +48,30 @@ def common(debug: bool = DEBUG) -> None:
         os.environ["FASTTRAIN_DEBUG"] = "1"
 
 
-app.command()(convert)
-app.command()(merge)
-app.command()(inspect)
-app.command(name="preview")(preview_command())
-app.command(name="train")(train_command())
-app.command(name="profile")(profile_command())
-app.command()(replay)
-app.command()(evaluate)
-app.command()(predict)
-app.command()(export)
-app.command(name="lr-find")(lr_find_command())
-app.command(name="tune")(tune_command())
-app.command()(runs)
-app.command()(compare)
-app.command()(ui)
-app.command()(doctor)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "convert": convert,
+    "merge": merge,
+    "inspect": inspect,
+    "preview": preview_command(),
+    "train": train_command(),
+    "profile": profile_command(),
+    "replay": replay,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "lr-find": lr_find_command(),
+    "tune": tune_command(),
+    "runs": runs,
+    "compare": compare,
+    "ui": ui,
+    "doctor": doctor,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(name=_name)(with_user_paths(_command))
 
 
 def main() -> None:
-    """Runs the command line: exit code 0, 1 (our fault), 2 (yours), 75 (stopped, resumable) or 130 (Ctrl-C)."""
+    """Runs the command line: exit code 0, 1 (internal error), 2 (yours), 75 (stopped, resumable) or 130 (Ctrl-C)."""
     # `--debug` is taken anywhere on the line, as people add it to the end of what just failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
@@ -92,13 +98,11 @@ def main() -> None:
             traceback.print_exc()
         nameless = isinstance(error, OSError) and error.filename is None
         error = mendable(error, STDOUT if nameless and stdout_refuses() else None) or error
-        ours = not isinstance(error, FasttrainError)
-        said = " ".join(str(error).split()) or type(error).__name__
-        if ours:
-            said = f"a fault of ours: {type(error).__name__}: {said}; --debug shows where"
+        ours = not isinstance(error, FasttrainError) or type(error) is InternalError
+        said = internal(error) if ours else one_line(error)
         with contextlib.suppress(OSError):
             print(f"fasttrain: {said}", file=sys.stderr)
-        sys.exit(1 if ours else error.exit_code)  # type: ignore[attr-defined]
+        sys.exit(error.exit_code if isinstance(error, FasttrainError) else InternalError.exit_code)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+from fasttrain.errors import UserError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _UPLOAD = {"s3": "aws s3 sync", "gs": "gcloud storage rsync --recursive"}
+
+
+class NoSuchHome(UserError, ValueError):
+    """A path begins with `~`, and there is no such home folder. A ValueError, too, since validators of settings raise
+    those."""
+
+
+def user_path(path: str | Path) -> Path:
+    """Make a Path of a path that a user wrote: `~` and `~name` at its start become that home folder, as in a shell.
+
+    A file that is really named so (`~$menu.jpg`) stays what it is. Raises NoSuchHome.
+    """
+    path = Path(path)
+    first = path.parts[0] if path.parts else ""
+    if not first.startswith("~"):
+        return path
+    home = os.path.expanduser(first)  # noqa: PTH111 - Path's raises for a file named so
+    if Path(home).is_absolute():
+        return Path(home, *path.parts[1:])
+    if first == "~":
+        raise NoSuchHome(f"{path}: this account has no home folder; set HOME, or write the path in full")
+    if os.path.lexists(first):
+        return path
+    raise NoSuchHome(f"{path}: there is no user named '{first[1:]}' here; write the path in full")
 
 
 def is_url(location: str | Path) -> bool:
@@ -28,8 +55,8 @@ def upload_command(url: str) -> str | None:
 
 
 def parse_location(location: str | Path) -> str | Path:
-    """A URL as str, without slashes at its end; anything else as Path."""
-    return location.rstrip("/") if isinstance(location, str) and is_url(location) else Path(location)
+    """A URL as str, without slashes at its end; anything else as Path, with `~` expanded."""
+    return location.rstrip("/") if isinstance(location, str) and is_url(location) else user_path(location)
 
 
 def parse_size(text: str) -> int:

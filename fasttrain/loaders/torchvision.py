@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing.connection
 import multiprocessing.context
 import multiprocessing.queues
 import os
@@ -21,7 +22,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from fasttrain.errors import NO_SHM, UserError, mendable, of_os
+from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, mendable, of_os
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
@@ -38,6 +39,10 @@ class TorchvisionLoader(Loader):
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         super().__init__(shards, ids, settings)
+        if settings.workers and getattr(multiprocessing.current_process(), "_inheriting", False):
+            # This process is itself a worker, which imports the script that started it. Python refuses, too, to start
+            # workers here, but later, when there is a second run folder.
+            raise UserError(f"this script starts worker processes while one of them imports it; {UNGUARDED}")
         self._planned = _PlannedBatches()
         self._batches = DataLoader(
             _DecodedBatches(shards),
@@ -65,6 +70,8 @@ class TorchvisionLoader(Loader):
         try:
             with _starting_workers():
                 workers = iter(self._batches)  # forks, which must come before there are threads
+        except ConnectionError as error:  # to a worker that failed as it started
+            raise self._worker_ended() from error
         except OSError as error:
             if self.settings.workers and error.errno in (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.ENOSYS):
                 raise of_os(error, "/dev/shm", NO_SHM) from error  # where Python keeps the workers' locks
@@ -75,7 +82,26 @@ class TorchvisionLoader(Loader):
                     raise bad
                 yield images, bad
         except (ConnectionError, EOFError) as error:
-            raise RuntimeError(f"DataLoader worker exited unexpectedly ({error})") from error
+            raise self._worker_ended() from error
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            raise self._worker_ended() from error
+
+    def _worker_ended(self) -> RuntimeError:
+        """Tell how a worker ended, which torch does not: by which signal, or with which exit code."""
+        iterator = self._batches._iterator
+        workers = iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
+        ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5)
+        for worker in workers:
+            if worker.sentinel in ended:
+                worker.join(5)  # its files are closed a moment before it has an exit code
+        codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
+        if not codes:
+            return RuntimeError(f"{WORKER} ended as it started{_started()}")
+        if codes[0] < 0:
+            return RuntimeError(f"{WORKER} was ended by {signal.Signals(-codes[0]).name}")
+        return RuntimeError(f"{WORKER} ended with exit code {codes[0]}{_started()}")
 
     def close(self) -> None:
         super().close()
@@ -130,6 +156,11 @@ def _starting_workers() -> Iterator[None]:
         raise
     finally:
         signal_handling._SIGCHLD_handler_set = handled
+
+
+def _started() -> str:
+    method = multiprocessing.get_start_method()
+    return "" if method == "fork" else f" (start method {method})"
 
 
 class _Queue(multiprocessing.queues.Queue):

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from fasttrain.errors import Diverged, FasttrainError, InternalError, Stopped, UserError
+from fasttrain.errors import Diverged, FasttrainError, InternalError, Stopped, UserError, one_line
 from fasttrain.training.device import choose_workers
 
 T = TypeVar("T")
@@ -60,9 +60,9 @@ class _Failure:
 
     @staticmethod
     def of(rank: int, error: Exception) -> _Failure:
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = one_line(error)
         if not isinstance(error, FasttrainError):
-            said = f"a fault of ours: {type(error).__name__}: {said}"
+            said = f"{type(error).__name__}: {said}"
         kind = next((name for name in ("Diverged", "Stopped", "UserError") if isinstance(error, _ERRORS[name])), "")
         trace = "".join(traceback.format_exception(error))
         return _Failure(rank, kind, getattr(error, "exit_code", 1), said, trace)

@@ -22,6 +22,11 @@ class RunLog(logging.FileHandler):
         except OSError as error:
             self._refuse(error)
 
+    @property
+    def kept(self) -> bool:
+        """Whether the file holds all that was logged so far."""
+        return not self._refused
+
     def emit(self, record: logging.LogRecord) -> None:
         if not self._refused:
             super().emit(record)

@@ -19,7 +19,7 @@ from rich.text import Text
 from fasttrain.config.load import resolve
 from fasttrain.config.save_every import parse_save_every
 from fasttrain.config.schema import TrainConfig
-from fasttrain.errors import Stopped, of_os
+from fasttrain.errors import Stopped, of_os, remember_trace
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.loaders.base import Loader
@@ -139,6 +139,8 @@ class _Run(RunParts):
         except Exception as error:
             self.saving.settle()
             log.exception("the run in %s failed", self.folder.path)
+            if isinstance(handler, RunLog) and handler.kept:
+                remember_trace(error, self.folder.log)
             said = too_large(error, self, self.folder.path) or refused(error, self.folder)
             raise said or error from error.__cause__
         finally:

@@ -96,7 +96,7 @@ def test_a_real_process_ends_with_the_code():
     )
 
 
-def test_a_fault_of_ours_is_exit_code_1():
+def test_an_internal_error_is_exit_code_1():
     code = (
         "import sys, fasttrain.cli as cli\n"
         "sys.argv = ['fasttrain', 'broken']\n"
@@ -106,7 +106,7 @@ def test_a_fault_of_ours_is_exit_code_1():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == "fasttrain: a fault of ours: ZeroDivisionError: x; --debug shows where\n"
+    assert done.stderr == "fasttrain: internal error: ZeroDivisionError: x; --debug shows the traceback\n"
 
 
 def test_doctor_looks_at_this_machine():

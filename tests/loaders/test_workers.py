@@ -1,15 +1,19 @@
-"""Worker processes of `--loader torchvision` that die, or can't hand over what they made: said, and nobody waits."""
+"""Worker processes of `--loader torchvision` that die, or can't hand over what they made: said, and nobody waits; each
+with its own reason."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, internal, mendable
 from fasttrain.loaders import torchvision
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -18,8 +22,9 @@ from fasttrain.shards.reader import ShardSet
 
 
 @pytest.fixture
-def loader(shard_folder) -> Iterator[TorchvisionLoader]:
+def loader(shard_folder, monkeypatch) -> Iterator[TorchvisionLoader]:
     shards = ShardSet.open(shard_folder)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))  # s, between two looks
     loader = TorchvisionLoader(shards, shards.ids("train"), LoaderSettings(4, 32, Crop(), workers=2))
     yield loader
     loader.close()
@@ -31,8 +36,9 @@ def test_a_worker_that_is_killed_is_missed_and_the_other_ends_with_the_loader(lo
     next(batches)
     first, second = set(multiprocessing.active_children()) - before
     os.kill(first.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+    with pytest.raises(RuntimeError, match="was ended by SIGKILL") as error:
         list(batches)
+    assert "kernel as memory ran out" in str(mendable(error.value))
     assert signal.getsignal(signal.SIGCHLD) is handled, "an exception from a signal handler may come anywhere"
     loader.close()
     second.join(10)
@@ -63,3 +69,59 @@ def test_what_a_worker_cannot_send_is_an_error_and_no_endless_wait(loader, monke
     monkeypatch.setattr(torchvision._DecodedBatches, "__getitem__", lambda self, batch: (lambda: 0, []))
     with pytest.raises(UserError, match="can't hand over its batch"):
         list(loader)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said", "mended"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "was ended by SIGSEGV", None),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), "was ended by SIGBUS", "/dev/shm"),
+        (lambda: os._exit(3), "ended with exit code 3", None),
+    ],
+    ids=["SIGSEGV", "SIGBUS", "exit code"],
+)
+def test_how_a_worker_ended_is_told_and_is_not_always_memory(loader, monkeypatch, ends, said, mended):
+    monkeypatch.setattr(torchvision._DecodedBatches, "__getitem__", lambda self, batch: ends())
+    with pytest.raises(RuntimeError, match=said) as error:
+        list(loader)
+    line = mendable(error.value)
+    assert (line is None) if mended is None else mended in str(line)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [KeyError("no room left"), RuntimeError("it says\nTraceback\nout of order"), ZeroDivisionError(), OSError(5, "x")],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_workers_own_exception_is_one_line_and_no_lack_of_memory(loader, monkeypatch, raised):
+    def out_of_memory(self, batch):  # a name that stands in the worker's traceback
+        raise raised
+
+    monkeypatch.setattr(torchvision._DecodedBatches, "__getitem__", out_of_memory)
+    if isinstance(raised, RuntimeError):
+        monkeypatch.setattr(torchvision, "decode_crop", None)
+    with pytest.raises(Exception, match="Original Traceback") as error:
+        list(loader)
+    assert type(raised).__name__ in internal(error.value) and "Traceback (" not in internal(error.value)
+    assert "out of memory" not in str(mendable(error.value))
+
+
+_SCRIPT = """
+import multiprocessing
+multiprocessing.set_start_method("spawn", force=True)
+from fasttrain.loaders.base import LoaderSettings
+from fasttrain.loaders.plan import Crop
+from fasttrain.loaders.torchvision import TorchvisionLoader
+from fasttrain.shards.reader import ShardSet
+shards = ShardSet.open("{data}")
+list(TorchvisionLoader(shards, shards.ids("val"), LoaderSettings(4, 32, Crop(), workers=1)))
+"""
+
+
+def test_a_script_without_a_guard_is_told_of_it(shard_folder, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(_SCRIPT.format(data=shard_folder))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1 and "starts worker processes while one of them imports it" in done.stderr, done.stderr
+    line = str(mendable(RuntimeError(done.stderr.strip().splitlines()[-1])))
+    assert 'below `if __name__ == "__main__":`' in line and "memory" not in line, done.stderr

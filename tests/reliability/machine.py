@@ -50,7 +50,7 @@ class Ended:
         assert "Traceback" not in self.err + self.out, everything
         lines = [line for line in self.err.splitlines() if line.startswith("fasttrain: ")]
         assert len(lines) == 1, everything
-        assert "a fault of ours" not in lines[0], everything
+        assert "internal error" not in lines[0], everything
         return lines[0]
 
 

@@ -1,0 +1,26 @@
+"""Paths on the command line, of which a shell expands `~` only where it begins a word: not in `--out=~/runs`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fasttrain.config.location import user_path
+
+
+def with_user_paths(command: Callable[..., None]) -> Callable[..., None]:
+    """Make `command` get all its arguments of type Path with `~` expanded."""
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(**{name: _expanded(value) for name, value in given.items()})
+
+    return run
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
+    return user_path(value) if isinstance(value, Path) else value
