@@ -11,7 +11,7 @@ import torch
 
 from fasttrain.errors import InternalError
 
-_TENSOR, _STRIDE, _TUPLE, _FLOAT, _ITEMS = "$tensor", "$stride", "$tuple", "$float", "$items"
+_TENSOR, _STRIDE, _TUPLE, _FLOAT, _ITEMS, _DTYPE = "$tensor", "$stride", "$tuple", "$float", "$items", "$dtype"
 
 
 def snapshot(value: Any) -> Any:
@@ -29,8 +29,8 @@ def snapshot(value: Any) -> Any:
 def pack(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
     """The tensors of `state`, named by their paths ("model.conv_stem.weight"), and JSON that says where they belong.
 
-    Takes dicts with any plain keys, lists, tuples, tensors, None, bool, int, float (infinite and NaN, too) and str.
-    InternalError for anything else.
+    Takes dicts with any plain keys, lists, tuples, tensors, None, bool, int, float (infinite and NaN, too), str and
+    torch.dtype. InternalError for anything else.
     """
     tensors: dict[str, torch.Tensor] = {}
     return tensors, json.dumps(_packed(state, "", tensors), allow_nan=False, separators=(",", ":"))
@@ -47,6 +47,8 @@ def _packed(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {_FLOAT: str(value)}
+    if isinstance(value, torch.dtype):
+        return {_DTYPE: str(value).removeprefix("torch.")}
     if isinstance(value, torch.Tensor):
         name = path
         while name in tensors or name in ("", "__metadata__"):  # {"a.b": …} beside {"a": {"b": …}}
@@ -76,9 +78,18 @@ def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return tuple(_unpacked(each, tensors) for each in value[_TUPLE])
     if _FLOAT in value:
         return float(value[_FLOAT])
+    if _DTYPE in value:
+        return _dtype(value[_DTYPE])
     if _ITEMS in value:
         return {_unpacked(key, tensors): _unpacked(each, tensors) for key, each in value[_ITEMS]}
     return {key: _unpacked(each, tensors) for key, each in value.items()}
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{name!r} is no dtype")
+    return found
 
 
 def _laid_out(tensor: torch.Tensor, stride: list[int] | None) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import timm.optim.kron
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import CosineLRScheduler
@@ -11,6 +13,9 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.training.optimizer_check import require_usable
+
+timm.optim.kron.has_dynamo = False  # it compiles four graphs for each shape of parameter: minutes before the first step
 
 
 def create_optimizer(
@@ -25,25 +30,43 @@ def create_optimizer(
 
     Torch's own run as one fused kernel where they have it. `layer_decay`, in (0, 1]: each of timm's groups of layers
     gets this share of the rate of the group above it (as in BEiT, Bao et al. 2021), which `Schedule` applies.
+
+    `name` may begin with `lookahead_` (Zhang et al. 2019). Raises UserError where timm has no such optimizer, or where
+    it can't train here: see `require_usable`.
     """
-    if name.lower() not in list_optimizers():
-        raise UserError(f"optimizer = '{name}' is not known to timm{nearest(name.lower(), list_optimizers())}")
-    made: torch.optim.Optimizer = create_optimizer_v2(
-        model,
-        opt=name,
-        lr=learning_rate,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        filter_bias_and_bn=True,
-        layer_decay=layer_decay,
-        **({"fused": True} if _has_fused(name.lower()) else {}),
-    )
-    return made
+    kind = name.lower().removeprefix("lookahead_")
+    if kind not in list_optimizers():
+        raise UserError(f"optimizer = '{name}' is not known to timm{nearest(kind, list_optimizers())}")
+
+    def make(model: torch.nn.Module, layer_decay: float | None = None) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = create_optimizer_v2(
+            model,
+            opt=name,
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            filter_bias_and_bn=True,
+            layer_decay=layer_decay,
+            **_arguments(kind, momentum),
+        )
+        return made
+
+    require_usable(name, kind, make, next(model.parameters()).device)
+    return make(model, layer_decay)
 
 
-def _has_fused(name: str) -> bool:
-    made = get_optimizer_class(name.split("_")[-1], bind_defaults=False)
-    return made in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on the CPU, CUDA and MPS
+def _arguments(kind: str, momentum: float) -> dict[str, bool]:
+    """What timm's optimizer `kind` takes beyond the settings."""
+    made = get_optimizer_class(kind, bind_defaults=False)
+    takes = inspect.signature(made).parameters
+    given = {}
+    if made in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):  # on the CPU, CUDA and MPS
+        given["fused"] = True
+    if not momentum and "nesterov" in takes:
+        given["nesterov"] = False
+    if "deterministic" in takes:  # Kron's: else ranks draw different numbers, and drift apart
+        given["deterministic"] = True
+    return given
 
 
 class Schedule:
@@ -83,7 +106,8 @@ class Schedule:
             )
         elif kind == "onecycle":
             rates = [learning_rate * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
-            self._onecycle = OneCycleLR(optimizer, max_lr=rates, total_steps=total + 1)
+            has_momentum = "momentum" in optimizer.defaults or "betas" in optimizer.defaults
+            self._onecycle = OneCycleLR(optimizer, max_lr=rates, total_steps=total + 1, cycle_momentum=has_momentum)
 
     @property
     def learning_rate(self) -> float:

@@ -41,9 +41,9 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 
 
 texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=6) | st.sampled_from(
-    ["$tensor", "$items", "$tuple", "$float", "$stride", "$", "", "a.b", "__metadata__", "'", "a"]
+    ["$tensor", "$items", "$tuple", "$float", "$stride", "$dtype", "$", "", "a.b", "__metadata__", "'", "a"]
 )
-leaves = st.none() | st.booleans() | st.integers() | st.floats() | texts | tensors()
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | texts | tensors() | st.sampled_from(DTYPES)
 keys = texts | st.integers() | st.booleans() | st.tuples(st.integers(), texts) | st.none()
 states = st.dictionaries(
     texts,
@@ -141,3 +141,9 @@ def test_a_tensor_named_twice_is_refused() -> None:
     assert twice != packed
     with pytest.raises(KeyError):
         unpack(tensors, twice)
+
+
+@pytest.mark.parametrize("name", ["load", "float33", "nn", ""])
+def test_a_dtype_that_is_none_is_refused(name):
+    with pytest.raises(ValueError, match="is no dtype"):
+        unpack({}, f'{{"a":{{"$dtype":"{name}"}}}}')

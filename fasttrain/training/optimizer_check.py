@@ -1,0 +1,56 @@
+"""Whether one of timm's optimizers can train here: found out on a few numbers, before a run has a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from timm.optim import get_optimizer_info
+
+from fasttrain.checkpoint.packing import pack, snapshot, unpack
+from fasttrain.errors import UserError, mendable, one_line
+
+_INSTEAD = "use another one, such as adamw"
+
+
+def require_usable(
+    name: str, kind: str, make: Callable[[torch.nn.Module], torch.optim.Optimizer], device: torch.device
+) -> None:
+    """Make two steps of the optimizer on a few parameters, pack its state as a checkpoint's, and load that.
+
+    `name` is the setting's value, `kind` timm's name without `lookahead_`, `make` makes the optimizer of a model. The
+    random generators stay as they were. Raises UserError, which names the optimizer and the reason.
+    """
+    where = get_optimizer_info(kind).opt_class
+    if isinstance(where, str) and find_spec(package := where.partition(".")[0]) is None:
+        raise UserError(f"optimizer = '{name}' is {package}'s, and {package} is not installed; {_INSTEAD}")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            _step_and_load(make, device)
+        except _Unsupported as error:
+            raise UserError(f"optimizer = '{name}' {error}; {_INSTEAD}") from None
+        except Exception as error:  # each of a hundred optimizers raises its own
+            raise mendable(error) or UserError(
+                f"optimizer = '{name}' can't train here ({type(error).__name__}: {one_line(error)[:200]}); {_INSTEAD}"
+            ) from error
+
+
+class _Unsupported(Exception):
+    """What the optimizer needs and training here hasn't got."""
+
+
+def _step_and_load(make: Callable[[torch.nn.Module], torch.optim.Optimizer], device: torch.device) -> None:
+    layers = torch.nn.Conv2d(2, 4, 3), torch.nn.Conv2d(4, 4, 1, groups=4), torch.nn.Linear(4, 2)
+    model = torch.nn.Sequential(*layers).to(device).to(memory_format=torch.channels_last)
+    optimizer = make(model)
+    if getattr(optimizer, "is_second_order", False):
+        raise _Unsupported("needs second derivatives, which are not computed here")
+    if callable(getattr(optimizer, "train", None)):
+        raise _Unsupported("must be told when training pauses for validation, which is not done here")
+    for _ in range(2):
+        for parameter in model.parameters():
+            gradient = torch.linspace(-1, 1, parameter.numel(), device=device).reshape(parameter.shape)
+            parameter.grad = gradient.to(memory_format=torch.channels_last) if gradient.ndim == 4 else gradient
+        optimizer.step()
+    make(model).load_state_dict(unpack(*pack(snapshot(optimizer.state_dict()))))
