@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from fasttrain.extras import install
+from fasttrain.tracking.store import set_environment
 from fasttrain.training.device import amp_problem
 
 
@@ -31,6 +32,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Python, cores, CPU abilities, torch, CUDA, and each optional package, actually imported."""
+    set_environment()  # without it, MLflow may not be imported
     cores = len(os.sched_getaffinity(0))
     return [
         Finding("Python", True, platform.python_version()),

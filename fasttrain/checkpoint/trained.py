@@ -14,6 +14,7 @@ from fasttrain.checkpoint.folder import CHECKPOINTS
 from fasttrain.checkpoint.weights import weights_file
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
+from fasttrain.text import read_text
 
 
 def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
@@ -45,7 +46,7 @@ def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
 
 def _read_spec(path: Path) -> ModelSpec:
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec = json.loads(read_text(path))
         return ModelSpec(
             str(spec["model"]),
             tuple(spec["classes"]),

@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
+from fasttrain.text import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,12 +22,12 @@ else:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings in `path`; UserError where it is absent or not TOML."""
+    """Read the settings in the file `path`. Raises UserError where it is absent, not TOML or not text."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(user_path(path)))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give --config a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML: {error}") from None
 
 

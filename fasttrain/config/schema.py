@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from fasttrain.config.location import parse_location, parse_size
+from fasttrain.config.location import parse_location, parse_size, user_path
 from fasttrain.config.recipes import NEEDS_PIXELS, RECIPES, recipe_defaults
 from fasttrain.config.save_every import parse_save_every
 
@@ -138,6 +138,11 @@ class TrainConfig(BaseModel):
     @classmethod
     def _location(cls, data: str | Path) -> str | Path:
         return parse_location(data)
+
+    @field_validator("weights", "out", "resume", mode="after")
+    @classmethod
+    def _below_home(cls, given: str | Path | None) -> str | Path | None:
+        return None if given is None else type(given)(user_path(given))
 
     @field_validator("batch_size", mode="before")
     @classmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
@@ -51,7 +52,8 @@ def evaluate(
         raise UserError(f"on_bad_sample = '{on_bad_sample}' is not one of error, skip")
     if tta not in ("none", "flip"):
         raise UserError(f"tta = '{tta}' is not one of none, flip")
-    model, spec = load_trained(Path(checkpoint))
+    checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
+    model, spec = load_trained(checkpoint)
     if tta == "flip":
         model = FlipAveraged(model).eval()
     shards = ShardSet.open(ensure_shards(data), cache_size)
@@ -95,12 +97,12 @@ def evaluate(
         page = report_of_evaluation(
             evaluation,
             predictions,
-            checkpoint=Path(checkpoint),
+            checkpoint=checkpoint,
             data=data,
             split=split,
             shards=shards,
             spec=spec,
             device=where,
         )
-        write_page(Path(report), page)
+        write_page(report, page)
     return evaluation

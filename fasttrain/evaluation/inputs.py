@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fasttrain.config.location import user_path
 from fasttrain.photos.walk import Found, walk
 
 
@@ -30,7 +31,7 @@ def find_photographs(given: Iterable[str | Path]) -> Iterator[Path | Refused]:
     taken for a photograph, whatever its name.
     """
     for each in given:
-        path = Path(each).expanduser()
+        path = user_path(each)
         if path.is_dir():
             yield from _below(path)
         elif path.exists() or not glob.has_magic(str(each)):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.location import user_path
 from fasttrain.errors import UserError, fault_of_machine
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.loaders.plan import centre_boxes
@@ -84,7 +85,7 @@ class Predictor:
         """As `predict`'s arguments. Raises UserError where there is no such model or device."""
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
-        model, self.spec = load_trained(Path(checkpoint))
+        model, self.spec = load_trained(user_path(checkpoint))
         self._device = choose_device(device)
         model = FlipAveraged(model).eval() if tta == "flip" else model
         self._model = model.to(self._device).to(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ import torch
 
 import fasttrain
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.location import user_path
 from fasttrain.errors import UserError, of_os
 from fasttrain.export.base import Format, Run, inferring
 from fasttrain.export.photographs import some_photographs
@@ -67,8 +68,9 @@ def export(
     if input not in INPUTS:
         raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")
     kind = make_format(format)
-    model, spec = load_trained(Path(checkpoint))
-    path = Path(out) if out else _folder(Path(checkpoint)) / f"model{kind.suffix}"
+    checkpoint = user_path(checkpoint)
+    path = user_path(out) if out else _folder(checkpoint) / f"model{kind.suffix}"
+    model, spec = load_trained(checkpoint)
     pixels, source = some_photographs(data, photographs, spec.image_size)
     normalise = Normalise(spec.mean, spec.std, channels_last=False)
     graph = torch.nn.Sequential(normalise, model).eval() if input == "uint8" else model

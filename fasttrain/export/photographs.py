@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fasttrain.config.location import is_url
+from fasttrain.config.location import is_url, user_path
 from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.evaluation.predict import Unreadable, read_photograph
@@ -36,7 +36,7 @@ def some_photographs(data: str | Path | None, count: int, image_size: int) -> tu
             except OSError as error:
                 raise of_os(error, drawn, "set TMPDIR to another folder, or give --data") from error
             return _from_files(drawn, count, image_size), "drawn ones (--data gives others)"
-    if is_url(data) or (Path(data) / MANIFEST).exists():
+    if is_url(data) or (user_path(data) / MANIFEST).exists():
         return _from_shards(data, count, image_size)
     return _from_files(data, count, image_size), f"{data}"
 

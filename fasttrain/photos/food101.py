@@ -9,7 +9,7 @@ import socket
 import tarfile
 from pathlib import Path
 
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, mendable
 
 _INSTEAD = "use --source sample (built in) or --source DIR (a folder of yours)"
 _SILENCE_S = 60.0
@@ -41,7 +41,9 @@ def download_food101(cache: Path) -> Path:
             staging.rmdir()
         # urllib's errors are OSErrors, a wrong checksum is torchvision's RuntimeError.
         why = " ".join(str(getattr(error, "reason", error)).split())
-        raise UserError(f"Food-101 can't be downloaded into {cache} ({why}): {_INSTEAD}") from error
+        raise mendable(error, staging, "set FASTTRAIN_CACHE to a folder with room for it") or UserError(
+            f"Food-101 can't be downloaded into {cache} ({why}): {_INSTEAD}"
+        ) from error
     finally:
         socket.setdefaulttimeout(waits)
     shutil.rmtree(staging)

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.config.location import NoSuchHome, user_path
 from fasttrain.errors import UserError, of_os
 from fasttrain.photos.walk import Found, Ignored, is_folder, walk
+from fasttrain.text import read_text
 
 TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
 SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "validation": VAL, "valid": VAL, "test": TEST}
@@ -63,8 +65,15 @@ class _Photo:
 
 
 def cache_root() -> Path:
-    """`$FASTTRAIN_CACHE`, or `~/.cache/fasttrain`."""
-    return Path(os.environ.get("FASTTRAIN_CACHE") or Path.home() / ".cache" / "fasttrain").expanduser()
+    """`$FASTTRAIN_CACHE`, or `~/.cache/fasttrain`. Raises UserError where there is no home folder."""
+    if given := os.environ.get("FASTTRAIN_CACHE"):
+        return user_path(given)
+    try:
+        return user_path("~/.cache/fasttrain")
+    except NoSuchHome as error:
+        raise UserError(
+            "this account has no home folder to keep a cache in; set FASTTRAIN_CACHE to a folder that can be written"
+        ) from error
 
 
 def open_source(source: str | Path) -> Source:
@@ -83,7 +92,7 @@ def open_source(source: str | Path) -> Source:
         from fasttrain.photos.sample import cached_sample
 
         return _class_folders(cached_sample(cache_root()), "sample", "sample")
-    root = Path(source).expanduser()
+    root = user_path(source)
     try:
         return _open_folder(root)
     except OSError as error:
@@ -153,7 +162,7 @@ def _food101(base: Path, kind: str, name: str) -> Source:
     named = {
         line.strip(): split
         for part, split in (("train", UNDECIDED), ("test", TEST))
-        for line in (base / "meta" / f"{part}.txt").read_text("utf-8").splitlines()
+        for line in read_text(base / "meta" / f"{part}.txt").splitlines()
         if line.strip()
     }
     listed = _walk_classes(root, "", _folders(root), UNDECIDED)

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError, of_os
 from fasttrain.loaders.registry import LOADERS, loader_class
@@ -48,7 +49,7 @@ def profile(
     /,
     *,
     steps: int = 30,
-    picture: Path | None = None,
+    picture: str | Path | None = None,
     console: Console | None = None,
     **settings: Any,
 ) -> Profile:
@@ -61,6 +62,7 @@ def profile(
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
+    picture = None if picture is None else user_path(picture)
     console = console or make_console(quiet=True)
     asked = resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
     _check(asked)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fasttrain.config.location import is_url, upload_command, url_in_path
+from fasttrain.config.location import is_url, upload_command, url_in_path, user_path
 from fasttrain.errors import Stopped, UserError
 from fasttrain.photos.sources import Source, cache_root, open_source
 from fasttrain.shards.assemble import assemble
@@ -139,7 +139,7 @@ def ensure_shards(data: str | Path) -> str | Path:
     """
     if is_url(data):
         return data
-    data = Path(data)
+    data = user_path(data)
     if not data.exists() and (url := url_in_path(data)):
         raise UserError(f"{data} does not exist; did you mean '{url}'? A Path takes a slash from a URL: give a string")
     if (data / MANIFEST).exists():
@@ -163,7 +163,7 @@ def _local(out: str | Path) -> Path:
     if url := url_in_path(out):
         mend = upload_command(url) or "copy it there"
         raise UserError(f"--out {url}: convert into a local folder first (--out shards), then: {mend}")
-    return Path(out).expanduser()
+    return user_path(out)
 
 
 def _formats(given: str, raw: bool) -> set[str]:

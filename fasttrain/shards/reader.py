@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.config.location import is_url
+from fasttrain.config.location import is_url, user_path
 from fasttrain.errors import UserError, of_os
 from fasttrain.shards.check import index_problem, members_problem
 from fasttrain.shards.checksum import sha256_of
@@ -138,7 +138,7 @@ class ShardSet:
             from fasttrain.shards.remote import open_remote
 
             return cls(open_remote(str(location), cache_size))
-        return cls(LocalFiles(Path(location)))
+        return cls(LocalFiles(user_path(location)))
 
     def __len__(self) -> int:
         return len(self.index)

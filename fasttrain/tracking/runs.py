@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.load import nearest, read_toml
+from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.tracking.journal import JOURNAL, Entry
 from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
@@ -157,8 +158,8 @@ def find_runs(names: Sequence[str], uri: str | None = None) -> list[TrackedRun]:
     everything: list[Run] = []
     found = []
     for name in names:
-        if is_run_folder(Path(name)):
-            found.append(run_of_folder(Path(name)))
+        if is_run_folder(folder := user_path(name)):
+            found.append(run_of_folder(folder))
             continue
         if reader is None:
             try:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
@@ -59,6 +60,9 @@ def set_environment() -> None:
     """Sets MLflow's time-outs, retries and chatter for this process, where the user has not set them."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not Path(os.path.expanduser("~")).is_absolute():  # noqa: PTH111 - Path's raises
+        # MLflow can't be imported by an account without a home folder, as in `docker run --user 12345`.
+        os.environ["HOME"] = tempfile.gettempdir()
 
 
 class NotTaken(Exception):

@@ -15,6 +15,7 @@ import torch
 
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
+from fasttrain.config.location import user_path
 from fasttrain.config.schema import parse_rand_augment
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics
@@ -91,7 +92,7 @@ def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None 
 
     `sheet`: where the guilty batch is drawn; None for nowhere. Raises UserError where there is no such step.
     """
-    path = find_diverged(Path(where))
+    path, drawn = find_diverged(user_path(where)), None if sheet is None else user_path(sheet)
     saved = DivergedStep.load(path)
     target = choose_device(device)
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
@@ -100,9 +101,9 @@ def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None 
     keys: list[str] = saved.facts["keys"][-len(labels) :]
     guilty = last.samples or np.argsort(last.losses)[::-1][:_LISTED].tolist()
     why, mend = _explain(saved, tried)
-    drawn = None
-    if sheet is not None and saved.batches[-1][0].ndim == 4:
-        drawn = Path(sheet)
+    if saved.batches[-1][0].ndim != 4:
+        drawn = None
+    if drawn is not None:
         _draw(saved, keys, last, drawn, f"{path}: {why}")
     return Replay(path, saved.facts, len(labels), tried, [keys[each] for each in guilty], why, mend, drawn)
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError, of_os
 from fasttrain.model.freeze import keep_frozen
@@ -60,7 +61,7 @@ def lr_find(
     end: float = 10.0,
     steps: int = 100,
     smoothing: float = 4.0,
-    picture: Path | None = None,
+    picture: str | Path | None = None,
     console: Console | None = None,
     **settings: Any,
 ) -> LrFindResult:
@@ -73,6 +74,7 @@ def lr_find(
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
+    picture = None if picture is None else user_path(picture)
     _check(start, end, steps, smoothing)
     asked = resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
     if asked.resume is not None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fasttrain.checkpoint.folder import CHECKPOINTS, FINISHED, checkpoints_of, newest_checkpoint
 from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import Diverged, OutOfMemory, Stopped, UserError
 from fasttrain.extras import require
@@ -110,7 +111,7 @@ def tune(
     asked = resolve(given, origin=str(config or "settings"))
     given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}
     space = Space.of(asked.optimizer, learning_rate_range, weight_decay_range, batch_sizes)
-    out = Path(out)
+    out = user_path(out)
     with alone_in(out):
         study = open_study(out, space, pruner, asked.seed, given)
         return _Search(study, space, asked, given, out, console or make_console(quiet=True)).run(trials, timeout)

@@ -374,3 +374,22 @@ def test_nothing_to_write_to_at_home(machine: Machine, made: Made, fault: Fault)
         )
         assert done.returncode == 0 and "Traceback" not in done.stderr, done
     fault.seen("a home and a /tmp that can't be written", "`fasttrain train` and `evaluate --report`", 2)
+
+
+def test_an_account_without_a_home(machine: Machine, made: Made, fault: Fault) -> None:
+    """`docker run --user 12345`: no entry in /etc/passwd, and no HOME."""
+    if os.getuid():
+        pytest.skip("needs root, to become another user")
+    homeless = {"user": 12345, "before": "import os; del os.environ['HOME']"}
+    place = machine.folder()
+    for name in ("convert", "train", "compare"):
+        ended = machine.run(*made.commands(place)[name], **homeless)
+        assert ended.code == 0 and "Traceback" not in ended.err, ended
+    no_cache = {**homeless, "env": {"FASTTRAIN_CACHE": ""}}
+    for line in (["convert", "--source", "sample", "--out", place / "s"], [*made.train(), "--data", made.photos]):
+        refused(machine.run(*line, **no_cache), "no home folder", "set FASTTRAIN_CACHE")
+    refused(
+        machine.run(*made.train(), "--out", "~/runs", **homeless), "~/runs: this account has no home folder", "set HOME"
+    )
+    assert not (place / "~").exists()
+    fault.seen("an account without a home folder", "`fasttrain convert`, `train`, `compare`, as user 12345", 6)

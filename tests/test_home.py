@@ -1,0 +1,37 @@
+"""Accounts without a home folder, as `docker run --user 12345` makes them: no HOME, no entry in /etc/passwd."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+_HOMELESS = """
+import os, pwd, sys
+def no_entry(number): raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = no_entry
+"""
+
+
+def homeless(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python in such an account: the modules read both from where they are patched here."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "FASTTRAIN_CACHE")}
+    return subprocess.run(
+        [sys.executable, "-c", _HOMELESS + code], env=kept | environment, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_the_cache_needs_a_variable(tmp_path) -> None:
+    code = "sys.argv = ['fasttrain', 'convert', '--source', 'sample', '--out', sys.argv[-1]]\n"
+    code += f"sys.argv[-1] = {str(tmp_path / 'shards')!r}\nfrom fasttrain.cli import main\nmain()"
+    done = homeless(code)
+    said = "this account has no home folder to keep a cache in; set FASTTRAIN_CACHE to a folder that can be written"
+    assert (done.returncode, done.stderr) == (2, f"fasttrain: {said}\n")
+    assert not (tmp_path / "shards").exists()
+
+
+def test_mlflow_is_imported_all_the_same() -> None:
+    code = "from fasttrain.tracking.store import set_environment\n"
+    code += "set_environment()\nimport mlflow.tracking\nprint(os.environ['HOME'])"
+    done = homeless(code, TMPDIR="/tmp")
+    assert (done.returncode, done.stdout) == (0, "/tmp\n"), done.stderr
