@@ -33,7 +33,16 @@ from fasttrain.training.going_on import tracked_before
 from fasttrain.training.resume import start_of_run
 from tests.training.conftest import SMALL, killed_after, last_state
 
-BEGUN = {**SMALL, "model": "test_convnext", "image_size": 32, "batch_size": 8, "limit_batches": 1, "track": False}
+BEGUN = {
+    **SMALL,
+    "optimizer": "adam",
+    "scheduler": "plateau",
+    "model": "test_convnext",
+    "image_size": 32,
+    "batch_size": 8,
+    "limit_batches": 1,
+    "track": False,
+}
 
 
 @pytest.fixture(scope="module")
