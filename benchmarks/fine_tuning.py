@@ -47,7 +47,10 @@ LOOPS = {"loop": 0, "loop, freeze": 17}
 
 
 def of_fasttrain(name: str, seed: int, weights: Path, scratch: Path) -> dict[str, np.ndarray]:
-    """Train with `SETTINGS[name]`, or for one epoch from `STARTS[name]`; return for each evaluated split which photographs were right, by key."""
+    """Train with `SETTINGS[name]`, or for one epoch from `STARTS[name]`, and return which photographs were right.
+
+    The values are bool [n], by key, for the validation and the test split.
+    """
     from fasttrain import convert, train
 
     shards = scratch / "shards"
