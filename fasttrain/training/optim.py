@@ -98,7 +98,7 @@ class Schedule:
         elif kind == "cosine":
             self._cosine = CosineLRScheduler(
                 optimizer,
-                t_initial=self._total,
+                t_initial=max(self._total, 2),  # timm warns about a cosine of one step
                 warmup_t=round(warmup_epochs * steps_per_epoch),
                 warmup_lr_init=learning_rate / 100,
                 lr_min=learning_rate / 1000,

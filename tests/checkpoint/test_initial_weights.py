@@ -129,7 +129,7 @@ def test_counters_of_batches_may_be_absent(tmp_path):
 HEADS = {
     "test_resnet": ("fc.",),
     "test_convnext": ("head.fc.",),
-    "levit_128s": ("head.", "head_dist."),
+    "levit_128s": ("head.linear.", "head_dist.linear."),
     "deit_tiny_distilled_patch16_224": ("head.", "head_dist."),
     "crossvit_9_240": ("head.",),
     "repvit_m0_9": ("head.head.l.", "head.head_dist.l."),

@@ -167,5 +167,5 @@ def test_from_python(home: Path, photographs: Path, shard_folder: Path, model_fo
         fasttrain.train("~/c.toml", **small, weights="~/w.pth")
     result = fasttrain.train("~/c.toml", **small)
     assert result.folder.parent == home / "runs"
-    assert f'out = "{home / "runs"}"' in (result.folder / "config.toml").read_text()
+    assert f'data = "{home / "shards"}"' in (result.folder / "config.toml").read_text()
     assert not list(Path.cwd().iterdir()), "a folder named ~"
