@@ -182,6 +182,17 @@ def test_small_pictures(subsampling: str) -> None:
             assert apart(got, resized(full, (side, side))).mean() <= 1.5, (size, side)
 
 
+@pytest.mark.parametrize("colour", [(40, 140, 110), (200, 90, 120)])
+def test_chroma_along_the_border_is_repeated_beyond_it(colour: tuple[int, int, int]) -> None:
+    pixels = np.full((32, 48, 3), 115, np.uint8)
+    pixels[:2] = pixels[-2:] = pixels[:, :2] = pixels[:, -2:] = colour
+    for subsampling in ("4:2:0", "4:2:2"):
+        jpeg = encode(Image.fromarray(pixels), subsampling)
+        for size in [(8, 13), (9, 12), (10, 15), (12, 18)]:
+            got = native.decode_crop(jpeg, (0, 0, 32, 48), False, size)
+            assert apart(got, resized(pillow(jpeg), size)).max() <= ROUNDING, (subsampling, size)
+
+
 @pytest.mark.parametrize("size", [23, 128, 512])
 def test_dithered_colour_differs_by_what_rgb_clips(size: int) -> None:
     rng = np.random.default_rng(size)
