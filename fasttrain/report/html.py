@@ -12,7 +12,7 @@ from fasttrain.evaluation.calibration import calibration_of
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
-from fasttrain.report.summary import duration, split_title
+from fasttrain.report.summary import duration, epoch_parameter, split_title
 from fasttrain.shards.atomic import atomic_write_bytes
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def render(report: Report) -> str:
         evaluation=evaluation,
         calibration=calibration,
         learning=learning_charts(report.history, report.best_epoch) if report.history else (),
+        parameter=epoch_parameter(report.history[0]) if report.history else None,
         speed=speed_charts(report.history) if report.history else (),
         reliability=reliability_chart(calibration),
         few=FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,

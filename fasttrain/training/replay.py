@@ -267,7 +267,7 @@ def _most(values: dict[str, float]) -> list[Named]:
 def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
     """Why the step is not finite, and what to change."""
     facts, full, own = saved.facts, tried[0], tried[-1]
-    rate = float(facts["learning_rate"])
+    rate = float(facts["config"]["learning_rate"])
     lower = f"lower --learning-rate ({rate:g}) to {rate / 10:g}, or warm it up (--scheduler cosine --warmup-epochs 1)"
     if broken := facts["broken_weights"]:
         named = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")

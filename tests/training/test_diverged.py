@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -24,7 +25,15 @@ from fasttrain.training.state import Totals
 from tests.training.breaking import broken_at
 from tests.training.conftest import SMALL, last_state
 
-TINY: dict[str, Any] = {**SMALL, "model": "test_convnext", "image_size": 32, "track": False, "deterministic": True}
+TINY: dict[str, Any] = {
+    **SMALL,
+    "model": "test_convnext",
+    "image_size": 32,
+    "track": False,
+    "deterministic": True,
+    "optimizer": "adam",
+    "scheduler": "constant",
+}
 # Dropout, Mixup and jitter: what a replay has to draw again. 16 px more or less matter to nobody here.
 RANDOM = {"drop_rate": 0.3, "mixup": 0.4, "color_jitter": 0.3, "label_smoothing": 0.1, "class_weights": "balanced"}
 
@@ -248,8 +257,12 @@ def test_fp16_that_overflows_at_any_scale_stops(shard_folder, tmp_path, fp16):
 
 
 def test_what_only_fp16_can_not_hold_is_told_from_what_nothing_can(shard_folder, tmp_path, fp16):
+    torch.manual_seed(42)
+    begun = timm.create_model("test_vit", num_classes=6, img_size=32)  # its classifier is not zero, so LAMB blows it up
+    save_file(begun.state_dict(), tmp_path / "begun.safetensors")
+    settings = {"optimizer": "lamb", "model": "test_vit", "weights": tmp_path / "begun.safetensors"}
     folder, _ = run_until_diverged(
-        shard_folder, tmp_path, "the loss became nan", **fp16, optimizer="lamb", model="test_vit", learning_rate=100.0
+        shard_folder, tmp_path / "runs", "the loss became nan", **fp16, **settings, learning_rate=100.0
     )
     found = replay(folder, device="cpu")
     full, half = found.tried
