@@ -81,6 +81,8 @@ def lr_find(
     asked = resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
     if asked.resume is not None:
         raise UserError(f"resume = '{asked.resume}': lr-find begins afresh; leave it out")
+    if asked.linear_probe:
+        raise UserError("linear_probe has no learning rate, as it solves for the head; leave it out")
     if Ranks.of_environment().size > 1:
         raise UserError("lr-find runs in one process: start it without torchrun")
     if picture is not None:

@@ -117,6 +117,8 @@ def tune(
         if name in given:
             raise UserError(f"{name} = {given[name]!r}: tune sets it for each trial; leave it out")
     asked = resolve(given, origin=str(config or "settings"))
+    if asked.linear_probe:
+        raise UserError("linear_probe chooses its L2 penalty by itself and uses no setting that is tuned; leave it out")
     given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}
     space = Space.of(asked.optimizer, learning_rate_range, weight_decay_range, batch_sizes)
     out = user_path(out)
