@@ -166,12 +166,15 @@ def _compute(
             inputs = preprocess(images.to(device, non_blocking=True))
             with autocast():
                 features = model.forward_head(model.forward_features(inputs), pre_logits=True)
+                finite = features.flatten(1).isfinite().all(dim=1)
+                if not finite.all():
+                    sample = int(ids[int((~finite).nonzero()[0])])
+                    raise UserError(
+                        f"linear_probe: the features of sample {sample} are not finite; use --no-amp, or other --weights"
+                    )
                 if not parts:
                     _require_linear(model, inputs, features)
             parts.append(features.float().cpu())
-            if not parts[-1].isfinite().all():
-                row = int((~parts[-1].isfinite().all(dim=1)).nonzero()[0])
-                raise UserError(f"linear_probe: the features of sample {int(ids[row])} are not finite; use --no-amp")
     return torch.cat(parts)
 
 
