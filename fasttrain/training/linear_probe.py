@@ -170,7 +170,7 @@ def _compute(
                 if not finite.all():
                     sample = int(ids[int((~finite).nonzero()[0])])
                     raise UserError(
-                        f"linear_probe: the features of sample {sample} are not finite; use --no-amp, or other --weights"
+                        f"linear_probe: the features of sample {sample} are not finite; use --no-amp or other --weights"
                     )
                 if not parts:
                     _require_linear(model, inputs, features)
