@@ -181,15 +181,18 @@ def test_extended_and_killed_at_once(run):
     assert len(train(resume="auto", out=run.parent).history) == 5
 
 
-def test_a_run_that_early_stopping_ended(shard_folder, tmp_path):
-    stopped = {**RUN, **WORSE, "epochs": 9, "early_stopping": 1, "limit_batches": 2}
-    first = train(data=shard_folder, out=tmp_path, **stopped)
-    epochs = len(first.history)
-    assert epochs < 9
-    folder = str(first.folder)
-    assert len(train(resume=folder).history) == epochs, "nothing is new: it ends again"
-    assert len(train(resume=folder, early_stopping=2, epochs=epochs).history) == epochs
-    assert len(train(resume=folder, early_stopping=2, epochs=epochs + 1).history) == epochs + 1, "more patience"
-    again = train(resume=folder, early_stopping=1, epochs=epochs + 3)
-    assert len(again.history) > epochs + 1, "more epochs: the count begins anew"
-    assert last_state(first.folder)["early_stopping"]["waited"] <= 1
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [
+        ({}, 4),  # nothing is new: it ends again
+        ({"early_stopping": 1}, 4),
+        ({"early_stopping": 3}, 5),  # more patience, for one epoch that is no better
+        ({"epochs": 7}, 6),  # more epochs: the count begins anew
+    ],
+)
+def test_a_run_that_early_stopping_ended(given, epochs, run, monkeypatch):
+    state = last_state(run)
+    state["early_stopping"] = {**state["early_stopping"], "waited": 2, "best_loss": 0.0}
+    state["config"].update(early_stopping=2, epochs=6)
+    save_checkpoint(checkpoints_of(run)[0], state)
+    assert len(train(resume=str(run), **given).history) == epochs
