@@ -67,7 +67,8 @@ def one_line(error: BaseException) -> str:
     """
     text = str(error)
     if "\nOriginal Traceback (most recent call last):\n" in text:
-        text = re.findall(r"^(?!Original|Traceback)[A-Za-z_][\w.]*(?:: .*)?$", text, re.MULTILINE)[-1]
+        raised = re.findall(r"^(?!Original|Traceback)[A-Za-z_][\w.<>]*(?:: .*)?$", text, re.MULTILINE)
+        text = raised[-1] if raised else text.strip().splitlines()[-1]
     return " ".join(text.split()) or type(error).__name__
 
 

@@ -17,7 +17,11 @@ def homeless(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Python in such an account: the modules read both from where they are patched here."""
     kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "FASTTRAIN_CACHE")}
     return subprocess.run(
-        [sys.executable, "-c", _HOMELESS + code], env=kept | environment, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", _HOMELESS + code],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
 
 

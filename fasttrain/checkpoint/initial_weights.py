@@ -21,6 +21,7 @@ from fasttrain.checkpoint.pickled import load_tensors_only
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.errors import UserError
 from fasttrain.model.classifier import classifier_names
+from fasttrain.text import read_text
 
 _AVERAGED = re.compile(r"(^|[._])ema([._]|$)")
 _PICKLED = (b"PK", b"\x80")  # a zip, as torch.save writes it, and what it wrote before version 1.6
@@ -105,12 +106,12 @@ def _read(path: Path) -> Mapping[Any, Any]:
 
 
 def _origin(path: Path, content: Mapping[Any, Any]) -> _Origin:
-    """From the run around `path`, or from what timm's and fasttrain's own checkpoints say."""
+    """Return what the run around `path`, or else the checkpoint itself, says of its model."""
     run = path.absolute().parents[1 if path.absolute().parent.name == CHECKPOINTS else 0]
     try:
-        spec = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        spec = json.loads(read_text(run / "model.json"))
         return _Origin(str(spec["model"]), tuple(map(str, spec["classes"])))
-    except (OSError, ValueError, KeyError, TypeError):  # no run of ours
+    except (OSError, UserError, ValueError, KeyError, TypeError):  # no run of ours
         config = content.get("config")
         named = content.get("arch") or (config.get("model") if isinstance(config, Mapping) else None)
         return _Origin(named if isinstance(named, str) else None)

@@ -65,6 +65,7 @@ NEEDS_STEPS = (
     "clip_grad",
     "ema_decay",
     "drop_rate",
+    "profile",
 )
 """Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
 

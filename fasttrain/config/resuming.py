@@ -73,14 +73,14 @@ RULES: dict[str, Rule] = {
     "freeze": _effect(f"blocks are frozen or trained from the next step on; {_MOMENTS}"),
     "linear_probe": Rule(
         OnResume.FIXED,
-        "switched off, the run continues by fine-tuning; it can't be switched on, as earlier epochs have trained the "
-        f"body whose features it needs; {_NEW_RUN} --linear-probe",
+        "but it can be switched off: the run then continues by fine-tuning. Earlier epochs of fine-tuning have trained "
+        f"the body whose features it needs; {_NEW_RUN} --linear-probe",
         allowed=lambda then, now: not now,
     ),
     "drop_rate": _effect(),
     # optimisation
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
-    "epochs": _effect("cosine and one-cycle continue at the same part of the longer or shorter run"),
+    "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
     "batch_size": _effect("auto keeps the number that the run began with"),
     "grad_accumulation": _effect(),
     "optimizer": _effect("its moments begin at zero"),
@@ -94,7 +94,9 @@ RULES: dict[str, Rule] = {
     "warmup_epochs": _effect("as if the run had begun with it"),
     "patience": _effect(),
     "factor": _effect("from the next drop of the rate on"),
-    "early_stopping": _effect("epochs without improvement so far count; more epochs begin the count anew"),
+    "early_stopping": _effect(
+        "epochs without improvement so far count; if early stopping had ended the run, more epochs begin the count anew"
+    ),
     "label_smoothing": _effect(),
     "class_weights": _effect(),
     "clip_grad": _effect(),

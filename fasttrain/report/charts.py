@@ -43,12 +43,13 @@ class Chart:
 
 def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> list[Chart]:
     """Loss, accuracy and learning rate (a linear probe's L2 penalty) by epoch; records as in `history.json`."""
-    field, title, _ = epoch_parameter(history[0])
+    field, title, _ = epoch_parameter(history[-1])
     both = (("train", "first"), ("validation", "second"))
     return [
         _by_epoch("loss", history, ("train_loss", "val_loss"), best_epoch, both),
         _by_epoch("accuracy", history, ("train_top1", "val_top1"), best_epoch, both, share=True),
-        _by_epoch(title, history, (field,), best_epoch, log=True),
+        # A linear probe that was resumed as fine-tuning has both penalties and rates.
+        _by_epoch(title, [record for record in history if field in record], (field,), best_epoch, log=True),
     ]
 
 

@@ -93,8 +93,11 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
         draw(axes, f"train_{field}", "train", TRAIN)
         draw(axes, f"val_{field}", "validation", VAL)
         axes.set_title(title)
-    field, title, _ = epoch_parameter(history[0])
-    draw(rate, field, title, MARK)
+    field, title, _ = epoch_parameter(history[-1])
+    with_field = [record for record in history if field in record]
+    rate.plot(
+        [record["epoch"] for record in with_field], [record[field] for record in with_field], color=MARK, marker=marker
+    )
     rate.set_title(title)
     rate.set_yscale("log")
     loss.set_ylim(bottom=0)

@@ -77,7 +77,7 @@ def render(report: Report) -> str:
         evaluation=evaluation,
         calibration=calibration,
         learning=learning_charts(report.history, report.best_epoch) if report.history else (),
-        parameter=epoch_parameter(report.history[0]) if report.history else None,
+        parameter=epoch_parameter(report.history[-1]) if report.history else None,
         speed=speed_charts(report.history) if report.history else (),
         reliability=reliability_chart(calibration),
         few=FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,

@@ -31,7 +31,7 @@ Batches = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class DivergedStep:
-    """`batches`: what the loader gave, uint8 [n, H, W, 3] (a linear probe: features, float [n, D]), labels and ids; of
+    """`batches`: what the loader gave, uint8 [n, H, W, 3], labels and ids; of
     accumulated ones several, the guilty one last.
 
     weights: the model's state_dict before the step. rng: see `BatchNote`. facts: plain data (see `_facts`).

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from fasttrain.config.recipes import recipe_defaults
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.model.input_size import img_size_for, own_side, takes
@@ -15,35 +12,20 @@ def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     """`config` with sizes that its model takes, and a line about each one that is not the usual one.
 
     Where no `image_size` was given and the model, as timm makes it, does not take the default, it becomes the model's
-    own. A recipe's progressive sizes are left out where the model takes one size only. Raises UserError, with the
-    nearest sizes that fit, where one that was given does not.
+    own. Raises UserError, with the nearest sizes that fit, where one that was given does not.
     """
-    said: list[str] = []
+    notes: list[str] = []
     if "image_size" not in config.model_fields_set and not takes(config.model, config.image_size):
         own = own_side(config.model)
         if takes(config.model, own):
-            said.append(f"image size: {own} px, {config.model}'s own, as it is not made for {config.image_size} px")
-            config = TrainConfig(**_without_recipe(config), image_size=own)
+            notes.append(f"image size: {own} px, {config.model}'s own, as it is not made for {config.image_size} px")
+            config = config.model_copy(update={"image_size": own})
     img_size = img_size_for(config.model, config.image_size)
     if config.progressive is None:
-        return config, said
+        return config, notes
     sides = {progressive_side(config.progressive, epoch, config.epochs) for epoch in range(config.epochs)}
     refused = [side for side in sorted(sides) if not takes(config.model, side, img_size)]
-    if not refused:
-        return config, said
-    why = f"a {config.model} of {config.image_size} px does not take {refused[0]} px"
-    if config.progressive != _of_recipe(config).get("progressive"):
+    if refused:
+        why = f"a {config.model} of {config.image_size} px does not take {refused[0]} px"
         raise UserError(f"progressive = '{config.progressive}': {why}; leave it out")
-    said.append(f"progressive: left out of the recipe '{config.recipe}', as {why}")
-    return config.model_copy(update={"progressive": None}), said
-
-
-def _of_recipe(config: TrainConfig) -> dict[str, Any]:
-    return recipe_defaults(config.recipe, config.model_dump(exclude_unset=True)) if config.recipe else {}
-
-
-def _without_recipe(config: TrainConfig) -> dict[str, Any]:
-    """The settings that were given, without those that are the recipe's: some of them follow the image size."""
-    recipe = _of_recipe(config)
-    given = config.model_dump(exclude_unset=True)
-    return {name: value for name, value in given.items() if name not in recipe or recipe[name] != value}
+    return config, notes

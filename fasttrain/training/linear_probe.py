@@ -79,10 +79,8 @@ def to_features(
     """Turn the run of `state` into one on features, read from the cache or computed now. Return their loaders.
 
     `state.model` takes features from then on. `watched` wraps a loader's batches and may raise to stop. Raises
-    UserError if the classifier is not the last thing the model does, if a feature is not finite, and under torchrun.
+    UserError if the classifier is not the last thing the model does, or a feature is not finite.
     """
-    if loaders.train.settings.world_size > 1:
-        raise UserError("linear_probe trains a head within seconds: start it without torchrun")
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
 
@@ -148,6 +146,7 @@ def solve_epoch(
         logits = head(features)
         state.totals.update(criterion(logits, labels), logits, labels)
     state.step += 1
+    state.schedule.skip_epoch()
     state.epoch_seconds = time.perf_counter() - began
     return True
 

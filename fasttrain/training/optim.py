@@ -123,6 +123,10 @@ class Schedule:
         elif self._onecycle is not None and self._position <= self._total:
             self._onecycle.step()
 
+    def skip_epoch(self) -> None:
+        """Count an epoch that was trained without steps of the optimizer, so that a later one finds its place."""
+        self._position = min(self._position + self._steps_per_epoch, self._total)
+
     def after_epoch(self, validation_loss: float) -> None:
         if self._plateau is not None:
             self._plateau.step(validation_loss)

@@ -9,7 +9,7 @@ import torch
 # What settings and schedules write into a group of parameters. The rest of it (a count of steps, say) is state.
 _SETTINGS = frozenset(
     {
-        *("lr", "lr_scale", "weight_decay", "momentum", "betas"),
+        *("lr", "lr_scale", "weight_decay", "momentum", "nesterov", "betas"),
         *("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"),
     }
 )

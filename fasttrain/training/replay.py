@@ -94,6 +94,8 @@ def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None 
     """
     path, drawn = find_diverged(user_path(where)), None if sheet is None else user_path(sheet)
     saved = DivergedStep.load(path)
+    if saved.facts["config"].get("linear_probe"):
+        raise UserError(f"{path} is of a linear probe, which has no step to run again")
     target = choose_device(device)
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]

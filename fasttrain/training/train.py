@@ -207,13 +207,13 @@ class _Run(RunParts):
         if not self.ranks.from_main(lambda: find_best(state, self.folder, start.went_back)):
             if self.ranks.main:
                 said = f"the weights of epoch {state.early_stopping.best_epoch + 1}, the best one, are lost"
-                self._warn(f"{said}: a fasttrain before this one saved the run; the best is chosen from here on")
+                self._warn(f"{said}: an older version of fasttrain saved this run; the best is chosen from here on")
             begin_best_anew(state, self.ranks.main)
         if self.ranks.main:
             clear_temporaries(self.folder.path)
             clear_temporaries(self.folder.checkpoints)
             self.folder.reopen()
-        # Killed from here on, the run goes on from what was asked for, not from a later step or with older settings.
+        # If the run is killed from here on, `--resume auto` must find the requested step and settings.
         if start.changed or start.went_back:
             self._save()
             self.saving.wait()
@@ -331,7 +331,8 @@ class _Run(RunParts):
         totals = state.totals.over(self.ranks)
         train_loss, train_top1 = totals.means()
         improved = state.early_stopping.update(state.epoch, validation.loss)
-        state.schedule.after_epoch(validation.loss)
+        if not self.config.linear_probe:
+            state.schedule.after_epoch(validation.loss)
         seconds = state.epoch_seconds
         record: dict[str, Any] = {
             "epoch": state.epoch + 1,

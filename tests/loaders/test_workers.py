@@ -122,7 +122,7 @@ list(TorchvisionLoader(shards, shards.ids("val"), LoaderSettings(4, 32, Crop(), 
 def test_a_script_without_a_guard_is_told_of_it(shard_folder, tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(_SCRIPT.format(data=shard_folder))
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and "starts worker processes while one of them imports it" in done.stderr, done.stderr
     line = str(mendable(RuntimeError(done.stderr.strip().splitlines()[-1])))
     assert 'below `if __name__ == "__main__":`' in line and "memory" not in line, done.stderr

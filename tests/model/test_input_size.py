@@ -95,11 +95,7 @@ def test_trying_draws_nothing_from_the_generator_of_the_weights():
 
 
 def test_progressive_sizes_that_the_model_does_not_take():
-    """A recipe's are left out, and that is told; those that were asked for are refused."""
     vit = {"model": "vit_tiny_patch16_224"}
-    config, said = with_fitting_sizes(resolve({**vit, "recipe": "fast", "image_size": 224}))
-    if resolve({"recipe": "fast"}).progressive is not None:
-        assert config.progressive is None and said[0].startswith("progressive: left out of the recipe 'fast'")
     with pytest.raises(UserError, match=r"^progressive = '64:224': a vit_tiny_patch16_224 of 224 px does not take 64"):
         with_fitting_sizes(resolve({**vit, "progressive": "64:224"}))
     kept, said = with_fitting_sizes(resolve({"model": "test_resnet", "progressive": "64:224"}))

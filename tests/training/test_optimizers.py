@@ -129,7 +129,7 @@ def one_epoch(parts: RunParts) -> None:
 )
 def test_every_kind_in_a_run(name: str, shard_folder: Path, tmp_path: Path) -> None:
     """An epoch on photographs with each class of optimizer, a checkpoint, and another epoch in new objects."""
-    settings = {"optimizer": name, "recipe": "fast", "progressive": None}
+    settings = {"optimizer": name, "scheduler": "onecycle", "ema_decay": 0.9}
     whole = begin(shard_folder, **settings)
     one_epoch(whole)
     save_checkpoint(tmp_path / "c.safetensors", snapshot(whole.state.state_dict(Ranks())))

@@ -371,13 +371,13 @@ def test_a_rate_that_plateau_has_lowered_stays_low(begun, tmp_path):
 
 def test_a_recipe_is_not_applied_once_more(tmp_path):
     """What it would set by now, the run went without."""
-    then = resolve({"recipe": "fast", "linear_probe": True})
+    then = resolve({"recipe": "accurate", "linear_probe": True})
     save_checkpoint(checkpoint_path(tmp_path / "run", 1), {"step": 1, "config": then.plain()})
     start = start_of_run(None, {"resume": str(tmp_path / "run"), "linear_probe": False})
-    assert start.changed == ("linear_probe: True -> False",) and start.config.progressive is None
-    assert start.config.recipe == "fast"
+    assert start.changed == ("linear_probe: True -> False",) and start.config.recipe == "accurate"
+    assert (start.config.layer_decay, start.config.clip_grad, start.config.ema_decay) == (None, None, None)
     toml = tmp_path / "run.toml"
-    toml.write_text('recipe = "fast"\nlinear_probe = true\n')
+    toml.write_text('recipe = "accurate"\nlinear_probe = true\n')
     assert start_of_run(toml, {"resume": str(tmp_path / "run")}).changed == ()
 
 
