@@ -257,6 +257,7 @@ def main() -> None:
             runs = json.loads(given.results.read_text()) if given.results.exists() else []
             runs.append({**key, **marks, "seconds": round(time.perf_counter() - began)})
             given.results.write_text(json.dumps(runs, indent=0) + "\n")
+    given.results.with_suffix(".md").write_text(table(runs) + "\n")
     print(table(runs))
 
 

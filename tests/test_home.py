@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+from tests.patience import PATIENCE
+
 _HOMELESS = """
 import os, pwd, sys
 def no_entry(number): raise KeyError(f"getpwuid(): uid not found: {number}")
