@@ -128,6 +128,7 @@ def test_absurd_learning_rates(shard_folder, tmp_path, fault):
             "model": place.choice(["test_convnext", "test_vit"]),
             "optimizer": place.choice(["sgd", "adam", "lamb"]),
             "learning_rate": 100.0,
+            "scheduler": "constant",
             "momentum": 0.99,
             "batch_size": 8,
             "epochs": 9,
