@@ -12,6 +12,7 @@ import pytest
 
 from fasttrain.evaluation.calibration import calibrate
 from fasttrain.report.charts import Chart, learning_charts, reliability_chart, speed_charts
+from fasttrain.report.figures import curves_figure
 from fasttrain.report.matrix import SHARE_TOLD, matrix_view
 
 
@@ -54,6 +55,14 @@ def test_numbers_are_put_for_people() -> None:
     assert "40\u00a0%" in texts(accuracy) and "0\u00a0%" in texts(waiting) and "10\u00a0%" in texts(waiting)
     assert "1,000" in texts(speed) and "0.001" in texts(rate)
     assert loss.lines == (("train", "first"), ("validation", "second"))
+
+
+def test_a_linear_probe_that_became_fine_tuning_has_its_charts() -> None:
+    probe = {name: value for name, value in record(1).items() if name != "learning_rate"}
+    assert [each.title for each in learning_charts([{**probe, "l2": 0.01}], None)][2] == "L2 penalty"
+    both = [{**probe, "l2": 0.01}, record(2)]
+    assert [each.title for each in learning_charts(both, None)][2] == "learning rate"
+    assert curves_figure(both).axes[2].get_title() == "learning rate"
 
 
 def test_each_bin_of_the_reliability_chart_is_drawn() -> None:

@@ -387,7 +387,9 @@ def test_a_linear_probe_continues_as_fine_tuning(shard_folder, tmp_path, monkeyp
         train(data=shard_folder, out=tmp_path / "runs", **BEGUN, linear_probe=True)
     (folder,) = (tmp_path / "runs").iterdir()
     before = last_state(folder)["model"]
-    resumed = Resumed(folder, {"linear_probe": False})
+    resumed = Resumed(folder, {"linear_probe": False, "scheduler": "cosine"})
+    schedule = resumed.state.schedule.state_dict()
+    assert schedule["position"] == 2 * schedule["steps_per_epoch"], "the schedule counts the probe's epoch"
     after = last_state(folder)["model"]
     assert trainable(resumed) == len(list(resumed.model.parameters()))
     assert all(not torch.equal(after[name], before[name]) for name in ("stem.0.weight", "head.fc.weight"))
