@@ -28,12 +28,13 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
         "ema_decay": 0.999,
         "clip_grad": 1.0,
-        "layer_decay": 0.9,
         "tta": "flip",
         "early_stopping": 0,
     },
 }
-_NEEDS_MANY_EPOCHS = {"accurate": {"rand_augment": "n2-m9", "mixup": 0.2, "random_erasing": 0.25}}
+_NEEDS_MANY_EPOCHS = {
+    "accurate": {"rand_augment": "n2-m9", "mixup": 0.2, "random_erasing": 0.25, "layer_decay": 0.9},
+}
 _MANY_EPOCHS = 20
 RECIPES = tuple(_RECIPES)
 
@@ -74,14 +75,14 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the recipe `name`, one of `RECIPES`, beside what is `given`.
 
     Some depend on what is given. A linear probe has no use for any of them. Layer decay spares pretrained weights only.
-    Strong augmentation is left out below 20 epochs, which are too few to learn from it.
+    Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them.
     """
     if given.get("linear_probe"):
         return {}
     defaults = dict(_RECIPES[name])
-    if given.get("pretrained") is False and not given.get("weights"):
-        defaults.pop("layer_decay", None)
     epochs = given.get("epochs", defaults.get("epochs"))
     if isinstance(epochs, int) and epochs >= _MANY_EPOCHS:
         defaults |= _NEEDS_MANY_EPOCHS.get(name, {})
+    if given.get("pretrained") is False and not given.get("weights"):
+        defaults.pop("layer_decay", None)
     return defaults

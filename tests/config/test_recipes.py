@@ -41,7 +41,8 @@ def test_recipes_fit_what_they_are_given_beside():
     assert not short.mixup and short.rand_augment is None and not short.random_erasing, (
         "too few epochs to learn from it"
     )
-    assert long.mixup and long.rand_augment and long.random_erasing
+    assert short.layer_decay is None
+    assert long.mixup and long.rand_augment and long.random_erasing and long.layer_decay == 0.9
     assert resolve({"recipe": "accurate", "pretrained": False}).layer_decay is None
     assert resolve({"recipe": "accurate", "pretrained": False, "weights": "a.pth"}).layer_decay == 0.9
     for name in RECIPES:
