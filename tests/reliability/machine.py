@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -50,7 +51,8 @@ class Ended:
         """The one line of an error. Fails where it is none, or more, or a stack trace."""
         everything = f"exit code {self.code}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.err + self.out, everything
-        lines = [line for line in self.err.splitlines() if line.startswith("fasttrain: ")]
+        # Not at the start of a line: Python may have run out of memory within a line of its own about a thread.
+        lines = re.findall("fasttrain: .*", self.err)
         assert len(lines) == 1, everything
         assert "internal error" not in lines[0], everything
         return lines[0]
