@@ -126,7 +126,7 @@ def test_linear_probe(photographs, tmp_path, results):
     from fasttrain.shards.convert import convert
 
     convert(str(photographs), tmp_path / "shards", progress=False)
-    settings = {"pretrained": False, "batch_size": BATCH, "loader": "auto", "track": False, "learning_rate": 0.01}
+    settings = {"pretrained": False, "batch_size": BATCH, "loader": "auto", "track": False}
     began = time.perf_counter()
     run = train(data=tmp_path / "shards", out=tmp_path, linear_probe=True, epochs=6, early_stopping=0, **settings)
     whole = time.perf_counter() - began

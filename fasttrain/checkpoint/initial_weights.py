@@ -32,14 +32,14 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a file says of its model: timm's name of it, and its classes in the order of its outputs."""
+    """The model that a file of weights is from: timm's name, and the classes in the order of the outputs."""
 
     model: str | None = None
     classes: tuple[str, ...] | None = None
 
 
 def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes: Sequence[str]) -> str:
-    """Fills `model`, timm's `name`, from `path`; returns a line about what was loaded and about the classifier.
+    """Fill `model`, timm's `name`, from `path`. Return a line about what was loaded and about the classifier.
 
     `path` is a state_dict (.safetensors, or a file of `torch.save`), a checkpoint that holds one at any depth and with
     any prefix, or a run's folder or checkpoint. Where there are several state_dicts, the one that fits best is taken,
@@ -126,8 +126,7 @@ def _flattened(content: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str
 
 
 def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
-    """Without the parts of names that torch's wrappers (compile, FSDP, activation checkpointing) put in: `_orig_mod`,
-    `_fsdp_wrapped_module`."""
+    """Remove the parts of names that torch's wrappers put in, such as `_orig_mod` and `_fsdp_wrapped_module`."""
     parts = {part for key in own for part in key.split(".")}
     return {
         ".".join(part for part in key.split(".") if not part.startswith("_") or part in parts): value
@@ -136,7 +135,7 @@ def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
 
 
 def _best_prefix(flat: Tensors, own: Tensors) -> str:
-    """What stands before the names of `own` in those of `flat`: that with which most tensors fit."""
+    """Return the prefix of names in `flat` with which the most tensors fit those of `own`."""
     fitting: Counter[str] = Counter()
     named: Counter[str] = Counter({"": 0})
     for key, value in flat.items():

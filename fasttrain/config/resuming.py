@@ -1,4 +1,4 @@
-"""What `--resume` does with each setting: it takes effect, it can't change, or it belongs to one call of `train`."""
+"""Rules for settings that are given with `--resume`: each takes effect, can't change, or belongs to one call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fasttrain.errors import UserError
 
 
 class OnResume(Enum):
-    """What becomes of a setting that has another value when a run is resumed."""
+    """The kind of rule for a setting that has another value when a run is resumed."""
 
     EFFECT = "takes effect"
     FIXED = "can't change"

@@ -23,7 +23,7 @@ WORST = 5
 
 
 def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the field of `record` that each epoch has a value of its own of, its name and its short name.
+    """Return the setting that changes from epoch to epoch: its field in `record`, its name and its short name.
 
     A linear probe tries an L2 penalty in each epoch; every other run has a learning rate.
     """

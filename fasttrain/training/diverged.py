@@ -31,8 +31,9 @@ Batches = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class DivergedStep:
-    """`batches`: what the loader gave, uint8 [n, H, W, 3], labels and ids; of
-    accumulated ones several, the guilty one last.
+    """The batches of a step that diverged, and everything needed to run it again.
+
+    batches: the loader's images, uint8 [n, H, W, 3], labels and ids; several if they were accumulated, the guilty last.
 
     weights: the model's state_dict before the step. rng: see `BatchNote`. facts: plain data (see `_facts`).
     """

@@ -29,15 +29,15 @@ def solve_head(
     `features`: float32 [n, D], finite. `labels`: int64 [n]. Both on the device of `head`. Returns False, with `head`
     unchanged, if a stop was requested.
     """
-    double = torch.float32 if features.device.type == "mps" else torch.float64
-    deviation, mean = torch.std_mean(features.to(double), dim=0, correction=0)
+    precise = torch.float32 if features.device.type == "mps" else torch.float64
+    deviation, mean = torch.std_mean(features.to(precise), dim=0, correction=0)
     if head.bias is None:
         mean = torch.zeros_like(mean)
     constant = deviation <= 1e-6 * mean.abs() + torch.finfo(torch.float32).tiny
     deviation = torch.where(constant, torch.ones_like(deviation), deviation)
     standardized = ((features - mean) / deviation).float()
 
-    own = head.weight.detach().to(double)
+    own = head.weight.detach().to(precise)
     weight = (own * deviation).float().requires_grad_()
     bias = None if head.bias is None else (head.bias.detach() + own @ mean).float().requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -65,7 +65,7 @@ def solve_head(
             break
         before = value
     with torch.no_grad():
-        solved = weight.to(double) / deviation
+        solved = weight.to(precise) / deviation
         head.weight.copy_(solved)
         if bias is not None:
             head.bias.copy_(bias - solved @ mean)

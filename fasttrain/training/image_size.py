@@ -9,7 +9,7 @@ from fasttrain.training.progressive import progressive_side
 
 
 def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """`config` with sizes that its model takes, and a line about each one that is not the usual one.
+    """Return `config` with sizes that its model takes, and a line about each size that is not the default.
 
     Where no `image_size` was given and the model, as timm makes it, does not take the default, it becomes the model's
     own. Raises UserError, with the nearest sizes that fit, where one that was given does not.

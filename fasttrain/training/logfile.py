@@ -24,7 +24,7 @@ class RunLog(logging.FileHandler):
 
     @property
     def kept(self) -> bool:
-        """Whether the file holds all that was logged so far."""
+        """True if the file holds everything that was logged so far."""
         return not self._refused
 
     def emit(self, record: logging.LogRecord) -> None:

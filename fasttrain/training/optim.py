@@ -56,7 +56,7 @@ def create_optimizer(
 
 
 def _arguments(kind: str, momentum: float) -> dict[str, bool]:
-    """What timm's optimizer `kind` takes beyond the settings."""
+    """Return the arguments of timm's optimizer `kind` that aren't settings."""
     made = get_optimizer_class(kind, bind_defaults=False)
     takes = inspect.signature(made).parameters
     given = {}

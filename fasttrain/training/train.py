@@ -38,7 +38,6 @@ from fasttrain.training.batch_size import too_large
 from fasttrain.training.device import memory_peak, release_memory
 from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.diverged import kept_if_diverged
-from fasttrain.training.going_on import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
 from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import Step, require_finite, train_epoch
@@ -48,6 +47,7 @@ from fasttrain.training.progressive import progressive_side
 from fasttrain.training.refused import refused
 from fasttrain.training.result import TrainResult, leave
 from fasttrain.training.resume import RunStart, start_of_run
+from fasttrain.training.run_files import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.training.saving import Saving
 from fasttrain.training.setup import RunParts
 from fasttrain.training.state import Totals
@@ -248,11 +248,12 @@ class _Run(RunParts):
         total = min(len(state.loader.ids), len(state.loader) * self.batch_size * self.ranks.size)
         title = f"epoch {state.epoch + 1}/{self.config.epochs}"
         bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
-        with bar as progress, self._traced(total - done) as step:
+        with bar as progress:
             if self.config.linear_probe:
-                self._solve_head(step)
+                self._solve_head()
             else:
-                train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
+                with self._traced(total - done) as step:
+                    train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
         learning_rate = state.schedule.learning_rate
         release_memory(self.device)
         self.ranks.share(state.evaluated_model.buffers())
@@ -260,9 +261,9 @@ class _Run(RunParts):
         require_finite(validation.loss, state)
         self._close_epoch(total, learning_rate, validation)
 
-    def _solve_head(self, step: Step) -> None:
+    def _solve_head(self) -> None:
         solved = solve_epoch(
-            self.state, step.criterion, self._l2(), stop_requested=lambda: self._agree().stop is not None
+            self.state, self.step.criterion, self._l2(), stop_requested=lambda: self._agree().stop is not None
         )
         if not solved and (stop := self._agree().stop):
             self._stop(stop)

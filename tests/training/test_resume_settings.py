@@ -29,8 +29,8 @@ from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.training import device as device_module
 from fasttrain.training import train as train_module
 from fasttrain.training.distributed import Ranks
-from fasttrain.training.going_on import tracked_before
 from fasttrain.training.resume import start_of_run
+from fasttrain.training.run_files import tracked_before
 from tests.training.conftest import SMALL, killed_after, last_state
 
 BEGUN = {

@@ -1,4 +1,4 @@
-"""What a resumed run does with the files that its folder holds beside the checkpoint: they are made to belong to it."""
+"""Make the files in a run's folder match the checkpoint that the run resumes from."""
 
 from __future__ import annotations
 
