@@ -13,11 +13,12 @@ import torch
 from rich.console import Console
 
 from fasttrain.config.load import resolve
+from fasttrain.model.precision import amp_problem
 from fasttrain.profiling.measure import measure
-from fasttrain.training.device import amp_problem, choose_device
+from fasttrain.training.device import choose_device
 from fasttrain.training.distributed import Ranks
 from fasttrain.training.resume import RunStart
-from fasttrain.training.setup import RunParts
+from fasttrain.training.setup import make_parts
 
 ROUNDS, STEPS = 3, 12
 
@@ -31,7 +32,7 @@ def _long(short):
 def once(**settings):
     """img/s together and alone."""
     config = resolve({}, {"pretrained": False, "epochs": 1000, "batch_size": 32, **settings})
-    parts = RunParts(RunStart(config), Console(quiet=True), Ranks())
+    parts = make_parts(RunStart(config), Console(quiet=True), Ranks())
     try:
         found = measure(parts.state, parts.step, STEPS, lambda part: None)
     finally:

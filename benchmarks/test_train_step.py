@@ -12,12 +12,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
 from fasttrain.model.factory import create_model
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
+from fasttrain.model.precision import amp_problem, make_precision
 from fasttrain.model.preprocess import Normalise
-from fasttrain.training.device import amp_problem, choose_device, fast_math, mixed_precision
+from fasttrain.training.device import choose_device, fast_math
 from fasttrain.training.optim import create_optimizer
 
 BATCH, SIDE, CLASSES, ROUNDS = 16, 224, 101, 5
@@ -61,9 +61,8 @@ def make_step(
     optimizer = create_optimizer(model, "sgd", 0.01, 1e-4, 0.9)
     images = torch.randint(0, 256, (BATCH, SIDE, SIDE, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(0, CLASSES, (BATCH,), device=device)
-    if amp == "bf16" and device.type == "cpu" and not plain:
-        keep_slow_depthwise_in_fp32(model)
-    autocast, scaler = mixed_precision(device, amp is not None, amp or "bf16")
+    precision = make_precision(amp or "fp32", torch.nn.Identity() if plain else model, device)
+    autocast, scaler = precision.autocast, precision.scaler
     if compiled:
         model.compile()
 

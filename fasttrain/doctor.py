@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from fasttrain.extras import install
+from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import set_environment
-from fasttrain.training.device import amp_problem
 
 
 @dataclass(frozen=True)

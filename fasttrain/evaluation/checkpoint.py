@@ -17,7 +17,7 @@ from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.evaluation.splits import batches, check_split, default_split, model_labels, split_ids
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import choose_loader
-from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
+from fasttrain.model.precision import choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.artifacts import RunFolder
@@ -27,7 +27,7 @@ from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import ALL
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
-from fasttrain.training.device import amp_problem, choose_device, choose_workers, mixed_precision
+from fasttrain.training.device import choose_device, choose_workers
 
 log = logging.getLogger("fasttrain")
 
@@ -86,10 +86,7 @@ def evaluate(
         device=str(where),
         on_bad_sample="skip" if on_bad_sample == "skip" else "error",
     )
-    amp = amp and amp_problem(where, "bf16") is None
-    autocast, _ = mixed_precision(where, amp, "bf16")
-    if amp and where.type == "cpu":  # as in training, so that its validation and this agree
-        keep_slow_depthwise_in_fp32(model)
+    precision = choose_precision(model, where, amp, "bf16")
     with closing(batches(kind, shards, ids, loading)) as loaded:
         evaluation, predictions = evaluate_model(
             model.to(where).to(memory_format=torch.channels_last),
@@ -98,7 +95,7 @@ def evaluate(
             classes=list(spec.classes),
             device=where,
             preprocess=Normalise(spec.mean, spec.std, channels_last=True).to(where),
-            autocast=autocast,
+            autocast=precision.autocast,
             criterion=torch.nn.CrossEntropyLoss(),
         )
     if report is not None:

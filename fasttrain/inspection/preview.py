@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.augment.batch import BatchAugment
-from fasttrain.augment.mix import PlannedMixup
-from fasttrain.config.schema import TrainConfig, parse_rand_augment
+from fasttrain.augment.augmentation import make_augmentation
+from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader, LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -138,17 +137,9 @@ class _Looker:
         self.shards, self.settings = shards, settings
         self._epoch, self._count, self._device = epoch, count, torch.device(settings.device)
         self._ids = shards.ids("train")
-        self._augment = BatchAugment(
-            self._ids,
-            config.seed,
-            _input_mean(config.model),
-            self._device,
-            color_jitter=config.color_jitter,
-            rand_augment=parse_rand_augment(config.rand_augment) if config.rand_augment else None,
-            random_erasing=config.random_erasing,
+        self._augmentation = make_augmentation(
+            config, self._ids, classes=len(shards.classes), mean=_input_mean(config.model), device=self._device
         )
-        mixes = config.mixup or config.cutmix
-        self._mix = PlannedMixup(config.mixup, config.cutmix, len(shards.classes), config.seed) if mixes else None
 
     def through(self, kind: type[Loader]) -> _Seen:
         loader = kind(self.shards, self._ids, self.settings)
@@ -164,8 +155,7 @@ class _Looker:
                     ids.numpy(),
                     self._epoch,
                     self.shards.classes,
-                    self._augment,
-                    self._mix,
+                    self._augmentation,
                 )
                 pictures.append(shown)
                 captions += map(_caption, shares)

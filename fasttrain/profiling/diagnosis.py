@@ -9,7 +9,7 @@ from itertools import islice
 from fasttrain.config.recipes import NEEDS_PIXELS
 from fasttrain.config.schema import TrainConfig, parse_rand_augment
 from fasttrain.profiling.measure import Measured
-from fasttrain.training.phases import AUGMENT, BACKWARD, COPY, DATA, FORWARD, LOGGING, OPTIMIZER
+from fasttrain.training.step import AUGMENT, BACKWARD, COPY, DATA, FORWARD, LOGGING, OPTIMIZER
 
 WAITING = 0.10  # a greater share of waiting counts, where the loader is slower than the step
 HOLDS_UP = 0.25  # any phase but the model's with a greater share counts

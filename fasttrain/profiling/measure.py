@@ -14,11 +14,11 @@ import torch
 
 from fasttrain.loaders.base import BadSamples, InnerLoader, Loader
 from fasttrain.loaders.plan import Batch
-from fasttrain.training.device import Autocast
+from fasttrain.model.precision import Autocast
 from fasttrain.training.distributed import Agreed
-from fasttrain.training.loop import Step, train_epoch
-from fasttrain.training.phases import COPY, DATA, FORWARD, LOGGING, PHASES, phased
+from fasttrain.training.loop import train_epoch
 from fasttrain.training.state import TrainingState
+from fasttrain.training.step import COPY, DATA, FORWARD, LOGGING, PHASES, Step
 
 WARM_UP = 5  # more than a loader reads ahead; compiling and cuDNN's tuning are over by then
 _TAIL = 3  # steps at a pass's end, when the loader has nothing left to do, that don't count either
@@ -170,11 +170,11 @@ def _time_steps(state: TrainingState, step: Step, steps: int, epochs: _Epochs) -
 
     def agree(samples: int, weight: float) -> Agreed:
         images.append(samples)
-        return Agreed(samples, 1.0, None)
+        return Agreed(samples, weight, None)
 
     while (missing := WARM_UP + steps + _TAIL - len(images)) > 0:
-        epochs.next(state.loader, missing)
-        train_epoch(state, phased(step, watch.phase), agree=agree, after_step=_nothing, show=_nothing)
+        epochs.next(state.loader, missing * step.accumulate)
+        train_epoch(state, replace(step, phase=watch.phase), agree=agree, after_step=_nothing, show=_nothing)
     counted = slice(WARM_UP, WARM_UP + steps)
     times = watch.steps()[counted]
     seconds = sum(sum(spent.values()) for spent in times)

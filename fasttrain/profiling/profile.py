@@ -15,15 +15,16 @@ from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError, of_os
 from fasttrain.loaders.registry import LOADERS, loader_class
-from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
+from fasttrain.model.precision import Autocast, amp_problem, make_precision
 from fasttrain.profiling.diagnosis import Conditions, Diagnosis, diagnose
 from fasttrain.profiling.measure import Measured, measure
 from fasttrain.shards.atomic import make_folder
 from fasttrain.terminal import make_console
-from fasttrain.training.device import Autocast, amp_problem, choose_workers, mixed_precision, release_memory
+from fasttrain.training.device import choose_workers, release_memory
 from fasttrain.training.distributed import Ranks
+from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
-from fasttrain.training.setup import RunParts
+from fasttrain.training.setup import make_parts
 
 _AMP_PAYS = 1.1  # times as fast: less is not worth other results
 _ENDLESS = 100_000  # epochs: however short they are, the learning rate's schedule must not end
@@ -70,9 +71,10 @@ def profile(
     if picture is not None:
         _require_folder(picture)
     endless = asked.model_copy(update={"epochs": _ENDLESS})
-    parts = RunParts(RunStart(endless), console, Ranks())
+    parts = make_parts(RunStart(endless), console, Ranks())
     try:
-        parts.say_parts()
+        for line in parts.describe():
+            console.print(line, soft_wrap=True)
         parts.fold_frozen()
         with console.status("measuring") as status:
             amp = _amp_to_try(parts)
@@ -120,8 +122,7 @@ def _amp_to_try(parts: RunParts) -> Autocast | None:
     config, device = parts.config, parts.device
     if config.amp or config.amp_dtype != "bf16" or device.type != "cpu" or amp_problem(device, "bf16") is not None:
         return None
-    keep_slow_depthwise_in_fp32(parts.model)
-    return mixed_precision(device, True, "bf16")[0]
+    return make_precision("bf16", parts.model, device).autocast
 
 
 def _conditions(parts: RunParts, measured: Measured) -> Conditions:

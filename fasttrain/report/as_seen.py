@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-    from fasttrain.augment.batch import BatchAugment
-    from fasttrain.augment.mix import PlannedMixup
+    from fasttrain.augment.augmentation import Augmentation
 
 Shares = list[tuple[str, float]]
 """The classes in one picture and their shares of it, the greatest first; they sum to 1."""
@@ -24,20 +23,20 @@ def as_seen(
     ids: NDArray[np.int64],
     epoch: int,
     classes: Sequence[str],
-    augment: BatchAugment | None,
-    mix: PlannedMixup | None,
+    augmentation: Augmentation,
 ) -> tuple[NDArray[np.uint8], list[Shares]]:
-    """A loader's batch, uint8 [n, H, W, 3] and int64 [n], on one device, augmented and mixed as training does it but
-    for the normalisation: uint8 [n, H, W, 3], and the n pictures' shares."""
+    """Return a loader's batch as training augments it, without the normalization: pictures and their classes' shares.
+
+    `images` are uint8 [n, H, W, 3] and `labels` int64 [n], on one device; `ids` are int64 [n]. The pictures are uint8
+    [n, H, W, 3].
+    """
     import torch
 
-    if augment is not None:
-        images = augment(images, ids, epoch)
-    if mix is None:
-        return images.cpu().numpy(), [[(classes[label], 1.0)] for label in labels.tolist()]
-    # Training mixes after it normalises; that is affine, so mixing before it comes to the same picture.
-    mixed, targets = mix(images.float().permute(0, 3, 1, 2), labels, ids, epoch)
-    pixels = mixed.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    # Training mixes after it normalizes; that is affine, so mixing without it gives the same picture.
+    inputs, targets = augmentation(images, labels, ids, epoch, lambda pixels: pixels.float().permute(0, 3, 1, 2))
+    pixels = inputs.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    if targets.ndim == 1:
+        return pixels, [[(classes[label], 1.0)] for label in targets.tolist()]
     return pixels, [_shares(target, classes) for target in targets.tolist()]
 
 

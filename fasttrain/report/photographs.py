@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from fasttrain.augment.batch import BatchAugment
-    from fasttrain.augment.mix import PlannedMixup
+    from fasttrain.augment.augmentation import Augmentation
     from fasttrain.evaluation.evaluate import Predictions
     from fasttrain.evaluation.metrics import ClassResult, Evaluation
     from fasttrain.loaders.base import LoaderSettings
@@ -97,8 +96,7 @@ def worst_classes(
 def first_batch(
     shards: ShardSet,
     settings: LoaderSettings,
-    augment: BatchAugment | None,
-    mix: PlannedMixup | None,
+    augmentation: Augmentation,
     device: torch.device,
 ) -> list[Seen]:
     """The beginning of the run's first batch, of rank 0: cropped, flipped, augmented and mixed by the plan's numbers.
@@ -111,7 +109,8 @@ def first_batch(
     from fasttrain.loaders.torchvision import TorchvisionLoader, decode_crop
 
     loader = TorchvisionLoader(shards, shards.ids("train"), replace(settings, workers=0, device="cpu"))
-    batch = _shown(loader.plan().batch(0, settings.batch_size, 0, settings.world_size), shards, mixed=mix is not None)
+    first = loader.plan().batch(0, settings.batch_size, 0, settings.world_size)
+    batch = _shown(first, shards, mixed=augmentation.mix is not None)
     if not len(batch):
         return []
     sizes = shards.sizes()[batch.ids].tolist()
@@ -122,7 +121,7 @@ def first_batch(
         ]
     ).to(device)
     labels = torch.from_numpy(shards.labels()[batch.ids]).to(device)
-    seen, shares = as_seen(pixels, labels, batch.ids, 0, shards.classes, augment, mix)
+    seen, shares = as_seen(pixels, labels, batch.ids, 0, shards.classes, augmentation)
     return [Seen(_thumbnail_of_pixels(picture), _caption(each)) for picture, each in zip(seen, shares, strict=True)]
 
 

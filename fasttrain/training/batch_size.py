@@ -16,15 +16,15 @@ from timm.utils import decay_batch_step
 
 from fasttrain.errors import OutOfMemory, UserError
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import release_memory
 from fasttrain.training.distributed import Agreed
 from fasttrain.training.memory import free_memory, give_back_heap, is_out_of_memory, peak_memory, resident_memory
 from fasttrain.training.optim import Schedule
 from fasttrain.training.resume import RunStart
+from fasttrain.training.step import StepBatch
 
 if TYPE_CHECKING:
-    from fasttrain.training.setup import RunParts
+    from fasttrain.training.parts import RunParts
 
 log = logging.getLogger("fasttrain")
 
@@ -181,19 +181,19 @@ def _try_steps(parts: RunParts, size: int) -> None:
         optimizer, "constant", learning_rate=1.0, epochs=1, steps_per_epoch=1, patience=0, factor=0.5, warmup_epochs=0
     )
     state = replace(parts.state, schedule=still)
-    delivered = state.loader.state_dict()["samples"]
     # Without the other ranks, who may be able to take a batch that this one can't.
-    step = replace(parts.step, parallel=None, ranks=1, accumulate=1)
+    step = replace(parts.step, parallel=None, ranks=1)
     ids = torch.from_numpy(np.resize(parts.loaders.train.ids, size))
     labels = torch.zeros(size, dtype=torch.int64)
     images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
+    batch = StepBatch(images, labels, ids, 0, size)
     state.model.train()
     keep_frozen(step.frozen)
     for each in state.model.modules():
         if isinstance(each, torch.nn.SyncBatchNorm):
             each.eval()  # in training it waits for the other ranks
     for _ in range(2):
-        step(state, images, labels, ids, Agreed(size, 1.0, None), Groups(delivered, delivered, size))
+        step(state, [batch], Agreed(*step.size([batch]), None))
     if parts.device.type == "cuda":
         torch.cuda.synchronize(parts.device)
 

@@ -1,8 +1,7 @@
-"""The device, mixed precision, and what is left of memory."""
+"""The device: which one to use, how to compile for it, and how to keep its memory."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.util
 import os
@@ -10,8 +9,6 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -19,8 +16,6 @@ from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a threshold of -1 is the greatest size_t
-
-Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,29 +41,6 @@ def choose_device(name: str) -> torch.device:
 def choose_workers(workers: int | None) -> int:
     """The number asked for, else one for each core this process may use."""
     return len(os.sched_getaffinity(0)) if workers is None else workers
-
-
-def mixed_precision(device: torch.device, amp: bool, dtype: str) -> tuple[Autocast, torch.amp.GradScaler]:
-    """An autocast factory and a GradScaler (enabled for fp16 only, so it is always in the loop)."""
-    if not amp:
-        return contextlib.nullcontext, torch.amp.GradScaler(device.type, enabled=False)
-    half = torch.bfloat16 if dtype == "bf16" else torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
-    return lambda: torch.autocast(device.type, dtype=half), scaler
-
-
-def amp_problem(device: torch.device, dtype: str) -> str | None:
-    """Why mixed precision would slow training down on `device`; None where it pays.
-
-    On a CPU without AVX-512 or AMX, oneDNN has no kernels for it and torch's own are far slower than fp32's.
-    """
-    if device.type != "cpu" or _cpu_has_kernels(dtype):
-        return None
-    return f"this CPU ({torch.backends.cpu.get_cpu_capability()}) has no fast {dtype}: training in fp32"
-
-
-def _cpu_has_kernels(dtype: str) -> bool:
-    return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")())
 
 
 def fast_math(deterministic: bool) -> None:

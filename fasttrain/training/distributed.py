@@ -41,11 +41,14 @@ _calls = itertools.count()
 
 @dataclass(frozen=True)
 class Agreed:
-    """What all ranks know of one step: `samples` of all of them, this rank's `share` of their weight in [0, 1], the
-    signal that asked any of them to stop, and whether it is time to save."""
+    """What all ranks know of one step.
+
+    `samples` and `weight` are sums over the ranks. `stop` is the signal that asked any of them to stop. `overdue` says
+    if it is time to save.
+    """
 
     samples: int
-    share: float
+    weight: float
     stop: signal.Signals | None
     overdue: bool = False
 
@@ -176,13 +179,13 @@ class Ranks:
     ) -> Agreed:
         """Sums over the ranks, by one small all-reduce between hosts. Raises what another rank failed with."""
         if self.size == 1:
-            return Agreed(samples, 1.0, stop, overdue)
+            return Agreed(samples, weight, stop, overdue)
         sums = self._reduce([*(float(stop == each) for each in _SIGNALS), 0.0, samples, weight, overdue])
         if sums[2]:
             self._raise_failure(self._failures(None))
         stop = next((each for each, count in zip(_SIGNALS, sums[:2], strict=True) if count), None)
         self._stopping |= stop is not None
-        return Agreed(int(sums[3]), weight / sums[4] if sums[4] else 0.0, stop, bool(sums[5]))
+        return Agreed(int(sums[3]), sums[4], stop, bool(sums[5]))
 
     def gather(self, value: T) -> list[T]:
         """Each rank's `value`, which can be pickled, by rank; on all of them."""

@@ -20,7 +20,7 @@ from fasttrain.training.finite import Sign, StepDiverged, non_finite
 
 if TYPE_CHECKING:
     from fasttrain.loaders.base import Loader
-    from fasttrain.training.setup import RunParts
+    from fasttrain.training.parts import RunParts
 
 SCHEMA = 1
 NAME = "diverged.safetensors"
@@ -163,7 +163,7 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
         "epoch": run.state.epoch,
         "step": note.step if note else run.state.step,
         "learning_rate": note.learning_rate if note else run.state.schedule.learning_rate,
-        "precision": run.precision,
+        "precision": run.precision.name,
         "scale": sign.scale,
         "device": str(run.device),
         "rank": run.ranks.rank,
@@ -178,12 +178,12 @@ def _read_again(run: RunParts, sign: Sign) -> Batches:
     """The guilty batch from the run's own loader, which the plan makes give the same again: no step has to keep it."""
     note, loader = sign.note, run.state.loader
     assert note is not None
-    start = note.delivered - note.samples
+    start = note.begin
     if sign.kind != "loss":  # of the group's batches none is known to be guiltier than the others
         most = _MOST_BATCHES * loader.settings.batch_size * loader.settings.world_size
-        start = max(note.group, note.delivered - most)
+        start = max(note.step_begin, note.end - most)
     loader.load_state_dict({"epoch": note.epoch, "samples": start})
-    return [each for each in _until(loader, note.delivered) if len(each[1])]
+    return [each for each in _until(loader, note.end) if len(each[1])]
 
 
 def _until(loader: Loader, delivered: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -202,8 +202,8 @@ def _guilty_of_validation(run: RunParts, model: torch.nn.Module) -> Batches:
         for images, labels, ids in batches:
             if not len(labels):
                 continue
-            with run.autocast():
-                logits = model(run.preprocess(images.to(run.device)))
+            with run.step.autocast():
+                logits = model(run.step.preprocess(images.to(run.device)))
             if not torch.isfinite(criterion(logits.float(), labels.to(run.device))):
                 return [(images.clone(), labels, ids)]
     return []

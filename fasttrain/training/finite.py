@@ -6,7 +6,6 @@ From the first step on that was not, the weights stay as they were before it, th
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,15 +26,15 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 class BatchNote:
     """One batch of training, as the host knows it before it runs. `step` optimizer steps were made before it.
 
-    delivered, samples, group: of the epoch with this batch, in it, and before the group of accumulated ones that it
-    belongs to; over all ranks. rng: the generators that dropout draws from, the device's last.
+    Samples of the epoch, over all ranks, are counted before its step (`step_begin`), before it (`begin`) and with it
+    (`end`). `rng` holds the generators that dropout draws from, the device's last.
     """
 
     epoch: int
     step: int
-    delivered: int
-    samples: int
-    group: int
+    step_begin: int
+    begin: int
+    end: int
     learning_rate: float
     rng: tuple[torch.Tensor, ...]
 
@@ -80,24 +79,16 @@ class Watch:
         self._device = device
         self._broken = torch.zeros((), device=device)  # 1 from the first step that was not finite on
         self._none = torch.zeros((), device=device)
-        self._notes: deque[BatchNote] = deque(maxlen=LOOK_EVERY)
-        self._losses: deque[torch.Tensor] = deque(maxlen=LOOK_EVERY)
-        self._norms: deque[torch.Tensor] = deque(maxlen=LOOK_EVERY)
-        self._came = (-1, 0)  # epoch, and its samples with the last batch
+        self._notes: list[BatchNote] = []
+        self._losses: list[torch.Tensor] = []
+        self._norms: list[torch.Tensor] = []
 
-    def before(self, epoch: int, delivered: int, first: int) -> int:
-        """Of `epoch`'s samples, those that came before the batch with which `delivered` have come; `first` before the
-        first batch."""
-        then, came = self._came
-        self._came = epoch, delivered
-        return came if then == epoch and first <= came < delivered else first
-
-    def begin(self, epoch: int, step: int, delivered: int, samples: int, group: int, learning_rate: float) -> None:
-        """A batch is about to run; see `BatchNote`."""
+    def begin(self, epoch: int, step: int, step_begin: int, begin: int, end: int, learning_rate: float) -> None:
+        """Note that a batch is about to run; see `BatchNote`."""
         rng: tuple[torch.Tensor, ...] = (torch.get_rng_state(),)
         if self._device.type == "cuda":
             rng += (torch.cuda.get_rng_state(self._device),)
-        self._notes.append(BatchNote(epoch, step, delivered, samples, group, learning_rate, rng))
+        self._notes.append(BatchNote(epoch, step, step_begin, begin, end, learning_rate, rng))
 
     def loss(self, loss: torch.Tensor) -> None:
         """Of the batch that began, float []."""
@@ -136,7 +127,7 @@ class Watch:
             return None
         values = torch.stack([each.float() for each in (*self._losses, *self._norms)]).tolist()
         count = len(self._losses)
-        notes = list(self._notes)[-count:]
+        notes = self._notes[-count:]
         scale = scaler.get_scale() if scaler.is_enabled() else 1.0
         for note, loss, norm in zip(notes, values[:count], values[count:], strict=True):
             if not math.isfinite(loss):

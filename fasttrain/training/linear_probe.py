@@ -24,10 +24,10 @@ from fasttrain.errors import UserError
 from fasttrain.loaders.base import BadSamples, InnerLoader, Loader
 from fasttrain.loaders.plan import Batch, EpochPlan, epoch_order
 from fasttrain.model.factory import ModelSpec
+from fasttrain.model.precision import Autocast
 from fasttrain.photos.sources import cache_root
 from fasttrain.shards.atomic import atomic_write_bytes, make_folder
 from fasttrain.training.data import Loaders
-from fasttrain.training.device import Autocast
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -144,7 +144,7 @@ def solve_epoch(
         return False
     with torch.no_grad():
         logits = head(features)
-        state.totals.update(criterion(logits, labels), logits, labels)
+        state.totals.update(criterion(logits, labels), logits, labels, len(labels))
     state.step += 1
     state.schedule.skip_epoch()
     state.epoch_seconds = time.perf_counter() - began

@@ -4,29 +4,32 @@ look at every module."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fasttrain.augment.batch import BatchAugment
-from fasttrain.augment.mix import PlannedMixup
+from fasttrain.augment.augmentation import Augmentation
+from fasttrain.config.load import resolve
 from fasttrain.config.location import user_path
-from fasttrain.config.schema import parse_rand_augment
+from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics
-from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
-from fasttrain.model.factory import create_model
+from fasttrain.model.factory import ModelSpec, create_model
+from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from fasttrain.model.input_size import img_size_for
-from fasttrain.model.preprocess import Normalise
-from fasttrain.training.device import choose_device, mixed_precision
+from fasttrain.model.precision import make_precision
+from fasttrain.training.device import choose_device
 from fasttrain.training.diverged import DivergedStep, find_diverged
 from fasttrain.training.finite import gradient_norm, non_finite
+from fasttrain.training.setup import make_step
+from fasttrain.training.step import StepBatch
 
 _LISTED = 3  # activations, gradients
 _SHOWN = 64  # photographs of a sheet
@@ -130,36 +133,44 @@ class _Seen:
             self.rows = (~rows).nonzero().flatten().tolist()
 
 
-def _try(saved: DivergedStep, precision: str, device: torch.device) -> Tried:
-    config, training = saved.facts["config"], saved.facts["kind"] != "validation"
-    autocast, _ = mixed_precision(device, precision != "fp32", precision)
-    model, frozen = _model(saved, precision, device)
+def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Tried:
+    training = saved.facts["kind"] != "validation"
+    config, spec = _config(saved), _spec(saved)
+    model = _model(saved, config, device)
+    frozen = freeze_blocks(model, config.freeze)
+    precision = make_precision(precision_name, model, device)
+    ids = torch.cat([ids for _, _, ids in saved.batches]).numpy()
+    step = make_step(config, precision, spec, device=device, ids=ids, frozen=frozen, class_weights=saved.class_weights)
+    fold_frozen(model, frozen)
     model.train(training)
     if training:
         keep_frozen(frozen)
-    prepare, criterion = _prepare(saved, device), _criterion(saved, training, device)
-    scale = float(saved.facts["scale"]) if precision == saved.facts["precision"] else 1.0
+    else:
+        step = replace(step, criterion=torch.nn.CrossEntropyLoss(), augmentation=Augmentation())
+    scale = float(saved.facts["scale"]) if precision.name == saved.facts["precision"] else 1.0
+    batches = [StepBatch(*parts, begin=0, end=0) for parts in saved.batches]
+    _, weight = step.size(batches)
     seen = _Seen()
-    for number, (images, labels, ids) in enumerate(saved.batches):
-        inputs, targets = prepare(images.to(device), labels.to(device), ids)
-        if number == len(saved.batches) - 1:
+    for batch in batches:
+        if batch is batches[-1]:
             _put_back(saved.rng, device)
-        lone = training and len(labels) == 1 < int(config["batch_size"])
-        with running_statistics(model) if lone else nullcontext():
-            seen = _Seen()
-            with _watched(model, seen), autocast(), torch.set_grad_enabled(training):
-                logits = model(inputs)
-                losses = criterion(reduction="none")(logits, targets)
-                loss = criterion(reduction="mean")(logits, targets)
+        seen = _Seen()
+        lone = training and len(batch.labels) == 1 < int(config.batch_size)
+        with running_statistics(model) if lone else nullcontext(), torch.set_grad_enabled(training):
+            with _watched(model, seen):
+                loss, logits, targets = step.loss(model, batch, saved.facts["epoch"])
             if training:
-                (loss * scale).backward()
+                (loss * (step.size([batch])[1] / weight) * scale).backward()
+    each_loss = copy(step.criterion)
+    each_loss.reduction = "none"
+    with torch.no_grad(), step.autocast():
+        losses = each_loss(logits, targets).float().tolist()
     gradients: dict[str, torch.Tensor] = {}
     for name, each in model.named_parameters():
         if each.grad is not None:
             gradients[name] = each.grad.div_(scale)
-    listed = [row for row, value in enumerate(losses.detach().float().tolist()) if not math.isfinite(value)]
     return Tried(
-        precision=precision,
+        precision=precision.name,
         loss=float(loss.detach()),
         gradient=float(gradient_norm(model.parameters())) if training else None,
         module=seen.module,
@@ -167,71 +178,32 @@ def _try(saved: DivergedStep, precision: str, device: torch.device) -> Tried:
         activations=_most(seen.outputs),
         gradients=_most({name: _greatest(each) for name, each in gradients.items() if each.isfinite().any()}),
         broken_gradients=non_finite(gradients),
-        samples=seen.rows or listed,
-        losses=losses.detach().float().tolist(),
+        samples=seen.rows or [row for row, value in enumerate(losses) if not math.isfinite(value)],
+        losses=losses,
     )
 
 
-def _model(saved: DivergedStep, precision: str, device: torch.device) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
-    config = saved.facts["config"]
-    model = create_model(
-        config["model"],
-        len(saved.facts["classes"]),
-        drop_rate=config["drop_rate"],
-        img_size=img_size_for(config["model"], config["image_size"]),
+def _config(saved: DivergedStep) -> TrainConfig:
+    # A recipe would fill in what the run left unset.
+    return resolve({name: value for name, value in saved.facts["config"].items() if name != "recipe"})
+
+
+def _spec(saved: DivergedStep) -> ModelSpec:
+    facts, config = saved.facts, saved.facts["config"]
+    return ModelSpec(
+        config["model"], tuple(facts["classes"]), config["image_size"], tuple(facts["mean"]), tuple(facts["std"])
     )
+
+
+def _model(saved: DivergedStep, config: TrainConfig, device: torch.device) -> torch.nn.Module:
+    img_size = img_size_for(config.model, config.image_size)
+    model = create_model(config.model, len(saved.facts["classes"]), drop_rate=config.drop_rate, img_size=img_size)
     try:
         model.load_state_dict(saved.weights)
     except RuntimeError as error:
-        raise UserError(
-            f"the weights kept do not fit {config['model']} as timm makes it here; see `pip list`"
-        ) from error
-    frozen = freeze_blocks(model, config["freeze"])
-    if precision != "fp32" and device.type == "cpu":
-        keep_slow_depthwise_in_fp32(model)
+        raise UserError(f"the weights kept do not fit {config.model} as timm makes it here; see `pip list`") from error
     model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if config["channels_last"] else model, frozen
-
-
-def _prepare(
-    saved: DivergedStep, device: torch.device
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Batches to inputs and targets, as the run's `Step.prepare` does."""
-    config, facts = saved.facts["config"], saved.facts
-    training = facts["kind"] != "validation"
-    normalise = Normalise(tuple(facts["mean"]), tuple(facts["std"]), channels_last=config["channels_last"]).to(device)
-    augment = mix = None
-    if training and (config["color_jitter"] or config.get("rand_augment") or config["random_erasing"]):
-        augment = BatchAugment(
-            torch.cat([ids for _, _, ids in saved.batches]).numpy(),
-            config["seed"],
-            tuple(facts["mean"]),
-            device,
-            color_jitter=config["color_jitter"],
-            rand_augment=parse_rand_augment(config["rand_augment"]) if config.get("rand_augment") else None,
-            random_erasing=config["random_erasing"],
-        )
-    if training and (config["mixup"] or config["cutmix"]):
-        mix = PlannedMixup(config["mixup"], config["cutmix"], len(facts["classes"]), config["seed"])
-
-    def prepare(images: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if augment is not None:
-            images = augment(images, ids.numpy(), facts["epoch"])
-        inputs = normalise(images)
-        return mix(inputs, labels, ids.numpy(), facts["epoch"]) if mix is not None else (inputs, labels)
-
-    return prepare
-
-
-def _criterion(saved: DivergedStep, training: bool, device: torch.device) -> Callable[..., torch.nn.CrossEntropyLoss]:
-    def make(reduction: str) -> torch.nn.CrossEntropyLoss:
-        if not training:
-            return torch.nn.CrossEntropyLoss(reduction=reduction)
-        weights = None if saved.class_weights is None else saved.class_weights.to(device)
-        smoothing = saved.facts["config"]["label_smoothing"]
-        return torch.nn.CrossEntropyLoss(weights, label_smoothing=smoothing, reduction=reduction)
-
-    return make
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 
 from fasttrain.checkpoint.packing import snapshot
 from fasttrain.loaders.base import Loader
-from fasttrain.training.distributed import Agreed, Ranks
+from fasttrain.training.distributed import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule
@@ -25,15 +25,14 @@ class Totals:
         # loss sum, correct, samples, skipped steps
         self._sums = torch.zeros(4, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
-    def update(
-        self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, part: Agreed | None = None
-    ) -> None:
-        """`loss` is the mean over the batch, `logits` float [n, classes], `labels` int64 [n] or float [n, classes].
+    def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weight: float) -> None:
+        """Add a batch: its mean `loss`, float [], its `logits`, float [n, classes], and its `labels`.
 
-        Of mixed labels the one with the greatest share counts as right. `part`: this rank's of a batch of several.
+        `labels` are int64 [n], or float [n, classes] where they are mixed; then the greatest share counts as right.
+        `weight` is the number of samples that the loss stands for: n, unless the samples are weighted.
         """
         count = len(labels)
-        loss = loss.detach() * (part.share * part.samples if part else count)
+        loss = loss.detach() * weight
         if labels.ndim == 2:
             labels = labels.argmax(dim=1)
         correct = (logits.argmax(dim=1) == labels).sum()

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-from fasttrain.training.phases import DATA
+from fasttrain.training.step import DATA
 
 _WAIT, _WARM_UP, _ACTIVE = 5, 2, 3
 

@@ -40,17 +40,18 @@ from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.diverged import kept_if_diverged
 from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
 from fasttrain.training.logfile import RunLog
-from fasttrain.training.loop import Step, require_finite, train_epoch
-from fasttrain.training.phases import phased
+from fasttrain.training.loop import require_finite, train_epoch
+from fasttrain.training.parts import RunParts
 from fasttrain.training.progress import EpochProgress
 from fasttrain.training.progressive import progressive_side
 from fasttrain.training.refused import refused
 from fasttrain.training.result import TrainResult, leave
-from fasttrain.training.resume import RunStart, start_of_run
+from fasttrain.training.resume import start_of_run
 from fasttrain.training.run_files import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.training.saving import Saving
-from fasttrain.training.setup import RunParts
+from fasttrain.training.setup import make_parts
 from fasttrain.training.state import Totals
+from fasttrain.training.step import Step
 from fasttrain.training.trace import Trace
 
 log = logging.getLogger("fasttrain")
@@ -84,38 +85,39 @@ def train(
         start = ranks.from_main(lambda: start_of_run(file, settings, ranks.run_of_before()))
         if console is None or not ranks.main:
             console = make_console(start.config.log_format, quiet=not ranks.main)
-        return _Run(start, console, stop, ranks, after_epoch, tags or {}).run()
+        parts = make_parts(start, console, ranks)
+        config = parts.config
+        folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
+        ranks.remember_run(folder)
+        saving = Saving(folder, parse_save_every(config.save_every), config.keep, ranks.main)
+        return _Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {}).run()
 
 
-class _Run(RunParts):
+class _Run:
     """One run from its first epoch to its result, and the folder that holds it."""
 
     def __init__(
         self,
-        start: RunStart,
+        parts: RunParts,
+        folder: RunFolder,
+        saving: Saving,
         console: Console,
         stop: StopRequest,
-        ranks: Ranks,
         after_epoch: AfterEpoch | None,
         tags: Mapping[str, str],
     ) -> None:
-        super().__init__(start, console, ranks)
+        self.parts, self.folder, self.saving, self.console = parts, folder, saving, console
+        self.start, self.config, self.ranks, self.state = parts.start, parts.config, parts.ranks, parts.state
         self.stop, self.after_epoch, self.tags = stop, after_epoch, tags
         self.ended = self.traced = False
         self.tracked: dict[str, Any] = {"mlflow_run_id": None, "journal": None}
-        self.folder = RunFolder(
-            ranks.from_main(lambda: start.folder or RunFolder.create(self.config.out, self.config.model).path)
-        )
-        ranks.remember_run(self.folder.path)
-        every = parse_save_every(self.config.save_every)
-        self.saving = Saving(self.folder.path, every, self.config.keep, ranks.main)
-        self._say_settings()
 
     def _say_settings(self) -> None:
         says = self.console.print
         verb, settings = "resuming" if self.start.checkpoint else "run", self.config.plain()
         tell(self.console, verb, {"folder": self.folder.path}, Text.assemble((verb, "bold"), f" {self.folder.path}"))
-        self.say_parts()
+        for line in self.parts.describe():
+            says(line, soft_wrap=True)
         usual = resolve().plain()
         own = [f"{name}={value}" for name, value in settings.items() if usual.get(name) != value]
         said = f"settings: {'  '.join(own)}{'; ' if own else ''}the others as usual (all in config.toml)"
@@ -126,17 +128,19 @@ class _Run(RunParts):
             says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
 
     def run(self) -> TrainResult:
+        """Train to the end, or until a stop is requested. Return the result."""
+        self._say_settings()
         handler = RunLog(self.folder.log, self._tell) if self.ranks.main else logging.NullHandler()
         logging.getLogger().addHandler(handler)
         try:
             for line in self.start.torn:
-                self._warn(line)
+                self.parts.warn(line)
             if self.ranks.main:
                 self.tracked = tracked_before(self.start)
             with self._tracker() as tracker:
                 self._prepare(tracker)
                 while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:
-                    with kept_if_diverged(self, self.folder.path):
+                    with kept_if_diverged(self.parts, self.folder.path):
                         self._one_epoch()
                     if self.ended:
                         break
@@ -146,11 +150,11 @@ class _Run(RunParts):
             log.exception("the run in %s failed", self.folder.path)
             if isinstance(handler, RunLog) and handler.kept:
                 remember_trace(error, self.folder.log)
-            said = too_large(error, self, self.folder.path) or refused(error, self.folder)
+            said = too_large(error, self.parts, self.folder.path) or refused(error, self.folder)
             raise said or error from error.__cause__
         finally:
-            self.loaders.close()
-            release_memory(self.device)
+            self.parts.loaders.close()
+            release_memory(self.parts.device)
             logging.getLogger().removeHandler(handler)
             handler.close()
 
@@ -165,11 +169,11 @@ class _Run(RunParts):
             run_name=self.config.run_name or self.folder.path.name,
             params={
                 **lasting(self.config.plain()),
-                "loader": self.loader_name,
-                "classes": len(self.shards.classes),
+                "loader": self.parts.loader_name,
+                "classes": len(self.parts.shards.classes),
                 "ranks": self.ranks.size,
             },
-            tags={**self.tags, "run_folder": str(self.folder.path.resolve()), "shards": self.shards.fingerprint},
+            tags={**self.tags, "run_folder": str(self.folder.path.resolve()), "shards": self.parts.shards.fingerprint},
             run_id=self.tracked["mlflow_run_id"],
             journal=self.folder.path,
             report=self._tell,
@@ -181,22 +185,22 @@ class _Run(RunParts):
             self._resume(self.start.checkpoint)
         if self.ranks.main:
             self.folder.write_config(lasting(self.config.plain()))
-            self.folder.write_classes(self.shards.classes)
-            self.folder.write_model_spec(self.spec)
-        self.fold_frozen()
+            self.folder.write_classes(self.parts.shards.classes)
+            self.folder.write_model_spec(self.parts.spec)
+        self.parts.fold_frozen()
         if self.config.linear_probe:
-            self.loaders = to_features(
+            step = self.parts.step
+            self.parts.loaders = to_features(
                 self.state,
-                self.loaders,
-                self.spec,
-                preprocess=self.preprocess,
-                autocast=self.autocast,
-                device=self.device,
+                self.parts.loaders,
+                self.parts.spec,
+                preprocess=step.preprocess,
+                autocast=step.autocast,
+                device=step.device,
                 watched=self._watched,
                 say=lambda line: self.console.print(line, soft_wrap=True),
             )
-            self.preprocess = torch.nn.Identity()
-            self.step = replace(self.step, preprocess=self.preprocess)
+            self.parts.step = replace(step, preprocess=torch.nn.Identity())
 
     def _resume(self, checkpoint: dict[str, Any]) -> None:
         """Loads the checkpoint, and has the folder, which may be of a later step or of an ended run, belong to it."""
@@ -207,7 +211,9 @@ class _Run(RunParts):
         if not self.ranks.from_main(lambda: find_best(state, self.folder, start.went_back)):
             if self.ranks.main:
                 said = f"the weights of epoch {state.early_stopping.best_epoch + 1}, the best one, are lost"
-                self._warn(f"{said}: an older version of fasttrain saved this run; the best is chosen from here on")
+                self.parts.warn(
+                    f"{said}: an older version of fasttrain saved this run; the best is chosen from here on"
+                )
             begin_best_anew(state, self.ranks.main)
         if self.ranks.main:
             clear_temporaries(self.folder.path)
@@ -233,7 +239,7 @@ class _Run(RunParts):
             {
                 **self.state.state_dict(self.ranks),
                 "config": lasting(self.config.plain()),
-                "shards": self.shards.fingerprint,
+                "shards": self.parts.shards.fingerprint,
                 "mlflow_run_id": self.tracker.run_id or self.tracked["mlflow_run_id"],
                 "journal": self.tracker.uuid or self.tracked["journal"],
             }
@@ -245,7 +251,7 @@ class _Run(RunParts):
         if self.config.progressive:
             state.loader.set_image_size(progressive_side(self.config.progressive, state.epoch, self.config.epochs))
         done = state.loader.state_dict()["samples"]
-        total = min(len(state.loader.ids), len(state.loader) * self.batch_size * self.ranks.size)
+        total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
         title = f"epoch {state.epoch + 1}/{self.config.epochs}"
         bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
         with bar as progress:
@@ -255,15 +261,15 @@ class _Run(RunParts):
                 with self._traced(total - done) as step:
                     train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
         learning_rate = state.schedule.learning_rate
-        release_memory(self.device)
+        release_memory(self.parts.device)
         self.ranks.share(state.evaluated_model.buffers())
-        validation, _ = self._evaluate(state.evaluated_model, self.loaders.val, watched=True)
+        validation, _ = self._evaluate(state.evaluated_model, self.parts.loaders.val, watched=True)
         require_finite(validation.loss, state)
         self._close_epoch(total, learning_rate, validation)
 
     def _solve_head(self) -> None:
         solved = solve_epoch(
-            self.state, self.step.criterion, self._l2(), stop_requested=lambda: self._agree().stop is not None
+            self.state, self.parts.step.criterion, self._l2(), stop_requested=lambda: self._agree().stop is not None
         )
         if not solved and (stop := self._agree().stop):
             self._stop(stop)
@@ -275,18 +281,18 @@ class _Run(RunParts):
     def _traced(self, images: int) -> Iterator[Step]:
         """The step for the `images` left of an epoch; the first that is trained is traced under --profile."""
         if not (self.config.profile and self.ranks.main) or self.traced or images <= 0:
-            yield self.step
+            yield self.parts.step
             return
         self.traced = True
-        batches = -(-images // (self.batch_size * self.ranks.size))
-        with Trace(self.device, batches, self._write_trace) as trace:
-            yield phased(self.step, trace.phase)
+        steps = -(-images // (self.parts.batch_size * self.ranks.size * self.config.grad_accumulation))
+        with Trace(self.parts.device, steps, self._write_trace) as trace:
+            yield replace(self.parts.step, phase=trace.phase)
 
     def _write_trace(self, export: Callable[[str], None]) -> None:
         try:
             self.folder.write_trace(export)
         except OSError as error:
-            self._warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run goes on")
+            self.parts.warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run goes on")
 
     def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
         return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue)
@@ -318,11 +324,11 @@ class _Run(RunParts):
         return evaluate_model(
             model,
             self._watched(loader) if watched else loader,
-            num_classes=len(self.shards.classes),
-            classes=self.shards.classes,
-            device=self.device,
-            preprocess=self.preprocess,
-            autocast=self.autocast,
+            num_classes=len(self.parts.shards.classes),
+            classes=self.parts.shards.classes,
+            device=self.parts.device,
+            preprocess=self.parts.step.preprocess,
+            autocast=self.parts.step.autocast,
             criterion=torch.nn.CrossEntropyLoss(),
             ranks=self.ranks,
         )
@@ -347,9 +353,9 @@ class _Run(RunParts):
             "img/s": images / seconds,
             "wait_share": state.epoch_wait / seconds,
             "image_size": state.loader.settings.image_size,
-            **self.loaders.bad_samples(self.ranks),
+            **self.parts.loaders.bad_samples(self.ranks),
         }
-        if (peak := memory_peak(self.device)) is not None:
+        if (peak := memory_peak(self.parts.device)) is not None:
             record["cuda_peak_bytes"] = peak
         if state.scaler.is_enabled():
             record["skipped_steps"] = totals.skipped_steps()
@@ -360,7 +366,7 @@ class _Run(RunParts):
         state.seconds += seconds
         state.epoch += 1
         state.epoch_seconds = state.epoch_wait = 0.0
-        state.totals = Totals(self.device)
+        state.totals = Totals(self.parts.device)
         state.loader.set_epoch(state.epoch)
         self._save()
         if self.ranks.main:
@@ -378,7 +384,8 @@ class _Run(RunParts):
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
             waited = state.early_stopping.waited
             self.console.print(f"early stopping: no improvement of val_loss for {waited} epochs")
-        split, loader = ("test", self.loaders.test) if self.loaders.test else ("val", self.loaders.val)
+        loaders = self.parts.loaders
+        split, loader = ("test", loaders.test) if loaders.test else ("val", loaders.val)
         best = state.evaluated_model
         if self.ranks.main:
             self.folder.read_model(best)
@@ -399,22 +406,21 @@ class _Run(RunParts):
         return result
 
     def _page(self, result: TrainResult, predictions: Predictions, split: str) -> Report:
-        config = self.config
-        settings = self._loader_settings()
-        if config.progressive:
-            settings = replace(settings, image_size=progressive_side(config.progressive, 0, config.epochs))
-        augment, mix = self.step.augment, self.step.mix
-        batch = () if config.linear_probe else first_batch(self.shards, settings, augment, mix, self.device)
+        config, parts = self.config, self.parts
+        side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size
+        settings = replace(parts.loaders.train.settings, image_size=side)
+        augmentation = parts.step.augmentation
+        batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device)
         return report_of_run(
             result,
             predictions,
             split=split,
             config=config,
-            shards=self.shards,
-            spec=self.spec,
-            model=self.model,
-            loader=self.loader_name,
-            device=self.device,
+            shards=parts.shards,
+            spec=parts.spec,
+            model=parts.model,
+            loader=parts.loader_name,
+            device=parts.device,
             ranks=self.ranks.size,
             store=self.tracker.uri,
             batch=batch,

@@ -24,13 +24,13 @@ from fasttrain.errors import UserError, of_os
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.shards.atomic import make_folder, require_place
 from fasttrain.terminal import make_console
-from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import release_memory
 from fasttrain.training.distributed import Agreed, Ranks
-from fasttrain.training.loop import Step
+from fasttrain.training.loop import step_batches
 from fasttrain.training.resume import RunStart
-from fasttrain.training.setup import RunParts
+from fasttrain.training.setup import make_parts
 from fasttrain.training.state import Totals, TrainingState
+from fasttrain.training.step import Step
 
 _DIVERGED = 4.0  # times the least median
 _MEDIAN = 5  # steps: single batches must neither end the sweep nor make the slope
@@ -92,9 +92,10 @@ def lr_find(
             raise of_os(error, mend="choose another --picture") from error
     console = console or make_console(quiet=True)
     constant = {"scheduler": "constant", "warmup_epochs": 0.0, "ema_decay": None, "compile": "off"}
-    parts = RunParts(RunStart(asked.model_copy(update=constant)), console, Ranks())
+    parts = make_parts(RunStart(asked.model_copy(update=constant)), console, Ranks())
     try:
-        parts.say_parts()
+        for line in parts.describe():
+            console.print(line, soft_wrap=True)
         parts.fold_frozen()
         rates = np.geomspace(start, end, steps).tolist()
         columns = TextColumn("range test"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}")
@@ -178,11 +179,12 @@ def _sweep(state: TrainingState, step: Step, rates: list[float], show: Callable[
     least = math.inf
     while True:
         state.loader.set_epoch(state.epoch)
-        groups = Groups.of(state.loader, step.accumulate)
-        for images, labels, ids in step.batches(state.loader):
+        for batches in step_batches(state.loader, step.accumulate):
             _set_rate(state, rates[len(losses)])
-            if not step(state, images, labels, ids, Agreed(len(labels), 1.0, None), groups):
+            samples, weight = step.size(batches)
+            if not samples:
                 continue
+            step(state, batches, Agreed(samples, weight, None))
             loss, _ = state.totals.means()
             state.totals = Totals(step.device)
             if not math.isfinite(loss) or state.watch.look(state.scaler):

@@ -9,7 +9,7 @@ import pytest
 from fasttrain.config.schema import TrainConfig
 from fasttrain.profiling.diagnosis import Conditions, diagnose
 from fasttrain.profiling.measure import Measured, PhaseTime, StepTimes
-from fasttrain.training.phases import PHASES
+from fasttrain.training.step import PHASES
 
 CPU = Conditions(device="cpu", cores=4, loader="torchvision", workers=2, faster_loaders=("native",), stored_side=512)
 CUDA = replace(CPU, device="cuda", loader="native", faster_loaders=("dali",), amp_pays=True, compiled=True)

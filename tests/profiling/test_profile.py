@@ -15,7 +15,7 @@ from fasttrain.augment.batch import BatchAugment
 from fasttrain.errors import UserError
 from fasttrain.profiling.profile import profile
 from fasttrain.training.loop import Step
-from fasttrain.training.phases import PHASES
+from fasttrain.training.step import PHASES
 from tests.profiling.stand_ins import SlowLoader
 from tests.training.conftest import SMALL, arguments
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fasttrain.augment.augmentation import Augmentation
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
 from fasttrain.evaluation.evaluate import Predictions
@@ -96,7 +97,7 @@ def test_the_first_batch_is_what_the_model_saw(shards: ShardSet, mixed: bool) ->
     cpu = torch.device("cpu")
     augment = BatchAugment(shards.ids("train"), 5, MEAN, cpu, color_jitter=0.4, rand_augment=(2, 9), random_erasing=0.5)
     mix = PlannedMixup(0.4, 1.0, 6, 5) if mixed else None
-    shown = first_batch(shards, settings, augment, mix, cpu)
+    shown = first_batch(shards, settings, Augmentation(augment, mix), cpu)
 
     loader = TorchvisionLoader(shards, shards.ids("train"), settings)
     images, labels, ids = next(iter(loader))
@@ -118,11 +119,11 @@ def test_the_first_batch_is_what_the_model_saw(shards: ShardSet, mixed: bool) ->
 def test_small_batches_and_ranks(shards: ShardSet) -> None:
     cpu = torch.device("cpu")
     one = LoaderSettings(batch_size=1, image_size=32, crop=Crop(), seed=5)
-    whole = first_batch(shards, replace(one, batch_size=8), None, None, cpu)
+    whole = first_batch(shards, replace(one, batch_size=8), Augmentation(), cpu)
     assert len(whole) == 8
-    assert first_batch(shards, replace(one, batch_size=4, world_size=2), None, None, cpu) == whole[:4]
-    alone = first_batch(shards, one, None, None, cpu)
-    assert len(alone) == 1 and first_batch(shards, one, None, PlannedMixup(1.0, 0.0, 6, 5), cpu) == alone
+    assert first_batch(shards, replace(one, batch_size=4, world_size=2), Augmentation(), cpu) == whole[:4]
+    alone = first_batch(shards, one, Augmentation(), cpu)
+    assert len(alone) == 1 and first_batch(shards, one, Augmentation(None, PlannedMixup(1.0, 0.0, 6, 5)), cpu) == alone
 
 
 def test_shards_behind_a_url_are_not_fetched_for_a_picture(
@@ -135,10 +136,10 @@ def test_shards_behind_a_url_are_not_fetched_for_a_picture(
     wrong = {int(sample): ((int(remote.labels()[sample]) + 1) % 6, 0.8) for sample in remote.ids("train")}
     nowhere = worst_classes(*said(remote, wrong), remote)
     assert [len(each.mistakes) for each in nowhere] == [0] * 6 and all(each.wrong for each in nowhere)
-    assert first_batch(remote, settings, None, None, torch.device("cpu")) == []
+    assert first_batch(remote, settings, Augmentation(), torch.device("cpu")) == []
     remote.fetch(0)
     keys = {remote.index[sample]["key"].decode() for sample in there}
     shown = {mistake.key for each in worst_classes(*said(remote, wrong), remote) for mistake in each.mistakes}
     assert shown and shown <= keys
-    assert 0 < len(first_batch(remote, settings, None, None, torch.device("cpu"))) < 8
+    assert 0 < len(first_batch(remote, settings, Augmentation(), torch.device("cpu"))) < 8
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1

@@ -16,7 +16,7 @@ from fasttrain.training.batch_size import fitting, largest_below, largest_by_gro
 from fasttrain.training.distributed import Ranks
 from fasttrain.training.loop import Step
 from fasttrain.training.resume import RunStart
-from fasttrain.training.setup import RunParts
+from fasttrain.training.setup import make_parts
 from tests.training.conftest import SMALL, killed_after, last_state
 
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "track": False, "deterministic": True, "drop_rate": 0.2}
@@ -105,7 +105,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, limit: int, after: int = 0) ->
 
 def test_real_steps_are_tried_and_errors_of_other_kinds_are_not_swallowed(shard_folder, monkeypatch):
     config = resolve({**RUN, "data": shard_folder, "scheduler": "onecycle", "epochs": 1, "limit_batches": 1})
-    parts = RunParts(RunStart(config), Console(quiet=True), Ranks())
+    parts = make_parts(RunStart(config), Console(quiet=True), Ranks())
     small_memory(monkeypatch, limit=20)
     before = [each.clone() for each in parts.model.parameters()]
     assert [fitting(parts)(size) for size in (4, 16, 24, 20)] == [True, True, False, True]

@@ -19,8 +19,9 @@ from fasttrain.terminal import make_console
 from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.optim import Schedule, create_optimizer
+from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
-from fasttrain.training.setup import RunParts
+from fasttrain.training.setup import make_parts
 
 REFUSED = {
     "adahessian": "needs second derivatives",
@@ -103,7 +104,7 @@ def test_every_optimizer_goes_on_bit_for_bit(scheduler: str) -> None:
 def begin(data: Path, **settings: Any) -> RunParts:
     small = {"model": "test_convnext", "pretrained": False, "image_size": 32, "batch_size": 4, "limit_batches": 2}
     machine = {"loader": "torchvision", "workers": 0, "device": "cpu", "track": False, "epochs": 3}
-    return RunParts(
+    return make_parts(
         RunStart(resolve({"data": data, **small, **machine, **settings})), make_console(quiet=True), Ranks()
     )
 
@@ -114,7 +115,7 @@ def one_epoch(parts: RunParts) -> None:
     train_epoch(
         state,
         parts.step,
-        agree=lambda samples=0, weight=0.0: Agreed(samples, 1.0, None),
+        agree=lambda samples, weight: Agreed(samples, weight, None),
         after_step=lambda part: None,
         show=lambda *_: None,
     )

@@ -13,8 +13,9 @@ import torch
 
 from fasttrain.errors import UserError
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
+from fasttrain.model.precision import amp_problem, choose_precision
 from fasttrain.model.preprocess import Normalise
-from fasttrain.training.device import amp_problem, choose_device, mixed_precision
+from fasttrain.training.device import choose_device
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_everything
@@ -216,7 +217,8 @@ def test_devices():
             choose_device("cuda")
 
 
-def test_amp_is_bf16_or_fp16_with_a_scaler():
+def test_amp_is_bf16_or_fp16_with_a_scaler(monkeypatch):
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
     cpu = torch.device("cpu")
     layer = torch.nn.Linear(2, 2)
     for amp, dtype, expected in (
@@ -224,23 +226,26 @@ def test_amp_is_bf16_or_fp16_with_a_scaler():
         (True, "bf16", torch.bfloat16),
         (True, "fp16", torch.float16),
     ):
-        autocast, scaler = mixed_precision(cpu, amp, dtype)
-        with autocast():
+        precision = choose_precision(layer, cpu, amp, dtype)
+        with precision.autocast():
             assert layer(torch.ones(1, 2)).dtype == expected
-        assert scaler.is_enabled() == (amp and dtype == "fp16")
+        assert precision.scaler.is_enabled() == (amp and dtype == "fp16")
+        assert precision.name == (dtype if amp else "fp32") and precision.unavailable is None
 
 
 def test_amp_is_left_out_where_it_would_be_slower(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr("fasttrain.training.device._cpu_has_kernels", lambda dtype: False)
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: False)
+    chosen = choose_precision(torch.nn.Linear(1, 1), cpu, True, "bf16")
+    assert chosen.name == "fp32" and "training in fp32" in str(chosen.unavailable)
     assert "training in fp32" in amp_problem(cpu, "bf16")
     assert amp_problem(torch.device("cuda"), "bf16") is None
-    monkeypatch.setattr("fasttrain.training.device._cpu_has_kernels", lambda dtype: True)
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
     assert amp_problem(cpu, "bf16") is None
 
 
 def test_totals_are_means_over_samples_not_batches():
     totals = Totals(torch.device("cpu"))
-    totals.update(torch.tensor(1.0), torch.tensor([[2.0, 1.0]] * 3), torch.tensor([0, 0, 1]))
-    totals.update(torch.tensor(5.0), torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
+    totals.update(torch.tensor(1.0), torch.tensor([[2.0, 1.0]] * 3), torch.tensor([0, 0, 1]), 3)
+    totals.update(torch.tensor(5.0), torch.tensor([[2.0, 1.0]]), torch.tensor([0]), 1)
     assert totals.means() == (2.0, 0.75)

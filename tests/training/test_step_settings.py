@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from fasttrain import train
 from fasttrain.errors import UserError
 from fasttrain.model.factory import create_model, enable_grad_checkpointing
-from fasttrain.training.accumulation import Groups
 from fasttrain.training.device import compile_in_place, fast_math
 from fasttrain.training.optim import Schedule, create_optimizer
 from tests.training.conftest import SMALL, killed_after, last_state
@@ -25,17 +24,6 @@ CPU = torch.device("cpu")
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
-
-
-def test_groups_weigh_batches_by_their_samples_and_begin_where_a_run_resumed():
-    groups = Groups(first=8, total=30, size=12)  # batches of 4: three groups of 12, 10 are left
-    delivered, shares, ends = 8, [], []
-    for samples in (4, 4, 4, 4, 4, 2):
-        delivered += samples
-        shares.append(groups.share(delivered, samples))
-        ends.append(groups.complete(delivered))
-    assert shares == pytest.approx([1 / 3] * 3 + [0.4, 0.4, 0.2])
-    assert ends == [False, False, True, False, False, True]
 
 
 def test_accumulated_batches_train_as_one_large_batch(shard_folder, tmp_path):

@@ -1,0 +1,66 @@
+"""Build a run's augmentation from its settings, for everyone who trains on batches or shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.augment.batch import BatchAugment
+from fasttrain.augment.mix import PlannedMixup
+from fasttrain.config.schema import TrainConfig, parse_rand_augment
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augment a batch on its device: `pixels` before it is normalized, `mix` after. None switches a part off."""
+
+    pixels: BatchAugment | None = None
+    mix: PlannedMixup | None = None
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        ids: NDArray[np.int64],
+        epoch: int,
+        normalize: Callable[[torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the model's inputs and targets for a loader's batch.
+
+        `images` are uint8 [n, H, W, 3] and `labels` int64 [n], both on the device. `ids` are int64 [n]. `normalize`
+        turns images into inputs, float [n, 3, H, W]. Targets are int64 [n], or float [n, classes] where `mix` is on.
+        """
+        if self.pixels is not None and len(ids):
+            images = self.pixels(images, ids, epoch)
+        inputs = normalize(images)
+        return self.mix(inputs, labels, ids, epoch) if self.mix is not None and len(ids) else (inputs, labels)
+
+
+def make_augmentation(
+    config: TrainConfig, ids: NDArray[np.int64], *, classes: int, mean: tuple[float, ...], device: torch.device
+) -> Augmentation:
+    """Return the augmentation that `config` asks for.
+
+    `ids` are the training split's, int64 [n]. `mean` is the model's, of pixels in 0..1; it fills what is empty.
+    """
+    pixels = mix = None
+    if config.color_jitter or config.rand_augment or config.random_erasing:
+        pixels = BatchAugment(
+            ids,
+            config.seed,
+            mean,
+            device,
+            color_jitter=config.color_jitter,
+            rand_augment=parse_rand_augment(config.rand_augment) if config.rand_augment else None,
+            random_erasing=config.random_erasing,
+        )
+    if config.mixup or config.cutmix:
+        mix = PlannedMixup(config.mixup, config.cutmix, classes, config.seed)
+    return Augmentation(pixels, mix)

@@ -1,0 +1,60 @@
+"""Choose the precision that a model runs in: fp32, or mixed precision in bf16 or fp16."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
+
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A precision and what it takes: `autocast()` around the forward pass, `scaler` around the backward pass.
+
+    `name` is "fp32", "bf16" or "fp16". `scaler` is enabled for fp16 only. `unavailable` says why mixed precision was
+    asked for and isn't used; it is None otherwise.
+    """
+
+    name: str
+    autocast: Autocast
+    scaler: torch.amp.GradScaler
+    unavailable: str | None = None
+
+
+def choose_precision(model: torch.nn.Module, device: torch.device, amp: bool, dtype: str) -> Precision:
+    """Return mixed precision in `dtype` ("bf16" or "fp16") if `amp` is set and `device` is fast in it, else fp32."""
+    unavailable = amp_problem(device, dtype) if amp else None
+    precision = make_precision(dtype if amp and unavailable is None else "fp32", model, device)
+    return Precision(precision.name, precision.autocast, precision.scaler, unavailable)
+
+
+def make_precision(name: str, model: torch.nn.Module, device: torch.device) -> Precision:
+    """Return the precision `name` for `model`, whose slow layers stay in fp32 from then on."""
+    half = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
+    if half is None:
+        return Precision(name, contextlib.nullcontext, scaler)
+    if device.type == "cpu":
+        keep_slow_depthwise_in_fp32(model)
+    return Precision(name, lambda: torch.autocast(device.type, dtype=half), scaler)
+
+
+def amp_problem(device: torch.device, dtype: str) -> str | None:
+    """Return why mixed precision would slow training down on `device`, or None where it pays.
+
+    On a CPU without AVX-512 or AMX, oneDNN has no kernels for it and torch's own are far slower than fp32's.
+    """
+    if device.type != "cpu" or _cpu_has_kernels(dtype):
+        return None
+    return f"this CPU ({torch.backends.cpu.get_cpu_capability()}) has no fast {dtype}: training in fp32"
+
+
+def _cpu_has_kernels(dtype: str) -> bool:
+    return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")())

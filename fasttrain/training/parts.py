@@ -1,0 +1,91 @@
+"""`RunParts`: what a run trains with, made by `training.setup` and driven by `train`, `profile` and `lr_find`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.text import Text
+
+from fasttrain.config.schema import TrainConfig, ignored_by_linear_probe
+from fasttrain.model.factory import ModelSpec
+from fasttrain.model.fold import fold_frozen
+from fasttrain.model.precision import Precision
+from fasttrain.shards.reader import ShardSet
+from fasttrain.training.data import Loaders, absent_classes, photographs_of
+from fasttrain.training.distributed import Ranks
+from fasttrain.training.resume import RunStart
+from fasttrain.training.state import TrainingState
+from fasttrain.training.step import Step
+
+
+@dataclass
+class RunParts:
+    """The parts of one run. `config` has a number for each setting that may be "auto".
+
+    `notes` are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it.
+    """
+
+    start: RunStart
+    config: TrainConfig
+    ranks: Ranks
+    device: torch.device
+    shards: ShardSet
+    loaders: Loaders
+    model: torch.nn.Module
+    spec: ModelSpec
+    precision: Precision
+    state: TrainingState
+    step: Step
+    compiled: bool
+    warn: Callable[[str], None]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a batch, of each rank."""
+        return int(self.config.batch_size)
+
+    @property
+    def loader_name(self) -> str:
+        """Return the name of the loader that all splits use."""
+        return self.loaders.train.name
+
+    def fold_frozen(self) -> None:
+        """Fold frozen BatchNorm into its convolutions. Call it after the weights have been loaded."""
+        if not self.compiled:  # the compiler does it itself
+            fold_frozen(self.model, self.step.frozen)
+
+    def describe(self) -> Iterator[str | Text]:
+        """Yield a line for each part, and for each setting that this machine can't follow."""
+        config, size = self.config, self.ranks.size
+        yield f"data: {self._data()}"
+        if left_out := self.shards.left_out():
+            yield left_out
+        for line in absent_classes(self.shards):
+            yield Text.assemble(("classes: ", "yellow"), line)
+        yield from self.notes
+        frozen = f", {config.freeze} blocks frozen" if config.freeze else ""
+        count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        yield f"model: {config.model}, {count:,} trainable parameters{frozen}, on {self.device}"
+        if size > 1:
+            batch = self.batch_size
+            yield f"ranks: {size} ({self.ranks.backend(self.device)}), {size} x {batch} = {size * batch} images a step"
+        if config.linear_probe and (ignored := ignored_by_linear_probe(config)):
+            line = f"not used, as the head is solved for without gradient steps: {', '.join(ignored)}"
+            yield Text.assemble(("linear_probe: ", "yellow"), line)
+        if config.sync_bn and (size == 1 or self.device.type != "cuda"):
+            line = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
+            yield Text.assemble(("sync_bn: ", "yellow"), line)
+        if self.compiled:
+            yield f"compile: torch.compile, mode {config.compile_mode}; the first steps take longer"
+        if self.precision.unavailable:
+            yield Text.assemble(("amp: ", "yellow"), self.precision.unavailable)
+
+    def _data(self) -> str:
+        """Return where the photographs are, and how many there are of each split."""
+        shards, given = self.shards, str(self.config.data)
+        through = "" if shards.folder == Path(given) else f", through {shards.folder}"
+        return f"{given}{through}: {photographs_of(shards)}"

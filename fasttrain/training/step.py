@@ -1,0 +1,153 @@
+"""One training step: forward and backward for each of its batches, then one update of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from fasttrain.augment.augmentation import Augmentation
+from fasttrain.errors import UserError
+from fasttrain.model.batch_norm import running_statistics
+from fasttrain.model.precision import Autocast
+from fasttrain.training.distributed import Agreed
+from fasttrain.training.finite import gradient_norm
+from fasttrain.training.state import TrainingState
+
+DATA, COPY, AUGMENT, FORWARD, BACKWARD, LOGGING, OPTIMIZER = PHASES = (
+    "data",
+    "copy",
+    "augment",
+    "forward",
+    "backward",
+    "logging",
+    "optimizer",
+)
+"""The phases of a step, in order. `data` waits for the loader; `augment` includes Normalise and Mixup, `forward` the
+loss, `optimizer` clipping, schedule and EMA, `logging` the sums for loss and top1."""
+
+Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """A loader's batch: images uint8 [n, H, W, 3] on any device, labels int64 [n] and ids int64 [n] on the host.
+
+    `begin` and `end` count the samples of the epoch that all ranks had been given before it and with it.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    ids: torch.Tensor
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Everything that one training step needs besides the state that it changes.
+
+    `class_weights` are the criterion's, on the host. With several `ranks`, `parallel` is the model that averages their
+    gradients. `phase(name)` is entered around each phase; a profiler or a stopwatch can be put there.
+    """
+
+    device: torch.device
+    preprocess: torch.nn.Module
+    criterion: torch.nn.CrossEntropyLoss
+    autocast: Autocast
+    clip_grad: float | None
+    frozen: list[torch.nn.Module]
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    class_weights: torch.Tensor | None = None
+    parallel: DistributedDataParallel | None = None
+    ranks: int = 1
+    accumulate: int = 1
+    phase: Phase = contextlib.nullcontext
+
+    def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: Agreed) -> None:
+        """Add up the gradients of `batches` and update the weights once.
+
+        `agreed` holds what all ranks bring to this step. Each batch counts by its share of their weight, so the
+        gradient is that of the mean over all samples of the step. Ranks exchange gradients with the last batch only.
+        """
+        for batch in batches:
+            if self.parallel is None and not len(batch.labels):  # all of it were bad samples
+                continue
+            begin, rate = batches[0].begin, state.schedule.learning_rate
+            state.watch.begin(state.epoch, state.step, begin, batch.begin, batch.end, rate)
+            last = batch is batches[-1]
+            with contextlib.nullcontext() if last or self.parallel is None else self.parallel.no_sync():
+                self._add_gradient(state, batch, self._weight(batch.labels) / (agreed.weight or 1.0), agreed.samples)
+        with self.phase(OPTIMIZER):
+            self._update(state)
+
+    def size(self, batches: Sequence[StepBatch]) -> tuple[int, float]:
+        """Return how many samples this rank brings to a step of `batches`, and what they weigh in its mean loss."""
+        return sum(len(batch.labels) for batch in batches), sum(self._weight(batch.labels) for batch in batches)
+
+    def _weight(self, labels: torch.Tensor) -> float:
+        """Return what the criterion divides the summed loss of `labels`, int64 [n] on the host, by."""
+        if self.class_weights is None or self.augmentation.mix is not None:
+            return float(len(labels))
+        return float(self.class_weights[labels].sum())
+
+    def loss(
+        self, model: torch.nn.Module, batch: StepBatch, epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the mean loss of `batch`, float [], its logits, float [n, classes], and its targets."""
+        with self.phase(COPY):
+            images = batch.images.to(self.device, non_blocking=True)
+            labels = batch.labels.to(self.device, non_blocking=True)
+        with self.phase(AUGMENT):
+            inputs, targets = self.augmentation(images, labels, batch.ids.numpy(), epoch, self.preprocess)
+        with self.phase(FORWARD), self.autocast():
+            logits = self._logits(self.parallel or model, inputs)
+            # A rank without samples still takes part in the backward pass.
+            return (self.criterion(logits, targets) if len(targets) else logits.sum()), logits, targets
+
+    def _logits(self, model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        try:
+            logits: torch.Tensor = model(inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"batch_size = {len(inputs)}: at {inputs.shape[-1]} px one photograph is too little for BatchNorm to "
+                "train on; use a greater --batch-size or --image-size"
+            ) from error
+        return logits
+
+    def _add_gradient(self, state: TrainingState, batch: StepBatch, share: float, samples: int) -> None:
+        """Add the gradient of `batch`, weighted by its `share` in [0, 1] of the step's `samples`."""
+        lone = len(batch.labels) == 1 < state.loader.settings.batch_size  # has no statistics for BatchNorm
+        with running_statistics(state.model) if lone else contextlib.nullcontext():
+            loss, logits, targets = self.loss(state.model, batch, state.epoch)
+            state.watch.loss(loss)
+            with self.phase(BACKWARD):
+                # DistributedDataParallel divides by the number of ranks.
+                weighted = loss if share * self.ranks == 1 else loss * (share * self.ranks)
+                state.watch.scaled(weighted, state.scaler).backward()
+        with self.phase(LOGGING):
+            state.totals.update(loss, logits, targets, share * samples)
+
+    def _update(self, state: TrainingState) -> None:
+        """Clip the gradient, check that it is finite, step, and advance the schedule and the EMA."""
+        if self.clip_grad is not None:
+            state.scaler.unscale_(state.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
+        else:
+            norm = gradient_norm(state.model.parameters())
+        state.watch.gradient(norm, state.scaler)
+        if state.scaler.is_enabled():
+            state.totals.skipped(norm, self.ranks)
+        state.watch.update(state.optimizer, state.scaler)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.schedule.after_step()
+        if state.ema is not None:
+            state.ema.update(state.model, step=state.step)
