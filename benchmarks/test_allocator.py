@@ -11,7 +11,7 @@ import pytest
 STEP = """
 import sys, time, torch
 sys.path.insert(0, sys.argv[1])
-from fasttrain.training.device import keep_freed_memory
+from fasttrain.device import keep_freed_memory
 if sys.argv[2] == "kept":
     assert keep_freed_memory(torch.device("cpu"))
 import test_train_step

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from fasttrain.device import choose_workers
+from fasttrain.photos.cut import cut_jpeg, native_available
 from fasttrain.shards.convert import convert
-from fasttrain.shards.cut import cut_jpeg, native_available
-from fasttrain.training.device import choose_workers
 
 FFCV = "FFCV's writer"
 OURS = {

@@ -8,14 +8,14 @@ import time
 import numpy as np
 import pytest
 
+from fasttrain.device import choose_workers
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.dali import DaliLoader
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
+from fasttrain.photos.cut import jpeg_info
 from fasttrain.shards.convert import convert
-from fasttrain.shards.cut import jpeg_info
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.device import choose_workers
 
 BATCH = 64
 ROUNDS = 3

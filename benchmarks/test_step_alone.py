@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 
 from fasttrain.config.load import resolve
+from fasttrain.device import choose_device
 from fasttrain.model.precision import amp_problem
 from fasttrain.profiling.measure import measure
-from fasttrain.training.device import choose_device
-from fasttrain.training.distributed import Ranks
+from fasttrain.ranks import Ranks
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from fasttrain.device import choose_device, fast_math
 from fasttrain.model.factory import create_model
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from fasttrain.model.precision import amp_problem, make_precision
 from fasttrain.model.preprocess import Normalise
-from fasttrain.training.device import choose_device, fast_math
 from fasttrain.training.optim import create_optimizer
 
 BATCH, SIDE, CLASSES, ROUNDS = 16, 224, 101, 5

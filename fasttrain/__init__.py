@@ -9,25 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fasttrain.evaluation.checkpoint import evaluate as evaluate
+    from fasttrain.commands.evaluate import evaluate as evaluate
+    from fasttrain.commands.lr_find import lr_find as lr_find
+    from fasttrain.commands.profile import profile as profile
+    from fasttrain.commands.train import train as train
+    from fasttrain.commands.tune import tune as tune
     from fasttrain.evaluation.predict import predict as predict
-    from fasttrain.profiling.profile import profile as profile
     from fasttrain.shards.convert import convert as convert
-    from fasttrain.training.train import train as train
-    from fasttrain.tuning.lr_find import lr_find as lr_find
-    from fasttrain.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
 __all__ = ["convert", "evaluate", "lr_find", "predict", "profile", "train", "tune"]
 
 _HOMES = {
     "convert": "fasttrain.shards.convert",
-    "evaluate": "fasttrain.evaluation.checkpoint",
-    "lr_find": "fasttrain.tuning.lr_find",
+    "evaluate": "fasttrain.commands.evaluate",
+    "lr_find": "fasttrain.commands.lr_find",
     "predict": "fasttrain.evaluation.predict",
-    "profile": "fasttrain.profiling.profile",
-    "train": "fasttrain.training.train",
-    "tune": "fasttrain.tuning.tune",
+    "profile": "fasttrain.commands.profile",
+    "train": "fasttrain.commands.train",
+    "tune": "fasttrain.commands.tune",
 }
 
 

@@ -1,8 +1,9 @@
-"""Text files that people write, in the encodings that their editors save."""
+"""Text that people write: files in the encodings that their editors save, and names with typing errors."""
 
 from __future__ import annotations
 
 import codecs
+import difflib
 from pathlib import Path
 
 from fasttrain.errors import UserError
@@ -49,3 +50,9 @@ def _lines(text: str) -> int:
 
 def _plain_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def nearest(given: str, valid: list[str]) -> str:
+    """Return "; did you mean 'x'?" where something valid looks like `given`, else the empty string."""
+    close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -60,10 +60,10 @@ def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     import timm
     import torch
 
+    from fasttrain.checkpoint.run_folder import RunFolder
     from fasttrain.evaluation.predict import read_photograph
     from fasttrain.model.factory import model_spec
     from fasttrain.model.preprocess import Normalise
-    from fasttrain.report.artifacts import RunFolder
 
     classes = sorted(path.name for path in photographs.iterdir())
     torch.manual_seed(0)

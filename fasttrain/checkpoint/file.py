@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from fasttrain.checkpoint.packing import pack, unpack
 from fasttrain.checkpoint.pickled import TooNew, load_pickled
 from fasttrain.errors import UserError, of_os
-from fasttrain.shards.atomic import atomic_write, make_folder
+from fasttrain.files import atomic_write, make_folder
 from fasttrain.shards.checksum import sha256_of
 
 SCHEMA = 3

@@ -14,7 +14,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
     from rich.table import Table
     from rich.text import Text
 
-    from fasttrain.doctor import examine
+    from fasttrain.commands.doctor import examine
     from fasttrain.terminal import make_console
 
     findings = examine()

@@ -37,10 +37,10 @@ def evaluate(
     from fasttrain.checkpoint.weights import weights_file
 
     weights_file(checkpoint)
-    from fasttrain.evaluation.checkpoint import evaluate as run
+    from fasttrain.commands.evaluate import evaluate as run
     from fasttrain.evaluation.splits import default_split
+    from fasttrain.files import atomic_write_bytes, require_place
     from fasttrain.report.summary import evaluation_table
-    from fasttrain.shards.atomic import atomic_write_bytes, require_place
     from fasttrain.terminal import make_console
 
     for place in (out, report):

@@ -51,8 +51,8 @@ def lr_find_command() -> Callable[..., None]:
         check_settings(config, given)
         import json
 
+        from fasttrain.commands.lr_find import lr_find as run
         from fasttrain.terminal import make_console
-        from fasttrain.tuning.lr_find import lr_find as run
 
         console = make_console(quiet=as_json)
         result = run(

@@ -25,7 +25,7 @@ def profile_command() -> Callable[..., None]:
         check_settings(config, given)
         import json
 
-        from fasttrain.profiling.profile import profile as run
+        from fasttrain.commands.profile import profile as run
         from fasttrain.profiling.table import profile_table
         from fasttrain.terminal import make_console
 

@@ -19,11 +19,11 @@ def replay(
     """Runs the step again at which a run's loss was not finite, and says where it breaks and what to change."""
     import json
 
+    from fasttrain.commands.replay import replay as again
     from fasttrain.report.contact_sheet import picture_format
     from fasttrain.report.replayed import replay_summary
     from fasttrain.terminal import make_console
     from fasttrain.training.diverged import find_diverged
-    from fasttrain.training.replay import replay as again
 
     file = find_diverged(run)
     sheet = sheet or file.with_suffix(".png")

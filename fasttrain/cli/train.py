@@ -42,7 +42,7 @@ def train_command() -> Callable[..., None]:
         if given.get("resume") is None:
             check_settings(config, given)
         from fasttrain.cli.streams import outlive_stdout
-        from fasttrain.training.train import train as run
+        from fasttrain.commands.train import train as run
 
         outlive_stdout()
         run(config, **given)

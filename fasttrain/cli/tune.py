@@ -42,9 +42,9 @@ def tune_command() -> Callable[..., None]:
         import json
 
         from fasttrain.cli.streams import outlive_stdout
+        from fasttrain.commands.tune import tune as run
         from fasttrain.terminal import make_console
         from fasttrain.tuning.table import trials_table
-        from fasttrain.tuning.tune import tune as run
 
         if not as_json:
             outlive_stdout()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
-from fasttrain.text import read_text
+from fasttrain.text import nearest, read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,9 +71,3 @@ def explain(error: ValidationError) -> str:
         if bound in context:
             return f"{said} is out of range: it must be {words} {context[bound]}"
     return f"{said}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
-
-
-def nearest(given: str, valid: list[str]) -> str:
-    """ "; did you mean 'x'?" where something valid looks like `given`, else the empty string."""
-    close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""

@@ -16,7 +16,7 @@ from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 if TYPE_CHECKING:
     import torch
 
-    from fasttrain.training.distributed import Ranks
+    from fasttrain.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fasttrain.evaluation.confusion import (
 if TYPE_CHECKING:
     import torch
 
-    from fasttrain.training.distributed import Ranks
+    from fasttrain.ranks import Ranks
 
 TOP_K = (1, 3, 5)
 _CELLS = 1 << 20  # of a sparse matrix, that wait to be counted

@@ -15,6 +15,7 @@ import torch
 
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.location import user_path
+from fasttrain.device import choose_device
 from fasttrain.errors import UserError, fault_of_machine
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.loaders.plan import centre_boxes
@@ -22,7 +23,6 @@ from fasttrain.loaders.torchvision import decode_crop
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.photos.normalise import BrokenPhoto, normalise
-from fasttrain.training.device import choose_device
 
 _Read = tuple[Path, "Future[torch.Tensor]"]
 

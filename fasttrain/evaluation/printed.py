@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.text import nearest
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.predict import Prediction

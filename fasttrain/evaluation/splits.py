@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.config.load import nearest
 from fasttrain.config.location import is_url, user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.sources import divides_itself, require_known
 from fasttrain.shards.format import ALL, MANIFEST, SPLITS
+from fasttrain.text import nearest
 
 if TYPE_CHECKING:
     import torch

@@ -17,9 +17,9 @@ from fasttrain.export.base import Format, Run, inferring
 from fasttrain.export.photographs import some_photographs
 from fasttrain.export.registry import make_format
 from fasttrain.export.speed import Speed, measure
+from fasttrain.files import atomic_folder, make_folder
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.preprocess import Normalise
-from fasttrain.shards.atomic import atomic_folder, make_folder
 
 INPUTS = ("uint8", "float")
 _PREPROCESS = (

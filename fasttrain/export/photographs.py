@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fasttrain.config.location import is_url, user_path
+from fasttrain.device import choose_workers
 from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.evaluation.predict import Unreadable, read_photograph
@@ -21,7 +22,6 @@ from fasttrain.photos.dishes import DISHES
 from fasttrain.photos.sample import draw_sample
 from fasttrain.shards.format import ALL, MANIFEST
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.device import choose_workers
 
 
 def some_photographs(data: str | Path | None, count: int, image_size: int) -> tuple[torch.Tensor, str]:

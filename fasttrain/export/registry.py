@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
 from fasttrain.extras import require
+from fasttrain.text import nearest
 
 if TYPE_CHECKING:
     from fasttrain.export.base import Format

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fasttrain.photos.cut import native_available
 from fasttrain.photos.jpeg import read_header
-from fasttrain.shards.cut import native_available
 
 _SAMPLINGS: dict[tuple[tuple[int, int], ...], str] = {
     ((2, 2), (1, 1), (1, 1)): "4:2:0",

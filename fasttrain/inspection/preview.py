@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.config.schema import TrainConfig
+from fasttrain.device import choose_device, choose_workers
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader, LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -21,7 +22,6 @@ from fasttrain.report.as_seen import Shares, as_seen
 from fasttrain.report.contact_sheet import contact_sheet
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.device import choose_device, choose_workers
 from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.progressive import progressive_side
 

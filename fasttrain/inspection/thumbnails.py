@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.shards.cut import native_available
+from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet

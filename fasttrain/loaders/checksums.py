@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.loaders.plan import Batch
+from fasttrain.photos.cut import native_available
 from fasttrain.shards.checksum import CHANGED
-from fasttrain.shards.cut import native_available
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import Located, ShardSet

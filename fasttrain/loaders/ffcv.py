@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
+from fasttrain.photos.cut import native_available
 from fasttrain.shards.beton import BetonBytes, beton_problem
-from fasttrain.shards.cut import native_available
 from fasttrain.shards.format import SPLITS
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
 from fasttrain.loaders.plan import Batch
 from fasttrain.loaders.read_ahead import ReadAhead
-from fasttrain.shards.cut import native_available
+from fasttrain.photos.cut import native_available
 from fasttrain.shards.reader import Located
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.text import nearest
 
 if TYPE_CHECKING:
     from fasttrain.loaders.base import Loader

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.loaders.plan import Batch
-from fasttrain.shards.cut import native_available
+from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
@@ -28,7 +28,7 @@ def whole_jpegs(shards: ShardSet, batch: Batch) -> tuple[list[NDArray[np.uint8]]
 def sliced_jpegs(shards: ShardSet, batch: Batch, threads: int = 1) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
     """n JPEGs, uint8 [bytes] each, and int32 [n, 2], where (top, left) each one's crop begins in it, in pixels.
 
-    See `fasttrain.shards.cut.slice_jpeg`. A photograph that can't be sliced, a broken one included, comes whole.
+    See `fasttrain.photos.cut.slice_jpeg`. A photograph that can't be sliced, a broken one included, comes whole.
     """
     from fasttrain import _native
 

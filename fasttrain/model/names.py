@@ -8,8 +8,8 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.text import nearest
 
 _SOURCE = re.compile(r"^[\w+.-]{2,}:|/")
 

@@ -7,8 +7,8 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fasttrain.photos.cut import Interval, cut_jpeg, native_available
 from fasttrain.photos.jpeg import JpegHeader, is_jpeg, read_header, require_few_scans, strip_metadata
-from fasttrain.shards.cut import Interval, cut_jpeg, native_available
 
 if TYPE_CHECKING:
     from PIL.Image import Image

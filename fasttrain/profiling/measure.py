@@ -15,7 +15,7 @@ import torch
 from fasttrain.loaders.base import BadSamples, InnerLoader, Loader
 from fasttrain.loaders.plan import Batch
 from fasttrain.model.precision import Autocast
-from fasttrain.training.distributed import Agreed
+from fasttrain.ranks import Agreed
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import COPY, DATA, FORWARD, LOGGING, PHASES, Step

@@ -10,7 +10,7 @@ from fasttrain.profiling.table import LABELS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fasttrain.profiling.profile import Profile
+    from fasttrain.profiling.result import Profile
 
 COLOURS = {
     "data": "#d95f02",

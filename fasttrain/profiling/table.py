@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from fasttrain.profiling.profile import Profile
+    from fasttrain.profiling.result import Profile
 
 LABELS = {
     "data": "waiting for data",

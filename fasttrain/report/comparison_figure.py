@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fasttrain.errors import UserError, of_os
+from fasttrain.files import make_folder
 from fasttrain.report.comparison import label
 from fasttrain.report.figure_file import write_figure
-from fasttrain.shards.atomic import make_folder
 from fasttrain.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, of_os
-from fasttrain.shards.atomic import atomic_write_bytes, make_folder
+from fasttrain.files import atomic_write_bytes, make_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image

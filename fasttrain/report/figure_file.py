@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fasttrain.evaluation.calibration import calibration_of
 from fasttrain.evaluation.confusion import cells_of
+from fasttrain.report.figure_file import write_figure
 from fasttrain.report.summary import epoch_parameter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from fasttrain.checkpoint.run_folder import RunFolder
     from fasttrain.evaluation.calibration import Calibration
     from fasttrain.evaluation.confusion import Confusion
-    from fasttrain.evaluation.metrics import ClassResult
+    from fasttrain.evaluation.evaluate import Predictions
+    from fasttrain.evaluation.metrics import ClassResult, Evaluation
 
 CLUSTERED_FROM = 21
 COUNTED_UP_TO = 20
@@ -230,3 +234,21 @@ def _list_pairs(axes: Axes, matrix: Confusion, classes: Sequence[str], count: in
 def _short(name: str) -> str:
     short = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
     return short.replace("$", r"\$")  # matplotlib would set it as mathematics
+
+
+def write_figures(
+    folder: RunFolder,
+    evaluation: Evaluation,
+    predictions: Predictions,
+    history: Sequence[Mapping[str, Any]],
+    best_epoch: int | None = None,
+) -> None:
+    """Write the figures for papers: `curves.png`, `confusion_matrix.png`, `accuracy_by_class.png`, `reliability.png`.
+
+    Raises OSError where the folder can't be written.
+    """
+    names = [result.name for result in evaluation.classes]
+    write_figure(folder.confusion_matrix, confusion_figure(evaluation.confusion_matrix, names))
+    write_figure(folder.curves, curves_figure(history, best_epoch))
+    write_figure(folder.accuracy_by_class, accuracy_figure(evaluation.classes, evaluation.top1))
+    write_figure(folder.reliability, reliability_figure(calibration_of(predictions)))

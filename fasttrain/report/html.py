@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrain.errors import of_os
 from fasttrain.evaluation.calibration import calibration_of
+from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
 from fasttrain.report.summary import duration, epoch_parameter, split_title
-from fasttrain.shards.atomic import atomic_write_bytes
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from fasttrain.errors import UserError
+from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.sources import TRAIN, SourceSummary
-from fasttrain.shards.atomic import atomic_write_bytes
 from fasttrain.shards.format import (
     INDEX,
     MANIFEST,

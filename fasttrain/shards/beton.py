@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, of_os
-from fasttrain.shards.atomic import atomic_write_bytes, fsync_folder
+from fasttrain.files import atomic_write_bytes, fsync_folder
 from fasttrain.shards.checksum import sha256_of
 from fasttrain.shards.format import INDEX, SPLITS
 from fasttrain.shards.reader import Located, ShardSet

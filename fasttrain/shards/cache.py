@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from fasttrain.errors import UserError, of_os
-from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, make_folder
+from fasttrain.files import atomic_write, atomic_write_bytes, make_folder
 
 _LEFT_FREE = 5 * 10**9  # of a large disk; of a small one a tenth
 

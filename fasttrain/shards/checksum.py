@@ -8,7 +8,7 @@ from typing import IO
 
 import numpy as np
 
-from fasttrain.shards.cut import native_available
+from fasttrain.photos.cut import native_available
 
 CHANGED = "its bytes have changed since it was converted"
 

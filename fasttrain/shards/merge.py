@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from fasttrain.errors import UserError
+from fasttrain.files import atomic_write, atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.photos.sources import SourceSummary
 from fasttrain.shards.assemble import assemble
-from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.shards.format import MANIFEST, PARTS, SPLITS, Manifest, read_manifest
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.parts import Part, read_part

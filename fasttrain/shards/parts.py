@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import cast
 
 from fasttrain.errors import UserError, fault_of_machine, no_memory
+from fasttrain.files import atomic_write, atomic_write_bytes
+from fasttrain.photos.cut import Interval
 from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
 from fasttrain.photos.sources import Source
-from fasttrain.shards.atomic import atomic_write, atomic_write_bytes
 from fasttrain.shards.checksum import crc32
-from fasttrain.shards.cut import Interval
 from fasttrain.shards.format import PARTS
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.settings import ShardSettings

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import fasttrain
 from fasttrain.errors import UserError
-from fasttrain.shards.cut import Interval, native_available
+from fasttrain.photos.cut import Interval, native_available
 
 ADDED = {"raw": False}
 """What settings were before there was a name for them: older manifests lack them."""

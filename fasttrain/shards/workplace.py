@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fasttrain.errors import UserError, mendable, of_os
+from fasttrain.files import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.photos.sources import Source
-from fasttrain.shards.atomic import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.shards.format import INDEX, MANIFEST, PARTS, REJECTED, Manifest, read_manifest
 from fasttrain.shards.settings import ADDED
 

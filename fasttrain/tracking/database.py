@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fasttrain.shards.atomic import atomic_folder, make_folder
+from fasttrain.files import atomic_folder, make_folder
 
 
 def make_database(uri: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from fasttrain.shards.atomic import fsync_folder
+from fasttrain.files import fsync_folder
 
 JOURNAL = "tracking.jsonl"
 JOURNALS = "tracking*.jsonl"

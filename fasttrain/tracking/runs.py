@@ -14,9 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrain.config.load import nearest, read_toml
+from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
+from fasttrain.text import nearest
 from fasttrain.tracking.journal import JOURNAL, Entry
 from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
 from fasttrain.tracking.waiting import waiting_journals

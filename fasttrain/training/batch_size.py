@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from timm.utils import decay_batch_step
 
+from fasttrain.device import release_memory
 from fasttrain.errors import OutOfMemory, UserError
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.training.device import release_memory
-from fasttrain.training.distributed import Agreed
+from fasttrain.ranks import Agreed
 from fasttrain.training.memory import free_memory, give_back_heap, is_out_of_memory, peak_memory, resident_memory
 from fasttrain.training.optim import Schedule
 from fasttrain.training.resume import RunStart

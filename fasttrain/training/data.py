@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader, LoaderSettings
 from fasttrain.loaders.read_ahead import require_room
+from fasttrain.ranks import Ranks
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.distributed import Ranks
 
 _NAMED = 5  # classes
 

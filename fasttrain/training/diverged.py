@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fasttrain.errors import Diverged, UserError, mendable
-from fasttrain.shards.atomic import atomic_write_bytes
+from fasttrain.files import atomic_write_bytes
 from fasttrain.training.finite import Sign, StepDiverged, non_finite
 
 if TYPE_CHECKING:

@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.errors import UserError
+from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders.base import BadSamples, InnerLoader, Loader
 from fasttrain.loaders.plan import Batch, EpochPlan, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
 from fasttrain.photos.sources import cache_root
-from fasttrain.shards.atomic import atomic_write_bytes, make_folder
 from fasttrain.training.data import Loaders
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 
 from fasttrain.loaders.base import Loader
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.training.distributed import Agreed
+from fasttrain.ranks import Agreed
 from fasttrain.training.finite import LOOK_EVERY, Sign, StepDiverged
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import DATA, Step, StepBatch

@@ -11,8 +11,8 @@ from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.text import nearest
 from fasttrain.training.optimizer_check import require_usable
 
 timm.optim.kron.has_dynamo = False  # it compiles four graphs for each shape of parameter: minutes before the first step

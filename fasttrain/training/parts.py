@@ -13,9 +13,9 @@ from fasttrain.config.schema import TrainConfig, ignored_by_linear_probe
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.precision import Precision
+from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, absent_classes, photographs_of
-from fasttrain.training.distributed import Ranks
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import Step

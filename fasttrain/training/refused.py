@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.errors import UserError, mendable
-from fasttrain.report.artifacts import RunFolder
 
 
 def refused(error: Exception, folder: RunFolder) -> UserError | None:

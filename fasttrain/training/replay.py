@@ -1,5 +1,4 @@
-"""`replay`: the step at which a run diverged once more, without compiling, in fp32 and in the run's precision, with a
-look at every module."""
+"""Run the step at which a run diverged again, in fp32 and in the run's precision, and look at every module."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ import torch
 
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.config.load import resolve
-from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
+from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics
 from fasttrain.model.factory import ModelSpec, create_model
@@ -25,14 +24,12 @@ from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.precision import make_precision
-from fasttrain.training.device import choose_device
-from fasttrain.training.diverged import DivergedStep, find_diverged
+from fasttrain.training.diverged import DivergedStep
 from fasttrain.training.finite import gradient_norm, non_finite
 from fasttrain.training.setup import make_step
 from fasttrain.training.step import StepBatch
 
 _LISTED = 3  # activations, gradients
-_SHOWN = 64  # photographs of a sheet
 _WILD = 10  # times the loss of a guess
 
 
@@ -81,7 +78,7 @@ class Replay:
     keys: list[str]
     why: str
     mend: str
-    sheet: Path | None
+    sheet: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As strict JSON can hold it: numbers that are not finite by their names."""
@@ -90,12 +87,11 @@ class Replay:
         return plain
 
 
-def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None = None) -> Replay:
-    """Runs the step again that `where`, a run's folder or a `diverged.safetensors`, holds, and says where it breaks.
+def run_again(path: Path, device: str = "auto") -> Replay:
+    """Run the step in the file `path`, a `diverged.safetensors`, again, and return where it breaks.
 
-    `sheet`: where the guilty batch is drawn; None for nowhere. Raises UserError where there is no such step.
+    Raises UserError where the file holds no such step.
     """
-    path, drawn = find_diverged(user_path(where)), None if sheet is None else user_path(sheet)
     saved = DivergedStep.load(path)
     if saved.facts["config"].get("linear_probe"):
         raise UserError(f"{path} is of a linear probe, which has no step to run again")
@@ -106,9 +102,7 @@ def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None 
     keys: list[str] = saved.facts["keys"][-len(labels) :]
     guilty = last.samples or np.argsort(last.losses)[::-1][:_LISTED].tolist()
     why, mend = _explain(saved, tried)
-    if drawn is not None:
-        _draw(saved, keys, last, drawn, f"{path}: {why}")
-    return Replay(path, saved.facts, len(labels), tried, [keys[each] for each in guilty], why, mend, drawn)
+    return Replay(path, saved.facts, len(labels), tried, [keys[each] for each in guilty], why, mend)
 
 
 @dataclass
@@ -274,16 +268,6 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
         return "the logits are finite, and the loss is not: they are too far apart", f"{lower}, or set --clip-grad 1"
     place = (own.broken_gradients[-1:] or ["the sum of all squares"])[0]
     return f"the loss is finite, and the gradient overflows at {place}", lower
-
-
-def _draw(saved: DivergedStep, keys: list[str], tried: Tried, path: Path, title: str) -> None:
-    from fasttrain.report.contact_sheet import contact_sheet, save_sheet
-
-    images, labels, _ = saved.batches[-1]
-    classes = saved.facts["classes"]
-    order = sorted(range(len(labels)), key=lambda row: (row not in tried.samples, row))[:_SHOWN]
-    captions = [f"{keys[row]}\n{classes[int(labels[row])]}, loss {tried.losses[row]:.3g}" for row in order]
-    save_sheet(contact_sheet(images[order].numpy(), captions, title=title), path)
 
 
 def _plain(value: Any) -> Any:

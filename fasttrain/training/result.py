@@ -1,25 +1,12 @@
-"""The end of a run: its result, and what it leaves of it in its folder, in MLflow and on the console."""
+"""`TrainResult`: what a finished run returns."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from fasttrain.errors import UserError, mendable
-from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import Evaluation
-from fasttrain.report.artifacts import RunFolder
-from fasttrain.report.html import Report
-from fasttrain.report.summary import run_summary
-from fasttrain.terminal import tell
-from fasttrain.tracking.mlflow import NullTracker
-
-log = logging.getLogger("fasttrain")
 
 
 @dataclass(frozen=True)
@@ -32,43 +19,3 @@ class TrainResult:
     evaluation: Evaluation
     seconds: float
     mlflow_run_id: str | None
-
-
-def leave(
-    result: TrainResult,
-    predictions: Predictions,
-    split: str,
-    folder: RunFolder,
-    tracker: NullTracker,
-    console: Console,
-    page: Callable[[], Report],
-) -> None:
-    """Writes, logs and tells `result`, whose evaluation and `predictions` are of `split`; `page` makes the report."""
-    _write_pictures(result, predictions, folder, console, page)
-    # Of the best epoch's weights: val_loss and its like are the curves, an epoch each.
-    metrics = {f"best_{split}_{name}": value for name, value in result.evaluation.scalars().items()}
-    metrics |= {"training_seconds": result.seconds, "best_epoch": result.best_epoch}
-    tracker.log_metrics(metrics, step=len(result.history))
-    for artifact in folder.artifacts():
-        if artifact != folder.evaluation:
-            tracker.log_artifact(artifact)
-    # The last of all: a run without it is unfinished, and one that is killed before goes on here.
-    folder.write_evaluation(result.evaluation, split=split, seconds=result.seconds, best_epoch=result.best_epoch)
-    tracker.log_artifact(folder.evaluation)
-    summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
-    values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "seconds": result.seconds}
-    tell(console, "finished", {**values, **result.evaluation.scalars()}, summary)
-
-
-def _write_pictures(
-    result: TrainResult, predictions: Predictions, folder: RunFolder, console: Console, page: Callable[[], Report]
-) -> None:
-    """Figures and page; what fails here is said, and the run is whole without."""
-    try:
-        folder.write_figures(result.evaluation, predictions, result.history, result.best_epoch)
-        folder.write_report(page())
-    except Exception as error:
-        log.exception("the report of %s failed", folder.path)
-        why = mendable(error) or (error if isinstance(error, UserError) else type(error).__name__)
-        said = f"the report could not be written ({why}); the run is whole, see {folder.log}"
-        console.print(said, style="yellow", soft_wrap=True)

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.schema import TrainConfig
+from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -26,13 +27,12 @@ from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.precision import Precision, choose_precision
 from fasttrain.model.preprocess import Normalise
+from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
 from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders
-from fasttrain.training.device import choose_device, compile_in_place, fast_math, keep_freed_memory
-from fasttrain.training.distributed import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.optim import Schedule, create_optimizer

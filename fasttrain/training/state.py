@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 
 from fasttrain.checkpoint.packing import snapshot
 from fasttrain.loaders.base import Loader
-from fasttrain.training.distributed import Ranks
+from fasttrain.ranks import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule

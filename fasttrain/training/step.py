@@ -14,7 +14,7 @@ from fasttrain.augment.augmentation import Augmentation
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics
 from fasttrain.model.precision import Autocast
-from fasttrain.training.distributed import Agreed
+from fasttrain.ranks import Agreed
 from fasttrain.training.finite import gradient_norm
 from fasttrain.training.state import TrainingState
 

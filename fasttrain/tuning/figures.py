@@ -9,7 +9,7 @@ from fasttrain.report.figures import MARK, TRAIN, VAL
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fasttrain.tuning.lr_find import LrFindResult
+    from fasttrain.tuning.range_test import LrFindResult
 
 
 def lr_find_figure(result: LrFindResult) -> Figure:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError, mendable, of_os
-from fasttrain.shards.atomic import make_folder
+from fasttrain.files import make_folder
+from fasttrain.text import nearest
 
 if TYPE_CHECKING:
     import optuna

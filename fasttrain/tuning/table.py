@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from fasttrain.tuning.tune import TuneResult
+    from fasttrain.tuning.result import TuneResult
 
 
 def trials_table(result: TuneResult) -> Table:

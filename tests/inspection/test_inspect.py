@@ -16,8 +16,8 @@ from PIL import Image
 from fasttrain.errors import UserError
 from fasttrain.inspection import header
 from fasttrain.inspection.inspect import inspect
+from fasttrain.photos.cut import native_available
 from fasttrain.shards.convert import convert
-from fasttrain.shards.cut import native_available
 from fasttrain.shards.reader import ShardSet
 
 

@@ -15,8 +15,8 @@ from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.dali import DaliLoader
 from fasttrain.loaders.plan import Batch, Crop
 from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
+from fasttrain.photos.cut import slice_jpeg
 from fasttrain.shards.convert import convert
-from fasttrain.shards.cut import slice_jpeg
 from fasttrain.shards.reader import ShardSet
 
 pytest.importorskip("nvidia.dali")

@@ -14,7 +14,7 @@ from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop, EpochPlan
 from fasttrain.loaders.read_ahead import ReadAhead
-from fasttrain.shards.cut import native_available
+from fasttrain.photos.cut import native_available
 from fasttrain.shards.reader import ShardSet
 from tests.patience import wait_until
 

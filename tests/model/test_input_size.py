@@ -11,14 +11,14 @@ import torch
 
 from fasttrain import evaluate, predict, train
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.commands.lr_find import lr_find
+from fasttrain.commands.profile import profile
 from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
 from fasttrain.export.export import export
 from fasttrain.model.factory import create_model
 from fasttrain.model.input_size import img_size_for, own_side, takes
-from fasttrain.profiling.profile import profile
 from fasttrain.training.image_size import with_fitting_sizes
-from fasttrain.tuning.lr_find import lr_find
 from tests.training.conftest import SMALL
 
 FAMILIES = {

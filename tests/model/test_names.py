@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from fasttrain import evaluate, predict, train
+from fasttrain.commands.lr_find import lr_find
+from fasttrain.commands.profile import profile
 from fasttrain.config.load import resolve
+from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.inspection.preview import preview
 from fasttrain.model.factory import create_model
 from fasttrain.model.names import pretrained_config, require_model
-from fasttrain.profiling.profile import profile
-from fasttrain.training.device import choose_device
-from fasttrain.tuning.lr_find import lr_find
 from tests.training.conftest import SMALL
 
 

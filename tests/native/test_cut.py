@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from fasttrain.errors import UserError
-from fasttrain.shards.cut import cut_jpeg, jpeg_info, native_available, slice_jpeg
+from fasttrain.photos.cut import cut_jpeg, jpeg_info, native_available, slice_jpeg
 
 native = pytest.importorskip("fasttrain._native")
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+from fasttrain.photos.cut import slice_jpeg
 from fasttrain.photos.normalise import BrokenPhoto, normalise
-from fasttrain.shards.cut import slice_jpeg
 
 native = pytest.importorskip("fasttrain._native")
 

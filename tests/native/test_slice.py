@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fasttrain.shards.cut import jpeg_info, slice_jpeg
+from fasttrain.photos.cut import jpeg_info, slice_jpeg
 
 native = pytest.importorskip("fasttrain._native")
 

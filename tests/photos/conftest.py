@@ -36,7 +36,7 @@ def encode() -> Encode:
 def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Runs a test with the C++ module and without it."""
     from fasttrain.photos import normalise
-    from fasttrain.shards.cut import native_available
+    from fasttrain.photos.cut import native_available
 
     if request.param == "python":
         monkeypatch.setattr(normalise, "native_available", lambda: False)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from fasttrain.photos.cut import native_available
 from fasttrain.photos.jpeg import read_header
 from fasttrain.photos.normalise import BrokenPhoto, normalise
-from fasttrain.shards.cut import native_available
 
 needs_native = pytest.mark.skipif(not native_available(), reason="the C++ module isn't built")
 

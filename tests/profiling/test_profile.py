@@ -12,8 +12,8 @@ from PIL import Image
 
 import fasttrain.profiling.measure as measuring
 from fasttrain.augment.batch import BatchAugment
+from fasttrain.commands.profile import profile
 from fasttrain.errors import UserError
-from fasttrain.profiling.profile import profile
 from fasttrain.training.loop import Step
 from fasttrain.training.step import PHASES
 from tests.profiling.stand_ins import SlowLoader
@@ -148,7 +148,7 @@ def test_a_held_batch_is_what_the_loader_gave(shard_folder, monkeypatch):
 
 def test_mixed_precision_is_proposed_only_where_it_was_faster(shard_folder, monkeypatch, clock):
     """Forward takes twice as long in one of the two precisions, on a machine that says it has kernels for bf16."""
-    import fasttrain.profiling.profile as profiling
+    import fasttrain.commands.profile as profiling
 
     monkeypatch.setattr(profiling, "amp_problem", lambda device, dtype: None)
     plain = Step.forward

@@ -261,10 +261,10 @@ _IMPORTED = (
     ),
     # torch's optimizers import the second when they first step.
     *("timm", "torch._dynamo", "torchvision.transforms.v2", "optuna", "torch.utils.data"),
-    *("fasttrain.evaluation.checkpoint", "fasttrain.evaluation.predict", "fasttrain.export.export"),
-    *("fasttrain.inspection.inspect", "fasttrain.inspection.preview", "fasttrain.profiling.profile"),
-    *("fasttrain.report.figures", "fasttrain.shards.convert", "fasttrain.shards.merge", "fasttrain.training.train"),
-    *("fasttrain.tuning.lr_find", "fasttrain.tuning.tune"),
+    *("fasttrain.commands.evaluate", "fasttrain.evaluation.predict", "fasttrain.export.export"),
+    *("fasttrain.inspection.inspect", "fasttrain.inspection.preview", "fasttrain.commands.profile"),
+    *("fasttrain.report.figures", "fasttrain.shards.convert", "fasttrain.shards.merge", "fasttrain.commands.train"),
+    *("fasttrain.commands.lr_find", "fasttrain.commands.tune"),
 )
 
 

@@ -41,7 +41,7 @@ EXACT = {**SMALL, "model": "test_resnet", "image_size": 32, "batch_size": 24, "e
 EXACT |= {"deterministic": True, "drop_rate": 0.2, "ema_decay": 0.5, "save_every": 2}
 TIMINGS = {"epoch_seconds", "img/s", "wait_share", "training_seconds", "images_per_second"}
 IMPORTED = (
-    "fasttrain.training.train",
+    "fasttrain.commands.train",
     "fasttrain.loaders.native",
     "fasttrain.report.charts",
     "fasttrain.report.figures",

@@ -12,11 +12,11 @@ import torch
 
 from fasttrain import train
 from fasttrain.checkpoint.file import load_checkpoint, save_checkpoint
+from fasttrain.commands.replay import replay
 from fasttrain.errors import Diverged
 from fasttrain.model.factory import create_model
 from fasttrain.training.diverged import NAME, DivergedStep
 from fasttrain.training.finite import non_finite
-from fasttrain.training.replay import replay
 from tests.training.breaking import broken_at
 from tests.training.conftest import SMALL, last_state
 from tests.training.test_distributed import finish, start_ranks, train_line
@@ -161,7 +161,7 @@ def test_absurd_learning_rates(shard_folder, tmp_path, fault):
 
 
 def test_fp16_that_overflows_at_any_scale(shard_folder, tmp_path, fault, monkeypatch):
-    monkeypatch.setattr("fasttrain.training.device._cpu_has_kernels", lambda dtype: True)
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
     times = fault.times(short=1, full=5)
     for number in range(times):
         first = random.Random(number).randint(1, 8)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fasttrain.shards.cut import native_available
+from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:
     from conftest import Fault

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 from fasttrain.model.factory import ModelSpec
-from fasttrain.report.artifacts import RunFolder
-from fasttrain.report.html import Report
+from fasttrain.report.figures import write_figures
+from fasttrain.report.html import Report, write_page
 
 NOW = datetime(2026, 11, 24, 20, 15, 9)
 
@@ -114,9 +115,9 @@ def test_each_file_is_there_and_says_what_it_should(
     folder.write_model_spec(spec)
     folder.write_model(torch.nn.Linear(2, 2))
     folder.write_history([record])
-    folder.write_figures(evaluation, predictions, [record], 1)
-    folder.write_report(Report("run", "net", "test", evaluation, predictions))
-    folder.write_evaluation(evaluation, split="test", seconds=12.5, best_epoch=1)
+    write_figures(folder, evaluation, predictions, [record], 1)
+    write_page(folder.report, Report("run", "net", "test", evaluation, predictions))
+    folder.write_evaluation(evaluation.to_dict(), split="test", seconds=12.5, best_epoch=1)
     assert {path.name for path in folder.artifacts()} == {
         "config.toml",
         "class_to_idx.json",

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fasttrain.shards import atomic
-from fasttrain.shards.atomic import (
+from fasttrain.files import (
     atomic_folder,
     atomic_write,
     atomic_write_bytes,
@@ -20,6 +19,7 @@ from fasttrain.shards.atomic import (
     make_folder,
     require_place,
 )
+from fasttrain.shards import atomic
 
 HERE = atomic._here()
 

@@ -10,7 +10,7 @@ import pytest
 
 COUNT = """
 import resource, torch
-from fasttrain.training.device import keep_freed_memory
+from fasttrain.device import keep_freed_memory
 kept = keep_freed_memory(torch.device("cpu"))
 for number in range(10):
     if number == 5:

@@ -11,9 +11,9 @@ from rich.console import Console
 from fasttrain import train
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.errors import UserError
+from fasttrain.ranks import Ranks
 from fasttrain.training import batch_size, memory
 from fasttrain.training.batch_size import fitting, largest_below, largest_by_growth, largest_that_fits
-from fasttrain.training.distributed import Ranks
 from fasttrain.training.loop import Step
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts

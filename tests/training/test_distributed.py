@@ -144,7 +144,7 @@ from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
 from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.distributed import Ranks
+from fasttrain.ranks import Ranks
 shards, run, out = ShardSet.open(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
 def work(ranks, loader):
     def make(split, crop, batch):

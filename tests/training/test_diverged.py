@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 
 from fasttrain import train
 from fasttrain.checkpoint.file import load_checkpoint
+from fasttrain.commands.replay import replay
 from fasttrain.errors import Diverged, UserError
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.diverged import NAME, DivergedStep, find_diverged
 from fasttrain.training.finite import Watch
-from fasttrain.training.replay import replay
 from fasttrain.training.state import Totals
 from tests.training.breaking import broken_at
 from tests.training.conftest import SMALL, last_state
@@ -223,7 +223,7 @@ def test_progressive_keeps_what_it_trained_on(shard_folder, tmp_path):
 @pytest.fixture
 def fp16(monkeypatch) -> dict[str, Any]:
     """fp16 with its GradScaler, on whatever CPU this is: slow without kernels of its own, but real."""
-    monkeypatch.setattr("fasttrain.training.device._cpu_has_kernels", lambda dtype: True)
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
     return {"amp": True, "amp_dtype": "fp16"}
 
 

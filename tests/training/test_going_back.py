@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from fasttrain import evaluate, train
 from fasttrain.checkpoint.file import load_checkpoint, save_checkpoint
 from fasttrain.checkpoint.folder import checkpoints_of, newest_unfinished
+from fasttrain.commands import finish as finish_module
 from fasttrain.config.load import read_toml
 from fasttrain.errors import Stopped
-from fasttrain.training import result as result_module
 from tests.training.conftest import SMALL, killed_after, last_state
 
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "batch_size": 16, "epochs": 4, "learning_rate": 0.0005}
@@ -33,14 +33,14 @@ def no_pictures(monkeypatch):
     def write(result: Any, predictions: Any, folder: Any, console: Any, page: Any) -> None:
         folder.report.write_text(f"{len(result.history)} epochs")
 
-    monkeypatch.setattr(result_module, "_write_pictures", write)
+    monkeypatch.setattr(finish_module, "_write_pictures", write)
 
 
 @pytest.fixture(scope="module")
 def ended(shard_folder, tmp_path_factory) -> Path:
     """The folder of a run of four epochs, with all its checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(result_module, "_write_pictures", lambda *given: given[2].report.write_text("4 epochs"))
+        patch.setattr(finish_module, "_write_pictures", lambda *given: given[2].report.write_text("4 epochs"))
         return train(data=shard_folder, out=tmp_path_factory.mktemp("ended"), **RUN).folder
 
 
@@ -118,7 +118,7 @@ def test_in_the_first_epoch_there_is_no_best_yet(shard_folder, tmp_path):
     with killed_after(lambda state: state["step"] == 2):
         train(resume=str(first))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fasttrain.training.train._Run._one_epoch", lambda self: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr("fasttrain.commands.train._Run._one_epoch", lambda self: os.kill(os.getpid(), signal.SIGKILL))
         patch.setattr("os.kill", lambda pid, number: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(resume=str(run))

@@ -15,8 +15,8 @@ from fasttrain.checkpoint.file import load_checkpoint, save_checkpoint
 from fasttrain.checkpoint.packing import pack, snapshot, unpack
 from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
+from fasttrain.ranks import Agreed, Ranks
 from fasttrain.terminal import make_console
-from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.parts import RunParts

@@ -11,11 +11,11 @@ import pytest
 import timm
 import torch
 
+from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from fasttrain.model.precision import amp_problem, choose_precision
 from fasttrain.model.preprocess import Normalise
-from fasttrain.training.device import choose_device
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_everything

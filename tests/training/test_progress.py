@@ -7,7 +7,7 @@ import io
 import torch
 from rich.console import Console
 
-from fasttrain.training.device import memory_peak, release_memory
+from fasttrain.device import memory_peak, release_memory
 from fasttrain.training.progress import EpochProgress
 
 

@@ -15,22 +15,22 @@ import pytest
 import torch
 from rich.console import Console
 
+from fasttrain import device as device_module
 from fasttrain import train
 from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of
+from fasttrain.commands import train as train_module
+from fasttrain.commands.run_files import tracked_before
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import RULES, OnResume, lasting, table
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
 from fasttrain.stop import StopRequest
 from fasttrain.tracking.mlflow import NullTracker, Tracker
-from fasttrain.training import device as device_module
-from fasttrain.training import train as train_module
-from fasttrain.training.distributed import Ranks
 from fasttrain.training.resume import start_of_run
-from fasttrain.training.run_files import tracked_before
 from tests.training.conftest import SMALL, killed_after, last_state
 
 BEGUN = {
@@ -60,16 +60,16 @@ class Resumed:
     def __init__(self, folder: Path, changed: dict[str, Any], steps: bool = True) -> None:
         self.start = start_of_run(None, {"resume": str(folder), **changed})
         said = io.StringIO()
-        self.run = train_module._Run(self.start, Console(file=said, width=200), StopRequest(), Ranks(), None, {})
+        self.run = train_module.begin_run(self.start, Console(file=said, width=200), StopRequest(), Ranks())
         try:
             self.run._prepare(NullTracker())
             if steps:
                 self.run._one_epoch()
             self.run.saving.wait()
         finally:
-            self.run.loaders.close()
-        self.said, self.state, self.step = said.getvalue(), self.run.state, self.run.step
-        self.loader, self.model, self.config = self.run.state.loader.settings, self.run.model, self.run.config
+            self.run.parts.loaders.close()
+        self.said, self.state, self.step = said.getvalue(), self.run.state, self.run.parts.step
+        self.loader, self.model, self.config = self.run.state.loader.settings, self.run.parts.model, self.run.config
 
     @property
     def group(self) -> dict[str, Any]:
@@ -92,15 +92,15 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "on_bad_sample": ({"on_bad_sample": "skip"}, lambda run: run.loader.on_bad_sample, "skip"),
     "crop_scale": ({"crop_scale": (0.5, 0.6)}, lambda run: run.loader.crop.scale, (0.5, 0.6)),
     "progressive": ({"progressive": "64:64"}, lambda run: run.state.history[-1]["image_size"], 64),
-    "color_jitter": ({"color_jitter": 0.3}, lambda run: run.step.augment._color_jitter, 0.3),
-    "rand_augment": ({"rand_augment": "n1-m3"}, lambda run: run.step.augment._rand_augment, (1, 3)),
-    "random_erasing": ({"random_erasing": 0.5}, lambda run: run.step.augment._random_erasing, 0.5),
-    "mixup": ({"mixup": 0.2}, lambda run: run.step.mix._mixup.mixup_alpha, 0.2),
-    "cutmix": ({"cutmix": 0.7}, lambda run: run.step.mix._mixup.cutmix_alpha, 0.7),
+    "color_jitter": ({"color_jitter": 0.3}, lambda run: run.step.augmentation.pixels._color_jitter, 0.3),
+    "rand_augment": ({"rand_augment": "n1-m3"}, lambda run: run.step.augmentation.pixels._rand_augment, (1, 3)),
+    "random_erasing": ({"random_erasing": 0.5}, lambda run: run.step.augmentation.pixels._random_erasing, 0.5),
+    "mixup": ({"mixup": 0.2}, lambda run: run.step.augmentation.mix._mixup.mixup_alpha, 0.2),
+    "cutmix": ({"cutmix": 0.7}, lambda run: run.step.augmentation.mix._mixup.cutmix_alpha, 0.7),
     "freeze": ({"freeze": 2}, lambda run: 0 < trainable(run) < len(list(run.model.parameters())), True),
     "drop_rate": ({"drop_rate": 0.4}, lambda run: run.model.drop_rate, 0.4),
     "epochs": ({"epochs": 4}, lambda run: run.state.schedule.state_dict()["epochs"], 4),
-    "batch_size": ({"batch_size": 4}, lambda run: (run.loader.batch_size, run.run.batch_size), (4, 4)),
+    "batch_size": ({"batch_size": 4}, lambda run: (run.loader.batch_size, run.run.parts.batch_size), (4, 4)),
     "grad_accumulation": ({"grad_accumulation": 3}, lambda run: run.step.accumulate, 3),
     "optimizer": ({"optimizer": "sgd"}, lambda run: type(run.state.optimizer).__name__, "SGD"),
     "learning_rate": ({"learning_rate": 1e-4}, lambda run: (run.state.history[-1]["learning_rate"], run.group["lr"]),
@@ -125,8 +125,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "class_weights": ({"class_weights": "balanced"}, lambda run: run.step.criterion.weight is not None, True),
     "clip_grad": ({"clip_grad": 0.5}, lambda run: run.step.clip_grad, 0.5),
     "ema_decay": ({"ema_decay": 0.9}, lambda run: last_state(run.run.folder.path)["ema"] is not None, True),
-    "device": ({"device": "auto"}, lambda run: run.run.device, device_module.choose_device("auto")),
-    "amp": ({"amp": True}, lambda run: run.run.precision, "bf16"),
+    "device": ({"device": "auto"}, lambda run: run.run.parts.device, device_module.choose_device("auto")),
+    "amp": ({"amp": True}, lambda run: run.run.parts.precision.name, "bf16"),
     "amp_dtype": ({"amp": True, "amp_dtype": "fp16"}, lambda run: run.state.scaler.is_enabled(), True),
     "channels_last": (
         {"channels_last": False},
@@ -137,7 +137,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
         {(True, True)},
     ),
     "sync_bn": ({"sync_bn": True}, lambda run: "sync_bn: ignored, as it needs several ranks on CUDA" in run.said, True),
-    "compile": ({"compile": "on"}, lambda run: run.run.compiled, True),
+    "compile": ({"compile": "on"}, lambda run: run.run.parts.compiled, True),
     "compile_mode": ({"compile": "on", "compile_mode": "max-autotune"}, lambda run: run.model.mode, "max-autotune"),
     "grad_checkpointing": (
         {"grad_checkpointing": True},
@@ -194,7 +194,7 @@ def copied(begun: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", EFFECTS)
 def test_it_takes_effect(name, begun, tmp_path, monkeypatch, other_process):
     changed, look, expected = EFFECTS[name]
-    monkeypatch.setattr(device_module, "_cpu_has_kernels", lambda dtype: True)  # slow ones do here
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)  # slow ones do here
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: setattr(self, "mode", mode))
     folder = copied(begun, tmp_path)
     steps = name != "amp_dtype" or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fasttrain.model.precision import make_precision
-from fasttrain.training.distributed import Agreed
+from fasttrain.ranks import Agreed
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.loop import step_batches, train_epoch
 from fasttrain.training.optim import Schedule

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from fasttrain import train
+from fasttrain.device import compile_in_place, fast_math
 from fasttrain.errors import UserError
 from fasttrain.model.factory import create_model, enable_grad_checkpointing
-from fasttrain.training.device import compile_in_place, fast_math
 from fasttrain.training.optim import Schedule, create_optimizer
 from tests.training.conftest import SMALL, killed_after, last_state
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fasttrain.commands.lr_find import lr_find, smooth, steepest
 from fasttrain.errors import UserError
-from fasttrain.tuning.lr_find import lr_find, smooth, steepest
 from tests.training.conftest import SMALL
 
 RATES = np.geomspace(1e-6, 1, 100)

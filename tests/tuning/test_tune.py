@@ -11,10 +11,10 @@ import optuna
 import pytest
 from PIL import Image
 
+from fasttrain.commands.tune import tune
 from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
 from fasttrain.tuning.search import Space
-from fasttrain.tuning.tune import tune
 from tests.training.conftest import SMALL, killed_after
 
 SETTINGS = {name: value for name, value in SMALL.items() if name not in ("batch_size", "learning_rate")}

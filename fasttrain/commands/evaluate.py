@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.checkpoint.trained import load_trained, run_folder
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
+from fasttrain.device import choose_device, choose_workers
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
@@ -20,14 +22,12 @@ from fasttrain.loaders.registry import choose_loader
 from fasttrain.model.precision import choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
-from fasttrain.report.artifacts import RunFolder
 from fasttrain.report.html import write_page
 from fasttrain.report.of_run import report_of_evaluation
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import ALL
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
-from fasttrain.training.device import choose_device, choose_workers
 
 log = logging.getLogger("fasttrain")
 

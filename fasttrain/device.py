@@ -12,8 +12,8 @@ import sys
 
 import torch
 
-from fasttrain.config.load import nearest
 from fasttrain.errors import UserError
+from fasttrain.text import nearest
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a threshold of -1 is the greatest size_t
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +13,21 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.checkpoint.folder import CHECKPOINTS, FINISHED, checkpoints_of, newest_checkpoint
+from fasttrain.commands.train import train
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
+from fasttrain.device import choose_device, release_memory
 from fasttrain.errors import Diverged, OutOfMemory, Stopped, UserError
 from fasttrain.extras import require
-from fasttrain.shards.atomic import make_folder
+from fasttrain.files import make_folder
+from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.training.data import photographs_of
-from fasttrain.training.device import choose_device, release_memory
-from fasttrain.training.distributed import Ranks
-from fasttrain.training.train import train
+from fasttrain.tuning.result import Trial, TuneResult
 from fasttrain.tuning.search import STUDY, TRIALS, Space, alone_in, open_study
 
 if TYPE_CHECKING:
@@ -35,49 +35,6 @@ if TYPE_CHECKING:
 
 _SEARCHED = ("learning_rate", "weight_decay", "batch_size")
 _BEGUN_AS = "begun_as"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial: its settings, the validation `top1` of the epoch that its run keeps (None where it failed), and how it
-    ended: complete, pruned or failed."""
-
-    number: int
-    settings: dict[str, Any]
-    top1: float | None
-    epochs: int
-    state: str
-    folder: Path
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """All trials of the study in `out`, the best one, and the command line that trains with its settings.
-
-    `photographs`: how many the val split has, by which trials are compared."""
-
-    out: Path
-    trials: list[Trial]
-    best: Trial | None
-    command: str | None
-    plots: list[Path]
-    photographs: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-
-        def plain(trial: Trial) -> dict[str, Any]:
-            return {**vars(trial), "folder": str(trial.folder)}
-
-        return {
-            "out": str(self.out),
-            "trials": [plain(trial) for trial in self.trials],
-            "best": plain(self.best) if self.best else None,
-            "command": self.command,
-            "plots": [str(path) for path in self.plots],
-            "split": "val",
-            "photographs": self.photographs,
-        }
 
 
 Said = Callable[[str], None]

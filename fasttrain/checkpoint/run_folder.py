@@ -15,16 +15,12 @@ from typing import TYPE_CHECKING, Any
 import fasttrain
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.errors import UserError, mendable, of_os
-from fasttrain.report.figure_file import write_figure
-from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, fsync_folder, make_folder, temporary_for
+from fasttrain.files import atomic_write, atomic_write_bytes, fsync_folder, make_folder, temporary_for
 
 if TYPE_CHECKING:
     import torch
 
-    from fasttrain.evaluation.evaluate import Predictions
-    from fasttrain.evaluation.metrics import Evaluation
     from fasttrain.model.factory import ModelSpec
-    from fasttrain.report.html import Report
 
 MODEL_SCHEMA = 1
 
@@ -185,16 +181,15 @@ class RunFolder:
         """One record an epoch."""
         _write_json(self.history, list(history))
 
-    def write_evaluation(self, evaluation: Evaluation, *, split: str, seconds: float, best_epoch: int) -> None:
-        """`Evaluation.to_dict()` with the split, the training time in seconds and the epoch (from 1) of the
-        weights."""
+    def write_evaluation(self, evaluation: Mapping[str, Any], *, split: str, seconds: float, best_epoch: int) -> None:
+        """Write `Evaluation.to_dict()` with its split, the training time in seconds and the weights' epoch, from 1."""
         _write_json(
             self.evaluation,
             {
                 "split": split,
                 "best_epoch": best_epoch,
                 "training_seconds": seconds,
-                **evaluation.to_dict(),
+                **evaluation,
             },
         )
 
@@ -216,29 +211,6 @@ class RunFolder:
                     shutil.copyfileobj(plain, packed)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def write_figures(
-        self,
-        evaluation: Evaluation,
-        predictions: Predictions,
-        history: Sequence[Mapping[str, Any]],
-        best_epoch: int | None = None,
-    ) -> None:
-        """The figures for papers: `curves.png`, `confusion_matrix.png`, `accuracy_by_class.png`, `reliability.png`."""
-        from fasttrain.evaluation.calibration import calibration_of
-        from fasttrain.report.figures import accuracy_figure, confusion_figure, curves_figure, reliability_figure
-
-        names = [result.name for result in evaluation.classes]
-        write_figure(self.confusion_matrix, confusion_figure(evaluation.confusion_matrix, names))
-        write_figure(self.curves, curves_figure(history, best_epoch))
-        write_figure(self.accuracy_by_class, accuracy_figure(evaluation.classes, evaluation.top1))
-        write_figure(self.reliability, reliability_figure(calibration_of(predictions)))
-
-    def write_report(self, report: Report) -> None:
-        """`report.html`."""
-        from fasttrain.report.html import write_page
-
-        write_page(self.report, report)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -24,8 +24,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from fasttrain.device import choose_workers
 from fasttrain.errors import Diverged, FasttrainError, InternalError, Stopped, UserError, one_line
-from fasttrain.training.device import choose_workers
 
 T = TypeVar("T")
 

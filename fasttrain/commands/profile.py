@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,22 @@ from rich.console import Console
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
+from fasttrain.device import choose_workers, release_memory
 from fasttrain.errors import UserError, of_os
+from fasttrain.files import make_folder
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.model.precision import Autocast, amp_problem, make_precision
-from fasttrain.profiling.diagnosis import Conditions, Diagnosis, diagnose
+from fasttrain.profiling.diagnosis import Conditions, diagnose
 from fasttrain.profiling.measure import Measured, measure
-from fasttrain.shards.atomic import make_folder
+from fasttrain.profiling.result import Profile
+from fasttrain.ranks import Ranks
 from fasttrain.terminal import make_console
-from fasttrain.training.device import choose_workers, release_memory
-from fasttrain.training.distributed import Ranks
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
 
 _AMP_PAYS = 1.1  # times as fast: less is not worth other results
 _ENDLESS = 100_000  # epochs: however short they are, the learning rate's schedule must not end
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What was measured and what it means. `batch_size` photographs a step, of the train split's `photographs`."""
-
-    measured: Measured
-    diagnosis: Diagnosis
-    batch_size: int
-    photographs: int
-    loader: str
-    device: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it: times in seconds, rates in images a second."""
-        return {**asdict(self), "split": "train"}
 
 
 def profile(

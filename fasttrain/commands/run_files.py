@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fasttrain.report.artifacts import RunFolder
+from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.tracking.journal import journal_uuid, set_aside
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState

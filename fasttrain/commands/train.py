@@ -16,27 +16,29 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.commands.finish import leave
+from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import lasting
 from fasttrain.config.save_every import parse_save_every
 from fasttrain.config.schema import TrainConfig
+from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
 from fasttrain.model.tta import FlipAveraged
-from fasttrain.report.artifacts import RunFolder
+from fasttrain.ranks import Agreed, Ranks
 from fasttrain.report.html import Report
 from fasttrain.report.of_run import report_of_run
 from fasttrain.report.photographs import first_batch
 from fasttrain.report.summary import epoch_line
-from fasttrain.shards.atomic import clear_temporaries
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console, tell
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.training.batch_size import too_large
-from fasttrain.training.device import memory_peak, release_memory
-from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.diverged import kept_if_diverged
 from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
 from fasttrain.training.logfile import RunLog
@@ -45,9 +47,8 @@ from fasttrain.training.parts import RunParts
 from fasttrain.training.progress import EpochProgress
 from fasttrain.training.progressive import progressive_side
 from fasttrain.training.refused import refused
-from fasttrain.training.result import TrainResult, leave
-from fasttrain.training.resume import start_of_run
-from fasttrain.training.run_files import begin_best_anew, find_best, restore_files, tracked_before
+from fasttrain.training.result import TrainResult
+from fasttrain.training.resume import RunStart, start_of_run
 from fasttrain.training.saving import Saving
 from fasttrain.training.setup import make_parts
 from fasttrain.training.state import Totals
@@ -85,15 +86,29 @@ def train(
         start = ranks.from_main(lambda: start_of_run(file, settings, ranks.run_of_before()))
         if console is None or not ranks.main:
             console = make_console(start.config.log_format, quiet=not ranks.main)
-        parts = make_parts(start, console, ranks)
-        config = parts.config
-        folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
-        ranks.remember_run(folder)
-        saving = Saving(folder, parse_save_every(config.save_every), config.keep, ranks.main)
-        return _Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {}).run()
+        return begin_run(start, console, stop, ranks, after_epoch, tags).run()
 
 
-class _Run:
+def begin_run(
+    start: RunStart,
+    console: Console,
+    stop: StopRequest,
+    ranks: Ranks,
+    after_epoch: AfterEpoch | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Run:
+    """Make the parts and the folder of the run that `start` describes. Raises what `make_parts` raises."""
+    parts = make_parts(start, console, ranks)
+    config = parts.config
+    folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
+    ranks.remember_run(folder)
+    saving = Saving(folder, parse_save_every(config.save_every), config.keep, ranks.main)
+    run = Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {})
+    run.describe()
+    return run
+
+
+class Run:
     """One run from its first epoch to its result, and the folder that holds it."""
 
     def __init__(
@@ -112,7 +127,8 @@ class _Run:
         self.ended = self.traced = False
         self.tracked: dict[str, Any] = {"mlflow_run_id": None, "journal": None}
 
-    def _say_settings(self) -> None:
+    def describe(self) -> None:
+        """Tell the console the run's folder, its parts and the settings that are not the usual ones."""
         says = self.console.print
         verb, settings = "resuming" if self.start.checkpoint else "run", self.config.plain()
         tell(self.console, verb, {"folder": self.folder.path}, Text.assemble((verb, "bold"), f" {self.folder.path}"))
@@ -129,7 +145,6 @@ class _Run:
 
     def run(self) -> TrainResult:
         """Train to the end, or until a stop is requested. Return the result."""
-        self._say_settings()
         handler = RunLog(self.folder.log, self._tell) if self.ranks.main else logging.NullHandler()
         logging.getLogger().addHandler(handler)
         try:

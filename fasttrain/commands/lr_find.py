@@ -1,15 +1,10 @@
-"""`lr-find`: the learning-rate range test of Smith (2015), with fastai's sweep, stop and suggestion.
-
-The smoothing is another: fastai's and Lightning's exponential mean lags by half of a sweep of 100 steps, and its first
-values are the noise of a few batches, so that its steepest fall is seldom the loss's.
-"""
+"""`lr-find`: the learning-rate range test of Smith (2015), with fastai's sweep and stop."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +15,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
+from fasttrain.device import release_memory
 from fasttrain.errors import UserError, of_os
+from fasttrain.files import make_folder, require_place
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.shards.atomic import make_folder, require_place
+from fasttrain.ranks import Agreed, Ranks
 from fasttrain.terminal import make_console
-from fasttrain.training.device import release_memory
-from fasttrain.training.distributed import Agreed, Ranks
 from fasttrain.training.loop import step_batches
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
 from fasttrain.training.state import Totals, TrainingState
 from fasttrain.training.step import Step
+from fasttrain.tuning.range_test import MEDIAN_OF, LrFindResult, smooth, steepest
 
 _DIVERGED = 4.0  # times the least median
-_MEDIAN = 5  # steps: single batches must neither end the sweep nor make the slope
 _LEAST_STEPS = 20
-
-
-@dataclass(frozen=True)
-class LrFindResult:
-    """One entry a step: its learning rate, its loss, and the smoothed loss. `suggestion`: where that falls the steepest
-    over the logarithm of the rate (see `steepest`); None where it doesn't fall. `diverged`: it ended early.
-    `photographs`: how many the train split has, from which the steps took theirs."""
-
-    learning_rates: list[float]
-    losses: list[float]
-    smoothed: list[float]
-    suggestion: float | None
-    diverged: bool
-    photographs: int
-    picture: Path | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "split": "train", "picture": str(self.picture) if self.picture else None}
 
 
 def lr_find(
@@ -110,7 +87,7 @@ def lr_find(
     finally:
         parts.loaders.close()
         release_memory(parts.device)
-    if len(losses) < _MEDIAN:
+    if len(losses) < MEDIAN_OF:
         raise UserError(f"--start {start:g}: the loss diverges at once; give a smaller one")
     smoothed = smooth(losses, smoothing)
     result = LrFindResult(
@@ -125,41 +102,6 @@ def lr_find(
     if picture is not None:
         _draw(result, picture)
     return result
-
-
-def smooth(losses: list[float], width: float) -> list[float]:
-    """The running median of five `losses`, then a Gaussian of `width` steps over it: neither lags."""
-    from scipy.ndimage import gaussian_filter1d, median_filter  # type: ignore[import-untyped]
-
-    calm = median_filter(np.asarray(losses, np.float64), _MEDIAN, mode="nearest")
-    smoothed: list[float] = (gaussian_filter1d(calm, width, mode="nearest") if width else calm).tolist()
-    return smoothed
-
-
-def steepest(rates: list[float], smoothed: list[float]) -> float | None:
-    """The rate at which `smoothed` falls the steepest over log(rate) in its first fall. None where it doesn't fall.
-
-    The first tenth, the noise of the first batches, doesn't count.
-    """
-    fall = slice(len(rates) // 10, _end_of_first_fall(smoothed) + 1)
-    if len(rates[fall]) < 3:
-        return None
-    slopes = np.gradient(np.asarray(smoothed[fall]), np.log(rates[fall]))
-    least = int(slopes.argmin())
-    return rates[fall][least] if slopes[least] < 0 else None
-
-
-def _end_of_first_fall(smoothed: list[float]) -> int:
-    """Where the loss is the least, before it first rises by half of what it fell, if that was a tenth or more.
-
-    Beyond that the network is wrecked, and falls anew at a rate that nobody wants: to saying the same of all pictures.
-    """
-    for end in range(1, len(smoothed)):
-        least = int(np.argmin(smoothed[:end]))
-        fallen = max(smoothed[: least + 1]) - smoothed[least]
-        if fallen > 0.1 * smoothed[0] and smoothed[end] - smoothed[least] > fallen / 2:
-            return least
-    return int(np.argmin(smoothed))
 
 
 def _check(start: float, end: float, steps: int, smoothing: float) -> None:
@@ -191,8 +133,8 @@ def _sweep(state: TrainingState, step: Step, rates: list[float], show: Callable[
                 return losses
             losses.append(loss)
             show(rates[len(losses) - 1], loss)
-            recent = statistics.median(losses[-_MEDIAN:])
-            if len(losses) >= _MEDIAN:
+            recent = statistics.median(losses[-MEDIAN_OF:])
+            if len(losses) >= MEDIAN_OF:
                 least = min(least, recent)
             if len(losses) == len(rates) or recent > _DIVERGED * least:
                 return losses

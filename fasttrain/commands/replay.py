@@ -1,0 +1,36 @@
+"""`replay`: run the step at which a run diverged again, and say where it breaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from fasttrain.config.location import user_path
+from fasttrain.report.contact_sheet import contact_sheet, save_sheet
+from fasttrain.training.diverged import DivergedStep, find_diverged
+from fasttrain.training.replay import Replay, run_again
+
+_SHOWN = 64  # photographs of a sheet
+
+
+def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None = None) -> Replay:
+    """Run the step again that `where`, a run's folder or a `diverged.safetensors`, holds, and return where it breaks.
+
+    `sheet` is a picture file for the guilty batch; None draws none. Raises UserError where there is no such step.
+    """
+    found = run_again(find_diverged(user_path(where)), device)
+    if sheet is None:
+        return found
+    drawn = user_path(sheet)
+    _draw(found, drawn)
+    return replace(found, sheet=drawn)
+
+
+def _draw(found: Replay, path: Path) -> None:
+    """Draw the guilty batch, the samples that stand out first."""
+    images, labels, _ = DivergedStep.load(found.path).batches[-1]
+    tried, classes = found.tried[-1], found.facts["classes"]
+    keys = found.facts["keys"][-len(labels) :]
+    order = sorted(range(len(labels)), key=lambda row: (row not in tried.samples, row))[:_SHOWN]
+    captions = [f"{keys[row]}\n{classes[int(labels[row])]}, loss {tried.losses[row]:.3g}" for row in order]
+    save_sheet(contact_sheet(images[order].numpy(), captions, title=f"{found.path}: {found.why}"), path)

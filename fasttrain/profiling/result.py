@@ -1,0 +1,25 @@
+"""`Profile`: what `profile` returns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fasttrain.profiling.diagnosis import Diagnosis
+from fasttrain.profiling.measure import Measured
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured and what it means. `batch_size` photographs a step, of the train split's `photographs`."""
+
+    measured: Measured
+    diagnosis: Diagnosis
+    batch_size: int
+    photographs: int
+    loader: str
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it: times in seconds, rates in images a second."""
+        return {**asdict(self), "split": "train"}
