@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)

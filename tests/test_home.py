@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 _HOMELESS = """
 import os, pwd, sys

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "food101.ipynb"
 

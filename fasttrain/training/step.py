@@ -83,7 +83,7 @@ class Step:
             with contextlib.nullcontext() if last or self.parallel is None else self.parallel.no_sync():
                 self._add_gradient(state, batch, self._weight(batch.labels) / (agreed.weight or 1.0), agreed.samples)
         with self.phase(OPTIMIZER):
-            self._update(state)
+            self.update(state)
 
     def size(self, batches: Sequence[StepBatch]) -> tuple[int, float]:
         """Return how many samples this rank brings to a step of `batches`, and what they weigh in its mean loss."""
@@ -105,11 +105,15 @@ class Step:
         with self.phase(AUGMENT):
             inputs, targets = self.augmentation(images, labels, batch.ids.numpy(), epoch, self.preprocess)
         with self.phase(FORWARD), self.autocast():
-            logits = self._logits(self.parallel or model, inputs)
+            logits = self.forward(self.parallel or model, inputs)
             # A rank without samples still takes part in the backward pass.
             return (self.criterion(logits, targets) if len(targets) else logits.sum()), logits, targets
 
-    def _logits(self, model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits, float [n, classes], of `inputs`, float [n, 3, H, W].
+
+        Raises UserError for a batch that BatchNorm can't train on.
+        """
         try:
             logits: torch.Tensor = model(inputs)
         except ValueError as error:
@@ -134,7 +138,7 @@ class Step:
         with self.phase(LOGGING):
             state.totals.update(loss, logits, targets, share * samples)
 
-    def _update(self, state: TrainingState) -> None:
+    def update(self, state: TrainingState) -> None:
         """Clip the gradient, check that it is finite, step, and advance the schedule and the EMA."""
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)

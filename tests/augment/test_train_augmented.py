@@ -12,7 +12,7 @@ from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
 from fasttrain.training.loop import Step
 from fasttrain.training.state import Totals
-from tests.training.conftest import SMALL, last_state
+from tests.support.runs import SMALL, last_state
 
 ALL_ON = {
     "color_jitter": 0.4,

@@ -25,8 +25,8 @@ from fasttrain.config.save_every import SaveEvery, parse_save_every
 from fasttrain.errors import InternalError, UserError
 from fasttrain.training.saving import Saving
 from tests.checkpoint.damage import bombs, flip_bit, truncate, with_metadata
-from tests.patience import PATIENCE
-from tests.training.conftest import SMALL, killed_after, last_state
+from tests.support.patience import PATIENCE
+from tests.support.runs import SMALL, killed_after, last_state
 
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "batch_size": 8, "save_every": 3, "keep": 3}
 RUN |= {"track": False, "deterministic": True, "drop_rate": 0.2, "ema_decay": 0.9, "scheduler": "onecycle"}

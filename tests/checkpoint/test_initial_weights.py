@@ -24,7 +24,7 @@ from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.errors import UserError
 from fasttrain.model.factory import create_model
-from tests.training.conftest import SMALL
+from tests.support.runs import SMALL
 
 NAME = "test_resnet"
 CLASSES = ("a", "b", "c")

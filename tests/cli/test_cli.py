@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from fasttrain.config.schema import TrainConfig
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 
 def fasttrain(*arguments, **environment):

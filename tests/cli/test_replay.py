@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from fasttrain.cli import app
 from fasttrain.errors import UserError
-from tests.patience import PATIENCE
-from tests.training.conftest import SMALL, arguments
+from tests.support.patience import PATIENCE
+from tests.support.runs import SMALL, arguments
 
 
 def fasttrain(folder: Path, *line: str, code: int) -> tuple[str, str]:

@@ -19,7 +19,7 @@ import typer
 from fasttrain.cli import app
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -21,7 +21,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.predict import read_photograph
 from fasttrain.training import result
 from tests.conftest import make_model_folder
-from tests.training.conftest import SMALL
+from tests.support.runs import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -16,7 +16,7 @@ from fasttrain.loaders.plan import Crop, EpochPlan
 from fasttrain.loaders.read_ahead import ReadAhead
 from fasttrain.photos.cut import native_available
 from fasttrain.shards.reader import ShardSet
-from tests.patience import wait_until
+from tests.support.patience import wait_until
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="without the native module")
 

@@ -19,7 +19,7 @@ from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.shards.reader import ShardSet
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 
 @pytest.fixture

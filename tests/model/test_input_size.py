@@ -19,7 +19,7 @@ from fasttrain.export.export import export
 from fasttrain.model.factory import create_model
 from fasttrain.model.input_size import img_size_for, own_side, takes
 from fasttrain.training.image_size import with_fitting_sizes
-from tests.training.conftest import SMALL
+from tests.support.runs import SMALL
 
 FAMILIES = {
     # as timm makes them at 224 px

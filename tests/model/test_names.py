@@ -16,7 +16,7 @@ from fasttrain.errors import UserError
 from fasttrain.inspection.preview import preview
 from fasttrain.model.factory import create_model
 from fasttrain.model.names import pretrained_config, require_model
-from tests.training.conftest import SMALL
+from tests.support.runs import SMALL
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k", "test_resnet", "tv_resnet50"])

@@ -14,10 +14,10 @@ import fasttrain.profiling.measure as measuring
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.commands.profile import profile
 from fasttrain.errors import UserError
-from fasttrain.training.loop import Step
-from fasttrain.training.step import PHASES
+from fasttrain.training.state import Totals
+from fasttrain.training.step import PHASES, Step
 from tests.profiling.stand_ins import SlowLoader
-from tests.training.conftest import SMALL, arguments
+from tests.support.runs import SMALL, arguments
 
 QUICK = {**SMALL, "image_size": 32, "batch_size": 4, "loader": "instant"}
 SLEEP = 0.1
@@ -47,7 +47,7 @@ def test_a_slow_loader_is_named_with_the_faster_one(shard_folder):
         (BatchAugment, "__call__", "augment", "augment"),
         (Step, "forward", "forward", "model"),
         (Step, "update", "optimizer", "optimizer"),
-        (Step, "count", "logging", "logging"),
+        (Totals, "update", "logging", "logging"),
     ],
 )
 def test_a_slow_phase_is_named(owner, method, phase, bottleneck, shard_folder, monkeypatch, clock):
@@ -134,13 +134,13 @@ def test_one_process_only(shard_folder, monkeypatch):
 
 def test_a_held_batch_is_what_the_loader_gave(shard_folder, monkeypatch):
     seen = []
-    plain = Step.copy
+    plain = Step.loss
 
-    def watched(self, images, labels):
-        seen.append(images)
-        return plain(self, images, labels)
+    def watched(self, model, batch, epoch):
+        seen.append(batch.images)
+        return plain(self, model, batch, epoch)
 
-    monkeypatch.setattr(Step, "copy", watched)
+    monkeypatch.setattr(Step, "loss", watched)
     profile(data=shard_folder, steps=3, **QUICK)
     assert len({images.data_ptr() for images in seen[-3:]}) == 1, "the step alone sees one batch over and over"
     assert any(torch.equal(seen[-1], images) for images in seen[:-3])
@@ -155,8 +155,7 @@ def test_mixed_precision_is_proposed_only_where_it_was_faster(shard_folder, monk
     for slow_in_bf16 in (True, False):
 
         def forward(self, *given, slow=slow_in_bf16):
-            with self.autocast():
-                clock.sleep(2 * SLEEP if torch.is_autocast_enabled("cpu") == slow else SLEEP)
+            clock.sleep(2 * SLEEP if torch.is_autocast_enabled("cpu") == slow else SLEEP)
             return plain(self, *given)
 
         monkeypatch.setattr(Step, "forward", forward)

@@ -15,7 +15,7 @@ from fasttrain import train
 from fasttrain.loaders.registry import loader_class
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.step import PHASES
-from tests.training.conftest import SMALL
+from tests.support.runs import SMALL
 
 TINY = {**SMALL, "image_size": 32, "batch_size": 4, "epochs": 1, "track": False}
 

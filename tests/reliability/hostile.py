@@ -14,7 +14,7 @@ import numpy as np
 
 from fasttrain.errors import UserError
 from fasttrain.inspection.inspect import inspect
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 # VmHWM, not ru_maxrss: that one begins with the parent's.
 _MEASURED = """

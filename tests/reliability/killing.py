@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 HERE = Path(__file__).parent
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)

@@ -20,9 +20,9 @@ from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import checkpoints_of, newest_checkpoint
 from fasttrain.errors import UserError
 from tests.checkpoint.damage import bombs, flip_bit, truncate
-from tests.patience import PATIENCE
 from tests.reliability.machine import Machine
-from tests.training.conftest import SMALL, arguments, killed_after, last_state
+from tests.support.patience import PATIENCE
+from tests.support.runs import SMALL, arguments, killed_after, last_state
 
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "batch_size": 8, "save_every": 3, "keep": 2}
 RUN |= {"track": False, "deterministic": True, "drop_rate": 0.2, "optimizer": "adamw"}

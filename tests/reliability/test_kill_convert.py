@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.patience import PATIENCE
 from tests.reliability.killing import (
     SEED,
     SIGNALS,
@@ -32,6 +31,7 @@ from tests.reliability.killing import (
     points_of,
     serving,
 )
+from tests.support.patience import PATIENCE
 
 SHARDS = ("--shard-size", 5, "--workers", 1)
 

@@ -20,7 +20,6 @@ import pytest
 
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.reader import ShardSet
-from tests.patience import PATIENCE
 from tests.reliability.killing import (
     SEED,
     SIGNALS,
@@ -33,7 +32,8 @@ from tests.reliability.killing import (
     points_of,
     serving,
 )
-from tests.training.conftest import SMALL, arguments, paused, start_run
+from tests.support.patience import PATIENCE
+from tests.support.runs import SMALL, arguments, paused, start_run
 
 # Dropout, so that a lost generator state shows; an odd save_every, so that a kill falls in mid-epoch.
 # The last epoch is the best, so that `model.safetensors` holds the final weights.

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE
 from tests.reliability.conftest import Fault
 from tests.reliability.machine import NOBODY, SMALL, Ended, Machine, Made
 from tests.reliability.test_machine_disk import left_over
+from tests.support.patience import PATIENCE
 
 _MB = 1 << 20
 _WRITE = ("convert", "convert --part", "train", "evaluate --out", "evaluate --report", "export torchscript", "preview",

@@ -24,11 +24,11 @@ from fasttrain.tracking.journal import JOURNAL, peek
 from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.store import UUID, Store
 from fasttrain.tracking.waiting import deliver_runs
-from tests.patience import PATIENCE, wait_until
 from tests.reliability.conftest import Fault
+from tests.support.patience import PATIENCE, wait_until
+from tests.support.runs import SMALL, arguments, paused, program
 from tests.tracking.fault_proxy import FAULTS, Proxy
 from tests.tracking.mlflow_processes import Server
-from tests.training.conftest import SMALL, arguments, paused, program
 
 Rows = Counter[tuple[str, int, str, int]]
 """Metrics as (name, step, value, time)."""

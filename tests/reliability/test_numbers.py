@@ -17,8 +17,8 @@ from fasttrain.errors import Diverged
 from fasttrain.model.factory import create_model
 from fasttrain.training.diverged import NAME, DivergedStep
 from fasttrain.training.finite import non_finite
-from tests.training.breaking import broken_at
-from tests.training.conftest import SMALL, last_state
+from tests.support.breaking import broken_at
+from tests.support.runs import SMALL, last_state
 from tests.training.test_distributed import finish, start_ranks, train_line
 
 BATCHES = 10  # 78 photographs, 16 at a time, two epochs
@@ -190,7 +190,7 @@ def test_fp16_that_overflows_at_any_scale(shard_folder, tmp_path, fault, monkeyp
 def test_one_rank_of_two(shard_folder, tmp_path, fault):
     """The guilty rank's own loss is broken; the gradient, which they share, is so on both."""
     times = fault.times(short=1, full=6)
-    program = Path(__file__).parents[1] / "training" / "broken_rank.py"
+    program = Path(__file__).parents[1] / "support" / "broken_rank.py"
     for number in range(times):
         guilty, batch = (number + 1) % 2, random.Random(number).randint(2, 5)
         line = train_line(shard_folder, tmp_path / str(number) / "runs", epochs=1, batch_size=8)

@@ -22,7 +22,7 @@ from fasttrain.evaluation.metrics import ClassificationMeter
 from fasttrain.report.html import Report, percent, render, write_page
 from fasttrain.shards.convert import convert
 from fasttrain.training.result import TrainResult
-from tests.training.conftest import SMALL
+from tests.support.runs import SMALL
 
 HOSTILE = ("<script>alert(1)", "<img src=x onerror=alert(1)>", "{{ 7*7 }} & ${x}", "a\"b' onload=alert(1)")
 RUN_PAGE = "report.html"

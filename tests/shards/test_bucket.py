@@ -25,8 +25,8 @@ from fasttrain.loaders.registry import loader_class
 from fasttrain.shards import remote
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
-from tests.patience import PATIENCE
-from tests.training.conftest import SMALL
+from tests.support.patience import PATIENCE
+from tests.support.runs import SMALL
 
 moto = pytest.importorskip("moto.server", reason="moto isn't installed: pip install 'moto[server]' s3fs")
 s3fs = pytest.importorskip("s3fs")

@@ -14,7 +14,7 @@ import pytest
 from fasttrain.errors import UserError
 from fasttrain.shards import atomic, parts
 from fasttrain.shards.convert import convert
-from tests.patience import PATIENCE, wait_until
+from tests.support.patience import PATIENCE, wait_until
 
 SCRIPT = """
 import importlib, sys, time

@@ -28,7 +28,7 @@ from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.shards import remote
 from fasttrain.shards.convert import convert, ensure_shards
 from fasttrain.shards.reader import ShardSet
-from tests.patience import wait_until
+from tests.support.patience import wait_until
 
 URL = "memory://bucket/sample"
 

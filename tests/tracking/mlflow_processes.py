@@ -11,7 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.patience import wait_until
+from tests.support.patience import wait_until
 
 FIRST_RUN = """
 import sys

@@ -20,7 +20,7 @@ from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.runs import list_runs, waiting_runs
 from fasttrain.tracking.store import Store
 from fasttrain.tracking.waiting import deliver_runs
-from tests.patience import PATIENCE, wait_until
+from tests.support.patience import PATIENCE, wait_until
 
 pytestmark = pytest.mark.usefixtures("here")
 

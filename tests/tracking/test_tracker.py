@@ -17,7 +17,7 @@ from fasttrain.tracking import mlflow as tracking
 from fasttrain.tracking.journal import JOURNAL, Journal, journal_uuid, set_aside
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.tracking.waiting import deliver_runs
-from tests.patience import PATIENCE, wait_until
+from tests.support.patience import PATIENCE, wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import pytest
 from fasttrain.errors import UserError
 from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.page import serve
-from tests.patience import PATIENCE
+from tests.support.patience import PATIENCE
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ from fasttrain import evaluate, train
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.shards.reader import ShardSet
-from tests.training.conftest import SMALL, killed_after
+from tests.support.runs import SMALL, killed_after
 
 SKIP = {**SMALL, "on_bad_sample": "skip", "deterministic": True, "seed": 4}
 

@@ -17,7 +17,7 @@ from fasttrain.training.batch_size import fitting, largest_below, largest_by_gro
 from fasttrain.training.loop import Step
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
-from tests.training.conftest import SMALL, killed_after, last_state
+from tests.support.runs import SMALL, killed_after, last_state
 
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "track": False, "deterministic": True, "drop_rate": 0.2}
 
@@ -92,8 +92,8 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, limit: int, after: int = 0) ->
     """Steps with more photographs than `limit` raise what CUDA raises, from optimizer step `after` on."""
     forward = Step.forward
 
-    def limited(self: Step, model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> object:
-        made = forward(self, model, inputs, targets)
+    def limited(self: Step, model: torch.nn.Module, inputs: torch.Tensor) -> object:
+        made = forward(self, model, inputs)
         if len(inputs) > limit and limited.calls >= after:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         limited.calls += 1

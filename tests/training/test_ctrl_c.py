@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE
-from tests.training.conftest import SMALL, arguments, paused, program
+from tests.support.patience import PATIENCE
+from tests.support.runs import SMALL, arguments, paused, program
 
 
 @pytest.mark.parametrize("times", [1, 2])

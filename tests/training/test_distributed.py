@@ -19,8 +19,8 @@ from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
-from tests.patience import PATIENCE
-from tests.training.conftest import SMALL, arguments, last_state, paused, program, start_run
+from tests.support.patience import PATIENCE
+from tests.support.runs import SMALL, arguments, last_state, paused, program, start_run
 
 # A model without BatchNorm, whose statistics would be those of a rank's part; SGD, as Adam magnifies the last bits.
 SETTINGS = {

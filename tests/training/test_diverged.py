@@ -22,8 +22,8 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.training.diverged import NAME, DivergedStep, find_diverged
 from fasttrain.training.finite import Watch
 from fasttrain.training.state import Totals
-from tests.training.breaking import broken_at
-from tests.training.conftest import SMALL, last_state
+from tests.support.breaking import broken_at
+from tests.support.runs import SMALL, last_state
 
 TINY: dict[str, Any] = {
     **SMALL,
@@ -320,10 +320,3 @@ def test_the_weights_stay_whoever_looks_at_the_flag():
         sign = watch.look(scaler)
         assert sign is not None and sign.note is not None and sign.note.step == 1 and math.isnan(sign.loss)
         assert sign.kind == "loss"
-
-
-def test_a_batch_begins_where_the_one_before_ended_whatever_was_left_out_of_it():
-    watch = Watch(torch.device("cpu"))
-    came = [(0, 64), (0, 128), (0, 150), (1, 64), (1, 70)]
-    assert [watch.before(epoch, delivered, 0) for epoch, delivered in came] == [0, 64, 128, 0, 64]
-    assert Watch(torch.device("cpu")).before(0, 104, 40) == 40, "a resumed epoch's first"

@@ -25,7 +25,7 @@ from fasttrain.model.factory import create_model
 from fasttrain.shards.convert import convert
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.optim import Schedule, create_optimizer
-from tests.training.conftest import SMALL, last_state
+from tests.support.runs import SMALL, last_state
 
 TINY: dict[str, Any] = {**SMALL, "image_size": 32, "batch_size": 4, "epochs": 1, "track": False}
 Shards = Callable[..., Path]

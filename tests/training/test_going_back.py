@@ -19,7 +19,7 @@ from fasttrain.checkpoint.folder import checkpoints_of, newest_unfinished
 from fasttrain.commands import finish as finish_module
 from fasttrain.config.load import read_toml
 from fasttrain.errors import Stopped
-from tests.training.conftest import SMALL, killed_after, last_state
+from tests.support.runs import SMALL, killed_after, last_state
 
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "batch_size": 16, "epochs": 4, "learning_rate": 0.0005}
 RUN |= {"track": False, "keep": 9, "early_stopping": 0, "scheduler": "constant", "deterministic": True}
@@ -118,7 +118,7 @@ def test_in_the_first_epoch_there_is_no_best_yet(shard_folder, tmp_path):
     with killed_after(lambda state: state["step"] == 2):
         train(resume=str(first))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fasttrain.commands.train._Run._one_epoch", lambda self: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr("fasttrain.commands.train.Run._one_epoch", lambda self: os.kill(os.getpid(), signal.SIGKILL))
         patch.setattr("os.kill", lambda pid, number: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(resume=str(run))

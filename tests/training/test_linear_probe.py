@@ -19,7 +19,7 @@ from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_body
 from fasttrain.training import linear_probe
-from tests.training.conftest import SMALL, killed_after, last_state
+from tests.support.runs import SMALL, killed_after, last_state
 
 PROBE = {**SMALL, "image_size": 32, "linear_probe": True, "track": False, "deterministic": True}
 PROBE.pop("learning_rate")

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.terminal import JsonConsole, tell
-from tests.patience import PATIENCE
-from tests.training.conftest import paused
+from tests.support.patience import PATIENCE
+from tests.support.runs import paused
 
 
 def events(output: str) -> list[dict]:

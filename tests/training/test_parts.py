@@ -13,9 +13,6 @@ import torch
 
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
-from fasttrain.model.freeze import freeze_blocks, keep_frozen
-from fasttrain.model.precision import amp_problem, choose_precision
-from fasttrain.model.preprocess import Normalise
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_everything
@@ -147,43 +144,6 @@ def test_an_unknown_optimizer_names_the_nearest():
         create_optimizer(torch.nn.Linear(1, 1), "adamww", 1e-3, 0.0, 0.9)
 
 
-def test_frozen_blocks_get_no_gradient_and_keep_their_statistics():
-    torch.manual_seed(0)
-    model = timm.create_model("mobilenetv2_035", num_classes=3)
-    frozen = freeze_blocks(model, 5)
-    before = {name: each.clone() for name, each in model.state_dict().items()}
-    model.train()
-    keep_frozen(frozen)
-    seen = []
-    model.blocks[1].register_forward_hook(lambda module, inputs, output: seen.append(output.grad_fn))
-    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
-    torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 2, 0])).backward()
-    optimizer.step()
-    assert seen == [None], "the frozen part built an autograd graph"
-    changed = {name for name, each in model.state_dict().items() if not torch.equal(each, before[name])}
-    assert not [name for name in changed if name.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1"))]
-    assert {"classifier.weight", "blocks.3.0.conv_pw.weight", "blocks.3.0.bn1.running_mean"} <= changed
-
-
-def test_freezing_everything_names_the_nearest_number():
-    model = timm.create_model("mobilenetv2_035", num_classes=3)
-    with pytest.raises(UserError, match="nearest valid value is 18"):
-        freeze_blocks(model, 99)
-
-
-def test_normalise_is_torchvisions():
-    from torchvision.transforms.v2 import functional as F
-
-    pixels = torch.randint(0, 256, (2, 8, 9, 3), dtype=torch.uint8)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = F.normalize(pixels.permute(0, 3, 1, 2).float() / 255, list(mean), list(std))
-    for channels_last in (True, False):
-        made = Normalise(mean, std, channels_last=channels_last)(pixels)
-        torch.testing.assert_close(made, expected, atol=2e-6, rtol=1e-5)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        assert made.is_contiguous(memory_format=layout)
-
-
 def test_seeds_reach_every_generator_and_states_round_trip():
     def draw() -> tuple[float, float, float]:
         return torch.rand(1).item(), float(np.random.rand()), random.random()
@@ -215,33 +175,6 @@ def test_devices():
         assert choose_device("auto").type in ("cpu", "mps")
         with pytest.raises(UserError, match="has 0 CUDA devices"):
             choose_device("cuda")
-
-
-def test_amp_is_bf16_or_fp16_with_a_scaler(monkeypatch):
-    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
-    cpu = torch.device("cpu")
-    layer = torch.nn.Linear(2, 2)
-    for amp, dtype, expected in (
-        (False, "bf16", torch.float32),
-        (True, "bf16", torch.bfloat16),
-        (True, "fp16", torch.float16),
-    ):
-        precision = choose_precision(layer, cpu, amp, dtype)
-        with precision.autocast():
-            assert layer(torch.ones(1, 2)).dtype == expected
-        assert precision.scaler.is_enabled() == (amp and dtype == "fp16")
-        assert precision.name == (dtype if amp else "fp32") and precision.unavailable is None
-
-
-def test_amp_is_left_out_where_it_would_be_slower(monkeypatch):
-    cpu = torch.device("cpu")
-    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: False)
-    chosen = choose_precision(torch.nn.Linear(1, 1), cpu, True, "bf16")
-    assert chosen.name == "fp32" and "training in fp32" in str(chosen.unavailable)
-    assert "training in fp32" in amp_problem(cpu, "bf16")
-    assert amp_problem(torch.device("cuda"), "bf16") is None
-    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
-    assert amp_problem(cpu, "bf16") is None
 
 
 def test_totals_are_means_over_samples_not_batches():

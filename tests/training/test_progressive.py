@@ -15,7 +15,7 @@ from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.progressive import progressive_side
-from tests.training.conftest import SMALL, killed_after
+from tests.support.runs import SMALL, killed_after
 
 
 def test_the_side_grows_linearly_to_the_last_fifth_in_steps_of_32():

@@ -14,8 +14,8 @@ from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, find_checkpoint
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.reader import ShardSet
-from tests.patience import PATIENCE
-from tests.training.conftest import last_state, paused, start_run
+from tests.support.patience import PATIENCE
+from tests.support.runs import last_state, paused, start_run
 
 # Dropout, so that a lost generator state shows; an odd save_every, so that a kill falls in mid-epoch.
 EXACT = {"deterministic": True, "drop_rate": 0.2, "save_every": 1, "ema_decay": 0.9, "track": False, "batch_size": 8}

@@ -31,7 +31,7 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.stop import StopRequest
 from fasttrain.tracking.mlflow import NullTracker, Tracker
 from fasttrain.training.resume import start_of_run
-from tests.training.conftest import SMALL, killed_after, last_state
+from tests.support.runs import SMALL, killed_after, last_state
 
 BEGUN = {
     **SMALL,
@@ -242,16 +242,16 @@ def test_data_may_lie_elsewhere_and_must_be_the_same(begun, tmp_path, shard_fold
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
     moved = shutil.copytree(shard_folder, tmp_path / "moved")
     resumed = Resumed(copied(begun, tmp_path), {"data": moved})
-    assert resumed.run.shards.folder == moved and len(resumed.state.history) == 2
+    assert resumed.run.parts.shards.folder == moved and len(resumed.state.history) == 2
     remote = Resumed(copied(begun, tmp_path / "b"), {"data": f"file://{moved}", "cache_size": "7GB"})
-    assert remote.run.shards.files.limit == 7 * 10**9 and len(remote.state.history) == 2
+    assert remote.run.parts.shards.files.limit == 7 * 10**9 and len(remote.state.history) == 2
     with pytest.raises(UserError, match=r"is not the data that .* began with; give --data that"):
         train(resume=str(copied(begun, tmp_path / "c")), data=photographs)
 
 
 def test_another_loader(begun, tmp_path, shard_folder):
     name = other_loader(shard_folder)
-    assert Resumed(copied(begun, tmp_path), {"loader": name}).run.loader_name in (name, SMALL["loader"])
+    assert Resumed(copied(begun, tmp_path), {"loader": name}).run.parts.loader_name in (name, SMALL["loader"])
 
 
 def test_what_the_end_of_a_run_asks_for(begun, tmp_path, monkeypatch, capsys):

@@ -124,10 +124,15 @@ def test_a_step_whose_samples_are_all_left_out_changes_nothing():
 
 
 def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left():
-    steps = list(step_batches(Photographs(4), 3))  # type: ignore[arg-type]
+    loader = Photographs(4, left_out=(5, 6))
+    steps = list(step_batches(loader, 3))  # type: ignore[arg-type]
     assert [[(each.begin, each.end) for each in batches] for batches in steps] == [
         [(0, 4), (4, 8), (8, 12)],
         [(12, 16), (16, 20)],
+    ]
+    loader.delivered = 8  # as in a run resumed there
+    assert [[(each.begin, each.end) for each in batches] for batches in step_batches(loader, 3)] == [  # type: ignore[arg-type]
+        [(8, 12), (12, 16), (16, 20)]
     ]
 
 

@@ -16,7 +16,7 @@ from fasttrain.device import compile_in_place, fast_math
 from fasttrain.errors import UserError
 from fasttrain.model.factory import create_model, enable_grad_checkpointing
 from fasttrain.training.optim import Schedule, create_optimizer
-from tests.training.conftest import SMALL, killed_after, last_state
+from tests.support.runs import SMALL, killed_after, last_state
 
 TINY = {**SMALL, "image_size": 32, "track": False, "deterministic": True}
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fasttrain.commands.lr_find import lr_find, smooth, steepest
 from fasttrain.errors import UserError
-from tests.training.conftest import SMALL
+from tests.support.runs import SMALL
 
 RATES = np.geomspace(1e-6, 1, 100)
 
@@ -90,7 +90,7 @@ def test_what_makes_no_sense_is_told(settings, arguments, words):
 
 def test_the_command_prints_all_figures_as_json(settings, tmp_path, monkeypatch, capsys):
     from fasttrain.cli import main
-    from tests.training.conftest import arguments
+    from tests.support.runs import arguments
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(

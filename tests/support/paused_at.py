@@ -1,6 +1,6 @@
 """`fasttrain …` that pauses once, right after the checkpoint of a given step, until a file appears.
 
-    python tests/training/paused_at.py STEP FOLDER train …
+    python tests/support/paused_at.py STEP FOLDER train …
 
 FOLDER/reached is made at the pause, FOLDER/go ends it: what a test does in between meets the run at that very step,
 however slow or fast the machine is.

@@ -15,7 +15,7 @@ from fasttrain.commands.tune import tune
 from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
 from fasttrain.tuning.search import Space
-from tests.training.conftest import SMALL, killed_after
+from tests.support.runs import SMALL, killed_after
 
 SETTINGS = {name: value for name, value in SMALL.items() if name not in ("batch_size", "learning_rate")}
 BATCHES = (16, 24)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fasttrain import evaluate, train
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
-from tests.training.conftest import SMALL
+from tests.support.runs import SMALL
 
 FROZEN = 12
 

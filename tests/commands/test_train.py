@@ -16,8 +16,8 @@ from fasttrain import evaluate, predict, train
 from fasttrain.checkpoint.folder import checkpoints_of
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.errors import UserError
-from tests.patience import PATIENCE
-from tests.training.conftest import SMALL, last_state
+from tests.support.patience import PATIENCE
+from tests.support.runs import SMALL, last_state
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,34 @@
+"""Mixed precision: what is chosen, and when it is left out."""
+
+from __future__ import annotations
+
+import torch
+
+from fasttrain.model.precision import amp_problem, choose_precision
+
+
+def test_amp_is_bf16_or_fp16_with_a_scaler(monkeypatch):
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
+    cpu = torch.device("cpu")
+    layer = torch.nn.Linear(2, 2)
+    for amp, dtype, expected in (
+        (False, "bf16", torch.float32),
+        (True, "bf16", torch.bfloat16),
+        (True, "fp16", torch.float16),
+    ):
+        precision = choose_precision(layer, cpu, amp, dtype)
+        with precision.autocast():
+            assert layer(torch.ones(1, 2)).dtype == expected
+        assert precision.scaler.is_enabled() == (amp and dtype == "fp16")
+        assert precision.name == (dtype if amp else "fp32") and precision.unavailable is None
+
+
+def test_amp_is_left_out_where_it_would_be_slower(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: False)
+    chosen = choose_precision(torch.nn.Linear(1, 1), cpu, True, "bf16")
+    assert chosen.name == "fp32" and "training in fp32" in str(chosen.unavailable)
+    assert "training in fp32" in amp_problem(cpu, "bf16")
+    assert amp_problem(torch.device("cuda"), "bf16") is None
+    monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
+    assert amp_problem(cpu, "bf16") is None
