@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fasttrain.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from fasttrain.commands.evaluate import evaluate as evaluate
     from fasttrain.commands.lr_find import lr_find as lr_find
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from fasttrain.evaluation.predict import predict as predict
     from fasttrain.shards.convert import convert as convert
 
-__version__ = "0.1.0"
 __all__ = ["convert", "evaluate", "lr_find", "predict", "profile", "train", "tune"]
 
 _HOMES = {

@@ -12,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fasttrain
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.files import atomic_write, atomic_write_bytes, fsync_folder, make_folder, temporary_for
+from fasttrain.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ class RunFolder:
                 "std": list(spec.std),
                 "classes": list(spec.classes),
                 "versions": {
-                    "fasttrain": fasttrain.__version__,
+                    "fasttrain": __version__,
                     "timm": version("timm"),
                     "torch": version("torch"),
                 },

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-import fasttrain
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError, of_os
@@ -20,6 +19,7 @@ from fasttrain.export.speed import Speed, measure
 from fasttrain.files import atomic_folder, make_folder
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.preprocess import Normalise
+from fasttrain.version import __version__
 
 INPUTS = ("uint8", "float")
 _PREPROCESS = (
@@ -115,7 +115,7 @@ def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
         "float": f"float32 [n, 3, {side}, {side}], RGB, (x / 255 - mean) / std",
     }
     return {
-        "producer": f"fasttrain {fasttrain.__version__}",
+        "producer": f"fasttrain {__version__}",
         "model": spec.name,
         "classes": list(spec.classes),
         "image_size": side,

@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import fasttrain
 from fasttrain.report.html import Report, percent
 from fasttrain.report.photographs import Seen, worst_classes
 from fasttrain.report.summary import duration, split_title
+from fasttrain.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ def versions(device: torch.device) -> dict[str, str]:
     """Of fasttrain, Python, the packages that shape a result, and the machine; those that aren't there left out."""
     import torch
 
-    found = {"fasttrain": fasttrain.__version__, "Python": platform.python_version()}
+    found = {"fasttrain": __version__, "Python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

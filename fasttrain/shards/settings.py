@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
-import fasttrain
 from fasttrain.errors import UserError
 from fasttrain.photos.cut import Interval, native_available
+from fasttrain.version import __version__
 
 ADDED = {"raw": False}
 """What settings were before there was a name for them: older manifests lack them."""
@@ -57,4 +57,4 @@ class ShardSettings:
 
     def recorded(self) -> dict[str, Any]:
         """For the manifest: all of them, and fasttrain's version."""
-        return {**asdict(self), "fasttrain": fasttrain.__version__}
+        return {**asdict(self), "fasttrain": __version__}

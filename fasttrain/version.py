@@ -1,0 +1,3 @@
+"""fasttrain's version."""
+
+__version__ = "0.1.0"
