@@ -9,29 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.train import ConfigFile, check_settings, with_settings
-
-_NOT_ITS = (
-    "learning_rate",
-    "scheduler",
-    "warmup_epochs",
-    "patience",
-    "factor",
-    "early_stopping",
-    "epochs",
-    "progressive",
-    "ema_decay",
-    "tta",
-    "out",
-    "save_every",
-    "keep",
-    "resume",
-    "experiment",
-    "run_name",
-    "track",
-    "profile",
-    "compile",
-    "compile_mode",
+from fasttrain.config.groups import (
+    AugmentationSettings,
+    DataSettings,
+    HardwareSettings,
+    ModelSettings,
+    OptimizationSettings,
+    names_of,
 )
+
+_SETTINGS = names_of(DataSettings, AugmentationSettings, ModelSettings, OptimizationSettings, HardwareSettings)
+_SETTINGS |= {"log_format"}
+_SETTINGS -= {
+    *("progressive", "compile", "compile_mode", "ema_decay", "tta"),
+    *("learning_rate", "epochs", "scheduler", "warmup_epochs", "patience", "factor", "early_stopping"),
+}
 
 
 def lr_find_command() -> Callable[..., None]:
@@ -78,4 +70,4 @@ def lr_find_command() -> Callable[..., None]:
             console.print(f"--learning-rate {result.suggestion:.2e}", style="bold")
         console.print(f"picture: {picture}", soft_wrap=True)
 
-    return with_settings(lr_find, without=_NOT_ITS)
+    return with_settings(lr_find, _SETTINGS)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
-from fasttrain.config.schema import TrainConfig, parse_rand_augment
+from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import Loader, LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -144,7 +144,7 @@ class _Looker:
             _input_mean(config.model),
             self._device,
             color_jitter=config.color_jitter,
-            rand_augment=parse_rand_augment(config.rand_augment) if config.rand_augment else None,
+            rand_augment=config.rand_augment,
             random_erasing=config.random_erasing,
         )
         mixes = config.mixup or config.cutmix
@@ -190,9 +190,7 @@ def _input_mean(model: str) -> tuple[float, ...]:
 
 def _described(config: TrainConfig) -> str:
     names = ("crop_scale", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
-    values = {name: getattr(config, name) for name in names}
-    said = [f"{name}={value}" for name, value in values.items() if value != TrainConfig.model_fields[name].default]
-    return "".join(f", {each}" for each in said)
+    return "".join(f", {name}={getattr(config, name)}" for name in config.changed(names))
 
 
 def _difference(crops: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Difference:

@@ -16,7 +16,7 @@ import torch
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
 from fasttrain.config.location import user_path
-from fasttrain.config.schema import parse_rand_augment
+from fasttrain.config.values import RandAugment
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics
 from fasttrain.model.depthwise import keep_slow_depthwise_in_fp32
@@ -208,7 +208,7 @@ def _prepare(
             tuple(facts["mean"]),
             device,
             color_jitter=config["color_jitter"],
-            rand_augment=parse_rand_augment(config["rand_augment"]) if config.get("rand_augment") else None,
+            rand_augment=RandAugment.of(config.get("rand_augment")),
             random_erasing=config["random_erasing"],
         )
     if training and (config["mixup"] or config["cutmix"]):

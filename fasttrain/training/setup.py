@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
 from fasttrain.checkpoint.initial_weights import load_initial_weights
-from fasttrain.config.schema import ignored_by_linear_probe, parse_rand_augment
+from fasttrain.config.schema import ignored_by_linear_probe
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -206,7 +206,7 @@ class RunParts:
             self.spec.mean,
             self.device,
             color_jitter=config.color_jitter,
-            rand_augment=parse_rand_augment(config.rand_augment) if config.rand_augment else None,
+            rand_augment=config.rand_augment,
             random_erasing=config.random_erasing,
         )
 

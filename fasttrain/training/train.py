@@ -18,7 +18,6 @@ from rich.text import Text
 
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import lasting
-from fasttrain.config.save_every import parse_save_every
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import Stopped, of_os, remember_trace
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
@@ -107,8 +106,7 @@ class _Run(RunParts):
             ranks.from_main(lambda: start.folder or RunFolder.create(self.config.out, self.config.model).path)
         )
         ranks.remember_run(self.folder.path)
-        every = parse_save_every(self.config.save_every)
-        self.saving = Saving(self.folder.path, every, self.config.keep, ranks.main)
+        self.saving = Saving(self.folder.path, self.config.save_every, self.config.keep, ranks.main)
         self._say_settings()
 
     def _say_settings(self) -> None:
