@@ -9,17 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.train import ConfigFile, check_settings, with_settings
-from fasttrain.config.groups import (
-    AugmentationSettings,
-    DataSettings,
-    HardwareSettings,
-    ModelSettings,
-    OptimizationSettings,
-    names_of,
-)
+from fasttrain.config.groups import RunSettings, names_of
+from fasttrain.config.schema import TrainConfig
 
-_SETTINGS = names_of(DataSettings, AugmentationSettings, ModelSettings, OptimizationSettings, HardwareSettings)
-_SETTINGS |= {"log_format"}
+_SETTINGS = names_of(TrainConfig) - names_of(RunSettings) | {"log_format"}
 _SETTINGS -= {
     *("progressive", "compile", "compile_mode", "ema_decay", "tta"),
     *("learning_rate", "epochs", "scheduler", "warmup_epochs", "patience", "factor", "early_stopping"),

@@ -21,29 +21,13 @@ from fasttrain.config.recipes import RECIPES, recipe_defaults
 
 NEEDS_PIXELS = (
     *AugmentationSettings.model_fields,
-    "progressive",
-    "tta",
-    "freeze",
-    "layer_decay",
-    "grad_checkpointing",
-    "on_bad_sample",
+    *("progressive", "tta", "freeze", "layer_decay", "grad_checkpointing", "on_bad_sample"),
 )
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 
 NEEDS_STEPS = (
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "momentum",
-    "scheduler",
-    "warmup_epochs",
-    "patience",
-    "factor",
-    "grad_accumulation",
-    "clip_grad",
-    "ema_decay",
-    "drop_rate",
-    "profile",
+    *("optimizer", "learning_rate", "weight_decay", "momentum", "scheduler", "warmup_epochs", "patience", "factor"),
+    *("grad_accumulation", "clip_grad", "ema_decay", "drop_rate", "profile"),
 )
 """Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
 
