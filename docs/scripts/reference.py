@@ -110,18 +110,22 @@ def cli_page() -> str:
 
 
 def settings_page() -> str:
-    """Every field of `TrainConfig`: its key in TOML and Python, type, range, default, and what the recipes set."""
+    """Return a table for each group of settings: key in TOML and Python, type, range, default, and the recipes'."""
+    from fasttrain.config.groups import GROUPS
     from fasttrain.config.recipes import RECIPES, recipe_defaults
-    from fasttrain.config.schema import TrainConfig
 
     recipes = {recipe: recipe_defaults(recipe, {}) for recipe in RECIPES}
-    lines = ["| setting | what it does | takes | default | recipes |", "| --- | --- | --- | --- | --- |"]
-    for name, field in TrainConfig.model_fields.items():
-        option = f"[`{name}`](cli.md#train-{name.replace('_', '-')}){{ #{name} }}"
-        set_by = ", ".join(f"{recipe} {_value(given[name])}" for recipe, given in recipes.items() if name in given)
-        default = "" if field.default is None else _value(field.default)
-        takes = _cell(_takes(field.annotation, field.metadata))
-        lines.append(f"| {option} | {_prose(field.description or '')} | {takes} | {default} | {set_by} |")
+    lines = []
+    for title, group in GROUPS.items():
+        lines += [f"## {title} {{ #group-{_slug(title)} }}", ""]
+        lines += ["| setting | what it does | takes | default | recipes |", "| --- | --- | --- | --- | --- |"]
+        for name, field in group.model_fields.items():
+            option = f"[`{name}`](cli.md#train-{name.replace('_', '-')}){{ #{name} }}"
+            set_by = ", ".join(f"{recipe} {_value(given[name])}" for recipe, given in recipes.items() if name in given)
+            default = "" if field.default is None else _value(field.default)
+            takes = _cell(_takes(field.annotation, field.metadata))
+            lines.append(f"| {option} | {_prose(field.description or '')} | {takes} | {default} | {set_by} |")
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -129,6 +133,7 @@ def _takes(annotation: Any, metadata: list[Any]) -> str:
     if get_origin(annotation) is Annotated:
         annotation, *more = get_args(annotation)
         metadata = [*metadata, *more]
+    annotation = getattr(annotation, "written_as", annotation)
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [_takes(each, []) for each in get_args(annotation) if each is not type(None)]
         said = " or ".join(dict.fromkeys(kinds))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
-from fasttrain.config.schema import TrainConfig, parse_rand_augment
+from fasttrain.config.groups import AugmentationSettings
 
 if TYPE_CHECKING:
     import torch
@@ -44,23 +44,29 @@ class Augmentation:
 
 
 def make_augmentation(
-    config: TrainConfig, ids: NDArray[np.int64], *, classes: int, mean: tuple[float, ...], device: torch.device
+    settings: AugmentationSettings,
+    ids: NDArray[np.int64],
+    *,
+    seed: int,
+    classes: int,
+    mean: tuple[float, ...],
+    device: torch.device,
 ) -> Augmentation:
-    """Return the augmentation that `config` asks for.
+    """Return the augmentation that `settings` ask for.
 
     `ids` are the training split's, int64 [n]. `mean` is the model's, of pixels in 0..1; it fills what is empty.
     """
     pixels = mix = None
-    if config.color_jitter or config.rand_augment or config.random_erasing:
+    if settings.color_jitter or settings.rand_augment or settings.random_erasing:
         pixels = BatchAugment(
             ids,
-            config.seed,
+            seed,
             mean,
             device,
-            color_jitter=config.color_jitter,
-            rand_augment=parse_rand_augment(config.rand_augment) if config.rand_augment else None,
-            random_erasing=config.random_erasing,
+            color_jitter=settings.color_jitter,
+            rand_augment=settings.rand_augment,
+            random_erasing=settings.random_erasing,
         )
-    if config.mixup or config.cutmix:
-        mix = PlannedMixup(config.mixup, config.cutmix, classes, config.seed)
+    if settings.mixup or settings.cutmix:
+        mix = PlannedMixup(settings.mixup, settings.cutmix, classes, seed)
     return Augmentation(pixels, mix)

@@ -15,6 +15,8 @@ from fasttrain.augment.rand_augment import rand_augment
 if TYPE_CHECKING:
     import torch
 
+    from fasttrain.config.values import RandAugment
+
 _CPU_PART = 8  # more at once fall out of the cache and of malloc's pools: 1.5 times slower at 64
 
 
@@ -32,13 +34,12 @@ class BatchAugment:
         device: torch.device,
         *,
         color_jitter: float = 0.0,
-        rand_augment: tuple[int, int] | None = None,
+        rand_augment: RandAugment | None = None,
         random_erasing: float = 0.0,
     ) -> None:
         """`ids`, int64 [n]: the training split's. `mean`: the model's, of pixels in 0..1, which fills what is empty.
 
-        color_jitter: strength, 0..1. rand_augment: (operations, magnitude), 1..4 and 0..10. random_erasing: a
-        probability.
+        color_jitter: strength, 0..1. random_erasing: a probability.
         """
         import torch
 
@@ -58,8 +59,8 @@ class BatchAugment:
         return torch.cat([self._augmented(*part) for part in parts])
 
     def _augmented(self, images: torch.Tensor, numbers: NDArray[np.float32]) -> torch.Tensor:
-        if self._rand_augment:
-            images = rand_augment(images, numbers[:, RAND_AUGMENT], *self._rand_augment, self._fill)
+        if (chosen := self._rand_augment) is not None:
+            images = rand_augment(images, numbers[:, RAND_AUGMENT], chosen.n, chosen.m, self._fill)
         if self._color_jitter:
             factors = draw_factors(numbers[:, COLOR_JITTER], self._color_jitter)
             images = color_jitter(images, to_device(factors, images.device))

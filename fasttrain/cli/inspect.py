@@ -27,12 +27,14 @@ def inspect(
     """Says what shards hold: classes, sizes, JPEG kinds, duplicates within and across splits, broken photographs."""
     import json
 
+    from fasttrain.config.values import CacheSize
     from fasttrain.errors import UserError
     from fasttrain.inspection.inspect import inspect as run
     from fasttrain.inspection.summary import inspection_summary
     from fasttrain.terminal import make_console
 
-    found = run(data, verify=verify, duplicates=duplicates, distance=distance, workers=workers, cache_size=cache_size)
+    limit = CacheSize.of(cache_size)
+    found = run(data, verify=verify, duplicates=duplicates, distance=distance, workers=workers, cache_size=limit)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
@@ -40,7 +42,7 @@ def inspect(
     if sheet is not None and found.duplicates is not None:
         from fasttrain.inspection.sheet import write_duplicates_sheet
 
-        shown = write_duplicates_sheet(found, sheet, cache_size)
+        shown = write_duplicates_sheet(found, sheet, limit)
         said = f"{shown:,} of {found.duplicates.total:,} pairs in {sheet}" if shown else f"no pairs for {sheet}"
         make_console(stderr=True).print(said)
     if verify and (count := len(found.problems) + len(found.broken)):

@@ -9,29 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.train import ConfigFile, check_settings, with_settings
+from fasttrain.config.groups import RunSettings, names_of
+from fasttrain.config.schema import TrainConfig
 
-_NOT_ITS = (
-    "learning_rate",
-    "scheduler",
-    "warmup_epochs",
-    "patience",
-    "factor",
-    "early_stopping",
-    "epochs",
-    "progressive",
-    "ema_decay",
-    "tta",
-    "out",
-    "save_every",
-    "keep",
-    "resume",
-    "experiment",
-    "run_name",
-    "track",
-    "profile",
-    "compile",
-    "compile_mode",
-)
+_SETTINGS = names_of(TrainConfig) - names_of(RunSettings) | {"log_format"}
+_SETTINGS -= {
+    *("progressive", "compile", "compile_mode", "ema_decay", "tta"),
+    *("learning_rate", "epochs", "scheduler", "warmup_epochs", "patience", "factor", "early_stopping"),
+}
 
 
 def lr_find_command() -> Callable[..., None]:
@@ -78,4 +63,4 @@ def lr_find_command() -> Callable[..., None]:
             console.print(f"--learning-rate {result.suggestion:.2e}", style="bold")
         console.print(f"picture: {picture}", soft_wrap=True)
 
-    return with_settings(lr_find, without=_NOT_ITS)
+    return with_settings(lr_find, _SETTINGS)

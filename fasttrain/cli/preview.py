@@ -9,13 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.train import ConfigFile, check_settings, with_settings
-from fasttrain.config.schema import TrainConfig
+from fasttrain.config.groups import AugmentationSettings, DataSettings, names_of
 
-_SETTINGS = {
-    *("data", "cache_size", "loader", "workers", "shuffle", "image_size", "crop_scale", "progressive"),
-    *("color_jitter", "rand_augment", "random_erasing", "mixup", "cutmix"),
-    *("model", "recipe", "epochs", "batch_size", "device", "seed"),
-}
+_SETTINGS = names_of(DataSettings, AugmentationSettings) - {"on_bad_sample", "limit_batches"}
+_SETTINGS |= {"model", "recipe", "epochs", "batch_size", "device", "seed"}
 
 
 def preview_command() -> Callable[..., None]:
@@ -40,7 +37,7 @@ def preview_command() -> Callable[..., None]:
         from rich.table import Table
         from rich.text import Text
 
-        from fasttrain.config.load import read_toml, resolve
+        from fasttrain.config.load import load_config
         from fasttrain.inspection.preview import preview as run
         from fasttrain.report.contact_sheet import picture_format, save_sheet
         from fasttrain.terminal import make_console
@@ -48,7 +45,7 @@ def preview_command() -> Callable[..., None]:
         picture_format(out)  # a name that won't do is told before the work
         loaders = [name.strip() for name in compare.split(",") if name.strip()] if compare else []
         console, status = make_console(), make_console(stderr=True)
-        resolved = resolve(read_toml(config) if config else {}, given)
+        resolved = load_config(config, given)
         with status.status("reading photographs" + (" through each loader" if loaders else "")):
             seen = run(resolved, epoch=epoch, count=count or (8 if loaders else 24), compare=loaders)
         save_sheet(seen.sheet, out)
@@ -69,4 +66,4 @@ def preview_command() -> Callable[..., None]:
         size = f"{len(seen.captions):,} photographs, {seen.sheet.width} x {seen.sheet.height} px"
         console.print(f"{size}: {out}", soft_wrap=True)
 
-    return with_settings(preview, without=set(TrainConfig.model_fields) - _SETTINGS)
+    return with_settings(preview, _SETTINGS)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.train import ConfigFile, check_settings, with_settings
+from fasttrain.config.groups import names_of
+from fasttrain.config.schema import TrainConfig
 
 
 def profile_command() -> Callable[..., None]:
@@ -37,4 +39,4 @@ def profile_command() -> Callable[..., None]:
             console.print(profile_table(result))
             console.print(f"picture: {picture}", soft_wrap=True)
 
-    return with_settings(profile, without=("profile",))
+    return with_settings(profile, names_of(TrainConfig) - {"profile"})

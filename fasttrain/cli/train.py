@@ -1,4 +1,4 @@
-"""`fasttrain train`: its options are made from `TrainConfig`, so each setting is written once."""
+"""`fasttrain train`: its options are made from the groups of settings, so each setting is written once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from fasttrain.config.groups import GROUPS
 from fasttrain.config.schema import TrainConfig
-
-_PANELS = {
-    "data": "Data",
-    "color_jitter": "Augmentation",
-    "model": "Model",
-    "recipe": "Optimisation",
-    "device": "Machine",
-    "out": "The run",
-}
-
+from fasttrain.config.values import ParsedValue
 
 ConfigFile = Annotated[
     Path | None,
@@ -50,18 +42,19 @@ def train_command() -> Callable[..., None]:
     return with_settings(train)
 
 
-def with_settings(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
-    """`command`, whose `**given` becomes one option for each field of `TrainConfig`, for typer; but those `without`."""
+def with_settings(
+    command: Callable[..., None], names: Collection[str] = TrainConfig.model_fields
+) -> Callable[..., None]:
+    """Return `command` for typer: its `**given` becomes an option for each of the settings `names`."""
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [each for each in own if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    panel = ""
-    for name, field in TrainConfig.model_fields.items():
-        panel = _PANELS.get(name, panel)
-        annotation: Any = Annotated[_cli_type(field.annotation), _option(name, field, panel)]
-        if name not in without:
-            parameters.append(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            )
+    for panel, group in GROUPS.items():
+        for name, field in group.model_fields.items():
+            if name in names:
+                annotation: Any = Annotated[_cli_type(field.annotation), _option(name, field, panel)]
+                parameters.append(
+                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+                )
     keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in keywords}
@@ -70,11 +63,11 @@ def with_settings(command: Callable[..., None], without: Collection[str] = ()) -
 
 def check_settings(config: Path | None, given: Mapping[str, Any]) -> None:
     """Tells of a mistyped setting before torch takes its seconds to import: UserError, on torchrun's first rank."""
-    from fasttrain.config.load import read_toml, resolve
+    from fasttrain.config.load import load_config
     from fasttrain.errors import UserError
 
     try:
-        resolve(read_toml(config) if config else {}, given, origin=str(config or "settings"))
+        load_config(config, given)
     except UserError:
         if os.environ.get("RANK", "0") != "0":
             raise SystemExit(2) from None
@@ -99,7 +92,7 @@ def _cli_type(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [each for each in get_args(annotation) if each is not type(None)]
         annotation = kinds[0] if len(kinds) == 1 else str
-    if get_origin(annotation) is Literal:
+    if get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, ParsedValue)):
         annotation = str
     elif get_origin(annotation) is tuple:
         annotation = tuple[float, float]

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from fasttrain.cli.train import ConfigFile, check_settings, with_settings
+from fasttrain.config.groups import names_of
+from fasttrain.config.schema import TrainConfig
 from fasttrain.extras import require
 
 
@@ -73,7 +75,7 @@ def tune_command() -> Callable[..., None]:
             console.print("the best settings:")
             console.print(result.command, style="bold", soft_wrap=True)
 
-    return with_settings(tune, without=("out", "resume", "run_name"))
+    return with_settings(tune, names_of(TrainConfig) - {"out", "resume", "run_name"})
 
 
 def _numbers(text: str) -> tuple[int, ...]:

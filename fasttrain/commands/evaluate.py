@@ -12,6 +12,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.checkpoint.trained import load_trained, run_folder
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
+from fasttrain.config.values import CacheSize
 from fasttrain.device import choose_device, choose_workers
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import evaluate_model
@@ -43,7 +44,7 @@ def evaluate(
     device: str = "auto",
     amp: bool = False,
     tta: str = "none",
-    cache_size: str | None = None,
+    cache_size: str | CacheSize | None = None,
     on_bad_sample: str = "error",
     report: str | Path | None = None,
 ) -> Evaluation:
@@ -63,6 +64,7 @@ def evaluate(
         raise UserError(f"on_bad_sample = '{on_bad_sample}' is not one of error, skip")
     if tta not in ("none", "flip"):
         raise UserError(f"tta = '{tta}' is not one of none, flip")
+    limit = CacheSize.of(cache_size)
     split = split or default_split(data)
     check_split(split)
     checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
@@ -70,7 +72,7 @@ def evaluate(
     if tta == "flip":
         model = FlipAveraged(model).eval()
     settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()
-    shards = ShardSet.open(ensure_shards(data, settings, spec.classes), cache_size)
+    shards = ShardSet.open(ensure_shards(data, settings, spec.classes), limit)
     labels = torch.from_numpy(model_labels(shards.classes, spec.classes, data))
     ids = split_ids(shards, split, data)
     for note in (shards.left_out(), _seen_in_training(checkpoint, data) if split == ALL else ""):

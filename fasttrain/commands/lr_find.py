@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.load import load_config
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import release_memory
@@ -50,12 +50,9 @@ def lr_find(
     of five steps exceeds four times its least. `smoothing`: the width of a Gaussian, in steps (see `smooth`). `picture`
     is a PNG to write. `console`: where progress is told, None for nowhere. Raises UserError.
     """
-    if isinstance(config, TrainConfig):
-        settings = {**config.model_dump(exclude_unset=True), **settings}
-        config = None
     picture = None if picture is None else user_path(picture)
     _check(start, end, steps, smoothing)
-    asked = resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
+    asked = load_config(config, settings)
     if asked.resume is not None:
         raise UserError(f"resume = '{asked.resume}': lr-find begins afresh; leave it out")
     if asked.linear_probe:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.load import load_config
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import choose_workers, release_memory
@@ -45,12 +45,9 @@ def profile(
     progress is told, None for nowhere. With `progressive` the steps are those of the last size. Raises UserError, also
     where a setting leaves no steps to measure.
     """
-    if isinstance(config, TrainConfig):
-        settings = {**config.model_dump(exclude_unset=True), **settings}
-        config = None
     picture = None if picture is None else user_path(picture)
     console = console or make_console(quiet=True)
-    asked = resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
+    asked = load_config(config, settings)
     _check(asked)
     if picture is not None:
         _require_folder(picture)

@@ -21,7 +21,6 @@ from fasttrain.commands.finish import leave
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import lasting
-from fasttrain.config.save_every import parse_save_every
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
@@ -102,7 +101,7 @@ def begin_run(
     config = parts.config
     folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
     ranks.remember_run(folder)
-    saving = Saving(folder, parse_save_every(config.save_every), config.keep, ranks.main)
+    saving = Saving(folder, config.save_every, config.keep, ranks.main)
     run = Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {})
     run.describe()
     return run

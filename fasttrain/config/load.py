@@ -30,6 +30,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not TOML: {error}") from None
 
 
+def load_config(config: TrainConfig | str | Path | None, settings: Mapping[str, Any]) -> TrainConfig:
+    """Return `config`, a `TrainConfig` or a TOML file, with `settings`, which win over it. Raises UserError."""
+    if isinstance(config, TrainConfig):
+        return resolve(config.model_dump(exclude_unset=True), settings)
+    return resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
+
+
 def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig:
     """Merges the layers, the last one strongest, and validates. None means "not given".
 

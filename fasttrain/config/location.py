@@ -1,4 +1,4 @@
-"""Where data lies, a folder or a URL, and how large a cache may get, as people write them."""
+"""Where data lies: a folder, also below `~`, or a URL."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 
 from fasttrain.errors import UserError
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _UPLOAD = {"s3": "aws s3 sync", "gs": "gcloud storage rsync --recursive"}
 
 
@@ -57,20 +55,6 @@ def upload_command(url: str) -> str | None:
 def parse_location(location: str | Path) -> str | Path:
     """A URL as str, without slashes at its end; anything else as Path, with `~` expanded."""
     return location.rstrip("/") if isinstance(location, str) and is_url(location) else user_path(location)
-
-
-def parse_size(text: str) -> int:
-    """Bytes, above 0, of "50GB", "500 MB", "1.5TiB" or "50" (GB). Raises ValueError, one line, for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b?)?", text.strip().lower())
-    if not found:
-        raise ValueError(f"cache_size = '{text}' is not understood; write 50GB, or 500MB")
-    number, unit, binary = found.groups()
-    bare = text.strip().lower() == number
-    factor = _UNITS["g"] if bare else (_BINARY if binary else _UNITS).get(unit, 1)
-    size = int(float(number) * factor)
-    if size < 1:
-        raise ValueError(f"cache_size = '{text}' holds nothing; write 50GB, or 500MB")
-    return size
 
 
 def shown_size(size: int) -> str:

@@ -38,38 +38,6 @@ _NEEDS_MANY_EPOCHS = {
 _MANY_EPOCHS = 20
 RECIPES = tuple(_RECIPES)
 
-NEEDS_PIXELS = {
-    "color_jitter": 0.0,
-    "rand_augment": None,
-    "random_erasing": 0.0,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "progressive": None,
-    "tta": "none",
-    "freeze": 0,
-    "layer_decay": None,
-    "grad_checkpointing": False,
-    "on_bad_sample": "error",
-}
-"""Settings that mean nothing where only the head sees features (`linear_probe`), each with the value that is off."""
-
-NEEDS_STEPS = (
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "momentum",
-    "scheduler",
-    "warmup_epochs",
-    "patience",
-    "factor",
-    "grad_accumulation",
-    "clip_grad",
-    "ema_decay",
-    "drop_rate",
-    "profile",
-)
-"""Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
-
 
 def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the recipe `name`, one of `RECIPES`, beside what is `given`.

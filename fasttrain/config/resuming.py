@@ -22,22 +22,23 @@ class OnResume(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """`said`: how the setting takes effect; for `FIXED` why it can't change, and what to do instead.
+    """The rule for one setting.
 
-    allowed: whether a change of a `FIXED` setting, from its first to its second argument, is possible after all.
+    explanation: how the setting takes effect; for `FIXED` why it can't change, and what to do instead.
+    may_change: takes the old and the new value of a `FIXED` setting, and returns whether this change is an exception.
     """
 
     kind: OnResume
-    said: str = ""
-    allowed: Callable[[Any, Any], bool] = lambda then, now: False
+    explanation: str = ""
+    may_change: Callable[[Any, Any], bool] = lambda old, new: False
 
 
-def _effect(said: str = "") -> Rule:
-    return Rule(OnResume.EFFECT, said)
+def _effect(explanation: str = "") -> Rule:
+    return Rule(OnResume.EFFECT, explanation)
 
 
-def _call(said: str) -> Rule:
-    return Rule(OnResume.CALL, said)
+def _call(explanation: str) -> Rule:
+    return Rule(OnResume.CALL, explanation)
 
 
 _NEW_RUN = "start a new run from its weights: --weights RUN/model.safetensors"
@@ -75,7 +76,7 @@ RULES: dict[str, Rule] = {
         OnResume.FIXED,
         "but it can be switched off: the run then continues by fine-tuning. Earlier epochs of fine-tuning have trained "
         f"the body whose features it needs; {_NEW_RUN} --linear-probe",
-        allowed=lambda then, now: not now,
+        may_change=lambda old, new: not new,
     ),
     "drop_rate": _effect(),
     # optimisation
@@ -146,9 +147,9 @@ def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str,
         if old == new:
             continue
         rule = RULES[name]
-        if rule.kind is OnResume.FIXED and not rule.allowed(old, new):
-            mend = rule.said.replace("RUN/", f"{checkpoint.parents[1]}/")
-            raise UserError(f"{name} = {old} can't become {new} in the run of {checkpoint}: {mend}")
+        if rule.kind is OnResume.FIXED and not rule.may_change(old, new):
+            explanation = rule.explanation.replace("RUN/", f"{checkpoint.parents[1]}/")
+            raise UserError(f"{name} = {old} can't become {new} in the run of {checkpoint}: {explanation}")
         changed.append(f"{name}: {old} -> {new}")
     return tuple(changed)
 
@@ -157,5 +158,5 @@ def table() -> str:
     """The rules as a Markdown table, which docs/how-to/resume.md holds."""
     lines = ["| setting | given with `--resume` | |", "| --- | --- | --- |"]
     for name, rule in RULES.items():
-        lines.append(f"| `{name}` | {rule.kind.value} | {rule.said} |")
+        lines.append(f"| `{name}` | {rule.kind.value} | {rule.explanation} |")
     return "\n".join(lines)

@@ -1,168 +1,44 @@
-"""`TrainConfig`: every setting of a training run, its type, range, default and one line of help.
+"""`TrainConfig`: every setting of a training run, in the groups of `config.groups`.
 
-The command line, the TOML file, MLflow's parameters and the README's table are all made from this class.
+The command line, the TOML file, MLflow's parameters and the reference are all made from this class.
 """
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import model_validator
 
-from fasttrain.config.location import parse_location, parse_size, user_path
-from fasttrain.config.recipes import NEEDS_PIXELS, NEEDS_STEPS, RECIPES, recipe_defaults
-from fasttrain.config.save_every import parse_save_every
+from fasttrain.config.groups import (
+    AugmentationSettings,
+    DataSettings,
+    HardwareSettings,
+    ModelSettings,
+    OptimizationSettings,
+    RunSettings,
+)
+from fasttrain.config.recipes import RECIPES, recipe_defaults
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Switch = Annotated[
-    Literal["auto", "on", "off"],
-    BeforeValidator(lambda given: {True: "on", False: "off"}[given] if isinstance(given, bool) else given),
-]
+NEEDS_PIXELS = (
+    *AugmentationSettings.model_fields,
+    *("progressive", "tta", "freeze", "layer_decay", "grad_checkpointing", "on_bad_sample"),
+)
+"""Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
+
+NEEDS_STEPS = (
+    *("optimizer", "learning_rate", "weight_decay", "momentum", "scheduler", "warmup_epochs", "patience", "factor"),
+    *("grad_accumulation", "clip_grad", "ema_decay", "drop_rate", "profile"),
+)
+"""Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
+
+_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
-class TrainConfig(BaseModel):
+# pydantic collects the fields from the last base to the first.
+class TrainConfig(
+    RunSettings, HardwareSettings, OptimizationSettings, ModelSettings, AugmentationSettings, DataSettings
+):
     """All settings of `fasttrain train`. Raises pydantic.ValidationError; `config.load` turns that into one line."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    # data
-    data: str | Path = Field(
-        Path("shards"), description="shards made by `convert` (a folder, s3://, gs://, https://), or class folders"
-    )
-    cache_size: str | None = Field(
-        None, description="50GB: most that shards fetched from a URL may take; default: all but 5 GB of the disk"
-    )
-    loader: str = Field("auto", description="auto, or the name of a loader (`fasttrain doctor` lists them)")
-    workers: int | None = Field(None, ge=0, le=512, description="loader processes or threads; default: one a core")
-    shuffle: Literal["full", "shards"] = Field(
-        "full", description="shards: mix a few shards at a time, for data larger than memory"
-    )
-    on_bad_sample: Literal["error", "skip"] = Field(
-        "error", description="skip: leave out samples that have changed or don't decode, at most 1 % of an epoch"
-    )
-    image_size: int = Field(
-        224,
-        ge=16,
-        le=2048,
-        description="side of the square the model sees, px; if not given, the model's own where it is not made for 224",
-    )
-    crop_scale: tuple[Share, Share] = Field(
-        (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
-    )
-    progressive: str | None = Field(
-        None, description="train on growing pictures, as 128:224 px; --image-size stays what is evaluated"
-    )
-    limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
-
-    # augmentation on the device, after the loader's crop and flip
-    color_jitter: float = Field(
-        0.0, ge=0, le=1, description="ColorJitter: greatest change of brightness, contrast and saturation"
-    )
-    rand_augment: str | None = Field(
-        None, description="RandAugment, as n2-m9: 2 operations a photograph at magnitude 9 of 10"
-    )
-    random_erasing: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
-    mixup: float = Field(0.0, ge=0, le=100, description="Mixup's alpha; 0: off")
-    cutmix: float = Field(
-        0.0, ge=0, le=100, description="CutMix's alpha; 0: off; with --mixup each batch gets one of them"
-    )
-
-    # model
-    model: str = Field("mobilenetv2_100", description="mobilenetv2_100, efficientnet_b0, or any name timm knows")
-    pretrained: bool = Field(True, description="start from timm's ImageNet weights")
-    weights: Path | None = Field(
-        None, description="start from this instead: a state_dict or checkpoint of any trainer, or a run folder"
-    )
-    freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
-    linear_probe: bool = Field(
-        False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
-    )
-    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
-
-    # optimisation
-    recipe: Literal["fast", "accurate", "classic"] | None = Field(
-        None, description="other defaults for the settings below: fast, accurate or classic"
-    )
-    epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
-        64, description="photographs a step, of each rank under torchrun; auto: the most that fit into memory"
-    )
-    grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
-    optimizer: str = Field("adamw", description="adamw, adam, sgd, or any name timm knows")
-    learning_rate: float = Field(1e-3, gt=0, le=100, description="greatest learning rate")
-    weight_decay: float = Field(1e-4, ge=0, le=10, description="not applied to norms and biases")
-    layer_decay: float | None = Field(
-        None, gt=0, le=1, description="each block from the head down learns at this share of the rate of the one above"
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
-    scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = Field(
-        "cosine", description="cosine, plateau, onecycle or constant"
-    )
-    warmup_epochs: float = Field(0.5, ge=0, description="linear warm-up; cosine only")
-    patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
-    factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
-    early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
-    class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: weigh classes by their inverse frequency"
-    )
-    clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
-    tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
-
-    # machine
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    amp: bool = Field(False, description="mixed precision")
-    amp_dtype: Literal["bf16", "fp16"] = Field("bf16", description="fp16 adds a GradScaler")
-    channels_last: bool = Field(True, description="NHWC memory format for the model")
-    sync_bn: bool = Field(False, description="BatchNorm over the samples of all ranks (torchrun, CUDA)")
-    compile: Switch = Field("auto", description="torch.compile: auto (on CUDA), on or off")
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = Field(
-        "default", description="torch.compile's mode; reduce-overhead takes CUDA graphs"
-    )
-    grad_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
-    seed: int = Field(42, ge=0, lt=2**63, description="seeds the plan, torch, numpy and random")
-    deterministic: bool = Field(False, description="bit for bit repeatable, somewhat slower")
-
-    # the run
-    out: Path = Field(Path("runs"), description="where the run's folder is made")
-    save_every: int | str = Field(
-        "10min", description="a checkpoint each N steps (500) or minutes (10min) besides one an epoch; off: none"
-    )
-    keep: int = Field(2, ge=1, le=1_000_000, description="how many checkpoints stay, the newest ones")
-    profile: bool = Field(
-        False, description="write trace.json.gz: a few steps of the first epoch, for https://ui.perfetto.dev"
-    )
-    log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines")
-    resume: str | None = Field(None, description="auto (the newest unfinished run in --out), or a checkpoint")
-    experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")
-    run_name: str | None = Field(None, description="MLflow's run name; default: the run folder's")
-    track: bool = Field(True, description="log to MLflow ($MLFLOW_TRACKING_URI, else a local SQLite file)")
-
-    @field_validator("data", mode="after")
-    @classmethod
-    def _location(cls, data: str | Path) -> str | Path:
-        return parse_location(data)
-
-    @field_validator("weights", "out", "resume", mode="after")
-    @classmethod
-    def _below_home(cls, given: str | Path | None) -> str | Path | None:
-        return None if given is None else type(given)(user_path(given))
-
-    @field_validator("batch_size", mode="before")
-    @classmethod
-    def _number_or_auto(cls, given: Any) -> Any:
-        if isinstance(given, str) and given != "auto" and not re.fullmatch(r"-?\d+", given.strip()):
-            raise ValueError(f"batch_size = '{given}' is not understood; write a number, or auto")
-        return given
-
-    @field_validator("save_every", mode="after")
-    @classmethod
-    def _often(cls, given: int | str) -> int | str:
-        steps = parse_save_every(given).steps
-        return given if steps is None else steps
 
     @model_validator(mode="before")
     @classmethod
@@ -173,70 +49,23 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if self.crop_scale[0] > self.crop_scale[1]:
-            raise ValueError(f"crop_scale = {self.crop_scale} runs backwards; did you mean {self.crop_scale[::-1]}?")
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"
-            )
-        if self.cache_size is not None:
-            parse_size(self.cache_size)
-        if self.rand_augment is not None:
-            parse_rand_augment(self.rand_augment)
-        if self.progressive is not None:
-            parse_progressive(self.progressive)
-        if self.grad_accumulation > 1 and self.compile != "off" and self.compile_mode in _GRAPHS:
+        if self.grad_accumulation > 1 and self.compile != "off" and self.compile_mode in _CUDA_GRAPHS:
             raise ValueError(
                 f"compile_mode = '{self.compile_mode}': CUDA graphs overwrite the gradients that grad_accumulation = "
                 f"{self.grad_accumulation} keeps; use 'max-autotune-no-cudagraphs'"
             )
-        if self.linear_probe:
-            for name, off in NEEDS_PIXELS.items():
-                if (value := getattr(self, name)) != off:
-                    raise ValueError(f"{name} = {value!r} does not go with linear_probe, whose head sees features only")
+        if self.linear_probe and (changed := self.changed(NEEDS_PIXELS)):
+            name = changed[0]
+            raise ValueError(
+                f"{name} = {self.plain()[name]!r} does not go with linear_probe, whose head sees features only"
+            )
         return self
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
-        """The settings as TOML and JSON can hold them: paths as strings, unset ones left out."""
+        """Return the settings as TOML and JSON can hold them: paths as strings, unset ones left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def ignored_by_linear_probe(config: TrainConfig) -> list[str]:
     """Return the settings that were changed from their defaults and that a linear probe does not use, as name=value."""
-    fields = TrainConfig.model_fields
-    changed = [name for name in NEEDS_STEPS if getattr(config, name) != fields[name].default]
-    return [f"{name}={getattr(config, name)}" for name in changed]
-
-
-_GRAPHS = ("reduce-overhead", "max-autotune")
-
-
-def parse_progressive(text: str) -> tuple[int, int]:
-    """(first, last) side in px of "128:224": multiples of 32, growing. Raises ValueError otherwise."""
-    found = re.fullmatch(r"(\d+):(\d+)", text)
-    if not found:
-        raise ValueError(f"progressive = '{text}' is not understood; write 128:224, the first and the last side in px")
-    first, last = int(found[1]), int(found[2])
-    sides = [min(max(round(side / 32), 1), 64) * 32 for side in (first, last)]
-    if sides != [first, last]:
-        raise ValueError(
-            f"progressive = '{text}' needs multiples of 32; the nearest valid one is {sides[0]}:{sides[1]}"
-        )
-    if first > last:
-        raise ValueError(f"progressive = '{text}' runs backwards; did you mean {last}:{first}?")
-    return first, last
-
-
-def parse_rand_augment(text: str) -> tuple[int, int]:
-    """(operations, magnitude), 1..4 and 0..10, of "n2-m9" or timm's "rand-m9-n2". Raises ValueError otherwise."""
-    found = re.fullmatch(r"(?:rand-)?(?:n(\d+)-m(\d+)|m(\d+)-n(\d+))", text)
-    if not found:
-        raise ValueError(f"rand_augment = '{text}' is not understood; write n2-m9: 2 operations at magnitude 9")
-    n, m, m_first, n_second = found.groups()
-    operations, magnitude = int(n or n_second), int(m or m_first)
-    nearest = min(max(operations, 1), 4), min(magnitude, 10)
-    if nearest != (operations, magnitude):
-        raise ValueError(
-            f"rand_augment = '{text}' is out of range; the nearest valid one is n{nearest[0]}-m{nearest[1]}"
-        )
-    return operations, magnitude
+    return [f"{name}={getattr(config, name)}" for name in config.changed(NEEDS_STEPS)]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.config.location import is_url
+from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
 from fasttrain.inspection.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.inspection.findings import (
@@ -40,7 +41,7 @@ def inspect(
     duplicates: bool = True,
     distance: int = 4,
     workers: int | None = None,
-    cache_size: str | None = None,
+    cache_size: str | CacheSize | None = None,
     progress: bool = True,
 ) -> Inspection:
     """Looks through the shards in `data` (a folder or a URL; of a folder of photographs, those made of it).
@@ -54,10 +55,11 @@ def inspect(
     """
     if not 0 <= distance <= 16:
         raise UserError(f"distance = {distance} is out of range: 0 to 16 of the hash's 64 bits, 4 where in doubt")
+    limit = CacheSize.of(cache_size)
     start = time.monotonic()
     location = ensure_shards(data)
     if is_url(location):
-        shards = ShardSet.open(location, cache_size)
+        shards = ShardSet.open(location, limit)
     else:
         shards = ShardSet((_Unchecked if verify else _Changed)(Path(location)))
     inspection = _of_manifest(shards)

@@ -138,7 +138,12 @@ class _Looker:
         self._epoch, self._count, self._device = epoch, count, torch.device(settings.device)
         self._ids = shards.ids("train")
         self._augmentation = make_augmentation(
-            config, self._ids, classes=len(shards.classes), mean=_input_mean(config.model), device=self._device
+            config,
+            self._ids,
+            seed=config.seed,
+            classes=len(shards.classes),
+            mean=_input_mean(config.model),
+            device=self._device,
         )
 
     def through(self, kind: type[Loader]) -> _Seen:
@@ -180,9 +185,7 @@ def _input_mean(model: str) -> tuple[float, ...]:
 
 def _described(config: TrainConfig) -> str:
     names = ("crop_scale", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
-    values = {name: getattr(config, name) for name in names}
-    said = [f"{name}={value}" for name, value in values.items() if value != TrainConfig.model_fields[name].default]
-    return "".join(f", {each}" for each in said)
+    return "".join(f", {name}={getattr(config, name)}" for name in config.changed(names))
 
 
 def _difference(crops: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Difference:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.config.values import CacheSize
 from fasttrain.inspection.findings import Inspection, SampleName
 from fasttrain.report.contact_sheet import contact_sheet, save_sheet
 from fasttrain.shards.reader import ShardSet
@@ -16,7 +17,7 @@ SIDE = 160  # px
 MOST = 60  # pairs
 
 
-def write_duplicates_sheet(found: Inspection, path: Path, cache_size: str | None = None) -> int:
+def write_duplicates_sheet(found: Inspection, path: Path, cache_size: CacheSize | None = None) -> int:
     """Draws the first pairs, the two photographs of each side by side, into `path`; returns how many.
 
     Without any it writes nothing. Raises UserError where the file can't be written.

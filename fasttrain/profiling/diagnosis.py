@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from fasttrain.config.recipes import NEEDS_PIXELS
-from fasttrain.config.schema import TrainConfig, parse_rand_augment
+from fasttrain.config.schema import NEEDS_PIXELS, TrainConfig
+from fasttrain.config.values import RandAugment
 from fasttrain.profiling.measure import Measured
 from fasttrain.training.step import AUGMENT, BACKWARD, COPY, DATA, FORWARD, LOGGING, OPTIMIZER
 
@@ -148,10 +148,9 @@ def _for_copies(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
 
 def _for_augmenting(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
     # in the order of what they cost: docs/design.md
-    if config.rand_augment is not None:
-        operations, magnitude = parse_rand_augment(config.rand_augment)
-        if operations > 1:
-            yield f"--rand-augment n{operations - 1}-m{magnitude}"
+    if (rand_augment := config.rand_augment) is not None:
+        if rand_augment.n > 1:
+            yield f"--rand-augment {RandAugment(rand_augment.n - 1, rand_augment.m)}"
         else:
             yield "leaving --rand-augment out"
     for name in ("color_jitter", "random_erasing", "mixup", "cutmix"):
@@ -188,7 +187,7 @@ def _for_the_model(config: TrainConfig, conditions: Conditions) -> Iterator[str]
     trained = config.pretrained or config.weights is not None
     if trained and not config.freeze:
         yield "--freeze N"
-        if all(getattr(config, name) == off for name, off in NEEDS_PIXELS.items()):
+        if not config.changed(NEEDS_PIXELS):
             yield "--linear-probe"
     yield from _smaller_pictures(config)
 

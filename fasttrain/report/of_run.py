@@ -58,7 +58,7 @@ def report_of_run(
         ("training speed", f"{rate:,.0f} images/s"),
         ("waiting for data", percent(waited / seconds if seconds else 0.0)),
         ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
-        ("image size", f"{config.progressive + ', ' if config.progressive else ''}{spec.image_size} px"),
+        ("image size", f"{f'{config.progressive}, ' if config.progressive else ''}{spec.image_size} px"),
         *_data_facts(shards),
         ("loader", loader),
         ("device", _device(device) + (f", {ranks} ranks" if ranks > 1 else "")),
@@ -73,7 +73,6 @@ def report_of_run(
         ("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"),
     ]
     settings = config.plain()
-    defaults = {name: field.default for name, field in type(config).model_fields.items()}
     return Report(
         title=result.folder.name,
         subtitle=_subtitle(spec),
@@ -88,7 +87,7 @@ def report_of_run(
         batch=batch,
         batch_said=_said_of_batch(config, shown=len(batch)),
         config=settings,
-        changed=[name for name in settings if getattr(config, name) != defaults[name]],
+        changed=config.changed(settings),
         versions=versions(device),
     )
 

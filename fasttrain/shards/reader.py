@@ -22,6 +22,8 @@ from fasttrain.shards.format import INDEX, MANIFEST, REJECTED, SPLITS, Manifest,
 if TYPE_CHECKING:
     import threading
 
+    from fasttrain.config.values import CacheSize
+
 _OPEN_SHARDS = 256  # each holds a file descriptor, of which a process often has 1,024
 _CHUNK = 1 << 20
 
@@ -129,7 +131,7 @@ class ShardSet:
         self._mappable = files.mappable(self.manifest)
 
     @classmethod
-    def open(cls, location: Path | str, cache_size: str | None = None) -> ShardSet:
+    def open(cls, location: Path | str, cache_size: CacheSize | None = None) -> ShardSet:
         """The shards in a folder, or behind a URL that fsspec opens: see `shards.remote`, also for `cache_size`.
 
         Raises UserError, one line, where there are no shards, a newer schema's, or damaged ones.

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
-from fasttrain.config.location import parse_size, upload_command
+from fasttrain.config.location import upload_command
+from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
 from fasttrain.extras import install
 from fasttrain.photos.sources import cache_root
@@ -31,15 +32,12 @@ class Cancelled(Exception):
     """Whoever asked for a file ahead of its use doesn't want it any more."""
 
 
-def open_remote(location: str, cache_size: str | None = None) -> RemoteFiles:
-    """Fetches the manifest at `location`; `cache_size` as in `parse_size`, None for what the disk has to spare.
+def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFiles:
+    """Fetch the manifest at `location`. `cache_size` None: what the disk has to spare.
 
     Raises UserError, one line, where there are no shards, no driver, no network, or no room for a cache.
     """
-    try:
-        limit = None if cache_size is None else parse_size(cache_size)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    limit = None if cache_size is None else cache_size.bytes
     text = _retried(location, MANIFEST, lambda files, path: files.cat_file(path))
     parse_manifest(text, f"{location}/{MANIFEST}")
     folder = cache_root() / "remote" / hashlib.sha256(text).hexdigest()[:16]

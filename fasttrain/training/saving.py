@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fasttrain.checkpoint.writer import CheckpointWriter
-from fasttrain.config.save_every import SaveEvery
+from fasttrain.config.values import SaveEvery
 
 log = logging.getLogger("fasttrain")
 

@@ -127,7 +127,7 @@ def make_step(
         precision.autocast,
         config.clip_grad,
         frozen,
-        make_augmentation(config, ids, classes=len(spec.classes), mean=spec.mean, device=device),
+        make_augmentation(config, ids, seed=config.seed, classes=len(spec.classes), mean=spec.mean, device=device),
         class_weights,
         parallel,
         ranks,

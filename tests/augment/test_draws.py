@@ -13,11 +13,11 @@ from fasttrain.augment.mix import PlannedMixup
 from fasttrain.augment.numbers import NUMBERS, EpochNumbers, epoch_numbers
 from fasttrain.augment.rand_augment import KINDS
 from fasttrain.config.load import resolve
-from fasttrain.config.schema import parse_rand_augment
+from fasttrain.config.values import RandAugment
 from fasttrain.errors import UserError
 
 MEAN = (0.485, 0.456, 0.406)
-ALL_ON = {"color_jitter": 0.4, "rand_augment": (2, 9), "random_erasing": 0.5}
+ALL_ON = {"color_jitter": 0.4, "rand_augment": RandAugment(2, 9), "random_erasing": 0.5}
 CPU = torch.device("cpu")
 PINNED = [[0.7748837471008301, 0.7250059843063354], [0.21507734060287476, 0.07382392883300781]]
 
@@ -116,8 +116,9 @@ def test_rand_augment_draws_all_kinds_equally():
 
 @pytest.mark.parametrize(("text", "expected"), [("n2-m9", (2, 9)), ("rand-m10-n1", (1, 10)), ("n4-m0", (4, 0))])
 def test_rand_augments_setting(text, expected):
-    assert parse_rand_augment(text) == expected
-    assert resolve({"rand_augment": text}).rand_augment == text
+    assert RandAugment.parse(text) == RandAugment(*expected)
+    config = resolve({"rand_augment": text})
+    assert config.rand_augment == RandAugment(*expected) and config.plain()["rand_augment"] == text
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of, find_ch
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.checkpoint.writer import CheckpointWriter
 from fasttrain.config.load import resolve
-from fasttrain.config.save_every import SaveEvery, parse_save_every
+from fasttrain.config.values import SaveEvery
 from fasttrain.errors import InternalError, UserError
 from fasttrain.training.saving import Saving
 from tests.checkpoint.damage import bombs, flip_bit, truncate, with_metadata
@@ -293,11 +293,13 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
 
 
 def test_save_every_counts_steps_or_time(tmp_path, monkeypatch):
-    assert parse_save_every(200) == parse_save_every("200") == SaveEvery(steps=200)
-    assert parse_save_every("10min") == parse_save_every("10 m") == SaveEvery(seconds=600)
-    assert (parse_save_every("30s"), parse_save_every("1.5h")) == (SaveEvery(seconds=30), SaveEvery(seconds=5400))
-    assert parse_save_every("off") == SaveEvery()
-    assert resolve({"save_every": "200"}).save_every == resolve({"save_every": 200}).save_every == 200
+    assert SaveEvery.parse(200) == SaveEvery.parse("200") == SaveEvery(steps=200)
+    assert SaveEvery.parse("10min") == SaveEvery.parse("10 m") == SaveEvery(seconds=600)
+    assert (SaveEvery.parse("30s"), SaveEvery.parse("1.5h")) == (SaveEvery(seconds=30), SaveEvery(seconds=5400))
+    assert SaveEvery.parse("off") == SaveEvery()
+    for given in ("200", 200, SaveEvery(steps=200)):
+        assert resolve({"save_every": given}).save_every == SaveEvery(steps=200)
+        assert resolve({"save_every": given}).plain()["save_every"] == 200
     wrong = {0: "nearest valid value is 1", "-3": "nearest valid value is 1", "0.5s": "nearest valid value is 1s"}
     for value, said in {**wrong, "often": "write 200 (steps), 10min, or off"}.items():
         with pytest.raises(UserError) as caught:

@@ -6,7 +6,8 @@ import pytest
 
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.recipes import RECIPES
-from fasttrain.config.schema import TrainConfig, parse_progressive
+from fasttrain.config.schema import TrainConfig
+from fasttrain.config.values import Progressive, RandAugment
 from fasttrain.errors import UserError
 
 
@@ -16,7 +17,7 @@ def test_each_recipe_is_valid_and_its_settings_are_the_runs():
     assert (fast.optimizer, fast.scheduler, fast.label_smoothing) == ("adamw", "cosine", 0.1)
     assert fast.progressive is None, "small pictures cost a short fine-tuning more than they save"
     assert fast.epochs < TrainConfig().epochs < accurate.epochs
-    assert (accurate.rand_augment, accurate.tta, accurate.layer_decay) == ("n2-m9", "flip", 0.9)
+    assert (accurate.rand_augment, accurate.tta, accurate.layer_decay) == (RandAugment(2, 9), "flip", 0.9)
     assert accurate.ema_decay and accurate.mixup and accurate.random_erasing and accurate.warmup_epochs
     assert not classic.warmup_epochs
     assert set(RECIPES) == {"classic", "fast", "accurate"}
@@ -70,4 +71,4 @@ def test_errors_name_the_mend_in_one_line(settings, words):
 
 def test_compile_takes_words_and_booleans():
     assert [resolve({"compile": given}).compile for given in (True, False, "auto")] == ["on", "off", "auto"]
-    assert parse_progressive("128:224") == (128, 224)
+    assert resolve({"progressive": "128:224"}).progressive == Progressive(128, 224)

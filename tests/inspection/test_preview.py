@@ -10,6 +10,7 @@ from PIL import Image
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
 from fasttrain.config.schema import TrainConfig
+from fasttrain.config.values import RandAugment
 from fasttrain.errors import UserError
 from fasttrain.inspection.preview import preview
 from fasttrain.loaders.base import LoaderSettings
@@ -51,7 +52,9 @@ def test_augmented_and_mixed_as_a_training_step_does_it(config, shard_folder):
     shards = ShardSet.open(shard_folder)
     seen = preview(TrainConfig(**{**config.model_dump(exclude_unset=True), **settings}), count=20)
     images, labels, ids = crops(shards, epoch=0)
-    augment = BatchAugment(shards.ids("train"), 5, MEAN, torch.device("cpu"), rand_augment=(2, 9), random_erasing=0.5)
+    augment = BatchAugment(
+        shards.ids("train"), 5, MEAN, torch.device("cpu"), rand_augment=RandAugment(2, 9), random_erasing=0.5
+    )
     mix, normalise = PlannedMixup(0.4, 1.0, len(shards.classes), 5), Normalise(MEAN, STD, channels_last=True)
     for part in (slice(0, 10), slice(10, 20)):
         inputs = normalise(augment(images[part], ids[part].numpy(), 0))

@@ -14,6 +14,7 @@ from fasttrain.checkpoint.trained import load_trained
 from fasttrain.commands.lr_find import lr_find
 from fasttrain.commands.profile import profile
 from fasttrain.config.load import resolve
+from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
 from fasttrain.export.export import export
 from fasttrain.model.factory import create_model
@@ -99,7 +100,7 @@ def test_progressive_sizes_that_the_model_does_not_take():
     with pytest.raises(UserError, match=r"^progressive = '64:224': a vit_tiny_patch16_224 of 224 px does not take 64"):
         with_fitting_sizes(resolve({**vit, "progressive": "64:224"}))
     kept, said = with_fitting_sizes(resolve({"model": "test_resnet", "progressive": "64:224"}))
-    assert kept.progressive == "64:224" and not said
+    assert kept.progressive == Progressive(64, 224) and not said
 
 
 def test_a_refused_size_leaves_no_run_folder(tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
+from fasttrain.config.values import RandAugment
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 from fasttrain.loaders.base import LoaderSettings
@@ -95,7 +96,9 @@ def in_shares(row: list[float], classes: list[str]) -> str:
 def test_the_first_batch_is_what_the_model_saw(shards: ShardSet, mixed: bool) -> None:
     settings = LoaderSettings(batch_size=41, image_size=48, crop=Crop(), seed=5)
     cpu = torch.device("cpu")
-    augment = BatchAugment(shards.ids("train"), 5, MEAN, cpu, color_jitter=0.4, rand_augment=(2, 9), random_erasing=0.5)
+    augment = BatchAugment(
+        shards.ids("train"), 5, MEAN, cpu, color_jitter=0.4, rand_augment=RandAugment(2, 9), random_erasing=0.5
+    )
     mix = PlannedMixup(0.4, 1.0, 6, 5) if mixed else None
     shown = first_batch(shards, settings, Augmentation(augment, mix), cpu)
 

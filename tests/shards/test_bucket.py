@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from fasttrain import evaluate, train
 from fasttrain.cli import app
+from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -135,7 +136,7 @@ def test_a_run_on_a_bucket_is_resumed_and_evaluated(bucket, tmp_path):
 def test_an_epoch_through_a_small_cache_fetches_each_shard_once(bucket, tmp_path, loader, workers):
     shards = ShardSet.open(URL)
     available(loader, shards)
-    shards = ShardSet.open(URL, cache_size=f"{25 * max(shard.bytes for shard in shards.manifest.shards)}B")
+    shards = ShardSet.open(URL, cache_size=CacheSize(25 * max(shard.bytes for shard in shards.manifest.shards)))
     settings = LoaderSettings(batch_size=4, image_size=32, crop=Crop(), workers=workers, shuffle="shards")
     batches = loader_class(loader)(shards, shards.ids("train"), settings)
     bucket.gets.clear()

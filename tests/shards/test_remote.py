@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fasttrain.config.load import resolve
-from fasttrain.config.location import parse_size
+from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
 from fasttrain.extras import install
 from fasttrain.loaders.base import LoaderSettings
@@ -157,7 +157,7 @@ def test_the_least_recently_used_shard_goes_and_mapped_ones_stay(memory, cache):
     sizes = [shard.bytes for shard in whole.manifest.shards]
     kept = sum(path.stat().st_size for path in cache.glob("*/*"))  # the manifest and the index count, and stay
     bound = kept + max(sizes) * 4
-    shards = ShardSet.open(URL, cache_size=f"{bound}B")
+    shards = ShardSet.open(URL, cache_size=CacheSize(bound))
     mapped = shards.bytes(0)
     for number in range(4):
         shards.fetch(number)
@@ -174,7 +174,7 @@ def test_the_least_recently_used_shard_goes_and_mapped_ones_stay(memory, cache):
 
 def test_a_process_lets_go_of_shards_when_the_cache_is_small(memory, cache):
     bound = 8 * max(shard.bytes for shard in ShardSet.open(URL).manifest.shards)
-    shards = ShardSet.open(URL, cache_size=f"{bound}B")
+    shards = ShardSet.open(URL, cache_size=CacheSize(bound))
     for sample in range(len(shards)):
         shards.bytes(sample)
         assert sum(tars(cache).values()) <= bound
@@ -189,7 +189,7 @@ def test_another_process_s_mapped_shard_stays(memory, many, cache):
         [sys.executable, "-c", hold, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        shards = ShardSet.open(url, cache_size="1B")
+        shards = ShardSet.open(url, cache_size=CacheSize(1))
         shards.fetch(1)
         shards.fetch(2)
         assert set(tars(cache)) == {"train-00000.tar", "train-00002.tar"}
@@ -229,14 +229,14 @@ def test_loaders_fetch_the_window_that_comes(memory, cache, name):
 
 def test_too_small_a_cache_is_told_at_the_start(memory):
     sizes = sorted(shard.bytes for shard in ShardSet.open(URL).manifest.shards)
-    shards = ShardSet.open(URL, cache_size=f"{sum(sizes) - 1}B")
+    shards = ShardSet.open(URL, cache_size=CacheSize(sum(sizes) - 1))
     require_room(shards, "shards")
     with pytest.raises(UserError) as error:
         require_room(shards, "full")
     assert "--shuffle shards" in said(error) and URL in said(error)
     with pytest.raises(UserError, match="--shard-size"):
-        require_room(ShardSet.open(URL, cache_size=f"{sizes[-1] * 20}B"), "shards")
-    require_room(ShardSet.open(URL, cache_size=f"{sum(sizes)}B"), "full")
+        require_room(ShardSet.open(URL, cache_size=CacheSize(sizes[-1] * 20)), "shards")
+    require_room(ShardSet.open(URL, cache_size=CacheSize(sum(sizes))), "full")
     require_room(ShardSet.open(URL), "full")
 
 
@@ -303,7 +303,7 @@ def test_settings_keep_a_url(tmp_path):
     with pytest.raises(UserError, match="cache_size = 'much' is not understood"):
         resolve({"cache_size": "much"})
     sizes = {"50GB": 50 * 10**9, "50": 50 * 10**9, "1.5 MiB": 3 * 2**19, "12b": 12}
-    assert {text: parse_size(text) for text in sizes} == sizes
+    assert {text: CacheSize.parse(text).bytes for text in sizes} == sizes
     for out in ("s3://bucket/sample", Path("s3://bucket/sample")):
         with pytest.raises(UserError, match="aws s3 sync shards s3://bucket/sample"):
             convert("sample", out)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fasttrain import evaluate, train
+from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -19,10 +20,10 @@ from tests.support.runs import SMALL, killed_after
 
 
 def test_the_side_grows_linearly_to_the_last_fifth_in_steps_of_32():
-    sides = [progressive_side("128:224", epoch, 10) for epoch in range(10)]
+    sides = [progressive_side(Progressive(128, 224), epoch, 10) for epoch in range(10)]
     assert sides == [128, 128, 160, 160, 192, 192, 192, 224, 224, 224]
-    assert [progressive_side("64:96", epoch, 2) for epoch in range(2)] == [64, 96]
-    assert progressive_side("64:96", 0, 1) == 96
+    assert [progressive_side(Progressive(64, 96), epoch, 2) for epoch in range(2)] == [64, 96]
+    assert progressive_side(Progressive(64, 96), 0, 1) == 96
 
 
 @pytest.mark.parametrize("name", list(LOADERS))

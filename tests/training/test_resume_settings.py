@@ -24,6 +24,7 @@ from fasttrain.commands.run_files import tracked_before
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import RULES, OnResume, lasting, table
 from fasttrain.config.schema import TrainConfig
+from fasttrain.config.values import RandAugment
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.ranks import Ranks
@@ -93,7 +94,11 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "crop_scale": ({"crop_scale": (0.5, 0.6)}, lambda run: run.loader.crop.scale, (0.5, 0.6)),
     "progressive": ({"progressive": "64:64"}, lambda run: run.state.history[-1]["image_size"], 64),
     "color_jitter": ({"color_jitter": 0.3}, lambda run: run.step.augmentation.pixels._color_jitter, 0.3),
-    "rand_augment": ({"rand_augment": "n1-m3"}, lambda run: run.step.augmentation.pixels._rand_augment, (1, 3)),
+    "rand_augment": (
+        {"rand_augment": "n1-m3"},
+        lambda run: run.step.augmentation.pixels._rand_augment,
+        RandAugment(1, 3),
+    ),
     "random_erasing": ({"random_erasing": 0.5}, lambda run: run.step.augmentation.pixels._random_erasing, 0.5),
     "mixup": ({"mixup": 0.2}, lambda run: run.step.augmentation.mix._mixup.mixup_alpha, 0.2),
     "cutmix": ({"cutmix": 0.7}, lambda run: run.step.augmentation.mix._mixup.cutmix_alpha, 0.7),
@@ -214,7 +219,8 @@ def test_it_is_refused_in_one_line_before_anything_is_written(name, begun, tmp_p
         train(resume=str(folder), **{name: FIXED[name]})
     old = resolve(BEGUN).plain().get(name)
     assert str(caught.value).startswith(f"{name} = {old} can't become {FIXED[name]} in the run of {folder}")
-    assert str(caught.value).endswith(RULES[name].said.replace("RUN/", f"{folder}/")) and "\n" not in str(caught.value)
+    assert str(caught.value).endswith(RULES[name].explanation.replace("RUN/", f"{folder}/"))
+    assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} == before
 
 

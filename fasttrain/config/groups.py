@@ -1,0 +1,219 @@
+"""Groups of the settings of a training run: each has its fields, with type, range, default and one line of help.
+
+`config.schema.TrainConfig` inherits from all groups, so a function that needs one of them can ask for just that one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from fasttrain.config.location import parse_location, user_path
+from fasttrain.config.values import CacheSize, Progressive, RandAugment, SaveEvery
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Switch = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(lambda given: {True: "on", False: "off"}[given] if isinstance(given, bool) else given),
+]
+
+
+class Settings(BaseModel):
+    """Base of the groups: settings can't be changed, and unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Return those of `names` that don't have their default."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]
+
+
+class DataSettings(Settings):
+    """Photographs, and how they are read and cropped."""
+
+    data: str | Path = Field(
+        Path("shards"), description="shards made by `convert` (a folder, s3://, gs://, https://), or class folders"
+    )
+    cache_size: CacheSize | None = Field(
+        None, description="50GB: most that shards fetched from a URL may take; default: all but 5 GB of the disk"
+    )
+    loader: str = Field("auto", description="auto, or the name of a loader (`fasttrain doctor` lists them)")
+    workers: int | None = Field(None, ge=0, le=512, description="loader processes or threads; default: one a core")
+    shuffle: Literal["full", "shards"] = Field(
+        "full", description="shards: mix a few shards at a time, for data larger than memory"
+    )
+    on_bad_sample: Literal["error", "skip"] = Field(
+        "error", description="skip: leave out samples that have changed or don't decode, at most 1 % of an epoch"
+    )
+    image_size: int = Field(
+        224,
+        ge=16,
+        le=2048,
+        description="side of the square the model sees, px; if not given, the model's own where it is not made for 224",
+    )
+    crop_scale: tuple[Share, Share] = Field(
+        (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
+    )
+    progressive: Progressive | None = Field(
+        None, description="train on growing pictures, as 128:224 px; --image-size stays what is evaluated"
+    )
+    limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
+
+    @field_validator("data", mode="after")
+    @classmethod
+    def _location(cls, data: str | Path) -> str | Path:
+        return parse_location(data)
+
+    @field_validator("crop_scale", mode="after")
+    @classmethod
+    def _least_first(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"crop_scale = {scale} runs backwards; did you mean {scale[::-1]}?")
+        return scale
+
+
+class AugmentationSettings(Settings):
+    """Augmentation on the device, after the loader's crop and flip."""
+
+    color_jitter: float = Field(
+        0.0, ge=0, le=1, description="ColorJitter: greatest change of brightness, contrast and saturation"
+    )
+    rand_augment: RandAugment | None = Field(
+        None, description="RandAugment, as n2-m9: 2 operations a photograph at magnitude 9 of 10"
+    )
+    random_erasing: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
+    mixup: float = Field(0.0, ge=0, le=100, description="Mixup's alpha; 0: off")
+    cutmix: float = Field(
+        0.0, ge=0, le=100, description="CutMix's alpha; 0: off; with --mixup each batch gets one of them"
+    )
+
+
+class ModelSettings(Settings):
+    """The model, and the weights that it starts from."""
+
+    model: str = Field("mobilenetv2_100", description="mobilenetv2_100, efficientnet_b0, or any name timm knows")
+    pretrained: bool = Field(True, description="start from timm's ImageNet weights")
+    weights: Path | None = Field(
+        None, description="start from this instead: a state_dict or checkpoint of any trainer, or a run folder"
+    )
+    freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
+    linear_probe: bool = Field(
+        False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
+    )
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+
+    @field_validator("weights", mode="after")
+    @classmethod
+    def _weights_below_home(cls, weights: Path | None) -> Path | None:
+        return None if weights is None else user_path(weights)
+
+
+class OptimizationSettings(Settings):
+    """Batches, optimizer, schedule and loss."""
+
+    recipe: Literal["fast", "accurate", "classic"] | None = Field(
+        None, description="other defaults for the settings below: fast, accurate or classic"
+    )
+    epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
+        64, description="photographs a step, of each rank under torchrun; auto: the most that fit into memory"
+    )
+    grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
+    optimizer: str = Field("adamw", description="adamw, adam, sgd, or any name timm knows")
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="greatest learning rate")
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="not applied to norms and biases")
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="each block from the head down learns at this share of the rate of the one above"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
+    scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = Field(
+        "cosine", description="cosine, plateau, onecycle or constant"
+    )
+    warmup_epochs: float = Field(0.5, ge=0, description="linear warm-up; cosine only")
+    patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
+    factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
+    early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: weigh classes by their inverse frequency"
+    )
+    clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
+    tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _number_or_auto(cls, given: Any) -> Any:
+        if isinstance(given, str) and given != "auto" and not re.fullmatch(r"-?\d+", given.strip()):
+            raise ValueError(f"batch_size = '{given}' is not understood; write a number, or auto")
+        return given
+
+    @model_validator(mode="after")
+    def _warmup_within_the_run(self) -> OptimizationSettings:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"
+            )
+        return self
+
+
+class HardwareSettings(Settings):
+    """The device, and how it computes."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    amp: bool = Field(False, description="mixed precision")
+    amp_dtype: Literal["bf16", "fp16"] = Field("bf16", description="fp16 adds a GradScaler")
+    channels_last: bool = Field(True, description="NHWC memory format for the model")
+    sync_bn: bool = Field(False, description="BatchNorm over the samples of all ranks (torchrun, CUDA)")
+    compile: Switch = Field("auto", description="torch.compile: auto (on CUDA), on or off")
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = Field(
+        "default", description="torch.compile's mode; reduce-overhead takes CUDA graphs"
+    )
+    grad_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
+    seed: int = Field(42, ge=0, lt=2**63, description="seeds the plan, torch, numpy and random")
+    deterministic: bool = Field(False, description="bit for bit repeatable, somewhat slower")
+
+
+class RunSettings(Settings):
+    """The run's folder, its checkpoints and what is tracked."""
+
+    out: Path = Field(Path("runs"), description="where the run's folder is made")
+    save_every: SaveEvery = Field(
+        SaveEvery(seconds=600),
+        description="a checkpoint each N steps (500) or minutes (10min) besides one an epoch; off: none",
+    )
+    keep: int = Field(2, ge=1, le=1_000_000, description="how many checkpoints stay, the newest ones")
+    profile: bool = Field(
+        False, description="write trace.json.gz: a few steps of the first epoch, for https://ui.perfetto.dev"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines")
+    resume: str | None = Field(None, description="auto (the newest unfinished run in --out), or a checkpoint")
+    experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")
+    run_name: str | None = Field(None, description="MLflow's run name; default: the run folder's")
+    track: bool = Field(True, description="log to MLflow ($MLFLOW_TRACKING_URI, else a local SQLite file)")
+
+    @field_validator("out", "resume", mode="after")
+    @classmethod
+    def _below_home(cls, given: str | Path | None) -> str | Path | None:
+        return None if given is None else type(given)(user_path(given))
+
+
+GROUPS: dict[str, type[Settings]] = {
+    "Data": DataSettings,
+    "Augmentation": AugmentationSettings,
+    "Model": ModelSettings,
+    "Optimisation": OptimizationSettings,
+    "Machine": HardwareSettings,
+    "The run": RunSettings,
+}
+"""Each group by its title, in the order in which settings are shown and saved."""
+
+
+def names_of(*groups: type[Settings]) -> set[str]:
+    """Return the names of the settings in `groups`."""
+    return {name for group in groups for name in group.model_fields}

@@ -1,0 +1,190 @@
+"""Values of settings that are written as short texts and parsed once: `n2-m9`, `128:224`, `10min`, `50GB`."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from fasttrain.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_STRIDE = 32  # of every timm model
+_LARGEST_SIDE = 2048  # px
+
+
+class InvalidValue(UserError, ValueError):
+    """A setting's text has no meaning or is out of range. Also a ValueError, as pydantic expects of validators."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedValue(ABC):
+    """Base of these values. `text` is how the user wrote one: it is shown and saved so, and ignored by `==`.
+
+    A field of a pydantic model takes the text or the value, and is dumped as `plain()`.
+    """
+
+    text: str = field(default="", compare=False, repr=False)
+
+    written_as: ClassVar[Any] = str
+    """Types that a file or the command line may hold."""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, text: Any) -> Self:
+        """Parse a value of one of the types `written_as`. Raises InvalidValue, one line."""
+
+    @abstractmethod
+    def canonical(self) -> str:
+        """Return the text for a value that was not parsed from one."""
+
+    def __str__(self) -> str:
+        return self.text or self.canonical()
+
+    def plain(self) -> str | int:
+        """Return the value as TOML and JSON can hold it; `parse` reads it back."""
+        return str(self)
+
+    @classmethod
+    def of(cls, given: str | Self | None) -> Self | None:
+        """Return `given`, parsed where it is a text. Raises InvalidValue."""
+        return cls.parse(given) if isinstance(given, str) else given
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(given: Any, check_type: core_schema.ValidatorFunctionWrapHandler) -> ParsedValue:
+            return given if isinstance(given, cls) else cls.parse(check_type(given))
+
+        return core_schema.no_info_wrap_validator_function(
+            validate,
+            handler.generate_schema(cls.written_as),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls.plain),
+        )
+
+
+@dataclass(frozen=True)
+class RandAugment(ParsedValue):
+    """`n` operations a photograph, 1 to 4, at magnitude `m`, 0 to 10. Written "n2-m9", or "rand-m9-n2" as in timm."""
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        n, m = min(max(self.n, 1), 4), min(max(self.m, 0), 10)
+        if (n, m) != (self.n, self.m):
+            raise InvalidValue(f"rand_augment = '{self}' is out of range; the nearest valid one is n{n}-m{m}")
+
+    @classmethod
+    def parse(cls, text: str) -> RandAugment:
+        found = re.fullmatch(r"(?:rand-)?(?:n(\d+)-m(\d+)|m(\d+)-n(\d+))", text)
+        if not found:
+            raise InvalidValue(f"rand_augment = '{text}' is not understood; write n2-m9: 2 operations at magnitude 9")
+        n, m, m_first, n_second = found.groups()
+        return cls(int(n or n_second), int(m or m_first), text=text)
+
+    def canonical(self) -> str:
+        return f"n{self.n}-m{self.m}"
+
+
+@dataclass(frozen=True)
+class Progressive(ParsedValue):
+    """Sides in px of the first and the last epoch's pictures: multiples of 32, growing. Written "128:224"."""
+
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        sides = self.first, self.last
+        first, last = (min(max(round(side / _STRIDE), 1), _LARGEST_SIDE // _STRIDE) * _STRIDE for side in sides)
+        if (first, last) != sides:
+            raise InvalidValue(
+                f"progressive = '{self}' needs multiples of {_STRIDE}; the nearest valid one is {first}:{last}"
+            )
+        if first > last:
+            raise InvalidValue(f"progressive = '{self}' runs backwards; did you mean {last}:{first}?")
+
+    @classmethod
+    def parse(cls, text: str) -> Progressive:
+        found = re.fullmatch(r"(\d+):(\d+)", text)
+        if not found:
+            raise InvalidValue(
+                f"progressive = '{text}' is not understood; write 128:224, the first and the last side in px"
+            )
+        return cls(int(found[1]), int(found[2]), text=text)
+
+    def canonical(self) -> str:
+        return f"{self.first}:{self.last}"
+
+
+@dataclass(frozen=True)
+class SaveEvery(ParsedValue):
+    """Optimizer steps, or seconds, between checkpoints within an epoch; neither for none.
+
+    Written 500 or "500" (steps), "30s", "10min", "1.5h" or "off".
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    written_as: ClassVar[Any] = int | str
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.seconds is not None:
+            raise InvalidValue("save_every takes steps or seconds, not both; leave one out")
+        if self.steps is not None and self.steps < 1:
+            raise InvalidValue(f"save_every = {self} is out of range: the nearest valid value is 1, or off")
+        if self.seconds is not None and self.seconds < 1:
+            raise InvalidValue(f"save_every = '{self}' is out of range: the nearest valid value is 1s")
+
+    @classmethod
+    def parse(cls, text: int | str) -> SaveEvery:
+        text = str(text)
+        tidy = text.strip().lower()
+        if tidy == "off":
+            return cls(text=text)
+        if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)", tidy):
+            return cls(seconds=float(found[1]) * _SECONDS[found[2]], text=text)
+        if not re.fullmatch(r"-?\d+", tidy):
+            raise InvalidValue(f"save_every = '{text}' is not understood; write 200 (steps), 10min, or off")
+        return cls(steps=int(tidy), text=text)
+
+    def canonical(self) -> str:
+        if self.seconds is None:
+            return "off" if self.steps is None else str(self.steps)
+        return f"{self.seconds // 60:.0f}min" if self.seconds % 60 == 0 else f"{self.seconds}s"
+
+    def plain(self) -> str | int:
+        return str(self) if self.steps is None else self.steps
+
+
+@dataclass(frozen=True)
+class CacheSize(ParsedValue):
+    """Bytes that a cache may take, at least 1. Written "50GB", "500 MB", "1.5TiB", or "50" (GB)."""
+
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if self.bytes < 1:
+            raise InvalidValue(f"cache_size = '{self}' holds nothing; write 50GB, or 500MB")
+
+    @classmethod
+    def parse(cls, text: str) -> CacheSize:
+        tidy = text.strip().lower()
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b?)?", tidy)
+        if not found:
+            raise InvalidValue(f"cache_size = '{text}' is not understood; write 50GB, or 500MB")
+        number, unit, binary = found.groups()
+        factor = _DECIMAL["g"] if tidy == number else (_BINARY if binary else _DECIMAL).get(unit, 1)
+        return cls(int(float(number) * factor), text=text)
+
+    def canonical(self) -> str:
+        return f"{self.bytes}B"
