@@ -5,7 +5,7 @@ Works on every shard; fastest on those cut at every MCU (`convert --cut mcu`, th
 
 from __future__ import annotations
 
-import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _LOCATED = 8  # batches looked up at a time: a look-up costs the consumer's thread about as much for all as for one
 _AHEAD = 3  # batches in the pool's hands while the consumer works
-_UNUSED = 3  # references to a buffer that no tensor shares: the list's, the loop's and getrefcount's own
 
 
 class NativeLoader(Loader):
@@ -38,7 +37,7 @@ class NativeLoader(Loader):
         super().__init__(shards, ids, settings)
         self._sizes = shards.sizes()
         self._pool: Any = None
-        self._buffers: list[NDArray[np.uint8]] = []
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=_AHEAD + 1)  # memory of batches that nobody holds any more
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
@@ -103,14 +102,14 @@ class NativeLoader(Loader):
         return ticket, images
 
     def _output(self, batch: Batch) -> torch.Tensor:
-        shape = (len(batch), *batch.size, 3)
-        if self.settings.device.startswith("cuda"):
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)  # torch keeps a ring of these itself
-        # Fresh pages cost the kernel more than decoding a photograph: a buffer is used again once no tensor shares it.
-        for buffer in self._buffers:
-            if buffer.shape == shape and sys.getrefcount(buffer) == _UNUSED:
-                return torch.from_numpy(buffer)
-        fresh = np.empty(shape, dtype=np.uint8)
-        if len(self._buffers) <= _AHEAD and len(batch) == self.settings.batch_size:
-            self._buffers.append(fresh)
-        return torch.from_numpy(fresh)
+        if self.settings.device.startswith("cuda"):  # torch keeps a ring of these itself
+            return torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, pin_memory=True)
+        # Fresh pages cost the kernel more than decoding a photograph, so memory is used again.
+        shape = (self.settings.batch_size, *batch.size, 3)
+        buffer = self._free.pop() if self._free else None
+        if buffer is None or buffer.shape != shape:
+            buffer = np.empty(shape, dtype=np.uint8)
+        images = buffer[: len(batch)]
+        # Whatever shares the tensor's storage (its views, its slices, arrays made of it) keeps `images` alive.
+        weakref.finalize(images, self._free.append, buffer).atexit = False
+        return torch.from_numpy(images)
