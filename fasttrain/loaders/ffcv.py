@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import importlib.util
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
-from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.base import LoaderSettings, ShardLoader
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.shards.beton import BetonBytes, beton_problem
 from fasttrain.shards.cut import native_available
 from fasttrain.shards.format import SPLITS
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import Located, ShardSet
 
 
-class FfcvLoader(Loader):
+class FfcvLoader(ShardLoader):
     """One split of shards that `convert --format tar,beton` made."""
 
     name = "ffcv"
@@ -59,21 +59,20 @@ class FfcvLoader(Loader):
     def preference(cls, device: str) -> int:
         return 10
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         if self._loader is None:
             self._loader, self._order = _make_loader(self)
-        planned = list(batches())
-        for batch in planned:
+        for batch in batches:
             rows = batch.ids - self._first_id
             self._table.boxes[rows], self._table.flips[rows] = batch.boxes, batch.flips
-        self._order.rows = np.concatenate([batch.ids for batch in planned]) - self._first_id if planned else []
+        self._order.rows = np.concatenate([batch.ids for batch in batches]) - self._first_id if batches else []
         self._table.failed[:] = 0
-        if not planned:
+        if not batches:
             return
         with _torch_threads_kept():
             epoch = iter(self._loader)
         try:
-            for batch, (images,) in zip(planned, epoch, strict=True):
+            for batch, (images,) in zip(batches, epoch, strict=True):
                 failed = np.flatnonzero(self._table.failed[batch.ids - self._first_id])
                 # FFCV hands out slots of a ring that it writes again a few batches later.
                 yield images.clone(), [(int(position), self._reason(batch, int(position))) for position in failed]

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
-from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.base import LoaderSettings, ShardLoader
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import ReadAhead
 from fasttrain.shards.cut import native_available
 from fasttrain.shards.reader import Located
@@ -28,7 +27,7 @@ _LOCATED = 8  # batches looked up at a time: a look-up costs the consumer's thre
 _AHEAD = 3  # batches in the pool's hands while the consumer works
 
 
-class NativeLoader(Loader):
+class NativeLoader(ShardLoader):
     """Threads of one process; memory is `_AHEAD` + 1 batches beyond those that the consumer keeps."""
 
     name = "native"
@@ -49,13 +48,13 @@ class NativeLoader(Loader):
     def preference(cls, device: str) -> int:
         return 50
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         from fasttrain import _native
 
         if self._pool is None:
             self._pool = _native.Pool(max(self.settings.workers, 1))
-        waiting = self._located(batches())
-        read_ahead = ReadAhead(self.shards, batches(), whole_shards=self.settings.shuffle == "shards")
+        waiting = self._located(batches)
+        read_ahead = ReadAhead(self.shards, batches, whole_shards=self.settings.shuffle == "shards")
         flying: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:
@@ -78,9 +77,11 @@ class NativeLoader(Loader):
             self._pool.close()
             self._pool = None
 
-    def _located(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Located]]:
+    def _located(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Located]]:
         """Each batch with where its bytes lie; of shards behind a URL only as it comes, as others aren't here yet."""
-        while several := list(islice(batches, 1 if self.shards.remote else _LOCATED)):
+        at_a_time = 1 if self.shards.remote else _LOCATED
+        for start in range(0, len(batches), at_a_time):
+            several = batches[start : start + at_a_time]
             where = self.shards.locate(np.concatenate([batch.ids for batch in several]))
             first = 0
             for batch in several:

@@ -10,7 +10,7 @@ import multiprocessing.queues
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +23,8 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, mendable, of_os
-from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
-from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.base import LoaderSettings, ShardLoader
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
 from fasttrain.photos.jpeg import require_jpeg
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
 
-class TorchvisionLoader(Loader):
+class TorchvisionLoader(ShardLoader):
     """Decodes the whole photograph, crops, resizes with torchvision's antialiased bilinear filter."""
 
     name = "torchvision"
@@ -65,7 +65,7 @@ class TorchvisionLoader(Loader):
     def preference(cls, device: str) -> int:
         return 0
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         self._planned.batches = batches
         try:
             with _starting_workers():
@@ -188,10 +188,10 @@ def _begin_worker(worker: int) -> None:
 class _PlannedBatches:
     """A sampler whose "indices" are whole planned batches, so that workers keep no state."""
 
-    batches: Callable[[], Iterator[Batch]] = staticmethod(lambda: iter(()))
+    batches: Sequence[Batch] = ()
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
+        return iter(self.batches)
 
 
 class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
