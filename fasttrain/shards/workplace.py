@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fasttrain.config.location import upload_command, url_in_path, user_path
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.photos.sources import Source
 from fasttrain.shards.atomic import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
@@ -24,6 +25,14 @@ _BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+
 RUN = "run.json"
 _OUT, _CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
 _CLEARING = "clearing"
+
+
+def local_folder(out: str | Path) -> Path:
+    """Return `out` as a path. Raises UserError for a URL."""
+    if url := url_in_path(out):
+        fix = upload_command(url) or "copy it there"
+        raise UserError(f"--out {url}: convert into a local folder first (--out shards), then: {fix}")
+    return user_path(out)
 
 
 def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: bool) -> Manifest | None:
