@@ -127,8 +127,8 @@ def convert_part(
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers)
     with _quiet_pillow(), alone_in(folder, wait=False), StopRequest("stopping after the shards in hand") as stop:
-        prepare(folder, opened, settings.recorded(), overwrite=False)
         jobs = _jobs(opened, settings)
+        prepare(folder, opened, jobs, settings.recorded(), overwrite=False, say=console.print)
         write_summary(folder, opened.summary(), jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder, photos, time.monotonic() - start)
@@ -192,10 +192,11 @@ def _convert(
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers, least_classes)
     with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
-        manifest = prepare(out, source, settings.recorded(), overwrite=overwrite)
+        jobs = _jobs(source, settings)
+        manifest = prepare(out, source, jobs, settings.recorded(), overwrite=overwrite, say=console.print)
         already, photos = manifest is not None, 0
         if manifest is None:
-            parts, photos = _write(source, _jobs(source, settings), out, settings, workers, strict, console, stop)
+            parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
             manifest = assemble(out, source.summary(), parts, settings.recorded())
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")

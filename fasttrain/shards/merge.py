@@ -18,7 +18,7 @@ from fasttrain.photos.sources import SourceSummary
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.atomic import atomic_write, atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.shards.format import MANIFEST, PARTS, SPLITS, Manifest, read_manifest
-from fasttrain.shards.layout import ShardJob
+from fasttrain.shards.layout import SHARD_NAME, ShardJob
 from fasttrain.shards.parts import Part, read_part
 from fasttrain.shards.workplace import RUN, alone_in, clear_parts, local_folder
 
@@ -116,7 +116,8 @@ def _jobs(folder: Path, summary: dict[str, Any]) -> list[ShardJob]:
     """The shards that are to be, whose names become files of `out`: a part from elsewhere may not choose others."""
     jobs = []
     for name, split, rows in summary["jobs"]:
-        if not (split in (0, 1, 2) and re.fullmatch(rf"{SPLITS[split]}-\d{{5,9}}", name) and 0 < rows <= _MOST_ROWS):
+        known = SHARD_NAME.fullmatch(name)
+        if not (split in (0, 1, 2) and known and known["split"] == SPLITS[split] and 0 < rows <= _MOST_ROWS):
             raise UserError(f"{folder}: its {_SUMMARY} speaks of {str(name)[:40]!r}, not a shard; convert it again")
         jobs.append(ShardJob(name, split, np.arange(rows)))
     return jobs
