@@ -31,6 +31,8 @@ from fasttrain.photos.jpeg import require_jpeg
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
+_DYING_S = 1.0  # for a worker whose connections are closed to have an exit code
+
 
 class TorchvisionLoader(ShardLoader):
     """Decodes the whole photograph, crops, resizes with torchvision's antialiased bilinear filter."""
@@ -92,15 +94,17 @@ class TorchvisionLoader(ShardLoader):
         """Tell how a worker ended, which torch does not: by which signal, or with which exit code."""
         iterator = self._batches._iterator
         workers = iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
-        ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5)
+        sentinels = [worker.sentinel for worker in workers]
+        # Its connections are closed a moment before it has an exit code. Without sentinels `wait` would sleep.
+        ended = multiprocessing.connection.wait(sentinels, timeout=_DYING_S) if sentinels else []
         for worker in workers:
             if worker.sentinel in ended:
-                worker.join(5)  # its files are closed a moment before it has an exit code
+                worker.join(_DYING_S)
         codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
         if not codes:
             return RuntimeError(f"{WORKER} ended as it started{_started()}")
         if codes[0] < 0:
-            return RuntimeError(f"{WORKER} was ended by {signal.Signals(-codes[0]).name}")
+            return RuntimeError(f"{WORKER} was ended by {_signal_name(-codes[0])}")
         return RuntimeError(f"{WORKER} ended with exit code {codes[0]}{_started()}")
 
     def close(self) -> None:
@@ -156,6 +160,14 @@ def _starting_workers() -> Iterator[None]:
         raise
     finally:
         signal_handling._SIGCHLD_handler_set = handled
+
+
+def _signal_name(number: int) -> str:
+    """Return the name of signal `number`; real-time signals have none but for the first and the last."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _started() -> str:
