@@ -45,7 +45,7 @@ class TorchvisionLoader(ShardLoader):
             # This process is itself a worker, which imports the script that started it. Python refuses, too, to start
             # workers here, but later, when there is a second run folder.
             raise UserError(f"this script starts worker processes while one of them imports it; {UNGUARDED}")
-        self._planned = _PlannedBatches()
+        self._planned: list[Batch] = []  # whole batches are the "indices", so that workers keep no state
         self._batches = DataLoader(
             _DecodedBatches(shards),
             batch_size=None,
@@ -68,7 +68,7 @@ class TorchvisionLoader(ShardLoader):
         return 0
 
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
-        self._planned.batches = batches
+        self._planned[:] = batches
         try:
             with _starting_workers():
                 workers = iter(self._batches)  # forks, which must come before there are threads
@@ -195,15 +195,6 @@ def _begin_worker(worker: int) -> None:
     # A terminal's Ctrl-C and a cluster's SIGTERM reach them too, and the run still needs a batch or two to stop well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-class _PlannedBatches:
-    """A sampler whose "indices" are whole planned batches, so that workers keep no state."""
-
-    batches: Sequence[Batch] = ()
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
 
 
 class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
