@@ -45,7 +45,7 @@ compile() {
 objects() { printf "$build/$1/%s.o " "${@:2}"; }
 
 decode=(jpeg_markers decode decode_header decode_libjpeg decode_rectangle decode_scan decode_simd)
-decode+=(entropy idct resize resize_kernels slice slice_batch)
+decode+=(entropy idct libjpeg_errors resize resize_kernels slice slice_batch)
 all=("${decode[@]}" cut cut_entropy cut_fast)
 race=("${decode[@]}" pool)
 programs=(cut decode differential)

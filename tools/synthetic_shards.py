@@ -9,7 +9,7 @@ import numpy as np
 
 from fasttrain.photos.sources import SourceSummary
 from fasttrain.shards.assemble import assemble
-from fasttrain.shards.layout import ShardJob
+from fasttrain.shards.layout import ShardJob, shard_name
 from fasttrain.shards.parts import Part
 
 _EACH = 20_480  # bytes from photograph to photograph
@@ -33,7 +33,7 @@ def write_synthetic_shards(out: Path, samples: int, shards: int, classes: int) -
             labels=(rows % classes).tolist(),
             crcs=[0] * count,
         )
-        name = f"train-{number:05d}"
+        name = shard_name(0, number)
         with (out / f"{name}.tar").open("wb") as file:
             file.truncate(part.bytes)
         (out / f"{name}.idx").write_bytes(b"v1.2 0\n")

@@ -64,7 +64,7 @@ def convert(
                 "shard_size": shard_size,
                 "raw": raw,
             },
-            beton="beton" in format,
+            format=format,
             overwrite=overwrite,
             workers=workers,
             strict=strict,
@@ -112,17 +112,17 @@ def _convert_part(
     part: str,
     settings: dict[str, Any],
     *,
-    beton: bool,
+    format: str,
     overwrite: bool,
     workers: int | None,
     strict: bool,
 ) -> None:
 
     from fasttrain.errors import UserError
-    from fasttrain.shards.convert import convert_part
+    from fasttrain.shards.convert import convert_part, parse_formats
     from fasttrain.shards.settings import ShardSettings
 
-    if beton or overwrite:
+    if "beton" in parse_formats(format, raw=settings["raw"]) or overwrite:
         raise UserError("--part goes with neither --format tar,beton nor --overwrite; leave them out")
     result = convert_part(source, out, part, ShardSettings(**settings), workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)

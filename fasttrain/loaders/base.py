@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, no_memory
 from fasttrain.loaders.checksums import Checksums
-from fasttrain.loaders.plan import Batch, Crop, EpochPlan
+from fasttrain.loaders.plan import BadSamples, Batch, Crop, EpochPlan
 from fasttrain.loaders.to_device import copied_ahead
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import Located, ShardSet
 
 log = logging.getLogger("fasttrain")
-
-BadSamples = Sequence[tuple[int, str]]
-"""(position in the batch, reason) of each photograph that could not be decoded."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Loader(ABC):
     """
 
     name: ClassVar[str]
-    reads_shards: ClassVar[bool] = True
+    _checksums: Checksums | None = None
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         self.shards = shards
@@ -78,25 +75,10 @@ class Loader(ABC):
         self.bad: dict[int, str] = {}
         self._bad_before = 0
         self._told: set[int] = set()
-        self._checksums = Checksums(shards, self._stored) if self.reads_shards else None
-
-    @classmethod
-    @abstractmethod
-    def unavailable(cls, shards: ShardSet, device: str) -> str | None:
-        """Why this loader can't read these shards on this machine, and the mend; None where it can."""
-
-    @classmethod
-    @abstractmethod
-    def preference(cls, device: str) -> int:
-        """`auto` takes the available loader with the greatest number."""
 
     @abstractmethod
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
-        """Pixels, uint8 [n, H, W, 3], and the bad samples of each planned batch, in order."""
-
-    def _stored(self, samples: NDArray[np.int64]) -> Located:
-        """Where this loader reads the bytes of `samples`, int64 [n]."""
-        return self.shards.locate(samples)
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        """Yield the pixels, uint8 [n, H, W, 3], and the bad samples of each planned batch, in order."""
 
     def plan(self) -> EpochPlan:
         """The whole current epoch, for all ranks."""
@@ -122,37 +104,34 @@ class Loader(ABC):
         import torch
 
         settings = self.settings
-        plan = self.plan().rest(self._resume_at)
-        first_batch = self._resume_at // (settings.batch_size * settings.world_size)
-        count = self._limited(plan.batch_count(settings.batch_size, settings.world_size) + first_batch) - first_batch
-        count = max(count, 0)  # fewer were to be delivered, had the epoch begun with this batch size
+        step = settings.batch_size * settings.world_size
+        plan, first = self.plan().rest(self._resume_at), self._resume_at // step
+        # None are left where fewer were to be delivered, had the epoch begun with this batch size.
+        count = max(self._limited(plan.batch_count(settings.batch_size, settings.world_size) + first) - first, 0)
+        batches = [plan.batch(each, settings.batch_size, settings.rank, settings.world_size) for each in range(count)]
         if not self._resume_at:
             self._bad_before = 0
         self.bad = {}
         self._delivered, self._resume_at = self._resume_at, 0
         labels = self.shards.labels()
-
-        def part(number: int) -> Batch:
-            return plan.batch(number, settings.batch_size, settings.rank, settings.world_size)
-
-        def planned() -> Iterator[Batch]:
-            return filter(len, map(part, range(count)))
-
-        def decoded() -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-            # Closed here: what a decoder has in flight must not wait for the garbage collector after an error.
-            with closing(copied_ahead(self._load(planned), settings.device)) as pixels:
-                # Asked after the pixels: it starts a thread, and `_load` may fork.
-                changed = self._checksums.beside(planned()) if self._checksums else ([] for _ in planned())
-                for batch, (images, bad), other in zip(planned(), pixels, changed, strict=True):
-                    yield self._good(batch, images, {**dict(bad), **dict(other)})
-            if count and not len(last := part(count - 1)):  # only of the last global batch
-                yield last.ids, torch.empty((0, *plan.size, 3), dtype=torch.uint8)
-
-        for number, (ids, images) in enumerate(decoded()):
-            step = settings.batch_size * settings.world_size
-            self._delivered += min(step, len(plan.ids) - number * step)
+        for number, (ids, images) in enumerate(self._decoded(batches)):
+            self._delivered += min(step, len(plan) - number * step)
             # An empty one too: other ranks take this step, or it ends a group of accumulated batches.
             yield images, torch.from_numpy(labels[ids]), torch.from_numpy(ids)
+
+    def _decoded(self, batches: list[Batch]) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+        """Yield the ids and pictures of each batch without its bad samples."""
+        import torch
+
+        planned = [batch for batch in batches if len(batch)]
+        # Closed here: what a decoder has in flight must not wait for the garbage collector after an error.
+        with closing(copied_ahead(self._load(planned), self.settings.device)) as pixels:
+            # Asked after the pixels: it starts a thread, and `_load` may fork.
+            changed: Iterable[BadSamples] = self._checksums.beside(planned) if self._checksums else [()] * len(planned)
+            for batch, (images, bad), other in zip(planned, pixels, changed, strict=True):
+                yield self._good(batch, images, {**dict(bad), **dict(other)})
+        for batch in batches[len(planned) :]:  # this rank's share of the last global batch, where it has none
+            yield batch.ids, torch.empty((0, *batch.size, 3), dtype=torch.uint8)
 
     @property
     def bad_samples(self) -> int:
@@ -217,15 +196,23 @@ class Loader(ABC):
         return count if self.settings.limit_batches is None else min(count, self.settings.limit_batches)
 
 
-class InnerLoader(Loader):
-    """A loader that a run makes in place of another one, for samples it has in hand: nobody can choose it."""
+class ShardLoader(Loader):
+    """A loader that decodes the photographs of shards, checks their bytes, and can be chosen by its name."""
 
-    reads_shards = False
+    def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
+        super().__init__(shards, ids, settings)
+        self._checksums = Checksums(shards, self._stored)
 
     @classmethod
+    @abstractmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
-        return "it reads no shards"
+        """Return why this loader can't read these shards on this machine, and the fix; None if it can."""
 
     @classmethod
+    @abstractmethod
     def preference(cls, device: str) -> int:
-        return 0
+        """Return a rank: `auto` takes the available loader with the greatest."""
+
+    def _stored(self, samples: NDArray[np.int64]) -> Located:
+        """Return where this loader reads the bytes of `samples`, int64 [n]."""
+        return self.shards.locate(samples)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Checksums:
         self._bad: set[int] = set()
         self._thread: ThreadPoolExecutor | None = None
 
-    def beside(self, batches: Iterator[Batch]) -> Iterator[list[tuple[int, str]]]:
+    def beside(self, batches: Iterable[Batch]) -> Iterator[list[tuple[int, str]]]:
         """For each batch, the positions of the samples whose bytes have changed, and that word."""
         flying: deque[tuple[Batch, Future[None] | None]] = deque()
         for batch in batches:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from fasttrain.extras import install
-from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
-from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.base import LoaderSettings, ShardLoader
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
 from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
 from fasttrain.photos.jpeg import require_jpeg
@@ -32,7 +32,7 @@ _AHEAD = 2  # batches in DALI's hands while the consumer works
 _BLACK = 8  # px, the side of what stands for a bad photograph
 
 
-class DaliLoader(Loader):
+class DaliLoader(ShardLoader):
     """Feeds JPEG bytes, anchors and shapes of the plan to `decoders.image_slice`.
 
     sliced: whether the JPEGs are cut down to their crops first; the pixels are the same. True on cut shards.
@@ -61,10 +61,10 @@ class DaliLoader(Loader):
         # On the CPU it was measured slower than torchvision (1,173 to 1,411 img/s on two cores).
         return 100 if device.startswith("cuda") else -10
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         from nvidia.dali.plugin.pytorch import feed_ndarray
 
-        waiting = fetched_ahead(self.shards, batches, batches())
+        waiting = fetched_ahead(self.shards, batches, batches)
         flying: deque[Batch] = deque()
         size = self.settings.image_size
         device = self.settings.device if self._on_gpu else "cpu"

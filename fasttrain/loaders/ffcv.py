@@ -1,8 +1,8 @@
 """`--loader ffcv`: FFCV's own `Loader` over a `.beton`, with a decoder that follows the plan.
 
 FFCV's stock decoder draws its own crops, decodes with the fast DCT, resizes with INTER_AREA and passes corrupt samples
-silently. Ours reads the epoch's boxes and flips through raw pointers, as numba freezes the arrays that compiled code
-captures, and calls fasttrain's native decoder, whose return value it keeps for each sample.
+silently. Ours calls fasttrain's native decoder with the address of the sample's row in a table, as numba freezes the
+arrays that compiled code captures. The row holds the box and the flip, and the decoder notes there whether it failed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import importlib.util
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
-from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.base import LoaderSettings, ShardLoader
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.photos.cut import native_available
 from fasttrain.shards.beton import BetonBytes, beton_problem
 from fasttrain.shards.format import SPLITS
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import Located, ShardSet
 
 
-class FfcvLoader(Loader):
+_PLANNED_ROW = np.dtype([("box", np.int32, 4), ("flip", np.int32), ("failed", np.int32)])  # as in native/ffcv.cpp
+
+
+class FfcvLoader(ShardLoader):
     """One split of shards that `convert --format tar,beton` made."""
 
     name = "ffcv"
@@ -40,7 +43,8 @@ class FfcvLoader(Loader):
         self._first_id = int(shards.ids(self.split)[0])
         self._file = BetonBytes(shards, self.split)
         self._loader: Any = None
-        self._table = _EpochTable(len(shards.ids(self.split)))
+        # Compiled code holds its address, so it never moves. A row for each photograph of the beton.
+        self._table = np.zeros(len(shards.ids(self.split)), _PLANNED_ROW)
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
@@ -59,22 +63,21 @@ class FfcvLoader(Loader):
     def preference(cls, device: str) -> int:
         return 10
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         if self._loader is None:
             self._loader, self._order = _make_loader(self)
-        planned = list(batches())
-        for batch in planned:
+        for batch in batches:
             rows = batch.ids - self._first_id
-            self._table.boxes[rows], self._table.flips[rows] = batch.boxes, batch.flips
-        self._order.rows = np.concatenate([batch.ids for batch in planned]) - self._first_id if planned else []
-        self._table.failed[:] = 0
-        if not planned:
+            self._table["box"][rows], self._table["flip"][rows] = batch.boxes, batch.flips
+        self._order.rows = np.concatenate([batch.ids for batch in batches]) - self._first_id if batches else []
+        self._table["failed"] = 0
+        if not batches:
             return
         with _torch_threads_kept():
             epoch = iter(self._loader)
         try:
-            for batch, (images,) in zip(planned, epoch, strict=True):
-                failed = np.flatnonzero(self._table.failed[batch.ids - self._first_id])
+            for batch, (images,) in zip(batches, epoch, strict=True):
+                failed = np.flatnonzero(self._table["failed"][batch.ids - self._first_id])
                 # FFCV hands out slots of a ring that it writes again a few batches later.
                 yield images.clone(), [(int(position), self._reason(batch, int(position))) for position in failed]
         finally:
@@ -113,37 +116,27 @@ def _end(epoch: Any) -> None:
         epoch.join(0.01)
 
 
-class _EpochTable:
-    """Boxes int32 [n, 4], flips int32 [n] and results int32 [n] by row of the beton, at addresses that never move."""
-
-    def __init__(self, rows: int) -> None:
-        self.boxes = np.zeros((rows, 4), dtype=np.int32)
-        self.flips = np.zeros(rows, dtype=np.int32)
-        self.failed = np.zeros(rows, dtype=np.int32)
-
-
-class _torch_threads_kept:
+@contextlib.contextmanager
+def _torch_threads_kept() -> Iterator[None]:
     """FFCV sets torch's number of threads to its own, which would slow the model and change its sums."""
-
-    def __enter__(self) -> None:
-        self._threads = torch.get_num_threads()
-
-    def __exit__(self, *exception: object) -> None:
-        torch.set_num_threads(self._threads)
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _native_decode() -> Any:
     from fasttrain import _native
 
-    function = ctypes.CDLL(_native.__file__).fasttrain_ffcv_decode
+    function = ctypes.CDLL(_native.__file__).fasttrain_ffcv_decode_row
     pointer, signed = ctypes.c_void_p, ctypes.c_int32
-    function.argtypes = [pointer, ctypes.c_uint64, signed, signed, pointer, signed, signed, signed, pointer]
-    function.restype = signed
+    function.argtypes = [pointer, ctypes.c_uint64, signed, signed, pointer, signed, signed, pointer]
+    function.restype = None
     return function
 
 
 def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
-    import numba
     from ffcv.loader import Loader as FfcvOwnLoader
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
@@ -153,26 +146,8 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
     from ffcv.traversal_order.base import TraversalOrder
 
     size = owner.settings.image_size
-    table = owner._table
     native_decode = _native_decode()
-    boxes, flips, failed = (array.ctypes.data for array in (table.boxes, table.flips, table.failed))
-
-    @numba.extending.intrinsic
-    def int32_at(typing_context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = builder.inttoptr(arguments[0], context.get_value_type(numba.int32).as_pointer())
-            return builder.load(pointer)
-
-        return numba.int32(numba.uint64), generate
-
-    @numba.extending.intrinsic
-    def set_int32_at(typing_context: Any, address: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = builder.inttoptr(arguments[0], context.get_value_type(numba.int32).as_pointer())
-            builder.store(arguments[1], pointer)
-            return context.get_dummy_value()
-
-        return numba.void(numba.uint64, numba.int32), generate
+    table, row_bytes = owner._table.ctypes.data, _PLANNED_ROW.itemsize
 
     class PlannedDecoder(Operation):
         def declare_state_and_memory(self, previous_state: Any) -> Any:
@@ -188,18 +163,16 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
                     row = np.uint64(batch_indices[position])
                     field = metadata[row]
                     jpeg = read(field["data_ptr"], storage_state)
-                    failure = native_decode(
+                    native_decode(
                         jpeg.ctypes.data,
                         jpeg.size,
                         np.int32(field["height"]),
                         np.int32(field["width"]),
-                        np.uint64(boxes) + row * np.uint64(16),
-                        int32_at(np.uint64(flips) + row * np.uint64(4)),
+                        np.uint64(table) + row * np.uint64(row_bytes),
                         size,
                         size,
                         destination[position].ctypes.data,
                     )
-                    set_int32_at(np.uint64(failed) + row * np.uint64(4), failure)
                 return destination[: len(batch_indices)]
 
             decode.is_parallel = True  # type: ignore[attr-defined]
@@ -208,7 +181,7 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
     class PlannedOrder(TraversalOrder):
         def __init__(self) -> None:
             # FFCV fixes a loader's length by the first order it sees: it must be a whole epoch's.
-            self.rows = np.arange(len(table.flips))
+            self.rows = np.arange(len(owner._table))
 
         def __call__(self, loader: Any) -> Any:  # FFCV calls what it is given, class or instance
             return self

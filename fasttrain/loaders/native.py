@@ -5,18 +5,17 @@ Works on every shard; fastest on those cut at every MCU (`convert --cut mcu`, th
 
 from __future__ import annotations
 
-import sys
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
-from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.base import LoaderSettings, ShardLoader
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import ReadAhead
 from fasttrain.photos.cut import native_available
 from fasttrain.shards.reader import Located
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
 
 _LOCATED = 8  # batches looked up at a time: a look-up costs the consumer's thread about as much for all as for one
 _AHEAD = 3  # batches in the pool's hands while the consumer works
-_UNUSED = 3  # references to a buffer that no tensor shares: the list's, the loop's and getrefcount's own
 
 
-class NativeLoader(Loader):
+class NativeLoader(ShardLoader):
     """Threads of one process; memory is `_AHEAD` + 1 batches beyond those that the consumer keeps."""
 
     name = "native"
@@ -38,7 +36,7 @@ class NativeLoader(Loader):
         super().__init__(shards, ids, settings)
         self._sizes = shards.sizes()
         self._pool: Any = None
-        self._buffers: list[NDArray[np.uint8]] = []
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=_AHEAD + 1)  # memory of batches that nobody holds any more
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
@@ -50,13 +48,13 @@ class NativeLoader(Loader):
     def preference(cls, device: str) -> int:
         return 50
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         from fasttrain import _native
 
         if self._pool is None:
             self._pool = _native.Pool(max(self.settings.workers, 1))
-        waiting = self._located(batches())
-        read_ahead = ReadAhead(self.shards, batches(), whole_shards=self.settings.shuffle == "shards")
+        waiting = self._located(batches)
+        read_ahead = ReadAhead(self.shards, batches, whole_shards=self.settings.shuffle == "shards")
         flying: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:
@@ -79,9 +77,11 @@ class NativeLoader(Loader):
             self._pool.close()
             self._pool = None
 
-    def _located(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Located]]:
+    def _located(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Located]]:
         """Each batch with where its bytes lie; of shards behind a URL only as it comes, as others aren't here yet."""
-        while several := list(islice(batches, 1 if self.shards.remote else _LOCATED)):
+        at_a_time = 1 if self.shards.remote else _LOCATED
+        for start in range(0, len(batches), at_a_time):
+            several = batches[start : start + at_a_time]
             where = self.shards.locate(np.concatenate([batch.ids for batch in several]))
             first = 0
             for batch in several:
@@ -103,14 +103,14 @@ class NativeLoader(Loader):
         return ticket, images
 
     def _output(self, batch: Batch) -> torch.Tensor:
-        shape = (len(batch), *batch.size, 3)
-        if self.settings.device.startswith("cuda"):
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)  # torch keeps a ring of these itself
-        # Fresh pages cost the kernel more than decoding a photograph: a buffer is used again once no tensor shares it.
-        for buffer in self._buffers:
-            if buffer.shape == shape and sys.getrefcount(buffer) == _UNUSED:
-                return torch.from_numpy(buffer)
-        fresh = np.empty(shape, dtype=np.uint8)
-        if len(self._buffers) <= _AHEAD and len(batch) == self.settings.batch_size:
-            self._buffers.append(fresh)
-        return torch.from_numpy(fresh)
+        if self.settings.device.startswith("cuda"):  # torch keeps a ring of these itself
+            return torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, pin_memory=True)
+        # Fresh pages cost the kernel more than decoding a photograph, so memory is used again.
+        shape = (self.settings.batch_size, *batch.size, 3)
+        buffer = self._free.pop() if self._free else None
+        if buffer is None or buffer.shape != shape:
+            buffer = np.empty(shape, dtype=np.uint8)
+        images = buffer[: len(batch)]
+        # Whatever shares the tensor's storage (its views, its slices, arrays made of it) keeps `images` alive.
+        weakref.finalize(images, self._free.append, buffer).atexit = False
+        return torch.from_numpy(images)

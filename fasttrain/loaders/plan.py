@@ -11,6 +11,7 @@ releases. Arithmetic on them is limited to operations that IEEE 754 rounds exact
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +36,13 @@ class Crop:
     flip: float = 0.5
 
 
+BadSamples = Sequence[tuple[int, str]]
+"""(position in the batch, reason) of each photograph that could not be decoded."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """What a loader must deliver at one position: n samples.
+    """Planned samples, in order: what a loader must deliver at one position.
 
     ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
     the photograph. flips: bool [n]. size: (height, width) of the output in pixels.
@@ -50,6 +55,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: slice | NDArray[np.int64]) -> Batch:
+        """Return the samples at the positions `rows`."""
+        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size)
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
@@ -126,14 +135,8 @@ def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[
     return np.stack([top, left, side, side], axis=1).astype(np.int32)
 
 
-@dataclass(frozen=True)
-class EpochPlan:
-    """One epoch: ids int64 [n] in order, boxes int32 [n, 4], flips bool [n], output size (height, width)."""
-
-    ids: NDArray[np.int64]
-    boxes: NDArray[np.int32]
-    flips: NDArray[np.bool_]
-    size: tuple[int, int]
+class EpochPlan(Batch):
+    """All samples of one epoch, from which each rank takes its batches."""
 
     @staticmethod
     def training(
@@ -161,7 +164,7 @@ class EpochPlan:
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""
-        return -(-len(self.ids) // (batch_size * world_size))
+        return -(-len(self) // (batch_size * world_size))
 
     def batch(self, number: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Batch `number` of `rank`: a slice of the global batch, so the order never depends on `world_size`.
@@ -169,15 +172,14 @@ class EpochPlan:
         The last global batch is shared out evenly, without padding: ranks may get unequal (even empty) parts.
         """
         start = number * batch_size * world_size
-        stop = min(start + batch_size * world_size, len(self.ids))
+        stop = min(start + batch_size * world_size, len(self))
         share, more = divmod(max(stop - start, 0), world_size)
         first = start + rank * share + min(rank, more)
-        part = slice(first, first + share + (rank < more))
-        return Batch(self.ids[part], self.boxes[part], self.flips[part], self.size)
+        return self.take(slice(first, first + share + (rank < more)))
 
     def rest(self, samples: int) -> EpochPlan:
         """What is left after the first `samples` samples."""
-        return EpochPlan(self.ids[samples:], self.boxes[samples:], self.flips[samples:], self.size)
+        return EpochPlan(**vars(self.take(slice(samples, None))))
 
 
 def _draw(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,9 +39,9 @@ class ReadAhead:
     reads in sequence. What is read lies in the page cache, not in the process; what is fetched, in the disk's cache.
     """
 
-    def __init__(self, shards: ShardSet, batches: Iterator[Batch], *, whole_shards: bool) -> None:
+    def __init__(self, shards: ShardSet, batches: Iterable[Batch], *, whole_shards: bool) -> None:
         self._shards = shards
-        self._batches = batches
+        self._batches = iter(batches)
         self._whole_shards = whole_shards
         self._distance = _PHOTOGRAPHS_BY_SHARD if whole_shards else _PHOTOGRAPHS
         if shards.remote and whole_shards:
@@ -105,7 +105,7 @@ class ReadAhead:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
-def fetched_ahead(shards: ShardSet, batches: Callable[[], Iterator[Batch]], results: Iterator[T]) -> Iterator[T]:
+def fetched_ahead(shards: ShardSet, batches: Sequence[Batch], results: Iterable[T]) -> Iterator[T]:
     """`results`, one for each of `batches`, while the shards of the batches after it are fetched.
 
     For a local folder nothing is done. Threads start with the first result, so processes forked before are safe.
@@ -113,9 +113,9 @@ def fetched_ahead(shards: ShardSet, batches: Callable[[], Iterator[Batch]], resu
     if not shards.remote:
         yield from results
         return
-    ahead = ReadAhead(shards, batches(), whole_shards=True)
+    ahead = ReadAhead(shards, batches, whole_shards=True)
     try:
-        for batch, result in zip(batches(), results, strict=True):
+        for batch, result in zip(batches, results, strict=True):
             ahead.advance(len(batch))
             yield result
     finally:

@@ -9,7 +9,7 @@ from fasttrain.errors import UserError
 from fasttrain.text import nearest
 
 if TYPE_CHECKING:
-    from fasttrain.loaders.base import Loader
+    from fasttrain.loaders.base import ShardLoader
     from fasttrain.shards.reader import ShardSet
 
 LOADERS = {
@@ -20,17 +20,17 @@ LOADERS = {
 }
 
 
-def loader_class(name: str) -> type[Loader]:
+def loader_class(name: str) -> type[ShardLoader]:
     """The class registered as `name`; UserError names the nearest one."""
     if name not in LOADERS:
         names = ["auto", *LOADERS]
         raise UserError(f"loader = '{name}' is not one of {', '.join(names)}{nearest(name, names)}")
     module, _, attribute = LOADERS[name].partition(":")
-    found: type[Loader] = getattr(import_module(module), attribute)
+    found: type[ShardLoader] = getattr(import_module(module), attribute)
     return found
 
 
-def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[Loader], str]:
+def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[ShardLoader], str]:
     """The loader to use, and one line that says why. UserError where `name` can't run here."""
     if name != "auto":
         chosen = loader_class(name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING
 
+from fasttrain.loaders.plan import BadSamples
+
 if TYPE_CHECKING:
     import torch
-
-    from fasttrain.loaders.base import BadSamples
 
 
 def copied_ahead(

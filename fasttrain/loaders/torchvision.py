@@ -10,7 +10,7 @@ import multiprocessing.queues
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,16 +23,18 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, mendable, of_os
-from fasttrain.loaders.base import BadSamples, Loader, LoaderSettings
-from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.base import LoaderSettings, ShardLoader
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
 from fasttrain.photos.jpeg import require_jpeg
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
+_DYING_S = 1.0  # for a worker whose connections are closed to have an exit code
 
-class TorchvisionLoader(Loader):
+
+class TorchvisionLoader(ShardLoader):
     """Decodes the whole photograph, crops, resizes with torchvision's antialiased bilinear filter."""
 
     name = "torchvision"
@@ -43,7 +45,7 @@ class TorchvisionLoader(Loader):
             # This process is itself a worker, which imports the script that started it. Python refuses, too, to start
             # workers here, but later, when there is a second run folder.
             raise UserError(f"this script starts worker processes while one of them imports it; {UNGUARDED}")
-        self._planned = _PlannedBatches()
+        self._planned: list[Batch] = []  # whole batches are the "indices", so that workers keep no state
         self._batches = DataLoader(
             _DecodedBatches(shards),
             batch_size=None,
@@ -65,8 +67,8 @@ class TorchvisionLoader(Loader):
     def preference(cls, device: str) -> int:
         return 0
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
-        self._planned.batches = batches
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        self._planned[:] = batches
         try:
             with _starting_workers():
                 workers = iter(self._batches)  # forks, which must come before there are threads
@@ -92,15 +94,17 @@ class TorchvisionLoader(Loader):
         """Tell how a worker ended, which torch does not: by which signal, or with which exit code."""
         iterator = self._batches._iterator
         workers = iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
-        ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5)
+        sentinels = [worker.sentinel for worker in workers]
+        # Its connections are closed a moment before it has an exit code. Without sentinels `wait` would sleep.
+        ended = multiprocessing.connection.wait(sentinels, timeout=_DYING_S) if sentinels else []
         for worker in workers:
             if worker.sentinel in ended:
-                worker.join(5)  # its files are closed a moment before it has an exit code
+                worker.join(_DYING_S)
         codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
         if not codes:
             return RuntimeError(f"{WORKER} ended as it started{_started()}")
         if codes[0] < 0:
-            return RuntimeError(f"{WORKER} was ended by {signal.Signals(-codes[0]).name}")
+            return RuntimeError(f"{WORKER} was ended by {_signal_name(-codes[0])}")
         return RuntimeError(f"{WORKER} ended with exit code {codes[0]}{_started()}")
 
     def close(self) -> None:
@@ -158,6 +162,14 @@ def _starting_workers() -> Iterator[None]:
         signal_handling._SIGCHLD_handler_set = handled
 
 
+def _signal_name(number: int) -> str:
+    """Return the name of signal `number`; real-time signals have none but for the first and the last."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _started() -> str:
     method = multiprocessing.get_start_method()
     return "" if method == "fork" else f" (start method {method})"
@@ -183,15 +195,6 @@ def _begin_worker(worker: int) -> None:
     # A terminal's Ctrl-C and a cluster's SIGTERM reach them too, and the run still needs a batch or two to stop well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-class _PlannedBatches:
-    """A sampler whose "indices" are whole planned batches, so that workers keep no state."""
-
-    batches: Callable[[], Iterator[Batch]] = staticmethod(lambda: iter(()))
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
 
 
 class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <csetjmp>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <numeric>
@@ -13,42 +12,15 @@
 #include <jerror.h>
 
 #include "cut_fast.h"
+#include "libjpeg_errors.h"
 
 namespace fasttrain {
 
 namespace {
 
-// As libjpeg-turbo's own fuzzers have it: real files have about ten, hostile ones millions.
-constexpr int kMaxScans = 500;
 // Huffman coding spends a bit on each block at the least; arithmetic coding has no such floor to hold a lying
 // size against, so its memory is capped.
 constexpr long kMaxArithmeticMemory = 1L << 29;
-
-struct ErrorManager {
-    jpeg_error_mgr base;
-    std::jmp_buf jump;
-    char message[JMSG_LENGTH_MAX];
-};
-
-[[noreturn]] void fail(j_common_ptr codec) {
-    auto* errors = reinterpret_cast<ErrorManager*>(codec->err);
-    errors->base.format_message(codec, errors->message);
-    std::longjmp(errors->jump, 1);
-}
-
-void fail_on_warning(j_common_ptr codec, int level) {
-    // An unknown JFIF revision changes no pixel; every other warning means damaged data.
-    if (level < 0 && codec->err->msg_code != JWRN_JFIF_MAJOR) fail(codec);
-}
-
-void limit_scans(j_common_ptr codec) {
-    if (!codec->is_decompressor) return;
-    if (reinterpret_cast<j_decompress_ptr>(codec)->input_scan_number > kMaxScans) {
-        auto* errors = reinterpret_cast<ErrorManager*>(codec->err);
-        std::snprintf(errors->message, sizeof errors->message, "more than %d scans", kMaxScans);
-        std::longjmp(errors->jump, 1);
-    }
-}
 
 bool means_truncated(int code) {
     return code == JWRN_JPEG_EOF || code == JWRN_HIT_MARKER || code == JERR_INPUT_EOF ||
@@ -158,11 +130,8 @@ class Cutter {
           optimize_(optimize),
           turn_(turn_of(orientation)),
           fast_(fast) {
-        src_.err = jpeg_std_error(&errors_.base);
-        dst_.err = src_.err;
-        errors_.base.error_exit = fail;
-        errors_.base.emit_message = fail_on_warning;
-        progress_.progress_monitor = limit_scans;
+        errors_.watch(src_);
+        errors_.watch(dst_);
     }
     Cutter(const Cutter&) = delete;
     Cutter& operator=(const Cutter&) = delete;
@@ -174,14 +143,13 @@ class Cutter {
     std::vector<uint8_t> run() {
         if (size_ == 0) throw JpegError("truncated: empty");
         out_.resize(size_ + size_ / 8 + 1024);
-        errors_.message[0] = '\0';
-        if (setjmp(errors_.jump) != 0) {
-            const bool truncated = means_truncated(errors_.base.msg_code);
+        if (setjmp(errors_.escape) != 0) {
+            const bool truncated = means_truncated(errors_.code());
             throw JpegError((truncated ? "truncated: " : "corrupt or unsupported: ") +
-                            std::string(errors_.message));
+                            std::string(errors_.message()));
         }
         jpeg_create_decompress(&src_);
-        src_.progress = &progress_;
+        src_.progress = errors_.monitor();
         jpeg_create_compress(&dst_);
         read_header();
         if (fast_ && !turn_.any() && suits_cut_fast(src_)) {
@@ -365,8 +333,7 @@ class Cutter {
     bool optimize_;
     Turn turn_;
     bool fast_;
-    ErrorManager errors_{};
-    jpeg_progress_mgr progress_{};
+    LibjpegErrors errors_{Tolerated::kNothing};
     Destination destination_{};
     jpeg_decompress_struct src_{};
     jpeg_compress_struct dst_{};

@@ -1,7 +1,6 @@
 #include <cstdio>
 
 #include <jpeglib.h>
-#include <jerror.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +9,7 @@
 
 #include "decode_scratch.h"
 #include "jpeg_markers.h"
+#include "libjpeg_errors.h"
 #include "resize_kernels.h"
 
 namespace fasttrain {
@@ -17,40 +17,6 @@ namespace fasttrain {
 namespace {
 
 constexpr int kStripRows = 16;
-// Real ones have about ten; thousands are an attack on the reader's time.
-constexpr int kMaxScans = 100;
-
-struct Decompressor {
-    jpeg_decompress_struct info;
-    jpeg_error_mgr errors;
-    jpeg_progress_mgr progress;
-    std::jmp_buf escape;
-    char message[JMSG_LENGTH_MAX];
-};
-
-Decompressor& decompressor_of(j_common_ptr info) {
-    return *static_cast<Decompressor*>(info->client_data);
-}
-
-[[noreturn]] void fail(j_common_ptr info) {
-    Decompressor& decompressor = decompressor_of(info);
-    info->err->format_message(info, decompressor.message);
-    std::longjmp(decompressor.escape, 1);
-}
-
-// Most warnings say that the data are broken and pixels were made up; these change no pixel.
-void warn(j_common_ptr info, int level) {
-    const int code = info->err->msg_code;
-    if (level < 0 && code != JWRN_EXTRANEOUS_DATA && code != JWRN_ADOBE_XFORM && code != JWRN_JFIF_MAJOR)
-        fail(info);
-}
-
-void limit_scans(j_common_ptr info) {
-    if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number <= kMaxScans) return;
-    Decompressor& decompressor = decompressor_of(info);
-    std::snprintf(decompressor.message, sizeof(decompressor.message), "more than %d scans", kMaxScans);
-    std::longjmp(decompressor.escape, 1);
-}
 
 // Adobe's files hold 255 minus the ink.
 void cmyk_to_rgb(uint8_t* row, unsigned width, bool inverted) {
@@ -65,9 +31,8 @@ void cmyk_to_rgb(uint8_t* row, unsigned width, bool inverted) {
 
 // Rows first .. last - 1 and columns of the scaled picture's strips go to the planes. No objects with
 // destructors here: libjpeg's errors jump over this frame.
-void read_rows(Decompressor& decompressor, const CropBox& scaled, uint8_t* strip, uint8_t* const planes[3],
+void read_rows(jpeg_decompress_struct& info, const CropBox& scaled, uint8_t* strip, uint8_t* const planes[3],
                size_t stride) {
-    jpeg_decompress_struct& info = decompressor.info;
     const size_t row_bytes =
         static_cast<size_t>(info.output_width) * static_cast<size_t>(info.output_components);
     int held = 0;
@@ -93,13 +58,9 @@ void decode_with_libjpeg(const uint8_t* data, size_t size, const CropBox& box, O
     if (uint64_t{header.width} * header.height > kMaxLibjpegPixels)
         throw JpegError("too large: progressive and other rare JPEGs may have at most 100 megapixels");
     buffers.bytes[0].resize(std::max(buffers.bytes[0].size(), size_t{kStripRows} * header.width * 4));
-    Decompressor decompressor{};
-    jpeg_decompress_struct& info = decompressor.info;
-    info.err = jpeg_std_error(&decompressor.errors);
-    info.client_data = &decompressor;
-    decompressor.errors.error_exit = fail;
-    decompressor.errors.emit_message = warn;
-    decompressor.progress.progress_monitor = limit_scans;
+    jpeg_decompress_struct info{};
+    LibjpegErrors errors(Tolerated::kStrayBytes);
+    errors.watch(info);
     const int block = reduced_block(box.width, box.height, output);
     const double scale = block / 8.0;
     CropBox scaled{box.top * block / 8, box.left * block / 8, 0, 0};
@@ -107,21 +68,21 @@ void decode_with_libjpeg(const uint8_t* data, size_t size, const CropBox& box, O
     scaled.height = static_cast<int>(std::ceil((box.top + box.height) * scale)) - scaled.top;
     uint8_t* planes[3];
     make_rgb_planes(scaled.left, scaled.top, scaled.width, scaled.height, scale, buffers, planes);
-    if (setjmp(decompressor.escape) == 0) {
+    if (setjmp(errors.escape) == 0) {
         jpeg_create_decompress(&info);
-        info.progress = &decompressor.progress;
+        info.progress = errors.monitor();
         jpeg_mem_src(&info, data, static_cast<unsigned long>(size));
         jpeg_read_header(&info, TRUE);
         info.out_color_space = info.num_components == 4 ? JCS_CMYK : JCS_RGB;
         info.scale_num = static_cast<unsigned>(block);
         info.scale_denom = 8;
         jpeg_start_decompress(&info);
-        read_rows(decompressor, scaled, buffers.bytes[0].data(), planes, buffers.planes[0].stride);
+        read_rows(info, scaled, buffers.bytes[0].data(), planes, buffers.planes[0].stride);
         jpeg_destroy_decompress(&info);
         return;
     }
     jpeg_destroy_decompress(&info);
-    throw JpegError(std::string("libjpeg: ") + decompressor.message);
+    throw JpegError(std::string("libjpeg: ") + errors.message());
 }
 
 }  // namespace fasttrain

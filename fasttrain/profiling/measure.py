@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fasttrain.loaders.base import BadSamples, InnerLoader, Loader
-from fasttrain.loaders.plan import Batch
+from fasttrain.loaders.base import Loader
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.model.precision import Autocast
 from fasttrain.ranks import Agreed
 from fasttrain.training.loop import train_epoch
@@ -80,7 +80,7 @@ def measure(
     return Measured(together, step_alone, loader_rate, _copy_rate(held, step.device), amp_rate)
 
 
-class HeldLoader(InnerLoader):
+class HeldLoader(Loader):
     """One batch over and over, in place of what `pictures` would give: a loader that takes no time."""
 
     name = "held"
@@ -90,8 +90,8 @@ class HeldLoader(InnerLoader):
         super().__init__(pictures.shards, pictures.ids, pictures.settings)
         self._images = images
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
-        for batch in batches():
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        for batch in batches:
             yield self._images[: len(batch)], ()
 
 

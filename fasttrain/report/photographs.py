@@ -136,7 +136,7 @@ def _shown(batch: Batch, shards: ShardSet, *, mixed: bool) -> Batch:
             where = where[:0]
     else:
         where = np.flatnonzero(_here(shards, batch.ids))[:BATCH_SHOWN]
-    return replace(batch, ids=batch.ids[where], boxes=batch.boxes[where], flips=batch.flips[where])
+    return batch.take(where)
 
 
 def _here(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:

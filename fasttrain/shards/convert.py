@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fasttrain.config.location import is_url, upload_command, url_in_path, user_path
+from fasttrain.config.location import is_url, url_in_path, user_path
 from fasttrain.errors import Stopped, UserError
 from fasttrain.photos.sources import Source, cache_root, open_source, require_known
 from fasttrain.shards.assemble import assemble
@@ -26,7 +26,7 @@ from fasttrain.shards.parts import Part, read_part, write_parts
 from fasttrain.shards.progress import ConvertProgress
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
-from fasttrain.shards.workplace import alone_in, clear_parts, prepare
+from fasttrain.shards.workplace import alone_in, clear_parts, local_folder, prepare
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
 
@@ -90,11 +90,11 @@ def convert(
     bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,
     KeyboardInterrupt, and Stopped after SIGTERM.
     """
-    formats = _formats(format, raw)
+    formats = parse_formats(format, raw=raw)
     console = make_console(stderr=True, quiet=not progress)
     return _convert(
         source,
-        _local(out),
+        local_folder(out),
         ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw),
         workers=workers,
         strict=strict,
@@ -121,14 +121,14 @@ def convert_part(
     """
     number, count = parse_part(part)
     console = make_console(stderr=True, quiet=not progress)
-    folder = part_folder(_local(out), number, count)
+    folder = part_folder(local_folder(out), number, count)
     if (folder.parent / MANIFEST).exists():
         raise UserError(f"{folder.parent} holds a whole data set; give another --out")
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers)
     with _quiet_pillow(), alone_in(folder, wait=False), StopRequest("stopping after the shards in hand") as stop:
-        prepare(folder, opened, settings.recorded(), overwrite=False)
         jobs = _jobs(opened, settings)
+        prepare(folder, opened, jobs, settings.recorded(), overwrite=False, say=console.print)
         write_summary(folder, opened.summary(), jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder, photos, time.monotonic() - start)
@@ -166,14 +166,8 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
     return out
 
 
-def _local(out: str | Path) -> Path:
-    if url := url_in_path(out):
-        mend = upload_command(url) or "copy it there"
-        raise UserError(f"--out {url}: convert into a local folder first (--out shards), then: {mend}")
-    return user_path(out)
-
-
-def _formats(given: str, raw: bool) -> set[str]:
+def parse_formats(given: str, *, raw: bool) -> set[str]:
+    """Return the formats that `--format` names. Raises UserError for one that isn't known, or that `raw` rules out."""
     formats = {each.strip() for each in given.split(",")}
     if unknown := formats - {"tar", "beton"}:
         raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")
@@ -198,10 +192,11 @@ def _convert(
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers, least_classes)
     with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
-        manifest = prepare(out, source, settings.recorded(), overwrite=overwrite)
+        jobs = _jobs(source, settings)
+        manifest = prepare(out, source, jobs, settings.recorded(), overwrite=overwrite, say=console.print)
         already, photos = manifest is not None, 0
         if manifest is None:
-            parts, photos = _write(source, _jobs(source, settings), out, settings, workers, strict, console, stop)
+            parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
             manifest = assemble(out, source.summary(), parts, settings.recorded())
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")

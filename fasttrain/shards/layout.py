@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,13 @@ from numpy.typing import NDArray
 from fasttrain.photos.sources import UNDECIDED, Source
 from fasttrain.photos.split import shuffled, stratified_split
 from fasttrain.shards.format import SPLITS
+
+SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-[0-9]{{5,9}}")
+
+
+def shard_name(split: int, number: int) -> str:
+    """Return a shard's name without suffix, which matches `SHARD_NAME`; `split` is 0 train, 1 val, 2 test."""
+    return f"{SPLITS[split]}-{number:05d}"
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,11 @@ def lay_out(source: Source, *, val_fraction: float, seed: int, shard_size: int) 
     open_rows = np.flatnonzero(splits == UNDECIDED)
     splits[open_rows] = stratified_split(source.labels[open_rows], val_fraction, seed)
     jobs = []
-    for split, name in enumerate(SPLITS):
+    for split in range(len(SPLITS)):
         rows = np.flatnonzero(splits == split)
         rows = rows[shuffled(len(rows), seed, split)]
         jobs += [
-            ShardJob(f"{name}-{number:05d}", split, rows[start : start + shard_size])
+            ShardJob(shard_name(split, number), split, rows[start : start + shard_size])
             for number, start in enumerate(range(0, len(rows), shard_size))
         ]
     return jobs

@@ -18,9 +18,9 @@ from fasttrain.files import atomic_write, atomic_write_bytes, clear_temporaries,
 from fasttrain.photos.sources import SourceSummary
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.format import MANIFEST, PARTS, SPLITS, Manifest, read_manifest
-from fasttrain.shards.layout import ShardJob
+from fasttrain.shards.layout import SHARD_NAME, ShardJob
 from fasttrain.shards.parts import Part, read_part
-from fasttrain.shards.workplace import RUN, alone_in, clear_parts
+from fasttrain.shards.workplace import RUN, alone_in, clear_parts, local_folder
 
 _SUMMARY = "summary.json"
 _MOST_ROWS = 10**8
@@ -47,12 +47,13 @@ def write_summary(folder: Path, source: SourceSummary, jobs: list[ShardJob]) -> 
     atomic_write_bytes(folder / PARTS / _SUMMARY, json.dumps(plain).encode())
 
 
-def merge(out: Path) -> Manifest:
+def merge(out: str | Path) -> Manifest:
     """Moves the shards of all parts below `out` into `out` and writes the manifest there, as one conversion would have.
 
     Killed half-way, the same call goes on. Raises UserError where a part is missing, unfinished, or of other
     photographs or settings than the first.
     """
+    out = local_folder(out)
     if (out / MANIFEST).exists():
         with alone_in(out, wait=False):
             _remove(_part_folders(out))
@@ -115,7 +116,8 @@ def _jobs(folder: Path, summary: dict[str, Any]) -> list[ShardJob]:
     """The shards that are to be, whose names become files of `out`: a part from elsewhere may not choose others."""
     jobs = []
     for name, split, rows in summary["jobs"]:
-        if not (split in (0, 1, 2) and re.fullmatch(rf"{SPLITS[split]}-\d{{5,9}}", name) and 0 < rows <= _MOST_ROWS):
+        known = SHARD_NAME.fullmatch(name)
+        if not (split in (0, 1, 2) and known and known["split"] == SPLITS[split] and 0 < rows <= _MOST_ROWS):
             raise UserError(f"{folder}: its {_SUMMARY} speaks of {str(name)[:40]!r}, not a shard; convert it again")
         jobs.append(ShardJob(name, split, np.arange(rows)))
     return jobs
@@ -130,11 +132,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _moved(job: ShardJob, folder: Path, out: Path) -> Part:
-    if (there := read_part(out, job)) is not None:
-        return there
     part = read_part(folder, job)
     if part is None:
         raise UserError(f"{folder}: {job.name} isn't finished; run its fasttrain convert --part again")
+    if read_part(out, job) == part:  # a merge that was killed came so far; what else lies there is of another one
+        return part
     for name in (f"{job.name}.tar", f"{job.name}.idx") if part.keys else ():
         _link(folder / name, out / name)
     atomic_write_bytes(out / PARTS / f"{job.name}.json", (folder / PARTS / f"{job.name}.json").read_bytes())

@@ -9,27 +9,47 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fasttrain.config.location import upload_command, url_in_path, user_path
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.files import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.photos.sources import Source
 from fasttrain.shards.format import INDEX, MANIFEST, PARTS, REJECTED, Manifest, read_manifest
+from fasttrain.shards.layout import SHARD_NAME, ShardJob
+from fasttrain.shards.parts import read_part
 from fasttrain.shards.settings import ADDED
 
-_SHARD = re.compile(r"(train|val|test)-\d{5}\.(tar|idx)")
+_SHARD = re.compile(rf"{SHARD_NAME.pattern}\.(tar|idx)")
 _BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+\.partial")
 RUN = "run.json"
 _OUT, _CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
 _CLEARING = "clearing"
 
 
-def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: bool) -> Manifest | None:
+def local_folder(out: str | Path) -> Path:
+    """Return `out` as a path. Raises UserError for a URL."""
+    if url := url_in_path(out):
+        fix = upload_command(url) or "copy it there"
+        raise UserError(f"--out {url}: convert into a local folder first (--out shards), then: {fix}")
+    return user_path(out)
+
+
+def prepare(
+    out: Path,
+    source: Source,
+    jobs: list[ShardJob],
+    settings: dict[str, Any],
+    *,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> Manifest | None:
     """Makes `out` ready for these shards: None to write them, a manifest where they are all there already.
 
-    Raises UserError where other things lie there, or other shards and not `overwrite`.
+    `say` is told if an interrupted conversion starts over, as a photograph was touched since. Raises UserError where
+    other things lie there, or other shards and not `overwrite`.
     """
     mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": settings}
     run = json.loads((out / PARTS / RUN).read_bytes()) if (out / PARTS / RUN).exists() else None
@@ -46,6 +66,9 @@ def prepare(out: Path, source: Source, settings: dict[str, Any], *, overwrite: b
     elif run:
         if not overwrite:
             _refuse_other(out, mine, run["source"], run["settings"], release=True)
+            done = sum(len(job.rows) for job in jobs if run != mine and read_part(out, job))
+            if done:
+                say(f"{out}: photographs were touched since it stopped; {done:,} are converted again, none is kept")
         if run != mine:
             _clear(out, mine)
     elif strange := sorted(path.name for path in out.iterdir() if path.name[0] != "."):

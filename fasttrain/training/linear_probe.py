@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save
 
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
-from fasttrain.loaders.base import BadSamples, InnerLoader, Loader
-from fasttrain.loaders.plan import Batch, EpochPlan, epoch_order
+from fasttrain.loaders.base import Loader
+from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
 from fasttrain.photos.sources import cache_root
@@ -37,7 +37,7 @@ _STRONGEST, _WEAKEST = 1.0, 1e-4  # L2 penalties on the weights of standardized 
 _TOLERANCE = 1e-2  # of the greatest logit: half precision
 
 
-class FeatureLoader(InnerLoader):
+class FeatureLoader(Loader):
     """Features, float32 [n, D], where `pictures` has uint8 [n, H, W, 3]: in the same order, resumed in the same way."""
 
     name = "features"
@@ -56,8 +56,8 @@ class FeatureLoader(InnerLoader):
         count, side = len(order), settings.image_size
         return EpochPlan(order, np.zeros((count, 4), np.int32), np.zeros(count, np.bool_), (side, side))
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
-        for batch in batches():
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        for batch in batches:
             rows = torch.from_numpy(np.searchsorted(self.ids, batch.ids))
             yield self._features[rows.to(self._features.device)], ()
 

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 import fasttrain
+from fasttrain.commands import finish
 from fasttrain.errors import UserError
 from fasttrain.evaluation.predict import read_photograph
-from fasttrain.training import result
 from tests.conftest import make_model_folder
 from tests.support.runs import SMALL
 
@@ -123,7 +123,7 @@ def test_every_block_runs(
         shutil.rmtree("shards")
     # Real training, of a small model for one step and without a report: the pages' settings are those of real data.
     train = fasttrain.train
-    monkeypatch.setattr(result, "_write_pictures", lambda *_: None)
+    monkeypatch.setattr(finish, "_write_pictures", lambda *_: None)
     monkeypatch.setattr(fasttrain, "train", lambda **settings: train(**{**settings, **_BRIEF}), raising=False)
     names = _run(snippet)
     assert capsys.readouterr().out.strip() or "print(" not in snippet.code

@@ -65,7 +65,7 @@ def loader(shards: ShardSet, ids: np.ndarray, *, sliced: bool, **changes: object
 def pixels(shards: ShardSet, batches: list[Batch], *, sliced: bool) -> list[torch.Tensor]:
     made = loader(shards, shards.ids("train"), sliced=sliced)
     try:
-        found = [images.clone() for images, bad in made._load(lambda: iter(batches)) if not bad]
+        found = [images.clone() for images, bad in made._load(batches) if not bad]
     finally:
         made.close()
     assert len(found) == len(batches)

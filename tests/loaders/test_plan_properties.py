@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fasttrain.loaders.base import BadSamples, InnerLoader, LoaderSettings
-from fasttrain.loaders.plan import Batch, Crop, EpochPlan, centre_boxes, epoch_order, random_resized_crops, random_words
+from fasttrain.loaders.base import Loader, LoaderSettings
+from fasttrain.loaders.plan import (
+    BadSamples,
+    Batch,
+    Crop,
+    EpochPlan,
+    centre_boxes,
+    epoch_order,
+    random_resized_crops,
+    random_words,
+)
 from fasttrain.shards.reader import ShardSet
 
 seeds = st.integers(0, 2**64 - 1)
@@ -155,13 +164,13 @@ def test_the_rest_is_what_was_not_yet_delivered(
     assert plan.rest(samples).ids.tolist() == plan.ids.tolist()[samples:], "at any sample, for another batch size"
 
 
-class _OrderOnly(InnerLoader):
+class _OrderOnly(Loader):
     """The least that a loader can be: pixels of no content, so that order, counting and resuming are all there is."""
 
     name = "order-only"
 
-    def _load(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
-        for batch in batches():
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        for batch in batches:
             yield torch.zeros((len(batch), *batch.size, 3), dtype=torch.uint8), ()
 
 

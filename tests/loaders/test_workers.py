@@ -3,7 +3,7 @@ with its own reason."""
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -77,9 +77,11 @@ def test_what_a_worker_cannot_send_is_an_error_and_no_endless_wait(loader, monke
     [
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), "was ended by SIGSEGV", None),
         (lambda: os.kill(os.getpid(), signal.SIGBUS), "was ended by SIGBUS", "/dev/shm"),
+        (lambda: os.kill(os.getpid(), signal.SIGRTMIN), "was ended by SIGRTMIN", None),
+        (lambda: os.kill(os.getpid(), signal.SIGRTMIN + 1), f"was ended by signal {signal.SIGRTMIN + 1}", None),
         (lambda: os._exit(3), "ended with exit code 3", None),
     ],
-    ids=["SIGSEGV", "SIGBUS", "exit code"],
+    ids=["SIGSEGV", "SIGBUS", "first real-time signal", "real-time signal", "exit code"],
 )
 def test_how_a_worker_ended_is_told_and_is_not_always_memory(loader, monkeypatch, ends, said, mended):
     monkeypatch.setattr(torchvision._DecodedBatches, "__getitem__", lambda self, batch: ends())
@@ -87,6 +89,12 @@ def test_how_a_worker_ended_is_told_and_is_not_always_memory(loader, monkeypatch
         list(loader)
     line = mendable(error.value)
     assert (line is None) if mended is None else mended in str(line)
+
+
+def test_where_no_worker_is_left_to_ask_nobody_waits(loader, monkeypatch):
+    waited = []
+    monkeypatch.setattr(multiprocessing.connection, "wait", lambda *given, **options: waited.append(given) or [])
+    assert "ended as it started" in str(loader._worker_ended()) and not waited
 
 
 @pytest.mark.parametrize(
@@ -108,7 +116,7 @@ def test_a_workers_own_exception_is_one_line_and_no_lack_of_memory(loader, monke
 
 
 _SCRIPT = """
-import multiprocessing
+import multiprocessing.connection
 multiprocessing.set_start_method("spawn", force=True)
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop

@@ -58,14 +58,18 @@ def _magnitude(value: int) -> tuple[int, str]:
 
 def _block_bits(block: NDArray[np.int64], prediction: int) -> str:
     size, extra = _magnitude(int(block[0]) - prediction)
-    bits = [f"{size:04b}", extra]
-    previous = 0
-    for k in np.flatnonzero(block[1:]) + 1:
+    return f"{size:04b}{extra}{_ac_bits(block, 1, 63)}"
+
+
+def _ac_bits(block: NDArray[np.int64], first: int, last: int) -> str:
+    bits = []
+    previous = first - 1
+    for k in np.flatnonzero(block[first : last + 1]) + first:
         run, previous = int(k) - previous - 1, int(k)
         bits += [_AC_CODE[0xF0]] * (run // 16)
         size, extra = _magnitude(int(block[k]))
         bits += [_AC_CODE[(run % 16) << 4 | size], extra]
-    if previous < 63:
+    if previous < last:
         bits.append(_AC_CODE[0x00])
     return "".join(bits)
 
@@ -129,11 +133,7 @@ def encode_blocks(
     """
     rows, columns, sizes = _sizes(width, height, factors)
     order = list(range(len(factors)))
-    sof = struct.pack(">BHHB", 8, height, width, len(factors))
-    sof += b"".join(bytes([ids[c], h << 4 | v, 0]) for c, (h, v) in enumerate(factors))
-    head = [b"\xff\xd8", extra, marker(0xDB, b"\0" + quantisation), marker(0xC0, sof)]
-    head.append(marker(0xC4, b"\0" + bytes([0, 0, 0, 12] + [0] * 12) + bytes(range(12))))
-    head.append(marker(0xC4, b"\x10" + bytes([0] * 7 + [178] + [0] * 8) + bytes(_AC_SYMBOLS)))
+    head = _head(0xC0, width, height, factors, quantisation, ids, extra)
     if restart:
         head.append(marker(0xDD, struct.pack(">H", restart)))
     if interleaved and len(factors) > 1:
@@ -144,6 +144,44 @@ def encode_blocks(
             for c in order
         ]
     return b"".join([*head, *scans, b"\xff\xd9"])
+
+
+def _head(
+    frame: int, width: int, height: int, factors: Factors, quantisation: bytes, ids: bytes, extra: bytes = b""
+) -> list[bytes]:
+    sof = struct.pack(">BHHB", 8, height, width, len(factors))
+    sof += b"".join(bytes([ids[c], h << 4 | v, 0]) for c, (h, v) in enumerate(factors))
+    return [
+        b"\xff\xd8",
+        extra,
+        marker(0xDB, b"\0" + quantisation),
+        marker(frame, sof),
+        marker(0xC4, b"\0" + bytes([0, 0, 0, 12] + [0] * 12) + bytes(range(12))),
+        marker(0xC4, b"\x10" + bytes([0] * 7 + [178] + [0] * 8) + bytes(_AC_SYMBOLS)),
+    ]
+
+
+def progressive_jpeg(scans: int) -> bytes:
+    """Return a sound progressive JPEG of 48 x 40 px with so many `scans`, from 4 to 190: bands of coefficients."""
+    factors, ids = FACTORS["4:4:4"], b"\1\2\3"
+    rng = np.random.default_rng(scans)
+    blocks = [rng.integers(-30, 31, (5, 6, 64)) * (rng.random((5, 6, 64)) < 0.1) for _ in factors]
+    out = _head(0xC2, 48, 40, factors, bytes([8] * 64), ids)
+    dc = b"".join(bytes([each, 0]) for each in ids)
+    bits, prediction = [], [0, 0, 0]
+    for row, column in np.ndindex(5, 6):
+        for c in range(3):
+            size, extra = _magnitude(int(blocks[c][row, column, 0]) - prediction[c])
+            bits.append(f"{size:04b}{extra}")
+            prediction[c] = int(blocks[c][row, column, 0])
+    out += [marker(0xDA, b"\3" + dc + b"\0\0\0"), _entropy_bytes("".join(bits))]
+    for c in range(3):
+        bands = (scans - 1) // 3 + (c < (scans - 1) % 3)
+        for band in np.array_split(np.arange(1, 64), bands):
+            first, last = int(band[0]), int(band[-1])
+            bits = [_ac_bits(blocks[c][place], first, last) for place in np.ndindex(5, 6)]
+            out += [marker(0xDA, bytes([1, ids[c], 0, first, last, 0])), _entropy_bytes("".join(bits))]
+    return b"".join([*out, b"\xff\xd9"])
 
 
 def random_jpeg(

@@ -200,18 +200,6 @@ def test_sizes_that_lie_are_refused() -> None:
         native.cut(twelve_bits, "mcu", True)
 
 
-def test_more_scans_than_any_encoder_writes_are_refused() -> None:
-    source = jpegs.sample("4:2:0", 40, 30, 0, False)
-    last_scan = source[source.rindex(b"\xff\xda") : -2]
-    for repeats, fits in [(400, True), (600, False)]:
-        many = source[:-2] + last_scan * repeats + b"\xff\xd9"
-        if fits:
-            assert native.cut(many, "mcu", True) == native.cut(source, "mcu", True)
-        else:
-            with pytest.raises(ValueError, match="more than 500 scans"):
-                native.cut(many, "mcu", True)
-
-
 def test_damaged_files_raise_or_give_a_whole_jpeg() -> None:
     rng = np.random.default_rng(7)
     sources = [jpegs.sample(kind, 37, 29, restart) for kind in jpegs.FACTORS for restart in (0, 1)]

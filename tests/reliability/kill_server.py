@@ -95,9 +95,9 @@ def become(request: dict[str, Any]) -> None:
     os.environ.update(request["environment"])
     ctypes.CDLL(None).kill_at_again()
     if os.environ.get("KILL_WITHOUT_FIGURES"):
-        from fasttrain.training import result
+        from fasttrain.commands import finish
 
-        result._write_pictures = lambda *arguments: None  # they take two thirds of so short a run
+        finish._write_pictures = lambda *arguments: None  # they take two thirds of so short a run
     sys.argv = ["fasttrain", *request["arguments"]]
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from fasttrain.errors import UserError
 from fasttrain.photos.sources import open_source
 from fasttrain.shards.convert import convert, ensure_shards
+from fasttrain.shards.format import Manifest
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.workplace import prepare
 
@@ -224,13 +225,17 @@ def test_a_photograph_that_is_replaced_is_converted_again(how, photographs, tmp_
 
 def test_an_interrupted_conversion_of_photographs_that_change_begins_anew(mixed, tmp_path) -> None:
     """What is left of it holds the former ones."""
-    source = open_source(mixed)
-    (tmp_path / "out").mkdir()
-    prepare(tmp_path / "out", source, {}, overwrite=False)
-    done = tmp_path / "out" / ".parts" / "train-00000.json"
+    out, said = tmp_path / "out", []
+    out.mkdir()
+
+    def prepared() -> Manifest | None:
+        return prepare(out, open_source(mixed), [], {}, overwrite=False, say=said.append)
+
+    prepared()
+    done = out / ".parts" / "train-00000.json"
     done.touch()
-    assert prepare(tmp_path / "out", source, {}, overwrite=False) is None and done.exists()
+    assert prepared() is None and done.exists()
     photograph = next((mixed / "cat").glob("*.jpg"))
     replace_in_place(photograph, photograph)
-    prepare(tmp_path / "out", open_source(mixed), {}, overwrite=False)
-    assert not done.exists()
+    prepared()
+    assert not done.exists() and not said, "no shard was finished"

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fasttrain import files as atomic
 from fasttrain.errors import UserError
-from fasttrain.shards import atomic, parts
+from fasttrain.shards import parts
 from fasttrain.shards.convert import convert
+from fasttrain.shards.layout import shard_name
 from tests.support.patience import PATIENCE, wait_until
 
 SCRIPT = """
@@ -110,6 +112,33 @@ def test_other_settings_or_source_need_overwrite(mixed, tmp_path, folder_of) -> 
     undisturbed(mixed, out, shard_size=20, overwrite=True)
     undisturbed(mixed, tmp_path / "fresh", shard_size=20)
     assert folder_of(out) == folder_of(tmp_path / "fresh")  # and no shard of the larger number before
+
+
+def test_a_photograph_touched_in_between_starts_over_and_says_so(mixed, tmp_path, folder_of, capfd) -> None:
+    undisturbed(mixed, tmp_path / "whole")
+    out = tmp_path / "out"
+    interrupted(mixed, out, signal.SIGKILL)
+    done = 4 * len(list(out.glob(".parts/train-*.json")))
+    assert done >= 8
+    (mixed / "dog" / "11.jpg").touch()
+    capfd.readouterr()
+    undisturbed(mixed, out, progress=True)
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"photographs were touched since it stopped; {done} are converted again, none is kept" in said
+    assert "going on in" not in said
+    assert folder_of(out) == folder_of(tmp_path / "whole")
+
+
+def test_shards_of_any_number_are_replaced_and_other_files_stay(mixed, tmp_path, folder_of) -> None:
+    out = tmp_path / "out"
+    undisturbed(mixed, out)
+    ours = [f"{shard_name(0, 100_000)}.tar", f"{shard_name(1, 100_000)}.idx", f"{shard_name(2, 123_456_789)}.tar"]
+    others = ["train-0000.tar", "train-1234567890.tar", "train-00000.txt", "my-train-00000.tar"]
+    for name in ours + others:
+        (out / name).touch()
+    undisturbed(mixed, out, seed=1, overwrite=True)
+    undisturbed(mixed, tmp_path / "fresh", seed=1)
+    assert folder_of(out) == {**folder_of(tmp_path / "fresh"), **dict.fromkeys(others, b"")}
 
 
 def test_complete_shards_are_left_alone(mixed, tmp_path, capfd) -> None:

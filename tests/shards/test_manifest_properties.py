@@ -19,7 +19,7 @@ from fasttrain.photos.sources import SourceSummary
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.format import MANIFEST, SPLITS, Manifest, parse_manifest, read_manifest
 from fasttrain.shards.keys import MAX_KEY, make_keys
-from fasttrain.shards.layout import ShardJob
+from fasttrain.shards.layout import ShardJob, shard_name
 from fasttrain.shards.parts import Part
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.tar import TarWriter, npy_header
@@ -70,10 +70,10 @@ def test_shards_give_back_what_was_put_in(
     samples += [(None, b"x", 1, 1, label, 0) for label in range(4)]
     keys += [f"~more/{label}" for label in range(4)]
     jobs = []
-    for split, name in enumerate(SPLITS):
+    for split in range(len(SPLITS)):
         rows = np.array([row for row, sample in enumerate(samples) if sample[5] == split], dtype=np.int64)
         for number, start in enumerate(range(0, len(rows), shard_size)):
-            jobs.append(ShardJob(f"{name}-{number:05d}", split, rows[start : start + shard_size]))
+            jobs.append(ShardJob(shard_name(split, number), split, rows[start : start + shard_size]))
     parts, tars = [], {}
     for job in jobs:
         file, part = io.BytesIO(), Part()

@@ -73,6 +73,21 @@ def test_a_merge_that_is_killed_goes_on(mixed, tmp_path, folder_of, monkeypatch,
     assert folder_of(out) == folder_of(alone(mixed, tmp_path / "alone"))
 
 
+def test_a_killed_merge_of_other_parts_leaves_nothing_in_the_next_one(mixed, tmp_path, folder_of, monkeypatch):
+    """The shards have the same names."""
+    out = parts(mixed, tmp_path / "parts", settings=ShardSettings(cut="none", shard_size=5, max_size=32))
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            merge(out)
+    assert len(list(out.glob("train-*.tar"))) > 2
+    for folder in out.glob("part-*"):
+        shutil.rmtree(folder)
+    parts(mixed, out)
+    merge(out)
+    assert folder_of(out) == folder_of(alone(mixed, tmp_path / "alone"))
+
+
 def test_what_does_not_fit_is_said_in_one_line(mixed, tmp_path):
     with pytest.raises(UserError, match="no parts"):
         merge(tmp_path / "parts")
@@ -110,3 +125,43 @@ def test_from_the_command_line(mixed, tmp_path):
         assert result.exit_code == 0 and "fasttrain merge" in result.output, result.exception
     result = run("merge", out)
     assert result.exit_code == 0 and "fasttrain train --data" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--format", "nonsense"), "--format nonsense: 'nonsense' is neither tar nor beton; give tar or tar,beton"),
+        (("--format", "betonx"), "--format betonx: 'betonx' is neither tar nor beton; give tar or tar,beton"),
+        (("--format", ""), "--format : '' is neither tar nor beton; give tar or tar,beton"),
+        (("--format", "tar,beton", "--raw", "--max-size", 64), "--format tar,beton holds JPEGs"),
+        (("--quality", 0), "--quality 0"),
+        (("--cut", "some"), "--cut some"),
+        (("--max-size", 1), "--max-size 1"),
+        (("--shard-size", 0), "--shard-size 0"),
+        (("--val-fraction", 1), "--val-fraction 1"),
+        (("--seed", -1), "--seed -1"),
+        (("--workers", 0), "--workers 0"),
+        (("--raw",), "--raw without --max-size"),
+        (("--out", "s3://bucket/shards"), "--out s3://bucket/shards: convert into a local folder"),
+    ],
+    ids=lambda each: " ".join(map(str, each)) if isinstance(each, tuple) else "",
+)
+@pytest.mark.parametrize("part", [(), ("--part", "1/2")], ids=["alone", "part"])
+def test_a_wrong_option_is_one_line_with_a_part_too(mixed, tmp_path, monkeypatch, capfd, options, why, part):
+    from fasttrain.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    line = ["fasttrain", "convert", "--source", mixed, "--out", tmp_path / "out", *part, *options]
+    monkeypatch.setattr("sys.argv", [str(each) for each in line])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capfd.readouterr().err
+    assert left.value.code == 2 and said.startswith(f"fasttrain: {why}") and said.count("\n") == 1, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed"], "nothing was made"
+
+
+def test_parts_are_not_merged_at_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="local folder"):
+        merge("s3://bucket/shards")
+    assert not list(tmp_path.iterdir())

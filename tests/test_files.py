@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fasttrain import files as atomic
 from fasttrain.files import (
     atomic_folder,
     atomic_write,
@@ -19,7 +20,6 @@ from fasttrain.files import (
     make_folder,
     require_place,
 )
-from fasttrain.shards import atomic
 
 HERE = atomic._here()
 

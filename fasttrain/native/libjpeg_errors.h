@@ -1,0 +1,49 @@
+#pragma once
+
+#include <csetjmp>
+#include <cstdio>
+
+#include <jpeglib.h>
+
+namespace fasttrain {
+
+// Real files have about ten; each further one is a pass over all coefficients. fasttrain/photos/jpeg.py has
+// the same limit.
+constexpr int kMaxScans = 100;
+
+// Warnings that are no error, besides an unknown JFIF revision, which changes no pixel.
+enum class Tolerated { kNothing, kStrayBytes };
+
+// The errors, warnings and number of scans of libjpeg's codecs: `watch` each before it is created, and set
+// the decompressor's `progress` to `monitor()` afterwards. An error jumps to `escape` and leaves a message:
+// no local between setjmp and libjpeg may have a destructor.
+class LibjpegErrors {
+  public:
+    explicit LibjpegErrors(Tolerated tolerated);
+    LibjpegErrors(const LibjpegErrors&) = delete;
+    LibjpegErrors& operator=(const LibjpegErrors&) = delete;
+
+    template <typename Codec>
+    void watch(Codec& codec) {
+        codec.err = &base_;
+        codec.client_data = this;
+    }
+    jpeg_progress_mgr* monitor() { return &progress_; }
+    int code() const { return base_.msg_code; }
+    const char* message() const { return message_; }
+
+    std::jmp_buf escape;
+
+  private:
+    [[noreturn]] static void fail(j_common_ptr codec);
+    static void judge_warning(j_common_ptr codec, int level);
+    static void limit_scans(j_common_ptr codec);
+    static LibjpegErrors& of(j_common_ptr codec);
+
+    jpeg_error_mgr base_{};
+    jpeg_progress_mgr progress_{};
+    Tolerated tolerated_;
+    char message_[JMSG_LENGTH_MAX] = "";
+};
+
+}  // namespace fasttrain
