@@ -11,4 +11,4 @@ bin=${FASTTRAIN_VENV:-.venv}/bin
 "$bin/lint-imports"
 NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict
 # One thread a process: two processes of two threads each would only get in each other's way on two cores.
-OMP_NUM_THREADS=1 "$bin/pytest" -n 2 --dist loadfile "$@"
+OMP_NUM_THREADS=1 "$bin/pytest" -n 2 --dist loadfile --durations=20 "$@"
