@@ -25,7 +25,7 @@ from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.shards.reader import ShardSet
 from fasttrain.stop import StopRequest
-from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.tracking.tracker import NullTracker, Tracker
 from fasttrain.training import device as device_module
 from fasttrain.training import train as train_module
 from fasttrain.training.distributed import Ranks

@@ -1,0 +1,261 @@
+"""`tracking.json`: what a run's folder knows of its MLflow run, beside the numbers in its other files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from fasttrain.config.load import read_toml
+from fasttrain.shards.atomic import atomic_write_bytes
+
+RECORD = "tracking.json"
+JOURNAL = "tracking.jsonl"
+"""Older versions of fasttrain wrote this file. It is read where there is no `tracking.json`."""
+RUNNING = "RUNNING"
+
+
+class Entry(NamedTuple):
+    """A part of a run that its store has or lacks; `kind` is params, tags, metrics, artifact or status."""
+
+    kind: str
+    value: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """A digest: an entry that changes has another."""
+        return hashlib.blake2b(json.dumps(self, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+@dataclass
+class Record:
+    """The file at `path`; times are milliseconds since 1970.
+
+    uri, run_id: the store that the run is meant for, and the run there once it is known. delivered: keys of the entries
+    that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. problem: why the
+    last `save` failed. ready: the folder's other files are this MLflow run's, not those of the
+    one that it takes the place of. shared: a run may be resumed meanwhile, and writes the file, too.
+    """
+
+    path: Path
+    uuid: str
+    experiment: str | None
+    run_name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    experiment_id: str | None = None
+    uri: str | None = None
+    run_id: str | None = None
+    began: int = field(default_factory=lambda: now())
+    ended: int | None = None
+    status: str = RUNNING
+    ready: bool = True
+    artifacts: list[str] = field(default_factory=list)
+    times: dict[str, int] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    delivered: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.problem: str | None = None
+        self.shared = False
+        self.lock = threading.RLock()
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @staticmethod
+    def load(path: Path) -> Record | None:
+        """Return the record at `path`, else what an older version left in its place; None where there is neither.
+
+        Raises OSError and ValueError for a file that can't be read.
+        """
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                return Record(path, **json.loads(path.read_bytes()))
+            except TypeError as error:
+                raise ValueError(f"not a record: {error}") from error
+        from fasttrain.tracking.old_journal import record_of_journal
+
+        journal = path.with_suffix(".jsonl")
+        return record_of_journal(journal) if journal.is_file() else None
+
+    @staticmethod
+    def of_untracked(folder: Path) -> Record:
+        """Return a record for the folder of a run that was not tracked."""
+        config = read_toml(folder / "config.toml") if (folder / "config.toml").is_file() else {}
+        record = Record(folder / RECORD, uuid4().hex, str(config.get("experiment", "fasttrain")), folder.name, {}, {})
+        record.params = {name: str(value) for name, value in config.items()}
+        record.tags = {"run_folder": str(folder.resolve())}
+        finished = (folder / "evaluation.json").is_file()
+        record.status, record.ended = "FINISHED" if finished else "KILLED", now()
+        if finished:
+            files = (path.name for path in sorted(folder.iterdir()) if path.is_file())
+            record.artifacts = [name for name in files if not name.startswith((".", "tracking", "train.log"))]
+        record.note_times()
+        record.began = min([record.ended, *record.times.values()])
+        return record
+
+    def write(self) -> None:
+        """Write the file. Raises OSError."""
+        with self.lock:
+            plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
+            atomic_write_bytes(self.path, json.dumps(plain, indent=1).encode() + b"\n")
+
+    def save(self) -> None:
+        """Write the file; a failure becomes `problem`."""
+        try:
+            self.write()
+            self.problem = None
+        except OSError as error:
+            self.problem = f"{self.path}: {error.strerror or error}"
+
+    def aim_at(self, uri: str, run_id: str) -> None:
+        """Save which run of which store this is; another one has nothing yet."""
+        if (self.uri, self.run_id) != (uri, run_id):
+            with self.lock:
+                self._reload()
+                self.uri, self.run_id, self.delivered = uri, run_id, []
+                self.save()
+
+    def mark(self, entries: Collection[Entry]) -> None:
+        """Save that the store has `entries`, and forget what isn't in the run any more."""
+        with self.lock:
+            self._reload()
+            has = {*self.delivered, *(entry.key for entry in entries)}
+            self.delivered = (
+                [key for entry in self.entries() if (key := entry.key) in has] if self.ready else sorted(has)
+            )
+            self.save()
+
+    def entries(self) -> list[Entry]:
+        """Return what the run holds now, in the order in which a store gets it. Raises OSError and ValueError."""
+        with self.lock:
+            metrics = list(self.metrics)
+            if self.path.name == RECORD and self.ready:
+                metrics += self._metrics_of_files()
+            status = Entry("status", {"status": self.status, "time": self.ended})
+            return [
+                *([status] if self.status == RUNNING else []),
+                Entry("params", dict(self.params)),
+                Entry("tags", dict(self.tags)),
+                *(Entry("metrics", row) for row in metrics),
+                *(self._artifacts() if self.ready else ()),
+                *([status] if self.status != RUNNING else []),
+            ]
+
+    def missing(self) -> list[Entry]:
+        """Return the entries that the store lacks."""
+        has = set(self.delivered)
+        return [entry for entry in self.entries() if entry.key not in has]
+
+    def note_times(self) -> None:
+        """Give each epoch in `history.json` the time at which it ended, and forget those of epochs that are gone.
+
+        The last epoch of a history ended when the file was written. Raises OSError and ValueError.
+        """
+        history = self._history()
+        if not history:
+            self.times = {}
+            return
+        end, times = (self.folder / "history.json").stat().st_mtime * 1000, {}
+        for record in reversed(history):
+            times[str(record["epoch"])] = self.times.get(str(record["epoch"]), int(end))
+            end -= record.get("epoch_seconds", 0.0) * 1000
+        self.times = times
+
+    def _reload(self) -> None:
+        """Take over what another process has written, but for what is delivered."""
+        with contextlib.suppress(OSError, ValueError):
+            if self.shared and (latest := Record.load(self.path)) is not None:
+                for name in self.__dataclass_fields__.keys() - {"path", "uri", "run_id", "delivered"}:
+                    setattr(self, name, getattr(latest, name))
+
+    def _history(self) -> list[dict[str, Any]]:
+        history: list[dict[str, Any]] = read_json(self.folder / "history.json", [])
+        return history
+
+    def _metrics_of_files(self) -> Iterator[dict[str, Any]]:
+        history = self._history()
+        if any(str(record["epoch"]) not in self.times for record in history):
+            self.note_times()
+        for record in history:
+            values = {name: float(value) for name, value in record.items() if name != "epoch"}
+            yield {"step": record["epoch"], "time": self.times[str(record["epoch"])], "metrics": values}
+        path = self.folder / "evaluation.json"
+        if evaluation := read_json(path, {}):
+            written = int(path.stat().st_mtime * 1000)
+            yield {"step": len(history), "time": written, "metrics": final_metrics(evaluation)}
+
+    def _artifacts(self) -> Iterator[Entry]:
+        for name in self.artifacts:
+            with contextlib.suppress(OSError):
+                found = (self.folder / name).stat()
+                yield Entry("artifact", {"name": name, "size": found.st_size, "written": found.st_mtime_ns})
+
+
+def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics in `evaluation.json`: `best_SPLIT_NAME`, since val_loss and its like are the curves."""
+    own = {name: float(evaluation[name]) for name in ("training_seconds", "best_epoch") if name in evaluation}
+    figures = {"loss": float("nan"), **{name: each for name, each in evaluation.items() if _is_number(each)}}
+    return {
+        f"best_{evaluation['split']}_{name}": float(each) for name, each in figures.items() if name not in own
+    } | own
+
+
+def record_files(folder: Path, *, below: bool = False) -> list[Path]:
+    """Return the paths of the records in `folder` (or `below` it, too), those of older versions included."""
+    found = [*folder.glob("tracking*.json*"), *(folder.glob("*/**/tracking*.json*") if below else ())]
+    return sorted({path.with_suffix(".json") for path in found if path.suffix in (".json", ".jsonl")})
+
+
+def record_uuid(folder: Path) -> str | None:
+    """Return the UUID of the run in `folder`; None where it has none."""
+    with contextlib.suppress(OSError, ValueError):
+        record = Record.load(folder / RECORD)
+        return record.uuid if record else None
+    return None
+
+
+def set_aside(folder: Path, tags: Mapping[str, str]) -> None:
+    """Make room for a new MLflow run in `folder`: the present one gets `tags`, keeps its metrics, and ends.
+
+    It is still delivered, but for its artifacts: the folder's files are no longer its own. Raises OSError where the
+    folder can't be written.
+    """
+    number = 1
+    while any((folder / f"tracking-{number}{suffix}").exists() for suffix in (".json", ".jsonl")):
+        number += 1
+    with contextlib.suppress(ValueError):  # damaged: it says nothing that could be kept
+        if (record := Record.load(folder / RECORD)) is not None:
+            record.metrics = [entry.value for entry in record.entries() if entry.kind == "metrics"]
+            record.path, record.artifacts, record.tags = folder / f"tracking-{number}.json", [], {**record.tags, **tags}
+            if record.status == RUNNING:
+                record.status, record.ended = "KILLED", now()
+            record.write()
+    (folder / RECORD).unlink(missing_ok=True)
+    if (folder / JOURNAL).exists():
+        (folder / JOURNAL).rename(folder / f"tracking-{number}.jsonl")
+
+
+def read_json(path: Path, otherwise: Any) -> Any:
+    """Return what the file holds, `otherwise` where there is none. Raises OSError and ValueError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return otherwise
+
+
+def now() -> int:
+    return int(time() * 1000)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
