@@ -210,9 +210,9 @@ def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     } | own
 
 
-def record_files(folder: Path, *, below: bool = False) -> list[Path]:
-    """Return the paths of the records in `folder` (or `below` it, too), those of older versions included."""
-    found = [*folder.glob("tracking*.json*"), *(folder.glob("*/**/tracking*.json*") if below else ())]
+def record_files(folder: Path, *places: str) -> list[Path]:
+    """Return the paths of the records in `folder`, or in its `places` ("*/"), those of older versions included."""
+    found = (path for place in places or ("",) for path in folder.glob(f"{place}tracking*.json*"))
     return sorted({path.with_suffix(".json") for path in found if path.suffix in (".json", ".jsonl")})
 
 

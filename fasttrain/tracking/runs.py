@@ -17,7 +17,7 @@ from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.tracking.database import database_file
 from fasttrain.tracking.lock import is_locked
-from fasttrain.tracking.record import RECORD, Record, final_metrics, read_json
+from fasttrain.tracking.record import RECORD, Record, final_metrics, read_json, record_files
 from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
 from fasttrain.tracking.sync import waiting_records
 
@@ -207,7 +207,7 @@ def waiting_runs(folder: Path) -> list[TrackedRun]:
     """The runs in and below `folder` of which their store lacks something, by what their folders hold; a run that is
     going on is not one of them, where the store has its beginning."""
     runs = []
-    for record, missing in waiting_records([folder]):
+    for record, missing in waiting_records(record_files(folder, "", "*/**/")):
         try:
             run = run_of_folder(record.folder)
         except UserError as error:

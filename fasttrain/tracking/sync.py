@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fasttrain.errors import UserError
@@ -121,23 +121,32 @@ class Sync:
             self._report(f"MLflow: {path} can't be logged ({reason(error)}); artifacts stay where they are")
 
 
-def sync(record: Record, uri: str, report: Report, go_on: Callable[[], bool] = lambda: True) -> int:
+def sync(
+    record: Record, uri: str, report: Report, go_on: Callable[[], bool] = lambda: True, *, locked: bool = False
+) -> int:
     """Bring a record, and what its folder holds, to the store at `uri`; return how many entries that still lacks.
 
-    `go_on` is asked before each step. Raises whatever the store does.
+    `go_on` is asked before each step. `locked`: the folder's lock is ours already. Raises Busy, and whatever the store
+    does.
     """
-    record.shared = True
-    own = Sync(record, uri, report)
-    tries = 0
-    while go_on():
-        try:
-            if not own.step():
-                break
-            tries = 0
-        except Exception:
-            if (tries := tries + 1) >= 2 * TRIES or own.run_id is None:
-                raise
-    return own.missing()
+    lock = FolderLock(record.folder)
+    if not locked and not lock.take():
+        raise Busy(f"{record.folder}: another process trains in it, or syncs it")
+    try:
+        record.shared = True
+        own = Sync(record, uri, report)
+        tries = 0
+        while go_on():
+            try:
+                if not own.step():
+                    break
+                tries = 0
+            except Exception:
+                if (tries := tries + 1) >= 2 * TRIES or own.run_id is None:
+                    raise
+        return own.missing()
+    finally:
+        lock.release()
 
 
 def sync_folder(folder: Path, uri: str | None = None, report: Report = lambda line: None) -> int:
@@ -148,27 +157,15 @@ def sync_folder(folder: Path, uri: str | None = None, report: Report = lambda li
     folder that can't be read.
     """
     set_environment()
-    lock = FolderLock(folder)
-    if not lock.take():
-        raise Busy(f"{folder}: another process trains in it, or syncs it")
-    try:
-        records = [record for path in record_files(folder) if (record := Record.load(path))]
-        if folder / RECORD not in {record.path for record in records}:
-            records.append(Record.of_untracked(folder))
-            records[-1].write()
-        return sum(sync(record, uri or meant_for(record), report) for record in records)
-    finally:
-        lock.release()
+    records = [record for path in record_files(folder) if (record := Record.load(path))]
+    if folder / RECORD not in {record.path for record in records}:
+        records.append(Record.of_untracked(folder))
+    return sum(sync(record, uri or _meant_for(record), report) for record in records)
 
 
-def meant_for(record: Record) -> str:
-    """Return $MLFLOW_TRACKING_URI, else the store that the record is meant for, else the local one."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or record.uri or local_uri()
-
-
-def waiting_records(folders: Sequence[Path]) -> Iterator[tuple[Record, int]]:
-    """Yield the records in and below `folders` whose store lacks something, and how many entries it lacks."""
-    for path in dict.fromkeys(path for folder in folders for path in record_files(folder, below=True)):
+def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
+    """Yield the records at `paths` whose store lacks something, and how many entries it lacks."""
+    for path in dict.fromkeys(paths):
         try:
             if (record := Record.load(path)) is not None and (missing := len(record.missing())):
                 yield record, missing
@@ -181,21 +178,16 @@ def sync_beside(own: Path, uri: str, report: Report, go_on: Callable[[], bool]) 
 
     What goes wrong is left for the next time.
     """
-    for record, missing in waiting_records([folder for folder in sorted(own.parent.iterdir()) if folder.is_dir()]):
+    for record, missing in waiting_records(record_files(own.parent, "*/")):
         if not go_on():
             return
-        lock = FolderLock(record.folder)
-        if record.uri != shown(uri) or record.path == own / RECORD:
-            continue
-        if record.folder.parent != own.parent or (record.folder != own and not lock.take()):
+        if record.path == own / RECORD or record.uri != shown(uri):
             continue
         try:
-            if sync(record, uri, report, go_on) == 0:
+            if sync(record, uri, report, go_on, locked=record.folder == own) == 0:
                 report(f"MLflow: {record.folder}, which waited, is delivered: {missing} entries")
         except Exception as error:  # the run itself must go on, whatever another's folder holds
             logging.getLogger("fasttrain").debug("MLflow: %s still waits: %s", record.path, reason(error))
-        finally:
-            lock.release()
 
 
 def deliver_runs(folders: Sequence[Path], say: Report) -> None:
@@ -211,32 +203,29 @@ def deliver_runs(folders: Sequence[Path], say: Report) -> None:
     failed: list[str] = []
     away: dict[str, str] = {}
     waited = False
-    for record, _ in waiting_records(folders):
+    for record, _ in waiting_records(path for folder in folders for path in record_files(folder, "", "*/**/")):
         waited = True
-        uri, lock = meant_for(record), FolderLock(record.folder)
-        if uri in away:
-            failed.append(f"{record.folder}: {away[uri]}")
-            continue
-        if not lock.take():
-            say(f"{record.folder}: its run is going on, and delivers by itself")
-            continue
+        uri = _meant_for(record)
         try:
-            left = sync(record, uri, say)
+            if uri not in away and (left := sync(record, uri, say)):
+                failed.append(f"{record.folder}: {shown(uri)} refuses {left} entries")
+            elif uri not in away:
+                say(f"{record.folder}: delivered to {shown(uri)}")
+        except Busy:
+            say(f"{record.folder}: its run is going on, and delivers by itself")
         except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError
             away[uri] = f"{shown(uri)} ({reason(error)})"
+        if uri in away:
             failed.append(f"{record.folder}: {away[uri]}")
-        else:
-            if left:
-                failed.append(f"{record.folder}: {shown(uri)} refuses {left} entries")
-            else:
-                say(f"{record.folder}: delivered to {shown(uri)}")
-        finally:
-            lock.release()
     if failed:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
         raise UserError(f"{failed[0]}{more}; what is left stays in its folder: try again later")
     if not waited:
         say(f"nothing waits in {', '.join(map(str, folders))}")
+
+
+def _meant_for(record: Record) -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or record.uri or local_uri()
 
 
 def reason(error: BaseException) -> str:
