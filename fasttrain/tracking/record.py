@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,9 +40,9 @@ class Record:
     """The file at `path`; times are milliseconds since 1970.
 
     uri, run_id: the store that the run is meant for, and the run there once it is known. delivered: keys of the entries
-    that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. problem: why the
-    last `save` failed. ready: the folder's other files are this MLflow run's, not those of the
-    one that it takes the place of. shared: a run may be resumed meanwhile, and writes the file, too.
+    that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. ready: the folder's
+    other files are this MLflow run's, not those of the one that it takes the place of. problem: why the last `save`
+    failed. shared: a run may be resumed meanwhile, and writes the file, too.
     """
 
     path: Path
@@ -91,16 +92,21 @@ class Record:
     def of_untracked(folder: Path) -> Record:
         """Return a record for the folder of a run that was not tracked."""
         config = read_toml(folder / "config.toml") if (folder / "config.toml").is_file() else {}
-        record = Record(folder / RECORD, uuid4().hex, str(config.get("experiment", "fasttrain")), folder.name, {}, {})
-        record.params = {name: str(value) for name, value in config.items()}
-        record.tags = {"run_folder": str(folder.resolve())}
-        finished = (folder / "evaluation.json").is_file()
-        record.status, record.ended = "FINISHED" if finished else "KILLED", now()
-        if finished:
-            files = (path.name for path in sorted(folder.iterdir()) if path.is_file())
-            record.artifacts = [name for name in files if not name.startswith((".", "tracking", "train.log"))]
+        finished, end = (folder / "evaluation.json").is_file(), now()
+        files = [path.name for path in sorted(folder.iterdir()) if path.is_file() and finished]
+        record = Record(
+            folder / RECORD,
+            uuid4().hex,
+            experiment=str(config.get("experiment", "fasttrain")),
+            run_name=folder.resolve().name,
+            params={name: str(value) for name, value in config.items()},
+            tags={"run_folder": str(folder.resolve())},
+            status="FINISHED" if finished else "KILLED",
+            ended=end,
+            artifacts=[name for name in files if not name.startswith((".", "tracking", "train.log"))],
+        )
         record.note_times()
-        record.began = min([record.ended, *record.times.values()])
+        record.began = min([end, *record.times.values()])
         return record
 
     def write(self) -> None:
@@ -130,9 +136,9 @@ class Record:
         with self.lock:
             self._reload()
             has = {*self.delivered, *(entry.key for entry in entries)}
-            self.delivered = (
-                [key for entry in self.entries() if (key := entry.key) in has] if self.ready else sorted(has)
-            )
+            if self.ready:
+                has &= {entry.key for entry in self.entries()}
+            self.delivered = sorted(has)
             self.save()
 
     def entries(self) -> list[Entry]:
@@ -161,14 +167,12 @@ class Record:
 
         The last epoch of a history ended when the file was written. Raises OSError and ValueError.
         """
-        history = self._history()
-        if not history:
-            self.times = {}
-            return
-        end, times = (self.folder / "history.json").stat().st_mtime * 1000, {}
-        for record in reversed(history):
-            times[str(record["epoch"])] = self.times.get(str(record["epoch"]), int(end))
-            end -= record.get("epoch_seconds", 0.0) * 1000
+        path, times = self.folder / "history.json", {}
+        history = read_json(path, [])
+        end = path.stat().st_mtime * 1000 if history else 0.0
+        for epoch in reversed(history):
+            times[str(epoch["epoch"])] = self.times.get(str(epoch["epoch"]), int(end))
+            end -= epoch.get("epoch_seconds", 0.0) * 1000
         self.times = times
 
     def _reload(self) -> None:
@@ -178,17 +182,13 @@ class Record:
                 for name in self.__dataclass_fields__.keys() - {"path", "uri", "run_id", "delivered"}:
                     setattr(self, name, getattr(latest, name))
 
-    def _history(self) -> list[dict[str, Any]]:
-        history: list[dict[str, Any]] = read_json(self.folder / "history.json", [])
-        return history
-
     def _metrics_of_files(self) -> Iterator[dict[str, Any]]:
-        history = self._history()
-        if any(str(record["epoch"]) not in self.times for record in history):
+        history = read_json(self.folder / "history.json", [])
+        if any(str(epoch["epoch"]) not in self.times for epoch in history):
             self.note_times()
-        for record in history:
-            values = {name: float(value) for name, value in record.items() if name != "epoch"}
-            yield {"step": record["epoch"], "time": self.times[str(record["epoch"])], "metrics": values}
+        for epoch in history:
+            values = {name: float(value) for name, value in epoch.items() if name != "epoch"}
+            yield {"step": epoch["epoch"], "time": self.times[str(epoch["epoch"])], "metrics": values}
         path = self.folder / "evaluation.json"
         if evaluation := read_json(path, {}):
             written = int(path.stat().st_mtime * 1000)
@@ -203,11 +203,10 @@ class Record:
 
 def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics in `evaluation.json`: `best_SPLIT_NAME`, since val_loss and its like are the curves."""
-    own = {name: float(evaluation[name]) for name in ("training_seconds", "best_epoch") if name in evaluation}
-    figures = {"loss": float("nan"), **{name: each for name, each in evaluation.items() if _is_number(each)}}
-    return {
-        f"best_{evaluation['split']}_{name}": float(each) for name, each in figures.items() if name not in own
-    } | own
+    numbers = {name: float(value) for name, value in evaluation.items() if isinstance(value, (int, float))}
+    own = {name: numbers.pop(name) for name in ("training_seconds", "best_epoch") if name in numbers}
+    loss = numbers.pop("loss", math.nan)  # JSON holds none that isn't finite
+    return {f"best_{evaluation['split']}_{name}": value for name, value in {"loss": loss, **numbers}.items()} | own
 
 
 def record_files(folder: Path, *places: str) -> list[Path]:
@@ -255,7 +254,3 @@ def read_json(path: Path, otherwise: Any) -> Any:
 
 def now() -> int:
     return int(time() * 1000)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

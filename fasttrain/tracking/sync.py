@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +17,6 @@ from fasttrain.tracking.record import RECORD, Entry, Record, record_files
 from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
 
 RUNS = Path("runs")
-ENTRIES_AT_ONCE = 1000
 TRIES = 3
 
 Report = Callable[[str], None]
@@ -27,8 +29,8 @@ class Busy(Exception):
 class Sync:
     """One record on its way to the store at `uri`.
 
-    Each step compares the folder with what the record says is delivered. Where that can be wrong, because an answer was
-    lost or a process killed, the step compares it with what the store has: nothing is sent twice, nothing left out.
+    Each call compares the folder with what the record says is delivered, and what is missing with what the store has:
+    an answer may have been lost, or a process killed, before the record said so. Nothing is sent twice or left out.
     """
 
     def __init__(self, record: Record, uri: str, report: Report, *, run_id: str | None = None) -> None:
@@ -37,71 +39,69 @@ class Sync:
         self._run_id = run_id
         self._report = report
         self._store: Store | None = None
-        self._failures: Counter[str] = Counter()
-        self._at_once = ENTRIES_AT_ONCE
-        self._artifacts_refused = False
+        self._refused: Counter[str] = Counter()
+        self.connected = threading.Event()
+        self.asked_at: float | None = None  # since when the store has been asked something
 
     @property
     def run_id(self) -> str | None:
         """The run in the store, once it is known."""
         return self.record.run_id if self.record.uri == shown(self.uri) else None
 
-    def step(self) -> bool:
-        """Send the next entries; return False where there is nothing to send that the store would take.
+    def missing(self, *, refused: bool = True) -> list[Entry]:
+        """Return what the store lacks, but for what it has `refused` several times."""
+        entries = self.record.missing() if self.run_id else self.record.entries()
+        return [entry for entry in entries if refused or self._refused[entry.key] < TRIES]
 
-        Raises whatever the store does: then the same call can be made again at any time.
+    def push(self) -> None:
+        """Send what is missing. An entry that a healthy store refuses does not keep the others from it.
+
+        Raises whatever the store does; the same call can be made again at any time.
         """
         try:
             store = self._store or self._connect()
-            missing = [entry for entry in self.record.missing() if self._failures[entry.key] < TRIES]
-            if not missing:
-                return False
-            several = [entry for entry in missing if entry.kind == "metrics"][: self._at_once]
-            self._send(store, several if missing[0].kind == "metrics" else missing[:1])
+            errors: list[Exception] = []
+            missing = self.record.missing()
+            for kind, entries in itertools.groupby(missing, key=lambda entry: entry.kind):
+                for several in [list(entries)] if kind == "metrics" else [[entry] for entry in entries]:
+                    errors += self._send(store, several)
+            if errors:
+                raise errors[0]
         except BaseException:
             self._store = None
             raise
-        return True
-
-    def try_refused_again(self) -> None:
-        """Have `step` send once more what the store refused."""
-        self._failures = Counter({key: min(times, TRIES - 1) for key, times in self._failures.items()})
-
-    def missing(self) -> int:
-        """Return how many entries the store lacks."""
-        return len(self.record.missing())
+        finally:
+            self.asked_at = None
 
     def _connect(self) -> Store:
+        self.asked_at = time.monotonic()
         store = Store(self.uri)
         store.open_run(self.record, self.run_id or self._run_id)
         self.record.aim_at(shown(self.uri), store.run_id)
         self._store = store
+        self.connected.set()
         return store
 
-    def _send(self, store: Store, entries: Sequence[Entry]) -> None:
+    def _send(self, store: Store, entries: Sequence[Entry]) -> list[Exception]:
+        """Return why the store, which is well, refuses some of the entries."""
+        self.asked_at = time.monotonic()
         try:
             store.deliver(self.record.folder, entries)
         except Exception as error:
+            try:
+                store.check()
+            except Exception:
+                raise error from None  # the store is away, whatever was sent to it
             if len(entries) > 1:  # fewer may be answered in time, or only one of them be refused
-                self._at_once = max(1, len(entries) // 4)
-                raise
-            self._consider(store, entries[0], error)
-            return
-        self._at_once = min(2 * self._at_once, ENTRIES_AT_ONCE)
+                half = len(entries) // 2
+                return self._send(store, entries[:half]) + self._send(store, entries[half:])
+            if entries[0].kind == "artifact" or self._is_refusal(error):
+                self._refused[entries[0].key] += 1
+            if self._refused[entries[0].key] == TRIES:
+                self._report(f"MLflow: {self._named(entries[0])} ({reason(error)})")
+            return [error]
         self.record.mark(entries)
-
-    def _consider(self, store: Store, entry: Entry, error: Exception) -> None:
-        """Return where a store that is well refuses the entry for the last time: it is set aside."""
-        try:
-            store.check()
-        except Exception:
-            raise error from None  # the store is away, whatever was sent to it
-        if not (entry.kind == "artifact" or self._is_refusal(error)):
-            raise error
-        self._failures[entry.key] += 1
-        if self._failures[entry.key] < TRIES:
-            raise error
-        self._report_refused(entry, error)
+        return []
 
     def _is_refusal(self, error: Exception) -> bool:
         from mlflow.exceptions import MlflowException, RestException
@@ -110,15 +110,11 @@ class Sync:
         ours = RestException if is_remote(self.uri) else MlflowException
         return isinstance(error, ours) and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
-    def _report_refused(self, entry: Entry, error: Exception) -> None:
-        folder = self.record.folder
-        if entry.kind != "artifact":
-            names = ", ".join(entry.value.get("metrics", entry.value))[:80]
-            self._report(f"MLflow: {entry.kind} {names} is refused ({reason(error)}); it stays in {folder}")
-        elif not self._artifacts_refused:
-            self._artifacts_refused = True
-            path = folder / entry.value["name"]
-            self._report(f"MLflow: {path} can't be logged ({reason(error)}); artifacts stay where they are")
+    def _named(self, entry: Entry) -> str:
+        if entry.kind == "artifact":
+            return f"{self.record.folder / entry.value['name']} can't be logged, and stays where it is"
+        names = ", ".join(entry.value.get("metrics", entry.value))[:80]
+        return f"{entry.kind} {names} refused, and kept in {self.record.folder}"
 
 
 def sync(
@@ -134,17 +130,17 @@ def sync(
         raise Busy(f"{record.folder}: another process trains in it, or syncs it")
     try:
         record.shared = True
-        own = Sync(record, uri, report)
-        tries = 0
-        while go_on():
+        own, failures = Sync(record, uri, report), 0
+        while go_on() and own.missing(refused=False):
+            left = len(own.missing())
             try:
-                if not own.step():
-                    break
-                tries = 0
+                own.push()
+                failures = 0
             except Exception:
-                if (tries := tries + 1) >= 2 * TRIES or own.run_id is None:
+                failures = 0 if len(own.missing()) < left else failures + 1
+                if own.run_id is None or (failures >= 2 * TRIES and own.missing(refused=False)):
                     raise
-        return own.missing()
+        return len(own.missing())
     finally:
         lock.release()
 

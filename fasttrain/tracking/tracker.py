@@ -85,14 +85,12 @@ class Tracker(NullTracker):
         self._report = report
         self._told: set[str] = set()
         self._finished = False
-        self._news, self._seen = 0, -1
+        self._news = self._seen = 0
         self._left = threading.Event()
         self._delivered = threading.Event()
         self._failures = 0
         self._failure: Exception | None = None
-        self._asked_at: float | None = None
         self._changed = threading.Condition()
-        self._settled = threading.Event()
         self._thread = threading.Thread(target=self._work, name="fasttrain-mlflow", daemon=True)
 
     @staticmethod
@@ -169,8 +167,9 @@ class Tracker(NullTracker):
     def wait_for_run(self, timeout: float | None = None) -> str | None:
         """Return the run's id in the store at `uri`, once it is there; None where the store is away, or takes over
         `timeout` seconds (`RUN_TIMEOUT`), in all calls together."""
-        if not self._settled.wait(RUN_TIMEOUT if timeout is None else timeout):
-            self._settled.set()
+        if not self._sync.connected.wait(RUN_TIMEOUT if timeout is None else timeout):
+            self._sync.connected.set()
+        self.run_id = self._sync.run_id or self.run_id
         return self.run_id
 
     def sync(self) -> None:
@@ -234,7 +233,7 @@ class Tracker(NullTracker):
             return
         why = f" ({reason(self._failure)})" if self._failure else ""
         with suppress(OSError, ValueError):
-            why = f" lacks {self._sync.missing()} entries{why}"
+            why = f" lacks {len(self._sync.missing())} entries{why}"
         self._report(
             f"MLflow: {self.uri}{why}; they are kept in {self._record.folder}, for the next run beside it or: "
             f"fasttrain runs --deliver {self._record.folder}"
@@ -268,44 +267,38 @@ class Tracker(NullTracker):
 
     def _work(self) -> None:
         beside: threading.Thread | None = None
-        refused_again = False
         while not self._left.is_set():
-            news, finished = self._news, self._finished
-            self._asked_at = time.monotonic()
+            self._seen, finished = self._news, self._finished
             try:
                 if not self._lock.take():
                     raise Busy("another process is delivering it")
-                more = self._sync.step()
+                self._sync.push()
             except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError: all mean "not now"
-                self._failed(error)
-                continue
-            finally:
-                self._asked_at = None
+                if not (finished and self._has_all_it_takes()):
+                    self._failed(error)
+                    continue
             self.run_id = self._sync.run_id
             self._failures = 0
-            self._settled.set()
             if beside is None:
                 beside = self._sync_beside()
-            if more:
-                continue
-            self._seen = news
-            if finished and refused_again:
+            if finished:
                 self._delivered.set()
                 break
-            if finished:  # what the store refused is tried once more
-                refused_again = True
-                self._sync.try_refused_again()
-                continue
             with self._changed:
                 self._changed.wait_for(lambda: self._news != self._seen or self._finished or self._left.is_set())
         self._lock.release()
+
+    def _has_all_it_takes(self) -> bool:
+        with suppress(OSError, ValueError):
+            return not self._sync.missing(refused=False)
+        return False
 
     def _failed(self, error: Exception) -> None:
         """Wait until it is time to try again."""
         self._failures += 1
         self._failure = error
-        self._settled.set()
-        if self._failures > 1 and not isinstance(error, Busy):
+        self._sync.connected.set()
+        if self._failures > 1 and not isinstance(error, Busy) and not self._has_all_it_takes():
             kept = f"the run goes on, and {self._record.folder} keeps everything until it works again"
             self._tell("away", f"MLflow: {self.uri} fails ({reason(error)}); {kept}")
         was_finished = self._finished
@@ -322,7 +315,7 @@ class Tracker(NullTracker):
     def _wait(self, killed: bool, timeout: float) -> None:
         began = time.monotonic()
         while self._thread.is_alive():
-            asked_at, now = self._asked_at, time.monotonic()
+            asked_at, now = self._sync.asked_at, time.monotonic()
             silent = is_remote(self._sync.uri) and asked_at is not None and now - asked_at > _KILLED_AWAY_S
             away = self._failures > 0 or (killed and silent)
             limits = (_KILLED_S, _KILLED_AWAY_S) if killed else (timeout, _AWAY_S)
