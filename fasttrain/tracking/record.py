@@ -21,6 +21,7 @@ RECORD = "tracking.json"
 JOURNAL = "tracking.jsonl"
 """Older versions of fasttrain wrote this file. It is read where there is no `tracking.json`."""
 RUNNING = "RUNNING"
+EXPERIMENT = "fasttrain"  # where nothing says which
 
 
 class Entry(NamedTuple):
@@ -97,7 +98,7 @@ class Record:
         record = Record(
             folder / RECORD,
             uuid4().hex,
-            experiment=str(config.get("experiment", "fasttrain")),
+            experiment=str(config.get("experiment", EXPERIMENT)),
             run_name=folder.resolve().name,
             params={name: str(value) for name, value in config.items()},
             tags={"run_folder": str(folder.resolve())},

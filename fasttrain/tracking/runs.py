@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -178,12 +178,9 @@ def is_run_folder(path: Path) -> bool:
 def run_of_folder(path: Path) -> TrackedRun:
     """A run by what its folder holds, whether or not it was tracked. Raises UserError where that is damaged."""
     config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
-    try:
-        record = Record.load(path / RECORD)
-        history = read_json(path / "history.json", [])
-        evaluation = read_json(path / "evaluation.json", {})
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: a file in it can't be read ({error})") from error
+    record = _readable(path / RECORD, Record.load)
+    history = _readable(path / "history.json", lambda file: read_json(file, []))
+    evaluation = _readable(path / "evaluation.json", lambda file: read_json(file, {}))
     metrics = final_metrics(evaluation) if evaluation else {}
     metrics |= {name: history[-1][name] for name in ("epoch_seconds",) if history and name in history[-1]}
     status = "finished" if evaluation else _STATUS[record.status if record else "RUNNING"]
@@ -307,6 +304,13 @@ def _named(name: str, runs: Sequence[Run]) -> Run:
     close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     said = f"the nearest names: {', '.join(close)}" if close else "none are tracked here"
     raise UserError(f"'{name}' is neither a run folder nor a tracked run; {said} (`fasttrain runs` lists all)")
+
+
+def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({error})") from error
 
 
 def _iso(seconds: float | None) -> str | None:

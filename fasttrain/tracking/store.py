@@ -86,10 +86,9 @@ def importing_mlflow() -> Iterator[None]:
     try:
         yield
     finally:
-        if added and before is None:
+        if added:
             del os.environ["HOME"]
-        elif added and before is not None:
-            os.environ["HOME"] = before
+            os.environ.update({"HOME": before} if before is not None else {})
 
 
 class NotTaken(Exception):

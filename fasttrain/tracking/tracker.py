@@ -21,13 +21,12 @@ from uuid import uuid4
 from fasttrain.errors import Stopped
 from fasttrain.shards.atomic import make_folder
 from fasttrain.tracking.lock import FolderLock
-from fasttrain.tracking.record import RECORD, RUNNING, Record, now
+from fasttrain.tracking.record import EXPERIMENT, RECORD, RUNNING, Record, now
 from fasttrain.tracking.store import is_remote, local_uri, set_environment, shown
 from fasttrain.tracking.sync import Busy, Sync, reason, sync_beside
 
 FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for its store
 RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
-EXPERIMENT = "fasttrain"
 _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
 _AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
 _KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed
@@ -128,27 +127,16 @@ class Tracker(NullTracker):
         except (OSError, ValueError) as error:
             report(f"MLflow: {folder / RECORD} can't be read ({error}); it is written anew")
             record = None
-        environment = os.environ
         if record is None:
-            name = experiment or environment.get("MLFLOW_EXPERIMENT_NAME")
-            number = None if name else environment.get("MLFLOW_EXPERIMENT_ID")
-            record = Record(
-                folder / RECORD,
-                uuid or uuid4().hex,
-                experiment=None if number else name or EXPERIMENT,
-                experiment_id=number,
-                run_name=run_name or environment.get("MLFLOW_RUN_NAME") or folder.resolve().name,
-                params={},
-                tags={},
-                ready=not (folder / "history.json").exists(),
-            )
-            run_id = run_id or (None if uuid else environment.pop("MLFLOW_RUN_ID", None))
+            record = _new_record(folder, experiment, run_name, uuid)
+            if uuid is None and run_id is None:
+                run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # as MLflow does, whose next run is another
         record.params = {name: str(value) for name, value in params.items()}
         record.tags |= {name: str(value) for name, value in (tags or {}).items()}
         if run_name:
             record.tags["mlflow.runName"] = run_name
         record.status, record.ended, record.artifacts = RUNNING, None, []
-        configured = uri or environment.get("MLFLOW_TRACKING_URI") or local_uri()
+        configured = uri or os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
         # The record keeps no passwords, so the configured URI is taken where both mean the same store.
         if uri is None and record.uri is not None and record.run_id and record.uri != shown(configured):
             configured = record.uri
@@ -322,6 +310,21 @@ class Tracker(NullTracker):
             if now - began > min(timeout, limits[away]):
                 return
             self._thread.join(0.05)
+
+
+def _new_record(folder: Path, experiment: str | None, run_name: str | None, uuid: str | None) -> Record:
+    name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    number = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
+    return Record(
+        folder / RECORD,
+        uuid or uuid4().hex,
+        experiment=None if number else name or EXPERIMENT,
+        experiment_id=number,
+        run_name=run_name or os.environ.get("MLFLOW_RUN_NAME") or folder.resolve().name,
+        params={},
+        tags={},
+        ready=not (folder / "history.json").exists(),
+    )
 
 
 def status_of(error: BaseException | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_processes import FirstRun
+from mlflow_processes import FirstRun, delivered
 
 from fasttrain.errors import UserError
 from fasttrain.report.comparison import comparison_dict, differences, metric_rows
@@ -16,6 +16,7 @@ from fasttrain.report.comparison_figure import comparison_figure, write_comparis
 from fasttrain.report.runs_table import runs_table
 from fasttrain.tracking.runs import TrackedRun, find_runs, list_runs, run_of_folder, tracking_uri
 from fasttrain.tracking.tracker import Tracker
+from tests.patience import wait_until
 
 
 def track(here: Path, name: str, losses: list[float], error: BaseException | None = None, **params: Any) -> str:
@@ -86,6 +87,7 @@ def test_runs_are_sorted_and_limited(three: dict[str, str]) -> None:
 def test_a_run_that_still_runs_is_told_from_one_that_was_killed_without_a_word(here: Path, client: Any) -> None:
     running = Tracker.start("food", "running", {}, {"run_folder": here / "a"}, folder=here / "a")
     assert running.wait_for_run()
+    wait_until(lambda: delivered(running))
     long_ago = int((time.time() - 3 * 3600) * 1000)
     experiment = client.get_experiment_by_name("food").experiment_id
     client.create_run(experiment, long_ago, {"run_folder": str(here / "gone")}, "silent")
