@@ -12,16 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
 from typing import Any, NamedTuple
-from uuid import uuid4
 
-from fasttrain.config.load import read_toml
 from fasttrain.shards.atomic import atomic_write_bytes
 
 RECORD = "tracking.json"
 JOURNAL = "tracking.jsonl"
 """Older versions of fasttrain wrote this file. It is read where there is no `tracking.json`."""
 RUNNING = "RUNNING"
-EXPERIMENT = "fasttrain"  # where nothing says which
 
 
 class Entry(NamedTuple):
@@ -88,27 +85,6 @@ class Record:
 
         journal = path.with_suffix(".jsonl")
         return record_of_journal(journal) if journal.is_file() else None
-
-    @staticmethod
-    def of_untracked(folder: Path) -> Record:
-        """Return a record for the folder of a run that was not tracked."""
-        config = read_toml(folder / "config.toml") if (folder / "config.toml").is_file() else {}
-        finished, end = (folder / "evaluation.json").is_file(), now()
-        files = [path.name for path in sorted(folder.iterdir()) if path.is_file() and finished]
-        record = Record(
-            folder / RECORD,
-            uuid4().hex,
-            experiment=str(config.get("experiment", EXPERIMENT)),
-            run_name=folder.resolve().name,
-            params={name: str(value) for name, value in config.items()},
-            tags={"run_folder": str(folder.resolve())},
-            status="FINISHED" if finished else "KILLED",
-            ended=end,
-            artifacts=[name for name in files if not name.startswith((".", "tracking", "train.log"))],
-        )
-        record.note_times()
-        record.began = min([end, *record.times.values()])
-        return record
 
     def write(self) -> None:
         """Write the file. Raises OSError."""

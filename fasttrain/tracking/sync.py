@@ -145,20 +145,6 @@ def sync(
         lock.release()
 
 
-def sync_folder(folder: Path, uri: str | None = None, report: Report = lambda line: None) -> int:
-    """Bring all that the run folder holds to the store at `uri`, whether or not the run was tracked.
-
-    Return how many entries the store still lacks. `uri`: default: $MLFLOW_TRACKING_URI, else where the run was tracked,
-    else `mlflow.db` in the working directory. Raises Busy, whatever the store does, and OSError or ValueError for a
-    folder that can't be read.
-    """
-    set_environment()
-    records = [record for path in record_files(folder) if (record := Record.load(path))]
-    if folder / RECORD not in {record.path for record in records}:
-        records.append(Record.of_untracked(folder))
-    return sum(sync(record, uri or _meant_for(record), report) for record in records)
-
-
 def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
     """Yield the records at `paths` whose store lacks something, and how many entries it lacks."""
     for path in dict.fromkeys(paths):

@@ -21,12 +21,13 @@ from uuid import uuid4
 from fasttrain.errors import Stopped
 from fasttrain.shards.atomic import make_folder
 from fasttrain.tracking.lock import FolderLock
-from fasttrain.tracking.record import EXPERIMENT, RECORD, RUNNING, Record, now
+from fasttrain.tracking.record import RECORD, RUNNING, Record, now
 from fasttrain.tracking.store import is_remote, local_uri, set_environment, shown
 from fasttrain.tracking.sync import Busy, Sync, reason, sync_beside
 
 FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for its store
 RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
+EXPERIMENT = "fasttrain"  # where nothing says which
 _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
 _AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
 _KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed

@@ -14,7 +14,7 @@ from fasttrain.tracking.lock import FolderLock, is_locked
 from fasttrain.tracking.record import JOURNAL, RECORD, Record, record_files, record_uuid, set_aside
 from fasttrain.tracking.runs import find_runs, run_of_folder, waiting_runs
 from fasttrain.tracking.store import shown
-from fasttrain.tracking.sync import Busy, deliver_runs, sync_folder
+from fasttrain.tracking.sync import Busy, deliver_runs, sync
 from fasttrain.tracking.tracker import Tracker
 
 
@@ -89,34 +89,30 @@ def test_one_process_at_a_time_has_the_lock(tmp_path: Path) -> None:
     first, second = FolderLock(tmp_path), FolderLock(tmp_path)
     assert first.take() and first.take() and not second.take() and is_locked(tmp_path)
     with pytest.raises(Busy, match="another process"):
-        sync_folder(tmp_path, "sqlite:///x")
+        sync(a_record(tmp_path), "sqlite:///x", print)
     first.release()
     assert not is_locked(tmp_path) and second.take()
     assert FolderLock(tmp_path / "absent").take()
 
 
-def test_a_folder_that_was_never_tracked_is_synced_once(here: Path, client: Any) -> None:
+def test_a_folder_that_was_never_tracked_gets_a_uuid_and_is_synced_once(here: Path, client: Any) -> None:
+    """A run with --no-track that is resumed with --track: MLflow gets the epochs so far, too."""
     run = here / "run"
     for loss in (2.0, 1.0):
         end_epoch(run, val_loss=loss, epoch_seconds=10.0)
     os.utime(run / "history.json", (1000, 1000))
-    (run / "config.toml").write_text('model = "resnet18"\nepochs = 2\nexperiment = "food"\n')
-    (run / "evaluation.json").write_text(
-        json.dumps({"split": "val", "best_epoch": 2, "training_seconds": 20.0, "loss": 1.0, "top1": 0.5})
-    )
-    (run / "train.log").write_text("")
-    uri = f"sqlite:///{here / 'mlflow.db'}"
-    assert (sync_folder(run, uri), sync_folder(run, uri)) == (0, 0)
-    experiment = client.get_experiment_by_name("food").experiment_id
-    (found,) = client.search_runs([experiment])
-    assert found.info.run_name == "run" and found.info.status == "FINISHED" and found.info.start_time == 990_000
-    assert found.data.params == {"model": "resnet18", "epochs": "2", "experiment": "food"}
-    assert found.data.tags["fasttrain.uuid"] == record_uuid(run)
+    with Tracker.start("food", None, {"epochs": 2}, folder=run) as tracker:
+        tracker.sync()
+    record = Record.load(run / RECORD)
+    assert record is not None and record.uuid == record_uuid(run) == tracker.uuid
+    for forgotten in ([], record.delivered[:2]):
+        record.delivered, record.run_id = forgotten, None
+        assert sync(record, f"sqlite:///{here / 'mlflow.db'}", print) == 0
+    (found,) = client.search_runs([client.get_experiment_by_name("food").experiment_id])
+    assert found.info.run_name == "run" and found.info.status == "FINISHED" and found.data.params == {"epochs": "2"}
+    assert found.data.tags["fasttrain.uuid"] == record.uuid
     points = client.get_metric_history(found.info.run_id, "val_loss")
     assert [(each.step, each.value, each.timestamp) for each in points] == [(1, 2.0, 990_000), (2, 1.0, 1_000_000)]
-    assert found.data.metrics["best_val_top1"] == 0.5
-    names = {file.path for file in client.list_artifacts(found.info.run_id)}
-    assert names == {"config.toml", "evaluation.json", "history.json"}
 
 
 def old_journal(folder: Path, uri: str, run_id: str | None, **end: Any) -> None:
