@@ -27,7 +27,7 @@ settings.load_profile("full" if os.environ.get("FASTTRAIN_RELIABILITY") else "qu
 @pytest.fixture(scope="session", autouse=True)
 def _patient_with_mlflow() -> Iterator[None]:
     """Runs in this process wait for MLflow, which is slow to begin, for as long as a busy machine takes."""
-    from fasttrain.tracking import mlflow
+    from fasttrain.tracking import tracker as mlflow
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FINISH_TIMEOUT", "RUN_TIMEOUT", "_KILLED_S"):

@@ -36,8 +36,23 @@ def test_the_cache_needs_a_variable(tmp_path) -> None:
     assert not (tmp_path / "shards").exists()
 
 
-def test_mlflow_is_imported_all_the_same() -> None:
-    code = "from fasttrain.tracking.store import set_environment\n"
-    code += "set_environment()\nimport mlflow.tracking\nprint(os.environ['HOME'])"
-    done = homeless(code, TMPDIR="/tmp")
-    assert (done.returncode, done.stdout) == (0, "/tmp\n"), done.stderr
+def test_mlflow_is_imported_all_the_same(tmp_path) -> None:
+    """It is given a home folder for as long as it is imported, and no longer: others look for theirs."""
+    code = """
+from pathlib import Path
+from fasttrain.tracking import tracker as tracking
+tracking.FINISH_TIMEOUT = 600
+with tracking.Tracker.start(None, None, {"lr": 1}, folder=Path("run")) as tracker:
+    Path("run/a.png").write_bytes(b"png")
+    tracker.log_artifacts([Path("run/a.png")])
+print(len(list(Path("mlartifacts").rglob("a.png"))), "HOME" in os.environ)
+"""
+    done = homeless(f"os.chdir({str(tmp_path)!r})\n{code}", TMPDIR="/tmp")
+    assert (done.returncode, done.stdout) == (0, "1 False\n"), done.stderr
+
+
+def test_doctor_imports_mlflow_there_too() -> None:
+    code = "from fasttrain.commands.doctor import examine\n"
+    code += "print([found.present for found in examine() if found.part == 'MLflow'], 'HOME' in os.environ)"
+    done = homeless(code)
+    assert (done.returncode, done.stdout) == (0, "[True] False\n"), done.stderr

@@ -30,7 +30,7 @@ def runs(
     from fasttrain.terminal import make_console
     from fasttrain.tracking.runs import TrackedRun, list_runs, tracking_uri, waiting_runs
     from fasttrain.tracking.store import shown
-    from fasttrain.tracking.waiting import RUNS, deliver_runs
+    from fasttrain.tracking.sync import RUNS, deliver_runs
 
     console, found, uri = make_console(), list[TrackedRun](), ""
     if deliver:

@@ -14,7 +14,7 @@ import torch
 
 from fasttrain.extras import install
 from fasttrain.model.precision import amp_problem
-from fasttrain.tracking.store import set_environment
+from fasttrain.tracking.store import importing_mlflow, set_environment
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Python, cores, CPU abilities, torch, CUDA, and each optional package, actually imported."""
-    set_environment()  # without it, MLflow may not be imported
+    set_environment()
     cores = len(os.sched_getaffinity(0))
     return [
         Finding("Python", True, platform.python_version()),
@@ -85,7 +85,8 @@ def _package(part: str, module: str, mend: str, *others: str) -> Finding:
     """`module`, whose version is told, and the `others` that the part needs besides."""
     for name in (module, *others):
         try:
-            importlib.import_module(name)
+            with importing_mlflow():
+                importlib.import_module(name)
         except ImportError as error:
             absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in name
             said = f": {name}" if others else ""

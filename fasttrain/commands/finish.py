@@ -14,7 +14,7 @@ from fasttrain.report.figures import write_figures
 from fasttrain.report.html import Report, write_page
 from fasttrain.report.summary import run_summary
 from fasttrain.terminal import tell
-from fasttrain.tracking.mlflow import NullTracker
+from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.result import TrainResult
 
 log = logging.getLogger("fasttrain")
@@ -31,18 +31,12 @@ def leave(
 ) -> None:
     """Writes, logs and tells `result`, whose evaluation and `predictions` are of `split`; `page` makes the report."""
     _write_pictures(result, predictions, folder, console, page)
-    # Of the best epoch's weights: val_loss and its like are the curves, an epoch each.
-    metrics = {f"best_{split}_{name}": value for name, value in result.evaluation.scalars().items()}
-    metrics |= {"training_seconds": result.seconds, "best_epoch": result.best_epoch}
-    tracker.log_metrics(metrics, step=len(result.history))
-    for artifact in folder.artifacts():
-        if artifact != folder.evaluation:
-            tracker.log_artifact(artifact)
+    tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
     # The last of all: a run without it is unfinished, and one that is killed before goes on here.
     folder.write_evaluation(
         result.evaluation.to_dict(), split=split, seconds=result.seconds, best_epoch=result.best_epoch
     )
-    tracker.log_artifact(folder.evaluation)
+    tracker.sync()
     summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
     values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "seconds": result.seconds}
     tell(console, "finished", {**values, **result.evaluation.scalars()}, summary)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.tracking.journal import journal_uuid, set_aside
+from fasttrain.tracking.record import record_uuid, set_aside
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState
 
@@ -48,10 +48,10 @@ def restore_files(state: TrainingState, folder: RunFolder) -> None:
 
 
 def tracked_before(start: RunStart) -> dict[str, Any]:
-    """The MLflow run, and the journal's uuid, that the run of `start` is tracked in; None where a new one begins.
+    """Return the id and the UUID of the MLflow run that the run of `start` is tracked in; None where a new one begins.
 
     A new one begins where the run goes back to an earlier checkpoint, since what MLflow has can't be taken back, and
-    where the experiment is another. The journal of what is abandoned is set aside.
+    where the experiment is another. What is abandoned is set aside.
     """
     checkpoint, before = start.checkpoint or {}, start.before
     known = {"mlflow_run_id": checkpoint.get("mlflow_run_id"), "journal": checkpoint.get("journal")}
@@ -63,7 +63,7 @@ def tracked_before(start: RunStart) -> dict[str, Any]:
     elif before.experiment != start.config.experiment:
         set_aside(start.folder, {"continued_in": start.config.experiment})
     else:
-        found = journal_uuid(start.folder)
+        found = record_uuid(start.folder)
         if None not in (known["journal"], found) and found != known["journal"]:  # killed before it was saved
             set_aside(start.folder, {"abandoned": "the run was killed before its first checkpoint"})
         return known

@@ -36,7 +36,7 @@ from fasttrain.report.photographs import first_batch
 from fasttrain.report.summary import epoch_line
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console, tell
-from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.tracking.tracker import NullTracker, Tracker
 from fasttrain.training.batch_size import too_large
 from fasttrain.training.diverged import kept_if_diverged
 from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
@@ -179,8 +179,8 @@ class Run:
         if not self.config.track or not self.ranks.main:
             return NullTracker()
         return Tracker.start(
-            experiment=self.config.experiment,
-            run_name=self.config.run_name or self.folder.path.name,
+            experiment=self.config.experiment if "experiment" in self.config.model_fields_set else None,
+            run_name=self.config.run_name,
             params={
                 **lasting(self.config.plain()),
                 "loader": self.parts.loader_name,
@@ -189,7 +189,8 @@ class Run:
             },
             tags={**self.tags, "run_folder": str(self.folder.path.resolve()), "shards": self.parts.shards.fingerprint},
             run_id=self.tracked["mlflow_run_id"],
-            journal=self.folder.path,
+            uuid=self.tracked["journal"],
+            folder=self.folder.path,
             report=self._tell,
         )
 
@@ -239,14 +240,7 @@ class Run:
             self.saving.wait()
         if self.ranks.main:
             restore_files(state, self.folder)
-            if self.config.run_name and not self.tracker.fresh:
-                self.tracker.set_tags({"mlflow.runName": self.config.run_name})
-            for record in state.history if self.tracker.fresh else state.history[-1:]:
-                self._track_epoch(record)
-
-    def _track_epoch(self, record: dict[str, Any]) -> None:
-        values = {name: float(value) for name, value in record.items() if name != "epoch"}
-        self.tracker.log_metrics(values, step=record["epoch"])
+            self.tracker.sync()
 
     def _save(self) -> None:
         self.saving.save(
@@ -385,7 +379,7 @@ class Run:
         self._save()
         if self.ranks.main:
             self.folder.write_history(state.history)
-        self._track_epoch(record)
+        self.tracker.sync()
         tell(self.console, "epoch", record, epoch_line(record, epochs=self.config.epochs))
         if (after_epoch := self.after_epoch) is not None:
             self.ended = self.ranks.from_main(lambda: bool(after_epoch(record)))

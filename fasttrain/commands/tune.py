@@ -25,7 +25,7 @@ from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
-from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.tracking.tracker import NullTracker, Tracker
 from fasttrain.training.data import photographs_of
 from fasttrain.tuning.result import Trial, TuneResult
 from fasttrain.tuning.search import STUDY, TRIALS, Space, alone_in, open_study
@@ -116,8 +116,7 @@ class _Search:
             if result.best is not None and result.best.top1 is not None:
                 tracker.log_metrics({"best_val_top1": result.best.top1}, step=len(result.trials))
                 tracker.set_tags({"best_trial": result.best.number, "best_command": result.command})
-            for path in result.plots:
-                tracker.log_artifact(path)
+            tracker.log_artifacts(result.plots)
         return result
 
     def _ended(self) -> list[optuna.trial.FrozenTrial]:
@@ -140,7 +139,7 @@ class _Search:
         if not self.config.track:
             return NullTracker()
         return Tracker.start(
-            experiment=self.config.experiment,
+            experiment=self.config.experiment if "experiment" in self.config.model_fields_set else None,
             run_name=f"tune {self.out.resolve().name}",
             params={
                 **self.given,
@@ -149,7 +148,7 @@ class _Search:
                 "batch_sizes": self.space.batch_size,
             },
             tags={"study": str((self.out / STUDY).resolve())},
-            journal=self.out,
+            folder=self.out,
             report=lambda line: self.console.print(line, style="yellow"),
         )
 

@@ -16,7 +16,7 @@ from fasttrain.shards.format import ALL
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.metrics import Evaluation
-    from fasttrain.tracking.mlflow import NullTracker
+    from fasttrain.tracking.tracker import NullTracker
     from fasttrain.training.result import TrainResult
 
 WORST = 5

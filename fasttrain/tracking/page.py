@@ -12,12 +12,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
 from fasttrain.errors import UserError
 from fasttrain.stop import StopRequest
-from fasttrain.tracking.store import is_remote, set_environment, shown
+from fasttrain.tracking.store import artifact_location, home_for_mlflow, is_remote, set_environment, shown
 
 _GRACE_S = 5.0
 
@@ -34,15 +33,14 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
     _check_free(host, port)
     set_environment()
     command = ["server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
-    if uri.startswith("sqlite:///"):
-        artifacts = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
-        command += ["--artifacts-destination", artifacts.as_uri()]
+    if (artifacts := artifact_location(uri)) is not None:
+        command += ["--artifacts-destination", artifacts]
     page = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     with tempfile.TemporaryFile() as log, StopRequest() as stop:
         # In a session of its own: Ctrl-C reaches us alone, and the server has no stack trace to print.
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *command],
-            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ},
+            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, **home_for_mlflow()},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,9 +16,11 @@ from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.text import nearest
-from fasttrain.tracking.journal import JOURNAL, Entry
+from fasttrain.tracking.database import database_file
+from fasttrain.tracking.lock import is_locked
+from fasttrain.tracking.record import RECORD, Record, final_metrics, read_json, record_files
 from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
-from fasttrain.tracking.waiting import waiting_journals
+from fasttrain.tracking.sync import waiting_records
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -38,7 +38,7 @@ class TrackedRun:
     """One run: its settings as text, the last value of each metric, and, of some metrics, the value by epoch (from 1).
 
     status: running, finished, failed or killed (Ctrl-C, SIGTERM); start and heard (the last sign of life) in seconds
-    since 1970; alive: a process on this machine writes the run's journal; waiting: entries the store lacks. run_id,
+    since 1970; alive: a process trains in the run's folder; waiting: entries the store lacks. run_id,
     experiment, start and heard may be None where the run is known from its folder alone.
     """
 
@@ -126,7 +126,7 @@ def tracking_uri() -> str:
     Raises UserError where that is a local database that isn't there, which MLflow would make.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
-    if uri.startswith("sqlite:///") and not (path := Path(uri.removeprefix("sqlite:///"))).is_file():
+    if (path := database_file(uri)) is not None and not path.is_file():
         raise UserError(f"{path}: no runs are tracked here; go to the folder you train in, or set MLFLOW_TRACKING_URI")
     return uri
 
@@ -178,35 +178,26 @@ def is_run_folder(path: Path) -> bool:
 
 def run_of_folder(path: Path) -> TrackedRun:
     """A run by what its folder holds, whether or not it was tracked. Raises UserError where that is damaged."""
-    entries = _entries(path / JOURNAL)
-    starts = [entry for entry in entries if entry["op"] == "start"]
     config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
-    params = {name: str(value) for name, value in config.items()} | (starts[-1]["params"] if starts else {})
-    history = _read_json(path / "history.json", [])
-    evaluation = _read_json(path / "evaluation.json", {})
-    metrics: dict[str, float] = {}
-    if evaluation:
-        split = evaluation["split"]
-        metrics = {f"best_{split}_{name}": value for name, value in evaluation.items() if isinstance(value, float)}
-        metrics["training_seconds"] = metrics.pop(f"best_{split}_training_seconds")
-    if history:
-        metrics["epoch_seconds"] = history[-1]["epoch_seconds"]
-    last = next((entry for entry in reversed(entries) if entry["op"] in ("start", "finish")), {})
-    status = "finished" if evaluation else _STATUS[last.get("status", "RUNNING")]
-    files = (path / JOURNAL, path / "history.json")
-    heard = max((file.stat().st_mtime for file in files if file.exists()), default=None)
+    record = _readable(path / RECORD, Record.load)
+    history = _readable(path / "history.json", lambda file: read_json(file, []))
+    evaluation = _readable(path / "evaluation.json", lambda file: read_json(file, {}))
+    metrics = final_metrics(evaluation) if evaluation else {}
+    metrics |= {name: history[-1][name] for name in ("epoch_seconds",) if history and name in history[-1]}
+    status = "finished" if evaluation else _STATUS[record.status if record else "RUNNING"]
+    files = [file for name in (RECORD, "history.json") if (file := path / name).exists()]
     return TrackedRun(
         name=path.resolve().name,
         status=status,
-        params=params,
+        params={name: str(value) for name, value in config.items()} | (record.params if record else {}),
         metrics=metrics,
         curves={name: {each["epoch"]: each[name] for each in history if name in each} for name in CURVES},
         folder=path.resolve(),
-        experiment=starts[-1].get("experiment") if starts else None,
-        start=entries[0]["time"] / 1000 if entries else None,
-        heard=heard,
-        alive=status == "running" and _written(path / JOURNAL),
-        tags=starts[-1]["tags"] if starts else {},
+        experiment=record.experiment if record else None,
+        start=record.began / 1000 if record else None,
+        heard=max((file.stat().st_mtime for file in files), default=None),
+        alive=status == "running" and is_locked(path),
+        tags=record.tags if record else {},
     )
 
 
@@ -214,14 +205,14 @@ def waiting_runs(folder: Path) -> list[TrackedRun]:
     """The runs in and below `folder` of which their store lacks something, by what their folders hold; a run that is
     going on is not one of them, where the store has its beginning."""
     runs = []
-    for path, state in waiting_journals([folder]):
+    for record, missing in waiting_records(record_files(folder, "", "*/**/")):
         try:
-            run = run_of_folder(path.parent)
+            run = run_of_folder(record.folder)
         except UserError as error:
-            run = TrackedRun(path.parent.name, "failed", {}, {}, {}, path.parent.resolve(), error=str(error))
-        if not (run.alive and state.delivered) and not _is_study(run.tags):
-            run_id = state.delivered.run_id if state.delivered else None
-            runs.append(replace(run, name=state.name or run.name, run_id=run_id, waiting=state.entries))
+            place = record.folder.resolve()
+            run = TrackedRun(place.name, "failed", {}, {}, {}, place, error=str(error))
+        if not (run.alive and record.run_id) and not _is_study(record.tags):
+            runs.append(replace(run, name=record.run_name, run_id=record.run_id, waiting=missing))
     return runs
 
 
@@ -258,8 +249,8 @@ class _Reader:
         last = max((point.timestamp for metric in points.values() for point in metric), default=0)
         heard = max(run.info.start_time, run.info.end_time or 0, last) / 1000
         folder = Path(tags["run_folder"]) if "run_folder" in tags else None
-        if run.info.end_time is None and folder is not None and (folder / JOURNAL).exists():
-            heard = max(heard, (folder / JOURNAL).stat().st_mtime)
+        if run.info.end_time is None and folder is not None and (folder / RECORD).exists():
+            heard = max(heard, (folder / RECORD).stat().st_mtime)
         return TrackedRun(
             name=run.info.run_name or run.info.run_id,
             status=_STATUS[run.info.status],
@@ -271,7 +262,7 @@ class _Reader:
             experiment=self._experiments.get(run.info.experiment_id),
             start=run.info.start_time / 1000,
             heard=heard,
-            alive=run.info.status == "RUNNING" and folder is not None and _written(folder / JOURNAL),
+            alive=run.info.status == "RUNNING" and folder is not None and is_locked(folder),
             error=tags.get("error", "") if run.info.status == "FAILED" else "",
             tags=tags,
         )
@@ -316,31 +307,9 @@ def _named(name: str, runs: Sequence[Run]) -> Run:
     raise UserError(f"'{name}' is neither a run folder nor a tracked run; {said} (`fasttrain runs` lists all)")
 
 
-def _written(journal: Path) -> bool:
-    """Whether a process of this machine has the journal open; False where that can't be told."""
-    with contextlib.suppress(OSError):
-        name = str(journal.resolve())
-        for descriptors in Path("/proc").glob("[0-9]*/fd"):
-            with contextlib.suppress(OSError):  # another user's, or gone by now
-                if any(os.readlink(each) == name for each in descriptors.iterdir()):  # noqa: PTH115
-                    return True
-    return False
-
-
-def _entries(journal: Path) -> list[Entry]:
-    # `Journal` would open it for writing, which a run may be doing.
-    entries = []
-    for line in journal.read_bytes().splitlines() if journal.is_file() else ():
-        with contextlib.suppress(ValueError):  # torn by a kill, or being written
-            entries.append(json.loads(line))
-    return [entry for entry in entries if "op" in entry and "time" in entry]
-
-
-def _read_json(path: Path, otherwise: Any) -> Any:
+def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return otherwise
+        return read(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: can't be read ({error})") from error
 

@@ -1,4 +1,4 @@
-"""One MLflow store (a server or a local SQLite file) and the one run in it that a journal is delivered to."""
+"""One MLflow store (a server or a local SQLite file), and one run in it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fasttrain.tracking.database import make_database
-from fasttrain.tracking.journal import Entry
+from fasttrain.tracking.database import database_file, make_database, quoted, without_stray_folders
+from fasttrain.tracking.record import RUNNING, Entry, Record
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -29,8 +30,8 @@ KEY_LENGTH = 250
 UUID = "fasttrain.uuid"
 """The tag that a run is known by, whatever became of the answer to the request that made it."""
 
-# Whoever delivers tries again by itself: MLflow's own retries (7 by default) send a `create_run` twice, whose answer
-# was lost. A server may take half a minute to answer. Values set by the user win.
+# `sync` tries again by itself: MLflow's own retries (7 by default) send a `create_run` twice, whose answer was lost. A
+# server may take half a minute to answer. Values set by the user win.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "40",
@@ -41,28 +42,53 @@ _opening = threading.Lock()
 
 
 def local_uri(folder: Path | None = None) -> str:
-    """The SQLite store in `folder` (default: the working directory)."""
-    return f"sqlite:///{(folder or Path.cwd()).resolve() / 'mlflow.db'}"
+    """Return the SQLite store in `folder` (default: the working directory)."""
+    return f"sqlite:///{quoted((folder or Path.cwd()).resolve() / 'mlflow.db')}"
 
 
 def is_remote(uri: str) -> bool:
-    """Whether the store is reached over a network, and so may fail while this machine is well."""
+    """Return whether the store is reached over a network, and so may fail while this machine is well."""
     return urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
 
 
 def shown(uri: str) -> str:
-    """The URI without user name and password, for people and logs."""
-    bare = re.sub(r"//[^?#\s]*@", "//", uri)
+    """Return the URI without user name and password, for people and logs; the @ in a file's path stays."""
+    bare = re.sub(r"(?<!/)//(?!/)[^?#\s]*@", "//", uri)
     return re.sub(r"([?&](?:\w*password|\w*token)=)[^&#\s]*", r"\1…", bare)
 
 
+def artifact_location(uri: str) -> str | None:
+    """Return `mlartifacts` beside a SQLite file; None for any other store, which has its own place."""
+    file = database_file(uri)
+    return (file.resolve().parent / "mlartifacts").as_uri() if file else None
+
+
 def set_environment() -> None:
-    """Sets MLflow's time-outs, retries and chatter for this process, where the user has not set them."""
+    """Set MLflow's time-outs, retries and chatter for this process, where the user has not set them."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not Path(os.path.expanduser("~")).is_absolute():  # noqa: PTH111 - Path's raises
-        # MLflow can't be imported by an account without a home folder, as in `docker run --user 12345`.
-        os.environ["HOME"] = tempfile.gettempdir()
+
+
+def home_for_mlflow() -> dict[str, str]:
+    """Return the variable without which an account that has no home folder can't import MLflow.
+
+    `docker run --user 12345` makes such accounts.
+    """
+    has_home = Path(os.path.expanduser("~")).is_absolute()  # noqa: PTH111 - Path's raises
+    return {} if has_home else {"HOME": tempfile.gettempdir()}
+
+
+@contextmanager
+def importing_mlflow() -> Iterator[None]:
+    """Set `home_for_mlflow` for as long as MLflow is imported."""
+    before, added = os.environ.get("HOME"), home_for_mlflow()
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        if added:
+            del os.environ["HOME"]
+            os.environ.update({"HOME": before} if before is not None else {})
 
 
 class NotTaken(Exception):
@@ -70,14 +96,14 @@ class NotTaken(Exception):
 
 
 class Store:
-    """The run in one store. Every call may block for as long as MLflow's time-outs allow.
+    """A run in one store. Every call may block for as long as MLflow's time-outs allow.
 
     Raises mlflow.exceptions.MlflowException, OSError, NotTaken or the database's own errors: the caller tries again.
     """
 
     def __init__(self, uri: str) -> None:
         # Alembic keeps process-wide state while it creates a database.
-        with _opening:
+        with _opening, importing_mlflow(), without_stray_folders(uri):
             from mlflow.tracking import MlflowClient
 
             # Only now: MLflow configures its loggers when it is imported.
@@ -90,41 +116,46 @@ class Store:
         self.uri = uri
         self.run_id = ""
         self._uuid = ""
-        self._once: bool | None = None
 
-    def open_run(self, start: Entry, uuid: str, run_id: str | None = None) -> None:
-        """Continues `run_id`, else the run tagged `uuid`; where the store has neither, makes one by the `start`
-        entry."""
-        self._uuid = uuid
+    def open_run(self, record: Record, run_id: str | None = None) -> None:
+        """Continue `run_id`, else the run with the record's UUID; where the store has neither, make one."""
+        self._uuid = record.uuid
         if run_id and self._has(run_id):
             self.run_id = run_id
             return
-        experiment = self._experiment(start["experiment"])
+        if record.experiment is None:
+            record.experiment = str(self.client.get_experiment(str(record.experiment_id)).name)
+        experiment = self._experiment(record.experiment)
         if not (found := self._twins(experiment)):
-            tags = {UUID: uuid, **({"fasttrain.continues": run_id} if run_id else {})}
-            self.client.create_run(experiment, start["time"], tags, start["run_name"])
+            tags = {UUID: record.uuid, **({"fasttrain.continues": run_id} if run_id else {})}
+            self.client.create_run(experiment, record.began, tags, record.run_name)
             found = self._twins(experiment)
         if not found:
             raise NotTaken("it made a run and does not have it")
         self.run_id = str(found[0].info.run_id)
 
-    def deliver(self, entries: Sequence[Entry], doubtful: bool = False) -> None:
-        """Brings entries of one `op` into the run, and makes sure that they are there.
+    def deliver(self, folder: Path, entries: Sequence[Entry]) -> None:
+        """Bring entries of one kind into the run, and make sure that they are there, each metric once.
 
-        `doubtful`: some may be there already. SQL stores take a value that they have as the same; for others, which
-        would have it twice, what is there is left out.
+        `folder` has the artifacts.
         """
-        op = entries[0]["op"]
-        if op == "metrics":
-            self._metrics(entries, doubtful)
-            return
-        one = {"start": self._start, "tags": self._tags, "artifact": self._artifact, "finish": self._finish}[op]
-        for entry in entries:
-            one(entry)
+        kind, value = entries[0].kind, entries[0].value
+        if kind == "metrics":
+            self._metrics([entry.value for entry in entries])
+        elif kind == "params":
+            self._params(value)
+        elif kind == "tags":
+            self._tags({UUID: self._uuid, **value})
+        elif kind == "artifact":
+            self._artifact(folder / value["name"])
+        else:
+            self._status(value["status"], value["time"])
 
     def check(self) -> Run:
-        """The run as the store has it; raises what any other call would raise where the store does not answer or has
-        lost the run."""
+        """Return the run as the store has it.
+
+        Raises what any other call would raise where the store does not answer, and NotTaken where it has lost the run.
+        """
         run = self.client.get_run(self.run_id)
         if run.info.run_id != self.run_id or run.info.lifecycle_stage != "active":
             raise NotTaken(f"the run {self.run_id} is not there any more")
@@ -142,7 +173,7 @@ class Store:
         return bool(run.info.run_id == run_id and run.info.lifecycle_stage == "active")
 
     def _twins(self, experiment: str) -> list[Run]:
-        """The runs with our tag, the one to keep first: several, where an answer to `create_run` was lost."""
+        """Return the runs with our tag, the one to keep first: several, where an answer to `create_run` was lost."""
         found = self.client.search_runs([experiment], f"tags.`{UUID}` = '{self._uuid}'")
         return sorted(found, key=lambda run: (_is_empty(run), run.info.run_id))
 
@@ -157,7 +188,7 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self.client.create_experiment(name, self._artifact_location()))
+                return str(self.client.create_experiment(name, artifact_location(self.uri)))
             except MlflowException:  # another run may have been quicker
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
@@ -168,100 +199,71 @@ class Store:
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _artifact_location(self) -> str | None:
-        # Else MLflow puts ./mlruns into whatever folder the process happens to be in.
-        if not self.uri.startswith("sqlite:///"):
-            return None
-        return (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
-
-    def _start(self, entry: Entry) -> None:
+    def _params(self, params: dict[str, str]) -> None:
         from mlflow.entities import Param
 
-        run = self.check()
-        if run.info.status != "RUNNING":
-            self.client.update_run(self.run_id, status="RUNNING")
-        there = run.data.params
-        new: list[Param] = []
-        tags: dict[str, str] = dict(entry["tags"])
-        for name, value in entry["params"].items():
-            key, text = _key(name), _cut(value, PARAM_LENGTH)
-            if key not in there:
-                new.append(Param(key, text))
-            elif there[key] != text:
-                tags[f"changed.{name}"] = value
+        there = self.check().data.params
+        wanted = {_key(name): _cut(value, PARAM_LENGTH) for name, value in params.items()}
+        new = [Param(key, text) for key, text in wanted.items() if key not in there]
         # The client splits batches at the store's limits (100 params, 100 tags, 1,000 metrics).
         self.client.log_batch(self.run_id, params=new)
-        self._tags({"tags": tags})
-        if missing := {_key(name) for name in entry["params"]} - self.check().data.params.keys():
+        # A store keeps a param as it was first set.
+        changed = (name for name in params if there.get(_key(name), wanted[_key(name)]) != wanted[_key(name)])
+        self._tags({f"changed.{name}": params[name] for name in changed})
+        if missing := wanted.keys() - self.check().data.params.keys():
             raise NotTaken(f"it took {len(missing)} settings and does not have them")
 
-    def _metrics(self, entries: Sequence[Entry], doubtful: bool) -> None:
+    def _metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(_key(name), value, entry["time"], entry["step"])
-            for entry in entries
-            for name, value in entry["metrics"].items()
-        ]
         by_name: dict[str, list[Metric]] = defaultdict(list)
-        for metric in metrics:
-            by_name[metric.key].append(metric)
-        if doubtful and not self._takes_once():
-            # A last value that is older than all of these says that none of them is there, without the whole history.
-            last = self._last()
-            for name, own in by_name.items():
-                if name in last and last[name] >= min(map(_moment, own)):
-                    there = set(map(_row, self.client.get_metric_history(self.run_id, name)))
-                    by_name[name] = [metric for metric in own if _row(metric) not in there]
-            metrics = [metric for own in by_name.values() for metric in own]
-        self.client.log_batch(self.run_id, metrics=metrics)
+        for row in rows:
+            for name, value in row["metrics"].items():
+                by_name[_key(name)].append(Metric(_key(name), value, row["time"], row["step"]))
+        # A last value of an earlier step says that none of these is there, without the history.
+        last = self._last()
+        for name, own in by_name.items():
+            if name in last and last[name][0] >= min(metric.step for metric in own):
+                there = self._points(name)
+                by_name[name] = [metric for metric in own if _point(metric) not in there]
+        self.client.log_batch(self.run_id, metrics=[metric for own in by_name.values() for metric in own])
         last = self._last()
         for name, own in by_name.items():
             if own and (name not in last or last[name] < max(map(_moment, own))):
-                there = set(map(_row, self.client.get_metric_history(self.run_id, name)))
-                if any(_row(metric) not in there for metric in own):
+                there = self._points(name)
+                if any(_point(metric) not in there for metric in own):
                     raise NotTaken(f"it took {name} and does not have it")
 
-    def _takes_once(self) -> bool:
-        if self._once is None:
-            self._once = urlsplit(self.uri).scheme not in ("", "file") if not is_remote(self.uri) else self._is_sql()
-        return self._once
-
-    def _is_sql(self) -> bool:
-        """Whether the server says that it keeps its runs in SQL; older ones don't say."""
-        from mlflow.utils.rest_utils import http_request
-
-        try:
-            credentials = self.client._tracking_client.store.get_host_creds()
-            answer = http_request(credentials, "/api/3.0/mlflow/server-info", "GET")
-            return bool(answer.status_code == 200 and answer.json()["store_type"] == "SqlStore")
-        except Exception:  # whatever it is: then what it has is compared
-            return False
+    def _points(self, name: str) -> set[tuple[int, str]]:
+        return set(map(_point, self.client.get_metric_history(self.run_id, name)))
 
     def _last(self) -> dict[str, tuple[int, int]]:
-        """The moment of each metric's last value."""
+        """Return the moment of each metric's last value."""
         return {metric.key: _moment(metric) for metric in self.check().data._metric_objs}
 
-    def _tags(self, entry: Entry) -> None:
+    def _tags(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        tags = [RunTag(_key(name), _cut(value, TAG_LENGTH)) for name, value in entry["tags"].items()]
-        self.client.log_batch(self.run_id, tags=tags)
-        if missing := {tag.key for tag in tags} - self.check().data.tags.keys():
+        own = [RunTag(_key(name), _cut(value, TAG_LENGTH)) for name, value in tags.items()]
+        self.client.log_batch(self.run_id, tags=own)
+        if missing := {tag.key for tag in own} - self.check().data.tags.keys():
             raise NotTaken(f"it took {len(missing)} tags and does not have them")
 
-    def _artifact(self, entry: Entry) -> None:
-        path, folder = Path(entry["path"]), entry["folder"]
+    def _artifact(self, path: Path) -> None:
         size = path.stat().st_size
-        self.client.log_artifact(self.run_id, str(path), folder)
-        there = {file.path: file.file_size for file in self.client.list_artifacts(self.run_id, folder)}
-        if there.get(f"{folder}/{path.name}" if folder else path.name) != size:
+        self.client.log_artifact(self.run_id, str(path))
+        there = {file.path: file.file_size for file in self.client.list_artifacts(self.run_id)}
+        if there.get(path.name) != size:
             raise NotTaken(f"it took {path.name} and does not have it")
 
-    def _finish(self, entry: Entry) -> None:
-        self.client.set_terminated(self.run_id, entry["status"], entry["time"])
+    def _status(self, status: str, time: int | None) -> None:
+        if status == RUNNING:
+            if self.check().info.status != RUNNING:
+                self.client.update_run(self.run_id, status=RUNNING)
+            return
+        self.client.set_terminated(self.run_id, status, time)
         run = self.check()
-        if run.info.status != entry["status"]:
+        if run.info.status != status:
             raise NotTaken(f"it ended the run and still says that it is {run.info.status.lower()}")
         # At last: a slow server may have made a twin long after it was asked to.
         self._remove_twins(run.info.experiment_id)
@@ -275,10 +277,11 @@ def _moment(metric: Metric) -> tuple[int, int]:
     return metric.step, metric.timestamp
 
 
-def _row(metric: Metric) -> tuple[int, int, str]:
-    """What a store tells metrics of one name apart by; SQL stores know no infinity."""
+def _point(metric: Metric) -> tuple[int, str]:
+    """Return what tells a run's values of one name apart; SQL stores know no infinity."""
     value = metric.value
-    return *_moment(metric), repr(min(max(value, -sys.float_info.max), sys.float_info.max) if value == value else value)
+    limit = sys.float_info.max
+    return metric.step, repr(min(max(value, -limit), limit) if value == value else value)
 
 
 def _key(name: str) -> str:

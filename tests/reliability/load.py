@@ -75,7 +75,7 @@ def starts(folder: str, name: str, count: str) -> dict[str, Any]:
 
 
 def runs(folder: str, out: str, epochs: str) -> dict[str, Any]:
-    """One training run of many epochs, with its journal, its history and its checkpoints."""
+    """One training run of many epochs, with its tracking, its history and its checkpoints."""
     from fasttrain import train
 
     samples = []

@@ -230,7 +230,7 @@ def test_tracking_finds_no_room(machine: Machine, made: Made, fault: Fault) -> N
         assert "Traceback" not in ended.out + ended.err, ended
         assert "MLflow" in ended.out and ("full" in ended.out or "No space" in ended.out), ended
         (folder,) = (place / f"{size}").iterdir()
-        assert {"evaluation.json", "report.html", "tracking.jsonl"} <= {path.name for path in folder.iterdir()}
+        assert {"evaluation.json", "report.html", "tracking.json"} <= {path.name for path in folder.iterdir()}
         machine.resize(disk, "64m")
         delivered = machine.run("runs", "--deliver", folder, env=environment, cwd=disk)
         assert delivered.code == 0 and "waits" not in delivered.out, delivered
@@ -242,7 +242,7 @@ def test_tracking_finds_no_room(machine: Machine, made: Made, fault: Fault) -> N
         "MLflow's disk is full",
         "`fasttrain train` with its store on small disks; then more room, and `fasttrain runs --deliver`",
         len(sizes),
-        measured="what the store lacks stays in tracking.jsonl; in the end it lacks nothing",
+        measured="what the store lacks stays in the run's folder; in the end it lacks nothing",
     )
 
 

@@ -19,16 +19,16 @@ from typing import Any
 
 import pytest
 
-from fasttrain.tracking import mlflow as tracking
-from fasttrain.tracking.journal import JOURNAL, peek
-from fasttrain.tracking.mlflow import Tracker
+from fasttrain.tracking import tracker as tracking
+from fasttrain.tracking.record import RECORD, Record, record_uuid
 from fasttrain.tracking.store import UUID, Store
-from fasttrain.tracking.waiting import deliver_runs
+from fasttrain.tracking.sync import deliver_runs
+from fasttrain.tracking.tracker import Tracker
 from tests.reliability.conftest import Fault
 from tests.support.patience import PATIENCE, wait_until
 from tests.support.runs import SMALL, arguments, paused, program
 from tests.tracking.fault_proxy import FAULTS, Proxy
-from tests.tracking.mlflow_processes import Server
+from tests.tracking.mlflow_processes import Server, delivered, end_epoch
 
 Rows = Counter[tuple[str, int, str, int]]
 """Metrics as (name, step, value, time)."""
@@ -65,15 +65,29 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def logged(journal: Path) -> Rows:
-    """What the journal holds."""
-    lines = [json.loads(line) for line in (journal / JOURNAL).read_text().splitlines()]
-    return Counter(
-        (name, line["step"], repr(float(value)), line["time"])
-        for line in lines
-        if line["op"] == "metrics"
-        for name, value in line["metrics"].items()
+def record_of(folder: Path) -> Record:
+    record = Record.load(folder / RECORD)
+    assert record is not None
+    return record
+
+
+def logged(folder: Path) -> Rows:
+    """What the run's folder holds."""
+    history = json.loads((folder / "history.json").read_text()) if (folder / "history.json").exists() else []
+    times = record_of(folder).times
+    rows = Counter(
+        (name, each["epoch"], repr(float(value)), times[str(each["epoch"])])
+        for each in history
+        for name, value in each.items()
+        if name != "epoch"
     )
+    if (path := folder / "evaluation.json").exists():
+        said, written = json.loads(path.read_text()), int(path.stat().st_mtime * 1000)
+        own = ("best_epoch", "training_seconds")
+        numbers = {name: float(value) for name, value in said.items() if isinstance(value, (int, float))}
+        named = {name if name in own else f"best_{said['split']}_{name}": value for name, value in numbers.items()}
+        rows.update((name, len(history), repr(value), written) for name, value in named.items())
+    return rows
 
 
 def arrived(client: Any, run: Any) -> Rows:
@@ -93,9 +107,9 @@ def only_run(uri: str, experiment: str) -> tuple[Any, Any]:
     return client, run
 
 
-def assert_once(server: Server, experiment: str, journal: Path, status: str = "FINISHED") -> Any:
+def assert_once(server: Server, experiment: str, folder: Path, status: str = "FINISHED") -> Any:
     client, run = only_run(server.uri, experiment)
-    there, wanted = arrived(client, run), logged(journal)
+    there, wanted = arrived(client, run), logged(folder)
     assert wanted and there == wanted, f"lost {wanted - there}, too many {there - wanted}"
     assert run.info.status == status
     return run
@@ -111,22 +125,23 @@ def test_the_server_is_killed_and_restarted_at_random_moments(
 ) -> None:
     kills = fault.times(short=1, full=20)
     chance = random.Random(8)
-    (here / "picture.png").write_bytes(b"picture" * 1000)
+    run_folder = here / "run"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     step, stop = 0, threading.Event()
 
     def train() -> None:
         nonlocal step
         while not stop.is_set():
-            step += 1
-            tracker.log_metrics({"loss": 1 / step, "top1": step / 7, "nan": float("nan")}, step)
-            if step % 50 == 0:
-                tracker.log_artifact(here / "picture.png", f"epoch-{step}")
+            step = end_epoch(run_folder, loss=1 / (step + 1), top1=step / 7, nan=float("nan"))
+            tracker.sync()
+            if step % 20 == 0:
+                (run_folder / f"picture-{step}.png").write_bytes(b"picture" * 1000)
+                tracker.log_artifacts([run_folder / f"picture-{step}.png"])
             time.sleep(0.02)
 
     waited = []
     params = {f"p{number}": number for number in range(150)}
-    with Tracker.start("killed", "r", params, journal=here / "run", uri=server.uri) as tracker:
+    with Tracker.start("killed", "r", params, folder=run_folder, uri=server.uri) as tracker:
         training = threading.Thread(target=train)
         training.start()
         for number in range(kills):
@@ -135,18 +150,19 @@ def test_the_server_is_killed_and_restarted_at_random_moments(
             before = step
             wait_until(lambda: step > before + 20)  # noqa: B023
             server.start()
-            began, goal = time.monotonic(), tracker._journal.size
-            wait_until(lambda: tracker._delivery.sent >= goal)  # noqa: B023
+            began, goal = time.monotonic(), {entry.key for entry in tracker._record.entries()}
+            wait_until(lambda: goal <= set(tracker._record.delivered))  # noqa: B023
             waited.append(time.monotonic() - began)
             if number == kills - 1:
                 stop.set()
                 training.join()
-    run = assert_once(server, "killed", here / "run")
-    assert len(run.data.params) == 150 and artifacts(server, run)["picture.png"] == b"picture" * 1000
-    rows = sum(logged(here / "run").values())
+    run = assert_once(server, "killed", run_folder)
+    assert len(run.data.params) == 150
+    assert artifacts(server, run) == {f"picture-{at}.png": b"picture" * 1000 for at in range(20, step + 1, 20)}
+    rows = sum(logged(run_folder).values())
     fault.seen(
         "MLflow's server killed in mid-run",
-        "SIGKILL of the whole `mlflow server` (SQLite) at a random moment, restarted on its port while the run logs on",
+        "SIGKILL of the whole `mlflow server` (SQLite) at a random moment, restarted on its port while the run goes on",
         kills,
         measured=f"{rows:,} values, each there once, in one run; all there at most {max(waited):.1f} s after a restart",
     )
@@ -182,16 +198,17 @@ def test_requests_and_answers_are_lost_delayed_and_forged(
         folder, name = here / f"run-{runs}", f"faults {runs}"
         folder.mkdir()
         (folder / "report.html").write_text(f"page {runs}")
-        with Tracker.start(name, "r", {"lr": 0.1}, {"host": "a"}, journal=folder, uri=proxy.uri) as tracker:
+        with Tracker.start(name, "r", {"lr": 0.1}, {"host": "a"}, folder=folder, uri=proxy.uri) as tracker:
             for step in range(1, 41):
-                tracker.log_metrics({"loss": 1 / step, "top1": step / 7}, step)
+                end_epoch(folder, loss=1 / step, top1=step / 7)
+                tracker.sync()
                 if step % 10 == 0:
-                    wait_until(lambda: tracker._delivery.sent >= tracker._journal.size)
-            tracker.log_artifact(folder / "report.html")
+                    wait_until(lambda: delivered(tracker))
             tracker.set_tags({"best": 3})
-            wait_until(lambda: tracker._delivery.sent >= tracker._journal.size)
+            wait_until(lambda: delivered(tracker))
+            tracker.log_artifacts([folder / "report.html"])
         tracker._thread.join()
-        if peek(folder / JOURNAL).entries:  # a file, set aside after three faults in a row
+        if record_of(folder).missing():  # a file, set aside after three faults in a row
             proxy.policy = lambda method, path: None
             deliver_runs([folder], print)
             proxy.policy = policy
@@ -228,9 +245,10 @@ def test_a_run_is_made_once_whatever_becomes_of_the_answer(
         proxy.release.clear()
         before = proxy.done["late"]
         folder, name = here / f"run-{number}", f"made once {number}"
-        with Tracker.start(name, "r", {}, journal=folder, uri=proxy.uri) as tracker:
-            tracker.log_metrics({"loss": 1.0}, 1)
-            wait_until(lambda: tracker._delivery.sent > 0)
+        with Tracker.start(name, "r", {}, folder=folder, uri=proxy.uri) as tracker:
+            end_epoch(folder, loss=1.0)
+            tracker.sync()
+            wait_until(lambda: tracker.run_id is not None)
             proxy.release.set()  # what was given up is carried out only now
             made = 1 + proxy.done["late"] - before
             wait_until(lambda: len(every_run(server, name)) == made)  # noqa: B023
@@ -255,10 +273,10 @@ def every_run(server: Server, experiment: str) -> list[Any]:
 def test_training_goes_on_while_the_server_takes_its_time(
     server: Server, proxy: Proxy, here: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No answer comes before a thousand steps are done; at full length, each of the first ones takes 30 s."""
+    """No answer comes before a hundred epochs are done; at full length, each of the first ones takes 30 s."""
     seconds = fault.times(short=3, full=30)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "40")
-    steps, asked = 0, threading.Event()
+    asked = threading.Event()
     go_on, slow = threading.Event(), 4
 
     def policy(method: str, path: str) -> str | None:
@@ -271,23 +289,25 @@ def test_training_goes_on_while_the_server_takes_its_time(
         return None
 
     proxy.policy = policy
-    (here / "picture.png").write_bytes(b"picture")
-    with Tracker.start("slow", "r", {"lr": 1}, journal=here / "run", uri=proxy.uri) as tracker:
+    run_folder = here / "run"
+    with Tracker.start("slow", "r", {"lr": 1}, folder=run_folder, uri=proxy.uri) as tracker:
         assert asked.wait(60)
-        for steps in range(1, 1001):
-            tracker.log_metrics({"loss": 1 / steps}, steps)
-        tracker.log_artifact(here / "picture.png")
-        tracker.set_tags({"done": steps})
+        for epoch in range(1, 101):
+            end_epoch(run_folder, loss=1 / epoch)
+            tracker.sync()
+        (run_folder / "picture.png").write_bytes(b"picture")
+        tracker.log_artifacts([run_folder / "picture.png"])
+        tracker.set_tags({"done": epoch})
         assert proxy.seen.total() == 1 and tracker.run_id is None, "nothing waited for an answer"
         go_on.set()
-        wait_until(lambda: tracker._delivery.sent >= tracker._journal.size)
-    run = assert_once(server, "slow", here / "run")
-    assert run.data.tags["done"] == "1000" and artifacts(server, run)
+        wait_until(lambda: delivered(tracker))
+    run = assert_once(server, "slow", run_folder)
+    assert run.data.tags["done"] == "100" and artifacts(server, run)
     fault.seen(
         "MLflow's server slow",
-        f"a proxy answers after {seconds} s; a run logs 1,000 steps, a file and tags before the first answer",
+        f"a proxy answers after {seconds} s; a run ends 100 epochs, and logs a file and tags, before the first answer",
         4 if fault.full else 1,
-        measured="1,000 steps done during the first request",
+        measured="100 epochs done during the first request",
     )
 
 
@@ -307,7 +327,7 @@ def test_a_training_that_is_stopped_in_an_outage_leaves_at_once_and_delivers_whe
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 75 and "Traceback" not in output, output
         (run_folder,) = (folder / "runs").iterdir()
-        assert peek(run_folder / JOURNAL).delivered is None
+        assert record_of(run_folder).run_id is None and record_of(run_folder).delivered == []
         proxy.policy = lambda method, path: None
         deliver_runs([folder / "runs"], print)
         assert_once(server, experiment, run_folder, "KILLED")
@@ -342,14 +362,17 @@ def start(uri: str, folder: Path, pause_at: int | None, **settings: Any) -> subp
 LOGGER = """
 import json, sys, time
 from pathlib import Path
-from fasttrain.tracking.mlflow import Tracker
-uri, last = sys.argv[1], int(sys.argv[2])
-kept = Path("run/tracking.jsonl")
-done = [json.loads(line) for line in kept.read_text().splitlines()[:-1]] if kept.exists() else []
-steps = [line["step"] for line in done if line["op"] == "metrics"]
-with Tracker.start("logger killed", "r", {"lr": 0.1}, journal=Path("run"), uri=uri) as tracker:
-    for step in range(max([0, *steps]) // 10 * 10, last):  # from the last checkpoint, ten steps apart
-        tracker.log_metrics({"loss": step / 7, "nan": float("nan")}, step)
+from fasttrain.tracking.tracker import Tracker
+from tests.tracking.mlflow_processes import end_epoch
+uri, last, folder = sys.argv[1], int(sys.argv[2]), Path("run")
+with Tracker.start("logger killed", "r", {"lr": 0.1}, folder=folder, uri=uri) as tracker:
+    history = folder / "history.json"
+    done = json.loads(history.read_text()) if history.exists() else []
+    history.write_text(json.dumps(done := done[: len(done) // 10 * 10]))  # as its last checkpoint, ten epochs apart
+    tracker.sync()
+    for epoch in range(len(done), last):
+        end_epoch(folder, loss=epoch / 7, nan=float("nan"))
+        tracker.sync()
         time.sleep(0.003)
 """
 
@@ -358,25 +381,28 @@ def test_a_training_that_is_killed_while_it_delivers(server: Server, here: Path,
     kills = fault.times(short=1, full=20)
     chance = random.Random(8)
     command = [sys.executable, "-c", LOGGER, server.uri]
-    journal = here / "run" / JOURNAL
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    path = here / "run" / RECORD
     for _ in range(kills):
-        size = journal.stat().st_size if journal.exists() else 0
-        process = subprocess.Popen([*command, "1000000"], cwd=here)
-        wait_until(lambda: journal.exists() and journal.read_bytes()[size:].count(b'"delivered"') > 2)  # noqa: B023
+        before = set(record_of(here / "run").delivered) if path.exists() else set()
+        process = subprocess.Popen([*command, "1000000"], cwd=here, env=environment)
+        wait_until(lambda: path.exists() and len(set(record_of(here / "run").delivered) - before) > 2)  # noqa: B023
         time.sleep(chance.random() * 0.3)
         process.kill()
         process.wait()
-    seen = max(step for _, step, _, _ in logged(here / "run"))
-    subprocess.run([*command, str(seen + 50)], cwd=here, check=True)
-    run = assert_once(server, "logger killed", here / "run")
-    steps = Counter(step for name, step, _, _ in logged(here / "run") if name == "nan")
-    assert steps == Counter(range(seen + 50)), "what was logged before isn't logged again"
-    assert run.data.params == {"lr": "0.1"}
+    seen = len(json.loads((here / "run" / "history.json").read_text()))
+    subprocess.run([*command, str(seen + 50)], cwd=here, env=environment, check=True)
+    client, run = only_run(server.uri, "logger killed")
+    there, wanted = arrived(client, run), logged(here / "run")
+    values = Counter((name, step, value) for name, step, value, _ in there.elements())
+    assert values == Counter((name, step, value) for name, step, value, _ in wanted.elements()), "each there once"
+    assert Counter(step for name, step, _ in values if name == "nan") == Counter(range(1, seen + 51))
+    assert run.data.params == {"lr": "0.1"} and run.info.status == "FINISHED"
     fault.seen(
         "a process killed while it delivers to MLflow",
-        "SIGKILL of the process that logs, at a random moment of its delivery, and a resumed one",
+        "SIGKILL of the process that trains, at a random moment of its delivery, and a resumed one",
         kills,
-        measured=f"{sum(steps.values()) * 2:,} values, each there once",
+        measured=f"{values.total():,} values, each there once",
     )
 
 
@@ -384,7 +410,7 @@ def test_a_training_that_is_killed_while_it_delivers(server: Server, here: Path,
 def test_killed_between_the_stores_commit_and_our_note_of_it(
     scheme: str, server: Server, here: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store in files has what is sent twice twice; the journal of such a kill lacks the last mark."""
+    """A store in files has what is sent twice twice; the folder of such a kill lacks the last mark."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     if scheme == "sqlite":
         shutil.copy(server.folder / "mlflow.db", here / "mlflow.db")
@@ -393,20 +419,22 @@ def test_killed_between_the_stores_commit_and_our_note_of_it(
     chance = random.Random(8)
     for number in range(times):
         folder = here / str(number)
-        with Tracker.start(f"unnoted {number}", "r", {"lr": 0.1}, {"a": 1}, journal=folder, uri=uri) as tracker:
+        with Tracker.start(f"unnoted {number}", "r", {"lr": 0.1}, {"a": 1}, folder=folder, uri=uri) as tracker:
             for step in range(40):
-                tracker.log_metrics({"loss": step / 7, "nan": float("nan")}, step)
-        kept = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
-        marks = [at for at, line in enumerate(kept) if b'"delivered"' in line]
-        lost = set(marks[chance.randrange(len(marks)) :])
-        (folder / JOURNAL).write_bytes(b"".join(line for at, line in enumerate(kept) if at not in lost))
+                end_epoch(folder, loss=step / 7, nan=float("nan"))
+                tracker.sync()
+        record = record_of(folder)
+        record.delivered = chance.sample(record.delivered, chance.randrange(len(record.delivered)))
+        if number % 3 == 0:
+            record.run_id = None
+        record.save()
         deliver_runs([folder], print)
         client, run = only_run(uri, f"unnoted {number}")
         assert arrived(client, run) == logged(folder)
         assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
     fault.seen(
         f"a kill between MLflow's commit and our note of it, {'SQLite' if scheme == 'sqlite' else 'files'}",
-        "notes taken out of the journal from a random one on, and delivered again",
+        "a random part of the marks taken out of `tracking.json`, at times the run's id, too, and delivered again",
         times,
         measured="each value there once",
     )
@@ -416,10 +444,10 @@ INTERRUPTED = """
 import os, signal, sys, time
 from pathlib import Path
 from fasttrain.stop import StopRequest
-from fasttrain.tracking import mlflow
-from fasttrain.tracking.mlflow import Tracker
-mlflow._KILLED_S, Tracker.finish.__defaults__ = 3600.0, ("FINISHED", 3600.0)  # what a server that answers may take
-with StopRequest() as stop, Tracker.start("e", "r", {}, journal=Path("run"), uri=sys.argv[1]) as tracker:
+from fasttrain.tracking import tracker as tracking
+from fasttrain.tracking.tracker import Tracker
+tracking._KILLED_S, Tracker.finish.__defaults__ = 3600.0, ("FINISHED", 3600.0)  # what a server that answers may take
+with StopRequest() as stop, Tracker.start("e", "r", {}, folder=Path("run"), uri=sys.argv[1]) as tracker:
     tracker.log_metrics({"loss": 1.0}, 1)
     Path("asked").touch()
     os.kill(os.getpid(), signal.SIGINT)
@@ -448,40 +476,44 @@ def test_ctrl_c_twice_leaves_though_the_server_never_answers(
         # 1: Python forgets that it was interrupted where another thread, which imports MLflow, calls exec() after it.
         assert done.returncode in (-signal.SIGINT, 1) and "\nKeyboardInterrupt" in done.stderr, done.stderr
         assert "--deliver" in done.stderr, "what is kept, and how to deliver it"
-    assert peek(here / "run" / JOURNAL).entries == times * 2 + 1, "a metric is logged once, and each start and end"
+    kinds = [entry.kind for entry in record_of(here / "run").missing()]
+    assert kinds == ["params", "tags", "metrics", "status"], "a metric is logged once"
     fault.seen(
         "Ctrl-C twice while MLflow's server never answers",
         "two SIGINTs in a row, a server that takes requests and is silent, a time-out of an hour",
         times,
-        measured="the process ended, all of it in the journal",
+        measured="the process ended, all of it in its folder",
     )
 
 
 def test_a_long_outage_costs_no_memory(here: Path, fault: Fault) -> None:
-    """Of a server that is away nothing is kept in memory: the journal is read from the disk when it is back."""
-    entries = fault.times(short=20_000, full=1_000_000)
-    tracker = Tracker.start("e", "r", {}, journal=here / "run", uri="http://127.0.0.1:9")
+    """While a server is away, only the time of each epoch is kept in memory: the rest is read when it is back."""
+    epochs = fault.times(short=100, full=1000)
+    folder = here / "run"
+    tracker = Tracker.start("e", "r", {}, folder=folder, uri="http://127.0.0.1:9")
     wait_until(lambda: tracker._failures > 0)
+    end_epoch(folder, loss=1.0)
+    tracker.sync()
     tracemalloc.start()
-    for step in range(entries):
-        tracker.log_metrics({"loss": 1 / (step + 1), "top1": 0.5}, step)
+    for epoch in range(1, epochs):
+        end_epoch(folder, loss=1 / epoch, top1=0.5)
+        tracker.sync()
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     tracker.finish(timeout=0)
     assert grown < 1_000_000, f"{grown:,} bytes"
-    assert peek(here / "run" / JOURNAL).entries == entries + 2
-    size = (here / "run" / JOURNAL).stat().st_size
+    assert len(record_of(folder).missing()) == epochs + 3
+    size = (folder / RECORD).stat().st_size
     fault.seen(
-        "MLflow's server away for as many entries as a run may have",
-        "metrics logged while every connection is refused",
-        entries,
-        measured=f"memory grew by {grown / 1e3:,.0f} kB, the journal to {size / 1e6:,.1f} MB",
+        "MLflow's server away for as many epochs as a run may have",
+        "epochs end while every connection is refused",
+        epochs,
+        measured=f"memory grew by {grown / 1e3:,.0f} kB, tracking.json to {size / 1e3:,.0f} kB",
     )
 
 
 def test_the_tag_that_makes_a_run_one(server: Server, here: Path) -> None:
-    with Tracker.start("tagged", "r", {}, journal=here / "run", uri=server.uri):
+    with Tracker.start("tagged", "r", {}, folder=here / "run", uri=server.uri):
         pass
     _, run = only_run(server.uri, "tagged")
-    start = json.loads((here / "run" / JOURNAL).read_text().splitlines()[0])
-    assert run.data.tags[UUID] == start["uuid"]
+    assert run.data.tags[UUID] == record_uuid(here / "run")

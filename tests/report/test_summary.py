@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 
 from fasttrain.evaluation.metrics import ClassificationMeter
 from fasttrain.report.summary import duration, epoch_line, evaluation_table, run_summary, summary_dict
-from fasttrain.tracking.mlflow import NullTracker
+from fasttrain.tracking.tracker import NullTracker
 
 NAMES = [f"grilled_cheese_sandwich_with_everything_{number}" for number in range(8)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,19 +12,36 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from fasttrain.files import atomic_write_bytes, make_folder
+from fasttrain.tracking.tracker import Tracker
 from tests.support.patience import wait_until
 
 FIRST_RUN = """
 import sys
 from pathlib import Path
-from fasttrain.tracking import mlflow as tracking
-from fasttrain.tracking.mlflow import Tracker
+from fasttrain.tracking import tracker as tracking
+from fasttrain.tracking.tracker import Tracker
 tracking.FINISH_TIMEOUT = 600  # MLflow makes a database, which takes long on a busy machine
 assert "mlflow" not in sys.modules
-with Tracker.start("first", "r", {"lr": 0.1}, journal=Path("run")) as tracker:
+with Tracker.start("first", "r", {"lr": 0.1}, folder=Path("run")) as tracker:
     tracker.log_metrics({"loss": 1.0}, 1)
 assert tracker.run_id
 """
+
+
+def end_epoch(folder: Path, **values: float) -> int:
+    """Add an epoch to the folder's `history.json`, as training does, and return its number."""
+    path = folder / "history.json"
+    history = json.loads(path.read_text()) if path.exists() else []
+    history.append({"epoch": len(history) + 1, **values})
+    make_folder(folder)
+    atomic_write_bytes(path, json.dumps(history).encode())
+    return len(history)
+
+
+def delivered(tracker: Tracker) -> bool:
+    """Whether the store has everything that there is in the folder."""
+    return not tracker._sync.missing()
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,8 @@ class FirstRun:
 
 
 def run_python(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    places = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.run(
         [sys.executable, "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=False

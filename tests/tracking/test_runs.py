@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_processes import FirstRun
+from mlflow_processes import FirstRun, delivered
 
 from fasttrain.errors import UserError
 from fasttrain.report.comparison import comparison_dict, differences, metric_rows
 from fasttrain.report.comparison_figure import comparison_figure, write_comparison
 from fasttrain.report.runs_table import runs_table
-from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.runs import TrackedRun, find_runs, list_runs, run_of_folder, tracking_uri
+from fasttrain.tracking.tracker import Tracker
+from tests.support.patience import wait_until
 
 
 def track(here: Path, name: str, losses: list[float], error: BaseException | None = None, **params: Any) -> str:
@@ -23,7 +24,7 @@ def track(here: Path, name: str, losses: list[float], error: BaseException | Non
     given = {"model": "mobilenetv2_100", "epochs": 5, "learning_rate": 0.1, **params}
     try:
         with Tracker.start(
-            "food", name, given, {"run_folder": here / "runs" / name}, journal=here / "runs" / name
+            "food", name, given, {"run_folder": here / "runs" / name}, folder=here / "runs" / name
         ) as run:
             for epoch, loss in enumerate(losses, 1):
                 run.log_metrics({"val_loss": loss, "val_top1": 1 - loss, "img/s": 100 * epoch}, epoch)
@@ -48,7 +49,7 @@ def three(here: Path) -> dict[str, str]:
 
 def test_a_study_of_tune_is_not_a_run_but_its_trials_are(here: Path) -> None:
     for name, tags in (("tune it", {"study": "s.db"}), ("trial 0", {"study": "s.db", "trial": "0"})):
-        with Tracker.start("food", name, {"epochs": 2}, tags, journal=here / "runs" / name) as run:
+        with Tracker.start("food", name, {"epochs": 2}, tags, folder=here / "runs" / name) as run:
             run.log_metrics({"val_top1": 0.5, "val_loss": 1.0}, 1)
     assert [run.name for run in list_runs(experiment="food", limit=2)] == ["trial 0"]
 
@@ -84,8 +85,9 @@ def test_runs_are_sorted_and_limited(three: dict[str, str]) -> None:
 
 
 def test_a_run_that_still_runs_is_told_from_one_that_was_killed_without_a_word(here: Path, client: Any) -> None:
-    running = Tracker.start("food", "running", {}, {"run_folder": here / "a"}, journal=here / "a")
+    running = Tracker.start("food", "running", {}, {"run_folder": here / "a"}, folder=here / "a")
     assert running.wait_for_run()
+    wait_until(lambda: delivered(running))
     long_ago = int((time.time() - 3 * 3600) * 1000)
     experiment = client.get_experiment_by_name("food").experiment_id
     client.create_run(experiment, long_ago, {"run_folder": str(here / "gone")}, "silent")
@@ -104,7 +106,7 @@ def test_runs_are_found_by_folder_name_and_id(here: Path, three: dict[str, str])
     found = find_runs(["runs/good", "stopped", three["broken"], three["broken"][:8], "stop"])
     assert [run.name for run in found] == ["good", "stopped", "broken", "broken", "stopped"]
     assert found[0].run_id is None and found[1].run_id == three["stopped"]
-    with Tracker.start("food", "stopped", {}, journal=here / "another"):
+    with Tracker.start("food", "stopped", {}, folder=here / "another"):
         pass
     with pytest.raises(UserError, match=f"'stopped' means 2 runs.*{three['stopped'][:8]}"):
         find_runs(["stopped"])

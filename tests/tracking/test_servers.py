@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_processes import Server
+from mlflow_processes import Server, delivered, end_epoch
 
 from fasttrain.errors import UserError
-from fasttrain.tracking import mlflow as tracking
-from fasttrain.tracking.journal import JOURNAL, peek
-from fasttrain.tracking.mlflow import Tracker
+from fasttrain.tracking import tracker as tracking
+from fasttrain.tracking.record import RECORD, Record
 from fasttrain.tracking.runs import list_runs, waiting_runs
 from fasttrain.tracking.store import Store
-from fasttrain.tracking.waiting import deliver_runs
+from fasttrain.tracking.sync import deliver_runs
+from fasttrain.tracking.tracker import Tracker
 from tests.support.patience import PATIENCE, wait_until
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -29,8 +28,11 @@ def steps(client: Any, run_id: str | None, name: str) -> list[tuple[int, float]]
     return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
 
 
-def delivered(tracker: Tracker) -> bool:
-    return tracker._delivery.sent >= tracker._journal.size
+def lacks(folder: Path) -> int:
+    """How many entries the store of the run in `folder` lacks, by what lies there."""
+    record = Record.load(folder / RECORD)
+    assert record is not None
+    return len(record.missing())
 
 
 @pytest.fixture(autouse=True)
@@ -67,38 +69,41 @@ def test_a_server_that_dies_in_mid_run_and_comes_back_has_everything(
     here: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    figure = here / "figure.png"
-    figure.write_bytes(b"png")
+    figure = here / "run" / "figure.png"
     said: list[str] = []
     params = {f"p{number}": number for number in range(120)}
-    with Tracker.start("e", "r", params, {"host": "a"}, journal=here / "run", report=said.append) as tracker:
-        tracker.log_metrics({"loss": 0.0}, 0)
+    with Tracker.start("e", "r", params, {"host": "a"}, folder=here / "run", report=said.append) as tracker:
+        end_epoch(here / "run", loss=1.0)
+        tracker.sync()
         wait_until(lambda: delivered(tracker))
         on_server = tracker.run_id
         server.kill()
-        for step in range(1, 30):
-            tracker.log_metrics({"loss": float(step)}, step)
-        tracker.log_artifact(figure)
+        for step in range(2, 31):
+            end_epoch(here / "run", loss=float(step))
+            tracker.sync()
+        figure.write_bytes(b"png")
+        tracker.log_artifacts([figure])
         wait_until(lambda: len(said) == 1)
         server.start()
         wait_until(lambda: delivered(tracker))
     assert (tracker.run_id, tracker.uri) == (on_server, server.uri)
     assert len(said) == 2 and "\n" not in said[0]
-    assert f"{server.uri} fails" in said[0] and str(here / "run" / JOURNAL) in said[0]
+    assert f"{server.uri} fails" in said[0] and str(here / "run") in said[0]
     assert said[1] == f"MLflow: {server.uri} has everything now"
     remote = Store(server.uri).client
     run = remote.get_run(on_server)
     assert run.info.status == "FINISHED" and len(run.data.params) == 120 and run.data.tags["host"] == "a"
-    assert steps(remote, on_server, "loss") == [(step, float(step)) for step in range(30)]
+    assert steps(remote, on_server, "loss") == [(step, float(step)) for step in range(1, 31)]
     assert [file.path for file in remote.list_artifacts(on_server)] == ["figure.png"]
-    assert peek(here / "run" / JOURNAL).entries == 0
+    assert lacks(here / "run") == 0
 
     # A resumed run goes on there, even where another store is configured by now.
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    with Tracker.start("e", "r", params, journal=here / "run", report=said.append) as resumed:
-        resumed.log_metrics({"loss": 30.0}, 30)
+    with Tracker.start("e", "r", params, folder=here / "run", report=said.append) as resumed:
+        end_epoch(here / "run", loss=31.0)
+        resumed.sync()
     assert resumed.run_id == on_server
-    assert steps(remote, on_server, "loss") == [(step, float(step)) for step in range(31)]
+    assert steps(remote, on_server, "loss") == [(step, float(step)) for step in range(1, 32)]
     assert len(said) == 2
 
 
@@ -111,20 +116,20 @@ def test_a_run_that_found_no_server_is_delivered_by_command(
     folder = here / "runs" / "r"
     with (
         given_up_soon(),
-        Tracker.start("e", "r", {"lr": 0.1}, uri=closed, journal=folder, report=said.append) as tracker,
+        Tracker.start("e", "r", {"lr": 0.1}, uri=closed, folder=folder, report=said.append) as tracker,
     ):
-        for step in range(10):
-            tracker.log_metrics({"loss": float(step)}, step)
-        tracker.log_artifact(folder / "config.toml")
+        for step in range(1, 11):
+            end_epoch(folder, loss=float(step))
+            tracker.sync()
+        tracker.log_artifacts([folder / "config.toml"])
         wait_until(lambda: len(said) == 1)
-    journal = here / "runs" / "r" / JOURNAL
     tracker._thread.join()
     assert tracker.run_id is None
-    assert "Connection refused" in said[0] and f"fasttrain runs --deliver {journal.parent}" in said[-1]
-    assert "lacks 13 entries" in said[-1]
-    assert "secret" not in "".join(said) + journal.read_text()
+    assert "Connection refused" in said[0] and f"fasttrain runs --deliver {folder}" in said[-1]
+    assert "lacks 14 entries" in said[-1], "settings, tags, ten epochs, a file and the end"
+    assert "secret" not in "".join(said) + (folder / RECORD).read_text()
     (waiting,) = waiting_runs(Path("runs"))
-    assert (waiting.name, waiting.status, waiting.experiment, waiting.waiting) == ("r", "finished", "e", 13)
+    assert (waiting.name, waiting.status, waiting.experiment, waiting.waiting) == ("r", "finished", "e", 14)
 
     with pytest.raises(UserError, match=r"runs/r: http://127.*refused.*try again later"):
         deliver_runs([Path("runs")], said.append)
@@ -135,7 +140,7 @@ def test_a_run_that_found_no_server_is_delivered_by_command(
     assert said == [f"moved/r: delivered to sqlite:///{here / 'mlflow.db'}"]
     run = list_runs(experiment="e")[0]
     assert run.status == "finished" and run.params == {"lr": "0.1"}
-    assert steps(client, run.run_id, "loss") == [(step, float(step)) for step in range(10)]
+    assert steps(client, run.run_id, "loss") == [(step, float(step)) for step in range(1, 11)]
     assert [file.path for file in client.list_artifacts(run.run_id)] == ["config.toml"]
     deliver_runs([Path("moved")], said.append)
     assert said[1:] == ["nothing waits in moved"] and waiting_runs(Path("moved")) == []
@@ -150,14 +155,14 @@ def test_the_next_run_beside_it_delivers_what_waits(
     said: list[str] = []
     with given_up_soon():
         for name in ("one", "two"):
-            journal = here / "runs" / name
-            with Tracker.start("e", name, {}, uri=server.uri, journal=journal, report=said.append) as tracker:
+            folder = here / "runs" / name
+            with Tracker.start("e", name, {}, uri=server.uri, folder=folder, report=said.append) as tracker:
                 tracker.log_metrics({"loss": 1.0}, 1)
-        with Tracker.start("e", "elsewhere", {}, uri="http://127.0.0.1:9", journal=here / "runs" / "elsewhere"):
+        with Tracker.start("e", "elsewhere", {}, uri="http://127.0.0.1:9", folder=here / "runs" / "elsewhere"):
             pass
     server.start()
     said.clear()
-    with Tracker.start("e", "three", {}, uri=server.uri, journal=here / "runs" / "three", report=said.append):
+    with Tracker.start("e", "three", {}, uri=server.uri, folder=here / "runs" / "three", report=said.append):
         wait_until(lambda: len(said) == 2)
     assert [line.split(",")[0] for line in said] == [f"MLflow: {here / 'runs' / name}" for name in ("one", "two")]
     assert sorted(run.name for run in list_runs(server.uri)) == ["one", "r", "three", "two"], "r is the fixture's"
@@ -166,32 +171,35 @@ def test_the_next_run_beside_it_delivers_what_waits(
 
 def test_training_does_not_wait_for_a_server_that_never_answers(here: Path, mute: str) -> None:
     said: list[str] = []
-    tracker = Tracker.start("e", "r", {}, uri=mute, journal=here / "run", report=said.append)
-    for step in range(1000):
-        tracker.log_metrics({"loss": float(step)}, step)
-    assert (tracker.run_id, said) == (None, [])  # all logged while the server is still being waited for
+    tracker = Tracker.start("e", "r", {}, uri=mute, folder=here / "run", report=said.append)
+    for _ in range(200):
+        end_epoch(here / "run", loss=1.0)
+        tracker.sync()
+    assert (tracker.run_id, said) == (None, [])  # all done while the server is still being waited for
     tracker.finish(timeout=0.2)
-    assert len(said) == 1 and "lacks 1002 entries" in said[0] and str(here / "run" / JOURNAL) in said[0]
-    kept = [json.loads(line)["op"] for line in (here / "run" / JOURNAL).read_text().splitlines()]
-    assert kept == ["start", *["metrics"] * 1000, "finish"]
+    assert len(said) == 1 and "lacks 203 entries" in said[0] and str(here / "run") in said[0]
+    record = Record.load(here / "run" / RECORD)
+    assert record is not None and record.status == "FINISHED"
+    kinds = [entry.kind for entry in record.missing()]
+    assert kinds == ["params", "tags", *["metrics"] * 200, "status"]
 
 
 def test_asking_for_the_run_of_a_silent_server_costs_its_time_once(here: Path, mute: str) -> None:
-    tracker = Tracker.start("e", "r", {}, uri=mute, journal=here / "run")
+    tracker = Tracker.start("e", "r", {}, uri=mute, folder=here / "run")
     assert tracker.wait_for_run(0.1) is None and tracker.wait_for_run(sys.maxsize / 1e10) is None
     tracker.finish("KILLED", timeout=0.1)
 
 
 def test_only_one_process_at_a_time_delivers(here: Path, mute: str) -> None:
     said: list[str] = []
-    tracker = Tracker.start("e", "r", {}, uri=mute, journal=here / "run")
+    tracker = Tracker.start("e", "r", {}, uri=mute, folder=here / "run")
     deliver_runs([here / "run"], said.append)
     assert said == [f"{here / 'run'}: its run is going on, and delivers by itself"]
     tracker.finish("KILLED", timeout=0.1)
 
 
 def test_a_run_deleted_in_its_store_is_made_anew_with_everything(here: Path, client: Any) -> None:
-    with Tracker.start("e", "r", {"lr": 1}, journal=here / "run") as tracker:
+    with Tracker.start("e", "r", {"lr": 1}, folder=here / "run") as tracker:
         tracker.log_metrics({"loss": 0.0}, 0)
         wait_until(lambda: delivered(tracker))
         deleted = tracker.run_id
@@ -207,18 +215,19 @@ def test_a_run_deleted_in_its_store_is_made_anew_with_everything(here: Path, cli
 def test_what_a_healthy_store_refuses_is_set_aside_told_and_tried_again(here: Path, client: Any) -> None:
     """An artifacts folder that can't be made: the rest must not wait for it."""
     said: list[str] = []
-    (here / "figure.png").write_bytes(b"png")
+    figure = here / "run" / "figure.png"
     (here / "mlartifacts").write_text("a file where the folder should be")
-    with Tracker.start("e", "r", {}, journal=here / "run", report=said.append) as tracker:
-        tracker.log_artifact(here / "figure.png")
+    with Tracker.start("e", "r", {}, folder=here / "run", report=said.append) as tracker:
+        figure.write_bytes(b"png")
+        tracker.log_artifacts([figure])
+        wait_until(lambda: any("figure.png can't be logged" in line for line in said))
         tracker.log_metrics({"loss": 1.0}, 1)
-        wait_until(lambda: delivered(tracker))
     assert client.get_run(tracker.run_id).data.metrics == {"loss": 1.0}
     assert any("figure.png can't be logged" in line for line in said)
-    assert peek(here / "run" / JOURNAL).entries == 1
+    assert lacks(here / "run") == 1
     with pytest.raises(UserError, match="refuses 1 entries"):
         deliver_runs([here / "run"], said.append)
     (here / "mlartifacts").unlink()
     deliver_runs([here / "run"], said.append)
     assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["figure.png"]
-    assert peek(here / "run" / JOURNAL).entries == 0
+    assert lacks(here / "run") == 0

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from fasttrain.errors import UserError
-from fasttrain.tracking.mlflow import Tracker
 from fasttrain.tracking.page import serve
+from fasttrain.tracking.tracker import Tracker
 from tests.support.patience import PATIENCE
 
 
@@ -26,9 +26,10 @@ def free_port() -> int:
 
 
 def test_the_page_shows_runs_and_their_files_and_ends_with_ctrl_c(here: Path) -> None:
-    (here / "config.toml").write_text("epochs = 3\n")
-    with Tracker.start("food", "r", {"lr": 0.1}, journal=here / "run") as tracker:
-        tracker.log_artifact(here / "config.toml")
+    (here / "run").mkdir()
+    (here / "run" / "config.toml").write_text("epochs = 3\n")
+    with Tracker.start("food", "r", {"lr": 0.1}, folder=here / "run") as tracker:
+        tracker.log_artifacts([here / "run" / "config.toml"])
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "fasttrain", "ui", "--port", str(port)],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,7 +29,8 @@ from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
 from fasttrain.stop import StopRequest
-from fasttrain.tracking.mlflow import NullTracker, Tracker
+from fasttrain.tracking.record import Record
+from fasttrain.tracking.tracker import NullTracker, Tracker
 from fasttrain.training.resume import start_of_run
 from tests.support.runs import SMALL, killed_after, last_state
 
@@ -276,20 +276,21 @@ def test_tracking(begun, tmp_path, monkeypatch):
     monkeypatch.setattr(Tracker, "start", lambda **given: started.append(given) or NullTracker())
     Resumed(folder, {"track": True}).run._tracker()
     assert len(started) == 1 and started[0]["experiment"] == "fasttrain"
-    journal, start = folder / "tracking.jsonl", start_of_run(None, {"resume": str(folder)})
+    path, start = folder / "tracking.json", start_of_run(None, {"resume": str(folder)})
     start.checkpoint.update(mlflow_run_id="1", journal="2")
-    began = {"op": "start", "time": 1, "experiment": "a", "run_name": "b", "params": {}, "tags": {}}
-    journal.write_text(json.dumps({**began, "uuid": "2"}) + "\n")
-    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"} and journal.exists()
-    journal.write_text(json.dumps({**began, "uuid": "3"}) + "\n")
+    began = Record(path, uuid="2", experiment="a", run_name="b", params={}, tags={})
+    began.save()
+    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"} and path.exists()
+    replace(began, uuid="3").save()
     assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"}
-    assert not journal.exists(), "of a branch that was killed before it was saved"
+    assert not path.exists(), "of a branch that was killed before it was saved"
     other = replace(start, config=start.config.model_copy(update={"experiment": "other"}))
     for number, (new, tag) in enumerate([(other, "continued_in"), (replace(start, went_back=True), "abandoned")], 2):
-        journal.write_text(json.dumps({**began, "uuid": "2"}) + "\n")
-        assert tracked_before(new) == {"mlflow_run_id": None, "journal": None} and not journal.exists()
-        kept = [json.loads(line) for line in (folder / f"tracking-{number}.jsonl").read_text().splitlines()]
-        assert [each["op"] for each in kept] == ["start", "tags", "finish"] and kept[1]["tags"].keys() == {tag}
+        began.save()
+        assert tracked_before(new) == {"mlflow_run_id": None, "journal": None} and not path.exists()
+        kept = Record.load(folder / f"tracking-{number}.json")
+        assert kept is not None and kept.tags.keys() == {tag} and kept.status == "KILLED" and kept.ended
+        assert [row["step"] for row in kept.metrics] == [1, 2]
 
 
 def test_fewer_epochs_than_have_begun_are_refused(begun, tmp_path):

@@ -1,0 +1,236 @@
+"""`tracking.json`: what a run's folder knows of its MLflow run, beside the numbers in its other files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+from typing import Any, NamedTuple
+
+from fasttrain.files import atomic_write_bytes
+from fasttrain.tracking.old_journal import JOURNAL, read_journal
+
+RECORD = "tracking.json"
+RUNNING = "RUNNING"
+
+
+class Entry(NamedTuple):
+    """A part of a run that its store has or lacks; `kind` is params, tags, metrics, artifact or status."""
+
+    kind: str
+    value: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """A digest: an entry that changes has another."""
+        return hashlib.blake2b(json.dumps(self, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+@dataclass
+class Record:
+    """The file at `path`; times are milliseconds since 1970.
+
+    uri, run_id: the store that the run is meant for, and the run there once it is known. delivered: keys of the entries
+    that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. ready: the folder's
+    other files are this MLflow run's, not those of the one that it takes the place of. problem: why the last `save`
+    failed. shared: a run may be resumed meanwhile, and writes the file, too.
+    """
+
+    path: Path
+    uuid: str
+    experiment: str | None
+    run_name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    experiment_id: str | None = None
+    uri: str | None = None
+    run_id: str | None = None
+    began: int = field(default_factory=lambda: now())
+    ended: int | None = None
+    status: str = RUNNING
+    ready: bool = True
+    artifacts: list[str] = field(default_factory=list)
+    times: dict[str, int] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    delivered: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.problem: str | None = None
+        self.shared = False
+        self.lock = threading.RLock()
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @staticmethod
+    def load(path: Path) -> Record | None:
+        """Return the record at `path`, else what an older version left in its place; None where there is neither.
+
+        Raises OSError and ValueError for a file that can't be read.
+        """
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                return Record(path, **json.loads(path.read_bytes()))
+            except TypeError as error:
+                raise ValueError(f"not a record: {error}") from error
+        journal = path.with_suffix(".jsonl")
+        if not journal.is_file() or (found := read_journal(journal)) is None:
+            return None
+        fields, has_all = found
+        record = Record(path, **fields)
+        if has_all:
+            record.delivered = [entry.key for entry in record.entries()]
+        return record
+
+    def write(self) -> None:
+        """Write the file. Raises OSError."""
+        with self.lock:
+            plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "path"}
+            atomic_write_bytes(self.path, json.dumps(plain, indent=1).encode() + b"\n")
+
+    def save(self) -> None:
+        """Write the file; a failure becomes `problem`."""
+        try:
+            self.write()
+            self.problem = None
+        except OSError as error:
+            self.problem = f"{self.path}: {error.strerror or error}"
+
+    def aim_at(self, uri: str, run_id: str) -> None:
+        """Save which run of which store this is; another one has nothing yet."""
+        if (self.uri, self.run_id) != (uri, run_id):
+            with self.lock:
+                self._reload()
+                self.uri, self.run_id, self.delivered = uri, run_id, []
+                self.save()
+
+    def mark(self, entries: Collection[Entry]) -> None:
+        """Save that the store has `entries`, and forget what isn't in the run any more."""
+        with self.lock:
+            self._reload()
+            has = {*self.delivered, *(entry.key for entry in entries)}
+            if self.ready:
+                has &= {entry.key for entry in self.entries()}
+            self.delivered = sorted(has)
+            self.save()
+
+    def entries(self) -> list[Entry]:
+        """Return what the run holds now, in the order in which a store gets it. Raises OSError and ValueError."""
+        with self.lock:
+            metrics = list(self.metrics)
+            if self.path.name == RECORD and self.ready:
+                metrics += self._metrics_of_files()
+            status = Entry("status", {"status": self.status, "time": self.ended})
+            return [
+                *([status] if self.status == RUNNING else []),
+                Entry("params", dict(self.params)),
+                Entry("tags", dict(self.tags)),
+                *(Entry("metrics", row) for row in metrics),
+                *(self._artifacts() if self.ready else ()),
+                *([status] if self.status != RUNNING else []),
+            ]
+
+    def missing(self) -> list[Entry]:
+        """Return the entries that the store lacks."""
+        has = set(self.delivered)
+        return [entry for entry in self.entries() if entry.key not in has]
+
+    def note_times(self) -> None:
+        """Give each epoch in `history.json` the time at which it ended, and forget those of epochs that are gone.
+
+        The last epoch of a history ended when the file was written. Raises OSError and ValueError.
+        """
+        path, times = self.folder / "history.json", {}
+        history = read_json(path, [])
+        end = path.stat().st_mtime * 1000 if history else 0.0
+        for epoch in reversed(history):
+            times[str(epoch["epoch"])] = self.times.get(str(epoch["epoch"]), int(end))
+            end -= epoch.get("epoch_seconds", 0.0) * 1000
+        self.times = times
+
+    def _reload(self) -> None:
+        """Take over what another process has written, but for what is delivered."""
+        with contextlib.suppress(OSError, ValueError):
+            if self.shared and (latest := Record.load(self.path)) is not None:
+                for name in self.__dataclass_fields__.keys() - {"path", "uri", "run_id", "delivered"}:
+                    setattr(self, name, getattr(latest, name))
+
+    def _metrics_of_files(self) -> Iterator[dict[str, Any]]:
+        history = read_json(self.folder / "history.json", [])
+        if any(str(epoch["epoch"]) not in self.times for epoch in history):
+            self.note_times()
+        for epoch in history:
+            values = {name: float(value) for name, value in epoch.items() if name != "epoch"}
+            yield {"step": epoch["epoch"], "time": self.times[str(epoch["epoch"])], "metrics": values}
+        path = self.folder / "evaluation.json"
+        if evaluation := read_json(path, {}):
+            written = int(path.stat().st_mtime * 1000)
+            yield {"step": len(history), "time": written, "metrics": final_metrics(evaluation)}
+
+    def _artifacts(self) -> Iterator[Entry]:
+        for name in self.artifacts:
+            with contextlib.suppress(OSError):
+                found = (self.folder / name).stat()
+                yield Entry("artifact", {"name": name, "size": found.st_size, "written": found.st_mtime_ns})
+
+
+def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics in `evaluation.json`: `best_SPLIT_NAME`, since val_loss and its like are the curves."""
+    numbers = {name: float(value) for name, value in evaluation.items() if isinstance(value, (int, float))}
+    own = {name: numbers.pop(name) for name in ("training_seconds", "best_epoch") if name in numbers}
+    loss = numbers.pop("loss", math.nan)  # JSON holds none that isn't finite
+    return {f"best_{evaluation['split']}_{name}": value for name, value in {"loss": loss, **numbers}.items()} | own
+
+
+def record_files(folder: Path, *places: str) -> list[Path]:
+    """Return the paths of the records in `folder`, or in its `places` ("*/"), those of older versions included."""
+    found = (path for place in places or ("",) for path in folder.glob(f"{place}tracking*.json*"))
+    return sorted({path.with_suffix(".json") for path in found if path.suffix in (".json", ".jsonl")})
+
+
+def record_uuid(folder: Path) -> str | None:
+    """Return the UUID of the run in `folder`; None where it has none."""
+    with contextlib.suppress(OSError, ValueError):
+        record = Record.load(folder / RECORD)
+        return record.uuid if record else None
+    return None
+
+
+def set_aside(folder: Path, tags: Mapping[str, str]) -> None:
+    """Make room for a new MLflow run in `folder`: the present one gets `tags`, keeps its metrics, and ends.
+
+    It is still delivered, but for its artifacts: the folder's files are no longer its own. Raises OSError where the
+    folder can't be written.
+    """
+    number = 1
+    while any((folder / f"tracking-{number}{suffix}").exists() for suffix in (".json", ".jsonl")):
+        number += 1
+    with contextlib.suppress(ValueError):  # damaged: it says nothing that could be kept
+        if (record := Record.load(folder / RECORD)) is not None:
+            record.metrics = [entry.value for entry in record.entries() if entry.kind == "metrics"]
+            record.path, record.artifacts, record.tags = folder / f"tracking-{number}.json", [], {**record.tags, **tags}
+            if record.status == RUNNING:
+                record.status, record.ended = "KILLED", now()
+            record.write()
+    (folder / RECORD).unlink(missing_ok=True)
+    if (folder / JOURNAL).exists():
+        (folder / JOURNAL).rename(folder / f"tracking-{number}.jsonl")
+
+
+def read_json(path: Path, otherwise: Any) -> Any:
+    """Return what the file holds, `otherwise` where there is none. Raises OSError and ValueError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return otherwise
+
+
+def now() -> int:
+    return int(time() * 1000)

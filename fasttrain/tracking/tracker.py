@@ -1,0 +1,339 @@
+"""`Tracker`: one MLflow run that never makes training wait.
+
+A thread imports MLflow (seconds) and syncs the run's folder with the store whenever there is news, again and again
+where the store is away. What it lacks at the end stays in the folder, for the next run beside it or for
+`fasttrain runs --deliver`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from fasttrain.errors import Stopped
+from fasttrain.files import make_folder
+from fasttrain.tracking.lock import FolderLock
+from fasttrain.tracking.record import RECORD, RUNNING, Record, now
+from fasttrain.tracking.store import is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.sync import Busy, Sync, reason, sync_beside
+
+FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for its store
+RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
+EXPERIMENT = "fasttrain"  # where nothing says which
+_FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
+_AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
+_KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed
+
+
+class NullTracker:
+    """Tracks nothing, with `Tracker`'s interface."""
+
+    run_id: str | None = None
+    uri: str | None = None
+    uuid: str | None = None
+
+    def wait_for_run(self, timeout: float | None = None) -> str | None:
+        """Return the run's id; None here."""
+        return None
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Do nothing."""
+
+    def log_artifacts(self, paths: Sequence[Path]) -> None:
+        """Do nothing."""
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> NullTracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing."""
+
+
+class Tracker(NullTracker):
+    """A run in MLflow; made by `start`, ended by `finish` or by leaving its `with` block.
+
+    The block ends the run as FINISHED, as KILLED on KeyboardInterrupt, Stopped and SystemExit by a signal,
+    else as FAILED (with the tag `error`).
+    """
+
+    def __init__(self, record: Record, uri: str, run_id: str | None, report: Callable[[str], None]) -> None:
+        self.uri = shown(uri)
+        self.run_id = run_id
+        self.uuid = record.uuid
+        self._record = record
+        self._lock = FolderLock(record.folder)
+        self._sync = Sync(record, uri, report, run_id=run_id)
+        self._report = report
+        self._told: set[str] = set()
+        self._finished = False
+        self._news = self._seen = 0
+        self._left = threading.Event()
+        self._delivered = threading.Event()
+        self._failures = 0
+        self._failure: Exception | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="fasttrain-mlflow", daemon=True)
+
+    @staticmethod
+    def start(
+        experiment: str | None,
+        run_name: str | None,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any] | None = None,
+        *,
+        folder: Path,
+        uri: str | None = None,
+        run_id: str | None = None,
+        uuid: str | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> Tracker:
+        """Start a run, or continue the one that the folder's `tracking.json`, `run_id` or `uuid` names.
+
+        `experiment`, `run_name`: default: MLflow's variables MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, and
+        MLFLOW_RUN_NAME, else "fasttrain" and the folder's name. A new run takes the place of MLFLOW_RUN_ID, as
+        `mlflow run` asks for. `folder`: the run's own. What runs in the folders beside it could not deliver to this
+        store is delivered now, too.
+
+        `uri`: MLflow's tracking URI; default: where the run was tracked before, else $MLFLOW_TRACKING_URI, else
+        `mlflow.db` in the working directory (artifacts beside it, in `mlartifacts`). `params`: any number, any length;
+        a continued run keeps its own and gets the tag `changed.NAME` for each that differs. `report` takes one line
+        for people, once for each thing that goes wrong, from another thread; default: the log.
+
+        Return at once, whatever the store does; `run_id` is known a few seconds later.
+        Set MLflow's time-outs, retries and telemetry in os.environ, where the user has not.
+        """
+        set_environment()
+        report = report or logging.getLogger("fasttrain").warning
+        try:
+            record = Record.load(folder / RECORD)
+        except (OSError, ValueError) as error:
+            report(f"MLflow: {folder / RECORD} can't be read ({error}); it is written anew")
+            record = None
+        if record is None:
+            record = _new_record(folder, experiment, run_name, uuid)
+            if uuid is None and run_id is None:
+                run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # as MLflow does, whose next run is another
+        record.params = {name: str(value) for name, value in params.items()}
+        record.tags |= {name: str(value) for name, value in (tags or {}).items()}
+        if run_name:
+            record.tags["mlflow.runName"] = run_name
+        record.status, record.ended, record.artifacts = RUNNING, None, []
+        configured = uri or os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
+        # The record keeps no passwords, so the configured URI is taken where both mean the same store.
+        if uri is None and record.uri is not None and record.run_id and record.uri != shown(configured):
+            configured = record.uri
+        if record.uri == shown(configured):
+            run_id = record.run_id or run_id
+        else:
+            record.uri, record.run_id, record.delivered = shown(configured), None, []
+        with suppress(OSError):  # the record's failure to be saved says so
+            make_folder(folder)
+        tracker = Tracker(record, configured, run_id, report)
+        tracker._lock.take()
+        tracker._save()
+        tracker._thread.start()
+        return tracker
+
+    def wait_for_run(self, timeout: float | None = None) -> str | None:
+        """Return the run's id in the store at `uri`, once it is there; None where the store is away, or takes over
+        `timeout` seconds (`RUN_TIMEOUT`), in all calls together."""
+        if not self._sync.connected.wait(RUN_TIMEOUT if timeout is None else timeout):
+            self._sync.connected.set()
+        self.run_id = self._sync.run_id or self.run_id
+        return self.run_id
+
+    def sync(self) -> None:
+        """Bring what is new in the folder (`history.json`, `evaluation.json`) to the store, without waiting for it."""
+        with suppress(OSError, ValueError), self._record.lock:  # the thread says so
+            self._record.ready = True
+            self._record.note_times()
+        self._save()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Log numbers (anything `float()` takes, NaN included) that no file of the folder holds, at `step`.
+
+        What the run logged before it was resumed, with the same value at the same step, isn't logged again.
+        """
+        with self._record.lock:
+            rows = self._record.metrics
+            before = {
+                (name, repr(each)) for row in rows if row["step"] == step for name, each in row["metrics"].items()
+            }
+            values = {name: float(value) for name, value in metrics.items()}
+            if new := {name: value for name, value in values.items() if (name, repr(value)) not in before}:
+                rows.append({"step": step, "time": now(), "metrics": new})
+        self._save()
+
+    def log_artifacts(self, paths: Sequence[Path]) -> None:
+        """Log files that lie in the run's folder, once they are there."""
+        names = [str(path.resolve().relative_to(self._record.folder.resolve())) for path in paths]
+        with self._record.lock:
+            self._record.artifacts = list(dict.fromkeys([*self._record.artifacts, *names]))
+        self._save()
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run; values as text, cut at MLflow's 8,000 characters."""
+        with self._record.lock:
+            self._record.tags |= {name: str(value) for name, value in tags.items()}
+        self._save()
+
+    def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
+        """End the run (FINISHED, FAILED, KILLED) and wait, at most `timeout` seconds (`FINISH_TIMEOUT`), for the
+        store to have all; a few seconds only for one that is away.
+
+        A second call does nothing. What isn't delivered by then is reported, and stays in the folder.
+        """
+        if self._finished:
+            return
+        with self._record.lock:
+            self._record.status, self._record.ended = status, now()
+        self._save()
+        with self._changed:
+            self._finished = True
+            self._changed.notify()
+        try:
+            self._wait(status == "KILLED", FINISH_TIMEOUT if timeout is None else timeout)
+        finally:
+            self._left.set()  # the thread ends after the request it is in
+            with self._changed:
+                self._changed.notify()
+        if self._delivered.is_set():
+            if "away" in self._told:
+                self._report(f"MLflow: {self.uri} has everything now")
+            return
+        why = f" ({reason(self._failure)})" if self._failure else ""
+        with suppress(OSError, ValueError):
+            why = f" lacks {len(self._sync.missing())} entries{why}"
+        self._report(
+            f"MLflow: {self.uri}{why}; they are kept in {self._record.folder}, for the next run beside it or: "
+            f"fasttrain runs --deliver {self._record.folder}"
+        )
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = status_of(error)
+        if status == "FAILED" and not self._finished:
+            self.set_tags({"error": f"{type(error).__name__}: {error}"})
+        self.finish(status)
+
+    def _save(self) -> None:
+        if self._finished:
+            raise RuntimeError("the MLflow run is finished; this came too late")
+        self._record.save()
+        if problem := self._record.problem:
+            self._tell("record", f"MLflow's state can't be kept ({problem}); the run goes on without")
+        with self._changed:
+            self._news += 1
+            self._changed.notify()
+
+    def _tell(self, what: str, line: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._report(line)
+
+    def _work(self) -> None:
+        beside: threading.Thread | None = None
+        while not self._left.is_set():
+            self._seen, finished = self._news, self._finished
+            try:
+                if not self._lock.take():
+                    raise Busy("another process is delivering it")
+                self._sync.push()
+            except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError: all mean "not now"
+                if not (finished and self._has_all_it_takes()):
+                    self._failed(error)
+                    continue
+            self.run_id = self._sync.run_id
+            self._failures = 0
+            if beside is None:
+                beside = self._sync_beside()
+            if finished:
+                self._delivered.set()
+                break
+            with self._changed:
+                self._changed.wait_for(lambda: self._news != self._seen or self._finished or self._left.is_set())
+        self._lock.release()
+
+    def _has_all_it_takes(self) -> bool:
+        with suppress(OSError, ValueError):
+            return not self._sync.missing(refused=False)
+        return False
+
+    def _failed(self, error: Exception) -> None:
+        """Wait until it is time to try again."""
+        self._failures += 1
+        self._failure = error
+        self._sync.connected.set()
+        if self._failures > 1 and not isinstance(error, Busy) and not self._has_all_it_takes():
+            kept = f"the run goes on, and {self._record.folder} keeps everything until it works again"
+            self._tell("away", f"MLflow: {self.uri} fails ({reason(error)}); {kept}")
+        was_finished = self._finished
+        pause = _FIRST_RETRY_S if was_finished else min(_FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 30), _RETRY_S)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left.is_set() or self._finished != was_finished, pause)
+
+    def _sync_beside(self) -> threading.Thread:
+        arguments = (self._record.folder, self._sync.uri, self._report, lambda: not self._finished)
+        thread = threading.Thread(target=sync_beside, args=arguments, name="fasttrain-mlflow-beside", daemon=True)
+        thread.start()
+        return thread
+
+    def _wait(self, killed: bool, timeout: float) -> None:
+        began = time.monotonic()
+        while self._thread.is_alive():
+            asked_at, now = self._sync.asked_at, time.monotonic()
+            silent = is_remote(self._sync.uri) and asked_at is not None and now - asked_at > _KILLED_AWAY_S
+            away = self._failures > 0 or (killed and silent)
+            limits = (_KILLED_S, _KILLED_AWAY_S) if killed else (timeout, _AWAY_S)
+            if now - began > min(timeout, limits[away]):
+                return
+            self._thread.join(0.05)
+
+
+def _new_record(folder: Path, experiment: str | None, run_name: str | None, uuid: str | None) -> Record:
+    name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    number = None if name else os.environ.get("MLFLOW_EXPERIMENT_ID")
+    return Record(
+        folder / RECORD,
+        uuid or uuid4().hex,
+        experiment=None if number else name or EXPERIMENT,
+        experiment_id=number,
+        run_name=run_name or os.environ.get("MLFLOW_RUN_NAME") or folder.resolve().name,
+        params={},
+        tags={},
+        ready=not (folder / "history.json").exists(),
+    )
+
+
+def status_of(error: BaseException | None) -> str:
+    """Return MLflow's RunStatus for what left the run's `with` block; exit codes 75, 130 and 143 mean KILLED."""
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "FINISHED"
+    if isinstance(error, (KeyboardInterrupt, Stopped)):
+        return "KILLED"
+    if isinstance(error, SystemExit) and error.code in (75, 130, 143):
+        return "KILLED"
+    return "FAILED"
