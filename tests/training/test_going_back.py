@@ -118,7 +118,7 @@ def test_in_the_first_epoch_there_is_no_best_yet(shard_folder, tmp_path):
     with killed_after(lambda state: state["step"] == 2):
         train(resume=str(first))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fasttrain.commands.train.Run._one_epoch", lambda self: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr("fasttrain.commands.run.Run._one_epoch", lambda self: os.kill(os.getpid(), signal.SIGKILL))
         patch.setattr("os.kill", lambda pid, number: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(resume=str(run))

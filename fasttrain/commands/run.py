@@ -1,0 +1,384 @@
+"""`Run`: one run from its first epoch to its result, and the folder that holds it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.commands.finish import leave
+from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
+from fasttrain.config.load import resolve
+from fasttrain.config.resuming import lasting
+from fasttrain.device import memory_peak, release_memory
+from fasttrain.errors import Stopped, of_os, remember_trace
+from fasttrain.evaluation.evaluate import Predictions, evaluate_model
+from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.files import clear_temporaries
+from fasttrain.loaders.base import Loader
+from fasttrain.model.tta import FlipAveraged
+from fasttrain.ranks import Agreed
+from fasttrain.report.html import Report
+from fasttrain.report.of_run import report_of_run
+from fasttrain.report.photographs import first_batch
+from fasttrain.report.summary import epoch_line
+from fasttrain.stop import StopRequest
+from fasttrain.terminal import tell
+from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.training.batch_size import too_large
+from fasttrain.training.diverged import kept_if_diverged
+from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
+from fasttrain.training.logfile import RunLog
+from fasttrain.training.loop import require_finite, train_epoch
+from fasttrain.training.parts import RunParts
+from fasttrain.training.progress import EpochProgress
+from fasttrain.training.progressive import progressive_side
+from fasttrain.training.refused import refused
+from fasttrain.training.result import TrainResult
+from fasttrain.training.saving import Saving
+from fasttrain.training.state import Totals
+from fasttrain.training.step import Step
+from fasttrain.training.trace import Trace
+
+log = logging.getLogger("fasttrain")
+
+AfterEpoch = Callable[[Mapping[str, Any]], "bool | None"]
+"""Gets an epoch's record, as in `TrainResult.history`; what is true ends the run there, as early stopping does."""
+
+
+class Run:
+    """One run from its first epoch to its result, and the folder that holds it."""
+
+    def __init__(
+        self,
+        parts: RunParts,
+        folder: RunFolder,
+        saving: Saving,
+        console: Console,
+        stop: StopRequest,
+        after_epoch: AfterEpoch | None,
+        tags: Mapping[str, str],
+    ) -> None:
+        self.parts, self.folder, self.saving, self.console = parts, folder, saving, console
+        self.start, self.config, self.ranks, self.state = parts.start, parts.config, parts.ranks, parts.state
+        self.stop, self.after_epoch, self.tags = stop, after_epoch, tags
+        self.ended = self.traced = False
+        self.tracked: dict[str, Any] = {"mlflow_run_id": None, "journal": None}
+
+    def describe(self) -> None:
+        """Tell the console the run's folder, its parts and the settings that are not the usual ones."""
+        says = self.console.print
+        verb, settings = "resuming" if self.start.checkpoint else "run", self.config.plain()
+        tell(self.console, verb, {"folder": self.folder.path}, Text.assemble((verb, "bold"), f" {self.folder.path}"))
+        for line in self.parts.describe():
+            says(line, soft_wrap=True)
+        usual = resolve().plain()
+        own = [f"{name}={value}" for name, value in settings.items() if usual.get(name) != value]
+        said = f"settings: {'  '.join(own)}{'; ' if own else ''}the others as usual (all in config.toml)"
+        tell(self.console, "settings", settings, Text(said, style="dim"), wrap=True)
+        for change in self.start.changed:
+            says(Text.assemble(("changed since the checkpoint: ", "yellow"), change))
+        if self.config.resume == "auto" and not self.start.checkpoint:
+            says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
+
+    def run(self) -> TrainResult:
+        """Train to the end, or until a stop is requested. Return the result."""
+        handler = RunLog(self.folder.log, self._tell) if self.ranks.main else logging.NullHandler()
+        logging.getLogger().addHandler(handler)
+        try:
+            for line in self.start.torn:
+                self.parts.warn(line)
+            if self.ranks.main:
+                self.tracked = tracked_before(self.start)
+            with self._tracker() as tracker:
+                self._prepare(tracker)
+                while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:
+                    with kept_if_diverged(self.parts, self.folder.path):
+                        self._one_epoch()
+                    if self.ended:
+                        break
+                return self._finish()
+        except Exception as error:
+            self.saving.settle()
+            log.exception("the run in %s failed", self.folder.path)
+            if isinstance(handler, RunLog) and handler.kept:
+                remember_trace(error, self.folder.log)
+            said = too_large(error, self.parts, self.folder.path) or refused(error, self.folder)
+            raise said or error from error.__cause__
+        finally:
+            self.parts.loaders.close()
+            release_memory(self.parts.device)
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+    def _tell(self, line: str) -> None:
+        self.console.print(line, style="yellow", soft_wrap=True)
+
+    def _tracker(self) -> NullTracker:
+        if not self.config.track or not self.ranks.main:
+            return NullTracker()
+        return Tracker.start(
+            experiment=self.config.experiment if "experiment" in self.config.model_fields_set else None,
+            run_name=self.config.run_name,
+            params={
+                **lasting(self.config.plain()),
+                "loader": self.parts.loader_name,
+                "classes": len(self.parts.shards.classes),
+                "ranks": self.ranks.size,
+            },
+            tags={**self.tags, "run_folder": str(self.folder.path.resolve()), "shards": self.parts.shards.fingerprint},
+            run_id=self.tracked["mlflow_run_id"],
+            uuid=self.tracked["journal"],
+            folder=self.folder.path,
+            report=self._tell,
+        )
+
+    def _prepare(self, tracker: NullTracker) -> None:
+        self.tracker = tracker
+        if self.start.checkpoint:
+            self._resume(self.start.checkpoint)
+        if self.ranks.main:
+            self.folder.write_config(lasting(self.config.plain()))
+            self.folder.write_classes(self.parts.shards.classes)
+            self.folder.write_model_spec(self.parts.spec)
+        self.parts.fold_frozen()
+        if self.config.linear_probe:
+            step = self.parts.step
+            self.parts.loaders = to_features(
+                self.state,
+                self.parts.loaders,
+                self.parts.spec,
+                preprocess=step.preprocess,
+                autocast=step.autocast,
+                device=step.device,
+                watched=self._watched,
+                say=lambda line: self.console.print(line, soft_wrap=True),
+            )
+            self.parts.step = replace(step, preprocess=torch.nn.Identity())
+
+    def _resume(self, checkpoint: dict[str, Any]) -> None:
+        """Loads the checkpoint, and has the folder, which may be of a later step or of an ended run, belong to it."""
+        state, start = self.state, self.start
+        state.load_state_dict(checkpoint, self.ranks)
+        if state.early_stopping.should_stop and start.before and self.config.epochs > start.before.epochs:
+            state.early_stopping.waited = 0
+        if not self.ranks.from_main(lambda: find_best(state, self.folder, start.went_back)):
+            if self.ranks.main:
+                said = f"the weights of epoch {state.early_stopping.best_epoch + 1}, the best one, are lost"
+                self.parts.warn(
+                    f"{said}: an older version of fasttrain saved this run; the best is chosen from here on"
+                )
+            begin_best_anew(state, self.ranks.main)
+        if self.ranks.main:
+            clear_temporaries(self.folder.path)
+            clear_temporaries(self.folder.checkpoints)
+            self.folder.reopen()
+        # If the run is killed from here on, `--resume auto` must find the requested step and settings.
+        if start.changed or start.went_back:
+            self._save()
+            self.saving.wait()
+        if self.ranks.main:
+            restore_files(state, self.folder)
+            self.tracker.sync()
+
+    def _save(self) -> None:
+        self.saving.save(
+            {
+                **self.state.state_dict(self.ranks),
+                "config": lasting(self.config.plain()),
+                "shards": self.parts.shards.fingerprint,
+                "mlflow_run_id": self.tracker.run_id or self.tracked["mlflow_run_id"],
+                "journal": self.tracker.uuid or self.tracked["journal"],
+            }
+        )
+
+    def _one_epoch(self) -> None:
+        state = self.state
+        state.loader.set_epoch(state.epoch)
+        if self.config.progressive:
+            state.loader.set_image_size(progressive_side(self.config.progressive, state.epoch, self.config.epochs))
+        done = state.loader.state_dict()["samples"]
+        total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
+        title = f"epoch {state.epoch + 1}/{self.config.epochs}"
+        bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
+        with bar as progress:
+            if self.config.linear_probe:
+                self._solve_head()
+            else:
+                with self._traced(total - done) as step:
+                    train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
+        learning_rate = state.schedule.learning_rate
+        release_memory(self.parts.device)
+        self.ranks.share(state.evaluated_model.buffers())
+        validation, _ = self._evaluate(state.evaluated_model, self.parts.loaders.val, watched=True)
+        require_finite(validation.loss, state)
+        self._close_epoch(total, learning_rate, validation)
+
+    def _solve_head(self) -> None:
+        solved = solve_epoch(
+            self.state, self.parts.step.criterion, self._l2(), stop_requested=lambda: self._agree().stop is not None
+        )
+        if not solved and (stop := self._agree().stop):
+            self._stop(stop)
+
+    def _l2(self) -> float:
+        return l2_strength(self.state.epoch, self.config.epochs)
+
+    @contextmanager
+    def _traced(self, images: int) -> Iterator[Step]:
+        """The step for the `images` left of an epoch; the first that is trained is traced under --profile."""
+        if not (self.config.profile and self.ranks.main) or self.traced or images <= 0:
+            yield self.parts.step
+            return
+        self.traced = True
+        steps = -(-images // (self.parts.batch_size * self.ranks.size * self.config.grad_accumulation))
+        with Trace(self.parts.device, steps, self._write_trace) as trace:
+            yield replace(self.parts.step, phase=trace.phase)
+
+    def _write_trace(self, export: Callable[[str], None]) -> None:
+        try:
+            self.folder.write_trace(export)
+        except OSError as error:
+            self.parts.warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run goes on")
+
+    def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
+        return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue)
+
+    def _after_step(self, part: Agreed) -> None:
+        if stop := part.stop:
+            self._stop(stop)
+        if self.saving.due(self.state.step, part.overdue):
+            self._save()
+
+    def _stop(self, asked: signal.Signals) -> None:
+        self._save()
+        said = f"saved {self.saving.wait()}; go on with: fasttrain train --resume {self.folder.path}"
+        tell(self.console, "stopped", {"signal": asked.name, "folder": self.folder.path}, said)
+        if asked is signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Stopped(f"stopped by {asked.name}; {said}")
+
+    def _watched(self, loader: Loader) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        # A stop during validation saves the epoch as trained: resuming goes straight to validation.
+        for batch in loader:
+            if stop := self._agree().stop:
+                self._stop(stop)
+            yield batch
+
+    def _evaluate(
+        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False
+    ) -> tuple[Evaluation, Predictions]:
+        return evaluate_model(
+            model,
+            self._watched(loader) if watched else loader,
+            num_classes=len(self.parts.shards.classes),
+            classes=self.parts.shards.classes,
+            device=self.parts.device,
+            preprocess=self.parts.step.preprocess,
+            autocast=self.parts.step.autocast,
+            criterion=torch.nn.CrossEntropyLoss(),
+            ranks=self.ranks,
+        )
+
+    def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation) -> None:
+        state = self.state
+        totals = state.totals.over(self.ranks)
+        train_loss, train_top1 = totals.means()
+        improved = state.early_stopping.update(state.epoch, validation.loss)
+        if not self.config.linear_probe:
+            state.schedule.after_epoch(validation.loss)
+        seconds = state.epoch_seconds
+        record: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "train_loss": train_loss,
+            "train_top1": train_top1,
+            "val_loss": validation.loss,
+            "val_top1": validation.top1,
+            **({"l2": self._l2()} if self.config.linear_probe else {"learning_rate": learning_rate}),
+            "improved": improved,
+            "epoch_seconds": seconds,
+            "img/s": images / seconds,
+            "wait_share": state.epoch_wait / seconds,
+            "image_size": state.loader.settings.image_size,
+            **self.parts.loaders.bad_samples(self.ranks),
+        }
+        if (peak := memory_peak(self.parts.device)) is not None:
+            record["cuda_peak_bytes"] = peak
+        if state.scaler.is_enabled():
+            record["skipped_steps"] = totals.skipped_steps()
+        if improved and self.ranks.main:
+            state.keep_best()
+            self.folder.write_model(state.evaluated_model)
+        state.history.append(record)
+        state.seconds += seconds
+        state.epoch += 1
+        state.epoch_seconds = state.epoch_wait = 0.0
+        state.totals = Totals(self.parts.device)
+        state.loader.set_epoch(state.epoch)
+        self._save()
+        if self.ranks.main:
+            self.folder.write_history(state.history)
+        self.tracker.sync()
+        tell(self.console, "epoch", record, epoch_line(record, epochs=self.config.epochs))
+        if (after_epoch := self.after_epoch) is not None:
+            self.ended = self.ranks.from_main(lambda: bool(after_epoch(record)))
+        if stop := self._agree().stop:
+            self._stop(stop)
+
+    def _finish(self) -> TrainResult:
+        began = time.perf_counter()
+        state = self.state
+        if state.early_stopping.should_stop and state.epoch < self.config.epochs:
+            waited = state.early_stopping.waited
+            self.console.print(f"early stopping: no improvement of val_loss for {waited} epochs")
+        loaders = self.parts.loaders
+        split, loader = ("test", loaders.test) if loaders.test else ("val", loaders.val)
+        best = state.evaluated_model
+        if self.ranks.main:
+            self.folder.read_model(best)
+        self.ranks.share(best.state_dict().values())
+        evaluation, predictions = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
+        result = TrainResult(
+            folder=self.folder.path,
+            history=state.history,
+            best_epoch=state.early_stopping.best_epoch + 1,
+            evaluation=evaluation,
+            seconds=state.seconds + time.perf_counter() - began,
+            mlflow_run_id=self.tracker.wait_for_run(),
+        )
+        self.saving.wait()
+        if self.ranks.main:
+            page = functools.partial(self._page, result, predictions, split)
+            leave(result, predictions, split, self.folder, self.tracker, self.console, page)
+        return result
+
+    def _page(self, result: TrainResult, predictions: Predictions, split: str) -> Report:
+        config, parts = self.config, self.parts
+        side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size
+        settings = replace(parts.loaders.train.settings, image_size=side)
+        augmentation = parts.step.augmentation
+        batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device)
+        return report_of_run(
+            result,
+            predictions,
+            split=split,
+            config=config,
+            shards=parts.shards,
+            spec=parts.spec,
+            model=parts.model,
+            loader=parts.loader_name,
+            device=parts.device,
+            ranks=self.ranks.size,
+            store=self.tracker.uri,
+            batch=batch,
+        )
