@@ -1,4 +1,4 @@
-"""Text that people write: files in the encodings that their editors save, and names with typing errors."""
+"""Text that people write: files in the encodings that their editors save, and misspelt names."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `from fasttrain import …` gives: each command, from its settings to what it leaves."""
+"""Commands: each runs from its settings to the files and results that it leaves."""

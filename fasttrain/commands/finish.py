@@ -20,7 +20,7 @@ from fasttrain.training.result import TrainResult
 log = logging.getLogger("fasttrain")
 
 
-def leave(
+def write_result(
     result: TrainResult,
     predictions: Predictions,
     split: str,
@@ -29,10 +29,13 @@ def leave(
     console: Console,
     page: Callable[[], Report],
 ) -> None:
-    """Writes, logs and tells `result`, whose evaluation and `predictions` are of `split`; `page` makes the report."""
+    """Write `result` to the run's folder, log it and print it.
+
+    Its evaluation and the `predictions` are of `split`. `page` makes the report.
+    """
     _write_pictures(result, predictions, folder, console, page)
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
-    # The last of all: a run without it is unfinished, and one that is killed before goes on here.
+    # Written last: a run without this file is unfinished and will be resumed.
     folder.write_evaluation(
         result.evaluation.to_dict(), split=split, seconds=result.seconds, best_epoch=result.best_epoch
     )
@@ -45,7 +48,7 @@ def leave(
 def _write_pictures(
     result: TrainResult, predictions: Predictions, folder: RunFolder, console: Console, page: Callable[[], Report]
 ) -> None:
-    """Figures and page; what fails here is said, and the run is whole without."""
+    """Write the figures and the report. A failure is reported and doesn't fail the run."""
     try:
         write_figures(folder, result.evaluation, predictions, result.history, result.best_epoch)
         write_page(folder.report, page())

@@ -66,7 +66,8 @@ def profile(
         release_memory(parts.device)
     found = diagnose(measured, asked.model_copy(update={"batch_size": parts.batch_size}), conditions)
     photographs = len(parts.loaders.train.ids)
-    result = Profile(measured, found, parts.batch_size, photographs, parts.loader_name, str(parts.device))
+    a_step = parts.batch_size * parts.step.accumulate
+    result = Profile(measured, found, a_step, photographs, parts.loader_name, str(parts.device))
     if picture is not None:
         _draw(result, picture)
     return result

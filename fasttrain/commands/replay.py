@@ -1,4 +1,4 @@
-"""`replay`: run the step at which a run diverged again, and say where it breaks."""
+"""`replay`: find where the step breaks at which a run diverged."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fasttrain.report.contact_sheet import contact_sheet, save_sheet
 from fasttrain.training.diverged import DivergedStep, find_diverged
 from fasttrain.training.replay import Replay, run_again
 
-_SHOWN = 64  # photographs of a sheet
+_SHOWN = 64  # photographs on a sheet
 
 
 def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None = None) -> Replay:
-    """Run the step again that `where`, a run's folder or a `diverged.safetensors`, holds, and return where it breaks.
+    """Replay the step that `where`, a run's folder or a `diverged.safetensors`, holds, and return where it breaks.
 
     `sheet` is a picture file for the guilty batch; None draws none. Raises UserError where there is no such step.
     """

@@ -1,4 +1,4 @@
-"""`Run`: one run from its first epoch to its result, and the folder that holds it."""
+"""`Run`: trains, evaluates and saves, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.commands.finish import leave
+from fasttrain.commands.finish import write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import lasting
@@ -39,7 +39,7 @@ from fasttrain.training.batch_size import too_large
 from fasttrain.training.diverged import kept_if_diverged
 from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
 from fasttrain.training.logfile import RunLog
-from fasttrain.training.loop import require_finite, train_epoch
+from fasttrain.training.loop import require_finite_validation, train_epoch
 from fasttrain.training.parts import RunParts
 from fasttrain.training.progress import EpochProgress
 from fasttrain.training.progressive import progressive_side
@@ -76,7 +76,7 @@ class Run:
         self.tracked: dict[str, Any] = {"mlflow_run_id": None, "journal": None}
 
     def describe(self) -> None:
-        """Tell the console the run's folder, its parts and the settings that are not the usual ones."""
+        """Print the run's folder, its parts, and the settings that differ from the defaults."""
         says = self.console.print
         verb, settings = "resuming" if self.start.checkpoint else "run", self.config.plain()
         tell(self.console, verb, {"folder": self.folder.path}, Text.assemble((verb, "bold"), f" {self.folder.path}"))
@@ -127,8 +127,9 @@ class Run:
     def _tracker(self) -> NullTracker:
         if not self.config.track or not self.ranks.main:
             return NullTracker()
+        given = self.config.experiment if "experiment" in self.config.model_fields_set else None
         return Tracker.start(
-            experiment=self.config.experiment if "experiment" in self.config.model_fields_set else None,
+            experiment=self.tracked.get("experiment") or given,
             run_name=self.config.run_name,
             params={
                 **lasting(self.config.plain()),
@@ -221,7 +222,7 @@ class Run:
         release_memory(self.parts.device)
         self.ranks.share(state.evaluated_model.buffers())
         validation, _ = self._evaluate(state.evaluated_model, self.parts.loaders.val, watched=True)
-        require_finite(validation.loss, state)
+        require_finite_validation(validation.loss, state)
         self._close_epoch(total, learning_rate, validation)
 
     def _solve_head(self) -> None:
@@ -242,7 +243,7 @@ class Run:
             return
         self.traced = True
         steps = -(-images // (self.parts.batch_size * self.ranks.size * self.config.grad_accumulation))
-        with Trace(self.parts.device, steps, self._write_trace) as trace:
+        with Trace(self.parts.device, steps, self.config.grad_accumulation, self._write_trace) as trace:
             yield replace(self.parts.step, phase=trace.phase)
 
     def _write_trace(self, export: Callable[[str], None]) -> None:
@@ -359,7 +360,7 @@ class Run:
         self.saving.wait()
         if self.ranks.main:
             page = functools.partial(self._page, result, predictions, split)
-            leave(result, predictions, split, self.folder, self.tracker, self.console, page)
+            write_result(result, predictions, split, self.folder, self.tracker, self.console, page)
         return result
 
     def _page(self, result: TrainResult, predictions: Predictions, split: str) -> Report:

@@ -51,23 +51,25 @@ def tracked_before(start: RunStart) -> dict[str, Any]:
     """Return the id and the UUID of the MLflow run that the run of `start` is tracked in; None where a new one begins.
 
     A new one begins where the run goes back to an earlier checkpoint, since what MLflow has can't be taken back, and
-    where the experiment is another. What is abandoned is set aside.
+    where the experiment is another. What is abandoned is set aside. `experiment` is its experiment, which the new one
+    joins.
     """
     checkpoint, before = start.checkpoint or {}, start.before
+    # `journal` is the record's UUID: checkpoints of all versions name it so.
     known = {"mlflow_run_id": checkpoint.get("mlflow_run_id"), "journal": checkpoint.get("journal")}
     if start.folder is None or before is None:
         return known
-    epoch = checkpoint["epoch"]
-    if start.went_back:
-        set_aside(start.folder, {"abandoned": f"the run went back to step {checkpoint['step']}, in epoch {epoch + 1}"})
-    elif before.experiment != start.config.experiment:
+    step, epoch = checkpoint["step"], checkpoint["epoch"]
+    if before.experiment != start.config.experiment:
         set_aside(start.folder, {"continued_in": start.config.experiment})
-    else:
-        found = record_uuid(start.folder)
-        if None not in (known["journal"], found) and found != known["journal"]:  # killed before it was saved
-            set_aside(start.folder, {"abandoned": "the run was killed before its first checkpoint"})
-        return known
-    return dict.fromkeys(known)
+        return dict.fromkeys(known)
+    if start.went_back:
+        experiment = set_aside(start.folder, {"abandoned": f"the run went back to step {step}, in epoch {epoch + 1}"})
+        return {**dict.fromkeys(known), "experiment": experiment}
+    found = record_uuid(start.folder)
+    if None not in (known["journal"], found) and found != known["journal"]:  # killed before it was saved
+        known["experiment"] = set_aside(start.folder, {"abandoned": "the run was killed before its first checkpoint"})
+    return known
 
 
 def _same(ours: dict[str, torch.Tensor] | None, theirs: dict[str, torch.Tensor]) -> bool:

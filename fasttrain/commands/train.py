@@ -32,8 +32,8 @@ def train(
     """Trains, evaluates and tracks one run: `fasttrain train` from Python.
 
     `config` is a `TrainConfig` or a TOML file; `settings` are `TrainConfig`'s fields and win over it. `after_epoch` is
-    called on rank 0 after each epoch, `tags` go to MLflow's run, `console` is told what the run says of itself.
-    Raises UserError (what you can mend), Stopped (SIGTERM; resume with `resume="auto"`), KeyboardInterrupt (after a
+    called on rank 0 after each epoch, `tags` go to MLflow's run, `console` gets the run's output.
+    Raises UserError (what you can fix), Stopped (SIGTERM; resume with `resume="auto"`), KeyboardInterrupt (after a
     checkpoint; a second Ctrl-C skips it). Under torchrun, ranks above 0 raise SystemExit in place of the first two.
     """
     if isinstance(config, TrainConfig):
@@ -45,10 +45,10 @@ def train(
         start = ranks.from_main(lambda: start_of_run(file, settings, ranks.run_of_before()))
         if console is None or not ranks.main:
             console = make_console(start.config.log_format, quiet=not ranks.main)
-        return begin_run(start, console, stop, ranks, after_epoch, tags).run()
+        return make_run(start, console, stop, ranks, after_epoch, tags).run()
 
 
-def begin_run(
+def make_run(
     start: RunStart,
     console: Console,
     stop: StopRequest,
@@ -56,7 +56,7 @@ def begin_run(
     after_epoch: AfterEpoch | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Run:
-    """Make the parts and the folder of the run that `start` describes. Raises what `make_parts` raises."""
+    """Make the run's parts and folder, and print them. Raises what `make_parts` raises."""
     parts = make_parts(start, console, ranks)
     config = parts.config
     folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)

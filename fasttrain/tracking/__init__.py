@@ -1,1 +1,1 @@
-"""Runs logged to MLflow: a journal on the disk first, the store (a server, or local SQLite) from a thread."""
+"""Runs in MLflow: a thread syncs the run's folder with the store, a server or a local SQLite file."""

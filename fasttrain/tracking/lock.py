@@ -7,15 +7,18 @@ import fcntl
 import os
 from pathlib import Path
 
+LOCK = ".tracking.lock"
+
 
 class FolderLock:
     """Held by the one process that trains in a run's folder, or brings it to a store.
 
-    It locks the folder itself. Where the file system knows no such locks, everybody gets it.
+    It locks a file in the folder, as NFS knows no locks on folders. Where the file system has no locks, or the folder
+    can't be written, `take` always succeeds.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._path = folder / LOCK
         self._descriptor: int | None = None
 
     def take(self) -> bool:
@@ -23,7 +26,7 @@ class FolderLock:
         if self._descriptor is not None:
             return True
         try:
-            descriptor = os.open(self._folder, os.O_RDONLY)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError:
             return True
         try:
@@ -46,6 +49,8 @@ class FolderLock:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process trains in `folder`, or brings it to a store; False where that can't be told."""
+    if not (folder / LOCK).exists():
+        return False
     lock = FolderLock(folder)
     try:
         return not lock.take()

@@ -18,6 +18,7 @@ from fasttrain.tracking.old_journal import JOURNAL, read_journal
 
 RECORD = "tracking.json"
 RUNNING = "RUNNING"
+_FINAL = "evaluation"  # beside the epochs, a key of `times`
 
 
 class Entry(NamedTuple):
@@ -39,7 +40,7 @@ class Record:
     uri, run_id: the store that the run is meant for, and the run there once it is known. delivered: keys of the entries
     that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. ready: the folder's
     other files are this MLflow run's, not those of the one that it takes the place of. problem: why the last `save`
-    failed. shared: a run may be resumed meanwhile, and writes the file, too.
+    failed. shared: another process may write the file meanwhile. files: size, mtime in ns and digest of each artifact.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Record:
     times: dict[str, int] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     delivered: list[str] = field(default_factory=list)
+    files: dict[str, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.problem: str | None = None
@@ -81,8 +83,11 @@ class Record:
             except TypeError as error:
                 raise ValueError(f"not a record: {error}") from error
         journal = path.with_suffix(".jsonl")
-        if not journal.is_file() or (found := read_journal(journal)) is None:
-            return None
+        try:
+            if not journal.is_file() or (found := read_journal(journal)) is None:
+                return None
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a line of {journal.name} lacks {error}") from error
         fields, has_all = found
         record = Record(path, **fields)
         if has_all:
@@ -104,22 +109,24 @@ class Record:
             self.problem = f"{self.path}: {error.strerror or error}"
 
     def aim_at(self, uri: str, run_id: str) -> None:
-        """Save which run of which store this is; another one has nothing yet."""
+        """Save the store and the run that this record goes to. If they changed, nothing counts as delivered."""
         if (self.uri, self.run_id) != (uri, run_id):
             with self.lock:
-                self._reload()
+                is_own = self._reload()
                 self.uri, self.run_id, self.delivered = uri, run_id, []
-                self.save()
+                if is_own:
+                    self.save()
 
     def mark(self, entries: Collection[Entry]) -> None:
-        """Save that the store has `entries`, and forget what isn't in the run any more."""
+        """Save that the store has `entries`, and drop the keys of entries that the run no longer holds."""
         with self.lock:
-            self._reload()
+            is_own = self._reload()
             has = {*self.delivered, *(entry.key for entry in entries)}
             if self.ready:
                 has &= {entry.key for entry in self.entries()}
             self.delivered = sorted(has)
-            self.save()
+            if is_own:
+                self.save()
 
     def entries(self) -> list[Entry]:
         """Return what the run holds now, in the order in which a store gets it. Raises OSError and ValueError."""
@@ -153,14 +160,29 @@ class Record:
         for epoch in reversed(history):
             times[str(epoch["epoch"])] = self.times.get(str(epoch["epoch"]), int(end))
             end -= epoch.get("epoch_seconds", 0.0) * 1000
+        evaluation = self.folder / "evaluation.json"
+        if evaluation.exists():
+            times[_FINAL] = self.times.get(_FINAL, int(evaluation.stat().st_mtime * 1000))
         self.times = times
 
-    def _reload(self) -> None:
-        """Take over what another process has written, but for what is delivered."""
+    def keep_final_metrics(self) -> None:
+        """Keep the metrics in `evaluation.json` that the store lacks: a run that goes on removes the file."""
+        with contextlib.suppress(OSError, ValueError):
+            rows = [row for row in self._metrics_of_files() if Entry("metrics", row).key not in self.delivered]
+            self.metrics += [row for row in rows if "best_epoch" in row["metrics"]]
+
+    def _reload(self) -> bool:
+        """Take over what another process has written, except `uri`, `run_id` and `delivered`.
+
+        Return False if the file is another run's by now.
+        """
         with contextlib.suppress(OSError, ValueError):
             if self.shared and (latest := Record.load(self.path)) is not None:
+                if latest.uuid != self.uuid:
+                    return False
                 for name in self.__dataclass_fields__.keys() - {"path", "uri", "run_id", "delivered"}:
                     setattr(self, name, getattr(latest, name))
+        return True
 
     def _metrics_of_files(self) -> Iterator[dict[str, Any]]:
         history = read_json(self.folder / "history.json", [])
@@ -171,14 +193,27 @@ class Record:
             yield {"step": epoch["epoch"], "time": self.times[str(epoch["epoch"])], "metrics": values}
         path = self.folder / "evaluation.json"
         if evaluation := read_json(path, {}):
-            written = int(path.stat().st_mtime * 1000)
+            written = self.times.get(_FINAL, int(path.stat().st_mtime * 1000))
             yield {"step": len(history), "time": written, "metrics": final_metrics(evaluation)}
 
     def _artifacts(self) -> Iterator[Entry]:
         for name in self.artifacts:
             with contextlib.suppress(OSError):
-                found = (self.folder / name).stat()
-                yield Entry("artifact", {"name": name, "size": found.st_size, "written": found.st_mtime_ns})
+                yield Entry("artifact", {"name": name, "digest": self._digest(name)})
+
+    def _digest(self, name: str) -> str:
+        """Return a digest of the artifact's content, read only if its size or its time has changed."""
+        path = self.folder / name
+        found = path.stat()
+        size, written, digest = self.files.get(name, (None, None, ""))
+        if (size, written) != (found.st_size, found.st_mtime_ns):
+            content = hashlib.blake2b(digest_size=8)
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    content.update(chunk)
+            digest = content.hexdigest()
+            self.files[name] = [found.st_size, found.st_mtime_ns, digest]
+        return digest
 
 
 def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -203,25 +238,29 @@ def record_uuid(folder: Path) -> str | None:
     return None
 
 
-def set_aside(folder: Path, tags: Mapping[str, str]) -> None:
+def set_aside(folder: Path, tags: Mapping[str, str]) -> str | None:
     """Make room for a new MLflow run in `folder`: the present one gets `tags`, keeps its metrics, and ends.
 
-    It is still delivered, but for its artifacts: the folder's files are no longer its own. Raises OSError where the
-    folder can't be written.
+    It is still delivered, but for its artifacts: the folder's files are no longer its own. Returns its experiment, if
+    that is known. Raises OSError where the folder can't be written.
     """
     number = 1
     while any((folder / f"tracking-{number}{suffix}").exists() for suffix in (".json", ".jsonl")):
         number += 1
+    record = None
     with contextlib.suppress(ValueError):  # damaged: it says nothing that could be kept
-        if (record := Record.load(folder / RECORD)) is not None:
+        record = Record.load(folder / RECORD)
+    if record is not None:
+        with contextlib.suppress(ValueError):  # the history is damaged
             record.metrics = [entry.value for entry in record.entries() if entry.kind == "metrics"]
-            record.path, record.artifacts, record.tags = folder / f"tracking-{number}.json", [], {**record.tags, **tags}
-            if record.status == RUNNING:
-                record.status, record.ended = "KILLED", now()
-            record.write()
+        record.path, record.artifacts, record.tags = folder / f"tracking-{number}.json", [], {**record.tags, **tags}
+        if record.status == RUNNING:
+            record.status, record.ended = "KILLED", now()
+        record.write()
     (folder / RECORD).unlink(missing_ok=True)
     if (folder / JOURNAL).exists():
         (folder / JOURNAL).rename(folder / f"tracking-{number}.jsonl")
+    return record.experiment if record is not None else None
 
 
 def read_json(path: Path, otherwise: Any) -> Any:

@@ -40,6 +40,7 @@ class Sync:
         self._report = report
         self._store: Store | None = None
         self._refused: Counter[str] = Counter()
+        self._told: set[str] = set()  # kinds of entries of which a refusal was reported
         self.connected = threading.Event()
         self.asked_at: float | None = None  # since when the store has been asked something
 
@@ -54,15 +55,15 @@ class Sync:
         return [entry for entry in entries if refused or self._refused[entry.key] < TRIES]
 
     def push(self) -> None:
-        """Send what is missing. An entry that a healthy store refuses does not keep the others from it.
+        """Send what is missing. An entry that a working store refuses does not keep the others from it.
 
-        Raises whatever the store does; the same call can be made again at any time.
+        It is sent again with the next calls, and left out after `TRIES` refusals. Raises whatever the store does; the
+        same call can be made again at any time.
         """
         try:
             store = self._store or self._connect()
             errors: list[Exception] = []
-            missing = self.record.missing()
-            for kind, entries in itertools.groupby(missing, key=lambda entry: entry.kind):
+            for kind, entries in itertools.groupby(self.missing(refused=False), key=lambda entry: entry.kind):
                 for several in [list(entries)] if kind == "metrics" else [[entry] for entry in entries]:
                     errors += self._send(store, several)
             if errors:
@@ -83,7 +84,10 @@ class Sync:
         return store
 
     def _send(self, store: Store, entries: Sequence[Entry]) -> list[Exception]:
-        """Return why the store, which is well, refuses some of the entries."""
+        """Send `entries`. Return errors of a working store that don't say that it refuses an entry.
+
+        Raises what the store does if it doesn't work.
+        """
         self.asked_at = time.monotonic()
         try:
             store.deliver(self.record.folder, entries)
@@ -95,11 +99,13 @@ class Sync:
             if len(entries) > 1:  # fewer may be answered in time, or only one of them be refused
                 half = len(entries) // 2
                 return self._send(store, entries[:half]) + self._send(store, entries[half:])
-            if entries[0].kind == "artifact" or self._is_refusal(error):
-                self._refused[entries[0].key] += 1
-            if self._refused[entries[0].key] == TRIES:
+            if entries[0].kind != "artifact" and not self._is_refusal(error):
+                return [error]
+            self._refused[entries[0].key] += 1
+            if self._refused[entries[0].key] == TRIES and entries[0].kind not in self._told:
+                self._told.add(entries[0].kind)
                 self._report(f"MLflow: {self._named(entries[0])} ({reason(error)})")
-            return [error]
+            return []
         self.record.mark(entries)
         return []
 
@@ -120,9 +126,9 @@ class Sync:
 def sync(
     record: Record, uri: str, report: Report, go_on: Callable[[], bool] = lambda: True, *, locked: bool = False
 ) -> int:
-    """Bring a record, and what its folder holds, to the store at `uri`; return how many entries that still lacks.
+    """Bring a record, and what its folder holds, to the store at `uri`; return how many entries it still lacks.
 
-    `go_on` is asked before each step. `locked`: the folder's lock is ours already. Raises Busy, and whatever the store
+    `go_on` is asked before each step. `locked`: the caller holds the folder's lock. Raises Busy, and whatever the store
     does.
     """
     lock = FolderLock(record.folder)
@@ -166,7 +172,8 @@ def sync_beside(own: Path, uri: str, report: Report, go_on: Callable[[], bool]) 
         if record.path == own / RECORD or record.uri != shown(uri):
             continue
         try:
-            if sync(record, uri, report, go_on, locked=record.folder == own) == 0:
+            quiet = logging.getLogger("fasttrain").debug  # its refusals were told when it ran
+            if sync(record, uri, quiet, go_on, locked=record.folder == own) == 0:
                 report(f"MLflow: {record.folder}, which waited, is delivered: {missing} entries")
         except Exception as error:  # the run itself must go on, whatever another's folder holds
             logging.getLogger("fasttrain").debug("MLflow: %s still waits: %s", record.path, reason(error))

@@ -132,6 +132,8 @@ class Tracker(NullTracker):
             record = _new_record(folder, experiment, run_name, uuid)
             if uuid is None and run_id is None:
                 run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # as MLflow does, whose next run is another
+        else:
+            record.keep_final_metrics()
         record.params = {name: str(value) for name, value in params.items()}
         record.tags |= {name: str(value) for name, value in (tags or {}).items()}
         if run_name:
@@ -154,8 +156,10 @@ class Tracker(NullTracker):
         return tracker
 
     def wait_for_run(self, timeout: float | None = None) -> str | None:
-        """Return the run's id in the store at `uri`, once it is there; None where the store is away, or takes over
-        `timeout` seconds (`RUN_TIMEOUT`), in all calls together."""
+        """Return the run's id in the store.
+
+        Waits at most `timeout` seconds (`RUN_TIMEOUT`), over all calls together, and returns the id known by then.
+        """
         if not self._sync.connected.wait(RUN_TIMEOUT if timeout is None else timeout):
             self._sync.connected.set()
         self.run_id = self._sync.run_id or self.run_id
@@ -216,13 +220,16 @@ class Tracker(NullTracker):
             self._left.set()  # the thread ends after the request it is in
             with self._changed:
                 self._changed.notify()
-        if self._delivered.is_set():
+        missing = None
+        with suppress(OSError, ValueError):
+            missing = len(self._sync.missing())
+        if self._delivered.is_set() and not missing:
             if "away" in self._told:
                 self._report(f"MLflow: {self.uri} has everything now")
             return
         why = f" ({reason(self._failure)})" if self._failure else ""
-        with suppress(OSError, ValueError):
-            why = f" lacks {len(self._sync.missing())} entries{why}"
+        if missing is not None:
+            why = f" lacks {missing} entries{why}"
         self._report(
             f"MLflow: {self.uri}{why}; they are kept in {self._record.folder}, for the next run beside it or: "
             f"fasttrain runs --deliver {self._record.folder}"
@@ -268,6 +275,10 @@ class Tracker(NullTracker):
                     continue
             self.run_id = self._sync.run_id
             self._failures = 0
+            if not self._has_all_it_takes():  # it refused something, which is tried again before it is left out
+                with self._changed:
+                    self._changed.wait_for(self._left.is_set, _FIRST_RETRY_S)
+                continue
             if beside is None:
                 beside = self._sync_beside()
             if finished:

@@ -187,6 +187,8 @@ def _try_steps(parts: RunParts, size: int) -> None:
     labels = torch.zeros(size, dtype=torch.int64)
     images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
     batch = StepBatch(images, labels, ids, 0, size)
+    # A run holds all batches of a step, on the device where that is CUDA.
+    held = [images.to(parts.device, copy=True) for _ in range(parts.step.accumulate)]
     state.model.train()
     keep_frozen(step.frozen)
     for each in state.model.modules():
@@ -196,6 +198,7 @@ def _try_steps(parts: RunParts, size: int) -> None:
         step(state, [batch], Agreed(*step.size([batch]), None))
     if parts.device.type == "cuda":
         torch.cuda.synchronize(parts.device)
+    del held
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -26,8 +26,8 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 class BatchNote:
     """One batch of training, as the host knows it before it runs. `step` optimizer steps were made before it.
 
-    Samples of the epoch, over all ranks, are counted before its step (`step_begin`), before it (`begin`) and with it
-    (`end`). `rng` holds the generators that dropout draws from, the device's last.
+    `step_begin`, `begin` and `end` are positions in the epoch, in samples over all ranks: where its step begins, and
+    where it begins and ends. `rng` holds the states of the generators that dropout draws from, the device's last.
     """
 
     epoch: int
@@ -73,7 +73,11 @@ class StepDiverged(Diverged):
 
 
 class Watch:
-    """Notes of the batches since the last look, and whether any of them was not finite."""
+    """Notes of the batches since the last look, and whether any of them was not finite.
+
+    The device notes each loss and gradient. The host looks at the notes every `LOOK_EVERY` batches. Until then a flag
+    on the device keeps the weights as they were before the first that was not finite.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

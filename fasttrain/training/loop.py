@@ -25,9 +25,10 @@ def train_epoch(
 ) -> None:
     """Run the rest of the current epoch of `state.loader`.
 
-    `agree(samples, weight)` returns what all ranks bring to a step, given what this one does. `after_step` may save, or
-    raise to stop. `show(images so far, loss, img/s, share of time waiting)` draws progress. Raises StepDiverged at most
-    `LOOK_EVERY` batches after the first whose loss or gradient was not finite; the weights are those before it.
+    `agree(samples, weight)` returns what all ranks bring to a step, given what this rank brings. `after_step` may save,
+    or raise to stop. `show(images so far, loss, img/s, share of time waiting)` draws progress. Raises StepDiverged within
+    `LOOK_EVERY` batches, or one step if that is longer, of the first whose loss or gradient was not finite; the weights
+    are those before it.
     """
     state.model.train()
     keep_frozen(step.frozen)
@@ -57,6 +58,7 @@ def train_epoch(
                 loss, _ = state.totals.means()
                 now = time.perf_counter() - epoch_start
                 show(images_done, loss, images_done / now, waited / now)
+            del batches  # else they would stay in memory beside the next step's
             after_step(agreed)
     state.require_finite()
     state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
@@ -78,7 +80,7 @@ def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], 
         yield batches
 
 
-def require_finite(validation_loss: float, state: TrainingState) -> None:
+def require_finite_validation(validation_loss: float, state: TrainingState) -> None:
     """Raise StepDiverged if `validation_loss` is NaN or infinite."""
     if not math.isfinite(validation_loss):
         raise StepDiverged(Sign("validation", validation_loss), state.epoch, state.schedule.learning_rate)

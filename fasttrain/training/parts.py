@@ -23,7 +23,7 @@ from fasttrain.training.step import Step
 
 @dataclass
 class RunParts:
-    """The parts of one run. `config` has a number for each setting that may be "auto".
+    """The parts of one run. In `config`, `batch_size` is a number, never "auto".
 
     `notes` are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it.
     """
@@ -33,6 +33,7 @@ class RunParts:
     ranks: Ranks
     device: torch.device
     shards: ShardSet
+    loader_name: str
     loaders: Loaders
     model: torch.nn.Module
     spec: ModelSpec
@@ -45,13 +46,8 @@ class RunParts:
 
     @property
     def batch_size(self) -> int:
-        """Samples a batch, of each rank."""
+        """Return the number of samples in one rank's batch."""
         return int(self.config.batch_size)
-
-    @property
-    def loader_name(self) -> str:
-        """Return the name of the loader that all splits use."""
-        return self.loaders.train.name
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm into its convolutions. Call it after the weights have been loaded."""
@@ -59,7 +55,7 @@ class RunParts:
             fold_frozen(self.model, self.step.frozen)
 
     def describe(self) -> Iterator[str | Text]:
-        """Yield a line for each part, and for each setting that this machine can't follow."""
+        """Yield a line for each part, and for each setting that has no effect here."""
         config, size = self.config, self.ranks.size
         yield f"data: {self._data()}"
         if left_out := self.shards.left_out():

@@ -1,4 +1,4 @@
-"""Run the step at which a run diverged again, in fp32 and in the run's precision, and look at every module."""
+"""Replay the step at which a run diverged, in fp32 and in the run's precision, and look at every module."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Replay:
 
 
 def run_again(path: Path, device: str = "auto") -> Replay:
-    """Run the step in the file `path`, a `diverged.safetensors`, again, and return where it breaks.
+    """Replay the step in the file `path`, a `diverged.safetensors`, and return where it breaks.
 
     Raises UserError where the file holds no such step.
     """

@@ -101,7 +101,21 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     lines = (f"loader: {why_loader}", *why_sizes, why_weights, why_batch)
     notes = tuple(line for line in lines if line)
     return RunParts(
-        start, config, ranks, device, shards, loaders, model, spec, precision, state, step, compiled, warn, notes
+        start=start,
+        config=config,
+        ranks=ranks,
+        device=device,
+        shards=shards,
+        loader_name=kind.name,
+        loaders=loaders,
+        model=model,
+        spec=spec,
+        precision=precision,
+        state=state,
+        step=step,
+        compiled=compiled,
+        warn=warn,
+        notes=notes,
     )
 
 

@@ -37,7 +37,7 @@ Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 class StepBatch:
     """A loader's batch: images uint8 [n, H, W, 3] on any device, labels int64 [n] and ids int64 [n] on the host.
 
-    `begin` and `end` count the samples of the epoch that all ranks had been given before it and with it.
+    `begin` and `end` are positions in the epoch, in samples over all ranks: before this batch and after it.
     """
 
     images: torch.Tensor
@@ -51,7 +51,8 @@ class StepBatch:
 class Step:
     """Everything that one training step needs besides the state that it changes.
 
-    `class_weights` are the criterion's, on the host. With several `ranks`, `parallel` is the model that averages their
+    `frozen` are the modules that stay in eval mode. `accumulate` is the number of batches a step. `class_weights` are
+    the criterion's, on the host. With several `ranks`, `parallel` is the model that averages their
     gradients. `phase(name)` is entered around each phase; a profiler or a stopwatch can be put there.
     """
 
@@ -71,8 +72,9 @@ class Step:
     def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: Agreed) -> None:
         """Add up the gradients of `batches` and update the weights once.
 
-        `agreed` holds what all ranks bring to this step. Each batch counts by its share of their weight, so the
-        gradient is that of the mean over all samples of the step. Ranks exchange gradients with the last batch only.
+        `agreed` holds what all ranks bring to this step. Each batch is weighted by its share of the step's weight, so
+        the gradient is that of the mean over all samples of the step. Ranks exchange gradients with the last batch
+        only.
         """
         for batch in batches:
             if self.parallel is None and not len(batch.labels):  # all of it were bad samples
@@ -90,7 +92,10 @@ class Step:
         return sum(len(batch.labels) for batch in batches), sum(self._weight(batch.labels) for batch in batches)
 
     def _weight(self, labels: torch.Tensor) -> float:
-        """Return what the criterion divides the summed loss of `labels`, int64 [n] on the host, by."""
+        """Return the divisor of the criterion's mean over `labels`, int64 [n] on the host.
+
+        That is their number, or the sum of their class weights.
+        """
         if self.class_weights is None or self.augmentation.mix is not None:
             return float(len(labels))
         return float(self.class_weights[labels].sum())
@@ -126,7 +131,10 @@ class Step:
         return logits
 
     def _add_gradient(self, state: TrainingState, batch: StepBatch, share: float, samples: int) -> None:
-        """Add the gradient of `batch`, weighted by its `share` in [0, 1] of the step's `samples`."""
+        """Add the gradient of `batch`.
+
+        `share` in [0, 1] is its share of the step's weight. `samples` counts the step's samples on all ranks.
+        """
         lone = len(batch.labels) == 1 < state.loader.settings.batch_size  # has no statistics for BatchNorm
         with running_statistics(state.model) if lone else contextlib.nullcontext():
             loss, logits, targets = self.loss(state.model, batch, state.epoch)
@@ -139,7 +147,7 @@ class Step:
             state.totals.update(loss, logits, targets, share * samples)
 
     def update(self, state: TrainingState) -> None:
-        """Clip the gradient, check that it is finite, step, and advance the schedule and the EMA."""
+        """Clip the gradient, note whether it is finite, update the weights unless it isn't; then schedule and EMA."""
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)

@@ -13,21 +13,28 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from fasttrain.training.step import DATA
 
-_WAIT, _WARM_UP, _ACTIVE = 5, 2, 3
+_WAIT, _WARM_UP, _ACTIVE = 5, 2, 3  # batches
 
 
 class Trace:
-    """torch.profiler over three steps, once five have passed and two have warmed it up; a context manager.
+    """torch.profiler over three batches, once five have passed and two have warmed it up; a context manager.
+
+    With accumulated batches these are steps: as many as hold that many batches.
 
     An epoch with fewer steps is traced at its end. Nothing is recorded after that, but `phase` still names the phases.
     """
 
-    def __init__(self, device: torch.device, steps: int, write: Callable[[Callable[[str], None]], None]) -> None:
-        """`steps`: how many there are to trace. `write` is handed what writes the trace to a path (`.json.gz`)."""
+    def __init__(
+        self, device: torch.device, steps: int, batches: int, write: Callable[[Callable[[str], None]], None]
+    ) -> None:
+        """`steps` are left in the epoch, of `batches` batches each. `write` gets what writes the trace to a path.
+
+        The path ends in `.json.gz`.
+        """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports its own stages between the run's lines
-        active = max(min(steps, _ACTIVE), 1)
-        warm_up = min(max(steps - active, 0), _WARM_UP)
-        wait = min(max(steps - active - warm_up, 0), _WAIT)
+        active = max(min(steps, -(-_ACTIVE // batches)), 1)
+        warm_up = min(max(steps - active, 0), -(-_WARM_UP // batches))
+        wait = min(max(steps - active - warm_up, 0), -(-_WAIT // batches))
         with warnings.catch_warnings():  # where there are too few steps to warm up
             warnings.simplefilter("ignore")
             # skip_first: what comes before the first step

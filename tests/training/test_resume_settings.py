@@ -20,7 +20,7 @@ from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of
 from fasttrain.commands import run as run_module
 from fasttrain.commands.run_files import tracked_before
-from fasttrain.commands.train import begin_run
+from fasttrain.commands.train import make_run
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import RULES, OnResume, lasting, table
 from fasttrain.config.schema import TrainConfig
@@ -62,7 +62,7 @@ class Resumed:
     def __init__(self, folder: Path, changed: dict[str, Any], steps: bool = True) -> None:
         self.start = start_of_run(None, {"resume": str(folder), **changed})
         said = io.StringIO()
-        self.run = begin_run(self.start, Console(file=said, width=200), StopRequest(), Ranks())
+        self.run = make_run(self.start, Console(file=said, width=200), StopRequest(), Ranks())
         try:
             self.run._prepare(NullTracker())
             if steps:
@@ -265,7 +265,7 @@ def test_what_the_end_of_a_run_asks_for(begun, tmp_path, monkeypatch, capsys):
     """tta, and the form of what is printed."""
     averaged = []
     monkeypatch.setattr(run_module, "FlipAveraged", lambda model: averaged.append(model) or model)
-    monkeypatch.setattr(run_module, "leave", lambda *given: None)
+    monkeypatch.setattr(run_module, "write_result", lambda *given: None)
     train(resume=str(copied(begun, tmp_path)), tta="flip", log_format="json")
     said = capsys.readouterr().out.splitlines()
     assert len(averaged) == 1 and said and all(line.startswith("{") for line in said)
