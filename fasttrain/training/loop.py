@@ -26,9 +26,10 @@ def train_epoch(
     """Run the rest of the current epoch of `state.loader`.
 
     `agree(samples, weight)` returns what all ranks bring to a step, given what this rank brings. `after_step` may save,
-    or raise to stop. `show(images so far, loss, img/s, share of time waiting)` draws progress. Raises StepDiverged within
-    `LOOK_EVERY` batches, or one step if that is longer, of the first whose loss or gradient was not finite; the weights
-    are those before it.
+    or raise to stop. `show(images so far, loss, img/s, share of time waiting)` draws progress.
+
+    Raises StepDiverged within `LOOK_EVERY` batches, or one step if that is longer, of the first whose loss or gradient
+    was not finite; the weights are those before it.
     """
     state.model.train()
     keep_frozen(step.frozen)

@@ -52,7 +52,9 @@ def test_a_file_is_logged_again_where_it_changed(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"one")
     record.mark(record.entries())
     assert record.missing() == []
-    (tmp_path / "a.png").write_bytes(b"other")
+    os.utime(tmp_path / "a.png", (1000, 1000))  # as in a copy of the folder
+    assert record.missing() == []
+    (tmp_path / "a.png").write_bytes(b"two")
     assert kinds(record) == ["artifact"]
 
 
@@ -83,6 +85,40 @@ def test_what_is_set_aside_keeps_its_metrics_and_ends(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text("{")
     set_aside(tmp_path, {"abandoned": "a damaged one, of which nothing is known"})
     assert record_files(tmp_path) == [tmp_path / "tracking-1.json"]
+
+
+def test_a_run_with_a_damaged_history_is_set_aside_and_ends(tmp_path: Path) -> None:
+    a_record(tmp_path).save()
+    (tmp_path / "history.json").write_text("[")
+    assert set_aside(tmp_path, {"abandoned": "why"}) == "e"
+    aside = Record.load(tmp_path / "tracking-1.json")
+    assert aside is not None and aside.status == "KILLED" and aside.metrics == []
+
+
+def test_who_delivers_leaves_the_record_of_another_run_alone(tmp_path: Path) -> None:
+    """The run went back meanwhile: its folder has a new MLflow run."""
+    delivering = a_record(tmp_path)
+    delivering.shared = True
+    delivering.save()
+    set_aside(tmp_path, {"abandoned": "why"})
+    Record(tmp_path / RECORD, "new", "e", "r", {}, {}).save()
+    delivering.aim_at("sqlite:///x", "1" * 32)
+    delivering.mark(delivering.entries())
+    assert record_uuid(tmp_path) == "new" and delivering.missing() == []
+
+
+def test_the_last_metrics_of_a_run_that_goes_on_are_kept(tmp_path: Path) -> None:
+    end_epoch(tmp_path, loss=1.0)
+    (tmp_path / "evaluation.json").write_text('{"split": "val", "top1": 0.5, "best_epoch": 1}')
+    record = a_record(tmp_path)
+    record.mark(record.entries()[:3])
+    record.keep_final_metrics()
+    (tmp_path / "evaluation.json").unlink()
+    (row,) = record.metrics
+    assert row["step"] == 1 and row["metrics"]["best_val_top1"] == 0.5
+    record.metrics.clear()
+    record.keep_final_metrics()
+    assert record.metrics == [], "there are none"
 
 
 def test_one_process_at_a_time_has_the_lock(tmp_path: Path) -> None:
@@ -178,6 +214,13 @@ def test_an_older_versions_journal_that_was_delivered_does_not_wait(here: Path) 
     (run / JOURNAL).rename(run / "tracking-1.jsonl")
     assert waiting_runs(here / "runs") == [] and run_of_folder(run).experiment is None
     set_aside(run, {"abandoned": "there is nothing"})
+
+
+def test_a_journal_with_a_line_that_lacks_something_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text('{"op": "start", "uuid": "old"}\n')
+    with pytest.raises(ValueError, match=r"tracking\.jsonl lacks"):
+        Record.load(tmp_path / RECORD)
+    assert record_uuid(tmp_path) is None
 
 
 def test_an_older_versions_journal_is_set_aside(tmp_path: Path) -> None:
