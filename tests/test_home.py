@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.patience import PATIENCE
 
 _HOMELESS = """
@@ -36,6 +38,7 @@ def test_the_cache_needs_a_variable(tmp_path) -> None:
     assert not (tmp_path / "shards").exists()
 
 
+@pytest.mark.slow
 def test_mlflow_is_imported_all_the_same(tmp_path) -> None:
     """It is given a home folder for as long as it is imported, and no longer: others look for theirs."""
     code = """
@@ -51,6 +54,7 @@ print(len(list(Path("mlartifacts").rglob("a.png"))), "HOME" in os.environ)
     assert (done.returncode, done.stdout) == (0, "1 False\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_doctor_imports_mlflow_there_too() -> None:
     code = "from fasttrain.commands.doctor import examine\n"
     code += "print([found.present for found in examine() if found.part == 'MLflow'], 'HOME' in os.environ)"

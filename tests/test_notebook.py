@@ -13,6 +13,7 @@ from tests.support.patience import PATIENCE
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "food101.ipynb"
 
 
+@pytest.mark.slow
 def test_food101_notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

@@ -45,6 +45,7 @@ def test_a_run_with_everything_on(alone):
     assert 'rand_augment = "n2-m9"' in (alone.folder / "config.toml").read_text()
 
 
+@pytest.mark.slow
 def test_stopped_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(alone, shard_folder, tmp_path, monkeypatch):
     whole = Step.__call__
 
@@ -69,6 +70,7 @@ def test_stopped_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(alone, s
 
 
 @pytest.mark.parametrize(("part", "settings"), [(BatchAugment, {"color_jitter": 0.4}), (PlannedMixup, {"cutmix": 1.0})])
+@pytest.mark.slow
 def test_off_it_never_runs_and_on_it_runs_in_training_only(part, settings, shard_folder, tmp_path, monkeypatch):
     epochs = []
     whole = part.__call__
@@ -88,5 +90,5 @@ def test_off_it_never_runs_and_on_it_runs_in_training_only(part, settings, shard
 def test_top1_of_mixed_labels_counts_the_greater_share():
     totals = Totals(torch.device("cpu"))
     logits = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
-    totals.update(torch.tensor(1.0), logits, torch.tensor([[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]]))
+    totals.update(torch.tensor(1.0), logits, torch.tensor([[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]]), 2)
     assert totals.means() == (1.0, 0.5)

@@ -107,6 +107,7 @@ def test_the_newest_stay_and_other_programs_can_read_them(alone, killed):
 
 
 @pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.slow
 def test_checkpoints_of_older_schemas_go_on(schema, killed, alone):
     state = load_checkpoint(checkpoints_of(killed)[0])
     for path in checkpoints_of(killed):
@@ -121,6 +122,7 @@ def test_checkpoints_of_older_schemas_go_on(schema, killed, alone):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit])
+@pytest.mark.slow
 def test_a_torn_one_is_named_and_the_one_before_it_taken(damage, killed, alone, capsys):
     newest, before, _ = checkpoints_of(killed)
     damage(newest, random.Random(3))
@@ -176,6 +178,7 @@ def test_a_newer_schema_is_refused_by_name_and_not_passed_over(killed):
         load_checkpoint(killed / "newer.pt")
 
 
+@pytest.mark.slow
 def test_going_back_to_an_earlier_step_leaves_the_later_ones_behind(killed, alone):
     earlier = checkpoints_of(killed)[-1]
     with killed_after(lambda state: state["step"] == 11):

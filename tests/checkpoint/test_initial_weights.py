@@ -138,6 +138,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
+@pytest.mark.slow
 def test_only_the_classifiers_of_another_number_of_classes_are_new(name, tmp_path):
     source = made(7, name)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
@@ -174,6 +175,7 @@ def run(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(**settings, data=shard_folder, out=out).folder
 
 
+@pytest.mark.slow
 def test_a_run_and_its_checkpoint_start_another_run(run, shard_folder, tmp_path):
     best, spec = load_trained(run)
     for path in (run, run / "model.safetensors", checkpoints_of(run)[0]):

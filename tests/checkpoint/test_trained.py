@@ -33,6 +33,7 @@ def test_what_is_none_is_told_with_what_to_give(tmp_path):
         weights_file(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_spec_is_the_one_beside_the_weights(model_folder, tmp_path):
     model, spec = load_trained(model_folder)
     written = json.loads((model_folder / "model.json").read_text())

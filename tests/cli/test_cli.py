@@ -23,6 +23,7 @@ def fasttrain(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_help_lists_the_commands_without_heavy_imports():
     code = (
         "import sys; sys.argv = ['fasttrain', 'train', '--help']\n"
@@ -110,6 +111,7 @@ def test_an_internal_error_is_exit_code_1():
     assert done.stderr == "fasttrain: internal error: ZeroDivisionError: x; --debug shows the traceback\n"
 
 
+@pytest.mark.slow
 def test_doctor_looks_at_this_machine():
     done = fasttrain("doctor", "--json")
     findings = {each["part"]: each for each in json.loads(done.stdout)}
@@ -120,6 +122,7 @@ def test_doctor_looks_at_this_machine():
     assert findings["export"]["found"].startswith("onnx ") and "onnxruntime " in findings["export"]["found"]
 
 
+@pytest.mark.slow
 def test_square_brackets_are_the_users(photographs, tmp_path):
     findings = json.loads(fasttrain("doctor", "--json").stdout)
     shown = fasttrain("doctor", COLUMNS="400").stdout
@@ -129,6 +132,7 @@ def test_square_brackets_are_the_users(photographs, tmp_path):
     assert f"fasttrain train --data {out}\n" in fasttrain("convert", "--source", photographs, "--out", out).stdout
 
 
+@pytest.mark.slow
 def test_a_mistyped_checkpoint_is_told_before_torch_is_imported(model_folder, tmp_path):
     for command in (["evaluate"], ["predict", "x.jpg"], ["export"]):
         code = "import sys; from fasttrain.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"

@@ -88,6 +88,7 @@ def test_every_option_of_type_str_is_known_here() -> None:
 @pytest.mark.parametrize(
     ("command", "name", "kind"), [each for each in _parameters() if each[2] in (Path, list[Path])], ids=str
 )
+@pytest.mark.slow
 def test_every_option_of_type_path_is_expanded(command: str, name: str, kind: Any, home: Path) -> None:
     info = next(each for each in app.registered_commands if each.name == command)
     click_command = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
@@ -132,6 +133,7 @@ def test_the_cache_below_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert cache_root() == home / "c"
 
 
+@pytest.mark.slow
 def test_from_python(home: Path, photographs: Path, shard_folder: Path, model_folder: Path) -> None:
     """Every function that the documentation shows, with each of its paths below home."""
     from fasttrain.evaluation.predict import Predictor

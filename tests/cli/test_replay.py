@@ -34,6 +34,7 @@ def diverged(shard_folder, tmp_path_factory) -> tuple[Path, str]:
     return folder, said.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_train_says_where_the_step_is_and_replay_why(diverged):
     folder, line = diverged
     (run,) = (folder / "runs").iterdir()

@@ -129,6 +129,7 @@ def test_predict_sees_photographs_as_validation_does(result, photographs, tmp_pa
         predict(result.folder, [text])
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_can_be_trained_on(photographs, tmp_path, monkeypatch, store):
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
     made = train(data=photographs, out=tmp_path, track=False, **{**SMALL, "epochs": 1, "limit_batches": 2})
@@ -147,6 +148,7 @@ def test_both_named_models_and_any_timm_name(shard_folder):
         create_model("eficientnet_b0", 5)
 
 
+@pytest.mark.slow
 def test_pretrained_without_a_network_names_the_other_ways(monkeypatch, tmp_path):
     """A hub that refuses connections stands for a machine without a network."""
     code = "from fasttrain.model.factory import create_model\ncreate_model('mobilenetv2_100', 5, pretrained=True)"
@@ -158,12 +160,14 @@ def test_pretrained_without_a_network_names_the_other_ways(monkeypatch, tmp_path
     assert "--weights" in done.stderr.splitlines()[-1] and "--no-pretrained" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_run(shard_folder, tmp_path):
     settings = {**SMALL, "epochs": 9, "early_stopping": 1, "learning_rate": 1e-9, "optimizer": "sgd"}
     made = train(data=shard_folder, out=tmp_path, track=False, limit_batches=1, **settings)
     assert len(made.history) < 9 and not made.history[-1]["improved"]
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_other_seed_others(shard_folder, tmp_path):
     def weights(seed: int, name: str) -> torch.Tensor:
         settings = {**SMALL, "epochs": 1, "limit_batches": 2, "seed": seed, "deterministic": True}

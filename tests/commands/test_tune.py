@@ -108,6 +108,7 @@ def test_plots_are_pictures(study):
         assert width > 600 and height > 300, path
 
 
+@pytest.mark.slow
 def test_the_same_call_has_nothing_left_to_do_and_another_is_refused(study):
     result, _, call = study
     again = tune(**call)
@@ -118,6 +119,7 @@ def test_the_same_call_has_nothing_left_to_do_and_another_is_refused(study):
         tune(**{**call, "batch_sizes": (16,)})
 
 
+@pytest.mark.slow
 def test_a_trial_below_the_median_is_pruned(settings, client, tmp_path):
     space = Space.of("adam", None, None, (16,))
     before = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="fasttrain", direction="maximize")
@@ -138,6 +140,7 @@ def test_a_trial_below_the_median_is_pruned(settings, client, tmp_path):
     assert len(json.loads((run / "history.json").read_text())) == 2 and (run / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 def test_a_false_start_does_not_bind_the_folder_and_a_trial_that_diverges_is_a_result(settings, client, tmp_path):
     call = {**settings, "batch_sizes": (16,), "track": False, "trials": 1, "out": tmp_path}
     with pytest.raises(UserError, match="mobilenetv9"):

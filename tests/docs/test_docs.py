@@ -141,6 +141,7 @@ def test_there_are_command_lines_to_check():
 
 
 @pytest.mark.parametrize(("page", "line"), LINES)
+@pytest.mark.slow
 def test_command_lines_are_ones_that_fasttrain_takes(page, line):
     if len(line) == 1 or line[1:] == ["--help"] or line[1:] == ["--debug"]:  # a command named in the prose
         assert line[0] in {command.path.split()[0] for command in reference.commands()}

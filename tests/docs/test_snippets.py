@@ -108,6 +108,7 @@ def workplace(
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda each: each.name)
+@pytest.mark.slow
 def test_every_block_runs(
     snippet: Snippet,
     workplace: Path,
@@ -224,6 +225,7 @@ def test_the_pixels_are_those_that_predict_sees(dinner: Path) -> None:
 
 
 @pytest.mark.parametrize("snippet", DEPLOYED, ids=lambda each: each.name)
+@pytest.mark.slow
 def test_the_probabilities_are_those_of_predict(
     snippet: Snippet, dinner: Path, run_folder: Path, request: pytest.FixtureRequest
 ) -> None:

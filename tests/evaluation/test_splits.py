@@ -60,6 +60,7 @@ def told(*line: object) -> str:
     ],
     ids=["all classes", "some classes", "one class", "an empty class"],
 )
+@pytest.mark.slow
 def test_a_folder_of_class_folders_is_evaluated_whole(classes, model_folder, photographs, tmp_path):
     folder = lay(tmp_path / "held out", photographs, classes)
     found = evaluate(model_folder, folder, report=tmp_path / "page.html", **PLAIN)
@@ -77,6 +78,7 @@ def test_a_folder_of_class_folders_is_evaluated_whole(classes, model_folder, pho
     assert (plain["data"], plain["split"], plain["samples"]) == (str(folder), "all", found.samples)
 
 
+@pytest.mark.slow
 def test_a_split_that_is_asked_for_is_the_one_that_training_draws(model_folder, photographs, shard_folder):
     found = evaluate(model_folder, photographs, split="val", **PLAIN)
     assert found == evaluate(model_folder, shard_folder, split="val", **PLAIN)
@@ -87,6 +89,7 @@ def test_a_split_that_is_asked_for_is_the_one_that_training_draws(model_folder, 
         evaluate(model_folder, photographs, split="vall", **PLAIN)
 
 
+@pytest.mark.slow
 def test_shards_have_splits_of_their_own_and_can_be_taken_whole(model_folder, photographs, shard_folder, tmp_path):
     shards = ShardSet.open(shard_folder)
     assert evaluate(model_folder, shard_folder, **PLAIN).samples == len(shards.ids("val"))
@@ -103,6 +106,7 @@ def test_shards_have_splits_of_their_own_and_can_be_taken_whole(model_folder, ph
 
 
 @pytest.mark.parametrize("name", ["native", "ffcv", "dali"])
+@pytest.mark.slow
 def test_every_loader_takes_all_splits(name, model_folder, shard_folder):
     if reason := loader_class(name).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)

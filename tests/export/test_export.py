@@ -24,6 +24,7 @@ def exported(request, model_folder, photographs, tmp_path_factory):
     return request.param, export(model_folder, request.param, out, data=photographs, photographs=9, speed=False)
 
 
+@pytest.mark.slow
 def test_the_file_gives_the_models_logits_for_any_number_of_pictures(exported, model_folder):
     name, result = exported
     model, spec = load_trained(model_folder)
@@ -35,6 +36,7 @@ def test_the_file_gives_the_models_logits_for_any_number_of_pictures(exported, m
         torch.testing.assert_close(run(pixels[:count]), expected[:count], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_file_says_what_it_takes_and_gives(exported):
     name, result = exported
     said = make_format(name).read_metadata(result.path)
@@ -53,6 +55,7 @@ def test_the_result_is_the_comparison(exported, photographs):
     assert [path.name for path in result.path.parent.iterdir()] == [result.path.name]
 
 
+@pytest.mark.slow
 def test_normalised_pictures_can_be_what_it_takes(model_folder, photographs, tmp_path):
     result = export(
         model_folder, "torchscript", tmp_path / "f.pt", input="float", data=photographs, photographs=5, speed=False
@@ -95,6 +98,7 @@ def test_photographs_come_evenly_from_shards_folders_and_the_sample(shard_folder
     assert (from_folder[-1] == firsts[1]).flatten(1).all(1).any()
 
 
+@pytest.mark.slow
 def test_the_command_writes_beside_the_weights_and_tells_its_speed(model_folder, photographs, monkeypatch, capsys):
     from fasttrain.cli import main
 

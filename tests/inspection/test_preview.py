@@ -66,6 +66,7 @@ def test_augmented_and_mixed_as_a_training_step_does_it(config, shard_folder):
     assert any("%" in caption for caption in seen.captions)
 
 
+@pytest.mark.slow
 def test_loaders_side_by_side(config):
     seen = preview(config, count=6, compare=["native", "dali", "ffcv", "torchvision"])
     assert seen.pictures.keys() | seen.unavailable.keys() == {"native", "dali", "ffcv", "torchvision"}
@@ -88,6 +89,7 @@ def test_unavailable_loaders_are_named_and_fatal_only_where_none_is_left(photogr
         preview(raw, count=4, compare=["nativ"])
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_sheet_and_says_how_far_loaders_differ(shard_folder, tmp_path, cli):
     sheet = tmp_path / "sheet.png"
     line = ["preview", "--data", shard_folder, "--image-size", 120, "--workers", 0, "--device", "cpu", "--out", sheet]

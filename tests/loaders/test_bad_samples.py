@@ -65,6 +65,7 @@ def ids_of(batches):
     return torch.cat([ids for _, _, ids in batches]).tolist()
 
 
+@pytest.mark.slow
 def test_the_first_one_ends_the_run_by_name(name, damaged):
     loader = make(name, damaged, on_bad_sample="error")
     first = next(sample for sample in loader.plan().ids.tolist() if sample in BAD)
@@ -97,6 +98,7 @@ def test_all_leave_out_the_same_and_nothing_else(name, sound, damaged):
         each.close()
 
 
+@pytest.mark.slow
 def test_a_run_resumed_goes_on_the_same(name, damaged):
     loader = make(name, damaged)
     whole = list(loader)
@@ -155,6 +157,7 @@ def test_ranks_take_as_many_steps_and_every_sample_once(damaged):
 
 
 @pytest.mark.parametrize("count", [10, 11])
+@pytest.mark.slow
 def test_more_than_ten_of_a_small_epoch_end_it(name, sound, tmp_path, count):
     folder = Path(shutil.copytree(sound.folder, tmp_path / "shards"))
     for sample in range(count):

@@ -45,6 +45,7 @@ def collect(loader, epoch=0):
     return list(loader)
 
 
+@pytest.mark.slow
 def test_batches_are_uint8_nhwc_with_labels_and_ids(name, shards):
     loader = make(name, shards)
     batches = collect(loader)
@@ -60,6 +61,7 @@ def test_batches_are_uint8_nhwc_with_labels_and_ids(name, shards):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_same_crops_as_torchvision(name, shards, split, workers):
     if name == "torchvision" and workers == 0:
         pytest.skip("is the reference")
@@ -76,6 +78,7 @@ def test_same_crops_as_torchvision(name, shards, split, workers):
     loader.close()
 
 
+@pytest.mark.slow
 def test_epochs_differ_and_repeat(name, shards):
     loader = make(name, shards)
     first, second, again = collect(loader, 0), collect(loader, 1), collect(loader, 0)
@@ -87,6 +90,7 @@ def test_epochs_differ_and_repeat(name, shards):
     loader.close()
 
 
+@pytest.mark.slow
 def test_resume_starts_at_the_next_batch(name, shards):
     whole = collect(make(name, shards), epoch=2)
     loader = make(name, shards)

@@ -55,6 +55,7 @@ def loader(shard_folder) -> Iterator[NativeLoader]:
         "shared",
     ],
 )
+@pytest.mark.slow
 def test_a_batch_that_is_still_shared_is_never_overwritten(loader, share):
     kept = []
     for epoch in range(3):

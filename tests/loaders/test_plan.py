@@ -90,6 +90,7 @@ def test_boxes_lie_inside_the_photograph(seed, epoch, sizes, low):
 
 
 @pytest.mark.parametrize("shape", [(512, 384), (120, 900)])
+@pytest.mark.slow
 def test_distribution_is_torchvisions(shape):
     """Means and spreads of 20,000 boxes against RandomResizedCrop.get_params, to five standard errors."""
     torch.manual_seed(0)

@@ -102,6 +102,7 @@ def test_a_photograph_whose_size_is_wrong_is_named(name, shards, tmp_path, signe
     loader.close()
 
 
+@pytest.mark.slow
 def test_an_epoch_of_training(shards, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)

@@ -127,6 +127,7 @@ list(TorchvisionLoader(shards, shards.ids("val"), LoaderSettings(4, 32, Crop(), 
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(shard_folder, tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(_SCRIPT.format(data=shard_folder))

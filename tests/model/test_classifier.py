@@ -57,6 +57,7 @@ def first_loss(model: torch.nn.Module, side: int) -> float:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.slow
 def test_the_first_loss_is_the_logarithm_of_the_classes(name):
     model = create_model(name, CLASSES)
     assert first_loss(model, FAMILIES[name]) == pytest.approx(math.log(CLASSES), rel=0.03)

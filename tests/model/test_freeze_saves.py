@@ -104,6 +104,7 @@ def test_a_fold_that_would_change_the_logits_is_undone():
     assert model.training and torch.equal(model.eval()(inputs), expected)
 
 
+@pytest.mark.slow
 def test_a_run_with_frozen_blocks_saves_what_evaluate_sees(model, shard_folder, tmp_path):
     save_file(model.state_dict(), tmp_path / "begin.safetensors")
     settings = {**SMALL, "image_size": 32, "epochs": 1, "freeze": FROZEN, "weights": tmp_path / "begin.safetensors"}

@@ -50,6 +50,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.slow
 def test_without_an_image_size_every_family_gets_one_that_it_takes(name):
     config, said = with_fitting_sizes(resolve({"model": name}))
     assert config.image_size == FAMILIES[name] and takes(name, config.image_size)
@@ -66,6 +67,7 @@ def test_without_an_image_size_every_family_gets_one_that_it_takes(name):
         ("maxvit_tiny_tf_224", 160, 160),
     ],
 )
+@pytest.mark.slow
 def test_img_size_is_passed_only_where_the_model_needs_it(name, side, img_size):
     assert img_size_for(name, side) == img_size
 
@@ -73,6 +75,7 @@ def test_img_size_is_passed_only_where_the_model_needs_it(name, side, img_size):
 @pytest.mark.parametrize(
     ("name", "side", "nearest"), [("inception_v3", 64, "80"), ("bat_resnext26ts", 200, "256"), ("vgg11", 16, "32")]
 )
+@pytest.mark.slow
 def test_a_size_that_does_not_fit_is_told_with_the_nearest_that_does(name, side, nearest):
     said = f"model = '{name}' does not take pictures of {side} px; the nearest --image-size is {nearest}"
     with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
@@ -80,6 +83,7 @@ def test_a_size_that_does_not_fit_is_told_with_the_nearest_that_does(name, side,
     assert takes(name, int(nearest))
 
 
+@pytest.mark.slow
 def test_a_model_without_logits_is_refused():
     with pytest.raises(UserError, match="can't classify pictures as it gives no logits; choose another"):
         img_size_for("qwen3_vit_88m_enc", 224)
@@ -109,6 +113,7 @@ def test_a_refused_size_leaves_no_run_folder(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_transformer_of_another_size_from_training_to_export(shard_folder: Path, photographs: Path, tmp_path: Path):
     vit = {**SMALL, "model": "vit_tiny_patch16_224", "image_size": 64, "track": False}
     result = train(**{**vit, "epochs": 1, "limit_batches": 1}, data=shard_folder, out=tmp_path)

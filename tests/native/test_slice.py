@@ -49,6 +49,7 @@ def check_boxes(jpeg: bytes, decode: Callable[[bytes], NDArray[np.uint8]], count
 
 
 @pytest.mark.parametrize("kind", jpegs.FACTORS)
+@pytest.mark.slow
 def test_pillow(kind: str) -> None:
     for number, (width, height) in enumerate(SIZES):
         check_boxes(native.cut(jpegs.sample(kind, width, height), "mcu", True), jpegs.decode, 80, number)

@@ -24,6 +24,7 @@ def test_classes_sizes_and_format(photographs) -> None:
     assert sizes == {(256, 192), (256, 256), (256, 320)}
 
 
+@pytest.mark.slow
 def test_drawn_alike_each_time_and_unlike_each_other(tmp_path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         draw_sample(tmp_path / name, per_class=2, seed=seed)
@@ -33,6 +34,7 @@ def test_drawn_alike_each_time_and_unlike_each_other(tmp_path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_mean_colour_alone_does_not_tell_the_classes(photographs) -> None:
     """Photograph-like: a nearest-mean classifier on average colour must stay below what a network reaches."""
     source = open_source(photographs)

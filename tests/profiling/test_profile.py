@@ -50,6 +50,7 @@ def test_a_slow_loader_is_named_with_the_faster_one(shard_folder):
         (Totals, "update", "logging", "logging"),
     ],
 )
+@pytest.mark.slow
 def test_a_slow_phase_is_named(owner, method, phase, bottleneck, shard_folder, monkeypatch, clock):
     plain = getattr(owner, method)
 
@@ -67,6 +68,7 @@ def test_a_slow_phase_is_named(owner, method, phase, bottleneck, shard_folder, m
     assert found.diagnosis.bottleneck == bottleneck
 
 
+@pytest.mark.slow
 def test_it_is_real_time_that_is_measured(shard_folder, monkeypatch):
     plain = Step.update
 
@@ -80,6 +82,7 @@ def test_it_is_real_time_that_is_measured(shard_folder, monkeypatch):
     assert found.phases["optimizer"].median >= SLEEP and found.rate <= 4 / SLEEP
 
 
+@pytest.mark.slow
 def test_steps_go_on_over_short_epochs_and_every_schedule(shard_folder):
     """Two batches an epoch, of one epoch: the loader starts anew, and the learning rate's schedule does not end."""
     settings = {**QUICK, "epochs": 1, "limit_batches": 2, "grad_accumulation": 2, "ema_decay": 0.9}
@@ -89,6 +92,7 @@ def test_steps_go_on_over_short_epochs_and_every_schedule(shard_folder):
         assert all(each.mean > 0 for each in found.measured.together.phases.values())
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_a_picture(shard_folder, monkeypatch, capsys, tmp_path):
     from fasttrain.cli import main
 
@@ -146,6 +150,7 @@ def test_a_held_batch_is_what_the_loader_gave(shard_folder, monkeypatch):
     assert any(torch.equal(seen[-1], images) for images in seen[:-3])
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_proposed_only_where_it_was_faster(shard_folder, monkeypatch, clock):
     """Forward takes twice as long in one of the two precisions, on a machine that says it has kernels for bf16."""
     import fasttrain.commands.profile as profiling

@@ -31,6 +31,7 @@ def ranges(folder: Path) -> tuple[Counter[str], list[str]]:
 
 
 @pytest.mark.parametrize("name", ["native", "torchvision", "dali", "ffcv"])
+@pytest.mark.slow
 def test_each_loaders_trace_has_three_steps_of_all_phases(name, shard_folder, tmp_path, capsys):
     if reason := loader_class(name).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)
@@ -44,11 +45,13 @@ def test_each_loaders_trace_has_three_steps_of_all_phases(name, shard_folder, tm
     assert not left
 
 
+@pytest.mark.slow
 def test_an_epoch_of_two_steps_is_traced_whole(shard_folder, tmp_path):
     result = train(data=shard_folder, out=tmp_path, profile=True, **TINY, limit_batches=2)
     assert ranges(result.folder)[0] == dict.fromkeys(PHASES, 2)
 
 
+@pytest.mark.slow
 def test_a_traced_run_trains_the_same_and_is_traced_once(shard_folder, tmp_path):
     settings = {**TINY, "epochs": 2, "deterministic": True, "limit_batches": 4, "drop_rate": 0.2, "ema_decay": 0.9}
     try:

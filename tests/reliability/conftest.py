@@ -92,3 +92,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _rows(table: str) -> list[dict[str, str]]:
     lines = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line][1:]
     return [dict(zip(_COLUMNS, line[2:-2].split(" | "), strict=True)) for line in lines]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults are slow to make, even a few of each."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)

@@ -57,6 +57,7 @@ def test_numbers_are_put_for_people() -> None:
     assert loss.lines == (("train", "first"), ("validation", "second"))
 
 
+@pytest.mark.slow
 def test_a_linear_probe_that_became_fine_tuning_has_its_charts() -> None:
     probe = {name: value for name, value in record(1).items() if name != "learning_rate"}
     assert [each.title for each in learning_charts([{**probe, "l2": 0.01}], None)][2] == "L2 penalty"

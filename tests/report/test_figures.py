@@ -37,6 +37,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 20, 101])
+@pytest.mark.slow
 def test_nothing_is_cut_off_and_labels_do_not_overlap(count: int) -> None:
     figure = confusion_figure(matrix_of(count), names_of(count))
     canvas = FigureCanvasAgg(figure)
@@ -121,6 +122,7 @@ def test_curves_show_each_epoch_and_the_best(epochs: int) -> None:
     assert f"best: epoch {epochs}" in [text.get_text() for text in loss.get_legend().get_texts()]
 
 
+@pytest.mark.slow
 def test_pyplot_and_its_global_state_stay_out() -> None:
     # In a process of its own: torchmetrics, which other tests import, brings pyplot along.
     code = (
@@ -133,6 +135,7 @@ def test_pyplot_and_its_global_state_stay_out() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 6, 101])
+@pytest.mark.slow
 def test_accuracy_by_class_ranks_and_names_all(count: int) -> None:
     matrix = matrix_of(count)
     recalls = np.diag(matrix) / matrix.sum(1)

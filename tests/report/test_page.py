@@ -166,6 +166,7 @@ def test_an_evaluation_has_one_too(result: TrainResult, shards: Path, tmp_path: 
     assert "<figure title=" in out.read_text() and "Learning curves" not in said
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_costs_one_line(
     result: TrainResult, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_report_that_fails_costs_one_line(
     assert "Traceback" in log and "report.html" in log
 
 
+@pytest.mark.slow
 def test_a_linear_probe_has_its_photographs(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ def browser() -> Iterator[Any]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", ["desktop", "phone"])
 @pytest.mark.parametrize("kind", ["run", "large"])
+@pytest.mark.slow
 def test_it_opens_right(
     browser: Any, request: pytest.FixtureRequest, tmp_path: Path, device: str, scheme: str, kind: str
 ) -> None:

@@ -97,6 +97,7 @@ def test_weights_of_another_model_or_a_torn_file_are_named(folder: RunFolder) ->
         folder.read_model(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.slow
 def test_each_file_is_there_and_says_what_it_should(
     folder: RunFolder, evaluation: Evaluation, predictions: Predictions
 ) -> None:

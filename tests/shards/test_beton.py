@@ -41,6 +41,7 @@ def test_ffcvs_reader_finds_the_same_bytes_and_labels(shards):
             assert label == shards.labels()[sample]
 
 
+@pytest.mark.slow
 def test_ffcvs_stock_decoders_read_it(shards):
     pytest.importorskip("ffcv")
     from ffcv.fields.basics import IntDecoder

@@ -111,6 +111,7 @@ def available(loader: str, shards: ShardSet) -> str:
 
 
 @pytest.mark.parametrize(("loader", "workers"), [("native", 1), ("torchvision", 2)])
+@pytest.mark.slow
 def test_training_on_a_bucket_is_training_on_the_folder(bucket, tmp_path, loader, workers):
     available(loader, ShardSet.open(bucket.shards))
     settings = {**SMALL, "loader": loader, "workers": workers, "epochs": 1, "limit_batches": 2, "track": False}
@@ -122,6 +123,7 @@ def test_training_on_a_bucket_is_training_on_the_folder(bucket, tmp_path, loader
     assert set(bucket.gets.values()) == {1} and len(bucket.gets) > 32, "the manifest, the index, two batches' shards"
 
 
+@pytest.mark.slow
 def test_a_run_on_a_bucket_is_resumed_and_evaluated(bucket, tmp_path):
     settings = {**SMALL, "limit_batches": 1, "track": False, "out": tmp_path / "runs"}
     run = train(data=URL, **{**settings, "epochs": 1}).folder
@@ -133,6 +135,7 @@ def test_a_run_on_a_bucket_is_resumed_and_evaluated(bucket, tmp_path):
 
 
 @pytest.mark.parametrize(("loader", "workers"), [("native", 1), ("torchvision", 2), ("dali", 1)])
+@pytest.mark.slow
 def test_an_epoch_through_a_small_cache_fetches_each_shard_once(bucket, tmp_path, loader, workers):
     shards = ShardSet.open(URL)
     available(loader, shards)
@@ -146,6 +149,7 @@ def test_an_epoch_through_a_small_cache_fetches_each_shard_once(bucket, tmp_path
     assert set(bucket.gets.values()) == {1} and len(bucket.gets) == len({*shards.index["shard"][shards.ids("train")]})
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_a_shard_once(bucket, tmp_path):
     read = (
         "import sys; from fasttrain.shards.reader import ShardSet; s = ShardSet.open(sys.argv[1]); "

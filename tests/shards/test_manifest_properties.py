@@ -44,6 +44,7 @@ photographs = st.tuples(
 
 
 @given(st.lists(paths, unique=True, max_size=40))
+@pytest.mark.slow
 def test_keys_are_different_short_and_the_same_each_time(given_paths: list[str]) -> None:
     keys = make_keys(given_paths)
     assert len(set(keys)) == len(given_paths) and keys == make_keys(given_paths)
@@ -62,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     st.lists(class_names, min_size=4, max_size=4, unique=True),
     st.integers(1, 10),
 )
+@pytest.mark.slow
 def test_shards_give_back_what_was_put_in(
     folder: Path, samples: list[Any], classes: list[str], shard_size: int
 ) -> None:

@@ -48,6 +48,7 @@ def test_more_machines_than_shards(mixed, tmp_path, folder_of):
 
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("kill_at", range(0, 14, 3))
+@pytest.mark.slow
 def test_a_merge_that_is_killed_goes_on(mixed, tmp_path, folder_of, monkeypatch, links, kill_at):
     out = parts(mixed, tmp_path / "parts", (1, 2), 2)
     calls = 0

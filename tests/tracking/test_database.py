@@ -28,6 +28,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_made_is_mlflows_and_is_made_once(tmp_path):
     uri = f"sqlite:///{tmp_path}/deep/mlflow.db"
     make_database(uri)
@@ -51,6 +52,7 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
     assert not names(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_that_another_run_made_meanwhile_stays(tmp_path, monkeypatch):
     make = utils._initialize_tables
 
@@ -63,6 +65,7 @@ def test_one_that_another_run_made_meanwhile_stays(tmp_path, monkeypatch):
     assert (tmp_path / "mlflow.db").read_bytes() == b"theirs" and names(tmp_path) == ["mlflow.db"]
 
 
+@pytest.mark.slow
 def test_where_there_are_no_links_it_is_renamed(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError("no links here")
@@ -72,6 +75,7 @@ def test_where_there_are_no_links_it_is_renamed(tmp_path, monkeypatch):
     assert names(tmp_path) == ["mlflow.db"]
 
 
+@pytest.mark.slow
 def test_killed_while_its_tables_are_made_the_next_run_makes_it(tmp_path):
     """MLflow's own way ends there for good: table … already exists."""
     line = [sys.executable, "-c", MAKE, f"sqlite:///{tmp_path}/mlflow.db"]

@@ -146,6 +146,7 @@ def test_runs_side_by_side(here: Path, three: dict[str, str]) -> None:
         write_comparison(runs, here / "curves.doc")
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_the_same_from_its_folder_and_from_mlflow(shard_folder: Path, here: Path) -> None:
     from fasttrain import train
 

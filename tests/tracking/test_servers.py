@@ -65,6 +65,7 @@ def closed() -> str:
         return f"http://user:secret@127.0.0.1:{closed.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_mid_run_and_comes_back_has_everything(
     here: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_run_that_found_no_server_is_delivered_by_command(
         deliver_runs([Path("nowhere")], said.append)
 
 
+@pytest.mark.slow
 def test_the_next_run_beside_it_delivers_what_waits(
     here: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +171,7 @@ def test_the_next_run_beside_it_delivers_what_waits(
     assert [run.name for run in waiting_runs(here / "runs")] == ["elsewhere"]
 
 
+@pytest.mark.slow
 def test_training_does_not_wait_for_a_server_that_never_answers(here: Path, mute: str) -> None:
     said: list[str] = []
     tracker = Tracker.start("e", "r", {}, uri=mute, folder=here / "run", report=said.append)

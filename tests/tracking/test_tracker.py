@@ -27,6 +27,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_AWAY_S", PATIENCE)
 
 
+@pytest.mark.slow
 def test_everything_in_the_folder_is_in_the_store(here: Path, client: Any) -> None:
     run_folder = here / "run"
     params = {**{f"p{number}": number for number in range(250)}, "list": [0.08, 1.0], "long": "x" * 7000}
@@ -226,6 +227,7 @@ def test_an_epoch_that_is_trained_again_is_added_where_it_differs(here: Path, cl
     assert [(point.step, point.value) for point in found["seconds"]] == [(1, 5.0), (2, 6.0), (2, 7.0)]
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_process_do_not_mix(here: Path, client: Any) -> None:
     with (
         Tracker.start("e", "one", {"n": 1}, folder=here / "1") as one,

@@ -25,6 +25,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_the_page_shows_runs_and_their_files_and_ends_with_ctrl_c(here: Path) -> None:
     (here / "run").mkdir()
     (here / "run" / "config.toml").write_text("epochs = 3\n")
@@ -66,6 +67,7 @@ def test_a_tracking_server_has_its_own_page() -> None:
     assert len(said) == 1 and "https://mlflow.example" in said[0] and "secret" not in said[0]
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database")
     with pytest.raises(UserError, match=r"mlflow\.db ended: .+"):

@@ -75,6 +75,7 @@ def test_the_run_that_mlflow_run_made_is_taken_once(here: Path, client: Any, mon
     assert resumed.run_id == second.run_id, "a run stays where it began"
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_the_experiment_from_mlflows_variable(
     shard_folder: Path, here: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ ODD = ["alice@corp.example.com", "what?now", "100%41", "50%", "a#b", "a:b", "wit
 
 
 @pytest.mark.parametrize("name", ODD)
+@pytest.mark.slow
 def test_a_folder_with_any_name_has_its_store_in_it(
     name: str, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_folder_with_any_name_has_its_store_in_it(
 
 
 @pytest.mark.parametrize("name", ["what?now", "100%41"])
+@pytest.mark.slow
 def test_a_new_database_in_such_a_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fasttrain.tracking.database import make_database
 

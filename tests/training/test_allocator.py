@@ -31,6 +31,7 @@ def faults(**environment: str) -> tuple[str, int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or "LD_PRELOAD" in os.environ, reason="glibc's own malloc")
+@pytest.mark.slow
 def test_the_next_step_finds_its_pages_there():
     kept, few = faults()
     untouched, many = faults(MALLOC_ARENA_MAX="8")  # who tunes malloc is left alone

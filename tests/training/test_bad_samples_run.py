@@ -44,6 +44,7 @@ def keys(shards: ShardSet) -> list[str]:
     return [shards.index["key"][sample].decode() for sample in (4, 9, int(shards.ids("val")[1]))]
 
 
+@pytest.mark.slow
 def test_they_are_told_counted_and_tracked(damaged, tmp_path):
     said = io.StringIO()
     result = train(data=damaged.folder, out=tmp_path / "runs", console=Console(file=said, width=500), **SKIP)
@@ -61,6 +62,7 @@ def test_they_are_told_counted_and_tracked(damaged, tmp_path):
     assert [metric.value for metric in tracked] == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights_and_counts(damaged, tmp_path):
     settings = {**SKIP, "data": damaged.folder, "save_every": 1}
     whole = train(out=tmp_path / "whole", **settings)
@@ -73,6 +75,7 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights_and_counts(damaged
     assert [record["bad_samples"] for record in resumed.history] == [3, 3]
 
 
+@pytest.mark.slow
 def test_by_default_the_first_one_ends_it_in_one_line(damaged, tmp_path):
     with pytest.raises(UserError) as caught:
         train(data=damaged.folder, out=tmp_path / "runs", **SMALL)

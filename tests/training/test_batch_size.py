@@ -120,6 +120,7 @@ def test_real_steps_are_tried_and_errors_of_other_kinds_are_not_swallowed(shard_
         fitting(parts)(4)
 
 
+@pytest.mark.slow
 def test_a_run_with_auto_is_one_with_the_number_and_goes_on_with_it(shard_folder, tmp_path, capsys, monkeypatch):
     settings = {**RUN, "epochs": 1, "save_every": 2, "data": shard_folder}
     given = train(**{**settings, "batch_size": 8, "out": tmp_path / "given"})
@@ -136,6 +137,7 @@ def test_a_run_with_auto_is_one_with_the_number_and_goes_on_with_it(shard_folder
     assert all(torch.equal(ours["model"][name], each) for name, each in theirs["model"].items())
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_a_batch_is_offered_that_was_tried(shard_folder, tmp_path, monkeypatch):
     small_memory(monkeypatch, limit=5, after=4)
     with pytest.raises(UserError) as caught:

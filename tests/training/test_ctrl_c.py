@@ -16,6 +16,7 @@ from tests.support.runs import SMALL, arguments, paused, program
 
 
 @pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.slow
 def test_ctrl_c_is_answered_at_once(shard_folder: Path, tmp_path: Path, times: int) -> None:
     settings = {"data": shard_folder, "out": tmp_path / "runs", **SMALL, "save_every": 1, "track": False}
     terminal, its_end = pty.openpty()

@@ -166,6 +166,7 @@ with Ranks.of_environment() as ranks:
 """
 
 
+@pytest.mark.slow
 def test_every_sample_is_trained_on_and_evaluated_once(together, shard_folder, tmp_path):
     shards = ShardSet.open(shard_folder)
     loaders = [each for each in ("torchvision", "native") if not loader_class(each).unavailable(shards, "cpu")]
@@ -189,6 +190,7 @@ def test_every_sample_is_trained_on_and_evaluated_once(together, shard_folder, t
         assert two["evaluation"] == one["evaluation"]
 
 
+@pytest.mark.slow
 def test_accumulated_parts_train_as_one_batch(shard_folder, tmp_path):
     """Two batches of one photograph on each of two ranks, averaged over the ranks once: the same as a batch of four."""
     settings = {"epochs": 1, "class_weights": "none"}  # class weights are normalised batch by batch
@@ -202,6 +204,7 @@ def test_accumulated_parts_train_as_one_batch(shard_folder, tmp_path):
         torch.testing.assert_close(mine["model"][name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_folder, tmp_path):
     runs = tmp_path / "runs"
     ranks = start_ranks(train_line(shard_folder, runs, pause_at=2))
@@ -218,6 +221,7 @@ def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_fol
     assert_same_run(folder_in(runs), alone, tolerance=1e-5)
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_killed_rank_from_the_last_checkpoint(together, shard_folder, tmp_path):
     runs = tmp_path / "runs"
     line = train_line(shard_folder, runs, pause_at=3)
@@ -230,6 +234,7 @@ def test_torchrun_restarts_a_killed_rank_from_the_last_checkpoint(together, shar
     assert_same_run(folder_in(runs), together[0], tolerance=0)
 
 
+@pytest.mark.slow
 def test_what_one_rank_fails_with_ends_both_in_one_line(shard_folder, tmp_path):
     broken = tmp_path / "shards"
     shutil.copytree(shard_folder, broken)

@@ -97,6 +97,7 @@ def test_the_guilty_step_is_kept_with_the_weights_before_it(
         assert all(torch.equal(state["model"][name], tensor) for name, tensor in steps[batch - 1].items())
 
 
+@pytest.mark.slow
 def test_other_optimizers_leave_the_weights_alone_too(shard_folder, tmp_path):
     """lamb has no fused kernel, so it can't look at the flag on the device."""
     settings = {"optimizer": "lamb", "epochs": 1, "keep": 9}
@@ -108,6 +109,7 @@ def test_other_optimizers_leave_the_weights_alone_too(shard_folder, tmp_path):
     assert all(torch.equal(kept[name], each) for name, each in before.items())
 
 
+@pytest.mark.slow
 def test_a_run_resumed_from_before_goes_on_as_if_nothing_had_been(shard_folder, tmp_path, steps):
     with broken_at(4):
         folder, _ = run_until_diverged(shard_folder, tmp_path, "at step 4", **RANDOM, save_every="1", epochs=1)
@@ -130,6 +132,7 @@ def test_of_accumulated_batches_the_one_with_the_loss_or_all_with_the_gradient(s
     ]
 
 
+@pytest.mark.slow
 def test_the_step_is_found_wherever_it_lies_between_two_looks(shard_folder, tmp_path):
     """Batches of 2 make 39 steps an epoch, of which the host looks at each tenth."""
     for number in (1, 10, 11, 12, 39, 40):
@@ -155,6 +158,7 @@ def test_replay_repeats_the_step_exactly_and_names_the_place(shard_folder, tmp_p
     json.loads(json.dumps(found.to_dict(), allow_nan=False))
 
 
+@pytest.mark.slow
 def test_replay_draws_dropout_and_mixup_again(shard_folder, tmp_path):
     """What a hook broke is finite when run again; the loss is then the one of the run that was left alone."""
     losses: list[float] = []
@@ -192,6 +196,7 @@ def test_weights_that_were_broken_before_are_told_from_a_rate_that_broke_them(sh
     assert found.mend == "give other --weights" and found.tried[0].module == "head.fc"
 
 
+@pytest.mark.slow
 def test_a_validation_loss_that_is_not_finite_is_kept_with_its_batch(shard_folder, tmp_path):
     """BatchNorm's running statistics matter to nothing but evaluation: training goes on with broken ones."""
 
@@ -227,6 +232,7 @@ def fp16(monkeypatch) -> dict[str, Any]:
     return {"amp": True, "amp_dtype": "fp16"}
 
 
+@pytest.mark.slow
 def test_fp16_skips_steps_whose_gradient_overflows_and_counts_them(shard_folder, tmp_path, fp16):
     settings = {**TINY, **fp16, "epochs": 1, "learning_rate": 1e-4, "save_every": "1", "keep": 9}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
@@ -246,6 +252,7 @@ def test_fp16_skips_steps_whose_gradient_overflows_and_counts_them(shard_folder,
     assert all(torch.equal(kept[name], each) for name, each in before.items())
 
 
+@pytest.mark.slow
 def test_fp16_that_overflows_at_any_scale_stops(shard_folder, tmp_path, fp16):
     with broken_at(1, "gradient", math.inf, until=10_000):
         folder, said = run_until_diverged(

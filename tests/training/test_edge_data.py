@@ -71,6 +71,7 @@ def told(data: Path, out: Path, **settings: Any) -> tuple[Any, str]:
     return result, said.getvalue()
 
 
+@pytest.mark.slow
 def test_the_last_photograph_of_an_epoch_may_be_alone(shards_of, tmp_path):
     """9 = 4 + 4 + 1: at 32 px BatchNorm has one value a channel there, of which there is no variance."""
     data = shards_of(train={"donuts": 5, "salad": 4}, val={"donuts": 1, "salad": 1})
@@ -81,6 +82,7 @@ def test_the_last_photograph_of_an_epoch_may_be_alone(shards_of, tmp_path):
     assert all(torch.isfinite(each).all() for each in model.values())
 
 
+@pytest.mark.slow
 def test_batches_of_one_are_refused_only_where_there_is_nothing_to_normalise_by(shards_of, tmp_path):
     data = shards_of(train={"donuts": 2, "salad": 1}, val={"donuts": 1, "salad": 1})
     with pytest.raises(UserError, match=r"batch_size = 1: at 32 px one photograph is too little for BatchNorm"):
@@ -98,6 +100,7 @@ def test_running_statistics_come_back_to_training():
     assert all(int(each) == 0 for name, each in model.state_dict().items() if name.endswith("num_batches_tracked"))
 
 
+@pytest.mark.slow
 def test_more_photographs_a_step_than_there_are_make_one_step(shards_of, tmp_path):
     """With what is worked out over steps: one-cycle, EMA, accumulation; and test-time flips, balanced weights."""
     data = shards_of(train={"donuts": 3, "salad": 2}, val={"donuts": 1, "salad": 1})
@@ -109,6 +112,7 @@ def test_more_photographs_a_step_than_there_are_make_one_step(shards_of, tmp_pat
     assert [record["learning_rate"] for record in other.history] == [each["learning_rate"] for each in result.history]
 
 
+@pytest.mark.slow
 def test_classes_missing_in_a_split_are_said_and_left_out_of_averages(shards_of, tmp_path):
     data = shards_of(train={"donuts": 3, "pizza": 3, "salad": 3}, val={"donuts": 2, "salad": 1})
     result, said = told(data, tmp_path / "runs", class_weights="balanced")
@@ -121,6 +125,7 @@ def test_classes_missing_in_a_split_are_said_and_left_out_of_averages(shards_of,
     assert found.samples == 3 and [each.support for each in found.classes] == [2, 0, 1]
 
 
+@pytest.mark.slow
 def test_a_class_nobody_can_learn_is_said(shards_of, tmp_path):
     data = shards_of(train={"donuts": 2, "pizza": 1, "salad": 2}, val={"donuts": 1, "pizza": 1})
     relabel(data, lambda index: (index["label"] == 1) & (index["split"] == 0), 0)
@@ -142,6 +147,7 @@ def test_one_photograph_a_class_leaves_none_to_validate_with(shards_of, tmp_path
         told(data, tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_one_photograph_validates(shards_of, tmp_path):
     data = shards_of(train={"donuts": 1, "salad": 1}, val={"salad": 1})
     result, _ = told(data, tmp_path / "runs", tta="flip", mixup=0.3, model="test_convnext")
@@ -150,6 +156,7 @@ def test_one_photograph_validates(shards_of, tmp_path):
 
 
 @pytest.mark.filterwarnings("error:Glyph")
+@pytest.mark.slow
 def test_class_names_with_odd_characters_come_through(shards_of, photographs, tmp_path):
     names = ["$\\frac$ _x_", "<b>&'\"</b>"[:5], "[bold]soup", "a,b;c\t"[:5], "crème brûlée", "日本料理 🍣"]
     data = shards_of(train=dict.fromkeys(names, 2), val=dict.fromkeys(names[:4], 1))
@@ -164,6 +171,7 @@ def test_class_names_with_odd_characters_come_through(shards_of, photographs, tm
     assert set(predict(result.folder, [next(photographs.glob("*/*.jpg"))])[0].classes) <= set(names)
 
 
+@pytest.mark.slow
 def test_photographs_smaller_than_the_picture_are_enlarged(shards_of, tmp_path):
     data = shards_of(train={"donuts": 1, "salad": 1}, val={"salad": 1})
     result, _ = told(data, tmp_path / "runs", model="test_convnext", image_size=416)

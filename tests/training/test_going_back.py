@@ -68,6 +68,7 @@ def assert_of_one_branch(run: Path, shards: Path, epochs: int, best: int | None 
     assert newest_unfinished(run.parent) is None
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_one_of_this_branch(run, shard_folder):
     before = last_state(run)
     train(resume=str(checkpoint_of_epoch(run, 1)), epochs=3, **WORSE)
@@ -83,6 +84,7 @@ def test_going_on_in_the_same_way_ends_in_the_same_way(run, ended, shard_folder)
     assert all(torch.equal(each, theirs[name]) for name, each in ours.items())
 
 
+@pytest.mark.slow
 def test_killed_right_after_it_went_back(run, shard_folder):
     """`auto` goes on from there, not from the later steps that are gone."""
     with killed_after(lambda state: state["epoch"] == 1):
@@ -109,6 +111,7 @@ def test_weights_that_are_not_the_checkpoints_are_replaced(damage, run, shard_fo
     assert_of_one_branch(run, shard_folder, epochs=4)
 
 
+@pytest.mark.slow
 def test_in_the_first_epoch_there_is_no_best_yet(shard_folder, tmp_path):
     with killed_after(lambda state: state["epoch"] == 1):
         train(data=shard_folder, out=tmp_path, **{**RUN, "epochs": 2, "save_every": 2})
@@ -136,6 +139,7 @@ def as_older_fasttrain_wrote(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_checkpoints_without_the_best_weights(run, shard_folder, capsys):
     """Those of older fasttrains: the folder's weights count, unless the run goes back."""
     first, last = (as_older_fasttrain_wrote(checkpoint_of_epoch(run, epoch)) for epoch in (1, 4))
@@ -156,6 +160,7 @@ def test_checkpoints_without_the_best_weights(run, shard_folder, capsys):
     assert said["best_epoch"] in (2, 3) and said["loss"] == pytest.approx(history[said["best_epoch"] - 1]["val_loss"])
 
 
+@pytest.mark.slow
 def test_ended_extended_stopped_and_resumed(run, shard_folder):
     """Whatever comes in between, `auto` goes on with what was asked for."""
 

@@ -75,6 +75,7 @@ def test_it_finds_the_minimum_that_scikit_learn_finds(draw, l2):
 
 
 @pytest.mark.parametrize("draw", [gaussian, rectified])
+@pytest.mark.slow
 def test_a_path_of_penalties_is_not_worse_than_scikit_learn_with_its_own_choice(draw):
     """Paired bootstrap over the test samples: the interval of the difference in top1 includes 0 or favours us."""
     train, val, test = split(draw)

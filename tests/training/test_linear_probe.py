@@ -54,6 +54,7 @@ def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 def test_a_probe_decodes_each_photograph_once_and_leaves_an_ordinary_run(shard_folder, tmp_path, begin, monkeypatch):
     counts = count_decoded(monkeypatch)
     run = train(data=shard_folder, out=tmp_path, weights=begin, **{**PROBE, "epochs": 4})
@@ -71,6 +72,7 @@ def test_a_probe_decodes_each_photograph_once_and_leaves_an_ordinary_run(shard_f
     assert (run.folder / "curves.png").exists() and (run.folder / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 def test_features_are_found_again_until_something_that_shapes_them_changes(
     shard_folder, tmp_path, begin, monkeypatch, cache
 ):
@@ -91,6 +93,7 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
     assert decoded() == 0
 
 
+@pytest.mark.slow
 def test_features_of_a_photograph_that_was_replaced_are_computed_again(photographs, tmp_path, begin, monkeypatch):
     """By another one of the same name, size and time of modification, in a folder of photographs."""
     folder = tmp_path / "photographs"
@@ -109,6 +112,7 @@ def test_features_of_a_photograph_that_was_replaced_are_computed_again(photograp
     assert sum(counts) == 32
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_bit_for_bit(shard_folder, tmp_path, begin):
     settings = {**PROBE, "weights": begin, "epochs": 4, "early_stopping": 0}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
@@ -120,6 +124,7 @@ def test_killed_and_resumed_bit_for_bit(shard_folder, tmp_path, begin):
     assert resumed.best_epoch == alone.best_epoch
 
 
+@pytest.mark.slow
 def test_stopped_while_it_solves_and_resumed_bit_for_bit(shard_folder, tmp_path, begin, monkeypatch):
     settings = {**PROBE, "weights": begin, "epochs": 3}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
@@ -140,6 +145,7 @@ def test_stopped_while_it_solves_and_resumed_bit_for_bit(shard_folder, tmp_path,
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_settings_that_need_gradient_steps_are_said_to_be_unused(shard_folder, tmp_path, begin, capsys):
     settings = {**PROBE, "weights": begin, "learning_rate": 0.3, "ema_decay": 0.9}
     train(data=shard_folder, out=tmp_path, **settings)

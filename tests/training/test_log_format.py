@@ -6,6 +6,7 @@ import json
 import math
 import signal
 
+import pytest
 from rich.console import Console
 from rich.text import Text
 
@@ -18,6 +19,7 @@ def events(output: str) -> list[dict]:
     return [json.loads(line) for line in output.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_in_json(start, tmp_path):
     process = start(log_format="json", limit_batches=2, track=False)
     output, _ = process.communicate(timeout=PATIENCE)
@@ -37,6 +39,7 @@ def test_a_run_in_json(start, tmp_path):
     assert all("time" in each for each in told)
 
 
+@pytest.mark.slow
 def test_a_stop_is_an_event_too(start, tmp_path):
     process = start(log_format="json", save_every=1, pause_at=2, track=False)
     with paused(process, tmp_path):

@@ -85,6 +85,7 @@ def resumed(state: dict[str, Any], name: str, scheduler: str, **settings: float 
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.slow
 def test_every_optimizer_goes_on_bit_for_bit(scheduler: str) -> None:
     for before, name in itertools.product(("", "lookahead_"), TRAINED):
         decay = 0.7 if scheduler == "cosine" else None
@@ -128,6 +129,7 @@ def one_epoch(parts: RunParts) -> None:
 @pytest.mark.parametrize(
     "name", [*(each for each in ONE_OF_EACH_KIND if "kron" not in each), "lookahead_adam", "lookahead_muon"]
 )
+@pytest.mark.slow
 def test_every_kind_in_a_run(name: str, shard_folder: Path, tmp_path: Path) -> None:
     """An epoch on photographs with each class of optimizer, a checkpoint, and another epoch in new objects."""
     settings = {"optimizer": name, "scheduler": "onecycle", "ema_decay": 0.9}

@@ -27,6 +27,7 @@ def test_the_side_grows_linearly_to_the_last_fifth_in_steps_of_32():
 
 
 @pytest.mark.parametrize("name", list(LOADERS))
+@pytest.mark.slow
 def test_a_loader_changes_its_size_between_epochs(name, shard_folder):
     """To the very pixels of a loader that was made with that size."""
     shards = ShardSet.open(shard_folder)
@@ -51,6 +52,7 @@ def test_a_loader_changes_its_size_between_epochs(name, shard_folder):
         other.close()
 
 
+@pytest.mark.slow
 def test_a_run_grows_evaluates_at_its_own_size_and_resumes_at_the_right_one(shard_folder, tmp_path):
     settings = {**SMALL, "image_size": 64, "progressive": "32:64", "epochs": 3, "deterministic": True, "track": False}
     settings |= {"save_every": 1, "batch_size": 32, "tta": "flip"}

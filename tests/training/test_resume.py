@@ -51,6 +51,7 @@ def assert_same_end(run: Path, expected: dict) -> None:
 
 
 @pytest.mark.parametrize("loader", list(LOADERS))
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
     if reason := loader_class(loader).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)
@@ -71,6 +72,7 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.slow
 def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_path, undisturbed):
     runs = tmp_path / "stopped"
     process = start(out=runs, pause_at=2, **EXACT)
@@ -83,6 +85,7 @@ def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_p
     assert_same_end(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_auto_with_nothing_to_resume_starts_afresh(start, tmp_path):
     output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False))
     assert "nothing unfinished to resume" in output
@@ -91,6 +94,7 @@ def test_auto_with_nothing_to_resume_starts_afresh(start, tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(start, tmp_path):
     finish(start(epochs=1, limit_batches=1, track=False))
     folder = next((tmp_path / "runs").iterdir())
@@ -108,6 +112,7 @@ def test_auto_takes_the_newest_unfinished_run(tmp_path):
 
 
 @pytest.mark.parametrize("other", [name for name in LOADERS if name != "torchvision"])
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_loader(other, start, tmp_path, shard_folder, undisturbed):
     """Killed under torchvision, resumed under another: no sample twice, none left out, nearly the same weights."""
     if reason := loader_class(other).unavailable(ShardSet.open(shard_folder), "cpu"):

@@ -198,6 +198,7 @@ def copied(begun: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", EFFECTS)
+@pytest.mark.slow
 def test_it_takes_effect(name, begun, tmp_path, monkeypatch, other_process):
     changed, look, expected = EFFECTS[name]
     monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)  # slow ones do here
@@ -346,6 +347,7 @@ def test_a_checkpoint_that_does_not_name_its_moments(begun, tmp_path):
 
 
 @pytest.mark.parametrize(("scheduler", "given"), itertools.product(("plateau", "cosine", "onecycle"), (True, False)))
+@pytest.mark.slow
 def test_a_schedule_goes_on_as_if_the_rate_had_always_been_so(scheduler, given, shard_folder, tmp_path):
     """Bit for bit, but for plateau, whose drops are of the rate it had."""
     settings = {**BEGUN, "scheduler": scheduler, "patience": 0, "epochs": 3, "momentum": 0.5, "optimizer": "sgd"}

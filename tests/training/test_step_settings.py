@@ -26,6 +26,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_accumulated_batches_train_as_one_large_batch(shard_folder, tmp_path):
     """LayerNorm only, so that batches do not matter to the model; the last group and its last batch are short."""
     settings = {**TINY, "model": "test_convnext", "optimizer": "sgd", "learning_rate": 0.1, "epochs": 1}
@@ -46,6 +47,7 @@ def whole_split(shard_folder: Path) -> int:
     return len(ShardSet.open(shard_folder).ids("train"))
 
 
+@pytest.mark.slow
 def test_killed_between_groups_and_resumed_bit_for_bit(shard_folder, tmp_path):
     settings: dict[str, Any] = {**TINY, "batch_size": 8, "grad_accumulation": 3, "save_every": 1, "drop_rate": 0.2}
     settings |= {"scheduler": "cosine", "ema_decay": 0.9}
@@ -92,6 +94,7 @@ def test_layer_decay_slows_the_first_blocks_under_every_schedule(kind):
     assert rates[id(model.conv_stem.weight)] == pytest.approx(rates[id(model.classifier.weight)] * 0.5**18)
 
 
+@pytest.mark.slow
 def test_compile_shares_parameters_and_keeps_names():
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
     names, inputs = list(model.state_dict()), torch.randn(5, 4)

@@ -54,6 +54,7 @@ def settings(shard_folder):
     return {"data": shard_folder, **own}
 
 
+@pytest.mark.slow
 def test_the_sweep_trains_at_growing_rates_and_leaves_a_picture_only(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = lr_find(start=1e-6, end=1e-2, steps=24, picture=tmp_path / "pictures" / "lr.png", **settings)
@@ -88,6 +89,7 @@ def test_what_makes_no_sense_is_told(settings, arguments, words):
         lr_find(**{**settings, **arguments})
 
 
+@pytest.mark.slow
 def test_the_command_prints_all_figures_as_json(settings, tmp_path, monkeypatch, capsys):
     from fasttrain.cli import main
     from tests.support.runs import arguments
