@@ -29,6 +29,7 @@ def homeless(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_cache_needs_a_variable(tmp_path) -> None:
     code = "sys.argv = ['fasttrain', 'convert', '--source', 'sample', '--out', sys.argv[-1]]\n"
     code += f"sys.argv[-1] = {str(tmp_path / 'shards')!r}\nfrom fasttrain.cli import main\nmain()"

@@ -199,6 +199,7 @@ def test_the_classifier_of_a_run_with_other_classes_is_new(run):
     assert said.endswith("; the classifier is new (6 classes; in the file it is of other classes)")
 
 
+@pytest.mark.slow
 def test_another_models_weights_are_refused_with_what_to_give(run, tmp_path):
     for path in (run, checkpoints_of(run)[0]):
         with pytest.raises(UserError, match=rf"as it is of {NAME}; give --model {NAME}$"):

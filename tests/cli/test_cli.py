@@ -39,6 +39,7 @@ def test_help_lists_the_commands_without_heavy_imports():
         assert command in listed
 
 
+@pytest.mark.slow
 def test_every_setting_is_an_option_with_its_help():
     shown = " ".join(fasttrain("train", "--help").stdout.split())
     for name in TrainConfig.model_fields:

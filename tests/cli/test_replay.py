@@ -45,6 +45,7 @@ def test_train_says_where_the_step_is_and_replay_why(diverged):
     assert (run / "diverged.png").exists()
 
 
+@pytest.mark.slow
 def test_replay_prints_json_and_draws_where_it_is_told(diverged, tmp_path):
     (run,) = (diverged[0] / "runs").iterdir()
     sheet = tmp_path / "batch.jpg"

@@ -53,6 +53,7 @@ def study(settings, client, tmp_path_factory):
     return tune(**call), killed, call
 
 
+@pytest.mark.slow
 def test_the_killed_trial_goes_on_in_its_own_run(study):
     result, killed, _ = study
     assert [trial.state for trial in result.trials] == ["complete"] * 3
@@ -63,6 +64,7 @@ def test_the_killed_trial_goes_on_in_its_own_run(study):
     assert "resuming" in (result.out / "trials" / "0001" / "output.log").read_text()
 
 
+@pytest.mark.slow
 def test_trials_are_runs_of_train_and_the_best_is_the_greatest_val_top1_of_the_weights_kept(study):
     result, _, _ = study
     for trial in result.trials:
@@ -77,6 +79,7 @@ def test_trials_are_runs_of_train_and_the_best_is_the_greatest_val_top1_of_the_w
     assert (first["learning_rate"], first["batch_size"], first["weight_decay"]) == (0.003, 16, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_trains_with_the_best_settings(study):
     result, _, _ = study
     words = shlex.split(result.command)
@@ -87,6 +90,7 @@ def test_the_command_trains_with_the_best_settings(study):
     assert given["--image-size"] == "48" and "--out" not in given
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_study_with_its_trials_below_it(study, client):
     result, _, _ = study
     runs = client.search_runs([client.get_experiment_by_name("search").experiment_id])
@@ -102,6 +106,7 @@ def test_mlflow_has_the_study_with_its_trials_below_it(study, client):
     assert names >= {path.name for path in result.plots} and len(result.plots) >= 4
 
 
+@pytest.mark.slow
 def test_plots_are_pictures(study):
     for path in study[0].plots:
         width, height = Image.open(path).size

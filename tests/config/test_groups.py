@@ -51,6 +51,7 @@ def panels(command: str) -> dict[str, str]:
     return {each.name: each.rich_help_panel for each in options}
 
 
+@pytest.mark.slow
 def test_help_shows_each_setting_once_in_the_panel_of_its_group() -> None:
     assert panels("train") == {name: title for title, group in GROUPS.items() for name in group.model_fields}
     done = subprocess.run(

@@ -270,6 +270,7 @@ def test_the_tutorial_shows_the_settings_of_the_sample():
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.slow
 def test_bash_completes_options():
     """As the page on completions has it set up: the script for bash, then Tab behind `fasttrain train --learn`."""
     binary = Path(sys.executable).with_name("fasttrain")

@@ -131,6 +131,7 @@ def test_nothing_counted_is_an_error() -> None:
     seed=st.integers(0, 2**31),
     present=st.one_of(st.none(), st.sets(st.integers(0, 8), min_size=1)),
 )
+@pytest.mark.slow
 def test_random_inputs_agree_with_scikit_learn(
     num_classes: int, samples: int, seed: int, present: set[int] | None
 ) -> None:

@@ -117,6 +117,7 @@ def test_every_loader_takes_all_splits(name, model_folder, shard_folder):
 
 
 @pytest.mark.parametrize("layout", ["folders", "Food-101"])
+@pytest.mark.slow
 def test_a_folder_with_splits_of_its_own_is_evaluated_by_them(layout, model_folder, photographs, tmp_path):
     root, classes = tmp_path / "data", ["donuts", "pizza", "soup"]
     if layout == "folders":
@@ -191,6 +192,7 @@ def test_what_is_left_out_is_told(model_folder, photographs, tmp_path, caplog):
     assert "left out: broken photographs 1" in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_photographs_that_the_run_was_trained_on_are_told(model_folder, photographs, tmp_path, caplog):
     run = shutil.copytree(model_folder, tmp_path / "run")
     (run / "config.toml").write_text(f'data = "{photographs}"\n')

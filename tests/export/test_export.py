@@ -46,6 +46,7 @@ def test_the_file_says_what_it_takes_and_gives(exported):
     assert said["input"].startswith("uint8 [n, 48, 48, 3]")
 
 
+@pytest.mark.slow
 def test_the_result_is_the_comparison(exported, photographs):
     _, result = exported
     assert result.photographs == result.same_top1 == 9
@@ -67,6 +68,7 @@ def test_normalised_pictures_can_be_what_it_takes(model_folder, photographs, tmp
         torch.testing.assert_close(torch.jit.load(result.path)(images), model(images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_takes_no_ones_place(model_folder, photographs, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("before")

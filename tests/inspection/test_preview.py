@@ -38,6 +38,7 @@ def crops(shards: ShardSet, epoch: int):
     return [torch.cat(parts) for parts in zip(*loader, strict=True)]
 
 
+@pytest.mark.slow
 def test_the_first_photographs_of_the_epoch_with_their_classes(config, shard_folder):
     shards = ShardSet.open(shard_folder)
     images, labels, _ = crops(shards, epoch=3)

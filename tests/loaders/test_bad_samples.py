@@ -79,6 +79,7 @@ def test_the_first_one_ends_the_run_by_name(name, damaged):
     assert "\n" not in said
 
 
+@pytest.mark.slow
 def test_all_leave_out_the_same_and_nothing_else(name, sound, damaged):
     """Each batch is the sound shards' without the bad ones, pixel for pixel."""
     told = []
@@ -120,6 +121,7 @@ def test_a_run_resumed_goes_on_the_same(name, damaged):
     resumed.close()
 
 
+@pytest.mark.slow
 def test_a_consumer_that_stops_early_hides_none(name, damaged):
     loader = make(name, damaged)
     for batches in (1, 2, 3):
@@ -134,6 +136,7 @@ def test_without_the_native_module_zlib_compares(damaged, monkeypatch):
     assert set(ids_of(loader)) == set(damaged.ids("train").tolist()) - set(BAD)
 
 
+@pytest.mark.slow
 def test_a_batch_of_bad_ones_alone_is_empty(name, damaged):
     loader = make(name, damaged, batch_size=1)
     batches = list(loader)
@@ -176,6 +179,7 @@ def test_a_hundredth_of_a_large_epoch_may_be_bad():
     assert replace(SETTINGS, world_size=2).most_bad(75_750) == 378
 
 
+@pytest.mark.slow
 def test_evaluation_counts_the_good_ones_once(name, sound, damaged, tmp_path):
     folder = Path(shutil.copytree(sound.folder, tmp_path / "shards"))
     sample = int(sound.ids("val")[2])
@@ -189,6 +193,7 @@ def test_evaluation_counts_the_good_ones_once(name, sound, damaged, tmp_path):
     loader.close()
 
 
+@pytest.mark.slow
 def test_without_checksums_in_the_index_the_decoder_decides(name, damaged, signed, tmp_path):
     """As in the shards of fasttrains before it."""
     folder = Path(shutil.copytree(damaged.folder, tmp_path / "shards"))
@@ -206,6 +211,7 @@ def test_without_checksums_in_the_index_the_decoder_decides(name, damaged, signe
 
 
 @pytest.mark.parametrize("name", ["native", "torchvision"])
+@pytest.mark.slow
 def test_raw_pixels_have_checksums_too(name, photographs, tmp_path):
     convert(photographs, tmp_path / "raw", raw=True, max_size=64, workers=1, progress=False)
     row = ShardSet.open(tmp_path / "raw").index[5]

@@ -43,6 +43,7 @@ def make(name: str, shards: ShardSet) -> Loader:
 
 
 @pytest.mark.parametrize("name", ["native", "ffcv"])
+@pytest.mark.slow
 def test_chroma_that_is_not_alike(name: str, shards: ShardSet) -> None:
     loader, reference = make(name, shards), make("torchvision", shards)
     count = 0

@@ -35,6 +35,7 @@ def test_frozen_ones_need_no_gradient_and_stay():
     assert keep_slow_depthwise_in_fp32(model) == 0
 
 
+@pytest.mark.slow
 def test_under_autocast_only_their_own_dtype_changes():
     torch.manual_seed(0)
     plain = timm.create_model("mobilenetv2_035", num_classes=3).eval()

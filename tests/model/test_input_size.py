@@ -89,6 +89,7 @@ def test_a_model_without_logits_is_refused():
         img_size_for("qwen3_vit_88m_enc", 224)
 
 
+@pytest.mark.slow
 def test_trying_draws_nothing_from_the_generator_of_the_weights():
     torch.manual_seed(5)
     expected = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32).state_dict()
@@ -99,6 +100,7 @@ def test_trying_draws_nothing_from_the_generator_of_the_weights():
     assert own_side("vit_tiny_patch16_384") == 384
 
 
+@pytest.mark.slow
 def test_progressive_sizes_that_the_model_does_not_take():
     vit = {"model": "vit_tiny_patch16_224"}
     with pytest.raises(UserError, match=r"^progressive = '64:224': a vit_tiny_patch16_224 of 224 px does not take 64"):

@@ -132,6 +132,7 @@ def test_grey_resized_is_within_two_levels() -> None:
 
 @pytest.mark.parametrize("block", [4, 2])
 @pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.slow
 def test_reduced_blocks_stay_close(block: int, sampling: str) -> None:
     jpeg = encode(picture(1, 1003, 1201), quality=90, subsampling=SAMPLING[sampling], restart_marker_blocks=1)
     full = pixels(jpeg)

@@ -165,6 +165,7 @@ def test_what_is_no_photograph_is_broken(data) -> None:
     assert caught.value.reason and "\n" not in caught.value.reason
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_before_they_are_decoded(picture, encode, monkeypatch) -> None:
     jpeg = bytearray(encode(picture))
     frame = jpeg.index(b"\xff\xc0")

@@ -31,6 +31,7 @@ def _in_its_own_folder(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} <= {"profile.png"}, "something was left behind"
 
 
+@pytest.mark.slow
 def test_a_slow_loader_is_named_with_the_faster_one(shard_folder):
     found = profile(data=shard_folder, steps=3, **{**QUICK, "loader": "slow"})
     measured = found.measured
@@ -136,6 +137,7 @@ def test_one_process_only(shard_folder, monkeypatch):
         profile(data=shard_folder, **QUICK)
 
 
+@pytest.mark.slow
 def test_a_held_batch_is_what_the_loader_gave(shard_folder, monkeypatch):
     seen = []
     plain = Step.loss

@@ -35,6 +35,7 @@ def texts(chart: Chart) -> list[str]:
     ],
     ids=["one", "nothing", "many decades", "sixty"],
 )
+@pytest.mark.slow
 def test_any_history_has_its_charts(history: list[dict[str, Any]]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

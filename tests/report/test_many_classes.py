@@ -49,6 +49,7 @@ def test_the_classes_with_the_most_mistakes_are_drawn(evaluated: tuple[Evaluatio
         assert cell.share == pytest.approx(cell.count / cell.support), "of all the class's photographs"
 
 
+@pytest.mark.slow
 def test_the_figures_stay_small_and_say_what_they_leave_out(evaluated: tuple[Evaluation, Predictions]) -> None:
     evaluation, _ = evaluated
     names = [each.name for each in evaluation.classes]

@@ -89,6 +89,7 @@ def text_of(page: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", bare)).split())
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_report_everywhere(result: TrainResult) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -98,6 +99,7 @@ def test_a_run_leaves_its_report_everywhere(result: TrainResult) -> None:
     assert made <= {each.path for each in client.list_artifacts(result.mlflow_run_id)}
 
 
+@pytest.mark.slow
 def test_it_says_what_the_run_did(result: TrainResult, page: str, shards: Path) -> None:
     said, evaluation = text_of(page), result.evaluation
     for share in (evaluation.top1, evaluation.top3, evaluation.top5):
@@ -136,6 +138,7 @@ class _Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
+@pytest.mark.slow
 def test_nothing_that_a_name_holds_is_markup(page: str) -> None:
     tags = _Tags(page).found
     assert "script" not in {tag for tag, _ in tags}
@@ -158,6 +161,7 @@ def test_it_stays_small_and_complete_at_101_classes(large: Path) -> None:
     assert "Learning curves" not in render(lonely) and "Settings" not in render(lonely)
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_one_too(result: TrainResult, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     found = evaluate(result.folder, shards, loader="torchvision", workers=0, report=out)

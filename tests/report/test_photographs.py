@@ -74,6 +74,7 @@ def test_the_worst_classes_and_their_surest_mistakes(shards: ShardSet) -> None:
     assert worst_classes(*said(shards, {}), shards) == []
 
 
+@pytest.mark.slow
 def test_thumbnails_are_small_and_raw_shards_have_them_too(photographs: Path, shards: ShardSet, tmp_path: Path) -> None:
     convert(str(photographs), tmp_path / "raw", workers=1, progress=False, raw=True, max_size=100)
     raw = ShardSet.open(tmp_path / "raw")
@@ -93,6 +94,7 @@ def in_shares(row: list[float], classes: list[str]) -> str:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.slow
 def test_the_first_batch_is_what_the_model_saw(shards: ShardSet, mixed: bool) -> None:
     settings = LoaderSettings(batch_size=41, image_size=48, crop=Crop(), seed=5)
     cpu = torch.device("cpu")

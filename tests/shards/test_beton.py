@@ -23,6 +23,7 @@ def shards(shard_folder, tmp_path):
     return ShardSet.open(copy)
 
 
+@pytest.mark.slow
 def test_ffcvs_reader_finds_the_same_bytes_and_labels(shards):
     reader_module = pytest.importorskip("ffcv.reader")
     write_betons(shards)

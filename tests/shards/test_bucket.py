@@ -195,6 +195,7 @@ def test_a_cut_off_object_is_refused(bucket, monkeypatch):
     files.pipe_file(path, whole)
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_is_asked_again(bucket, monkeypatch):
     monkeypatch.setattr(remote, "_PIECE", 3000)
     monkeypatch.setattr(remote, "_WAITS", (0.2,) * 1000)
@@ -213,6 +214,7 @@ def test_a_server_that_comes_back_is_asked_again(bucket, monkeypatch):
     assert died.is_set()
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_is_one_line(bucket, monkeypatch, tmp_path):
     monkeypatch.setattr(remote, "_PIECE", 3000)
     monkeypatch.setattr(remote, "_WAITS", (0.1,))
@@ -247,6 +249,7 @@ def test_a_missing_bucket_and_missing_rights_are_one_line(bucket, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_url(bucket, tmp_path):
     line = ["train", "--data", URL, "--cache-size", "100KB", "--no-pretrained", "--no-track", "--out", str(tmp_path)]
     error = CliRunner().invoke(app, line).exception

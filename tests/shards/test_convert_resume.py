@@ -67,6 +67,7 @@ def interrupted(source: Path, out: Path, number: signal.Signals) -> tuple[int, s
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["kill", "term", "int"]
 )
+@pytest.mark.slow
 def test_stopped_and_resumed_gives_the_same_bytes(mixed, tmp_path, folder_of, monkeypatch, number, code) -> None:
     undisturbed(mixed, tmp_path / "whole")
     out = tmp_path / "out"
@@ -88,6 +89,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(mixed, tmp_path, folder_of, mo
         assert (out / name).stat().st_mtime_ns == finished[name]
 
 
+@pytest.mark.slow
 def test_a_torn_shard_is_made_again(mixed, tmp_path, folder_of) -> None:
     undisturbed(mixed, tmp_path / "whole")
     out = tmp_path / "out"
@@ -98,6 +100,7 @@ def test_a_torn_shard_is_made_again(mixed, tmp_path, folder_of) -> None:
     assert folder_of(out) == folder_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_other_settings_or_source_need_overwrite(mixed, tmp_path, folder_of) -> None:
     out = tmp_path / "out"
     interrupted(mixed, out, signal.SIGKILL)
@@ -114,6 +117,7 @@ def test_other_settings_or_source_need_overwrite(mixed, tmp_path, folder_of) -> 
     assert folder_of(out) == folder_of(tmp_path / "fresh")  # and no shard of the larger number before
 
 
+@pytest.mark.slow
 def test_a_photograph_touched_in_between_starts_over_and_says_so(mixed, tmp_path, folder_of, capfd) -> None:
     undisturbed(mixed, tmp_path / "whole")
     out = tmp_path / "out"

@@ -40,6 +40,7 @@ def test_three_machines_write_what_one_writes(mixed, tmp_path, folder_of):
     assert merge(out) == manifest, "a second time there is nothing to do"
 
 
+@pytest.mark.slow
 def test_more_machines_than_shards(mixed, tmp_path, folder_of):
     out = parts(mixed, tmp_path / "parts", range(1, 10), 9)
     merge(out)

@@ -131,6 +131,7 @@ def test_one_process_at_a_time_has_the_lock(tmp_path: Path) -> None:
     assert FolderLock(tmp_path / "absent").take()
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_never_tracked_gets_a_uuid_and_is_synced_once(here: Path, client: Any) -> None:
     """A run with --no-track that is resumed with --track: MLflow gets the epochs so far, too."""
     run = here / "run"
@@ -177,6 +178,7 @@ def old_journal(folder: Path, uri: str, run_id: str | None, **end: Any) -> None:
     (folder / JOURNAL).write_text("\n".join([*lines, '{"op": "metr']))
 
 
+@pytest.mark.slow
 def test_an_older_versions_journal_is_delivered_where_it_stopped(here: Path, client: Any) -> None:
     uri, run = f"sqlite:///{here / 'mlflow.db'}", here / "runs" / "one"
     with Tracker.start("food", "before", {"lr": 1}, folder=here / "elsewhere") as began:

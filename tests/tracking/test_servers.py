@@ -108,6 +108,7 @@ def test_a_server_that_dies_in_mid_run_and_comes_back_has_everything(
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_found_no_server_is_delivered_by_command(
     here: Path, client: Any, closed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

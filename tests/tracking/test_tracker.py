@@ -168,6 +168,7 @@ def test_a_run_is_found_by_its_id_or_uuid_and_a_lost_one_replaced(here: Path, cl
     assert client.get_run(third.run_id).data.tags["fasttrain.continues"] == lost
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_arrives_when_it_is_resumed(here: Path, client: Any) -> None:
     script = """
 import os, signal
@@ -314,6 +315,7 @@ def test_passwords_are_shown_to_nobody(uri: str, said: str) -> None:
     assert shown(uri) == said
 
 
+@pytest.mark.slow
 def test_what_is_set_aside_is_a_run_of_its_own(here: Path, client: Any) -> None:
     """A training run that goes back: MLflow can't forget the later epochs, so another MLflow run begins."""
     run, weights = here / "runs" / "one", here / "runs" / "one" / "model.safetensors"

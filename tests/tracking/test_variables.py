@@ -31,6 +31,7 @@ def experiment_of(client: Any, run: Any) -> str:
     return str(client.get_experiment(run.info.experiment_id).name)
 
 
+@pytest.mark.slow
 def test_the_experiment_and_the_name_are_mlflows_where_none_are_given(
     here: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

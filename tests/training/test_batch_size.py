@@ -103,6 +103,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, limit: int, after: int = 0) ->
     monkeypatch.setattr(Step, "forward", limited)
 
 
+@pytest.mark.slow
 def test_real_steps_are_tried_and_errors_of_other_kinds_are_not_swallowed(shard_folder, monkeypatch):
     config = resolve({**RUN, "data": shard_folder, "scheduler": "onecycle", "epochs": 1, "limit_batches": 1})
     parts = make_parts(RunStart(config), Console(quiet=True), Ranks())

@@ -123,6 +123,7 @@ def together(runs):
     return runs[1]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_does_with_the_batch_of_both(alone, together, shard_folder):
     folder, output = together
     assert_same_run(folder, alone, tolerance=1e-5)

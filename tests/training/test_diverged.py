@@ -118,6 +118,7 @@ def test_a_run_resumed_from_before_goes_on_as_if_nothing_had_been(shard_folder, 
     assert all(torch.equal(last_state(folder)["model"][name], each) for name, each in steps[-1].items())
 
 
+@pytest.mark.slow
 def test_of_accumulated_batches_the_one_with_the_loss_or_all_with_the_gradient(shard_folder, tmp_path):
     settings = {"batch_size": 8, "grad_accumulation": 3}
     with broken_at(5, "loss"):
@@ -263,6 +264,7 @@ def test_fp16_that_overflows_at_any_scale_stops(shard_folder, tmp_path, fp16):
     assert 30 <= step <= 40, "2^16 halved 30 times is below 1e-4, and the host looks at each tenth step"
 
 
+@pytest.mark.slow
 def test_what_only_fp16_can_not_hold_is_told_from_what_nothing_can(shard_folder, tmp_path, fp16):
     torch.manual_seed(42)
     begun = timm.create_model("test_vit", num_classes=6, img_size=32)  # its classifier is not zero, so LAMB blows it up

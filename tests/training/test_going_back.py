@@ -77,6 +77,7 @@ def test_the_best_epoch_is_one_of_this_branch(run, shard_folder):
     assert last_state(run)["step"] < before["step"]
 
 
+@pytest.mark.slow
 def test_going_on_in_the_same_way_ends_in_the_same_way(run, ended, shard_folder):
     train(resume=str(checkpoint_of_epoch(run, 2)))
     assert_of_one_branch(run, shard_folder, epochs=4)
@@ -195,6 +196,7 @@ def test_extended_and_killed_at_once(run):
         ({"epochs": 7}, 6),  # more epochs: the count begins anew
     ],
 )
+@pytest.mark.slow
 def test_a_run_that_early_stopping_ended(given, epochs, run, monkeypatch):
     state = last_state(run)
     state["early_stopping"] = {**state["early_stopping"], "waited": 2, "best_loss": 0.0}

@@ -246,6 +246,7 @@ def test_what_belongs_to_one_call_is_neither_kept_nor_called_a_change(begun, tmp
     assert (folder / "trace.json.gz").exists()
 
 
+@pytest.mark.slow
 def test_data_may_lie_elsewhere_and_must_be_the_same(begun, tmp_path, shard_folder, photographs, monkeypatch):
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
     moved = shutil.copytree(shard_folder, tmp_path / "moved")
@@ -272,6 +273,7 @@ def test_what_the_end_of_a_run_asks_for(begun, tmp_path, monkeypatch, capsys):
     assert len(averaged) == 1 and said and all(line.startswith("{") for line in said)
 
 
+@pytest.mark.slow
 def test_tracking(begun, tmp_path, monkeypatch):
     folder = copied(begun, tmp_path)
     started: list[dict[str, Any]] = []
@@ -284,12 +286,15 @@ def test_tracking(begun, tmp_path, monkeypatch):
     began.save()
     assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"} and path.exists()
     replace(began, uuid="3").save()
-    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"}
+    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2", "experiment": "a"}
     assert not path.exists(), "of a branch that was killed before it was saved"
     other = replace(start, config=start.config.model_copy(update={"experiment": "other"}))
-    for number, (new, tag) in enumerate([(other, "continued_in"), (replace(start, went_back=True), "abandoned")], 2):
+    back = replace(start, went_back=True)
+    for number, (new, tag, own) in enumerate(
+        [(other, "continued_in", {}), (back, "abandoned", {"experiment": "a"})], 2
+    ):
         began.save()
-        assert tracked_before(new) == {"mlflow_run_id": None, "journal": None} and not path.exists()
+        assert tracked_before(new) == {"mlflow_run_id": None, "journal": None, **own} and not path.exists()
         kept = Record.load(folder / f"tracking-{number}.json")
         assert kept is not None and kept.tags.keys() == {tag} and kept.status == "KILLED" and kept.ended
         assert [row["step"] for row in kept.metrics] == [1, 2]
@@ -367,6 +372,7 @@ def test_a_schedule_goes_on_as_if_the_rate_had_always_been_so(scheduler, given, 
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_rate_that_plateau_has_lowered_stays_low(begun, tmp_path):
     folder = copied(begun, tmp_path)
     state = last_state(folder)

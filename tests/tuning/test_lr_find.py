@@ -68,6 +68,7 @@ def test_the_sweep_trains_at_growing_rates_and_leaves_a_picture_only(settings, t
     assert other.losses[0] == found.losses[0] and other.losses[2] != found.losses[2]
 
 
+@pytest.mark.slow
 def test_it_ends_where_the_loss_diverges(settings):
     found = lr_find(start=1e-2, end=1e4, steps=40, **{**settings, "optimizer": "sgd"})
     assert found.diverged and 5 <= len(found.losses) < 40
