@@ -41,7 +41,7 @@ _calls = itertools.count()
 
 @dataclass(frozen=True)
 class Agreed:
-    """What all ranks know of one step.
+    """Sums and decisions that all ranks share for one step.
 
     `samples` and `weight` are sums over the ranks. `stop` is the signal that asked any of them to stop. `overdue` says
     if it is time to save.

@@ -16,16 +16,17 @@ from fasttrain.config.load import load_config
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import release_memory
-from fasttrain.errors import UserError, of_os
-from fasttrain.files import make_folder, require_place
+from fasttrain.errors import UserError
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.ranks import Agreed, Ranks
+from fasttrain.report.figure_file import require_picture, write_picture
 from fasttrain.terminal import make_console
 from fasttrain.training.loop import step_batches
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
 from fasttrain.training.state import Totals, TrainingState
 from fasttrain.training.step import Step
+from fasttrain.tuning.figures import lr_find_figure
 from fasttrain.tuning.range_test import MEDIAN_OF, LrFindResult, smooth, steepest
 
 _DIVERGED = 4.0  # times the least median
@@ -60,16 +61,12 @@ def lr_find(
     if Ranks.of_environment().size > 1:
         raise UserError("lr-find runs in one process: start it without torchrun")
     if picture is not None:
-        try:
-            require_place(picture)
-        except OSError as error:
-            raise of_os(error, mend="choose another --picture") from error
+        require_picture(picture)
     console = console or make_console(quiet=True)
     constant = {"scheduler": "constant", "warmup_epochs": 0.0, "ema_decay": None, "compile": "off"}
     parts = make_parts(RunStart(asked.model_copy(update=constant)), console, Ranks())
     try:
-        for line in parts.describe():
-            console.print(line, soft_wrap=True)
+        parts.describe(console)
         parts.fold_frozen()
         rates = np.geomspace(start, end, steps).tolist()
         columns = TextColumn("range test"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}")
@@ -97,7 +94,7 @@ def lr_find(
         picture=picture,
     )
     if picture is not None:
-        _draw(result, picture)
+        write_picture(picture, lr_find_figure(result))
     return result
 
 
@@ -141,14 +138,3 @@ def _sweep(state: TrainingState, step: Step, rates: list[float], show: Callable[
 def _set_rate(state: TrainingState, rate: float) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
-
-
-def _draw(result: LrFindResult, picture: Path) -> None:
-    from fasttrain.report.figure_file import write_figure
-    from fasttrain.tuning.figures import lr_find_figure
-
-    try:
-        make_folder(picture.parent)
-        write_figure(picture, lr_find_figure(result))
-    except OSError as error:
-        raise of_os(error, picture, "choose another --picture") from error

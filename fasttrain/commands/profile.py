@@ -13,14 +13,15 @@ from fasttrain.config.load import load_config
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import choose_workers, release_memory
-from fasttrain.errors import UserError, of_os
-from fasttrain.files import make_folder
+from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.model.precision import Autocast, amp_problem, make_precision
 from fasttrain.profiling.diagnosis import Conditions, diagnose
 from fasttrain.profiling.measure import Measured, measure
+from fasttrain.profiling.picture import profile_figure
 from fasttrain.profiling.result import Profile
 from fasttrain.ranks import Ranks
+from fasttrain.report.figure_file import require_picture, write_picture
 from fasttrain.terminal import make_console
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
@@ -50,12 +51,11 @@ def profile(
     asked = load_config(config, settings)
     _check(asked)
     if picture is not None:
-        _require_folder(picture)
+        require_picture(picture)
     endless = asked.model_copy(update={"epochs": _ENDLESS})
     parts = make_parts(RunStart(endless), console, Ranks())
     try:
-        for line in parts.describe():
-            console.print(line, soft_wrap=True)
+        parts.describe(console)
         parts.fold_frozen()
         with console.status("measuring") as status:
             amp = _amp_to_try(parts)
@@ -69,7 +69,7 @@ def profile(
     a_step = parts.batch_size * parts.step.accumulate
     result = Profile(measured, found, a_step, photographs, parts.loader_name, str(parts.device))
     if picture is not None:
-        _draw(result, picture)
+        write_picture(picture, profile_figure(result))
     return result
 
 
@@ -80,23 +80,6 @@ def _check(config: TrainConfig) -> None:
         raise UserError("linear_probe computes features once and then has hardly a step to profile; leave it out")
     if Ranks.of_environment().size > 1:
         raise UserError("profile measures one process: start it without torchrun")
-
-
-def _require_folder(picture: Path) -> None:
-    try:
-        make_folder(picture.parent)
-    except OSError as error:
-        raise of_os(error, picture.parent, "choose another --picture") from error
-
-
-def _draw(result: Profile, picture: Path) -> None:
-    from fasttrain.profiling.picture import profile_figure
-    from fasttrain.report.figure_file import write_figure
-
-    try:
-        write_figure(picture, profile_figure(result))
-    except OSError as error:
-        raise of_os(error, picture, "choose another --picture") from error
 
 
 def _amp_to_try(parts: RunParts) -> Autocast | None:

@@ -18,17 +18,19 @@ def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None 
 
     `sheet` is a picture file for the guilty batch; None draws none. Raises UserError where there is no such step.
     """
-    found = run_again(find_diverged(user_path(where)), device)
+    path = find_diverged(user_path(where))
+    saved = DivergedStep.load(path)
+    found = run_again(saved, path, device)
     if sheet is None:
         return found
     drawn = user_path(sheet)
-    _draw(found, drawn)
+    _draw(saved, found, drawn)
     return replace(found, sheet=drawn)
 
 
-def _draw(found: Replay, path: Path) -> None:
+def _draw(saved: DivergedStep, found: Replay, path: Path) -> None:
     """Draw the guilty batch, the samples that stand out first."""
-    images, labels, _ = DivergedStep.load(found.path).batches[-1]
+    images, labels, _ = saved.batches[-1]
     tried, classes = found.tried[-1], found.facts["classes"]
     keys = found.facts["keys"][-len(labels) :]
     order = sorted(range(len(labels)), key=lambda row: (row not in tried.samples, row))[:_SHOWN]

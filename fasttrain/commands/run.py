@@ -18,7 +18,6 @@ from rich.text import Text
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.finish import write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
-from fasttrain.config.load import resolve
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
@@ -53,7 +52,8 @@ from fasttrain.training.trace import Trace
 log = logging.getLogger("fasttrain")
 
 AfterEpoch = Callable[[Mapping[str, Any]], "bool | None"]
-"""Gets an epoch's record, as in `TrainResult.history`; what is true ends the run there, as early stopping does."""
+"""Called with each epoch's record, as in `TrainResult.history`. A true return value ends the run, like early stopping.
+"""
 
 
 class Run:
@@ -80,10 +80,8 @@ class Run:
         says = self.console.print
         verb, settings = "resuming" if self.start.checkpoint else "run", self.config.plain()
         tell(self.console, verb, {"folder": self.folder.path}, Text.assemble((verb, "bold"), f" {self.folder.path}"))
-        for line in self.parts.describe():
-            says(line, soft_wrap=True)
-        usual = resolve().plain()
-        own = [f"{name}={value}" for name, value in settings.items() if usual.get(name) != value]
+        self.parts.describe(self.console)
+        own = [f"{name}={settings[name]}" for name in self.config.changed(settings)]
         said = f"settings: {'  '.join(own)}{'; ' if own else ''}the others as usual (all in config.toml)"
         tell(self.console, "settings", settings, Text(said, style="dim"), wrap=True)
         for change in self.start.changed:
@@ -127,9 +125,8 @@ class Run:
     def _tracker(self) -> NullTracker:
         if not self.config.track or not self.ranks.main:
             return NullTracker()
-        given = self.config.experiment if "experiment" in self.config.model_fields_set else None
         return Tracker.start(
-            experiment=self.tracked.get("experiment") or given,
+            experiment=self.tracked.get("experiment") or self.config.given_experiment,
             run_name=self.config.run_name,
             params={
                 **lasting(self.config.plain()),
@@ -168,7 +165,7 @@ class Run:
             self.parts.step = replace(step, preprocess=torch.nn.Identity())
 
     def _resume(self, checkpoint: dict[str, Any]) -> None:
-        """Loads the checkpoint, and has the folder, which may be of a later step or of an ended run, belong to it."""
+        """Load the checkpoint, and make the folder match it: the folder may hold a later step, or an ended run."""
         state, start = self.state, self.start
         state.load_state_dict(checkpoint, self.ranks)
         if state.early_stopping.should_stop and start.before and self.config.epochs > start.before.epochs:
@@ -237,7 +234,7 @@ class Run:
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
-        """The step for the `images` left of an epoch; the first that is trained is traced under --profile."""
+        """Yield the step for the `images` left of an epoch. Under --profile, trace the first epoch that is trained."""
         if not (self.config.profile and self.ranks.main) or self.traced or images <= 0:
             yield self.parts.step
             return

@@ -139,7 +139,7 @@ class _Search:
         if not self.config.track:
             return NullTracker()
         return Tracker.start(
-            experiment=self.config.experiment if "experiment" in self.config.model_fields_set else None,
+            experiment=self.config.given_experiment,
             run_name=f"tune {self.out.resolve().name}",
             params={
                 **self.given,

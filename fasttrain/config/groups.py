@@ -121,7 +121,7 @@ class OptimizationSettings(Settings):
     )
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
-        64, description="photographs a step, of each rank under torchrun; auto: the most that fit into memory"
+        64, description="photographs a batch, of each rank under torchrun; auto: the most that fit into memory"
     )
     grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
     optimizer: str = Field("adamw", description="adamw, adam, sgd, or any name timm knows")
@@ -196,6 +196,11 @@ class RunSettings(Settings):
     experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")
     run_name: str | None = Field(None, description="MLflow's run name; default: the run folder's")
     track: bool = Field(True, description="log to MLflow ($MLFLOW_TRACKING_URI, else a local SQLite file)")
+
+    @property
+    def given_experiment(self) -> str | None:
+        """The experiment if it was given. None leaves the choice to MLflow's variables."""
+        return self.experiment if "experiment" in self.model_fields_set else None
 
     @field_validator("out", "resume", mode="after")
     @classmethod

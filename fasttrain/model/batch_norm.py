@@ -10,14 +10,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
-def running_statistics(model: torch.nn.Module) -> Iterator[None]:
-    """Inside it, forward and backward pass, BatchNorm in training takes its running statistics and leaves them alone.
+def running_statistics_if_lone(model: torch.nn.Module, samples: int, batch_size: int) -> Iterator[None]:
+    """Have BatchNorm use its running statistics, and not update them, for a lone sample of a greater `batch_size`.
 
-    SyncBatchNorm does not, whose statistics are those of all ranks' samples.
+    Forward and backward pass belong inside it. SyncBatchNorm is left alone: it takes the samples of all ranks.
     """
+    lone = samples == 1 < batch_size
     norms = [
         each
-        for each in model.modules()
+        for each in (model.modules() if lone else ())
         if isinstance(each, _BatchNorm) and not isinstance(each, torch.nn.SyncBatchNorm) and each.training
     ]
     for each in norms:

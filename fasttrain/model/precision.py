@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def choose_precision(model: torch.nn.Module, device: torch.device, amp: bool, dt
     """Return mixed precision in `dtype` ("bf16" or "fp16") if `amp` is set and `device` is fast in it, else fp32."""
     unavailable = amp_problem(device, dtype) if amp else None
     precision = make_precision(dtype if amp and unavailable is None else "fp32", model, device)
-    return Precision(precision.name, precision.autocast, precision.scaler, unavailable)
+    return replace(precision, unavailable=unavailable)
 
 
 def make_precision(name: str, model: torch.nn.Module, device: torch.device) -> Precision:

@@ -11,7 +11,10 @@ from fasttrain.profiling.measure import Measured
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured and what it means. `batch_size` photographs a step, of the train split's `photographs`."""
+    """The measurements and their diagnosis.
+
+    A step takes `batch_size` photographs, with all accumulated batches. The train split has `photographs`.
+    """
 
     measured: Measured
     diagnosis: Diagnosis

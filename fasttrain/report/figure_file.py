@@ -1,4 +1,4 @@
-"""A matplotlib figure as a file."""
+"""Write a matplotlib figure to a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrain.files import atomic_write_bytes
+from fasttrain.errors import of_os
+from fasttrain.files import atomic_write_bytes, make_folder, require_place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,3 +27,20 @@ def write_figure(path: Path, figure: Figure, kind: str = "png", **how: Any) -> N
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure.savefig(buffer, format=kind, dpi=FIGURE_DPI, **how)
     atomic_write_bytes(path, buffer.getvalue())
+
+
+def require_picture(picture: Path) -> None:
+    """Raise UserError where `picture` can't be written: it is said before the work is done, and not after it."""
+    try:
+        require_place(picture)
+    except OSError as error:
+        raise of_os(error, mend="choose another --picture") from error
+
+
+def write_picture(picture: Path, figure: Figure) -> None:
+    """Write the `figure` of a command's --picture as PNG. Raises UserError where it can't be written."""
+    try:
+        make_folder(picture.parent)
+        write_figure(picture, figure)
+    except OSError as error:
+        raise of_os(error, picture, "choose another --picture") from error

@@ -1,4 +1,4 @@
-"""MLflow's SQLite file: its path in a URI, and how it is made whole or not at all."""
+"""MLflow's SQLite file: its path in a URI, and how it is created atomically."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from fasttrain.tracking.old_journal import JOURNAL, read_journal
 
 RECORD = "tracking.json"
 RUNNING = "RUNNING"
-_FINAL = "evaluation"  # beside the epochs, a key of `times`
+_FINAL = "evaluation"  # the key of `times` for the last metrics; the other keys are epochs
 
 
 class Entry(NamedTuple):
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> str:
-        """A digest: an entry that changes has another."""
+        """A digest of the content: an entry that changes gets another key."""
         return hashlib.blake2b(json.dumps(self, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
@@ -38,9 +38,10 @@ class Record:
     """The file at `path`; times are milliseconds since 1970.
 
     uri, run_id: the store that the run is meant for, and the run there once it is known. delivered: keys of the entries
-    that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. ready: the folder's
-    other files are this MLflow run's, not those of the one that it takes the place of. problem: why the last `save`
-    failed. shared: another process may write the file meanwhile. files: size, mtime in ns and digest of each artifact.
+    that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. ready: False until
+    the folder's other files are this MLflow run's; before, they are the replaced run's. problem: why the last `save`
+    failed. shared: another process may write the file meanwhile. files: size, mtime in ns and digest of each
+    artifact.
     """
 
     path: Path
@@ -133,7 +134,7 @@ class Record:
         with self.lock:
             metrics = list(self.metrics)
             if self.path.name == RECORD and self.ready:
-                metrics += self._metrics_of_files()
+                metrics += [*self._epoch_rows(), *self._final_rows()]
             status = Entry("status", {"status": self.status, "time": self.ended})
             return [
                 *([status] if self.status == RUNNING else []),
@@ -154,9 +155,8 @@ class Record:
 
         The last epoch of a history ended when the file was written. Raises OSError and ValueError.
         """
-        path, times = self.folder / "history.json", {}
-        history = read_json(path, [])
-        end = path.stat().st_mtime * 1000 if history else 0.0
+        history, times = self._history(), {}
+        end = (self.folder / "history.json").stat().st_mtime * 1000 if history else 0.0
         for epoch in reversed(history):
             times[str(epoch["epoch"])] = self.times.get(str(epoch["epoch"]), int(end))
             end -= epoch.get("epoch_seconds", 0.0) * 1000
@@ -168,8 +168,7 @@ class Record:
     def keep_final_metrics(self) -> None:
         """Keep the metrics in `evaluation.json` that the store lacks: a run that goes on removes the file."""
         with contextlib.suppress(OSError, ValueError):
-            rows = [row for row in self._metrics_of_files() if Entry("metrics", row).key not in self.delivered]
-            self.metrics += [row for row in rows if "best_epoch" in row["metrics"]]
+            self.metrics += [row for row in self._final_rows() if Entry("metrics", row).key not in self.delivered]
 
     def _reload(self) -> bool:
         """Take over what another process has written, except `uri`, `run_id` and `delivered`.
@@ -184,17 +183,23 @@ class Record:
                     setattr(self, name, getattr(latest, name))
         return True
 
-    def _metrics_of_files(self) -> Iterator[dict[str, Any]]:
-        history = read_json(self.folder / "history.json", [])
+    def _epoch_rows(self) -> Iterator[dict[str, Any]]:
+        history = self._history()
         if any(str(epoch["epoch"]) not in self.times for epoch in history):
             self.note_times()
         for epoch in history:
             values = {name: float(value) for name, value in epoch.items() if name != "epoch"}
             yield {"step": epoch["epoch"], "time": self.times[str(epoch["epoch"])], "metrics": values}
+
+    def _final_rows(self) -> Iterator[dict[str, Any]]:
         path = self.folder / "evaluation.json"
         if evaluation := read_json(path, {}):
             written = self.times.get(_FINAL, int(path.stat().st_mtime * 1000))
-            yield {"step": len(history), "time": written, "metrics": final_metrics(evaluation)}
+            yield {"step": len(self._history()), "time": written, "metrics": final_metrics(evaluation)}
+
+    def _history(self) -> list[dict[str, Any]]:
+        history: list[dict[str, Any]] = read_json(self.folder / "history.json", [])
+        return history
 
     def _artifacts(self) -> Iterator[Entry]:
         for name in self.artifacts:
@@ -217,7 +222,7 @@ class Record:
 
 
 def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in `evaluation.json`: `best_SPLIT_NAME`, since val_loss and its like are the curves."""
+    """Return the metrics in `evaluation.json`, as `best_SPLIT_NAME` to keep them apart from the curves."""
     numbers = {name: float(value) for name, value in evaluation.items() if isinstance(value, (int, float))}
     own = {name: numbers.pop(name) for name in ("training_seconds", "best_epoch") if name in numbers}
     loss = numbers.pop("loss", math.nan)  # JSON holds none that isn't finite

@@ -27,7 +27,7 @@ class Busy(Exception):
 
 
 class Sync:
-    """One record on its way to the store at `uri`.
+    """Brings one record to the store at `uri`.
 
     Each call compares the folder with what the record says is delivered, and what is missing with what the store has:
     an answer may have been lost, or a process killed, before the record said so. Nothing is sent twice or left out.
@@ -50,7 +50,7 @@ class Sync:
         return self.record.run_id if self.record.uri == shown(self.uri) else None
 
     def missing(self, *, refused: bool = True) -> list[Entry]:
-        """Return what the store lacks, but for what it has `refused` several times."""
+        """Return the entries that the store lacks. `refused=False` leaves out those that it refused `TRIES` times."""
         entries = self.record.missing() if self.run_id else self.record.entries()
         return [entry for entry in entries if refused or self._refused[entry.key] < TRIES]
 
@@ -164,7 +164,7 @@ def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
 def sync_beside(own: Path, uri: str, report: Report, go_on: Callable[[], bool]) -> None:
     """Bring what the runs beside the folder `own` could not bring to the store at `uri`, and what `own` set aside.
 
-    What goes wrong is left for the next time.
+    Errors go to the log; what they left undone is tried again the next time.
     """
     for record, missing in waiting_records(record_files(own.parent, "*/")):
         if not go_on():

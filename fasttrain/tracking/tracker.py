@@ -175,7 +175,7 @@ class Tracker(NullTracker):
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
         """Log numbers (anything `float()` takes, NaN included) that no file of the folder holds, at `step`.
 
-        What the run logged before it was resumed, with the same value at the same step, isn't logged again.
+        A value that the run logged before it was resumed, at the same step, isn't logged again.
         """
         with self._record.lock:
             rows = self._record.metrics

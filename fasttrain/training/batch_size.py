@@ -186,19 +186,18 @@ def _try_steps(parts: RunParts, size: int) -> None:
     ids = torch.from_numpy(np.resize(parts.loaders.train.ids, size))
     labels = torch.zeros(size, dtype=torch.int64)
     images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
-    batch = StepBatch(images, labels, ids, 0, size)
-    # A run holds all batches of a step, on the device where that is CUDA.
-    held = [images.to(parts.device, copy=True) for _ in range(parts.step.accumulate)]
+    # A run holds all batches of a step, on the device where that is CUDA. One of them is enough to try.
+    copies = [images.to(parts.device, copy=True) for _ in range(parts.step.accumulate)]
+    batches = [StepBatch(each, labels, ids, 0, size) for each in copies]
     state.model.train()
     keep_frozen(step.frozen)
     for each in state.model.modules():
         if isinstance(each, torch.nn.SyncBatchNorm):
             each.eval()  # in training it waits for the other ranks
     for _ in range(2):
-        step(state, [batch], Agreed(*step.size([batch]), None))
+        step(state, batches[:1], Agreed(*step.size(batches[:1]), None))
     if parts.device.type == "cuda":
         torch.cuda.synchronize(parts.device)
-    del held
 
 
 def _let_go(error: BaseException | None) -> None:

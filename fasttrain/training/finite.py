@@ -95,14 +95,14 @@ class Watch:
         self._notes.append(BatchNote(epoch, step, step_begin, begin, end, learning_rate, rng))
 
     def loss(self, loss: torch.Tensor) -> None:
-        """Of the batch that began, float []."""
+        """Note the loss, float [], of the batch that began last."""
         loss = loss.detach().clone()  # the next run of a CUDA graph writes where this one lies
         self._losses.append(loss)
         self._norms.append(self._none)
         self._break_unless(loss)
 
     def gradient(self, norm: torch.Tensor, scaler: torch.amp.GradScaler) -> None:
-        """Of the group of batches that ends with the last one, float []."""
+        """Note the norm, float [], of the gradient of the step that ends with the last batch."""
         if not scaler.is_enabled() and self._norms:
             self._norms[-1] = norm
             self._break_unless(norm)

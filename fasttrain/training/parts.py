@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.text import Text
 
 from fasttrain.config.schema import TrainConfig, ignored_by_linear_probe
@@ -54,8 +55,12 @@ class RunParts:
         if not self.compiled:  # the compiler does it itself
             fold_frozen(self.model, self.step.frozen)
 
-    def describe(self) -> Iterator[str | Text]:
-        """Yield a line for each part, and for each setting that has no effect here."""
+    def describe(self, console: Console) -> None:
+        """Print a line for each part, and for each setting that has no effect here."""
+        for line in self._lines():
+            console.print(line, soft_wrap=True)
+
+    def _lines(self) -> Iterator[str | Text]:
         config, size = self.config, self.ranks.size
         yield f"data: {self._data()}"
         if left_out := self.shards.left_out():

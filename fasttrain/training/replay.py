@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
-from fasttrain.model.batch_norm import running_statistics
+from fasttrain.model.batch_norm import running_statistics_if_lone
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
@@ -87,12 +87,11 @@ class Replay:
         return plain
 
 
-def run_again(path: Path, device: str = "auto") -> Replay:
-    """Replay the step in the file `path`, a `diverged.safetensors`, and return where it breaks.
+def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
+    """Replay the step `saved`, which the file `path` holds, and return where it breaks.
 
-    Raises UserError where the file holds no such step.
+    Raises UserError for a linear probe's, which can't be replayed.
     """
-    saved = DivergedStep.load(path)
     if saved.facts["config"].get("linear_probe"):
         raise UserError(f"{path} is of a linear probe, which has no step to run again")
     target = choose_device(device)
@@ -149,8 +148,8 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
         if batch is batches[-1]:
             _put_back(saved.rng, device)
         seen = _Seen()
-        lone = training and len(batch.labels) == 1 < int(config.batch_size)
-        with running_statistics(model) if lone else nullcontext(), torch.set_grad_enabled(training):
+        lone = running_statistics_if_lone(model, len(batch.labels), int(config.batch_size))
+        with lone, torch.set_grad_enabled(training):
             with _watched(model, seen):
                 loss, logits, targets = step.loss(model, batch, saved.facts["epoch"])
             if training:

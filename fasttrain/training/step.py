@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.errors import UserError
-from fasttrain.model.batch_norm import running_statistics
+from fasttrain.model.batch_norm import running_statistics_if_lone
 from fasttrain.model.precision import Autocast
 from fasttrain.ranks import Agreed
 from fasttrain.training.finite import gradient_norm
@@ -135,8 +135,7 @@ class Step:
 
         `share` in [0, 1] is its share of the step's weight. `samples` counts the step's samples on all ranks.
         """
-        lone = len(batch.labels) == 1 < state.loader.settings.batch_size  # has no statistics for BatchNorm
-        with running_statistics(state.model) if lone else contextlib.nullcontext():
+        with running_statistics_if_lone(state.model, len(batch.labels), state.loader.settings.batch_size):
             loss, logits, targets = self.loss(state.model, batch, state.epoch)
             state.watch.loss(loss)
             with self.phase(BACKWARD):

@@ -20,7 +20,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from fasttrain import evaluate, predict, train
 from fasttrain.errors import UserError
 from fasttrain.evaluation.calibration import calibrate
-from fasttrain.model.batch_norm import running_statistics
+from fasttrain.model.batch_norm import running_statistics_if_lone
 from fasttrain.model.factory import create_model
 from fasttrain.shards.convert import convert
 from fasttrain.training.early_stopping import EarlyStopping
@@ -94,7 +94,7 @@ def test_batches_of_one_are_refused_only_where_there_is_nothing_to_normalise_by(
 def test_running_statistics_come_back_to_training():
     model = create_model("mobilenetv2_035", 2).train()
     model.bn1.eval()
-    with running_statistics(model):
+    with running_statistics_if_lone(model, samples=1, batch_size=2):
         model(torch.randn(1, 3, 32, 32)).sum().backward()
     assert not model.bn1.training and model.blocks[0][0].bn1.training
     assert all(int(each) == 0 for name, each in model.state_dict().items() if name.endswith("num_batches_tracked"))
