@@ -41,25 +41,21 @@ compile() {
         xargs -P 2 -I SOURCE sh -c '"$@" -o "$0/$(basename SOURCE .cpp).o"' "$folder" clang++ "${flags[@]}" "$@" -c SOURCE
 }
 
-# objects FOLDER NAMES...
-objects() { printf "$build/$1/%s.o " "${@:2}"; }
+# objects FOLDER SOURCES...: what compile made of them
+objects() { for source in "${@:2}"; do echo "$build/$1/$(basename "$source" .cpp).o"; done; }
 
-decode=(jpeg_markers decode decode_header decode_libjpeg decode_rectangle decode_scan decode_simd)
-decode+=(entropy idct libjpeg_errors resize resize_kernels slice slice_batch)
-all=("${decode[@]}" cut cut_entropy cut_fast)
-race=("${decode[@]}" pool)
 programs=(cut decode differential)
-paths() { printf 'fasttrain/native/%s.cpp\n' "$@"; }
+sources=(fasttrain/native/{base,jpeg,cut,decode,resize}/*.cpp)
 
-compile "$build/fuzz" $(paths "${all[@]}") $(printf 'tests/fuzz/%s.cpp ' header_mutator "${programs[@]/#/fuzz_}") -- \
+compile "$build/fuzz" "${sources[@]}" $(printf 'tests/fuzz/%s.cpp ' header_mutator "${programs[@]/#/fuzz_}") -- \
     -fsanitize=fuzzer-no-link "${fuzzers[@]}"
 compile "$build/fuzz" tests/fuzz/libjpeg_reference.cpp -- -O2
 for name in "${programs[@]}"; do
-    clang++ -fsanitize=fuzzer "${fuzzers[@]}" $(objects fuzz "fuzz_$name" header_mutator libjpeg_reference "${all[@]}") -ljpeg -lpthread \
-        -o "$build/fuzz_$name"
+    clang++ -fsanitize=fuzzer "${fuzzers[@]}" $(objects fuzz "fuzz_$name" header_mutator libjpeg_reference "${sources[@]}") \
+        -ljpeg -lpthread -o "$build/fuzz_$name"
 done
-compile "$build/race" $(paths "${race[@]}") tests/fuzz/race_pool.cpp -- -fsanitize=thread
-clang++ -fsanitize=thread $(objects race race_pool "${race[@]}") -ljpeg -lpthread -o "$build/race_pool"
+compile "$build/race" "${sources[@]}" tests/fuzz/race_pool.cpp -- -fsanitize=thread
+clang++ -fsanitize=thread $(objects race race_pool "${sources[@]}") -ljpeg -lpthread -o "$build/race_pool"
 "$python" tests/fuzz/make_seeds.py "$build/seeds"
 
 failed=0

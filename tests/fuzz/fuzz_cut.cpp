@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "cut.h"
+#include "cut/cut.h"
 #include "header_mutator.h"
-#include "slice.h"
-#include "slice_batch.h"
+#include "cut/slice.h"
+#include "cut/slice_batch.h"
 
 namespace {
 

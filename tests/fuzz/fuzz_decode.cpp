@@ -4,10 +4,10 @@
 #include <cstdlib>
 #include <vector>
 
-#include "decode.h"
-#include "decode_simd.h"
+#include "decode/decode.h"
+#include "base/simd.h"
 #include "header_mutator.h"
-#include "jpeg_markers.h"
+#include "jpeg/header.h"
 
 namespace {
 

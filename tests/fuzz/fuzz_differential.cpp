@@ -14,13 +14,13 @@
 #include <iterator>
 #include <vector>
 
-#include "cut.h"
-#include "decode.h"
-#include "decode_scratch.h"
+#include "cut/cut.h"
+#include "decode/decode.h"
+#include "decode/scratch.h"
 #include "header_mutator.h"
-#include "jpeg_markers.h"
+#include "jpeg/header.h"
 #include "libjpeg_reference.h"
-#include "slice.h"
+#include "cut/slice.h"
 
 namespace {
 

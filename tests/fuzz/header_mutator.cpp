@@ -9,8 +9,8 @@
 #include <random>
 #include <vector>
 
-#include "cut.h"
-#include "jpeg_markers.h"
+#include "cut/cut.h"
+#include "jpeg/header.h"
 
 namespace {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "resize.h"
+#include "resize/resize.h"
 
 // One component, row by row.
 struct ReferencePlane {

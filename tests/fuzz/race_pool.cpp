@@ -6,9 +6,9 @@
 #include <iterator>
 #include <thread>
 
-#include "jpeg_markers.h"
-#include "pool.h"
-#include "slice_batch.h"
+#include "jpeg/header.h"
+#include "decode/pool.h"
+#include "cut/slice_batch.h"
 
 namespace {
 

@@ -1,0 +1,141 @@
+#include "bind/buffers.h"
+
+#include <limits>
+#include <memory>
+#include <string_view>
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
+
+#include "cut/cut.h"
+#include "cut/slice.h"
+#include "cut/slice_batch.h"
+
+namespace nb = nanobind;
+
+namespace fasttrain {
+
+namespace {
+
+nb::bytes to_bytes(const std::vector<uint8_t>& data) {
+    return nb::bytes(data.data(), data.size());
+}
+
+Interval interval_of(std::string_view name) {
+    if (name == "mcu") return Interval::kMcu;
+    if (name == "row") return Interval::kRow;
+    if (name == "none") return Interval::kNone;
+    throw JpegError("interval: '" + std::string(name) + "' isn't one of mcu, row, none");
+}
+
+nb::bytes cut(nb::handle jpeg, std::string_view interval, bool optimize, int orientation) {
+    const BufferView buffer(jpeg);
+    const Interval every = interval_of(interval);
+    std::vector<uint8_t> out;
+    {
+        nb::gil_scoped_release released;
+        out = cut_jpeg(buffer.data(), buffer.size(), every, optimize, orientation);
+    }
+    return to_bytes(out);
+}
+
+uint32_t pixels(int64_t value) {
+    if (value < 0 || value > std::numeric_limits<uint16_t>::max())
+        throw JpegError("box: empty or outside the picture");
+    return static_cast<uint32_t>(value);
+}
+
+nb::tuple slice(nb::handle jpeg, int64_t top, int64_t left, int64_t height, int64_t width) {
+    const BufferView buffer(jpeg);
+    const Box box{pixels(top), pixels(left), pixels(height), pixels(width)};
+    thread_local SliceScratch scratch;
+    std::vector<uint8_t> out;
+    Slice made;
+    {
+        nb::gil_scoped_release released;
+        const JpegHeader header = parse_header(buffer.data(), buffer.size());
+        made = slice_jpeg(buffer.data(), buffer.size(), header, box, scratch, out);
+    }
+    return nb::make_tuple(to_bytes(out), made.top, made.left);
+}
+
+using Addresses = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Boxes = nb::ndarray<const int32_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
+
+// The vector's own memory, which the array keeps.
+template <typename T, typename Element>
+nb::object to_array(std::vector<Element> elements, std::initializer_list<size_t> shape) {
+    auto kept = std::make_unique<std::vector<Element>>(std::move(elements));
+    auto* data = reinterpret_cast<T*>(kept->data());
+    const nb::capsule owner(kept.get(),
+                            [](void* p) noexcept { delete static_cast<std::vector<Element>*>(p); });
+    kept.release();
+    return nb::cast(nb::ndarray<nb::numpy, T>(data, shape, owner));
+}
+
+nb::object to_array(std::unique_ptr<uint8_t[]> bytes, size_t size) {
+    const nb::capsule owner(bytes.get(), [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+    uint8_t* data = bytes.release();
+    return nb::cast(nb::ndarray<nb::numpy, uint8_t>(data, {size}, owner));
+}
+
+nb::tuple slice_arrays(const Addresses& addresses, const Addresses& lengths, const Boxes& boxes,
+                       int threads) {
+    const size_t count = addresses.shape(0);
+    if (lengths.shape(0) != count || boxes.shape(0) != count)
+        throw nb::value_error("addresses, lengths and boxes must be equally long");
+    if (threads < 1) throw nb::value_error("threads must be at least 1");
+    SlicedBatch made;
+    {
+        nb::gil_scoped_release released;
+        std::vector<SliceRequest> requests;
+        for (size_t i = 0; i < count; ++i) {
+            const int32_t* box = boxes.data() + 4 * i;
+            requests.push_back({reinterpret_cast<const uint8_t*>(addresses.data()[i]),
+                                static_cast<size_t>(lengths.data()[i]), box[0], box[1], box[2], box[3]});
+        }
+        made = slice_batch(requests, threads);
+    }
+    static_assert(sizeof(Corner) == 2 * sizeof(int32_t));
+    return nb::make_tuple(to_array(std::move(made.bytes), made.room),
+                          to_array<uint64_t>(std::move(made.offsets), {count}),
+                          to_array<uint64_t>(std::move(made.lengths), {count}),
+                          to_array<int32_t>(std::move(made.corners), {count, 2}));
+}
+
+nb::dict jpeg_info(nb::handle jpeg) {
+    const BufferView buffer(jpeg);
+    JpegHeader header;
+    {
+        nb::gil_scoped_release released;
+        header = parse_header(buffer.data(), buffer.size());
+    }
+    nb::dict info;
+    info["width"] = header.width;
+    info["height"] = header.height;
+    info["components"] = header.component_count;
+    info["sampling"] = header.sampling();
+    info["progressive"] = header.progressive();
+    info["restart_interval"] = header.restart_interval;
+    info["adobe_transform"] =
+        header.adobe_transform < 0 ? nb::object(nb::none()) : nb::cast(header.adobe_transform);
+    return info;
+}
+
+}  // namespace
+
+void bind_cut(nb::module_& m) {
+    m.def("cut", &cut, nb::arg("jpeg"), nb::arg("interval"), nb::arg("optimize"), nb::arg("orientation") = 1,
+          "Rewrites a JPEG losslessly as one baseline scan with restart markers. Raises ValueError.");
+    m.def("slice", &slice, nb::arg("jpeg"), nb::arg("top"), nb::arg("left"), nb::arg("height"),
+          nb::arg("width"),
+          "Copies the MCUs that hold a box out of a cut JPEG: (jpeg, top, left). Raises ValueError.");
+    m.def("slice_batch", &slice_arrays, nb::arg("addresses"), nb::arg("lengths"), nb::arg("boxes"),
+          nb::arg("threads") = 1,
+          "Slices of many cut JPEGs in one buffer: (bytes, offsets, lengths, corners).");
+    m.def("jpeg_info", &jpeg_info, nb::arg("jpeg"), "Reads a JPEG's header. Raises ValueError.");
+}
+
+}  // namespace fasttrain

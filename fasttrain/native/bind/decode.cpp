@@ -1,0 +1,212 @@
+#include "bind/buffers.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <memory>
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+
+#include "base/crc32.h"
+#include "decode/decode.h"
+#include "base/simd.h"
+#include "jpeg/header.h"
+#include "decode/pool.h"
+#include "base/read_ahead.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace fasttrain {
+
+namespace {
+
+// Short enough for Ctrl-C to feel immediate.
+constexpr int kSignalMilliseconds = 50;
+
+using Addresses = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Sizes = nb::ndarray<const int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
+using Boxes = nb::ndarray<const int32_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
+using Flips = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Pictures = nb::ndarray<uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
+
+OutputSize output_size(int64_t height, int64_t width) {
+    constexpr int64_t most = 1 << 14;
+    if (height < 1 || width < 1 || height > most || width > most)
+        throw nb::value_error("the output's height and width must lie in 1 .. 16384");
+    return {static_cast<int>(height), static_cast<int>(width)};
+}
+
+BatchJob make_job(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
+                  const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw) {
+    const size_t count = addresses.shape(0);
+    if (lengths.shape(0) != count || sizes.shape(0) != count || boxes.shape(0) != count ||
+        flips.shape(0) != count || out.shape(0) != count)
+        throw nb::value_error("addresses, lengths, sizes, boxes, flips and out must be equally long");
+    BatchJob job;
+    job.size = count == 0
+                   ? OutputSize{1, 1}
+                   : output_size(static_cast<int64_t>(out.shape(1)), static_cast<int64_t>(out.shape(2)));
+    job.out = out.data();
+    job.flips.assign(flips.data(), flips.data() + count);
+    for (size_t i = 0; i < count; ++i) {
+        const int32_t* size = sizes.data() + 2 * i;
+        const int32_t* box = boxes.data() + 4 * i;
+        job.photographs.push_back({reinterpret_cast<const uint8_t*>(addresses.data()[i]),
+                                   static_cast<size_t>(lengths.data()[i]), size[0], size[1],
+                                   raw ? Storage::raw : Storage::jpeg});
+        job.boxes.push_back({box[0], box[1], box[2], box[3]});
+    }
+    return job;
+}
+
+nb::list to_list(const std::vector<PhotographError>& errors) {
+    nb::list list;
+    for (const PhotographError& error : errors) list.append(nb::make_tuple(error.position, error.reason));
+    return list;
+}
+
+// The pool, and what its batches point into.
+class PyPool {
+  public:
+    explicit PyPool(int threads) : pool_(threads) {}
+    ~PyPool() {
+        nb::gil_scoped_release released;
+        pool_.close();
+    }
+
+    Pool::Ticket submit(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
+                        const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw,
+                        nb::object keep) {
+        const Pool::Ticket ticket = pool_.submit(make_job(addresses, lengths, sizes, boxes, flips, out, raw));
+        kept_.emplace(ticket, std::make_pair(out, std::move(keep)));
+        return ticket;
+    }
+
+    nb::object wait(Pool::Ticket ticket, int milliseconds) {
+        std::optional<std::vector<PhotographError>> errors;
+        for (int left = milliseconds; !errors;) {
+            const int slice = milliseconds < 0 ? kSignalMilliseconds : std::min(left, kSignalMilliseconds);
+            {
+                nb::gil_scoped_release released;
+                errors = pool_.wait(ticket, slice);
+            }
+            if (PyErr_CheckSignals() != 0) throw nb::python_error();
+            left -= slice;
+            if (!errors && milliseconds >= 0 && left <= 0) return nb::none();
+        }
+        kept_.erase(ticket);
+        return to_list(*errors);
+    }
+
+    void close() {
+        {
+            nb::gil_scoped_release released;
+            pool_.close();
+        }
+        kept_.clear();
+    }
+
+  private:
+    std::map<Pool::Ticket, std::pair<Pictures, nb::object>> kept_;
+    Pool pool_;
+};
+
+nb::list decode_batch(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
+                      const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw) {
+    const BatchJob job = make_job(addresses, lengths, sizes, boxes, flips, out, raw);
+    std::vector<PhotographError> errors;
+    {
+        nb::gil_scoped_release released;
+        DecodeScratch scratch;
+        for (size_t i = 0; i < job.photographs.size(); ++i)
+            if (std::optional<std::string> reason = decode_into(job, i, scratch))
+                errors.push_back({i, *reason});
+    }
+    return to_list(errors);
+}
+
+void will_need(const Addresses& addresses, const Addresses& lengths) {
+    if (addresses.shape(0) != lengths.shape(0))
+        throw nb::value_error("addresses and lengths must be equally long");
+    nb::gil_scoped_release released;
+    read_ahead(addresses.data(), lengths.data(), addresses.shape(0));
+}
+
+nb::object crc32s(const Addresses& addresses, const Addresses& lengths) {
+    const size_t count = addresses.shape(0);
+    if (lengths.shape(0) != count) throw nb::value_error("addresses and lengths must be equally long");
+    auto sums = std::make_unique<uint32_t[]>(count);
+    {
+        nb::gil_scoped_release released;
+        for (size_t i = 0; i < count; ++i)
+            sums[i] = crc32(reinterpret_cast<const uint8_t*>(addresses.data()[i]),
+                            static_cast<size_t>(lengths.data()[i]));
+    }
+    uint32_t* made = sums.release();
+    const nb::capsule owner(made, [](void* p) noexcept { delete[] static_cast<uint32_t*>(p); });
+    const size_t shape[1] = {count};
+    return nb::cast(nb::ndarray<nb::numpy, uint32_t>(made, 1, shape, owner));
+}
+
+nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
+    const BufferView buffer(data);
+    Photograph photograph{buffer.data(), buffer.size(), 0, 0, Storage::jpeg};
+    if (raw_size.is_none()) {
+        const JpegHeader header = parse_header(buffer.data(), buffer.size());
+        photograph.height = static_cast<int>(header.height);
+        photograph.width = static_cast<int>(header.width);
+    } else {
+        const auto pair = nb::cast<nb::tuple>(raw_size);
+        photograph.height = nb::cast<int>(pair[0]);
+        photograph.width = nb::cast<int>(pair[1]);
+        photograph.storage = Storage::raw;
+    }
+    const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]),
+                       nb::cast<int>(box[3])};
+    const OutputSize output = output_size(nb::cast<int64_t>(size[0]), nb::cast<int64_t>(size[1]));
+    const size_t bytes = static_cast<size_t>(output.height) * static_cast<size_t>(output.width) * 3;
+    auto pixels = std::make_unique<uint8_t[]>(bytes);
+    {
+        nb::gil_scoped_release released;
+        DecodeScratch scratch;
+        decode_crop(photograph, crop, flip, output, scratch, pixels.get());
+    }
+    uint8_t* made = pixels.release();
+    const nb::capsule owner(made, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+    const size_t shape[3] = {static_cast<size_t>(output.height), static_cast<size_t>(output.width), 3};
+    return nb::cast(nb::ndarray<nb::numpy, uint8_t>(made, 3, shape, owner));
+}
+
+std::string set_simd(std::string_view name) {
+    constexpr const char* names[] = {"plain", "avx2", "avx512"};
+    const int before = static_cast<int>(simd_level());
+    for (int i = 0; i < 3; ++i)
+        if (name == names[i]) {
+            if (!set_simd_level(static_cast<Simd>(i)))
+                throw nb::value_error("this machine hasn't got these instructions");
+            return names[before];
+        }
+    throw nb::value_error("one of plain, avx2, avx512");
+}
+
+}  // namespace
+
+void bind_decode(nb::module_& m) {
+    m.def("decode_crop", &decode_one, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
+    m.def("decode_batch", &decode_batch, "addresses"_a, "lengths"_a, "sizes"_a, "boxes"_a, "flips"_a,
+          "out"_a.noconvert(), "raw"_a = false);
+    m.def("will_need", &will_need, "addresses"_a, "lengths"_a);
+    m.def("crc32s", &crc32s, "addresses"_a, "lengths"_a);
+    m.def("set_simd", &set_simd, "level"_a);
+    nb::class_<PyPool>(m, "Pool")
+        .def(nb::init<int>(), "threads"_a)
+        .def("submit", &PyPool::submit, "addresses"_a, "lengths"_a, "sizes"_a, "boxes"_a, "flips"_a,
+             "out"_a.noconvert(), "raw"_a = false, "keep"_a = nb::none())
+        .def("wait", &PyPool::wait, "ticket"_a, "timeout_ms"_a = -1)
+        .def("close", &PyPool::close);
+}
+
+}  // namespace fasttrain

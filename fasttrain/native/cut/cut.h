@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "jpeg/header.h"
+
+namespace fasttrain {
+
+enum class Interval { kMcu, kRow, kNone };
+
+// Rewrites a JPEG losslessly (same DCT coefficients) as one interleaved baseline scan, with a restart marker
+// after every MCU, every MCU row, or none, keeping of its markers only what says how colours are coded (JFIF,
+// Adobe). `orientation` is EXIF's 1..8, done to the coefficients. Throws JpegError for what libjpeg can't
+// read whole and without a warning, and ("orientation: ...") where mirroring would move an incomplete MCU
+// into the picture.
+std::vector<uint8_t> cut_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
+                              int orientation);
+
+// The same bytes and errors, from libjpeg alone: what the tests hold cut_jpeg's fast path against.
+std::vector<uint8_t> cut_with_libjpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
+                                      int orientation);
+
+}  // namespace fasttrain

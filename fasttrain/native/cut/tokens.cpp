@@ -1,0 +1,319 @@
+#include "cut/tokens.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+
+#include "base/simd.h"
+
+namespace fasttrain {
+
+namespace {
+
+constexpr int kPeek = TokenTable::kPeek;
+constexpr uint32_t kEndOfBlock = 64;
+constexpr uint32_t kLong = 128;
+constexpr uint32_t kZeroRun = 0xF0;
+constexpr int kMaxDcSize = 11;
+constexpr int kMaxAcSize = 10;
+constexpr int kMaxStep = kPeek + kMaxAcSize;
+constexpr int kCodeBits = 27;  // 16 and the 11 that may follow
+
+uint32_t move_of(uint32_t symbol) {
+    return (symbol & 15) == 0 && symbol != kZeroRun ? kEndOfBlock : (symbol >> 4) + 1;
+}
+
+// 0 where baseline has no such symbol.
+uint32_t make_entry(uint32_t symbol, uint32_t length, bool dc) {
+    const uint32_t size = dc ? symbol : symbol & 15;
+    if (size > static_cast<uint32_t>(dc ? kMaxDcSize : kMaxAcSize)) return 0;
+    return size << 24 | symbol << 16 | (dc ? 0 : move_of(symbol)) << 8 | (length + size);
+}
+
+__attribute__((noinline)) uint32_t find_long(uint64_t bits, const TokenTable& table) {
+    const auto word = static_cast<uint32_t>(bits >> 48);
+    int length = 1;
+    while (length <= 16 && word >= table.limit[length]) ++length;
+    if (length > 16) return 0;
+    const uint32_t place = (word >> (16 - length)) + static_cast<uint32_t>(table.offset[length]);
+    return make_entry(table.symbols[place], static_cast<uint32_t>(length), table.dc);
+}
+
+uint32_t size_of(int value) {
+    return value == 0 ? 0 : 32 - static_cast<uint32_t>(__builtin_clz(static_cast<unsigned>(std::abs(value))));
+}
+
+FASTTRAIN_INLINE bool has_ff(uint64_t word) {
+    return (word & 0x8080808080808080 & ~(word + 0x0101010101010101)) != 0;
+}
+
+FASTTRAIN_INLINE uint8_t* put_word(uint64_t word, size_t bytes, uint8_t* to) {
+    if (!has_ff(word)) {
+        const uint64_t ordered = big_endian(word);
+        std::memcpy(to, &ordered, 8);
+        return to + bytes;
+    }
+    for (size_t i = 0; i < bytes; ++i) {
+        *to = static_cast<uint8_t>(word >> (56 - 8 * i));
+        if (*to++ == 0xFF) *to++ = 0;
+    }
+    return to;
+}
+
+// All of it in registers, no address is passed on.
+struct BitReader {
+    const uint8_t* next;
+    uint64_t bits;
+    uint32_t count;
+
+    // At least 56 bits are there then.
+    FASTTRAIN_INLINE void refill() {
+        uint64_t word;
+        std::memcpy(&word, next, 8);
+        bits |= big_endian(word) >> count;
+        next += (63 - count) >> 3;
+        count |= 56;
+    }
+    FASTTRAIN_INLINE uint32_t look_up(const TokenTable& table) const {
+        return table.entries[bits >> (64 - kPeek)];
+    }
+    // The bits that follow the entry's code.
+    FASTTRAIN_INLINE uint32_t take(uint32_t entry) {
+        const uint32_t drop = entry & 255;
+        const auto value = static_cast<uint32_t>(bits >> (-drop & 63)) & ((1u << (entry >> 24)) - 1);
+        bits <<= drop & 63;
+        count -= drop;
+        return value;
+    }
+};
+
+// The difference from the last DC coefficient of the component that was passed on; false where DC is out of
+// range.
+FASTTRAIN_INLINE bool read_dc(BitReader& from, TokenReader& reader, const TokenBlock& block, Token*& out) {
+    from.refill();
+    uint32_t entry = from.look_up(*block.dc);
+    if ((entry & 255) == 0 && (entry = find_long(from.bits, *block.dc)) == 0) return false;
+    const auto bits = static_cast<int>(from.take(entry));
+    const int size = static_cast<int>(entry >> 24);
+    int& value = reader.read[block.component];
+    value += size == 0 || bits >> (size - 1) != 0 ? bits : bits - (1 << size) + 1;
+    if (value < -1024 || value > 1023) return false;
+    const int difference = value - reader.passed_on[block.component];
+    const uint32_t out_size = size_of(difference);
+    const auto out_bits = static_cast<uint32_t>(difference - (difference < 0)) & ((1u << out_size) - 1);
+    *out++ = block.dc_base | out_size << 16 | out_bits;
+    return true;
+}
+
+FASTTRAIN_INLINE bool read_ac(BitReader& from, const TokenBlock& block, Token*& out) {
+    const TokenTable& table = *block.ac;
+    const Token base = block.ac_base;
+    Token* to = out;
+    uint32_t k = 0;
+    uint32_t entry = 0;
+    const auto step = [&] {
+        entry = from.look_up(table);
+        k += entry >> 8 & 255;
+        if (k >= 63) return false;
+        const Token symbol = base | (entry & 0xFF0000);
+        *to++ = symbol | from.take(entry);
+        return true;
+    };
+    const auto has_bits = [&] { return from.count >= static_cast<uint32_t>(kMaxStep); };
+    for (;;) {
+        from.refill();
+        if (step() && step() && (!has_bits() || (step() && (!has_bits() || step())))) continue;
+        if ((entry >> 8 & 255) == kLong) {
+            from.refill();
+            k -= kLong;
+            if ((entry = find_long(from.bits, table)) == 0) return false;
+            k += entry >> 8 & 255;
+        }
+        const Token symbol = entry & 0xFF0000;
+        const uint32_t value = from.take(entry);
+        if ((entry >> 8 & 255) != kEndOfBlock) {
+            if (k > 63) return false;
+            *to++ = base | symbol | value;
+            if (k < 63) continue;
+            if (symbol != kZeroRun << 16) break;
+        }
+        while ((to[-1] & 0xFF0000) == kZeroRun << 16) --to;
+        *to++ = base;
+        break;
+    }
+    out = to;
+    return true;
+}
+
+FASTTRAIN_INLINE Token* read_mcu_body(TokenReader& reader, const TokenLayout& layout, bool last_column,
+                                      bool last_row, Token* out) {
+    BitReader from{reader.next, reader.bits, reader.count};
+    for (int b = 0; b < layout.blocks; ++b) {
+        const TokenBlock& block = layout.block[b];
+        Token* const begin = out;
+        if (!read_dc(from, reader, block, out) || !read_ac(from, block, out)) return nullptr;
+        if ((last_column && block.fills_column) || (last_row && block.fills_row)) {
+            // The same DC coefficient as the block before, and no AC.
+            out = begin;
+            *out++ = block.dc_base;
+            *out++ = block.ac_base;
+        } else {
+            reader.passed_on[block.component] = reader.read[block.component];
+        }
+    }
+    reader.next = from.next;
+    reader.bits = from.bits;
+    reader.count = from.count;
+    return out;
+}
+
+#ifdef FASTTRAIN_X86
+__attribute__((target("avx2,bmi,bmi2"))) Token* read_mcu_bmi2(TokenReader& reader, const TokenLayout& layout,
+                                                              bool last_column, bool last_row, Token* out) {
+    return read_mcu_body(reader, layout, last_column, last_row, out);
+}
+#endif
+
+}  // namespace
+
+bool TokenTable::build(const uint8_t counts[16], const uint8_t values[256], bool for_dc) {
+    dc = for_dc;
+    std::fill(std::begin(entries), std::end(entries), kLong << 8);
+    std::copy(values, values + 256, symbols);
+    uint32_t code = 0;
+    uint32_t index = 0;
+    for (int length = 1; length <= 16; ++length, code <<= 1) {
+        offset[length] = static_cast<int32_t>(index - code);
+        const uint32_t count = counts[length - 1];
+        // No code is all ones.
+        if (index + count > 256 || (count > 0 && code + count >= 1u << length)) return false;
+        for (uint32_t i = 0; i < count; ++i, ++code, ++index) {
+            if (dc && symbols[index] > 15) return false;
+            const uint32_t entry = make_entry(symbols[index], static_cast<uint32_t>(length), dc);
+            if (length > kPeek || entry == 0) continue;
+            std::fill_n(entries + (code << (kPeek - length)), size_t{1} << (kPeek - length), entry);
+        }
+        limit[length] = code << (16 - length);
+    }
+    return true;
+}
+
+Token* read_mcu(TokenReader& reader, const TokenLayout& layout, bool last_column, bool last_row, Token* out) {
+#ifdef FASTTRAIN_X86
+    if (simd_level() != Simd::plain) return read_mcu_bmi2(reader, layout, last_column, last_row, out);
+#endif
+    return read_mcu_body(reader, layout, last_column, last_row, out);
+}
+
+bool make_optimal(const uint32_t frequencies[256], HuffmanCode& code) {
+    constexpr int kReserved = 256;  // so that no code is all ones
+    constexpr int kLongest = 32;
+    int length[kReserved + 1] = {};
+    int next[kReserved + 1];  // of the symbols under the same node
+    std::fill(std::begin(next), std::end(next), -1);
+    // The least frequent first, and of these the largest number.
+    std::vector<uint64_t> heap;
+    const auto push = [&](uint64_t frequency, int symbol) {
+        heap.push_back(frequency << 9 | static_cast<uint64_t>(kReserved - symbol));
+        std::push_heap(heap.begin(), heap.end(), std::greater<>());
+    };
+    const auto pop = [&] {
+        std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+        const uint64_t least = heap.back();
+        heap.pop_back();
+        return least;
+    };
+    for (int symbol = 0; symbol < kReserved; ++symbol)
+        if (frequencies[symbol] != 0) push(frequencies[symbol], symbol);
+    push(1, kReserved);
+    while (heap.size() > 1) {
+        const uint64_t first = pop();
+        const uint64_t second = pop();
+        const int a = kReserved - static_cast<int>(first & 511);
+        const int b = kReserved - static_cast<int>(second & 511);
+        push((first >> 9) + (second >> 9), a);
+        int last = a;
+        for (++length[a]; next[last] >= 0; ++length[last]) last = next[last];
+        next[last] = b;
+        for (int symbol = b; symbol >= 0; symbol = next[symbol]) ++length[symbol];
+    }
+    int counts[kLongest + 1] = {};
+    for (const int each : length) {
+        if (each > kLongest) return false;
+        ++counts[each];
+    }
+    int longest = kLongest;
+    for (; longest > 16; --longest)
+        while (counts[longest] > 0) {
+            int shorter = longest - 2;
+            while (counts[shorter] == 0) --shorter;
+            counts[longest] -= 2;
+            ++counts[longest - 1];
+            counts[shorter + 1] += 2;
+            --counts[shorter];
+        }
+    while (counts[longest] == 0) --longest;
+    --counts[longest];
+    for (int i = 1; i <= 16; ++i) code.counts[i - 1] = static_cast<uint8_t>(counts[i]);
+    code.symbols.clear();
+    for (int symbol = 0; symbol < kReserved; ++symbol)
+        if (length[symbol] > 0) code.symbols.push_back(static_cast<uint8_t>(symbol));
+    std::stable_sort(code.symbols.begin(), code.symbols.end(),
+                     [&](uint8_t a, uint8_t b) { return length[a] < length[b]; });
+    return true;
+}
+
+void TokenWriter::set_code(int table, const HuffmanCode& code) {
+    uint32_t word = 0;
+    size_t index = 0;
+    for (uint32_t length = 1; length <= 16; ++length, word <<= 1)
+        for (int i = 0; i < code.counts[length - 1]; ++i, ++word, ++index) {
+            const uint32_t symbol = code.symbols[index];
+            const uint32_t size = symbol & 15;  // DC's are below 12
+            codes_[table * 256 + static_cast<int>(symbol)] = (length + size) << kCodeBits | word << size;
+        }
+}
+
+uint8_t* TokenWriter::make_room(size_t bytes) {
+    if (out_.size() < used_ + bytes) out_.resize(std::max(out_.capacity(), 2 * out_.size() + bytes));
+    return out_.data() + used_;
+}
+
+void TokenWriter::write(const Token* begin, const Token* end) {
+    // A token's bits fill at most four bytes, each of which may need a zero after it.
+    uint8_t* to = make_room(static_cast<size_t>(end - begin) * 8 + 16);
+    uint64_t bits = bits_;
+    int free = free_;
+    for (const Token* token = begin; token != end; ++token) {
+        const uint32_t code = codes_[*token >> 16];
+        const auto length = static_cast<int>(code >> kCodeBits);
+        const uint64_t value = (code & ((1u << kCodeBits) - 1)) | (*token & 0xFFFF);
+        free -= length;
+        if (free < 0) {
+            to = put_word(bits << (length + free) | value >> -free, 8, to);
+            free += 64;
+            bits = value;
+        } else {
+            bits = bits << length | value;
+        }
+    }
+    bits_ = bits;
+    free_ = free;
+    used_ = static_cast<size_t>(to - out_.data());
+}
+
+void TokenWriter::write_marker(uint8_t marker) {
+    uint8_t* to = make_room(32);
+    const int padding = free_ & 7;
+    const int left = free_ - padding;
+    if (left < 64)
+        to = put_word((((bits_ + 1) << padding) - 1) << left, static_cast<size_t>(64 - left) / 8, to);
+    *to++ = 0xFF;
+    *to++ = marker;
+    used_ = static_cast<size_t>(to - out_.data());
+    bits_ = 0;
+    free_ = 64;
+}
+
+}  // namespace fasttrain

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "jpeg/entropy.h"
+
+namespace fasttrain {
+
+// A Huffman table as DHT holds it.
+struct HuffmanCode {
+    uint8_t counts[16] = {};
+    std::vector<uint8_t> symbols;
+};
+
+// The shortest code for symbols that occur so often, none longer than 16 bits (T.81, K.2): libjpeg's, as ties
+// are broken the same way. False where libjpeg gives up.
+bool make_optimal(const uint32_t frequencies[256], HuffmanCode& code);
+
+// A coded symbol and the bits that follow it, on their way from one Huffman code to another. Bits 0..15: the
+// bits; 16..23: the symbol; 24..25: which of the four tables it is to be written with.
+using Token = uint32_t;
+constexpr int kTokenTables = 4;
+constexpr int kMaxMcuTokens = kMaxBlocks * 64;
+
+// One look-up of the next kPeek bits gives a code's length and its symbol.
+struct TokenTable {
+    static constexpr int kPeek = 11;
+
+    // Bits 0..7: length of the code and of the bits that follow; 8..15: how far the index moves, or more than
+    // any index where the block ends or the code is long; 16..23: the symbol; 24..31: how many bits follow.
+    uint32_t entries[1 << kPeek];
+    uint32_t limit[17];  // first 16-bit word beyond the codes of this length
+    int32_t offset[17];  // from a code of this length to its place in `symbols`
+    uint8_t symbols[256];
+    bool dc;
+
+    // False where libjpeg takes the table for bad.
+    bool build(const uint8_t counts[16], const uint8_t values[256], bool for_dc);
+};
+
+struct TokenBlock {
+    int component;
+    const TokenTable* dc;
+    const TokenTable* ac;
+    Token dc_base;  // the table to write with, in the token's place
+    Token ac_base;
+    // Whether it only fills the MCU up where that is the last of its row, or of the last row.
+    bool fills_column;
+    bool fills_row;
+};
+
+struct TokenLayout {
+    int blocks = 0;
+    TokenBlock block[kMaxBlocks];
+};
+
+// The position in the source, and the last DC coefficients read and passed on.
+struct TokenReader {
+    const uint8_t* next = nullptr;
+    uint64_t bits = 0;  // the next bit on top
+    uint32_t count = 0;
+    int read[3] = {};
+    int passed_on[3] = {};
+
+    void begin(const uint8_t* data) {
+        next = data;
+        bits = count = 0;
+        read[0] = read[1] = read[2] = 0;
+    }
+    // One past the last byte that has been begun.
+    const uint8_t* position() const { return next - count / 8; }
+};
+
+// Reads an MCU and writes its tokens, as libjpeg would code the same coefficients, to `out`, at most
+// kMaxMcuTokens; returns their end. A block that only fills up becomes what libjpeg fills up with. May read
+// kOverread bytes. Null where the bytes aren't an MCU or hold a coefficient that baseline can't.
+Token* read_mcu(TokenReader& reader, const TokenLayout& layout, bool last_column, bool last_row, Token* out);
+
+// Appends entropy-coded data to `out`.
+class TokenWriter {
+  public:
+    explicit TokenWriter(std::vector<uint8_t>& out) : out_(out), used_(out.size()) {}
+
+    void set_code(int table, const HuffmanCode& code);
+    void write(const Token* begin, const Token* end);
+    // Fills the last byte up with ones first.
+    void write_marker(uint8_t marker);
+    // Must come last: until then `out` is longer than what is in it.
+    void finish() { out_.resize(used_); }
+
+  private:
+    uint8_t* make_room(size_t bytes);
+
+    // Bits 0..26: the code, with room for the bits that follow it; 27..31: the length of both.
+    uint32_t codes_[kTokenTables * 256] = {};
+    std::vector<uint8_t>& out_;
+    size_t used_;
+    uint64_t bits_ = 0;  // the last bit at the bottom
+    int free_ = 64;
+};
+
+}  // namespace fasttrain

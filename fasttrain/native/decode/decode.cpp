@@ -1,0 +1,91 @@
+#include "decode/decode.h"
+
+#include <algorithm>
+
+#include "decode/scratch.h"
+#include "jpeg/header.h"
+#include "resize/kernels.h"
+
+namespace fasttrain {
+
+namespace {
+
+constexpr double kReducingGap = 2;
+
+std::string describe(int height, int width) {
+    return std::to_string(height) + " x " + std::to_string(width);
+}
+
+void read_raw(const Photograph& photograph, const CropBox& box, DecodeScratch::Buffers& buffers) {
+    uint8_t* planes[3];
+    make_rgb_planes(box.left, box.top, box.width, box.height, 1, buffers, planes);
+    const size_t row = static_cast<size_t>(photograph.width) * 3;
+    split_rgb(photograph.data + static_cast<size_t>(box.top) * row + static_cast<size_t>(box.left) * 3, row,
+              box.width, box.height, planes, buffers.planes[0].stride);
+}
+
+}  // namespace
+
+DecodeScratch::DecodeScratch() : buffers_(std::make_unique<Buffers>()) {}
+DecodeScratch::~DecodeScratch() = default;
+DecodeScratch::DecodeScratch(DecodeScratch&&) noexcept = default;
+
+void DecodeScratch::trim() {
+    const Buffers& b = *buffers_;
+    size_t held = b.bytes[0].capacity() + b.bytes[1].capacity() + b.samples.capacity() +
+                  b.segments.capacity() * sizeof(Segment) + b.resize.columns.capacity();
+    for (const auto& rows : b.resize.rows) held += rows.capacity();
+    for (int i = 0; i < 2; ++i)
+        held += 2 * (b.resize.horizontal[i].weights.capacity() + b.resize.vertical[i].weights.capacity());
+    if (held > kKeptBytes) buffers_ = std::make_unique<Buffers>();
+}
+
+int reduced_block(double samples_across, double samples_down, OutputSize size) {
+    const double ratio = std::min(samples_across / size.width, samples_down / size.height);
+    return ratio >= 4 * kReducingGap ? 2 : ratio >= 2 * kReducingGap ? 4 : 8;
+}
+
+void make_rgb_planes(int left, int top, int columns, int rows, double scale, DecodeScratch::Buffers& buffers,
+                     uint8_t* planes[3]) {
+    const size_t stride = static_cast<size_t>(rows);
+    const size_t plane_size = stride * static_cast<size_t>(columns);
+    if (buffers.samples.size() < 3 * plane_size + kResizeSlack)
+        buffers.samples.resize(3 * plane_size + kResizeSlack);
+    for (size_t c = 0; c < 3; ++c) {
+        planes[c] = buffers.samples.data() + c * plane_size;
+        buffers.planes[c] = {planes[c], stride, left, top, columns, rows, scale, scale};
+    }
+    buffers.colour = Colour::rgb;
+}
+
+void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+                 DecodeScratch& scratch, uint8_t* out) {
+    DecodeScratch::Buffers& buffers = scratch.buffers();
+    int height = photograph.height;
+    int width = photograph.width;
+    bool ours = false;
+    if (photograph.storage == Storage::jpeg) {
+        ours = buffers.tables.read(photograph.data, photograph.length);
+        height = static_cast<int>(buffers.tables.header.height);
+        width = static_cast<int>(buffers.tables.header.width);
+        if (height != photograph.height || width != photograph.width)
+            throw JpegError("the index says " + describe(photograph.height, photograph.width) +
+                            ", the JPEG " + describe(height, width));
+    } else if (height <= 0 || width <= 0 ||
+               static_cast<uint64_t>(height) * static_cast<uint64_t>(width) * 3 != photograph.length) {
+        throw JpegError("raw pixels of " + std::to_string(photograph.length) + " bytes aren't " +
+                        describe(height, width) + " x 3");
+    }
+    if (box.top < 0 || box.left < 0 || box.height <= 0 || box.width <= 0 || box.height > height - box.top ||
+        box.width > width - box.left)
+        throw JpegError("box outside the picture of " + describe(height, width));
+    if (photograph.storage == Storage::raw)
+        read_raw(photograph, box, buffers);
+    else if (ours)
+        decode_rectangle(photograph.data, photograph.length, box, size, buffers);
+    else
+        decode_with_libjpeg(photograph.data, photograph.length, box, size, buffers);
+    resize_planes(buffers.planes, buffers.colour, box, flip, size, buffers.resize, out);
+}
+
+}  // namespace fasttrain

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "resize/resize.h"
+
+namespace fasttrain {
+
+// What is stored: a JPEG, or the pixels themselves, uint8 RGB in rows.
+enum class Storage { jpeg, raw };
+
+struct Photograph {
+    const uint8_t* data;
+    size_t length;
+    int height;  // must be the JPEG's own
+    int width;
+    Storage storage;
+};
+
+// One thread's working memory, reused from photograph to photograph. It grows with the crop, not with the
+// picture: at most 3 bytes a decoded sample (a crop of more than four times the output's side is decoded at a
+// half or less), the output's own size, and for a file without restart markers its length. What a photograph
+// brings beyond kKeptBytes is given back before the next. Files that libjpeg must decode (progressive and
+// other rare kinds) take what libjpeg needs besides: up to 6 bytes a pixel of the whole picture, which may
+// have at most kMaxLibjpegPixels.
+class DecodeScratch {
+  public:
+    static constexpr size_t kKeptBytes = size_t{64} << 20;
+    DecodeScratch();
+    ~DecodeScratch();
+    DecodeScratch(DecodeScratch&&) noexcept;
+    struct Buffers;
+    Buffers& buffers() { return *buffers_; }
+    void trim();
+
+  private:
+    std::unique_ptr<Buffers> buffers_;
+};
+
+constexpr uint64_t kMaxLibjpegPixels = 100'000'000;
+
+// Decodes only `box` of the photograph, resizes it to `size`, mirrors it if `flip`, and writes uint8 RGB rows
+// to `out`. Throws JpegError (broken or unsupported data, a box outside the picture, sizes that differ) and
+// then leaves `out` undefined.
+void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+                 DecodeScratch& scratch, uint8_t* out);
+
+}  // namespace fasttrain

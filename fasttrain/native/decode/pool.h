@@ -1,0 +1,78 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "decode/decode.h"
+
+namespace fasttrain {
+
+struct PhotographError {
+    size_t position;  // in the batch
+    std::string reason;
+};
+
+// A batch's photographs, in the caller's memory until the batch is waited for.
+struct BatchJob {
+    std::vector<Photograph> photographs;
+    std::vector<CropBox> boxes;
+    std::vector<uint8_t> flips;
+    OutputSize size;
+    uint8_t* out;  // [n, size.height, size.width, 3]
+};
+
+// Decodes one photograph into its place in `job.out`; a broken one's place is zeroed and its reason returned.
+std::optional<std::string> decode_into(const BatchJob& job, size_t position, DecodeScratch& scratch);
+
+// Threads that take photographs one by one: from the earliest batch that has any left, the largest crop
+// first, so that no thread waits for a batch's end. Memory is one DecodeScratch a thread, and the batches
+// submitted.
+class Pool {
+  public:
+    using Ticket = uint64_t;
+
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    // Throws std::runtime_error on a closed pool.
+    Ticket submit(BatchJob job);
+    // The batch's errors by position, or nothing where it isn't done within `milliseconds`. A ticket is good
+    // until its errors have been returned; others throw std::out_of_range, and std::runtime_error if the pool
+    // was closed.
+    std::optional<std::vector<PhotographError>> wait(Ticket ticket, int milliseconds);
+    // Photographs that are being decoded are finished, others dropped. Returns when the threads have ended.
+    void close();
+
+  private:
+    struct Batch {
+        BatchJob job;
+        std::vector<uint32_t> order;
+        size_t next = 0;
+        size_t finished = 0;
+        std::vector<PhotographError> errors;
+    };
+
+    void work();
+
+    std::mutex mutex_;
+    std::mutex closing_;  // one caller joins the threads
+    std::condition_variable work_there_;
+    std::condition_variable batch_done_;
+    std::map<Ticket, std::shared_ptr<Batch>> batches_;
+    std::deque<std::shared_ptr<Batch>> queue_;  // those with photographs left
+    Ticket last_ticket_ = 0;
+    bool closed_ = false;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace fasttrain

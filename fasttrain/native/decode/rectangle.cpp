@@ -1,0 +1,262 @@
+#include <algorithm>
+#include <cstring>
+
+#include "decode/scratch.h"
+#include "decode/idct.h"
+#include "jpeg/header.h"
+
+namespace fasttrain {
+
+namespace {
+
+// The MCUs that hold the box: columns left .. right - 1, rows top .. bottom - 1.
+struct McuRectangle {
+    int left;
+    int top;
+    int right;
+    int bottom;
+};
+
+struct PlaneTarget {
+    uint8_t* data;
+    size_t stride;
+    size_t mcu_across;  // from an MCU to the next
+    size_t mcu_down;
+};
+
+// One block pair of an MCU: the IDCT's job, and where its samples lie in the MCU's part of their planes.
+struct PairTarget {
+    alignas(32) int16_t quantisation[128];
+    int size;
+    int component[2];  // -1: no second block
+    size_t offset[2];
+    size_t stride[2];
+};
+
+class RectangleDecoder {
+  public:
+    RectangleDecoder(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
+                     DecodeScratch::Buffers& buffers)
+        : data_(data), size_(size), buffers_(buffers), tables_(buffers.tables) {
+        per_row_ = static_cast<int>(tables_.header.mcus_per_row());
+        const int width = static_cast<int>(tables_.header.mcu_width());
+        const int height = static_cast<int>(tables_.header.mcu_height());
+        rectangle_ = {box.left / width, box.top / height, (box.left + box.width - 1) / width + 1,
+                      (box.top + box.height - 1) / height + 1};
+        lay_out_blocks();
+        find_data();
+        lay_out_planes(box, output);
+    }
+
+    void decode() {
+        if (interval_ == 1) {
+            for (int y = rectangle_.top; y < rectangle_.bottom; ++y) decode_row(y);
+            return;
+        }
+        for (int64_t first = rectangle_.top * int64_t{per_row_} / interval_ * interval_; first <= last_mcu();
+             first += interval_)
+            decode_segment(first, std::min(interval_, last_mcu() + 1 - first));
+    }
+
+  private:
+    int64_t last_mcu() const { return (rectangle_.bottom - 1) * int64_t{per_row_} + rectangle_.right - 1; }
+
+    void lay_out_blocks() {
+        for (int c = 0; c < tables_.component_count; ++c) {
+            const Component& component = tables_.components[c];
+            for (int i = 0; i < component.h * component.v; ++i, ++layout_.blocks) {
+                if (layout_.blocks == kMaxBlocks) throw JpegError("corrupt: more than 10 blocks in an MCU");
+                layout_.component[layout_.blocks] = c;
+                layout_.dc[layout_.blocks] = &tables_.dc[component.dc];
+                layout_.ac[layout_.blocks] = &tables_.ac[component.ac];
+            }
+        }
+        pair_count_ = (layout_.blocks + 1) / 2;
+    }
+
+    void find_data() {
+        const JpegHeader& header = tables_.header;
+        const int64_t total = int64_t{per_row_} * header.mcu_rows();
+        interval_ = header.restart_interval != 0 ? std::min<int64_t>(header.restart_interval, total) : total;
+        const int64_t needed = last_mcu() / interval_ + 1;
+        // A block has two bits at the least: wrong sizes must not make us allocate for what can't be there.
+        const size_t available = size_ - header.scan_offset;
+        if (static_cast<uint64_t>(last_mcu() + 1) * static_cast<uint64_t>(layout_.blocks) > available * 4)
+            throw JpegError("truncated: too few bytes for the picture");
+        find_segments(data_, header.scan_offset, size_, static_cast<size_t>(needed), buffers_.segments);
+        if (static_cast<int64_t>(buffers_.segments.size()) < needed)
+            throw JpegError("truncated or corrupt: restart interval " +
+                            std::to_string(buffers_.segments.size()) + " is the last of " +
+                            std::to_string(needed));
+    }
+
+    void lay_out_planes(const CropBox& box, OutputSize output) {
+        const double mcu_width = tables_.header.mcu_width();
+        const double mcu_height = tables_.header.mcu_height();
+        int block[3];
+        for (int c = 0; c < tables_.component_count; ++c)
+            block[c] = reduced_block(box.width * tables_.components[c].h * 8 / mcu_width,
+                                     box.height * tables_.components[c].v * 8 / mcu_height, output);
+        // A pair of blocks goes through one IDCT.
+        for (int b = 0; b + 1 < layout_.blocks; b += 2)
+            if (block[layout_.component[b]] != block[layout_.component[b + 1]])
+                std::fill(std::begin(block), std::end(block), 8);
+        size_t sizes[3];
+        size_t total = 0;
+        for (int c = 0; c < tables_.component_count; ++c) {
+            const Component& component = tables_.components[c];
+            const int across = component.h * block[c];
+            const int down = component.v * block[c];
+            Plane& plane = buffers_.planes[c];
+            plane.columns = (rectangle_.right - rectangle_.left) * across;
+            plane.rows = (rectangle_.bottom - rectangle_.top) * down;
+            plane.left = rectangle_.left * across;
+            plane.top = rectangle_.top * down;
+            plane.across = across / mcu_width;
+            plane.down = down / mcu_height;
+            plane.stride = static_cast<size_t>(plane.rows);
+            targets_[c] = {nullptr, plane.stride, static_cast<size_t>(across) * plane.stride,
+                           static_cast<size_t>(down)};
+            sizes[c] = static_cast<size_t>(plane.columns) * plane.stride;
+            total += sizes[c];
+        }
+        if (buffers_.samples.size() < total + kResizeSlack) buffers_.samples.resize(total + kResizeSlack);
+        uint8_t* place = buffers_.samples.data();
+        for (int c = 0; c < tables_.component_count; ++c, place += sizes[c - 1])
+            buffers_.planes[c].data = targets_[c].data = place;
+        buffers_.colour = tables_.colour;
+        lay_out_pairs(block);
+    }
+
+    void lay_out_pairs(const int block[3]) {
+        int index = 0;
+        for (int c = 0; c < tables_.component_count; ++c)
+            for (int i = 0; i < tables_.components[c].h * tables_.components[c].v; ++i, ++index) {
+                PairTarget& pair = pairs_[index / 2];
+                const int side = index % 2;
+                const auto x = static_cast<size_t>(i % tables_.components[c].h * block[c]);
+                const auto y = static_cast<size_t>(i / tables_.components[c].h * block[c]);
+                pair.size = block[c];
+                pair.component[side] = c;
+                pair.component[1] = side == 0 ? -1 : c;
+                pair.stride[side] = targets_[c].stride;
+                pair.offset[side] = x * targets_[c].stride + y;
+                for (int k = 0; k < 64; ++k)
+                    pair.quantisation[k / 8 * 16 + side * 8 + k % 8] =
+                        static_cast<int16_t>(tables_.quantisation[tables_.components[c].quantisation][k]);
+            }
+    }
+
+    struct Bytes {
+        const uint8_t* data;
+        size_t length;
+    };
+
+    // A restart interval without stuffing and with kOverread readable bytes after it.
+    Bytes prepare(int64_t index, std::vector<uint8_t>& copy) {
+        const Segment& segment = buffers_.segments[static_cast<size_t>(index)];
+        const uint8_t* bytes = data_ + segment.begin;
+        const size_t length = segment.end - segment.begin;
+        if (!segment.stuffed && segment.end + kOverread <= size_) return {bytes, length};
+        if (copy.size() < length + kOverread) copy.resize(length + kOverread);
+        return {copy.data(), unstuff(bytes, length, copy.data())};
+    }
+
+    [[noreturn]] void fail(int64_t mcu) {
+        for (McuCoefficients& coefficients : buffers_.coefficients) coefficients = {};
+        throw JpegError("corrupt: MCU " + std::to_string(mcu));
+    }
+
+    // Of a picture with a restart marker after every MCU.
+    void decode_row(int y) {
+        const int64_t row = y * int64_t{per_row_};
+        McuCoefficients* const made = buffers_.coefficients;
+        for (int x = rectangle_.left; x < rectangle_.right;) {
+            const Bytes one = prepare(row + x, buffers_.bytes[0]);
+            McuReader reader(one.data);
+            if (x + 1 == rectangle_.right) {
+                if (!decode_mcu(reader, layout_, made[0]) || !used_up(reader, one)) fail(row + x);
+                transform(x++, y, made[0]);
+                continue;
+            }
+            const Bytes two = prepare(row + x + 1, buffers_.bytes[1]);
+            McuReader other(two.data);
+            if (!decode_two_mcus(reader, other, layout_, made[0], made[1]) || !used_up(reader, one) ||
+                !used_up(other, two))
+                fail(row + x);
+            transform(x++, y, made[0]);
+            transform(x++, y, made[1]);
+        }
+    }
+
+    // Neither too few bytes nor any left over but fill bytes.
+    static bool used_up(const McuReader& reader, const Bytes& bytes) {
+        const size_t read = reader.bytes_read();
+        return read == bytes.length || (read < bytes.length && bytes.data[bytes.length - 1] == 0xFF);
+    }
+
+    // The `count` MCUs from the first one of a restart interval on.
+    void decode_segment(int64_t first, int64_t count) {
+        const Bytes bytes = prepare(first / interval_, buffers_.bytes[0]);
+        McuCoefficients& made = buffers_.coefficients[0];
+        McuReader reader(bytes.data);
+        auto y = static_cast<int>(first / per_row_);
+        auto x = static_cast<int>(first % per_row_);
+        for (int64_t i = 0; i < count; ++i) {
+            if (!decode_mcu(reader, layout_, made) || reader.bytes_read() > bytes.length) fail(first + i);
+            if (x >= rectangle_.left && x < rectangle_.right && y >= rectangle_.top)
+                transform(x, y, made);
+            else
+                std::memset(made.values, 0, static_cast<size_t>(pair_count_) * 128 * sizeof(int16_t));
+            if (++x == per_row_) x = 0, ++y;
+        }
+    }
+
+    void transform(int x, int y, McuCoefficients& made) {
+        const auto across = static_cast<size_t>(x - rectangle_.left);
+        const auto down = static_cast<size_t>(y - rectangle_.top);
+        uint8_t unused[64];
+        IdctPair job;
+        for (int p = 0; p < pair_count_; ++p) {
+            const PairTarget& pair = pairs_[p];
+            job.coefficients = made.values + p * 128;
+            job.quantisation = pair.quantisation;
+            job.size = pair.size;
+            job.last = made.last[2 * p];
+            for (int side = 0; side < 2; ++side) {
+                if (pair.component[side] < 0) {
+                    job.at[side] = unused;
+                    job.stride[side] = 8;
+                    continue;
+                }
+                const PlaneTarget& target = targets_[pair.component[side]];
+                job.at[side] =
+                    target.data + across * target.mcu_across + down * target.mcu_down + pair.offset[side];
+                job.stride[side] = pair.stride[side];
+                job.last = std::max(job.last, made.last[2 * p + side]);
+            }
+            idct(job);
+        }
+    }
+
+    const uint8_t* data_;
+    size_t size_;
+    DecodeScratch::Buffers& buffers_;
+    DecodeTables& tables_;
+    int per_row_;
+    int64_t interval_ = 1;
+    McuRectangle rectangle_;
+    McuLayout layout_;
+    int pair_count_ = 0;
+    PlaneTarget targets_[3];
+    PairTarget pairs_[kMaxPairs] = {};
+};
+
+}  // namespace
+
+void decode_rectangle(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
+                      DecodeScratch::Buffers& buffers) {
+    RectangleDecoder(data, size, box, output, buffers).decode();
+}
+
+}  // namespace fasttrain

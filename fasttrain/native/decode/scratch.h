@@ -1,0 +1,36 @@
+#pragma once
+
+#include <vector>
+
+#include "decode/decode.h"
+#include "decode/tables.h"
+#include "jpeg/entropy.h"
+
+namespace fasttrain {
+
+struct DecodeScratch::Buffers {
+    DecodeTables tables;
+    McuCoefficients coefficients[2] = {};
+    std::vector<Segment> segments;
+    std::vector<uint8_t> bytes[2];  // unstuffed, or libjpeg's rows
+    std::vector<uint8_t> samples;   // the planes
+    Plane planes[3];
+    Colour colour = Colour::grey;
+    ResizeScratch resize;
+};
+
+// The largest block size, of 8, 4 and 2, that leaves at least twice the output's samples for the filter: box
+// means and the triangle then stay close to the triangle alone.
+int reduced_block(double samples_across, double samples_down, OutputSize size);
+
+// Each fills planes, samples and colour with at least `box`.
+void decode_rectangle(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
+                      DecodeScratch::Buffers& buffers);
+void decode_with_libjpeg(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
+                         DecodeScratch::Buffers& buffers);
+
+// Makes three planes, of `rows` rows (a multiple of 16) and `columns` columns each, at `left`, `top`.
+void make_rgb_planes(int left, int top, int columns, int rows, double scale, DecodeScratch::Buffers& buffers,
+                     uint8_t* planes[3]);
+
+}  // namespace fasttrain

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "jpeg/entropy.h"
+#include "jpeg/header.h"
+#include "resize/resize.h"
+
+namespace fasttrain {
+
+struct Component {
+    int id = 0;
+    int h = 1;
+    int v = 1;
+    int quantisation = 0;
+    int dc = 0;
+    int ac = 0;
+};
+
+// A thread's tables; a file whose Huffman tables are the last file's takes them as they are.
+struct DecodeTables {
+    JpegHeader header;
+    int component_count = 0;
+    Component components[4];
+    Colour colour = Colour::grey;
+    uint16_t quantisation[4][64];  // in natural order
+    HuffmanTable dc[4];
+    HuffmanTable ac[4];
+    std::vector<uint8_t> huffman_bytes[8];  // as in DHT; dc, then ac
+
+    // True if our own decoder takes this file: Huffman, 8 bits, one scan of one component or of three with
+    // chroma at the luma's resolution or half of it, and all tables there; false if libjpeg must. Throws
+    // JpegError for what isn't a JPEG.
+    bool read(const uint8_t* data, size_t size);
+};
+
+}  // namespace fasttrain

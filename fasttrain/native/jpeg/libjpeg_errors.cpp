@@ -1,0 +1,40 @@
+#include "jpeg/libjpeg_errors.h"
+
+#include <jerror.h>
+
+namespace fasttrain {
+
+LibjpegErrors::LibjpegErrors(Tolerated tolerated) : tolerated_(tolerated) {
+    jpeg_std_error(&base_);
+    base_.error_exit = fail;
+    base_.emit_message = judge_warning;
+    progress_.progress_monitor = limit_scans;
+}
+
+LibjpegErrors& LibjpegErrors::of(j_common_ptr codec) {
+    return *static_cast<LibjpegErrors*>(codec->client_data);
+}
+
+void LibjpegErrors::fail(j_common_ptr codec) {
+    LibjpegErrors& errors = of(codec);
+    errors.base_.format_message(codec, errors.message_);
+    std::longjmp(errors.escape, 1);
+}
+
+// Most warnings say that the data are broken and pixels were made up.
+void LibjpegErrors::judge_warning(j_common_ptr codec, int level) {
+    const int code = codec->err->msg_code;
+    if (level >= 0 || code == JWRN_JFIF_MAJOR) return;
+    const bool stray = code == JWRN_EXTRANEOUS_DATA || code == JWRN_ADOBE_XFORM;
+    if (!stray || of(codec).tolerated_ != Tolerated::kStrayBytes) fail(codec);
+}
+
+void LibjpegErrors::limit_scans(j_common_ptr codec) {
+    if (!codec->is_decompressor || reinterpret_cast<j_decompress_ptr>(codec)->input_scan_number <= kMaxScans)
+        return;
+    LibjpegErrors& errors = of(codec);
+    std::snprintf(errors.message_, sizeof errors.message_, "more than %d scans", kMaxScans);
+    std::longjmp(errors.escape, 1);
+}
+
+}  // namespace fasttrain

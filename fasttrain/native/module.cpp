@@ -1,9 +1,0 @@
-#include <nanobind/nanobind.h>
-
-#include "bindings.h"
-
-NB_MODULE(_native, m) {
-    m.doc() = "fasttrain's native part: JPEGs cut so that a crop can be copied out of them undecoded.";
-    fasttrain::bind_cut(m);
-    fasttrain::bind_decode(m);
-}

@@ -1,0 +1,192 @@
+#include "resize/resize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "resize/kernels.h"
+
+namespace fasttrain {
+
+namespace {
+
+// One direction of a plane: its samples a pixel, and the samples that it holds.
+struct Extent {
+    double density;
+    int origin;
+    int samples;
+};
+
+// As Pillow's precompute_coeffs, with taps clamped to the samples that the pixels touch.
+void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixels, int outputs) {
+    const double begin = first_pixel * extent.density;
+    const double end = (first_pixel + pixels) * extent.density;
+    axis.low = std::max(extent.origin, static_cast<int>(std::floor(begin)));
+    axis.high = std::min(extent.origin + extent.samples, static_cast<int>(std::ceil(end)));
+    const double scale = (end - begin) / outputs;
+    const double support = std::max(scale, 1.0);
+    const auto inverse = static_cast<float>(1.0 / support);
+    axis.taps = static_cast<int>(std::ceil(support)) * 2 + 1;
+    axis.first.resize(static_cast<size_t>(outputs));
+    axis.count.resize(static_cast<size_t>(outputs));
+    axis.weights.resize(static_cast<size_t>(outputs) * static_cast<size_t>(axis.taps));
+    uint16_t* weights = axis.weights.data();
+    for (int i = 0; i < outputs; ++i, weights += axis.taps) {
+        const double centre = begin + (i + 0.5) * scale;
+        const int first = std::max(axis.low, static_cast<int>(centre - support + 0.5));
+        const int count = std::min(axis.high, static_cast<int>(centre + support + 0.5)) - first;
+        // The sum of 1 - |k + offset| / support over k < count, of which `before` have k + offset < 0: in
+        // closed form, for one division and one pass.
+        const auto offset = static_cast<float>(first + 0.5 - centre);
+        const auto before = static_cast<float>(std::clamp(static_cast<int>(1 - offset), 0, count));
+        const auto all = static_cast<float>(count);
+        const float distances =
+            all * offset + all * (all - 1) / 2 - 2 * (before * offset + before * (before - 1) / 2);
+        const float factor = 65536.0f / (all - distances * inverse);
+        int rest = 65536;
+        for (int k = 0; k < count; ++k) {
+            const float exact = factor * (1.0f - std::fabs(static_cast<float>(k) + offset) * inverse);
+            const int weight = static_cast<int>(std::clamp(exact + 0.5f, 0.0f, 65535.0f));
+            weights[k] = static_cast<uint16_t>(weight);
+            rest -= weight;
+        }
+        // The weights sum to one, or a flat picture would change; 65535 stands for one alone.
+        uint16_t& nearest = weights[std::clamp(static_cast<int>(centre) - first, 0, count - 1)];
+        nearest = static_cast<uint16_t>(std::clamp(nearest + rest, 0, 65535));
+        axis.first[static_cast<size_t>(i)] = first;
+        axis.count[static_cast<size_t>(i)] = count;
+    }
+}
+
+// Chroma samples that cover two of the luma's each take the luma's weights, led through libjpeg's "fancy"
+// upsampling: a finer sample is three quarters of the one that covers it and a quarter of that one's
+// neighbour.
+void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
+    const size_t outputs = luma.first.size();
+    axis.low = luma.low / 2;
+    axis.high = (luma.high + 1) / 2;
+    axis.taps = luma.taps / 2 + 2;
+    axis.first.resize(outputs);
+    axis.count.resize(outputs);
+    axis.weights.resize(outputs * static_cast<size_t>(axis.taps));
+    const uint16_t* from = luma.weights.data();
+    uint16_t* weights = axis.weights.data();
+    for (size_t i = 0; i < outputs; ++i, from += luma.taps, weights += axis.taps) {
+        const int begin = luma.first[i];
+        const int taps = luma.count[i];
+        const int first = std::max(axis.low, (begin - 1) >> 1);
+        const int count = std::min(axis.high, ((begin + taps) >> 1) + 1) - first;
+        const auto at = [&](int finer) {
+            const auto k = static_cast<unsigned>(finer - begin);
+            return k < static_cast<unsigned>(taps) ? from[k] : 0;
+        };
+        int rest = 65536;
+        int largest = 0;
+        for (int k = 0; k < count; ++k) {
+            const int finer = 2 * (first + k);
+            int quarters = at(finer - 1) + 3 * (at(finer) + at(finer + 1)) + at(finer + 2);
+            if (first + k == axis.low) quarters += at(finer);
+            if (first + k == axis.high - 1) quarters += at(finer + 1);
+            weights[k] = static_cast<uint16_t>(std::min((quarters + 2) >> 2, 65535));
+            rest -= weights[k];
+            if (weights[k] > weights[largest]) largest = k;
+        }
+        weights[largest] = static_cast<uint16_t>(std::min(weights[largest] + rest, 65535));
+        axis.first[i] = first;
+        axis.count[i] = count;
+    }
+}
+
+// The axis for chroma whose luma has the first one: the same where the resolution is.
+const ResizeAxis& chroma_axis(ResizeAxis axes[2], const Extent& chroma, const Extent& luma, int first_pixel,
+                              int pixels, int outputs) {
+    if (chroma.density == luma.density) return axes[0];
+    if (chroma.density * 2 == luma.density)
+        set_half_axis(axes[1], axes[0]);
+    else
+        set_axis(axes[1], chroma, first_pixel, pixels, outputs);
+    return axes[1];
+}
+
+size_t padded(int length) {
+    return (static_cast<size_t>(length) + kVector - 1) / kVector * kVector;
+}
+
+// Reserves by the vector's own growth, which doubles: no reallocation for most photographs.
+uint8_t* room(std::vector<uint8_t>& buffer, size_t size) {
+    if (buffer.size() < size + kResizeSlack) buffer.resize(size + kResizeSlack);
+    return buffer.data();
+}
+
+// Columns of `plane` weighted into the output's columns, each of axis.high - axis.low rows, then turned into
+// rows.
+const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const ResizeAxis& down, bool flip,
+                             int width, std::vector<uint8_t>& columns, std::vector<uint8_t>& rows) {
+    const int height = down.high - down.low;
+    const size_t stride = padded(height);
+    uint8_t* made = room(columns, stride * padded(width));
+    const uint8_t* from = plane.data + (down.low - plane.top);
+    for (int x = 0; x < width; ++x) {
+        const auto i = static_cast<size_t>(x);
+        const uint8_t* first = from + static_cast<size_t>(across.first[i] - plane.left) * plane.stride;
+        weigh_lines(first, plane.stride, across.count[i],
+                    across.weights.data() + i * static_cast<size_t>(across.taps), height,
+                    made + static_cast<size_t>(flip ? width - 1 - x : x) * stride);
+    }
+    uint8_t* turned = room(rows, stride * padded(width));
+    transpose(made, stride, static_cast<int>(padded(width)), static_cast<int>(stride), turned, padded(width));
+    return turned;
+}
+
+}  // namespace
+
+void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool flip, OutputSize size,
+                   ResizeScratch& scratch, uint8_t* out) {
+    const int count = colour == Colour::grey ? 1 : 3;
+    const auto columns_of = [](const Plane& plane) {
+        return Extent{plane.across, plane.left, plane.columns};
+    };
+    const auto rows_of = [](const Plane& plane) { return Extent{plane.down, plane.top, plane.rows}; };
+    const Extent columns = columns_of(planes[0]);
+    const Extent lines_down = rows_of(planes[0]);
+    set_axis(scratch.horizontal[0], columns, box.left, box.width, size.width);
+    set_axis(scratch.vertical[0], lines_down, box.top, box.height, size.height);
+    const ResizeAxis* across[3];
+    const ResizeAxis* down[3];
+    across[0] = &scratch.horizontal[0];
+    down[0] = &scratch.vertical[0];
+    if (count == 3) {
+        across[1] = across[2] =
+            &chroma_axis(scratch.horizontal, columns_of(planes[1]), columns, box.left, box.width, size.width);
+        down[1] = down[2] =
+            &chroma_axis(scratch.vertical, rows_of(planes[1]), lines_down, box.top, box.height, size.height);
+    }
+    const uint8_t* rows[3];
+    for (int i = 0; i < count; ++i)
+        rows[i] = resize_across(planes[i], *across[i], *down[i], flip, size.width, scratch.columns,
+                                scratch.rows[i]);
+    const size_t stride = padded(size.width);
+    const size_t row_bytes = static_cast<size_t>(size.width) * 3;
+    const size_t total = row_bytes * static_cast<size_t>(size.height);
+    uint8_t* lines[3];
+    uint8_t* spare = room(scratch.columns, stride * 6);
+    for (int i = 0; i < 3; ++i) lines[i] = spare + static_cast<size_t>(i) * stride;
+    for (int y = 0; y < size.height; ++y) {
+        for (int i = 0; i < count; ++i) {
+            const ResizeAxis& axis = *down[i];
+            const auto at = static_cast<size_t>(y);
+            weigh_lines(rows[i] + static_cast<size_t>(axis.first[at] - axis.low) * stride, stride,
+                        axis.count[at], axis.weights.data() + at * static_cast<size_t>(axis.taps), size.width,
+                        lines[i]);
+        }
+        // Whole vectors run over a row's end into the next row, which is written later; not over the
+        // picture's end.
+        const size_t begin = static_cast<size_t>(y) * row_bytes;
+        const bool fits = begin + stride * 3 <= total;
+        uint8_t* to = fits ? out + begin : spare + 3 * stride;
+        convert_line(lines[0], lines[count == 1 ? 0 : 1], lines[count == 1 ? 0 : 2], colour, size.width, to);
+        if (!fits) std::memcpy(out + begin, to, row_bytes);
+    }
+}
+
+}  // namespace fasttrain
