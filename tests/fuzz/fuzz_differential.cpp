@@ -41,7 +41,7 @@ constexpr double kPlanarTolerance = 4;
 
 // Chroma components alike, at the luma's resolution or half of it.
 bool planar(const JpegHeader& header) {
-    const auto& f = header.factors;
+    const auto& f = header.components;
     const auto fits = [](int all, int part) { return all == part || all == 2 * part; };
     return header.component_count == 1 ||
            (header.component_count == 3 && f[1].h == f[2].h && f[1].v == f[2].v && fits(f[0].h, f[1].h) &&

@@ -11,6 +11,7 @@
 
 #include "cut/cut.h"
 #include "jpeg/header.h"
+#include "jpeg/markers.h"
 
 namespace {
 
@@ -26,27 +27,20 @@ struct Places {
     int components = 0;
 };
 
-// parse_header has checked that each marker up to the scan lies inside.
 bool find_places(const Bytes& jpeg, Places& places) {
+    const auto note = [&](const MarkerBody& body) {
+        const auto at = static_cast<size_t>(body.data - jpeg.data());
+        if (body.marker == kDri) places.dri = at;
+        if (body.marker == kDqt && body.length >= 65) places.dqt = at;
+        if (body.marker == kSos) places.sos = at;
+    };
     try {
-        const JpegHeader header = parse_header(jpeg.data(), jpeg.size());
-        if (header.scan_component_count != header.component_count) return false;
+        const JpegHeader header = parse_header(jpeg.data(), jpeg.size(), note);
         places.components = header.component_count;
         places.sof = header.size_offset - 1;
+        return header.all_in_scan;
     } catch (const JpegError&) {
         return false;
-    }
-    for (size_t at = 2;;) {
-        while (jpeg[at] == 0xFF) ++at;
-        const int marker = jpeg[at++];
-        const size_t length = static_cast<size_t>(jpeg[at] << 8 | jpeg[at + 1]);
-        if (marker == 0xDD) places.dri = at + 2;
-        if (marker == 0xDB && length >= 67) places.dqt = at + 2;
-        if (marker == 0xDA) {
-            places.sos = at + 2;
-            return length == static_cast<size_t>(6 + 2 * places.components);
-        }
-        at += length;
     }
 }
 

@@ -261,6 +261,27 @@ def test_a_box_outside_is_refused(box: Box) -> None:
             native.decode_crop(jpeg, box, False, (24, 24))
 
 
+def one_grey_block(dc_codes: int) -> bytes:
+    """Return an 8 x 8 grey JPEG whose DC table has so many codes of one bit; it uses only the first, 0."""
+    quantization = b"\xff\xdb\x00\x43\x00" + bytes([1] * 64)
+    frame = b"\xff\xc0\x00\x0b\x08\x00\x08\x00\x08\x01\x01\x11\x00"
+    dc = bytes([0x00, dc_codes, *[0] * 15, *range(dc_codes)])
+    ac = bytes([0x10, 1, *[0] * 15, 0])
+    tables = b"".join(b"\xff\xc4" + (len(each) + 2).to_bytes(2, "big") + each for each in (dc, ac))
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + b"\x3f"
+    return b"\xff\xd8" + quantization + frame + tables + scan + b"\xff\xd9"
+
+
+def test_a_huffman_code_of_all_ones_is_refused_as_libjpeg_refuses_it() -> None:
+    good, bad = one_grey_block(1), one_grey_block(2)
+    assert (native.decode_crop(good, (0, 0, 8, 8), False, (8, 8)) == 128).all()
+    assert (pixels(good) == 128).all()
+    with pytest.raises(ValueError, match="Bogus Huffman table"):
+        native.decode_crop(bad, (0, 0, 8, 8), False, (8, 8))
+    with pytest.raises(OSError, match="broken data stream"):
+        pixels(bad)
+
+
 def test_sizes_that_lie_are_refused() -> None:
     with pytest.raises(ValueError, match="raw pixels"):
         native.decode_crop(bytes(299), (0, 0, 10, 10), False, (8, 8), raw_size=(10, 10))

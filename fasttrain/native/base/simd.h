@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #define FASTTRAIN_INLINE inline __attribute__((always_inline))
 #if defined(__x86_64__)
@@ -25,6 +26,12 @@ FASTTRAIN_INLINE uint64_t big_endian(uint64_t word) {
 #else
     return word;
 #endif
+}
+
+FASTTRAIN_INLINE uint64_t load_big_endian(const uint8_t* at) {
+    uint64_t word;
+    std::memcpy(&word, at, 8);
+    return big_endian(word);
 }
 
 }  // namespace fasttrain

@@ -1,12 +1,13 @@
 #include "cut/fast.h"
 
 #include <algorithm>
-#include <cstring>
 #include <initializer_list>
+#include <limits>
 #include <numeric>
 
 #include "cut/tokens.h"
-#include "jpeg/header.h"
+#include "jpeg/markers.h"
+#include "jpeg/segments.h"
 
 namespace fasttrain {
 
@@ -16,8 +17,8 @@ constexpr size_t kKeptTokens = size_t{1} << 24;
 
 // Kept by a thread from one picture to the next, unless one was huge.
 struct CutScratch {
-    std::vector<uint8_t> bytes;  // the restart intervals without stuffing, one after the other
-    std::vector<size_t> ends;    // of each
+    std::vector<Segment> segments;
+    std::vector<uint8_t> bytes;  // of one segment, without stuffing
     std::vector<Token> tokens;
     std::vector<size_t> token_ends;  // of each MCU
     TokenTable dc[3];
@@ -39,7 +40,9 @@ class FastCutter {
     }
 
     bool run(const uint8_t* scan, size_t size) {
-        if (!lay_out() || !unstuff(scan, size)) return false;
+        scan_ = scan;
+        size_ = size;
+        if (!lay_out() || !find_intervals()) return false;
         out_.clear();
         put_header();
         if (dst_.optimize_coding) {
@@ -98,24 +101,11 @@ class FastCutter {
     }
 
     // False where anything but restart markers in their order, and EOI at the end, interrupts the data.
-    bool unstuff(const uint8_t* scan, size_t size) {
-        if (scratch_.bytes.size() < size + kOverread) scratch_.bytes.resize(size + kOverread);
-        scratch_.ends.clear();
-        uint8_t* to = scratch_.bytes.data();
-        const uint8_t* const end = scan + size;
-        while (const void* found = std::memchr(scan, 0xFF, static_cast<size_t>(end - scan))) {
-            const uint8_t* marker = static_cast<const uint8_t*>(found) + 1;
-            if (marker == end) return false;
-            const size_t length = static_cast<size_t>(marker - scan);
-            std::memcpy(to, scan, length);
-            to += length;
-            scan = marker + 1;
-            if (*marker == 0x00) continue;
-            scratch_.ends.push_back(static_cast<size_t>(--to - scratch_.bytes.data()));
-            if (*marker == 0xD9) return scratch_.ends.size() == (mcus() - 1) / source_interval() + 1;
-            if (*marker != (0xD0 | ((scratch_.ends.size() - 1) & 7))) return false;
-        }
-        return false;
+    bool find_intervals() {
+        if (size_ > std::numeric_limits<uint32_t>::max()) return false;
+        const size_t wanted = (mcus() - 1) / source_interval() + 1;
+        const SegmentsEnd end = find_segments(scan_, 0, size_, wanted, scratch_.segments);
+        return end.marker == kEoi && scratch_.segments.size() == wanted;
     }
 
     size_t mcus() const { return columns_ * rows_; }
@@ -129,9 +119,10 @@ class FastCutter {
         scratch_.token_ends.clear();
         for (size_t mcu = 0, left = 0; mcu < mcus(); ++mcu) {
             if (left == 0) {
-                const size_t segment = mcu / source_interval();
-                reader.begin(scratch_.bytes.data() + (segment > 0 ? scratch_.ends[segment - 1] : 0));
-                end = scratch_.bytes.data() + scratch_.ends[segment];
+                const Segment& segment = scratch_.segments[mcu / source_interval()];
+                const SegmentBytes bytes = read_segment(scan_, size_, segment, scratch_.bytes);
+                reader.begin(bytes.data);
+                end = bytes.data + bytes.length;
                 left = std::min(source_interval(), mcus() - mcu);
             }
             if (interval_ != 0 && mcu % interval_ == 0) std::fill_n(reader.passed_on, 3, 0);
@@ -155,12 +146,12 @@ class FastCutter {
 
     void write(TokenWriter& writer, size_t mcu, const Token* begin, const Token* end) const {
         if (interval_ != 0 && mcu != 0 && mcu % interval_ == 0)
-            writer.write_marker(static_cast<uint8_t>(0xD0 | ((mcu / interval_ - 1) & 7)));
+            writer.write_marker(static_cast<uint8_t>(restart_marker(mcu / interval_ - 1)));
         writer.write(begin, end);
     }
 
     static void finish(TokenWriter& writer) {
-        writer.write_marker(0xD9);
+        writer.write_marker(kEoi);
         writer.finish();
     }
 
@@ -202,16 +193,16 @@ class FastCutter {
 
     // In libjpeg's order.
     void put_header() {
-        put({0xFF, 0xD8});
+        put({0xFF, kSoi});
         if (dst_.write_JFIF_header) {
-            put_marker(0xE0, 14);
+            put_marker(kApp0, 14);
             put({'J', 'F', 'I', 'F', 0, dst_.JFIF_major_version, dst_.JFIF_minor_version, dst_.density_unit});
             put16(dst_.X_density);
             put16(dst_.Y_density);
             put({0, 0});
         }
         if (dst_.write_Adobe_marker) {
-            put_marker(0xEE, 12);
+            put_marker(kApp14, 12);
             put({'A', 'd', 'o', 'b', 'e', 0, 100, 0, 0, 0, 0, dst_.jpeg_color_space == JCS_YCbCr ? 1 : 0});
         }
         bool baseline = true;
@@ -224,7 +215,7 @@ class FastCutter {
             if ((written >> index & 1) == 0) put_quantisation(index, table, wide);
             written |= 1u << index;
         }
-        put_marker(baseline ? 0xC0 : 0xC1, static_cast<size_t>(6 + 3 * dst_.num_components));
+        put_marker(baseline ? kSof0 : kSof1, static_cast<size_t>(6 + 3 * dst_.num_components));
         put({8});
         put16(dst_.image_height);
         put16(dst_.image_width);
@@ -237,7 +228,7 @@ class FastCutter {
     }
 
     void put_quantisation(int index, const JQUANT_TBL& table, bool wide) {
-        put_marker(0xDB, wide ? 129 : 65);
+        put_marker(kDqt, wide ? 129 : 65);
         put({index | (wide ? 0x10 : 0)});
         for (const uint8_t place : kNatural) {
             if (wide) put({table.quantval[place] >> 8});
@@ -248,17 +239,17 @@ class FastCutter {
     void put_scan_header() {
         for (int table = 0; table < kTokenTables; ++table) {
             if (!is_used(table)) continue;
-            const HuffmanCode& code = codes_[table];
-            put_marker(0xC4, 17 + code.symbols.size());
+            const HuffmanSpec& code = codes_[table];
+            put_marker(kDht, 17 + code.symbols.size());
             put({table / 2 | (table % 2) << 4});
             out_.insert(out_.end(), std::begin(code.counts), std::end(code.counts));
             out_.insert(out_.end(), code.symbols.begin(), code.symbols.end());
         }
         if (interval_ != 0) {
-            put_marker(0xDD, 2);
+            put_marker(kDri, 2);
             put16(static_cast<unsigned>(interval_));
         }
-        put_marker(0xDA, static_cast<size_t>(4 + 2 * dst_.num_components));
+        put_marker(kSos, static_cast<size_t>(4 + 2 * dst_.num_components));
         put({dst_.num_components});
         for (int c = 0; c < dst_.num_components; ++c)
             put({dst_.comp_info[c].component_id,
@@ -270,6 +261,8 @@ class FastCutter {
     const jpeg_compress_struct& dst_;
     CutScratch& scratch_;
     std::vector<uint8_t>& out_;
+    const uint8_t* scan_ = nullptr;
+    size_t size_ = 0;
     int mcu_h_;
     int mcu_v_;
     size_t columns_;  // of MCUs
@@ -277,7 +270,7 @@ class FastCutter {
     size_t interval_;  // of the restart markers to write; 0: none
     TokenLayout layout_;
     uint32_t frequencies_[kTokenTables * 256] = {};
-    HuffmanCode codes_[kTokenTables];
+    HuffmanSpec codes_[kTokenTables];
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "jpeg/header.h"
+#include "jpeg/segments.h"
 
 namespace fasttrain {
 
@@ -26,7 +27,7 @@ struct Slice {
 
 // Working memory, to be reused from call to call by one thread.
 struct SliceScratch {
-    std::vector<uint32_t> markers;  // offset of each RSTn's FF
+    std::vector<Segment> segments;
 };
 
 // MCUs, or restart segments, half-open.
@@ -40,12 +41,11 @@ struct SlicePlan {
     Slice slice;
     McuRange rows;
     McuRange columns;
-    size_t eoi;    // its offset
     size_t bytes;  // of the slice: never more than the whole file's
 };
 
 // Finds the MCUs that hold `box` and one MCU of margin on each side inside the picture (fancy upsampling
-// reads its neighbours), and leaves the restart markers in `scratch` for write_slice. Takes files with a
+// reads its neighbours), and leaves the scan's segments in `scratch` for write_slice. Takes files with a
 // restart marker after every MCU, or after every MCU row (then only rows are sliced). Throws JpegError for
 // other files, for a box outside the picture and for restart markers that are missing, too many or out of
 // order. `header` is parse_header's of the same bytes.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 
 #include "base/simd.h"
 
@@ -12,32 +11,22 @@ namespace fasttrain {
 namespace {
 
 constexpr int kPeek = TokenTable::kPeek;
-constexpr uint32_t kEndOfBlock = 64;
 constexpr uint32_t kLong = 128;
-constexpr uint32_t kZeroRun = 0xF0;
 constexpr int kMaxDcSize = 11;
 constexpr int kMaxAcSize = 10;
 constexpr int kMaxStep = kPeek + kMaxAcSize;
 constexpr int kCodeBits = 27;  // 16 and the 11 that may follow
 
-uint32_t move_of(uint32_t symbol) {
-    return (symbol & 15) == 0 && symbol != kZeroRun ? kEndOfBlock : (symbol >> 4) + 1;
-}
-
 // 0 where baseline has no such symbol.
 uint32_t make_entry(uint32_t symbol, uint32_t length, bool dc) {
     const uint32_t size = dc ? symbol : symbol & 15;
     if (size > static_cast<uint32_t>(dc ? kMaxDcSize : kMaxAcSize)) return 0;
-    return size << 24 | symbol << 16 | (dc ? 0 : move_of(symbol)) << 8 | (length + size);
+    return size << 24 | symbol << 16 | (dc ? 0 : ac_move(symbol)) << 8 | (length + size);
 }
 
 __attribute__((noinline)) uint32_t find_long(uint64_t bits, const TokenTable& table) {
-    const auto word = static_cast<uint32_t>(bits >> 48);
-    int length = 1;
-    while (length <= 16 && word >= table.limit[length]) ++length;
-    if (length > 16) return 0;
-    const uint32_t place = (word >> (16 - length)) + static_cast<uint32_t>(table.offset[length]);
-    return make_entry(table.symbols[place], static_cast<uint32_t>(length), table.dc);
+    const HuffmanCode::Found found = table.code.find(bits, 1);
+    return found.length == 0 ? 0 : make_entry(found.symbol, found.length, table.dc);
 }
 
 uint32_t size_of(int value) {
@@ -69,9 +58,7 @@ struct BitReader {
 
     // At least 56 bits are there then.
     FASTTRAIN_INLINE void refill() {
-        uint64_t word;
-        std::memcpy(&word, next, 8);
-        bits |= big_endian(word) >> count;
+        bits |= load_big_endian(next) >> count;
         next += (63 - count) >> 3;
         count |= 56;
     }
@@ -136,9 +123,9 @@ FASTTRAIN_INLINE bool read_ac(BitReader& from, const TokenBlock& block, Token*& 
             if (k > 63) return false;
             *to++ = base | symbol | value;
             if (k < 63) continue;
-            if (symbol != kZeroRun << 16) break;
+            if (symbol != uint32_t{kZeroRun} << 16) break;
         }
-        while ((to[-1] & 0xFF0000) == kZeroRun << 16) --to;
+        while ((to[-1] & 0xFF0000) == uint32_t{kZeroRun} << 16) --to;
         *to++ = base;
         break;
     }
@@ -180,23 +167,13 @@ __attribute__((target("avx2,bmi,bmi2"))) Token* read_mcu_bmi2(TokenReader& reade
 bool TokenTable::build(const uint8_t counts[16], const uint8_t values[256], bool for_dc) {
     dc = for_dc;
     std::fill(std::begin(entries), std::end(entries), kLong << 8);
-    std::copy(values, values + 256, symbols);
-    uint32_t code = 0;
-    uint32_t index = 0;
-    for (int length = 1; length <= 16; ++length, code <<= 1) {
-        offset[length] = static_cast<int32_t>(index - code);
-        const uint32_t count = counts[length - 1];
-        // No code is all ones.
-        if (index + count > 256 || (count > 0 && code + count >= 1u << length)) return false;
-        for (uint32_t i = 0; i < count; ++i, ++code, ++index) {
-            if (dc && symbols[index] > 15) return false;
-            const uint32_t entry = make_entry(symbols[index], static_cast<uint32_t>(length), dc);
-            if (length > kPeek || entry == 0) continue;
-            std::fill_n(entries + (code << (kPeek - length)), size_t{1} << (kPeek - length), entry);
-        }
-        limit[length] = code << (16 - length);
-    }
-    return true;
+    return code.build(counts, values, 256, [&](uint8_t symbol, uint32_t bits, uint32_t length) {
+        if (dc && symbol > 15) return false;
+        const uint32_t entry = make_entry(symbol, length, dc);
+        if (length <= kPeek && entry != 0)
+            std::fill_n(entries + (bits << (kPeek - length)), size_t{1} << (kPeek - length), entry);
+        return true;
+    });
 }
 
 Token* read_mcu(TokenReader& reader, const TokenLayout& layout, bool last_column, bool last_row, Token* out) {
@@ -206,73 +183,13 @@ Token* read_mcu(TokenReader& reader, const TokenLayout& layout, bool last_column
     return read_mcu_body(reader, layout, last_column, last_row, out);
 }
 
-bool make_optimal(const uint32_t frequencies[256], HuffmanCode& code) {
-    constexpr int kReserved = 256;  // so that no code is all ones
-    constexpr int kLongest = 32;
-    int length[kReserved + 1] = {};
-    int next[kReserved + 1];  // of the symbols under the same node
-    std::fill(std::begin(next), std::end(next), -1);
-    // The least frequent first, and of these the largest number.
-    std::vector<uint64_t> heap;
-    const auto push = [&](uint64_t frequency, int symbol) {
-        heap.push_back(frequency << 9 | static_cast<uint64_t>(kReserved - symbol));
-        std::push_heap(heap.begin(), heap.end(), std::greater<>());
-    };
-    const auto pop = [&] {
-        std::pop_heap(heap.begin(), heap.end(), std::greater<>());
-        const uint64_t least = heap.back();
-        heap.pop_back();
-        return least;
-    };
-    for (int symbol = 0; symbol < kReserved; ++symbol)
-        if (frequencies[symbol] != 0) push(frequencies[symbol], symbol);
-    push(1, kReserved);
-    while (heap.size() > 1) {
-        const uint64_t first = pop();
-        const uint64_t second = pop();
-        const int a = kReserved - static_cast<int>(first & 511);
-        const int b = kReserved - static_cast<int>(second & 511);
-        push((first >> 9) + (second >> 9), a);
-        int last = a;
-        for (++length[a]; next[last] >= 0; ++length[last]) last = next[last];
-        next[last] = b;
-        for (int symbol = b; symbol >= 0; symbol = next[symbol]) ++length[symbol];
-    }
-    int counts[kLongest + 1] = {};
-    for (const int each : length) {
-        if (each > kLongest) return false;
-        ++counts[each];
-    }
-    int longest = kLongest;
-    for (; longest > 16; --longest)
-        while (counts[longest] > 0) {
-            int shorter = longest - 2;
-            while (counts[shorter] == 0) --shorter;
-            counts[longest] -= 2;
-            ++counts[longest - 1];
-            counts[shorter + 1] += 2;
-            --counts[shorter];
-        }
-    while (counts[longest] == 0) --longest;
-    --counts[longest];
-    for (int i = 1; i <= 16; ++i) code.counts[i - 1] = static_cast<uint8_t>(counts[i]);
-    code.symbols.clear();
-    for (int symbol = 0; symbol < kReserved; ++symbol)
-        if (length[symbol] > 0) code.symbols.push_back(static_cast<uint8_t>(symbol));
-    std::stable_sort(code.symbols.begin(), code.symbols.end(),
-                     [&](uint8_t a, uint8_t b) { return length[a] < length[b]; });
-    return true;
-}
-
-void TokenWriter::set_code(int table, const HuffmanCode& code) {
-    uint32_t word = 0;
-    size_t index = 0;
-    for (uint32_t length = 1; length <= 16; ++length, word <<= 1)
-        for (int i = 0; i < code.counts[length - 1]; ++i, ++word, ++index) {
-            const uint32_t symbol = code.symbols[index];
-            const uint32_t size = symbol & 15;  // DC's are below 12
-            codes_[table * 256 + static_cast<int>(symbol)] = (length + size) << kCodeBits | word << size;
-        }
+void TokenWriter::set_code(int table, const HuffmanSpec& spec) {
+    for_each_code(spec.counts, [&](size_t index, uint32_t code, uint32_t length) {
+        const uint32_t symbol = spec.symbols[index];
+        const uint32_t size = symbol & 15;  // DC's are below 12
+        codes_[table * 256 + static_cast<int>(symbol)] = (length + size) << kCodeBits | code << size;
+        return true;
+    });
 }
 
 uint8_t* TokenWriter::make_room(size_t bytes) {

@@ -4,19 +4,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "jpeg/entropy.h"
+#include "jpeg/huffman.h"
+#include "jpeg/segments.h"
 
 namespace fasttrain {
-
-// A Huffman table as DHT holds it.
-struct HuffmanCode {
-    uint8_t counts[16] = {};
-    std::vector<uint8_t> symbols;
-};
-
-// The shortest code for symbols that occur so often, none longer than 16 bits (T.81, K.2): libjpeg's, as ties
-// are broken the same way. False where libjpeg gives up.
-bool make_optimal(const uint32_t frequencies[256], HuffmanCode& code);
 
 // A coded symbol and the bits that follow it, on their way from one Huffman code to another. Bits 0..15: the
 // bits; 16..23: the symbol; 24..25: which of the four tables it is to be written with.
@@ -24,16 +15,15 @@ using Token = uint32_t;
 constexpr int kTokenTables = 4;
 constexpr int kMaxMcuTokens = kMaxBlocks * 64;
 
-// One look-up of the next kPeek bits gives a code's length and its symbol.
+// A Huffman table for reading tokens: one look-up of the next kPeek bits gives a code's length and its
+// symbol.
 struct TokenTable {
     static constexpr int kPeek = 11;
 
     // Bits 0..7: length of the code and of the bits that follow; 8..15: how far the index moves, or more than
     // any index where the block ends or the code is long; 16..23: the symbol; 24..31: how many bits follow.
     uint32_t entries[1 << kPeek];
-    uint32_t limit[17];  // first 16-bit word beyond the codes of this length
-    int32_t offset[17];  // from a code of this length to its place in `symbols`
-    uint8_t symbols[256];
+    HuffmanCode code;
     bool dc;
 
     // False where libjpeg takes the table for bad.
@@ -83,7 +73,7 @@ class TokenWriter {
   public:
     explicit TokenWriter(std::vector<uint8_t>& out) : out_(out), used_(out.size()) {}
 
-    void set_code(int table, const HuffmanCode& code);
+    void set_code(int table, const HuffmanSpec& spec);
     void write(const Token* begin, const Token* end);
     // Fills the last byte up with ones first.
     void write_marker(uint8_t marker);

@@ -3,7 +3,6 @@
 
 #include "decode/scratch.h"
 #include "decode/idct.h"
-#include "jpeg/header.h"
 
 namespace fasttrain {
 
@@ -62,8 +61,8 @@ class RectangleDecoder {
     int64_t last_mcu() const { return (rectangle_.bottom - 1) * int64_t{per_row_} + rectangle_.right - 1; }
 
     void lay_out_blocks() {
-        for (int c = 0; c < tables_.component_count; ++c) {
-            const Component& component = tables_.components[c];
+        for (int c = 0; c < tables_.header.component_count; ++c) {
+            const Component& component = tables_.header.components[c];
             for (int i = 0; i < component.h * component.v; ++i, ++layout_.blocks) {
                 if (layout_.blocks == kMaxBlocks) throw JpegError("corrupt: more than 10 blocks in an MCU");
                 layout_.component[layout_.blocks] = c;
@@ -94,17 +93,17 @@ class RectangleDecoder {
         const double mcu_width = tables_.header.mcu_width();
         const double mcu_height = tables_.header.mcu_height();
         int block[3];
-        for (int c = 0; c < tables_.component_count; ++c)
-            block[c] = reduced_block(box.width * tables_.components[c].h * 8 / mcu_width,
-                                     box.height * tables_.components[c].v * 8 / mcu_height, output);
+        for (int c = 0; c < tables_.header.component_count; ++c)
+            block[c] = reduced_block(box.width * tables_.header.components[c].h * 8 / mcu_width,
+                                     box.height * tables_.header.components[c].v * 8 / mcu_height, output);
         // A pair of blocks goes through one IDCT.
         for (int b = 0; b + 1 < layout_.blocks; b += 2)
             if (block[layout_.component[b]] != block[layout_.component[b + 1]])
                 std::fill(std::begin(block), std::end(block), 8);
         size_t sizes[3];
         size_t total = 0;
-        for (int c = 0; c < tables_.component_count; ++c) {
-            const Component& component = tables_.components[c];
+        for (int c = 0; c < tables_.header.component_count; ++c) {
+            const Component& component = tables_.header.components[c];
             const int across = component.h * block[c];
             const int down = component.v * block[c];
             Plane& plane = buffers_.planes[c];
@@ -122,7 +121,7 @@ class RectangleDecoder {
         }
         if (buffers_.samples.size() < total + kResizeSlack) buffers_.samples.resize(total + kResizeSlack);
         uint8_t* place = buffers_.samples.data();
-        for (int c = 0; c < tables_.component_count; ++c, place += sizes[c - 1])
+        for (int c = 0; c < tables_.header.component_count; ++c, place += sizes[c - 1])
             buffers_.planes[c].data = targets_[c].data = place;
         buffers_.colour = tables_.colour;
         lay_out_pairs(block);
@@ -130,36 +129,26 @@ class RectangleDecoder {
 
     void lay_out_pairs(const int block[3]) {
         int index = 0;
-        for (int c = 0; c < tables_.component_count; ++c)
-            for (int i = 0; i < tables_.components[c].h * tables_.components[c].v; ++i, ++index) {
+        for (int c = 0; c < tables_.header.component_count; ++c)
+            for (int i = 0; i < tables_.header.components[c].h * tables_.header.components[c].v;
+                 ++i, ++index) {
                 PairTarget& pair = pairs_[index / 2];
                 const int side = index % 2;
-                const auto x = static_cast<size_t>(i % tables_.components[c].h * block[c]);
-                const auto y = static_cast<size_t>(i / tables_.components[c].h * block[c]);
+                const auto x = static_cast<size_t>(i % tables_.header.components[c].h * block[c]);
+                const auto y = static_cast<size_t>(i / tables_.header.components[c].h * block[c]);
                 pair.size = block[c];
                 pair.component[side] = c;
                 pair.component[1] = side == 0 ? -1 : c;
                 pair.stride[side] = targets_[c].stride;
                 pair.offset[side] = x * targets_[c].stride + y;
                 for (int k = 0; k < 64; ++k)
-                    pair.quantisation[k / 8 * 16 + side * 8 + k % 8] =
-                        static_cast<int16_t>(tables_.quantisation[tables_.components[c].quantisation][k]);
+                    pair.quantisation[k / 8 * 16 + side * 8 + k % 8] = static_cast<int16_t>(
+                        tables_.quantisation[tables_.header.components[c].quantisation][k]);
             }
     }
 
-    struct Bytes {
-        const uint8_t* data;
-        size_t length;
-    };
-
-    // A restart interval without stuffing and with kOverread readable bytes after it.
-    Bytes prepare(int64_t index, std::vector<uint8_t>& copy) {
-        const Segment& segment = buffers_.segments[static_cast<size_t>(index)];
-        const uint8_t* bytes = data_ + segment.begin;
-        const size_t length = segment.end - segment.begin;
-        if (!segment.stuffed && segment.end + kOverread <= size_) return {bytes, length};
-        if (copy.size() < length + kOverread) copy.resize(length + kOverread);
-        return {copy.data(), unstuff(bytes, length, copy.data())};
+    SegmentBytes read(int64_t interval, std::vector<uint8_t>& copy) {
+        return read_segment(data_, size_, buffers_.segments[static_cast<size_t>(interval)], copy);
     }
 
     [[noreturn]] void fail(int64_t mcu) {
@@ -172,14 +161,14 @@ class RectangleDecoder {
         const int64_t row = y * int64_t{per_row_};
         McuCoefficients* const made = buffers_.coefficients;
         for (int x = rectangle_.left; x < rectangle_.right;) {
-            const Bytes one = prepare(row + x, buffers_.bytes[0]);
+            const SegmentBytes one = read(row + x, buffers_.bytes[0]);
             McuReader reader(one.data);
             if (x + 1 == rectangle_.right) {
                 if (!decode_mcu(reader, layout_, made[0]) || !used_up(reader, one)) fail(row + x);
                 transform(x++, y, made[0]);
                 continue;
             }
-            const Bytes two = prepare(row + x + 1, buffers_.bytes[1]);
+            const SegmentBytes two = read(row + x + 1, buffers_.bytes[1]);
             McuReader other(two.data);
             if (!decode_two_mcus(reader, other, layout_, made[0], made[1]) || !used_up(reader, one) ||
                 !used_up(other, two))
@@ -190,14 +179,14 @@ class RectangleDecoder {
     }
 
     // Neither too few bytes nor any left over but fill bytes.
-    static bool used_up(const McuReader& reader, const Bytes& bytes) {
+    static bool used_up(const McuReader& reader, const SegmentBytes& bytes) {
         const size_t read = reader.bytes_read();
         return read == bytes.length || (read < bytes.length && bytes.data[bytes.length - 1] == 0xFF);
     }
 
     // The `count` MCUs from the first one of a restart interval on.
     void decode_segment(int64_t first, int64_t count) {
-        const Bytes bytes = prepare(first / interval_, buffers_.bytes[0]);
+        const SegmentBytes bytes = read(first / interval_, buffers_.bytes[0]);
         McuCoefficients& made = buffers_.coefficients[0];
         McuReader reader(bytes.data);
         auto y = static_cast<int>(first / per_row_);

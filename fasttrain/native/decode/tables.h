@@ -9,24 +9,13 @@
 
 namespace fasttrain {
 
-struct Component {
-    int id = 0;
-    int h = 1;
-    int v = 1;
-    int quantisation = 0;
-    int dc = 0;
-    int ac = 0;
-};
-
 // A thread's tables; a file whose Huffman tables are the last file's takes them as they are.
 struct DecodeTables {
     JpegHeader header;
-    int component_count = 0;
-    Component components[4];
     Colour colour = Colour::grey;
     uint16_t quantisation[4][64];  // in natural order
-    HuffmanTable dc[4];
-    HuffmanTable ac[4];
+    CoefficientTable dc[4];
+    CoefficientTable ac[4];
     std::vector<uint8_t> huffman_bytes[8];  // as in DHT; dc, then ac
 
     // True if our own decoder takes this file: Huffman, 8 bits, one scan of one component or of three with

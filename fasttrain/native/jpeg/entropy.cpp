@@ -1,7 +1,7 @@
 #include "jpeg/entropy.h"
 
 #include <algorithm>
-#include <cstring>
+#include <iterator>
 
 #include "base/simd.h"
 
@@ -9,9 +9,8 @@ namespace fasttrain {
 
 namespace {
 
-constexpr int kPeek = HuffmanTable::kPeek;
-constexpr int kEndOfBlock = HuffmanTable::kEndOfBlock;
-constexpr int kLong = HuffmanTable::kLong;
+constexpr int kPeek = CoefficientTable::kPeek;
+constexpr int kLong = CoefficientTable::kLong;
 
 // Place of zigzag index k in a block whose rows are 16 values apart.
 constexpr uint8_t kPlace[64] = {0,   1,   16,  32,  17,  2,  3,  18, 33,  48,  64,  49,  34, 19,  4,   5,
@@ -24,8 +23,7 @@ int extend(uint32_t bits, int size) {
 }
 
 int move_of(int symbol, bool dc) {
-    if (dc) return 0;
-    return (symbol & 15) == 0 && symbol != 0xF0 ? kEndOfBlock : (symbol >> 4) + 1;
+    return dc ? 0 : static_cast<int>(ac_move(static_cast<uint32_t>(symbol)));
 }
 
 // What an entry would say if it could hold long codes and values. A bad code moves by 0, which no good one
@@ -36,20 +34,17 @@ struct LongSymbol {
     uint8_t move;
 };
 
-__attribute__((noinline)) LongSymbol decode_long(uint64_t bits, const HuffmanTable& table, int32_t entry,
+__attribute__((noinline)) LongSymbol decode_long(uint64_t bits, const CoefficientTable& table, int32_t entry,
                                                  bool dc) {
     int length = entry >> 16 & 15;
     int size = entry >> 20 & 15;
     int move = entry >> 24 & 127;
     if (length == 0) {
-        const auto word = static_cast<uint32_t>(bits >> 48);
-        length = kPeek + 1;
-        while (length <= 16 && word >= table.limit[length]) ++length;
-        if (length > 16) return {0, 0, 0};
-        const int symbol =
-            table.symbols[(word >> (16 - length)) + static_cast<uint32_t>(table.offset[length])];
-        size = dc ? symbol : symbol & 15;
-        move = move_of(symbol, dc);
+        const HuffmanCode::Found found = table.code.find(bits, kPeek + 1);
+        if (found.length == 0) return {0, 0, 0};
+        length = static_cast<int>(found.length);
+        size = dc ? found.symbol : found.symbol & 15;
+        move = move_of(found.symbol, dc);
     }
     const int value = size > 0 ? extend(static_cast<uint32_t>(bits << length >> (64 - size)), size) : 0;
     return {static_cast<int16_t>(value), static_cast<uint8_t>(length + size), static_cast<uint8_t>(move)};
@@ -70,10 +65,8 @@ class McuDecoder {
 
     // At least 56 bits are there then: enough for four steps.
     FASTTRAIN_INLINE void refill() {
-        uint64_t word;
-        std::memcpy(&word, next_, 8);
         count_ &= 63;
-        bits_ |= big_endian(word) >> count_;
+        bits_ |= load_big_endian(next_) >> count_;
         next_ += (63 - count_) >> 3;
         count_ |= 56;
     }
@@ -109,8 +102,8 @@ class McuDecoder {
             place_[kPlace[k_]] = static_cast<int16_t>(value);
             if (k_ < 63) return true;
         } else {
-            good_ &= move == kEndOfBlock;
-            k_ -= kEndOfBlock;
+            good_ &= move == static_cast<int>(kEndOfBlock);
+            k_ -= static_cast<int>(kEndOfBlock);
         }
         coefficients_.last[block_] = k_;
         if (!good_ || ++block_ == layout_.blocks) return false;
@@ -133,7 +126,7 @@ class McuDecoder {
 
     FASTTRAIN_INLINE void begin_block() {
         refill();
-        const HuffmanTable& dc = *layout_.dc[block_];
+        const CoefficientTable& dc = *layout_.dc[block_];
         const int32_t entry = dc.entries[bits_ >> (64 - kPeek)];
         int difference = entry >> 16;
         if ((entry >> 8 & 255) == kLong) {
@@ -157,7 +150,7 @@ class McuDecoder {
     uint32_t count_;
     int32_t entry_ = 0;
     int k_ = 0;
-    const HuffmanTable* table_ = nullptr;
+    const CoefficientTable* table_ = nullptr;
     int16_t* place_ = nullptr;
     int block_ = 0;
     bool good_ = true;
@@ -204,41 +197,30 @@ FASTTRAIN_INLINE bool decode_two_body(McuReader& first, McuReader& second, const
 
 }  // namespace
 
-bool HuffmanTable::build(const uint8_t counts[16], const uint8_t* values, size_t value_count, bool dc) {
-    valid = false;
+bool CoefficientTable::build(const uint8_t counts[16], const uint8_t* values, size_t value_count, bool dc) {
     std::fill(std::begin(entries), std::end(entries), kLong << 8);
-    std::fill(std::begin(symbols), std::end(symbols), uint8_t{0});
-    std::copy(values, values + std::min<size_t>(value_count, 256), symbols);
-    uint32_t code = 0;
-    size_t index = 0;
-    for (int length = 1; length <= 16; ++length, code <<= 1) {
-        offset[length] = static_cast<int32_t>(index) - static_cast<int32_t>(code);
-        const uint32_t end = code + counts[length - 1];
-        if (end > 1u << length || index + counts[length - 1] > std::min<size_t>(value_count, 256))
-            return false;
-        for (; code < end; ++code, ++index) {
-            const int symbol = symbols[index];
-            const int size = dc ? symbol : symbol & 15;
-            if (dc && size > 11) return false;
-            if (length > kPeek) continue;
-            const int move = move_of(symbol, dc);
-            int32_t* place = entries + (code << (kPeek - length));
-            if (length + size > kPeek) {
-                const int32_t entry = move << 24 | size << 20 | length << 16 | kLong << 8;
-                std::fill(place, place + (1 << (kPeek - length)), entry);
-                continue;
-            }
-            const int rest = kPeek - length - size;
-            for (uint32_t bits = 0; bits < 1u << size; ++bits, place += 1 << rest) {
-                const int value = size > 0 ? extend(bits, size) : 0;
-                const int32_t entry =
-                    static_cast<int32_t>(static_cast<uint32_t>(value) << 16) | move << 8 | (length + size);
-                std::fill(place, place + (1 << rest), entry);
-            }
+    const auto add = [&](int symbol, uint32_t code_bits, uint32_t code_length) {
+        const auto length = static_cast<int>(code_length);
+        const int size = dc ? symbol : symbol & 15;
+        if (dc && size > 11) return false;
+        if (length > kPeek) return true;
+        const int move = move_of(symbol, dc);
+        int32_t* place = entries + (code_bits << (kPeek - length));
+        if (length + size > kPeek) {
+            const int32_t entry = move << 24 | size << 20 | length << 16 | kLong << 8;
+            std::fill(place, place + (1 << (kPeek - length)), entry);
+            return true;
         }
-        limit[length] = code << (16 - length);
-    }
-    return valid = true;
+        const int rest = kPeek - length - size;
+        for (uint32_t bits = 0; bits < 1u << size; ++bits, place += 1 << rest) {
+            const int value = size > 0 ? extend(bits, size) : 0;
+            const int32_t entry =
+                static_cast<int32_t>(static_cast<uint32_t>(value) << 16) | move << 8 | (length + size);
+            std::fill(place, place + (1 << rest), entry);
+        }
+        return true;
+    };
+    return valid = code.build(counts, values, value_count, add);
 }
 
 #ifdef FASTTRAIN_X86
@@ -272,20 +254,6 @@ bool decode_two_mcus(McuReader& first, McuReader& second, const McuLayout& layou
     if (simd_level() != Simd::plain) return decode_two_bmi2(first, second, layout, first_out, second_out);
 #endif
     return decode_two_body(first, second, layout, first_out, second_out);
-}
-
-size_t unstuff(const uint8_t* data, size_t size, uint8_t* out) {
-    const uint8_t* const end = data + size;
-    uint8_t* to = out;
-    while (data < end) {
-        const void* found = std::memchr(data, 0xFF, static_cast<size_t>(end - data));
-        const uint8_t* stop = found != nullptr ? static_cast<const uint8_t*>(found) + 1 : end;
-        std::memcpy(to, data, static_cast<size_t>(stop - data));
-        to += stop - data;
-        data = stop;
-        if (found != nullptr && data < end && *data == 0) ++data;
-    }
-    return static_cast<size_t>(to - out);
 }
 
 }  // namespace fasttrain

@@ -2,14 +2,16 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "jpeg/huffman.h"
+#include "jpeg/segments.h"
 
 namespace fasttrain {
 
-// One look-up of the next kPeek bits gives the code and, where both fit, the value that follows it.
-struct HuffmanTable {
+// A Huffman table for decoding coefficients: one look-up of the next kPeek bits gives the code and, where
+// both fit, the value that follows it.
+struct CoefficientTable {
     static constexpr int kPeek = 10;
-    static constexpr int kEndOfBlock = 64;
     static constexpr int kLong = 128;
 
     // Bits 0..7: how many bits to drop; 8..15: how far the index moves, kEndOfBlock at the end of the
@@ -17,28 +19,21 @@ struct HuffmanTable {
     // kLong and 16..31 hold the code's length (0: over kPeek; 4 bits), the value's size (4 bits) and the move
     // (7 bits).
     int32_t entries[1 << kPeek];
-    uint32_t limit[17];  // first 16-bit word beyond the codes of this length
-    int32_t offset[17];  // from a code of this length to its place in `symbols`
-    uint8_t symbols[256];
+    HuffmanCode code;
     bool valid = false;
 
-    // False, and invalid, where the counts aren't a prefix code or a size can't be decoded.
+    // False, and invalid, where libjpeg takes the table for bad, or a size can't be decoded.
     bool build(const uint8_t counts[16], const uint8_t* values, size_t value_count, bool dc);
 };
 
-constexpr int kMaxBlocks = 10;  // in an MCU, by the standard
 constexpr int kMaxPairs = kMaxBlocks / 2;
-
-// The longest MCU that wrong bytes can make: 64 symbols of at most 16 + 15 bits a block, and one refill's
-// reach.
-constexpr size_t kOverread = kMaxBlocks * 64 * 31 / 8 + 16;
 
 // Which tables the blocks of an MCU take.
 struct McuLayout {
     int blocks = 0;
     int component[kMaxBlocks] = {};
-    const HuffmanTable* dc[kMaxBlocks] = {};
-    const HuffmanTable* ac[kMaxBlocks] = {};
+    const CoefficientTable* dc[kMaxBlocks] = {};
+    const CoefficientTable* ac[kMaxBlocks] = {};
 };
 
 // Blocks lie in pairs for the IDCT: row r of block b is the 8 values from (b / 2) * 128 + r * 16 + (b % 2)
@@ -68,19 +63,5 @@ bool decode_mcu(McuReader& reader, const McuLayout& layout, McuCoefficients& out
 // Two independent MCUs at once: each waits for its own look-ups while the other goes on.
 bool decode_two_mcus(McuReader& first, McuReader& second, const McuLayout& layout, McuCoefficients& first_out,
                      McuCoefficients& second_out);
-
-// What lies between two restart markers.
-struct Segment {
-    uint32_t begin;
-    uint32_t end;
-    bool stuffed;  // holds FF 00
-};
-
-// Finds up to `most` segments from `begin` on, by a scan for FF. Stops at a marker that isn't RSTn, at an
-// RSTn out of order and at the end of the data.
-void find_segments(const uint8_t* data, size_t begin, size_t size, size_t most, std::vector<Segment>& out);
-
-// Copies without the zeros after FF; returns the length.
-size_t unstuff(const uint8_t* data, size_t size, uint8_t* out);
 
 }  // namespace fasttrain

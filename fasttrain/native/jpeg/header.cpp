@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "jpeg/markers.h"
+
 namespace fasttrain {
 
 namespace {
@@ -11,43 +13,60 @@ int read16(const uint8_t* at) {
     return at[0] << 8 | at[1];
 }
 
+// libjpeg takes a shorter marker for another application's.
+constexpr size_t kJfifLength = 14;
+
 bool is_sof(int marker) {
-    const bool dht_jpg_dac = marker == 0xC4 || marker == 0xC8 || marker == 0xCC;
-    return marker >= 0xC0 && marker <= 0xCF && !dht_jpg_dac;
+    return marker >= kSof0 && marker <= kSof15 && marker != kDht && marker != kJpg && marker != kDac;
 }
 
 bool stands_alone(int marker) {
-    return marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8);
+    return marker == kTem || (marker >= kRst0 && marker <= kSoi);
 }
 
-void read_sof(JpegHeader& header, const uint8_t* body, size_t length, size_t offset, int marker) {
+void read_sof(JpegHeader& header, const MarkerBody& body, size_t offset) {
     if (header.sof != 0) throw JpegError("corrupt: more than one SOF");
-    if (length < 6) throw JpegError("corrupt: SOF too short");
-    const int count = body[5];
+    if (body.length < 6) throw JpegError("corrupt: SOF too short");
+    const int count = body.data[5];
     if (count == 0 || count > kMaxComponents)
         throw JpegError("unsupported: " + std::to_string(count) + " components");
-    if (length != static_cast<size_t>(6 + 3 * count)) throw JpegError("corrupt: length of SOF");
-    header.sof = marker;
-    header.precision = body[0];
-    header.height = static_cast<uint32_t>(read16(body + 1));
-    header.width = static_cast<uint32_t>(read16(body + 3));
+    if (body.length != static_cast<size_t>(6 + 3 * count)) throw JpegError("corrupt: length of SOF");
+    header.sof = body.marker;
+    header.precision = body.data[0];
+    header.height = static_cast<uint32_t>(read16(body.data + 1));
+    header.width = static_cast<uint32_t>(read16(body.data + 3));
     header.size_offset = offset + 1;
     header.component_count = count;
     if (header.width == 0 || header.height == 0) throw JpegError("unsupported: SOF without a size");
     check_pixels(header.width, header.height);
     for (int i = 0; i < count; ++i) {
-        const int factors = body[6 + 3 * i + 1];
-        const int h = factors >> 4;
-        const int v = factors & 15;
-        if (h < 1 || h > 4 || v < 1 || v > 4) throw JpegError("corrupt: sampling factors");
-        header.factors[static_cast<size_t>(i)] = {h, v};
+        const uint8_t* from = body.data + 6 + 3 * i;
+        Component& component = header.components[static_cast<size_t>(i)];
+        component = {from[0], from[1] >> 4, from[1] & 15, from[2], 0, 0};
+        if (component.h < 1 || component.h > 4 || component.v < 1 || component.v > 4)
+            throw JpegError("corrupt: sampling factors");
     }
 }
 
-int largest(const JpegHeader& header, int ComponentFactors::*axis) {
+void read_sos(JpegHeader& header, const MarkerBody& body) {
+    if (header.sof == 0) throw JpegError("corrupt: a scan before SOF");
+    if (body.length < 1) throw JpegError("corrupt: length of SOS");
+    const int count = header.component_count;
+    if (body.data[0] != count || body.length != static_cast<size_t>(4 + 2 * count)) return;
+    for (int i = 0; i < count; ++i) {
+        const uint8_t* from = body.data + 1 + 2 * i;
+        Component& component = header.components[static_cast<size_t>(i)];
+        if (from[0] != component.id) return;
+        component.dc = from[1] >> 4;
+        component.ac = from[1] & 15;
+    }
+    header.all_in_scan = true;
+}
+
+int largest(const JpegHeader& header, int Component::*axis) {
     int most = 1;
     for (int i = 0; i < header.component_count; ++i)
-        most = std::max(most, header.factors[static_cast<size_t>(i)].*axis);
+        most = std::max(most, header.components[static_cast<size_t>(i)].*axis);
     return most;
 }
 
@@ -60,24 +79,27 @@ void check_pixels(uint64_t width, uint64_t height) {
 }
 
 bool JpegHeader::progressive() const {
-    return sof == 0xC2 || sof == 0xC6 || sof == 0xCA || sof == 0xCE;
+    return sof == kSof2 || sof == kSof6 || sof == kSof10 || sof == kSof14;
+}
+
+bool JpegHeader::sequential_huffman() const {
+    return sof == kSof0 || sof == kSof1;
 }
 
 uint32_t JpegHeader::mcu_width() const {
-    return component_count == 1 ? 8u : 8u * static_cast<uint32_t>(largest(*this, &ComponentFactors::h));
+    return component_count == 1 ? 8u : 8u * static_cast<uint32_t>(largest(*this, &Component::h));
 }
 
 uint32_t JpegHeader::mcu_height() const {
-    return component_count == 1 ? 8u : 8u * static_cast<uint32_t>(largest(*this, &ComponentFactors::v));
+    return component_count == 1 ? 8u : 8u * static_cast<uint32_t>(largest(*this, &Component::v));
 }
 
 std::string JpegHeader::sampling() const {
     if (component_count == 1) return "grey";
     if (component_count == 4) return "cmyk";
     if (component_count != 3) return "other";
-    const auto [h0, v0] = factors[0];
-    const auto [h1, v1] = factors[1];
-    if (h1 != factors[2].h || v1 != factors[2].v || h0 % h1 != 0 || v0 % v1 != 0) return "other";
+    const int h0 = components[0].h, v0 = components[0].v, h1 = components[1].h, v1 = components[1].v;
+    if (h1 != components[2].h || v1 != components[2].v || h0 % h1 != 0 || v0 % v1 != 0) return "other";
     const int across = h0 / h1;
     const int down = v0 / v1;
     if (across == 1 && down == 1) return "4:4:4";
@@ -88,8 +110,9 @@ std::string JpegHeader::sampling() const {
     return "other";
 }
 
-JpegHeader parse_header(const uint8_t* data, size_t size) {
-    if (size < 2 || data[0] != 0xFF || data[1] != 0xD8) throw JpegError("not a JPEG: no SOI at its start");
+JpegHeader parse_header(const uint8_t* data, size_t size,
+                        const std::function<void(const MarkerBody&)>& visit) {
+    if (size < 2 || data[0] != 0xFF || data[1] != kSoi) throw JpegError("not a JPEG: no SOI at its start");
     JpegHeader header;
     size_t at = 2;
     for (;;) {
@@ -98,29 +121,31 @@ JpegHeader parse_header(const uint8_t* data, size_t size) {
         while (at < size && data[at] == 0xFF) ++at;
         if (at >= size) throw JpegError("truncated: ends before the scan");
         const int marker = data[at++];
-        if (marker == 0xD9) throw JpegError("truncated: EOI before the scan");
-        if (marker == 0x00 || stands_alone(marker)) throw JpegError("corrupt: marker out of place");
+        if (marker == kEoi) throw JpegError("truncated: EOI before the scan");
+        if (marker == kStuffing || stands_alone(marker)) throw JpegError("corrupt: marker out of place");
         if (size - at < 2) throw JpegError("truncated: ends before the scan");
-        const size_t length = static_cast<size_t>(read16(data + at));
+        const auto length = static_cast<size_t>(read16(data + at));
         if (length < 2) throw JpegError("corrupt: length of a marker");
         if (size - at < length) throw JpegError("truncated: ends before the scan");
-        const uint8_t* body = data + at + 2;
-        const size_t body_length = length - 2;
+        const MarkerBody body{marker, data + at + 2, length - 2};
         if (is_sof(marker)) {
-            read_sof(header, body, body_length, at + 2, marker);
-        } else if (marker == 0xDD) {
-            if (body_length != 2) throw JpegError("corrupt: length of DRI");
-            header.restart_interval = static_cast<uint32_t>(read16(body));
-        } else if (marker == 0xEE && body_length >= 12 && std::memcmp(body, "Adobe", 5) == 0) {
-            header.adobe_transform = body[11];
-        } else if (marker == 0xDA) {
-            if (header.sof == 0) throw JpegError("corrupt: a scan before SOF");
-            if (body_length < 1) throw JpegError("corrupt: length of SOS");
-            header.scan_component_count = body[0];
-            header.scan_offset = at + length;
+            read_sof(header, body, at + 2);
+        } else if (marker == kDri) {
+            if (body.length != 2) throw JpegError("corrupt: length of DRI");
+            header.restart_interval = static_cast<uint32_t>(read16(body.data));
+        } else if (marker == kApp0 && body.length >= kJfifLength && std::memcmp(body.data, "JFIF", 5) == 0) {
+            header.jfif = true;
+        } else if (marker == kApp14 && body.length >= 12 && std::memcmp(body.data, "Adobe", 5) == 0) {
+            header.adobe_transform = body.data[11];
+        } else if (marker == kSos) {
+            read_sos(header, body);
+        }
+        if (visit) visit(body);
+        at += length;
+        if (marker == kSos) {
+            header.scan_offset = at;
             return header;
         }
-        at += length;
     }
 }
 

@@ -3,32 +3,26 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
+#include <functional>
 #include <string>
 
-namespace fasttrain {
+#include "jpeg/errors.h"
 
-// nanobind turns std::invalid_argument into ValueError.
-class JpegError : public std::invalid_argument {
-  public:
-    using std::invalid_argument::invalid_argument;
-};
+namespace fasttrain {
 
 constexpr uint64_t kMaxPixels = 500'000'000;
 constexpr int kMaxComponents = 4;
 
-// The zig-zag order: the place in an 8 x 8 block, row by row, of each coefficient as the file has them.
-constexpr uint8_t kNatural[64] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
-                                  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
-                                  35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
-                                  58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
-
 // Throws JpegError for a picture of more than kMaxPixels.
 void check_pixels(uint64_t width, uint64_t height);
 
-struct ComponentFactors {
-    int h;
-    int v;
+struct Component {
+    int id = 0;
+    int h = 1;  // sampling factors
+    int v = 1;
+    int quantisation = 0;  // the number of its table
+    int dc = 0;            // of its Huffman tables in the first scan
+    int ac = 0;
 };
 
 // What stands before the first scan's entropy-coded data.
@@ -36,17 +30,18 @@ struct JpegHeader {
     uint32_t width = 0;
     uint32_t height = 0;
     int precision = 0;
-    int sof = 0;  // second byte of the SOF marker, 0xC0..0xCF
+    int sof = 0;  // the marker
     int component_count = 0;
-    std::array<ComponentFactors, kMaxComponents> factors{};
+    std::array<Component, kMaxComponents> components{};
     uint32_t restart_interval = 0;
     int adobe_transform = -1;  // -1: no Adobe APP14
-    int scan_component_count = 0;
-    size_t size_offset = 0;  // of SOF's height (2 bytes), followed by its width
-    size_t scan_offset = 0;  // of the first entropy-coded byte
+    bool jfif = false;
+    bool all_in_scan = false;  // the first scan has all components, in their order
+    size_t size_offset = 0;    // of SOF's height (2 bytes), followed by its width
+    size_t scan_offset = 0;    // of the first entropy-coded byte
 
     bool progressive() const;
-    bool sequential_huffman() const { return sof == 0xC0 || sof == 0xC1; }
+    bool sequential_huffman() const;
     // In pixels, of an interleaved scan; 8 for one component, whose factors the standard says to ignore.
     uint32_t mcu_width() const;
     uint32_t mcu_height() const;
@@ -56,8 +51,17 @@ struct JpegHeader {
     std::string sampling() const;
 };
 
-// Reads up to and with the first SOS. Throws JpegError for what isn't a JPEG, is cut short ("truncated:
-// ..."), has more than kMaxComponents components or kMaxPixels pixels.
-JpegHeader parse_header(const uint8_t* data, size_t size);
+// A marker with what stands after its length.
+struct MarkerBody {
+    int marker;
+    const uint8_t* data;
+    size_t length;
+};
+
+// Reads up to and with the first SOS, and calls `visit`, where there is one, for each marker on the way.
+// Throws JpegError for what isn't a JPEG, is cut short ("truncated: ..."), has more than kMaxComponents
+// components or kMaxPixels pixels.
+JpegHeader parse_header(const uint8_t* data, size_t size,
+                        const std::function<void(const MarkerBody&)>& visit = nullptr);
 
 }  // namespace fasttrain

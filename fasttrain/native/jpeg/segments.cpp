@@ -1,8 +1,9 @@
-#include <algorithm>
+#include "jpeg/segments.h"
+
 #include <cstring>
 
 #include "base/simd.h"
-#include "jpeg/entropy.h"
+#include "jpeg/markers.h"
 
 #ifdef FASTTRAIN_X86
 #include <immintrin.h>
@@ -12,27 +13,29 @@ namespace fasttrain {
 
 namespace {
 
-// Takes each FF in turn; false ends the scan.
+// Takes each FF in turn; false ends the search.
 class SegmentFinder {
   public:
-    SegmentFinder(const uint8_t* data, size_t begin, size_t size, size_t most, std::vector<Segment>& out)
-        : data_(data), size_(size), most_(most), begin_(begin), out_(out) {}
+    SegmentFinder(const uint8_t* data, size_t begin, size_t size, size_t most, std::vector<Segment>& segments)
+        : data_(data), size_(size), most_(most), begin_(begin), segments_(segments) {}
 
     FASTTRAIN_INLINE bool take(size_t at) {
-        const int next = at + 1 < size_ ? data_[at + 1] : 0xD9;
-        if (next == 0x00) {
+        const int next = at + 1 < size_ ? data_[at + 1] : kNoMarker;
+        if (next == kStuffing) {
             stuffed_ = true;
             return true;
         }
-        if (next == 0xFF) return true;  // a fill byte
-        end_segment(at);
+        if (next == kFill) return true;
+        end_segment(at, next);
         begin_ = at + 2;
-        return out_.size() < most_ && next == (0xD0 | static_cast<int>((out_.size() - 1) & 7));
+        return segments_.size() < most_ && next == restart_marker(segments_.size() - 1);
     }
-    void end_segment(size_t at) {
-        out_.push_back({static_cast<uint32_t>(begin_), static_cast<uint32_t>(at), stuffed_});
+    void end_segment(size_t at, int marker) {
+        segments_.push_back({static_cast<uint32_t>(begin_), static_cast<uint32_t>(at), stuffed_});
         stuffed_ = false;
+        end_ = {at, marker};
     }
+    SegmentsEnd end() const { return end_; }
 
   private:
     const uint8_t* data_;
@@ -40,42 +43,62 @@ class SegmentFinder {
     size_t most_;
     size_t begin_;
     bool stuffed_ = false;
-    std::vector<Segment>& out_;
+    SegmentsEnd end_{};
+    std::vector<Segment>& segments_;
 };
 
-void scan_plain(SegmentFinder finder, const uint8_t* data, size_t at, size_t size) {
+SegmentsEnd scan_plain(SegmentFinder finder, const uint8_t* data, size_t at, size_t size) {
     for (; at < size; ++at) {
         const void* found = std::memchr(data + at, 0xFF, size - at);
         if (found == nullptr) break;
         at = static_cast<size_t>(static_cast<const uint8_t*>(found) - data);
-        if (!finder.take(at)) return;
+        if (!finder.take(at)) return finder.end();
     }
-    finder.end_segment(size);  // no EOI
+    finder.end_segment(size, kNoMarker);
+    return finder.end();
 }
 
 #ifdef FASTTRAIN_X86
-__attribute__((target("avx2,bmi"))) void scan_avx2(SegmentFinder finder, const uint8_t* data, size_t at,
-                                                   size_t size) {
+__attribute__((target("avx2,bmi"))) SegmentsEnd scan_avx2(SegmentFinder finder, const uint8_t* data,
+                                                          size_t at, size_t size) {
     const __m256i wanted = _mm256_set1_epi8(-1);
     for (; at + 32 <= size; at += 32) {
         const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + at));
         auto hits = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, wanted)));
         for (; hits != 0; hits &= hits - 1)
-            if (!finder.take(at + static_cast<size_t>(__builtin_ctz(hits)))) return;
+            if (!finder.take(at + static_cast<size_t>(__builtin_ctz(hits)))) return finder.end();
     }
-    scan_plain(finder, data, at, size);
+    return scan_plain(finder, data, at, size);
 }
 #endif
 
 }  // namespace
 
-void find_segments(const uint8_t* data, size_t begin, size_t size, size_t most, std::vector<Segment>& out) {
-    out.clear();
-    const SegmentFinder finder(data, begin, size, most, out);
+SegmentsEnd find_segments(const uint8_t* data, size_t begin, size_t size, size_t most,
+                          std::vector<Segment>& segments) {
+    segments.clear();
+    const SegmentFinder finder(data, begin, size, most, segments);
 #ifdef FASTTRAIN_X86
     if (simd_level() != Simd::plain) return scan_avx2(finder, data, begin, size);
 #endif
-    scan_plain(finder, data, begin, size);
+    return scan_plain(finder, data, begin, size);
+}
+
+SegmentBytes unstuff(const uint8_t* data, const Segment& segment, std::vector<uint8_t>& copy) {
+    const size_t length = segment.end - segment.begin;
+    if (copy.size() < length + kOverread) copy.resize(length + kOverread);
+    const uint8_t* from = data + segment.begin;
+    const uint8_t* const end = data + segment.end;
+    uint8_t* to = copy.data();
+    while (from < end) {
+        const void* found = std::memchr(from, 0xFF, static_cast<size_t>(end - from));
+        const uint8_t* stop = found != nullptr ? static_cast<const uint8_t*>(found) + 1 : end;
+        std::memcpy(to, from, static_cast<size_t>(stop - from));
+        to += stop - from;
+        from = stop;
+        if (found != nullptr && from < end && *from == kStuffing) ++from;
+    }
+    return {copy.data(), static_cast<size_t>(to - copy.data())};
 }
 
 }  // namespace fasttrain

@@ -56,8 +56,8 @@ struct ResizeScratch {
 // Resizes `box` of the planes (one, or three: the second and third alike) to `size` with the antialiased
 // triangle filter of Pillow and torchvision (plain bilinear where it enlarges), horizontally, rounded to 8
 // bits, then vertically; mirrors it if `flip`; converts it to RGB as JFIF says. Chroma of half the luma's
-// resolution is upsampled as libjpeg's "fancy" upsampling does it, in the same step. A component's samples are
-// taken to sit in the centre of the pixels that they cover; taps are clamped to the samples that `box`
+// resolution is upsampled as libjpeg's "fancy" upsampling does it, in the same step. A component's samples
+// are taken to sit in the centre of the pixels that they cover; taps are clamped to the samples that `box`
 // touches. Writes size.height * size.width * 3 bytes.
 //
 // Weights have 16 bits and sums 8 bits beyond the point, so each pass is within 0.5 + n / 256 grey levels of

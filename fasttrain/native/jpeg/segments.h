@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace fasttrain {
+
+// What lies between two restart markers, or between one and the scan's begin or end.
+struct Segment {
+    uint32_t begin;
+    uint32_t end;
+    bool stuffed;  // holds FF 00
+};
+
+// What ended a search for segments.
+struct SegmentsEnd {
+    size_t at;   // of its FF, or the data's size
+    int marker;  // kNoMarker at the end of the data
+};
+
+// Finds up to `most` segments of a scan that begins at `begin`. Stops at a marker that isn't RSTn, at an RSTn
+// out of order and at the end of the data, each of which ends a segment. `size` has 32 bits.
+SegmentsEnd find_segments(const uint8_t* data, size_t begin, size_t size, size_t most,
+                          std::vector<Segment>& segments);
+
+// The longest MCU that wrong bytes can make: 64 symbols of at most 16 + 15 bits a block, and one refill's
+// reach.
+constexpr int kMaxBlocks = 10;  // in an MCU, by the standard
+constexpr size_t kOverread = kMaxBlocks * 64 * 31 / 8 + 16;
+
+struct SegmentBytes {
+    const uint8_t* data;
+    size_t length;
+};
+
+// Copies a segment without the zeros after FF into `copy`, which grows where it must.
+SegmentBytes unstuff(const uint8_t* data, const Segment& segment, std::vector<uint8_t>& copy);
+
+// Returns a segment's bytes without the zeros after FF, followed by kOverread readable ones: in place, or in
+// `copy`.
+inline SegmentBytes read_segment(const uint8_t* data, size_t size, const Segment& segment,
+                                 std::vector<uint8_t>& copy) {
+    if (segment.stuffed || segment.end + kOverread > size) return unstuff(data, segment, copy);
+    return {data + segment.begin, segment.end - segment.begin};
+}
+
+}  // namespace fasttrain
