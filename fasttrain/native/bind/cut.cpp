@@ -41,6 +41,17 @@ nb::bytes cut(nb::handle jpeg, std::string_view interval, bool optimize, int ori
     return to_bytes(out);
 }
 
+nb::tuple repair(nb::handle jpeg, std::string_view interval, bool optimize, int orientation) {
+    const BufferView buffer(jpeg);
+    const Interval every = interval_of(interval);
+    Repaired repaired;
+    {
+        nb::gil_scoped_release released;
+        repaired = repair_jpeg(buffer.data(), buffer.size(), every, optimize, orientation);
+    }
+    return nb::make_tuple(to_bytes(repaired.jpeg), repaired.intact);
+}
+
 uint32_t pixels(int64_t value) {
     if (value < 0 || value > std::numeric_limits<uint16_t>::max())
         throw JpegError("box: empty or outside the picture");
@@ -129,6 +140,9 @@ nb::dict jpeg_info(nb::handle jpeg) {
 void bind_cut(nb::module_& m) {
     m.def("cut", &cut, nb::arg("jpeg"), nb::arg("interval"), nb::arg("optimize"), nb::arg("orientation") = 1,
           "Rewrites a JPEG losslessly as one baseline scan with restart markers. Raises ValueError.");
+    m.def("repair", &repair, nb::arg("jpeg"), nb::arg("interval"), nb::arg("optimize"),
+          nb::arg("orientation") = 1,
+          "Cuts a damaged JPEG as libjpeg shows it: (jpeg, share that is intact). Raises ValueError.");
     m.def("slice", &slice, nb::arg("jpeg"), nb::arg("top"), nb::arg("left"), nb::arg("height"),
           nb::arg("width"),
           "Copies the MCUs that hold a box out of a cut JPEG: (jpeg, top, left). Raises ValueError.");

@@ -11,6 +11,7 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
+#include "cut/damage.h"
 #include "cut/fast.h"
 #include "jpeg/libjpeg_errors.h"
 
@@ -116,20 +117,29 @@ bool all_in_range(const JBLOCK* blocks, JDIMENSION count) {
     return out_of_range == 0;
 }
 
+void clamp_all(JBLOCK* blocks, JDIMENSION count) {
+    for (JDIMENSION b = 0; b < count; ++b)
+        for (int k = 0; k < DCTSIZE2; ++k)
+            blocks[b][k] = std::clamp<JCOEF>(blocks[b][k], k == 0 ? -1024 : -1023, 1023);
+}
+
 JDIMENSION round_up(JDIMENSION value, int unit) {
     const JDIMENSION step = static_cast<JDIMENSION>(unit);
     return (value + step - 1) / step * step;
 }
 
+enum class How { kFast, kLibjpeg, kRepair };
+
 class Cutter {
   public:
-    Cutter(const uint8_t* data, size_t size, Interval interval, bool optimize, int orientation, bool fast)
+    Cutter(const uint8_t* data, size_t size, Interval interval, bool optimize, int orientation, How how)
         : data_(data),
           size_(size),
           interval_(interval),
           optimize_(optimize),
           turn_(turn_of(orientation)),
-          fast_(fast) {
+          how_(how),
+          errors_(how == How::kRepair ? Tolerated::kDamage : Tolerated::kNothing, &log_) {
         errors_.watch(src_);
         errors_.watch(dst_);
     }
@@ -152,18 +162,26 @@ class Cutter {
         src_.progress = errors_.monitor();
         jpeg_create_compress(&dst_);
         read_header();
-        if (fast_ && !turn_.any() && suits_cut_fast(src_)) {
+        if (how_ == How::kFast && !turn_.any() && suits_cut_fast(src_)) {
             set_parameters();
             const jpeg_source_mgr& rest = *src_.src;
             if (cut_fast(src_, dst_, rest.next_input_byte, rest.bytes_in_buffer, out_))
                 return std::move(out_);
             out_.resize(std::max(out_.size(), size_));
         }
+        const bool one_scan = suits_cut_fast(src_);
+        if (how_ == How::kRepair && one_scan) {
+            set_parameters();
+            intact_ = intact_share(src_, dst_, src_.src->next_input_byte, src_.src->bytes_in_buffer);
+        }
         read_coefficients();
+        if (how_ == How::kRepair && !one_scan) intact_ = log_.intact(src_);
         set_parameters();
         write();
         return std::move(out_);
     }
+
+    double intact() const { return intact_; }
 
   private:
     // No local of these may have a destructor: libjpeg's errors jump over them.
@@ -178,7 +196,7 @@ class Cutter {
 
     void read_coefficients() {
         coefficients_ = jpeg_read_coefficients(&src_);
-        if (src_.progressive_mode) check_progression();
+        if (src_.progressive_mode && how_ != How::kRepair) check_progression();
         check_range();
     }
 
@@ -208,8 +226,11 @@ class Cutter {
             const jpeg_component_info& component = src_.comp_info[i];
             for (JDIMENSION row = 0; row < component.height_in_blocks; ++row) {
                 const JBLOCKROW blocks = src_.mem->access_virt_barray(reinterpret_cast<j_common_ptr>(&src_),
-                                                                      coefficients_[i], row, 1, FALSE)[0];
-                if (!all_in_range(blocks, component.width_in_blocks))
+                                                                      coefficients_[i], row, 1, TRUE)[0];
+                if (all_in_range(blocks, component.width_in_blocks)) continue;
+                if (how_ == How::kRepair)
+                    clamp_all(blocks, component.width_in_blocks);
+                else
                     throw JpegError("corrupt or unsupported: DCT coefficient out of range");
             }
         }
@@ -332,8 +353,10 @@ class Cutter {
     Interval interval_;
     bool optimize_;
     Turn turn_;
-    bool fast_;
-    LibjpegErrors errors_{Tolerated::kNothing};
+    How how_;
+    double intact_ = 1;
+    DamageLog log_;
+    LibjpegErrors errors_;
     Destination destination_{};
     jpeg_decompress_struct src_{};
     jpeg_compress_struct dst_{};
@@ -345,12 +368,18 @@ class Cutter {
 
 std::vector<uint8_t> cut_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                               int orientation) {
-    return Cutter(data, size, interval, optimize, orientation, true).run();
+    return Cutter(data, size, interval, optimize, orientation, How::kFast).run();
 }
 
 std::vector<uint8_t> cut_with_libjpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                                       int orientation) {
-    return Cutter(data, size, interval, optimize, orientation, false).run();
+    return Cutter(data, size, interval, optimize, orientation, How::kLibjpeg).run();
+}
+
+Repaired repair_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize, int orientation) {
+    Cutter cutter(data, size, interval, optimize, orientation, How::kRepair);
+    std::vector<uint8_t> jpeg = cutter.run();
+    return {std::move(jpeg), cutter.intact()};
 }
 
 }  // namespace fasttrain

@@ -18,7 +18,16 @@ enum class Interval { kMcu, kRow, kNone };
 std::vector<uint8_t> cut_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                               int orientation);
 
-// The same bytes and errors, from libjpeg alone: what the tests hold cut_jpeg's fast path against.
+struct Repaired {
+    std::vector<uint8_t> jpeg;
+    double intact;  // see DamageLog::intact
+};
+
+// The same for a damaged JPEG, as libjpeg shows it, with how much of it is intact. Every decoder reads the
+// result.
+Repaired repair_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize, int orientation);
+
+// The bytes and errors of cut_jpeg, from libjpeg alone: what the tests hold its fast path against.
 std::vector<uint8_t> cut_with_libjpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                                       int orientation);
 

@@ -42,11 +42,14 @@ class FastCutter {
     bool run(const uint8_t* scan, size_t size) {
         scan_ = scan;
         size_ = size;
-        if (!lay_out() || !find_intervals()) return false;
+        if (!lay_out() || !find_intervals() || !all_intervals_found()) return false;
         out_.clear();
         put_header();
         if (dst_.optimize_coding) {
-            if (!read_all(nullptr) || !optimise()) return false;
+            if (read_mcus([&](size_t, const Token* begin, const Token* end) { keep(begin, end); }) !=
+                    mcus() ||
+                !optimise())
+                return false;
             put_scan_header();
             TokenWriter writer(out_);
             set_codes(writer);
@@ -63,9 +66,20 @@ class FastCutter {
         put_scan_header();
         TokenWriter writer(out_);
         set_codes(writer);
-        if (!read_all(&writer)) return false;
+        if (read_mcus([&](size_t mcu, const Token* begin, const Token* end) {
+                write(writer, mcu, begin, end);
+            }) != mcus())
+            return false;
         finish(writer);
         return true;
+    }
+
+    double intact(const uint8_t* scan, size_t size) {
+        scan_ = scan;
+        size_ = size;
+        if (!lay_out() || !find_intervals()) return 0;
+        return static_cast<double>(read_mcus([](size_t, const Token*, const Token*) {})) /
+               static_cast<double>(mcus());
     }
 
   private:
@@ -100,48 +114,55 @@ class FastCutter {
         return true;
     }
 
-    // False where anything but restart markers in their order, and EOI at the end, interrupts the data.
+    // Finds the restart intervals up to anything but a restart marker in its order.
     bool find_intervals() {
         if (size_ > std::numeric_limits<uint32_t>::max()) return false;
-        const size_t wanted = (mcus() - 1) / source_interval() + 1;
-        const SegmentsEnd end = find_segments(scan_, 0, size_, wanted, scratch_.segments);
-        return end.marker == kEoi && scratch_.segments.size() == wanted;
+        end_ = find_segments(scan_, 0, size_, wanted_intervals(), scratch_.segments);
+        return true;
+    }
+    size_t wanted_intervals() const { return (mcus() - 1) / source_interval() + 1; }
+    bool all_intervals_found() const {
+        return end_.marker == kEoi && scratch_.segments.size() == wanted_intervals();
     }
 
     size_t mcus() const { return columns_ * rows_; }
     size_t source_interval() const { return src_.restart_interval != 0 ? src_.restart_interval : mcus(); }
 
-    // Keeps the tokens and counts them, or writes them at once where there is a writer.
-    bool read_all(TokenWriter* writer) {
+    // Calls `each(mcu, begin, end)` with the tokens of each MCU, in order; returns how many there were up to
+    // the first error.
+    template <typename Each>
+    size_t read_mcus(Each each) {
         TokenReader reader;
         const uint8_t* end = nullptr;
-        size_t used = 0;
+        kept_ = 0;
         scratch_.token_ends.clear();
         for (size_t mcu = 0, left = 0; mcu < mcus(); ++mcu) {
             if (left == 0) {
-                const Segment& segment = scratch_.segments[mcu / source_interval()];
-                const SegmentBytes bytes = read_segment(scan_, size_, segment, scratch_.bytes);
+                const size_t interval = mcu / source_interval();
+                if (interval == scratch_.segments.size()) return mcu;
+                const SegmentBytes bytes =
+                    read_segment(scan_, size_, scratch_.segments[interval], scratch_.bytes);
                 reader.begin(bytes.data);
                 end = bytes.data + bytes.length;
                 left = std::min(source_interval(), mcus() - mcu);
             }
             if (interval_ != 0 && mcu % interval_ == 0) std::fill_n(reader.passed_on, 3, 0);
-            if (scratch_.tokens.size() < used + kMaxMcuTokens)
+            if (scratch_.tokens.size() < kept_ + kMaxMcuTokens)
                 scratch_.tokens.resize(2 * scratch_.tokens.size() + kMaxMcuTokens);
-            Token* const tokens = scratch_.tokens.data() + used;
+            Token* const tokens = scratch_.tokens.data() + kept_;
             const Token* const read = read_mcu(reader, layout_, mcu % columns_ == columns_ - 1,
                                                mcu / columns_ == rows_ - 1, tokens);
-            if (read == nullptr || reader.position() > end) return false;
-            if (--left == 0 && reader.position() != end) return false;
-            if (writer != nullptr) {
-                write(*writer, mcu, tokens, read);
-                continue;
-            }
-            for (const Token* token = tokens; token != read; ++token) ++frequencies_[*token >> 16];
-            used += static_cast<size_t>(read - tokens);
-            scratch_.token_ends.push_back(used);
+            if (read == nullptr || reader.position() > end) return mcu;
+            if (--left == 0 && reader.position() != end) return mcu;
+            each(mcu, tokens, read);
         }
-        return true;
+        return mcus();
+    }
+
+    void keep(const Token* begin, const Token* end) {
+        for (const Token* token = begin; token != end; ++token) ++frequencies_[*token >> 16];
+        kept_ += static_cast<size_t>(end - begin);
+        scratch_.token_ends.push_back(kept_);
     }
 
     void write(TokenWriter& writer, size_t mcu, const Token* begin, const Token* end) const {
@@ -269,6 +290,8 @@ class FastCutter {
     size_t rows_;
     size_t interval_;  // of the restart markers to write; 0: none
     TokenLayout layout_;
+    SegmentsEnd end_{};
+    size_t kept_ = 0;  // tokens
     uint32_t frequencies_[kTokenTables * 256] = {};
     HuffmanSpec codes_[kTokenTables];
 };
@@ -293,18 +316,29 @@ bool suits_cut_fast(const jpeg_decompress_struct& src) {
     return true;
 }
 
+// Reduced factors make other MCUs.
+bool have_same_factors(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst) {
+    return src.num_components == 1 ||
+           std::equal(src.comp_info, src.comp_info + src.num_components, dst.comp_info,
+                      [](const jpeg_component_info& a, const jpeg_component_info& b) {
+                          return a.h_samp_factor == b.h_samp_factor && a.v_samp_factor == b.v_samp_factor;
+                      });
+}
+
 bool cut_fast(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst, const uint8_t* scan,
               size_t size, std::vector<uint8_t>& out) {
     thread_local CutScratch scratch;
-    if (src.num_components > 1)
-        for (int c = 0; c < src.num_components; ++c)
-            // Reduced factors make other MCUs.
-            if (src.comp_info[c].h_samp_factor != dst.comp_info[c].h_samp_factor ||
-                src.comp_info[c].v_samp_factor != dst.comp_info[c].v_samp_factor)
-                return false;
+    if (!have_same_factors(src, dst)) return false;
     const bool done = FastCutter(src, dst, scratch, out).run(scan, size);
     if (scratch.tokens.size() > kKeptTokens) scratch = {};
     return done;
+}
+
+double intact_share(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst, const uint8_t* scan,
+                    size_t size) {
+    CutScratch scratch;
+    std::vector<uint8_t> unused;
+    return FastCutter(src, dst, scratch, unused).intact(scan, size);
 }
 
 }  // namespace fasttrain

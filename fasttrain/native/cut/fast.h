@@ -18,4 +18,9 @@ bool suits_cut_fast(const jpeg_decompress_struct& src);
 bool cut_fast(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst, const uint8_t* scan,
               size_t size, std::vector<uint8_t>& out);
 
+// The share of that picture's MCUs, 0 to 1, that stand before the first error: more are found than libjpeg
+// warns of.
+double intact_share(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst, const uint8_t* scan,
+                    size_t size);
+
 }  // namespace fasttrain

@@ -4,11 +4,11 @@
 
 namespace fasttrain {
 
-LibjpegErrors::LibjpegErrors(Tolerated tolerated) : tolerated_(tolerated) {
+LibjpegErrors::LibjpegErrors(Tolerated tolerated, ReadingLog* log) : tolerated_(tolerated), log_(log) {
     jpeg_std_error(&base_);
     base_.error_exit = fail;
     base_.emit_message = judge_warning;
-    progress_.progress_monitor = limit_scans;
+    progress_.progress_monitor = watch_progress;
 }
 
 LibjpegErrors& LibjpegErrors::of(j_common_ptr codec) {
@@ -26,13 +26,21 @@ void LibjpegErrors::judge_warning(j_common_ptr codec, int level) {
     const int code = codec->err->msg_code;
     if (level >= 0 || code == JWRN_JFIF_MAJOR) return;
     const bool stray = code == JWRN_EXTRANEOUS_DATA || code == JWRN_ADOBE_XFORM;
-    if (!stray || of(codec).tolerated_ != Tolerated::kStrayBytes) fail(codec);
+    LibjpegErrors& errors = of(codec);
+    if (errors.tolerated_ == Tolerated::kNothing || (!stray && errors.tolerated_ != Tolerated::kDamage))
+        fail(codec);
+    if (!stray && errors.log_ != nullptr && codec->is_decompressor)
+        errors.log_->meets_damage(*reinterpret_cast<j_decompress_ptr>(codec));
 }
 
-void LibjpegErrors::limit_scans(j_common_ptr codec) {
-    if (!codec->is_decompressor || reinterpret_cast<j_decompress_ptr>(codec)->input_scan_number <= kMaxScans)
-        return;
+void LibjpegErrors::watch_progress(j_common_ptr codec) {
+    if (!codec->is_decompressor) return;
+    const auto& reader = *reinterpret_cast<j_decompress_ptr>(codec);
     LibjpegErrors& errors = of(codec);
+    if (reader.input_scan_number <= kMaxScans) {
+        if (errors.log_ != nullptr) errors.log_->reads_row(reader);
+        return;
+    }
     std::snprintf(errors.message_, sizeof errors.message_, "more than %d scans", kMaxScans);
     std::longjmp(errors.escape, 1);
 }

@@ -12,14 +12,24 @@ namespace fasttrain {
 constexpr int kMaxScans = 100;
 
 // Warnings that are no error, besides an unknown JFIF revision, which changes no pixel.
-enum class Tolerated { kNothing, kStrayBytes };
+enum class Tolerated { kNothing, kStrayBytes, kDamage };
+
+// Is told how reading goes on. Must not throw: libjpeg's own frames are below.
+class ReadingLog {
+  public:
+    virtual ~ReadingLog() = default;
+    // A row of MCUs is about to be read.
+    virtual void reads_row(const jpeg_decompress_struct& codec) = 0;
+    // The data that are being read are damaged.
+    virtual void meets_damage(const jpeg_decompress_struct& codec) = 0;
+};
 
 // The errors, warnings and number of scans of libjpeg's codecs: `watch` each before it is created, and set
 // the decompressor's `progress` to `monitor()` afterwards. An error jumps to `escape` and leaves a message:
 // no local between setjmp and libjpeg may have a destructor.
 class LibjpegErrors {
   public:
-    explicit LibjpegErrors(Tolerated tolerated);
+    explicit LibjpegErrors(Tolerated tolerated, ReadingLog* log = nullptr);
     LibjpegErrors(const LibjpegErrors&) = delete;
     LibjpegErrors& operator=(const LibjpegErrors&) = delete;
 
@@ -37,12 +47,13 @@ class LibjpegErrors {
   private:
     [[noreturn]] static void fail(j_common_ptr codec);
     static void judge_warning(j_common_ptr codec, int level);
-    static void limit_scans(j_common_ptr codec);
+    static void watch_progress(j_common_ptr codec);
     static LibjpegErrors& of(j_common_ptr codec);
 
     jpeg_error_mgr base_{};
     jpeg_progress_mgr progress_{};
     Tolerated tolerated_;
+    ReadingLog* log_;
     char message_[JMSG_LENGTH_MAX] = "";
 };
 

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdio>
+
+#include <jpeglib.h>
+
+#include "jpeg/libjpeg_errors.h"
+
+namespace fasttrain {
+
+// How much of a damaged JPEG can be trusted: what was read before the first error of each scan.
+class DamageLog final : public ReadingLog {
+  public:
+    void reads_row(const jpeg_decompress_struct& codec) override;
+    void meets_damage(const jpeg_decompress_struct& codec) override;
+
+    // The share of the picture, 0 to 1, that stands before the first error, in rows of MCUs; the worst scan
+    // counts. Scans of a progressive picture that only add the last bit to coefficients are left out, missing
+    // ones too: without them a picture is a little coarser.
+    double intact(const jpeg_decompress_struct& codec) const;
+
+  private:
+    struct Scan {
+        bool only_refines = false;
+        bool damaged = false;
+        JDIMENSION first_damaged_row = 0;
+    };
+
+    bool has_all_components(const jpeg_decompress_struct& codec) const;
+
+    Scan scans_[kMaxScans + 1];
+    unsigned components_ = 0;  // a bit for each component that a scan has brought
+};
+
+}  // namespace fasttrain
