@@ -20,7 +20,8 @@ def repair(jpeg: Buffer, interval: str, optimize: bool, orientation: int = 1) ->
     """Cut a damaged JPEG as libjpeg shows it, and say which share of the picture, 0 to 1, is intact.
 
     What stands before the first error is intact: counted in MCUs, and in rows of them where there are several scans, of
-    which the worst counts. A progressive scan that only adds the last bit to coefficients is left out, also where it is missing.
+    which the worst counts. A progressive scan that only adds the last bit to coefficients is left out, also where it is
+    missing.
     Raises ValueError where libjpeg shows nothing.
     """
 

@@ -93,7 +93,7 @@ def test_every_decoder_reads_what_is_repaired(what: str, interval: str) -> None:
     assert native.repair(repaired, interval, True) == (repaired, 1)
     ours = native.decode_crop(repaired, (0, 0, HEIGHT, WIDTH), False, (HEIGHT, WIDTH))
     # Random coefficients have colours far outside of RGB, which libjpeg clips earlier.
-    assert np.abs(ours.astype(int) - pixels(repaired)).mean() < (10 if "1st %" in what else 1)
+    assert np.abs(ours.astype(int) - pixels(repaired)).mean() < (20 if "1st %" in what else 1)
 
 
 @pytest.mark.parametrize("what", [what for what in DAMAGED if "1st %" not in what and "progressive" not in what])
@@ -109,5 +109,5 @@ def test_a_sound_picture_is_cut_as_ever(encoded: bytes) -> None:
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:300], lambda data: b"", lambda data: b"no JPEG at all"])
 def test_what_shows_nothing_is_refused(spoil: Callable[[bytes], bytes]) -> None:
-    with pytest.raises(ValueError, match="truncated|not a JPEG|Not a JPEG"):
+    with pytest.raises(ValueError, match=r"truncated|not a JPEG|Not a JPEG"):
         native.repair(spoil(BASELINE), "mcu", True)
