@@ -14,6 +14,7 @@ from fasttrain.errors import UserError
 def test_each_recipe_is_valid_and_its_settings_are_the_runs():
     classic, fast, accurate = (resolve({"recipe": name}) for name in ("classic", "fast", "accurate"))
     assert (classic.optimizer, classic.scheduler, classic.batch_size) == ("adam", "plateau", 32)
+    assert (classic.learning_rate, classic.crop_scale) == (3e-4, (0.35, 1.0))
     assert (fast.optimizer, fast.scheduler, fast.label_smoothing) == ("adamw", "cosine", 0.1)
     assert fast.progressive is None, "small pictures cost a short fine-tuning more than they save"
     assert fast.epochs < TrainConfig().epochs < accurate.epochs
