@@ -1,5 +1,6 @@
 """What the C++ module offers. All release the GIL; bad JPEGs raise ValueError with a short reason."""
 
+from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -26,15 +27,25 @@ def repair(jpeg: Buffer, interval: str, optimize: bool, orientation: int = 1) ->
     """
 
 def slice(jpeg: Buffer, top: int, left: int, height: int, width: int) -> tuple[bytes, int, int]: ...
+
+# Many files at a time: file i is the `lengths[i]` bytes from `offsets[i]` on of `buffers[which[i]]`, with `which` int32
+# [n], `offsets` and `lengths` uint64 [n]. The buffers are kept for as long as they are read. What lies outside of its
+# buffer raises ValueError, and so do arrays of different lengths.
+
 def slice_batch(
-    addresses: NDArray[np.uint64], lengths: NDArray[np.uint64], boxes: NDArray[np.int32], threads: int = 1
+    buffers: Sequence[Buffer],
+    which: NDArray[np.int32],
+    offsets: NDArray[np.uint64],
+    lengths: NDArray[np.uint64],
+    boxes: NDArray[np.int32],
+    threads: int = 1,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int32]]:
-    """`slice` for n JPEGs in memory, `addresses` [n] and `lengths` [n], and `boxes` [n, 4], by `threads` threads.
+    """`slice` for n JPEGs and `boxes` [n, 4], by `threads` threads.
 
     Returns (bytes, offsets, lengths, corners): JPEG i is `bytes[offsets[i] : offsets[i] + lengths[i]]`, uint64 [n]
     both, what lies between is undefined, and its box begins at `corners[i]`, (top, left) in pixels, int32 [n, 2].
-    What `slice` refuses, broken files included, goes in whole, its box where it was. Raises ValueError for lengths
-    that differ and for less than one thread.
+    What `slice` refuses, broken files included, goes in whole, its box where it was. Raises ValueError for less
+    than one thread.
     """
 
 def jpeg_info(jpeg: Buffer) -> JpegInfo: ...
@@ -58,7 +69,9 @@ def decode_crop(
     """
 
 def decode_batch(
-    addresses: NDArray[np.uint64],
+    buffers: Sequence[Buffer],
+    which: NDArray[np.int32],
+    offsets: NDArray[np.uint64],
     lengths: NDArray[np.uint64],
     sizes: NDArray[np.int32],
     boxes: NDArray[np.int32],
@@ -68,14 +81,21 @@ def decode_batch(
 ) -> list[tuple[int, str]]:
     """As `Pool.submit` and `Pool.wait`, in the calling thread."""
 
-def will_need(addresses: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> None:
-    """Ask the kernel to read these bytes of mapped files ahead; returns at once. ValueError for lengths that differ."""
+def will_need(
+    buffers: Sequence[Buffer], which: NDArray[np.int32], offsets: NDArray[np.uint64], lengths: NDArray[np.uint64]
+) -> None:
+    """Ask the kernel to read these bytes of mapped files ahead, and return at once."""
 
 def set_simd(level: Literal["plain", "avx2", "avx512"]) -> str:
     """Choose the vector instructions for tests; returns the level before. ValueError where the machine lacks them."""
 
-def crc32s(addresses: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """uint32 [n]: zlib's CRC-32 of the bytes in memory at `addresses` [n], `lengths` [n] of them. Lets the GIL go."""
+def crc32(data: Buffer) -> int:
+    """Return zlib's CRC-32."""
+
+def crc32s(
+    buffers: Sequence[Buffer], which: NDArray[np.int32], offsets: NDArray[np.uint64], lengths: NDArray[np.uint64]
+) -> NDArray[np.uint32]:
+    """Return zlib's CRC-32 of each part, uint32 [n]."""
 
 class Pool:
     """Threads that decode photographs of any number of batches, the earliest batch and its largest crop first.
@@ -87,22 +107,20 @@ class Pool:
     def __init__(self, threads: int) -> None: ...
     def submit(
         self,
-        addresses: NDArray[np.uint64],
+        buffers: Sequence[Buffer],
+        which: NDArray[np.int32],
+        offsets: NDArray[np.uint64],
         lengths: NDArray[np.uint64],
         sizes: NDArray[np.int32],
         boxes: NDArray[np.int32],
         flips: NDArray[np.uint8],
         out: NDArray[np.uint8],
         raw: bool = False,
-        keep: object = None,
     ) -> int:
         """Queue n photographs and return the batch's ticket at once.
 
-        `addresses` [n] and `lengths` [n] are the bytes in memory, which must stay there until the batch is waited for
-        (`keep` may
-        hold what they belong to), `sizes` [n, 2] heights and widths, `boxes` [n, 4], `flips` [n], `out`
-        [n, H, W, 3], C-contiguous and writable: it's kept, and mustn't be read before `wait` returns.
-        Raises ValueError for lengths that differ, RuntimeError on a closed pool.
+        `sizes` [n, 2] are heights and widths, `boxes` [n, 4], `flips` [n], `out` [n, H, W, 3], C-contiguous and
+        writable: it's kept, and mustn't be read before `wait` returns. Raises RuntimeError on a closed pool.
         """
 
     def wait(self, ticket: int, timeout_ms: int = -1) -> list[tuple[int, str]] | None:

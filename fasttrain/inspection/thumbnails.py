@@ -53,19 +53,10 @@ def _native(shards: ShardSet, blocks: list[NDArray[np.int64]], threads: int) -> 
     try:
         for block in blocks:
             where, size = shards.locate(block), sizes[block]
-            _native.will_need(where.addresses, where.lengths)
+            _native.will_need(*where)
             boxes = np.concatenate([np.zeros_like(size), size], axis=1)
             pixels = np.empty((len(block), SIDE, SIDE, 3), np.uint8)
-            ticket = pool.submit(
-                where.addresses,
-                where.lengths,
-                size,
-                boxes,
-                np.zeros(len(block), np.uint8),
-                pixels,
-                shards.raw,
-                where.mapped,
-            )
+            ticket = pool.submit(*where, size, boxes, np.zeros(len(block), np.uint8), pixels, shards.raw)
             flying.append((ticket, Thumbnails(block, pixels, [])))
             if len(flying) > _AHEAD:
                 yield _waited(pool, *flying.popleft())

@@ -86,4 +86,4 @@ def _crc32s(stored: Located | list[memoryview]) -> NDArray[np.uint32]:
         return np.array([zlib.crc32(each) for each in stored], np.uint32)
     from fasttrain import _native
 
-    return _native.crc32s(stored.addresses, stored.lengths)
+    return _native.crc32s(*stored)

@@ -147,6 +147,7 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
 
     size = owner.settings.image_size
     native_decode = _native_decode()
+    # Compiled code knows addresses only: the one module that handles them.
     table, row_bytes = owner._table.ctypes.data, _PLANNED_ROW.itemsize
 
     class PlannedDecoder(Operation):

@@ -18,10 +18,9 @@ from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import ReadAhead
 from fasttrain.photos.cut import native_available
-from fasttrain.shards.reader import Located
 
 if TYPE_CHECKING:
-    from fasttrain.shards.reader import ShardSet
+    from fasttrain.shards.reader import Located, ShardSet
 
 _LOCATED = 8  # batches looked up at a time: a look-up costs the consumer's thread about as much for all as for one
 _AHEAD = 3  # batches in the pool's hands while the consumer works
@@ -86,19 +85,17 @@ class NativeLoader(ShardLoader):
             first = 0
             for batch in several:
                 part = slice(first, first := first + len(batch))
-                yield batch, Located(where.addresses[part], where.lengths[part], where.mapped)
+                yield batch, where.part(part)
 
     def _submit(self, batch: Batch, where: Located) -> tuple[int, torch.Tensor]:
         images = self._output(batch)
         ticket = self._pool.submit(
-            where.addresses,
-            where.lengths,
+            *where,
             self._sizes[batch.ids],
             np.ascontiguousarray(batch.boxes),
             batch.flips.astype(np.uint8),
             images.numpy(),
             raw=self.shards.raw,
-            keep=where.mapped,
         )
         return ticket, images
 

@@ -144,4 +144,4 @@ def require_room(shards: ShardSet, shuffle: str) -> None:
 def _ask(where: Located) -> None:
     from fasttrain import _native
 
-    _native.will_need(where.addresses, where.lengths)
+    _native.will_need(*where)

@@ -33,8 +33,6 @@ def sliced_jpegs(shards: ShardSet, batch: Batch, threads: int = 1) -> tuple[list
     from fasttrain import _native
 
     where = shards.locate(batch.ids)
-    buffer, offsets, lengths, corners = _native.slice_batch(
-        where.addresses, where.lengths, np.ascontiguousarray(batch.boxes), threads
-    )
+    buffer, offsets, lengths, corners = _native.slice_batch(*where, np.ascontiguousarray(batch.boxes), threads)
     ends = offsets + lengths
     return [buffer[start:end] for start, end in zip(offsets.tolist(), ends.tolist(), strict=True)], corners

@@ -117,12 +117,11 @@ class BetonBytes:
         same = self._mapped[: len(layout.head)] == layout.head and table == layout.table
         if not same or self._mapped[table:] != layout.tail:
             raise UserError(f"{path} is not laid out as {shards.folder / INDEX} says; convert with --format tar,beton")
-        self._start = np.frombuffer(self._mapped, np.uint8).__array_interface__["data"][0]
 
     def locate(self, rows: NDArray[np.int64]) -> Located:
-        """Where the bytes of the split's samples `rows`, int64 [n], lie in memory."""
-        addresses = self._layout.pointers[rows] + np.uint64(self._start)
-        return Located(addresses, self._layout.lengths[rows], [self._mapped])
+        """Return where the bytes of the split's samples `rows`, int64 [n], are in the file."""
+        which = np.zeros(len(rows), np.int32)
+        return Located([self._mapped], which, self._layout.pointers[rows], self._layout.lengths[rows])
 
 
 def verify_betons(shards: ShardSet) -> list[str]:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,20 @@ _OPEN_SHARDS = 256  # each holds a file descriptor, of which a process often has
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Located:
-    """addresses and lengths, uint64 [n] each, of bytes that may be read while `mapped`, the shards, is kept."""
+class Located(NamedTuple):
+    """Where n samples' bytes are, as the native functions take it.
 
-    addresses: NDArray[np.uint64]
+    Sample i is the `lengths[i]` bytes from `offsets[i]` on of `buffers[which[i]]`: uint64, uint64 and int32 [n].
+    """
+
+    buffers: list[memoryview]
+    which: NDArray[np.int32]
+    offsets: NDArray[np.uint64]
     lengths: NDArray[np.uint64]
-    mapped: list[memoryview]
+
+    def part(self, samples: slice) -> Located:
+        """Return where some of these samples' bytes are."""
+        return Located(self.buffers, self.which[samples], self.offsets[samples], self.lengths[samples])
 
 
 class ShardFiles(Protocol):
@@ -172,26 +179,26 @@ class ShardSet:
         return self._shard(int(row["shard"]))[start : start + int(row["length"])]
 
     def locate(self, samples: NDArray[np.int64]) -> Located:
-        """Where the bytes of `samples`, int64 [n], lie in this process's memory.
+        """Return where the bytes of `samples`, int64 [n], are in the mapped shards.
 
         Raises UserError where the index points outside of a shard.
         """
         rows = self.index[samples]
         numbers, which = np.unique(rows["shard"], return_inverse=True)
-        whole = self.locate_shards(numbers.tolist())
-        room, offsets, lengths = whole.lengths[which], rows["offset"], rows["length"].astype(np.uint64)
+        mapped = [self._shard(number) for number in numbers.tolist()]
+        room = np.array([len(each) for each in mapped], np.uint64)[which]
+        offsets, lengths = rows["offset"].astype(np.uint64), rows["length"].astype(np.uint64)
         outside = (lengths > room) | (offsets > room - np.minimum(lengths, room))
         if outside.any():
             sample = int(samples[outside.argmax()])
             raise UserError(f"{self.describe(sample)}: {INDEX} points outside of the shard; copy both again")
-        return Located(whole.addresses[which] + offsets, lengths, whole.mapped)
+        return Located(mapped, which.astype(np.int32), offsets, lengths)
 
     def locate_shards(self, numbers: list[int]) -> Located:
-        """Where the whole shards with these positions in the manifest lie."""
+        """Return where the bytes of the shards with these positions in the manifest are."""
         mapped = [self._shard(number) for number in numbers]
-        starts = [np.frombuffer(each, np.uint8).__array_interface__["data"][0] for each in mapped]
-        lengths = [len(each) for each in mapped]
-        return Located(np.array(starts, np.uint64), np.array(lengths, np.uint64), mapped)
+        lengths = np.array([len(each) for each in mapped], np.uint64)
+        return Located(mapped, np.arange(len(mapped), dtype=np.int32), np.zeros_like(lengths), lengths)
 
     def fetch(self, number: int, stop: threading.Event | None = None) -> Path:
         """The shard with this position in the manifest, on this machine's disk; may be called from any thread."""

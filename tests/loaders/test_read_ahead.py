@@ -29,10 +29,11 @@ def shards(shard_folder, tmp_path):
 def resident(shards, number):
     """Share of the shard's pages in the page cache."""
     where = shards.locate_shards([number])
-    pages = -(-int(where.lengths[0]) // mmap.PAGESIZE)
+    mapped = np.frombuffer(where.buffers[0], np.uint8)
+    pages = -(-len(mapped) // mmap.PAGESIZE)
     vector = (ctypes.c_ubyte * pages)()
     mincore = ctypes.CDLL(None, use_errno=True).mincore
-    assert mincore(ctypes.c_void_p(int(where.addresses[0])), ctypes.c_size_t(int(where.lengths[0])), vector) == 0
+    assert mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(len(mapped)), vector) == 0
     return np.mean([page & 1 for page in vector])
 
 

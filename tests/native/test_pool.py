@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import threading
 import weakref
@@ -15,6 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.support.stored import located
+
 native = pytest.importorskip("fasttrain._native")
 
 SIZE = (48, 40)
@@ -26,8 +29,7 @@ class Batch:
     def __init__(self, stored: list[bytes], seed: int = 0, sizes: list[tuple[int, int]] | None = None) -> None:
         rng = np.random.default_rng(seed)
         self.stored = [np.frombuffer(jpeg, np.uint8) for jpeg in stored]
-        self.addresses = np.array([jpeg.ctypes.data for jpeg in self.stored], np.uint64)
-        self.lengths = np.array([len(jpeg) for jpeg in stored], np.uint64)
+        self.where = located(self.stored)
         self.sizes = np.array(sizes or [_size(jpeg) for jpeg in stored], np.int32)
         tops = rng.integers(0, self.sizes // 2)
         self.boxes = np.concatenate([tops, rng.integers(1, self.sizes - tops + 1)], 1).astype(np.int32)
@@ -36,8 +38,7 @@ class Batch:
 
     def submit(self, pool: Any, out: NDArray[np.uint8] | None = None, raw: bool = False) -> int:
         out = self.out if out is None else out
-        arrays = (self.addresses, self.lengths, self.sizes, self.boxes, self.flips, out)
-        return pool.submit(*arrays, raw=raw, keep=self.stored)
+        return pool.submit(*self.where, self.sizes, self.boxes, self.flips, out, raw=raw)
 
     def expected(self) -> NDArray[np.uint8]:
         return np.stack(
@@ -115,9 +116,7 @@ def test_errors_have_positions_and_zeroed_output() -> None:
             pool = native.Pool(2)
             errors = pool.wait(batch.submit(pool))
         else:
-            errors = native.decode_batch(
-                batch.addresses, batch.lengths, batch.sizes, batch.boxes, batch.flips, batch.out
-            )
+            errors = native.decode_batch(*batch.where, batch.sizes, batch.boxes, batch.flips, batch.out)
         assert [position for position, _ in errors] == list(expected)
         for position, reason in errors:
             assert any(part in reason for part in expected[position].split("|"))
@@ -155,8 +154,55 @@ def test_tickets_are_good_once() -> None:
 def test_an_empty_batch_is_done_at_once() -> None:
     pool = native.Pool(1)
     batch = Batch(mixed(1))
-    arrays = (batch.addresses, batch.lengths, batch.sizes, batch.boxes, batch.flips, batch.out)
-    assert pool.wait(pool.submit(*(array[:0] for array in arrays))) == []
+    arrays = (batch.sizes, batch.boxes, batch.flips, batch.out)
+    assert pool.wait(pool.submit(*located([]), *(array[:0] for array in arrays))) == []
+
+
+FAR = 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    ("which", "offset", "length", "said"),
+    [
+        (0, 0, 101, "part 1: 101 bytes from 0 on are not inside of buffer 0, which has 100"),
+        (0, 90, 11, "11 bytes from 90 on"),
+        (0, 101, 0, "0 bytes from 101 on"),
+        (0, FAR, 1, "1 bytes from 18446744073709551615 on"),
+        (0, 2, FAR, "18446744073709551615 bytes from 2 on"),
+        (0, FAR, FAR, "not inside of buffer 0"),
+        (1, 0, 1, "buffer 1, which has 0"),
+        (2, 0, 1, "part 1: there is no buffer 2 among 2"),
+        (-1, 0, 1, "no buffer -1"),
+    ],
+)
+def test_bytes_outside_of_their_buffer_are_refused(which: int, offset: int, length: int, said: str) -> None:
+    buffers = [bytes(100), b""]
+    numbers = np.array([0, which], np.int32)
+    where = (buffers, numbers, np.array([0, offset], np.uint64), np.array([100, length], np.uint64))
+    boxes, out = np.zeros((2, 4), np.int32), np.full((2, *SIZE, 3), 7, np.uint8)
+    pool = native.Pool(1)
+    arrays = (boxes[:, :2], boxes, np.zeros(2, np.uint8), out)
+    for call in (
+        lambda: pool.submit(*where, *arrays),
+        lambda: native.decode_batch(*where, *arrays),
+        lambda: native.slice_batch(*where, boxes),
+        lambda: native.will_need(*where),
+        lambda: native.crc32s(*where),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            call()
+    assert (out == 7).all()
+
+
+def test_a_closed_pool_lets_its_buffers_go() -> None:
+    pool = native.Pool(1)
+    batch = slow_batch(6)
+    kept = weakref.ref(batch.stored[-1])
+    batch.submit(pool)
+    del batch
+    assert kept() is not None
+    pool.close()
+    assert kept() is None
 
 
 def test_the_pool_keeps_what_it_writes_to_and_what_it_reads() -> None:

@@ -10,15 +10,16 @@ namespace fasttrain {
 namespace {
 
 // Linux reads no more for one call than the device's own read-ahead, which is seldom less than this.
-constexpr uint64_t kMostBytes = 128 << 10;
+constexpr uintptr_t kMostBytes = 128 << 10;
 
 }  // namespace
 
-void read_ahead(const uint64_t* addresses, const uint64_t* lengths, size_t count) {
-    const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-    for (size_t i = 0; i < count; ++i) {
-        const uint64_t end = addresses[i] + lengths[i];
-        for (uint64_t at = addresses[i] / page * page; at < end; at += kMostBytes)
+void read_ahead(const std::vector<Span>& parts) {
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    for (const Span& part : parts) {
+        const auto begin = reinterpret_cast<uintptr_t>(part.data);
+        const uintptr_t end = begin + part.size;
+        for (uintptr_t at = begin / page * page; at < end; at += kMostBytes)
             madvise(reinterpret_cast<void*>(at), std::min(kMostBytes, end - at), MADV_WILLNEED);
     }
 }

@@ -1,6 +1,13 @@
 #pragma once
 
+#include <cstdint>
+#include <memory>
+#include <vector>
+
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include "base/span.h"
 
 namespace fasttrain {
 
@@ -22,6 +29,29 @@ class BufferView {
 
   private:
     Py_buffer view_{};
+};
+
+using BufferNumbers =
+    nanobind::ndarray<const int32_t, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
+using ByteCounts =
+    nanobind::ndarray<const uint64_t, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
+
+// Parts of Python buffers, which stay where they are for as long as this lives; made and destroyed with the
+// GIL held.
+class Regions {
+  public:
+    // Part i is the `lengths[i]` bytes from `offsets[i]` on of `buffers[which[i]]`. Raises ValueError where
+    // it isn't inside of its buffer.
+    Regions(nanobind::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
+            const ByteCounts& lengths);
+
+    size_t size() const { return spans_.size(); }
+    const Span& operator[](size_t i) const { return spans_[i]; }
+    const std::vector<Span>& spans() const { return spans_; }
+
+  private:
+    std::vector<std::unique_ptr<BufferView>> views_;
+    std::vector<Span> spans_;
 };
 
 }  // namespace fasttrain

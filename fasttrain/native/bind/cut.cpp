@@ -72,7 +72,6 @@ nb::tuple slice(nb::handle jpeg, int64_t top, int64_t left, int64_t height, int6
     return nb::make_tuple(to_bytes(out), made.top, made.left);
 }
 
-using Addresses = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Boxes = nb::ndarray<const int32_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
 
 // The vector's own memory, which the array keeps.
@@ -92,11 +91,11 @@ nb::object to_array(std::unique_ptr<uint8_t[]> bytes, size_t size) {
     return nb::cast(nb::ndarray<nb::numpy, uint8_t>(data, {size}, owner));
 }
 
-nb::tuple slice_arrays(const Addresses& addresses, const Addresses& lengths, const Boxes& boxes,
-                       int threads) {
-    const size_t count = addresses.shape(0);
-    if (lengths.shape(0) != count || boxes.shape(0) != count)
-        throw nb::value_error("addresses, lengths and boxes must be equally long");
+nb::tuple slice_arrays(nb::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
+                       const ByteCounts& lengths, const Boxes& boxes, int threads) {
+    const Regions jpegs(std::move(buffers), which, offsets, lengths);
+    const size_t count = jpegs.size();
+    if (boxes.shape(0) != count) throw nb::value_error("as many boxes as JPEGs are needed");
     if (threads < 1) throw nb::value_error("threads must be at least 1");
     SlicedBatch made;
     {
@@ -104,8 +103,7 @@ nb::tuple slice_arrays(const Addresses& addresses, const Addresses& lengths, con
         std::vector<SliceRequest> requests;
         for (size_t i = 0; i < count; ++i) {
             const int32_t* box = boxes.data() + 4 * i;
-            requests.push_back({reinterpret_cast<const uint8_t*>(addresses.data()[i]),
-                                static_cast<size_t>(lengths.data()[i]), box[0], box[1], box[2], box[3]});
+            requests.push_back({jpegs[i].data, jpegs[i].size, box[0], box[1], box[2], box[3]});
         }
         made = slice_batch(requests, threads);
     }
@@ -146,8 +144,8 @@ void bind_cut(nb::module_& m) {
     m.def("slice", &slice, nb::arg("jpeg"), nb::arg("top"), nb::arg("left"), nb::arg("height"),
           nb::arg("width"),
           "Copies the MCUs that hold a box out of a cut JPEG: (jpeg, top, left). Raises ValueError.");
-    m.def("slice_batch", &slice_arrays, nb::arg("addresses"), nb::arg("lengths"), nb::arg("boxes"),
-          nb::arg("threads") = 1,
+    m.def("slice_batch", &slice_arrays, nb::arg("buffers"), nb::arg("which"), nb::arg("offsets"),
+          nb::arg("lengths"), nb::arg("boxes"), nb::arg("threads") = 1,
           "Slices of many cut JPEGs in one buffer: (bytes, offsets, lengths, corners).");
     m.def("jpeg_info", &jpeg_info, nb::arg("jpeg"), "Reads a JPEG's header. Raises ValueError.");
 }

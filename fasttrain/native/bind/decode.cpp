@@ -26,7 +26,6 @@ namespace {
 // Short enough for Ctrl-C to feel immediate.
 constexpr int kSignalMilliseconds = 50;
 
-using Addresses = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Sizes = nb::ndarray<const int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
 using Boxes = nb::ndarray<const int32_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
 using Flips = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -39,12 +38,12 @@ OutputSize output_size(int64_t height, int64_t width) {
     return {static_cast<int>(height), static_cast<int>(width)};
 }
 
-BatchJob make_job(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
-                  const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw) {
-    const size_t count = addresses.shape(0);
-    if (lengths.shape(0) != count || sizes.shape(0) != count || boxes.shape(0) != count ||
-        flips.shape(0) != count || out.shape(0) != count)
-        throw nb::value_error("addresses, lengths, sizes, boxes, flips and out must be equally long");
+BatchJob make_job(const Regions& stored, const Sizes& sizes, const Boxes& boxes, const Flips& flips,
+                  const Pictures& out, bool raw) {
+    const size_t count = stored.size();
+    if (sizes.shape(0) != count || boxes.shape(0) != count || flips.shape(0) != count ||
+        out.shape(0) != count)
+        throw nb::value_error("which, sizes, boxes, flips and out must be equally long");
     BatchJob job;
     job.size = count == 0
                    ? OutputSize{1, 1}
@@ -54,9 +53,8 @@ BatchJob make_job(const Addresses& addresses, const Addresses& lengths, const Si
     for (size_t i = 0; i < count; ++i) {
         const int32_t* size = sizes.data() + 2 * i;
         const int32_t* box = boxes.data() + 4 * i;
-        job.photographs.push_back({reinterpret_cast<const uint8_t*>(addresses.data()[i]),
-                                   static_cast<size_t>(lengths.data()[i]), size[0], size[1],
-                                   raw ? Storage::raw : Storage::jpeg});
+        job.photographs.push_back(
+            {stored[i].data, stored[i].size, size[0], size[1], raw ? Storage::raw : Storage::jpeg});
         job.boxes.push_back({box[0], box[1], box[2], box[3]});
     }
     return job;
@@ -77,11 +75,12 @@ class PyPool {
         pool_.close();
     }
 
-    Pool::Ticket submit(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
-                        const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw,
-                        nb::object keep) {
-        const Pool::Ticket ticket = pool_.submit(make_job(addresses, lengths, sizes, boxes, flips, out, raw));
-        kept_.emplace(ticket, std::make_pair(out, std::move(keep)));
+    Pool::Ticket submit(nb::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
+                        const ByteCounts& lengths, const Sizes& sizes, const Boxes& boxes, const Flips& flips,
+                        const Pictures& out, bool raw) {
+        auto stored = std::make_unique<Regions>(std::move(buffers), which, offsets, lengths);
+        const Pool::Ticket ticket = pool_.submit(make_job(*stored, sizes, boxes, flips, out, raw));
+        kept_.emplace(ticket, std::make_pair(out, std::move(stored)));
         return ticket;
     }
 
@@ -110,13 +109,15 @@ class PyPool {
     }
 
   private:
-    std::map<Pool::Ticket, std::pair<Pictures, nb::object>> kept_;
+    std::map<Pool::Ticket, std::pair<Pictures, std::unique_ptr<Regions>>> kept_;
     Pool pool_;
 };
 
-nb::list decode_batch(const Addresses& addresses, const Addresses& lengths, const Sizes& sizes,
-                      const Boxes& boxes, const Flips& flips, const Pictures& out, bool raw) {
-    const BatchJob job = make_job(addresses, lengths, sizes, boxes, flips, out, raw);
+nb::list decode_batch(nb::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
+                      const ByteCounts& lengths, const Sizes& sizes, const Boxes& boxes, const Flips& flips,
+                      const Pictures& out, bool raw) {
+    const Regions stored(std::move(buffers), which, offsets, lengths);
+    const BatchJob job = make_job(stored, sizes, boxes, flips, out, raw);
     std::vector<PhotographError> errors;
     {
         nb::gil_scoped_release released;
@@ -128,26 +129,30 @@ nb::list decode_batch(const Addresses& addresses, const Addresses& lengths, cons
     return to_list(errors);
 }
 
-void will_need(const Addresses& addresses, const Addresses& lengths) {
-    if (addresses.shape(0) != lengths.shape(0))
-        throw nb::value_error("addresses and lengths must be equally long");
+void will_need(nb::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
+               const ByteCounts& lengths) {
+    const Regions parts(std::move(buffers), which, offsets, lengths);
     nb::gil_scoped_release released;
-    read_ahead(addresses.data(), lengths.data(), addresses.shape(0));
+    read_ahead(parts.spans());
 }
 
-nb::object crc32s(const Addresses& addresses, const Addresses& lengths) {
-    const size_t count = addresses.shape(0);
-    if (lengths.shape(0) != count) throw nb::value_error("addresses and lengths must be equally long");
-    auto sums = std::make_unique<uint32_t[]>(count);
+uint32_t crc32_of(nb::handle data) {
+    const BufferView buffer(data);
+    nb::gil_scoped_release released;
+    return crc32(buffer.data(), buffer.size());
+}
+
+nb::object crc32s(nb::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
+                  const ByteCounts& lengths) {
+    const Regions parts(std::move(buffers), which, offsets, lengths);
+    auto sums = std::make_unique<uint32_t[]>(parts.size());
     {
         nb::gil_scoped_release released;
-        for (size_t i = 0; i < count; ++i)
-            sums[i] = crc32(reinterpret_cast<const uint8_t*>(addresses.data()[i]),
-                            static_cast<size_t>(lengths.data()[i]));
+        for (size_t i = 0; i < parts.size(); ++i) sums[i] = crc32(parts[i].data, parts[i].size);
     }
     uint32_t* made = sums.release();
     const nb::capsule owner(made, [](void* p) noexcept { delete[] static_cast<uint32_t*>(p); });
-    const size_t shape[1] = {count};
+    const size_t shape[1] = {parts.size()};
     return nb::cast(nb::ndarray<nb::numpy, uint32_t>(made, 1, shape, owner));
 }
 
@@ -196,15 +201,16 @@ std::string set_simd(std::string_view name) {
 
 void bind_decode(nb::module_& m) {
     m.def("decode_crop", &decode_one, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
-    m.def("decode_batch", &decode_batch, "addresses"_a, "lengths"_a, "sizes"_a, "boxes"_a, "flips"_a,
-          "out"_a.noconvert(), "raw"_a = false);
-    m.def("will_need", &will_need, "addresses"_a, "lengths"_a);
-    m.def("crc32s", &crc32s, "addresses"_a, "lengths"_a);
+    m.def("decode_batch", &decode_batch, "buffers"_a, "which"_a, "offsets"_a, "lengths"_a, "sizes"_a,
+          "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false);
+    m.def("will_need", &will_need, "buffers"_a, "which"_a, "offsets"_a, "lengths"_a);
+    m.def("crc32", &crc32_of, "data"_a);
+    m.def("crc32s", &crc32s, "buffers"_a, "which"_a, "offsets"_a, "lengths"_a);
     m.def("set_simd", &set_simd, "level"_a);
     nb::class_<PyPool>(m, "Pool")
         .def(nb::init<int>(), "threads"_a)
-        .def("submit", &PyPool::submit, "addresses"_a, "lengths"_a, "sizes"_a, "boxes"_a, "flips"_a,
-             "out"_a.noconvert(), "raw"_a = false, "keep"_a = nb::none())
+        .def("submit", &PyPool::submit, "buffers"_a, "which"_a, "offsets"_a, "lengths"_a, "sizes"_a,
+             "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false)
         .def("wait", &PyPool::wait, "ticket"_a, "timeout_ms"_a = -1)
         .def("close", &PyPool::close);
 }

@@ -1,0 +1,43 @@
+#include "bind/buffers.h"
+
+#include <string>
+
+namespace nb = nanobind;
+
+namespace fasttrain {
+
+namespace {
+
+Span part_of(const BufferView& buffer, uint64_t offset, uint64_t length, size_t part, int32_t number) {
+    if (offset > buffer.size() || length > buffer.size() - offset) {
+        const std::string message = "part " + std::to_string(part) + ": " + std::to_string(length) +
+                                    " bytes from " + std::to_string(offset) +
+                                    " on are not inside of buffer " + std::to_string(number) +
+                                    ", which has " + std::to_string(buffer.size());
+        throw nb::value_error(message.c_str());
+    }
+    return {buffer.data() + offset, static_cast<size_t>(length)};
+}
+
+}  // namespace
+
+Regions::Regions(nb::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
+                 const ByteCounts& lengths) {
+    const size_t count = which.shape(0);
+    if (offsets.shape(0) != count || lengths.shape(0) != count)
+        throw nb::value_error("which, offsets and lengths must be equally long");
+    for (nb::handle buffer : buffers) views_.push_back(std::make_unique<BufferView>(buffer));
+    spans_.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+        const int32_t number = which.data()[i];
+        if (number < 0 || static_cast<size_t>(number) >= views_.size()) {
+            const std::string message = "part " + std::to_string(i) + ": there is no buffer " +
+                                        std::to_string(number) + " among " + std::to_string(views_.size());
+            throw nb::value_error(message.c_str());
+        }
+        spans_.push_back(
+            part_of(*views_[static_cast<size_t>(number)], offsets.data()[i], lengths.data()[i], i, number));
+    }
+}
+
+}  // namespace fasttrain
