@@ -194,6 +194,24 @@ def test_bytes_outside_of_their_buffer_are_refused(which: int, offset: int, leng
     assert (out == 7).all()
 
 
+def test_numbers_of_other_types_are_refused_and_no_view_is_left() -> None:
+    data = bytearray(100)
+    which, ends = np.zeros(1, np.int32), np.array([100], np.uint64)
+    for wrong in (
+        (which.astype(np.int64), ends - ends, ends),  # 2**32 would become 0
+        (which, (ends - ends).astype(np.int64), ends),
+        (which, ends - ends, ends.astype(np.float64)),
+    ):
+        with pytest.raises(TypeError):
+            native.crc32s([data], *wrong)
+    with pytest.raises(ValueError, match="not inside of buffer"):
+        native.crc32s([data], which, ends, ends)
+    with pytest.raises(BufferError):
+        native.crc32s([memoryview(data)[::2]], which, ends - ends, ends - ends)
+    assert native.crc32s([data], which, ends - ends, ends) == native.crc32(data)
+    data.append(0)  # BufferError while anything holds a view of it
+
+
 def test_a_closed_pool_lets_its_buffers_go() -> None:
     pool = native.Pool(1)
     batch = slow_batch(6)

@@ -144,8 +144,9 @@ void bind_cut(nb::module_& m) {
     m.def("slice", &slice, nb::arg("jpeg"), nb::arg("top"), nb::arg("left"), nb::arg("height"),
           nb::arg("width"),
           "Copies the MCUs that hold a box out of a cut JPEG: (jpeg, top, left). Raises ValueError.");
-    m.def("slice_batch", &slice_arrays, nb::arg("buffers"), nb::arg("which"), nb::arg("offsets"),
-          nb::arg("lengths"), nb::arg("boxes"), nb::arg("threads") = 1,
+    m.def("slice_batch", &slice_arrays, nb::arg("buffers"), nb::arg("which").noconvert(),
+          nb::arg("offsets").noconvert(), nb::arg("lengths").noconvert(), nb::arg("boxes"),
+          nb::arg("threads") = 1,
           "Slices of many cut JPEGs in one buffer: (bytes, offsets, lengths, corners).");
     m.def("jpeg_info", &jpeg_info, nb::arg("jpeg"), "Reads a JPEG's header. Raises ValueError.");
 }

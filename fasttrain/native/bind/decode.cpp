@@ -201,16 +201,18 @@ std::string set_simd(std::string_view name) {
 
 void bind_decode(nb::module_& m) {
     m.def("decode_crop", &decode_one, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
-    m.def("decode_batch", &decode_batch, "buffers"_a, "which"_a, "offsets"_a, "lengths"_a, "sizes"_a,
-          "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false);
-    m.def("will_need", &will_need, "buffers"_a, "which"_a, "offsets"_a, "lengths"_a);
+    m.def("decode_batch", &decode_batch, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),
+          "lengths"_a.noconvert(), "sizes"_a, "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false);
+    m.def("will_need", &will_need, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),
+          "lengths"_a.noconvert());
     m.def("crc32", &crc32_of, "data"_a);
-    m.def("crc32s", &crc32s, "buffers"_a, "which"_a, "offsets"_a, "lengths"_a);
+    m.def("crc32s", &crc32s, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),
+          "lengths"_a.noconvert());
     m.def("set_simd", &set_simd, "level"_a);
     nb::class_<PyPool>(m, "Pool")
         .def(nb::init<int>(), "threads"_a)
-        .def("submit", &PyPool::submit, "buffers"_a, "which"_a, "offsets"_a, "lengths"_a, "sizes"_a,
-             "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false)
+        .def("submit", &PyPool::submit, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),
+             "lengths"_a.noconvert(), "sizes"_a, "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false)
         .def("wait", &PyPool::wait, "ticket"_a, "timeout_ms"_a = -1)
         .def("close", &PyPool::close);
 }
