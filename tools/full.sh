@@ -9,6 +9,7 @@ step() { echo "full: $*" && "$@" || failed+=("$*"); }
 step tools/test.sh
 step tools/reliability.sh
 step tools/fuzz.sh "${FUZZ_SECONDS:-3600}"
+step tools/arm_check.sh
 for python in python3.10 python3.12 python3.13 python3.14; do
     if "$python" -c '' 2>/dev/null; then
         PYTHON=$python FASTTRAIN_VENV=.venv-$python step tools/test.sh -m "not slow"

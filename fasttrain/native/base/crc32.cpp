@@ -7,8 +7,12 @@
 #include <array>
 #include <cstring>
 
-#if defined(__x86_64__)
+#include "base/simd.h"
+
+#if defined(FASTTRAIN_X86)
 #include <immintrin.h>
+#elif defined(FASTTRAIN_NEON) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace fasttrain {
@@ -47,7 +51,7 @@ uint32_t by_tables(uint32_t crc, const uint8_t* data, size_t size) {
     return crc;
 }
 
-#if defined(__x86_64__)
+#if defined(FASTTRAIN_X86)
 
 __attribute__((target("pclmul,sse4.1"))) inline __m128i fold(__m128i value, __m128i next, __m128i by) {
     return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(value, by, 0x00), next),
@@ -81,19 +85,33 @@ bool can_fold() {
     return can;
 }
 
+#elif defined(FASTTRAIN_NEON) && defined(__linux__)
+
+bool has_instruction() {
+    static const bool has = (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0;
+    return has;
+}
+
 #endif
 
 }  // namespace
 
 uint32_t crc32(const uint8_t* data, size_t size) {
     uint32_t crc = 0xFFFFFFFF;
-#if defined(__x86_64__)
+#if defined(FASTTRAIN_X86)
     if (size >= 64 && can_fold()) {
         const size_t folded = size / 16 * 16;
         crc = by_folding(crc, data, folded);
         data += folded;
         size -= folded;
     }
+#elif defined(FASTTRAIN_NEON) && defined(__linux__)
+    if (has_instruction())
+        for (; size >= 8; size -= 8, data += 8) {
+            uint64_t word;
+            std::memcpy(&word, data, 8);
+            asm(".arch_extension crc\n\tcrc32x %w0, %w0, %x1" : "+r"(crc) : "r"(word));
+        }
 #endif
     return ~by_tables(crc, data, size);
 }

@@ -4,8 +4,12 @@
 #include <cstring>
 
 #define FASTTRAIN_INLINE inline __attribute__((always_inline))
-#if defined(__x86_64__)
+#if defined(FASTTRAIN_GENERIC_VECTORS)
+// As for a machine that we have no special operations for.
+#elif defined(__x86_64__)
 #define FASTTRAIN_X86 1
+#elif defined(__aarch64__)
+#define FASTTRAIN_NEON 1
 #endif
 
 namespace fasttrain {
