@@ -93,7 +93,7 @@ def _directories(data: bytes) -> Iterator[Tags]:
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None or len(data) < 8:
         return
-    waiting, seen = [struct.unpack_from(order + "I", data, 4)[0]], set()
+    waiting, seen = [struct.unpack_from(order + "I", data, 4)[0]], set[int]()
     while waiting and len(seen) < _MOST_DIRECTORIES:
         start = waiting.pop(0)
         if start in seen or not start:

@@ -70,7 +70,7 @@ LARGE = zlib.compress(bytes(2 << 20))
         chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),
         chunk(b"acTL", b"\0"),
     ],
-    ids="profile zTXt iTXt exif rawprofile xmp gamma chroma checksum animation".split(),
+    ids=["profile", "zTXt", "iTXt", "exif", "rawprofile", "xmp", "gamma", "chroma", "checksum", "animation"],
 )
 def test_what_a_png_holds_beside_its_pixels_is_passed_over(picture, encode, extra, behind) -> None:
     stored = normalise(in_png(encode(picture, "PNG"), extra, behind=behind))
