@@ -12,7 +12,15 @@ from fasttrain.photos.formats import HEAD, PILLOW, sniff
 from fasttrain.photos.jpeg import JpegHeader, read_header, require_few_scans, strip_metadata
 from fasttrain.photos.pictures import MAX_PIXELS as MAX_PIXELS
 from fasttrain.photos.pictures import BrokenPhoto as BrokenPhoto
-from fasttrain.photos.pictures import Picture, check_pixels, decode_picture, jpeg_in_jxl, open_picture, reason_of
+from fasttrain.photos.pictures import (
+    Picture,
+    check_pixels,
+    decode_picture,
+    jpeg_in_jxl,
+    open_as,
+    open_picture,
+    reason_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -219,7 +227,7 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color:
 
 def _read_every_scan(data: bytes) -> None:
     # At an eighth of the size every Huffman code is still read, but the IDCT all but falls away.
-    image = open_picture(data).image
+    image = open_as("JPEG", data)
     image.draft("L", (1, 1))
     _load(image)
 

@@ -59,21 +59,21 @@ def open_picture(data: bytes) -> Picture:
     if reason := why_not(kind):
         raise BrokenPhoto(reason)
     if kind == "JPEG":
-        image = _open(kind, without_metadata(data))
+        image = open_as(kind, without_metadata(data))
         with contextlib.suppress(ValueError):
             return Picture(image, kind, read_header(data).orientation, _profile(image))
         return Picture(image, kind, 1, _profile(image))
     if kind == "PNG":
         parts = split_png(data)
-        return Picture(_open(kind, parts.pixels), kind, exif_orientation(parts.exif), parts.profile)
+        return Picture(open_as(kind, parts.pixels), kind, exif_orientation(parts.exif), parts.profile)
     if kind == "TIFF":
         return _open_tiff(data)
     if kind in ("AVIF", "HEIC"):
         # An item of an unknown kind is passed over, whatever it holds. The container itself says what is up.
-        image = _open(kind, _ITEM.sub(rb"\1skip", data))
+        image = open_as(kind, _ITEM.sub(rb"\1skip", data))
         turned = exif_orientation(_exif(image)) if kind == "AVIF" else 1
         return Picture(image, kind, turned, _profile(image))
-    image = _open(kind, data)
+    image = open_as(kind, data)
     orientation = exif_orientation(_exif(image)) if kind == "WebP" else 1
     return Picture(image, kind, orientation, _profile(image))
 
@@ -114,7 +114,7 @@ def _open_tiff(data: bytes) -> Picture:
     silence_libtiff()
     if reason := why_not_pixels(data):
         raise BrokenPhoto(reason)
-    image = _open("TIFF", data)
+    image = open_as("TIFF", data)
     # Pillow turns a TIFF as it loads it, by metadata that may be unreadable: leave it the tag alone.
     with contextlib.suppress(Exception):
         image.getexif()
@@ -153,7 +153,8 @@ def _register() -> None:
         import pillow_jxl  # noqa: F401 - registers itself
 
 
-def _open(kind: str, data: bytes) -> Image:
+def open_as(kind: str, data: bytes) -> Image:
+    """Open a file of the format `kind` as it is. Raises BrokenPhoto."""
     from PIL import Image
 
     _register()
