@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 
 _SIGNATURE = 8
-_MOST_PROFILE = 16 << 20
+_MOST_PROFILE = 4 << 20
 _SCALE = {2: 85, 4: 17}  # of grey samples, as Pillow decodes them to eight bits
 
 
