@@ -52,6 +52,18 @@ def _plain_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def printable(text: str) -> str:
+    """Return `text` with each control character, line break and change of direction in the form of an escape.
+
+    Bytes of a file's name that are no UTF-8 stay as `os.fsdecode` gives them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or "\udc80" <= letter <= "\udcff" else repr(letter)[1:-1] for letter in text
+    )
+
+
 def nearest(given: str, valid: list[str]) -> str:
     """Return "; did you mean 'x'?" where something valid looks like `given`, else the empty string."""
     close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)

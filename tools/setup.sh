@@ -29,7 +29,7 @@ if [ "${1:-}" = dev ]; then
 else
     "${pip[@]}" .
 fi
-for extra in dali ffcv; do
+for extra in heif jxl dali ffcv; do
     echo "setup: the $extra extra"
     "${pip[@]}" -r <("$venv/bin/python" tools/extra.py "$extra") >/dev/null 2>&1 ||
         echo "setup: the $extra extra can't be installed here: going on without it"

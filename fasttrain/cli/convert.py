@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fasttrain.shards.convert import ConvertResult
 
 _BROKEN_SHOWN = 10
+_MANY = 5  # files with the same reason are counted, not listed one by one
 
 
 def convert(
@@ -35,8 +37,14 @@ def convert(
     raw: Annotated[
         bool, typer.Option("--raw", help="decoded pixels, no JPEG: fastest to read, far larger; needs --max-size")
     ] = False,
+    color: Annotated[
+        str, typer.Option(help="ICC profiles: srgb converts, keep doesn't, auto does where it changes the colours much")
+    ] = "auto",
     workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,
+    skip_empty_classes: Annotated[
+        bool, typer.Option("--skip-empty-classes", help="leave out a class none of whose files is a photograph")
+    ] = False,
     part: Annotated[
         str | None, typer.Option(help="2/4: the second of four machines' shares of the shards; then `merge`")
     ] = None,
@@ -63,11 +71,13 @@ def convert(
                 "optimize": optimize,
                 "shard_size": shard_size,
                 "raw": raw,
+                "color": color,
             },
             format=format,
             overwrite=overwrite,
             workers=workers,
             strict=strict,
+            skip_empty_classes=skip_empty_classes,
         )
         return
     result = run(
@@ -82,8 +92,10 @@ def convert(
         optimize=optimize,
         shard_size=shard_size,
         raw=raw,
+        color=color,
         workers=workers,
         strict=strict,
+        skip_empty_classes=skip_empty_classes,
         overwrite=overwrite,
     )
     _print_summary(console, result, cut)
@@ -116,6 +128,7 @@ def _convert_part(
     overwrite: bool,
     workers: int | None,
     strict: bool,
+    skip_empty_classes: bool,
 ) -> None:
 
     from fasttrain.errors import UserError
@@ -124,7 +137,15 @@ def _convert_part(
 
     if "beton" in parse_formats(format, raw=settings["raw"]) or overwrite:
         raise UserError("--part goes with neither --format tar,beton nor --overwrite; leave them out")
-    result = convert_part(source, out, part, ShardSettings(**settings), workers=workers, strict=strict)
+    result = convert_part(
+        source,
+        out,
+        part,
+        ShardSettings(**settings),
+        workers=workers,
+        strict=strict,
+        skip_empty_classes=skip_empty_classes,
+    )
     speed = result.photos / max(result.seconds, 1e-9)
     console.print(f"part {part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
     _next(console, f"when all parts are in {out}", f"fasttrain merge {out}")
@@ -158,15 +179,22 @@ def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
 
 def _print_rejected(console: Console, result: ConvertResult) -> None:
 
-    from fasttrain.shards.format import REJECTED
+    from fasttrain.shards.format import CONVERTED, REJECTED
 
+    if (result.out / CONVERTED).exists():
+        console.print(f"not stored as they came: listed in {result.out / CONVERTED}")
     broken, ignored = (result.manifest.counts[name] for name in ("broken", "ignored"))
     if not broken and not ignored:
         return
     listed = result.out / REJECTED
     console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {listed}")
     lines = listed.read_text("utf-8", errors="replace").splitlines()
-    for line in lines[:_BROKEN_SHOWN]:
-        console.print("  " + line.replace("\t", ": "))
-    if len(lines) > _BROKEN_SHOWN:
-        console.print(f"  and {len(lines) - _BROKEN_SHOWN:,} more")
+    reasons = Counter(line.partition("\t")[2] for line in lines)
+    many = [(reason, count) for reason, count in reasons.most_common() if count >= _MANY]
+    for reason, count in many[:_BROKEN_SHOWN]:
+        console.print(f"  {count:,} files: {reason}", markup=False)
+    few = [line for line in lines if reasons[line.partition("\t")[2]] < _MANY]
+    for line in few[:_BROKEN_SHOWN]:
+        console.print("  " + line.replace("\t", ": "), markup=False)
+    if (left := len(few[_BROKEN_SHOWN:]) + sum(count for _, count in many[_BROKEN_SHOWN:])) > 0:
+        console.print(f"  and {left:,} more")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fasttrain.config.location import user_path
 from fasttrain.photos.walk import Found, walk
+from fasttrain.text import printable
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Refused:
     broken: bool = True
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{printable(self.path)}: {self.reason}"
 
 
 def find_photographs(given: Iterable[str | Path]) -> Iterator[Path | Refused]:

@@ -8,24 +8,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fasttrain.photos.cut import jpeg_info, native_available
+from fasttrain.photos.exif import exif_orientation
 
 _SOI, _EOI, _SOS, _DHT, _JPG, _DAC = 0xD8, 0xD9, 0xDA, 0xC4, 0xC8, 0xCC
 _APP0, _APP1, _APP2, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
+_ICC = b"ICC_PROFILE\0"
 _ENTROPY_CODED = 0x00  # no marker's number
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _ANY_MARKER = re.compile(rb"\xff[^\x00\xff]")
 _WITHIN_SCAN = frozenset({0x00, *range(0xD0, 0xD8), 0xFF})
-_ORIENTATION_TAG = 0x0112
 _MOST_SCANS = 100  # real ones have about ten: each further one is a pass over all coefficients
 _MOST_SEGMENTS = 10_000  # a profile and Exif have some hundred
 
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """The frame header, sizes in pixels as stored, before `orientation` (Exif's, 1 without one).
+    """The frame header, sizes in pixels as stored, before `orientation` (the first Exif segment's, 1 without one).
 
     `sampling` holds (horizontal, vertical) factors for each component; `frame` is n of SOFn (0 baseline,
-    2 progressive, 9 arithmetic ...); `adobe_transform` is APP14's, None without one.
+    2 progressive, 9 arithmetic ...); `adobe_transform` is APP14's, None without one; `profile` is the ICC profile.
     """
 
     width: int
@@ -35,6 +36,7 @@ class JpegHeader:
     frame: int
     orientation: int
     adobe_transform: int | None
+    profile: bytes = b""
 
     @property
     def components(self) -> int:
@@ -60,10 +62,12 @@ def is_jpeg(data: bytes) -> bool:
 
 def read_header(data: bytes) -> JpegHeader:
     """Reads the markers up to the first scan. Raises ValueError where they make no sense."""
-    orientation, adobe, frame = 1, None, None
+    orientation, adobe, frame, profile = None, None, None, []
     for segment in _segments(data):
-        if segment.marker == _APP1 and segment.payload[:6] == b"Exif\0\0":
-            orientation = _orientation(segment.payload[6:])
+        if segment.marker == _APP1 and orientation is None and segment.payload[:5] == b"Exif\0":
+            orientation = exif_orientation(segment.payload[6:])
+        elif segment.marker == _APP2 and segment.payload[:12] == _ICC:
+            profile.append(segment.payload[12:])  # its number, how many there are, its share of the bytes
         elif segment.marker == _APP14 and segment.payload[:5] == b"Adobe" and len(segment.payload) >= 12:
             adobe = segment.payload[11]
         elif 0xC0 <= segment.marker <= 0xCF and segment.marker not in (_DHT, _JPG, _DAC):
@@ -79,7 +83,8 @@ def read_header(data: bytes) -> JpegHeader:
         raise ValueError("a JPEG with a senseless frame header")
     factors = [frame.payload[7 + 3 * i] for i in range(count)]
     sampling = tuple((factor >> 4, factor & 15) for factor in factors)
-    return JpegHeader(width, height, precision, sampling, frame.marker - 0xC0, orientation, adobe)
+    icc = b"".join(part[2:] for part in sorted(profile, key=lambda part: part[:1]))
+    return JpegHeader(width, height, precision, sampling, frame.marker - 0xC0, orientation or 1, adobe, icc)
 
 
 def require_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
@@ -118,6 +123,20 @@ def strip_metadata(data: bytes) -> bytes:
         if segment.marker == _EOI:
             return b"".join(kept)
     raise ValueError("a JPEG that ends before its end marker")
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return `data` without the private segments ahead of its first scan, all else as it is, damage too."""
+    kept = [data[:2]]
+    try:
+        for segment in _segments(data):
+            if segment.marker == _SOS:
+                return b"".join([*kept, data[segment.start :]])
+            if not _is_private(segment):
+                kept.append(data[segment.start : segment.end])
+    except ValueError:
+        pass
+    return data
 
 
 def _is_private(segment: _Segment) -> bool:
@@ -163,19 +182,3 @@ def _scan_end(data: bytes, position: int) -> int:
             return position
         position += 1
     return len(data)
-
-
-def _orientation(tiff: bytes) -> int:
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None or len(tiff) < 8:
-        return 1
-    try:
-        (directory,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, directory)
-        for entry in range(count):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG and kind == 3 and 1 <= value <= 8:
-                return int(value)
-    except struct.error:  # a cut-off Exif block says nothing, and is no reason to lose the photograph
-        return 1
-    return 1

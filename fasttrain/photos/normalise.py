@@ -2,57 +2,68 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fasttrain.photos.color import MOST_LEVELS, Color, Profile, read_profile
 from fasttrain.photos.cut import Interval, cut_jpeg, native_available
-from fasttrain.photos.jpeg import JpegHeader, is_jpeg, read_header, require_few_scans, strip_metadata
+from fasttrain.photos.formats import HEAD, PILLOW, sniff
+from fasttrain.photos.jpeg import JpegHeader, read_header, require_few_scans, strip_metadata
+from fasttrain.photos.pictures import MAX_PIXELS as MAX_PIXELS
+from fasttrain.photos.pictures import BrokenPhoto as BrokenPhoto
+from fasttrain.photos.pictures import (
+    Picture,
+    check_pixels,
+    decode_picture,
+    jpeg_in_jxl,
+    open_as,
+    open_picture,
+    reason_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 178_956_970
-"""Twice Pillow's `MAX_IMAGE_PIXELS`, where Pillow itself calls a picture a decompression bomb."""
-
 _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
-
-
-class BrokenPhoto(Exception):
-    """A photograph that can't be stored; `reason` is one short line."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+_UNTOUCHED = ("as-is", "stripped", "cut")
+_COMPONENTS = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
-class StoredPhoto:
-    """`jpeg`, 8 bits a sample, grey or three components; its size in pixels; what was done, for the counts.
+class _Outcome:
+    """Size in pixels; `how`: what was done, for the counts; `notes`: more of it, for this photograph alone."""
+
+    width: int
+    height: int
+    how: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """What makes this photograph differ from its file; empty where its coefficients are the file's."""
+        return "; ".join([*(how for how in self.how if how not in _UNTOUCHED), *self.notes])
+
+
+@dataclass(frozen=True)
+class StoredPhoto(_Outcome):
+    """`jpeg`: 8 bits a sample, grey or three components.
 
     The first of `how` is "as-is", "stripped" (metadata taken off), "rotated" (losslessly) or
-    "re-encoded: WHY"; "resized" and "cut" may follow.
+    "re-encoded: WHY"; "color converted" or "color kept", "resized" and "cut" may follow.
     """
 
     jpeg: bytes
-    width: int
-    height: int
-    how: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class RawPhoto:
-    """`pixels`: uint8 RGB in rows, `height` x `width` x 3 bytes; what was done, for the counts.
+class RawPhoto(_Outcome):
+    """`pixels`: uint8 RGB in rows, `height` x `width` x 3 bytes.
 
-    The first of `how` is "decoded: KIND"; "rotated" and "resized" may follow.
+    The first of `how` is "decoded: KIND"; "rotated", "color converted" or "color kept", and "resized" may follow.
     """
 
     pixels: bytes
-    width: int
-    height: int
-    how: tuple[str, ...]
 
 
 def normalise(
@@ -62,6 +73,7 @@ def normalise(
     quality: int = 95,
     cut: Interval = "none",
     optimize: bool = True,
+    color: Color = "auto",
 ) -> StoredPhoto:
     """The JPEG to store for the file `data`, upright and without private metadata.
 
@@ -71,61 +83,113 @@ def normalise(
     decoded, laid onto white where it is transparent, and encoded once, 4:2:0, at `quality` (1 to 100).
     `max_size` bounds the longest side in pixels. `cut` other than "none" (needs the C++ module) rewrites
     each JPEG by `cut_jpeg`; `optimize` chooses optimal Huffman tables for what is rewritten or encoded.
+    `color`: "auto" converts to sRGB where an ICC profile moves the colours by more than MOST_LEVELS on average,
+    "srgb" wherever there is another profile, "keep" nowhere.
 
     Every photograph is decoded in full, or its coefficients are all read. Raises BrokenPhoto for what is
     truncated, not a photograph, or of more than MAX_PIXELS.
     """
+    data = _unpacked(data)
+    picture = None
     if header := _header(data):
         why = _why_not_kept(header, max_size)
         if why is None:
-            kept = _kept(data, header, cut, optimize)
-            if isinstance(kept, StoredPhoto):
-                return kept
-            why = kept
-        image = _open(data)
+            color_done = _Colors((), ())
+            if header.profile and (profile := read_profile(header.profile, _COMPONENTS[header.components])):
+                color_done = _judge(profile, _thumbnail(data), color)
+            if color_done.how == _CONVERTED:
+                why = "color profile"
+            else:
+                kept = _kept(data, header, cut, optimize, color_done)
+                if isinstance(kept, StoredPhoto):
+                    return kept
+                why = kept
+        picture = open_picture(data)
     else:
-        image = _open(data)
-        why = str(image.format).lower()
-    return _encode(_upright(image), why, max_size, quality, cut, optimize)
+        picture = open_picture(data)
+        why = PILLOW[picture.kind].lower()
+    image, done = _pixels(picture, color)
+    return _encode(image, why, max_size, quality, cut, optimize, done)
 
 
-def decode(data: bytes, *, max_size: int) -> RawPhoto:
+def decode(data: bytes, *, max_size: int, color: Color = "auto") -> RawPhoto:
     """The pixels to store for the file `data`: upright, on white where it is transparent, grey as RGB.
 
     They equal Pillow's, shrunk by the same filter as `normalise`'s where the longest side exceeds `max_size`.
-    Raises BrokenPhoto as `normalise` does.
+    `color`: see `normalise`. Raises BrokenPhoto as `normalise` does.
     """
+    data = _unpacked(data)
     header = _header(data)
-    image = _open(data)
-    how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else str(image.format).lower())]
+    picture = open_picture(data)
+    how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else PILLOW[picture.kind].lower())]
     if header and header.orientation != 1:
         how.append("rotated")
-    image = _upright(image)
+    image, done = _pixels(picture, color)
+    how += done.how
     if _shrink(image, max_size):
         how.append("resized")
-    return RawPhoto(image.convert("RGB").tobytes(), image.width, image.height, tuple(how))
+    return RawPhoto(image.width, image.height, tuple(how), done.notes, image.convert("RGB").tobytes())
+
+
+def _unpacked(data: bytes) -> bytes:
+    """The JPEG that a JPEG XL was made of, where it holds all that is needed to restore it; else `data`."""
+    return (sniff(data[:HEAD]) == "JPEG XL" and jpeg_in_jxl(data)) or data
+
+
+@dataclass(frozen=True)
+class _Colors:
+    how: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+_CONVERTED, _LEFT = ("color converted",), ("color kept",)
+
+
+def _judge(profile: Profile, image: Image, color: Color) -> _Colors:
+    levels = profile.levels(image)
+    convert = color == "srgb" or (color == "auto" and levels > MOST_LEVELS)
+    note = f"profile {profile.name!r} {'converted to sRGB' if convert else 'kept'}, {levels:.1f} levels apart"
+    return _Colors(_CONVERTED if convert else _LEFT, (note,))
+
+
+def _thumbnail(data: bytes) -> Image:
+    image = open_picture(data).image
+    image.draft(None, (64, 64))
+    _load(image)
+    return image
+
+
+def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
+    """Decoded, upright, on white, mode L or RGB, in the colours that `color` asks for."""
+    image = decode_picture(picture)
+    done = _Colors((), ())
+    if profile := read_profile(picture.profile, image.mode):
+        done = _judge(profile, image.convert("RGB") if image.mode == "RGBA" else image, color)
+        if done.how == _CONVERTED or image.mode == "LAB":
+            image = profile.convert(image)
+    return _onto_white(image), done
 
 
 def _header(data: bytes) -> JpegHeader | None:
     """None for what isn't a JPEG."""
     if not data:
         raise BrokenPhoto("empty file")
-    if not is_jpeg(data):
+    if sniff(data[:HEAD]) != "JPEG":
         return None
     try:
         header = read_header(data)
         require_few_scans(data)
     except ValueError as error:
         raise BrokenPhoto(str(error)) from error
-    _check_pixels(header.width, header.height)
+    check_pixels(header.width, header.height)
+    if header.precision != 8:
+        raise BrokenPhoto(f"{header.precision}-bit JPEG, which can't be read here: save it with 8 bits")
     return header
 
 
 def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
     if header.frame > 2:
         return f"JPEG of kind SOF{header.frame}"
-    if header.precision != 8:
-        return f"{header.precision}-bit JPEG"
     if header.components not in (1, 3):
         return "CMYK JPEG" if header.components == 4 else f"JPEG of {header.components} components"
     if any(not factor or max(axis) % factor for axis in zip(*header.sampling, strict=True) for factor in axis):
@@ -135,7 +199,7 @@ def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
     return None
 
 
-def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool) -> StoredPhoto | str:
+def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color: _Colors) -> StoredPhoto | str:
     """The photograph with its coefficients kept, or why it must be re-encoded."""
     try:
         stripped = strip_metadata(data)
@@ -144,8 +208,8 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool) -> Sto
     first = "as-is" if stripped == data else "stripped"
     turned = header.orientation != 1
     if cut == "none" and not turned:
-        _read_every_scan(data)
-        return StoredPhoto(stripped, header.width, header.height, (first,))
+        _read_every_scan(stripped)
+        return StoredPhoto(header.width, header.height, (first, *color.how), color.notes, stripped)
     if not native_available():
         return "orientation"
     try:
@@ -157,51 +221,15 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool) -> Sto
         # Stray bytes make libjpeg warn, and the cutter refuse; the pixels may be well: the decoder decides.
         return "orientation" if reason.startswith("orientation:") else "damaged JPEG"
     width, height = (header.height, header.width) if header.orientation > 4 else (header.width, header.height)
-    done = "rotated" if turned else first
-    return StoredPhoto(jpeg, width, height, (done,) if cut == "none" else (done, "cut"))
+    done = ("rotated" if turned else first, *color.how)
+    return StoredPhoto(width, height, done if cut == "none" else (*done, "cut"), color.notes, jpeg)
 
 
 def _read_every_scan(data: bytes) -> None:
     # At an eighth of the size every Huffman code is still read, but the IDCT all but falls away.
-    image = _open(data)
+    image = open_as("JPEG", data)
     image.draft("L", (1, 1))
     _load(image)
-
-
-def _upright(image: Image) -> Image:
-    """Decoded, mode L or RGB, EXIF orientation applied."""
-    from PIL import ImageOps
-
-    _load(image)
-    try:
-        return _onto_white(ImageOps.exif_transpose(image))
-    except (BrokenPhoto, MemoryError):
-        raise
-    except Exception as error:  # metadata and palettes of damaged files fail in as many ways as pixels
-        raise BrokenPhoto(_reason(error)) from error
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    from PIL import Image
-
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def _open(data: bytes) -> Image:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
-    except UnidentifiedImageError as error:
-        raise BrokenPhoto("not a photograph: no known picture format") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plugins raise all kinds on damaged files
-        raise BrokenPhoto(_reason(error)) from error
-    _check_pixels(*image.size)  # Pillow's own limit is a setting of the process
-    return image
 
 
 def _load(image: Image) -> None:
@@ -209,23 +237,18 @@ def _load(image: Image) -> None:
         image.load()
     except MemoryError:
         raise
-    except Exception as error:  # as above
-        raise BrokenPhoto(_reason(error)) from error
+    except Exception as error:  # Pillow raises all kinds on damaged files
+        raise BrokenPhoto(reason_of("JPEG", error)) from error
 
 
 def _onto_white(image: Image) -> Image:
     from PIL import Image
 
-    if image.mode == "F":
-        raise BrokenPhoto("floating-point pixels have no known range: save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        import numpy as np
-
-        return Image.fromarray((np.asarray(image).clip(0, 65_535) // 257).astype(np.uint8))
-    if image.has_transparency_data or image.mode in ("La", "RGBa"):
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    if image.mode == "LAB":
+        raise BrokenPhoto("CIELAB colours without a profile: save it as RGB")
+    if image.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "L" else image.convert("RGB")
 
 
 def _shrink(image: Image, max_size: int | None) -> bool:
@@ -238,8 +261,10 @@ def _shrink(image: Image, max_size: int | None) -> bool:
     return True
 
 
-def _encode(image: Image, why: str, max_size: int | None, quality: int, cut: Interval, optimize: bool) -> StoredPhoto:
-    how = ["resized"] if _shrink(image, max_size) else []
+def _encode(
+    image: Image, why: str, max_size: int | None, quality: int, cut: Interval, optimize: bool, color: _Colors
+) -> StoredPhoto:
+    how = [*color.how, *(["resized"] if _shrink(image, max_size) else [])]
     if max(image.size) > _MAX_SIDE:
         raise BrokenPhoto(f"{image.width}x{image.height} is longer than a JPEG's {_MAX_SIDE:,} px; use --max-size")
     file = io.BytesIO()
@@ -248,14 +273,4 @@ def _encode(image: Image, why: str, max_size: int | None, quality: int, cut: Int
     if cut != "none":
         jpeg = cut_jpeg(jpeg, cut, optimize)
         how.append("cut")
-    return StoredPhoto(jpeg, image.width, image.height, (f"re-encoded: {why}", *how))
-
-
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BrokenPhoto(f"{width}x{height} px is more than {MAX_PIXELS:,}: a decompression bomb?")
-
-
-def _reason(error: Exception) -> str:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"truncated: {said}" if "truncated" in said.lower() and not said.startswith("truncated") else said
+    return StoredPhoto(image.width, image.height, (f"re-encoded: {why}", *how), color.notes, jpeg)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +82,18 @@ def cache_root() -> Path:
         ) from error
 
 
-def open_source(source: str | Path, least_classes: int = 2) -> Source:
+def open_source(source: str | Path, least_classes: int = 2, *, skip_empty_classes: bool = False) -> Source:
     """Lists `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or a folder.
 
     A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/`
     and any of `val/` (or `validation/`, `valid/`) and `test/`, each with class folders. Hidden files are
     passed over, links followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
-    Raises UserError, one line, where that isn't what lies there, or Food-101 can't be downloaded.
+    Raises UserError, one line, where that isn't what lies there, or Food-101 can't be downloaded, or all files of a
+    class are left out and not `skip_empty_classes`.
     """
     found = _open(source)
+    if not skip_empty_classes:
+        _require_all_classes(found)
     if len(found.classes) < least_classes:
         raise UserError(_one_class(found))
     return found
@@ -167,8 +172,8 @@ def _class_folders(root: Path, kind: str, name: str) -> Source:
         where = f"{len(photos):,} photographs but no class folders" if photos else "no class folders"
         raise UserError(f"--source {root} holds {where}; give each class a folder of its own")
     listed = _walk_classes(root, "", names, UNDECIDED)
-    classes = _used_classes(root, names, listed.photos)
-    empty = [(f"{name}/", "empty class") for name in names if name not in classes]
+    classes = _used_classes(root, names, listed)
+    empty = [(f"{name}/", _EMPTY) for name in names if name not in classes]
     return _source(kind, name, root, classes, listed.photos, [*beside, *listed.ignored, *empty])
 
 
@@ -187,11 +192,11 @@ def _split_layout(root: Path, name: str, splits: dict[str, int]) -> Source:
         photos += listed.photos
         ignored += [*_beside(root, folder), *listed.ignored]
     learnt = [photo for photo in photos if photo.split in (TRAIN, UNDECIDED)]
-    classes = _used_classes(root / "train", names, learnt)
+    classes = _used_classes(root / "train", names, _Listed(learnt, ignored))
     for photo in photos:
         if photo.name not in classes:
             raise UserError(f"{root / photo.path}: train/ holds no photographs of its class, {photo.name!r}")
-    ignored += [(f"train/{name}/", "empty class") for name in names if name not in classes]
+    ignored += [(f"train/{name}/", _EMPTY) for name in names if name not in classes]
     return _source("folder", name, root, classes, photos, ignored)
 
 
@@ -212,14 +217,14 @@ def _food101(base: Path, kind: str, name: str) -> Source:
         photos.append(_Photo(path, stem.partition("/")[0], split, *((photo.size, photo.stamp) if photo else (-1,))))
     ignored = [(photo.path, "not named in meta/train.txt or meta/test.txt") for photo in sizes.values()]
     learnt = [photo for photo in photos if photo.split == UNDECIDED]
-    classes = _used_classes(root, sorted({photo.name for photo in photos}), learnt)
+    classes = _used_classes(root, sorted({photo.name for photo in photos}), _Listed(learnt, listed.ignored))
     for photo in photos:
         if photo.name not in classes:
             raise UserError(f"{base / 'meta' / 'test.txt'}: class {photo.name!r} is not in meta/train.txt")
     return _source(kind, name, root, classes, photos, [*listed.ignored, *ignored])
 
 
-_NO_CLASS = "not in a class folder"
+_NO_CLASS, _EMPTY = "not in a class folder", "empty class"
 
 
 @dataclass(frozen=True)
@@ -232,8 +237,24 @@ def _walk_classes(root: Path, prefix: str, names: list[str], split: int) -> _Lis
     photos: list[_Photo] = []
     ignored: list[Ignored] = []
     seen: set[tuple[int, int]] = set()
+    base = os.path.realpath(root / prefix)
+    aliases = {name: os.path.realpath(root / prefix / name) for name in names if (root / prefix / name).is_symlink()}
+    real = set(names) - set(aliases)
+
+    def read_as(target: str, here: str) -> str | None:
+        inside = os.path.relpath(target, base)
+        if os.path.commonpath([target, base]) == target:
+            return f"{target}, a folder above"
+        first, *others = Path(inside).parts
+        if first not in real or (first == here and os.path.isfile(target)):  # noqa: PTH113 - a million times
+            return None
+        return None if any(part[0] == "." for part in others) else prefix + inside
+
     for name in names:
-        for found in walk(root, f"{prefix}{name}", seen):
+        if name in aliases and (own := read_as(aliases[name], name)):
+            ignored.append((f"{prefix}{name}/", f"a link to {own}, which is read under its own name"))
+            continue
+        for found in walk(root, f"{prefix}{name}", seen, own_name=functools.partial(read_as, here=name)):
             if isinstance(found, Found):
                 photos.append(_Photo(found.path, name, split, found.size, found.stamp))
             else:
@@ -241,15 +262,33 @@ def _walk_classes(root: Path, prefix: str, names: list[str], split: int) -> _Lis
     return _Listed(photos, ignored)
 
 
-def _used_classes(root: Path, names: list[str], photos: list[_Photo]) -> tuple[str, ...]:
+def _used_classes(root: Path, names: list[str], listed: _Listed) -> tuple[str, ...]:
     for name in names:
         if not name.isprintable():
             raise UserError(f"--source {root}: the class folder's name {name!r} isn't printable UTF-8; rename it")
-    used = {photo.name for photo in photos}
+    used = {photo.name for photo in listed.photos}
     classes = tuple(name for name in names if name in used)
     if not classes:
-        raise UserError(f"--source {root} holds class folders ({_few(names)}) but no photographs in them")
+        why = f": {_reasons([reason for _, reason in listed.ignored])}" if listed.ignored else ""
+        raise UserError(f"--source {root} holds class folders ({_few(names)}) but no photographs in them{why}")
     return classes
+
+
+def _require_all_classes(source: Source) -> None:
+    """Raise UserError where a class folder holds files, and all of them are left out."""
+    empty = [path for path, reason in source.ignored if reason == _EMPTY]
+    for folder in empty:
+        inside = [reason for path, reason in source.ignored if path.startswith(folder) and reason != _EMPTY]
+        if inside:
+            raise UserError(
+                f"{source.root / folder}: every file of this class is left out ({_reasons(inside)}); make them "
+                "readable, take the folder out of the source, or give `convert --skip-empty-classes`"
+            )
+
+
+def _reasons(reasons: list[str]) -> str:
+    found = Counter(reasons).most_common(2)
+    return "; ".join(f"{count:,} x {reason}" for reason, count in found) + (" …" if len(set(reasons)) > 2 else "")
 
 
 def _one_class(source: Source) -> str:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from fasttrain.photos.formats import HEAD, RAW, sniff, why_not
 
 Ignored = tuple[str, str]
 """(path relative to the source, reason)."""
 
 _PHOTOGRAPHS = frozenset(
     {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-        *(".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"),
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx"),
     }
 )
-_UNREADABLE = {
-    suffix: f"{suffix[1:].upper()} can't be read here: save it as JPEG or PNG"
-    for suffix in (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".svg", ".psd", ".jxl")
-}
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
+_RAWS = frozenset(
+    "." + suffix
+    for suffix in (
+        "3fr ari arw bay cap cr2 cr3 crw dcr dcs dng drf eip erf fff gpr iiq k25 kdc "
+        "mdc mef mos mrw nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f"
+    ).split()  # noqa: SIM905 - a list would take forty lines
+)
+"""A raw file of most cameras begins as a TIFF does, and its first picture is a thumbnail."""
+_THUMBNAIL = "a camera's thumbnail (THM) of another file"
+
+OwnName = Callable[[str], str | None]
+"""From a link's target to the name under which it is read anyway, None where it isn't."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,13 @@ class Found:
     stamp: tuple[int, int, int]
 
 
-def walk(root: Path, start: str, seen: set[tuple[int, int]], *, recurse: bool = True) -> Iterator[Found | Ignored]:
+def walk(
+    root: Path, start: str, seen: set[tuple[int, int]], *, recurse: bool = True, own_name: OwnName = lambda _: None
+) -> Iterator[Found | Ignored]:
     """Every file below `root / start`, sorted, hidden ones passed over, links followed.
 
-    `seen` holds (device, inode) of the folders read so far, so that links can't lead around in circles.
+    `seen` holds (device, inode) of the folders read so far, so that links can't lead around in circles. A link to what
+    has an `own_name` is not followed.
     """
     folder = root / start if start else root
     identity = folder.stat()
@@ -53,9 +65,12 @@ def walk(root: Path, start: str, seen: set[tuple[int, int]], *, recurse: bool = 
         if entry.name[0] == "." or entry.name == "__MACOSX":
             continue
         path = f"{start}/{entry.name}" if start else entry.name
-        if is_folder(entry):
+        linked = entry.is_symlink() and os.path.exists(entry.path)  # noqa: PTH110 - as above
+        if linked and (own := own_name(os.path.realpath(entry.path))):
+            yield f"{path}/" if is_folder(entry) else path, f"a link to {own}, which is read under its own name"
+        elif is_folder(entry):
             if recurse:
-                yield from walk(root, path, seen)
+                yield from walk(root, path, seen, own_name=own_name)
         else:
             yield _judge(entry, path)
 
@@ -74,14 +89,22 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
             return path, "a broken link" if entry.is_symlink() else "not a regular file"
         stat = entry.stat()
         suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
-        if suffix in _PHOTOGRAPHS or (suffix not in _UNREADABLE and _looks_like_photograph(entry.path)):
+        reason = None if suffix in _PHOTOGRAPHS else _why_not_content(entry.path, suffix)
+        if reason is None:
             return Found(path, stat.st_size, (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
     except OSError as error:
         return path, f"can't be read: {error.strerror}"
-    return path, _UNREADABLE.get(suffix, f"not a photograph ({suffix})" if suffix else "not a photograph")
+    return path, reason
 
 
-def _looks_like_photograph(path: str) -> bool:
+def _why_not_content(path: str, suffix: str) -> str | None:
+    """Why a file that no photograph's suffix names is none; None where its first bytes are a photograph's."""
     with Path(path).open("rb") as file:
-        head = file.read(12)
-    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+        kind = sniff(file.read(HEAD))
+    if suffix == ".thm":
+        return _THUMBNAIL
+    if suffix in _RAWS and kind in ("TIFF", "BigTIFF", "raw", ""):
+        return f"{suffix[1:].upper()}, {RAW}"
+    if kind:
+        return why_not(kind)
+    return f"not a photograph ({suffix})" if suffix else "not a photograph"

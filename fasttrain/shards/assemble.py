@@ -1,4 +1,4 @@
-"""Out of all finished shards: `index.npy`, `rejected.tsv`, and last of all `manifest.json`."""
+"""Out of all finished shards: `index.npy`, `rejected.tsv`, `converted.tsv`, and last of all `manifest.json`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.sources import TRAIN, SourceSummary
 from fasttrain.shards.format import (
+    CONVERTED,
     INDEX,
     MANIFEST,
     REJECTED,
@@ -27,24 +28,30 @@ from fasttrain.shards.format import (
 )
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.parts import Part
+from fasttrain.text import printable
 
 
 def assemble(
     out: Path, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
-    """Writes the three files; `parts` in the layout's order. Raises UserError where a class has lost every
-    training photograph (`rejected.tsv` is written by then), OSError where the disk can't be written.
+    """Writes these files, `converted.tsv` only where there is something to list; `parts` in the layout's order.
+
+    Raises UserError where a class has lost every training photograph (`rejected.tsv` is written by then), OSError where
+    the disk can't be written.
     """
     broken = [rejected for _, part in parts for rejected in part.broken]
     rejected = sorted([*source.ignored, *broken])
     atomic_write_bytes(out / REJECTED, b"".join(_line(path, reason) for path, reason in rejected))
     kept = [(job, part) for job, part in parts if part.keys]
-    _check_classes(out, source, kept)
+    _check_classes(out, source, kept, dict(broken))
+    changed = sorted(changed for _, part in kept for changed in part.changed)
+    if changed:
+        atomic_write_bytes(out / CONVERTED, b"".join(_line(path, reason) for path, reason in changed))
     index = _index(kept)
     file = io.BytesIO()
     np.save(file, index)
     atomic_write_bytes(out / INDEX, file.getvalue())
-    others = [REJECTED, *(f"{job.name}.idx" for job, _ in kept)]
+    others = [REJECTED, *([CONVERTED] if changed else []), *(f"{job.name}.idx" for job, _ in kept)]
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(
         schema=1,
@@ -76,12 +83,14 @@ def assemble(
     return manifest
 
 
-def _check_classes(out: Path, source: SourceSummary, kept: list[tuple[ShardJob, Part]]) -> None:
+def _check_classes(out: Path, source: SourceSummary, kept: list[tuple[ShardJob, Part]], broken: dict[str, str]) -> None:
     left = {label for job, part in kept if job.split == TRAIN for label in part.labels}
     for label, name in enumerate(source.classes):
         if label not in left:
+            inside = (reason for path, reason in broken.items() if name in Path(path).parts[:-1])
+            first = next((f", such as: {reason}" for reason in inside), "")
             raise UserError(
-                f"class {name!r} has no usable training photograph (why: {out / REJECTED}); add some, or take "
+                f"class {name!r} has no usable training photograph (why: {out / REJECTED}{first}); add some, or take "
                 "its folder away"
             )
 
@@ -103,5 +112,5 @@ def _index(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.voi
 
 def _line(path: str, reason: str) -> bytes:
     # A file name may hold whatever breaks a table but "/" and NUL.
-    plain = [text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n") for text in (path, reason)]
+    plain = [printable(text.replace("\\", "\\\\")) for text in (path, reason)]
     return os.fsencode("\t".join(plain) + "\n")

@@ -70,8 +70,10 @@ def convert(
     optimize: bool = ShardSettings.optimize,
     shard_size: int = ShardSettings.shard_size,
     raw: bool = ShardSettings.raw,
+    color: str = ShardSettings.color,
     workers: int | None = None,
     strict: bool = False,
+    skip_empty_classes: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
@@ -83,8 +85,10 @@ def convert(
     optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's restart
     markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw: stores
     decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
-    quality, cut and optimize then mean nothing. workers: threads, by default one a core. strict: a broken
-    photograph is an error, not left out. overwrite: replaces other shards in `out`. progress: shows how far it is.
+    quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`.
+    workers: threads, by default one a core. strict: a broken
+    photograph is an error, not left out. skip_empty_classes: leaves out a class of which no file is a photograph,
+    which else is an error. overwrite: replaces other shards in `out`. progress: shows how far it is.
 
     Stopped half-way (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call goes on after the last finished shard. The
     bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,
@@ -95,9 +99,10 @@ def convert(
     return _convert(
         source,
         local_folder(out),
-        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw),
+        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw, color),
         workers=workers,
         strict=strict,
+        skip_empty_classes=skip_empty_classes,
         overwrite=overwrite,
         beton="beton" in formats,
         console=console,
@@ -112,6 +117,7 @@ def convert_part(
     *,
     workers: int | None = None,
     strict: bool = False,
+    skip_empty_classes: bool = False,
     progress: bool = True,
 ) -> PartResult:
     """Writes every n-th shard, from the i-th on, of `convert`'s, into a folder below `out`: part "i/n", from 1.
@@ -125,7 +131,7 @@ def convert_part(
     if (folder.parent / MANIFEST).exists():
         raise UserError(f"{folder.parent} holds a whole data set; give another --out")
     start = time.monotonic()
-    workers, settings, opened = _checked(source, folder, settings, workers)
+    workers, settings, opened = _checked(source, folder, settings, workers, skip_empty_classes=skip_empty_classes)
     with _quiet_pillow(), alone_in(folder, wait=False), StopRequest("stopping after the shards in hand") as stop:
         jobs = _jobs(opened, settings)
         prepare(folder, opened, jobs, settings.recorded(), overwrite=False, say=console.print)
@@ -184,13 +190,16 @@ def _convert(
     console: Console,
     workers: int | None = None,
     strict: bool = False,
+    skip_empty_classes: bool = False,
     overwrite: bool = False,
     beton: bool = False,
     least_classes: int = 2,
     wait: bool = False,
 ) -> ConvertResult:
     start = time.monotonic()
-    workers, settings, source = _checked(where, out, settings, workers, least_classes)
+    workers, settings, source = _checked(
+        where, out, settings, workers, least_classes, skip_empty_classes=skip_empty_classes
+    )
     with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         jobs = _jobs(source, settings)
         manifest = prepare(out, source, jobs, settings.recorded(), overwrite=overwrite, say=console.print)
@@ -226,12 +235,18 @@ def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
 
 
 def _checked(
-    where: str | Path, out: Path, settings: ShardSettings, workers: int | None, least_classes: int = 2
+    where: str | Path,
+    out: Path,
+    settings: ShardSettings,
+    workers: int | None,
+    least_classes: int = 2,
+    *,
+    skip_empty_classes: bool = False,
 ) -> tuple[int, ShardSettings, Source]:
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
-    source = open_source(where, least_classes)
+    source = open_source(where, least_classes, skip_empty_classes=skip_empty_classes)
     if out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents:
         raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source

@@ -18,6 +18,7 @@ from typing import cast
 
 from fasttrain.errors import UserError, fault_of_machine, no_memory
 from fasttrain.files import atomic_write, atomic_write_bytes
+from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval
 from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
 from fasttrain.photos.sources import Source
@@ -26,6 +27,7 @@ from fasttrain.shards.format import PARTS
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.settings import ShardSettings
 from fasttrain.shards.tar import TarWriter, npy_header
+from fasttrain.text import printable
 
 Photo = StoredPhoto | RawPhoto
 
@@ -49,6 +51,7 @@ class Part:
     crcs: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     broken: list[tuple[str, str]] = field(default_factory=list)
+    changed: list[tuple[str, str]] = field(default_factory=list)
 
     def fits(self, job: ShardJob) -> bool:
         """Whether this may be `job`'s: every column as long as the others, all numbers such as an index holds."""
@@ -66,14 +69,16 @@ class Part:
         """Raises UserError for the first broken photograph."""
         if self.broken:
             path, reason = self.broken[0]
-            raise UserError(f"{root / path}: {reason}; mend or remove it, or leave out --strict")
+            raise UserError(f"{printable(str(root / path))}: {reason}; mend or remove it, or leave out --strict")
 
 
 def read_part(out: Path, job: ShardJob) -> Part | None:
     """The finished shard's record; None where it isn't finished, or its tar isn't what was written."""
     try:
         plain = json.loads((out / PARTS / f"{job.name}.json").read_bytes())
-        part = Part(**{**plain, "broken": [(path, reason) for path, reason in plain["broken"]]})
+        for pairs in ("broken", "changed"):
+            plain[pairs] = [(path, reason) for path, reason in plain.get(pairs, [])]
+        part = Part(**plain)
         files = [(out / f"{job.name}.{kind}").lstat() for kind in (("tar", "idx") if part.keys else ())]
         whole = all(stat.S_ISREG(file.st_mode) for file in files) and (not files or files[0].st_size == part.bytes)
         whole = whole and part.fits(job)
@@ -99,17 +104,20 @@ def write_parts(
     UserError for the first broken photograph where `strict`, OSError where the disk can't be written.
     """
 
+    color = cast(Color, settings.color)
+
     def work(row: int) -> Photo | str:
         try:
             data = (source.root / source.paths[row]).read_bytes()
             if settings.raw and settings.max_size:
-                return decode(data, max_size=settings.max_size)
+                return decode(data, max_size=settings.max_size, color=color)
             return normalise(
                 data,
                 max_size=settings.max_size,
                 quality=settings.quality,
                 cut=cast(Interval, settings.cut),
                 optimize=settings.optimize,
+                color=color,
             )
         except BrokenPhoto as error:
             if no_memory(error.reason):
@@ -153,6 +161,8 @@ def _write_part(
                     part.check_strict(source.root)
             else:
                 _add(part, tar, photo, keys[row], int(source.labels[row]))
+                if reason := photo.reason:
+                    part.changed.append((source.paths[row], reason))
             advance()
         tar.close()
         if not part.keys:

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from fasttrain.errors import UserError
+from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval, native_available
 from fasttrain.version import __version__
 
-ADDED = {"raw": False}
+ADDED = {"raw": False, "color": "keep"}
 """What settings were before there was a name for them: older manifests lack them."""
 
 
@@ -25,6 +26,7 @@ class ShardSettings:
     optimize: bool = True
     shard_size: int = 1000
     raw: bool = False
+    color: str = "auto"
 
     def resolved(self) -> ShardSettings:
         """Checked, and with "auto" replaced by what this machine can do. Raises UserError."""
@@ -34,6 +36,7 @@ class ShardSettings:
             "max_size": (self.max_size is None or self.max_size >= 8, "at least 8 px"),
             "quality": (1 <= self.quality <= 100, "1 to 100, such as 95"),
             "cut": (self.cut in ("auto", *get_args(Interval)), "auto, mcu, row or none"),
+            "color": (self.color in get_args(Color), "auto, keep or srgb"),
             "shard_size": (self.shard_size >= 1, "at least 1 photograph, such as 1000"),
         }
         for name, (right, mend) in ranges.items():

@@ -17,7 +17,7 @@ from fasttrain.config.location import upload_command, url_in_path, user_path
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.files import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.photos.sources import Source
-from fasttrain.shards.format import INDEX, MANIFEST, PARTS, REJECTED, Manifest, read_manifest
+from fasttrain.shards.format import CONVERTED, INDEX, MANIFEST, PARTS, REJECTED, Manifest, read_manifest
 from fasttrain.shards.layout import SHARD_NAME, ShardJob
 from fasttrain.shards.parts import read_part
 from fasttrain.shards.settings import ADDED
@@ -137,7 +137,7 @@ def _clear(out: Path, mine: dict[str, Any]) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     fsync_folder(out)  # without its manifest, what is left is no data set, however far this gets
     for path in sorted(out.iterdir()):
-        if _SHARD.fullmatch(path.name) or _BETON.fullmatch(path.name) or path.name in (INDEX, REJECTED):
+        if _SHARD.fullmatch(path.name) or _BETON.fullmatch(path.name) or path.name in (INDEX, REJECTED, CONVERTED):
             path.unlink()
     for path in sorted((out / PARTS).iterdir()):
         if path.name != RUN:

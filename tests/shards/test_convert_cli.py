@@ -22,6 +22,7 @@ def test_summary_says_what_was_made_and_what_comes_next(mixed, tmp_path, run) ->
         "train 21, val 5",
         "as-is 21",
         "re-encoded: png 2",
+        str(tmp_path / "out" / "converted.tsv"),
         "img/s",
         "2 broken, 1 other files",
         "cat/empty.jpg: empty file",
@@ -35,6 +36,7 @@ def test_summary_says_what_was_made_and_what_comes_next(mixed, tmp_path, run) ->
 
 def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
     options = ("--val-fraction", 0, "--seed", 3, "--max-size", 40, "--quality", 80, "--no-optimize", "--shard-size", 5)
+    options += ("--color", "keep")
     result = run("--source", mixed, "--out", tmp_path / "out", "--cut", "none", *options)
     assert result.exit_code == 0, result.exception
     from fasttrain.shards.format import read_manifest
@@ -50,6 +52,7 @@ def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
         "optimize": False,
         "shard_size": 5,
         "raw": False,
+        "color": "keep",
     }
     assert isinstance(run("--source", mixed, "--out", tmp_path / "strict", "--strict").exception, UserError)
     assert isinstance(run("--source", mixed, "--out", tmp_path / "out").exception, UserError)
@@ -59,7 +62,8 @@ def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
 def test_every_option_has_help(run) -> None:
     text = run("--help").output
     options = (
-        "source out val-fraction seed max-size quality cut optimize no-optimize shard-size raw workers strict overwrite"
+        "source out val-fraction seed max-size quality cut optimize no-optimize shard-size raw color workers strict "
+        "skip-empty-classes overwrite"
     )
     for option in options.split():
         assert f"--{option}" in text

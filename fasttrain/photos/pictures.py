@@ -1,0 +1,230 @@
+"""Any picture file opened and decoded by Pillow: one reader for all that isn't kept as it came."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fasttrain.photos.exif import exif_orientation
+from fasttrain.photos.formats import HEAD, PILLOW, sniff, why_not
+from fasttrain.photos.jpeg import read_header, without_metadata
+from fasttrain.photos.png import split_png
+from fasttrain.photos.tiff import (
+    has_small_colors,
+    read_tags,
+    sample_bits,
+    silence_libtiff,
+    white_is_zero,
+    why_not_pixels,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 178_956_970
+"""Twice Pillow's `MAX_IMAGE_PIXELS`, where Pillow itself calls a picture a decompression bomb."""
+
+_ORIENTATION = 0x0112
+_ITEM = re.compile(rb"(infe\x02.{7}|infe\x03.{9})(?:Exif|mime)", re.S)
+
+
+class BrokenPhoto(Exception):
+    """A photograph that can't be stored; `reason` is one short line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file that Pillow has opened. kind: see `sniff`. bits: of a sample. inverted: the highest sample is black."""
+
+    image: Image
+    kind: str
+    orientation: int
+    profile: bytes
+    bits: int = 16
+    inverted: bool = False
+
+
+def open_picture(data: bytes) -> Picture:
+    """Open a file without decoding its pixels. Raises BrokenPhoto."""
+    kind = sniff(data[:HEAD])
+    if reason := why_not(kind):
+        raise BrokenPhoto(reason)
+    if kind == "JPEG":
+        image = open_as(kind, without_metadata(data))
+        with contextlib.suppress(ValueError):
+            return Picture(image, kind, read_header(data).orientation, _profile(image))
+        return Picture(image, kind, 1, _profile(image))
+    if kind == "PNG":
+        parts = split_png(data)
+        return Picture(open_as(kind, parts.pixels), kind, exif_orientation(parts.exif), parts.profile)
+    if kind == "TIFF":
+        return _open_tiff(data)
+    if kind in ("AVIF", "HEIC"):
+        # An item of an unknown kind is passed over, whatever it holds. The container itself says what is up.
+        image = open_as(kind, _ITEM.sub(rb"\1skip", data))
+        turned = exif_orientation(_exif(image)) if kind == "AVIF" else 1
+        return Picture(image, kind, turned, _profile(image))
+    image = open_as(kind, data)
+    orientation = exif_orientation(_exif(image)) if kind == "WebP" else 1
+    return Picture(image, kind, orientation, _profile(image))
+
+
+def decode_picture(picture: Picture) -> Image:
+    """Decode a picture, turn it upright and reduce it to 8 bits: mode L, RGB, RGBA, CMYK or LAB. Raises BrokenPhoto."""
+    try:
+        picture.image.load()
+        return _eight_bits(_upright(picture.image, picture.orientation), picture)
+    except (BrokenPhoto, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise all kinds on damaged files
+        raise BrokenPhoto(reason_of(picture.kind, error)) from error
+
+
+def jpeg_in_jxl(data: bytes) -> bytes | None:
+    """Return the JPEG that the JPEG XL `data` was losslessly made of; None where it was made otherwise."""
+    if b"jbrd" not in data[:4096] or why_not("JPEG XL"):
+        return None
+    from pillow_jxl import Decoder
+
+    try:
+        was_jpeg, _, jpeg, *_ = Decoder(num_threads=1)(data)
+    except MemoryError:
+        raise
+    except Exception:  # the plugin says what is wrong, when it opens it
+        return None
+    return bytes(jpeg) if was_jpeg else None
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raise BrokenPhoto for a picture too large to decode."""
+    if width * height > MAX_PIXELS:
+        raise BrokenPhoto(f"{width}x{height} px is more than {MAX_PIXELS:,}: a decompression bomb?")
+
+
+def _open_tiff(data: bytes) -> Picture:
+    silence_libtiff()
+    if reason := why_not_pixels(data):
+        raise BrokenPhoto(reason)
+    image = open_as("TIFF", data)
+    # Pillow turns a TIFF as it loads it, by metadata that may be unreadable: leave it the tag alone.
+    with contextlib.suppress(Exception):
+        image.getexif()
+    exif = image.getexif()
+    for tag in list(exif):
+        del exif[tag]
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    found = image.tag_v2.get(_ORIENTATION)  # type: ignore[attr-defined]
+    if found in range(2, 9):
+        exif[_ORIENTATION] = found
+    if image.mode == "P" and has_small_colors(data):
+        _widen(image)
+    tags = read_tags(data)
+    return Picture(image, "TIFF", 1, _profile(image), sample_bits(tags), white_is_zero(tags))
+
+
+def _widen(image: Image) -> None:
+    from PIL import ImagePalette
+
+    colors = bytes(image.tag_v2[320])  # type: ignore[attr-defined]
+    image.palette = ImagePalette.raw("RGB;L", colors)
+
+
+@functools.cache
+def _register() -> None:
+    from PIL import Image
+
+    Image.init()
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs of odd files
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401 - registers itself
+
+
+def open_as(kind: str, data: bytes) -> Image:
+    """Open a file of the format `kind` as it is. Raises BrokenPhoto."""
+    from PIL import Image
+
+    _register()
+    if PILLOW[kind] not in Image.OPEN:
+        raise BrokenPhoto(f"{kind} can't be read by this Pillow: pip install --upgrade pillow")
+    plugin, _ = Image.OPEN[PILLOW[kind]]
+    try:
+        image: Image.Image = plugin(io.BytesIO(data), "")
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `decode_picture`
+        raise BrokenPhoto(reason_of(kind, error)) from error
+    check_pixels(*image.size)  # Pillow's own limit is a setting of the process
+    return image
+
+
+def _profile(image: Image) -> bytes:
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) else b""
+
+
+def _exif(image: Image) -> bytes:
+    exif = image.info.get("exif")
+    return exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
+
+
+def _upright(image: Image, orientation: int) -> Image:
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _eight_bits(image: Image, picture: Picture) -> Image:
+    from PIL import Image
+
+    if image.mode == "F":
+        raise BrokenPhoto("floating-point pixels have no known range: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        import numpy as np
+
+        most = (1 << picture.bits) - 1
+        samples = np.asarray(image).astype(np.int64).clip(0, most)
+        grey = Image.fromarray(((most - samples if picture.inverted else samples) * 255 // most).astype(np.uint8))
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey.putalpha(Image.fromarray(np.where(samples == clear, 0, 255).astype(np.uint8)))
+            return grey.convert("RGBA")
+        return grey
+    if image.has_transparency_data or image.mode in ("La", "RGBa"):
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def reason_of(kind: str, error: Exception) -> str:
+    """Return in one line why a file of the format `kind` could not be decoded."""
+    said = str(error).partition(". ")[0]  # some plugins go on with advice for their builders
+    said = " ".join(said.split()) or type(error).__name__
+    if "truncated" in said.lower():
+        return f"truncated: {said.removeprefix('truncated: ')}"
+    if isinstance(error, BrokenPhoto):
+        return said
+    return f"{kind} that is damaged or of a kind that can't be read: {said}"

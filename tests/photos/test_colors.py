@@ -1,0 +1,93 @@
+"""ICC profiles: converted where they move a picture's colours by more than 4 levels, else left alone, and listed."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from fasttrain.photos.normalise import decode, normalise
+
+P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
+ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141))
+
+
+def profile(primaries, gamma: float, *, grey: bool = False) -> bytes:
+    def xyz(three) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in three)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    tags = [(b"desc", b"desc\0\0\0\0" + struct.pack(">I", 2) + b"x\0" + bytes(82)), (b"wtpt", xyz((0.9642, 1, 0.8249)))]
+    tags += [(b"kTRC", curve)] if grey else []
+    for letter, three in zip("" if grey else "rgb", primaries, strict=False):
+        tags += [(f"{letter}XYZ".encode(), xyz(three)), (f"{letter}TRC".encode(), curve)]
+    table, body, start = b"", b"", 132 + 12 * len(tags)
+    for name, data in tags:
+        table += name + struct.pack(">II", start + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    head = struct.pack(">I4sI4s4s4s6H4s", start + len(body), b"lcms", 0x02100000, b"mntr", b"GRAY" if grey else b"RGB ",
+                       b"XYZ ", 2024, 1, 1, 0, 0, 0, b"acsp")  # fmt: skip
+    head += bytes(28) + xyz((0.9642, 1, 0.8249))[8:]
+    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body
+
+
+def in_srgb(image: Image.Image, icc: bytes) -> np.ndarray:
+    right = ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return np.asarray(right).astype(int)
+
+
+def seen(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
+
+
+@pytest.fixture
+def muted(picture) -> Image.Image:
+    """Colours that Display P3 hardly moves."""
+    return Image.blend(picture, picture.convert("L").convert("RGB"), 0.8)
+
+
+def test_small_moves_keep_the_coefficients(muted, encode) -> None:
+    jpeg = encode(muted, icc_profile=profile(P3, 2.2))
+    stored = normalise(jpeg, cut="mcu")
+    assert stored.how == ("as-is", "color kept", "cut")
+    assert "kept" in stored.reason and (seen(stored.jpeg) == seen(jpeg)).all()
+    converted = normalise(jpeg, color="srgb")
+    assert converted.how == ("re-encoded: color profile", "color converted")
+    assert np.abs(seen(converted.jpeg) - in_srgb(muted, profile(P3, 2.2))).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("icc", [profile(ADOBE, 2.2), profile(SRGB, 1.0)], ids=["adobe", "linear"])
+def test_large_moves_are_converted_once(picture, encode, kind, icc) -> None:
+    data = encode(picture, kind, icc_profile=icc, **({"quality": 98} if kind in ("JPEG", "WEBP") else {}))
+    stored = normalise(data)
+    assert "color converted" in stored.how and "converted to sRGB" in stored.reason
+    right = in_srgb(picture, icc)
+    assert np.abs(seen(stored.jpeg) - right).mean() < 4
+    raw = decode(data, max_size=100)
+    assert "color converted" in raw.how
+    assert np.abs(np.frombuffer(raw.pixels, np.uint8).reshape(right.shape) - right).mean() < 4
+    assert np.abs(seen(normalise(data, color="keep").jpeg) - np.asarray(picture)).mean() < 4
+
+
+def test_profiles_that_say_srgb_or_nothing_change_nothing(picture, encode) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for icc in (srgb, b"no profile at all", profile(SRGB, 1.0, grey=True), srgb[:200]):
+        for color in ("auto", "srgb"):
+            assert normalise(encode(picture, icc_profile=icc), color=color).how == ("as-is",)
+
+
+def test_grey_and_transparent_pictures_are_converted(picture, encode) -> None:
+    grey = picture.convert("L")
+    stored = normalise(encode(grey, "PNG", icc_profile=profile(SRGB, 1.0, grey=True)))
+    assert "color converted" in stored.how
+    assert np.abs(seen(stored.jpeg) - in_srgb(grey, profile(SRGB, 1.0, grey=True))).mean() < 3
+    layer = picture.copy()
+    layer.putalpha(255)
+    icc = profile(ADOBE, 2.2)
+    clear = normalise(encode(layer, "PNG", icc_profile=icc))
+    assert np.abs(seen(clear.jpeg) - in_srgb(picture, icc)).mean() < 4
