@@ -20,10 +20,10 @@ _PHOTOGRAPHS = frozenset(
 )
 _RAWS = frozenset(
     "." + suffix
-    for suffix in (
+    for suffix in (  # noqa: SIM905 - a list would take forty lines
         "3fr ari arw bay cap cr2 cr3 crw dcr dcs dng drf eip erf fff gpr iiq k25 kdc "
         "mdc mef mos mrw nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f"
-    ).split()  # noqa: SIM905 - a list would take forty lines
+    ).split()
 )
 """A raw file of most cameras begins as a TIFF does, and its first picture is a thumbnail."""
 _THUMBNAIL = "a camera's thumbnail (THM) of another file"
