@@ -1,4 +1,4 @@
-"""Extras, installed where they are wanted: fasttrain[dali], [ffcv], [export], [tune], [s3], [gcs], [http]."""
+"""Extras, installed where they are wanted: fasttrain[dali], [ffcv], [export], [parquet], [tune], [s3], [gcs], …"""
 
 from __future__ import annotations
 

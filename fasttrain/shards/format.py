@@ -14,6 +14,7 @@ from fasttrain.errors import UserError
 
 SCHEMA = 1
 MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv", ".parts"
+SPLIT_FILE = "splits.csv"
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
