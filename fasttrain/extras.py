@@ -1,4 +1,4 @@
-"""Extras, installed where they are wanted: fasttrain[dali], [ffcv], [heif], [jxl], [export], [tune], [s3] …"""
+"""Extras, installed where they are wanted: fasttrain[dali], [ffcv], [heif], [jxl], [export], [parquet], [tune] …"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fasttrain.photos.sources import SourceSummary
+from fasttrain.photos.source import SourceSummary
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.layout import ShardJob, shard_name
 from fasttrain.shards.parts import Part

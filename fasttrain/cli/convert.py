@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fasttrain.photos.source import SourceOptions
     from fasttrain.shards.convert import ConvertResult
 
 _BROKEN_SHOWN = 10
@@ -19,13 +20,18 @@ _MANY = 5  # files with the same reason are counted, not listed one by one
 
 def convert(
     source: Annotated[
-        str, typer.Option(help="food101 (downloads it), sample (draws a small one), or a folder of photographs")
+        str,
+        typer.Option(
+            help="food101 (downloads it), sample (draws a small one), a folder of photographs, or a table of their "
+            "paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
+        ),
     ] = "food101",
     out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),
     format: Annotated[str, typer.Option(help="tar, or tar,beton: FFCV's files too")] = "tar",
     val_fraction: Annotated[
         float, typer.Option(help="share of each class's training photographs that validates")
     ] = 0.2,
+    test_fraction: Annotated[float, typer.Option(help="share of each class's training photographs that tests")] = 0.0,
     seed: Annotated[int, typer.Option(help="of the choice for validation, and of the order")] = 0,
     max_size: Annotated[int | None, typer.Option(help="shrink photographs whose longest side exceeds this, px")] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality where a photograph must be encoded anew")] = 95,
@@ -40,6 +46,27 @@ def convert(
     color: Annotated[
         str, typer.Option(help="ICC profiles: srgb converts, keep doesn't, auto does where it changes the colours much")
     ] = "auto",
+    classes: Annotated[
+        str | None,
+        typer.Option(help="where class folders hold folders: top, leaf or path says which of them are the classes"),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="keep a group in one split: a table's column, or a regular expression for each path"),
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="a table of paths and splits that are fixed, as a splits.csv of earlier shards")
+    ] = None,
+    relabel: Annotated[
+        Path | None, typer.Option(help="a table of paths and new labels; the label drop leaves a photograph out")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="where a table's paths start; default: the table's folder")] = None,
+    path_column: Annotated[str | None, typer.Option(help="a table's column of paths; default: by its name")] = None,
+    label_column: Annotated[str | None, typer.Option(help="a table's column of labels; default: by its name")] = None,
+    split_column: Annotated[str | None, typer.Option(help="a table's column of splits; default: by its name")] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="the classes' names, one a line, where a table's labels are numbers")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,
     skip_empty_classes: Annotated[
@@ -52,50 +79,57 @@ def convert(
 ) -> None:
     """Converts photographs into shards, once; stopped half-way, the same command goes on where it was."""
 
+    from fasttrain.photos.source import SourceOptions
     from fasttrain.shards.convert import convert as run
     from fasttrain.terminal import make_console
 
     console = make_console()
+    settings: dict[str, Any] = {
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+        "seed": seed,
+        "max_size": max_size,
+        "quality": quality,
+        "cut": cut,
+        "optimize": optimize,
+        "shard_size": shard_size,
+        "raw": raw,
+        "color": color,
+    }
+    options = SourceOptions(
+        classes=classes,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        class_names=class_names,
+        root=root,
+        group_by=group_by,
+        splits=splits,
+        relabel=relabel,
+        skip_empty_classes=skip_empty_classes,
+    )
     if part is not None:
         _convert_part(
             console,
             source,
             out,
             part,
-            {
-                "val_fraction": val_fraction,
-                "seed": seed,
-                "max_size": max_size,
-                "quality": quality,
-                "cut": cut,
-                "optimize": optimize,
-                "shard_size": shard_size,
-                "raw": raw,
-                "color": color,
-            },
+            settings,
+            options,
             format=format,
             overwrite=overwrite,
             workers=workers,
             strict=strict,
-            skip_empty_classes=skip_empty_classes,
         )
         return
     result = run(
         source,
         out,
         format=format,
-        val_fraction=val_fraction,
-        seed=seed,
-        max_size=max_size,
-        quality=quality,
-        cut=cut,
-        optimize=optimize,
-        shard_size=shard_size,
-        raw=raw,
-        color=color,
+        **settings,
+        options=options,
         workers=workers,
         strict=strict,
-        skip_empty_classes=skip_empty_classes,
         overwrite=overwrite,
     )
     _print_summary(console, result, cut)
@@ -123,12 +157,12 @@ def _convert_part(
     out: Path,
     part: str,
     settings: dict[str, Any],
+    options: SourceOptions,
     *,
     format: str,
     overwrite: bool,
     workers: int | None,
     strict: bool,
-    skip_empty_classes: bool,
 ) -> None:
 
     from fasttrain.errors import UserError
@@ -137,15 +171,7 @@ def _convert_part(
 
     if "beton" in parse_formats(format, raw=settings["raw"]) or overwrite:
         raise UserError("--part goes with neither --format tar,beton nor --overwrite; leave them out")
-    result = convert_part(
-        source,
-        out,
-        part,
-        ShardSettings(**settings),
-        workers=workers,
-        strict=strict,
-        skip_empty_classes=skip_empty_classes,
-    )
+    result = convert_part(source, out, part, ShardSettings(**settings), options=options, workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
     console.print(f"part {part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
     _next(console, f"when all parts are in {out}", f"fasttrain merge {out}")

@@ -35,6 +35,18 @@ def user_path(path: str | Path) -> Path:
     raise NoSuchHome(f"{path}: there is no user named '{first[1:]}' here; write the path in full")
 
 
+def cache_root() -> Path:
+    """Return `$FASTTRAIN_CACHE`, or `~/.cache/fasttrain`. Raises UserError where there is no home folder."""
+    if given := os.environ.get("FASTTRAIN_CACHE"):
+        return user_path(given)
+    try:
+        return user_path("~/.cache/fasttrain")
+    except NoSuchHome as error:
+        raise UserError(
+            "this account has no home folder to keep a cache in; set FASTTRAIN_CACHE to a folder that can be written"
+        ) from error
+
+
 def is_url(location: str | Path) -> bool:
     """Whether `location` is one that fsspec opens: s3://, gs://, https://, file://, memory://."""
     return isinstance(location, str) and "://" in location

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.config.location import cache_root
 from fasttrain.errors import of_os
 from fasttrain.photos.dishes import DISHES, Brush, Colour
+from fasttrain.photos.folder import list_tree
+from fasttrain.photos.source import Listing, SourceOptions
+from fasttrain.photos.tree import DiskTree
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -36,6 +40,19 @@ _USUAL: dict[str, tuple[Colour, Colour]] = {
 }
 _USUAL_SHARE = 0.92
 """Table and plate that most photographs of a dish share, as on the Web: a network learns these first."""
+
+
+OPTIONS: frozenset[str] = frozenset()
+
+
+def claims(source: str) -> bool:
+    """Whether `source` is "sample"."""
+    return source == "sample"
+
+
+def listed(source: str | Path, options: SourceOptions) -> Listing:
+    """List the sample, drawn into the cache on first use. Raises UserError where it can't be written."""
+    return list_tree(DiskTree(cached_sample(cache_root())), "sample", "sample", options)
 
 
 def cached_sample(cache: Path) -> Path:

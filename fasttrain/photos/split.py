@@ -1,6 +1,6 @@
-"""Which photograph validates, and in which order photographs lie in the shards.
+"""Which photograph validates or tests, and in which order photographs lie in the shards.
 
-Both come from raw words of NumPy's `Philox` (Salmon et al., SC 2011) and a stable argsort:
+All come from raw words of NumPy's `Philox` (Salmon et al., SC 2011) and a stable argsort:
 `Generator.permutation` may change between NumPy releases, and with it everyone's validation score.
 """
 
@@ -9,26 +9,81 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.errors import UserError
+from fasttrain.photos.group_split import place_groups
+from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Source
+
 _VALIDATION_STREAM = 1 << 62
 _ORDER_STREAM = _VALIDATION_STREAM + 1
 
 
-def stratified_split(labels: NDArray[np.int32], val_fraction: float, seed: int) -> NDArray[np.bool_]:
-    """bool [n], True where the photograph goes into validation. `labels` is int32 [n], `seed` in [0, 2**63).
+def decide_splits(source: Source, val_fraction: float, test_fraction: float, seed: int) -> NDArray[np.int8]:
+    """Return int8 [n], 0 train, 1 val, 2 test: what the source says, and the rest drawn from each class.
 
-    Of a class's n photographs, round(n * val_fraction) go there: never all, and at least one where n >= 2 and
-    the fraction (in [0, 1)) is not 0. A class's choice does not change when another class gains photographs.
+    Photographs of a group stay together. Those that the source has train are drawn for testing only, and only where
+    it has none that test. Raises UserError for a group that the source itself has in two splits.
     """
-    chosen = np.zeros(len(labels), dtype=np.bool_)
-    if not val_fraction:
-        return chosen
+    splits = _joined(source)
+    fractions = (val_fraction, 0.0 if (splits == TEST).any() else test_fraction)
+    before = splits.copy()
+    for candidates, (val, test) in ((UNDECIDED, fractions), (TRAIN, (0.0, fractions[1]))):
+        rows = np.flatnonzero(before == candidates)
+        if not len(rows) or (candidates == TRAIN and not test):
+            continue
+        labels = source.labels[rows]
+        if source.groups:
+            groups = [source.groups[row] or f"\0{row}" for row in rows.tolist()]
+            splits[rows] = place_groups(groups, labels, val, test, _shuffle(len(rows), seed, _VALIDATION_STREAM, 0))
+        else:
+            splits[rows] = stratified_split(labels, val, seed, test)
+    return splits
+
+
+def _joined(source: Source) -> NDArray[np.int8]:
+    """Return the source's splits, where a photograph that is undecided goes where others of its group are."""
+    splits = source.splits.copy()
+    fixed: dict[str, int] = {}
+    for row, group in enumerate(source.groups):
+        split = int(splits[row])
+        if group and split != UNDECIDED and fixed.setdefault(group, split) != split:
+            other = next(each for each, name in enumerate(source.groups) if name == group and splits[each] != split)
+            raise UserError(
+                f"--group-by: {source.paths[other]} and {source.paths[row]} are of one group, and the source has them "
+                "in two splits; move one, or leave out --group-by"
+            )
+    for row, group in enumerate(source.groups):
+        if splits[row] == UNDECIDED and group in fixed:
+            splits[row] = fixed[group]
+    return splits
+
+
+def stratified_split(
+    labels: NDArray[np.int32], val_fraction: float, seed: int, test_fraction: float = 0.0
+) -> NDArray[np.int8]:
+    """Return int8 [n], 0 train, 1 val, 2 test. `labels` is int32 [n], `seed` in [0, 2**63).
+
+    Of a class's n photographs, round(n * val_fraction) validate: never all, and at least one where n >= 2 and the
+    fraction (in [0, 1)) is not 0. Then the same holds of those that test, of what is left; a test_fraction doesn't
+    change which validate. A class's choice does not change when another class gains photographs.
+    """
+    splits = np.full(len(labels), TRAIN, dtype=np.int8)
+    if not val_fraction and not test_fraction:
+        return splits
     by_class = np.argsort(labels, kind="stable")
     names, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     for label, start, count in zip(names.tolist(), starts.tolist(), counts.tolist(), strict=True):
-        take = min(max(round(count * val_fraction), 1), count - 1)
-        rows = by_class[start : start + count]
-        chosen[rows[_shuffle(count, seed, _VALIDATION_STREAM, label)[:take]]] = True
-    return chosen
+        validate, left = _share(count, val_fraction, count - 1)
+        test, _ = _share(count, test_fraction, left)
+        rows = by_class[start : start + count][_shuffle(count, seed, _VALIDATION_STREAM, label)]
+        splits[rows[:validate]] = VAL
+        splits[rows[validate : validate + test]] = TEST
+    return splits
+
+
+def _share(count: int, fraction: float, room: int) -> tuple[int, int]:
+    """Return how many of `count` the fraction is, at most `room`, and the room that is left."""
+    share = min(max(round(count * fraction), 1), room) if fraction else 0
+    return share, room - share
 
 
 def shuffled(count: int, seed: int, block: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes
-from fasttrain.photos.sources import TRAIN, SourceSummary
+from fasttrain.photos.source import TRAIN, SourceSummary
 from fasttrain.shards.format import (
     CONVERTED,
     INDEX,

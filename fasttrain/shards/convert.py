@@ -13,14 +13,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fasttrain.config.location import is_url, url_in_path, user_path
+from fasttrain.config.location import cache_root, is_url, url_in_path, user_path
 from fasttrain.errors import Stopped, UserError
-from fasttrain.photos.sources import Source, cache_root, open_source, require_known
+from fasttrain.photos.source import Source, SourceOptions
+from fasttrain.photos.sources import open_source, require_known
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import write_betons
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
-from fasttrain.shards.layout import ShardJob, lay_out
+from fasttrain.shards.layout import ShardJob, lay_out, write_split_file
 from fasttrain.shards.merge import parse_part, part_folder, write_summary
 from fasttrain.shards.parts import Part, read_part, write_parts
 from fasttrain.shards.progress import ConvertProgress
@@ -31,6 +32,7 @@ from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
 
 _USUAL = ShardSettings()
+_AS_IS = SourceOptions()
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def convert(
     *,
     format: str = "tar",
     val_fraction: float = ShardSettings.val_fraction,
+    test_fraction: float = ShardSettings.test_fraction,
     seed: int = ShardSettings.seed,
     max_size: int | None = ShardSettings.max_size,
     quality: int = ShardSettings.quality,
@@ -71,24 +74,24 @@ def convert(
     shard_size: int = ShardSettings.shard_size,
     raw: bool = ShardSettings.raw,
     color: str = ShardSettings.color,
+    options: SourceOptions = _AS_IS,
     workers: int | None = None,
     strict: bool = False,
-    skip_empty_classes: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
-    """Writes the shards of `source` ("food101", "sample" or a folder, see `open_source`) into the folder `out`.
+    """Writes the shards of `source` ("food101", "sample", a folder or a table: see `open_source`) into `out`.
 
     format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
     each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
-    its own. seed: of that choice and of the order, in [0, 2**63). max_size, quality,
-    optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's restart
-    markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw: stores
-    decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
+    its own. test_fraction: the same for testing. seed: of that choice and of the order, in [0, 2**63).
+    max_size, quality, optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's
+    restart markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw:
+    stores decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
     quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`.
-    workers: threads, by default one a core. strict: a broken
-    photograph is an error, not left out. skip_empty_classes: leaves out a class of which no file is a photograph,
-    which else is an error. overwrite: replaces other shards in `out`. progress: shows how far it is.
+    options: how the source is read, see `SourceOptions`. workers: threads,
+    by default one a core. strict: a broken photograph is an error, not left out. overwrite: replaces other shards in
+    `out`. progress: shows how far it is.
 
     Stopped half-way (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call goes on after the last finished shard. The
     bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,
@@ -99,10 +102,10 @@ def convert(
     return _convert(
         source,
         local_folder(out),
-        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw, color),
+        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw, color, test_fraction),
+        options=options,
         workers=workers,
         strict=strict,
-        skip_empty_classes=skip_empty_classes,
         overwrite=overwrite,
         beton="beton" in formats,
         console=console,
@@ -115,9 +118,9 @@ def convert_part(
     part: str,
     settings: ShardSettings,
     *,
+    options: SourceOptions = _AS_IS,
     workers: int | None = None,
     strict: bool = False,
-    skip_empty_classes: bool = False,
     progress: bool = True,
 ) -> PartResult:
     """Writes every n-th shard, from the i-th on, of `convert`'s, into a folder below `out`: part "i/n", from 1.
@@ -131,11 +134,14 @@ def convert_part(
     if (folder.parent / MANIFEST).exists():
         raise UserError(f"{folder.parent} holds a whole data set; give another --out")
     start = time.monotonic()
-    workers, settings, opened = _checked(source, folder, settings, workers, skip_empty_classes=skip_empty_classes)
+    workers, settings, opened = _checked(source, folder, settings, workers, options)
     with _quiet_pillow(), alone_in(folder, wait=False), StopRequest("stopping after the shards in hand") as stop:
         jobs = _jobs(opened, settings)
-        prepare(folder, opened, jobs, settings.recorded(), overwrite=False, say=console.print)
+        recorded = {**settings.recorded(), **opened.settings}
+        prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
+        _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
+        write_split_file(folder, opened, jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder, photos, time.monotonic() - start)
 
@@ -154,6 +160,8 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
         raise UserError(f"{data} does not exist; did you mean '{url}'? A Path takes a slash from a URL: give a string")
     if (data / MANIFEST).exists():
         return data
+    if data.is_file():
+        raise UserError(f"{data} is a file; make shards of it: fasttrain convert --source {data} --out shards")
     if not data.is_dir() or (data / PARTS).exists():
         read_manifest(data)  # whose error says what is amiss
     least_classes = 2 if known is None else 1
@@ -190,23 +198,24 @@ def _convert(
     console: Console,
     workers: int | None = None,
     strict: bool = False,
-    skip_empty_classes: bool = False,
     overwrite: bool = False,
     beton: bool = False,
+    options: SourceOptions = _AS_IS,
     least_classes: int = 2,
     wait: bool = False,
 ) -> ConvertResult:
     start = time.monotonic()
-    workers, settings, source = _checked(
-        where, out, settings, workers, least_classes, skip_empty_classes=skip_empty_classes
-    )
+    workers, settings, source = _checked(where, out, settings, workers, options, least_classes)
     with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         jobs = _jobs(source, settings)
-        manifest = prepare(out, source, jobs, settings.recorded(), overwrite=overwrite, say=console.print)
+        recorded = {**settings.recorded(), **source.settings}
+        manifest = prepare(out, source, jobs, recorded, overwrite=overwrite, say=console.print)
         already, photos = manifest is not None, 0
         if manifest is None:
+            _say_notes(console, source)
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
-            manifest = assemble(out, source.summary(), parts, settings.recorded())
+            write_split_file(out, source, jobs)
+            manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
         else:
@@ -239,15 +248,15 @@ def _checked(
     out: Path,
     settings: ShardSettings,
     workers: int | None,
+    options: SourceOptions,
     least_classes: int = 2,
-    *,
-    skip_empty_classes: bool = False,
 ) -> tuple[int, ShardSettings, Source]:
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
-    source = open_source(where, least_classes, skip_empty_classes=skip_empty_classes)
-    if out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents:
+    source = open_source(where, least_classes, options)
+    inside = out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents
+    if inside and source.kind != "table":  # which names its photographs one by one
         raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source
 
@@ -261,7 +270,18 @@ def _quiet_pillow() -> Iterator[None]:
 
 
 def _jobs(source: Source, settings: ShardSettings) -> list[ShardJob]:
-    return lay_out(source, val_fraction=settings.val_fraction, seed=settings.seed, shard_size=settings.shard_size)
+    return lay_out(
+        source,
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        seed=settings.seed,
+        shard_size=settings.shard_size,
+    )
+
+
+def _say_notes(console: Console, source: Source) -> None:
+    for note in source.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(

@@ -15,6 +15,7 @@ from fasttrain.errors import UserError
 SCHEMA = 1
 MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv", ".parts"
 CONVERTED = "converted.tsv"
+SPLIT_FILE = "splits.csv"
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.photos.sources import UNDECIDED, Source
-from fasttrain.photos.split import shuffled, stratified_split
-from fasttrain.shards.format import SPLITS
+from fasttrain.files import atomic_write_bytes
+from fasttrain.photos.source import Source
+from fasttrain.photos.split import decide_splits, shuffled
+from fasttrain.shards.format import SPLIT_FILE, SPLITS
 
 SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-[0-9]{{5,9}}")
 
@@ -29,11 +33,11 @@ class ShardJob:
     rows: NDArray[np.int64]
 
 
-def lay_out(source: Source, *, val_fraction: float, seed: int, shard_size: int) -> list[ShardJob]:
+def lay_out(
+    source: Source, *, val_fraction: float, seed: int, shard_size: int, test_fraction: float = 0.0
+) -> list[ShardJob]:
     """Train, then val, then test, each in a seeded shuffled order, so that reading in sequence mixes classes."""
-    splits = source.splits.copy()
-    open_rows = np.flatnonzero(splits == UNDECIDED)
-    splits[open_rows] = stratified_split(source.labels[open_rows], val_fraction, seed)
+    splits = decide_splits(source, val_fraction, test_fraction, seed)
     jobs = []
     for split in range(len(SPLITS)):
         rows = np.flatnonzero(splits == split)
@@ -43,3 +47,13 @@ def lay_out(source: Source, *, val_fraction: float, seed: int, shard_size: int) 
             for number, start in enumerate(range(0, len(rows), shard_size))
         ]
     return jobs
+
+
+def write_split_file(folder: Path, source: Source, jobs: list[ShardJob]) -> None:
+    """Write `splits.csv`: each photograph's path and split, as `convert --splits` takes them again."""
+    split_of = {row: SPLITS[job.split] for job in jobs for row in job.rows.tolist()}
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("path", "split"))
+    table.writerows((path, split_of[row]) for row, path in enumerate(source.paths))
+    atomic_write_bytes(folder / SPLIT_FILE, text.getvalue().encode("utf-8", "surrogateescape"))

@@ -21,7 +21,7 @@ from fasttrain.files import atomic_write, atomic_write_bytes
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval
 from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
-from fasttrain.photos.sources import Source
+from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import crc32
 from fasttrain.shards.format import PARTS
 from fasttrain.shards.layout import ShardJob
@@ -108,7 +108,7 @@ def write_parts(
 
     def work(row: int) -> Photo | str:
         try:
-            data = (source.root / source.paths[row]).read_bytes()
+            data = source.read(row)
             if settings.raw and settings.max_size:
                 return decode(data, max_size=settings.max_size, color=color)
             return normalise(

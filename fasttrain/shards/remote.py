@@ -12,11 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
-from fasttrain.config.location import upload_command
+from fasttrain.config.location import cache_root, upload_command
 from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
 from fasttrain.extras import install
-from fasttrain.photos.sources import cache_root
 from fasttrain.shards.cache import Cache
 from fasttrain.shards.format import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
 

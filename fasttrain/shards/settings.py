@@ -10,8 +10,10 @@ from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval, native_available
 from fasttrain.version import __version__
 
-ADDED = {"raw": False, "color": "keep"}
+ADDED = {"raw": False, "color": "keep", "test_fraction": 0.0}
 """What settings were before there was a name for them: older manifests lack them."""
+_LEFT_OUT = ("test_fraction",)
+"""Settings that a manifest lacks where they are `ADDED`, so that shards stay the same without them."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class ShardSettings:
     shard_size: int = 1000
     raw: bool = False
     color: str = "auto"
+    test_fraction: float = 0.0
 
     def resolved(self) -> ShardSettings:
         """Checked, and with "auto" replaced by what this machine can do. Raises UserError."""
         ranges = {
             "val_fraction": (0 <= self.val_fraction < 1, "at least 0 and below 1, such as 0.2"),
+            "test_fraction": (0 <= self.test_fraction < 1, "at least 0 and below 1, such as 0.1"),
             "seed": (0 <= self.seed < 1 << 63, "at least 0 and below 2**63"),
             "max_size": (self.max_size is None or self.max_size >= 8, "at least 8 px"),
             "quality": (1 <= self.quality <= 100, "1 to 100, such as 95"),
@@ -42,6 +46,9 @@ class ShardSettings:
         for name, (right, mend) in ranges.items():
             if not right:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give {mend}")
+        if self.val_fraction + self.test_fraction >= 1:
+            both = f"--val-fraction {self.val_fraction} and --test-fraction {self.test_fraction}"
+            raise UserError(f"{both} leave nothing to train on; give less than 1 together")
         if self.raw:
             return self._resolved_raw()
         if self.cut == "auto":
@@ -59,5 +66,6 @@ class ShardSettings:
         return replace(self, cut="none", quality=ShardSettings.quality, optimize=ShardSettings.optimize)
 
     def recorded(self) -> dict[str, Any]:
-        """For the manifest: all of them, and fasttrain's version."""
-        return {**asdict(self), "fasttrain": __version__}
+        """For the manifest: all of them but those `_LEFT_OUT`, and fasttrain's version."""
+        plain = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT or value != ADDED[name]}
+        return {**plain, "fasttrain": __version__}

@@ -16,8 +16,17 @@ from typing import Any
 from fasttrain.config.location import upload_command, url_in_path, user_path
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.files import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
-from fasttrain.photos.sources import Source
-from fasttrain.shards.format import CONVERTED, INDEX, MANIFEST, PARTS, REJECTED, Manifest, read_manifest
+from fasttrain.photos.source import Source
+from fasttrain.shards.format import (
+    CONVERTED,
+    INDEX,
+    MANIFEST,
+    PARTS,
+    REJECTED,
+    SPLIT_FILE,
+    Manifest,
+    read_manifest,
+)
 from fasttrain.shards.layout import SHARD_NAME, ShardJob
 from fasttrain.shards.parts import read_part
 from fasttrain.shards.settings import ADDED
@@ -119,12 +128,12 @@ def _mendable(out: Path, error: OSError, mend: str) -> Exception:
 
 
 def _refuse_other(out: Path, mine: dict[str, Any], source: str, settings: dict[str, Any], *, release: bool) -> None:
-    settings = {**ADDED, **settings}
+    settings, ours = {**ADDED, **settings}, {**ADDED, **mine["settings"]}
     differ = ["other photographs"] if source != mine["source"] else []
     differ += [
-        f"{name} = {settings.get(name)}, not {value}"
-        for name, value in mine["settings"].items()
-        if settings.get(name) != value and (release or name != "fasttrain")
+        f"{name} = {settings.get(name)}, not {ours.get(name)}"
+        for name in {**ours, **settings}
+        if settings.get(name) != ours.get(name) and (release or name != "fasttrain")
     ]
     if differ:
         raise UserError(f"{out} holds other shards ({'; '.join(differ)}); give --overwrite, or another --out")
@@ -137,7 +146,8 @@ def _clear(out: Path, mine: dict[str, Any]) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     fsync_folder(out)  # without its manifest, what is left is no data set, however far this gets
     for path in sorted(out.iterdir()):
-        if _SHARD.fullmatch(path.name) or _BETON.fullmatch(path.name) or path.name in (INDEX, REJECTED, CONVERTED):
+        ours = path.name in (INDEX, REJECTED, CONVERTED, SPLIT_FILE)
+        if ours or _SHARD.fullmatch(path.name) or _BETON.fullmatch(path.name):
             path.unlink()
     for path in sorted((out / PARTS).iterdir()):
         if path.name != RUN:

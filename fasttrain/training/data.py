@@ -48,8 +48,14 @@ def make_loaders(shards: ShardSet, kind: type[Loader], training: LoaderSettings)
     ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
     if len(shards.classes) == 1:
         raise UserError(f"{shards.location}: one class only, {shards.classes[0]!r}; a classifier needs two")
+    fraction = shards.manifest.settings.get("val_fraction", 0)
     lone = len(ids["train"]) <= len(np.unique(shards.labels()[ids["train"]]))
-    room = "give a class two photographs or more" if lone else "use a greater --val-fraction"
+    if lone:
+        room = "give a class two photographs or more"
+    elif fraction:  # which draws at least one of each class, unless the source has some of its own
+        room = "its validation folder is empty, or all in it is broken: fill it, or remove it"
+    else:
+        room = "give a --val-fraction above 0, such as 0.2"
     for split, mend in (("train", "add photographs"), ("val", room)):
         if not len(ids[split]):
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")

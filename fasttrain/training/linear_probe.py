@@ -20,13 +20,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from fasttrain.config.location import cache_root
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders.base import Loader
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
-from fasttrain.photos.sources import cache_root
 from fasttrain.training.data import Loaders
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState

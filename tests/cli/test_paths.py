@@ -16,12 +16,13 @@ import typer
 import fasttrain
 from fasttrain.cli import app
 from fasttrain.config.load import read_toml, resolve
-from fasttrain.config.location import NoSuchHome, user_path
+from fasttrain.config.location import NoSuchHome, cache_root, user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
-from fasttrain.photos.sources import cache_root, open_source
+from fasttrain.photos.sources import open_source
 
 NO_PATHS = {
+    *("classes", "group_by", "path_column", "label_column", "split_column"),
     *("format", "cut", "part", "loader", "split", "device", "tta", "cache_size"),
     *("on_bad_sample", "input", "experiment", "sort", "host", "compare", "pruner", "batch_sizes"),
     *("shuffle", "progressive", "rand_augment", "model", "recipe", "optimizer", "scheduler", "class_weights"),

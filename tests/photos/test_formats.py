@@ -12,6 +12,7 @@ from PIL import Image
 from fasttrain.errors import UserError
 from fasttrain.photos import formats
 from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
+from fasttrain.photos.source import SourceOptions
 from fasttrain.photos.sources import open_source
 from fasttrain.photos.walk import Found, walk
 from fasttrain.text import printable
@@ -148,12 +149,12 @@ def test_no_class_vanishes(folders, monkeypatch) -> None:
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"cat: every file .*2 x HEIC needs pillow-heif: .*--skip-empty-classes"):
         open_source(folders)
-    assert open_source(folders, skip_empty_classes=True).classes == ("dog", "owl")
+    assert open_source(folders, options=SourceOptions(skip_empty_classes=True)).classes == ("dog", "owl")
     for name in ("dog", "owl"):
         for file in (folders / name).iterdir():
             file.rename(file.with_suffix(".HEIC")).write_bytes(HEIC)
     with pytest.raises(UserError, match="6 x HEIC needs pillow-heif"):
-        open_source(folders, skip_empty_classes=True)
+        open_source(folders, options=SourceOptions(skip_empty_classes=True))
 
 
 def test_links_move_no_photograph_to_another_class(folders, tmp_path) -> None:
@@ -170,7 +171,7 @@ def test_links_move_no_photograph_to_another_class(folders, tmp_path) -> None:
     assert reasons["cat/dogs/"] == "a link to dog, which is read under its own name"
     assert reasons["owl/gone.jpg"] == "a broken link"
     (folders / "canine").symlink_to(folders / "dog")
-    source = open_source(folders, skip_empty_classes=True)
+    source = open_source(folders, options=SourceOptions(skip_empty_classes=True))
     assert source.classes == plain.classes and source.paths == plain.paths
 
 

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fasttrain.photos.split import shuffled, stratified_split
+from fasttrain.photos import split
+from fasttrain.photos.source import VAL
+from fasttrain.photos.split import shuffled
+
+
+def stratified_split(of: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
+    """bool [n]: which photographs validate."""
+    return split.stratified_split(of, val_fraction, seed) == VAL
 
 
 def labels(*counts: int) -> np.ndarray:

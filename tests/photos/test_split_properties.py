@@ -8,13 +8,19 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fasttrain.photos.sources import TEST, TRAIN, UNDECIDED, VAL, Source
-from fasttrain.photos.split import shuffled, stratified_split
+from fasttrain.photos import split
+from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Source
+from fasttrain.photos.split import shuffled
 from fasttrain.shards.layout import lay_out
 
 seeds = st.integers(0, 2**63 - 1)
 fractions = st.one_of(st.just(0.0), st.floats(0, 1, exclude_max=True))
 labels = st.lists(st.integers(0, 6), max_size=120).map(lambda given: np.array(given, dtype=np.int32))
+
+
+def stratified_split(of: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
+    """bool [n]: which photographs validate."""
+    return split.stratified_split(of, val_fraction, seed) == VAL
 
 
 @given(labels, fractions, seeds)

@@ -15,7 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fasttrain.errors import UserError
-from fasttrain.photos.sources import SourceSummary
+from fasttrain.photos.source import SourceSummary
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.format import MANIFEST, SPLITS, Manifest, parse_manifest, read_manifest
 from fasttrain.shards.keys import MAX_KEY, make_keys

@@ -1,0 +1,164 @@
+"""What the user's own lists change about the photographs of a source: their splits, labels and groups."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fasttrain.config.location import user_path
+from fasttrain.errors import UserError
+from fasttrain.photos.rows import LABELS, PATHS, SPLITS, Table, looks_like_path, read_table
+from fasttrain.photos.source import TRAIN, UNDECIDED, VAL, Listing, few
+from fasttrain.photos.table import split_in_cell
+from fasttrain.photos.walk import Ignored
+from fasttrain.text import nearest
+
+DROP = "drop"
+_NEW_LABELS = ["newlabel", "newclass", "new", "correct", "correctlabel", "fix", "fixed", "to", *LABELS]
+
+
+def with_splits(listing: Listing, path: str | Path | None) -> Listing:
+    """Put photographs into the splits that a file of (path, split) gives them.
+
+    Others keep the split that they have; where the file has photographs that validate, all others train. Raises
+    UserError for a photograph in two splits, and where the file names none of the photographs.
+    """
+    if path is None:
+        return listing
+    file = user_path(path)
+    table, paths, column = _two_columns(file, SPLITS, "split")
+    found, missing = _rows_of(listing, table, paths)
+    if not found:
+        raise UserError(f"--splits {file} names none of the photographs (the first: {table.rows[0][paths]})")
+    photos = list(listing.photos)
+    for position, rows in found.items():
+        splits = {split_in_cell(table.rows[row][column], table.where(row)) for row in rows}
+        if len(splits) > 1:
+            raise UserError(f"{table.where(rows[-1])}: {photos[position].path} is in two splits; keep one line")
+        photos[position] = replace(photos[position], split=splits.pop())
+    if any(photo.split == VAL for photo in photos):
+        photos = [replace(photo, split=TRAIN) if photo.split == UNDECIDED else photo for photo in photos]
+    gone: list[Ignored] = [(table.rows[row][paths], f"named in {file.name}, but not there") for row in missing]
+    return replace(
+        listing,
+        photos=photos,
+        ignored=[*listing.ignored, *gone],
+        notes=(*listing.notes, f"{file.name}: the splits of {len(found):,} of {len(photos):,} photographs"),
+        settings={**listing.settings, "splits": _checksum(file)},
+    )
+
+
+def relabelled(listing: Listing, path: str | Path | None) -> Listing:
+    """Give photographs the new labels of a file of (path, label), and leave out those whose label there is "drop".
+
+    Raises UserError for a path or a class that the source doesn't have, and for a photograph with two new labels.
+    """
+    if path is None:
+        return listing
+    file = user_path(path)
+    table, paths, column = _two_columns(file, _NEW_LABELS, "new label")
+    found, missing = _rows_of(listing, table, paths)
+    if missing:
+        raise UserError(
+            f"{table.where(missing[0])}: {table.rows[missing[0]][paths]!r} is none of the photographs "
+            f"({len(missing):,} such lines); paths start from {listing.root}"
+        )
+    photos = list(listing.photos)
+    dropped: set[int] = set()
+    counts = Counter({"relabelled": 0, "dropped": 0, "unchanged": 0})
+    for position, rows in found.items():
+        labels = {str(table.rows[row][column]).strip() for row in rows}
+        if len(labels) > 1:
+            raise UserError(f"{table.where(rows[-1])}: {photos[position].path} has two new labels; keep one line")
+        label = labels.pop()
+        if label.lower() == DROP:
+            dropped.add(position)
+        elif label not in listing.names:
+            raise UserError(
+                f"{table.where(rows[0])}: {label!r} is none of the classes{nearest(label, list(listing.names))}; "
+                f"give one of them ({few(listing.names)}) or drop"
+            )
+        same = photos[position].name == label
+        counts["dropped" if position in dropped else "unchanged" if same else "relabelled"] += 1
+        photos[position] = replace(photos[position], name=label)
+    left_out: list[Ignored] = [(listing.photos[each].path, f"dropped by {file.name}") for each in sorted(dropped)]
+    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return replace(
+        listing,
+        photos=[photo for position, photo in enumerate(photos) if position not in dropped],
+        ignored=[*listing.ignored, *left_out],
+        notes=(*listing.notes, f"{file.name}: {said}"),
+        settings={**listing.settings, "relabel": {"file": _checksum(file), **counts}},
+    )
+
+
+def grouped(listing: Listing, pattern: str | None) -> Listing:
+    """Group photographs by what a regular expression finds in their paths: its groups, or all it matches.
+
+    A table that has a column of that name has done so already. Raises UserError where a path has no match.
+    """
+    if pattern is None or "group_by" in listing.settings:
+        return listing
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--group-by {pattern}: no regular expression ({error})") from error
+    matches = [compiled.search(photo.path) for photo in listing.photos]
+    lone = [photo.path for photo, found in zip(listing.photos, matches, strict=True) if not (found and found[0])]
+    if lone:
+        column = f"no column of {listing.name}, and as a pattern " if listing.kind == "table" else ""
+        raise UserError(
+            f"--group-by {pattern}: {column}it finds nothing in the path of {len(lone):,} of {len(matches):,} "
+            f"photographs ({few(lone)}); give one that matches every path"
+        )
+    photos = [
+        replace(photo, group="\0".join(each or "" for each in found.groups()) or found[0])
+        for photo, found in zip(listing.photos, matches, strict=True)
+        if found
+    ]
+    count = len({photo.group for photo in photos})
+    return replace(
+        listing,
+        photos=photos,
+        notes=(*listing.notes, f"--group-by {pattern}: {count:,} groups of {len(photos):,} photographs"),
+        settings={**listing.settings, "group_by": pattern},
+    )
+
+
+def _two_columns(file: Path, names: list[str], what: str) -> tuple[Table, int, int]:
+    table = read_table(file, tuple(names))
+    paths = table.known(PATHS) or [
+        number for number in range(len(table.columns)) if table.rows and looks_like_path(table.rows[0][number])
+    ]
+    path = paths[0] if paths else 0
+    known = [number for number in table.known(names) if number != path]
+    others = known or [number for number in range(len(table.columns)) if number != path]
+    if not others or not table.rows:
+        raise UserError(f"{file}: give a line for each photograph: its path and its {what}, under `path,label`")
+    return table, path, others[0]
+
+
+def _rows_of(listing: Listing, table: Table, column: int) -> tuple[dict[int, list[int]], list[int]]:
+    """Return the rows of each photograph that the table names, by its position, and the rows of no photograph."""
+    position = {photo.path: number for number, photo in enumerate(listing.photos)}
+    found: dict[int, list[int]] = {}
+    missing = []
+    root = f"{os.path.abspath(listing.root)}/"  # noqa: PTH100 - a link to the photographs stays one
+    for row, cells in enumerate(table.rows):
+        given: Any = cells[column]
+        plain = os.path.normpath(str(given).strip().replace("\\", "/")).removeprefix(root)
+        place = position.get(str(given), position.get(plain))
+        if place is None:
+            missing.append(row)
+        else:
+            found.setdefault(place, []).append(row)
+    return found, missing
+
+
+def _checksum(file: Path) -> str:
+    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"

@@ -1,0 +1,59 @@
+"""Groups of photographs (a patient's, a product's, a burst) that stay in one split."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.photos.source import TEST, TRAIN, VAL
+
+
+def place_groups(
+    groups: list[str], labels: NDArray[np.int32], val_fraction: float, test_fraction: float, order: NDArray[np.int64]
+) -> NDArray[np.int8]:
+    """Return int8 [n], 0 train, 1 val, 2 test, the same for all photographs of a group.
+
+    The largest groups are placed first, each where its classes lack the most; `order`, a permutation of 0 .. n - 1,
+    decides between equals. Each class gets as near to the fractions as its groups allow, always trains, and validates
+    and tests where it has groups enough.
+    """
+    held: dict[str, Counter[int]] = {}
+    for row in order.tolist():
+        held.setdefault(groups[row], Counter())[int(labels[row])] += 1
+    total: Counter[int] = Counter(labels.tolist())
+    shares = {TRAIN: 1 - val_fraction - test_fraction, VAL: val_fraction, TEST: test_fraction}
+    shares = {split: share for split, share in shares.items() if share}
+    need = {split: {label: share * count for label, count in total.items()} for split, share in shares.items()}
+    split_of: dict[str, int] = {}
+    for group in sorted(held, key=lambda group: -sum(held[group].values())):
+        lacks = {split: sum(count * need[split][label] for label, count in held[group].items()) for split in shares}
+        split_of[group] = max(shares, key=lambda split: lacks[split])
+        for label, count in held[group].items():
+            need[split_of[group]][label] -= count
+    _fill(split_of, held, list(shares))
+    return np.array([split_of[group] for group in groups], dtype=np.int8)
+
+
+def _fill(split_of: dict[str, int], held: dict[str, Counter[int]], splits: list[int]) -> None:
+    """Move the smallest groups so that each class trains, and then is in the other splits too, where it can be."""
+    by_class: dict[int, list[str]] = {}
+    for group in sorted(held, key=lambda group: (sum(held[group].values()), group)):
+        for label in held[group]:
+            by_class.setdefault(label, []).append(group)
+    placed = Counter((label, split_of[group]) for group in held for label in held[group])
+    for split in splits:
+        for label in sorted(by_class):
+            if placed[label, split]:
+                continue
+            for group in by_class[label]:
+                # No class of the group may lose its last group in the split that the group leaves.
+                before = split_of[group]
+                spare = all(placed[each, before] > 1 for each in held[group])
+                if spare or split == TRAIN:
+                    for each in held[group]:
+                        placed[each, before] -= 1
+                        placed[each, split] += 1
+                    split_of[group] = split
+                    break

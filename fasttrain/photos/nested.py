@@ -1,0 +1,135 @@
+"""Folders within class folders: are they the classes, splits, or neither?"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from fasttrain.errors import UserError
+from fasttrain.photos.source import TRAIN, Listing, Photo, few
+from fasttrain.photos.split_names import split_of
+from fasttrain.photos.tree import Tree
+
+CHOICES = ("top", "leaf", "path")
+_COUNTER = re.compile(r"[\W\d_]*\d[\W\d_]{2,}")  # dates and numbers of three digits: shoots, not classes
+
+
+def named_by_folders(listing: Listing, folders: list[str], choice: str | None) -> Listing:
+    """Name each photograph's class by its top folder, the folder it lies in ("leaf"), or the path of folders.
+
+    folders: of each of the photographs, from its class folder on. choice: None where the user made none. Raises
+    UserError if the choice matters and none was made.
+    """
+    if choice not in (None, *CHOICES):
+        raise UserError(f"--classes {choice}: give top, leaf or path")
+    distinct = set(folders)
+    if not any("/" in folder for folder in distinct):
+        return listing
+    if choice is None:
+        if listing.folder or len({folder.split("/")[0] for folder in distinct}) > 1:
+            _require_choice(listing, distinct)
+        return listing
+    notes = [f"{_found(distinct)}; the classes are --classes {choice}"]
+    if choice == "top":
+        return replace(listing, notes=(*listing.notes, *notes))
+    if choice == "leaf":
+        joined = defaultdict(list)
+        for folder in sorted(distinct):
+            joined[_leaf(folder)].append(folder)
+        same = [f"{name} ({', '.join(some[:3])})" for name, some in joined.items() if len(some) > 1]
+        if same:
+            notes.append(f"folders of one name are one class (else give --classes path): {few(same)}")
+    named = [
+        replace(photo, name=folder if choice == "path" else _leaf(folder))
+        for photo, folder in zip(listing.photos, folders, strict=True)
+    ]
+    return replace(
+        listing,
+        names=sorted({photo.name for photo in named}),
+        photos=named,
+        folder=None,
+        notes=(*listing.notes, *notes),
+        settings={**listing.settings, "classes": choice},
+    )
+
+
+def folders_of(photos: list[Photo], prefix: str = "") -> list[str]:
+    """Return the folder of each photograph, relative to `prefix`."""
+    known: dict[str, str] = {}  # one string a folder, not one a photograph
+    start = len(prefix)
+    folders = (photo.path[start:].rpartition("/")[0] for photo in photos)
+    return [known.setdefault(folder, folder) for folder in folders]
+
+
+def splits_below(root: Path, photos: list[Photo]) -> tuple[list[Photo], list[str]]:
+    """Return the photographs with the splits that folders within class folders name, and each one's folder without.
+
+    That is the layout `cat/train/`, `cat/test/`. Raises UserError where only some of the class folders are divided so.
+    """
+    folders = folders_of(photos)
+    divided: dict[str, set[int | None]] = defaultdict(set)
+    for folder in set(folders):
+        top, *inner = folder.split("/")
+        divided[top].add(split_of(inner[0]) if inner else None)
+    splits = {top for top, found in divided.items() if _are_splits(found)}
+    if not splits:
+        return photos, folders
+    if undivided := sorted(set(divided) - splits):
+        raise UserError(
+            f"--source {root}: {min(splits)}/ holds a folder for each split, {undivided[0]}/ doesn't; lay them out "
+            "alike, or give fasttrain convert --classes top to take all of a class's photographs together"
+        )
+    parts = [folder.split("/") for folder in folders]
+    placed = [
+        replace(photo, split=TRAIN if (split := split_of(inner[1])) is None else split)
+        for photo, inner in zip(photos, parts, strict=True)
+    ]
+    return placed, ["/".join([top, *inner]) for top, _, *inner in parts]
+
+
+def has_splits_below(tree: Tree) -> bool:
+    """Return whether every class folder is divided into splits: see `splits_below`."""
+    names = tree.folders("")
+    return bool(names) and all(_are_splits({split_of(each) for each in tree.folders(name)}) for name in names)
+
+
+def _are_splits(found: set[int | None]) -> bool:
+    return len(found) > 1 and TRAIN in found and None not in found
+
+
+def _require_choice(listing: Listing, folders: set[str]) -> None:
+    leaves: dict[str, set[str]] = defaultdict(set)
+    for folder in folders:
+        leaves[folder.split("/")[0]].add(folder)
+    nested = [folder for folder in folders if "/" in folder]
+    several = any(sum("/" in folder for folder in below) > 1 for below in leaves.values())
+    if not several or all(_COUNTER.fullmatch(_leaf(folder)) for folder in nested):
+        return
+    names = {_leaf(folder) for folder in folders}
+    deepest = max(nested, key=lambda folder: (folder.count("/"), folder))
+    where = listing.root / listing.folder if listing.folder else listing.root
+    raise UserError(
+        f"--source {where}: {_found(folders)}, such as {deepest}; which are the classes? Give fasttrain convert "
+        f"--classes top ({len(leaves):,}: {few(sorted(leaves))}), leaf ({len(names):,}: {few(sorted(names))}) or path "
+        f"({len(folders):,}){_splits_hint(leaves)}"
+    )
+
+
+def _splits_hint(leaves: dict[str, set[str]]) -> str:
+    """Return a hint where every top folder holds the same folders: they may be splits, in another language, say."""
+    below = [{folder.partition("/")[2].split("/")[0] for folder in some} for some in leaves.values()]
+    if len(below) > 1 and all(some == below[0] for some in below):
+        return f"; if {few(sorted(leaves))} are splits, name them train, val and test"
+    return ""
+
+
+def _found(folders: set[str]) -> str:
+    tops = {folder.split("/")[0] for folder in folders}
+    depth = max(folder.count("/") for folder in folders) + 1
+    return f"{len(folders):,} folders with photographs, {depth} levels deep, in {len(tops):,} class folders"
+
+
+def _leaf(folder: str) -> str:
+    return folder.rpartition("/")[2]

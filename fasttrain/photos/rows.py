@@ -1,0 +1,189 @@
+"""Rows of a table in a file: CSV and its relatives, JSON lines, Parquet, plain lists."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fasttrain.errors import UserError
+from fasttrain.extras import require
+from fasttrain.text import nearest, read_text
+
+TEXT = (".csv", ".tsv", ".tab", ".txt", ".lst", ".list")
+JSON = (".jsonl", ".ndjson")
+PARQUET = (".parquet", ".pq")
+SUFFIXES = (*TEXT, *JSON, *PARQUET)
+
+_PATHS = (
+    "path imagepath imgpath filepath filepaths relativepath image img images file filename filenames imagename imgname "
+    "imagefile imgfile photo photograph picture imageid imgid id"
+)
+_LABELS = (
+    "label labels labelname class classes classname category categoryname target targetname tag species breed variety "
+    "diagnosis y groundtruth labelid labelidx classid classidx categoryid targetid"
+)
+_SPLITS = "split splits subset partition set dataset usage phase traintest trainval trainvaltest"
+# Names of columns as `plain` makes them, the likeliest first.
+PATHS, LABELS, SPLITS = _PATHS.split(), _LABELS.split(), _SPLITS.split()
+
+_PHOTOGRAPH = r"\.(?:jpe?g?|jfif|png|webp|bmp|gif|tiff?|p[pgn]m|avif|hei[cf]|jp2|jxl)"
+_LIST = re.compile(rf"(.*?{_PHOTOGRAPH}|\S+)\s+(\S.*)", re.IGNORECASE)
+_LIST_END = re.compile(rf"(\S+(?:\s+\S+)*?)\s+(\S.*{_PHOTOGRAPH})", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's rows, each as long as `columns`, and the line of each. Columns without a header are "1", "2", ..."""
+
+    path: Path
+    columns: list[str]
+    rows: list[list[Any]]
+    lines: list[int]
+
+    def column(self, given: str) -> int:
+        """Return the position of the column that the user named. Raises UserError where there is none such."""
+        if given in self.columns:
+            return self.columns.index(given)
+        same = [number for number, name in enumerate(self.columns) if plain(name) == plain(given)]
+        if len(same) == 1:
+            return same[0]
+        hint = nearest(given, self.columns)
+        raise UserError(f"{self.path} has no column '{given}', only {', '.join(self.columns)}{hint}")
+
+    def known(self, names: list[str]) -> list[int]:
+        """Return the positions of the columns with one of these names, in the order of `names`."""
+        there = [plain(name) for name in self.columns]
+        return [number for name in names for number, each in enumerate(there) if each == name]
+
+    def where(self, row: int) -> str:
+        """Return "FILE: line 7" for a row."""
+        return f"{self.path}: line {self.lines[row]}"
+
+
+def plain(name: str) -> str:
+    """Return a column's name without case and punctuation: "Image Path" is "imagepath"."""
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def looks_like_path(cell: Any) -> bool:
+    """Return whether a cell ends as a photograph's file name does."""
+    return isinstance(cell, str) and re.search(rf"{_PHOTOGRAPH}$", cell.strip(), re.IGNORECASE) is not None
+
+
+def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:
+    """Read every row of the file `path`; its suffix says how. `given`: columns that the user named.
+
+    Raises UserError, which names the file and the line, where it is no such table; OSError where it can't be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix in PARQUET:
+        return _parquet(path)
+    if suffix in JSON:
+        return _json_lines(path)
+    numbered = list(_cells(path, read_text(path)))
+    if not numbered:
+        raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
+    header = _is_header(numbered[0][1], given, unknown=suffix in (".csv", ".tsv", ".tab"))
+    width = max(len(cells) for _, cells in numbered)
+    columns = [name.strip() for name in numbered[0][1]] if header else [str(1 + number) for number in range(width)]
+    rows = numbered[1:] if header else numbered
+    for line, cells in rows:
+        if len(cells) > len(columns):
+            raise UserError(
+                f"{path}: line {line}: {len(cells)} cells for {len(columns)} columns; quote text with commas"
+            )
+        cells += [""] * (len(columns) - len(cells))
+    return Table(path, columns, [cells for _, cells in rows], [line for line, _ in rows])
+
+
+def _is_header(cells: list[str], given: tuple[str | None, ...], *, unknown: bool) -> bool:
+    """Whether the first row names columns. unknown: it does so where nobody knows the names, either."""
+    names = {plain(cell) for cell in cells}
+    if any(looks_like_path(cell) for cell in cells):
+        return False
+    return bool(names & {*PATHS, *LABELS, *SPLITS, *(plain(each) for each in given if each)}) or unknown
+
+
+def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of a delimited file or a plain list, without empty lines."""
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    counts = {mark: first.count(mark) for mark in ("\t", ",", ";", "|")}
+    if path.suffix.lower() == ".tsv":
+        counts = {"\t": 1}
+    mark = max(counts, key=lambda each: counts[each])
+    if not counts[mark] and path.suffix.lower() not in (".csv", ".tsv"):
+        for line, whole in enumerate(text.split("\n"), start=1):
+            if whole.strip() and whole[0] != "#":
+                yield line, _list_cells(whole.strip())
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}; is a quote missing?") from error
+
+
+def _list_cells(line: str) -> list[str]:
+    """Split `path 3 0`, or `3 path`, at spaces; the path may have some."""
+    found = _LIST_END.fullmatch(line)
+    if found and not looks_like_path(found[1].split()[0]):
+        return [*found[1].split(), found[2]]
+    found = _LIST.fullmatch(line)
+    return [found[1], *found[2].split()] if found else [line]
+
+
+def _json_lines(path: Path) -> Table:
+    records: list[dict[str, Any]] = []
+    lines: list[int] = []
+    for line, text in enumerate(read_text(path).split("\n"), start=1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: line {line}: no JSON ({error}); give one object a line") from error
+        if not isinstance(record, dict):
+            raise UserError(
+                f'{path}: line {line}: no JSON object; give one a line: {{"path": "a.jpg", "label": "cat"}}'
+            )
+        records.append(record)
+        lines.append(line)
+    if not records:
+        raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    return Table(path, columns, [[record.get(name) for name in columns] for record in records], lines)
+
+
+def _parquet(path: Path) -> Table:
+    require(f"--source {path}", "parquet", "pyarrow")
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        kinds = {field.name: field.type for field in file.schema_arrow}
+        # Pictures in a column would fill the memory, and no table of paths has them.
+        columns = [name for name, kind in kinds.items() if not pyarrow.types.is_nested(kind) or _is_list(kind)]
+        columns = [name for name in columns if not pyarrow.types.is_binary(kinds[name])]
+        read = file.read(columns=columns)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: no Parquet file that can be read ({' '.join(str(error).split())[:200]})") from error
+    cells = [read.column(name).to_pylist() for name in columns]
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    if not rows:
+        raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
+    return Table(path, columns, rows, list(range(1, len(rows) + 1)))
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow
+
+    return bool(pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind))

@@ -1,0 +1,173 @@
+"""A list of labelled photographs: what every kind of source gives, and what shards are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.errors import UserError
+from fasttrain.photos.walk import Ignored
+
+TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
+EMPTY = "empty class"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read: see `convert` for each. The files are read when the source is opened."""
+
+    classes: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    class_names: str | Path | None = None
+    root: str | Path | None = None
+    group_by: str | None = None
+    splits: str | Path | None = None
+    relabel: str | Path | None = None
+    skip_empty_classes: bool = False
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photograph. path: relative to its source, with slashes. name: of its class. size: bytes, -1 where it is
+    missing. stamp: see `walk.Found`. group: photographs of one group stay in one split; "" is no group."""
+
+    path: str
+    name: str
+    split: int
+    size: int
+    stamp: tuple[int, int, int] = (0, 0, 0)
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a kind of source found.
+
+    names: every class's name, in label order, with or without photographs. ignored: (path, reason) of what lies there
+    and is no photograph. folder: where class folders lie, "" or "train/"; None where there are none. content: whatever
+    besides paths and sizes decides the labels, for the fingerprint. notes: lines for the user. settings: for the
+    manifest. read: the bytes of the photograph at a path; by default the file below `root`.
+    """
+
+    kind: str
+    name: str
+    root: Path
+    names: Sequence[str]
+    photos: list[Photo]
+    ignored: list[Ignored]
+    folder: str | None = None
+    content: bytes = b""
+    notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    read: Callable[[str], bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The photographs of a data set, sorted by path.
+
+    kind: "food101", "folder", "sample", "table" or "archive". paths: relative to `root`, with slashes. labels: int32
+    [n], positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides between train
+    and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and the
+    hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
+    it differs between copies of the photographs, and changes with each of them. groups: one name a photograph, or none
+    at all. notes, settings, reader: see `Listing`.
+    """
+
+    kind: str
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.int8]
+    ignored: tuple[Ignored, ...]
+    fingerprint: str
+    local_state: str = ""
+    groups: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    reader: Callable[[str], bytes] | None = None
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of the photograph at position `row`. Raises OSError where they can't be read."""
+        path = self.paths[row]
+        return (self.root / path).read_bytes() if self.reader is None else self.reader(path)
+
+    def summary(self) -> SourceSummary:
+        """What the manifest says of the source."""
+        return SourceSummary(self.kind, self.name, self.classes, len(self.paths), self.ignored, self.fingerprint)
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """As in `Source`; `photos` is their number."""
+
+    kind: str
+    name: str
+    classes: tuple[str, ...]
+    photos: int
+    ignored: tuple[Ignored, ...]
+    fingerprint: str
+
+
+def make_source(listing: Listing) -> Source:
+    """Sort and number what was listed; classes without photographs are left out and listed in `ignored`.
+
+    Raises UserError where a class's name can't be printed, or no photograph is left.
+    """
+    for name in listing.names:
+        if not name or not name.isprintable():
+            raise UserError(f"--source {listing.root}: the class name {name!r} isn't printable UTF-8; rename it")
+    photos = sorted(listing.photos, key=lambda photo: photo.path)
+    used = {photo.name for photo in photos}
+    classes = tuple(name for name in listing.names if name in used)
+    if not classes:
+        why = f": {reasons([reason for _, reason in listing.ignored])}" if listing.ignored else ""
+        raise UserError(f"--source {listing.root} holds classes ({few(listing.names)}) but no photographs in them{why}")
+    ignored = list(listing.ignored)
+    if listing.folder is not None:
+        ignored += [(f"{listing.folder}{name}/", EMPTY) for name in listing.names if name not in used]
+    label = {name: number for number, name in enumerate(classes)}
+    digest, local = hashlib.sha256(listing.content), hashlib.sha256(listing.content)
+    for photo in photos:
+        line = os.fsencode(photo.path) + b"\0%d\0%d\n" % (photo.size, photo.split)
+        digest.update(line)
+        local.update(line + b"%d\0%d\0%d\n" % photo.stamp)
+    return Source(
+        listing.kind,
+        listing.name,
+        listing.root,
+        classes,
+        tuple(photo.path for photo in photos),
+        np.array([label[photo.name] for photo in photos], dtype=np.int32),
+        np.array([photo.split for photo in photos], dtype=np.int8),
+        tuple(sorted(ignored)),
+        f"sha256:{digest.hexdigest()}",
+        f"sha256:{local.hexdigest()}",
+        tuple(photo.group for photo in photos) if any(photo.group for photo in photos) else (),
+        listing.notes,
+        listing.settings,
+        listing.read,
+    )
+
+
+def reasons(each: Sequence[str]) -> str:
+    """Return the two most frequent reasons with their counts, and that there are more."""
+    found = Counter(each).most_common(2)
+    return "; ".join(f"{count:,} x {reason}" for reason, count in found) + (" …" if len(set(each)) > 2 else "")
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first three names, and that there are more."""
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

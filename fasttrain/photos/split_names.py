@@ -1,0 +1,43 @@
+"""Words for splits, as folders and columns have them: `Train`, `VAL`, `testing_set`, `valid`, `train2017`."""
+
+from __future__ import annotations
+
+import re
+
+from fasttrain.photos.source import TEST, TRAIN, VAL
+
+SPLIT_WORDS = {TRAIN: "training", VAL: "validation", TEST: "testing"}
+_WORDS = {
+    **dict.fromkeys(("train", "training", "trn", "learn", "learning"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "validating", "dev", "devel", "development"), VAL),
+    **dict.fromkeys(("eval", "evaluate", "evaluation"), VAL),
+    **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), TEST),
+}
+_OTHERS = (
+    "set sets split data dataset subset images image imgs img photos photographs pictures pics folder files samples "
+    "seg jpg jpeg png"
+)
+_BESIDE = frozenset(_OTHERS.split())
+
+
+def split_of(name: str) -> int | None:
+    """Return the split that `name` means, or None where it means none.
+
+    Case, digits, punctuation and single letters don't count, nor do words such as "set", "data" and "images" beside it.
+    """
+    words = [word for word in re.split(r"[\W\d_]+", _spaced(name).lower()) if word[1:] and word not in _BESIDE]
+    if len(words) == 2 and words[0] in ("hold", "held") and words[1] == "out":
+        return TEST
+    return _WORDS.get(_without_set(words[0])) if len(words) == 1 else None
+
+
+def _spaced(name: str) -> str:
+    """ "TrainSet" as "Train Set"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+
+
+def _without_set(word: str) -> str:
+    for end in ("set", "data", "images", "split"):
+        if word.endswith(end):
+            return word[: -len(end)]
+    return word

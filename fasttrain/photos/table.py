@@ -1,0 +1,251 @@
+"""Tables of photographs: a row for each, with its path, its label, and what else is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fasttrain.config.location import user_path
+from fasttrain.errors import UserError
+from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_like_path, read_table
+from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
+from fasttrain.photos.split_names import split_of
+from fasttrain.photos.walk import Ignored
+from fasttrain.text import nearest, read_text
+
+OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names", "root"})
+_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".tif", ".tiff", ".bmp")
+_TRIED = 20
+
+
+def claims(source: str) -> bool:
+    """Whether `source` is a file named as a table is."""
+    path = user_path(source)
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+@dataclass(frozen=True)
+class _Columns:
+    path: int
+    label: int
+    split: int | None
+    group: int | None
+
+
+def listed(source: str | Path, options: SourceOptions) -> Listing:
+    """List the photographs that a table names. Raises UserError where its columns can't be told, or none is there."""
+    path = user_path(source)
+    base = os.path.abspath(user_path(options.root) if options.root is not None else path.parent)  # noqa: PTH100
+    if not Path(base).is_dir():
+        raise UserError(f"--root {base} is no folder; give the folder that the paths in {path} start from")
+    table = read_table(path, (options.path_column, options.label_column, options.split_column, options.group_by))
+    columns = _columns(table, base, options)
+    classes = None if options.class_names is None else read_class_names(user_path(options.class_names))
+    named: dict[str, tuple[str, int]] = {}
+    photos: list[Photo] = []
+    ignored: list[Ignored] = []
+    for number, row in enumerate(table.rows):
+        given = _text(row[columns.path])
+        if not given:
+            raise UserError(f"{table.where(number)}: no path in column {table.columns[columns.path]}; fill it in")
+        if "://" in given:
+            raise UserError(f"{table.where(number)}: {given} is a URL; download the photographs, and give their paths")
+        full, size, stamp = _found(base, given)
+        label = _label(table, number, columns.label)
+        if not label:
+            ignored.append((full, f"no label in {path.name}"))
+            continue
+        name = label if classes is None else _class_name(classes, label, table.where(number))
+        if full in named:
+            before, line = named[full]
+            if before != name:
+                raise UserError(
+                    f"{table.where(number)}: {given} is {name!r} here and {before!r} in line {line}; a photograph has "
+                    "one class"
+                )
+            ignored.append((full, f"named again in line {table.lines[number]} of {path.name}"))
+            continue
+        named[full] = name, table.lines[number]
+        split = UNDECIDED if columns.split is None else split_in_cell(row[columns.split], table.where(number))
+        group = "" if columns.group is None else _text(row[columns.group])
+        photos.append(Photo(full, name, split, size, stamp, group))
+    _require_some(table, photos, base)
+    root = _root(base, photos)
+    start = len(root.rstrip("/")) + 1
+    photos = [Photo(each.path[start:], *_rest(each)) for each in photos]
+    names = _sorted_names({photo.name for photo in photos}) if classes is None else [name for name in classes if name]
+    digest = hashlib.sha256("\n".join(names).encode())
+    for photo in sorted(photos, key=lambda photo: photo.path):
+        digest.update(b"\0".join(os.fsencode(each) for each in (photo.path, photo.name, photo.group)) + b"\n")
+    return Listing(
+        "table",
+        path.name,
+        Path(root),
+        names,
+        photos,
+        [(full[start:] if full.startswith(f"{root}/") else full, reason) for full, reason in ignored],
+        content=digest.digest(),
+        notes=(_note(table, columns),),
+        settings={} if columns.group is None else {"group_by": options.group_by},
+    )
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Read a file of class names: one a line, in label order, or `NUMBER NAME` a line.
+
+    Raises UserError where a name is there twice, or the numbers leave one out.
+    """
+    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    numbered = [re.fullmatch(r"(\d+)[\s,;:]+(\S.*)", line) for line in lines]
+    names = lines
+    if lines and all(numbered):
+        pairs = sorted((int(found[1]), found[2]) for found in numbered if found)
+        first = pairs[0][0]
+        if [number for number, _ in pairs] != list(range(first, first + len(pairs))) or first > 1:
+            raise UserError(f"{path}: its numbers don't count from 0 or 1; give one class a line, in label order")
+        names = [""] * first + [name for _, name in pairs]  # a list that counts from 1 has no class 0
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None or not names:
+        raise UserError(f"{path}: {f'{twice!r} is there twice' if names else 'no names'}; give each class a line")
+    return names
+
+
+def split_in_cell(cell: Any, where: str) -> int:
+    """Return the split that a table's cell names: a word for it, or 0 train, 1 val, 2 test; blank is undecided."""
+    text = _text(cell)
+    split = {"": UNDECIDED, "0": TRAIN, "1": VAL, "2": TEST}.get(text, split_of(text))
+    if split is None:
+        raise UserError(f"{where}: {text!r} is no split; give train, val or test, or name another --split-column")
+    return split
+
+
+def _columns(table: Table, base: str, options: SourceOptions) -> _Columns:
+    path = table.column(options.path_column) if options.path_column else _path_column(table, base)
+    label = table.column(options.label_column) if options.label_column else _label_column(table, path)
+    split = table.column(options.split_column) if options.split_column else _split_column(table, (path, label))
+    given = options.group_by
+    group = table.columns.index(given) if given in table.columns else None
+    return _Columns(path, label, split, group)
+
+
+def _path_column(table: Table, base: str) -> int:
+    some = table.rows[:_TRIED]
+    named = table.known(PATHS)
+    shaped = [each for each in range(len(table.columns)) if some and all(looks_like_path(row[each]) for row in some)]
+    for column in dict.fromkeys([*named, *shaped]):
+        if any(_found(base, _text(row[column]))[1] >= 0 for row in some if _text(row[column])):
+            return column
+    for column in (*shaped, *named):
+        return column
+    raise UserError(f"{table.path}: none of its columns ({few(table.columns)}) looks like paths; give --path-column")
+
+
+def _label_column(table: Table, path: int) -> int:
+    named = [column for column in table.known(LABELS) if column != path]
+    if not named and table.columns == [str(1 + number) for number in range(len(table.columns))]:
+        # Without names: beside the path.
+        named = [path + 1 if path + 1 < len(table.columns) else path - 1]
+    if not named or named[0] < 0:
+        raise UserError(
+            f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column"
+        )
+    texts = [[_text(row[column]) for row in table.rows] for column in named]
+    pairs = {len(set(zip(texts[0], other, strict=True))) for other in texts}
+    if len(named) > 1 and ({len(set(other)) for other in texts} != pairs or len(pairs) > 1):
+        names = " or ".join(table.columns[column] for column in named)
+        raise UserError(f"{table.path}: {names} may be the label; give --label-column")
+    # Names and numbers of the same classes: the names.
+    return next((each for each, some in zip(named, texts, strict=True) if not all(map(_is_number, some))), named[0])
+
+
+def _split_column(table: Table, taken: Sequence[int]) -> int | None:
+    for column in table.known(SPLITS):
+        cells = {_text(row[column]) for row in table.rows} - {""}
+        if column not in taken and any(split_of(cell) is not None for cell in cells):
+            return column
+    return None
+
+
+def _note(table: Table, columns: _Columns) -> str:
+    used = {"path": columns.path, "label": columns.label, "split": columns.split, "group": columns.group}
+    named = [f"{what} = {table.columns[column]}" for what, column in used.items() if column is not None]
+    others = [name for number, name in enumerate(table.columns) if number not in used.values()]
+    return f"{table.path.name}: {', '.join(named)}" + (f"; not used: {', '.join(others)[:200]}" if others else "")
+
+
+def _found(base: str, given: str) -> tuple[str, int, tuple[int, int, int]]:
+    """Return the absolute path, size and stamp of a photograph that a table names; size -1 where it is missing."""
+    for path in dict.fromkeys((given, given.replace("\\", "/"))):
+        full = os.path.normpath(os.path.join(base, path))  # noqa: PTH118 - pathlib is slow for a million paths
+        for end in ("", *(() if looks_like_path(path) else _ENDINGS)):
+            try:
+                file = os.stat(full + end)  # noqa: PTH116
+            except OSError:
+                continue
+            if stat.S_ISREG(file.st_mode):
+                return full + end, file.st_size, (file.st_mtime_ns, file.st_ctime_ns, file.st_ino)
+    return full, -1, (0, 0, 0)
+
+
+def _require_some(table: Table, photos: list[Photo], base: str) -> None:
+    if not photos:
+        raise UserError(f"{table.path}: no row has a label; give another --label-column")
+    if all(photo.size < 0 for photo in photos):
+        raise UserError(
+            f"{table.path}: none of its {len(photos):,} photographs is there (the first: {photos[0].path}); give "
+            f"--root, the folder that their paths start from (now {base})"
+        )
+
+
+def _root(base: str, photos: list[Photo]) -> str:
+    """Return `base`, or the nearest folder above it that holds all the photographs."""
+    start = f"{base}/"
+    outside = [photo.path for photo in photos if not photo.path.startswith(start)]
+    return os.path.commonpath([*map(os.path.dirname, outside), base]) if outside else base
+
+
+def _rest(photo: Photo) -> tuple[str, int, int, tuple[int, int, int], str]:
+    return photo.name, photo.split, photo.size, photo.stamp, photo.group
+
+
+def _label(table: Table, number: int, column: int) -> str:
+    cell = table.rows[number][column]
+    if isinstance(cell, (list, tuple)):
+        if len(cell) > 1:
+            raise UserError(
+                f"{table.where(number)}: {len(cell)} labels; a photograph has one class: give --label-column"
+            )
+        cell = cell[0] if cell else ""
+    return _text(cell)
+
+
+def _class_name(classes: list[str], label: str, where: str) -> str:
+    if label in classes:
+        return label
+    if _is_number(label) and 0 <= int(label) < len(classes) and classes[int(label)]:
+        return classes[int(label)]
+    raise UserError(f"{where}: label {label!r} is none of the {len(classes):,} --class-names{nearest(label, classes)}")
+
+
+def _sorted_names(names: set[str]) -> list[str]:
+    """Sort class names; numbers by their value, so that 10 follows 9."""
+    return sorted(names, key=int) if all(map(_is_number, names)) else sorted(names)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _text(cell: Any) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).strip()
