@@ -14,6 +14,7 @@
 
 namespace fasttrain {
 
+// plain: what every machine of the architecture has (SSE2, NEON).
 enum class Simd { plain, avx2, avx512 };
 
 // The widest of this machine, or a narrower one that a test chose.
