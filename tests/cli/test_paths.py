@@ -22,6 +22,7 @@ from fasttrain.errors import UserError
 from fasttrain.photos.sources import open_source
 
 NO_PATHS = {
+    "color",
     *("classes", "group_by", "path_column", "label_column", "split_column"),
     *("format", "cut", "part", "loader", "split", "device", "tta", "cache_size"),
     *("on_bad_sample", "input", "experiment", "sort", "host", "compare", "pruner", "batch_sizes"),

@@ -26,7 +26,7 @@ Regions::Regions(nb::sequence buffers, const BufferNumbers& which, const ByteCou
     const size_t count = which.shape(0);
     if (offsets.shape(0) != count || lengths.shape(0) != count)
         throw nb::value_error("which, offsets and lengths must be equally long");
-    for (nb::handle buffer : buffers) views_.push_back(std::make_unique<BufferView>(buffer));
+    views_.resize(nb::len(buffers));
     spans_.reserve(count);
     for (size_t i = 0; i < count; ++i) {
         const int32_t number = which.data()[i];
@@ -35,8 +35,9 @@ Regions::Regions(nb::sequence buffers, const BufferNumbers& which, const ByteCou
                                         std::to_string(number) + " among " + std::to_string(views_.size());
             throw nb::value_error(message.c_str());
         }
-        spans_.push_back(
-            part_of(*views_[static_cast<size_t>(number)], offsets.data()[i], lengths.data()[i], i, number));
+        std::unique_ptr<BufferView>& view = views_[static_cast<size_t>(number)];
+        if (view == nullptr) view = std::make_unique<BufferView>(nb::object(buffers[number]));
+        spans_.push_back(part_of(*view, offsets.data()[i], lengths.data()[i], i, number));
     }
 }
 

@@ -50,7 +50,7 @@ class Regions {
     const std::vector<Span>& spans() const { return spans_; }
 
   private:
-    std::vector<std::unique_ptr<BufferView>> views_;
+    std::vector<std::unique_ptr<BufferView>> views_;  // of each buffer; null where no part is in it
     std::vector<Span> spans_;
 };
 

@@ -4,6 +4,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -105,7 +106,8 @@ class PyPool {
             nb::gil_scoped_release released;
             pool_.close();
         }
-        kept_.clear();
+        // Releasing a view may run Python code that calls this pool.
+        const auto kept = std::exchange(kept_, {});
     }
 
   private:
