@@ -19,6 +19,7 @@ from fasttrain.shards.format import (
     INDEX,
     MANIFEST,
     REJECTED,
+    SPLIT_FILE,
     SPLITS,
     IndexSummary,
     Manifest,
@@ -51,7 +52,8 @@ def assemble(
     file = io.BytesIO()
     np.save(file, index)
     atomic_write_bytes(out / INDEX, file.getvalue())
-    others = [REJECTED, *([CONVERTED] if changed else []), *(f"{job.name}.idx" for job, _ in kept)]
+    lists = [REJECTED, *([CONVERTED] if changed else []), *([SPLIT_FILE] if (out / SPLIT_FILE).exists() else [])]
+    others = [*lists, *(f"{job.name}.idx" for job, _ in kept)]
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(
         schema=1,

@@ -66,7 +66,16 @@ def test_sound_shards_have_nothing_wrong(small):
 def test_a_flipped_bit_is_found_in_every_kind_of_file(copied, fault):
     times = fault.times(short=35, full=1001)
     by_kind = kinds(copied)
-    assert set(by_kind) == {".tar", ".idx", ".beton", "index.npy", "manifest.json", "beton.json", "rejected.tsv"}
+    assert set(by_kind) == {
+        ".tar",
+        ".idx",
+        ".beton",
+        "index.npy",
+        "manifest.json",
+        "beton.json",
+        "rejected.tsv",
+        "splits.csv",
+    }
     missed, count = [], 0
     for number, paths in enumerate(by_kind.values()):
         for path in paths:
