@@ -37,12 +37,13 @@ def test_instructions(photographs, results, tmp_path):
     if not (shutil.which("valgrind") and shutil.which("g++") and native_available()):
         pytest.skip("needs valgrind, g++ and the native module")
     program = build(tmp_path)
-    sources = sorted(photographs.rglob("*.jpg"))[:: max(len(list(photographs.rglob("*.jpg"))) // PHOTOGRAPHS, 1)]
+    every = sorted(photographs.rglob("*.jpg"))
+    sources = every[:: max(len(every) // PHOTOGRAPHS, 1)][:PHOTOGRAPHS]
     part = {}
     for name, (work, side, encoding, cut) in CASES.items():
         folder = tmp_path / re.sub(r"\W+", "-", name)
         folder.mkdir()
-        paths = [encode(source, folder, side, encoding, cut) for source in sources[:PHOTOGRAPHS]]
+        paths = [encode(source, folder, side, encoding, cut) for source in sources]
         few, many = (count(program, work, passes, paths) for passes in PASSES)
         part[name] = (many - few) / (PASSES[1] - PASSES[0]) / len(paths)
     results.add("instructions", part)

@@ -1,4 +1,4 @@
-"""What the user's own lists change about the photographs of a source: their splits, labels and groups."""
+"""The user's own lists, applied to the photographs of a source: they change splits, labels and groups."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+"""How a TIFF header begins, and its byte order as `struct` writes it."""
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 
 
@@ -13,7 +15,7 @@ def exif_orientation(block: bytes) -> int:
     The first orientation entry of the first directory counts, if it is one SHORT from 1 to 8. Everything else is 1, as
     is a block that is foreign or cut off: metadata is no reason to lose a photograph. XMP is never asked.
     """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    order = BYTE_ORDERS.get(block[:4])
     if order is None or len(block) < 8:
         return 1
     try:

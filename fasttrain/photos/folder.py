@@ -8,7 +8,7 @@ from pathlib import Path
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError, of_os
 from fasttrain.photos.nested import folders_of, has_splits_below, named_by_folders, splits_below
-from fasttrain.photos.source import TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few, reasons
+from fasttrain.photos.source import TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few, reasons, refuse_shards
 from fasttrain.photos.split_names import SPLIT_WORDS, split_of
 from fasttrain.photos.tree import DiskTree, Tree
 from fasttrain.photos.walk import Found, Ignored
@@ -19,7 +19,7 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def claims(source: str) -> bool:
-    """Whether `source` is a folder. The last kind that is asked takes what no other does."""
+    """Return True: this kind is asked last, and takes what no other does."""
     return True
 
 
@@ -29,8 +29,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"--source {root} {what}; give a folder of class folders, a table, `sample` or `food101`")
-    if (root / "manifest.json").exists():
-        raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
+    refuse_shards(root)
     return list_tree(DiskTree(root), "folder", root.resolve().name, options)
 
 

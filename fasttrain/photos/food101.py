@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fasttrain.config.location import cache_root, user_path
 from fasttrain.errors import UserError, mendable
-from fasttrain.photos.source import TEST, TRAIN, Listing, Photo, SourceOptions
+from fasttrain.photos.source import TEST, TRAIN, Listing, Photo, SourceOptions, refuse_shards
 from fasttrain.photos.tree import DiskTree
 from fasttrain.photos.walk import Found, Ignored
 from fasttrain.text import read_text
@@ -22,12 +22,12 @@ _SILENCE_S = 60.0
 
 
 def claims(source: str) -> bool:
-    """Whether `source` is "food101", or a folder with Food-101's `images/`, `meta/train.txt` and `meta/test.txt`."""
+    """Return whether `source` is "food101", or a folder laid out as Food-101 is."""
     return source == "food101" or is_food101(user_path(source))
 
 
 def is_food101(root: Path) -> bool:
-    """Return whether the folder `root` is laid out as Food-101 is."""
+    """Return whether the folder `root` has Food-101's `images/`, `meta/train.txt` and `meta/test.txt`."""
     meta = (root / "meta" / f"{part}.txt" for part in ("train", "test"))
     return (root / "images").is_dir() and all(file.is_file() for file in meta)
 
@@ -37,8 +37,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     if source == "food101":
         return _list(download_food101(cache_root()), "food101", "food101")
     root = user_path(source)
-    if (root / "manifest.json").exists():
-        raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
+    refuse_shards(root)
     return _list(root, "folder", root.resolve().name)
 
 

@@ -41,7 +41,7 @@ class _Outcome:
 
     @property
     def reason(self) -> str:
-        """What makes this photograph differ from its file; empty where its coefficients are the file's."""
+        """Say how this photograph differs from its file; empty where its coefficients are the file's."""
         return "; ".join([*(how for how in self.how if how not in _UNTOUCHED), *self.notes])
 
 
@@ -90,26 +90,16 @@ def normalise(
     truncated, not a photograph, or of more than MAX_PIXELS.
     """
     data = _unpacked(data)
-    picture = None
-    if header := _header(data):
-        why = _why_not_kept(header, max_size)
-        if why is None:
-            color_done = _Colors((), ())
-            if header.profile and (profile := read_profile(header.profile, _COMPONENTS[header.components])):
-                color_done = _judge(profile, _thumbnail(data), color)
-            if color_done.how == _CONVERTED:
-                why = "color profile"
-            else:
-                kept = _kept(data, header, cut, optimize, color_done)
-                if isinstance(kept, StoredPhoto):
-                    return kept
-                why = kept
-        picture = open_picture(data)
-    else:
-        picture = open_picture(data)
-        why = PILLOW[picture.kind].lower()
+    header = _header(data)
+    why = _why_not_kept(header, max_size) if header else None
+    if header and why is None:
+        kept = _kept(data, header, cut, optimize, color)
+        if isinstance(kept, StoredPhoto):
+            return kept
+        why = kept
+    picture = open_picture(data)
     image, done = _pixels(picture, color)
-    return _encode(image, why, max_size, quality, cut, optimize, done)
+    return _encode(image, why or PILLOW[picture.kind].lower(), max_size, quality, cut, optimize, done)
 
 
 def decode(data: bytes, *, max_size: int, color: Color = "auto") -> RawPhoto:
@@ -142,6 +132,7 @@ class _Colors:
     notes: tuple[str, ...]
 
 
+_NO_PROFILE = _Colors((), ())
 _CONVERTED, _LEFT = ("color converted",), ("color kept",)
 
 
@@ -162,7 +153,7 @@ def _thumbnail(data: bytes) -> Image:
 def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
     """Decoded, upright, on white, mode L or RGB, in the colours that `color` asks for."""
     image = decode_picture(picture)
-    done = _Colors((), ())
+    done = _NO_PROFILE
     if profile := read_profile(picture.profile, image.mode):
         done = _judge(profile, image.convert("RGB") if image.mode == "RGBA" else image, color)
         if done.how == _CONVERTED or image.mode == "LAB":
@@ -199,8 +190,13 @@ def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
     return None
 
 
-def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color: _Colors) -> StoredPhoto | str:
-    """The photograph with its coefficients kept, or why it must be re-encoded."""
+def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color: Color) -> StoredPhoto | str:
+    """Return the photograph with its coefficients kept, or why it must be re-encoded."""
+    colors = _NO_PROFILE
+    if header.profile and (profile := read_profile(header.profile, _COMPONENTS[header.components])):
+        colors = _judge(profile, _thumbnail(data), color)
+    if colors.how == _CONVERTED:
+        return "color profile"
     try:
         stripped = strip_metadata(data)
     except ValueError as error:
@@ -209,7 +205,7 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color:
     turned = header.orientation != 1
     if cut == "none" and not turned:
         _read_every_scan(stripped)
-        return StoredPhoto(header.width, header.height, (first, *color.how), color.notes, stripped)
+        return StoredPhoto(header.width, header.height, (first, *colors.how), colors.notes, stripped)
     if not native_available():
         return "orientation"
     try:
@@ -221,8 +217,8 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color:
         # Stray bytes make libjpeg warn, and the cutter refuse; the pixels may be well: the decoder decides.
         return "orientation" if reason.startswith("orientation:") else "damaged JPEG"
     width, height = (header.height, header.width) if header.orientation > 4 else (header.width, header.height)
-    done = ("rotated" if turned else first, *color.how)
-    return StoredPhoto(width, height, done if cut == "none" else (*done, "cut"), color.notes, jpeg)
+    done = ("rotated" if turned else first, *colors.how)
+    return StoredPhoto(width, height, done if cut == "none" else (*done, "cut"), colors.notes, jpeg)
 
 
 def _read_every_scan(data: bytes) -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,7 @@ def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:
     if suffix in JSON:
         return _json_lines(path)
     numbered = list(_cells(path, read_text(path)))
-    if not numbered:
-        raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
+    _require_rows(path, numbered)
     header = _is_header(numbered[0][1], given, unknown=suffix in (".csv", ".tsv", ".tab"))
     width = max(len(cells) for _, cells in numbered)
     columns = [name.strip() for name in numbered[0][1]] if header else [str(1 + number) for number in range(width)]
@@ -102,8 +101,13 @@ def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:
     return Table(path, columns, [cells for _, cells in rows], [line for line, _ in rows])
 
 
+def _require_rows(path: Path, rows: Sequence[Any]) -> None:
+    if not rows:
+        raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
+
+
 def _is_header(cells: list[str], given: tuple[str | None, ...], *, unknown: bool) -> bool:
-    """Whether the first row names columns. unknown: it does so where nobody knows the names, either."""
+    """Return whether the first row names columns. unknown: names that nobody knows count, too."""
     names = {plain(cell) for cell in cells}
     if any(looks_like_path(cell) for cell in cells):
         return False
@@ -156,8 +160,7 @@ def _json_lines(path: Path) -> Table:
             )
         records.append(record)
         lines.append(line)
-    if not records:
-        raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
+    _require_rows(path, records)
     columns = list(dict.fromkeys(name for record in records for name in record))
     return Table(path, columns, [[record.get(name) for name in columns] for record in records], lines)
 
@@ -178,8 +181,7 @@ def _parquet(path: Path) -> Table:
         raise UserError(f"{path}: no Parquet file that can be read ({' '.join(str(error).split())[:200]})") from error
     cells = [read.column(name).to_pylist() for name in columns]
     rows = [list(row) for row in zip(*cells, strict=True)]
-    if not rows:
-        raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
+    _require_rows(path, rows)
     return Table(path, columns, rows, list(range(1, len(rows) + 1)))
 
 

@@ -46,7 +46,7 @@ OPTIONS: frozenset[str] = frozenset()
 
 
 def claims(source: str) -> bool:
-    """Whether `source` is "sample"."""
+    """Return whether `source` is "sample"."""
     return source == "sample"
 
 

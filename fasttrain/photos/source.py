@@ -17,7 +17,6 @@ from fasttrain.errors import UserError
 from fasttrain.photos.walk import Ignored
 
 TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
-EMPTY = "empty class"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a kind of source found.
+    """All that a kind of source found.
 
     names: every class's name, in label order, with or without photographs. ignored: (path, reason) of what lies there
     and is no photograph. folder: where class folders lie, "" or "train/"; None where there are none. content: whatever
@@ -105,13 +104,13 @@ class Source:
         return (self.root / path).read_bytes() if self.reader is None else self.reader(path)
 
     def summary(self) -> SourceSummary:
-        """What the manifest says of the source."""
+        """Return what the manifest says of the source."""
         return SourceSummary(self.kind, self.name, self.classes, len(self.paths), self.ignored, self.fingerprint)
 
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """As in `Source`; `photos` is their number."""
+    """A source without its photographs: the fields are those of `Source`, and `photos` is their number."""
 
     kind: str
     name: str
@@ -137,7 +136,7 @@ def make_source(listing: Listing) -> Source:
         raise UserError(f"--source {listing.root} holds classes ({few(listing.names)}) but no photographs in them{why}")
     ignored = list(listing.ignored)
     if listing.folder is not None:
-        ignored += [(f"{listing.folder}{name}/", EMPTY) for name in listing.names if name not in used]
+        ignored += [(f"{listing.folder}{name}/", "empty class") for name in listing.names if name not in used]
     label = {name: number for number, name in enumerate(classes)}
     digest, local = hashlib.sha256(listing.content), hashlib.sha256(listing.content)
     for photo in photos:
@@ -166,6 +165,12 @@ def reasons(each: Sequence[str]) -> str:
     """Return the two most frequent reasons with their counts, and that there are more."""
     found = Counter(each).most_common(2)
     return "; ".join(f"{count:,} x {reason}" for reason, count in found) + (" …" if len(set(each)) > 2 else "")
+
+
+def refuse_shards(root: Path) -> None:
+    """Raise UserError if `root` holds shards, which are no source."""
+    if (root / "manifest.json").exists():
+        raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
 
 
 def few(names: Sequence[str]) -> str:

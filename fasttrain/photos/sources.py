@@ -31,7 +31,7 @@ class Kind(Protocol):
     """The fields of `SourceOptions` that mean something to it, besides those that every kind takes."""
 
     def claims(self, source: str) -> bool:
-        """Whether `source` is of this kind, judged by its name and what lies there."""
+        """Return whether `source` is of this kind, judged by its name and what lies there."""
 
     def listed(self, source: str | Path, options: SourceOptions) -> Listing:
         """List its photographs. Raises UserError, one line, where something else lies there."""
@@ -106,11 +106,13 @@ def _undecided(listing: Listing) -> Listing:
 
 def _require_all_classes(listing: Listing) -> None:
     """Raise UserError where a class folder holds files, and all of them are left out."""
+    if listing.folder is None:
+        return
     used = {photo.name for photo in listing.photos}
-    for name in listing.names if listing.folder is not None else ():
+    for name in (name for name in listing.names if name not in used):
         folder = f"{listing.folder}{name}/"
         inside = [reason for path, reason in listing.ignored if path.startswith(folder)]
-        if name not in used and inside:
+        if inside:
             raise UserError(
                 f"{listing.root / folder}: every file of this class is left out ({reasons(inside)}); make them "
                 "readable, take the folder out of the source, or give `convert --skip-empty-classes`"

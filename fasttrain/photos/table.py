@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _TRIED = 20
 
 
 def claims(source: str) -> bool:
-    """Whether `source` is a file named as a table is."""
+    """Return whether `source` is a file named as a table is."""
     path = user_path(source)
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
@@ -79,7 +79,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     _require_some(table, photos, base)
     root = _root(base, photos)
     start = len(root.rstrip("/")) + 1
-    photos = [Photo(each.path[start:], *_rest(each)) for each in photos]
+    photos = [replace(each, path=each.path[start:]) for each in photos]
     names = _sorted_names({photo.name for photo in photos}) if classes is None else [name for name in classes if name]
     digest = hashlib.sha256("\n".join(names).encode())
     for photo in sorted(photos, key=lambda photo: photo.path):
@@ -209,10 +209,6 @@ def _root(base: str, photos: list[Photo]) -> str:
     start = f"{base}/"
     outside = [photo.path for photo in photos if not photo.path.startswith(start)]
     return os.path.commonpath([*map(os.path.dirname, outside), base]) if outside else base
-
-
-def _rest(photo: Photo) -> tuple[str, int, int, tuple[int, int, int], str]:
-    return photo.name, photo.split, photo.size, photo.stamp, photo.group
 
 
 def _label(table: Table, number: int, column: int) -> str:

@@ -1,4 +1,4 @@
-"""What a TIFF's directories say of its samples (TIFF 6.0), to refuse what Pillow would decode into noise."""
+"""Read a TIFF's directories (TIFF 6.0), to refuse samples that Pillow would decode into noise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from fasttrain.photos.exif import BYTE_ORDERS
 from fasttrain.photos.formats import RAW
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 258, 259, 262, 277
@@ -90,7 +91,7 @@ def _first(tags: Tags, tag: int, default: int = 1) -> int:
 
 def _directories(data: bytes) -> Iterator[Tags]:
     """The first directory, then those it refers to, and those that follow."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    order = BYTE_ORDERS.get(data[:4])
     if order is None or len(data) < 8:
         return
     waiting, seen = [struct.unpack_from(order + "I", data, 4)[0]], set[int]()

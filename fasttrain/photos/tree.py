@@ -12,7 +12,10 @@ from fasttrain.photos.walk import Found, Ignored, is_folder, walk
 
 
 class Tree(Protocol):
-    """What layouts are told by. Every path is relative to `root`, with slashes; "" is `root` itself."""
+    """The folders and files by which layouts are told apart.
+
+    Every path is relative to `root`, with slashes; "" is `root` itself.
+    """
 
     root: Path
 

@@ -65,7 +65,7 @@ def walk(
         if entry.name[0] == "." or entry.name == "__MACOSX":
             continue
         path = f"{start}/{entry.name}" if start else entry.name
-        linked = entry.is_symlink() and os.path.exists(entry.path)  # noqa: PTH110 - as above
+        linked = entry.is_symlink() and os.path.exists(entry.path)  # noqa: PTH110 - pathlib is slow
         if linked and (own := own_name(os.path.realpath(entry.path))):
             yield f"{path}/" if is_folder(entry) else path, f"a link to {own}, which is read under its own name"
         elif is_folder(entry):

@@ -89,9 +89,8 @@ def convert(
     restart markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw:
     stores decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
     quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`.
-    options: how the source is read, see `SourceOptions`. workers: threads,
-    by default one a core. strict: a broken photograph is an error, not left out. overwrite: replaces other shards in
-    `out`. progress: shows how far it is.
+    options: how the source is read, see `SourceOptions`. workers: threads, by default one a core. strict: a broken
+    photograph is an error, not left out. overwrite: replaces other shards in `out`. progress: shows how far it is.
 
     Stopped half-way (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call goes on after the last finished shard. The
     bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,

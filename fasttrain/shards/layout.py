@@ -51,9 +51,11 @@ def lay_out(
 
 def write_split_file(folder: Path, source: Source, jobs: list[ShardJob]) -> None:
     """Write `splits.csv`: each photograph's path and split, as `convert --splits` takes them again."""
-    split_of = {row: SPLITS[job.split] for job in jobs for row in job.rows.tolist()}
+    splits = np.empty(len(source.paths), np.int8)
+    for job in jobs:
+        splits[job.rows] = job.split
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "split"))
-    table.writerows((path, split_of[row]) for row, path in enumerate(source.paths))
+    table.writerows((path, SPLITS[split]) for path, split in zip(source.paths, splits.tolist(), strict=True))
     atomic_write_bytes(folder / SPLIT_FILE, text.getvalue().encode("utf-8", "surrogateescape"))

@@ -5,7 +5,7 @@
 
 #define FASTTRAIN_INLINE inline __attribute__((always_inline))
 #if defined(FASTTRAIN_GENERIC_VECTORS)
-// As for a machine that we have no special operations for.
+// For tests: as on a machine that we have no special operations for.
 #elif defined(__x86_64__)
 #define FASTTRAIN_X86 1
 #elif defined(__aarch64__)

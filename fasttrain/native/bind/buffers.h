@@ -36,6 +36,9 @@ using BufferNumbers =
 using ByteCounts =
     nanobind::ndarray<const uint64_t, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
 
+using Boxes =
+    nanobind::ndarray<const int32_t, nanobind::shape<-1, 4>, nanobind::c_contig, nanobind::device::cpu>;
+
 // Parts of Python buffers, which stay where they are for as long as this lives; made and destroyed with the
 // GIL held.
 class Regions {

@@ -1,3 +1,4 @@
+#include "bind/arrays.h"
 #include "bind/buffers.h"
 
 #include <limits>
@@ -72,25 +73,6 @@ nb::tuple slice(nb::handle jpeg, int64_t top, int64_t left, int64_t height, int6
     return nb::make_tuple(to_bytes(out), made.top, made.left);
 }
 
-using Boxes = nb::ndarray<const int32_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
-
-// The vector's own memory, which the array keeps.
-template <typename T, typename Element>
-nb::object to_array(std::vector<Element> elements, std::initializer_list<size_t> shape) {
-    auto kept = std::make_unique<std::vector<Element>>(std::move(elements));
-    auto* data = reinterpret_cast<T*>(kept->data());
-    const nb::capsule owner(kept.get(),
-                            [](void* p) noexcept { delete static_cast<std::vector<Element>*>(p); });
-    kept.release();
-    return nb::cast(nb::ndarray<nb::numpy, T>(data, shape, owner));
-}
-
-nb::object to_array(std::unique_ptr<uint8_t[]> bytes, size_t size) {
-    const nb::capsule owner(bytes.get(), [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
-    uint8_t* data = bytes.release();
-    return nb::cast(nb::ndarray<nb::numpy, uint8_t>(data, {size}, owner));
-}
-
 nb::tuple slice_arrays(nb::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
                        const ByteCounts& lengths, const Boxes& boxes, int threads) {
     const Regions jpegs(std::move(buffers), which, offsets, lengths);
@@ -108,7 +90,7 @@ nb::tuple slice_arrays(nb::sequence buffers, const BufferNumbers& which, const B
         made = slice_batch(requests, threads);
     }
     static_assert(sizeof(Corner) == 2 * sizeof(int32_t));
-    return nb::make_tuple(to_array(std::move(made.bytes), made.room),
+    return nb::make_tuple(to_array(std::move(made.bytes), {made.room}),
                           to_array<uint64_t>(std::move(made.offsets), {count}),
                           to_array<uint64_t>(std::move(made.lengths), {count}),
                           to_array<int32_t>(std::move(made.corners), {count, 2}));

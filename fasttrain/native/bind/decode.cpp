@@ -1,3 +1,4 @@
+#include "bind/arrays.h"
 #include "bind/buffers.h"
 
 #include <algorithm>
@@ -28,7 +29,6 @@ namespace {
 constexpr int kSignalMilliseconds = 50;
 
 using Sizes = nb::ndarray<const int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
-using Boxes = nb::ndarray<const int32_t, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
 using Flips = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pictures = nb::ndarray<uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
 
@@ -97,7 +97,7 @@ class PyPool {
             left -= slice;
             if (!errors && milliseconds >= 0 && left <= 0) return nb::none();
         }
-        kept_.erase(ticket);
+        const auto kept = kept_.extract(ticket);  // as in close()
         return to_list(*errors);
     }
 
@@ -152,10 +152,7 @@ nb::object crc32s(nb::sequence buffers, const BufferNumbers& which, const ByteCo
         nb::gil_scoped_release released;
         for (size_t i = 0; i < parts.size(); ++i) sums[i] = crc32(parts[i].data, parts[i].size);
     }
-    uint32_t* made = sums.release();
-    const nb::capsule owner(made, [](void* p) noexcept { delete[] static_cast<uint32_t*>(p); });
-    const size_t shape[1] = {parts.size()};
-    return nb::cast(nb::ndarray<nb::numpy, uint32_t>(made, 1, shape, owner));
+    return to_array(std::move(sums), {parts.size()});
 }
 
 nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
@@ -174,17 +171,15 @@ nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size,
     const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]),
                        nb::cast<int>(box[3])};
     const OutputSize output = output_size(nb::cast<int64_t>(size[0]), nb::cast<int64_t>(size[1]));
-    const size_t bytes = static_cast<size_t>(output.height) * static_cast<size_t>(output.width) * 3;
-    auto pixels = std::make_unique<uint8_t[]>(bytes);
+    const auto height = static_cast<size_t>(output.height);
+    const auto width = static_cast<size_t>(output.width);
+    auto pixels = std::make_unique<uint8_t[]>(height * width * 3);
     {
         nb::gil_scoped_release released;
         DecodeScratch scratch;
         decode_crop(photograph, crop, flip, output, scratch, pixels.get());
     }
-    uint8_t* made = pixels.release();
-    const nb::capsule owner(made, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
-    const size_t shape[3] = {static_cast<size_t>(output.height), static_cast<size_t>(output.width), 3};
-    return nb::cast(nb::ndarray<nb::numpy, uint8_t>(made, 3, shape, owner));
+    return to_array(std::move(pixels), {height, width, 3});
 }
 
 std::string set_simd(std::string_view name) {

@@ -162,14 +162,14 @@ class Cutter {
         src_.progress = errors_.monitor();
         jpeg_create_compress(&dst_);
         read_header();
-        if (how_ == How::kFast && !turn_.any() && suits_cut_fast(src_)) {
+        const bool one_scan = suits_cut_fast(src_);
+        if (how_ == How::kFast && one_scan && !turn_.any()) {
             set_parameters();
             const jpeg_source_mgr& rest = *src_.src;
             if (cut_fast(src_, dst_, rest.next_input_byte, rest.bytes_in_buffer, out_))
                 return std::move(out_);
             out_.resize(std::max(out_.size(), size_));
         }
-        const bool one_scan = suits_cut_fast(src_);
         if (how_ == How::kRepair && one_scan) {
             set_parameters();
             intact_ = intact_share(src_, dst_, src_.src->next_input_byte, src_.src->bytes_in_buffer);

@@ -25,7 +25,7 @@ struct Component {
     int ac = 0;
 };
 
-// What stands before the first scan's entropy-coded data.
+// All that stands before the first scan's entropy-coded data.
 struct JpegHeader {
     uint32_t width = 0;
     uint32_t height = 0;

@@ -6,14 +6,14 @@
 
 namespace fasttrain {
 
-// What lies between two restart markers, or between one and the scan's begin or end.
+// The bytes between two restart markers, or between one and the scan's begin or end.
 struct Segment {
     uint32_t begin;
     uint32_t end;
     bool stuffed;  // holds FF 00
 };
 
-// What ended a search for segments.
+// The place where a search for segments ended, and why.
 struct SegmentsEnd {
     size_t at;   // of its FF, or the data's size
     int marker;  // kNoMarker at the end of the data
@@ -24,9 +24,9 @@ struct SegmentsEnd {
 SegmentsEnd find_segments(const uint8_t* data, size_t begin, size_t size, size_t most,
                           std::vector<Segment>& segments);
 
+constexpr int kMaxBlocks = 10;  // in an MCU, by the standard
 // The longest MCU that wrong bytes can make: 64 symbols of at most 16 + 15 bits a block, and one refill's
 // reach.
-constexpr int kMaxBlocks = 10;  // in an MCU, by the standard
 constexpr size_t kOverread = kMaxBlocks * 64 * 31 / 8 + 16;
 
 struct SegmentBytes {
