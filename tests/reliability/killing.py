@@ -20,6 +20,7 @@ import pytest
 
 from tests.support import warm
 from tests.support.patience import PATIENCE
+from tests.support.runs import program
 
 HERE = Path(__file__).parent
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -206,10 +207,9 @@ class Server:
         log.unlink(missing_ok=True)
         environment = {**self._environment, "KILL_LOG": str(log), **(environment or {})}
         without_figures = environment.pop("KILL_WITHOUT_FIGURES", "")
-        program = [str(HERE / "without_figures.py")] if without_figures else ["-m", "fasttrain"]
         with said.open("wb") as stream:
             process = warm.Popen(
-                [*program, *map(str, arguments)],
+                [*program(figures=not without_figures), *map(str, arguments)],
                 server=self._warmed,
                 env=environment,
                 stdin=subprocess.DEVNULL,

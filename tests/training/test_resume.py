@@ -68,7 +68,7 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
     if reason := loader_class(loader).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)
     alone = tmp_path / "alone"
-    finish(start(out=alone, loader=loader, workers=1, **EXACT))
+    finish(start(out=alone, loader=loader, workers=1, figures=False, **EXACT))
     expected = last_state(only_run(alone))
     runs = tmp_path / "killed"
     process = start(out=runs, loader=loader, workers=1, pause_at=3, **EXACT)
@@ -78,7 +78,7 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
     stopped = last_state(only_run(runs))
     assert stopped["step"] == 3 < expected["step"] // 2, "in mid-epoch"
     assert stopped["loader"]["samples"] == 3 * 8
-    output = finish(start(out=runs, resume="auto", loader=loader, workers=1, **EXACT))
+    output = finish(start(out=runs, resume="auto", loader=loader, workers=1, figures=False, **EXACT))
     assert "resuming" in output
     assert_same_end(only_run(runs), expected)
 
@@ -99,16 +99,16 @@ def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_p
 
 @pytest.mark.slow
 def test_auto_with_nothing_to_resume_starts_afresh(start, tmp_path):
-    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False))
+    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False, figures=False))
     assert "nothing unfinished to resume" in output
-    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False))
+    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False, figures=False))
     assert "nothing unfinished to resume" in output, "a finished run is not resumed"
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(start, tmp_path):
-    finish(start(epochs=1, limit_batches=1, track=False))
+    finish(start(epochs=1, limit_batches=1, track=False, figures=False))
     folder = next((tmp_path / "runs").iterdir())
     output = finish(start(resume=folder, model="mobilenetv2_050"), 2)
     assert "mobilenetv2_035" in output and "Traceback" not in output
@@ -130,7 +130,7 @@ def test_a_run_goes_on_with_another_loader(other, start, tmp_path, shard_folder,
     if reason := loader_class(other).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)
     runs = shutil.copytree(request.getfixturevalue("killed"), tmp_path / "killed")
-    finish(start(bare=True, out=runs, resume="auto", loader=other))
+    finish(start(bare=True, out=runs, resume="auto", loader=other, figures=False))
     state = last_state(only_run(runs))
     assert (state["step"], state["epoch"]) == (undisturbed["step"], 2)
     assert state["history"][0]["train_loss"] == pytest.approx(undisturbed["history"][0]["train_loss"], rel=0.3)

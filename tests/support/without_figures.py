@@ -1,6 +1,6 @@
-"""`fasttrain …` that draws no figures, which take two thirds of so short a run.
+"""`fasttrain …` that draws no figures and writes no report, which take half of a short run's time.
 
-python tests/reliability/without_figures.py train …
+python tests/support/without_figures.py train …
 """
 
 from __future__ import annotations
