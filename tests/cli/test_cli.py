@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from fasttrain.config.schema import TrainConfig
+from tests.support import warm
 from tests.support.patience import PATIENCE
 
 
@@ -130,7 +131,7 @@ def test_doctor_looks_at_this_machine(doctors):
 
 @pytest.mark.slow
 def test_square_brackets_are_the_users(doctors, photographs, tmp_path):
-    shown = fasttrain("doctor", COLUMNS="400").stdout
+    shown = warm.run(["-m", "fasttrain", "doctor"], env={**os.environ, "COLUMNS": "400"}, text=True).stdout
     assert any("fasttrain[" in each["mend"] for each in doctors), "no extra is missing here: nothing was tested"
     assert all(each["mend"] in shown for each in doctors)
     out = tmp_path / "shards [red]"
