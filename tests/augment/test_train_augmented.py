@@ -38,6 +38,7 @@ def alone(shard_folder, tmp_path_factory):
     return train(data=shard_folder, out=tmp_path_factory.mktemp("alone"), **RUN, **ALL_ON)
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_on(alone):
     assert [0 <= record["train_top1"] <= 1 for record in alone.history] == [True, True]
     plain = json.loads((alone.folder / "history.json").read_text())

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from fasttrain.config.schema import TrainConfig
+from tests.support import warm
 from tests.support.patience import PATIENCE
 
 
@@ -112,10 +113,15 @@ def test_an_internal_error_is_exit_code_1():
     assert done.stderr == "fasttrain: internal error: ZeroDivisionError: x; --debug shows the traceback\n"
 
 
+@pytest.fixture(scope="module")
+def doctors():
+    """What `doctor` found, once for all: it imports everything there is."""
+    return json.loads(fasttrain("doctor", "--json").stdout)
+
+
 @pytest.mark.slow
-def test_doctor_looks_at_this_machine():
-    done = fasttrain("doctor", "--json")
-    findings = {each["part"]: each for each in json.loads(done.stdout)}
+def test_doctor_looks_at_this_machine(doctors):
+    findings = {each["part"]: each for each in doctors}
     assert findings["torch"]["present"] and findings["torchvision"]["present"]
     for finding in findings.values():
         assert finding["present"] or finding["mend"], finding
@@ -124,11 +130,10 @@ def test_doctor_looks_at_this_machine():
 
 
 @pytest.mark.slow
-def test_square_brackets_are_the_users(photographs, tmp_path):
-    findings = json.loads(fasttrain("doctor", "--json").stdout)
-    shown = fasttrain("doctor", COLUMNS="400").stdout
-    assert any("fasttrain[" in each["mend"] for each in findings), "no extra is missing here: nothing was tested"
-    assert all(each["mend"] in shown for each in findings)
+def test_square_brackets_are_the_users(doctors, photographs, tmp_path):
+    shown = warm.run(["-m", "fasttrain", "doctor"], env={**os.environ, "COLUMNS": "400"}, text=True).stdout
+    assert any("fasttrain[" in each["mend"] for each in doctors), "no extra is missing here: nothing was tested"
+    assert all(each["mend"] in shown for each in doctors)
     out = tmp_path / "shards [red]"
     assert f"fasttrain train --data {out}\n" in fasttrain("convert", "--source", photographs, "--out", out).stdout
 

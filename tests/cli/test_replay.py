@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +11,14 @@ from typer.testing import CliRunner
 
 from fasttrain.cli import app
 from fasttrain.errors import UserError
+from tests.support import warm
 from tests.support.patience import PATIENCE
 from tests.support.runs import SMALL, arguments
 
 
 def fasttrain(folder: Path, *line: str, code: int) -> tuple[str, str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    command = [sys.executable, "-m", "fasttrain", *line]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    done = warm.run(["-m", "fasttrain", *line], env=environment, cwd=folder, text=True, timeout=PATIENCE)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout, done.stderr
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fasttrain.evaluation.calibration import calibrate, calibration_of
 from fasttrain.evaluation.evaluate import Predictions
@@ -18,6 +17,8 @@ from fasttrain.evaluation.evaluate import Predictions
 @pytest.mark.parametrize("bins", [1, 10, 15])
 @pytest.mark.parametrize("sharpness", [0.5, 3.0])
 def test_ece_is_torchmetrics(bins: int, sharpness: float) -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes seconds
+
     generator = torch.Generator().manual_seed(bins)
     probabilities = (sharpness * torch.randn(3000, 11, generator=generator, dtype=torch.float64)).softmax(1)
     labels = torch.multinomial(probabilities, 1, generator=generator)[:, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -10,16 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support import warm
 from tests.support.patience import PATIENCE
+from tests.support.runs import program
 
 HERE = Path(__file__).parent
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -188,40 +189,48 @@ def assert_same(found: Mapping[str, bytes], expected: Mapping[str, bytes], why: 
 
 
 class Server:
-    """`kill_server.py` at work; everything runs with the shim in it."""
+    """Forks a `fasttrain` for each command from a process that has imported `modules`; the shim is in all of them."""
 
-    def __init__(self, process: subprocess.Popen[str], scratch: Path) -> None:
-        self._process, self._scratch = process, scratch
+    def __init__(self, warmed: warm.Server, environment: Mapping[str, str], scratch: Path) -> None:
+        self._warmed, self._environment, self._scratch = warmed, environment, scratch
 
     def run(
         self,
         *arguments: object,
         environment: Mapping[str, str] | None = None,
         after: float | None = None,
-        once: Path | None = None,
         number: signal.Signals = signal.SIGKILL,
         group: bool = False,
     ) -> Ended:
-        """One `fasttrain …` in a child that was forked for it."""
+        """Run `fasttrain …` to its end, and send `number` to it, or to its group, `after` so many seconds."""
         said, log = self._scratch / "said.txt", self._scratch / "log.tsv"
         log.unlink(missing_ok=True)
-        names = ("KILL_UNDER", "KILL_LOG", "KILL_KEY", "KILL_AT", "KILL_HOW", "KILL_SIGNAL", "KILL_WITHOUT_FIGURES")
-        nothing = dict.fromkeys(names, "")
-        request = {
-            "arguments": [str(each) for each in arguments],
-            "environment": {**nothing, "KILL_LOG": str(log), **(environment or {})},
-            "said": str(said),
-            "after": after,
-            "once": str(once) if once else None,
-            "signal": int(number),
-            "group": group,
-        }
-        assert self._process.stdin is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        answer = self._answer()
+        environment = {**self._environment, "KILL_LOG": str(log), **(environment or {})}
+        without_figures = environment.pop("KILL_WITHOUT_FIGURES", "")
+        with said.open("wb") as stream:
+            process = warm.Popen(
+                [*program(figures=not without_figures), *map(str, arguments)],
+                server=self._warmed,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        try:
+            process.wait(PATIENCE if after is None else after)
+        except subprocess.TimeoutExpired:
+            if after is not None:
+                (os.killpg if group else os.kill)(process.pid, number)
+        try:
+            code = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code = -999
         acts = read_log(log)
         struck = any(act.op == "killed" for act in acts)
-        return Ended(answer["code"], said.read_text("utf-8", "replace"), answer["orphans"], tuple(acts), struck)
+        return Ended(code, said.read_text("utf-8", "replace"), _orphans(process.pid), tuple(acts), struck)
 
     def logged(self, under: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> list[Act]:
         """What an undisturbed `fasttrain …` does to the folder."""
@@ -229,30 +238,34 @@ class Server:
         assert ended.code == 0, ended.said
         return list(ended.acts)
 
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"the server is gone ({self._process.wait()})"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+
+def _orphans(session: int) -> int:
+    """Return how many of the session outlived its first process by two minutes. They are ended then."""
+    deadline = time.monotonic() + 120
+    while left := [each for each in map(_alive_in, Path("/proc").glob("[0-9]*")) if each[1] == session]:
+        if time.monotonic() > deadline:
+            for pid, _ in left:
+                os.kill(pid, signal.SIGKILL)
+            return len(left)
+        time.sleep(0.01)
+    return 0
+
+
+def _alive_in(process: Path) -> tuple[int, int]:
+    """Return the process ID and the session of one that is alive, zeros for one that has ended."""
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0, 0
+    return (0, 0) if fields[0] in "ZX" else (int(process.name), int(fields[3]))
 
 
 @contextmanager
-def serving(scratch: Path, *modules: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+def serving(scratch: Path, *modules: str) -> Iterator[Server]:
     """A server that has imported `modules`."""
-    shim = build_shim(scratch)
-    process = subprocess.Popen(
-        [sys.executable, HERE / "kill_server.py", *modules],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(environment or {}), "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
-    )
-    server = Server(process, scratch)
+    environment = {**os.environ, "LD_PRELOAD": str(build_shim(scratch)), "OMP_NUM_THREADS": "1"}
+    server = warm.Server(environment, modules)
     try:
-        server._answer()
-        yield server
+        yield Server(server, environment, scratch)
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(timeout=PATIENCE)
+        server.close()

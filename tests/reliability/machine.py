@@ -363,7 +363,8 @@ def _become(request: Mapping[str, Any]) -> None:
     if request["memory"] is not None:
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + request["memory"],) * 2)
-    from leaving import leave  # beside this program
+    sys.path.append(str(Path(__file__).parents[1] / "support"))
+    from leaving import leave
 
     leave(fasttrain.cli.main)
 

@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from fasttrain.checkpoint.folder import checkpoints_of, newest_checkpoint
 from fasttrain.errors import UserError
 from tests.checkpoint.damage import bombs, flip_bit, truncate
 from tests.reliability.machine import Machine
+from tests.support import warm
 from tests.support.patience import PATIENCE
 from tests.support.runs import SMALL, arguments, killed_after, last_state
 
@@ -175,8 +174,7 @@ def test_killed_between_writing_and_renaming(shard_folder, alone, tmp_path, faul
     saved = sorted({*range(3, total, 3), *range(epoch, total + 1, epoch)})  # each three steps, and at an epoch's end
     for number in range(1, times + 1):
         line = ["train", *arguments(data=shard_folder, out=tmp_path / str(number), **RUN)]
-        call = [sys.executable, tmp_path / "dies.py", str(number + 1), *line]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        done = warm.run([tmp_path / "dies.py", str(number + 1), *line], env=environment, text=True, timeout=PATIENCE)
         assert done.returncode == -signal.SIGKILL, done.stderr
         run = next((tmp_path / str(number)).iterdir())
         left = [path for path in (run / "checkpoints").iterdir() if path.suffix == ".tmp"]

@@ -25,6 +25,7 @@ from fasttrain.tracking.store import UUID, Store
 from fasttrain.tracking.sync import deliver_runs
 from fasttrain.tracking.tracker import Tracker
 from tests.reliability.conftest import Fault
+from tests.support import warm
 from tests.support.patience import PATIENCE, wait_until
 from tests.support.runs import SMALL, arguments, paused, program
 from tests.tracking.fault_proxy import FAULTS, Proxy
@@ -349,8 +350,8 @@ def test_a_training_that_is_stopped_in_an_outage_leaves_at_once_and_delivers_whe
 
 
 def start(uri: str, folder: Path, pause_at: int | None, **settings: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *program(pause_at, folder), "train", *arguments(**settings)],
+    return warm.Popen(
+        [*program(pause_at, folder), "train", *arguments(**settings)],
         env={**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "40", "OMP_NUM_THREADS": "1"},
         cwd=folder,
         stdout=subprocess.PIPE,

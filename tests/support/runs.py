@@ -1,4 +1,4 @@
-"""Run the command line as people do: a real process, a small model, a store of its own."""
+"""Run the command line as people do: a process, a small model, a store of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import warm
 from tests.support.patience import wait_until
 
 SMALL = {
@@ -43,30 +44,36 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def start_run(
-    shard_folder: Path, folder: Path, bare: bool = False, pause_at: int | None = None, **settings: Any
+    shard_folder: Path,
+    folder: Path,
+    bare: bool = False,
+    pause_at: int | None = None,
+    cold: bool = False,
+    figures: bool = True,
+    **settings: Any,
 ) -> subprocess.Popen[str]:
     """A `fasttrain train` process in `folder`, on the small data set; `bare` adds no settings to those given.
+
+    A `cold` one is a new Python; any other is forked from one that has imported torch. Without `figures` it writes no
+    report, either.
 
     With `pause_at` it waits after that step's checkpoint: `paused` is what meets it there.
     """
     if not bare:
         settings = {"data": shard_folder, "out": folder / "runs", **SMALL, **settings}
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *program(pause_at, folder), "train", *arguments(**settings)],
-        env=environment,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = [*program(pause_at, folder, figures), "train", *arguments(**settings)]
+    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    if cold:
+        return subprocess.Popen([sys.executable, *command], env=environment, cwd=folder, **streams)
+    return warm.Popen(command, env=environment, cwd=folder, **streams)
 
 
-def program(pause_at: int | None, folder: Path) -> list[str]:
-    """What Python runs: fasttrain, or fasttrain that pauses after the checkpoint of a step."""
-    if pause_at is None:
-        return ["-m", "fasttrain"]
-    return [str(Path(__file__).with_name("paused_at.py")), str(pause_at), str(folder)]
+def program(pause_at: int | None = None, folder: Path | None = None, figures: bool = True) -> list[str]:
+    """What Python runs: fasttrain, one that pauses after the checkpoint of a step, or one that draws no figures."""
+    if pause_at is not None:
+        return [str(Path(__file__).with_name("paused_at.py")), str(pause_at), str(folder)]
+    return ["-m", "fasttrain"] if figures else [str(Path(__file__).with_name("without_figures.py"))]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from mlflow.store.db import utils
 from mlflow.tracking import MlflowClient
 
 from fasttrain.tracking.database import make_database
+from tests.support import warm
 
 MAKE = "import sys; from fasttrain.tracking.database import make_database; make_database(sys.argv[1])"
 PAUSE = """
@@ -78,13 +78,13 @@ def test_where_there_are_no_links_it_is_renamed(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_killed_while_its_tables_are_made_the_next_run_makes_it(tmp_path):
     """MLflow's own way ends there for good: table … already exists."""
-    line = [sys.executable, "-c", MAKE, f"sqlite:///{tmp_path}/mlflow.db"]
-    paused = [*line[:2], PAUSE + MAKE, *line[3:]]
-    with subprocess.Popen(paused, stdout=subprocess.PIPE, text=True) as process:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with warm.Popen(["-c", PAUSE + MAKE, uri], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "half-way\n"
         assert list(tmp_path.glob(".mlflow.db.*.tmp/mlflow.db"))
         process.kill()
     assert not (tmp_path / "mlflow.db").exists() and names(tmp_path), "killed half-way"
-    subprocess.run(line, check=True)
+    done = warm.run(["-c", MAKE, uri], text=True)
+    assert done.returncode == 0, done.stderr
     assert names(tmp_path) == ["mlflow.db"]
     assert MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support import warm
 from tests.support.patience import PATIENCE
 from tests.support.runs import SMALL, arguments, paused, program
 
@@ -20,13 +22,12 @@ from tests.support.runs import SMALL, arguments, paused, program
 def test_ctrl_c_is_answered_at_once(shard_folder: Path, tmp_path: Path, times: int) -> None:
     settings = {"data": shard_folder, "out": tmp_path / "runs", **SMALL, "save_every": 1, "track": False}
     terminal, its_end = pty.openpty()
-    run = subprocess.Popen(
-        [sys.executable, *program(2, tmp_path), "train", *arguments(**settings)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=its_end,
-        text=True,
-    )
+    command = [*program(2, tmp_path), "train", *arguments(**settings)]
+    options: Any = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "stderr": its_end}
+    if times == 1:
+        run = subprocess.Popen([sys.executable, *command], text=True, **options)
+    else:
+        run = warm.Popen(command, text=True, **options)
     os.close(its_end)
     with paused(run, tmp_path):
         run.send_signal(signal.SIGINT)

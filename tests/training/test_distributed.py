@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
+from tests.support import warm
 from tests.support.patience import PATIENCE
 from tests.support.runs import SMALL, arguments, last_state, paused, program, start_run
 
@@ -47,18 +49,19 @@ def free_port() -> int:
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    """One process: a new Python for torchrun and so for its ranks, a forked one for any other program."""
+    options: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options["env"] = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    if command[:2] == TORCHRUN[:2]:
+        return subprocess.Popen([sys.executable, *command], **options)
+    return warm.Popen(command, **options)
 
 
-def train_line(shards: Path, runs: Path, pause_at: int | None = None, **settings: object) -> list[str]:
+def train_line(
+    shards: Path, runs: Path, pause_at: int | None = None, figures: bool = True, **settings: object
+) -> list[str]:
     given = arguments(data=shards, out=runs, **{**SMALL, **SETTINGS, **settings})
-    return [*program(pause_at, runs.parent), "train", *given]
+    return [*program(pause_at, runs.parent, figures), "train", *given]
 
 
 def start_ranks(line: list[str]) -> list[subprocess.Popen[str]]:
@@ -175,7 +178,7 @@ def test_every_sample_is_trained_on_and_evaluated_once(together, shard_folder, t
     script.write_text(WORK)
     given = [str(script), str(shard_folder), str(together[0])]
     processes = [
-        start([*TORCHRUN, str(free_port()), *given, str(tmp_path / "two.pt"), *loaders]),
+        *start_ranks([*given, str(tmp_path / "two.pt"), *loaders]),
         start([*given, str(tmp_path / "one.pt"), *loaders]),
     ]
     for process in processes:
@@ -194,11 +197,12 @@ def test_every_sample_is_trained_on_and_evaluated_once(together, shard_folder, t
 @pytest.mark.slow
 def test_accumulated_parts_train_as_one_batch(shard_folder, tmp_path):
     """Two batches of one photograph on each of two ranks, averaged over the ranks once: the same as a batch of four."""
-    settings = {"epochs": 1, "class_weights": "none"}  # class weights are normalised batch by batch
+    settings = {"epochs": 1, "class_weights": "none", "figures": False}  # class weights are normalised batch by batch
     parts = train_line(shard_folder, tmp_path / "parts", batch_size=1, grad_accumulation=2, **settings)
-    torchrun = start([*TORCHRUN, str(free_port()), *parts])
+    ranks = start_ranks(parts)
     finish(start(train_line(shard_folder, tmp_path / "whole", batch_size=4, **settings)))
-    assert "2 x 1 = 2" in finish(torchrun)
+    said, _ = (finish(process) for process in ranks)
+    assert "2 x 1 = 2" in said
     mine, other = (last_state(folder_in(tmp_path / name)) for name in ("parts", "whole"))
     assert mine["step"] == other["step"]
     for name, tensor in other["model"].items():
@@ -218,7 +222,7 @@ def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_fol
     assert state["loader"]["samples"] == state["step"] * 4 - state["epoch"] * len(
         ShardSet.open(shard_folder).ids("train")
     )
-    finish(start_run(shard_folder, tmp_path, bare=True, resume=folder_in(runs), batch_size=4))
+    finish(start_run(shard_folder, tmp_path, bare=True, resume=folder_in(runs), batch_size=4, figures=False))
     assert_same_run(folder_in(runs), alone, tolerance=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -34,10 +35,21 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(shard_folder, tmp_path_factory):
-    """How a run under torchvision ends that nobody disturbed."""
+    """How a run under torchvision ends that nobody disturbed; in a Python of its own, whose sets have another order."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(start_run(shard_folder, folder, **EXACT))
+    finish(start_run(shard_folder, folder, cold=True, **EXACT))
     return last_state(only_run(folder / "runs"))
+
+
+@pytest.fixture(scope="module")
+def killed(shard_folder, tmp_path_factory):
+    """Where a run under torchvision was killed after its third step."""
+    folder = tmp_path_factory.mktemp("killed")
+    process = start_run(shard_folder, folder, pause_at=3, **EXACT)
+    with paused(process, folder):
+        process.kill()
+        process.wait()
+    return folder / "runs"
 
 
 def assert_same_end(run: Path, expected: dict) -> None:
@@ -56,7 +68,7 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
     if reason := loader_class(loader).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)
     alone = tmp_path / "alone"
-    finish(start(out=alone, loader=loader, workers=1, **EXACT))
+    finish(start(out=alone, loader=loader, workers=1, figures=False, **EXACT))
     expected = last_state(only_run(alone))
     runs = tmp_path / "killed"
     process = start(out=runs, loader=loader, workers=1, pause_at=3, **EXACT)
@@ -66,7 +78,7 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
     stopped = last_state(only_run(runs))
     assert stopped["step"] == 3 < expected["step"] // 2, "in mid-epoch"
     assert stopped["loader"]["samples"] == 3 * 8
-    output = finish(start(out=runs, resume="auto", loader=loader, workers=1, **EXACT))
+    output = finish(start(out=runs, resume="auto", loader=loader, workers=1, figures=False, **EXACT))
     assert "resuming" in output
     assert_same_end(only_run(runs), expected)
 
@@ -75,7 +87,7 @@ def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
 @pytest.mark.slow
 def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_path, undisturbed):
     runs = tmp_path / "stopped"
-    process = start(out=runs, pause_at=2, **EXACT)
+    process = start(out=runs, pause_at=2, cold=number == signal.SIGTERM, **EXACT)
     with paused(process, tmp_path):
         process.send_signal(number)
     output = finish(process, code)
@@ -87,16 +99,16 @@ def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_p
 
 @pytest.mark.slow
 def test_auto_with_nothing_to_resume_starts_afresh(start, tmp_path):
-    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False))
+    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False, figures=False))
     assert "nothing unfinished to resume" in output
-    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False))
+    output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False, figures=False))
     assert "nothing unfinished to resume" in output, "a finished run is not resumed"
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(start, tmp_path):
-    finish(start(epochs=1, limit_batches=1, track=False))
+    finish(start(epochs=1, limit_batches=1, track=False, figures=False))
     folder = next((tmp_path / "runs").iterdir())
     output = finish(start(resume=folder, model="mobilenetv2_050"), 2)
     assert "mobilenetv2_035" in output and "Traceback" not in output
@@ -113,16 +125,12 @@ def test_auto_takes_the_newest_unfinished_run(tmp_path):
 
 @pytest.mark.parametrize("other", [name for name in LOADERS if name != "torchvision"])
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_loader(other, start, tmp_path, shard_folder, undisturbed):
+def test_a_run_goes_on_with_another_loader(other, start, tmp_path, shard_folder, undisturbed, request):
     """Killed under torchvision, resumed under another: no sample twice, none left out, nearly the same weights."""
     if reason := loader_class(other).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)
-    runs = tmp_path / "killed"
-    process = start(out=runs, pause_at=3, **EXACT)
-    with paused(process, tmp_path):
-        process.kill()
-        process.wait()
-    finish(start(bare=True, out=runs, resume="auto", loader=other))
+    runs = shutil.copytree(request.getfixturevalue("killed"), tmp_path / "killed")
+    finish(start(bare=True, out=runs, resume="auto", loader=other, figures=False))
     state = last_state(only_run(runs))
     assert (state["step"], state["epoch"]) == (undisturbed["step"], 2)
     assert state["history"][0]["train_loss"] == pytest.approx(undisturbed["history"][0]["train_loss"], rel=0.3)
