@@ -184,6 +184,19 @@ def _damage(error: ValueError) -> str:
     return reason if reason.startswith("truncated:") else f"damaged JPEG: {reason.partition(': ')[2] or reason}"
 
 
+def directly_decodable(data: bytes) -> JpegHeader | None:
+    """Return the header of a JPEG whose pixels are the photograph's but for its orientation; None for all else."""
+    if sniff(data[:HEAD]) != "JPEG":
+        return None
+    try:
+        header = read_header(data)
+    except ValueError:
+        return None
+    if header.precision != 8 or header.width * header.height > MAX_PIXELS or _why_not_kept(header, None):
+        return None
+    return None if header.profile and read_profile(header.profile, _COMPONENTS[header.components]) else header
+
+
 def _unpacked(data: bytes) -> bytes:
     """The JPEG that a JPEG XL was made of, where it holds all that is needed to restore it; else `data`."""
     return (sniff(data[:HEAD]) == "JPEG XL" and jpeg_in_jxl(data)) or data

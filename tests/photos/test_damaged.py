@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from fasttrain.errors import UserError
-from fasttrain.evaluation.predict import Unreadable, read_photograph
+from fasttrain.evaluation.photograph import Unreadable, read_photograph
 from fasttrain.loaders.torchvision import decode_crop
 from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
 from fasttrain.shards.convert import convert
