@@ -11,8 +11,9 @@ from typing import Any
 
 from fasttrain.photos.rows import TEXT, Table
 
+# Names in digits are no numbers: those with leading zeros, and those that a number of 64 bits doesn't hold.
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[Any]]:
