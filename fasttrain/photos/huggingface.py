@@ -57,10 +57,13 @@ def claims(source: str) -> bool:
     if is_saved(path):
         return True
     if importlib.util.find_spec("pyarrow") is None:
-        return False  # whoever takes it then says so
+        return False
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return holds_photographs(path)
-    first = next(row_files(path), None)
+    try:
+        first = next(row_files(path), None)
+    except OSError:
+        return False  # whoever takes it then says so
     return first is not None and holds_photographs(first)
 
 

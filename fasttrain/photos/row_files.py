@@ -13,7 +13,7 @@ import numpy as np
 
 from fasttrain.errors import UserError
 from fasttrain.photos.rows import PARQUET, Table, plain
-from fasttrain.photos.spool import Spool
+from fasttrain.photos.spool import NONE, Batch, Spool
 
 ARROW = (".arrow",)
 SUFFIXES = (*PARQUET, *ARROW)
@@ -96,12 +96,14 @@ def file_names(rows: RowFile, column: str) -> Sequence[str | None]:
 
 
 def read_table(rows: RowFile) -> Table:
-    """Read the columns that hold numbers, text, or lists of these."""
+    """Read the columns that hold numbers, text, or lists of these, but for lists of fractions, as embeddings are."""
     import pyarrow.types as types
 
     def small(kind: Any) -> bool:
         if types.is_list(kind) or types.is_large_list(kind):
             kind = kind.value_type
+            if types.is_floating(kind):
+                return False
         return not types.is_nested(kind) and not _is_binary(kind)
 
     columns = [name for name, kind in rows.types.items() if small(kind)]
@@ -158,7 +160,7 @@ class ParquetRows:
         batches = functools.partial(self._batches, group, column)
         return self._spool.read((id(self), group), row - int(self._starts[group]), batches)
 
-    def _batches(self, group: int, column: str) -> Iterator[list[bytes | None]]:
+    def _batches(self, group: int, column: str) -> Iterator[Batch]:
         import pyarrow
 
         inner = bytes_field(self.types[column])
@@ -166,7 +168,7 @@ class ParquetRows:
         try:
             read = self._open().iter_batches(_AT_ONCE, row_groups=[group], columns=[leaf], use_threads=False)
             for batch in read:
-                yield _values(batch.column(0), inner).to_pylist()
+                yield _packed(_values(batch.column(0), inner))
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(self.path, "Parquet", error, f"row group {group} is damaged") from error
 
@@ -240,6 +242,17 @@ def _values(column: Any, inner: str | None) -> Any:
     import pyarrow.compute as compute
 
     return compute.struct_field(column, inner) if inner else column
+
+
+def _packed(values: Any) -> Batch:
+    """Return an array's values without copying them."""
+    import pyarrow
+
+    values = values.cast(pyarrow.large_binary())
+    _, offsets, data = values.buffers()
+    ends = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+    lengths = np.where(values.is_valid().to_numpy(zero_copy_only=False), np.diff(ends), NONE)
+    return Batch(memoryview(data or b"")[ends[0] : ends[-1]], ends[:-1] - ends[0], lengths)
 
 
 def _is_binary(kind: Any) -> bool:

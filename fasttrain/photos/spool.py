@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,16 @@ from fasttrain.config.location import cache_root
 from fasttrain.errors import of_os
 from fasttrain.files import make_folder
 
-_NONE = -1
+NONE = -1
+"""The length of a photograph that isn't there."""
+
+
+class Batch(NamedTuple):
+    """Some photographs side by side: their bytes, and where each starts in them and how long it is, int64 [n]."""
+
+    data: memoryview
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
 
 
 class Spool:
@@ -35,9 +45,7 @@ class Spool:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
-    def read(
-        self, piece: tuple[int, int], position: int, batches: Callable[[], Iterable[Sequence[bytes | None]]]
-    ) -> bytes | None:
+    def read(self, piece: tuple[int, int], position: int, batches: Callable[[], Iterable[Batch]]) -> bytes | None:
         """Return the photograph at `position` in `piece`, None where it has no bytes.
 
         `batches` reads the piece, some photographs at a time. Raises what it raises, and UserError where there is no
@@ -50,24 +58,20 @@ class Spool:
                 self._pieces[piece] = self._copied(batches())
         starts, lengths = self._pieces[piece]
         length = int(lengths[position])
-        if length == _NONE:
+        if length == NONE:
             return None
         assert self._descriptor is not None
         return os.pread(self._descriptor, length, int(starts[position]))
 
-    def _copied(self, batches: Iterable[Sequence[bytes | None]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        starts: list[int] = []
-        lengths: list[int] = []
+    def _copied(self, batches: Iterable[Batch]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        starts: list[NDArray[np.int64]] = []
+        lengths: list[NDArray[np.int64]] = []
         for batch in batches:
-            data = b"".join(each for each in batch if each is not None)
-            at = self._append(data)
-            for each in batch:
-                starts.append(at)
-                lengths.append(_NONE if each is None else len(each))
-                at += len(each or b"")
-        return np.array(starts, np.int64), np.array(lengths, np.int64)
+            starts.append(batch.starts + self._append(batch.data))
+            lengths.append(batch.lengths)
+        return np.concatenate(starts), np.concatenate(lengths)
 
-    def _append(self, data: bytes) -> int:
+    def _append(self, data: memoryview) -> int:
         folder = cache_root()
         try:
             with self._lock:
@@ -77,7 +81,7 @@ class Spool:
                         self._descriptor = os.dup(file.fileno())
                 start = self._end
                 self._end += len(data)
-            at, rest = start, memoryview(data)
+            at, rest = start, data
             while rest:
                 written = os.pwrite(self._descriptor, rest, at)
                 at, rest = at + written, rest[written:]

@@ -148,6 +148,10 @@ def test_columns_are_told_by_what_they_hold(tmp_path) -> None:
     renamed = write_parquet(tmp_path / "r.parquet", with_features(renamed, **kinds))
     assert "fine_label or coarse_label may be the label; give --label-column" in refused(renamed)
     assert opened(renamed, label_column="coarse_label").classes == ("a", "b")
+    further = rows(0, 4, age=[1, 2, 3, 4], embedding=[[0.5]] * 4, tags=[["a"]] * 4)
+    source = opened(write_parquet(tmp_path / "further.parquet", further))
+    assert source.extra == {"age": [1, 2, 3, 4], "tags": [["a"]] * 4}
+    assert source.notes[0].endswith("extra labels: age, tags; not used: embedding")
     # Bytes without a struct, by their column's name; photographs of rows have no names then.
     plain = pa.table({"image": [jpeg(0), jpeg(1)], "label": ["x", "y"], "split": ["train", "test"]})
     source = opened(write_parquet(tmp_path / "plain.parquet", plain))
