@@ -47,6 +47,9 @@ def convert(
     color: Annotated[
         str, typer.Option(help="ICC profiles: srgb converts, keep doesn't, auto does where it changes the colours much")
     ] = "auto",
+    accept_damaged: Annotated[
+        float, typer.Option(help="the share of a damaged JPEG, 0 to 1, that must be intact for it to be stored")
+    ] = 0.98,
     classes: Annotated[
         str | None,
         typer.Option(help="where class folders hold folders: top, leaf or path says which of them are the classes"),
@@ -96,6 +99,7 @@ def convert(
         "shard_size": shard_size,
         "raw": raw,
         "color": color,
+        "accept_damaged": accept_damaged,
     }
     options = SourceOptions(
         classes=classes,

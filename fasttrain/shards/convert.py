@@ -75,6 +75,7 @@ def convert(
     shard_size: int = ShardSettings.shard_size,
     raw: bool = ShardSettings.raw,
     color: str = ShardSettings.color,
+    accept_damaged: float = ShardSettings.accept_damaged,
     options: SourceOptions = _AS_IS,
     workers: int | None = None,
     strict: bool = False,
@@ -89,7 +90,8 @@ def convert(
     max_size, quality, optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's
     restart markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw:
     stores decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
-    quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`.
+    quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`. accept_damaged: the
+    share of a damaged JPEG, in [0, 1], that must be intact for it to be stored.
     options: how the source is read, see `SourceOptions`. workers: threads, by default one a core. strict: a broken
     photograph is an error, not left out. overwrite: replaces other shards in `out`. progress: shows how far it is.
 
@@ -102,7 +104,19 @@ def convert(
     return _convert(
         source,
         local_folder(out),
-        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw, color, test_fraction),
+        ShardSettings(
+            val_fraction=val_fraction,
+            seed=seed,
+            max_size=max_size,
+            quality=quality,
+            cut=cut,
+            optimize=optimize,
+            shard_size=shard_size,
+            raw=raw,
+            color=color,
+            test_fraction=test_fraction,
+            accept_damaged=accept_damaged,
+        ),
         options=options,
         workers=workers,
         strict=strict,
