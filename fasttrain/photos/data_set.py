@@ -52,7 +52,9 @@ def find_data_set(source: str) -> DataSet:
         return DataSet(path, path.name, [DataFile("", UNDECIDED)], saved_features(path.parent))
     name = path.resolve().name
     if (path / _SAVED_SPLITS).is_file():
-        splits = _json(path / _SAVED_SPLITS).get("splits", [])
+        splits = _json(path / _SAVED_SPLITS).get("splits")
+        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+            raise UserError(f"{path / _SAVED_SPLITS} names no splits; save the data set again with `save_to_disk`")
         files = [
             DataFile(f"{split}/{file}", known if (known := split_of(split)) is not None else UNDECIDED)
             for split in splits

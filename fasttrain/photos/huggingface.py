@@ -7,8 +7,8 @@ import importlib.util
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,6 +46,7 @@ from fasttrain.photos.table import (
 from fasttrain.photos.walk import Ignored
 
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names"})
+_TRIED = 8  # files, of which some may be damaged
 _SPLITS = {0: "train", 1: "val", 2: "test", UNDECIDED: "photographs"}
 
 
@@ -61,10 +62,9 @@ def claims(source: str) -> bool:
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return holds_photographs(path)
     try:
-        first = next(row_files(path), None)
+        return any(map(holds_photographs, islice(row_files(path), _TRIED)))
     except OSError:
         return False  # whoever takes it then says so
-    return first is not None and holds_photographs(first)
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
@@ -74,7 +74,17 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     files, ignored = without_other_splits(found.files, str(source))
     classes = None if options.class_names is None else read_class_names(user_path(options.class_names))
     spool = Spool()
-    opened = [_open(found, file, spool, options, classes) for file in files]
+    opened: list[_Opened] = []
+    for file in sorted(files, key=lambda file: (file.split, file.name)):  # those that train say which column is what
+        rows = open_rows(found.root / file.name if file.name else found.root, spool)
+        if opened and file.split in (VAL, TEST) and options.label_column not in rows.types:
+            ignored.append((file.name, f"no column {options.label_column}"))
+            continue
+        opened.append(_open(found, file, rows, options, classes))
+        first = opened[0]
+        options = replace(options, path_column=first.image, label_column=first.table.columns[first.label])
+    if not opened:
+        raise UserError(f"--source {source} names no files of rows; save or download the data set again")
     _require_same_classes(opened)
     extra = tuple(dict.fromkeys(name for each in opened for name in each.extra))
     photos: list[Photo] = []
@@ -164,9 +174,8 @@ class _Opened:
         return self.classes[int(label)]
 
 
-def _open(found: DataSet, file: DataFile, spool: Spool, options: SourceOptions, classes: list[str] | None) -> _Opened:
-    """Open a file and tell its columns. Raises UserError."""
-    rows = open_rows(found.root / file.name if file.name else found.root, spool)
+def _open(found: DataSet, file: DataFile, rows: RowFile, options: SourceOptions, classes: list[str] | None) -> _Opened:
+    """Tell a file's columns. Raises UserError."""
     features = {**found.features, **rows.features}
     table = read_table(rows)
     image = _image_column(rows, features, options.path_column)

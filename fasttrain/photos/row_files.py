@@ -26,6 +26,10 @@ Features = dict[str, Any]
 """What `datasets` knows of each column: `{"label": {"_type": "ClassLabel", "names": [...]}}`."""
 
 
+class _Unusable(UserError):
+    """A file that isn't damaged, and can't be read as it is."""
+
+
 class RowFile(Protocol):
     """A file of rows. rows: their number. types: each column's type in Arrow. features: see `Features`."""
 
@@ -52,16 +56,19 @@ def open_rows(path: Path, spool: Spool) -> RowFile:
     with path.open("rb") as file:
         start = file.read(len(_LFS))
     if start == _LFS:
-        raise UserError(f"{path} is a Git-LFS pointer, not the file itself; get it with `git lfs pull`")
+        raise _Unusable(f"{path} is a Git-LFS pointer, not the file itself; get it with `git lfs pull`")
     return ArrowRows(path) if path.suffix.lower() in ARROW else ParquetRows(path, spool)
 
 
 def holds_photographs(path: Path) -> bool:
-    """Return whether a file that is named as Parquet or Arrow has a column of photographs, or is a Git-LFS pointer."""
+    """Return whether a file that is named as Parquet or Arrow has a column of photographs, or may have one once it is
+    what its owner meant."""
     try:
         rows = open_rows(path, Spool())
-    except (UserError, OSError) as error:
-        return "Git-LFS" in str(error)
+    except _Unusable:
+        return True
+    except (UserError, OSError):
+        return False
     return bool(photograph_columns(rows, rows.features))
 
 
@@ -126,24 +133,20 @@ class ParquetRows:
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(path, "Parquet", error) from error
         self.rows = self._metadata.num_rows
-        self.types = {field.name: field.type for field in schema}
+        self.types = _types(path, schema)
         self.features = _features(schema.metadata)
         sizes = [self._metadata.row_group(number).num_rows for number in range(self._metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
 
     def cells(self, columns: list[str]) -> list[list[Any]]:
         """See `RowFile`."""
-        import pyarrow
-
-        try:
-            read = self._open().read(columns=columns, use_threads=False)
-            return [column.to_pylist() for column in read.columns]
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _damaged(self.path, "Parquet", error) from error
+        read = self._read(columns)
+        return [read.column(name).to_pylist() for name in columns]
 
     def field(self, column: str, name: str) -> list[Any]:
         """See `RowFile`."""
-        return [None if each is None else each[name] for each in self.cells([f"{column}.{name}"])[0]]
+        structs = self._read([f"{column}.{name}"]).column(column).to_pylist()
+        return [None if each is None else each[name] for each in structs]
 
     def digest(self, column: str) -> bytes:
         """Return the hash of the file's size and its footer, which has the size and bounds of every piece."""
@@ -172,6 +175,14 @@ class ParquetRows:
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(self.path, "Parquet", error, f"row group {group} is damaged") from error
 
+    def _read(self, columns: list[str]) -> Any:
+        import pyarrow
+
+        try:
+            return self._open().read(columns=columns, use_threads=False)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged(self.path, "Parquet", error) from error
+
     def _open(self) -> Any:
         import pyarrow.parquet as parquet
 
@@ -195,7 +206,7 @@ class ArrowRows:
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(path, "Arrow", error) from error
         self.rows = self._table.num_rows
-        self.types = {field.name: field.type for field in self._table.schema}
+        self.types = _types(path, self._table.schema)
         self.features = _features(self._table.schema.metadata)
 
     def cells(self, columns: list[str]) -> list[list[Any]]:
@@ -259,6 +270,13 @@ def _is_binary(kind: Any) -> bool:
     import pyarrow.types as types
 
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+def _types(path: Path, schema: Any) -> dict[str, Any]:
+    twice = [name for name in schema.names if schema.names.count(name) > 1]
+    if twice:
+        raise _Unusable(f"{path}: column '{twice[0]}' is there twice; rename one")
+    return {field.name: field.type for field in schema}
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> Features:

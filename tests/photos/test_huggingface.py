@@ -98,9 +98,21 @@ def test_what_datasets_saved(tmp_path) -> None:
     assert opened(plain).classes == ("0", "1")
     (plain / "dataset_info.json").write_bytes((one / "dataset_info.json").read_bytes())
     holds(opened(plain), 9)
+    (both / "dataset_dict.json").write_text('{"splits": []}')
+    assert "names no files of rows" in refused(both)
+    (both / "dataset_dict.json").write_text("{}")
+    assert "names no splits" in refused(both)
     state = json.loads((one / "state.json").read_text())
     (one / "state.json").write_text(json.dumps({**state, "_indices_data_files": [{"filename": "i.arrow"}]}))
     assert "flatten_indices()" in refused(one)
+
+
+def test_a_test_split_without_labels_is_listed(tmp_path) -> None:
+    write_parquet(tmp_path / "test.parquet", with_features(rows(4, 2)).drop_columns("label"))
+    write_parquet(tmp_path / "train.parquet", with_features(rows(0, 4)))
+    source = opened(tmp_path)
+    holds(source, 4)
+    assert source.ignored == (("test.parquet", "no column label"),)
 
 
 def test_class_names_from_the_card_a_list_or_the_text(tmp_path) -> None:
@@ -189,10 +201,12 @@ def test_damaged_files_are_named_with_what_to_do(tmp_path) -> None:
     pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
     assert f"{pointer} is a Git-LFS pointer" in refused(pointer.parent) and "git lfs pull" in refused(pointer)
     good = write_parquet(tmp_path / "set" / "a.parquet", with_features(rows(0, 4)))
-    (tmp_path / "set" / "b.parquet").write_bytes(good.read_bytes()[:-9])
-    said = refused(tmp_path / "set")
-    assert "b.parquet: no Parquet file that can be read" in said and "download it again" in said
-    (tmp_path / "set" / "b.parquet").unlink()
+    for name in ("0.parquet", "b.parquet"):
+        damaged = tmp_path / "set" / name
+        damaged.write_bytes(good.read_bytes()[:-9])
+        said = refused(tmp_path / "set")
+        assert f"{damaged}: no Parquet file that can be read" in said and "download it again" in said
+        damaged.unlink()
     data = bytearray(good.read_bytes())
     data[4:64] = bytes(60)  # the first page's header
     source = opened(tmp_path / "set")
@@ -203,6 +217,8 @@ def test_damaged_files_are_named_with_what_to_do(tmp_path) -> None:
     arrow = saved / "data-00000-of-00001.arrow"
     arrow.write_bytes(arrow.read_bytes()[:-500])
     assert "no Arrow file that can be read" in refused(saved)
+    twice = pa.table([*rows(0, 2).columns, [1, 0]], names=["image", "label", "label"])
+    assert "column 'label' is there twice" in refused(write_parquet(tmp_path / "twice.parquet", twice))
     write_parquet(tmp_path / "order" / "train-0.parquet", with_features(rows(0, 4)))
     write_parquet(tmp_path / "order" / "test-0.parquet", with_features(rows(0, 4), names=NAMES[::-1]))
     assert "aren't those of" in refused(tmp_path / "order")
