@@ -113,7 +113,7 @@ def _card(plain: dict[str, Any]) -> Card:
     default = _DEFAULT
     for each in plain.get("configs") or []:
         name = str(each.get("config_name", _DEFAULT))
-        files[name] = list(_patterns(each.get("data_files")))
+        files[name] = list(_patterns(each.get("data_files") or each.get("data_dir")))
         if each.get("default"):
             default = name
     infos = plain.get("dataset_info") or []

@@ -139,7 +139,7 @@ def test_configurations(tmp_path) -> None:
     said = refused(tmp_path)
     assert "several configurations (large, small)" in said
     assert len(opened(tmp_path / "small").paths) == 4
-    card = "---\nconfigs:\n- config_name: large\n  data_files: large/*\n- config_name: s\n  default: true\n"
+    card = "---\nconfigs:\n- config_name: large\n  data_dir: large\n- config_name: s\n  default: true\n"
     card += "  data_files:\n  - split: train\n    path: small/train-*\n---\n"
     (tmp_path / "README.md").write_text(card)
     assert opened(tmp_path).paths[0] == "small/train-00000-of-00001.parquet/000000/4.jpg"
