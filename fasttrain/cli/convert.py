@@ -22,8 +22,9 @@ def convert(
     source: Annotated[
         str,
         typer.Option(
-            help="food101 (downloads it), sample (draws a small one), a folder of photographs, or a table of their "
-            "paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
+            help="food101 (downloads it), sample (draws a small one), a folder of photographs, a table of their paths "
+            "and labels (.csv, .tsv, .jsonl, .parquet, .txt), or a Hugging Face data set: hf://OWNER/NAME, a folder "
+            "that `datasets` saved, Parquet files"
         ),
     ] = "food101",
     out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),

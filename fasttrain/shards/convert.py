@@ -19,6 +19,7 @@ from fasttrain.photos.source import Source, SourceOptions
 from fasttrain.photos.sources import open_source, require_known
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import write_betons
+from fasttrain.shards.extra_labels import write_extra_labels
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.layout import ShardJob, lay_out, write_split_file
@@ -81,7 +82,7 @@ def convert(
     overwrite: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
-    """Writes the shards of `source` ("food101", "sample", a folder or a table: see `open_source`) into `out`.
+    """Writes the shards of `source` ("food101", "sample", a folder, a table, …: see `open_source`) into `out`.
 
     format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
     each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
@@ -155,6 +156,7 @@ def convert_part(
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
         write_split_file(folder, opened, jobs)
+        write_extra_labels(folder, opened)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder, photos, time.monotonic() - start)
 
@@ -228,6 +230,7 @@ def _convert(
             _say_notes(console, source)
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
             write_split_file(out, source, jobs)
+            write_extra_labels(out, source)
             manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
