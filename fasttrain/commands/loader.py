@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from fasttrain.device import choose_device, choose_workers
@@ -89,6 +90,7 @@ class Loader:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         with_ids: bool = False,
+        extra_labels: Sequence[str] = (),
         on_bad_sample: Literal["error", "skip"] = "error",
         rank: int | None = None,
         world_size: int | None = None,
@@ -100,7 +102,9 @@ class Loader:
         0.5 and True, for others `CenterCrop(224)`, 0 and False; `shuffle` "shards" mixes a few shards at a time, for
         data that don't fit into memory. drop_last: leaves out a short last batch. limit: batches a pass at the most.
         loader: "auto", "native", "dali", "ffcv" or "torchvision". workers: threads or processes, one a core by default.
-        with_ids: yields int64 [n] row numbers of the index as well. on_bad_sample: "skip" leaves out photographs that
+        with_ids: yields int64 [n] row numbers of the index as well. extra_labels: columns of the table that the
+        photographs were converted from; each batch then ends with a dictionary of these, tensors of numbers and truth
+        values, lists of all else. on_bad_sample: "skip" leaves out photographs that
         have changed or don't decode, and logs each. rank, world_size: those of `torch.distributed` by default.
 
         Raises UserError, one line, for what can't be had.
@@ -138,7 +142,8 @@ class Loader:
             ),
         )
         self._with_ids = with_ids
-        self._pass: Generator[tuple[torch.Tensor, ...], None, None] | None = None
+        self._extra = _columns(self._shards, extra_labels)
+        self._pass: Generator[tuple[Any, ...], None, None] | None = None
         self._normalize: Normalise | None = None
         if output == "float":
             _check_statistics(mean, std)
@@ -148,17 +153,18 @@ class Loader:
         """Return the number of batches of a pass on this rank."""
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """Start a pass, which ends the one before. One that is left early starts the same epoch again the next time."""
         if self._pass is not None:
             self._pass.close()
         self._pass = self._batches()
         return self._pass
 
-    def _batches(self) -> Generator[tuple[torch.Tensor, ...], None, None]:
+    def _batches(self) -> Generator[tuple[Any, ...], None, None]:
         for images, labels, ids in self._loader:
             pictures = images if self._normalize is None else self._normalize(images)
-            yield (pictures, labels, ids) if self._with_ids else (pictures, labels)
+            batch: tuple[Any, ...] = (pictures, labels, ids) if self._with_ids else (pictures, labels)
+            yield (*batch, {name: _rows(column, ids) for name, column in self._extra.items()}) if self._extra else batch
         self._loader.set_epoch(self._loader.epoch + 1)
 
     @property
@@ -209,6 +215,22 @@ class Loader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _columns(shards: ShardSet, names: Sequence[str]) -> dict[str, torch.Tensor | list[Any]]:
+    if not names:
+        return {}
+    found = shards.extra_labels()
+    if missing := [name for name in names if name not in found]:
+        there = ", ".join(found) or "none: convert a table with more columns"
+        raise UserError(f"extra_labels: {shards.location} has no column '{missing[0]}', only {there}")
+    return {
+        name: torch.from_numpy(column) if isinstance(column := found[name], np.ndarray) else column for name in names
+    }
+
+
+def _rows(column: torch.Tensor | list[Any], ids: torch.Tensor) -> torch.Tensor | list[Any]:
+    return [column[each] for each in ids.tolist()] if isinstance(column, list) else column[ids]
 
 
 def _internal(crop: RandomResizedCrop | CenterCrop, flip: float) -> Crop | CenterShare:

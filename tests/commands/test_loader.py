@@ -15,6 +15,8 @@ import fasttrain
 from fasttrain import CenterCrop, Loader, RandomResizedCrop
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.photos.source import SourceOptions
+from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 
 CROP = RandomResizedCrop(48, scale=(0.35, 1))
@@ -128,6 +130,24 @@ def test_a_folder_of_photographs_will_do(photographs, tmp_path, monkeypatch) -> 
         photographs, split="all", batch_size=32, crop=CenterCrop(48), loader="torchvision", workers=0
     ) as loader:
         assert len(one_pass(loader)[0]) == 96
+
+
+def test_extra_labels_come_with_the_photographs(photographs, tmp_path) -> None:
+    files = [path.relative_to(photographs).as_posix() for path in sorted(photographs.rglob("*.jpg"))]
+    lines = [f"{file},{file.split('/')[0]},{number / 2},{file}" for number, file in enumerate(files)]
+    table = photographs.parent / "labels.csv"
+    table.write_text("\n".join(["path,label,weight,caption", *lines]) + "\n")
+    options = SourceOptions(root=photographs)
+    convert(table, tmp_path / "shards", options=options, workers=1, progress=False)
+    extra = ("weight", "caption")
+    with Loader(tmp_path / "shards", batch_size=16, crop=CROP, extra_labels=extra, with_ids=True, workers=1) as loader:
+        for images, labels, _, more in loader:
+            assert len(images) == len(more["caption"]) == len(more["weight"])
+            assert more["weight"].dtype == torch.float64
+            for label, weight, caption in zip(labels, more["weight"], more["caption"], strict=True):
+                assert loader.classes[label] == caption.split("/")[0] and files[int(2 * weight)] == caption
+    with pytest.raises(UserError, match="has no column 'price', only weight, caption"):
+        Loader(tmp_path / "shards", extra_labels=["price"])
 
 
 @pytest.mark.parametrize(
