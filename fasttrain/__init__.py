@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrain.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from fasttrain.commands.decode import decode as decode
     from fasttrain.commands.evaluate import evaluate as evaluate
     from fasttrain.commands.loader import CenterCrop as CenterCrop
     from fasttrain.commands.loader import Loader as Loader
@@ -28,6 +29,7 @@ __all__ = [
     "Loader",
     "RandomResizedCrop",
     "convert",
+    "decode",
     "evaluate",
     "lr_find",
     "predict",
@@ -41,6 +43,7 @@ _HOMES = {
     "Loader": "fasttrain.commands.loader",
     "RandomResizedCrop": "fasttrain.commands.loader",
     "convert": "fasttrain.shards.convert",
+    "decode": "fasttrain.commands.decode",
     "evaluate": "fasttrain.commands.evaluate",
     "lr_find": "fasttrain.commands.lr_find",
     "predict": "fasttrain.evaluation.predict",
