@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from fasttrain.photos.color import MOST_LEVELS, Color, Profile, read_profile
 from fasttrain.photos.cut import Interval, cut_jpeg, native_available
 from fasttrain.photos.formats import HEAD, PILLOW, sniff
 from fasttrain.photos.jpeg import JpegHeader, read_header, require_few_scans, strip_metadata
+from fasttrain.photos.jxl import jxl_size
 from fasttrain.photos.pictures import MAX_PIXELS as MAX_PIXELS
 from fasttrain.photos.pictures import BrokenPhoto as BrokenPhoto
 from fasttrain.photos.pictures import (
@@ -21,6 +24,7 @@ from fasttrain.photos.pictures import (
     open_picture,
     reason_of,
 )
+from fasttrain.photos.room import Hold, unbounded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _UNTOUCHED = ("as-is", "stripped", "cut")
 _COMPONENTS = {1: "L", 3: "RGB"}
+_COEFFICIENTS = 4  # pixels' coefficients take the memory of one decoded pixel
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def normalise(
     cut: Interval = "none",
     optimize: bool = True,
     color: Color = "auto",
+    hold: Hold = unbounded,
 ) -> StoredPhoto:
     """The JPEG to store for the file `data`, upright and without private metadata.
 
@@ -84,46 +90,64 @@ def normalise(
     `max_size` bounds the longest side in pixels. `cut` other than "none" (needs the C++ module) rewrites
     each JPEG by `cut_jpeg`; `optimize` chooses optimal Huffman tables for what is rewritten or encoded.
     `color`: "auto" converts to sRGB where an ICC profile moves the colours by more than MOST_LEVELS on average,
-    "srgb" wherever there is another profile, "keep" nowhere.
+    "srgb" wherever there is another profile, "keep" nowhere. `hold`: entered with the number of pixels ahead of
+    whatever takes memory for each of them.
 
     Every photograph is decoded in full, or its coefficients are all read. Raises BrokenPhoto for what is
     truncated, not a photograph, or of more than MAX_PIXELS.
     """
-    data = _unpacked(data)
+    data = _unpacked(data, hold)
     header = _header(data)
     why = _why_not_kept(header, max_size) if header else None
     if header and why is None:
-        kept = _kept(data, header, cut, optimize, color)
+        at_once = header.progressive or header.orientation != 1  # else they are read one by one
+        with hold(header.width * header.height // _COEFFICIENTS if at_once else 0):
+            kept = _kept(data, header, cut, optimize, color)
         if isinstance(kept, StoredPhoto):
             return kept
         why = kept
-    picture = open_picture(data)
-    image, done = _pixels(picture, color)
-    return _encode(image, why or PILLOW[picture.kind].lower(), max_size, quality, cut, optimize, done)
+    with _opened(data, hold) as picture:
+        image, done = _pixels(picture, color)
+        return _encode(image, why or PILLOW[picture.kind].lower(), max_size, quality, cut, optimize, done)
 
 
-def decode(data: bytes, *, max_size: int, color: Color = "auto") -> RawPhoto:
+def decode(data: bytes, *, max_size: int, color: Color = "auto", hold: Hold = unbounded) -> RawPhoto:
     """The pixels to store for the file `data`: upright, on white where it is transparent, grey as RGB.
 
     They equal Pillow's, shrunk by the same filter as `normalise`'s where the longest side exceeds `max_size`.
-    `color`: see `normalise`. Raises BrokenPhoto as `normalise` does.
+    `color`, `hold`: see `normalise`. Raises BrokenPhoto as `normalise` does.
     """
-    data = _unpacked(data)
+    data = _unpacked(data, hold)
     header = _header(data)
-    picture = open_picture(data)
-    how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else PILLOW[picture.kind].lower())]
-    if header and header.orientation != 1:
-        how.append("rotated")
-    image, done = _pixels(picture, color)
-    how += done.how
-    if _shrink(image, max_size):
-        how.append("resized")
-    return RawPhoto(image.width, image.height, tuple(how), done.notes, image.convert("RGB").tobytes())
+    with _opened(data, hold) as picture:
+        how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else PILLOW[picture.kind].lower())]
+        if header and header.orientation != 1:
+            how.append("rotated")
+        image, done = _pixels(picture, color)
+        how += done.how
+        if _shrink(image, max_size):
+            how.append("resized")
+        return RawPhoto(image.width, image.height, tuple(how), done.notes, image.convert("RGB").tobytes())
 
 
-def _unpacked(data: bytes) -> bytes:
+def _unpacked(data: bytes, hold: Hold) -> bytes:
     """The JPEG that a JPEG XL was made of, where it holds all that is needed to restore it; else `data`."""
-    return (sniff(data[:HEAD]) == "JPEG XL" and jpeg_in_jxl(data)) or data
+    if sniff(data[:HEAD]) != "JPEG XL":
+        return data
+    width, height = jxl_size(data)
+    check_pixels(width, height)
+    with hold(width * height):
+        return jpeg_in_jxl(data) or data
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, hold: Hold) -> Iterator[Picture]:
+    """Open a picture, and hold its pixels."""
+    # Pillow's plugin of JPEG XL decodes a file as it opens it.
+    picture = None if sniff(data[:HEAD]) == "JPEG XL" else open_picture(data)
+    width, height = picture.image.size if picture else jxl_size(data)
+    with hold(width * height):
+        yield picture or open_picture(data)
 
 
 @dataclass(frozen=True)
