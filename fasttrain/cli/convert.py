@@ -67,6 +67,10 @@ def convert(
     class_names: Annotated[
         Path | None, typer.Option(help="the classes' names, one a line, where a table's labels are numbers")
     ] = None,
+    keep_duplicates_together: Annotated[
+        bool,
+        typer.Option("--keep-duplicates-together", help="look for near-duplicates first, and keep them in one split"),
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,
     skip_empty_classes: Annotated[
@@ -107,6 +111,7 @@ def convert(
         splits=splits,
         relabel=relabel,
         skip_empty_classes=skip_empty_classes,
+        keep_duplicates_together=keep_duplicates_together,
     )
     if part is not None:
         _convert_part(

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from fasttrain.config.location import is_url
 from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
-from fasttrain.inspection.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.inspection.findings import (
     LISTED_PAIRS,
     BrokenSample,
@@ -26,6 +25,7 @@ from fasttrain.inspection.findings import (
 )
 from fasttrain.inspection.header import jpeg_header
 from fasttrain.inspection.thumbnails import read_thumbnails
+from fasttrain.photos.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.shards.beton import verify_betons
 from fasttrain.shards.checksum import CHANGED, crc32
 from fasttrain.shards.convert import ensure_shards

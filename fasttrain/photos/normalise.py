@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _UNTOUCHED = ("as-is", "stripped", "cut")
 _COMPONENTS = {1: "L", 3: "RGB"}
-_COEFFICIENTS = 4  # pixels' coefficients take the memory of one decoded pixel
+COEFFICIENTS = 4
+"""So many pixels' coefficients take the memory of one decoded pixel."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,12 @@ def normalise(
     why = _why_not_kept(header, max_size) if header else None
     if header and why is None:
         at_once = header.progressive or header.orientation != 1  # else they are read one by one
-        with hold(header.width * header.height // _COEFFICIENTS if at_once else 0):
+        with hold(header.width * header.height // COEFFICIENTS if at_once else 0):
             kept = _kept(data, header, cut, optimize, color)
         if isinstance(kept, StoredPhoto):
             return kept
         why = kept
-    with _opened(data, hold) as picture:
+    with opened(data, hold) as picture:
         image, done = _pixels(picture, color)
         return _encode(image, why or PILLOW[picture.kind].lower(), max_size, quality, cut, optimize, done)
 
@@ -119,7 +120,7 @@ def decode(data: bytes, *, max_size: int, color: Color = "auto", hold: Hold = un
     """
     data = _unpacked(data, hold)
     header = _header(data)
-    with _opened(data, hold) as picture:
+    with opened(data, hold) as picture:
         how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else PILLOW[picture.kind].lower())]
         if header and header.orientation != 1:
             how.append("rotated")
@@ -141,8 +142,8 @@ def _unpacked(data: bytes, hold: Hold) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, hold: Hold) -> Iterator[Picture]:
-    """Open a picture, and hold its pixels."""
+def opened(data: bytes, hold: Hold) -> Iterator[Picture]:
+    """Open a picture, and hold its pixels. Raises BrokenPhoto."""
     # Pillow's plugin of JPEG XL decodes a file as it opens it.
     picture = None if sniff(data[:HEAD]) == "JPEG XL" else open_picture(data)
     width, height = picture.image.size if picture else jxl_size(data)
@@ -182,7 +183,7 @@ def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
         done = _judge(profile, image.convert("RGB") if image.mode == "RGBA" else image, color)
         if done.how == _CONVERTED or image.mode == "LAB":
             image = profile.convert(image)
-    return _onto_white(image), done
+    return onto_white(image), done
 
 
 def _header(data: bytes) -> JpegHeader | None:
@@ -261,7 +262,8 @@ def _load(image: Image) -> None:
         raise BrokenPhoto(reason_of("JPEG", error)) from error
 
 
-def _onto_white(image: Image) -> Image:
+def onto_white(image: Image) -> Image:
+    """Return `decode_picture`'s image on white: mode L or RGB. Raises BrokenPhoto for CIELAB."""
     from PIL import Image
 
     if image.mode == "LAB":

@@ -29,6 +29,11 @@ def pixels_that_fit() -> int:
     return max(int(free_memory() * _SHARE) // _BYTES_A_PIXEL, 1)
 
 
+def pixels_of_file(size: int) -> int:
+    """Return how many pixels take the memory of a file of `size` bytes: it is copied twice as it is opened."""
+    return size * 3 // _BYTES_A_PIXEL
+
+
 class PixelBudget:
     """At most `pixels` are held at a time; a photograph of more is decoded alone."""
 
@@ -38,48 +43,60 @@ class PixelBudget:
         self._changed = threading.Condition()
 
     def run(self, work: Callable[[Hold], _Result]) -> _Result:
-        """Return `work(hold)`.
+        """Return `work(hold)`, whose holds may lie within each other.
 
         Where `hold` finds no room, `work` is left, and called again once there is: a photograph that waits takes no
         memory, not even for its file.
         """
         wanted = 0
         while True:
-            with self._waited_for(wanted) as held:
+            with self._turn(wanted) as turn:
                 try:
-                    return work(functools.partial(self._hold, held))
+                    return work(functools.partial(self._hold, turn))
                 except _Crowded as crowded:
                     more = crowded.pixels
             wanted = more
 
     @contextlib.contextmanager
-    def _waited_for(self, pixels: int) -> Iterator[int]:
-        pixels = min(pixels, self._most)
+    def _turn(self, pixels: int) -> Iterator[_Turn]:
+        turn = _Turn(min(pixels, self._most))
         with self._changed:
-            self._changed.wait_for(lambda: self._held + pixels <= self._most)
-            self._held += pixels
+            self._changed.wait_for(lambda: self._held + turn.reserved <= self._most)
+            self._held += turn.reserved
         try:
-            yield pixels
+            yield turn
         finally:
-            self._give(pixels)
+            self._keep(turn, 0)
 
     @contextlib.contextmanager
-    def _hold(self, held: int, pixels: int) -> Iterator[None]:
-        more = max(min(pixels, self._most) - held, 0)
-        with self._changed:
-            if self._held + more > self._most:
-                raise _Crowded(pixels)
-            self._held += more
+    def _hold(self, turn: _Turn, pixels: int) -> Iterator[None]:
+        turn.used += pixels
         try:
+            with self._changed:
+                more = max(min(turn.used, self._most) - turn.reserved, 0)
+                if self._held + more > self._most:
+                    raise _Crowded(turn.used)
+                self._held += more
+                turn.reserved += more
             yield
         finally:
-            self._give(more)
+            turn.used -= pixels
+            self._keep(turn, max(turn.used, turn.waited_for))
 
-    def _give(self, pixels: int) -> None:
-        if pixels:
+    def _keep(self, turn: _Turn, pixels: int) -> None:
+        if pixels < turn.reserved:
             with self._changed:
-                self._held -= pixels
+                self._held -= turn.reserved - pixels
+                turn.reserved = pixels
                 self._changed.notify_all()
+
+
+class _Turn:
+    """One photograph's share: pixels that it has reserved, those of them that it waited for, and what it uses."""
+
+    def __init__(self, waited_for: int) -> None:
+        self.waited_for = self.reserved = waited_for
+        self.used = 0
 
 
 class _Crowded(Exception):

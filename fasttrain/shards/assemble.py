@@ -16,6 +16,7 @@ from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.source import TRAIN, SourceSummary
 from fasttrain.shards.format import (
     CONVERTED,
+    DUPLICATES,
     INDEX,
     MANIFEST,
     REJECTED,
@@ -52,7 +53,8 @@ def assemble(
     file = io.BytesIO()
     np.save(file, index)
     atomic_write_bytes(out / INDEX, file.getvalue())
-    lists = [REJECTED, *([CONVERTED] if changed else []), *([SPLIT_FILE] if (out / SPLIT_FILE).exists() else [])]
+    lists = [REJECTED, *([CONVERTED] if changed else [])]
+    lists += [name for name in (SPLIT_FILE, DUPLICATES) if (out / name).exists()]
     others = [*lists, *(f"{job.name}.idx" for job, _ in kept)]
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(

@@ -17,11 +17,12 @@ from fasttrain.config.location import cache_root, is_url, url_in_path, user_path
 from fasttrain.errors import Stopped, UserError
 from fasttrain.photos.source import Source, SourceOptions
 from fasttrain.photos.sources import open_source, require_known
+from fasttrain.photos.together import keep_together
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import write_betons
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
-from fasttrain.shards.layout import ShardJob, lay_out, write_split_file
+from fasttrain.shards.layout import ShardJob, lay_out, write_split_files
 from fasttrain.shards.merge import parse_part, part_folder, write_summary
 from fasttrain.shards.parts import Part, read_part, write_parts
 from fasttrain.shards.progress import ConvertProgress
@@ -135,12 +136,14 @@ def convert_part(
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers, options)
     with _quiet_pillow(), alone_in(folder, wait=False), StopRequest("stopping after the shards in hand") as stop:
+        if options.keep_duplicates_together:
+            opened = _together(opened, workers, console, stop)
         jobs = _jobs(opened, settings)
         recorded = {**settings.recorded(), **opened.settings}
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
-        write_split_file(folder, opened, jobs)
+        write_split_files(folder, opened, jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder, photos, time.monotonic() - start)
 
@@ -206,6 +209,8 @@ def _convert(
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes)
     with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+        if options.keep_duplicates_together:
+            source = _together(source, workers, console, stop)
         jobs = _jobs(source, settings)
         recorded = {**settings.recorded(), **source.settings}
         manifest = prepare(out, source, jobs, recorded, overwrite=overwrite, say=console.print)
@@ -213,7 +218,7 @@ def _convert(
         if manifest is None:
             _say_notes(console, source)
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
-            write_split_file(out, source, jobs)
+            write_split_files(out, source, jobs)
             manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
@@ -276,6 +281,18 @@ def _jobs(source: Source, settings: ShardSettings) -> list[ShardJob]:
         seed=settings.seed,
         shard_size=settings.shard_size,
     )
+
+
+def _together(source: Source, workers: int, console: Console, stop: StopRequest) -> Source:
+    said = "stopped while looking for near-duplicates; the same command goes on from there"
+    with ConvertProgress(console, len(source.paths), 0) as progress, _stopping(stop, console, lambda: said):
+
+        def advance(photographs: int) -> None:
+            progress.advance(photographs)
+            if stop.requested:
+                raise _Interrupted
+
+        return keep_together(source, workers, advance)
 
 
 def _say_notes(console: Console, source: Source) -> None:

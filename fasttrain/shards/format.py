@@ -16,6 +16,7 @@ SCHEMA = 1
 MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv", ".parts"
 CONVERTED = "converted.tsv"
 SPLIT_FILE = "splits.csv"
+DUPLICATES = "duplicates.csv"
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")

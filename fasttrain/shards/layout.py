@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.source import Source
 from fasttrain.photos.split import decide_splits, shuffled
-from fasttrain.shards.format import SPLIT_FILE, SPLITS
+from fasttrain.shards.format import DUPLICATES, SPLIT_FILE, SPLITS
 
 SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-[0-9]{{5,9}}")
 
@@ -49,13 +50,29 @@ def lay_out(
     return jobs
 
 
-def write_split_file(folder: Path, source: Source, jobs: list[ShardJob]) -> None:
-    """Write `splits.csv`: each photograph's path and split, as `convert --splits` takes them again."""
+def write_split_files(folder: Path, source: Source, jobs: list[ShardJob]) -> None:
+    """Write `splits.csv`: each photograph's path and split, as `convert --splits` takes them again.
+
+    Where near-duplicates were looked for, `duplicates.csv` lists them.
+    """
     splits = np.empty(len(source.paths), np.int8)
     for job in jobs:
         splits[job.rows] = job.split
+    names = [SPLITS[split] for split in splits.tolist()]
+    _write_table(folder / SPLIT_FILE, ("path", "split"), zip(source.paths, names, strict=True))
+    if source.twins:
+        _write_table(folder / DUPLICATES, ("path", "split", "group", "across_splits"), _twins(source, names))
+
+
+def _twins(source: Source, names: Sequence[str]) -> Iterator[tuple[str, str, int, str]]:
+    for number, rows in enumerate(source.twins, start=1):
+        across = "yes" if len({names[row] for row in rows}) > 1 else ""
+        yield from ((source.paths[row], names[row], number, across) for row in rows)
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("path", "split"))
-    table.writerows((path, SPLITS[split]) for path, split in zip(source.paths, splits.tolist(), strict=True))
-    atomic_write_bytes(folder / SPLIT_FILE, text.getvalue().encode("utf-8", "surrogateescape"))
+    table.writerow(columns)
+    table.writerows(rows)
+    atomic_write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))

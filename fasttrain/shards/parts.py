@@ -21,7 +21,7 @@ from fasttrain.files import atomic_write, atomic_write_bytes
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval
 from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
-from fasttrain.photos.room import Hold, PixelBudget, pixels_that_fit
+from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import crc32
 from fasttrain.shards.format import PARTS
@@ -110,18 +110,19 @@ def write_parts(
     budget = PixelBudget(pixels_that_fit())
 
     def made(row: int, hold: Hold) -> Photo:
-        data = source.read(row)
-        if settings.raw and settings.max_size:
-            return decode(data, max_size=settings.max_size, color=color, hold=hold)
-        return normalise(
-            data,
-            max_size=settings.max_size,
-            quality=settings.quality,
-            cut=cast(Interval, settings.cut),
-            optimize=settings.optimize,
-            color=color,
-            hold=hold,
-        )
+        with hold(pixels_of_file(source.size(row))):
+            data = source.read(row)
+            if settings.raw and settings.max_size:
+                return decode(data, max_size=settings.max_size, color=color, hold=hold)
+            return normalise(
+                data,
+                max_size=settings.max_size,
+                quality=settings.quality,
+                cut=cast(Interval, settings.cut),
+                optimize=settings.optimize,
+                color=color,
+                hold=hold,
+            )
 
     def work(row: int) -> Photo | str:
         try:

@@ -19,6 +19,7 @@ from fasttrain.files import atomic_write_bytes, clear_temporaries, fsync_folder,
 from fasttrain.photos.source import Source
 from fasttrain.shards.format import (
     CONVERTED,
+    DUPLICATES,
     INDEX,
     MANIFEST,
     PARTS,
@@ -146,7 +147,7 @@ def _clear(out: Path, mine: dict[str, Any]) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     fsync_folder(out)  # without its manifest, what is left is no data set, however far this gets
     for path in sorted(out.iterdir()):
-        ours = path.name in (INDEX, REJECTED, CONVERTED, SPLIT_FILE)
+        ours = path.name in (INDEX, REJECTED, CONVERTED, SPLIT_FILE, DUPLICATES)
         if ours or _SHARD.fullmatch(path.name) or _BETON.fullmatch(path.name):
             path.unlink()
     for path in sorted((out / PARTS).iterdir()):

@@ -61,9 +61,9 @@ def test_a_photograph_that_waits_is_read_again_and_one_without_pixels_never_wait
 
     def second(hold: Hold) -> str:
         reads.append(threading.get_ident())
-        with hold(2), hold(0):  # the first step fits, the second does not
+        with hold(1):  # the first step fits, the second does not
             pass
-        with hold(5):
+        with hold(1), hold(5):
             return "done"
 
     with ThreadPoolExecutor(2) as pool:
