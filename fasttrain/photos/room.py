@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from fasttrain.memory import free_memory
+from fasttrain.memory import free_memory, give_back_heap
 
 Hold = Callable[[int], AbstractContextManager[None]]
 """Takes room for so many pixels until its context ends."""
 
 _Result = TypeVar("_Result")
 _BYTES_A_PIXEL = 24  # measured: RGBA laid onto white, encoded with optimal tables; its file and its JPEG besides
+_SMALL = 16  # times: what is smaller than the budget by as much may stay on its thread's heap
 _SHARE = 0.5  # of the memory that is free
 
 
@@ -66,7 +67,11 @@ class PixelBudget:
         try:
             yield turn
         finally:
-            self._keep(turn, 0)
+            if turn.reserved > self._most // _SMALL:
+                give_back_heap()  # glibc keeps what a thread frees, for that thread alone
+            with self._changed:
+                self._held -= turn.reserved
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def _hold(self, turn: _Turn, pixels: int) -> Iterator[None]:
@@ -80,22 +85,14 @@ class PixelBudget:
                 turn.reserved += more
             yield
         finally:
-            turn.used -= pixels
-            self._keep(turn, max(turn.used, turn.waited_for))
-
-    def _keep(self, turn: _Turn, pixels: int) -> None:
-        if pixels < turn.reserved:
-            with self._changed:
-                self._held -= turn.reserved - pixels
-                turn.reserved = pixels
-                self._changed.notify_all()
+            turn.used -= pixels  # what is reserved stays so until `work` has returned, and its pictures are gone
 
 
 class _Turn:
-    """One photograph's share: pixels that it has reserved, those of them that it waited for, and what it uses."""
+    """One photograph's share: pixels that are reserved for it, and those that it uses."""
 
-    def __init__(self, waited_for: int) -> None:
-        self.waited_for = self.reserved = waited_for
+    def __init__(self, reserved: int) -> None:
+        self.reserved = reserved
         self.used = 0
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 from PIL import Image
 
+from fasttrain.photos import room
 from fasttrain.photos.jxl import jxl_size
 from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
 from fasttrain.photos.room import Hold, PixelBudget
@@ -90,6 +91,20 @@ def test_what_fails_gives_its_pixels_back() -> None:
         with pytest.raises(BrokenPhoto):
             budget.run(fails)
     assert budget.run(lambda hold: 1) == 1
+
+
+def test_a_large_photograph_gives_its_thread_s_heap_back(monkeypatch) -> None:
+    given, budget = [], PixelBudget(1600)
+    monkeypatch.setattr(room, "give_back_heap", lambda: given.append(1))
+
+    def work(hold: Hold, pixels: int) -> None:
+        with hold(pixels):
+            pass
+
+    budget.run(lambda hold: work(hold, 100))
+    assert not given
+    budget.run(lambda hold: work(hold, 101))
+    assert given
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WebP", "TIFF", "JPEG2000", "GIF", "BMP", "AVIF"])
