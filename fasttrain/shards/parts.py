@@ -24,7 +24,7 @@ from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decod
 from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import crc32
-from fasttrain.shards.format import PARTS
+from fasttrain.shards.format import PARTS, SPLITS, Shard
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.settings import ShardSettings
 from fasttrain.shards.tar import TarWriter, npy_header
@@ -65,6 +65,16 @@ class Part:
             and all(len(column) == len(self.keys) for column in columns)
             and all(type(value) is int and 0 <= value < 1 << 32 for column in columns[1:] for value in column)
             and all(type(value) is int and 0 <= value < 1 << 63 for value in self.offsets)
+        )
+
+    def shard(self, job: ShardJob) -> Shard:
+        """Return what the manifest says of it."""
+        return Shard(
+            name=f"{job.name}.tar",
+            split=SPLITS[job.split],
+            samples=len(self.keys),
+            bytes=self.bytes,
+            sha256=self.sha256,
         )
 
     def check_strict(self, root: Path) -> None:
