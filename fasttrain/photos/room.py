@@ -15,6 +15,9 @@ Hold = Callable[[int], AbstractContextManager[None]]
 """Takes room for so many pixels until its context ends."""
 
 _Result = TypeVar("_Result")
+COEFFICIENTS = 4
+"""So many pixels' coefficients take the memory of one decoded pixel."""
+
 _BYTES_A_PIXEL = 24  # measured: RGBA laid onto white, encoded with optimal tables; its file and its JPEG besides
 _SMALL = 16  # times: what is smaller than the budget by as much may stay on its thread's heap
 _SHARE = 0.5  # of the memory that is free

@@ -19,9 +19,8 @@ from fasttrain.errors import fault_of_machine, no_memory
 from fasttrain.files import atomic_write, make_folder
 from fasttrain.photos.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.photos.formats import HEAD, sniff
-from fasttrain.photos.normalise import COEFFICIENTS, BrokenPhoto, onto_white, opened
-from fasttrain.photos.pictures import decode_picture
-from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
+from fasttrain.photos.pictures import BrokenPhoto, decode_picture, onto_white, opened
+from fasttrain.photos.room import COEFFICIENTS, Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import UNDECIDED, Source
 
 DISTANCE = 4

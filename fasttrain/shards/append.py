@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.source import UNDECIDED, VAL, Source, few
 from fasttrain.shards.assemble import index_of, list_line, require_training
+from fasttrain.shards.extra_labels import extra_lines
 from fasttrain.shards.format import (
     APPENDED,
     CONVERTED,
     DUPLICATES,
+    EXTRA,
     INDEX,
     MANIFEST,
     REJECTED,
@@ -116,11 +119,16 @@ def plan_addition(out: Path, source: Source, settings: ShardSettings, *, strict:
             kept.append((path, f"of class {classes[labels[row]]!r}, in the shards {classes[label]!r}: {_KEPT}"))
         elif source.splits[row] >= VAL and source.splits[row] != held[row]:
             kept.append((path, f"in {SPLITS[source.splits[row]]}, in the shards in {SPLITS[held[row]]}: {_KEPT}"))
+    ordered = [keys[path] for path in source.paths]
+    told, noticed = _extra_of(out, base), {path for path, _ in kept}
+    for row, line in enumerate(extra_lines(source, ordered)) if told else ():
+        other = ordered[row] in label_of and told.get(ordered[row], line) != line
+        if other and source.paths[row] not in noticed:
+            kept.append((source.paths[row], f"other extra labels than when it was converted: {_KEPT}"))
     if strict and kept:
         path, reason = min(kept)
         raise UserError(f"{source.root / path}: {reason}; convert again with --overwrite, or leave out --strict")
     earlier = Earlier(held, added, _first_numbers(base))
-    ordered = [keys[path] for path in source.paths]
     return Addition(base, shards.fingerprint, shards.index, source, earlier, ordered, known, sorted(kept))
 
 
@@ -152,6 +160,12 @@ def write_addition(
     write(SPLIT_FILE, table_of(("path", "split", "bytes"), _split_rows(addition, splits)))
     if source.twins:
         write(DUPLICATES, twins_table(source, splits))
+    extra = _extra_of(out, base)
+    for row, line in enumerate(extra_lines(source, addition.keys)):
+        if addition.earlier.added[row]:
+            extra[addition.keys[row]] = line
+    if extra:
+        write(EXTRA, b"".join(extra.values()))
     files |= {f"{job.name}.idx": hashlib.sha256((out / f"{job.name}.idx").read_bytes()).hexdigest() for job, _ in kept}
     index = _joined(addition.index, index_of(kept), len(base.shards))
     file = io.BytesIO()
@@ -236,6 +250,11 @@ def _still_broken(out: Path, addition: Addition) -> list[bytes]:
     )
     starts = {line.rstrip(b"\n") for line in left}
     return [line for line in _lines(out, addition.base, REJECTED) if line[: line.index(b"\t") + 1] in starts]
+
+
+def _extra_of(out: Path, base: Manifest) -> dict[str, bytes]:
+    """Return each earlier photograph's line of extra labels, by its key."""
+    return {json.loads(line)["key"]: line for line in _lines(out, base, EXTRA)}
 
 
 def _lines(out: Path, base: Manifest, name: str) -> list[bytes]:

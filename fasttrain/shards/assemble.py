@@ -18,6 +18,7 @@ from fasttrain.photos.source import TRAIN, SourceSummary
 from fasttrain.shards.format import (
     CONVERTED,
     DUPLICATES,
+    EXTRA,
     INDEX,
     MANIFEST,
     REJECTED,
@@ -54,7 +55,7 @@ def assemble(
     np.save(file, index)
     atomic_write_bytes(out / INDEX, file.getvalue())
     lists = [REJECTED, *([CONVERTED] if changed else [])]
-    lists += [name for name in (SPLIT_FILE, DUPLICATES) if (out / name).exists()]
+    lists += [name for name in (SPLIT_FILE, DUPLICATES, EXTRA) if (out / name).exists()]
     others = [*lists, *(f"{job.name}.idx" for job, _ in kept)]
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(

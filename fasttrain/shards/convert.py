@@ -22,6 +22,7 @@ from fasttrain.photos.together import keep_together
 from fasttrain.shards.append import plan_addition, write_addition
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import RECORD, write_betons
+from fasttrain.shards.extra_labels import write_extra_labels
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.layout import Earlier, ShardJob, lay_out, write_split_files
@@ -29,7 +30,7 @@ from fasttrain.shards.merge import parse_part, part_folder, write_summary
 from fasttrain.shards.parts import Part, read_part, write_parts
 from fasttrain.shards.progress import ConvertProgress, Interrupted, stopping
 from fasttrain.shards.reader import ShardSet
-from fasttrain.shards.settings import ShardSettings
+from fasttrain.shards.settings import ShardSettings, parse_formats
 from fasttrain.shards.workplace import alone_in, clear_parts, local_folder, prepare, prepare_append
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
@@ -77,6 +78,7 @@ def convert(
     shard_size: int = ShardSettings.shard_size,
     raw: bool = ShardSettings.raw,
     color: str = ShardSettings.color,
+    accept_damaged: float = ShardSettings.accept_damaged,
     options: SourceOptions = _AS_IS,
     workers: int | None = None,
     strict: bool = False,
@@ -84,7 +86,7 @@ def convert(
     append: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
-    """Writes the shards of `source` ("food101", "sample", a folder or a table: see `open_source`) into `out`.
+    """Writes the shards of `source` ("food101", "sample", a folder, a table, …: see `open_source`) into `out`.
 
     format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
     each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
@@ -92,7 +94,8 @@ def convert(
     max_size, quality, optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's
     restart markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw:
     stores decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
-    quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`.
+    quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`. accept_damaged: the
+    share of a damaged JPEG, in [0, 1], that must be intact for it to be stored.
     options: how the source is read, see `SourceOptions`. workers: threads, by default one a core. strict: a broken
     photograph is an error, not left out. overwrite: replaces other shards in `out`. append: adds the photographs that
     shards in `out` don't have yet, see `shards.append`. progress: shows how far it is.
@@ -109,7 +112,19 @@ def convert(
     return run(
         source,
         local_folder(out),
-        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw, color, test_fraction),
+        ShardSettings(
+            val_fraction=val_fraction,
+            seed=seed,
+            max_size=max_size,
+            quality=quality,
+            cut=cut,
+            optimize=optimize,
+            shard_size=shard_size,
+            raw=raw,
+            color=color,
+            test_fraction=test_fraction,
+            accept_damaged=accept_damaged,
+        ),
         options=options,
         workers=workers,
         strict=strict,
@@ -150,6 +165,7 @@ def convert_part(
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
         write_split_files(folder, opened, jobs)
+        write_extra_labels(folder, opened)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder, photos, time.monotonic() - start)
 
@@ -188,16 +204,6 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
     return out
 
 
-def parse_formats(given: str, *, raw: bool) -> set[str]:
-    """Return the formats that `--format` names. Raises UserError for one that isn't known, or that `raw` rules out."""
-    formats = {each.strip() for each in given.split(",")}
-    if unknown := formats - {"tar", "beton"}:
-        raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")
-    if raw and "beton" in formats:
-        raise UserError(f"--format {given} holds JPEGs, and --raw stores none: leave out --format, or --raw")
-    return formats
-
-
 def _convert(
     where: str | Path,
     out: Path,
@@ -225,6 +231,7 @@ def _convert(
             _say_notes(console, source)
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
             write_split_files(out, source, jobs)
+            write_extra_labels(out, source)
             manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")

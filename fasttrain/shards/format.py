@@ -28,6 +28,7 @@ SPLIT_FILE = "splits.csv"
 DUPLICATES = "duplicates.csv"
 APPENDED = "appended"
 """The setting that says what `convert --append` added: a record for each time."""
+EXTRA = "extra_labels.jsonl"
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")

@@ -123,7 +123,9 @@ def write_parts(
         with hold(pixels_of_file(source.size(row))):
             data = source.read(row)
             if settings.raw and settings.max_size:
-                return decode(data, max_size=settings.max_size, color=color, hold=hold)
+                return decode(
+                    data, max_size=settings.max_size, color=color, accept_damaged=settings.accept_damaged, hold=hold
+                )
             return normalise(
                 data,
                 max_size=settings.max_size,
@@ -132,6 +134,7 @@ def write_parts(
                 optimize=settings.optimize,
                 color=color,
                 hold=hold,
+                accept_damaged=settings.accept_damaged,
             )
 
     def work(row: int) -> Photo | str:

@@ -33,7 +33,9 @@ _BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+
 RUN = "run.json"
 _OUT, _CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
 _CLEARING = "clearing"
-_LIST = re.compile(r"index(-\d+)?\.npy|(rejected|converted)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv")
+_LIST = re.compile(
+    r"index(-\d+)?\.npy|(rejected|converted)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv|extra_labels(-\d+)?\.jsonl"
+)
 
 
 def local_folder(out: str | Path) -> Path:

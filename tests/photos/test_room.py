@@ -120,7 +120,7 @@ def test_a_jpeg_that_is_kept_says_its_coefficients_if_they_are_held_at_once(pict
     normalise(encode(picture), hold=plain)
     normalise(encode(picture, progressive=True), hold=progressive)
     normalise(encode(picture.convert("CMYK")), hold=cmyk)
-    assert (plain.asked, progressive.asked, cmyk.asked) == ([0], [64 * 48 // 4], [64 * 48])
+    assert (plain.asked, progressive.asked, cmyk.asked) == ([0], [64 * 48 // 4], [0, 64 * 48])
 
 
 @pytest.mark.parametrize("size", [(64, 48), (8, 8), (1, 1), (640, 480), (511, 1), (513, 700), (9000, 3), (300, 300)])

@@ -168,6 +168,25 @@ def test_another_class_is_told_as_well(mixed, tmp_path) -> None:
     assert rejected == {rows[0][0]: "of class 'dog', in the shards 'cat': the shards keep the earlier one"}
 
 
+def test_extra_labels_of_new_photographs_come_behind_the_others(mixed, tmp_path) -> None:
+    table, out = tmp_path / "labels.csv", tmp_path / "out"
+
+    def listed_with(ages: dict[str, int]) -> None:
+        lines = (f"mixed/{name}/{number}.jpg,{name},{age}\n" for number, age in ages.items() for name in ("cat", "dog"))
+        table.write_text("path,label,age\n" + "".join(lines))
+
+    listed_with({"02": 3, "04": 4, "07": 5})
+    make(table, out)
+    first = ShardSet.open(out).extra_labels()["age"].tolist()
+    assert sorted(first) == [3, 3, 4, 4, 5, 5]
+    listed_with({"02": 3, "04": 40, "07": 5, "08": 6})
+    make(table, out, append=True)
+    shards = ShardSet.open(out)
+    assert shards.extra_labels()["age"].tolist() == [*first, 6, 6] and shards.verify() == []
+    reason = "other extra labels than when it was converted: the shards keep the earlier one"
+    assert listed(out / "rejected-1.tsv") == {f"mixed/{name}/04.jpg": reason for name in ("cat", "dog")}
+
+
 def test_old_keys_stay_and_a_broken_photograph_that_was_replaced_is_added(mixed, tmp_path) -> None:
     out = tmp_path / "out"
     make(mixed, out)
