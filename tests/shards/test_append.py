@@ -307,6 +307,18 @@ def test_parts_that_were_merged_are_appended_to(mixed, tmp_path, folder_of) -> N
     assert folder_of(tmp_path / "parts") == folder_of(tmp_path / "alone")
 
 
+def test_behind_a_url_they_open_as_well(mixed, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    make(mixed, out)
+    assert len(ShardSet.open(f"file://{out}")) == len(ShardSet.open(out))
+    grow(mixed)
+    make(mixed, out, append=True)
+    remote, local = ShardSet.open(f"file://{out}"), ShardSet.open(out)
+    assert (np.array(remote.index) == np.array(local.index)).all() and remote.verify() == []
+    assert bytes(remote.bytes(len(remote) - 1)) == bytes(local.bytes(len(local) - 1))
+
+
 def test_betons_are_made_of_all(mixed, tmp_path) -> None:
     out = tmp_path / "out"
     make(mixed, out, format="tar,beton")
