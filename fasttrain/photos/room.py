@@ -64,27 +64,29 @@ class PixelBudget:
     @contextlib.contextmanager
     def _turn(self, pixels: int) -> Iterator[_Turn]:
         turn = _Turn(min(pixels, self._most))
-        with self._changed:
-            self._changed.wait_for(lambda: self._held + turn.reserved <= self._most)
-            self._held += turn.reserved
+        if turn.reserved:
+            with self._changed:
+                self._changed.wait_for(lambda: self._held + turn.reserved <= self._most)
+                self._held += turn.reserved
         try:
             yield turn
         finally:
             if turn.reserved > self._most // _SMALL:
                 give_back_heap()  # glibc keeps what a thread frees, for that thread alone
-            with self._changed:
-                self._held -= turn.reserved
-                self._changed.notify_all()
+            if turn.reserved:
+                with self._changed:
+                    self._held -= turn.reserved
+                    self._changed.notify_all()
 
     @contextlib.contextmanager
     def _hold(self, turn: _Turn, pixels: int) -> Iterator[None]:
         turn.used += pixels
         try:
-            with self._changed:
-                more = max(min(turn.used, self._most) - turn.reserved, 0)
-                if self._held + more > self._most:
-                    raise _Crowded(turn.used)
-                self._held += more
+            if (more := min(turn.used, self._most) - turn.reserved) > 0:
+                with self._changed:
+                    if self._held + more > self._most:
+                        raise _Crowded(turn.used)
+                    self._held += more
                 turn.reserved += more
             yield
         finally:
