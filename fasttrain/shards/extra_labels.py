@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,14 @@ def write_extra_labels(folder: Path, source: Source) -> None:
     if not source.extra:
         return
     with atomic_write(folder / EXTRA) as file:
-        for key, *cells in zip(make_keys(source.paths), *source.extra.values(), strict=True):
-            labels = dict(zip(source.extra, cells, strict=True))
-            file.write(json.dumps({"key": key, "labels": labels}, separators=(",", ":")).encode() + b"\n")
+        file.writelines(extra_lines(source, make_keys(source.paths)))
+
+
+def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:
+    """Yield the line of each photograph, whose keys these are; none if there are no columns."""
+    for key, *cells in zip(keys, *source.extra.values(), strict=True) if source.extra else ():
+        labels = dict(zip(source.extra, cells, strict=True))
+        yield json.dumps({"key": key, "labels": labels}, separators=(",", ":")).encode() + b"\n"
 
 
 def read_extra_labels(path: Path, keys: list[bytes], sha256: str) -> ExtraLabels:

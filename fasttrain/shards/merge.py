@@ -17,7 +17,7 @@ from fasttrain.errors import UserError
 from fasttrain.files import atomic_write, atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.photos.source import SourceSummary
 from fasttrain.shards.assemble import assemble
-from fasttrain.shards.format import EXTRA, MANIFEST, PARTS, SPLIT_FILE, SPLITS, Manifest, read_manifest
+from fasttrain.shards.format import DUPLICATES, EXTRA, MANIFEST, PARTS, SPLIT_FILE, SPLITS, Manifest, read_manifest
 from fasttrain.shards.layout import SHARD_NAME, ShardJob
 from fasttrain.shards.parts import Part, read_part
 from fasttrain.shards.workplace import RUN, alone_in, clear_parts, local_folder
@@ -75,7 +75,7 @@ def merge(out: str | Path) -> Manifest:
             raise UserError(f"{folders[0]}: its {_SUMMARY} is damaged; convert it again") from error
         parts = [(job, _moved(job, folders[number % len(folders)], out)) for number, job in enumerate(jobs)]
         fsync_folder(out)  # the parts go once the manifest is there
-        for name in (SPLIT_FILE, EXTRA):
+        for name in (SPLIT_FILE, DUPLICATES, EXTRA):
             if (folders[0] / name).exists():
                 _link(folders[0] / name, out / name)
         manifest = assemble(out, source, parts, settings)

@@ -18,13 +18,9 @@ from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.files import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.photos.source import Source
 from fasttrain.shards.format import (
-    CONVERTED,
-    EXTRA,
-    INDEX,
+    APPENDED,
     MANIFEST,
     PARTS,
-    REJECTED,
-    SPLIT_FILE,
     Manifest,
     read_manifest,
 )
@@ -37,6 +33,9 @@ _BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+
 RUN = "run.json"
 _OUT, _CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
 _CLEARING = "clearing"
+_LIST = re.compile(
+    r"index(-\d+)?\.npy|(rejected|converted)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv|extra_labels(-\d+)?\.jsonl"
+)
 
 
 def local_folder(out: str | Path) -> Path:
@@ -88,6 +87,25 @@ def prepare(
     return None
 
 
+def prepare_append(out: Path, base: Manifest, mine: dict[str, Any]) -> None:
+    """Make `out` ready for new shards beside those of the manifest `base`; `mine` tells this append from others.
+
+    What a killed append of others left goes, and what the append before this one replaced.
+    """
+    clear_temporaries(out)
+    clear_temporaries(out / PARTS)
+    run = out / PARTS / RUN
+    if run.exists() and json.loads(run.read_bytes()) == mine:
+        return
+    clear_parts(out)
+    named = {shard.name for shard in base.shards} | base.files.keys() | {base.index.name}
+    for path in sorted(out.iterdir()):
+        if path.name not in named and any(ours.fullmatch(path.name) for ours in (_LIST, _SHARD)):
+            path.unlink()
+    make_folder(out / PARTS)
+    atomic_write_bytes(run, json.dumps(mine).encode())
+
+
 def clear_parts(out: Path) -> None:
     """Removes the records that only an unfinished conversion needs."""
     shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -134,10 +152,11 @@ def _refuse_other(out: Path, mine: dict[str, Any], source: str, settings: dict[s
     differ += [
         f"{name} = {settings.get(name)}, not {ours.get(name)}"
         for name in {**ours, **settings}
-        if settings.get(name) != ours.get(name) and (release or name != "fasttrain")
+        if settings.get(name) != ours.get(name) and name != APPENDED and (release or name != "fasttrain")
     ]
+    more = "; --append adds what is new" if differ == ["other photographs"] and not release else ""
     if differ:
-        raise UserError(f"{out} holds other shards ({'; '.join(differ)}); give --overwrite, or another --out")
+        raise UserError(f"{out} holds other shards ({'; '.join(differ)}); give --overwrite, or another --out{more}")
 
 
 def _clear(out: Path, mine: dict[str, Any]) -> None:
@@ -147,8 +166,7 @@ def _clear(out: Path, mine: dict[str, Any]) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     fsync_folder(out)  # without its manifest, what is left is no data set, however far this gets
     for path in sorted(out.iterdir()):
-        ours = path.name in (INDEX, REJECTED, CONVERTED, SPLIT_FILE, EXTRA)
-        if ours or _SHARD.fullmatch(path.name) or _BETON.fullmatch(path.name):
+        if any(ours.fullmatch(path.name) for ours in (_LIST, _SHARD, _BETON)):
             path.unlink()
     for path in sorted((out / PARTS).iterdir()):
         if path.name != RUN:
