@@ -22,8 +22,8 @@ def convert(
     source: Annotated[
         str,
         typer.Option(
-            help="food101 (downloads it), sample (draws a small one), a folder of photographs, or a table of their "
-            "paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
+            help="food101 (downloads it), sample (draws a small one), a folder of photographs, a zip or tar of one, "
+            "or a table of paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
         ),
     ] = "food101",
     out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),

@@ -183,6 +183,15 @@ def test_the_command_line_takes_every_option(animals, tmp_path, monkeypatch) -> 
     assert {"group_by", "splits", "relabel"} <= set(manifest.settings)
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_an_archive_makes_the_shards_of_its_folder(animals, tmp_path, folder_of, kind) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), kind, animals.parent, "animals"))
+    made(animals, tmp_path / "folder")
+    made(archive, tmp_path / "archive")
+    first, second = folder_of(tmp_path / "folder"), folder_of(tmp_path / "archive")
+    assert {name for name in first if first[name] != second[name]} == {"manifest.json"}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CLOTHING is None, reason="the clothing data set isn't here")
 def test_clothing_converts_as_its_owner_means_it(tmp_path) -> None:
