@@ -23,7 +23,7 @@ def convert(
         str,
         typer.Option(
             help="food101 (downloads it), sample (draws a small one), a folder of photographs, a zip or tar of one, "
-            "or a table of paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
+            "WebDataset's tars, or a table of paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
         ),
     ] = "food101",
     out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),
@@ -62,10 +62,12 @@ def convert(
     ] = None,
     root: Annotated[Path | None, typer.Option(help="where a table's paths start; default: the table's folder")] = None,
     path_column: Annotated[str | None, typer.Option(help="a table's column of paths; default: by its name")] = None,
-    label_column: Annotated[str | None, typer.Option(help="a table's column of labels; default: by its name")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="a table's column of labels, or the name of another file's; default: by its name")
+    ] = None,
     split_column: Annotated[str | None, typer.Option(help="a table's column of splits; default: by its name")] = None,
     class_names: Annotated[
-        Path | None, typer.Option(help="the classes' names, one a line, where a table's labels are numbers")
+        Path | None, typer.Option(help="the classes' names, one a line, where labels are numbers")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,

@@ -152,8 +152,8 @@ class _Tree:
         path, target = name[len(self._start) :], self._target(name)
         member = self._members.get(target)
         if member is None:
-            folder = target in self._folders
-            return path, f"a link to the folder {target}, which is not followed in an archive" if folder else "a broken link"
+            to_folder = f"a link to the folder {target}, which is not followed in an archive"
+            return path, to_folder if target in self._folders else "a broken link"
         reason = "a link in a circle" if member.link is not None and member.reason is None else member.reason
         return Found(path, member.size, self._stamp) if reason is None else (path, reason)
 

@@ -85,7 +85,7 @@ def find_files(source: str | Path, match: re.Pattern[str]) -> Files:
     if path.is_file():
         return Files(path, [path], [UNDECIDED], [])
     if not path.is_dir():
-        paths = sorted(_expanded(path))
+        paths = sorted(set(_expanded(path)))
         root = Path(os.path.commonpath([each.parent for each in paths]))
         return Files(root, paths, _splits(root, paths), [])
     refuse_shards(path)

@@ -75,7 +75,7 @@ class Listing:
 class Source:
     """The photographs of a data set, sorted by path.
 
-    kind: "food101", "folder", "sample", "table" or "archive". paths: relative to `root`, with slashes. labels: int32
+    kind: the name of its module, such as "folder" or "table". paths: relative to `root`, with slashes. labels: int32
     [n], positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides between train
     and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and the
     hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
