@@ -12,6 +12,7 @@ from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Files
 from fasttrain.photos.labels import class_name, is_number, named_alike, read_class_names, sorted_names
+from fasttrain.photos.rows import LABELS, plain
 from fasttrain.photos.source import UNDECIDED, Listing, Photo, SourceOptions
 from fasttrain.photos.split_names import SPLIT_WORDS
 from fasttrain.photos.walk import Ignored
@@ -98,21 +99,24 @@ def list_records(
 
 
 def _column(where: str, records: list[Record], columns: list[str], own: tuple[str, ...], given: str | None) -> str:
+    """Return which label is the class: `given`, or one that the format has for it, or one whose name says so."""
+    if not columns:
+        raise UserError(f"{where} holds photographs without labels")
     if given is not None:
         if given not in columns:
             raise UserError(f"{where} has no label '{given}', only {', '.join(columns)}{nearest(given, columns)}")
         return given
-    if not columns:
-        raise UserError(f"{where} holds photographs without labels")
-    sure = [name for name in own if name in columns]
-    ordered = sure[:1] + [name for name in columns if name not in sure[:1]]
-    full = [name for name in ordered if all(record.labels.get(name) for record in records)]
-    if not full or (sure and full[0] != sure[0]):
-        return ordered[0]
+    sure = next((name for name in own if name in columns), None)
+    known = [name for name in columns if name != sure and plain(name) in LABELS]
+    known.sort(key=lambda name: LABELS.index(plain(name)))
+    others = [name for name in columns if name != sure and name not in known]
+    candidates = [sure, *known, *others] if sure is not None else known or others
+    full = [name for name in candidates if all(record.labels.get(name) for record in records)]
+    if candidates[0] not in full:
+        return candidates[0]
     texts = {name: [record.labels[name] for record in records] for name in full}
-    if sure:
-        alike = [name for name in full if named_alike([texts[full[0]], texts[name]]) is not None]
-        return alike[named_alike([texts[name] for name in alike]) or 0]
+    if sure is not None:  # the others can only name its classes
+        full = [name for name in full if named_alike([texts[sure], texts[name]]) is not None]
     chosen = named_alike([texts[name] for name in full])
     if chosen is None:
         raise UserError(f"{where}: {' or '.join(full)[:200]} may be the label; give --label-column")

@@ -171,6 +171,8 @@ def refuse_shards(root: Path) -> None:
     """Raise UserError if `root` holds shards, which are no source."""
     if (root / "manifest.json").exists():
         raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
+    if (root / ".parts").is_dir():
+        raise UserError(f"--source {root} holds a conversion that isn't finished; give the photographs themselves")
 
 
 def few(names: Sequence[str]) -> str:

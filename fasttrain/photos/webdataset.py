@@ -143,9 +143,7 @@ def _labels(ending: str, data: bytes, path: str, column: str | None, ignored: li
         return {}
     if not isinstance(found, dict):
         return {}
-    named = {name: _text(value) for name, value in found.items() if name == column or plain(name) in LABELS}
-    ordered = sorted(named, key=lambda name: LABELS.index(plain(name)) if plain(name) in LABELS else -1)
-    return {name: named[name] for name in ordered}
+    return {name: _text(value) for name, value in found.items() if name == column or plain(name) in LABELS}
 
 
 def _text(value: Any) -> str:
