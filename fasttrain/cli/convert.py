@@ -23,7 +23,8 @@ def convert(
         str,
         typer.Option(
             help="food101 (downloads it), sample (draws a small one), a folder of photographs, a zip or tar of one, "
-            "WebDataset's tars, FFCV's .beton files, or a table of paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
+            "WebDataset's tars, FFCV's .beton files, TFRecords, or a table of paths and labels (.csv, .tsv, .jsonl, "
+            ".parquet, .txt)"
         ),
     ] = "food101",
     out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),

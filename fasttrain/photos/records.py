@@ -71,10 +71,10 @@ def list_records(
     for record in records:
         label = record.labels.get(column, "")
         if not label:
-            left_out.append((record.path, f"no {column} label"))
+            left_out.append((record.path, f"without a single {column}"))
             continue
         if label not in known:
-            known[label] = label if classes is None else class_name(classes, label, f"{where}: {record.path}")
+            known[label] = label if classes is None else class_name(classes, label, f"{given}: {record.path}")
         photos.append(Photo(record.path, known[label], record.split, record.size, record.stamp))
     if any(split != UNDECIDED for split in files.splits):
         counts = {word: sum(photo.split == split for photo in photos) for split, word in SPLIT_WORDS.items()}

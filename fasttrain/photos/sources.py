@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fasttrain.errors import UserError, of_os
-from fasttrain.photos import archive, beton, folder, food101, sample, table, webdataset
+from fasttrain.photos import archive, beton, folder, food101, sample, table, tfrecord, webdataset
 from fasttrain.photos.changes import grouped, relabelled, with_splits
 from fasttrain.photos.source import (
     TRAIN,
@@ -37,7 +37,7 @@ class Kind(Protocol):
         """List its photographs. Raises UserError, one line, where something else lies there."""
 
 
-_KINDS: tuple[Kind, ...] = (food101, sample, table, webdataset, beton, archive, folder)
+_KINDS: tuple[Kind, ...] = (food101, sample, table, tfrecord, webdataset, beton, tfrecord, archive, folder)
 _ANY = frozenset({"group_by", "splits", "relabel", "skip_empty_classes"})
 _NO_OPTIONS = SourceOptions()
 

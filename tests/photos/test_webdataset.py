@@ -122,7 +122,7 @@ def test_what_is_left_out_is_listed(tmp_path) -> None:
         "0001.json": "no JSON that can be read",
         "7.html.jpg.cls": "not a photograph (.cls)",
         "8.jpg": "not a regular file",
-        "9.jpg": "no cls label",
+        "9.jpg": "without a single cls",
     }
 
 
