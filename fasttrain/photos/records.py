@@ -13,7 +13,7 @@ from fasttrain.errors import UserError
 from fasttrain.photos.container import Files
 from fasttrain.photos.labels import class_name, is_number, named_alike, read_class_names, sorted_names
 from fasttrain.photos.rows import LABELS, plain
-from fasttrain.photos.source import UNDECIDED, Listing, Photo, SourceOptions
+from fasttrain.photos.source import UNDECIDED, Listing, Photo, SourceOptions, reasons
 from fasttrain.photos.split_names import SPLIT_WORDS
 from fasttrain.photos.walk import Ignored
 from fasttrain.text import nearest
@@ -55,7 +55,8 @@ def list_records(
     """
     where = f"--source {files.root}"
     if not records:
-        raise UserError(f"{where} holds no photographs with a label")
+        why = f" ({reasons([reason for _, reason in ignored])})" if ignored else ""
+        raise UserError(f"{where} holds no photographs with a label{why}")
     columns = list(dict.fromkeys(name for record in records for name in record.labels))
     column = _column(where, records, columns, own, options.label_column)
     others = [name for name in columns if name != column]

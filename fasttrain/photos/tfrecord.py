@@ -60,6 +60,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     places: dict[str, _Place] = {}
     for number, path in enumerate(files.paths):
         container = Container(path)
+        if not container.size:  # a writer may have had no records for it
+            ignored.append((files.name(number).rstrip("/") or path.name, "an empty file, without records"))
         with path.open("rb", buffering=1 << 12) as stream:
             for row, (start, length, checksum) in enumerate(_records(container, stream)):
                 inner = f"{files.name(number)}{row:07d}"
@@ -93,8 +95,6 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 def _records(container: Container, stream: IO[bytes]) -> Iterator[tuple[int, int, int]]:
     """Yield where each record's data lies, its length and its masked checksum."""
     position = count = 0
-    if not container.size:
-        raise UserError(f"{container.path}: an empty file, no TFRecord; copy it again")
     while position < container.size:
         stream.seek(position)
         head = stream.read(_HEADER.size)

@@ -156,7 +156,7 @@ def test_damaged_files_are_refused_and_damaged_records_are_broken_photographs(tm
     path.write_bytes(b"text that is no TFRecord")
     assert "no TFRecord" in refused(path)
     path.write_bytes(b"")
-    assert "an empty file" in refused(path)
+    assert "a.tfrecord holds no photographs with a label (1 x an empty file, without records)" in refused(path)
     path.write_bytes(gzip.compress(whole))
     assert "compressed by gzip; decompress it: gunzip -k" in refused(path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tarfile
@@ -13,19 +12,9 @@ import pytest
 from fasttrain.errors import UserError
 from fasttrain.photos.source import Source, SourceOptions
 from fasttrain.photos.sources import open_source
+from tests.support.containers import write_tar
 
 JPEG = b"\xff\xd8\xff"
-
-
-def tar_of(path: Path, members: dict[str, str | bytes], mode: str = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            data = content.encode() if isinstance(content, str) else content
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def samples(ending: str, *labels: str, start: int = 0) -> dict[str, str | bytes]:
@@ -53,14 +42,14 @@ def refused(source: Path | str, **options: str | Path) -> str:
 
 @pytest.mark.parametrize("ending", ["cls", "txt", "label", "cls.txt"])
 def test_labels_of_text(tmp_path, ending) -> None:
-    source = opened(tar_of(tmp_path / "a.tar", samples(ending, "2", "10\n", "2")))
+    source = opened(write_tar(tmp_path / "a.tar", samples(ending, "2", "10\n", "2")))
     assert source.kind == "webdataset" and source.classes == ("2", "10")
     assert labels(source) == {"0000.jpg": "2", "0001.jpg": "10", "0002.jpg": "2"}
     assert [source.read(row) for row in range(3)] == [JPEG + bytes([number]) for number in range(3)]
 
 
 def test_numbers_with_class_names(tmp_path) -> None:
-    made = tar_of(tmp_path / "a.tar", samples("cls", "2", "0", "2"))
+    made = write_tar(tmp_path / "a.tar", samples("cls", "2", "0", "2"))
     (tmp_path / "names.txt").write_text("cat\ndog\nowl\n")
     assert opened(made, class_names=tmp_path / "names.txt").labels.tolist() == [1, 0, 1]
     assert opened(made, class_names=tmp_path / "names.txt").classes == ("cat", "owl")
@@ -70,14 +59,14 @@ def test_numbers_with_class_names(tmp_path) -> None:
 
 def test_labels_in_json(tmp_path) -> None:
     said = [{"label": 1, "class_name": "owl", "width": 4}, {"label": 0, "class_name": "cat", "width": 5}]
-    made = tar_of(tmp_path / "a.tar", samples("json", *map(json.dumps, said)))
+    made = write_tar(tmp_path / "a.tar", samples("json", *map(json.dumps, said)))
     assert labels(opened(made)) == {"0000.jpg": "owl", "0001.jpg": "cat"}
     assert "a.tar: label = class_name; not used: label" in opened(made).notes
     assert opened(made, label_column="label").classes == ("0", "1")
     assert opened(made, label_column="width").classes == ("4", "5")
     assert "has no label 'labell', only" in refused(made, label_column="labell")
     two = [{"species": "owl", "category": "bird"}, {"species": "hawk", "category": "bird"}]
-    made = tar_of(tmp_path / "b.tar", samples("json", *map(json.dumps, two)))
+    made = write_tar(tmp_path / "b.tar", samples("json", *map(json.dumps, two)))
     assert "category or species may be the label; give --label-column" in refused(made)
     assert opened(made, label_column="species").classes == ("hawk", "owl")
 
@@ -85,13 +74,13 @@ def test_labels_in_json(tmp_path) -> None:
 def test_the_cls_decides_and_names_are_taken_where_they_are_the_same_classes(tmp_path) -> None:
     members = samples("cls", "3", "7", "3")
     captions = {f"{number:04d}.txt": text for number, text in enumerate(("one", "two", "three"))}
-    assert opened(tar_of(tmp_path / "a.tar", members | captions)).classes == ("3", "7")
+    assert opened(write_tar(tmp_path / "a.tar", members | captions)).classes == ("3", "7")
     names = {f"{number:04d}.txt": text for number, text in enumerate(("cat", "dog", "cat"))}
-    assert opened(tar_of(tmp_path / "b.tar", members | names)).classes == ("cat", "dog")
+    assert opened(write_tar(tmp_path / "b.tar", members | names)).classes == ("cat", "dog")
 
 
 def test_captions_are_no_classes(tmp_path) -> None:
-    made = tar_of(tmp_path / "a.tar", samples("txt", *(f"a photo of {number}" for number in range(30))))
+    made = write_tar(tmp_path / "a.tar", samples("txt", *(f"a photo of {number}" for number in range(30))))
     assert "each photograph has a txt of its own, which is no class" in refused(made)
 
 
@@ -105,7 +94,7 @@ def test_what_is_left_out_is_listed(tmp_path) -> None:
         "7.html.jpg.cls": "cat",
         ".hidden.jpg": JPEG,
     }
-    made = tar_of(tmp_path / "a.tar", members)
+    made = write_tar(tmp_path / "a.tar", members)
     with tarfile.open(made, "a") as archive:
         for kind, name in ((tarfile.SYMTYPE, "8.jpg"), (tarfile.LNKTYPE, "9.jpg"), (tarfile.DIRTYPE, "folder")):
             info = tarfile.TarInfo(name)
@@ -130,7 +119,7 @@ def folder_of_tars(root: Path) -> Path:
     for split, numbers in (("train", (0, 1, 2)), ("val", (3,))):
         for number in numbers:
             members = samples("cls", "cat", "dog", start=2 * number)
-            tar_of(root / f"imagenet1k-{split}-{number:03d}.tar", members)
+            write_tar(root / f"imagenet1k-{split}-{number:03d}.tar", members)
     (root / "README.md").write_text("text")
     return root
 
@@ -141,13 +130,13 @@ def test_a_folder_of_tars_with_splits_by_their_names(tmp_path) -> None:
     assert source.paths[0] == "imagenet1k-train-000.tar/0000.jpg"
     assert dict(source.ignored) == {"README.md": "beside the files of photographs"}
     assert "by the files' names: 6 training, 2 validation" in source.notes
-    tar_of(tmp_path / "shards" / "extra.tar", samples("cls", "cat", "dog"))
+    write_tar(tmp_path / "shards" / "extra.tar", samples("cls", "cat", "dog"))
     assert "imagenet1k-train-000.tar is named as a split, extra.tar isn't; rename it" in refused(tmp_path / "shards")
 
 
 def test_folders_of_tars_name_splits_too(tmp_path) -> None:
     for split in ("train", "test"):
-        tar_of(tmp_path / "data" / split / "000.tar", samples("cls", "cat", "dog"))
+        write_tar(tmp_path / "data" / split / "000.tar", samples("cls", "cat", "dog"))
     source = opened(tmp_path / "data")
     assert dict(zip(source.paths, source.splits.tolist(), strict=True)) == {
         **{f"test/000.tar/000{number}.jpg": 2 for number in range(2)},
@@ -168,32 +157,32 @@ def test_class_folders_beside_a_tar_stay_class_folders(tmp_path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.jpg").write_bytes(JPEG)
-    tar_of(tmp_path / "backup.tar", samples("cls", "0"))
+    write_tar(tmp_path / "backup.tar", samples("cls", "0"))
     assert opened(tmp_path).kind == "folder"
 
 
 def test_class_folders_with_notes_beside_photographs_are_no_webdataset(tmp_path) -> None:
     members = {"cat/1.jpg": JPEG, "cat/1.txt": "note", "dog/2.jpg": JPEG, "dog/2.json": "{}"}
-    made = tar_of(tmp_path / "a.tar", members)
+    made = write_tar(tmp_path / "a.tar", members)
     assert opened(made).kind == "archive" and opened(made).classes == ("cat", "dog")
     (tmp_path / "many").mkdir()
     shutil.copy(made, tmp_path / "many" / "b.tar")
     said = refused(tmp_path / "many", label_column="cls")
     assert "has no label 'cls', only txt" in said
-    tar_of(tmp_path / "many" / "b.tar", {"cat/1.jpg": JPEG, "dog/2.jpg": JPEG})
+    write_tar(tmp_path / "many" / "b.tar", {"cat/1.jpg": JPEG, "dog/2.jpg": JPEG})
     assert "a tar of class folders is a source by itself: --source" in refused(tmp_path / "many")
 
 
 def test_a_gzipped_and_a_damaged_tar(tmp_path) -> None:
-    made = tar_of(tmp_path / "a.tar.gz", samples("cls", "cat", "dog"), "w:gz")
+    made = write_tar(tmp_path / "a.tar.gz", samples("cls", "cat", "dog"), "w:gz")
     assert labels(opened(made)) == {"0000.jpg": "cat", "0001.jpg": "dog"} and opened(made).read(1) == JPEG + b"\1"
     members = samples("cls", *["cat", "dog"] * 40)
-    made = tar_of(tmp_path / "b.tar", members)
+    made = write_tar(tmp_path / "b.tar", members)
     made.write_bytes(made.read_bytes()[: 150 * 1024])
     assert "b.tar: the tar is damaged after" in refused(made)
 
 
 def test_another_label_is_another_source(tmp_path) -> None:
-    before = opened(tar_of(tmp_path / "a.tar", samples("cls", "0", "1", "1")))
-    after = opened(tar_of(tmp_path / "a.tar", samples("cls", "0", "0", "1")))
+    before = opened(write_tar(tmp_path / "a.tar", samples("cls", "0", "1", "1")))
+    after = opened(write_tar(tmp_path / "a.tar", samples("cls", "0", "0", "1")))
     assert before.fingerprint != after.fingerprint
