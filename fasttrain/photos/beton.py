@@ -26,18 +26,18 @@ from fasttrain.photos.source import Listing, SourceOptions
 from fasttrain.photos.walk import Ignored
 
 OPTIONS = frozenset({"class_names", "label_column"})
-_BETONS = re.compile(r"\.beton$", re.IGNORECASE)
+FILES = re.compile(r"\.beton$", re.IGNORECASE)
 _CUT_OFF = "cut off, or never finished"
 
 
 def claims(source: str) -> bool:
     """Return whether `source` is a .beton, a pattern of them, or a folder that holds nothing else."""
-    return holds(source, _BETONS)
+    return holds(source, FILES)
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
     """List the photographs in FFCV's files. Raises UserError where one is damaged, or has no image or integer field."""
-    files = find_files(source, _BETONS)
+    files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
     places: dict[str, tuple[Container, int, int, bytes]] = {}
@@ -82,11 +82,12 @@ def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.
         raise _refused(
             container, f"its fields are {', '.join(names)}, where one RGB image and an integer label are read"
         )
-    layout = np.dtype([(name, IN_A_ROW[kind]) for name, kind in zip(names, kinds, strict=True)], align=True)
+    layout = np.dtype([(str(number), IN_A_ROW[kind]) for number, kind in enumerate(kinds)], align=True)
     rows = _array(container, HEADER.itemsize + fields.nbytes, int(header["num_samples"]), layout)
     if not len(rows):
         raise _refused(container, "without samples")
-    return rows[images[0]], {name: rows[name] for name in integers}
+    columns = {name: rows[str(number)] for number, name in enumerate(names)}
+    return columns[images[0]], {name: columns[name] for name in integers}
 
 
 def _sizes(container: Container, pointers: NDArray[np.uint64]) -> NDArray[np.int64]:

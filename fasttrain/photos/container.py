@@ -36,6 +36,8 @@ class Container:
 
         Raises OSError where they aren't there, and UserError where the file has changed since it was listed.
         """
+        if start < 0 or start + length > self.size:
+            raise damaged(f"it ends before byte {start + length:,}", self.path)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             state = os.fstat(descriptor)
@@ -48,7 +50,7 @@ class Container:
         finally:
             os.close(descriptor)
         if length:
-            raise damaged(f"ends before its last {length:,} bytes", self.path)
+            raise damaged("it ends too early", self.path)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -132,9 +134,9 @@ def holds(source: str | Path, match: re.Pattern[str]) -> bool:
     with os.scandir(path) as entries:
         there = [entry for entry in entries if entry.name[0] != "." and entry.name != "__MACOSX"]
     folders = [entry.path for entry in there if entry.is_dir()]
-    inside = [os.listdir(folder) for folder in folders]  # noqa: PTH208 - names alone
-    if any(not any(map(match.search, names)) for names in inside):
-        return False
+    for folder in folders:
+        if not any(map(match.search, os.listdir(folder))):  # noqa: PTH208 - names alone
+            return False
     return bool(folders) or any(match.search(entry.name) for entry in there)
 
 

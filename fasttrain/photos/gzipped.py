@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fasttrain.errors import UserError
 from fasttrain.photos.container import Container, damaged
 
 MAGIC = b"\x1f\x8b"
@@ -51,7 +52,7 @@ class Gzipped(Container):
             except (zlib.error, EOFError) as error:
                 raise damaged(str(error), self.path) from error
             if not piece:
-                raise damaged(f"ends before its last {end - first:,} bytes", self.path)
+                raise damaged("it ends too early", self.path)
             pieces.append(piece[max(start - first, 0) : end - first])
         return b"".join(pieces)
 
@@ -103,14 +104,20 @@ class Forward:
         return position
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes."""
+        """Return up to `size` bytes. Raises UserError where the file is damaged."""
         if self._at < self._begin:
             self._place = self._file.before(self._at)
             self._begin, self._buffer = self._place.out, b""
-        while self._place.out < self._at + size and (piece := self._file.step(self._place)):
+        while self._place.out < self._at + size and (piece := self._step()):
             self._file.keep(self._place)
             end = self._begin + len(self._buffer)
             self._begin, self._buffer = (end, piece) if end <= self._at else (self._begin, self._buffer + piece)
         found = self._buffer[self._at - self._begin : self._at - self._begin + size]
         self._at += len(found)
         return found
+
+    def _step(self) -> bytes:
+        try:
+            return self._file.step(self._place)
+        except (zlib.error, EOFError) as error:
+            raise UserError(f"--source {self._file.path} is damaged ({error}); copy it again") from error

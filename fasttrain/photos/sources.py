@@ -10,7 +10,9 @@ from typing import Protocol
 from fasttrain.errors import UserError, of_os
 from fasttrain.photos import archive, beton, folder, food101, sample, table, tfrecord, webdataset
 from fasttrain.photos.changes import grouped, relabelled, with_splits
+from fasttrain.photos.container import find_files
 from fasttrain.photos.source import (
+    TEST,
     TRAIN,
     UNDECIDED,
     VAL,
@@ -69,10 +71,13 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
 
 
 def divides_itself(data: Path) -> bool:
-    """Return whether the folder `data` says which of its photographs validate or test, by folders or `meta/`.
+    """Return whether the folder `data` says which of its photographs validate or test: by folders, files or `meta/`.
 
     Raises UserError where it can't be read.
     """
+    for kind in (webdataset, beton, tfrecord):
+        if kind.claims(str(data)):
+            return any(split in (VAL, TEST) for split in find_files(data, kind.FILES).splits)
     return food101.is_food101(data) or folder.divides_itself(data)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, cast
 
@@ -35,7 +34,7 @@ def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
                 end = archive.offset
             if not _go_on(stream, end):
                 return
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError) as error:
         if not count:
             raise UserError(f"--source {file.path}: no tar that can be read ({error}); copy it again") from error
         raise UserError(

@@ -21,14 +21,14 @@ from fasttrain.photos.source import Listing, SourceOptions
 from fasttrain.photos.walk import Ignored, left_out
 
 OPTIONS = frozenset({"class_names", "label_column"})
-_FILES = re.compile(
+FILES = re.compile(
     r"\.tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?$|\.tfrec$|-\d+-of-\d+(?:\.tfrecords?)?$", re.IGNORECASE
 )  # `train-00000-of-01024` has no suffix
 _IMAGES = ("image/encoded", "image", "image_raw", "image_bytes", "encoded_image", "jpeg", "png", "img")
 _LABELS = ("image/class/label", "label")
 _NAMES = ("image/class/text", "image/class/synset")
 _PATHS = ("image/filename", "file_name", "filename", "image/source_id")
-_NAMES_FILES = ("label.labels.txt", "labels.txt")
+_NAMESFILES = ("label.labels.txt", "labels.txt")
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _MOST_TEXT = 200
@@ -38,7 +38,7 @@ _VARINT, _LENGTH = 0, 2  # protobuf's wire types; 1 and 5 are numbers of 8 and 4
 
 def claims(source: str) -> bool:
     """Return whether `source` is a TFRecord by its name, a pattern of them, or a folder that holds nothing else."""
-    return holds(source, _FILES)
+    return holds(source, FILES)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Place:
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
     """List the photographs in TFRecords. Raises UserError where one is damaged, or holds no photographs and labels."""
-    files = find_files(source, _FILES)
+    files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
     places: dict[str, _Place] = {}
@@ -68,14 +68,13 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
                 try:
                     example = _Example(stream, start, length)
                     inner += example.file_name()
-                    image = example.image()
+                    image, labels = example.image(), example.labels(options.label_column)
                 except (ValueError, IndexError, UnicodeDecodeError):
                     ignored.append((inner, "no tf.train.Example that can be read"))
                     continue
                 if isinstance(image, str):
                     ignored.append((inner, image))
                     continue
-                labels = example.labels(options.label_column)
                 size = image[1] - image[0]
                 records.append(Record(inner, size, files.splits[number], container.stamp, labels, checksum))
                 places[inner] = _Place(container, start, length, checksum, image)
@@ -88,7 +87,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
         return data[place.image[0] - place.start : place.image[1] - place.start]
 
     folder = files.root if files.root.is_dir() else files.root.parent
-    names = next((folder / name for name in _NAMES_FILES if (folder / name).is_file()), None)
+    names = next((folder / name for name in _NAMESFILES if (folder / name).is_file()), None)
     return list_records("tfrecord", files, records, options, own=_LABELS, ignored=ignored, read=read, names=names)
 
 

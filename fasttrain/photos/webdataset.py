@@ -23,7 +23,7 @@ from fasttrain.photos.tars import tar_members
 from fasttrain.photos.walk import Ignored, left_out
 
 OPTIONS = frozenset({"class_names", "label_column"})
-_TARS = re.compile(r"\.(?:tar|tgz|tar\.gz)$", re.IGNORECASE)
+FILES = re.compile(r"\.(?:tar|tgz|tar\.gz)$", re.IGNORECASE)
 _LABELS = frozenset({"cls", "txt", "json", "label", "class", "index", "cls.txt", "label.txt"})
 _LABEL_BYTES = 1 << 20
 _TRIED = 64
@@ -33,12 +33,12 @@ _MOST_TEXT = 200
 def claims(source: str) -> bool:
     """Return whether `source` is a folder or a pattern of tars, or a tar in which labels lie beside photographs."""
     path = user_path(source)
-    return holds(source, _TARS) and (not path.is_file() or _is_webdataset(path))
+    return holds(source, FILES) and (not path.is_file() or _is_webdataset(path))
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
     """List the photographs in WebDataset's tars. Raises UserError where one is damaged, or none has a label."""
-    files = find_files(source, _TARS)
+    files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
     places: dict[str, tuple[Container, int, int]] = {}

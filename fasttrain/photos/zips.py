@@ -61,7 +61,7 @@ def read_member(file: Container, info: zipfile.ZipInfo, most: int | None = None)
         packed = min(packed, most + 1024)
     try:
         content = _unpacked(file.read(start, packed), info.compress_type, length)
-    except (zlib.error, OSError, EOFError) as error:
+    except (zlib.error, OSError, EOFError, OverflowError) as error:
         raise damaged(
             str(error.strerror if isinstance(error, OSError) and error.strerror else error), file.path
         ) from error

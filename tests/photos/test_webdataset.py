@@ -11,7 +11,7 @@ import pytest
 
 from fasttrain.errors import UserError
 from fasttrain.photos.source import Source, SourceOptions
-from fasttrain.photos.sources import open_source
+from fasttrain.photos.sources import divides_itself, open_source
 from tests.support.containers import write_tar
 
 JPEG = b"\xff\xd8\xff"
@@ -130,6 +130,7 @@ def test_a_folder_of_tars_with_splits_by_their_names(tmp_path) -> None:
     assert source.paths[0] == "imagenet1k-train-000.tar/0000.jpg"
     assert dict(source.ignored) == {"README.md": "beside the files of photographs"}
     assert "by the files' names: 6 training, 2 validation" in source.notes
+    assert divides_itself(tmp_path / "shards")
     write_tar(tmp_path / "shards" / "extra.tar", samples("cls", "cat", "dog"))
     assert "imagenet1k-train-000.tar is named as a split, extra.tar isn't; rename it" in refused(tmp_path / "shards")
 
@@ -166,6 +167,7 @@ def test_class_folders_with_notes_beside_photographs_are_no_webdataset(tmp_path)
     made = write_tar(tmp_path / "a.tar", members)
     assert opened(made).kind == "archive" and opened(made).classes == ("cat", "dog")
     (tmp_path / "many").mkdir()
+    assert not divides_itself(tmp_path / "many")
     shutil.copy(made, tmp_path / "many" / "b.tar")
     said = refused(tmp_path / "many", label_column="cls")
     assert "has no label 'cls', only txt" in said

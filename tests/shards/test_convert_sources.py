@@ -253,6 +253,7 @@ def test_shards_and_betons_are_sources_elsewhere(animals, tmp_path) -> None:
             assert content(again, split) == content(first, split)
 
 
+@pytest.mark.slow
 def test_raw_pixels_of_a_beton_are_stored_as_pixels(animals, tmp_path) -> None:
     pytest.importorskip("ffcv", reason="ffcv isn't installed")
     from ffcv.fields import IntField, RGBImageField
