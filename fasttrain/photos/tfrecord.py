@@ -32,6 +32,8 @@ _NAMESFILES = ("label.labels.txt", "labels.txt")
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _MOST_TEXT = 200
+_AT_ONCE = 1 << 10
+_KEY, _VALUE = 1, 2  # fields of a map's entry
 _BYTES, _INTEGERS = 1, 3  # kinds of a Feature; 2 is for floating-point numbers
 _VARINT, _LENGTH = 0, 2  # protobuf's wire types; 1 and 5 are numbers of 8 and 4 bytes
 
@@ -62,7 +64,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
         container = Container(path)
         if not container.size:  # a writer may have had no records for it
             ignored.append((files.name(number).rstrip("/") or path.name, "an empty file, without records"))
-        with path.open("rb", buffering=1 << 12) as stream:
+        with path.open("rb") as stream:
             for row, (start, length, checksum) in enumerate(_records(container, stream)):
                 inner = f"{files.name(number)}{row:07d}"
                 try:
@@ -118,13 +120,13 @@ class _Example:
     """The features of one `tf.train.Example`, of which no more than the labels is read. Raises ValueError."""
 
     def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
-        self._stream = stream
+        self._stream, self._window, self._begin = stream, b"", 0
         self._features: dict[str, tuple[int, list[tuple[int, int]]]] = {}
         for features in self._parts(start, start + length, 1):
             for entry in self._parts(*features, 1):
-                keys, values = list(self._parts(*entry, 1)), list(self._parts(*entry, 2))
-                if keys and values:
-                    self._features[self._bytes(*keys[0]).decode()] = self._feature(*values[-1])
+                parts = {number: (first, last) for number, (_, first, last) in self._fields(*entry)}
+                if _KEY in parts and _VALUE in parts:
+                    self._features[self._bytes(*parts[_KEY]).decode()] = self._feature(*parts[_VALUE])
 
     def image(self) -> tuple[int, int] | str:
         """Return where the photograph lies in the file, or why there is none."""
@@ -199,6 +201,9 @@ class _Example:
             start += length
 
     def _varint(self, start: int) -> tuple[int, int]:
+        at = start - self._begin
+        if 0 <= at < len(self._window) and self._window[at] < 128:  # most are of one byte
+            return self._window[at], start + 1
         value = 0
         for place, byte in enumerate(self._bytes(start, start + 10)):
             value |= (byte & 127) << 7 * place
@@ -207,5 +212,8 @@ class _Example:
         raise ValueError("a number without an end")
 
     def _bytes(self, start: int, end: int) -> bytes:
-        self._stream.seek(start)
-        return self._stream.read(end - start)
+        at = start - self._begin
+        if at < 0 or end - self._begin > len(self._window):
+            self._stream.seek(start)
+            self._window, self._begin, at = self._stream.read(max(end - start, _AT_ONCE)), start, 0
+        return self._window[at : at + end - start]
