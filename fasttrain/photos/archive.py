@@ -1,17 +1,18 @@
-"""A zip or tar of class folders, read in place."""
+"""Zips and tars of class folders, read in place: one, or one for each class or split."""
 
 from __future__ import annotations
 
 import functools
 import json
 import posixpath
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
-from fasttrain.photos.container import Container
+from fasttrain.photos.container import Container, Within, find_files, holds
 from fasttrain.photos.folder import list_tree
 from fasttrain.photos.formats import HEAD
 from fasttrain.photos.gzipped import MAGIC, Gzipped
@@ -30,7 +31,7 @@ _OTHERS = (
     (b"Rar!", "RAR archive", "unrar x"),
 )
 _ZIP = (b"PK\3\4", b"PK\5\6")
-_NAMES = (".zip", ".tar")
+_FILES = re.compile(r"\.(?:zip|tar|tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst)|7z|rar)$", re.IGNORECASE)
 _USTAR = slice(257, 262)
 _MOST_LINKS = 8
 
@@ -40,7 +41,7 @@ class _Member:
     """A file in an archive, or a folder, whose path ends with a slash.
 
     reason: why it is left out. link: where a symbolic link leads to. twin: the file of which it is another name.
-    checksum: as a zip has it.
+    checksum: as a zip has it. stamp: the archive's, see `walk.Found`.
     """
 
     path: str
@@ -50,21 +51,69 @@ class _Member:
     link: str | None = None
     twin: str | None = None
     checksum: int = 0
+    stamp: tuple[int, int, int] = (0, 0, 0)
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a file that begins as an archive does, or is named as one."""
+    """Return whether `source` is a file that begins or is named as an archive, or a folder of files so named."""
     path = user_path(source)
+    if path.is_dir():
+        return holds(path, _FILES)
     if not path.is_file():
         return False
     head = _head(path)
     starts = (*_ZIP, MAGIC, *(start for start, _, _ in _OTHERS))
-    return path.suffix.lower() in _NAMES or head.startswith(starts) or head[_USTAR] == b"ustar"
+    return _FILES.search(path.name) is not None or head.startswith(starts) or head[_USTAR] == b"ustar"
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List an archive's photographs. Raises UserError where it is damaged, encrypted, or can't be read in place."""
+    """List the photographs in an archive, or in a folder's archives, each of which stands for a folder of its name.
+
+    Raises UserError where one is damaged, encrypted, or can't be read in place.
+    """
     path = user_path(source)
+    contents = _Contents({}, set(), [])
+    if path.is_dir():
+        files = find_files(path, _FILES, by_name=False)
+        _refuse_numbered(path, [each.name for each in files.paths])
+        contents.ignored.extend(files.ignored)
+        for number, each in enumerate(files.paths):
+            contents.add(_read(each), _FILES.sub("", files.name(number).rstrip("/")))
+    else:
+        contents = _read(path)
+    if not contents.members:
+        raise UserError(f"--source {path} holds no files")
+    tree = _Tree(path, contents)
+    listing = list_tree(tree, "archive", path.name, options)
+    checksums = [(photo.path, tree.member(photo.path).checksum) for photo in listing.photos]
+    return replace(
+        listing,
+        ignored=[*listing.ignored, *contents.ignored, *tree.above],
+        content=json.dumps(checksums).encode(),
+        read=lambda inner: tree.member(inner).read(),
+    )
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What lies in an archive: files by their paths, folders, and (path, reason) of what is left out."""
+
+    members: dict[str, _Member]
+    folders: set[str]
+    ignored: list[Ignored]
+
+    def add(self, inner: _Contents, folder: str) -> None:
+        """Put the contents of another archive into a folder; what lies there in a folder of the same name, too."""
+        own = f"{folder.rpartition('/')[2]}/"
+        passed = own if all(name.startswith(own) or _hidden(name) for name in inner.members) else ""
+        for name, member in inner.members.items():
+            link = member.link and f"{folder}/{member.link.removeprefix(passed)}"
+            self.members[f"{folder}/{name.removeprefix(passed)}"] = replace(member, link=link)
+        self.folders.update(f"{folder}/{name}" for each in inner.folders if (name := each.removeprefix(passed)))
+        self.ignored.extend((f"{folder}/{name}", reason) for name, reason in inner.ignored)
+
+
+def _read(path: Path) -> _Contents:
     head = _head(path)
     for start, kind, command in _OTHERS:
         if head.startswith(start):
@@ -72,34 +121,36 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     is_tar = head.startswith(MAGIC) or head[_USTAR] == b"ustar"
     is_zip = head.startswith(_ZIP) or (path.suffix.lower() == ".zip" and not is_tar)
     container = Gzipped(path) if head.startswith(MAGIC) else Container(path)
-    members: dict[str, _Member] = {}
-    folders: set[str] = set()
-    ignored: list[Ignored] = []
+    contents = _Contents({}, set(), [])
     for member in _zip(container) if is_zip else _tar(container):
         name = _plain(member.path)
         if member.path.endswith("/"):
-            folders.add(name or "")
+            contents.folders.add(name or "")
             continue
         if not name:
-            ignored.append((member.path, "its path leads out of the archive"))
+            contents.ignored.append((member.path, "its path leads out of the archive"))
             continue
-        if name in members and not _hidden(name):
-            ignored.append((name, "there twice: the last one is read, as after unpacking"))
+        if name in contents.members and not _hidden(name):
+            contents.ignored.append((name, "there twice: the last one is read, as after unpacking"))
         if member.twin is not None:
-            twin = members.get(_plain(member.twin) or "")
+            twin = contents.members.get(_plain(member.twin) or "")
             member = twin or replace(member, reason="a link to a file that isn't in the archive")
-        members[name] = member
-    if not members:
-        raise UserError(f"--source {path} holds no files")
-    tree = _Tree(container, members, folders)
-    listing = list_tree(tree, "archive", path.name, options)
-    checksums = [(photo.path, tree.member(photo.path).checksum) for photo in listing.photos] if is_zip else []
-    return replace(
-        listing,
-        ignored=[*listing.ignored, *ignored, *tree.above],
-        content=json.dumps(checksums).encode() if is_zip else b"",
-        read=lambda inner: tree.member(inner).read(),
-    )
+        contents.members[name] = member
+    return contents
+
+
+def _refuse_numbered(folder: Path, names: list[str]) -> None:
+    """Raise UserError where archives are counted, `000`, `001`, …, as parts of a data set are, and classes are not."""
+    numbers = [re.findall(r"\d{3,}", name) for name in names]
+    words = {re.sub(r"\d", "", name) for name in names}
+    if len(names) < 2 or len(words) > 1 or any(len(found) != 1 for found in numbers):
+        return
+    counted = sorted(int(found[0]) for found in numbers)
+    if counted[0] in (0, 1) and counted[-1] - counted[0] == len(names) - 1:
+        raise UserError(
+            f"--source {folder}: {names[0]} and those counted after it are no classes, and have no labels beside their "
+            "photographs (KEY.cls, KEY.txt or KEY.json), as WebDataset's tars have; give each class an archive"
+        )
 
 
 class _Tree:
@@ -108,15 +159,15 @@ class _Tree:
     above: (path, reason) of what lies beside such a folder.
     """
 
-    def __init__(self, container: Container, members: dict[str, _Member], folders: set[str]) -> None:
-        self.root, self.above = container.path, list[Ignored]()
-        self._stamp, self._members, self._start = container.stamp, members, ""
+    def __init__(self, root: Path, contents: _Contents) -> None:
+        self.root, self.above = root, list[Ignored]()
+        self._members, self._start = contents.members, ""
         self._folders: dict[str, set[str]] = {"": set()}
         self._files: dict[str, list[str]] = {}
-        for name in members:
+        for name in contents.members:
             if not _hidden(name):
                 self._add(name)
-        for folder in folders:
+        for folder in contents.folders:
             if folder and not _hidden(folder):
                 self._add_folder(folder)
         while inner := self._wrapper():
@@ -155,7 +206,7 @@ class _Tree:
             to_folder = f"a link to the folder {target}, which is not followed in an archive"
             return path, to_folder if target in self._folders else "a broken link"
         reason = "a link in a circle" if member.link is not None and member.reason is None else member.reason
-        return Found(path, member.size, self._stamp) if reason is None else (path, reason)
+        return Found(path, member.size, member.stamp) if reason is None else (path, reason)
 
     def _target(self, name: str) -> str:
         for _ in range(_MOST_LINKS):
@@ -211,6 +262,7 @@ def _hidden(name: str) -> bool:
 
 
 def _tar(container: Container) -> Iterator[_Member]:
+    stamp = container.stamp
     for info, head in tar_members(container):
         name, start, size = info.name, info.offset_data, info.size
         read = functools.partial(container.read, start, size)
@@ -218,12 +270,18 @@ def _tar(container: Container) -> Iterator[_Member]:
             yield _Member(name, size, read, twin=info.linkname)
         elif info.issym():
             yield _link(name, info.linkname)
-        elif info.isfile() and info.sparse is None:
-            yield _Member(name, size, read, left_out(name, functools.partial(head, HEAD)))
         elif info.isdir():
             yield _Member(f"{name}/", 0, bytes)
-        else:
+        elif not info.isfile() or info.sparse is not None:
             yield _Member(name, size, read, "not a regular file")
+        elif name.endswith(".tar") and not isinstance(container, Gzipped) and head(HEAD)[_USTAR] == b"ustar":
+            for inner in _tar(Within(container, start, size)):
+                folder = name.removesuffix(".tar")
+                twin = inner.twin and f"{folder}/{inner.twin}"
+                link = inner.link and f"{folder}/{inner.link}"
+                yield replace(inner, path=f"{folder}/{inner.path}", twin=twin, link=link)
+        else:
+            yield _Member(name, size, read, left_out(name, functools.partial(head, HEAD)), stamp=stamp)
 
 
 def _zip(container: Container) -> Iterator[_Member]:
@@ -240,7 +298,7 @@ def _zip(container: Container) -> Iterator[_Member]:
             reason = left_out(name, functools.partial(read, HEAD))
         except OSError as error:
             reason = f"can't be read: {error.strerror}"
-        yield _Member(name, info.file_size, read, reason, checksum=info.CRC)
+        yield _Member(name, info.file_size, read, reason, checksum=info.CRC, stamp=container.stamp)
 
 
 def _link(name: str, target: str) -> _Member:

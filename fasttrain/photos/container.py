@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
@@ -53,6 +55,49 @@ class Container:
             raise damaged("it ends too early", self.path)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def open(self) -> IO[bytes]:
+        """Open the file to go through it once."""
+        return self.path.open("rb")
+
+
+class Within(Container):
+    """A file that lies in a container as it is, such as a tar in a tar."""
+
+    def __init__(self, outer: Container, start: int, size: int) -> None:
+        self.path, self.stamp, self.size = outer.path, outer.stamp, size
+        self._outer, self._start = outer, start
+
+    def read(self, start: int, length: int) -> bytes:
+        """See `Container.read`."""
+        if start < 0 or start + length > self.size:
+            raise damaged(f"a file in it ends before byte {start + length:,}", self.path)
+        return self._outer.read(self._start + start, length)
+
+    def open(self) -> IO[bytes]:
+        """See `Container.open`."""
+        return io.BufferedReader(_Window(self))
+
+
+class _Window(io.RawIOBase):
+    def __init__(self, file: Container) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, position: int, whence: int = os.SEEK_SET, /) -> int:
+        self._at = position + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._file.read(self._at, max(0, min(len(buffer), self._file.size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
 
 def damaged(what: str, path: Path) -> OSError:
     """Return the error for a photograph whose bytes can't be had, although the disk can be read."""
@@ -78,23 +123,35 @@ class Files:
         return "" if path == self.root else f"{path.relative_to(self.root).as_posix()}/"
 
 
-def find_files(source: str | Path, match: re.Pattern[str]) -> Files:
+def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = True) -> Files:
     """Return the files of a source that `holds` some: one, a pattern such as `train-{00..12}.tar`, or a folder's.
 
     Raises UserError where one is missing, or only some are named as splits.
     """
+    root, paths = file_paths(source, match)
+    if not root.is_dir():
+        return Files(root, paths, [UNDECIDED], [])
+    ignored: list[Ignored] = []
+    if user_path(source).is_dir():
+        beside = sorted(set(_below(root)) - set(paths))
+        ignored = [(path.relative_to(root).as_posix(), "beside the files of photographs") for path in beside]
+    return Files(root, paths, _splits(root, paths) if by_name else [UNDECIDED] * len(paths), ignored)
+
+
+def file_paths(source: str | Path, match: re.Pattern[str]) -> tuple[Path, list[Path]]:
+    """Return `Files.root` and `Files.paths` of a source that `holds` some."""
     path = user_path(source)
     if path.is_file():
-        return Files(path, [path], [UNDECIDED], [])
-    if not path.is_dir():
-        paths = sorted(set(_expanded(path)))
-        root = Path(os.path.commonpath([each.parent for each in paths]))
-        return Files(root, paths, _splits(root, paths), [])
-    refuse_shards(path)
-    below = sorted(each for each in path.rglob("*") if each.is_file() and not _hidden(each.relative_to(path)))
-    paths = [each for each in below if match.search(each.name)]
-    others = [each.relative_to(path).as_posix() for each in below if not match.search(each.name)]
-    return Files(path, paths, _splits(path, paths), [(other, "beside the files of photographs") for other in others])
+        return path, [path]
+    if path.is_dir():
+        refuse_shards(path)
+        return path, sorted(each for each in _below(path) if match.search(each.name))
+    paths = sorted(set(_expanded(path)))
+    return Path(os.path.commonpath([each.parent for each in paths])), paths
+
+
+def _below(folder: Path) -> list[Path]:
+    return [each for each in folder.rglob("*") if each.is_file() and not _hidden(each.relative_to(folder))]
 
 
 def _splits(root: Path, paths: list[Path]) -> list[int]:

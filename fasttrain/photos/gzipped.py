@@ -6,7 +6,7 @@ import bisect
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Container, damaged
@@ -55,6 +55,10 @@ class Gzipped(Container):
                 raise damaged("it ends too early", self.path)
             pieces.append(piece[max(start - first, 0) : end - first])
         return b"".join(pieces)
+
+    def open(self) -> IO[bytes]:
+        """See `Container.open`."""
+        return cast(IO[bytes], Forward(self))
 
     def before(self, start: int) -> _Place:
         """Return the nearest place that is known from which the byte `start` can be reached."""
@@ -115,6 +119,9 @@ class Forward:
         found = self._buffer[self._at - self._begin : self._at - self._begin + size]
         self._at += len(found)
         return found
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
 
     def _step(self) -> bytes:
         try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import IO, cast
+from typing import IO
 
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Container
-from fasttrain.photos.gzipped import Forward, Gzipped
 
 _AT_ONCE = 1 << 20
 Head = Callable[[int], bytes]
@@ -21,8 +20,7 @@ def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
     Raises UserError where the tar is damaged or cut off.
     """
     count = 0
-    opened = Forward(file) if isinstance(file, Gzipped) else file.path.open("rb")
-    stream = cast(IO[bytes], opened)
+    stream = file.open()
     try:
         while True:
             with tarfile.open(fileobj=stream, mode="r:") as archive:
@@ -41,8 +39,7 @@ def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
             f"--source {file.path}: the tar is damaged after {count:,} members ({error}); copy it again"
         ) from error
     finally:
-        if not isinstance(opened, Forward):
-            opened.close()
+        stream.close()
 
 
 def _at(stream: IO[bytes], start: int, length: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
-from fasttrain.photos.container import Container, find_files, holds
+from fasttrain.photos.container import Container, file_paths, find_files, holds
 from fasttrain.photos.formats import HEAD
 from fasttrain.photos.gzipped import MAGIC, Gzipped
 from fasttrain.photos.records import Record, list_records
@@ -31,9 +31,9 @@ _MOST_TEXT = 200
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a folder or a pattern of tars, or a tar in which labels lie beside photographs."""
-    path = user_path(source)
-    return holds(source, FILES) and (not path.is_file() or _is_webdataset(path))
+    """Return whether `source` is tars, one, a folder's or a pattern's, in which labels lie beside photographs."""
+    is_pattern = not user_path(source).exists()
+    return holds(source, FILES) and (is_pattern or _is_webdataset(file_paths(source, FILES)[1][0]))
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
@@ -53,10 +53,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
             records.append(Record(photo.path, photo.size, split, container.stamp, sample.labels))
             places[photo.path] = container, photo.start, photo.size
     if not records:
-        raise UserError(
-            f"--source {files.root}: no photograph has a label beside it (KEY.cls, KEY.txt or KEY.json); a tar of "
-            f"class folders is a source by itself: --source {files.paths[0]}"
-        )
+        raise UserError(f"--source {files.root}: no photograph has a label beside it (KEY.cls, KEY.txt or KEY.json)")
 
     def read(path: str) -> bytes:
         container, start, size = places[path]

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 def refused(path: Path, **options: str) -> str:
     with pytest.raises(UserError) as caught:
         open_source(path, options=SourceOptions(**options))
-    assert "\n" not in str(caught.value) and path.name in str(caught.value)
+    assert "\n" not in str(caught.value) and path.name in str(caught.value), caught.value
     return str(caught.value)
 
 
@@ -293,3 +293,64 @@ def test_no_class_of_an_archive_vanishes(tmp_path) -> None:
     with zipfile.ZipFile(made, "a") as archive:
         archive.writestr("owl/3.jpg.txt", "text")
     assert "every file of this class is left out (1 x not a photograph (.txt))" in refused(made)
+
+
+@pytest.mark.parametrize("pack", [tar_of, zip_of])
+def test_an_archive_for_each_class(tmp_path, pack) -> None:
+    suffix = pack.__name__.removesuffix("_of")
+    pack(tmp_path / f"cat.{suffix}", "1.jpg", "deep/2.jpg")
+    pack(tmp_path / f"test_tubes.{suffix}", "test_tubes/1.jpg", ".hidden.jpg")
+    (tmp_path / "README").write_text("text")
+    source = open_source(tmp_path)
+    assert source.kind == "archive" and source.classes == ("cat", "test_tubes")
+    assert contents(source) == {
+        "cat/1.jpg": JPEG + b"1.jpg",
+        "cat/deep/2.jpg": JPEG + b"deep/2.jpg",
+        "test_tubes/1.jpg": JPEG + b"test_tubes/1.jpg",
+    }
+    assert source.ignored == (("README", "beside the files of photographs"),)
+    (tmp_path / "owl.tar.xz").write_bytes(b"\xfd7zXZ\0")
+    assert "owl.tar.xz is a tar compressed by xz" in refused(tmp_path)
+
+
+def test_an_archive_for_each_split(tmp_path) -> None:
+    zip_of(tmp_path / "train.zip", "train/cat/1.jpg", "train/dog/2.jpg")
+    tar_of(tmp_path / "val.tar", "cat/3.jpg", link("cat/4.jpg", "3.jpg"), link("dog/5.jpg", "../cat/3.jpg"))
+    source = open_source(tmp_path)
+    assert dict(zip(source.paths, source.splits.tolist(), strict=True)) == {
+        "train/cat/1.jpg": 0,
+        "train/dog/2.jpg": 0,
+        "val/cat/3.jpg": 1,
+        "val/cat/4.jpg": 1,
+    }
+    assert source.read(3) == JPEG + b"cat/3.jpg"
+    assert source.ignored == (("val/dog/5.jpg", "a link to val/cat/3.jpg, which is read under its own name"),)
+
+
+def test_archives_that_are_counted_are_no_classes(tmp_path) -> None:
+    for number in range(3):
+        tar_of(tmp_path / f"part-{number:03d}.tar", f"{number}.jpg")
+    assert "part-000.tar and those counted after it are no classes" in refused(tmp_path)
+    (tmp_path / "part-001.tar").unlink()
+    assert open_source(tmp_path).classes == ("part-000", "part-002")  # as ImageNet's n01440764.tar
+
+
+def test_a_tar_of_tars(tmp_path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("n01440764", "n01443537"):
+        tar_of(
+            tmp_path / "inner" / f"{name}.tar",
+            f"{name}_1.JPEG",
+            f"{name}_2.JPEG",
+            link(f"{name}_3.JPEG", f"{name}_1.JPEG"),
+        )
+    with tarfile.open(tmp_path / "outer.tar", "w") as archive:
+        for path in sorted((tmp_path / "inner").iterdir()):
+            archive.add(path, path.name)
+    source = open_source(tmp_path / "outer.tar")
+    assert source.classes == ("n01440764", "n01443537") and len(source.paths) == 6
+    assert source.read(2) == source.read(0) == JPEG + b"n01440764_1.JPEG"
+    data = bytearray((tmp_path / "outer.tar").read_bytes())
+    data[data.index(b"n01443537_2.JPEG\0")] = 0
+    (tmp_path / "outer.tar").write_bytes(data)
+    assert "a header is damaged" in refused(tmp_path / "outer.tar")
