@@ -15,7 +15,7 @@ from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.source import UNDECIDED, refuse_shards
 from fasttrain.photos.split_names import splits_in
-from fasttrain.photos.walk import Ignored
+from fasttrain.photos.walk import Ignored, is_folder
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -189,12 +189,15 @@ def holds(source: str | Path, match: re.Pattern[str]) -> bool:
     if not path.is_dir():
         return match.search(path.name) is not None and (path.is_file() or _BRACES.search(str(path)) is not None)
     with os.scandir(path) as entries:
-        there = [entry for entry in entries if entry.name[0] != "." and entry.name != "__MACOSX"]
-    folders = [entry.path for entry in there if entry.is_dir()]
-    for folder in folders:
-        if not any(map(match.search, os.listdir(folder))):  # noqa: PTH208 - names alone
-            return False
-    return bool(folders) or any(match.search(entry.name) for entry in there)
+        folders = [entry.path for entry in entries if not _hidden(Path(entry.name)) and is_folder(entry)]
+    if folders:
+        return all(_has(folder, match) for folder in folders)
+    return _has(path, match)
+
+
+def _has(folder: str | Path, match: re.Pattern[str]) -> bool:
+    with os.scandir(folder) as entries:
+        return any(match.search(entry.name) and entry.name[0] != "." and entry.is_file() for entry in entries)
 
 
 def _expanded(path: Path) -> list[Path]:

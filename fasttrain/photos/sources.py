@@ -45,14 +45,14 @@ _NO_OPTIONS = SourceOptions()
 
 
 def open_source(source: str | Path, least_classes: int = 2, options: SourceOptions = _NO_OPTIONS) -> Source:
-    """List `source`: "food101" (downloaded into the cache), "sample" (drawn into it), a folder, a table, an archive or containers.
+    """List `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or what lies at a path.
 
     A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/`
     and any of `val/` and `test/` (or other words for these), each with class folders. A table has a row
-    for each photograph, with its path and label; `options` says how it, or a folder, is read. An archive is a zip or tar
-    of such a folder, or a folder of archives. WebDataset's tars, FFCV's `.beton` files and TFRecords are given as a file,
-    a folder, or a pattern with braces; all of these are read in place. Hidden files are
-    passed over, links followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
+    for each photograph, with its path and label; `options` says how it, or a folder, is read. An archive is a zip or
+    tar of such a folder, or a folder of archives. WebDataset's tars, FFCV's `.beton` files and TFRecords are given as
+    a file, a folder or a pattern with braces. All of these are read in place. Hidden files are passed over, links
+    followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
     Raises UserError, one line, where that isn't what lies there, or Food-101 can't be downloaded, or all files of a
     class are left out and not `options.skip_empty_classes`.
     """
@@ -77,9 +77,12 @@ def divides_itself(data: Path) -> bool:
 
     Raises UserError where it can't be read.
     """
-    for kind in (webdataset, beton, tfrecord):
-        if kind.claims(str(data)):
-            return any(split in (VAL, TEST) for split in find_files(data, kind.FILES).splits)
+    try:
+        for kind in (webdataset, beton, tfrecord):
+            if kind.claims(str(data)):
+                return any(split in (VAL, TEST) for split in find_files(data, kind.FILES).splits)
+    except OSError as error:
+        raise of_os(error, mend="make it readable") from error
     return food101.is_food101(data) or folder.divides_itself(data)
 
 

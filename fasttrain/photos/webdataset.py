@@ -32,8 +32,10 @@ _MOST_TEXT = 200
 
 def claims(source: str) -> bool:
     """Return whether `source` is tars, one, a folder's or a pattern's, in which labels lie beside photographs."""
-    is_pattern = not user_path(source).exists()
-    return holds(source, FILES) and (is_pattern or _is_webdataset(file_paths(source, FILES)[1][0]))
+    if not holds(source, FILES):
+        return False
+    _, paths = file_paths(source, FILES)
+    return not user_path(source).exists() or any(map(_is_webdataset, paths[:1]))
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:

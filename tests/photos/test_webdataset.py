@@ -162,6 +162,9 @@ def test_class_folders_beside_a_tar_stay_class_folders(tmp_path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.jpg").write_bytes(JPEG)
     write_tar(tmp_path / "backup.tar", samples("cls", "0"))
+    for name in ("cat", "dog"):
+        (tmp_path / name / "folder.tar").mkdir()
+        write_tar(tmp_path / name / ".hidden.tar", samples("cls", "0"))
     assert opened(tmp_path).kind == "folder"
 
 
