@@ -22,9 +22,10 @@ def convert(
     source: Annotated[
         str,
         typer.Option(
-            help="food101 (downloads it), sample (draws a small one), a folder of photographs, a table of their paths "
-            "and labels (.csv, .tsv, .jsonl, .parquet, .txt), or a Hugging Face data set: hf://OWNER/NAME, a folder "
-            "that `datasets` saved, Parquet files"
+            help="food101 (downloads it), sample (draws a small one), a folder of photographs, a zip or tar of one, "
+            "WebDataset's tars, FFCV's .beton files, TFRecords, a table of paths and labels (.csv, .tsv, .jsonl, "
+            ".parquet, .txt), or a Hugging Face data set (hf://OWNER/NAME, a folder that `datasets` saved, Parquet "
+            "files)"
         ),
     ] = "food101",
     out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),
@@ -66,10 +67,12 @@ def convert(
     ] = None,
     root: Annotated[Path | None, typer.Option(help="where a table's paths start; default: the table's folder")] = None,
     path_column: Annotated[str | None, typer.Option(help="a table's column of paths; default: by its name")] = None,
-    label_column: Annotated[str | None, typer.Option(help="a table's column of labels; default: by its name")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="a table's column of labels, or the name of another file's; default: by its name")
+    ] = None,
     split_column: Annotated[str | None, typer.Option(help="a table's column of splits; default: by its name")] = None,
     class_names: Annotated[
-        Path | None, typer.Option(help="the classes' names, one a line, where a table's labels are numbers")
+        Path | None, typer.Option(help="the classes' names, one a line, where labels are numbers")
     ] = None,
     keep_duplicates_together: Annotated[
         bool,

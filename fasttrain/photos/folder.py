@@ -28,7 +28,9 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     root = user_path(source)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"--source {root} {what}; give a folder of class folders, a table, `sample` or `food101`")
+        raise UserError(
+            f"--source {root} {what}; give a folder or archive of class folders, a table, `sample` or `food101`"
+        )
     refuse_shards(root)
     return list_tree(DiskTree(root), "folder", root.resolve().name, options)
 

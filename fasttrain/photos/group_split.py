@@ -16,7 +16,7 @@ def place_groups(
     val_fraction: float,
     test_fraction: float,
     order: NDArray[np.int64],
-    before: NDArray[np.int8],
+    before: NDArray[np.int8] | None = None,
 ) -> NDArray[np.int8]:
     """Return int8 [n], 0 train, 1 val, 2 test, the same for all photographs of a group.
 
@@ -33,7 +33,8 @@ def place_groups(
     need: dict[int, dict[int, float]] = {
         split: {label: share * count for label, count in total.items()} for split, share in shares.items()
     }
-    split_of = {group: int(split) for group, split in zip(groups, before.tolist(), strict=True) if split != UNDECIDED}
+    given = [] if before is None else before.tolist()
+    split_of = {group: int(split) for group, split in zip(groups, given, strict=False) if split != UNDECIDED}
     for group, split in split_of.items():
         for label, count in held[group].items():
             if split in need:

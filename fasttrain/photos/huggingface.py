@@ -19,6 +19,7 @@ from fasttrain.photos.data_files import DataFile, without_other_splits
 from fasttrain.photos.data_set import DataSet, find_data_set, is_saved, row_files
 from fasttrain.photos.extra import extra_columns
 from fasttrain.photos.hub import HUB
+from fasttrain.photos.labels import class_name, read_class_names, sorted_names
 from fasttrain.photos.pictures import BrokenPhoto
 from fasttrain.photos.row_files import (
     SUFFIXES,
@@ -33,16 +34,7 @@ from fasttrain.photos.row_files import (
 from fasttrain.photos.rows import LABELS, Table
 from fasttrain.photos.source import TEST, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
 from fasttrain.photos.spool import Spool
-from fasttrain.photos.table import (
-    class_name,
-    label_column,
-    label_of,
-    read_class_names,
-    sorted_names,
-    split_column,
-    split_in_cell,
-    text_of,
-)
+from fasttrain.photos.table import label_column, label_of, split_column, split_in_cell, text_of
 from fasttrain.photos.walk import Ignored
 
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names"})

@@ -81,10 +81,10 @@ class Listing:
 class Source:
     """The photographs of a data set, sorted by path.
 
-    kind: "food101", "folder", "sample", "table", "huggingface" or "archive". paths: relative to `root`, with slashes.
-    labels: int32 [n], positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides
-    between train and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and
-    the hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
+    kind: the name of its module, such as "folder" or "table". paths: relative to `root`, with slashes. labels: int32
+    [n], positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides between train
+    and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and the
+    hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
     it differs between copies of the photographs, and changes with each of them. groups: one name a photograph, or none
     at all. extra: each further column of a table, with a value a photograph, as JSON has them. notes, settings, reader:
     see `Listing`. twins: see `photos.together`. sizes: int64 [n], bytes, -1 where a photograph is missing; empty
@@ -190,6 +190,8 @@ def refuse_shards(root: Path) -> None:
     """Raise UserError if `root` holds shards, which are no source."""
     if (root / "manifest.json").exists():
         raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
+    if (root / ".parts").is_dir():
+        raise UserError(f"--source {root} holds a conversion that isn't finished; give the photographs themselves")
 
 
 def few(names: Sequence[str]) -> str:

@@ -8,9 +8,21 @@ from pathlib import Path
 from typing import Protocol
 
 from fasttrain.errors import UserError, of_os
-from fasttrain.photos import folder, food101, huggingface, sample, table
+from fasttrain.photos import (
+    archive,
+    beton,
+    folder,
+    food101,
+    huggingface,
+    sample,
+    table,
+    tfrecord,
+    webdataset,
+)
 from fasttrain.photos.changes import grouped, relabelled, with_splits
+from fasttrain.photos.container import find_files
 from fasttrain.photos.source import (
+    TEST,
     TRAIN,
     UNDECIDED,
     VAL,
@@ -37,19 +49,21 @@ class Kind(Protocol):
         """List its photographs. Raises UserError, one line, where something else lies there."""
 
 
-_KINDS: tuple[Kind, ...] = (food101, sample, huggingface, table, folder)
+_KINDS: tuple[Kind, ...] = (food101, sample, huggingface, table, tfrecord, webdataset, beton, archive, folder)
 _ANY = frozenset({"group_by", "splits", "relabel", "skip_empty_classes", "keep_duplicates_together"})
 _NO_OPTIONS = SourceOptions()
 
 
 def open_source(source: str | Path, least_classes: int = 2, options: SourceOptions = _NO_OPTIONS) -> Source:
-    """List `source`: "food101" (downloaded into the cache), "sample" (drawn into it), a folder, a table, or a data set
-    in one of Hugging Face's forms (`hf://OWNER/NAME`, what `datasets` saved, Parquet files that hold photographs).
+    """List `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or what lies at a path.
 
     A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/`
     and any of `val/` and `test/` (or other words for these), each with class folders. A table has a row
-    for each photograph, with its path and label; `options` says how it, or a folder, is read. Hidden files are
-    passed over, links followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
+    for each photograph, with its path and label; `options` says how it, or a folder, is read. An archive is a zip or
+    tar of such a folder, or a folder of archives. WebDataset's tars, FFCV's `.beton` files and TFRecords are given as
+    a file, a folder or a pattern with braces. A Hugging Face data set is `hf://OWNER/NAME`, a folder that `datasets`
+    saved, or Parquet files that hold photographs. All of these are read in place. Hidden files are passed over, links
+    followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
     Raises UserError, one line, where that isn't what lies there, or Food-101 can't be downloaded, or all files of a
     class are left out and not `options.skip_empty_classes`.
     """
@@ -70,12 +84,18 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
 
 
 def divides_itself(data: Path) -> bool:
-    """Return whether the folder `data` says which of its photographs validate or test, by folders or `meta/`.
+    """Return whether the folder `data` says which of its photographs validate or test: by folders, files or `meta/`.
 
     Raises UserError where it can't be read.
     """
     if huggingface.claims(str(data)):
         return huggingface.divides_itself(data)
+    try:
+        for kind in (webdataset, beton, tfrecord):
+            if kind.claims(str(data)):
+                return any(split in (VAL, TEST) for split in find_files(data, kind.FILES).splits)
+    except OSError as error:
+        raise of_os(error, mend="make it readable") from error
     return food101.is_food101(data) or folder.divides_itself(data)
 
 

@@ -31,6 +31,12 @@ def split_of(name: str) -> int | None:
     return _WORDS.get(_without_set(words[0])) if len(words) == 1 else None
 
 
+def splits_in(name: str) -> set[int]:
+    """Return the splits that words of a file's name mean: that of "train" in `imagenet-train-0001.tar`."""
+    words = re.split(r"[\W\d_]+", _spaced(name).lower())
+    return {_WORDS[word] for word in map(_without_set, words) if word in _WORDS}
+
+
 def _spaced(name: str) -> str:
     """ "TrainSet" as "Train Set"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)

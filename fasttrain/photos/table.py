@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +14,11 @@ from typing import Any
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.extra import extra_columns
+from fasttrain.photos.labels import class_name, named_alike, read_class_names, sorted_names
 from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_like_path, read_table
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
 from fasttrain.photos.split_names import split_of
 from fasttrain.photos.walk import Ignored
-from fasttrain.text import nearest, read_text
 
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names", "root"})
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".tif", ".tiff", ".bmp")
@@ -101,26 +100,6 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     )
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Read a file of class names: one a line, in label order, or `NUMBER NAME` a line.
-
-    Raises UserError where a name is there twice, or the numbers leave one out.
-    """
-    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
-    numbered = [re.fullmatch(r"(\d+)[\s,;:]+(\S.*)", line) for line in lines]
-    names = lines
-    if lines and all(numbered):
-        pairs = sorted((int(found[1]), found[2]) for found in numbered if found)
-        first = pairs[0][0]
-        if [number for number, _ in pairs] != list(range(first, first + len(pairs))) or first > 1:
-            raise UserError(f"{path}: its numbers don't count from 0 or 1; give one class a line, in label order")
-        names = [""] * first + [name for _, name in pairs]  # a list that counts from 1 has no class 0
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None or not names:
-        raise UserError(f"{path}: {f'{twice!r} is there twice' if names else 'no names'}; give each class a line")
-    return names
-
-
 def split_in_cell(cell: Any, where: str) -> int:
     """Return the split that a table's cell names: a word for it, or 0 train, 1 val, 2 test; blank is undecided."""
     text = text_of(cell)
@@ -162,12 +141,11 @@ def label_column(table: Table, path: int) -> int:
             f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column"
         )
     texts = [[text_of(row[column]) for row in table.rows] for column in named]
-    pairs = {len(set(zip(texts[0], other, strict=True))) for other in texts}
-    if len(named) > 1 and ({len(set(other)) for other in texts} != pairs or len(pairs) > 1):
+    chosen = named_alike(texts)
+    if chosen is None:
         names = " or ".join(table.columns[column] for column in named)
         raise UserError(f"{table.path}: {names} may be the label; give --label-column")
-    # Names and numbers of the same classes: the names.
-    return next((each for each, some in zip(named, texts, strict=True) if not all(map(_is_number, some))), named[0])
+    return named[chosen]
 
 
 def split_column(table: Table, taken: Sequence[int]) -> int | None:
@@ -226,24 +204,6 @@ def label_of(table: Table, number: int, column: int) -> str:
             )
         cell = cell[0] if cell else ""
     return text_of(cell)
-
-
-def class_name(classes: list[str], label: str, where: str) -> str:
-    """Return the class that a label names, by itself or by its number. Raises UserError."""
-    if label in classes:
-        return label
-    if _is_number(label) and 0 <= int(label) < len(classes) and classes[int(label)]:
-        return classes[int(label)]
-    raise UserError(f"{where}: label {label!r} is none of the {len(classes):,} --class-names{nearest(label, classes)}")
-
-
-def sorted_names(names: set[str]) -> list[str]:
-    """Sort class names; numbers by their value, so that 10 follows 9."""
-    return sorted(names, key=int) if all(map(_is_number, names)) else sorted(names)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 def text_of(cell: Any) -> str:

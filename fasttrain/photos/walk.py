@@ -88,8 +88,7 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
         if not entry.is_file():
             return path, "a broken link" if entry.is_symlink() else "not a regular file"
         stat = entry.stat()
-        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
-        reason = None if suffix in _PHOTOGRAPHS else _why_not_content(entry.path, suffix)
+        reason = left_out(entry.name, lambda: _head(entry.path))
         if reason is None:
             return Found(path, stat.st_size, (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
     except OSError as error:
@@ -97,10 +96,12 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
     return path, reason
 
 
-def _why_not_content(path: str, suffix: str) -> str | None:
-    """Why a file that no photograph's suffix names is none; None where its first bytes are a photograph's."""
-    with Path(path).open("rb") as file:
-        kind = sniff(file.read(HEAD))
+def left_out(name: str, head: Callable[[], bytes]) -> str | None:
+    """Return why a file is no photograph; None where its suffix, or else its first HEAD bytes, say that it is one."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
+    if suffix in _PHOTOGRAPHS:
+        return None
+    kind = sniff(head())
     if suffix == ".thm":
         return _THUMBNAIL
     if suffix in _RAWS and kind in ("TIFF", "BigTIFF", "raw", ""):
@@ -108,3 +109,8 @@ def _why_not_content(path: str, suffix: str) -> str | None:
     if kind:
         return why_not(kind)
     return f"not a photograph ({suffix})" if suffix else "not a photograph"
+
+
+def _head(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(HEAD)

@@ -1,9 +1,8 @@
 """Writes FFCV's `.beton` from shards: the very same JPEG bytes, not re-encoded as FFCV's own writer does.
 
-The layout (header, field descriptors, samples' metadata, pages, allocation table) is FFCV 1.0's, file version 2
-(`ffcv/types.py`, `ffcv/writer.py`), so FFCV's `Reader`, `Loader` and stock decoders read it. It follows from the JPEGs'
-lengths alone: the file is the same each time, needs no ffcv to be written, and an interrupted one goes on at the page
-where it stopped.
+The layout is FFCV's, see `beton_layout`, so FFCV's `Reader`, `Loader` and stock decoders read it. It follows from the
+JPEGs' lengths alone: the file is the same each time, needs no ffcv to be written, and an interrupted one goes on at the
+page where it stopped.
 """
 
 from __future__ import annotations
@@ -22,28 +21,24 @@ from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, of_os
 from fasttrain.files import atomic_write_bytes, fsync_folder
+from fasttrain.photos.beton_layout import (
+    ALLOCATION,
+    FIELD,
+    HEADER,
+    IMAGE,
+    IMAGE_FIELD,
+    IN_A_ROW,
+    INT_FIELD,
+    JPEG_MODE,
+    VERSION,
+)
 from fasttrain.shards.checksum import sha256_of
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import Located, ShardSet
 
 RECORD = "beton.json"
 
-_HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("num_fields", "<u2"),
-        ("page_size", "<u4"),
-        ("num_samples", "<u8"),
-        ("alloc_table_ptr", "<u8"),
-    ],
-    align=True,
-)
-_FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
-_IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-_SAMPLE = np.dtype([("image", _IMAGE), ("label", "<i8")], align=True)
-_ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-_RGB_IMAGE_FIELD, _INT_FIELD = 2, 1  # FFCV's type ids: its reader rejects those of subclasses (255)
-_JPG_MODE = 0
+_SAMPLE = np.dtype([("image", IMAGE), ("label", IN_A_ROW[INT_FIELD])], align=True)
 _LEAST_PAGE = 1 << 23  # FFCV's default; no sample may cross a page
 
 
@@ -170,7 +165,7 @@ def _plan_layout(shards: ShardSet, ids: NDArray[np.int64]) -> _Layout:
     rows = shards.index[ids]
     lengths = rows["length"].astype(np.uint64)
     page = max(_LEAST_PAGE, 1 << int(lengths.max() - 1).bit_length())
-    head_size = _HEADER.itemsize + 2 * _FIELD.itemsize + len(ids) * _SAMPLE.itemsize
+    head_size = HEADER.itemsize + 2 * FIELD.itemsize + len(ids) * _SAMPLE.itemsize
     pages_start = -(-head_size // page) * page
     offsets = np.empty(len(ids), dtype=np.uint64)
     used = page_number = 0
@@ -182,18 +177,18 @@ def _plan_layout(shards: ShardSet, ids: NDArray[np.int64]) -> _Layout:
     pointers = offsets + np.uint64(pages_start)
     table = pages_start + (page_number + 1) * page
 
-    header = np.zeros(1, _HEADER)
-    header[0] = (2, 2, page, len(ids), table)
-    fields = np.zeros(2, _FIELD)
-    for field, type_id, name in zip(fields, (_RGB_IMAGE_FIELD, _INT_FIELD), (b"image", b"label"), strict=True):
+    header = np.zeros(1, HEADER)
+    header[0] = (VERSION, 2, page, len(ids), table)
+    fields = np.zeros(2, FIELD)
+    for field, type_id, name in zip(fields, (IMAGE_FIELD, INT_FIELD), (b"image", b"label"), strict=True):
         field["type_id"] = type_id
         field["name"][: len(name)] = np.frombuffer(name, np.uint8)
     samples = np.zeros(len(ids), _SAMPLE)
-    samples["image"]["mode"] = _JPG_MODE
+    samples["image"]["mode"] = JPEG_MODE
     samples["image"]["width"], samples["image"]["height"] = rows["width"], rows["height"]
     samples["image"]["data_ptr"] = pointers
     samples["label"] = rows["label"]
-    allocations = np.zeros(len(ids), _ALLOCATION)
+    allocations = np.zeros(len(ids), ALLOCATION)
     allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(len(ids)), pointers, lengths
     head = header.tobytes() + fields.tobytes() + samples.tobytes()
     return _Layout(head.ljust(pages_start, b"\0"), pointers, lengths, allocations.tobytes(), table)

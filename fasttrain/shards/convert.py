@@ -86,7 +86,7 @@ def convert(
     append: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
-    """Writes the shards of `source` ("food101", "sample", a folder, a table, …: see `open_source`) into `out`.
+    """Writes the shards of `source` ("food101", "sample", a path: see `open_source`) into `out`.
 
     format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
     each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of

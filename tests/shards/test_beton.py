@@ -126,9 +126,9 @@ def test_samples_greater_than_a_page_and_many_pages(shards, monkeypatch):
     monkeypatch.setattr(beton, "_LEAST_PAGE", 1 << 14)
     path = write_betons(shards)[0]
     content = path.read_bytes()
-    header = np.frombuffer(content, beton._HEADER, 1)[0]
+    header = np.frombuffer(content, beton.HEADER, 1)[0]
     page = int(header["page_size"])
-    table = np.frombuffer(content, beton._ALLOCATION, offset=int(header["alloc_table_ptr"]))
+    table = np.frombuffer(content, beton.ALLOCATION, offset=int(header["alloc_table_ptr"]))
     assert len({int(row["ptr"]) // page for row in table}) > 1
     for row in table:
         assert int(row["ptr"]) // page == (int(row["ptr"]) + int(row["size"]) - 1) // page, "crosses a page"

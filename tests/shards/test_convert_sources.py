@@ -7,18 +7,21 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from fasttrain.cli import app
 from fasttrain.errors import UserError
 from fasttrain.photos.source import SourceOptions
-from fasttrain.shards.convert import convert, convert_part
+from fasttrain.shards.convert import convert, convert_part, ensure_shards
 from fasttrain.shards.format import read_manifest
 from fasttrain.shards.merge import merge
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
 from tests.shards.conftest import photo
+from tests.support.containers import write_tar, write_tfrecord
 
 CLOTHING = next((path for each in Path(__file__).parents if (path := each / "shared" / "clothing").is_dir()), None)
 
@@ -182,6 +185,134 @@ def test_the_command_line_takes_every_option(animals, tmp_path, monkeypatch) -> 
     manifest = read_manifest(tmp_path / "out")
     assert manifest.classes == ["x", "y", "z"] and manifest.source.kind == "table"
     assert {"group_by", "splits", "relabel"} <= set(manifest.settings)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_an_archive_makes_the_shards_of_its_folder(animals, tmp_path, folder_of, kind) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), kind, animals.parent, "animals"))
+    made(animals, tmp_path / "folder", workers=3)
+    made(archive, tmp_path / "archive", workers=3)
+    first, second = folder_of(tmp_path / "folder"), folder_of(tmp_path / "archive")
+    assert {name for name in first if first[name] != second[name]} == {"manifest.json"}
+    with pytest.raises(UserError, match="means nothing for --source"):
+        made(archive, tmp_path / "no", class_names=tmp_path)
+
+
+def as_webdataset(folder: Path, rows: list[tuple[Path, int]], split: str) -> None:
+    for number in range(0, len(rows), 7):
+        members: dict[str, str | bytes] = {}
+        for row, (path, label) in enumerate(rows[number : number + 7]):
+            members |= {f"{row:03d}.jpg": path.read_bytes(), f"{row:03d}.cls": str(label)}
+        write_tar(folder / f"{split}-{number:03d}.tar", members)
+
+
+def as_tfrecords(folder: Path, rows: list[tuple[Path, int]], split: str) -> None:
+    examples = [{"image/encoded": path.read_bytes(), "image/class/label": label} for path, label in rows]
+    write_tfrecord(folder / f"{split}-00000-of-00002", examples[:7])
+    write_tfrecord(folder / f"{split}-00001-of-00002", examples[7:])
+
+
+@pytest.mark.parametrize("pack", [as_webdataset, as_tfrecords])
+@pytest.mark.parametrize("given", [False, True], ids=["drawn", "given splits"])
+def test_containers_make_the_photographs_labels_and_splits_of_the_folder(animals, tmp_path, pack, given) -> None:
+    names = [folder.name for folder in sorted(animals.iterdir())]
+    rows = [(path, names.index(path.parent.name)) for path in sorted(animals.rglob("*.jpg"))]
+    folder = animals
+    if given:
+        for split, numbers in (("train", range(1, 8)), ("val", range(1))):
+            for path, _ in rows:
+                if int(path.stem[-1]) in numbers:
+                    target = tmp_path / "given" / split / path.parent.name / path.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, target)
+        folder = tmp_path / "given"
+    for split in ("train", "val") if given else ("data",):
+        inside = [row for row in rows if not given or (row[0].stem[-1] == "0") == (split == "val")]
+        pack(tmp_path / "packed", inside, split)
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    first = made(folder, tmp_path / "first")
+    second = made(tmp_path / "packed", tmp_path / "second", class_names=tmp_path / "names.txt")
+    assert first.manifest.classes == second.manifest.classes and first.manifest.splits == second.manifest.splits
+    assert second.manifest.splits["val"]
+    for split in ("train", "val"):
+        assert content(first, split) == content(second, split)
+
+
+def content(shards: ShardSet, split: str) -> list[tuple[int, bytes]]:
+    return sorted((int(shards.labels()[row]), bytes(shards.bytes(int(row)))) for row in shards.ids(split))
+
+
+def test_shards_and_betons_are_sources_elsewhere(animals, tmp_path) -> None:
+    first = made(animals, tmp_path / "first", format="tar,beton")
+    for kind in ("tar", "beton"):
+        (tmp_path / kind).mkdir()
+        for path in (tmp_path / "first").glob(f"*.{kind}"):
+            shutil.copy(path, tmp_path / kind)
+        again = made(tmp_path / kind, tmp_path / f"again {kind}")
+        assert again.manifest.classes == ["0", "1", "2"] and again.manifest.splits == first.manifest.splits
+        for split in ("train", "val"):
+            assert content(again, split) == content(first, split)
+
+
+@pytest.mark.slow
+def test_raw_pixels_of_a_beton_are_stored_as_pixels(animals, tmp_path) -> None:
+    pytest.importorskip("ffcv", reason="ffcv isn't installed")
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    rows = [
+        (np.asarray(Image.open(path).convert("RGB")), label)
+        for label, folder in enumerate(sorted(animals.iterdir()))
+        for path in sorted(folder.iterdir())
+    ]
+    fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
+    DatasetWriter(str(tmp_path / "a.beton"), fields, num_workers=1).from_indexed_dataset(rows)
+    first = made(animals, tmp_path / "first", raw=True, max_size=64)
+    second = made(tmp_path / "a.beton", tmp_path / "second", raw=True, max_size=64)
+    for split in ("train", "val"):
+        assert content(first, split) == content(second, split)
+
+
+def test_lists_parts_and_strictness_go_with_containers(animals, tmp_path, folder_of) -> None:
+    rows = [(path, index // 8) for index, path in enumerate(sorted(animals.rglob("*.jpg")))]
+    as_webdataset(tmp_path / "packed", rows, "data")
+    (tmp_path / "fixes.csv").write_text("path,label\ndata-000.tar/000.jpg,2\ndata-007.tar/001.jpg,drop\n")
+    shards = made(tmp_path / "packed", tmp_path / "whole", relabel=tmp_path / "fixes.csv", group_by=r"^[^/]+/\d\d")
+    assert len(shards) == 23
+    options = SourceOptions(relabel=tmp_path / "fixes.csv", group_by=r"^[^/]+/\d\d")
+    settings = ShardSettings(shard_size=5, cut="none")
+    for part in ("1/2", "2/2"):
+        convert_part(
+            tmp_path / "packed", tmp_path / "parts", part, settings, options=options, workers=1, progress=False
+        )
+    merge(tmp_path / "parts")
+    assert folder_of(tmp_path / "parts") == folder_of(tmp_path / "whole")
+    write_tar(tmp_path / "packed" / "data-999.tar", {"1.jpg": b"\xff\xd8\xffbroken", "1.cls": "0"})
+    with pytest.raises(UserError, match=r"data-999\.tar/1\.jpg: .*; mend or remove it"):
+        made(tmp_path / "packed", tmp_path / "strict", strict=True)
+
+
+def test_a_container_that_changed_starts_a_stopped_conversion_again(animals, tmp_path, capsys) -> None:
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "tar", animals))
+    out = tmp_path / "out"
+    convert_part(packed, out, "1/2", ShardSettings(shard_size=5, cut="none"), workers=1, progress=False)
+    (folder,) = [path for path in out.iterdir() if path.is_dir()]
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    convert_part(packed, out, "1/2", ShardSettings(shard_size=5, cut="none"), workers=1, progress=False)
+    assert before == {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    data = packed.read_bytes()
+    packed.write_bytes(data)  # the same bytes, but who can know
+    convert_part(packed, out, "1/2", ShardSettings(shard_size=5, cut="none"), workers=1, progress=False)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    assert after.keys() == before.keys() and all(after[name] > before[name] for name in before)
+
+
+def test_a_folder_of_containers_is_training_data(animals, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    rows = [(path, index // 8) for index, path in enumerate(sorted(animals.rglob("*.jpg")))]
+    as_tfrecords(tmp_path / "packed", rows, "data")
+    made_once = ensure_shards(tmp_path / "packed")
+    assert len(ShardSet.open(made_once)) == 24 and ensure_shards(tmp_path / "packed") == made_once
 
 
 @pytest.mark.slow

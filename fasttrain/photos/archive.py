@@ -1,0 +1,309 @@
+"""Zips and tars of class folders, read in place: one, or one for each class or split."""
+
+from __future__ import annotations
+
+import functools
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fasttrain.config.location import user_path
+from fasttrain.errors import UserError
+from fasttrain.photos.container import Container, Within, find_files, holds
+from fasttrain.photos.folder import list_tree
+from fasttrain.photos.formats import HEAD
+from fasttrain.photos.gzipped import MAGIC, Gzipped
+from fasttrain.photos.source import Listing, SourceOptions
+from fasttrain.photos.split_names import split_of
+from fasttrain.photos.tars import tar_members
+from fasttrain.photos.walk import Found, Ignored, left_out
+from fasttrain.photos.zips import is_link, read_member, require_readable, zip_members
+
+OPTIONS = frozenset({"classes"})
+_OTHERS = (
+    (b"BZh", "tar compressed by bzip2", "bzip2 -dk"),
+    (b"\xfd7zXZ\0", "tar compressed by xz", "xz -dk"),
+    (b"\x28\xb5\x2f\xfd", "tar compressed by zstd", "zstd -dk"),
+    (b"7z\xbc\xaf\x27\x1c", "7z archive", "7z x"),
+    (b"Rar!", "RAR archive", "unrar x"),
+)
+_ZIP = (b"PK\3\4", b"PK\5\6")
+_FILES = re.compile(r"\.(?:zip|tar|tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst)|7z|rar)$", re.IGNORECASE)
+_USTAR = slice(257, 262)
+_MOST_LINKS = 8
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file in an archive, or a folder, whose path ends with a slash.
+
+    reason: why it is left out. link: where a symbolic link leads to. twin: the file of which it is another name.
+    checksum: as a zip has it. stamp: the archive's, see `walk.Found`.
+    """
+
+    path: str
+    size: int
+    read: Callable[[], bytes]
+    reason: str | None = None
+    link: str | None = None
+    twin: str | None = None
+    checksum: int = 0
+    stamp: tuple[int, int, int] = (0, 0, 0)
+
+
+def claims(source: str) -> bool:
+    """Return whether `source` is a file that begins or is named as an archive, or a folder of files so named."""
+    path = user_path(source)
+    if path.is_dir():
+        return holds(path, _FILES)
+    if not path.is_file():
+        return False
+    head = _head(path)
+    starts = (*_ZIP, MAGIC, *(start for start, _, _ in _OTHERS))
+    return _FILES.search(path.name) is not None or head.startswith(starts) or head[_USTAR] == b"ustar"
+
+
+def listed(source: str | Path, options: SourceOptions) -> Listing:
+    """List the photographs in an archive, or in a folder's archives, each of which stands for a folder of its name.
+
+    Raises UserError where one is damaged, encrypted, or can't be read in place.
+    """
+    path = user_path(source)
+    contents = _Contents({}, set(), [])
+    if path.is_dir():
+        files = find_files(path, _FILES, by_name=False)
+        _refuse_numbered(path, [each.name for each in files.paths])
+        contents.ignored.extend(files.ignored)
+        for number, each in enumerate(files.paths):
+            contents.add(_read(each), _FILES.sub("", files.name(number).rstrip("/")))
+    else:
+        contents = _read(path)
+    if not contents.members:
+        raise UserError(f"--source {path} holds no files")
+    tree = _Tree(path, contents)
+    listing = list_tree(tree, "archive", path.name, options)
+    checksums = [(photo.path, tree.member(photo.path).checksum) for photo in listing.photos]
+    return replace(
+        listing,
+        ignored=[*listing.ignored, *contents.ignored, *tree.above],
+        content=json.dumps(checksums).encode(),
+        read=lambda inner: tree.member(inner).read(),
+    )
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What lies in an archive: files by their paths, folders, and (path, reason) of what is left out."""
+
+    members: dict[str, _Member]
+    folders: set[str]
+    ignored: list[Ignored]
+
+    def add(self, inner: _Contents, folder: str) -> None:
+        """Put the contents of another archive into a folder; what lies there in a folder of the same name, too."""
+        own = f"{folder.rpartition('/')[2]}/"
+        passed = own if all(name.startswith(own) or _hidden(name) for name in inner.members) else ""
+        for name, member in inner.members.items():
+            link = member.link and f"{folder}/{member.link.removeprefix(passed)}"
+            self.members[f"{folder}/{name.removeprefix(passed)}"] = replace(member, link=link)
+        self.folders.update(f"{folder}/{name}" for each in inner.folders if (name := each.removeprefix(passed)))
+        self.ignored.extend((f"{folder}/{name}", reason) for name, reason in inner.ignored)
+
+
+def _read(path: Path) -> _Contents:
+    head = _head(path)
+    for start, kind, command in _OTHERS:
+        if head.startswith(start):
+            raise UserError(f"--source {path} is a {kind}, which can't be read in place; unpack it: {command} {path}")
+    is_tar = head.startswith(MAGIC) or head[_USTAR] == b"ustar"
+    is_zip = head.startswith(_ZIP) or (path.suffix.lower() == ".zip" and not is_tar)
+    container = Gzipped(path) if head.startswith(MAGIC) else Container(path)
+    contents = _Contents({}, set(), [])
+    for member in _zip(container) if is_zip else _tar(container):
+        name = _plain(member.path)
+        if member.path.endswith("/"):
+            contents.folders.add(name or "")
+            continue
+        if not name:
+            contents.ignored.append((member.path, "its path leads out of the archive"))
+            continue
+        if name in contents.members and not _hidden(name):
+            contents.ignored.append((name, "there twice: the last one is read, as after unpacking"))
+        if member.twin is not None:
+            twin = contents.members.get(_plain(member.twin) or "")
+            member = twin or replace(member, reason="a link to a file that isn't in the archive")
+        contents.members[name] = member
+    return contents
+
+
+def _refuse_numbered(folder: Path, names: list[str]) -> None:
+    """Raise UserError where archives are counted, `000`, `001`, …, as parts of a data set are, and classes are not."""
+    numbers = [re.findall(r"\d{3,}", name) for name in names]
+    words = {re.sub(r"\d", "", name) for name in names}
+    if len(names) < 2 or len(words) > 1 or any(len(found) != 1 for found in numbers):
+        return
+    counted = sorted(int(found[0]) for found in numbers)
+    if counted[0] in (0, 1) and counted[-1] - counted[0] == len(names) - 1:
+        raise UserError(
+            f"--source {folder}: {names[0]} and those counted after it are no classes, and have no labels beside their "
+            "photographs (KEY.cls, KEY.txt or KEY.json), as WebDataset's tars have; give each class an archive"
+        )
+
+
+class _Tree:
+    """An archive's members, without hidden ones. A lone folder that holds all the others is passed through.
+
+    above: (path, reason) of what lies beside such a folder.
+    """
+
+    def __init__(self, root: Path, contents: _Contents) -> None:
+        self.root, self.above = root, list[Ignored]()
+        self._members, self._start = contents.members, ""
+        self._folders: dict[str, set[str]] = {"": set()}
+        self._files: dict[str, list[str]] = {}
+        for name in contents.members:
+            if not _hidden(name):
+                self._add(name)
+        for folder in contents.folders:
+            if folder and not _hidden(folder):
+                self._add_folder(folder)
+        while inner := self._wrapper():
+            beside = (each for each in self.loose("") if not isinstance(each, Found))
+            self.above += [(self._start + path, reason) for path, reason in beside]
+            self._start += f"{inner}/"
+
+    def member(self, path: str) -> _Member:
+        """Return the file at a path, or to which a link leads from there."""
+        return self._members[self._target(self._start + path)]
+
+    def folders(self, start: str) -> list[str]:
+        return sorted(self._folders.get(self._at(start), ()))
+
+    def loose(self, start: str) -> Iterator[Found | Ignored]:
+        for name in sorted(self._files.get(self._at(start), [])):
+            yield self._judged(name)
+
+    def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
+        """See `Tree`. A link to another class folder's file is yielded as ignored, as is one to any folder."""
+        base, known = self._start + prefix, set(names)
+        for name in names:
+            for file in self._below(f"{base}{name}"):
+                target = self._target(file)
+                other = target[len(base) :].partition("/")[0] if target.startswith(base) else name
+                if other != name and other in known and target in self._members:
+                    own = target[len(self._start) :]
+                    yield name, (file[len(self._start) :], f"a link to {own}, which is read under its own name")
+                else:
+                    yield name, self._judged(file)
+
+    def _judged(self, name: str) -> Found | Ignored:
+        path, target = name[len(self._start) :], self._target(name)
+        member = self._members.get(target)
+        if member is None:
+            to_folder = f"a link to the folder {target}, which is not followed in an archive"
+            return path, to_folder if target in self._folders else "a broken link"
+        reason = "a link in a circle" if member.link is not None and member.reason is None else member.reason
+        return Found(path, member.size, member.stamp) if reason is None else (path, reason)
+
+    def _target(self, name: str) -> str:
+        for _ in range(_MOST_LINKS):
+            member = self._members.get(name)
+            if member is None or member.link is None:
+                break
+            name = member.link
+        return name
+
+    def _wrapper(self) -> str | None:
+        inner = self.folders("")
+        if len(inner) != 1 or split_of(inner[0]) is not None or not self.folders(inner[0]):
+            return None
+        return None if any(isinstance(each, Found) for each in self.loose("")) else inner[0]
+
+    def _below(self, folder: str) -> Iterator[str]:
+        yield from sorted(self._files.get(folder, []))
+        for inner in sorted(self._folders.get(folder, ())):
+            yield from self._below(f"{folder}/{inner}")
+
+    def _at(self, start: str) -> str:
+        return (self._start + start).rstrip("/")
+
+    def _add(self, name: str) -> None:
+        folder = name.rpartition("/")[0]
+        self._files.setdefault(folder, []).append(name)
+        self._add_folder(folder)
+
+    def _add_folder(self, folder: str) -> None:
+        while folder:
+            above, _, own = folder.rpartition("/")
+            siblings = self._folders.setdefault(above, set())
+            if own in siblings:
+                return
+            siblings.add(own)
+            self._folders.setdefault(folder, set())
+            folder = above
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def _plain(name: str) -> str | None:
+    """Return a member's path from the top of the archive on, as `tar` unpacks it; None where it leads out of it."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return None if ".." in parts else "/".join(parts)
+
+
+def _hidden(name: str) -> bool:
+    return any(part[0] == "." or part == "__MACOSX" for part in name.split("/"))
+
+
+def _tar(container: Container) -> Iterator[_Member]:
+    stamp = container.stamp
+    for info, head in tar_members(container):
+        name, start, size = info.name, info.offset_data, info.size
+        read = functools.partial(container.read, start, size)
+        if info.islnk():
+            yield _Member(name, size, read, twin=info.linkname)
+        elif info.issym():
+            yield _link(name, info.linkname)
+        elif info.isdir():
+            yield _Member(f"{name}/", 0, bytes)
+        elif not info.isfile() or info.sparse is not None:
+            yield _Member(name, size, read, "not a regular file")
+        elif name.endswith(".tar") and not isinstance(container, Gzipped) and head(HEAD)[_USTAR] == b"ustar":
+            for inner in _tar(Within(container, start, size)):
+                folder = name.removesuffix(".tar")
+                twin = inner.twin and f"{folder}/{inner.twin}"
+                link = inner.link and f"{folder}/{inner.link}"
+                yield replace(inner, path=f"{folder}/{inner.path}", twin=twin, link=link)
+        else:
+            yield _Member(name, size, read, left_out(name, functools.partial(head, HEAD)), stamp=stamp)
+
+
+def _zip(container: Container) -> Iterator[_Member]:
+    for name, info in zip_members(container):
+        read = functools.partial(read_member, container, info)
+        if name.endswith("/"):
+            yield _Member(name, 0, bytes)
+            continue
+        require_readable(container, info)
+        if is_link(info):
+            yield _link(name, read().decode("utf-8", "surrogateescape"))
+            continue
+        try:
+            reason = left_out(name, functools.partial(read, HEAD))
+        except OSError as error:
+            reason = f"can't be read: {error.strerror}"
+        yield _Member(name, info.file_size, read, reason, checksum=info.CRC, stamp=container.stamp)
+
+
+def _link(name: str, target: str) -> _Member:
+    found = posixpath.normpath(posixpath.join("/", posixpath.dirname(name), target))
+    above = posixpath.normpath(posixpath.join(posixpath.dirname(_plain(name) or ""), target))
+    if target.startswith("/") or above.startswith("../"):
+        return _Member(name, 0, bytes, "a link that leads out of the archive")
+    return _Member(name, 0, bytes, link=found.lstrip("/"))

@@ -1,0 +1,222 @@
+"""Files that hold many photographs: which of them a source names, and reading from any place in them."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from fasttrain.config.location import user_path
+from fasttrain.errors import UserError
+from fasttrain.photos.source import UNDECIDED, refuse_shards
+from fasttrain.photos.split_names import splits_in
+from fasttrain.photos.walk import Ignored, is_folder
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+class Container:
+    """A file that is read in place, by any number of threads.
+
+    It is opened for each read, since a source may have more files than a process may open. stamp: see `walk.Found`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        state = path.stat()
+        self.path = path
+        self.size = state.st_size
+        self.stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return `length` bytes from `start` on.
+
+        Raises OSError where they aren't there, and UserError where the file has changed since it was listed.
+        """
+        if start < 0 or start + length > self.size:
+            raise damaged(f"it ends before byte {start + length:,}", self.path)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            state = os.fstat(descriptor)
+            if (state.st_size, (state.st_mtime_ns, state.st_ctime_ns, state.st_ino)) != (self.size, self.stamp):
+                raise UserError(f"{self.path} has changed since it was listed; run the same command again")
+            pieces = []
+            while length > 0 and (piece := os.pread(descriptor, length, start)):
+                pieces.append(piece)
+                start, length = start + len(piece), length - len(piece)
+        finally:
+            os.close(descriptor)
+        if length:
+            raise damaged("it ends too early", self.path)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def open(self) -> IO[bytes]:
+        """Open the file to go through it once."""
+        return self.path.open("rb")
+
+
+class Within(Container):
+    """A file that lies in a container as it is, such as a tar in a tar."""
+
+    def __init__(self, outer: Container, start: int, size: int) -> None:
+        self.path, self.stamp, self.size = outer.path, outer.stamp, size
+        self._outer, self._start = outer, start
+
+    def read(self, start: int, length: int) -> bytes:
+        """See `Container.read`."""
+        if start < 0 or start + length > self.size:
+            raise damaged(f"a file in it ends before byte {start + length:,}", self.path)
+        return self._outer.read(self._start + start, length)
+
+    def open(self) -> IO[bytes]:
+        """See `Container.open`."""
+        return io.BufferedReader(_Window(self))
+
+
+class _Window(io.RawIOBase):
+    def __init__(self, file: Container) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, position: int, whence: int = os.SEEK_SET, /) -> int:
+        self._at = position + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._file.read(self._at, max(0, min(len(buffer), self._file.size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def damaged(what: str, path: Path) -> OSError:
+    """Return the error for a photograph whose bytes can't be had, although the disk can be read."""
+    return OSError(errno.EIO, f"{path.name} is damaged: {what}", str(path))
+
+
+@dataclass(frozen=True)
+class Files:
+    """The container files that a source names.
+
+    root: the file, where it is one, or the folder that they lie in. paths: sorted. splits: as their names say, or
+    `UNDECIDED`. ignored: what lies beside them.
+    """
+
+    root: Path
+    paths: list[Path]
+    splits: list[int]
+    ignored: list[Ignored]
+
+    def name(self, number: int) -> str:
+        """Return a file's path below the root, with a slash, for what is in it; "" where the root is that file."""
+        path = self.paths[number]
+        return "" if path == self.root else f"{path.relative_to(self.root).as_posix()}/"
+
+
+def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = True) -> Files:
+    """Return the files of a source that `holds` some: one, a pattern such as `train-{00..12}.tar`, or a folder's.
+
+    Raises UserError where one is missing, or only some are named as splits.
+    """
+    root, paths = file_paths(source, match)
+    if not root.is_dir():
+        return Files(root, paths, [UNDECIDED], [])
+    ignored: list[Ignored] = []
+    if user_path(source).is_dir():
+        beside = sorted(set(_below(root)) - set(paths))
+        ignored = [(path.relative_to(root).as_posix(), "beside the files of photographs") for path in beside]
+    return Files(root, paths, _splits(root, paths) if by_name else [UNDECIDED] * len(paths), ignored)
+
+
+def file_paths(source: str | Path, match: re.Pattern[str]) -> tuple[Path, list[Path]]:
+    """Return `Files.root` and `Files.paths` of a source that `holds` some."""
+    path = user_path(source)
+    if path.is_file():
+        return path, [path]
+    if path.is_dir():
+        refuse_shards(path)
+        return path, sorted(each for each in _below(path) if match.search(each.name))
+    paths = sorted(set(_expanded(path)))
+    return Path(os.path.commonpath([each.parent for each in paths])), paths
+
+
+def _below(folder: Path) -> list[Path]:
+    return [each for each in folder.rglob("*") if each.is_file() and not _hidden(each.relative_to(folder))]
+
+
+def _splits(root: Path, paths: list[Path]) -> list[int]:
+    found = [_split_of(path.relative_to(root).as_posix()) for path in paths]
+    named = next((path for path, split in zip(paths, found, strict=True) if split is not None), None)
+    if named is None:
+        return [UNDECIDED] * len(paths)
+    for path, split in zip(paths, found, strict=True):
+        if split is None:
+            raise UserError(f"--source {root}: {named.name} is named as a split, {path.name} isn't; rename it")
+    return [UNDECIDED if split is None else split for split in found]
+
+
+def _split_of(name: str) -> int | None:
+    """Return the split that a file's name means, or else the folder that it lies in; None where none does."""
+    for part in reversed(name.split("/")):
+        found = splits_in(part)
+        if len(found) > 1:
+            raise UserError(f"{name}: its name means more than one split; rename it")
+        if found:
+            return found.pop()
+    return None
+
+
+def _hidden(path: Path) -> bool:
+    return any(part[0] == "." or part == "__MACOSX" for part in path.parts)
+
+
+def holds(source: str | Path, match: re.Pattern[str]) -> bool:
+    """Return whether a source is files that `match`: one, a pattern of them, or a folder of nothing but such files.
+
+    The files of a folder may lie in folders, one for each split.
+    """
+    path = user_path(source)
+    if not path.is_dir():
+        return match.search(path.name) is not None and (path.is_file() or _BRACES.search(str(path)) is not None)
+    with os.scandir(path) as entries:
+        folders = [entry.path for entry in entries if not _hidden(Path(entry.name)) and is_folder(entry)]
+    if folders:
+        return all(_has(folder, match) for folder in folders)
+    return _has(path, match)
+
+
+def _has(folder: str | Path, match: re.Pattern[str]) -> bool:
+    with os.scandir(folder) as entries:
+        return any(match.search(entry.name) and entry.name[0] != "." and entry.is_file() for entry in entries)
+
+
+def _expanded(path: Path) -> list[Path]:
+    paths = []
+    for each in _choices(str(path)):
+        if not Path(each).is_file():
+            raise UserError(f"--source {path}: {each} is not there; give the numbers of the files that are")
+        paths.append(Path(each))
+    return paths
+
+
+def _choices(pattern: str) -> Iterator[str]:
+    found = _BRACES.search(pattern)
+    if not found:
+        yield pattern
+        return
+    choices: Iterable[str] = found[1].split(",")
+    if numbers := _RANGE.fullmatch(found[1]):
+        first, last = numbers.groups()
+        choices = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    for choice in choices:
+        yield from _choices(pattern[: found.start()] + choice + pattern[found.end() :])

@@ -1,0 +1,64 @@
+"""The members of a tar, plain or gzipped, and where they lie in it."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from fasttrain.errors import UserError
+from fasttrain.photos.container import Container
+
+_AT_ONCE = 1 << 20
+Head = Callable[[int], bytes]
+"""Returns up to so many of a member's first bytes; to be asked before the next member is."""
+
+
+def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
+    """Yield each member of a tar, in order, those of tars that were joined to it included.
+
+    Raises UserError where the tar is damaged or cut off.
+    """
+    count = 0
+    stream = file.open()
+    try:
+        while True:
+            with tarfile.open(fileobj=stream, mode="r:") as archive:
+                while info := archive.next():
+                    archive.members.clear()  # type: ignore[attr-defined] # a million of them would take gigabytes
+                    start, size = info.offset_data, info.size
+                    yield info, lambda most, start=start, size=size: _at(stream, start, min(size, most))  # type: ignore[misc]
+                    count += 1
+                end = archive.offset
+            if not _go_on(stream, end):
+                return
+    except (tarfile.TarError, EOFError) as error:
+        if not count:
+            raise UserError(f"--source {file.path}: no tar that can be read ({error}); copy it again") from error
+        raise UserError(
+            f"--source {file.path}: the tar is damaged after {count:,} members ({error}); copy it again"
+        ) from error
+    finally:
+        stream.close()
+
+
+def _at(stream: IO[bytes], start: int, length: int) -> bytes:
+    stream.seek(start)
+    return stream.read(length)
+
+
+def _go_on(stream: IO[bytes], end: int) -> bool:
+    """Return whether another tar follows the end of one, and go there. tarfile takes a damaged header for the end."""
+    block = _at(stream, end, tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is cut off")
+    if block.strip(b"\0"):
+        raise tarfile.ReadError("a header is damaged")
+    position = end
+    while block := _at(stream, position, _AT_ONCE):
+        empty = len(block) - len(block.lstrip(b"\0"))
+        if empty < len(block):
+            stream.seek(position + empty - empty % tarfile.BLOCKSIZE)
+            return True
+        position += len(block)
+    return False
