@@ -73,7 +73,11 @@ def convert(
         bool, typer.Option("--skip-empty-classes", help="leave out a class none of whose files is a photograph")
     ] = False,
     part: Annotated[
-        str | None, typer.Option(help="2/4: the second of four machines' shares of the shards; then `merge`")
+        str | None,
+        typer.Option(
+            help="2/4: the second of four machines' shares of the shards, then `merge`; auto: as Slurm, Kubernetes or "
+            "torchrun numbers this process"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other shards that lie in --out")] = False,
 ) -> None:
@@ -173,7 +177,7 @@ def _convert_part(
         raise UserError("--part goes with neither --format tar,beton nor --overwrite; leave them out")
     result = convert_part(source, out, part, ShardSettings(**settings), options=options, workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
-    console.print(f"part {part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
+    console.print(f"part {result.part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
     _next(console, f"when all parts are in {out}", f"fasttrain merge {out}")
 
 

@@ -22,7 +22,8 @@ from fasttrain.shards.beton import write_betons
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.layout import ShardJob, lay_out, write_split_file
-from fasttrain.shards.merge import parse_part, part_folder, write_summary
+from fasttrain.shards.merge import part_folder, write_summary
+from fasttrain.shards.part_number import parse_part
 from fasttrain.shards.parts import Part, read_part, write_parts
 from fasttrain.shards.progress import ConvertProgress
 from fasttrain.shards.reader import ShardSet
@@ -37,9 +38,10 @@ _AS_IS = SourceOptions()
 
 @dataclass(frozen=True)
 class PartResult:
-    """A part's folder; photographs this call read, and the seconds it took."""
+    """A part's folder and numbers ("2/4"); photographs this call read, and the seconds it took."""
 
     folder: Path
+    part: str
     photos: int
     seconds: float
 
@@ -124,6 +126,7 @@ def convert_part(
 ) -> PartResult:
     """Writes every n-th shard, from the i-th on, of `convert`'s, into a folder below `out`: part "i/n", from 1.
 
+    part "auto": the numbers of the Slurm task, Kubernetes pod or torchrun rank that this process is.
     Each of n machines that see the same `source` does one part, then `merge` makes one data set of them, byte for byte
     what one machine writes. Stops and goes on as `convert` does, and raises what it raises.
     """
@@ -142,7 +145,7 @@ def convert_part(
         write_summary(folder, opened.summary(), jobs)
         write_split_file(folder, opened, jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
-    return PartResult(folder, photos, time.monotonic() - start)
+    return PartResult(folder, f"{number}/{count}", photos, time.monotonic() - start)
 
 
 def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:

@@ -27,15 +27,6 @@ _MOST_ROWS = 10**8
 _FOLDER = re.compile(r"part-(\d+)-of-(\d+)")
 
 
-def parse_part(part: str) -> tuple[int, int]:
-    """("2/4") to (2, 4). Raises UserError."""
-    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part.strip())
-    number, count = (int(each) for each in found.groups()) if found else (0, 0)
-    if not 1 <= number <= count:
-        raise UserError(f"--part {part}: give the machine's number and how many there are, from 1/4 to 4/4, say")
-    return number, count
-
-
 def part_folder(out: Path, number: int, count: int) -> Path:
     """Where part `number` of `count` is written: nothing else lies there, so machines may share `out`."""
     return out / f"part-{number}-of-{count}"
