@@ -26,7 +26,9 @@ def convert(
             "paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
         ),
     ] = "food101",
-    out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),
+    out: Annotated[
+        str, typer.Option(help="where the shards are written: a folder, or a URL (s3://bucket/shards)")
+    ] = "shards",
     format: Annotated[str, typer.Option(help="tar, or tar,beton: FFCV's files too")] = "tar",
     val_fraction: Annotated[
         float, typer.Option(help="share of each class's training photographs that validates")
@@ -140,9 +142,7 @@ def convert(
 
 
 def merge(
-    out: Annotated[Path, typer.Argument(help="the --out of each `convert --part`, where all the parts lie")] = Path(
-        "shards"
-    ),
+    out: Annotated[str, typer.Argument(help="the --out of each `convert --part`, where all the parts lie")] = "shards",
 ) -> None:
     """Joins the parts that `convert --part 1/4`, `2/4`, ... wrote into one data set."""
 
@@ -158,7 +158,7 @@ def merge(
 def _convert_part(
     console: Console,
     source: str,
-    out: Path,
+    out: str,
     part: str,
     settings: dict[str, Any],
     options: SourceOptions,
@@ -210,15 +210,16 @@ def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
 def _print_rejected(console: Console, result: ConvertResult) -> None:
 
     from fasttrain.shards.format import CONVERTED, REJECTED
+    from fasttrain.shards.workplace import destination
 
-    if (result.out / CONVERTED).exists():
-        console.print(f"not stored as they came: listed in {result.out / CONVERTED}")
+    out = destination(result.out)
+    if CONVERTED in result.manifest.files:
+        console.print(f"not stored as they came: listed in {out}/{CONVERTED}")
     broken, ignored = (result.manifest.counts[name] for name in ("broken", "ignored"))
     if not broken and not ignored:
         return
-    listed = result.out / REJECTED
-    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {listed}")
-    lines = listed.read_text("utf-8", errors="replace").splitlines()
+    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {out}/{REJECTED}")
+    lines = out.read(REJECTED).decode("utf-8", errors="replace").splitlines()
     reasons = Counter(line.partition("\t")[2] for line in lines)
     many = [(reason, count) for reason, count in reasons.most_common() if count >= _MANY]
     for reason, count in many[:_BROKEN_SHOWN]:

@@ -6,14 +6,14 @@ import hashlib
 import io
 import os
 from collections import Counter
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from fasttrain.errors import UserError
-from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.source import TRAIN, SourceSummary
+from fasttrain.shards.destination import Destination
 from fasttrain.shards.format import (
     CONVERTED,
     INDEX,
@@ -33,7 +33,7 @@ from fasttrain.text import printable
 
 
 def assemble(
-    out: Path, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
+    out: Destination, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
     """Writes these files, `converted.tsv` only where there is something to list; `parts` in the layout's order.
 
@@ -42,18 +42,18 @@ def assemble(
     """
     broken = [rejected for _, part in parts for rejected in part.broken]
     rejected = sorted([*source.ignored, *broken])
-    atomic_write_bytes(out / REJECTED, b"".join(_line(path, reason) for path, reason in rejected))
+    out.write(REJECTED, b"".join(_line(path, reason) for path, reason in rejected))
     kept = [(job, part) for job, part in parts if part.keys]
     _check_classes(out, source, kept, dict(broken))
     changed = sorted(changed for _, part in kept for changed in part.changed)
     if changed:
-        atomic_write_bytes(out / CONVERTED, b"".join(_line(path, reason) for path, reason in changed))
+        out.write(CONVERTED, b"".join(_line(path, reason) for path, reason in changed))
     index = _index(kept)
     file = io.BytesIO()
     np.save(file, index)
-    atomic_write_bytes(out / INDEX, file.getvalue())
-    lists = [REJECTED, *([CONVERTED] if changed else []), *([SPLIT_FILE] if (out / SPLIT_FILE).exists() else [])]
-    others = [*lists, *(f"{job.name}.idx" for job, _ in kept)]
+    out.write(INDEX, file.getvalue())
+    lists = [REJECTED, *([CONVERTED] if changed else []), *([SPLIT_FILE] if out.has(SPLIT_FILE) else [])]
+    digests = {f"{job.name}.idx": part.index_sha256 for job, part in kept}
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(
         schema=1,
@@ -70,7 +70,7 @@ def assemble(
             )
             for job, part in kept
         ],
-        index=IndexSummary(sha256=hashlib.sha256(file.getvalue()).hexdigest(), samples=len(index)),
+        index=IndexSummary(sha256=_sha256(file.getvalue()), samples=len(index)),
         settings=settings,
         counts={
             "photos": source.photos,
@@ -79,20 +79,22 @@ def assemble(
             "broken": len(broken),
             "ignored": len(source.ignored),
         },
-        files={name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in others},
+        files={name: digests.get(name) or _sha256(out.read(name)) for name in (*lists, *digests)},
     )
-    atomic_write_bytes(out / MANIFEST, manifest.to_bytes())
+    out.write(MANIFEST, manifest.to_bytes())
     return manifest
 
 
-def _check_classes(out: Path, source: SourceSummary, kept: list[tuple[ShardJob, Part]], broken: dict[str, str]) -> None:
+def _check_classes(
+    out: Destination, source: SourceSummary, kept: list[tuple[ShardJob, Part]], broken: dict[str, str]
+) -> None:
     left = {label for job, part in kept if job.split == TRAIN for label in part.labels}
     for label, name in enumerate(source.classes):
         if label not in left:
-            inside = (reason for path, reason in broken.items() if name in Path(path).parts[:-1])
+            inside = (reason for path, reason in broken.items() if name in PurePosixPath(path).parts[:-1])
             first = next((f", such as: {reason}" for reason in inside), "")
             raise UserError(
-                f"class {name!r} has no usable training photograph (why: {out / REJECTED}{first}); add some, or take "
+                f"class {name!r} has no usable training photograph (why: {out}/{REJECTED}{first}); add some, or take "
                 "its folder away"
             )
 
@@ -110,6 +112,10 @@ def _index(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.voi
         rows["label"], rows["crc32"] = part.labels, part.crcs
         start += len(rows)
     return index
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _line(path: str, reason: str) -> bytes:

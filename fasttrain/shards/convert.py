@@ -19,16 +19,17 @@ from fasttrain.photos.source import Source, SourceOptions
 from fasttrain.photos.sources import open_source, require_known
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import write_betons
-from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
+from fasttrain.shards.destination import Destination, Folder
+from fasttrain.shards.format import MANIFEST, PARTS, SPLIT_FILE, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
-from fasttrain.shards.layout import ShardJob, lay_out, write_split_file
-from fasttrain.shards.merge import part_folder, write_summary
+from fasttrain.shards.layout import ShardJob, lay_out, split_file
+from fasttrain.shards.merge import part_name, refuse_finished, write_summary
 from fasttrain.shards.part_number import parse_part
-from fasttrain.shards.parts import Part, read_part, write_parts
+from fasttrain.shards.parts import Part, read_parts, write_parts
 from fasttrain.shards.progress import ConvertProgress
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
-from fasttrain.shards.workplace import alone_in, clear_parts, local_folder, prepare
+from fasttrain.shards.workplace import destination, prepare
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
 
@@ -38,9 +39,9 @@ _AS_IS = SourceOptions()
 
 @dataclass(frozen=True)
 class PartResult:
-    """A part's folder and numbers ("2/4"); photographs this call read, and the seconds it took."""
+    """A part's folder or URL, and numbers ("2/4"); photographs this call read, and the seconds it took."""
 
-    folder: Path
+    folder: Path | str
     part: str
     photos: int
     seconds: float
@@ -48,9 +49,9 @@ class PartResult:
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The shards' folder and manifest; seconds this call took, photographs it read (none where `already` done)."""
+    """The shards' folder or URL, and manifest; seconds this call took, photographs it read (none where `already`)."""
 
-    out: Path
+    out: Path | str
     manifest: Manifest = field(repr=False)
     seconds: float
     photos: int
@@ -84,6 +85,8 @@ def convert(
 ) -> ConvertResult:
     """Writes the shards of `source` ("food101", "sample", a folder or a table: see `open_source`) into `out`.
 
+    out: a folder, or a URL that fsspec can write, such as "s3://bucket/shards".
+
     format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
     each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
     its own. test_fraction: the same for testing. seed: of that choice and of the order, in [0, 2**63).
@@ -100,9 +103,12 @@ def convert(
     """
     formats = parse_formats(format, raw=raw)
     console = make_console(stderr=True, quiet=not progress)
+    place = destination(out)
+    if "beton" in formats and not isinstance(place, Folder):
+        raise UserError(f"--format {format} goes with a local --out only, as a .beton file is written in place")
     return _convert(
         source,
-        local_folder(out),
+        place,
         ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw, color, test_fraction),
         options=options,
         workers=workers,
@@ -132,20 +138,20 @@ def convert_part(
     """
     number, count = parse_part(part)
     console = make_console(stderr=True, quiet=not progress)
-    folder = part_folder(local_folder(out), number, count)
-    if (folder.parent / MANIFEST).exists():
-        raise UserError(f"{folder.parent} holds a whole data set; give another --out")
+    whole = destination(out)
+    refuse_finished(whole)
+    folder = whole.below(part_name(number, count))
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers, options)
-    with _quiet_pillow(), alone_in(folder, wait=False), StopRequest("stopping after the shards in hand") as stop:
+    with _quiet_pillow(), folder.alone(wait=False), StopRequest("stopping after the shards in hand") as stop:
         jobs = _jobs(opened, settings)
         recorded = {**settings.recorded(), **opened.settings}
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
-        write_split_file(folder, opened, jobs)
+        folder.write(SPLIT_FILE, split_file(opened, jobs))
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
-    return PartResult(folder, f"{number}/{count}", photos, time.monotonic() - start)
+    return PartResult(folder.location, f"{number}/{count}", photos, time.monotonic() - start)
 
 
 def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:
@@ -178,7 +184,7 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
     if not (out / MANIFEST).exists():
         console = make_console(stderr=True)
         console.print(f"{data} holds photographs: converting them once, into {out}")
-        _convert(data, out, settings, least_classes=least_classes, wait=True, console=console)
+        _convert(data, Folder(out), settings, least_classes=least_classes, wait=True, console=console)
     return out
 
 
@@ -194,7 +200,7 @@ def parse_formats(given: str, *, raw: bool) -> set[str]:
 
 def _convert(
     where: str | Path,
-    out: Path,
+    out: Destination,
     settings: ShardSettings,
     *,
     console: Console,
@@ -208,7 +214,7 @@ def _convert(
 ) -> ConvertResult:
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes)
-    with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+    with out.alone(wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         jobs = _jobs(source, settings)
         recorded = {**settings.recorded(), **source.settings}
         manifest = prepare(out, source, jobs, recorded, overwrite=overwrite, say=console.print)
@@ -216,7 +222,7 @@ def _convert(
         if manifest is None:
             _say_notes(console, source)
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
-            write_split_file(out, source, jobs)
+            out.write(SPLIT_FILE, split_file(source, jobs))
             manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
@@ -227,9 +233,9 @@ def _convert(
             )
         seconds = time.monotonic() - start
         if beton:
-            _write_betons(out, console, stop)
-        clear_parts(out)
-    return ConvertResult(out, manifest, seconds, photos, already)
+            _write_betons(Path(out.location), console, stop)
+        out.remove_folder(PARTS)
+    return ConvertResult(out.location, manifest, seconds, photos, already)
 
 
 def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
@@ -247,7 +253,7 @@ def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
 
 def _checked(
     where: str | Path,
-    out: Path,
+    out: Destination,
     settings: ShardSettings,
     workers: int | None,
     options: SourceOptions,
@@ -257,10 +263,13 @@ def _checked(
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
     source = open_source(where, least_classes, options)
-    inside = out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents
-    if inside and source.kind != "table":  # which names its photographs one by one
+    if source.kind != "table" and _lies_within(out.location, source.root):  # which names its photographs one by one
         raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source
+
+
+def _lies_within(out: Path | str, source: Path) -> bool:
+    return isinstance(out, Path) and source.resolve() in (out.resolve(), *out.resolve().parents)
 
 
 @contextlib.contextmanager
@@ -289,14 +298,14 @@ def _say_notes(console: Console, source: Source) -> None:
 def _write(
     source: Source,
     jobs: list[ShardJob],
-    out: Path,
+    out: Destination,
     settings: ShardSettings,
     workers: int,
     strict: bool,
     console: Console,
     stop: StopRequest,
 ) -> tuple[list[tuple[ShardJob, Part]], int]:
-    done = {job.name: part for job in jobs if (part := read_part(out, job))}
+    done = {job.name: part for job, part in read_parts(out, jobs) if part}
     if strict:
         for part in done.values():
             part.check_strict(source.root)
@@ -327,6 +336,7 @@ def _write(
             advance=advance,
         ):
             done[job.name] = part
+        out.settle()
     return [(job, done[job.name]) for job in jobs], left
 
 

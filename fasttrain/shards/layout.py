@@ -6,15 +6,13 @@ import csv
 import io
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.source import Source
 from fasttrain.photos.split import decide_splits, shuffled
-from fasttrain.shards.format import SPLIT_FILE, SPLITS
+from fasttrain.shards.format import SPLITS
 
 SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-[0-9]{{5,9}}")
 
@@ -49,8 +47,8 @@ def lay_out(
     return jobs
 
 
-def write_split_file(folder: Path, source: Source, jobs: list[ShardJob]) -> None:
-    """Write `splits.csv`: each photograph's path and split, as `convert --splits` takes them again."""
+def split_file(source: Source, jobs: list[ShardJob]) -> bytes:
+    """Return `splits.csv`: each photograph's path and split, as `convert --splits` takes them again."""
     splits = np.empty(len(source.paths), np.int8)
     for job in jobs:
         splits[job.rows] = job.split
@@ -58,4 +56,4 @@ def write_split_file(folder: Path, source: Source, jobs: list[ShardJob]) -> None
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "split"))
     table.writerows((path, SPLITS[split]) for path, split in zip(source.paths, splits.tolist(), strict=True))
-    atomic_write_bytes(folder / SPLIT_FILE, text.getvalue().encode("utf-8", "surrogateescape"))
+    return text.getvalue().encode("utf-8", "surrogateescape")

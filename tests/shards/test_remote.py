@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from fasttrain import urls
 from fasttrain.config.load import resolve
 from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
@@ -36,7 +37,7 @@ URL = "memory://bucket/sample"
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(urls, "WAITS", (0.01, 0.01))
     return tmp_path / "cache" / "remote"
 
 
