@@ -22,8 +22,9 @@ def convert(
     source: Annotated[
         str,
         typer.Option(
-            help="food101 (downloads it), sample (draws a small one), a folder of photographs, or a table of their "
-            "paths and labels (.csv, .tsv, .jsonl, .parquet, .txt)"
+            help="food101 (downloads it), sample (draws a small one), a folder of photographs, a table of their paths "
+            "and labels (.csv, .tsv, .jsonl, .parquet, .txt), or a Hugging Face data set: hf://OWNER/NAME, a folder "
+            "that `datasets` saved, Parquet files"
         ),
     ] = "food101",
     out: Annotated[
@@ -48,6 +49,9 @@ def convert(
     color: Annotated[
         str, typer.Option(help="ICC profiles: srgb converts, keep doesn't, auto does where it changes the colours much")
     ] = "auto",
+    accept_damaged: Annotated[
+        float, typer.Option(help="the share of a damaged JPEG, 0 to 1, that must be intact for it to be stored")
+    ] = 0.98,
     classes: Annotated[
         str | None,
         typer.Option(help="where class folders hold folders: top, leaf or path says which of them are the classes"),
@@ -101,6 +105,7 @@ def convert(
         "shard_size": shard_size,
         "raw": raw,
         "color": color,
+        "accept_damaged": accept_damaged,
     }
     options = SourceOptions(
         classes=classes,

@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.location import user_path
 from fasttrain.device import choose_device
-from fasttrain.errors import UserError, fault_of_machine
+from fasttrain.errors import UserError
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.loaders.plan import centre_boxes
-from fasttrain.loaders.torchvision import decode_crop
+from fasttrain.evaluation.photograph import Unreadable, read_photograph
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
-from fasttrain.photos.normalise import BrokenPhoto, normalise
 
 _Read = tuple[Path, "Future[torch.Tensor]"]
 
@@ -138,21 +135,3 @@ class Predictor:
             likely = logits.softmax(dim=1).topk(self._top_k)
         for path, indices, probabilities in zip(paths, likely.indices.tolist(), likely.values.tolist(), strict=True):
             yield Prediction(path, tuple(self.spec.classes[index] for index in indices), tuple(probabilities))
-
-
-class Unreadable(Exception):
-    """A photograph that can't be read or decoded, in a few words."""
-
-
-def read_photograph(path: Path, image_size: int) -> torch.Tensor:
-    """uint8 [image_size, image_size, 3]: the photograph as validation sees it. Raises Unreadable."""
-    try:
-        photo = normalise(path.read_bytes(), max_size=None, quality=95, cut="none", optimize=False)
-        box = centre_boxes(np.array([[photo.height, photo.width]], dtype=np.int32))[0]
-        return decode_crop(photo.jpeg, box, False, (image_size, image_size))
-    except OSError as error:
-        if fault_of_machine(error):
-            raise
-        raise Unreadable(error.strerror or str(error)) from None
-    except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
-        raise Unreadable(str(error).splitlines()[0]) from None

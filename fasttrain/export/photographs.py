@@ -14,7 +14,7 @@ from fasttrain.config.location import is_url, user_path
 from fasttrain.device import choose_workers
 from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.evaluation.predict import Unreadable, read_photograph
+from fasttrain.evaluation.photograph import Unreadable, read_photograph
 from fasttrain.evaluation.splits import batches, split_ids
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import choose_loader

@@ -57,6 +57,18 @@ def cut_jpeg(data: Buffer, interval: Interval = "mcu", optimize: bool = True, or
     return result
 
 
+def repair_jpeg(data: Buffer) -> tuple[bytes, float]:
+    """Return a damaged JPEG without its metadata as libjpeg shows it, free of damage, and the share that is intact.
+
+    The share, 0 to 1, counts the MCUs before the first error. Of several scans the worst counts, but for those of a
+    progressive JPEG that only add the last bit to coefficients.
+
+    Raises ValueError where libjpeg shows nothing. Raises UserError without the C++ module.
+    """
+    result: tuple[bytes, float] = _native().repair(data, "none", False)
+    return result
+
+
 def slice_jpeg(data: Buffer, box: tuple[int, int, int, int]) -> tuple[bytes, int, int]:
     """The part of a cut JPEG that holds `box`, (top, left, height, width) in pixels: (jpeg, top, left).
 

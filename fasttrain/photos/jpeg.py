@@ -139,6 +139,17 @@ def without_metadata(data: bytes) -> bytes:
     return data
 
 
+def with_metadata_of(data: bytes, jpeg: bytes) -> bytes:
+    """Return `jpeg` with the Exif and the ICC profile of the JPEG `data`."""
+    metadata = []
+    for segment in _segments(data):
+        if segment.marker == _SOS:
+            break
+        if segment.payload[:5] == b"Exif\0" or segment.payload[:12] == _ICC:
+            metadata.append(data[segment.start : segment.end])
+    return b"".join([jpeg[:2], *metadata, jpeg[2:]])
+
+
 def _is_private(segment: _Segment) -> bool:
     if segment.marker == _APP2:
         return segment.payload[:4] == b"MPF\0"

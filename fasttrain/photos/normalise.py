@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from fasttrain.photos.color import MOST_LEVELS, Color, Profile, read_profile
-from fasttrain.photos.cut import Interval, cut_jpeg, native_available
+from fasttrain.photos.cut import Interval, cut_jpeg, native_available, repair_jpeg
 from fasttrain.photos.formats import HEAD, PILLOW, sniff
-from fasttrain.photos.jpeg import JpegHeader, read_header, require_few_scans, strip_metadata
+from fasttrain.photos.jpeg import JpegHeader, read_header, require_few_scans, strip_metadata, with_metadata_of
 from fasttrain.photos.pictures import MAX_PIXELS as MAX_PIXELS
 from fasttrain.photos.pictures import BrokenPhoto as BrokenPhoto
 from fasttrain.photos.pictures import (
@@ -24,9 +26,13 @@ from fasttrain.photos.pictures import (
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Self
 
 _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _UNTOUCHED = ("as-is", "stripped", "cut")
+ACCEPT_DAMAGED = 0.98
+"""The share of a damaged JPEG that must be intact for it to be stored, unless the user gives another."""
+_TRANSCODABLE = (0, 1, 2, 9, 10)  # SOFn whose coefficients libjpeg reads
 _COMPONENTS = {1: "L", 3: "RGB"}
 
 
@@ -44,13 +50,18 @@ class _Outcome:
         """Say how this photograph differs from its file; empty where its coefficients are the file's."""
         return "; ".join([*(how for how in self.how if how not in _UNTOUCHED), *self.notes])
 
+    def called_damaged(self, note: str) -> Self:
+        """Return the same photograph with "damaged" as the last of `how`, and a note."""
+        how = tuple("stripped" if each == "as-is" else each for each in self.how)
+        return replace(self, how=(*how, "damaged"), notes=(note, *self.notes))
+
 
 @dataclass(frozen=True)
 class StoredPhoto(_Outcome):
     """`jpeg`: 8 bits a sample, grey or three components.
 
     The first of `how` is "as-is", "stripped" (metadata taken off), "rotated" (losslessly) or
-    "re-encoded: WHY"; "color converted" or "color kept", "resized" and "cut" may follow.
+    "re-encoded: WHY"; "color converted" or "color kept", "resized", "cut" and "damaged" may follow.
     """
 
     jpeg: bytes
@@ -60,7 +71,8 @@ class StoredPhoto(_Outcome):
 class RawPhoto(_Outcome):
     """`pixels`: uint8 RGB in rows, `height` x `width` x 3 bytes.
 
-    The first of `how` is "decoded: KIND"; "rotated", "color converted" or "color kept", and "resized" may follow.
+    The first of `how` is "decoded: KIND"; "rotated", "color converted" or "color kept", "resized" and "damaged" may
+    follow.
     """
 
     pixels: bytes
@@ -74,6 +86,7 @@ def normalise(
     cut: Interval = "none",
     optimize: bool = True,
     color: Color = "auto",
+    accept_damaged: float = ACCEPT_DAMAGED,
 ) -> StoredPhoto:
     """The JPEG to store for the file `data`, upright and without private metadata.
 
@@ -84,41 +97,104 @@ def normalise(
     `max_size` bounds the longest side in pixels. `cut` other than "none" (needs the C++ module) rewrites
     each JPEG by `cut_jpeg`; `optimize` chooses optimal Huffman tables for what is rewritten or encoded.
     `color`: "auto" converts to sRGB where an ICC profile moves the colours by more than MOST_LEVELS on average,
-    "srgb" wherever there is another profile, "keep" nowhere.
+    "srgb" wherever there is another profile, "keep" nowhere. accept_damaged: the share of a damaged JPEG, 0 to 1, that
+    must be intact (see `repair_jpeg`); it is stored as libjpeg shows it. Without the C++ module, damaged codes are
+    taken for pixels, and a truncated JPEG is broken.
 
     Every photograph is decoded in full, or its coefficients are all read. Raises BrokenPhoto for what is
-    truncated, not a photograph, or of more than MAX_PIXELS.
+    more damaged, not a photograph, or of more than MAX_PIXELS.
     """
-    data = _unpacked(data)
-    header = _header(data)
-    why = _why_not_kept(header, max_size) if header else None
-    if header and why is None:
-        kept = _kept(data, header, cut, optimize, color)
-        if isinstance(kept, StoredPhoto):
-            return kept
-        why = kept
-    picture = open_picture(data)
-    image, done = _pixels(picture, color)
-    return _encode(image, why or PILLOW[picture.kind].lower(), max_size, quality, cut, optimize, done)
+
+    def stored(data: bytes) -> StoredPhoto:
+        header = _header(data)
+        why = _why_not_kept(header, max_size) if header else None
+        if header and why is None:
+            kept = _kept(data, header, cut, optimize, color)
+            if isinstance(kept, StoredPhoto):
+                return kept
+            why = kept
+        elif header:
+            _require_intact(data, header)
+        picture = open_picture(data)
+        image, done = _pixels(picture, color)
+        return _encode(image, why or PILLOW[picture.kind].lower(), max_size, quality, cut, optimize, done)
+
+    return _repaired_if_damaged(stored, _unpacked(data), accept_damaged)
 
 
-def decode(data: bytes, *, max_size: int, color: Color = "auto") -> RawPhoto:
+def decode(data: bytes, *, max_size: int, color: Color = "auto", accept_damaged: float = ACCEPT_DAMAGED) -> RawPhoto:
     """The pixels to store for the file `data`: upright, on white where it is transparent, grey as RGB.
 
     They equal Pillow's, shrunk by the same filter as `normalise`'s where the longest side exceeds `max_size`.
-    `color`: see `normalise`. Raises BrokenPhoto as `normalise` does.
+    `color`, `accept_damaged`: see `normalise`. Raises BrokenPhoto as `normalise` does.
     """
-    data = _unpacked(data)
-    header = _header(data)
-    picture = open_picture(data)
-    how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else PILLOW[picture.kind].lower())]
-    if header and header.orientation != 1:
-        how.append("rotated")
-    image, done = _pixels(picture, color)
-    how += done.how
-    if _shrink(image, max_size):
-        how.append("resized")
-    return RawPhoto(image.width, image.height, tuple(how), done.notes, image.convert("RGB").tobytes())
+
+    def decoded(data: bytes) -> RawPhoto:
+        header = _header(data)
+        if header:
+            _require_intact(data, header)
+        picture = open_picture(data)
+        how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else PILLOW[picture.kind].lower())]
+        if header and header.orientation != 1:
+            how.append("rotated")
+        image, done = _pixels(picture, color)
+        how += done.how
+        if _shrink(image, max_size):
+            how.append("resized")
+        return RawPhoto(image.width, image.height, tuple(how), done.notes, image.convert("RGB").tobytes())
+
+    return _repaired_if_damaged(decoded, _unpacked(data), accept_damaged)
+
+
+_AnyPhoto = TypeVar("_AnyPhoto", StoredPhoto, RawPhoto)
+
+
+class _Damaged(BrokenPhoto):
+    """A JPEG of which libjpeg shows a part."""
+
+
+def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accept: float) -> _AnyPhoto:
+    """Return what `store` makes of `data`, or of what is intact of it. Raises BrokenPhoto."""
+    try:
+        return store(data)
+    except _Damaged as damage:
+        try:
+            jpeg, intact = repair_jpeg(data)
+        except ValueError:
+            raise damage from None
+        share = f"{math.floor(intact * 10_000) / 100:g} % of the picture is known to be intact"
+        if intact < accept:
+            raise BrokenPhoto(f"{damage.reason}; {share}, less than {accept * 100:g} %") from damage
+        return store(with_metadata_of(data, jpeg)).called_damaged(share)
+
+
+def _require_intact(data: bytes, header: JpegHeader) -> None:
+    """Raise _Damaged for a JPEG of which Pillow would take damaged codes for pixels."""
+    if not native_available() or header.frame not in _TRANSCODABLE or header.components > 4:
+        return
+    try:
+        cut_jpeg(data, "none", optimize=False)
+    except ValueError as error:
+        raise _Damaged(_damage(error)) from error
+
+
+def _damage(error: ValueError) -> str:
+    """Return in one line what is wrong with a JPEG that the cutter refuses."""
+    reason = str(error)
+    return reason if reason.startswith("truncated:") else f"damaged JPEG: {reason.partition(': ')[2] or reason}"
+
+
+def directly_decodable(data: bytes) -> JpegHeader | None:
+    """Return the header of a JPEG whose pixels are the photograph's but for its orientation; None for all else."""
+    if sniff(data[:HEAD]) != "JPEG":
+        return None
+    try:
+        header = read_header(data)
+    except ValueError:
+        return None
+    if header.precision != 8 or header.width * header.height > MAX_PIXELS or _why_not_kept(header, None):
+        return None
+    return None if header.profile and read_profile(header.profile, _COMPONENTS[header.components]) else header
 
 
 def _unpacked(data: bytes) -> bytes:
@@ -192,33 +268,33 @@ def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
 
 def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color: Color) -> StoredPhoto | str:
     """Return the photograph with its coefficients kept, or why it must be re-encoded."""
+    try:
+        stripped = strip_metadata(data)
+    except ValueError as error:
+        raise _Damaged(f"truncated: {error}") from error
     colors = _NO_PROFILE
     if header.profile and (profile := read_profile(header.profile, _COMPONENTS[header.components])):
         colors = _judge(profile, _thumbnail(data), color)
     if colors.how == _CONVERTED:
         return "color profile"
-    try:
-        stripped = strip_metadata(data)
-    except ValueError as error:
-        raise BrokenPhoto(f"truncated: {error}") from error
     first = "as-is" if stripped == data else "stripped"
     turned = header.orientation != 1
-    if cut == "none" and not turned:
-        _read_every_scan(stripped)
-        return StoredPhoto(header.width, header.height, (first, *colors.how), colors.notes, stripped)
     if not native_available():
+        if cut == "none" and not turned:
+            _read_every_scan(stripped)
+            return StoredPhoto(header.width, header.height, (first, *colors.how), colors.notes, stripped)
         return "orientation"
     try:
-        jpeg = cut_jpeg(stripped, cut, optimize, header.orientation)
+        jpeg = cut_jpeg(stripped, cut, optimize and (cut != "none" or turned), header.orientation)
     except ValueError as error:
-        reason = str(error)
-        if reason.startswith("truncated:"):
-            raise BrokenPhoto(reason) from error
-        # Stray bytes make libjpeg warn, and the cutter refuse; the pixels may be well: the decoder decides.
-        return "orientation" if reason.startswith("orientation:") else "damaged JPEG"
+        if str(error).startswith("orientation:"):
+            return "orientation"
+        raise _Damaged(_damage(error)) from error
     width, height = (header.height, header.width) if header.orientation > 4 else (header.width, header.height)
-    done = ("rotated" if turned else first, *colors.how)
-    return StoredPhoto(width, height, done if cut == "none" else (*done, "cut"), colors.notes, jpeg)
+    how = ("rotated" if turned else first, *colors.how)
+    if cut == "none":
+        return StoredPhoto(width, height, how, colors.notes, jpeg if turned else stripped)
+    return StoredPhoto(width, height, (*how, "cut"), colors.notes, jpeg)
 
 
 def _read_every_scan(data: bytes) -> None:

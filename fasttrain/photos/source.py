@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -38,7 +39,8 @@ class SourceOptions:
 @dataclass(frozen=True)
 class Photo:
     """One photograph. path: relative to its source, with slashes. name: of its class. size: bytes, -1 where it is
-    missing. stamp: see `walk.Found`. group: photographs of one group stay in one split; "" is no group."""
+    missing; of the file where it is a row of one. stamp: see `walk.Found`. group: photographs of one group stay in one
+    split; "" is no group. extra: a value for each of the listing's `extra_columns`."""
 
     path: str
     name: str
@@ -46,6 +48,7 @@ class Photo:
     size: int
     stamp: tuple[int, int, int] = (0, 0, 0)
     group: str = ""
+    extra: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Listing:
     names: every class's name, in label order, with or without photographs. ignored: (path, reason) of what lies there
     and is no photograph. folder: where class folders lie, "" or "train/"; None where there are none. content: whatever
     besides paths and sizes decides the labels, for the fingerprint. notes: lines for the user. settings: for the
-    manifest. read: the bytes of the photograph at a path; by default the file below `root`.
+    manifest. read: the bytes of the photograph at a path; by default the file below `root`. extra_columns: the names of
+    the photographs' extra labels.
     """
 
     kind: str
@@ -69,18 +73,20 @@ class Listing:
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     read: Callable[[str], bytes] | None = None
+    extra_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Source:
     """The photographs of a data set, sorted by path.
 
-    kind: "food101", "folder", "sample", "table" or "archive". paths: relative to `root`, with slashes. labels: int32
-    [n], positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides between train
-    and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and the
-    hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
+    kind: "food101", "folder", "sample", "table", "huggingface" or "archive". paths: relative to `root`, with slashes.
+    labels: int32 [n], positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides
+    between train and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and
+    the hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
     it differs between copies of the photographs, and changes with each of them. groups: one name a photograph, or none
-    at all. notes, settings, reader: see `Listing`.
+    at all. extra: each further column of a table, with a value a photograph, as JSON has them. notes, settings, reader:
+    see `Listing`.
     """
 
     kind: str
@@ -94,6 +100,7 @@ class Source:
     fingerprint: str
     local_state: str = ""
     groups: tuple[str, ...] = ()
+    extra: dict[str, list[Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     reader: Callable[[str], bytes] | None = None
@@ -138,7 +145,9 @@ def make_source(listing: Listing) -> Source:
     if listing.folder is not None:
         ignored += [(f"{listing.folder}{name}/", "empty class") for name in listing.names if name not in used]
     label = {name: number for number, name in enumerate(classes)}
-    digest, local = hashlib.sha256(listing.content), hashlib.sha256(listing.content)
+    extra = {name: [photo.extra[at] for photo in photos] for at, name in enumerate(listing.extra_columns)}
+    content = listing.content + (json.dumps(extra).encode() if extra else b"")
+    digest, local = hashlib.sha256(content), hashlib.sha256(content)
     for photo in photos:
         line = os.fsencode(photo.path) + b"\0%d\0%d\n" % (photo.size, photo.split)
         digest.update(line)
@@ -155,6 +164,7 @@ def make_source(listing: Listing) -> Source:
         f"sha256:{digest.hexdigest()}",
         f"sha256:{local.hexdigest()}",
         tuple(photo.group for photo in photos) if any(photo.group for photo in photos) else (),
+        extra,
         listing.notes,
         listing.settings,
         listing.read,

@@ -14,6 +14,7 @@ from typing import Any
 
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
+from fasttrain.photos.extra import extra_columns
 from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_like_path, read_table
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
 from fasttrain.photos.split_names import split_of
@@ -47,22 +48,23 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
         raise UserError(f"--root {base} is no folder; give the folder that the paths in {path} start from")
     table = read_table(path, (options.path_column, options.label_column, options.split_column, options.group_by))
     columns = _columns(table, base, options)
+    extra = extra_columns(table, (columns.path, columns.label, columns.split, columns.group))
     classes = None if options.class_names is None else read_class_names(user_path(options.class_names))
     named: dict[str, tuple[str, int]] = {}
     photos: list[Photo] = []
     ignored: list[Ignored] = []
     for number, row in enumerate(table.rows):
-        given = _text(row[columns.path])
+        given = text_of(row[columns.path])
         if not given:
             raise UserError(f"{table.where(number)}: no path in column {table.columns[columns.path]}; fill it in")
         if "://" in given:
             raise UserError(f"{table.where(number)}: {given} is a URL; download the photographs, and give their paths")
         full, size, stamp = _found(base, given)
-        label = _label(table, number, columns.label)
+        label = label_of(table, number, columns.label)
         if not label:
             ignored.append((full, f"no label in {path.name}"))
             continue
-        name = label if classes is None else _class_name(classes, label, table.where(number))
+        name = label if classes is None else class_name(classes, label, table.where(number))
         if full in named:
             before, line = named[full]
             if before != name:
@@ -74,13 +76,14 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
             continue
         named[full] = name, table.lines[number]
         split = UNDECIDED if columns.split is None else split_in_cell(row[columns.split], table.where(number))
-        group = "" if columns.group is None else _text(row[columns.group])
-        photos.append(Photo(full, name, split, size, stamp, group))
+        group = "" if columns.group is None else text_of(row[columns.group])
+        others = tuple(cells[number] for cells in extra.values())
+        photos.append(Photo(full, name, split, size, stamp, group, others))
     _require_some(table, photos, base)
     root = _root(base, photos)
     start = len(root.rstrip("/")) + 1
     photos = [replace(each, path=each.path[start:]) for each in photos]
-    names = _sorted_names({photo.name for photo in photos}) if classes is None else [name for name in classes if name]
+    names = sorted_names({photo.name for photo in photos}) if classes is None else [name for name in classes if name]
     digest = hashlib.sha256("\n".join(names).encode())
     for photo in sorted(photos, key=lambda photo: photo.path):
         digest.update(b"\0".join(os.fsencode(each) for each in (photo.path, photo.name, photo.group)) + b"\n")
@@ -92,8 +95,9 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
         photos,
         [(full[start:] if full.startswith(f"{root}/") else full, reason) for full, reason in ignored],
         content=digest.digest(),
-        notes=(_note(table, columns),),
+        notes=(_note(table, columns, list(extra)),),
         settings={} if columns.group is None else {"group_by": options.group_by},
+        extra_columns=tuple(extra),
     )
 
 
@@ -119,7 +123,7 @@ def read_class_names(path: Path) -> list[str]:
 
 def split_in_cell(cell: Any, where: str) -> int:
     """Return the split that a table's cell names: a word for it, or 0 train, 1 val, 2 test; blank is undecided."""
-    text = _text(cell)
+    text = text_of(cell)
     split = {"": UNDECIDED, "0": TRAIN, "1": VAL, "2": TEST}.get(text, split_of(text))
     if split is None:
         raise UserError(f"{where}: {text!r} is no split; give train, val or test, or name another --split-column")
@@ -128,8 +132,8 @@ def split_in_cell(cell: Any, where: str) -> int:
 
 def _columns(table: Table, base: str, options: SourceOptions) -> _Columns:
     path = table.column(options.path_column) if options.path_column else _path_column(table, base)
-    label = table.column(options.label_column) if options.label_column else _label_column(table, path)
-    split = table.column(options.split_column) if options.split_column else _split_column(table, (path, label))
+    label = table.column(options.label_column) if options.label_column else label_column(table, path)
+    split = table.column(options.split_column) if options.split_column else split_column(table, (path, label))
     given = options.group_by
     group = table.columns.index(given) if given in table.columns else None
     return _Columns(path, label, split, group)
@@ -140,14 +144,15 @@ def _path_column(table: Table, base: str) -> int:
     named = table.known(PATHS)
     shaped = [each for each in range(len(table.columns)) if some and all(looks_like_path(row[each]) for row in some)]
     for column in dict.fromkeys([*named, *shaped]):
-        if any(_found(base, _text(row[column]))[1] >= 0 for row in some if _text(row[column])):
+        if any(_found(base, text_of(row[column]))[1] >= 0 for row in some if text_of(row[column])):
             return column
     for column in (*shaped, *named):
         return column
     raise UserError(f"{table.path}: none of its columns ({few(table.columns)}) looks like paths; give --path-column")
 
 
-def _label_column(table: Table, path: int) -> int:
+def label_column(table: Table, path: int) -> int:
+    """Return the column that is the label by its name or its place beside `path`. Raises UserError if none must be."""
     named = [column for column in table.known(LABELS) if column != path]
     if not named and table.columns == [str(1 + number) for number in range(len(table.columns))]:
         # Without names: beside the path.
@@ -156,7 +161,7 @@ def _label_column(table: Table, path: int) -> int:
         raise UserError(
             f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column"
         )
-    texts = [[_text(row[column]) for row in table.rows] for column in named]
+    texts = [[text_of(row[column]) for row in table.rows] for column in named]
     pairs = {len(set(zip(texts[0], other, strict=True))) for other in texts}
     if len(named) > 1 and ({len(set(other)) for other in texts} != pairs or len(pairs) > 1):
         names = " or ".join(table.columns[column] for column in named)
@@ -165,19 +170,19 @@ def _label_column(table: Table, path: int) -> int:
     return next((each for each, some in zip(named, texts, strict=True) if not all(map(_is_number, some))), named[0])
 
 
-def _split_column(table: Table, taken: Sequence[int]) -> int | None:
+def split_column(table: Table, taken: Sequence[int]) -> int | None:
+    """Return the column that names splits, or None."""
     for column in table.known(SPLITS):
-        cells = {_text(row[column]) for row in table.rows} - {""}
+        cells = {text_of(row[column]) for row in table.rows} - {""}
         if column not in taken and any(split_of(cell) is not None for cell in cells):
             return column
     return None
 
 
-def _note(table: Table, columns: _Columns) -> str:
+def _note(table: Table, columns: _Columns, extra: list[str]) -> str:
     used = {"path": columns.path, "label": columns.label, "split": columns.split, "group": columns.group}
     named = [f"{what} = {table.columns[column]}" for what, column in used.items() if column is not None]
-    others = [name for number, name in enumerate(table.columns) if number not in used.values()]
-    return f"{table.path.name}: {', '.join(named)}" + (f"; not used: {', '.join(others)[:200]}" if others else "")
+    return f"{table.path.name}: {', '.join(named)}" + (f"; extra labels: {', '.join(extra)[:200]}" if extra else "")
 
 
 def _found(base: str, given: str) -> tuple[str, int, tuple[int, int, int]]:
@@ -211,7 +216,8 @@ def _root(base: str, photos: list[Photo]) -> str:
     return os.path.commonpath([*map(os.path.dirname, outside), base]) if outside else base
 
 
-def _label(table: Table, number: int, column: int) -> str:
+def label_of(table: Table, number: int, column: int) -> str:
+    """Return a row's label as text; empty where it has none. Raises UserError where it has several."""
     cell = table.rows[number][column]
     if isinstance(cell, (list, tuple)):
         if len(cell) > 1:
@@ -219,10 +225,11 @@ def _label(table: Table, number: int, column: int) -> str:
                 f"{table.where(number)}: {len(cell)} labels; a photograph has one class: give --label-column"
             )
         cell = cell[0] if cell else ""
-    return _text(cell)
+    return text_of(cell)
 
 
-def _class_name(classes: list[str], label: str, where: str) -> str:
+def class_name(classes: list[str], label: str, where: str) -> str:
+    """Return the class that a label names, by itself or by its number. Raises UserError."""
     if label in classes:
         return label
     if _is_number(label) and 0 <= int(label) < len(classes) and classes[int(label)]:
@@ -230,7 +237,7 @@ def _class_name(classes: list[str], label: str, where: str) -> str:
     raise UserError(f"{where}: label {label!r} is none of the {len(classes):,} --class-names{nearest(label, classes)}")
 
 
-def _sorted_names(names: set[str]) -> list[str]:
+def sorted_names(names: set[str]) -> list[str]:
     """Sort class names; numbers by their value, so that 10 follows 9."""
     return sorted(names, key=int) if all(map(_is_number, names)) else sorted(names)
 
@@ -239,7 +246,8 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _text(cell: Any) -> str:
+def text_of(cell: Any) -> str:
+    """Return a cell as text; empty for a missing value."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, float) and cell.is_integer():

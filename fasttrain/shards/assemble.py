@@ -16,6 +16,7 @@ from fasttrain.photos.source import TRAIN, SourceSummary
 from fasttrain.shards.destination import Destination
 from fasttrain.shards.format import (
     CONVERTED,
+    EXTRA,
     INDEX,
     MANIFEST,
     REJECTED,
@@ -52,7 +53,8 @@ def assemble(
     file = io.BytesIO()
     np.save(file, index)
     out.write(INDEX, file.getvalue())
-    lists = [REJECTED, *([CONVERTED] if changed else []), *([SPLIT_FILE] if out.has(SPLIT_FILE) else [])]
+    lists = [REJECTED, *([CONVERTED] if changed else [])]
+    lists += [name for name in (SPLIT_FILE, EXTRA) if out.has(name)]
     digests = {f"{job.name}.idx": part.index_sha256 for job, part in kept}
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(

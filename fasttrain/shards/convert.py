@@ -20,7 +20,8 @@ from fasttrain.photos.sources import open_source, require_known
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import write_betons
 from fasttrain.shards.destination import Destination, Folder
-from fasttrain.shards.format import MANIFEST, PARTS, SPLIT_FILE, Manifest, read_manifest
+from fasttrain.shards.extra_labels import extra_labels_file
+from fasttrain.shards.format import EXTRA, MANIFEST, PARTS, SPLIT_FILE, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.layout import ShardJob, lay_out, split_file
 from fasttrain.shards.merge import part_name, refuse_finished, write_summary
@@ -77,13 +78,14 @@ def convert(
     shard_size: int = ShardSettings.shard_size,
     raw: bool = ShardSettings.raw,
     color: str = ShardSettings.color,
+    accept_damaged: float = ShardSettings.accept_damaged,
     options: SourceOptions = _AS_IS,
     workers: int | None = None,
     strict: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
-    """Writes the shards of `source` ("food101", "sample", a folder or a table: see `open_source`) into `out`.
+    """Writes the shards of `source` ("food101", "sample", a folder, a table, …: see `open_source`) into `out`.
 
     out: a folder, or a URL that fsspec can write, such as "s3://bucket/shards".
 
@@ -93,7 +95,8 @@ def convert(
     max_size, quality, optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's
     restart markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw:
     stores decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
-    quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`.
+    quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`. accept_damaged: the
+    share of a damaged JPEG, in [0, 1], that must be intact for it to be stored.
     options: how the source is read, see `SourceOptions`. workers: threads, by default one a core. strict: a broken
     photograph is an error, not left out. overwrite: replaces other shards in `out`. progress: shows how far it is.
 
@@ -109,7 +112,19 @@ def convert(
     return _convert(
         source,
         place,
-        ShardSettings(val_fraction, seed, max_size, quality, cut, optimize, shard_size, raw, color, test_fraction),
+        ShardSettings(
+            val_fraction=val_fraction,
+            seed=seed,
+            max_size=max_size,
+            quality=quality,
+            cut=cut,
+            optimize=optimize,
+            shard_size=shard_size,
+            raw=raw,
+            color=color,
+            test_fraction=test_fraction,
+            accept_damaged=accept_damaged,
+        ),
         options=options,
         workers=workers,
         strict=strict,
@@ -149,7 +164,7 @@ def convert_part(
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
-        folder.write(SPLIT_FILE, split_file(opened, jobs))
+        _write_lists(folder, opened, jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder.location, f"{number}/{count}", photos, time.monotonic() - start)
 
@@ -222,7 +237,7 @@ def _convert(
         if manifest is None:
             _say_notes(console, source)
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
-            out.write(SPLIT_FILE, split_file(source, jobs))
+            _write_lists(out, source, jobs)
             manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
@@ -288,6 +303,12 @@ def _jobs(source: Source, settings: ShardSettings) -> list[ShardJob]:
         seed=settings.seed,
         shard_size=settings.shard_size,
     )
+
+
+def _write_lists(out: Destination, source: Source, jobs: list[ShardJob]) -> None:
+    out.write(SPLIT_FILE, split_file(source, jobs))
+    if source.extra:
+        out.write(EXTRA, extra_labels_file(source))
 
 
 def _say_notes(console: Console, source: Source) -> None:

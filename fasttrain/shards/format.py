@@ -16,6 +16,7 @@ SCHEMA = 1
 MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv", ".parts"
 CONVERTED = "converted.tsv"
 SPLIT_FILE = "splits.csv"
+EXTRA = "extra_labels.jsonl"
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")

@@ -122,7 +122,7 @@ def write_parts(
         try:
             data = source.read(row)
             if settings.raw and settings.max_size:
-                return decode(data, max_size=settings.max_size, color=color)
+                return decode(data, max_size=settings.max_size, color=color, accept_damaged=settings.accept_damaged)
             return normalise(
                 data,
                 max_size=settings.max_size,
@@ -130,6 +130,7 @@ def write_parts(
                 cut=cast(Interval, settings.cut),
                 optimize=settings.optimize,
                 color=color,
+                accept_damaged=settings.accept_damaged,
             )
         except BrokenPhoto as error:
             if no_memory(error.reason):

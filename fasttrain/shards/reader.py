@@ -17,7 +17,8 @@ from fasttrain.config.location import is_url, user_path
 from fasttrain.errors import UserError, of_os
 from fasttrain.shards.check import index_problem, members_problem
 from fasttrain.shards.checksum import sha256_of
-from fasttrain.shards.format import INDEX, MANIFEST, REJECTED, SPLITS, Manifest, checksum_holds, read_manifest
+from fasttrain.shards.extra_labels import ExtraLabels, read_extra_labels
+from fasttrain.shards.format import EXTRA, INDEX, MANIFEST, REJECTED, SPLITS, Manifest, checksum_holds, read_manifest
 
 if TYPE_CHECKING:
     import threading
@@ -171,6 +172,17 @@ class ShardSet:
     def labels(self) -> NDArray[np.int64]:
         """int64 [N], positions in `classes`."""
         return self.index["label"].astype(np.int64)
+
+    def extra_labels(self) -> ExtraLabels:
+        """Return what the source's table says of each sample besides its class: a column each, empty without any.
+
+        A column has N values, by the sample's id: int64 or bool [N]; float64 [N], NaN where there is none, for numbers
+        that are not all there or not all whole; else a list of text, lists or None. Raises UserError for a damaged
+        file.
+        """
+        if EXTRA not in self.manifest.files:
+            return {}
+        return read_extra_labels(self.files.path(EXTRA), self.index["key"].tolist(), self.manifest.files[EXTRA])
 
     def bytes(self, sample: int) -> memoryview:
         """The sample's JPEG, or pixels where the shards are `raw`: read-only, from the mapped shard, no copy."""

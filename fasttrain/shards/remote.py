@@ -52,7 +52,8 @@ class RemoteFiles:
         self._cache = Cache(folder.parent, limit)
         manifest = read_manifest(folder)
         self._sizes = {shard.name: shard.bytes for shard in manifest.shards}
-        self._digests = {INDEX: manifest.index.sha256, **{shard.name: shard.sha256 for shard in manifest.shards}}
+        shards = {shard.name: shard.sha256 for shard in manifest.shards}
+        self._digests = {**manifest.files, INDEX: manifest.index.sha256, **shards}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFiles, (self.location, self.folder, self.limit)

@@ -8,9 +8,10 @@ from typing import Any, get_args
 from fasttrain.errors import UserError
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval, native_available
+from fasttrain.photos.normalise import ACCEPT_DAMAGED
 from fasttrain.version import __version__
 
-ADDED = {"raw": False, "color": "keep", "test_fraction": 0.0}
+ADDED = {"raw": False, "color": "keep", "test_fraction": 0.0, "accept_damaged": ACCEPT_DAMAGED}
 """What settings were before there was a name for them: older manifests lack them."""
 _LEFT_OUT = ("test_fraction",)
 """Settings that a manifest lacks where they are `ADDED`, so that shards stay the same without them."""
@@ -30,6 +31,7 @@ class ShardSettings:
     raw: bool = False
     color: str = "auto"
     test_fraction: float = 0.0
+    accept_damaged: float = ACCEPT_DAMAGED
 
     def resolved(self) -> ShardSettings:
         """Checked, and with "auto" replaced by what this machine can do. Raises UserError."""
@@ -41,6 +43,7 @@ class ShardSettings:
             "quality": (1 <= self.quality <= 100, "1 to 100, such as 95"),
             "cut": (self.cut in ("auto", *get_args(Interval)), "auto, mcu, row or none"),
             "color": (self.color in get_args(Color), "auto, keep or srgb"),
+            "accept_damaged": (0 <= self.accept_damaged <= 1, "0 to 1, such as 0.98"),
             "shard_size": (self.shard_size >= 1, "at least 1 photograph, such as 1000"),
         }
         for name, (right, mend) in ranges.items():

@@ -15,6 +15,7 @@ from fasttrain.shards.bucket import Bucket
 from fasttrain.shards.destination import Destination, Folder
 from fasttrain.shards.format import (
     CONVERTED,
+    EXTRA,
     INDEX,
     MANIFEST,
     PARTS,
@@ -112,6 +113,6 @@ def _clear(out: Destination, mine: dict[str, Any]) -> None:
     out.write(f"{PARTS}/{RUN}", json.dumps({**mine, _CLEARING: True}).encode())
     if out.has(MANIFEST):
         out.remove([MANIFEST])  # without it, what is left is no data set, however far this gets
-    ours = (INDEX, REJECTED, CONVERTED, SPLIT_FILE)
+    ours = (INDEX, REJECTED, CONVERTED, SPLIT_FILE, EXTRA)
     out.remove([name for name in out.names() if name in ours or _SHARD.fullmatch(name) or _BETON.fullmatch(name)])
     out.remove([f"{PARTS}/{name}" for name in out.names(PARTS) if name != RUN])

@@ -19,7 +19,7 @@ from PIL import Image
 import fasttrain
 from fasttrain.commands import finish
 from fasttrain.errors import UserError
-from fasttrain.evaluation.predict import read_photograph
+from fasttrain.evaluation.photograph import read_photograph
 from tests.conftest import make_model_folder
 from tests.support.runs import SMALL
 

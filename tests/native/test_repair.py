@@ -96,7 +96,8 @@ def test_every_decoder_reads_what_is_repaired(what: str, interval: str) -> None:
     assert np.abs(ours.astype(int) - pixels(repaired)).mean() < (20 if "1st %" in what else 1)
 
 
-@pytest.mark.parametrize("what", [what for what in DAMAGED if "1st %" not in what and "progressive" not in what])
+# Overwritten bytes leave averages that no pixels have, which are brought into their range.
+@pytest.mark.parametrize("what", [what for what in DAMAGED if not re.search("overwritten|progressive", what)])
 def test_it_shows_what_pillow_shows(what: str, truncated_are_shown: None) -> None:
     data = DAMAGED[what][0]
     assert (pixels(native.repair(data, "mcu", True)[0]) == pixels(data)).all()

@@ -140,8 +140,8 @@ def test_quality_and_tables_shape_what_is_encoded(picture, encode) -> None:
 def test_truncated_is_broken(picture, encode, cut) -> None:
     big = picture.resize((400, 300))
     for jpeg in (encode(big), encode(big, progressive=True)):
-        for length in (len(jpeg) // 3, len(jpeg) - 60, len(jpeg) - 2):
-            with pytest.raises(BrokenPhoto):
+        for length in (len(jpeg) // 4, len(jpeg) // 3):
+            with pytest.raises(BrokenPhoto, match="truncated"):
                 normalise(jpeg[:length], cut=cut)
     png = encode(big, "PNG")
     with pytest.raises(BrokenPhoto):
@@ -189,12 +189,12 @@ def test_cut_keeps_the_pixels_and_makes_progressive_ones_baseline(picture, encod
 
 
 @needs_native
-def test_stray_bytes_cost_the_coefficients_but_not_the_photograph(picture, encode) -> None:
+def test_stray_bytes_cost_nothing(picture, encode) -> None:
     jpeg = encode(picture, progressive=True)
     second = jpeg.index(b"\xff\xc4", jpeg.index(b"\xff\xda"))
     stored = normalise(jpeg[:second] + b"\x11\x22\x33\x44" + jpeg[second:], cut="mcu")
-    assert stored.how == ("re-encoded: damaged JPEG", "cut")
-    assert apart(stored.jpeg, Image.open(io.BytesIO(jpeg))) < 4
+    assert stored.how == ("stripped", "cut", "damaged")
+    assert (pixels(stored.jpeg) == pixels(jpeg)).all()
 
 
 def test_floating_point_is_refused(picture, encode) -> None:

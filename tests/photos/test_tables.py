@@ -144,7 +144,7 @@ def test_numbers_and_a_file_of_class_names(folder) -> None:
     text = "a.jpg, 10, 0\ne.jpg, 9, 0\n"
     source = opened(folder / "t.txt", text)
     assert source.classes == ("9", "10"), "in the order of numbers"
-    assert "not used: 3" in source.notes[0]
+    assert "extra labels: 3" in source.notes[0]
     names = folder / "names.txt"
     names.write_text("cat\ndog\nowl\n")
     source = opened(folder / "t.txt", "a.jpg 2\ne.jpg 0\n", class_names=names)

@@ -36,7 +36,7 @@ def test_summary_says_what_was_made_and_what_comes_next(mixed, tmp_path, run) ->
 
 def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
     options = ("--val-fraction", 0, "--seed", 3, "--max-size", 40, "--quality", 80, "--no-optimize", "--shard-size", 5)
-    options += ("--color", "keep")
+    options += ("--color", "keep", "--accept-damaged", 0.5)
     result = run("--source", mixed, "--out", tmp_path / "out", "--cut", "none", *options)
     assert result.exit_code == 0, result.exception
     from fasttrain.shards.format import read_manifest
@@ -53,6 +53,7 @@ def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
         "shard_size": 5,
         "raw": False,
         "color": "keep",
+        "accept_damaged": 0.5,
     }
     assert isinstance(run("--source", mixed, "--out", tmp_path / "strict", "--strict").exception, UserError)
     assert isinstance(run("--source", mixed, "--out", tmp_path / "out").exception, UserError)
@@ -62,7 +63,7 @@ def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
 def test_every_option_has_help(run) -> None:
     text = run("--help").output
     options = (
-        "source out val-fraction seed max-size quality cut optimize no-optimize shard-size raw color workers strict "
+        "source out val-fraction seed max-size quality cut optimize no-optimize shard-size raw color accept-damaged workers strict "
         "skip-empty-classes overwrite"
     )
     for option in options.split():

@@ -104,23 +104,25 @@ void turn_block(const JCOEF* from, JCOEF* to, const Turn& turn) {
     }
 }
 
-// What 8-bit samples can give and baseline Huffman codes can hold: DC in -1024..1023 (so that differences
-// have 11 bits), AC in -1023..1023.
-bool all_in_range(const JBLOCK* blocks, JDIMENSION count) {
+// What 8-bit samples can give and baseline Huffman codes can hold: DC in -1024..1023 at the most (so that
+// differences have 11 bits), AC in -1023..1023.
+bool all_in_range(const JBLOCK* blocks, JDIMENSION count, int max_dc) {
     unsigned out_of_range = 0;
     for (JDIMENSION b = 0; b < count; ++b) {
         const JCOEF* block = blocks[b];
-        out_of_range |= static_cast<unsigned>(block[0] < -1024) | static_cast<unsigned>(block[0] > 1023);
+        out_of_range |=
+            static_cast<unsigned>(block[0] < -max_dc - 1) | static_cast<unsigned>(block[0] > max_dc);
         for (int k = 1; k < DCTSIZE2; ++k)
             out_of_range |= static_cast<unsigned>(block[k] < -1023) | static_cast<unsigned>(block[k] > 1023);
     }
     return out_of_range == 0;
 }
 
-void clamp_all(JBLOCK* blocks, JDIMENSION count) {
-    for (JDIMENSION b = 0; b < count; ++b)
-        for (int k = 0; k < DCTSIZE2; ++k)
-            blocks[b][k] = std::clamp<JCOEF>(blocks[b][k], k == 0 ? -1024 : -1023, 1023);
+void clamp_all(JBLOCK* blocks, JDIMENSION count, int max_dc) {
+    for (JDIMENSION b = 0; b < count; ++b) {
+        blocks[b][0] = static_cast<JCOEF>(std::clamp<int>(blocks[b][0], -max_dc - 1, max_dc));
+        for (int k = 1; k < DCTSIZE2; ++k) blocks[b][k] = std::clamp<JCOEF>(blocks[b][k], -1023, 1023);
+    }
 }
 
 JDIMENSION round_up(JDIMENSION value, int unit) {
@@ -224,12 +226,13 @@ class Cutter {
     void check_range() {
         for (int i = 0; i < src_.num_components; ++i) {
             const jpeg_component_info& component = src_.comp_info[i];
+            const int most = component.quant_table == nullptr ? 1023 : max_dc(*component.quant_table);
             for (JDIMENSION row = 0; row < component.height_in_blocks; ++row) {
                 const JBLOCKROW blocks = src_.mem->access_virt_barray(reinterpret_cast<j_common_ptr>(&src_),
                                                                       coefficients_[i], row, 1, TRUE)[0];
-                if (all_in_range(blocks, component.width_in_blocks)) continue;
+                if (all_in_range(blocks, component.width_in_blocks, most)) continue;
                 if (how_ == How::kRepair)
-                    clamp_all(blocks, component.width_in_blocks);
+                    clamp_all(blocks, component.width_in_blocks, most);
                 else
                     throw JpegError("corrupt or unsupported: DCT coefficient out of range");
             }

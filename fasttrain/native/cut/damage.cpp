@@ -1,8 +1,17 @@
 #include "cut/damage.h"
 
-#include <algorithm>
+#include <jerror.h>
+
+#include "jpeg/markers.h"
 
 namespace fasttrain {
+
+namespace {
+
+// Fewer bytes behind a scan belong to nothing; more may be those of MCUs.
+constexpr int kStrayBytes = 8;
+
+}  // namespace
 
 void DamageLog::reads_row(const jpeg_decompress_struct& codec) {
     Scan& scan = scans_[codec.input_scan_number];
@@ -12,10 +21,19 @@ void DamageLog::reads_row(const jpeg_decompress_struct& codec) {
 }
 
 void DamageLog::meets_damage(const jpeg_decompress_struct& codec) {
+    const int code = codec.err->msg_code;
+    const int* numbers = codec.err->msg_parm.i;
+    const bool left_over = code == JWRN_EXTRANEOUS_DATA;
+    if (code == JWRN_ADOBE_XFORM || (left_over && numbers[0] < kStrayBytes)) return;
     Scan& scan = scans_[std::clamp(codec.input_scan_number, 0, kMaxScans)];
-    if (scan.damaged) return;
+    // A scan that has too few bytes, or too many, though another follows, was not cut off: wrong bytes that
+    // are valid codes came anywhere before.
+    const int next = left_over ? numbers[1] : codec.unread_marker;
+    const bool whole_scan = left_over || (code == JWRN_HIT_MARKER && next != kEoi);
+    const bool within_scan = kRst0 <= next && next <= kRst7;
+    const JDIMENSION row = whole_scan && !within_scan ? 0 : codec.input_iMCU_row;
+    scan.first_damaged_row = scan.damaged ? std::min(scan.first_damaged_row, row) : row;
     scan.damaged = true;
-    scan.first_damaged_row = codec.input_iMCU_row;
 }
 
 bool DamageLog::has_all_components(const jpeg_decompress_struct& codec) const {

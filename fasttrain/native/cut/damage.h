@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdio>
 
@@ -8,6 +9,12 @@
 #include "jpeg/libjpeg_errors.h"
 
 namespace fasttrain {
+
+// The most that 8-bit samples can make of a DC coefficient, with something to spare for odd encoders. Wrong
+// bytes that are valid codes shift all that follow, often beyond it.
+inline int max_dc(const JQUANT_TBL& table) {
+    return std::min(1023, 1088 / std::max<int>(table.quantval[0], 1) + 1);
+}
 
 // How much of a damaged JPEG can be trusted: what was read before the first error of each scan.
 class DamageLog final : public ReadingLog {

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "cut/damage.h"
 #include "cut/tokens.h"
 #include "jpeg/markers.h"
 #include "jpeg/segments.h"
@@ -78,8 +79,7 @@ class FastCutter {
         scan_ = scan;
         size_ = size;
         if (!lay_out() || !find_intervals()) return 0;
-        return static_cast<double>(read_mcus([](size_t, const Token*, const Token*) {})) /
-               static_cast<double>(mcus());
+        return static_cast<double>(intact_mcus()) / static_cast<double>(mcus());
     }
 
   private:
@@ -107,6 +107,7 @@ class FastCutter {
                                                    &scratch_.ac[c],
                                                    static_cast<Token>(2 * to.dc_tbl_no) << 24,
                                                    static_cast<Token>(2 * to.ac_tbl_no + 1) << 24,
+                                                   max_dc(*src_.quant_tbl_ptrs[from.quant_tbl_no]),
                                                    i % across > last_across,
                                                    i / across > last_down};
             }
@@ -157,6 +158,32 @@ class FastCutter {
             each(mcu, tokens, read);
         }
         return mcus();
+    }
+
+    // Counts the MCUs that are known to be intact. Wrong bytes may be valid codes all the same; then MCUs are
+    // missing or left over where their interval ends as a sound one does, and none of the interval counts.
+    size_t intact_mcus() {
+        const size_t read = read_mcus([](size_t, const Token*, const Token*) {});
+        const size_t interval = read / source_interval();
+        if (read == mcus() || interval == scratch_.segments.size()) return read;
+        const size_t first = interval * source_interval();
+        const bool is_last = read + 1 == std::min(first + source_interval(), mcus());
+        const bool cut_off = interval + 1 == scratch_.segments.size() && end_.marker == kNoMarker;
+        const SegmentBytes bytes = read_segment(scan_, size_, scratch_.segments[interval], scratch_.bytes);
+        const uint8_t* const end = bytes.data + bytes.length;
+        TokenReader reader;
+        reader.begin(bytes.data);
+        const auto read_one = [&] {
+            return read_mcu(reader, layout_, false, false, scratch_.tokens.data()) != nullptr &&
+                   reader.position() <= end;
+        };
+        const auto ends_soundly = [&] { return reader.position() == end && reader.only_ones_left(); };
+        for (size_t mcu = first; mcu < read; ++mcu) read_one();
+        if (ends_soundly() && !cut_off) return first;
+        if (!is_last || !read_one()) return read;
+        while (!ends_soundly())
+            if (!read_one()) return read + 1;  // stray bytes follow
+        return first;
     }
 
     void keep(const Token* begin, const Token* end) {

@@ -85,7 +85,7 @@ FASTTRAIN_INLINE bool read_dc(BitReader& from, TokenReader& reader, const TokenB
     const int size = static_cast<int>(entry >> 24);
     int& value = reader.read[block.component];
     value += size == 0 || bits >> (size - 1) != 0 ? bits : bits - (1 << size) + 1;
-    if (value < -1024 || value > 1023) return false;
+    if (value < -block.max_dc - 1 || value > block.max_dc) return false;
     const int difference = value - reader.passed_on[block.component];
     const uint32_t out_size = size_of(difference);
     const auto out_bits = static_cast<uint32_t>(difference - (difference < 0)) & ((1u << out_size) - 1);

@@ -36,6 +36,7 @@ struct TokenBlock {
     const TokenTable* ac;
     Token dc_base;  // the table to write with, in the token's place
     Token ac_base;
+    int max_dc;
     // Whether it only fills the MCU up where that is the last of its row, or of the last row.
     bool fills_column;
     bool fills_row;
@@ -61,6 +62,11 @@ struct TokenReader {
     }
     // One past the last byte that has been begun.
     const uint8_t* position() const { return next - count / 8; }
+    // Whether the rest of that byte is filled up as an encoder does it.
+    bool only_ones_left() const {
+        const uint32_t left = count % 8;
+        return left == 0 || bits >> (64 - left) == (uint64_t{1} << left) - 1;
+    }
 };
 
 // Reads an MCU and writes its tokens, as libjpeg would code the same coefficients, to `out`, at most

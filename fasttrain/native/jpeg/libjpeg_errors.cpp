@@ -29,7 +29,7 @@ void LibjpegErrors::judge_warning(j_common_ptr codec, int level) {
     LibjpegErrors& errors = of(codec);
     if (errors.tolerated_ == Tolerated::kNothing || (!stray && errors.tolerated_ != Tolerated::kDamage))
         fail(codec);
-    if (!stray && errors.log_ != nullptr && codec->is_decompressor)
+    if (errors.log_ != nullptr && codec->is_decompressor)
         errors.log_->meets_damage(*reinterpret_cast<j_decompress_ptr>(codec));
 }
 

@@ -20,7 +20,7 @@ class ReadingLog {
     virtual ~ReadingLog() = default;
     // A row of MCUs is about to be read.
     virtual void reads_row(const jpeg_decompress_struct& codec) = 0;
-    // The data that are being read are damaged.
+    // libjpeg warns of the data that are being read: codec.err has its message.
     virtual void meets_damage(const jpeg_decompress_struct& codec) = 0;
 };
 

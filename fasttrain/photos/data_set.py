@@ -1,0 +1,115 @@
+"""Where a data set in one of Hugging Face's forms lies, and which of its files hold which split."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fasttrain.config.location import user_path
+from fasttrain.errors import UserError
+from fasttrain.photos.data_files import CARD, Card, DataFile, choose_files, read_card, saved_features
+from fasttrain.photos.hub import HUB, download
+from fasttrain.photos.row_files import SUFFIXES, Features
+from fasttrain.photos.source import UNDECIDED
+from fasttrain.photos.split_names import split_of
+
+_SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
+_LOOKED_AT = 64  # of a folder's entries, before it is taken for one without files of rows
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether `datasets` saved a data set in `folder`."""
+    return any((folder / name).is_file() for name in (_SAVED, _SAVED_SPLITS))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set on this machine. root: a folder, or the only file, whose name in `files` is then "".
+
+    features: each column's, as its card or its dataset_info.json has them. config: None where there is no choice.
+    """
+
+    root: Path
+    name: str
+    files: list[DataFile]
+    features: Features
+    config: str | None = None
+
+
+def find_data_set(source: str) -> DataSet:
+    """Return the data set at `source`, downloaded first where that is on the Hub. Raises UserError, one line."""
+    if source.startswith(HUB):
+        there = download(source)
+        name = source.removeprefix(HUB).replace("/", "-").replace(":", "-")
+        return DataSet(there.root, name, there.files, _features(there.card, there.config), there.config)
+    path = user_path(source)
+    if path.is_file():
+        return DataSet(path, path.name, [DataFile("", UNDECIDED)], saved_features(path.parent))
+    name = path.resolve().name
+    if (path / _SAVED_SPLITS).is_file():
+        splits = _json(path / _SAVED_SPLITS).get("splits")
+        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+            raise UserError(f"{path / _SAVED_SPLITS} names no splits; save the data set again with `save_to_disk`")
+        files = [
+            DataFile(f"{split}/{file}", known if (known := split_of(split)) is not None else UNDECIDED)
+            for split in splits
+            for file in _saved(path / split)
+        ]
+        return DataSet(path, name, files, saved_features(path / splits[0]) if splits else {})
+    if (path / _SAVED).is_file():
+        return DataSet(path, name, [DataFile(file, UNDECIDED) for file in _saved(path)], saved_features(path))
+    card = read_card(path / CARD)
+    names = [each.relative_to(path).as_posix() for each in row_files(path, every=True)]
+    files, config = choose_files(names, card, None, f"--source {path}", "a folder that holds one alone")
+    return DataSet(path, name, files, {**saved_features(path), **_features(card, config)}, config)
+
+
+def _saved(folder: Path) -> list[str]:
+    """Return the files that `Dataset.save_to_disk` wrote into a folder."""
+    state = _json(folder / _SAVED)
+    if state.get("_indices_data_files"):
+        raise UserError(f"{folder}: its rows were picked by indices; save it again after `flatten_indices()`")
+    try:
+        return [PurePosixPath(each["filename"]).name for each in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / _SAVED} names no files of rows; save the data set again") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: missing or no JSON; save the data set again with `save_to_disk`") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"{path}: no JSON object; save the data set again with `save_to_disk`")
+    return plain
+
+
+def _features(card: Card, config: str) -> Features:
+    return {**card.features.get("", {}), **card.features.get(config, {})}
+
+
+def row_files(folder: Path, *, every: bool = False) -> Iterator[Path]:
+    """Yield the files of rows in a folder and, two levels down, in its folders.
+
+    Unless `every`, not all entries are looked at: class folders may hold millions of photographs.
+    """
+    level = [folder] if folder.is_dir() else []
+    for _ in range(3):
+        below: list[Path] = []
+        for each in level:
+            with os.scandir(each) as entries:
+                some = sorted(itertools.islice(entries, None if every else _LOOKED_AT), key=lambda entry: entry.name)
+            for entry in some:
+                if entry.name[0] == ".":
+                    continue
+                if entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                    yield Path(entry.path)
+                elif entry.is_dir():
+                    below.append(Path(entry.path))
+        level = below if every else below[:_LOOKED_AT]

@@ -1,0 +1,63 @@
+"""Columns of a table that have no other use: kept as extra labels of the photographs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from fasttrain.photos.rows import TEXT, Table
+
+# Names in digits are no numbers: those with leading zeros, and those that a number of 64 bits doesn't hold.
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+
+
+def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[Any]]:
+    """Return the columns other than those at the positions `used`, a value a row: a number, a truth value, text, a
+    list of these, or None where the cell is empty.
+
+    A text file's column is of numbers, or of lists in JSON, where all its cells are. Columns of one name get numbers.
+    """
+    text = table.path.suffix.lower() in TEXT
+    found: dict[str, list[Any]] = {}
+    for number, name in enumerate(table.columns):
+        if number in used:
+            continue
+        while not name or name in found:
+            name = f"{name}.{number + 1}" if name else str(number + 1)
+        cells = [row[number] for row in table.rows]
+        found[name] = _parsed(cells) if text else [_plain(cell) for cell in cells]
+    return found
+
+
+def _parsed(cells: list[str]) -> list[Any]:
+    cells = [cell.strip() for cell in cells]
+    given = [cell for cell in cells if cell]
+    for kind, fits in ((int, _INTEGER.fullmatch), (float, _NUMBER.fullmatch), (json.loads, _list)):
+        if given and all(map(fits, given)):
+            return [kind(cell) if cell else None for cell in cells]
+    return [cell or None for cell in cells]
+
+
+def _list(cell: str) -> bool:
+    try:
+        return cell[:1] == "[" and isinstance(json.loads(cell), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _plain(cell: Any) -> Any:
+    """Return a cell in a form that JSON has."""
+    if cell is None or isinstance(cell, (str, bool, int)):
+        return cell
+    if isinstance(cell, (float, Decimal)):
+        return None if math.isnan(cell) else float(cell)
+    if isinstance(cell, (list, tuple)):
+        return [_plain(each) for each in cell]
+    if isinstance(cell, dict):
+        return {str(name): _plain(each) for name, each in cell.items()}
+    return str(cell)  # dates and times

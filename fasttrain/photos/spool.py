@@ -1,0 +1,90 @@
+"""Photographs out of a file that can only be read in large pieces, kept where each can be read alone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.config.location import cache_root
+from fasttrain.errors import of_os
+from fasttrain.files import make_folder
+
+NONE = -1
+"""The length of a photograph that isn't there."""
+
+
+class Batch(NamedTuple):
+    """Some photographs side by side: their bytes, and where each starts in them and how long it is, int64 [n]."""
+
+    data: memoryview
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+class Spool:
+    """A file without a name in the cache folder, which is gone when this process ends, however it ends.
+
+    Each piece is copied once, when the first of its photographs is asked for. `convert` reads photographs in a random
+    order, so reading the piece again for each of them would read a hundred times as much. May be used from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._end = 0
+        self._pieces: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._busy: dict[tuple[int, int], threading.Lock] = {}
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def read(self, piece: tuple[int, int], position: int, batches: Callable[[], Iterable[Batch]]) -> bytes | None:
+        """Return the photograph at `position` in `piece`, None where it has no bytes.
+
+        `batches` reads the piece, some photographs at a time. Raises what it raises, and UserError where there is no
+        room for the copy.
+        """
+        with self._lock:
+            busy = self._busy.setdefault(piece, threading.Lock())
+        with busy:
+            if piece not in self._pieces:
+                self._pieces[piece] = self._copied(batches())
+        starts, lengths = self._pieces[piece]
+        length = int(lengths[position])
+        if length == NONE:
+            return None
+        assert self._descriptor is not None
+        return os.pread(self._descriptor, length, int(starts[position]))
+
+    def _copied(self, batches: Iterable[Batch]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        starts: list[NDArray[np.int64]] = []
+        lengths: list[NDArray[np.int64]] = []
+        for batch in batches:
+            starts.append(batch.starts + self._append(batch.data))
+            lengths.append(batch.lengths)
+        return np.concatenate(starts), np.concatenate(lengths)
+
+    def _append(self, data: memoryview) -> int:
+        folder = cache_root()
+        try:
+            with self._lock:
+                if self._descriptor is None:
+                    make_folder(folder)
+                    with tempfile.TemporaryFile(dir=folder) as file:
+                        self._descriptor = os.dup(file.fileno())
+                start = self._end
+                self._end += len(data)
+            at, rest = start, data
+            while rest:
+                written = os.pwrite(self._descriptor, rest, at)
+                at, rest = at + written, rest[written:]
+        except OSError as error:
+            raise of_os(error, folder, "set FASTTRAIN_CACHE to a folder with room for the photographs") from error
+        return start
