@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, TypeVar
 
 from fasttrain.errors import UserError
@@ -13,6 +14,7 @@ T = TypeVar("T")
 
 WAITS = (0.5, 2.0, 5.0)
 """Seconds before another try; s3fs itself tries for some ten seconds each time."""
+_STAMPS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "last_modified", "LastModified", "created")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 
 
@@ -68,3 +70,12 @@ def retried(location: str, name: str, work: Callable[[Any, str], T], stop: threa
                 raise UserError(f"{url}: {said} (tried {tries} times); check the URL and the network") from error
             stop.wait(wait)
     raise Cancelled
+
+
+def stamp_of(info: dict[str, Any]) -> str:
+    """Return a text that changes when another file takes the place of the one that a driver's `info` describes.
+
+    It is the store's checksum where it tells one, else a time.
+    """
+    found = next((info[name] for name in _STAMPS if info.get(name)), "")
+    return str(found.timestamp() if isinstance(found, datetime) else found)  # drivers give times in either form

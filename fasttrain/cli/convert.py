@@ -24,7 +24,7 @@ def convert(
         typer.Option(
             help="food101 (downloads it), sample (draws a small one), a folder of photographs, a table of their paths "
             "and labels (.csv, .tsv, .jsonl, .parquet, .txt), or a Hugging Face data set: hf://OWNER/NAME, a folder "
-            "that `datasets` saved, Parquet files"
+            "that `datasets` saved, Parquet files; a folder may be a URL (s3://bucket/photographs)"
         ),
     ] = "food101",
     out: Annotated[

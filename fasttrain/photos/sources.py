@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fasttrain.errors import UserError, of_os
-from fasttrain.photos import folder, food101, huggingface, sample, table
+from fasttrain.photos import bucket, folder, food101, huggingface, sample, table
 from fasttrain.photos.changes import grouped, relabelled, with_splits
 from fasttrain.photos.source import (
     TRAIN,
@@ -37,14 +37,15 @@ class Kind(Protocol):
         """List its photographs. Raises UserError, one line, where something else lies there."""
 
 
-_KINDS: tuple[Kind, ...] = (food101, sample, huggingface, table, folder)
+_KINDS: tuple[Kind, ...] = (food101, sample, huggingface, bucket, table, folder)
 _ANY = frozenset({"group_by", "splits", "relabel", "skip_empty_classes"})
 _NO_OPTIONS = SourceOptions()
 
 
 def open_source(source: str | Path, least_classes: int = 2, options: SourceOptions = _NO_OPTIONS) -> Source:
     """List `source`: "food101" (downloaded into the cache), "sample" (drawn into it), a folder, a table, or a data set
-    in one of Hugging Face's forms (`hf://OWNER/NAME`, what `datasets` saved, Parquet files that hold photographs).
+    in one of Hugging Face's forms (`hf://OWNER/NAME`, what `datasets` saved, Parquet files that hold photographs), or a
+    folder or table behind a URL that fsspec can list (`s3://BUCKET/FOLDER`).
 
     A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/`
     and any of `val/` and `test/` (or other words for these), each with class folders. A table has a row

@@ -12,7 +12,7 @@ from fasttrain.photos.formats import HEAD, RAW, sniff, why_not
 Ignored = tuple[str, str]
 """(path relative to the source, reason)."""
 
-_PHOTOGRAPHS = frozenset(
+PHOTOGRAPHS = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
         *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx"),
@@ -89,7 +89,7 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
             return path, "a broken link" if entry.is_symlink() else "not a regular file"
         stat = entry.stat()
         suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
-        reason = None if suffix in _PHOTOGRAPHS else _why_not_content(entry.path, suffix)
+        reason = None if suffix in PHOTOGRAPHS else _why_not_content(entry.path, suffix)
         if reason is None:
             return Found(path, stat.st_size, (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
     except OSError as error:
@@ -98,9 +98,13 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
 
 
 def _why_not_content(path: str, suffix: str) -> str | None:
-    """Why a file that no photograph's suffix names is none; None where its first bytes are a photograph's."""
     with Path(path).open("rb") as file:
-        kind = sniff(file.read(HEAD))
+        return why_not_head(file.read(HEAD), suffix)
+
+
+def why_not_head(head: bytes, suffix: str) -> str | None:
+    """Why a file that no photograph's suffix names is none; None where its first `HEAD` bytes are a photograph's."""
+    kind = sniff(head)
     if suffix == ".thm":
         return _THUMBNAIL
     if suffix in _RAWS and kind in ("TIFF", "BigTIFF", "raw", ""):

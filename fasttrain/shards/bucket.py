@@ -11,7 +11,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -20,7 +19,7 @@ from fasttrain.errors import UserError
 from fasttrain.shards.destination import CACHE, Destination, Held, locked
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, parse_manifest
 from fasttrain.shards.layout import SHARD_NAME
-from fasttrain.urls import retried
+from fasttrain.urls import retried, stamp_of
 
 T = TypeVar("T")
 
@@ -29,7 +28,6 @@ _PIECE = 8 << 20
 _CHUNKED = ("s3", "s3a", "gs", "gcs")
 _AT_ONCE = 256  # small files asked for at a time
 _REMOVED_AT_ONCE = 1000
-_STAMPS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "last_modified", "LastModified", "created")
 
 
 class Bucket:
@@ -222,10 +220,7 @@ class Bucket:
 
 
 def _held(info: dict[str, Any]) -> Held:
-    found = next((info[name] for name in _STAMPS if info.get(name)), "")
-    if isinstance(found, datetime):  # which other calls of the same driver give as a number
-        found = found.timestamp()
-    return Held(int(info["size"] or 0), str(found))
+    return Held(int(info["size"] or 0), stamp_of(info))
 
 
 def _folder(name: str) -> str:

@@ -284,7 +284,9 @@ def _checked(
 
 
 def _lies_within(out: Path | str, source: Path) -> bool:
-    return isinstance(out, Path) and source.resolve() in (out.resolve(), *out.resolve().parents)
+    if isinstance(out, str):
+        return f"{out}/".startswith(f"{source}/")
+    return source.resolve() in (out.resolve(), *out.resolve().parents)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,8 @@ def s3_server() -> Iterator[Bucket]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_MAX_ATTEMPTS", "1")  # the driver's own tries would take ten seconds each
         s3fs.S3FileSystem.clear_instance_cache()
+        reset = urllib.request.Request(f"http://127.0.0.1:{server.port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()  # moto keeps its buckets for the whole process
         s3fs.S3FileSystem().mkdir("bucket")
         yield server
         server.stop()
