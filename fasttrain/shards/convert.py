@@ -164,7 +164,8 @@ def convert_part(
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
-        _write_lists(folder, opened, jobs)
+        if number == 1:  # whose lists `merge` takes, as all parts have the same
+            _write_lists(folder, opened, jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder.location, f"{number}/{count}", photos, time.monotonic() - start)
 
