@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PosixPath
 from typing import Any
@@ -34,18 +34,22 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     """
     url = str(source).rstrip("/")
     tree = _BucketTree(url)
-    listing = list_tree(tree, "folder", url.rpartition("/")[2], options)
+    return replace(list_tree(tree, "folder", url.rpartition("/")[2], options), read=reader(url))
+
+
+def reader(url: str) -> Callable[[str], bytes]:
+    """Return a function that reads the file at a path below a URL. It raises FileNotFoundError, and UserError."""
 
     def read(path: str) -> bytes:
         try:
             return retried(url, path, lambda files, root: bytes(files.cat_file(f"{root}/{path}")))
         except FileNotFoundError as error:
-            raise FileNotFoundError(errno.ENOENT, "it is no longer there", path) from error
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
 
-    return replace(listing, read=read)
+    return read
 
 
-class _Url(PosixPath):
+class UrlRoot(PosixPath):
     """A URL in the place of a source's root: for messages only."""
 
     def __str__(self) -> str:
@@ -56,10 +60,10 @@ class _BucketTree:
     """All that lies below a URL, listed once: see `Tree`. Hidden files are passed over."""
 
     def __init__(self, url: str) -> None:
-        self.root: Path = _Url(url)
+        self.root: Path = UrlRoot(url)
         self._folders: dict[str, set[str]] = {"": set()}
         self._files: dict[str, list[Found | Ignored]] = {}
-        found = _find(url)
+        found = find(url)
         if "manifest.json" in found:
             raise UserError(f"--source {url} holds shards already; train on them: fasttrain train --data {url}")
         unknown = {path: int(info["size"] or 0) for path, info in found.items() if _suffix(path) not in PHOTOGRAPHS}
@@ -72,7 +76,7 @@ class _BucketTree:
                 parent = f"{parent}/{folder}" if parent else folder
                 self._folders.setdefault(parent, set())
             reason = why_not_head(heads[path], _suffix(path)) if path in heads else None
-            file = Found(path, int(info["size"] or 0), _stamp(info)) if reason is None else (path, reason)
+            file = Found(path, *found_in(info)) if reason is None else (path, reason)
             self._files.setdefault(parent, []).append(file)
 
     def folders(self, start: str) -> list[str]:
@@ -92,19 +96,26 @@ class _BucketTree:
             yield from self._below(f"{start}/{folder}")
 
 
-def _find(url: str) -> dict[str, dict[str, Any]]:
-    def find(files: Any, root: str) -> dict[str, dict[str, Any]]:
+def find(url: str) -> dict[str, dict[str, Any]]:
+    """Return what the driver knows of each file below a URL, by its path, without hidden files. Raises UserError."""
+
+    def listed(files: Any, root: str) -> dict[str, dict[str, Any]]:
         files.invalidate_cache()
         found = files.find(root, detail=True)
         return {path.removeprefix(f"{root}/"): info for path, info in sorted(found.items()) if path != root}
 
     try:
-        found = retried(url, "", find)
+        found = retried(url, "", listed)
     except FileNotFoundError:
         found = {}
     if not found:
-        raise UserError(f"--source {url}: nothing lies there; give the URL of a folder that holds class folders")
+        raise UserError(f"--source {url}: nothing lies there; give the URL of a folder that holds photographs")
     return {path: info for path, info in found.items() if info["type"] == "file" and _usual(path)}
+
+
+def found_in(info: dict[str, Any]) -> tuple[int, tuple[int, int, int]]:
+    """Return a file's size in bytes, and a stamp as `walk.Found` has it."""
+    return int(info["size"] or 0), (int.from_bytes(hashlib.sha256(stamp_of(info).encode()).digest()[:8], "big"), 0, 0)
 
 
 def _heads(url: str, sizes: dict[str, int]) -> dict[str, bytes]:
@@ -128,7 +139,3 @@ def _usual(path: str) -> bool:
 
 def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
-
-
-def _stamp(info: dict[str, Any]) -> tuple[int, int, int]:
-    return int.from_bytes(hashlib.sha256(stamp_of(info).encode()).digest()[:8], "big"), 0, 0

@@ -37,7 +37,7 @@ class Kind(Protocol):
         """List its photographs. Raises UserError, one line, where something else lies there."""
 
 
-_KINDS: tuple[Kind, ...] = (food101, sample, huggingface, bucket, table, folder)
+_KINDS: tuple[Kind, ...] = (food101, sample, huggingface, table, bucket, folder)
 _ANY = frozenset({"group_by", "splits", "relabel", "skip_empty_classes"})
 _NO_OPTIONS = SourceOptions()
 

@@ -63,8 +63,8 @@ def test_options_reach_the_conversion(mixed, tmp_path, run) -> None:
 def test_every_option_has_help(run) -> None:
     text = run("--help").output
     options = (
-        "source out val-fraction seed max-size quality cut optimize no-optimize shard-size raw color accept-damaged workers strict "
-        "skip-empty-classes overwrite"
+        "source out val-fraction seed max-size quality cut optimize no-optimize shard-size raw color accept-damaged "
+        "workers strict skip-empty-classes overwrite"
     )
     for option in options.split():
         assert f"--{option}" in text

@@ -53,7 +53,7 @@ def test_a_photograph_that_changes_has_another_state_and_one_that_goes_is_listed
     after = open_source(URL)
     assert before.fingerprint == after.fingerprint and before.local_state != after.local_state
     files.rm_file(path)
-    with pytest.raises(OSError, match="no longer there"):
+    with pytest.raises(OSError, match="No such file"):
         after.read(after.paths.index("dog/03.jpg"))
 
 
@@ -70,3 +70,36 @@ def test_what_it_cannot_take_is_one_line(server):
         open_source(URL, options=SourceOptions(root="/tmp"))
     with pytest.raises(UserError, match=f"--out {URL}/shards lies within --source {URL}"):
         convert(URL, f"{URL}/shards", progress=False)
+
+
+@pytest.mark.parametrize("where", ["beside", "root", "urls"])
+def test_a_table_may_name_photographs_in_a_bucket(server, mixed, tmp_path, folder_of, where):
+    names = sorted(path.relative_to(mixed) for path in mixed.glob("*/0*.jpg"))
+    rows = [f"{name},{name.parent}" for name in names] + ["cat/none.jpg,cat"]
+    (mixed / "labels.csv").write_text("\n".join(["path,label", *rows, ""]))
+    source, options = mixed / "labels.csv", SourceOptions()
+    if where == "beside":
+        s3fs.S3FileSystem().pipe_file("bucket/photographs/mixed/labels.csv", source.read_bytes())
+        theirs = f"{URL}/labels.csv"
+    else:
+        theirs = tmp_path / "labels.csv"
+        start = f"{URL}/" if where == "urls" else ""
+        theirs.write_text("\n".join(["path,label", *(start + row for row in rows), ""]))
+        options = SourceOptions(root=URL) if where == "root" else options
+    settings = {"cut": "none", "shard_size": 10, "progress": False}
+    convert(source, tmp_path / "ours", **settings)
+    convert(theirs, tmp_path / "theirs", **settings, options=options)
+    assert folder_of(tmp_path / "theirs") == folder_of(tmp_path / "ours")
+    assert "cat/none.jpg" in (tmp_path / "theirs" / "rejected.tsv").read_text()
+
+
+def test_tables_of_other_urls_are_refused(server, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\ns3://one/a.jpg,cat\ns3://two/b.jpg,dog\n")
+    with pytest.raises(UserError, match="its URLs lie in several buckets"):
+        open_source(table)
+    table.write_text("path,label\nhttps://server/a.jpg,cat\nhttps://server/b.jpg,dog\n")
+    with pytest.raises(UserError, match=r"line 2: https://server/a\.jpg is a URL.*; download the photographs"):
+        open_source(table)
+    with pytest.raises(UserError, match=f"--source {URL}/none.csv: nothing lies there; give the URL of a table"):
+        open_source(f"{URL}/none.csv")
