@@ -15,8 +15,12 @@ from pathlib import Path
 import pytest
 
 from fasttrain.device import choose_workers
+from fasttrain.photos.color import Color
 from fasttrain.photos.cut import cut_jpeg, native_available
+from fasttrain.photos.jpeg import strip_metadata
+from fasttrain.photos.normalise import normalise
 from fasttrain.shards.convert import convert
+from tests.support.profiles import ADOBE, P3, SRGB, profile
 
 FFCV = "FFCV's writer"
 OURS = {
@@ -81,6 +85,34 @@ def test_cut(photographs, short, results, tmp_path):
     results.add("cut", part)
     rows = [[name, f"{found['img/s']:,.0f}", f"{found['ratio_to_decode']:.2f}"] for name, found in part.items()]
     results.add_table("cut", ["one core", "img/s", "to the decode"], rows)
+
+
+def test_color(photographs, short, results, tmp_path):
+    """One core, from memory to memory: what reading, judging and applying an ICC profile costs."""
+    if not native_available():
+        pytest.skip("without the native module")
+    files = sorted(photographs.rglob("*.jpg"))[: 100 if short else 400]
+    plain = [strip_metadata(file.read_bytes()) for file in files]
+    profiles = {"sRGB": profile(SRGB, None), "Display P3": profile(P3, None), "Adobe RGB": profile(ADOBE, 2.2)}
+
+    def tagged(icc: bytes) -> list[bytes]:
+        body = b"ICC_PROFILE\0\1\1" + icc
+        return [jpeg[:2] + b"\xff\xe2" + (len(body) + 2).to_bytes(2, "big") + body + jpeg[2:] for jpeg in plain]
+
+    def stored(jpegs: list[bytes], color: Color, out: Path) -> int:
+        return sum(bool(normalise(jpeg, cut="mcu", color=color).jpeg) for jpeg in jpegs)
+
+    running = {"no profile": partial(stored, plain, "auto")}
+    for name, icc in profiles.items():
+        running |= {f"{name}, {color}": partial(stored, tagged(icc), color) for color in ("keep", "auto", "srgb")}
+    rates, _ = measure(running, tmp_path, rounds=3 if short else 5)
+    part = {
+        name: {"img/s": statistics.median(each), "ratio": ratio(each, rates["no profile"])}
+        for name, each in rates.items()
+    }
+    results.add("color", part)
+    rows = [[name, f"{found['img/s']:,.0f}", f"{found['ratio']:.2f}"] for name, found in part.items()]
+    results.add_table("color", ["one core, profile and --color", "img/s", "to no profile"], rows)
 
 
 def run_ours(photographs: Path, settings: dict, out: Path) -> int:

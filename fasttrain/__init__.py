@@ -1,6 +1,7 @@
 """fasttrain: image-classification training whose data pipeline never makes the accelerator wait.
 
-`from fasttrain import convert, train, evaluate, predict` gives the same commands as the command line.
+`from fasttrain import convert, train, evaluate, predict` gives the same commands as the command line; `Loader` is the
+data pipeline alone, for a training loop of one's own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 from fasttrain.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from fasttrain.commands.decode import decode as decode
     from fasttrain.commands.evaluate import evaluate as evaluate
+    from fasttrain.commands.loader import CenterCrop as CenterCrop
+    from fasttrain.commands.loader import Loader as Loader
+    from fasttrain.commands.loader import RandomResizedCrop as RandomResizedCrop
     from fasttrain.commands.lr_find import lr_find as lr_find
     from fasttrain.commands.profile import profile as profile
     from fasttrain.commands.train import train as train
@@ -19,10 +24,26 @@ if TYPE_CHECKING:
     from fasttrain.evaluation.predict import predict as predict
     from fasttrain.shards.convert import convert as convert
 
-__all__ = ["convert", "evaluate", "lr_find", "predict", "profile", "train", "tune"]
+__all__ = [
+    "CenterCrop",
+    "Loader",
+    "RandomResizedCrop",
+    "convert",
+    "decode",
+    "evaluate",
+    "lr_find",
+    "predict",
+    "profile",
+    "train",
+    "tune",
+]
 
 _HOMES = {
+    "CenterCrop": "fasttrain.commands.loader",
+    "Loader": "fasttrain.commands.loader",
+    "RandomResizedCrop": "fasttrain.commands.loader",
     "convert": "fasttrain.shards.convert",
+    "decode": "fasttrain.commands.decode",
     "evaluate": "fasttrain.commands.evaluate",
     "lr_find": "fasttrain.commands.lr_find",
     "predict": "fasttrain.evaluation.predict",

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fasttrain.errors import fault_of_machine
-from fasttrain.loaders.plan import centre_boxes
+from fasttrain.loaders.plan import CenterShare, centre_boxes
 from fasttrain.loaders.torchvision import decode_crop
 from fasttrain.photos.cut import native_available
 from fasttrain.photos.normalise import BrokenPhoto, directly_decodable, normalise
@@ -31,25 +31,35 @@ class Unreadable(Exception):
     """A photograph that can't be read or decoded, in a few words."""
 
 
-def read_photograph(path: Path, image_size: int) -> torch.Tensor:
-    """Return the centre crop that validation takes, uint8 [image_size, image_size, 3]. Raises Unreadable."""
+def read_photograph(path: Path, image_size: int, crop_pct: float = CenterShare.share) -> torch.Tensor:
+    """Return `decode_photograph` of a file. Raises Unreadable."""
     try:
         data = path.read_bytes()
-        pixels = _decode_directly(data, image_size) if native_available() else None
-        if pixels is not None:
-            return torch.from_numpy(pixels)
-        photo = normalise(data, max_size=None, quality=95, cut="none", optimize=False)
-        box = centre_boxes(np.array([[photo.height, photo.width]], dtype=np.int32))[0]
-        return decode_crop(photo.jpeg, box, False, (image_size, image_size))
     except OSError as error:
         if fault_of_machine(error):
             raise
         raise Unreadable(error.strerror or str(error)) from None
+    return decode_photograph(data, image_size, crop_pct)
+
+
+def decode_photograph(data: bytes, image_size: int, crop_pct: float = CenterShare.share) -> torch.Tensor:
+    """Return the centre crop that validation takes, uint8 [image_size, image_size, 3], upright and in sRGB.
+
+    `data` is a file in any format that `convert` takes. crop_pct: the crop's share of the short side, in (0, 1].
+    Raises Unreadable.
+    """
+    try:
+        pixels = _decode_directly(data, image_size, crop_pct) if native_available() else None
+        if pixels is not None:
+            return torch.from_numpy(pixels)
+        photo = normalise(data, max_size=None, quality=95, cut="none", optimize=False)
+        box = centre_boxes(np.array([[photo.height, photo.width]], dtype=np.int32), crop_pct)[0]
+        return decode_crop(photo.jpeg, box, False, (image_size, image_size))
     except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
         raise Unreadable(str(error).splitlines()[0]) from None
 
 
-def _decode_directly(data: bytes, image_size: int) -> NDArray[np.uint8] | None:
+def _decode_directly(data: bytes, image_size: int, crop_pct: float) -> NDArray[np.uint8] | None:
     """Decode no more of a JPEG than the crop. Return None where `normalise` must see the file first."""
     from fasttrain import _native
 
@@ -58,7 +68,7 @@ def _decode_directly(data: bytes, image_size: int) -> NDArray[np.uint8] | None:
         return None
     transposed, mirrored, flipped = _TURNS[header.orientation]
     height, width = (header.width, header.height) if transposed else (header.height, header.width)
-    top, left, side, _ = (int(each) for each in centre_boxes(np.array([[height, width]], dtype=np.int32))[0])
+    top, left, side, _ = (int(each) for each in centre_boxes(np.array([[height, width]], dtype=np.int32), crop_pct)[0])
     if mirrored:
         left = width - left - side
     if flipped:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, no_memory
 from fasttrain.loaders.checksums import Checksums
-from fasttrain.loaders.plan import BadSamples, Batch, Crop, EpochPlan
+from fasttrain.loaders.plan import BadSamples, Batch, CenterShare, Crop, EpochPlan, epoch_order
 from fasttrain.loaders.to_device import copied_ahead
 
 if TYPE_CHECKING:
@@ -30,21 +30,21 @@ class LoaderSettings:
     """What a loader needs beyond the shards. `crop` is None for evaluation (centre crops, index order).
 
     shuffle: "full" mixes all samples, "shards" those of a few shards at a time (see `plan.epoch_order`), for data
-    larger than the memory that is left for the page cache.
+    larger than the memory that is left for the page cache; "none" keeps the order of the index.
     on_bad_sample: "error" stops at the first sample that has changed since it was converted or doesn't decode; "skip"
     leaves such samples out of their batches, tells `report` of each once, and stops where they are too many.
     """
 
     batch_size: int
     image_size: int
-    crop: Crop | None
+    crop: Crop | CenterShare | None
     seed: int = 0
     workers: int = 0
     device: str = "cpu"
     rank: int = 0
     world_size: int = 1
     limit_batches: int | None = None
-    shuffle: Literal["full", "shards"] = "full"
+    shuffle: Literal["full", "shards", "none"] = "full"
     on_bad_sample: Literal["error", "skip"] = "error"
     report: Callable[[str], None] = log.warning
 
@@ -85,14 +85,12 @@ class Loader(ABC):
         sizes, settings = self.shards.sizes(), self.settings
         if settings.crop is None:
             return EpochPlan.evaluation(self.ids, sizes, size=settings.image_size)
-        return EpochPlan.training(
-            self.ids,
-            sizes,
-            seed=settings.seed,
-            epoch=self.epoch,
-            size=settings.image_size,
-            crop=settings.crop,
-            shards=self.shards.index["shard"][self.ids].astype(np.int64) if settings.shuffle == "shards" else None,
+        order = self.ids
+        if settings.shuffle != "none":
+            shards = self.shards.index["shard"][self.ids].astype(np.int64) if settings.shuffle == "shards" else None
+            order = epoch_order(self.ids, settings.seed, self.epoch, shards)
+        return EpochPlan.in_order(
+            order, sizes, seed=settings.seed, epoch=self.epoch, size=settings.image_size, crop=settings.crop
         )
 
     def __len__(self) -> int:

@@ -67,8 +67,9 @@ class NativeLoader(ShardLoader):
                 yield images, bad
         finally:
             read_ahead.close()
-            for ticket, _ in flying:
-                self._pool.wait(ticket)
+            if self._pool is not None:  # `close` has waited for all of them
+                for ticket, _ in flying:
+                    self._pool.wait(ticket)
 
     def close(self) -> None:
         super().close()

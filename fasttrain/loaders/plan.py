@@ -36,6 +36,14 @@ class Crop:
     flip: float = 0.5
 
 
+@dataclass(frozen=True)
+class CenterShare:
+    """The centred square whose side is `share` of the short side: `CenterCrop` after a `Resize` by 1 / share."""
+
+    share: float = 224 / 256
+    flip: float = 0.0
+
+
 BadSamples = Sequence[tuple[int, str]]
 """(position in the batch, reason) of each photograph that could not be decoded."""
 
@@ -146,7 +154,7 @@ class EpochPlan(Batch):
         seed: int,
         epoch: int,
         size: int,
-        crop: Crop,
+        crop: Crop | CenterShare,
         shards: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
         """The training epoch over `ids`; `sizes` int32 [N, 2] is the whole index's, by sample id.
@@ -154,13 +162,31 @@ class EpochPlan(Batch):
         `shards`, int64 [n], keeps shards together: see `epoch_order`.
         """
         order = epoch_order(ids, seed, epoch, shards)
-        boxes, flips = random_resized_crops(order, sizes[order], seed, epoch, crop)
-        return EpochPlan(order, boxes, flips, (size, size))
+        return EpochPlan.in_order(order, sizes, seed=seed, epoch=epoch, size=size, crop=crop)
 
     @staticmethod
     def evaluation(ids: NDArray[np.int64], sizes: NDArray[np.int32], *, size: int) -> EpochPlan:
         """The same order and centre crops each time."""
-        return EpochPlan(ids, centre_boxes(sizes[ids]), np.zeros(len(ids), np.bool_), (size, size))
+        return EpochPlan.in_order(ids, sizes, seed=0, epoch=0, size=size, crop=CenterShare())
+
+    @staticmethod
+    def in_order(
+        order: NDArray[np.int64],
+        sizes: NDArray[np.int32],
+        *,
+        seed: int,
+        epoch: int,
+        size: int,
+        crop: Crop | CenterShare,
+    ) -> EpochPlan:
+        """The samples `order`, int64 [n], as they stand; a sample's crop and flip don't depend on its place."""
+        if isinstance(crop, Crop):
+            boxes, flips = random_resized_crops(order, sizes[order], seed, epoch, crop)
+        else:
+            boxes, flips = centre_boxes(sizes[order], crop.share), np.zeros(len(order), np.bool_)
+            if crop.flip:
+                _, flips = random_resized_crops(order, sizes[order], seed, epoch, Crop(flip=crop.flip))
+        return EpochPlan(order, boxes, flips, (size, size))
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""

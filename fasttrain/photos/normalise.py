@@ -212,9 +212,11 @@ _NO_PROFILE = _Colors((), ())
 _CONVERTED, _LEFT = ("color converted",), ("color kept",)
 
 
-def _judge(profile: Profile, image: Image, color: Color) -> _Colors:
-    levels = profile.levels(image)
-    convert = color == "srgb" or (color == "auto" and levels > MOST_LEVELS)
+def _judge(profile: Profile, image: Callable[[], Image], color: Color) -> _Colors:
+    if color == "keep":
+        return _Colors(_LEFT, (f"profile {profile.name!r} kept",))
+    levels = profile.levels(image())
+    convert = color == "srgb" or levels > MOST_LEVELS
     note = f"profile {profile.name!r} {'converted to sRGB' if convert else 'kept'}, {levels:.1f} levels apart"
     return _Colors(_CONVERTED if convert else _LEFT, (note,))
 
@@ -231,7 +233,8 @@ def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
     image = decode_picture(picture)
     done = _NO_PROFILE
     if profile := read_profile(picture.profile, image.mode):
-        done = _judge(profile, image.convert("RGB") if image.mode == "RGBA" else image, color)
+        opaque = image.convert("RGB") if image.mode == "RGBA" else image
+        done = _judge(profile, lambda: opaque, color)
         if done.how == _CONVERTED or image.mode == "LAB":
             image = profile.convert(image)
     return _onto_white(image), done
@@ -274,7 +277,7 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color:
         raise _Damaged(f"truncated: {error}") from error
     colors = _NO_PROFILE
     if header.profile and (profile := read_profile(header.profile, _COMPONENTS[header.components])):
-        colors = _judge(profile, _thumbnail(data), color)
+        colors = _judge(profile, lambda: _thumbnail(data), color)
     if colors.how == _CONVERTED:
         return "color profile"
     first = "as-is" if stripped == data else "stripped"

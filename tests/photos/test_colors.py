@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from fasttrain.photos.normalise import decode, normalise
-
-P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
-ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
-SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141))
-
-
-def profile(primaries, gamma: float, *, grey: bool = False) -> bytes:
-    def xyz(three) -> bytes:
-        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in three)
-
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
-    tags = [(b"desc", b"desc\0\0\0\0" + struct.pack(">I", 2) + b"x\0" + bytes(82)), (b"wtpt", xyz((0.9642, 1, 0.8249)))]
-    tags += [(b"kTRC", curve)] if grey else []
-    for letter, three in zip("" if grey else "rgb", primaries, strict=False):
-        tags += [(f"{letter}XYZ".encode(), xyz(three)), (f"{letter}TRC".encode(), curve)]
-    table, body, start = b"", b"", 132 + 12 * len(tags)
-    for name, data in tags:
-        table += name + struct.pack(">II", start + len(body), len(data))
-        body += data + bytes(-len(data) % 4)
-    head = struct.pack(">I4sI4s4s4s6H4s", start + len(body), b"lcms", 0x02100000, b"mntr", b"GRAY" if grey else b"RGB ",
-                       b"XYZ ", 2024, 1, 1, 0, 0, 0, b"acsp")  # fmt: skip
-    head += bytes(28) + xyz((0.9642, 1, 0.8249))[8:]
-    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body
+from tests.support.profiles import ADOBE, P3, SRGB, profile
 
 
 def in_srgb(image: Image.Image, icc: bytes) -> np.ndarray:
