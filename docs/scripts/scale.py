@@ -19,10 +19,10 @@ import numpy as np
 
 from fasttrain.loaders.plan import Crop, EpochPlan
 from fasttrain.photos.source import UNDECIDED, Listing, Photo, make_source
-from fasttrain.shards.assemble import _index
+from fasttrain.shards.assemble import index_of
 from fasttrain.shards.destination import Held
 from fasttrain.shards.keys import make_keys
-from fasttrain.shards.layout import ShardJob, lay_out, split_file
+from fasttrain.shards.layout import ShardJob, lay_out, split_filess
 from fasttrain.shards.parts import Part, read_parts
 
 SHARD = 1000
@@ -70,7 +70,7 @@ def main(count: int) -> None:
         source = make_source(Listing("folder", "", Path("/"), sorted({each.name for each in photos}), photos, []))
         jobs = lay_out(source, val_fraction=0.05, seed=0, shard_size=SHARD)
         keys = make_keys(source.paths)
-    splits = split_file(source, jobs)
+    splits = split_files(source, jobs)["splits.csv"]
     say("a machine's memory", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / count, "bytes")
     say("splits.csv", len(splits) / count, "bytes")
     del photos
@@ -88,7 +88,7 @@ def main(count: int) -> None:
     tracemalloc.stop()
     with timed("merge", count):
         parts = list(read_parts(Records(records), jobs))  # type: ignore[arg-type]
-        index = _index([(job, found) for job, found in parts if found])
+        index = index_of([(job, found) for job, found in parts if found])
     say("index.npy", index.itemsize, "bytes")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with timed("an epoch's plan", count):

@@ -73,6 +73,10 @@ def convert(
     class_names: Annotated[
         Path | None, typer.Option(help="the classes' names, one a line, where a table's labels are numbers")
     ] = None,
+    keep_duplicates_together: Annotated[
+        bool,
+        typer.Option("--keep-duplicates-together", help="look for near-duplicates first, and keep them in one split"),
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,
     skip_empty_classes: Annotated[
@@ -86,6 +90,9 @@ def convert(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other shards that lie in --out")] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="add the photographs that the shards in --out don't have yet")
+    ] = False,
 ) -> None:
     """Converts photographs into shards, once; stopped half-way, the same command goes on where it was."""
 
@@ -118,6 +125,7 @@ def convert(
         splits=splits,
         relabel=relabel,
         skip_empty_classes=skip_empty_classes,
+        keep_duplicates_together=keep_duplicates_together,
     )
     if part is not None:
         _convert_part(
@@ -128,7 +136,7 @@ def convert(
             settings,
             options,
             format=format,
-            overwrite=overwrite,
+            others=overwrite or append,
             workers=workers,
             strict=strict,
         )
@@ -142,6 +150,7 @@ def convert(
         workers=workers,
         strict=strict,
         overwrite=overwrite,
+        append=append,
     )
     _print_summary(console, result, cut)
 
@@ -169,17 +178,17 @@ def _convert_part(
     options: SourceOptions,
     *,
     format: str,
-    overwrite: bool,
+    others: bool,
     workers: int | None,
     strict: bool,
 ) -> None:
 
     from fasttrain.errors import UserError
-    from fasttrain.shards.convert import convert_part, parse_formats
-    from fasttrain.shards.settings import ShardSettings
+    from fasttrain.shards.convert import convert_part
+    from fasttrain.shards.settings import ShardSettings, parse_formats
 
-    if "beton" in parse_formats(format, raw=settings["raw"]) or overwrite:
-        raise UserError("--part goes with neither --format tar,beton nor --overwrite; leave them out")
+    if "beton" in parse_formats(format, raw=settings["raw"]) or others:
+        raise UserError("--part goes with none of --format tar,beton, --overwrite and --append; leave them out")
     result = convert_part(source, out, part, ShardSettings(**settings), options=options, workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
     console.print(f"part {result.part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
@@ -218,13 +227,14 @@ def _print_rejected(console: Console, result: ConvertResult) -> None:
     from fasttrain.shards.workplace import destination
 
     out = destination(result.out)
-    if CONVERTED in result.manifest.files:
-        console.print(f"not stored as they came: listed in {out}/{CONVERTED}")
+    converted, listed = (result.manifest.current(name) for name in (CONVERTED, REJECTED))
+    if converted in result.manifest.files:
+        console.print(f"not stored as they came: listed in {out}/{converted}")
     broken, ignored = (result.manifest.counts[name] for name in ("broken", "ignored"))
     if not broken and not ignored:
         return
-    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {out}/{REJECTED}")
-    lines = out.read(REJECTED).decode("utf-8", errors="replace").splitlines()
+    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {out}/{listed}")
+    lines = out.read(listed).decode("utf-8", errors="replace").splitlines()
     reasons = Counter(line.partition("\t")[2] for line in lines)
     many = [(reason, count) for reason, count in reasons.most_common() if count >= _MANY]
     for reason, count in many[:_BROKEN_SHOWN]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from fasttrain.config.location import is_url
 from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
-from fasttrain.inspection.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.inspection.findings import (
     LISTED_PAIRS,
     BrokenSample,
@@ -26,10 +25,11 @@ from fasttrain.inspection.findings import (
 )
 from fasttrain.inspection.header import jpeg_header
 from fasttrain.inspection.thumbnails import read_thumbnails
+from fasttrain.photos.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.shards.beton import verify_betons
 from fasttrain.shards.checksum import CHANGED, crc32
 from fasttrain.shards.convert import ensure_shards
-from fasttrain.shards.format import INDEX, REJECTED, SPLITS, Manifest
+from fasttrain.shards.format import REJECTED, SPLITS, Manifest
 from fasttrain.shards.reader import LocalFiles, ShardSet
 from fasttrain.terminal import bar, make_console
 
@@ -65,7 +65,9 @@ def inspect(
     inspection = _of_manifest(shards)
     with _progress(progress) as track:
         if verify:
-            with track("checksums", inspection.shard_bytes + shards.files.path(INDEX).stat().st_size) as advance:
+            with track(
+                "checksums", inspection.shard_bytes + shards.files.path(shards.manifest.index.name).stat().st_size
+            ) as advance:
                 inspection.problems += shards.verify(advance)
             if not shards.remote:
                 inspection.problems += verify_betons(shards)
@@ -125,7 +127,7 @@ def _of_manifest(shards: ShardSet) -> Inspection:
 
 def _rejected(shards: ShardSet) -> dict[str, int]:
     """How many files were left out for each reason; of shards behind a URL the manifest's counts are all there is."""
-    path = shards.folder / REJECTED
+    path = shards.folder / shards.manifest.current(REJECTED)
     if shards.remote or not path.is_file():
         return {}
     lines = path.read_text("utf-8", errors="replace").splitlines()
@@ -206,7 +208,7 @@ def _headers(shards: ShardSet, ids: NDArray[np.int64], inspection: Inspection) -
             bad[sample] = str(error)
             continue
         if (header.width, header.height) != (width, height):
-            bad[sample] = f"{header.width}x{header.height} px where {INDEX} says {width}x{height}"
+            bad[sample] = f"{header.width}x{header.height} px where {shards.manifest.index.name} says {width}x{height}"
         sampling[header.sampling] += 1
         inspection.progressive += header.progressive
     inspection.sampling = dict(sampling.most_common())

@@ -7,17 +7,22 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.photos.source import TEST, TRAIN, VAL
+from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL
 
 
 def place_groups(
-    groups: list[str], labels: NDArray[np.int32], val_fraction: float, test_fraction: float, order: NDArray[np.int64]
+    groups: list[str],
+    labels: NDArray[np.int32],
+    val_fraction: float,
+    test_fraction: float,
+    order: NDArray[np.int64],
+    before: NDArray[np.int8],
 ) -> NDArray[np.int8]:
     """Return int8 [n], 0 train, 1 val, 2 test, the same for all photographs of a group.
 
     The largest groups are placed first, each where its classes lack the most; `order`, a permutation of 0 .. n - 1,
     decides between equals. Each class gets as near to the fractions as its groups allow, always trains, and validates
-    and tests where it has groups enough.
+    and tests where it has groups enough. Groups that have a split `before`, int8 [n], -1 for none, stay there.
     """
     held: dict[str, Counter[int]] = {}
     for row in order.tolist():
@@ -25,21 +30,28 @@ def place_groups(
     total: Counter[int] = Counter(labels.tolist())
     shares = {TRAIN: 1 - val_fraction - test_fraction, VAL: val_fraction, TEST: test_fraction}
     shares = {split: share for split, share in shares.items() if share}
-    need = {split: {label: share * count for label, count in total.items()} for split, share in shares.items()}
-    split_of: dict[str, int] = {}
-    for group in sorted(held, key=lambda group: -sum(held[group].values())):
+    need: dict[int, dict[int, float]] = {
+        split: {label: share * count for label, count in total.items()} for split, share in shares.items()
+    }
+    split_of = {group: int(split) for group, split in zip(groups, before.tolist(), strict=True) if split != UNDECIDED}
+    for group, split in split_of.items():
+        for label, count in held[group].items():
+            if split in need:
+                need[split][label] -= count
+    free = [group for group in held if group not in split_of]
+    for group in sorted(free, key=lambda group: -sum(held[group].values())):
         lacks = {split: sum(count * need[split][label] for label, count in held[group].items()) for split in shares}
         split_of[group] = max(shares, key=lambda split: lacks[split])
         for label, count in held[group].items():
             need[split_of[group]][label] -= count
-    _fill(split_of, held, list(shares))
+    _fill(split_of, held, free, list(shares))
     return np.array([split_of[group] for group in groups], dtype=np.int8)
 
 
-def _fill(split_of: dict[str, int], held: dict[str, Counter[int]], splits: list[int]) -> None:
-    """Move the smallest groups so that each class trains, and then is in the other splits too, where it can be."""
+def _fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
+    """Move the smallest of the `free` groups so that each class trains, and then is in the other splits, too."""
     by_class: dict[int, list[str]] = {}
-    for group in sorted(held, key=lambda group: (sum(held[group].values()), group)):
+    for group in sorted(free, key=lambda group: (sum(held[group].values()), group)):
         for label in held[group]:
             by_class.setdefault(label, []).append(group)
     placed = Counter((label, split_of[group]) for group in held for label in held[group])

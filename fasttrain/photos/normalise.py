@@ -12,6 +12,7 @@ from fasttrain.photos.color import MOST_LEVELS, Color, Profile, read_profile
 from fasttrain.photos.cut import Interval, cut_jpeg, native_available, repair_jpeg
 from fasttrain.photos.formats import HEAD, PILLOW, sniff
 from fasttrain.photos.jpeg import JpegHeader, read_header, require_few_scans, strip_metadata, with_metadata_of
+from fasttrain.photos.jxl import jxl_size
 from fasttrain.photos.pictures import MAX_PIXELS as MAX_PIXELS
 from fasttrain.photos.pictures import BrokenPhoto as BrokenPhoto
 from fasttrain.photos.pictures import (
@@ -19,10 +20,13 @@ from fasttrain.photos.pictures import (
     check_pixels,
     decode_picture,
     jpeg_in_jxl,
+    onto_white,
     open_as,
     open_picture,
+    opened,
     reason_of,
 )
+from fasttrain.photos.room import COEFFICIENTS, Hold, unbounded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,6 +91,7 @@ def normalise(
     optimize: bool = True,
     color: Color = "auto",
     accept_damaged: float = ACCEPT_DAMAGED,
+    hold: Hold = unbounded,
 ) -> StoredPhoto:
     """The JPEG to store for the file `data`, upright and without private metadata.
 
@@ -99,7 +104,8 @@ def normalise(
     `color`: "auto" converts to sRGB where an ICC profile moves the colours by more than MOST_LEVELS on average,
     "srgb" wherever there is another profile, "keep" nowhere. accept_damaged: the share of a damaged JPEG, 0 to 1, that
     must be intact (see `repair_jpeg`); it is stored as libjpeg shows it. Without the C++ module, damaged codes are
-    taken for pixels, and a truncated JPEG is broken.
+    taken for pixels, and a truncated JPEG is broken. hold: entered with the number of pixels ahead of whatever takes
+    memory for each of them.
 
     Every photograph is decoded in full, or its coefficients are all read. Raises BrokenPhoto for what is
     more damaged, not a photograph, or of more than MAX_PIXELS.
@@ -109,41 +115,49 @@ def normalise(
         header = _header(data)
         why = _why_not_kept(header, max_size) if header else None
         if header and why is None:
-            kept = _kept(data, header, cut, optimize, color)
+            with hold(_coefficients(header)):
+                kept = _kept(data, header, cut, optimize, color)
             if isinstance(kept, StoredPhoto):
                 return kept
             why = kept
         elif header:
-            _require_intact(data, header)
-        picture = open_picture(data)
-        image, done = _pixels(picture, color)
-        return _encode(image, why or PILLOW[picture.kind].lower(), max_size, quality, cut, optimize, done)
+            _require_intact(data, header, hold)
+        with opened(data, hold) as picture:
+            image, done = _pixels(picture, color)
+            return _encode(image, why or PILLOW[picture.kind].lower(), max_size, quality, cut, optimize, done)
 
-    return _repaired_if_damaged(stored, _unpacked(data), accept_damaged)
+    return _repaired_if_damaged(stored, _unpacked(data, hold), accept_damaged, hold)
 
 
-def decode(data: bytes, *, max_size: int, color: Color = "auto", accept_damaged: float = ACCEPT_DAMAGED) -> RawPhoto:
+def decode(
+    data: bytes,
+    *,
+    max_size: int,
+    color: Color = "auto",
+    accept_damaged: float = ACCEPT_DAMAGED,
+    hold: Hold = unbounded,
+) -> RawPhoto:
     """The pixels to store for the file `data`: upright, on white where it is transparent, grey as RGB.
 
     They equal Pillow's, shrunk by the same filter as `normalise`'s where the longest side exceeds `max_size`.
-    `color`, `accept_damaged`: see `normalise`. Raises BrokenPhoto as `normalise` does.
+    `color`, `accept_damaged`, `hold`: see `normalise`. Raises BrokenPhoto as `normalise` does.
     """
 
     def decoded(data: bytes) -> RawPhoto:
         header = _header(data)
         if header:
-            _require_intact(data, header)
-        picture = open_picture(data)
-        how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else PILLOW[picture.kind].lower())]
-        if header and header.orientation != 1:
-            how.append("rotated")
-        image, done = _pixels(picture, color)
-        how += done.how
-        if _shrink(image, max_size):
-            how.append("resized")
-        return RawPhoto(image.width, image.height, tuple(how), done.notes, image.convert("RGB").tobytes())
+            _require_intact(data, header, hold)
+        with opened(data, hold) as picture:
+            how = ["decoded: " + ((_why_not_kept(header, None) or "jpeg") if header else PILLOW[picture.kind].lower())]
+            if header and header.orientation != 1:
+                how.append("rotated")
+            image, done = _pixels(picture, color)
+            how += done.how
+            if _shrink(image, max_size):
+                how.append("resized")
+            return RawPhoto(image.width, image.height, tuple(how), done.notes, image.convert("RGB").tobytes())
 
-    return _repaired_if_damaged(decoded, _unpacked(data), accept_damaged)
+    return _repaired_if_damaged(decoded, _unpacked(data, hold), accept_damaged, hold)
 
 
 _AnyPhoto = TypeVar("_AnyPhoto", StoredPhoto, RawPhoto)
@@ -153,13 +167,15 @@ class _Damaged(BrokenPhoto):
     """A JPEG of which libjpeg shows a part."""
 
 
-def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accept: float) -> _AnyPhoto:
+def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accept: float, hold: Hold) -> _AnyPhoto:
     """Return what `store` makes of `data`, or of what is intact of it. Raises BrokenPhoto."""
     try:
         return store(data)
     except _Damaged as damage:
         try:
-            jpeg, intact = repair_jpeg(data)
+            header = read_header(data)
+            with hold(header.width * header.height // COEFFICIENTS):
+                jpeg, intact = repair_jpeg(data)
         except ValueError:
             raise damage from None
         share = f"{math.floor(intact * 10_000) / 100:g} % of the picture is known to be intact"
@@ -168,14 +184,21 @@ def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accep
         return store(with_metadata_of(data, jpeg)).called_damaged(share)
 
 
-def _require_intact(data: bytes, header: JpegHeader) -> None:
+def _require_intact(data: bytes, header: JpegHeader, hold: Hold) -> None:
     """Raise _Damaged for a JPEG of which Pillow would take damaged codes for pixels."""
     if not native_available() or header.frame not in _TRANSCODABLE or header.components > 4:
         return
     try:
-        cut_jpeg(data, "none", optimize=False)
+        with hold(_coefficients(header)):
+            cut_jpeg(data, "none", optimize=False)
     except ValueError as error:
         raise _Damaged(_damage(error)) from error
+
+
+def _coefficients(header: JpegHeader) -> int:
+    """Return how many pixels take the memory of the coefficients; sequential upright JPEGs are read MCU by MCU."""
+    mcu_by_mcu = header.frame in (0, 1) and header.orientation == 1
+    return 0 if mcu_by_mcu else header.width * header.height // COEFFICIENTS
 
 
 def _damage(error: ValueError) -> str:
@@ -197,9 +220,14 @@ def directly_decodable(data: bytes) -> JpegHeader | None:
     return None if header.profile and read_profile(header.profile, _COMPONENTS[header.components]) else header
 
 
-def _unpacked(data: bytes) -> bytes:
+def _unpacked(data: bytes, hold: Hold) -> bytes:
     """The JPEG that a JPEG XL was made of, where it holds all that is needed to restore it; else `data`."""
-    return (sniff(data[:HEAD]) == "JPEG XL" and jpeg_in_jxl(data)) or data
+    if sniff(data[:HEAD]) != "JPEG XL":
+        return data
+    width, height = jxl_size(data)
+    check_pixels(width, height)
+    with hold(width * height):
+        return jpeg_in_jxl(data) or data
 
 
 @dataclass(frozen=True)
@@ -237,7 +265,7 @@ def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
         done = _judge(profile, lambda: opaque, color)
         if done.how == _CONVERTED or image.mode == "LAB":
             image = profile.convert(image)
-    return _onto_white(image), done
+    return onto_white(image), done
 
 
 def _header(data: bytes) -> JpegHeader | None:
@@ -314,16 +342,6 @@ def _load(image: Image) -> None:
         raise
     except Exception as error:  # Pillow raises all kinds on damaged files
         raise BrokenPhoto(reason_of("JPEG", error)) from error
-
-
-def _onto_white(image: Image) -> Image:
-    from PIL import Image
-
-    if image.mode == "LAB":
-        raise BrokenPhoto("CIELAB colours without a profile: save it as RGB")
-    if image.mode == "RGBA":
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB")
 
 
 def _shrink(image: Image, max_size: int | None) -> bool:

@@ -7,13 +7,16 @@ import functools
 import io
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fasttrain.photos.exif import exif_orientation
 from fasttrain.photos.formats import HEAD, PILLOW, sniff, why_not
 from fasttrain.photos.jpeg import read_header, without_metadata
+from fasttrain.photos.jxl import jxl_size
 from fasttrain.photos.png import split_png
+from fasttrain.photos.room import Hold
 from fasttrain.photos.tiff import (
     has_small_colors,
     read_tags,
@@ -87,6 +90,27 @@ def decode_picture(picture: Picture) -> Image:
         raise
     except Exception as error:  # Pillow's plugins raise all kinds on damaged files
         raise BrokenPhoto(reason_of(picture.kind, error)) from error
+
+
+def onto_white(image: Image) -> Image:
+    """Return `decode_picture`'s image on white: mode L or RGB. Raises BrokenPhoto for CIELAB."""
+    from PIL import Image
+
+    if image.mode == "LAB":
+        raise BrokenPhoto("CIELAB colours without a profile: save it as RGB")
+    if image.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "L" else image.convert("RGB")
+
+
+@contextlib.contextmanager
+def opened(data: bytes, hold: Hold) -> Iterator[Picture]:
+    """Open a picture, and hold its pixels. Raises BrokenPhoto."""
+    # Pillow's plugin of JPEG XL decodes a file as it opens it.
+    picture = None if sniff(data[:HEAD]) == "JPEG XL" else open_picture(data)
+    width, height = picture.image.size if picture else jxl_size(data)
+    with hold(width * height):
+        yield picture or open_picture(data)
 
 
 def jpeg_in_jxl(data: bytes) -> bytes | None:

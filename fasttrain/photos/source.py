@@ -34,6 +34,7 @@ class SourceOptions:
     splits: str | Path | None = None
     relabel: str | Path | None = None
     skip_empty_classes: bool = False
+    keep_duplicates_together: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Source:
     the hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
     it differs between copies of the photographs, and changes with each of them. groups: one name a photograph, or none
     at all. extra: each further column of a table, with a value a photograph, as JSON has them. notes, settings, reader:
-    see `Listing`.
+    see `Listing`. twins: see `photos.together`. sizes: int64 [n], bytes, -1 where a photograph is missing; empty
+    where they are not known.
     """
 
     kind: str
@@ -104,11 +106,17 @@ class Source:
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     reader: Callable[[str], bytes] | None = None
+    twins: tuple[tuple[int, ...], ...] = ()
+    sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def read(self, row: int) -> bytes:
         """Return the bytes of the photograph at position `row`. Raises OSError where they can't be read."""
         path = self.paths[row]
         return (self.root / path).read_bytes() if self.reader is None else self.reader(path)
+
+    def size(self, row: int) -> int:
+        """Return the bytes of the photograph at position `row`; 0 where that is not known."""
+        return max(int(self.sizes[row]), 0) if len(self.sizes) else 0
 
     def summary(self) -> SourceSummary:
         """Return what the manifest says of the source."""
@@ -168,6 +176,7 @@ def make_source(listing: Listing) -> Source:
         listing.notes,
         listing.settings,
         listing.read,
+        sizes=np.array([photo.size for photo in photos], dtype=np.int64),
     )
 
 

@@ -38,7 +38,7 @@ class Kind(Protocol):
 
 
 _KINDS: tuple[Kind, ...] = (food101, sample, huggingface, table, bucket, folder)
-_ANY = frozenset({"group_by", "splits", "relabel", "skip_empty_classes"})
+_ANY = frozenset({"group_by", "splits", "relabel", "skip_empty_classes", "keep_duplicates_together"})
 _NO_OPTIONS = SourceOptions()
 
 

@@ -17,15 +17,20 @@ _VALIDATION_STREAM = 1 << 62
 _ORDER_STREAM = _VALIDATION_STREAM + 1
 
 
-def decide_splits(source: Source, val_fraction: float, test_fraction: float, seed: int) -> NDArray[np.int8]:
+def decide_splits(
+    source: Source, val_fraction: float, test_fraction: float, seed: int, held: NDArray[np.int8] | None = None
+) -> NDArray[np.int8]:
     """Return int8 [n], 0 train, 1 val, 2 test: what the source says, and the rest drawn from each class.
 
     Photographs of a group stay together. Those that the source has train are drawn for testing only, and only where
-    it has none that test. Raises UserError for a group that the source itself has in two splits.
+    it has none that test. Those that are `held`, int8 [n], stay in the split that they were drawn for before; -1 is
+    for the others, which fill up what their classes lack, or go where others of their group are held. Raises UserError
+    for a group that the source itself has in two splits.
     """
-    splits = _joined(source)
-    fractions = (val_fraction, 0.0 if (splits == TEST).any() else test_fraction)
-    before = splits.copy()
+    held = np.full(len(source.paths), UNDECIDED, np.int8) if held is None else _held_groups(source, held)
+    splits = _joined(source, np.where(held == UNDECIDED, source.splits, held))
+    fractions = (val_fraction, 0.0 if (source.splits == TEST).any() else test_fraction)
+    before = np.where(held == UNDECIDED, splits, source.splits)
     for candidates, (val, test) in ((UNDECIDED, fractions), (TRAIN, (0.0, fractions[1]))):
         rows = np.flatnonzero(before == candidates)
         if not len(rows) or (candidates == TRAIN and not test):
@@ -33,15 +38,26 @@ def decide_splits(source: Source, val_fraction: float, test_fraction: float, see
         labels = source.labels[rows]
         if source.groups:
             groups = [source.groups[row] or f"\0{row}" for row in rows.tolist()]
-            splits[rows] = place_groups(groups, labels, val, test, _shuffle(len(rows), seed, _VALIDATION_STREAM, 0))
+            order = _shuffle(len(rows), seed, _VALIDATION_STREAM, 0)
+            splits[rows] = place_groups(groups, labels, val, test, order, held[rows])
         else:
-            splits[rows] = stratified_split(labels, val, seed, test)
+            splits[rows] = stratified_split(labels, val, seed, test, held[rows])
     return splits
 
 
-def _joined(source: Source) -> NDArray[np.int8]:
-    """Return the source's splits, where a photograph that is undecided goes where others of its group are."""
-    splits = source.splits.copy()
+def _held_groups(source: Source, held: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return `held` with all of a group where some of it are held, but those that the source has val or test."""
+    held = held.copy()
+    split_of = {group: int(held[row]) for row, group in enumerate(source.groups) if group and held[row] != UNDECIDED}
+    for row, group in enumerate(source.groups):
+        if group in split_of and held[row] == UNDECIDED and source.splits[row] in (UNDECIDED, TRAIN):
+            held[row] = split_of[group]
+    return held
+
+
+def _joined(source: Source, splits: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return `splits`, where a photograph that is undecided goes where others of its group are."""
+    splits = splits.copy()
     fixed: dict[str, int] = {}
     for row, group in enumerate(source.groups):
         split = int(splits[row])
@@ -58,15 +74,21 @@ def _joined(source: Source) -> NDArray[np.int8]:
 
 
 def stratified_split(
-    labels: NDArray[np.int32], val_fraction: float, seed: int, test_fraction: float = 0.0
+    labels: NDArray[np.int32],
+    val_fraction: float,
+    seed: int,
+    test_fraction: float = 0.0,
+    held: NDArray[np.int8] | None = None,
 ) -> NDArray[np.int8]:
     """Return int8 [n], 0 train, 1 val, 2 test. `labels` is int32 [n], `seed` in [0, 2**63).
 
     Of a class's n photographs, round(n * val_fraction) validate: never all, and at least one where n >= 2 and the
     fraction (in [0, 1)) is not 0. Then the same holds of those that test, of what is left; a test_fraction doesn't
-    change which validate. A class's choice does not change when another class gains photographs.
+    change which validate. A class's choice does not change when another class gains photographs. Those that are
+    `held`, see `decide_splits`, count, and stay.
     """
-    splits = np.full(len(labels), TRAIN, dtype=np.int8)
+    held = np.full(len(labels), UNDECIDED, dtype=np.int8) if held is None else held
+    splits = np.where(held == UNDECIDED, np.int8(TRAIN), held)
     if not val_fraction and not test_fraction:
         return splits
     by_class = np.argsort(labels, kind="stable")
@@ -74,7 +96,10 @@ def stratified_split(
     for label, start, count in zip(names.tolist(), starts.tolist(), counts.tolist(), strict=True):
         validate, left = _share(count, val_fraction, count - 1)
         test, _ = _share(count, test_fraction, left)
-        rows = by_class[start : start + count][_shuffle(count, seed, _VALIDATION_STREAM, label)]
+        rows = by_class[start : start + count]
+        validate, test = (max(n - int((held[rows] == split).sum()), 0) for n, split in ((validate, VAL), (test, TEST)))
+        rows = rows[held[rows] == UNDECIDED]
+        rows = rows[_shuffle(len(rows), seed, _VALIDATION_STREAM, label)]
         splits[rows[:validate]] = VAL
         splits[rows[validate : validate + test]] = TEST
     return splits

@@ -6,7 +6,8 @@ import hashlib
 import io
 import os
 from collections import Counter
-from pathlib import PurePosixPath
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from fasttrain.photos.source import TRAIN, SourceSummary
 from fasttrain.shards.destination import Destination
 from fasttrain.shards.format import (
     CONVERTED,
+    DUPLICATES,
     EXTRA,
     INDEX,
     MANIFEST,
@@ -25,7 +27,6 @@ from fasttrain.shards.format import (
     IndexSummary,
     Manifest,
     Origin,
-    Shard,
     index_dtype,
 )
 from fasttrain.shards.layout import ShardJob
@@ -43,18 +44,18 @@ def assemble(
     """
     broken = [rejected for _, part in parts for rejected in part.broken]
     rejected = sorted([*source.ignored, *broken])
-    out.write(REJECTED, b"".join(_line(path, reason) for path, reason in rejected))
+    out.write(REJECTED, b"".join(list_line(path, reason) for path, reason in rejected))
     kept = [(job, part) for job, part in parts if part.keys]
-    _check_classes(out, source, kept, dict(broken))
+    require_training(f"{out}/{REJECTED}", source.classes, kept, dict(broken))
     changed = sorted(changed for _, part in kept for changed in part.changed)
     if changed:
-        out.write(CONVERTED, b"".join(_line(path, reason) for path, reason in changed))
-    index = _index(kept)
+        out.write(CONVERTED, b"".join(list_line(path, reason) for path, reason in changed))
+    index = index_of(kept)
     file = io.BytesIO()
     np.save(file, index)
     out.write(INDEX, file.getvalue())
     lists = [REJECTED, *([CONVERTED] if changed else [])]
-    lists += [name for name in (SPLIT_FILE, EXTRA) if out.has(name)]
+    lists += [name for name in (SPLIT_FILE, DUPLICATES, EXTRA) if out.has(name)]
     digests = {f"{job.name}.idx": part.index_sha256 for job, part in kept}
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(
@@ -62,16 +63,7 @@ def assemble(
         classes=list(source.classes),
         splits={split: sum(len(part.keys) for job, part in kept if SPLITS[job.split] == split) for split in SPLITS},
         source=Origin(kind=source.kind, name=source.name, fingerprint=source.fingerprint),
-        shards=[
-            Shard(
-                name=f"{job.name}.tar",
-                split=SPLITS[job.split],
-                samples=len(part.keys),
-                bytes=part.bytes,
-                sha256=part.sha256,
-            )
-            for job, part in kept
-        ],
+        shards=[part.shard(job) for job, part in kept],
         index=IndexSummary(sha256=_sha256(file.getvalue()), samples=len(index)),
         settings=settings,
         counts={
@@ -87,21 +79,30 @@ def assemble(
     return manifest
 
 
-def _check_classes(
-    out: Destination, source: SourceSummary, kept: list[tuple[ShardJob, Part]], broken: dict[str, str]
+def require_training(
+    listed: Path | str,
+    classes: Sequence[str],
+    kept: list[tuple[ShardJob, Part]],
+    broken: dict[str, str],
+    known: Collection[int] = (),
 ) -> None:
-    left = {label for job, part in kept if job.split == TRAIN for label in part.labels}
-    for label, name in enumerate(source.classes):
+    """Raise UserError for a class, other than those with the `known` labels, without a training photograph left.
+
+    `listed` is the file that says why.
+    """
+    left = {*known, *(label for job, part in kept if job.split == TRAIN for label in part.labels)}
+    for label, name in enumerate(classes):
         if label not in left:
             inside = (reason for path, reason in broken.items() if name in PurePosixPath(path).parts[:-1])
             first = next((f", such as: {reason}" for reason in inside), "")
             raise UserError(
-                f"class {name!r} has no usable training photograph (why: {out}/{REJECTED}{first}); add some, or take "
+                f"class {name!r} has no usable training photograph (why: {listed}{first}); add some, or take "
                 "its folder away"
             )
 
 
-def _index(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.void]]:
+def index_of(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.void]]:
+    """Return the rows of `index.npy` for these shards, which are counted from 0."""
     longest = max((len(key) for _, part in kept for key in part.keys), default=1)
     index = np.zeros(sum(len(part.keys) for _, part in kept), dtype=index_dtype(longest))
     start = 0
@@ -120,7 +121,8 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _line(path: str, reason: str) -> bytes:
+def list_line(path: str, reason: str) -> bytes:
+    """Return a line of `rejected.tsv` or `converted.tsv`."""
     # A file name may hold whatever breaks a table but "/" and NUL.
     plain = [printable(text.replace("\\", "\\\\")) for text in (path, reason)]
     return os.fsencode("\t".join(plain) + "\n")

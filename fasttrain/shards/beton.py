@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fasttrain.errors import UserError, of_os
 from fasttrain.files import atomic_write_bytes, fsync_folder
 from fasttrain.shards.checksum import sha256_of
-from fasttrain.shards.format import INDEX, SPLITS
+from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import Located, ShardSet
 
 RECORD = "beton.json"
@@ -116,7 +116,8 @@ class BetonBytes:
         table = len(self._mapped) - len(layout.tail)
         same = self._mapped[: len(layout.head)] == layout.head and table == layout.table
         if not same or self._mapped[table:] != layout.tail:
-            raise UserError(f"{path} is not laid out as {shards.folder / INDEX} says; convert with --format tar,beton")
+            index = shards.folder / shards.manifest.index.name
+            raise UserError(f"{path} is not laid out as {index} says; convert with --format tar,beton")
 
     def locate(self, rows: NDArray[np.int64]) -> Located:
         """Return where the bytes of the split's samples `rows`, int64 [n], are in the file."""

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from fasttrain.config.location import cache_root, is_url, url_in_path, user_path
-from fasttrain.errors import Stopped, UserError
-from fasttrain.photos.source import Source, SourceOptions
+from fasttrain.errors import UserError
+from fasttrain.photos.source import UNDECIDED, Source, SourceOptions
 from fasttrain.photos.sources import open_source, require_known
+from fasttrain.photos.together import keep_together
+from fasttrain.shards.append import plan_addition, write_addition
 from fasttrain.shards.assemble import assemble
-from fasttrain.shards.beton import write_betons
+from fasttrain.shards.beton import RECORD, write_betons
 from fasttrain.shards.destination import Destination, Folder
 from fasttrain.shards.extra_labels import extra_labels_file
-from fasttrain.shards.format import EXTRA, MANIFEST, PARTS, SPLIT_FILE, Manifest, read_manifest
+from fasttrain.shards.format import EXTRA, MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
-from fasttrain.shards.layout import ShardJob, lay_out, split_file
+from fasttrain.shards.layout import Earlier, ShardJob, lay_out, split_files
 from fasttrain.shards.merge import part_name, refuse_finished, write_summary
 from fasttrain.shards.part_number import parse_part
 from fasttrain.shards.parts import Part, read_parts, write_parts
-from fasttrain.shards.progress import ConvertProgress
+from fasttrain.shards.progress import ConvertProgress, Interrupted, stopping
 from fasttrain.shards.reader import ShardSet
-from fasttrain.shards.settings import ShardSettings
-from fasttrain.shards.workplace import destination, prepare
+from fasttrain.shards.settings import ShardSettings, parse_formats
+from fasttrain.shards.workplace import destination, prepare, prepare_append
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
 
@@ -83,6 +86,7 @@ def convert(
     workers: int | None = None,
     strict: bool = False,
     overwrite: bool = False,
+    append: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
     """Writes the shards of `source` ("food101", "sample", a folder, a table, …: see `open_source`) into `out`.
@@ -98,7 +102,8 @@ def convert(
     quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`. accept_damaged: the
     share of a damaged JPEG, in [0, 1], that must be intact for it to be stored.
     options: how the source is read, see `SourceOptions`. workers: threads, by default one a core. strict: a broken
-    photograph is an error, not left out. overwrite: replaces other shards in `out`. progress: shows how far it is.
+    photograph is an error, not left out. overwrite: replaces other shards in `out`. append: adds the photographs that
+    shards in `out` don't have yet, see `shards.append`. progress: shows how far it is.
 
     Stopped half-way (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call goes on after the last finished shard. The
     bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,
@@ -107,9 +112,13 @@ def convert(
     formats = parse_formats(format, raw=raw)
     console = make_console(stderr=True, quiet=not progress)
     place = destination(out)
-    if "beton" in formats and not isinstance(place, Folder):
-        raise UserError(f"--format {format} goes with a local --out only, as a .beton file is written in place")
-    return _convert(
+    if not isinstance(place, Folder) and ("beton" in formats or append):
+        given = "--append" if append else f"--format {format}"
+        raise UserError(f"{given} goes with a local --out only; give a folder, then copy it: --out {out} is a URL")
+    if append and overwrite:
+        raise UserError("--append keeps what --overwrite would replace; leave out one of them")
+    run = _append if append else functools.partial(_convert, overwrite=overwrite)
+    return run(
         source,
         place,
         ShardSettings(
@@ -128,7 +137,6 @@ def convert(
         options=options,
         workers=workers,
         strict=strict,
-        overwrite=overwrite,
         beton="beton" in formats,
         console=console,
     )
@@ -159,6 +167,8 @@ def convert_part(
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers, options)
     with _quiet_pillow(), folder.alone(wait=False), StopRequest("stopping after the shards in hand") as stop:
+        if options.keep_duplicates_together:
+            opened = _together(opened, workers, console, stop)
         jobs = _jobs(opened, settings)
         recorded = {**settings.recorded(), **opened.settings}
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
@@ -204,16 +214,6 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
     return out
 
 
-def parse_formats(given: str, *, raw: bool) -> set[str]:
-    """Return the formats that `--format` names. Raises UserError for one that isn't known, or that `raw` rules out."""
-    formats = {each.strip() for each in given.split(",")}
-    if unknown := formats - {"tar", "beton"}:
-        raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")
-    if raw and "beton" in formats:
-        raise UserError(f"--format {given} holds JPEGs, and --raw stores none: leave out --format, or --raw")
-    return formats
-
-
 def _convert(
     where: str | Path,
     out: Destination,
@@ -231,6 +231,8 @@ def _convert(
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes)
     with out.alone(wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+        if options.keep_duplicates_together:
+            source = _together(source, workers, console, stop)
         jobs = _jobs(source, settings)
         recorded = {**settings.recorded(), **source.settings}
         manifest = prepare(out, source, jobs, recorded, overwrite=overwrite, say=console.print)
@@ -254,15 +256,57 @@ def _convert(
     return ConvertResult(out.location, manifest, seconds, photos, already)
 
 
+def _append(
+    where: str | Path,
+    out: Destination,
+    settings: ShardSettings,
+    *,
+    console: Console,
+    workers: int | None,
+    strict: bool,
+    beton: bool,
+    options: SourceOptions,
+) -> ConvertResult:
+    start = time.monotonic()
+    folder = Path(out.location)
+    manifest = read_manifest(folder)
+    if out.has(RECORD) and not beton:
+        raise UserError(f"{out} holds FFCV's files, too: give --format tar,beton, so that they are made of all")
+    workers, settings, source = _checked(where, out, settings, workers, options, least_classes=1)
+    with out.alone(wait=False), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+        addition = plan_addition(folder, source, settings, strict=strict)
+        source, held, photos = addition.source, addition.earlier.held, 0
+        if options.keep_duplicates_together:
+            drawn = replace(source, splits=np.where(held == UNDECIDED, source.splits, held))
+            source = replace(_together(drawn, workers, console, stop), splits=source.splits)
+            addition = replace(addition, source=source)
+        jobs = _jobs(source, settings, addition.earlier)
+        _say_notes(console, replace(source, notes=(*source.notes, *addition.notes())))
+        if jobs:
+            recorded = {**settings.recorded(), **source.settings}
+            mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": recorded}
+            prepare_append(out, addition.base, {**mine, "append": addition.fingerprint})
+            parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop, addition.keys)
+            manifest = write_addition(folder, addition, parts, recorded)
+        else:
+            manifest = addition.base
+            console.print(f"{out} holds all of these photographs already, by their names: nothing to add")
+        seconds = time.monotonic() - start
+        if beton:
+            _write_betons(folder, console, stop)
+        out.remove_folder(PARTS)
+    return ConvertResult(folder, manifest, seconds, photos, not jobs)
+
+
 def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
     shards = ShardSet.open(out)
     said = f"stopped: FFCV's files are not yet whole in {out}; the same command goes on from there"
-    with ConvertProgress(console, len(shards), 0) as progress, _stopping(stop, console, lambda: said):
+    with ConvertProgress(console, len(shards), 0) as progress, stopping(stop, console, lambda: said):
 
         def advance(images: int) -> None:
             progress.advance(images)
             if stop.requested:
-                raise _Interrupted
+                raise Interrupted
 
         write_betons(shards, advance)
 
@@ -298,20 +342,34 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _jobs(source: Source, settings: ShardSettings) -> list[ShardJob]:
+def _jobs(source: Source, settings: ShardSettings, earlier: Earlier | None = None) -> list[ShardJob]:
     return lay_out(
         source,
         val_fraction=settings.val_fraction,
         test_fraction=settings.test_fraction,
         seed=settings.seed,
         shard_size=settings.shard_size,
+        earlier=earlier,
     )
 
 
 def _write_lists(out: Destination, source: Source, jobs: list[ShardJob]) -> None:
-    out.write(SPLIT_FILE, split_file(source, jobs))
+    for name, data in split_files(source, jobs).items():
+        out.write(name, data)
     if source.extra:
         out.write(EXTRA, extra_labels_file(source))
+
+
+def _together(source: Source, workers: int, console: Console, stop: StopRequest) -> Source:
+    said = "stopped while looking for near-duplicates; the same command goes on from there"
+    with ConvertProgress(console, len(source.paths), 0) as progress, stopping(stop, console, lambda: said):
+
+        def advance(photographs: int) -> None:
+            progress.advance(photographs)
+            if stop.requested:
+                raise Interrupted
+
+        return keep_together(source, workers, advance)
 
 
 def _say_notes(console: Console, source: Source) -> None:
@@ -328,6 +386,7 @@ def _write(
     strict: bool,
     console: Console,
     stop: StopRequest,
+    keys: list[str] | None = None,
 ) -> tuple[list[tuple[ShardJob, Part]], int]:
     done = {job.name: part for job, part in read_parts(out, jobs) if part}
     if strict:
@@ -342,17 +401,17 @@ def _write(
     def said() -> str:
         return f"stopped: {len(done):,} of {len(jobs):,} shards are in {out}; the same command goes on from there"
 
-    with ConvertProgress(console, total, total - left) as progress, _stopping(stop, console, said):
+    with ConvertProgress(console, total, total - left) as progress, stopping(stop, console, said):
 
         def advance() -> None:
             progress.advance()
             if stop.requested:
-                raise _Interrupted
+                raise Interrupted
 
         for job, part in write_parts(
             todo,
             source,
-            make_keys(source.paths),
+            keys or make_keys(source.paths),
             out,
             settings,
             workers=workers,
@@ -362,18 +421,3 @@ def _write(
             done[job.name] = part
         out.settle()
     return [(job, done[job.name]) for job in jobs], left
-
-
-class _Interrupted(Exception):
-    """A signal asked to stop."""
-
-
-@contextlib.contextmanager
-def _stopping(stop: StopRequest, console: Console, said: Callable[[], str]) -> Iterator[None]:
-    try:
-        yield
-    except (_Interrupted, KeyboardInterrupt) as interruption:
-        if stop.requested is signal.SIGTERM:
-            raise Stopped(said()) from interruption
-        console.print(said())
-        raise KeyboardInterrupt from interruption

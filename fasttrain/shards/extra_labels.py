@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ def extra_labels_file(source: Source) -> bytes:
 
     Photographs that turn out to be broken have a line as well, which no sample refers to.
     """
-    lines = []
-    for key, *cells in zip(make_keys(source.paths), *source.extra.values(), strict=True):
+    return b"".join(extra_lines(source, make_keys(source.paths)))
+
+
+def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:
+    """Yield the line of each photograph, whose keys these are; none if there are no columns."""
+    for key, *cells in zip(keys, *source.extra.values(), strict=True) if source.extra else ():
         labels = dict(zip(source.extra, cells, strict=True))
-        lines.append(json.dumps({"key": key, "labels": labels}, separators=(",", ":")).encode() + b"\n")
-    return b"".join(lines)
+        yield json.dumps({"key": key, "labels": labels}, separators=(",", ":")).encode() + b"\n"
 
 
 def read_extra_labels(path: Path, keys: list[bytes], sha256: str) -> ExtraLabels:

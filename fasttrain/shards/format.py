@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fasttrain.errors import UserError
 
@@ -16,6 +25,9 @@ SCHEMA = 1
 MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv", ".parts"
 CONVERTED = "converted.tsv"
 SPLIT_FILE = "splits.csv"
+DUPLICATES = "duplicates.csv"
+APPENDED = "appended"
+"""The setting that says what `convert --append` added: a record for each time."""
 EXTRA = "extra_labels.jsonl"
 
 SplitName = Literal["train", "val", "test"]
@@ -66,10 +78,15 @@ class Shard(_Part):
 
 
 class IndexSummary(_Part):
-    """`index.npy`: the sha256 of the file, and its number of rows."""
+    """The index: the sha256 of the file, its number of rows, and its name, which `convert --append` changes."""
 
     sha256: str
     samples: int = Field(ge=0)
+    name: FileName = INDEX
+
+    @model_serializer(mode="wrap")
+    def _without_usual_name(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if (name, value) != ("name", INDEX)}
 
 
 class Manifest(_Part):
@@ -102,11 +119,37 @@ class Manifest(_Part):
                 raise ValueError(f"{self.splits.get(split, 0):,} {split} samples, in shards of {held:,}")
         return self
 
+    @property
+    def appends(self) -> int:
+        """How often `convert --append` has added to the shards."""
+        return len(self._records())
+
+    def contains(self, fingerprint: str) -> bool:
+        """Return whether shards of that fingerprint, see `ShardSet`, were appended to and became these."""
+        return any(record.get("to") == fingerprint for record in self._records())
+
+    def _records(self) -> list[dict[str, Any]]:
+        records = self.settings.get(APPENDED)  # a stranger's may be anything
+        return [each for each in records if isinstance(each, dict)] if isinstance(records, list) else []
+
+    def current(self, name: str) -> str:
+        """Return what the list or index `name`, such as "rejected.tsv", is called now: see `numbered`."""
+        return numbered(name, self.appends)
+
     def to_bytes(self) -> bytes:
         """The same bytes for the same content: no times, no machine names; with the checksum."""
         plain = {**self.model_dump(by_alias=True), "checksum": _NO_CHECKSUM}
         text = (json.dumps(plain, indent=1) + "\n").encode()
         return _with_checksum(text, _NO_CHECKSUM, hashlib.sha256(text).hexdigest())
+
+
+def numbered(name: str, appends: int) -> str:
+    """Return a file's name after so many appends: "splits.csv", "splits-1.csv", ...
+
+    The earlier file stays, so that the manifest alone decides which set a reader sees.
+    """
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}-{appends}.{suffix}" if appends else name
 
 
 def checksum_holds(text: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from fasttrain.photos.source import Source
 from fasttrain.photos.split import decide_splits, shuffled
-from fasttrain.shards.format import SPLITS
+from fasttrain.shards.format import DUPLICATES, SPLIT_FILE, SPLITS
 
 SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-[0-9]{{5,9}}")
 
@@ -20,6 +21,19 @@ SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-[0-9]{{5,9}}")
 def shard_name(split: int, number: int) -> str:
     """Return a shard's name without suffix, which matches `SHARD_NAME`; `split` is 0 train, 1 val, 2 test."""
     return f"{SPLITS[split]}-{number:05d}"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier shards hold of a source, for `convert --append`.
+
+    held: int8 [n], the split of each photograph that they know, -1 for others. added: bool [n], what is to be written
+    now. first: the number of the first new shard of each split.
+    """
+
+    held: NDArray[np.int8]
+    added: NDArray[np.bool_]
+    first: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -32,28 +46,62 @@ class ShardJob:
 
 
 def lay_out(
-    source: Source, *, val_fraction: float, seed: int, shard_size: int, test_fraction: float = 0.0
+    source: Source,
+    *,
+    val_fraction: float,
+    seed: int,
+    shard_size: int,
+    test_fraction: float = 0.0,
+    earlier: Earlier | None = None,
 ) -> list[ShardJob]:
     """Train, then val, then test, each in a seeded shuffled order, so that reading in sequence mixes classes."""
-    splits = decide_splits(source, val_fraction, test_fraction, seed)
+    splits = decide_splits(source, val_fraction, test_fraction, seed, earlier.held if earlier else None)
     jobs = []
     for split in range(len(SPLITS)):
-        rows = np.flatnonzero(splits == split)
+        rows = np.flatnonzero(splits == split if earlier is None else (splits == split) & earlier.added)
+        first = earlier.first[split] if earlier else 0
         rows = rows[shuffled(len(rows), seed, split)]
         jobs += [
             ShardJob(shard_name(split, number), split, rows[start : start + shard_size])
-            for number, start in enumerate(range(0, len(rows), shard_size))
+            for number, start in enumerate(range(0, len(rows), shard_size), first)
         ]
     return jobs
 
 
-def split_file(source: Source, jobs: list[ShardJob]) -> bytes:
-    """Return `splits.csv`: each photograph's path and split, as `convert --splits` takes them again."""
-    splits = np.empty(len(source.paths), np.int8)
+def split_files(source: Source, jobs: list[ShardJob]) -> dict[str, bytes]:
+    """Return `splits.csv`: each photograph's path, split and bytes, as `convert --splits` takes them again.
+
+    Where near-duplicates were looked for, `duplicates.csv` lists them.
+    """
+    splits = splits_of(source, jobs, np.empty(len(source.paths), np.int8))
+    sizes = source.sizes.tolist() or [-1] * len(source.paths)
+    rows = ((path, SPLITS[split], size) for path, split, size in zip(source.paths, splits, sizes, strict=True))
+    files = {SPLIT_FILE: table_of(("path", "split", "bytes"), rows)}
+    return {**files, DUPLICATES: twins_table(source, splits)} if source.twins else files
+
+
+def splits_of(source: Source, jobs: list[ShardJob], others: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return int8 [n]: the split of each photograph by its job, and as in `others` where it has none."""
+    splits = others.copy()
     for job in jobs:
         splits[job.rows] = job.split
+    return splits
+
+
+def twins_table(source: Source, splits: NDArray[np.int8]) -> bytes:
+    """Return `duplicates.csv`: path, split and group of each near-duplicate, and whether its group is divided."""
+    rows = (
+        (source.paths[row], SPLITS[splits[row]], number, "yes" if len(set(splits[list(group)].tolist())) > 1 else "")
+        for number, group in enumerate(source.twins, start=1)
+        for row in group
+    )
+    return table_of(("path", "split", "group", "across_splits"), rows)
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """Return a CSV file's bytes."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("path", "split"))
-    table.writerows((path, SPLITS[split]) for path, split in zip(source.paths, splits.tolist(), strict=True))
+    table.writerow(columns)
+    table.writerows(rows)
     return text.getvalue().encode("utf-8", "surrogateescape")

@@ -15,7 +15,7 @@ from fasttrain.errors import UserError
 from fasttrain.photos.source import SourceSummary
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.destination import Destination
-from fasttrain.shards.format import EXTRA, MANIFEST, PARTS, SPLIT_FILE, SPLITS, Manifest
+from fasttrain.shards.format import DUPLICATES, EXTRA, MANIFEST, PARTS, SPLIT_FILE, SPLITS, Manifest
 from fasttrain.shards.layout import SHARD_NAME, ShardJob
 from fasttrain.shards.parts import Part, read_parts
 from fasttrain.shards.workplace import RUN, destination
@@ -71,7 +71,7 @@ def merge(out: str | Path) -> Manifest:
             raise UserError(f"{folders[0]}: its {_SUMMARY} is damaged; convert it again") from error
         parts = _moved(jobs, folders, place)
         place.settle()  # the parts go once the manifest is there
-        for name in (SPLIT_FILE, EXTRA):
+        for name in (SPLIT_FILE, DUPLICATES, EXTRA):
             if folders[0].has(name):
                 place.write(name, folders[0].read(name))
         manifest = assemble(place, source, parts, settings)

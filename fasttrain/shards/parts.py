@@ -20,10 +20,11 @@ from fasttrain.errors import UserError, fault_of_machine, no_memory
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval
 from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
+from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import crc32
 from fasttrain.shards.destination import Destination, Held
-from fasttrain.shards.format import PARTS
+from fasttrain.shards.format import PARTS, SPLITS, Shard
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.settings import ShardSettings
 from fasttrain.shards.tar import TarWriter, npy_header
@@ -34,6 +35,7 @@ Photo = StoredPhoto | RawPhoto
 # So much work, in photographs and in bytes, lies ready for the workers while a finished shard goes to the disk.
 _MAX_AHEAD = 256
 _BYTES_AHEAD = 64 << 20
+_MOST_BYTES = 512 << 20  # of photographs that wait for the writer, but for one a thread
 
 
 @dataclass
@@ -68,6 +70,16 @@ class Part:
             and all(len(column) == len(self.keys) for column in columns)
             and all(type(value) is int and 0 <= value < 1 << 32 for column in columns[1:] for value in column)
             and all(type(value) is int and 0 <= value < 1 << 63 for value in self.offsets)
+        )
+
+    def shard(self, job: ShardJob) -> Shard:
+        """Return what the manifest says of it."""
+        return Shard(
+            name=f"{job.name}.tar",
+            split=SPLITS[job.split],
+            samples=len(self.keys),
+            bytes=self.bytes,
+            sha256=self.sha256,
         )
 
     def check_strict(self, root: Path) -> None:
@@ -117,12 +129,15 @@ def write_parts(
     """
 
     color = cast(Color, settings.color)
+    budget = PixelBudget(pixels_that_fit())
 
-    def work(row: int) -> Photo | str:
-        try:
+    def made(row: int, hold: Hold) -> Photo:
+        with hold(pixels_of_file(source.size(row))):
             data = source.read(row)
             if settings.raw and settings.max_size:
-                return decode(data, max_size=settings.max_size, color=color, accept_damaged=settings.accept_damaged)
+                return decode(
+                    data, max_size=settings.max_size, color=color, accept_damaged=settings.accept_damaged, hold=hold
+                )
             return normalise(
                 data,
                 max_size=settings.max_size,
@@ -130,8 +145,13 @@ def write_parts(
                 cut=cast(Interval, settings.cut),
                 optimize=settings.optimize,
                 color=color,
+                hold=hold,
                 accept_damaged=settings.accept_damaged,
             )
+
+    def work(row: int) -> Photo | str:
+        try:
+            return budget.run(lambda hold: made(row, hold))
         except BrokenPhoto as error:
             if no_memory(error.reason):
                 raise MemoryError(f"at {source.root / source.paths[row]}") from error
@@ -142,7 +162,7 @@ def write_parts(
             return f"can't be read: {error.strerror}"
 
     with ThreadPoolExecutor(workers) as pool:
-        photos = _in_order(pool, work, (int(row) for job in jobs for row in job.rows), 4 * workers)
+        photos = _in_order(pool, work, (int(row) for job in jobs for row in job.rows), workers)
         try:
             for job in jobs:
                 yield job, _write_part(job, photos, source, keys, out, strict, advance)
@@ -210,11 +230,11 @@ def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: int) -> None
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[int], Photo | str], rows: Iterable[int], at_least: int
+    pool: ThreadPoolExecutor, work: Callable[[int], Photo | str], rows: Iterable[int], workers: int
 ) -> Iterator[Photo | str]:
     # Executor.map would submit a million photographs at once.
     waiting: deque[Future[Photo | str]] = deque()
-    ahead = at_least
+    ahead = at_least = 4 * workers
     for row in rows:
         waiting.append(pool.submit(work, row))
         while len(waiting) >= ahead:
@@ -222,6 +242,7 @@ def _in_order(
             if not isinstance(photo, str):
                 size = len(photo.pixels if isinstance(photo, RawPhoto) else photo.jpeg)
                 ahead = max(at_least, min(_MAX_AHEAD, _BYTES_AHEAD // size))
+                ahead = max(workers + 1, min(ahead, _MOST_BYTES // size))
             yield photo
     while waiting:
         yield waiting.popleft().result()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import TextColumn
 
+from fasttrain.errors import Stopped
+from fasttrain.stop import StopRequest
 from fasttrain.terminal import bar
 
 _LINE_EVERY_S = 10.0
@@ -49,3 +54,19 @@ class ConvertProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+class Interrupted(Exception):
+    """A signal asked to stop."""
+
+
+@contextlib.contextmanager
+def stopping(stop: StopRequest, console: Console, said: Callable[[], str]) -> Iterator[None]:
+    """Turn what a signal raised into KeyboardInterrupt, or Stopped after SIGTERM, and say `said()`."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        if stop.requested is signal.SIGTERM:
+            raise Stopped(said()) from interruption
+        console.print(said())
+        raise KeyboardInterrupt from interruption

@@ -18,7 +18,7 @@ from fasttrain.errors import UserError, of_os
 from fasttrain.shards.check import index_problem, members_problem
 from fasttrain.shards.checksum import sha256_of
 from fasttrain.shards.extra_labels import ExtraLabels, read_extra_labels
-from fasttrain.shards.format import EXTRA, INDEX, MANIFEST, REJECTED, SPLITS, Manifest, checksum_holds, read_manifest
+from fasttrain.shards.format import EXTRA, MANIFEST, REJECTED, SPLITS, Manifest, checksum_holds, read_manifest
 
 if TYPE_CHECKING:
     import threading
@@ -116,7 +116,9 @@ class LocalFiles:
 
 
 class ShardSet:
-    """Shards made by `convert`. A sample's id is its row in `index`: all train, then val, then test.
+    """Shards made by `convert`.
+
+    A sample's id is its row in `index`: all train, then val, then test, and so again for each append.
 
     location (the folder or URL), folder (on this machine), remote (whether shards are fetched when they are needed),
     manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
@@ -180,9 +182,10 @@ class ShardSet:
         that are not all there or not all whole; else a list of text, lists or None. Raises UserError for a damaged
         file.
         """
-        if EXTRA not in self.manifest.files:
+        name = self.manifest.current(EXTRA)
+        if name not in self.manifest.files:
             return {}
-        return read_extra_labels(self.files.path(EXTRA), self.index["key"].tolist(), self.manifest.files[EXTRA])
+        return read_extra_labels(self.files.path(name), self.index["key"].tolist(), self.manifest.files[name])
 
     def bytes(self, sample: int) -> memoryview:
         """The sample's JPEG, or pixels where the shards are `raw`: read-only, from the mapped shard, no copy."""
@@ -203,7 +206,9 @@ class ShardSet:
         outside = (lengths > room) | (offsets > room - np.minimum(lengths, room))
         if outside.any():
             sample = int(samples[outside.argmax()])
-            raise UserError(f"{self.describe(sample)}: {INDEX} points outside of the shard; copy both again")
+            raise UserError(
+                f"{self.describe(sample)}: {self.manifest.index.name} points outside of the shard; copy both again"
+            )
         return Located(mapped, which.astype(np.int32), offsets, lengths)
 
     def locate_shards(self, numbers: list[int]) -> Located:
@@ -228,7 +233,7 @@ class ShardSet:
     def left_out(self) -> str:
         """Say how many files the conversion left out, and where they are listed; empty where there were none."""
         broken, other = (self.manifest.counts.get(name, 0) for name in ("broken", "ignored"))
-        listed = f"listed in {self.location}/{REJECTED}"
+        listed = f"listed in {self.location}/{self.manifest.current(REJECTED)}"
         return f"left out: broken photographs {broken:,}, other files {other:,}; {listed}" if broken or other else ""
 
     def verify(self, advance: Callable[[int], None] = lambda count: None) -> list[str]:
@@ -241,7 +246,7 @@ class ShardSet:
             problems.append(f"{self.folder / MANIFEST}: has been changed since it was written")
         expected = {shard.name: shard.sha256 for shard in self.manifest.shards}
         others = {} if self.remote else self.manifest.files
-        for name, digest in {INDEX: self.manifest.index.sha256, **expected, **others}.items():
+        for name, digest in {self.manifest.index.name: self.manifest.index.sha256, **expected, **others}.items():
             found = hashlib.sha256()
             try:
                 with self.files.open(name) as file:
@@ -288,7 +293,7 @@ class ShardSet:
         return sum(len(each) for each in self._maps.values()) > self._mappable
 
     def _open_index(self) -> NDArray[np.void]:
-        path = self.files.path(INDEX)
+        path = self.files.path(self.manifest.index.name)
         again = "copy it again, or run convert --overwrite"
         if not path.exists():
             raise UserError(f"{path}: missing; {again}")

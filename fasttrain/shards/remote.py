@@ -16,7 +16,7 @@ from fasttrain.config.location import cache_root, upload_command
 from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
 from fasttrain.shards.cache import Cache
-from fasttrain.shards.format import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
+from fasttrain.shards.format import MANIFEST, Manifest, parse_manifest, read_manifest
 from fasttrain.urls import retried
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class RemoteFiles:
         manifest = read_manifest(folder)
         self._sizes = {shard.name: shard.bytes for shard in manifest.shards}
         shards = {shard.name: shard.sha256 for shard in manifest.shards}
-        self._digests = {**manifest.files, INDEX: manifest.index.sha256, **shards}
+        self._digests = {**manifest.files, manifest.index.name: manifest.index.sha256, **shards}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFiles, (self.location, self.folder, self.limit)

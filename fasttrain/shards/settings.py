@@ -72,3 +72,13 @@ class ShardSettings:
         """For the manifest: all of them but those `_LEFT_OUT`, and fasttrain's version."""
         plain = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT or value != ADDED[name]}
         return {**plain, "fasttrain": __version__}
+
+
+def parse_formats(given: str, *, raw: bool) -> set[str]:
+    """Return the formats that `--format` names. Raises UserError for one that isn't known, or that `raw` rules out."""
+    formats = {each.strip() for each in given.split(",")}
+    if unknown := formats - {"tar", "beton"}:
+        raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")
+    if raw and "beton" in formats:
+        raise UserError(f"--format {given} holds JPEGs, and --raw stores none: leave out --format, or --raw")
+    return formats

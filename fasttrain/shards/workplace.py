@@ -14,13 +14,9 @@ from fasttrain.photos.source import Source
 from fasttrain.shards.bucket import Bucket
 from fasttrain.shards.destination import Destination, Folder
 from fasttrain.shards.format import (
-    CONVERTED,
-    EXTRA,
-    INDEX,
+    APPENDED,
     MANIFEST,
     PARTS,
-    REJECTED,
-    SPLIT_FILE,
     Manifest,
 )
 from fasttrain.shards.layout import SHARD_NAME, ShardJob
@@ -32,6 +28,9 @@ _SHARD = re.compile(rf"{SHARD_NAME.pattern}\.(tar|idx)")
 _BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+\.partial")
 RUN = "run.json"
 _CLEARING = "clearing"
+_LIST = re.compile(
+    r"index(-\d+)?\.npy|(rejected|converted)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv|extra_labels(-\d+)?\.jsonl"
+)
 
 
 def destination(out: str | Path) -> Destination:
@@ -94,6 +93,23 @@ def prepare(
     return None
 
 
+def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> None:
+    """Make `out` ready for new shards beside those of the manifest `base`; `mine` tells this append from others.
+
+    What a killed append of others left goes, and what the append before this one replaced.
+    """
+    out.clear_unfinished()
+    out.clear_unfinished(PARTS)
+    run_file = f"{PARTS}/{RUN}"
+    if out.has(run_file) and json.loads(out.read(run_file)) == mine:
+        return
+    out.remove_folder(PARTS)
+    named = {shard.name for shard in base.shards} | base.files.keys() | {base.index.name}
+    others = [name for name in out.names() if name not in named]
+    out.remove([name for name in others if any(ours.fullmatch(name) for ours in (_LIST, _SHARD))])
+    out.write(run_file, json.dumps(mine).encode())
+
+
 def _refuse_other(
     out: Destination, mine: dict[str, Any], source: str, settings: dict[str, Any], *, release: bool
 ) -> None:
@@ -102,10 +118,11 @@ def _refuse_other(
     differ += [
         f"{name} = {settings.get(name)}, not {ours.get(name)}"
         for name in {**ours, **settings}
-        if settings.get(name) != ours.get(name) and (release or name != "fasttrain")
+        if settings.get(name) != ours.get(name) and name != APPENDED and (release or name != "fasttrain")
     ]
+    more = "; --append adds what is new" if differ == ["other photographs"] and not release else ""
     if differ:
-        raise UserError(f"{out} holds other shards ({'; '.join(differ)}); give --overwrite, or another --out")
+        raise UserError(f"{out} holds other shards ({'; '.join(differ)}); give --overwrite, or another --out{more}")
 
 
 def _clear(out: Destination, mine: dict[str, Any]) -> None:
@@ -113,6 +130,5 @@ def _clear(out: Destination, mine: dict[str, Any]) -> None:
     out.write(f"{PARTS}/{RUN}", json.dumps({**mine, _CLEARING: True}).encode())
     if out.has(MANIFEST):
         out.remove([MANIFEST])  # without it, what is left is no data set, however far this gets
-    ours = (INDEX, REJECTED, CONVERTED, SPLIT_FILE, EXTRA)
-    out.remove([name for name in out.names() if name in ours or _SHARD.fullmatch(name) or _BETON.fullmatch(name)])
+    out.remove([name for name in out.names() if any(ours.fullmatch(name) for ours in (_LIST, _SHARD, _BETON))])
     out.remove([f"{PARTS}/{name}" for name in out.names(PARTS) if name != RUN])

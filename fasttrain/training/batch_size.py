@@ -16,9 +16,10 @@ from timm.utils import decay_batch_step
 
 from fasttrain.device import release_memory
 from fasttrain.errors import OutOfMemory, UserError
+from fasttrain.memory import free_memory, give_back_heap, peak_memory, resident_memory
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.ranks import Agreed
-from fasttrain.training.memory import free_memory, give_back_heap, is_out_of_memory, peak_memory, resident_memory
+from fasttrain.training.memory import is_out_of_memory
 from fasttrain.training.optim import Schedule
 from fasttrain.training.resume import RunStart
 from fasttrain.training.step import StepBatch

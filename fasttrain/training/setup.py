@@ -226,6 +226,11 @@ def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
 def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:
     if len(set(ranks.gather(shards.fingerprint))) > 1:
         raise UserError(f"{start.config.data} is not the same on all machines: copy one's shards to the others")
+    if start.checkpoint and shards.manifest.contains(start.checkpoint["shards"]):
+        raise UserError(
+            f"{shards.location} was appended to after {start.folder} began; start a new run from its weights: "
+            f"--weights {start.folder}/model.safetensors"
+        )
     if start.checkpoint and start.checkpoint["shards"] != shards.fingerprint:
         raise UserError(
             f"{shards.location} is not the data that {start.folder} began with; give --data that, or leave --resume out"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fasttrain.inspection import thumbnails
-from fasttrain.inspection.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.inspection.thumbnails import read_thumbnails
+from fasttrain.photos.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.shards.reader import ShardSet
 
 

@@ -75,7 +75,20 @@ def source(scratch: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cases(scratch: Path, server: Server, source: Path) -> dict[str, Case]:
+def grown(scratch: Path, source: Path) -> Path:
+    """The same with three photographs more in each class, and a class more."""
+    root = scratch / "grown" / source.name
+    shutil.copytree(source, root)
+    for label, name in enumerate(("ant", "cat", "dog")):
+        (root / "train" / name).mkdir(exist_ok=True)
+        for number in range(3):
+            coarse = np.random.default_rng(900 + 10 * label + number).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+            Image.fromarray(coarse).resize((48, 64)).save(root / "train" / name / f"new-{number}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cases(scratch: Path, server: Server, source: Path, grown: Path) -> dict[str, Case]:
     """Each way to write shards; `out` stands for the folder."""
 
     def made(name: str, *commands: tuple[object, ...]) -> Path:
@@ -88,12 +101,14 @@ def cases(scratch: Path, server: Server, source: Path) -> dict[str, Case]:
     betons = (*convert, "--format", "tar,beton")
     overwrite = (*convert, "--overwrite")
     other = (*betons, "--seed", 1, "--shard-size", 3)
+    append = ("convert", "--source", grown, "--out", "out", *SHARDS, "--append")
     parts = tuple((*convert, "--part", f"{number}/2") for number in (1, 2))
     alone = made("alone", convert)
     return {
         "convert": Case(convert, None, contents(alone)),
         "betons": Case(betons, alone, contents(made("betons", betons))),
         "overwrite": Case(overwrite, made("other", other), contents(alone)),
+        "append": Case(append, alone, contents(made("appended", convert, append))),
         "part": Case(parts[0], None, contents(made("part", parts[0]))),
         "merge": Case(("merge", "out"), made("parts", *parts), contents(alone)),
     }
@@ -123,7 +138,7 @@ def assert_none_torn(out: Path, case: Case, why: object) -> None:
             assert data in [*kept, *moved] or ".parts" in name, f"{why}: {name} is torn"
 
 
-@pytest.mark.parametrize("name", ["convert", "betons", "overwrite", "part", "merge"])
+@pytest.mark.parametrize("name", ["convert", "betons", "overwrite", "append", "part", "merge"])
 def test_at_every_write(name: str, cases, server: Server, scratch: Path, fault) -> None:
     case, out = cases[name], scratch / "out"
     command = placed(case.command, out)
@@ -173,7 +188,7 @@ def struck(server: Server, out: Path, case: Case, command: tuple[object, ...], b
     return finished
 
 
-@pytest.mark.parametrize("name", ["convert", "betons", "overwrite", "part", "merge"])
+@pytest.mark.parametrize("name", ["convert", "betons", "overwrite", "append", "part", "merge"])
 def test_again_and_again_until_it_is_done(name: str, cases, server: Server, scratch: Path, fault) -> None:
     case, out = cases[name], scratch / "chained"
     drawn = random.Random(f"{SEED} {name}")

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import tarfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,15 @@ import pytest
 from PIL import Image
 
 from fasttrain.errors import UserError
+from fasttrain.photos import normalise as normalising
 from fasttrain.photos.sources import open_source
+from fasttrain.shards import parts
 from fasttrain.shards.convert import convert, ensure_shards
 from fasttrain.shards.destination import Folder
 from fasttrain.shards.format import Manifest
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.workplace import prepare
+from tests.shards.conftest import photo
 
 
 def made(source: Path, out: Path, **options) -> ShardSet:
@@ -240,3 +245,33 @@ def test_an_interrupted_conversion_of_photographs_that_change_begins_anew(mixed,
     replace_in_place(photograph, photograph)
     prepared()
     assert not done.exists() and not said, "no shard was finished"
+
+
+def test_no_more_pixels_are_decoded_at_a_time_than_fit(mixed, tmp_path, folder_of, monkeypatch) -> None:
+    for number in range(8):
+        photo(50 + number, (320, 240)).save(mixed / "dog" / f"large-{number}.png")
+    made = {"shard_size": 6, "progress": False}
+    convert(mixed, tmp_path / "whole", workers=1, **made)
+    lock, flying, most = threading.Lock(), [0], []
+    decode_picture = normalising.decode_picture
+
+    def counted(picture):
+        pixels = picture.image.width * picture.image.height
+        with lock:
+            flying[0] += pixels
+            most.append(flying[0])
+        time.sleep(0.02)
+        try:
+            return decode_picture(picture)
+        finally:
+            with lock:
+                flying[0] -= pixels
+
+    monkeypatch.setattr(normalising, "decode_picture", counted)
+    for fits, highest in ((2 * 320 * 240, 2 * 320 * 240), (1, 320 * 240), (10**9, 10**9)):
+        most.clear()
+        monkeypatch.setattr(parts, "pixels_that_fit", lambda fits=fits: fits)
+        convert(mixed, tmp_path / f"{fits}", workers=8, **made)
+        assert 320 * 240 <= max(most) <= highest
+        assert folder_of(tmp_path / f"{fits}") == folder_of(tmp_path / "whole")
+    assert max(most) > 2 * 320 * 240

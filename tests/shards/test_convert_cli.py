@@ -64,7 +64,7 @@ def test_every_option_has_help(run) -> None:
     text = run("--help").output
     options = (
         "source out val-fraction seed max-size quality cut optimize no-optimize shard-size raw color accept-damaged "
-        "workers strict skip-empty-classes overwrite"
+        "workers strict skip-empty-classes overwrite append keep-duplicates-together"
     )
     for option in options.split():
         assert f"--{option}" in text

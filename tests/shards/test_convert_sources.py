@@ -153,7 +153,8 @@ def test_without_options_manifests_hold_what_they_held(animals, tmp_path) -> Non
     """What wasn't asked for isn't recorded."""
     shards = made(animals, tmp_path / "out")
     assert sorted(shards.manifest.settings) == [
-        *("color", "cut", "fasttrain", "max_size", "optimize", "quality", "raw", "seed", "shard_size", "val_fraction")
+        *("accept_damaged", "color", "cut", "fasttrain", "max_size", "optimize", "quality", "raw", "seed"),
+        *("shard_size", "val_fraction"),
     ]
     indexes = [*(f"train-{each:05d}.idx" for each in range(4)), *(f"val-{each:05d}.idx" for each in range(2))]
     assert sorted(shards.manifest.files) == ["rejected.tsv", "splits.csv", *indexes]

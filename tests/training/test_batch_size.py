@@ -8,11 +8,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fasttrain import train
+from fasttrain import memory, train
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.errors import UserError
 from fasttrain.ranks import Ranks
-from fasttrain.training import batch_size, memory
+from fasttrain.training import batch_size
 from fasttrain.training.batch_size import fitting, largest_below, largest_by_growth, largest_that_fits
 from fasttrain.training.loop import Step
 from fasttrain.training.resume import RunStart

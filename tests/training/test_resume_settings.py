@@ -28,6 +28,7 @@ from fasttrain.config.values import RandAugment
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.ranks import Ranks
+from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 from fasttrain.stop import StopRequest
 from fasttrain.tracking.record import Record
@@ -256,6 +257,17 @@ def test_data_may_lie_elsewhere_and_must_be_the_same(begun, tmp_path, shard_fold
     assert remote.run.parts.shards.files.limit == 7 * 10**9 and len(remote.state.history) == 2
     with pytest.raises(UserError, match=r"is not the data that .* began with; give --data that"):
         train(resume=str(copied(begun, tmp_path / "c")), data=photographs)
+
+
+def test_data_that_was_appended_to_is_refused_with_the_way_out(begun, tmp_path, shard_folder, photographs):
+    grown, shards = tmp_path / photographs.name, tmp_path / "shards"
+    shutil.copytree(photographs, grown)
+    shutil.copytree(shard_folder, shards)
+    first = min(path for path in grown.iterdir() if path.is_dir())
+    shutil.copy(next(first.glob("*.jpg")), first / "another.jpg")
+    convert(grown, shards, format="tar,beton", shard_size=40, append=True, progress=False)
+    with pytest.raises(UserError, match=r"was appended to after .* began; .*: --weights .*/model\.safetensors$"):
+        train(resume=str(copied(begun, tmp_path)), data=shards)
 
 
 def test_another_loader(begun, tmp_path, shard_folder):

@@ -1,0 +1,54 @@
+"""The size of a JPEG XL, read from its header: the plugin decodes a file as it opens it."""
+
+from __future__ import annotations
+
+_CODESTREAM = b"\xff\x0a"
+_BITS = (9, 13, 18, 30)  # of a side, by a selector of two bits
+_RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
+_HEAD = 16  # bytes: a header of the largest size takes 10
+
+
+def jxl_size(data: bytes) -> tuple[int, int]:
+    """Return width and height, as ISO/IEC 18181-1 has them in its SizeHeader; (0, 0) where there is none."""
+    start = 0 if data.startswith(_CODESTREAM) else _codestream(data)
+    head = data[start + 2 : start + _HEAD]
+    if len(head) < 2 or data[start : start + 2] != _CODESTREAM:
+        return 0, 0
+    bits = _Bits(int.from_bytes(head, "little"))
+    small = bits.take(1)
+    height = bits.side(small)
+    if ratio := bits.take(3):
+        wide, high = _RATIOS[ratio]
+        return height * wide // high, height
+    return bits.side(small), height
+
+
+class _Bits:
+    def __init__(self, value: int) -> None:
+        self._left = value
+
+    def take(self, count: int) -> int:
+        """Return the next bits, the lowest first."""
+        value = self._left & ((1 << count) - 1)
+        self._left >>= count
+        return value
+
+    def side(self, small: int) -> int:
+        """Return one side in pixels."""
+        return (self.take(5) + 1) * 8 if small else self.take(_BITS[self.take(2)]) + 1
+
+
+def _codestream(data: bytes) -> int:
+    """Return where a container's first box with the codestream has it; -1 where there is none."""
+    at = 0
+    while 0 <= at < len(data) - 8:
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        head = 16 if length == 1 else 8
+        if kind in (b"jxlc", b"jxlp"):
+            return at + head + (4 if kind == b"jxlp" else 0)
+        if length == 1:
+            length = int.from_bytes(data[at + 8 : at + 16], "big")
+        if length < head:
+            return -1
+        at += length
+    return -1

@@ -1,0 +1,280 @@
+"""`convert --append`: what is new in a source, and the manifest of the shards with it.
+
+Nothing that is there is written again: photographs go to new shards, the index and the lists get new names (see
+`format.numbered`), and the manifest, which names them all, is replaced last.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.errors import UserError
+from fasttrain.files import atomic_write_bytes
+from fasttrain.photos.source import UNDECIDED, VAL, Source, few
+from fasttrain.shards.assemble import index_of, list_line, require_training
+from fasttrain.shards.extra_labels import extra_lines
+from fasttrain.shards.format import (
+    APPENDED,
+    CONVERTED,
+    DUPLICATES,
+    EXTRA,
+    INDEX,
+    MANIFEST,
+    REJECTED,
+    SPLIT_FILE,
+    SPLITS,
+    IndexSummary,
+    Manifest,
+    index_dtype,
+    numbered,
+    read_manifest,
+)
+from fasttrain.shards.keys import make_keys
+from fasttrain.shards.layout import SHARD_NAME, Earlier, ShardJob, splits_of, table_of, twins_table
+from fasttrain.shards.parts import Part
+from fasttrain.shards.reader import ShardSet
+from fasttrain.shards.settings import ADDED, ShardSettings
+
+_GONE = "not in the source any more: the shards keep it"
+_KEPT = "the shards keep the earlier one"
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What a source has that the shards lack.
+
+    source: with the shards' classes, and behind them the new ones. keys: one a photograph of the source. known: path,
+    split and bytes (-1: not recorded) of each photograph of the conversions before. kept: (path, reason) of those that
+    have changed or gone since.
+    """
+
+    base: Manifest
+    fingerprint: str
+    index: NDArray[np.void]
+    source: Source
+    earlier: Earlier
+    keys: list[str]
+    known: dict[str, tuple[int, int]]
+    kept: list[tuple[str, str]]
+
+    def notes(self) -> list[str]:
+        """Return lines for the user."""
+        new = self.source.classes[len(self.base.classes) :]
+        gone = [path for path, reason in self.kept if reason == _GONE]
+        changed = [path for path, reason in self.kept if reason != _GONE]
+        found = {
+            "new classes, behind the others": new,
+            "not in the source any more, kept in the shards": gone,
+            "changed since they were converted, kept as they were": changed,
+        }
+        return [f"{what}: {len(names):,} ({few(names)})" for what, names in found.items() if names]
+
+
+def plan_addition(out: Path, source: Source, settings: ShardSettings, *, strict: bool) -> Addition:
+    """Compare `source` with the shards in `out`.
+
+    Raises UserError where the shards have other settings or don't say which photographs they hold, where no class of
+    the source is theirs, and, if `strict`, for the first photograph that has changed or gone.
+    """
+    base = read_manifest(out)
+    _require_same(out, base, settings)
+    known = _read_known(out, base)
+    shards = ShardSet.open(out)
+    classes = (*base.classes, *(name for name in source.classes if name not in base.classes))
+    if not set(source.classes) & set(base.classes):
+        raise UserError(
+            f"--source {source.root} has none of the classes of {out} ({few(base.classes)}); give the folder or table "
+            "that they were made from, grown"
+        )
+    labels = np.array([classes.index(name) for name in source.classes], np.int32)[source.labels]
+    source = replace(source, classes=classes, labels=labels)
+    paths = [*known, *(each for each in source.paths if each not in known)]  # so that the known ones keep their keys
+    keys = dict(zip(paths, make_keys(paths), strict=True))
+    label_of = dict(zip((key.decode() for key in shards.index["key"]), shards.index["label"].tolist(), strict=True))
+    held = np.full(len(source.paths), UNDECIDED, np.int8)
+    added = np.ones(len(source.paths), np.bool_)
+    kept = [(path, _GONE) for path in known.keys() - set(source.paths) if keys[path] in label_of]
+    for row, path in enumerate(source.paths):
+        if path not in known:
+            continue
+        held[row], size = known[path]
+        other_size = -1 not in (size, int(source.sizes[row])) and size != source.sizes[row]
+        if (label := label_of.get(keys[path])) is None:
+            added[row] = other_size  # it was broken, and may be sound now
+            continue
+        added[row] = False
+        if other_size:
+            kept.append((path, f"{source.sizes[row]:,} bytes, {size:,} when it was converted: {_KEPT}"))
+        elif label != labels[row]:
+            kept.append((path, f"of class {classes[labels[row]]!r}, in the shards {classes[label]!r}: {_KEPT}"))
+        elif source.splits[row] >= VAL and source.splits[row] != held[row]:
+            kept.append((path, f"in {SPLITS[source.splits[row]]}, in the shards in {SPLITS[held[row]]}: {_KEPT}"))
+    ordered = [keys[path] for path in source.paths]
+    told, noticed = _extra_of(out, base), {path for path, _ in kept}
+    for row, line in enumerate(extra_lines(source, ordered)) if told else ():
+        other = ordered[row] in label_of and told.get(ordered[row], line) != line
+        if other and source.paths[row] not in noticed:
+            kept.append((source.paths[row], f"other extra labels than when it was converted: {_KEPT}"))
+    if strict and kept:
+        path, reason = min(kept)
+        raise UserError(f"{source.root / path}: {reason}; convert again with --overwrite, or leave out --strict")
+    earlier = Earlier(held, added, _first_numbers(base))
+    return Addition(base, shards.fingerprint, shards.index, source, earlier, ordered, known, sorted(kept))
+
+
+def write_addition(
+    out: Path, addition: Addition, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
+) -> Manifest:
+    """Write index, lists and, last of all, the manifest of the shards with `parts`.
+
+    Raises UserError where a new class has no usable training photograph, OSError where the disk can't be written.
+    """
+    base, source = addition.base, addition.source
+    appends = base.appends + 1
+    kept = [(job, part) for job, part in parts if part.keys]
+    broken = [rejected for _, part in parts for rejected in part.broken]
+    files = {name: digest for name, digest in base.files.items() if name.endswith(".idx")}
+
+    def write(name: str, data: bytes) -> None:
+        atomic_write_bytes(out / numbered(name, appends), data)
+        files[numbered(name, appends)] = hashlib.sha256(data).hexdigest()
+
+    rejected = sorted(list_line(*each) for each in (*source.ignored, *broken, *addition.kept))
+    write(REJECTED, b"".join(sorted({*rejected, *_still_broken(out, addition)})))
+    old_labels = set(addition.index["label"][addition.index["split"] == 0].tolist())
+    require_training(out / numbered(REJECTED, appends), source.classes, kept, dict(broken), old_labels)
+    changed = _lines(out, base, CONVERTED) + [list_line(*each) for _, part in kept for each in part.changed]
+    if changed:
+        write(CONVERTED, b"".join(sorted(changed)))
+    splits = splits_of(source, [job for job, _ in parts], addition.earlier.held)
+    write(SPLIT_FILE, table_of(("path", "split", "bytes"), _split_rows(addition, splits)))
+    if source.twins:
+        write(DUPLICATES, twins_table(source, splits))
+    extra = _extra_of(out, base)
+    for row, line in enumerate(extra_lines(source, addition.keys)):
+        if addition.earlier.added[row]:
+            extra[addition.keys[row]] = line
+    if extra:
+        write(EXTRA, b"".join(extra.values()))
+    files |= {f"{job.name}.idx": hashlib.sha256((out / f"{job.name}.idx").read_bytes()).hexdigest() for job, _ in kept}
+    index = _joined(addition.index, index_of(kept), len(base.shards))
+    file = io.BytesIO()
+    np.save(file, index)
+    atomic_write_bytes(out / numbered(INDEX, appends), file.getvalue())
+    added = sum(len(part.keys) for _, part in kept)
+    gone = sum(reason == _GONE for _, reason in addition.kept)
+    record = {
+        "photographs": added,
+        "broken": len(broken),
+        "changed": len(addition.kept) - gone,
+        "missing": gone,
+        "to": addition.fingerprint,
+        "fasttrain": settings["fasttrain"],
+    }
+    how = sum((Counter(part.counts) for _, part in kept), Counter())
+    totals = {"photos": len({*addition.known, *source.paths}), "stored": len(index), "ignored": len(source.ignored)}
+    totals["broken"] = totals["photos"] - len(index)
+    counts = {name: totals.get(name, base.counts.get(name, 0) + how[name]) for name in {**base.counts, **how}}
+    manifest = base.model_copy(
+        update={
+            "classes": list(source.classes),
+            "splits": {split: int((index["split"] == number).sum()) for number, split in enumerate(SPLITS)},
+            "source": base.source.model_copy(update={"fingerprint": source.fingerprint, "name": source.name}),
+            "shards": [*base.shards, *(part.shard(job) for job, part in kept)],
+            "index": IndexSummary(
+                sha256=hashlib.sha256(file.getvalue()).hexdigest(), samples=len(index), name=numbered(INDEX, appends)
+            ),
+            "settings": {**settings, **_first_settings(base), APPENDED: [*base.settings.get(APPENDED, []), record]},
+            "counts": counts,
+            "files": files,
+        }
+    )
+    atomic_write_bytes(out / MANIFEST, manifest.to_bytes())
+    return manifest
+
+
+def _require_same(out: Path, base: Manifest, settings: ShardSettings) -> None:
+    ours = {**ADDED, **settings.recorded()}
+    theirs = {**ADDED, **base.settings}
+    names = [name for name in ShardSettings.__dataclass_fields__ if theirs.get(name) != ours[name]]
+    if names:
+        differ = "; ".join(f"{name} = {theirs.get(name)}, not {ours[name]}" for name in names)
+        raise UserError(f"{out} was converted with other settings ({differ}); give the same with --append")
+
+
+def _read_known(out: Path, base: Manifest) -> dict[str, tuple[int, int]]:
+    """Return the split and bytes of each photograph, by path, in the order in which they came."""
+    path = out / base.current(SPLIT_FILE)
+    if path.name not in base.files:
+        raise UserError(f"{out} has no list of its photographs ({path.name}): convert again with --overwrite")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != base.files[path.name]:
+        raise UserError(f"{path}: its bytes have changed since it was written; copy it again")
+    rows = csv.DictReader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""))
+    return {row["path"]: (SPLITS.index(row["split"]), int(row.get("bytes") or -1)) for row in rows}
+
+
+def _first_settings(base: Manifest) -> dict[str, Any]:
+    names = (*ShardSettings.__dataclass_fields__, "fasttrain")
+    return {name: base.settings[name] for name in names if name in base.settings}
+
+
+def _first_numbers(base: Manifest) -> tuple[int, ...]:
+    first = [0] * len(SPLITS)
+    for shard in base.shards:
+        name = shard.name.removesuffix(".tar")
+        if SHARD_NAME.fullmatch(name):
+            split = SPLITS.index(shard.split)
+            first[split] = max(first[split], int(name.rpartition("-")[2]) + 1)
+    return tuple(first)
+
+
+def _still_broken(out: Path, addition: Addition) -> list[bytes]:
+    """Return the earlier list's lines of photographs that are neither stored nor tried again."""
+    source, earlier = addition.source, addition.earlier
+    stored = set(addition.index["key"].tolist())
+    left = (
+        list_line(path, "")
+        for path, key, added in zip(source.paths, addition.keys, earlier.added.tolist(), strict=True)
+        if path in addition.known and not added and key.encode() not in stored
+    )
+    starts = {line.rstrip(b"\n") for line in left}
+    return [line for line in _lines(out, addition.base, REJECTED) if line[: line.index(b"\t") + 1] in starts]
+
+
+def _extra_of(out: Path, base: Manifest) -> dict[str, bytes]:
+    """Return each earlier photograph's line of extra labels, by its key."""
+    return {json.loads(line)["key"]: line for line in _lines(out, base, EXTRA)}
+
+
+def _lines(out: Path, base: Manifest, name: str) -> list[bytes]:
+    path = out / base.current(name)
+    return path.read_bytes().splitlines(keepends=True) if path.name in base.files else []
+
+
+def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str, str, int]]:
+    """Return path, split and bytes: the known ones first, in their order, which decides the keys."""
+    rows = {path: (SPLITS[split], size) for path, (split, size) in addition.known.items()}
+    for row in np.flatnonzero(addition.earlier.added).tolist():
+        rows[addition.source.paths[row]] = SPLITS[splits[row]], int(addition.source.sizes[row])
+    return [(path, split, size) for path, (split, size) in rows.items()]
+
+
+def _joined(old: NDArray[np.void], new: NDArray[np.void], shards: int) -> NDArray[np.void]:
+    """Return the rows of both, in which `new` counts its shards from `shards` on."""
+    longest = max(old.dtype["key"].itemsize, new.dtype["key"].itemsize)
+    index = np.zeros(len(old) + len(new), index_dtype(longest))
+    for name in new.dtype.names or ():
+        index[name][: len(old)] = old[name]
+        index[name][len(old) :] = new[name] + shards if name == "shard" else new[name]
+    return index
