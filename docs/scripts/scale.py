@@ -22,7 +22,7 @@ from fasttrain.photos.source import UNDECIDED, Listing, Photo, make_source
 from fasttrain.shards.assemble import index_of
 from fasttrain.shards.destination import Held
 from fasttrain.shards.keys import make_keys
-from fasttrain.shards.layout import ShardJob, lay_out, split_filess
+from fasttrain.shards.layout import ShardJob, lay_out, split_files
 from fasttrain.shards.parts import Part, read_parts
 
 SHARD = 1000
