@@ -298,3 +298,8 @@ def test_the_command_line_says_where_they_are(server, mixed):
     assert f"fasttrain train --data {URL}" in text and f"listed in {URL}/rejected.tsv" in text
     assert "cat/broken.jpg: " in text
     assert json.loads(held()["manifest.json"])["counts"]["broken"] > 0
+
+
+def test_shards_in_a_bucket_are_not_appended_to(mixed):
+    with pytest.raises(UserError, match=r"^--append goes with a local --out only"):
+        convert(mixed, "memory://bucket/shards", append=True, progress=False)
