@@ -25,10 +25,12 @@ def convert(
             help="food101 (downloads it), sample (draws a small one), a folder of photographs, a zip or tar of one, "
             "WebDataset's tars, FFCV's .beton files, TFRecords, a table of paths and labels (.csv, .tsv, .jsonl, "
             ".parquet, .txt), or a Hugging Face data set (hf://OWNER/NAME, a folder that `datasets` saved, Parquet "
-            "files)"
+            "files); a folder or table may be a URL (s3://bucket/photographs)"
         ),
     ] = "food101",
-    out: Annotated[Path, typer.Option(help="where the shards are written")] = Path("shards"),
+    out: Annotated[
+        str, typer.Option(help="where the shards are written: a folder, or a URL (s3://bucket/shards)")
+    ] = "shards",
     format: Annotated[str, typer.Option(help="tar, or tar,beton: FFCV's files too")] = "tar",
     val_fraction: Annotated[
         float, typer.Option(help="share of each class's training photographs that validates")
@@ -84,7 +86,11 @@ def convert(
         bool, typer.Option("--skip-empty-classes", help="leave out a class none of whose files is a photograph")
     ] = False,
     part: Annotated[
-        str | None, typer.Option(help="2/4: the second of four machines' shares of the shards; then `merge`")
+        str | None,
+        typer.Option(
+            help="2/4: the second of four machines' shares of the shards, then `merge`; auto: as Slurm, Kubernetes or "
+            "torchrun numbers this process"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other shards that lie in --out")] = False,
     append: Annotated[
@@ -153,9 +159,7 @@ def convert(
 
 
 def merge(
-    out: Annotated[Path, typer.Argument(help="the --out of each `convert --part`, where all the parts lie")] = Path(
-        "shards"
-    ),
+    out: Annotated[str, typer.Argument(help="the --out of each `convert --part`, where all the parts lie")] = "shards",
 ) -> None:
     """Joins the parts that `convert --part 1/4`, `2/4`, ... wrote into one data set."""
 
@@ -171,7 +175,7 @@ def merge(
 def _convert_part(
     console: Console,
     source: str,
-    out: Path,
+    out: str,
     part: str,
     settings: dict[str, Any],
     options: SourceOptions,
@@ -190,7 +194,7 @@ def _convert_part(
         raise UserError("--part goes with none of --format tar,beton, --overwrite and --append; leave them out")
     result = convert_part(source, out, part, ShardSettings(**settings), options=options, workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
-    console.print(f"part {part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
+    console.print(f"part {result.part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
     _next(console, f"when all parts are in {out}", f"fasttrain merge {out}")
 
 
@@ -223,15 +227,17 @@ def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
 def _print_rejected(console: Console, result: ConvertResult) -> None:
 
     from fasttrain.shards.format import CONVERTED, REJECTED
+    from fasttrain.shards.workplace import destination
 
-    converted, listed = (result.out / result.manifest.current(name) for name in (CONVERTED, REJECTED))
-    if converted.exists():
-        console.print(f"not stored as they came: listed in {converted}")
+    out = destination(result.out)
+    converted, listed = (result.manifest.current(name) for name in (CONVERTED, REJECTED))
+    if converted in result.manifest.files:
+        console.print(f"not stored as they came: listed in {out}/{converted}")
     broken, ignored = (result.manifest.counts[name] for name in ("broken", "ignored"))
     if not broken and not ignored:
         return
-    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {listed}")
-    lines = listed.read_text("utf-8", errors="replace").splitlines()
+    console.print(f"left out: {broken:,} broken, {ignored:,} other files, listed in {out}/{listed}")
+    lines = out.read(listed).decode("utf-8", errors="replace").splitlines()
     reasons = Counter(line.partition("\t")[2] for line in lines)
     many = [(reason, count) for reason, count in reasons.most_common() if count >= _MANY]
     for reason, count in many[:_BROKEN_SHOWN]:

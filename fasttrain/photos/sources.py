@@ -11,6 +11,7 @@ from fasttrain.errors import UserError, of_os
 from fasttrain.photos import (
     archive,
     beton,
+    bucket,
     folder,
     food101,
     huggingface,
@@ -49,7 +50,18 @@ class Kind(Protocol):
         """List its photographs. Raises UserError, one line, where something else lies there."""
 
 
-_KINDS: tuple[Kind, ...] = (food101, sample, huggingface, table, tfrecord, webdataset, beton, archive, folder)
+_KINDS: tuple[Kind, ...] = (
+    food101,
+    sample,
+    huggingface,
+    table,
+    bucket,
+    tfrecord,
+    webdataset,
+    beton,
+    archive,
+    folder,
+)
 _ANY = frozenset({"group_by", "splits", "relabel", "skip_empty_classes", "keep_duplicates_together"})
 _NO_OPTIONS = SourceOptions()
 
@@ -62,7 +74,8 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
     for each photograph, with its path and label; `options` says how it, or a folder, is read. An archive is a zip or
     tar of such a folder, or a folder of archives. WebDataset's tars, FFCV's `.beton` files and TFRecords are given as
     a file, a folder or a pattern with braces. A Hugging Face data set is `hf://OWNER/NAME`, a folder that `datasets`
-    saved, or Parquet files that hold photographs. All of these are read in place. Hidden files are passed over, links
+    saved, or Parquet files that hold photographs. A folder of class folders, or a table, may lie behind a URL that
+    fsspec can list. All of these are read in place. Hidden files are passed over, links
     followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
     Raises UserError, one line, where that isn't what lies there, or Food-101 can't be downloaded, or all files of a
     class are left out and not `options.skip_empty_classes`.

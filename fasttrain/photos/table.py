@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import posixpath
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from fasttrain.config.location import user_path
+from fasttrain.config.location import cache_root, is_url, url_in_path, user_path
 from fasttrain.errors import UserError
+from fasttrain.files import atomic_write_bytes, make_folder
+from fasttrain.photos.bucket import UrlRoot, find, found_in, reader
 from fasttrain.photos.extra import extra_columns
 from fasttrain.photos.labels import class_name, named_alike, read_class_names, sorted_names
 from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_like_path, read_table
@@ -23,10 +27,13 @@ from fasttrain.photos.walk import Ignored
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names", "root"})
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".tif", ".tiff", ".bmp")
 _TRIED = 20
+_HAS_BUCKET = re.compile(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://[^/]+/")
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a file named as a table is."""
+    """Return whether `source` is a file named as a table is, or a URL named so."""
+    if is_url(source):
+        return source.lower().endswith(SUFFIXES)
     path = user_path(source)
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
@@ -39,14 +46,87 @@ class _Columns:
     group: int | None
 
 
+class _Place(Protocol):
+    """Where the paths of a table start."""
+
+    base: str
+
+    def found(self, given: str) -> tuple[str, int, tuple[int, int, int]]:
+        """Return the full path, size and stamp of a photograph that a table names; size -1 where it is missing."""
+
+
+class _Disk:
+    """A folder on this machine: the table's, or `--root`."""
+
+    def __init__(self, path: Path, root: str | Path | None) -> None:
+        self.base = os.path.abspath(user_path(root) if root is not None else path.parent)  # noqa: PTH100
+        if not Path(self.base).is_dir():
+            raise UserError(f"--root {self.base} is no folder; give the folder that the paths in {path} start from")
+
+    def found(self, given: str) -> tuple[str, int, tuple[int, int, int]]:
+        for path in dict.fromkeys((given, given.replace("\\", "/"))):
+            full = os.path.normpath(os.path.join(self.base, path))  # noqa: PTH118 - pathlib is slow for a million paths
+            for end in ("", *(() if looks_like_path(path) else _ENDINGS)):
+                try:
+                    file = os.stat(full + end)  # noqa: PTH116
+                except OSError:
+                    continue
+                if stat.S_ISREG(file.st_mode):
+                    return full + end, file.st_size, (file.st_mtime_ns, file.st_ctime_ns, file.st_ino)
+        return full, -1, (0, 0, 0)
+
+
+class _Remote:
+    """A folder behind a URL, listed once."""
+
+    def __init__(self, url: str) -> None:
+        self.base = url
+        self._files = find(url)
+
+    def found(self, given: str) -> tuple[str, int, tuple[int, int, int]]:
+        path = posixpath.normpath(given.removeprefix(f"{self.base}/").replace("\\", "/"))
+        for end in ("", *(() if looks_like_path(path) else _ENDINGS)):
+            if info := self._files.get(path + end):
+                return f"{self.base}/{path}{end}", *found_in(info)
+        return f"{self.base}/{path}", -1, (0, 0, 0)
+
+
+def _url(table: Table, source: str, options: SourceOptions) -> str | None:
+    """Return the URL that the table's paths start from: `--root`, what its URLs have in common, or its own folder."""
+    if options.root is not None:
+        return url_in_path(options.root)
+    first = table.rows[0] if table.rows else []
+    column = next((at for at, cell in enumerate(first) if _HAS_BUCKET.match(text_of(cell))), None)
+    if column is not None:
+        cells = [cell for row in table.rows if _HAS_BUCKET.match(cell := text_of(row[column]))]
+        common = os.path.commonprefix(cells).rpartition("/")[0]  # noqa: RUF071 - commonpath knows no "//"
+        if _HAS_BUCKET.match(f"{common}/"):
+            return common
+        raise UserError(f"{table.path}: its URLs lie in several buckets; copy the photographs into one, or to a disk")
+    return source.rpartition("/")[0] if is_url(source) else None
+
+
+def _local_copy(url: str) -> Path:
+    """Return a copy of a table in the cache. Raises UserError where it can't be read."""
+    folder, _, name = url.rpartition("/")
+    try:
+        data = reader(folder)(name)
+    except FileNotFoundError as error:
+        raise UserError(f"--source {url}: nothing lies there; give the URL of a table, or of a folder") from error
+    path = cache_root() / "tables" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    make_folder(path.parent)
+    atomic_write_bytes(path, data)
+    return path
+
+
 def listed(source: str | Path, options: SourceOptions) -> Listing:
     """List the photographs that a table names. Raises UserError where its columns can't be told, or none is there."""
-    path = user_path(source)
-    base = os.path.abspath(user_path(options.root) if options.root is not None else path.parent)  # noqa: PTH100
-    if not Path(base).is_dir():
-        raise UserError(f"--root {base} is no folder; give the folder that the paths in {path} start from")
+    path = _local_copy(str(source)) if is_url(source) else user_path(source)
     table = read_table(path, (options.path_column, options.label_column, options.split_column, options.group_by))
-    columns = _columns(table, base, options)
+    url = _url(table, str(source), options)
+    place: _Place = _Disk(path, options.root) if url is None else _Remote(url)
+    base = place.base
+    columns = _columns(table, place, options)
     extra = extra_columns(table, (columns.path, columns.label, columns.split, columns.group))
     classes = None if options.class_names is None else read_class_names(user_path(options.class_names))
     named: dict[str, tuple[str, int]] = {}
@@ -56,9 +136,12 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
         given = text_of(row[columns.path])
         if not given:
             raise UserError(f"{table.where(number)}: no path in column {table.columns[columns.path]}; fill it in")
-        if "://" in given:
-            raise UserError(f"{table.where(number)}: {given} is a URL; download the photographs, and give their paths")
-        full, size, stamp = _found(base, given)
+        if "://" in given and not given.startswith(f"{base}/"):
+            raise UserError(
+                f"{table.where(number)}: {given} is a URL that isn't below {base}; download the photographs, and give "
+                "their paths"
+            )
+        full, size, stamp = place.found(given)
         label = label_of(table, number, columns.label)
         if not label:
             ignored.append((full, f"no label in {path.name}"))
@@ -89,7 +172,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     return Listing(
         "table",
         path.name,
-        Path(root),
+        Path(root) if url is None else UrlRoot(root),
         names,
         photos,
         [(full[start:] if full.startswith(f"{root}/") else full, reason) for full, reason in ignored],
@@ -97,6 +180,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
         notes=(_note(table, columns, list(extra)),),
         settings={} if columns.group is None else {"group_by": options.group_by},
         extra_columns=tuple(extra),
+        read=None if url is None else reader(root),
     )
 
 
@@ -109,8 +193,8 @@ def split_in_cell(cell: Any, where: str) -> int:
     return split
 
 
-def _columns(table: Table, base: str, options: SourceOptions) -> _Columns:
-    path = table.column(options.path_column) if options.path_column else _path_column(table, base)
+def _columns(table: Table, place: _Place, options: SourceOptions) -> _Columns:
+    path = table.column(options.path_column) if options.path_column else _path_column(table, place)
     label = table.column(options.label_column) if options.label_column else label_column(table, path)
     split = table.column(options.split_column) if options.split_column else split_column(table, (path, label))
     given = options.group_by
@@ -118,12 +202,12 @@ def _columns(table: Table, base: str, options: SourceOptions) -> _Columns:
     return _Columns(path, label, split, group)
 
 
-def _path_column(table: Table, base: str) -> int:
+def _path_column(table: Table, place: _Place) -> int:
     some = table.rows[:_TRIED]
     named = table.known(PATHS)
     shaped = [each for each in range(len(table.columns)) if some and all(looks_like_path(row[each]) for row in some)]
     for column in dict.fromkeys([*named, *shaped]):
-        if any(_found(base, text_of(row[column]))[1] >= 0 for row in some if text_of(row[column])):
+        if any(place.found(text_of(row[column]))[1] >= 0 for row in some if text_of(row[column])):
             return column
     for column in (*shaped, *named):
         return column
@@ -161,20 +245,6 @@ def _note(table: Table, columns: _Columns, extra: list[str]) -> str:
     used = {"path": columns.path, "label": columns.label, "split": columns.split, "group": columns.group}
     named = [f"{what} = {table.columns[column]}" for what, column in used.items() if column is not None]
     return f"{table.path.name}: {', '.join(named)}" + (f"; extra labels: {', '.join(extra)[:200]}" if extra else "")
-
-
-def _found(base: str, given: str) -> tuple[str, int, tuple[int, int, int]]:
-    """Return the absolute path, size and stamp of a photograph that a table names; size -1 where it is missing."""
-    for path in dict.fromkeys((given, given.replace("\\", "/"))):
-        full = os.path.normpath(os.path.join(base, path))  # noqa: PTH118 - pathlib is slow for a million paths
-        for end in ("", *(() if looks_like_path(path) else _ENDINGS)):
-            try:
-                file = os.stat(full + end)  # noqa: PTH116
-            except OSError:
-                continue
-            if stat.S_ISREG(file.st_mode):
-                return full + end, file.st_size, (file.st_mtime_ns, file.st_ctime_ns, file.st_ino)
-    return full, -1, (0, 0, 0)
 
 
 def _require_some(table: Table, photos: list[Photo], base: str) -> None:

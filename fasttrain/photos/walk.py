@@ -12,7 +12,7 @@ from fasttrain.photos.formats import HEAD, RAW, sniff, why_not
 Ignored = tuple[str, str]
 """(path relative to the source, reason)."""
 
-_PHOTOGRAPHS = frozenset(
+PHOTOGRAPHS = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
         *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx"),
@@ -99,7 +99,7 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
 def left_out(name: str, head: Callable[[], bytes]) -> str | None:
     """Return why a file is no photograph; None where its suffix, or else its first HEAD bytes, say that it is one."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
-    if suffix in _PHOTOGRAPHS:
+    if suffix in PHOTOGRAPHS:
         return None
     kind = sniff(head())
     if suffix == ".thm":

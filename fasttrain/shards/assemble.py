@@ -7,14 +7,14 @@ import io
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from fasttrain.errors import UserError
-from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.source import TRAIN, SourceSummary
+from fasttrain.shards.destination import Destination
 from fasttrain.shards.format import (
     CONVERTED,
     DUPLICATES,
@@ -35,7 +35,7 @@ from fasttrain.text import printable
 
 
 def assemble(
-    out: Path, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
+    out: Destination, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
     """Writes these files, `converted.tsv` only where there is something to list; `parts` in the layout's order.
 
@@ -44,19 +44,19 @@ def assemble(
     """
     broken = [rejected for _, part in parts for rejected in part.broken]
     rejected = sorted([*source.ignored, *broken])
-    atomic_write_bytes(out / REJECTED, b"".join(list_line(path, reason) for path, reason in rejected))
+    out.write(REJECTED, b"".join(list_line(path, reason) for path, reason in rejected))
     kept = [(job, part) for job, part in parts if part.keys]
-    require_training(out / REJECTED, source.classes, kept, dict(broken))
+    require_training(f"{out}/{REJECTED}", source.classes, kept, dict(broken))
     changed = sorted(changed for _, part in kept for changed in part.changed)
     if changed:
-        atomic_write_bytes(out / CONVERTED, b"".join(list_line(path, reason) for path, reason in changed))
+        out.write(CONVERTED, b"".join(list_line(path, reason) for path, reason in changed))
     index = index_of(kept)
     file = io.BytesIO()
     np.save(file, index)
-    atomic_write_bytes(out / INDEX, file.getvalue())
+    out.write(INDEX, file.getvalue())
     lists = [REJECTED, *([CONVERTED] if changed else [])]
-    lists += [name for name in (SPLIT_FILE, DUPLICATES, EXTRA) if (out / name).exists()]
-    others = [*lists, *(f"{job.name}.idx" for job, _ in kept)]
+    lists += [name for name in (SPLIT_FILE, DUPLICATES, EXTRA) if out.has(name)]
+    digests = {f"{job.name}.idx": part.index_sha256 for job, part in kept}
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(
         schema=1,
@@ -64,7 +64,7 @@ def assemble(
         splits={split: sum(len(part.keys) for job, part in kept if SPLITS[job.split] == split) for split in SPLITS},
         source=Origin(kind=source.kind, name=source.name, fingerprint=source.fingerprint),
         shards=[part.shard(job) for job, part in kept],
-        index=IndexSummary(sha256=hashlib.sha256(file.getvalue()).hexdigest(), samples=len(index)),
+        index=IndexSummary(sha256=_sha256(file.getvalue()), samples=len(index)),
         settings=settings,
         counts={
             "photos": source.photos,
@@ -73,14 +73,14 @@ def assemble(
             "broken": len(broken),
             "ignored": len(source.ignored),
         },
-        files={name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in others},
+        files={name: digests.get(name) or _sha256(out.read(name)) for name in (*lists, *digests)},
     )
-    atomic_write_bytes(out / MANIFEST, manifest.to_bytes())
+    out.write(MANIFEST, manifest.to_bytes())
     return manifest
 
 
 def require_training(
-    listed: Path,
+    listed: Path | str,
     classes: Sequence[str],
     kept: list[tuple[ShardJob, Part]],
     broken: dict[str, str],
@@ -93,7 +93,7 @@ def require_training(
     left = {*known, *(label for job, part in kept if job.split == TRAIN for label in part.labels)}
     for label, name in enumerate(classes):
         if label not in left:
-            inside = (reason for path, reason in broken.items() if name in Path(path).parts[:-1])
+            inside = (reason for path, reason in broken.items() if name in PurePosixPath(path).parts[:-1])
             first = next((f", such as: {reason}" for reason in inside), "")
             raise UserError(
                 f"class {name!r} has no usable training photograph (why: {listed}{first}); add some, or take "
@@ -115,6 +115,10 @@ def index_of(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.v
         rows["label"], rows["crc32"] = part.labels, part.crcs
         start += len(rows)
     return index
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def list_line(path: str, reason: str) -> bytes:

@@ -22,16 +22,18 @@ from fasttrain.photos.together import keep_together
 from fasttrain.shards.append import plan_addition, write_addition
 from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import RECORD, write_betons
-from fasttrain.shards.extra_labels import write_extra_labels
-from fasttrain.shards.format import MANIFEST, PARTS, Manifest, read_manifest
+from fasttrain.shards.destination import Destination, Folder
+from fasttrain.shards.extra_labels import extra_labels_file
+from fasttrain.shards.format import EXTRA, MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
-from fasttrain.shards.layout import Earlier, ShardJob, lay_out, write_split_files
-from fasttrain.shards.merge import parse_part, part_folder, write_summary
-from fasttrain.shards.parts import Part, read_part, write_parts
+from fasttrain.shards.layout import Earlier, ShardJob, lay_out, split_files
+from fasttrain.shards.merge import part_name, refuse_finished, write_summary
+from fasttrain.shards.part_number import parse_part
+from fasttrain.shards.parts import Part, read_parts, write_parts
 from fasttrain.shards.progress import ConvertProgress, Interrupted, stopping
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings, parse_formats
-from fasttrain.shards.workplace import alone_in, clear_parts, local_folder, prepare, prepare_append
+from fasttrain.shards.workplace import destination, prepare, prepare_append
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
 
@@ -41,18 +43,19 @@ _AS_IS = SourceOptions()
 
 @dataclass(frozen=True)
 class PartResult:
-    """A part's folder; photographs this call read, and the seconds it took."""
+    """A part's folder or URL, and numbers ("2/4"); photographs this call read, and the seconds it took."""
 
-    folder: Path
+    folder: Path | str
+    part: str
     photos: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The shards' folder and manifest; seconds this call took, photographs it read (none where `already` done)."""
+    """The shards' folder or URL, and manifest; seconds this call took, photographs it read (none where `already`)."""
 
-    out: Path
+    out: Path | str
     manifest: Manifest = field(repr=False)
     seconds: float
     photos: int
@@ -88,6 +91,8 @@ def convert(
 ) -> ConvertResult:
     """Writes the shards of `source` ("food101", "sample", a path: see `open_source`) into `out`.
 
+    out: a folder, or a URL that fsspec can write, such as "s3://bucket/shards".
+
     format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
     each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
     its own. test_fraction: the same for testing. seed: of that choice and of the order, in [0, 2**63).
@@ -106,12 +111,16 @@ def convert(
     """
     formats = parse_formats(format, raw=raw)
     console = make_console(stderr=True, quiet=not progress)
+    place = destination(out)
+    if not isinstance(place, Folder) and ("beton" in formats or append):
+        given = "--append" if append else f"--format {format}"
+        raise UserError(f"{given} goes with a local --out only; give a folder, then copy it: --out {out} is a URL")
     if append and overwrite:
         raise UserError("--append keeps what --overwrite would replace; leave out one of them")
     run = _append if append else functools.partial(_convert, overwrite=overwrite)
     return run(
         source,
-        local_folder(out),
+        place,
         ShardSettings(
             val_fraction=val_fraction,
             seed=seed,
@@ -146,17 +155,18 @@ def convert_part(
 ) -> PartResult:
     """Writes every n-th shard, from the i-th on, of `convert`'s, into a folder below `out`: part "i/n", from 1.
 
+    part "auto": the numbers of the Slurm task, Kubernetes pod or torchrun rank that this process is.
     Each of n machines that see the same `source` does one part, then `merge` makes one data set of them, byte for byte
     what one machine writes. Stops and goes on as `convert` does, and raises what it raises.
     """
     number, count = parse_part(part)
     console = make_console(stderr=True, quiet=not progress)
-    folder = part_folder(local_folder(out), number, count)
-    if (folder.parent / MANIFEST).exists():
-        raise UserError(f"{folder.parent} holds a whole data set; give another --out")
+    whole = destination(out)
+    refuse_finished(whole)
+    folder = whole.below(part_name(number, count))
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers, options)
-    with _quiet_pillow(), alone_in(folder, wait=False), StopRequest("stopping after the shards in hand") as stop:
+    with _quiet_pillow(), folder.alone(wait=False), StopRequest("stopping after the shards in hand") as stop:
         if options.keep_duplicates_together:
             opened = _together(opened, workers, console, stop)
         jobs = _jobs(opened, settings)
@@ -164,10 +174,10 @@ def convert_part(
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
-        write_split_files(folder, opened, jobs)
-        write_extra_labels(folder, opened)
+        if number == 1:  # whose lists `merge` takes, as all parts have the same
+            _write_lists(folder, opened, jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
-    return PartResult(folder, photos, time.monotonic() - start)
+    return PartResult(folder.location, f"{number}/{count}", photos, time.monotonic() - start)
 
 
 def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:
@@ -200,13 +210,13 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
     if not (out / MANIFEST).exists():
         console = make_console(stderr=True)
         console.print(f"{data} holds photographs: converting them once, into {out}")
-        _convert(data, out, settings, least_classes=least_classes, wait=True, console=console)
+        _convert(data, Folder(out), settings, least_classes=least_classes, wait=True, console=console)
     return out
 
 
 def _convert(
     where: str | Path,
-    out: Path,
+    out: Destination,
     settings: ShardSettings,
     *,
     console: Console,
@@ -220,7 +230,7 @@ def _convert(
 ) -> ConvertResult:
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes)
-    with alone_in(out, wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+    with out.alone(wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         if options.keep_duplicates_together:
             source = _together(source, workers, console, stop)
         jobs = _jobs(source, settings)
@@ -230,8 +240,7 @@ def _convert(
         if manifest is None:
             _say_notes(console, source)
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop)
-            write_split_files(out, source, jobs)
-            write_extra_labels(out, source)
+            _write_lists(out, source, jobs)
             manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
@@ -242,14 +251,14 @@ def _convert(
             )
         seconds = time.monotonic() - start
         if beton:
-            _write_betons(out, console, stop)
-        clear_parts(out)
-    return ConvertResult(out, manifest, seconds, photos, already)
+            _write_betons(Path(out.location), console, stop)
+        out.remove_folder(PARTS)
+    return ConvertResult(out.location, manifest, seconds, photos, already)
 
 
 def _append(
     where: str | Path,
-    out: Path,
+    out: Destination,
     settings: ShardSettings,
     *,
     console: Console,
@@ -259,12 +268,13 @@ def _append(
     options: SourceOptions,
 ) -> ConvertResult:
     start = time.monotonic()
-    manifest = read_manifest(out)
-    if (out / RECORD).exists() and not beton:
+    folder = Path(out.location)
+    manifest = read_manifest(folder)
+    if out.has(RECORD) and not beton:
         raise UserError(f"{out} holds FFCV's files, too: give --format tar,beton, so that they are made of all")
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes=1)
-    with alone_in(out, wait=False), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
-        addition = plan_addition(out, source, settings, strict=strict)
+    with out.alone(wait=False), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+        addition = plan_addition(folder, source, settings, strict=strict)
         source, held, photos = addition.source, addition.earlier.held, 0
         if options.keep_duplicates_together:
             drawn = replace(source, splits=np.where(held == UNDECIDED, source.splits, held))
@@ -277,15 +287,15 @@ def _append(
             mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": recorded}
             prepare_append(out, addition.base, {**mine, "append": addition.fingerprint})
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop, addition.keys)
-            manifest = write_addition(out, addition, parts, recorded)
+            manifest = write_addition(folder, addition, parts, recorded)
         else:
             manifest = addition.base
             console.print(f"{out} holds all of these photographs already, by their names: nothing to add")
         seconds = time.monotonic() - start
         if beton:
-            _write_betons(out, console, stop)
-        clear_parts(out)
-    return ConvertResult(out, manifest, seconds, photos, not jobs)
+            _write_betons(folder, console, stop)
+        out.remove_folder(PARTS)
+    return ConvertResult(folder, manifest, seconds, photos, not jobs)
 
 
 def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
@@ -303,7 +313,7 @@ def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
 
 def _checked(
     where: str | Path,
-    out: Path,
+    out: Destination,
     settings: ShardSettings,
     workers: int | None,
     options: SourceOptions,
@@ -313,10 +323,15 @@ def _checked(
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
     source = open_source(where, least_classes, options)
-    inside = out.resolve() == source.root.resolve() or source.root.resolve() in out.resolve().parents
-    if inside and source.kind != "table":  # which names its photographs one by one
+    if source.kind != "table" and _lies_within(out.location, source.root):  # which names its photographs one by one
         raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source
+
+
+def _lies_within(out: Path | str, source: Path) -> bool:
+    if isinstance(out, str):
+        return f"{out}/".startswith(f"{source}/")
+    return source.resolve() in (out.resolve(), *out.resolve().parents)
 
 
 @contextlib.contextmanager
@@ -336,6 +351,13 @@ def _jobs(source: Source, settings: ShardSettings, earlier: Earlier | None = Non
         shard_size=settings.shard_size,
         earlier=earlier,
     )
+
+
+def _write_lists(out: Destination, source: Source, jobs: list[ShardJob]) -> None:
+    for name, data in split_files(source, jobs).items():
+        out.write(name, data)
+    if source.extra:
+        out.write(EXTRA, extra_labels_file(source))
 
 
 def _together(source: Source, workers: int, console: Console, stop: StopRequest) -> Source:
@@ -358,7 +380,7 @@ def _say_notes(console: Console, source: Source) -> None:
 def _write(
     source: Source,
     jobs: list[ShardJob],
-    out: Path,
+    out: Destination,
     settings: ShardSettings,
     workers: int,
     strict: bool,
@@ -366,7 +388,7 @@ def _write(
     stop: StopRequest,
     keys: list[str] | None = None,
 ) -> tuple[list[tuple[ShardJob, Part]], int]:
-    done = {job.name: part for job in jobs if (part := read_part(out, job))}
+    done = {job.name: part for job, part in read_parts(out, jobs) if part}
     if strict:
         for part in done.values():
             part.check_strict(source.root)
@@ -397,4 +419,5 @@ def _write(
             advance=advance,
         ):
             done[job.name] = part
+        out.settle()
     return [(job, done[job.name]) for job in jobs], left

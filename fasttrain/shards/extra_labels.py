@@ -11,24 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
-from fasttrain.files import atomic_write
 from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import sha256_of
-from fasttrain.shards.format import EXTRA
 from fasttrain.shards.keys import make_keys
 
 ExtraLabels = dict[str, NDArray[Any] | list[Any]]
 
 
-def write_extra_labels(folder: Path, source: Source) -> None:
-    """Write a line for each photograph, `{"key": KEY, "labels": {COLUMN: VALUE}}`; no file if there are no columns.
+def extra_labels_file(source: Source) -> bytes:
+    """Return a line for each photograph: `{"key": KEY, "labels": {COLUMN: VALUE}}`.
 
     Photographs that turn out to be broken have a line as well, which no sample refers to.
     """
-    if not source.extra:
-        return
-    with atomic_write(folder / EXTRA) as file:
-        file.writelines(extra_lines(source, make_keys(source.paths)))
+    return b"".join(extra_lines(source, make_keys(source.paths)))
 
 
 def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:

@@ -7,12 +7,10 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.source import Source
 from fasttrain.photos.split import decide_splits, shuffled
 from fasttrain.shards.format import DUPLICATES, SPLIT_FILE, SPLITS
@@ -70,17 +68,16 @@ def lay_out(
     return jobs
 
 
-def write_split_files(folder: Path, source: Source, jobs: list[ShardJob]) -> None:
-    """Write `splits.csv`: each photograph's path, split and bytes, as `convert --splits` takes them again.
+def split_files(source: Source, jobs: list[ShardJob]) -> dict[str, bytes]:
+    """Return `splits.csv`: each photograph's path, split and bytes, as `convert --splits` takes them again.
 
     Where near-duplicates were looked for, `duplicates.csv` lists them.
     """
     splits = splits_of(source, jobs, np.empty(len(source.paths), np.int8))
     sizes = source.sizes.tolist() or [-1] * len(source.paths)
     rows = ((path, SPLITS[split], size) for path, split, size in zip(source.paths, splits, sizes, strict=True))
-    atomic_write_bytes(folder / SPLIT_FILE, table_of(("path", "split", "bytes"), rows))
-    if source.twins:
-        atomic_write_bytes(folder / DUPLICATES, twins_table(source, splits))
+    files = {SPLIT_FILE: table_of(("path", "split", "bytes"), rows)}
+    return {**files, DUPLICATES: twins_table(source, splits)} if source.twins else files
 
 
 def splits_of(source: Source, jobs: list[ShardJob], others: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,108 +12,108 @@ from typing import Any
 import numpy as np
 
 from fasttrain.errors import UserError
-from fasttrain.files import atomic_write, atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
 from fasttrain.photos.source import SourceSummary
 from fasttrain.shards.assemble import assemble
-from fasttrain.shards.format import DUPLICATES, EXTRA, MANIFEST, PARTS, SPLIT_FILE, SPLITS, Manifest, read_manifest
+from fasttrain.shards.destination import Destination
+from fasttrain.shards.format import DUPLICATES, EXTRA, MANIFEST, PARTS, SPLIT_FILE, SPLITS, Manifest
 from fasttrain.shards.layout import SHARD_NAME, ShardJob
-from fasttrain.shards.parts import Part, read_part
-from fasttrain.shards.workplace import RUN, alone_in, clear_parts, local_folder
+from fasttrain.shards.parts import Part, read_parts
+from fasttrain.shards.workplace import RUN, destination
 
 _SUMMARY = "summary.json"
 _MOST_ROWS = 10**8
 _FOLDER = re.compile(r"part-(\d+)-of-(\d+)")
 
 
-def parse_part(part: str) -> tuple[int, int]:
-    """("2/4") to (2, 4). Raises UserError."""
-    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part.strip())
-    number, count = (int(each) for each in found.groups()) if found else (0, 0)
-    if not 1 <= number <= count:
-        raise UserError(f"--part {part}: give the machine's number and how many there are, from 1/4 to 4/4, say")
-    return number, count
+def part_name(number: int, count: int) -> str:
+    """Return the folder of part `number` of `count`: nothing else lies there, so machines may share `--out`."""
+    return f"part-{number}-of-{count}"
 
 
-def part_folder(out: Path, number: int, count: int) -> Path:
-    """Where part `number` of `count` is written: nothing else lies there, so machines may share `out`."""
-    return out / f"part-{number}-of-{count}"
+def refuse_finished(out: Destination) -> None:
+    """Raise UserError where all parts are merged already."""
+    if out.has(MANIFEST):
+        raise UserError(f"{out} holds a whole data set; give another --out")
 
 
-def write_summary(folder: Path, source: SourceSummary, jobs: list[ShardJob]) -> None:
+def write_summary(folder: Destination, source: SourceSummary, jobs: list[ShardJob]) -> None:
     """What `merge` must know and no part's shards say: the source, and all shards of all parts."""
     plain = {"source": asdict(source), "jobs": [(job.name, job.split, len(job.rows)) for job in jobs]}
-    atomic_write_bytes(folder / PARTS / _SUMMARY, json.dumps(plain).encode())
+    folder.write(f"{PARTS}/{_SUMMARY}", json.dumps(plain).encode())
 
 
 def merge(out: str | Path) -> Manifest:
-    """Moves the shards of all parts below `out` into `out` and writes the manifest there, as one conversion would have.
+    """Moves the shards of all parts below `out` into it and writes the manifest, as one conversion would have.
 
-    Killed half-way, the same call goes on. Raises UserError where a part is missing, unfinished, or of other
-    photographs or settings than the first.
+    In a bucket the shards are in their places already, and none is read. Killed half-way, the same call goes on. Raises
+    UserError where a part is missing, unfinished, or of other photographs or settings than the first.
     """
-    out = local_folder(out)
-    if (out / MANIFEST).exists():
-        with alone_in(out, wait=False):
-            _remove(_part_folders(out))
-            clear_parts(out)
-        return read_manifest(out)
+    place = destination(out)
+    if place.has(MANIFEST):
+        with place.alone(wait=False):
+            for name in _part_names(place):
+                place.remove_folder(name)
+            place.remove_folder(PARTS)
+        return place.manifest()
     with contextlib.ExitStack() as locks:
-        locks.enter_context(alone_in(out, wait=False))
-        folders = _all_parts(out)
+        locks.enter_context(place.alone(wait=False))
+        names = _all_parts(place)
+        folders = [place.below(name) for name in names]
         for folder in folders:
-            locks.enter_context(alone_in(folder, wait=False))
+            locks.enter_context(folder.alone(wait=False))
         settings, summary = _same_in_all(folders)
-        make_folder(out / PARTS)
-        clear_temporaries(out)
+        place.clear_unfinished()
         try:
             jobs = _jobs(folders[0], summary)
             plain = summary["source"]
             source = SourceSummary(**{**plain, "classes": tuple(plain["classes"]), "ignored": _pairs(plain["ignored"])})
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folders[0]}: its {_SUMMARY} is damaged; convert it again") from error
-        parts = [(job, _moved(job, folders[number % len(folders)], out)) for number, job in enumerate(jobs)]
-        fsync_folder(out)  # the parts go once the manifest is there
+        parts = _moved(jobs, folders, place)
+        place.settle()  # the parts go once the manifest is there
         for name in (SPLIT_FILE, DUPLICATES, EXTRA):
-            if (folders[0] / name).exists():
-                _link(folders[0] / name, out / name)
-        manifest = assemble(out, source, parts, settings)
-        clear_parts(out)
-        _remove(folders)
+            if folders[0].has(name):
+                place.write(name, folders[0].read(name))
+        manifest = assemble(place, source, parts, settings)
+        place.remove_folder(PARTS)
+        for name in names:
+            place.remove_folder(name)
     return manifest
 
 
-def _part_folders(out: Path) -> list[Path]:
-    return [path for path in out.glob("part-*-of-*") if _FOLDER.fullmatch(path.name) and path.is_dir()]
+def _part_names(out: Destination) -> list[str]:
+    return [name for name in out.names() if _FOLDER.fullmatch(name)]
 
 
-def _all_parts(out: Path) -> list[Path]:
-    found = _part_folders(out)
-    counts = {int(path.name.rpartition("-")[2]) for path in found}
+def _all_parts(out: Destination) -> list[str]:
+    found = _part_names(out)
+    counts = {int(name.rpartition("-")[2]) for name in found}
     if not found:
         raise UserError(f"{out} holds no parts; make them: fasttrain convert --part 1/4 --out {out}, and so on")
     if len(counts) > 1:
         raise UserError(f"{out} holds parts of {' and of '.join(map(str, sorted(counts)))}; remove those of one")
     count = counts.pop()
-    folders = [part_folder(out, number, count) for number in range(1, count + 1)]
-    if missing := [folder.name for folder in folders if folder not in found]:
+    names = [part_name(number, count) for number in range(1, count + 1)]
+    if missing := [name for name in names if name not in found]:
         raise UserError(f"{out}: {', '.join(missing)} isn't there; convert it, or copy it here from its machine")
-    return folders
+    return names
 
 
-def _same_in_all(folders: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    runs, summaries = ([_read(folder / PARTS / name) for folder in folders] for name in (RUN, _SUMMARY))
+def _same_in_all(folders: list[Destination]) -> tuple[dict[str, Any], dict[str, Any]]:
+    runs, summaries = ([_read(folder, name) for folder in folders] for name in (RUN, _SUMMARY))
     for run in runs:
         run.pop("local_state", None)  # each machine has photographs of its own
     for folder, run in zip(folders, runs, strict=True):
         if run != runs[0]:
             raise UserError(
-                f"{folder} was made of other photographs or settings than {folders[0].name}; convert it again"
+                f"{folder} was made of other photographs or settings than {Path(str(folders[0])).name}; convert it "
+                "again"
             )
     settings: dict[str, Any] = runs[0]["settings"]
     return settings, summaries[0]
 
 
-def _jobs(folder: Path, summary: dict[str, Any]) -> list[ShardJob]:
+def _jobs(folder: Destination, summary: dict[str, Any]) -> list[ShardJob]:
     """The shards that are to be, whose names become files of `out`: a part from elsewhere may not choose others."""
     jobs = []
     for name, split, rows in summary["jobs"]:
@@ -126,39 +124,27 @@ def _jobs(folder: Path, summary: dict[str, Any]) -> list[ShardJob]:
     return jobs
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(folder: Destination, name: str) -> dict[str, Any]:
     try:
-        plain: dict[str, Any] = json.loads(path.read_bytes())
+        plain: dict[str, Any] = json.loads(folder.read(f"{PARTS}/{name}"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path.parent.parent}: not a part that `convert --part` made; convert it again") from error
+        raise UserError(f"{folder}: not a part that `convert --part` made; convert it again") from error
     return plain
 
 
-def _moved(job: ShardJob, folder: Path, out: Path) -> Part:
-    part = read_part(folder, job)
-    if part is None:
-        raise UserError(f"{folder}: {job.name} isn't finished; run its fasttrain convert --part again")
-    if read_part(out, job) == part:  # a merge that was killed came so far; what else lies there is of another one
-        return part
-    for name in (f"{job.name}.tar", f"{job.name}.idx") if part.keys else ():
-        _link(folder / name, out / name)
-    atomic_write_bytes(out / PARTS / f"{job.name}.json", (folder / PARTS / f"{job.name}.json").read_bytes())
-    return part
-
-
-def _link(there: Path, here: Path) -> None:
-    # Not a move: a merge that is killed must find the parts as they were.
-    here.unlink(missing_ok=True)
-    try:
-        os.link(there, here)
-    except OSError:  # not every file system has links
-        with there.open("rb") as part, atomic_write(here) as file:
-            shutil.copyfileobj(part, file)
-
-
-def _remove(folders: list[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder)
+def _moved(jobs: list[ShardJob], folders: list[Destination], out: Destination) -> list[tuple[ShardJob, Part]]:
+    """Bring every part's shards to `out`."""
+    found: dict[str, Part] = {}
+    for number, folder in enumerate(folders):
+        for job, part in read_parts(folder, jobs[number :: len(folders)]):
+            if part is None:
+                raise UserError(f"{folder}: {job.name} isn't finished; run its fasttrain convert --part again")
+            found[job.name] = part
+    # A merge that was killed came so far; what else lies there is of another one.
+    for number, (job, there) in enumerate(read_parts(out, jobs)):
+        if there != found[job.name]:
+            out.take_shard(folders[number % len(folders)], job.name, empty=not found[job.name].keys)
+    return [(job, found[job.name]) for job in jobs]
 
 
 def _pairs(plain: list[list[str]]) -> tuple[Any, ...]:

@@ -7,23 +7,23 @@ processes started by `spawn` would import the caller's script again.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 from fasttrain.errors import UserError, fault_of_machine, no_memory
-from fasttrain.files import atomic_write, atomic_write_bytes
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval
 from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
 from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import crc32
+from fasttrain.shards.destination import Destination, Held
 from fasttrain.shards.format import PARTS, SPLITS, Shard
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.settings import ShardSettings
@@ -40,10 +40,15 @@ _MOST_BYTES = 512 << 20  # of photographs that wait for the writer, but for one 
 
 @dataclass
 class Part:
-    """What a finished shard holds, kept in `.parts/NAME.json` until the index is made of all of them."""
+    """What a finished shard holds, kept in `.parts/NAME.json` until the index is made of all of them.
+
+    index_sha256: of the DALI index; "" in records of older fasttrains. stamp: see `Held`.
+    """
 
     bytes: int = 0
     sha256: str = ""
+    index_sha256: str = ""
+    stamp: str = ""
     keys: list[str] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -84,17 +89,24 @@ class Part:
             raise UserError(f"{printable(str(root / path))}: {reason}; mend or remove it, or leave out --strict")
 
 
-def read_part(out: Path, job: ShardJob) -> Part | None:
-    """The finished shard's record; None where it isn't finished, or its tar isn't what was written."""
+def read_parts(out: Destination, jobs: Sequence[ShardJob]) -> Iterator[tuple[ShardJob, Part | None]]:
+    """Yield each shard's record; None where it isn't finished, or its tar isn't what was written."""
+    held = out.shards()
+    records = out.read_all([f"{PARTS}/{job.name}.json" for job in jobs])
+    for job, record in zip(jobs, records, strict=True):
+        yield job, None if record is None else _part(record, job, held)
+
+
+def _part(record: bytes, job: ShardJob, held: dict[str, Held]) -> Part | None:
     try:
-        plain = json.loads((out / PARTS / f"{job.name}.json").read_bytes())
+        plain = json.loads(record)
         for pairs in ("broken", "changed"):
             plain[pairs] = [(path, reason) for path, reason in plain.get(pairs, [])]
         part = Part(**plain)
-        files = [(out / f"{job.name}.{kind}").lstat() for kind in (("tar", "idx") if part.keys else ())]
-        whole = all(stat.S_ISREG(file.st_mode) for file in files) and (not files or files[0].st_size == part.bytes)
+        tar = Held(part.bytes, part.stamp)
+        whole = not part.keys or (held.get(f"{job.name}.tar") == tar and f"{job.name}.idx" in held)
         whole = whole and part.fits(job)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return part if whole else None
 
@@ -103,7 +115,7 @@ def write_parts(
     jobs: list[ShardJob],
     source: Source,
     keys: list[str],
-    out: Path,
+    out: Destination,
     settings: ShardSettings,
     *,
     workers: int,
@@ -167,12 +179,12 @@ def _write_part(
     photos: Iterator[Photo | str],
     source: Source,
     keys: list[str],
-    out: Path,
+    out: Destination,
     strict: bool,
     advance: Callable[[], None],
 ) -> Part:
     part = Part()
-    with contextlib.suppress(_Empty), atomic_write(out / f"{job.name}.tar") as file:
+    with contextlib.suppress(_Empty), out.open_shard(job.name) as file:
         tar = TarWriter(file)
         for row in job.rows.tolist():
             photo = next(photos)
@@ -189,10 +201,13 @@ def _write_part(
         if not part.keys:
             raise _Empty
     part.bytes, part.sha256 = tar.size, tar.sha256
-    if part.keys:
-        atomic_write_bytes(out / f"{job.name}.idx", tar.dali_index())
-    record = json.dumps(asdict(part), separators=(",", ":"))
-    atomic_write_bytes(out / PARTS / f"{job.name}.json", record.encode())
+    index = tar.dali_index() if part.keys else None
+    part.index_sha256 = "" if index is None else hashlib.sha256(index).hexdigest()
+
+    def record(stamp: str) -> bytes:
+        return json.dumps(asdict(replace(part, stamp=stamp)), separators=(",", ":")).encode()
+
+    out.finish_shard(job.name, index, record)
     return part
 
 

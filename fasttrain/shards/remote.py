@@ -15,20 +15,14 @@ from typing import IO, Any, BinaryIO, TypeVar
 from fasttrain.config.location import cache_root, upload_command
 from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
-from fasttrain.extras import install
 from fasttrain.shards.cache import Cache
 from fasttrain.shards.format import MANIFEST, Manifest, parse_manifest, read_manifest
+from fasttrain.urls import retried
 
 T = TypeVar("T")
 
-_WAITS = (0.5, 2.0, 5.0)  # seconds before another try; s3fs itself tries for some ten seconds each time
 _PIECE = 4 << 20
 _AT_ONCE = 4  # pieces in flight: one connection to S3 alone is slower than most networks
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
-
-
-class Cancelled(Exception):
-    """Whoever asked for a file ahead of its use doesn't want it any more."""
 
 
 def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFiles:
@@ -37,7 +31,7 @@ def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFil
     Raises UserError, one line, where there are no shards, no driver, no network, or no room for a cache.
     """
     limit = None if cache_size is None else cache_size.bytes
-    text = _retried(location, MANIFEST, lambda files, path: files.cat_file(path))
+    text = _fetched(location, MANIFEST, lambda files, path: files.cat_file(path))
     parse_manifest(text, f"{location}/{MANIFEST}")
     folder = cache_root() / "remote" / hashlib.sha256(text).hexdigest()[:16]
     Cache(folder.parent, limit).put(folder / MANIFEST, text)
@@ -120,7 +114,7 @@ class RemoteFiles:
         """Writes the bytes into `file` and returns their sha256."""
         size = self._sizes.get(name)
         if size is None:
-            whole = _retried(self.location, name, lambda files, path: files.cat_file(path), stop)
+            whole = _fetched(self.location, name, lambda files, path: files.cat_file(path), stop)
             file.write(whole)
             file.truncate()
             return hashlib.sha256(whole).hexdigest()
@@ -152,48 +146,16 @@ class RemoteFiles:
                     return pieces[: position + 1]  # the object ends here: servers refuse what lies beyond
             return pieces
 
-        return _retried(self.location, name, read, stop)
+        return _fetched(self.location, name, read, stop)
 
 
-def _retried(location: str, name: str, read: Callable[[Any, str], T], stop: threading.Event | None = None) -> T:
-    """What `read` makes of fsspec's file system and the path in it; tried again while the network fails."""
-    stop = stop or threading.Event()
-    url = f"{location}/{name}"
-    waits = iter(_WAITS)
-    while not stop.is_set():
-        files, root = _file_system(location)
-        try:
-            return read(files, f"{root}/{name}")
-        except FileNotFoundError as error:
-            raise UserError(f"{url} is not there; convert into a local folder and copy it{_how(location)}") from error
-        except Exception as error:  # each driver has its own, without a common base
-            said = " ".join(str(error).split()) or type(error).__name__
-            if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
-                raise UserError(
-                    f"{url}: {said}; give the credentials that its driver looks for (for a public S3 bucket "
-                    "FSSPEC_S3_ANON=true)"
-                ) from error
-            if (wait := next(waits, None)) is None:
-                tries = len(_WAITS) + 1
-                raise UserError(f"{url}: {said} (tried {tries} times); check the URL and the network") from error
-            stop.wait(wait)
-    raise Cancelled
-
-
-def _file_system(location: str) -> tuple[Any, str]:
-    # Asked for each time: fsspec keeps them, and makes a new one after a fork, which its connections don't survive.
-    from fsspec.core import url_to_fs
-
-    protocol = location.partition("://")[0]
+def _fetched(location: str, name: str, read: Callable[[Any, str], T], stop: threading.Event | None = None) -> T:
+    """Return what `read` makes of fsspec's file system and the file's path in it."""
     try:
-        files, root = url_to_fs(location)
-    except ImportError as error:
-        if extra := _EXTRAS.get(protocol):
-            raise UserError(f"{location} needs a driver: {install(extra)}") from error
-        raise UserError(f"{location} needs a driver: {error}") from error
-    except ValueError as error:
-        raise UserError(f"{location}: {error}; give a folder, or an s3://, gs:// or https:// URL") from error
-    return files, root.rstrip("/")
+        return retried(location, name, lambda files, root: read(files, f"{root}/{name}"), stop)
+    except FileNotFoundError as error:
+        url = f"{location}/{name}"
+        raise UserError(f"{url} is not there; convert into a local folder and copy it{_how(location)}") from error
 
 
 def _how(location: str) -> str:

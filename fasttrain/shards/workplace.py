@@ -1,53 +1,57 @@
-"""The folder that `convert` writes into: whose it is, what lies there already, who else is at work in it."""
+"""The folder that `convert` writes into: whose it is, and what lies there already."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fasttrain.config.location import upload_command, url_in_path, user_path
-from fasttrain.errors import UserError, mendable, of_os
-from fasttrain.files import atomic_write_bytes, clear_temporaries, fsync_folder, make_folder
+from fasttrain.config.location import is_url, url_in_path, user_path
+from fasttrain.errors import UserError
 from fasttrain.photos.source import Source
+from fasttrain.shards.bucket import Bucket
+from fasttrain.shards.destination import Destination, Folder
 from fasttrain.shards.format import (
     APPENDED,
     MANIFEST,
     PARTS,
     Manifest,
-    read_manifest,
 )
 from fasttrain.shards.layout import SHARD_NAME, ShardJob
-from fasttrain.shards.parts import read_part
+from fasttrain.shards.parts import read_parts
 from fasttrain.shards.settings import ADDED
+from fasttrain.urls import file_system
 
 _SHARD = re.compile(rf"{SHARD_NAME.pattern}\.(tar|idx)")
 _BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+\.partial")
 RUN = "run.json"
-_OUT, _CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
 _CLEARING = "clearing"
 _LIST = re.compile(
     r"index(-\d+)?\.npy|(rejected|converted)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv|extra_labels(-\d+)?\.jsonl"
 )
 
 
-def local_folder(out: str | Path) -> Path:
-    """Return `out` as a path. Raises UserError for a URL."""
-    if url := url_in_path(out):
-        fix = upload_command(url) or "copy it there"
-        raise UserError(f"--out {url}: convert into a local folder first (--out shards), then: {fix}")
-    return user_path(out)
+def destination(out: str | Path) -> Destination:
+    """Return the folder `out`, or what its URL leads to; file:// is a folder. Raises UserError for a URL in a Path."""
+    if not is_url(out):
+        if url := url_in_path(out):
+            raise UserError(f"--out {out}: did you mean '{url}'? A Path takes a slash from a URL: give a string")
+        return Folder(user_path(out))
+    url = str(out).rstrip("/")
+    if url.startswith("file://"):
+        return Folder(Path(url.removeprefix("file://")))
+    if not url.partition("://")[2] or set(url) & set("*?[]#"):
+        raise UserError(f"--out {out}: give a bucket and a folder in it, without * ? [ ] #, such as s3://bucket/shards")
+    if url.startswith(("http://", "https://")):
+        raise UserError(f"--out {out}: a web server takes no files this way; give an s3:// or gs:// URL, or a folder")
+    file_system(url)  # whose driver may be missing
+    return Bucket(url)
 
 
 def prepare(
-    out: Path,
+    out: Destination,
     source: Source,
     jobs: list[ShardJob],
     settings: dict[str, Any],
@@ -61,13 +65,15 @@ def prepare(
     other things lie there, or other shards and not `overwrite`.
     """
     mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": settings}
-    run = json.loads((out / PARTS / RUN).read_bytes()) if (out / PARTS / RUN).exists() else None
-    clear_temporaries(out / PARTS)
-    if (out / MANIFEST).exists() or run:  # else the folder may be somebody else's
-        clear_temporaries(out)
-    if (out / MANIFEST).exists():
+    run_file = f"{PARTS}/{RUN}"
+    run = json.loads(out.read(run_file)) if out.has(run_file) else None
+    out.clear_unfinished(PARTS)
+    finished = out.has(MANIFEST)
+    if finished or run:  # else the folder may be somebody else's
+        out.clear_unfinished()
+    if finished:
         if not overwrite or run == mine:  # which was killed after the manifest
-            there = read_manifest(out)
+            there = out.manifest()
             # Finished shards stay good whichever release wrote them.
             _refuse_other(out, mine, there.source.fingerprint, there.settings, release=False)
             return there
@@ -75,78 +81,38 @@ def prepare(
     elif run:
         if not overwrite:
             _refuse_other(out, mine, run["source"], run["settings"], release=True)
-            done = sum(len(job.rows) for job in jobs if run != mine and read_part(out, job))
+            whole = read_parts(out, jobs if run != mine else [])
+            done = sum(len(job.rows) for job, part in whole if part)
             if done:
                 say(f"{out}: photographs were touched since it stopped; {done:,} are converted again, none is kept")
         if run != mine:
             _clear(out, mine)
-    elif strange := sorted(path.name for path in out.iterdir() if path.name[0] != "."):
+    elif strange := [name for name in out.names() if name[0] != "."]:
         raise UserError(f"--out {out} holds other files ({strange[0]}); give a new or empty folder")
-    make_folder(out / PARTS)
-    atomic_write_bytes(out / PARTS / RUN, json.dumps(mine).encode())
+    out.write(run_file, json.dumps(mine).encode())
     return None
 
 
-def prepare_append(out: Path, base: Manifest, mine: dict[str, Any]) -> None:
+def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> None:
     """Make `out` ready for new shards beside those of the manifest `base`; `mine` tells this append from others.
 
     What a killed append of others left goes, and what the append before this one replaced.
     """
-    clear_temporaries(out)
-    clear_temporaries(out / PARTS)
-    run = out / PARTS / RUN
-    if run.exists() and json.loads(run.read_bytes()) == mine:
+    out.clear_unfinished()
+    out.clear_unfinished(PARTS)
+    run_file = f"{PARTS}/{RUN}"
+    if out.has(run_file) and json.loads(out.read(run_file)) == mine:
         return
-    clear_parts(out)
+    out.remove_folder(PARTS)
     named = {shard.name for shard in base.shards} | base.files.keys() | {base.index.name}
-    for path in sorted(out.iterdir()):
-        if path.name not in named and any(ours.fullmatch(path.name) for ours in (_LIST, _SHARD)):
-            path.unlink()
-    make_folder(out / PARTS)
-    atomic_write_bytes(run, json.dumps(mine).encode())
+    others = [name for name in out.names() if name not in named]
+    out.remove([name for name in others if any(ours.fullmatch(name) for ours in (_LIST, _SHARD))])
+    out.write(run_file, json.dumps(mine).encode())
 
 
-def clear_parts(out: Path) -> None:
-    """Removes the records that only an unfinished conversion needs."""
-    shutil.rmtree(out / PARTS, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def alone_in(out: Path, *, wait: bool) -> Iterator[None]:
-    """Creates `out`, and keeps other conversions out of it. Raises UserError where one is at work, unless `wait`.
-
-    OSErrors that the user can mend (disk full, no permission) come out as UserErrors of one line.
-    """
-    try:
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out} is a file; give a folder")
-        make_folder(out)
-        descriptor = os.open(out, os.O_RDONLY)
-        try:
-            _lock(out, descriptor, wait)
-            yield
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _mendable(out, error, _CACHE if wait else _OUT) from error
-
-
-def _lock(out: Path, descriptor: int, wait: bool) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError as error:
-        raise UserError(f"{out}: another fasttrain convert is writing there; wait, or give another --out") from error
-    except OSError:
-        return  # some network file systems can't lock; atomic writes still keep files whole
-
-
-def _mendable(out: Path, error: OSError, mend: str) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return of_os(error, out, "make room and run the same command again: it goes on from here")
-    return mendable(error, error.filename or out, mend) or error
-
-
-def _refuse_other(out: Path, mine: dict[str, Any], source: str, settings: dict[str, Any], *, release: bool) -> None:
+def _refuse_other(
+    out: Destination, mine: dict[str, Any], source: str, settings: dict[str, Any], *, release: bool
+) -> None:
     settings, ours = {**ADDED, **settings}, {**ADDED, **mine["settings"]}
     differ = ["other photographs"] if source != mine["source"] else []
     differ += [
@@ -159,17 +125,10 @@ def _refuse_other(out: Path, mine: dict[str, Any], source: str, settings: dict[s
         raise UserError(f"{out} holds other shards ({'; '.join(differ)}); give --overwrite, or another --out{more}")
 
 
-def _clear(out: Path, mine: dict[str, Any]) -> None:
+def _clear(out: Destination, mine: dict[str, Any]) -> None:
     # Killed half-way, the folder must still say whose it is, and that what is left in it is not of that.
-    make_folder(out / PARTS)
-    atomic_write_bytes(out / PARTS / RUN, json.dumps({**mine, _CLEARING: True}).encode())
-    (out / MANIFEST).unlink(missing_ok=True)
-    fsync_folder(out)  # without its manifest, what is left is no data set, however far this gets
-    for path in sorted(out.iterdir()):
-        if any(ours.fullmatch(path.name) for ours in (_LIST, _SHARD, _BETON)):
-            path.unlink()
-    for path in sorted((out / PARTS).iterdir()):
-        if path.name != RUN:
-            path.unlink()
-    fsync_folder(out)
-    fsync_folder(out / PARTS)
+    out.write(f"{PARTS}/{RUN}", json.dumps({**mine, _CLEARING: True}).encode())
+    if out.has(MANIFEST):
+        out.remove([MANIFEST])  # without it, what is left is no data set, however far this gets
+    out.remove([name for name in out.names() if any(ours.fullmatch(name) for ours in (_LIST, _SHARD, _BETON))])
+    out.remove([f"{PARTS}/{name}" for name in out.names(PARTS) if name != RUN])

@@ -20,6 +20,7 @@ from fasttrain.config.location import NoSuchHome, cache_root, user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.photos.sources import open_source
+from fasttrain.shards.workplace import destination
 
 NO_PATHS = {
     "color",
@@ -31,7 +32,7 @@ NO_PATHS = {
 }
 """Options of type str that hold no path."""
 
-PATHS_OR_MORE = {"source", "data", "images", "names", "resume"}
+PATHS_OR_MORE = {"source", "out", "data", "images", "names", "resume"}
 """Options of type str that hold a path, or a URL, a glob, a name, `auto`: what is called expands `~` in these."""
 
 
@@ -85,6 +86,11 @@ def test_every_option_of_type_str_is_known_here() -> None:
     """A new one: does it hold a path? Then its type is Path, or what is called expands `~`."""
     texts = {name for _, name, kind in _parameters() if kind in (str, list[str])}
     assert texts == NO_PATHS | PATHS_OR_MORE
+
+
+def test_the_out_of_a_conversion_is_expanded(home: Path) -> None:
+    assert destination("~/shards").location == home / "shards"
+    assert destination("s3://bucket/~a").location == "s3://bucket/~a"
 
 
 @pytest.mark.parametrize(

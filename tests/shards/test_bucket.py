@@ -8,15 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fasttrain import evaluate, train
+from fasttrain import evaluate, train, urls
 from fasttrain.cli import app
 from fasttrain.config.values import CacheSize
 from fasttrain.errors import UserError
@@ -28,77 +25,26 @@ from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 from tests.support.patience import PATIENCE
 from tests.support.runs import SMALL
-
-moto = pytest.importorskip("moto.server", reason="moto isn't installed: pip install 'moto[server]' s3fs")
-s3fs = pytest.importorskip("s3fs")
-serving = pytest.importorskip("werkzeug.serving")
+from tests.support.s3 import s3_server, s3fs
 
 URL = "s3://bucket/sample"
 
 
-class OneRequest(serving.WSGIRequestHandler):
-    protocol_version = "HTTP/1.0"  # else open connections would outlive the server
-
-
-class Bucket:
-    """A server that counts what is asked of it, and can die and come back on the same port."""
-
-    def __init__(self) -> None:
-        self.gets: Counter[str] = Counter()
-        self.spoilt: list[str] = []
-        self.before_get: Callable[[str], None] = lambda name: None
-        self._app = moto.DomainDispatcherApplication(moto.create_backend_app)
-        self._server: Any = None
-        self.port = 0
-        self.start()
-
-    def __call__(self, environment: dict[str, Any], respond: Any) -> Iterable[bytes]:
-        if environment["REQUEST_METHOD"] == "GET":
-            name = environment["PATH_INFO"].rpartition("/")[2]
-            self.gets[name] += 1
-            self.before_get(name)
-            if name in self.spoilt:
-                self.spoilt.remove(name)
-                return [bytes(byte ^ 1 for byte in b"".join(self._app(environment, respond)))]
-        return self._app(environment, respond)
-
-    def start(self) -> None:
-        self._server = serving.make_server("127.0.0.1", self.port, self, threaded=True, request_handler=OneRequest)
-        self.port = self._server.port
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture(scope="module")
 def server(photographs, tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    bucket = Bucket()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket.port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        patch.setenv(name, "testing")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    patch.setenv("AWS_MAX_ATTEMPTS", "1")  # the driver's own tries would take ten seconds each
-    s3fs.S3FileSystem.clear_instance_cache()
     shards = tmp_path_factory.mktemp("many") / "shards"
     convert(photographs, shards, workers=1, progress=False, shard_size=1)
-    files = s3fs.S3FileSystem()
-    files.mkdir("bucket")
-    files.put(f"{shards}/", "bucket/sample/", recursive=True)
-    bucket.shards = shards
-    yield bucket
-    bucket.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
-    patch.undo()
+    with s3_server() as bucket:
+        s3fs.S3FileSystem().put(f"{shards}/", "bucket/sample/", recursive=True)
+        bucket.shards = shards
+        yield bucket
 
 
 @pytest.fixture
 def bucket(server, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(remote, "_WAITS", (0.2, 0.2))
+    monkeypatch.setattr(urls, "WAITS", (0.2, 0.2))
     server.gets.clear()
     yield server
     server.before_get = lambda name: None
@@ -198,7 +144,7 @@ def test_a_cut_off_object_is_refused(bucket, monkeypatch):
 @pytest.mark.slow
 def test_a_server_that_comes_back_is_asked_again(bucket, monkeypatch):
     monkeypatch.setattr(remote, "_PIECE", 3000)
-    monkeypatch.setattr(remote, "_WAITS", (0.2,) * 1000)
+    monkeypatch.setattr(urls, "WAITS", (0.2,) * 1000)
     shards = ShardSet.open(URL)
     died = threading.Event()
 
@@ -217,7 +163,7 @@ def test_a_server_that_comes_back_is_asked_again(bucket, monkeypatch):
 @pytest.mark.slow
 def test_a_server_that_stays_away_is_one_line(bucket, monkeypatch, tmp_path):
     monkeypatch.setattr(remote, "_PIECE", 3000)
-    monkeypatch.setattr(remote, "_WAITS", (0.1,))
+    monkeypatch.setattr(urls, "WAITS", (0.1,))
     shards = ShardSet.open(URL)
 
     def die(name: str) -> None:

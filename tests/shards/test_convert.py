@@ -18,6 +18,7 @@ from fasttrain.photos import normalise as normalising
 from fasttrain.photos.sources import open_source
 from fasttrain.shards import parts
 from fasttrain.shards.convert import convert, ensure_shards
+from fasttrain.shards.destination import Folder
 from fasttrain.shards.format import Manifest
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.workplace import prepare
@@ -234,7 +235,7 @@ def test_an_interrupted_conversion_of_photographs_that_change_begins_anew(mixed,
     out.mkdir()
 
     def prepared() -> Manifest | None:
-        return prepare(out, open_source(mixed), [], {}, overwrite=False, say=said.append)
+        return prepare(Folder(out), open_source(mixed), [], {}, overwrite=False, say=said.append)
 
     prepared()
     done = out / ".parts" / "train-00000.json"

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from fasttrain.errors import UserError
+from fasttrain.shards import destination
 from fasttrain.shards import merge as merging
 from fasttrain.shards.convert import convert, convert_part
 from fasttrain.shards.merge import merge
@@ -62,11 +63,11 @@ def test_a_merge_that_is_killed_goes_on(mixed, tmp_path, folder_of, monkeypatch,
         return real(*arguments)
 
     name = "_link" if links else "atomic_write_bytes"
-    real = getattr(merging, name)
+    real = getattr(destination, name)
     if not links:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
     with monkeypatch.context() as patch:
-        patch.setattr(merging, name, killed)
+        patch.setattr(destination, name, killed)
         with pytest.raises(KeyboardInterrupt):
             for _ in range(20):
                 merge(out)
@@ -144,7 +145,8 @@ def test_from_the_command_line(mixed, tmp_path):
         (("--seed", -1), "--seed -1"),
         (("--workers", 0), "--workers 0"),
         (("--raw",), "--raw without --max-size"),
-        (("--out", "s3://bucket/shards"), "--out s3://bucket/shards: convert into a local folder"),
+        (("--out", "s3://"), "--out s3://: give a bucket and a folder in it"),
+        (("--out", "nothing://bucket/shards"), "nothing://bucket/shards: Protocol not known"),
     ],
     ids=lambda each: " ".join(map(str, each)) if isinstance(each, tuple) else "",
 )
@@ -160,10 +162,3 @@ def test_a_wrong_option_is_one_line_with_a_part_too(mixed, tmp_path, monkeypatch
     said = capfd.readouterr().err
     assert left.value.code == 2 and said.startswith(f"fasttrain: {why}") and said.count("\n") == 1, said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed"], "nothing was made"
-
-
-def test_parts_are_not_merged_at_a_url(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="local folder"):
-        merge("s3://bucket/shards")
-    assert not list(tmp_path.iterdir())

@@ -1,0 +1,142 @@
+"""Class folders behind a URL (s3://, gs://, …), listed and read through fsspec."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path, PosixPath
+from typing import Any
+
+from fasttrain.config.location import is_url
+from fasttrain.errors import UserError
+from fasttrain.photos.folder import list_tree
+from fasttrain.photos.formats import HEAD
+from fasttrain.photos.source import Listing, SourceOptions
+from fasttrain.photos.walk import PHOTOGRAPHS, Found, Ignored, left_out
+from fasttrain.urls import retried, stamp_of
+
+OPTIONS = frozenset({"classes"})
+_AT_ONCE = 256  # files of unknown suffixes that are looked into at a time
+
+
+def claims(source: str) -> bool:
+    """Return whether `source` is a URL."""
+    return is_url(source)
+
+
+def listed(source: str | Path, options: SourceOptions) -> Listing:
+    """List the photographs below a URL. Raises UserError, one line, where there are none, or it can't be listed.
+
+    The listing is that of a local copy: the same photographs make the same shards, wherever they lie.
+    """
+    url = str(source).rstrip("/")
+    tree = _BucketTree(url)
+    return replace(list_tree(tree, "folder", url.rpartition("/")[2], options), read=reader(url))
+
+
+def reader(url: str) -> Callable[[str], bytes]:
+    """Return a function that reads the file at a path below a URL. It raises FileNotFoundError, and UserError."""
+
+    def read(path: str) -> bytes:
+        try:
+            return retried(url, path, lambda files, root: bytes(files.cat_file(f"{root}/{path}")))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+
+    return read
+
+
+class UrlRoot(PosixPath):
+    """A URL in the place of a source's root: for messages only."""
+
+    def __str__(self) -> str:
+        return super().__str__().replace(":/", "://", 1)
+
+
+class _BucketTree:
+    """All that lies below a URL, listed once: see `Tree`. Hidden files are passed over."""
+
+    def __init__(self, url: str) -> None:
+        self.root: Path = UrlRoot(url)
+        self._folders: dict[str, set[str]] = {"": set()}
+        self._files: dict[str, list[Found | Ignored]] = {}
+        found = find(url)
+        if "manifest.json" in found:
+            raise UserError(f"--source {url} holds shards already; train on them: fasttrain train --data {url}")
+        unknown = {path: int(info["size"] or 0) for path, info in found.items() if _suffix(path) not in PHOTOGRAPHS}
+        heads = _heads(url, unknown)
+        for path, info in found.items():
+            *folders, _ = path.split("/")
+            parent = ""
+            for folder in folders:
+                self._folders[parent].add(folder)
+                parent = f"{parent}/{folder}" if parent else folder
+                self._folders.setdefault(parent, set())
+            reason = left_out(path, functools.partial(heads.__getitem__, path))
+            file = Found(path, *found_in(info)) if reason is None else (path, reason)
+            self._files.setdefault(parent, []).append(file)
+
+    def folders(self, start: str) -> list[str]:
+        return sorted(self._folders.get(start, ()))
+
+    def loose(self, start: str) -> Iterator[Found | Ignored]:
+        yield from self._files.get(start, ())
+
+    def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
+        for name in names:
+            for found in self._below(f"{prefix}{name}"):
+                yield name, found
+
+    def _below(self, start: str) -> Iterator[Found | Ignored]:
+        yield from self.loose(start)
+        for folder in self.folders(start):
+            yield from self._below(f"{start}/{folder}")
+
+
+def find(url: str) -> dict[str, dict[str, Any]]:
+    """Return what the driver knows of each file below a URL, by its path, without hidden files. Raises UserError."""
+
+    def listed(files: Any, root: str) -> dict[str, dict[str, Any]]:
+        files.invalidate_cache()
+        found = files.find(root, detail=True)
+        return {path.removeprefix(f"{root}/"): info for path, info in sorted(found.items()) if path != root}
+
+    try:
+        found = retried(url, "", listed)
+    except FileNotFoundError:
+        found = {}
+    if not found:
+        raise UserError(f"--source {url}: nothing lies there; give the URL of a folder that holds photographs")
+    return {path: info for path, info in found.items() if info["type"] == "file" and _usual(path)}
+
+
+def found_in(info: dict[str, Any]) -> tuple[int, tuple[int, int, int]]:
+    """Return a file's size in bytes, and a stamp as `walk.Found` has it."""
+    return int(info["size"] or 0), (int.from_bytes(hashlib.sha256(stamp_of(info).encode()).digest()[:8], "big"), 0, 0)
+
+
+def _heads(url: str, sizes: dict[str, int]) -> dict[str, bytes]:
+    """Return the first bytes of each of these files."""
+    found = {path: b"" for path, size in sizes.items() if not size}  # servers refuse a range of an empty file
+    paths = [path for path, size in sizes.items() if size]
+    for start in range(0, len(paths), _AT_ONCE):
+        some = paths[start : start + _AT_ONCE]
+
+        def read(files: Any, root: str, some: list[str] = some) -> list[bytes]:
+            full = [f"{root}/{path}" for path in some]
+            return [bytes(head) for head in files.cat_ranges(full, [0] * len(full), [HEAD] * len(full))]
+
+        found.update(zip(some, retried(url, "", read), strict=True))
+    return found
+
+
+def _usual(path: str) -> bool:
+    return all(part and part[0] != "." and part != "__MACOSX" for part in path.split("/"))
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files

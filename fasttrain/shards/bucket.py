@@ -1,0 +1,232 @@
+"""A conversion's destination behind a URL: each shard is written on this machine, uploaded, and deleted here.
+
+At most two shards lie here at a time, one being written and one being uploaded, in `$FASTTRAIN_CACHE/upload`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from fasttrain.config.location import cache_root
+from fasttrain.errors import UserError
+from fasttrain.shards.destination import CACHE, Destination, Held, locked
+from fasttrain.shards.format import MANIFEST, PARTS, Manifest, parse_manifest
+from fasttrain.shards.layout import SHARD_NAME
+from fasttrain.urls import retried, stamp_of
+
+T = TypeVar("T")
+
+_SHARD = re.compile(rf"{SHARD_NAME.pattern}\.(tar|idx)")
+_PIECE = 8 << 20
+_CHUNKED = ("s3", "s3a", "gs", "gcs")
+_AT_ONCE = 256  # small files asked for at a time
+_REMOVED_AT_ONCE = 1000
+
+
+class Bucket:
+    """A folder behind a URL: see `Destination`.
+
+    Parts of many machines write their shards straight to where they stay, so `merge` moves none of them. Only the
+    records lie in a part's own folder. There is no lock between machines: two that make the same shard write the same
+    bytes.
+    """
+
+    def __init__(self, url: str, part: str = "") -> None:
+        self._url = url.rstrip("/")
+        self._part = part
+        self._staging = Path()
+        self._uploads: ThreadPoolExecutor | None = None
+        self._uploading: Future[None] | None = None
+
+    def __str__(self) -> str:
+        return self.location
+
+    @property
+    def location(self) -> str:
+        return f"{self._url}/{self._part}" if self._part else self._url
+
+    def below(self, part: str) -> Bucket:
+        return Bucket(self._url, part)
+
+    @contextlib.contextmanager
+    def alone(self, *, wait: bool) -> Iterator[None]:
+        """See `Destination`. On leaving, whatever happened, the upload at hand is finished."""
+        self._staging = cache_root() / "upload" / hashlib.sha256(self.location.encode()).hexdigest()[:16]
+        with locked(self._staging, wait=wait, fix=CACHE, shown=self.location):
+            _empty(self._staging)
+            try:
+                with ThreadPoolExecutor(1) as self._uploads:
+                    yield
+            finally:
+                shutil.rmtree(self._staging, ignore_errors=True)
+
+    def manifest(self) -> Manifest:
+        try:
+            return parse_manifest(self.read(MANIFEST), f"{self.location}/{MANIFEST}")
+        except FileNotFoundError as error:
+            raise UserError(f"{self.location} holds no shards") from error
+
+    def has(self, name: str) -> bool:
+        def there(files: Any, root: str) -> bool:
+            files.invalidate_cache()
+            return bool(files.exists(f"{root}/{self._path(name)}"))
+
+        return retried(self._url, self._path(name), there)
+
+    def names(self, folder: str = "") -> list[str]:
+        return sorted(self._listed(self._path(folder) if folder else self._part))
+
+    def shards(self) -> dict[str, Held]:
+        found = self._listed("")
+        return {name: _held(info) for name, info in found.items() if info["type"] == "file"}
+
+    def read(self, name: str) -> bytes:
+        path = self._path(name)
+        return retried(self._url, path, lambda files, root: bytes(files.cat_file(f"{root}/{path}")))
+
+    def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        there = {f"{folder}/{name}" for folder in {_folder(name) for name in names} for name in self.names(folder)}
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            found = dict(zip(known := [name for name in some if name in there], self._read(known), strict=True))
+            yield from (found.get(name) for name in some)
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        self._sent(path, lambda files, root: files.pipe_file(f"{root}/{path}", data))
+
+    @contextlib.contextmanager
+    def open_shard(self, name: str) -> Iterator[IO[bytes]]:
+        path = self._staging / f"{name}.tar"
+        try:
+            with path.open("wb") as file:
+                yield file
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
+        self.settle()  # no more than one waits for the network while the next is written
+        assert self._uploads is not None
+        self._uploading = self._uploads.submit(self._upload, name, index, record)
+
+    def settle(self) -> None:
+        uploading, self._uploading = self._uploading, None
+        if uploading is not None:
+            uploading.result()
+
+    def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
+        """Leave the shard where it is: its part wrote it there."""
+
+    def remove(self, names: Sequence[str]) -> None:
+        self._remove([self._path(name) for name in names])
+
+    def remove_folder(self, folder: str) -> None:
+        path = self._path(folder)
+
+        def below(files: Any, root: str) -> list[str]:
+            files.invalidate_cache()
+            return [each.removeprefix(f"{root}/") for each in files.find(f"{root}/{path}")]
+
+        with contextlib.suppress(FileNotFoundError):
+            self._remove(retried(self._url, path, below))
+
+    def clear_unfinished(self, folder: str = "") -> None:
+        """See `Destination`. The parts' uploads are left alone, which other machines may be at work on."""
+        if folder or self._part:
+            return
+
+        def abort(files: Any, root: str) -> None:
+            if hasattr(files, "list_multipart_uploads"):  # which no listing shows, and which cost money
+                bucket, _, path = root.partition("/")
+                for each in files.list_multipart_uploads(bucket):
+                    if each["Key"].startswith(f"{path}/" if path else ""):
+                        files.abort_mpu(bucket, each["Key"], each["UploadId"])
+
+        with contextlib.suppress(UserError, FileNotFoundError):  # to list them takes a right of its own
+            retried(self._url, "", abort)
+
+    def _path(self, name: str) -> str:
+        """Return where a file lies below the URL: shards always in the same place, whichever part writes them."""
+        return f"{self._part}/{name}" if self._part and not _SHARD.fullmatch(name) else name
+
+    def _listed(self, path: str) -> dict[str, dict[str, Any]]:
+        def listed(files: Any, root: str) -> dict[str, dict[str, Any]]:
+            files.invalidate_cache()
+            start = f"{root}/{path}" if path else root
+            found = {each["name"].rstrip("/"): each for each in files.ls(start, detail=True)}
+            return {name.rpartition("/")[2]: info for name, info in found.items() if name != start}
+
+        try:
+            return retried(self._url, path, listed)
+        except FileNotFoundError:
+            return {}
+
+    def _read(self, names: list[str]) -> list[bytes | None]:
+        def read(files: Any, root: str) -> list[bytes | None]:
+            paths = [f"{root}/{self._path(name)}" for name in names]
+            found = files.cat_ranges(paths, [None] * len(paths), [None] * len(paths), on_error="return")
+            for each in found:
+                if isinstance(each, BaseException) and not isinstance(each, FileNotFoundError):
+                    raise each
+            return [None if isinstance(each, BaseException) else bytes(each) for each in found]
+
+        return retried(self._url, PARTS, read) if names else []
+
+    def _upload(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
+        stamp = ""
+        if index is not None:
+            local, path = self._staging / f"{name}.tar", f"{name}.tar"
+            chunks = {"chunksize": _PIECE} if self._url.partition("://")[0] in _CHUNKED else {}
+            self._sent(path, lambda files, root: files.put_file(str(local), f"{root}/{path}", **chunks))
+            stamp = self._checked(path, local.stat().st_size)
+            local.unlink()
+            self.write(f"{name}.idx", index)
+        self.write(f"{PARTS}/{name}.json", record(stamp))
+
+    def _checked(self, path: str, size: int) -> str:
+        """Return the stamp of a shard that was uploaded. Raises UserError where not all of it is there."""
+
+        def looked(files: Any, root: str) -> Held:
+            files.invalidate_cache()
+            return _held(files.info(f"{root}/{path}"))
+
+        held = retried(self._url, path, looked)
+        if held.size != size:
+            raise UserError(
+                f"{self._url}/{path}: {held.size:,} of {size:,} bytes are there; run the same command again"
+            )
+        return held.stamp
+
+    def _sent(self, path: str, work: Callable[[Any, str], T]) -> T:
+        try:
+            return retried(self._url, path, work)
+        except FileNotFoundError as error:
+            said = " ".join(str(error).split())
+            raise UserError(f"{self._url}/{path}: {said}; create the bucket first, or give another --out") from error
+
+    def _remove(self, paths: list[str]) -> None:
+        for start in range(0, len(paths), _REMOVED_AT_ONCE):
+            some = paths[start : start + _REMOVED_AT_ONCE]
+            with contextlib.suppress(FileNotFoundError):
+                retried(self._url, some[0], lambda files, root: files.rm([f"{root}/{each}" for each in some]))  # noqa: B023
+
+
+def _held(info: dict[str, Any]) -> Held:
+    return Held(int(info["size"] or 0), stamp_of(info))
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()

@@ -1,0 +1,216 @@
+"""Where a conversion writes: a folder on this machine, or one behind a URL (`Bucket`)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple, Protocol
+
+from fasttrain.errors import UserError, mendable, of_os
+from fasttrain.files import (
+    atomic_write,
+    atomic_write_bytes,
+    clear_temporaries,
+    fsync_folder,
+    make_folder,
+)
+from fasttrain.shards.format import PARTS, Manifest, read_manifest
+
+OUT, CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
+
+
+class Held(NamedTuple):
+    """A file's size in bytes, and a text that changes when another file takes its place ("" where there is none)."""
+
+    size: int
+    stamp: str
+
+
+class Destination(Protocol):
+    """A folder of shards to be. Names are relative to it, with slashes.
+
+    A file is there whole or not at all. Folders raise OSErrors, which `alone` makes UserErrors of; buckets raise
+    UserErrors. `str()` is its path or URL, for a person.
+    """
+
+    @property
+    def location(self) -> Path | str:
+        """The folder's path, or its URL."""
+
+    def below(self, part: str) -> Destination:
+        """Return where one machine's part of the conversion is written."""
+
+    def alone(self, *, wait: bool) -> contextlib.AbstractContextManager[None]:
+        """Keep other conversions of this machine out. Raises UserError where one is at work, unless `wait`."""
+
+    def manifest(self) -> Manifest:
+        """Read the manifest. Raises UserError where there is none, or it is damaged."""
+
+    def has(self, name: str) -> bool:
+        """Return whether there is such a file."""
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of the files and folders in `folder`, sorted."""
+
+    def shards(self) -> dict[str, Held]:
+        """Return all regular files that may be shards, by name."""
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes. Raises FileNotFoundError."""
+
+    def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Yield the bytes of each of these small files, None where it is missing or can't be read."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file, at once."""
+
+    def open_shard(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """Give a file to write a shard into, which is dropped if the body raises."""
+
+    def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
+        """Put the shard `name`.tar, its DALI index and last its record in their places; `record` is given the stamp.
+
+        index: None where `open_shard` was left without a shard. A bucket does it in the background: see `settle`.
+        """
+
+    def settle(self) -> None:
+        """Return once all that was written is there."""
+
+    def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
+        """Take a shard and its record from a part; empty: there are no files but the record."""
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove these files, for good when it returns."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder and all that is in it, if it is there."""
+
+    def clear_unfinished(self, folder: str = "") -> None:
+        """Remove what killed conversions left of files that they were writing in `folder`."""
+
+
+class Folder:
+    """A folder on this machine: see `Destination`."""
+
+    def __init__(self, path: Path) -> None:
+        self.location = path
+
+    def __str__(self) -> str:
+        return str(self.location)
+
+    def below(self, part: str) -> Folder:
+        return Folder(self.location / part)
+
+    @contextlib.contextmanager
+    def alone(self, *, wait: bool) -> Iterator[None]:
+        """See `Destination`. OSErrors that the user can fix (disk full, no permission) become UserErrors."""
+        with locked(self.location, wait=wait, fix=CACHE if wait else OUT):
+            yield
+
+    def manifest(self) -> Manifest:
+        return read_manifest(self.location)
+
+    def has(self, name: str) -> bool:
+        return (self.location / name).exists()
+
+    def names(self, folder: str = "") -> list[str]:
+        place = self.location / folder
+        return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+
+    def shards(self) -> dict[str, Held]:
+        with os.scandir(self.location) as entries:
+            files = (entry for entry in entries if entry.is_file(follow_symlinks=False))
+            return {entry.name: Held(entry.stat().st_size, "") for entry in files}
+
+    def read(self, name: str) -> bytes:
+        return (self.location / name).read_bytes()
+
+    def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        for name in names:
+            try:
+                yield self.read(name)
+            except OSError:
+                yield None
+
+    def write(self, name: str, data: bytes) -> None:
+        make_folder((self.location / name).parent)
+        atomic_write_bytes(self.location / name, data)
+
+    def open_shard(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        return atomic_write(self.location / f"{name}.tar")
+
+    def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
+        if index is not None:
+            atomic_write_bytes(self.location / f"{name}.idx", index)
+        atomic_write_bytes(self.location / PARTS / f"{name}.json", record(""))
+
+    def settle(self) -> None:
+        fsync_folder(self.location)
+
+    def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
+        for file in () if empty else (f"{name}.tar", f"{name}.idx"):
+            _link(Path(part.location) / file, self.location / file)
+        self.write(f"{PARTS}/{name}.json", part.read(f"{PARTS}/{name}.json"))
+
+    def remove(self, names: Sequence[str]) -> None:
+        folders = {(self.location / name).parent for name in names}
+        for name in names:
+            (self.location / name).unlink(missing_ok=True)
+        for folder in folders:
+            fsync_folder(folder)
+
+    def remove_folder(self, folder: str) -> None:
+        shutil.rmtree(self.location / folder, ignore_errors=folder == PARTS)
+
+    def clear_unfinished(self, folder: str = "") -> None:
+        clear_temporaries(self.location / folder)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[None]:
+    """Create `folder`, and keep other processes that call this out of it. shown: its name for a person.
+
+    Raises UserError where another one is there, unless `wait`, and for OSErrors of the body that the user can fix.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--out {folder} is a file; give a folder")
+        make_folder(folder)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            _lock(shown or str(folder), descriptor, wait)
+            yield
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _fixable(folder, error, fix) from error
+
+
+def _lock(shown: str, descriptor: int, wait: bool) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        raise UserError(f"{shown}: another fasttrain convert is writing there; wait, or give another --out") from error
+    except OSError:
+        return  # some network file systems can't lock; atomic writes still keep files whole
+
+
+def _fixable(folder: Path, error: OSError, fix: str) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return of_os(error, folder, "make room and run the same command again: it goes on from here")
+    return mendable(error, error.filename or folder, fix) or error
+
+
+def _link(there: Path, here: Path) -> None:
+    # Not a move: a merge that is killed must find the parts as they were.
+    here.unlink(missing_ok=True)
+    try:
+        os.link(there, here)
+    except OSError:  # not every file system has links
+        with there.open("rb") as part, atomic_write(here) as file:
+            shutil.copyfileobj(part, file)

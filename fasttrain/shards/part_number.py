@@ -1,0 +1,105 @@
+"""Which part of a conversion this process makes: given as "2/4", or taken from the scheduler that started it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from fasttrain.errors import UserError
+
+AUTO = "auto"
+PARTS_VARIABLE = "FASTTRAIN_PARTS"
+"""The number of parts, which Kubernetes doesn't tell its pods."""
+_MOST = 99_999
+_TORCHRUN = ("RANK", "WORLD_SIZE")
+_SLURM_TASK = ("SLURM_PROCID", "SLURM_NTASKS")
+_SLURM_ARRAY = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_STEP")
+_POD = "JOB_COMPLETION_INDEX"
+
+
+def parse_part(part: str, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return (2, 4) for "2/4", and the scheduler's numbers for "auto". Raises UserError."""
+    if part.strip().lower() == AUTO:
+        return _from_scheduler(environment)
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part.strip())
+    number, count = (int(each) for each in found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise UserError(f"--part {part}: give the machine's number and how many there are, from 1/4 to 4/4, or auto")
+    return number, count
+
+
+def _from_scheduler(environment: Mapping[str, str]) -> tuple[int, int]:
+    found = {
+        name: part
+        for name, part in (
+            (_TORCHRUN[0], _ranked(environment, *_TORCHRUN)),
+            (_SLURM_ARRAY[0], _array(environment)),
+            (_POD, _pod(environment)),
+            (_SLURM_TASK[0], _ranked(environment, *_SLURM_TASK)),
+        )
+        if part is not None
+    }
+    if not found:
+        raise UserError(
+            f"--part {AUTO}: none of these variables is set: {' and '.join(_SLURM_ARRAY[::2])}, or "
+            f"{' and '.join(_SLURM_TASK)} (Slurm), {_POD} and {PARTS_VARIABLE} (Kubernetes), {' and '.join(_TORCHRUN)} "
+            "(torchrun); start it with one of these, or give --part 1/4"
+        )
+    if _TORCHRUN[0] in found:
+        found.pop(_SLURM_TASK[0], None)  # which counts the torchruns that srun started
+    several = {name: part for name, part in found.items() if part[1] > 1} or found
+    if len(set(several.values())) > 1:
+        each = ", ".join(f"{number}/{count} by {name}" for name, (number, count) in several.items())
+        raise UserError(f"--part {AUTO}: this process is part {each}; say which: give --part 1/4")
+    return next(iter(several.values()))
+
+
+def _ranked(environment: Mapping[str, str], rank: str, size: str) -> tuple[int, int] | None:
+    """Return the part of a process that its starter numbered from 0."""
+    if rank not in environment:
+        return None
+    return _part(rank, _number(environment, rank), _number(environment, size, f"{rank} is, but not {size}"))
+
+
+def _array(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return the part of a Slurm array's task; the array may start at any number and count in steps."""
+    task, first, count, step = _SLURM_ARRAY
+    if task not in environment:
+        return None
+    parts = _number(environment, count, f"{task} is, but not {count}")
+    start, stride = (_number({name: "0", **environment}, name) for name in (first, step))
+    place, beyond = divmod(_number(environment, task) - start, max(stride, 1))
+    if beyond or not 0 <= place < parts:
+        raise UserError(
+            f"--part {AUTO}: {task}={environment[task]} is none of {parts} tasks in even steps; give sbatch "
+            f"--array=1-{parts}"
+        )
+    return _part(task, place, parts)
+
+
+def _pod(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return the part of a pod of a Kubernetes indexed job."""
+    if _POD not in environment:
+        return None
+    count = _number(
+        environment,
+        PARTS_VARIABLE,
+        f"Kubernetes sets {_POD} but not the number of pods; set {PARTS_VARIABLE} to the job's `completions`",
+    )
+    return _part(_POD, _number(environment, _POD), count)
+
+
+def _part(name: str, place: int, count: int) -> tuple[int, int]:
+    if not 0 <= place < count <= _MOST:
+        raise UserError(f"--part {AUTO}: {name}={place} is none of {count} parts, counted from 0; give --part 1/4")
+    return place + 1, count
+
+
+def _number(environment: Mapping[str, str], name: str, missing: str = "") -> int:
+    given = environment.get(name, "").strip()
+    if not given and missing:
+        raise UserError(f"--part {AUTO}: {missing}; or give --part 1/4")
+    if not re.fullmatch(r"\d{1,9}", given):
+        raise UserError(f"--part {AUTO}: {name}={given!r} is no number; give --part 1/4")
+    return int(given)
