@@ -77,7 +77,7 @@ class Loader:
         *,
         split: str = "train",
         batch_size: int = 256,
-        crop: RandomResizedCrop | CenterCrop | None = None,
+        crop: RandomResizedCrop | CenterCrop | int | None = None,
         hflip: float | None = None,
         shuffle: bool | Literal["shards"] | None = None,
         drop_last: bool = False,
@@ -99,8 +99,9 @@ class Loader:
 
         data: a folder of shards, their URL, or a folder of photographs, which is converted once into the cache.
         split: "train", "val", "test" or "all". crop, hflip, shuffle: for "train" by default `RandomResizedCrop(224)`,
-        0.5 and True, for others `CenterCrop(224)`, 0 and False; `shuffle` "shards" mixes a few shards at a time, for
-        data that don't fit into memory. drop_last: leaves out a short last batch. limit: batches a pass at the most.
+        0.5 and True, for others `CenterCrop(224)`, 0 and False. A number is the size of such a crop. `shuffle`
+        "shards" mixes a few shards at a time, for data that don't fit into memory. drop_last: leaves out a short last
+        batch. limit: batches a pass at the most.
         loader: "auto", "native", "dali", "ffcv" or "torchvision". workers: threads or processes, one a core by default.
         with_ids: yields int64 [n] row numbers of the index as well. extra_labels: columns of the table that the
         photographs were converted from; each batch then ends with a dictionary of these, tensors of numbers and truth
@@ -111,10 +112,13 @@ class Loader:
         """
         check_split(split)
         training = split == "train"
-        crop = crop or (RandomResizedCrop(224) if training else CenterCrop(224))
+        crop = _crop(crop, training)
         flip = (0.5 if training else 0.0) if hflip is None else hflip
         shuffle = training if shuffle is None else shuffle
-        _check(batch_size=batch_size, limit=limit, flip=flip, shuffle=shuffle, output=output, on_bad=on_bad_sample)
+        if batch_size < 1 or (limit is not None and limit < 1) or (workers is not None and workers < 0):
+            given = f"batch_size = {batch_size}, limit = {limit}, workers = {workers}"
+            raise UserError(f"{given}: give at least 1, and no negative number of workers")
+        _check(flip, shuffle, output, on_bad_sample)
         rank, world_size = _ranks(rank, world_size)
         self._shards = ShardSet.open(ensure_shards(data))
         ids = split_ids(self._shards, split, data)
@@ -244,10 +248,17 @@ def _require_size(size: int) -> None:
         raise UserError(f"a crop of {size} px: give a whole number of pixels, such as 224")
 
 
-def _check(batch_size: int, limit: int | None, flip: float, shuffle: Any, output: str, on_bad: str) -> None:
+def _crop(given: RandomResizedCrop | CenterCrop | int | None, training: bool) -> RandomResizedCrop | CenterCrop:
+    if isinstance(given, (RandomResizedCrop, CenterCrop)):
+        return given
+    if given is not None and not isinstance(given, int):
+        raise UserError(f"crop = {given!r}: give RandomResizedCrop(224), CenterCrop(224), or a size such as 224")
+    size = 224 if given is None else given
+    return RandomResizedCrop(size) if training else CenterCrop(size)
+
+
+def _check(flip: float, shuffle: Any, output: str, on_bad: str) -> None:
     rules = {
-        f"batch_size = {batch_size}: give at least 1": batch_size >= 1,
-        f"limit = {limit}: give at least 1": limit is None or limit >= 1,
         f"hflip = {flip}: give a probability, 0 to 1": 0 <= flip <= 1,
         f"shuffle = {shuffle!r} is not one of True, False, 'shards'": shuffle in (True, False, "shards"),
         f"output = {output!r} is not one of uint8, float": output in ("uint8", "float"),

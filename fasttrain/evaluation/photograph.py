@@ -76,6 +76,7 @@ def _decode_directly(data: bytes, image_size: int, crop_pct: float) -> NDArray[n
     if transposed:
         top, left = left, top
     try:
+        _native.cut(data, "none", False)  # reads all of it: what `convert` refuses for its damage is refused here
         pixels = _native.decode_crop(data, (top, left, side, side), False, (image_size, image_size))
     except ValueError:  # damaged: `normalise` says how much
         return None

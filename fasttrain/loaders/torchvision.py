@@ -6,7 +6,9 @@ import contextlib
 import errno
 import multiprocessing.connection
 import multiprocessing.context
+import multiprocessing.process
 import multiprocessing.queues
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -78,6 +80,9 @@ class TorchvisionLoader(ShardLoader):
             if self.settings.workers and error.errno in (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.ENOSYS):
                 raise of_os(error, "/dev/shm", NO_SHM) from error  # where Python keeps the workers' locks
             raise
+        if isinstance(workers, _MultiProcessingDataLoaderIter):
+            # A program may end without `close`, and Python waits at its end for workers that take no SIGTERM.
+            multiprocessing.util.Finalize(self, _kill, (workers._workers,), exitpriority=1)
         try:
             for images, bad in fetched_ahead(self.shards, batches, workers):
                 if isinstance(bad, UserError):
@@ -113,8 +118,12 @@ class TorchvisionLoader(ShardLoader):
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             # Not left to be freed: a traceback may hold it, and Python waits for workers that take no SIGTERM.
             iterator._shutdown_workers()
-            for worker in iterator._workers:
-                worker.kill()
+            _kill(iterator._workers)
+
+
+def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 def decode_crop(

@@ -66,7 +66,7 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     if missing:
         raise UserError(
             f"{table.where(missing[0])}: {table.rows[missing[0]][paths]!r} is none of the photographs "
-            f"({len(missing):,} such lines); paths start from {listing.root}"
+            f"(lines like that: {len(missing):,}); paths start from {listing.root}"
         )
     photos = list(listing.photos)
     dropped: set[int] = set()
@@ -79,10 +79,8 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
         if label.lower() == DROP:
             dropped.add(position)
         elif label not in listing.names:
-            raise UserError(
-                f"{table.where(rows[0])}: {label!r} is none of the classes{nearest(label, list(listing.names))}; "
-                f"give one of them ({few(listing.names)}) or drop"
-            )
+            fix = nearest(label, list(listing.names)) or f"; give one of them ({few(listing.names)}) or drop"
+            raise UserError(f"{table.where(rows[0])}: {label!r} is none of the classes{fix}")
         same = photos[position].name == label
         counts["dropped" if position in dropped else "unchanged" if same else "relabelled"] += 1
         photos[position] = replace(photos[position], name=label)
@@ -107,7 +105,7 @@ def grouped(listing: Listing, pattern: str | None) -> Listing:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--group-by {pattern}: no regular expression ({error})") from error
+        raise UserError(f"--group-by {pattern}: not a valid regular expression ({error})") from error
     matches = [compiled.search(photo.path) for photo in listing.photos]
     lone = [photo.path for photo, found in zip(listing.photos, matches, strict=True) if not (found and found[0])]
     if lone:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Protocol
 
+from fasttrain.config.location import user_path
 from fasttrain.errors import UserError, of_os
 from fasttrain.photos import (
     archive,
@@ -63,6 +64,7 @@ _KINDS: tuple[Kind, ...] = (
     folder,
 )
 _ANY = frozenset({"group_by", "splits", "relabel", "skip_empty_classes", "keep_duplicates_together"})
+_LISTS = ("splits", "relabel", "class_names")
 _NO_OPTIONS = SourceOptions()
 
 
@@ -130,6 +132,8 @@ def _check_options(kind: Kind, source: str | Path, options: SourceOptions) -> No
         if given not in (None, False) and each.name not in kind.OPTIONS | _ANY:
             flag = each.name.replace("_", "-")
             raise UserError(f"--{flag} {given} means nothing for --source {source}: leave out --{flag}")
+        if given is not None and each.name in _LISTS and not user_path(given).exists():
+            raise UserError(f"--{each.name.replace('_', '-')} {given}: there is no such file; check the path")
 
 
 def _undecided(listing: Listing) -> Listing:
@@ -158,5 +162,8 @@ def _require_all_classes(listing: Listing) -> None:
 def _one_class(source: Source) -> str:
     inner = source.root / source.classes[0]
     nested = inner.is_dir() and DiskTree(source.root).folders(source.classes[0])
-    mend = f"did you mean --source {inner}?" if nested else "a classifier needs two"
+    files = sorted(source.root.glob("*")) if source.root.is_dir() else []
+    tables = [each for each in files if each.suffix.lower() != ".txt" and table.claims(str(each))]
+    meant = inner if nested else tables[0] if tables else None
+    mend = f"did you mean --source {meant}?" if meant else "a classifier needs two"
     return f"--source {source.root} holds photographs of one class only, {source.classes[0]!r}; {mend}"

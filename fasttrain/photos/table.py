@@ -248,6 +248,8 @@ def _note(table: Table, columns: _Columns, extra: list[str]) -> str:
 
 
 def _require_some(table: Table, photos: list[Photo], base: str) -> None:
+    if not table.rows:
+        raise UserError(f"{table.path} has no rows below its header; give a line for each photograph")
     if not photos:
         raise UserError(f"{table.path}: no row has a label; give another --label-column")
     if all(photo.size < 0 for photo in photos):

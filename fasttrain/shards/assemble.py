@@ -93,6 +93,11 @@ def require_training(
     left = {*known, *(label for job, part in kept if job.split == TRAIN for label in part.labels)}
     for label, name in enumerate(classes):
         if label not in left:
+            if any(label in part.labels for _, part in kept):
+                raise UserError(
+                    f"class {name!r} has no training photograph: all of its photographs validate or test; give it "
+                    "more, or other splits"
+                )
             inside = (reason for path, reason in broken.items() if name in PurePosixPath(path).parts[:-1])
             first = next((f", such as: {reason}" for reason in inside), "")
             raise UserError(

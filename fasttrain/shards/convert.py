@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fasttrain.config.location import cache_root, is_url, url_in_path, user_path
 from fasttrain.errors import UserError
-from fasttrain.photos.source import UNDECIDED, Source, SourceOptions
+from fasttrain.photos.source import TEST, UNDECIDED, Source, SourceOptions
 from fasttrain.photos.sources import open_source, require_known
 from fasttrain.photos.together import keep_together
 from fasttrain.shards.append import plan_addition, write_addition
@@ -323,6 +323,9 @@ def _checked(
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
     source = open_source(where, least_classes, options)
+    if settings.test_fraction and (source.splits == TEST).any():
+        unused = "--test-fraction isn't used: the source has test photographs of its own"
+        source = replace(source, notes=(*source.notes, unused))
     if source.kind != "table" and _lies_within(out.location, source.root):  # which names its photographs one by one
         raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source

@@ -122,7 +122,8 @@ def _refuse_other(
     ]
     more = "; --append adds what is new" if differ == ["other photographs"] and not release else ""
     if differ:
-        raise UserError(f"{out} holds other shards ({'; '.join(differ)}); give --overwrite, or another --out{more}")
+        what = "an unfinished conversion of others" if release else "other shards"
+        raise UserError(f"{out} holds {what} ({'; '.join(differ)}); give --overwrite, or another --out{more}")
 
 
 def _clear(out: Destination, mine: dict[str, Any]) -> None:

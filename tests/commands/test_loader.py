@@ -18,6 +18,7 @@ from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.photos.source import SourceOptions
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
+from tests.support.patience import PATIENCE
 
 CROP = RandomResizedCrop(48, scale=(0.35, 1))
 
@@ -98,6 +99,15 @@ def test_crops_do_not_depend_on_the_order(shard_folder) -> None:
     assert all(torch.equal(shuffled[each], ordered[each]) for each in ordered)
 
 
+def test_a_number_is_the_size_of_the_usual_crop(shard_folder) -> None:
+    for split, crop in (("train", RandomResizedCrop(32)), ("val", CenterCrop(32))):
+        passes = []
+        for given in (32, crop):
+            with Loader(shard_folder, split=split, batch_size=16, crop=given, workers=1) as loader:
+                passes.append(one_pass(loader)[0])
+        assert torch.equal(*passes)
+
+
 def test_short_batches_and_limits(shard_folder) -> None:
     with Loader(shard_folder, batch_size=14, crop=CROP, drop_last=True, workers=1) as loader:
         sizes = [len(images) for images, _ in loader]
@@ -154,7 +164,9 @@ def test_extra_labels_come_with_the_photographs(photographs, tmp_path) -> None:
     ("options", "said"),
     [
         ({"split": "trian"}, "split = 'trian' is not one of train, val, test, all; did you mean 'train'"),
-        ({"batch_size": 0}, "batch_size = 0: give at least 1"),
+        ({"batch_size": 0}, "batch_size = 0, limit = None, workers = None: give at least 1"),
+        ({"workers": -1}, "workers = -1: give at least 1, and no negative number of workers"),
+        ({"crop": "64"}, "crop = '64': give RandomResizedCrop(224), CenterCrop(224), or a size such as 224"),
         ({"hflip": 1.5}, "hflip = 1.5: give a probability, 0 to 1"),
         ({"shuffle": "full"}, "shuffle = 'full' is not one of True, False, 'shards'"),
         ({"output": "half"}, "output = 'half' is not one of uint8, float"),
@@ -202,6 +214,20 @@ def test_a_hundred_passes_leave_no_thread_behind(shard_folder) -> None:
         for _ in range(100):
             next(iter(loader))
         assert threading.active_count() <= before + 2
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)"])
+def test_a_script_that_closes_nothing_ends(end, shard_folder) -> None:
+    """Python waits for the loader's processes, which take no SIGTERM."""
+    code = f"""
+from fasttrain import Loader
+loader = Loader({str(shard_folder)!r}, batch_size=8, crop=32, loader="torchvision", workers=2)
+for images, labels in loader:
+    break
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, capture_output=True, text=True)
+    assert done.returncode == (3 if end else 0) and not done.stderr, done.stderr
 
 
 def test_the_names_cost_no_import_of_torch() -> None:

@@ -72,7 +72,7 @@ def test_relabelling(folder) -> None:
     again = opened(folder, relabel=listed(folder, "cat/p0_cat.jpg dog\n", "list.txt"))
     assert again.settings["relabel"]["relabelled"] == 1 and again.settings["relabel"]["file"] != first
     for line, said in (
-        ("cat/p9_cat.jpg,dog", "line 2: 'cat/p9_cat.jpg' is none of the photographs (1 such lines)"),
+        ("cat/p9_cat.jpg,dog", "line 2: 'cat/p9_cat.jpg' is none of the photographs (lines like that: 1)"),
         ("cat/p0_cat.jpg,dgo", "line 2: 'dgo' is none of the classes; did you mean 'dog'?"),
         ("cat/p0_cat.jpg,dog\ncat/p0_cat.jpg,drop", "line 3: cat/p0_cat.jpg has two new labels"),
         ("cat/p0_cat.jpg,", "line 2: '' is none of the classes"),
@@ -94,7 +94,7 @@ def test_groups_by_a_pattern(folder) -> None:
         assert len({split for split, each in zip(splits, source.groups, strict=True) if each == group}) == 1
     assert Counter(splits.tolist()) == {0: 6, 1: 3, 2: 3}
     assert "finds nothing in the path of 3 of 12 photographs" in refused(folder, group_by="p[0-2]")
-    assert "no regular expression" in refused(folder, group_by="(")
+    assert "not a valid regular expression" in refused(folder, group_by="(")
 
 
 def test_a_group_follows_its_fixed_photographs(folder) -> None:

@@ -128,6 +128,24 @@ def test_predict_obeys_the_same_rule(photograph, encode, tmp_path) -> None:
         read_photograph(file, 64)
 
 
+def test_predict_refuses_what_convert_refuses(photograph, encode, tmp_path) -> None:
+    """Also where the damage lies below the crop, or where the decoder takes it for pixels."""
+    jpeg, file = encode(photograph), tmp_path / "photo.jpg"
+    refused = 0
+    for data in [*(overwritten(jpeg, share / 20) for share in range(1, 20)), jpeg[: -len(jpeg) // 30]]:
+        file.write_bytes(data)
+        try:
+            normalise(data)
+        except BrokenPhoto as error:
+            refused += 1
+            with pytest.raises(Unreadable) as caught:
+                read_photograph(file, 64)
+            assert str(caught.value) == error.reason
+        else:
+            read_photograph(file, 64)
+    assert refused > 10
+
+
 @pytest.fixture
 def folder(photograph, encode, tmp_path) -> Path:
     jpeg = encode(photograph)
