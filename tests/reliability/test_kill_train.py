@@ -55,7 +55,7 @@ IMPORTED = (
 PLAIN = {"KILL_WITHOUT_FIGURES": "1"}
 # Logs and stores, to which things are added: a torn end is theirs to deal with.
 IN_PLACE = [r"/train\.log$", r"/output\.log$", r"/(mlflow|study)\.db(-journal|-wal|-shm)?$"]
-IN_PLACE += [r"/\.lock$", r"/mlruns(/|$)", r"/mlflow-artifacts(/|$)", r"/mlartifacts(/|$)"]
+IN_PLACE += [r"/\.(tracking\.)?lock$", r"/mlruns(/|$)", r"/mlflow-artifacts(/|$)", r"/mlartifacts(/|$)"]
 
 
 @dataclass(frozen=True)
