@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 failed=()
 step() { echo "full: $*" && "$@" || failed+=("$*"); }
 
-step tools/test.sh
+step tools/test.sh -m ""
 step tools/reliability.sh
 step tools/fuzz.sh "${FUZZ_SECONDS:-3600}"
 step tools/arm_check.sh

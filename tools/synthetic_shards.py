@@ -9,6 +9,7 @@ import numpy as np
 
 from fasttrain.photos.source import SourceSummary
 from fasttrain.shards.assemble import assemble
+from fasttrain.shards.destination import Folder
 from fasttrain.shards.layout import ShardJob, shard_name
 from fasttrain.shards.parts import Part
 
@@ -39,7 +40,7 @@ def write_synthetic_shards(out: Path, samples: int, shards: int, classes: int) -
         (out / f"{name}.idx").write_bytes(b"v1.2 0\n")
         parts.append((ShardJob(name, 0, rows), part))
     names = tuple(f"class-{number:05d}" for number in range(classes))
-    assemble(out, SourceSummary("folder", "synthetic", names, samples, (), "sha256:0"), parts, {})
+    assemble(Folder(out), SourceSummary("folder", "synthetic", names, samples, (), "sha256:0"), parts, {})
 
 
 if __name__ == "__main__":

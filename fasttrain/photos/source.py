@@ -192,6 +192,8 @@ def refuse_shards(root: Path) -> None:
         raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
     if (root / ".parts").is_dir():
         raise UserError(f"--source {root} holds a conversion that isn't finished; give the photographs themselves")
+    if any(root.glob("index*.npy")) and any(root.glob("*.tar")):
+        raise UserError(f"--source {root} holds shards without their manifest.json; copy it again, or convert again")
 
 
 def few(names: Sequence[str]) -> str:

@@ -129,6 +129,7 @@ def test_doctor_looks_at_this_machine(doctors):
     assert findings["export"]["found"].startswith("onnx ") and "onnxruntime " in findings["export"]["found"]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_square_brackets_are_the_users(doctors, photographs, tmp_path):
     shown = warm.run(["-m", "fasttrain", "doctor"], env={**os.environ, "COLUMNS": "400"}, text=True).stdout

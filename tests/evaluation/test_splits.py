@@ -20,7 +20,7 @@ from fasttrain.loaders.registry import loader_class
 from fasttrain.shards.convert import convert, ensure_shards
 from fasttrain.shards.reader import ShardSet
 
-PLAIN = {"loader": "torchvision", "workers": 0, "device": "cpu"}
+PLAIN = {"loader": "auto", "workers": 0, "device": "cpu"}  # whose decoder is that of `predict`, too
 
 
 @pytest.fixture(autouse=True)

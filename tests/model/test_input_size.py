@@ -115,6 +115,7 @@ def test_a_refused_size_leaves_no_run_folder(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_transformer_of_another_size_from_training_to_export(shard_folder: Path, photographs: Path, tmp_path: Path):
     vit = {**SMALL, "model": "vit_tiny_patch16_224", "image_size": 64, "track": False}

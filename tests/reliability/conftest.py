@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
+# Which of them tools/test.sh leaves out: minutes, even in their short form.
+_LONG = ("test_machine_disk", "test_machine_limits", "test_under_load")
 _COLUMNS = ("fault", "how it is made to happen", "times", "what was lost", "measured", "test")
 
 
@@ -99,3 +101,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
+            if item.path.stem in _LONG:
+                item.add_marker(pytest.mark.full)

@@ -50,7 +50,8 @@ def flat(samples: list[dict[str, float]], most_mb: float, warm_up: float = 0.2) 
     counts = {name: [int(sample[name]) for sample in steady] for name in ("files", "threads", "children")}
     for name, values in counts.items():
         half = len(values) // 2  # one more for a moment is a thread that is just ending, or a connection
-        assert max(values) - min(values) <= 3, f"{name}: {values}"
+        low, high = np.percentile(values, [10, 90])
+        assert high - low <= 3, f"{name}: {values}"
         assert len(values) < 20 or min(values[half:]) <= max(values[:half]), f"{name}: {values}"
     said = f"{slope * 3600:+.1f} MB an hour ({growth:+.2f} MB in {time[-1] - time[0]:,.0f} s at {rss[-1]:.0f} MB)"
     return f"{said}, {counts['files'][-1]} file descriptors, {counts['threads'][-1]} threads"

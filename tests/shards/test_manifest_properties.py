@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fasttrain.errors import UserError
 from fasttrain.photos.source import SourceSummary
 from fasttrain.shards.assemble import assemble
+from fasttrain.shards.destination import Folder
 from fasttrain.shards.format import MANIFEST, SPLITS, Manifest, parse_manifest, read_manifest
 from fasttrain.shards.keys import MAX_KEY, make_keys
 from fasttrain.shards.layout import ShardJob, shard_name
@@ -95,7 +96,7 @@ def test_shards_give_back_what_was_put_in(
         (folder / f"{job.name}.idx").write_bytes(tar.dali_index())
         parts.append((job, part))
     source = SourceSummary("folder", "odd", tuple(classes), len(samples), (), "sha256:0")
-    written = assemble(folder, source, parts, {"raw": False})
+    written = assemble(Folder(folder), source, parts, {"raw": False})
 
     shards = ShardSet.open(folder)
     assert shards.manifest.to_bytes() == written.to_bytes() and shards.classes == classes
