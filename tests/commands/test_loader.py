@@ -37,6 +37,7 @@ def test_a_pass_gives_every_photograph_once(shard_folder) -> None:
     assert labels.dtype == torch.int64 and labels.tolist() == shards.labels()[ids].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LOADERS))
 def test_every_loader_delivers_the_same(name, shard_folder) -> None:
     if reason := loader_class(name).unavailable(ShardSet.open(shard_folder), "cpu"):
@@ -216,6 +217,7 @@ def test_a_hundred_passes_leave_no_thread_behind(shard_folder) -> None:
         assert threading.active_count() <= before + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)"])
 def test_a_script_that_closes_nothing_ends(end, shard_folder) -> None:
     """Python waits for the loader's processes, which take no SIGTERM."""
