@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from results import Results
 
 from fasttrain.device import choose_workers
 from fasttrain.photos.color import Color
@@ -78,13 +79,7 @@ def test_cut(photographs, short, results, tmp_path):
         "cut, standard tables": partial(cut, False),
     }
     rates, _ = measure(running, tmp_path, rounds=3 if short else 5)
-    part = {
-        name: {"img/s": statistics.median(each), "ratio_to_decode": ratio(each, rates["decode"])}
-        for name, each in rates.items()
-    }
-    results.add("cut", part)
-    rows = [[name, f"{found['img/s']:,.0f}", f"{found['ratio_to_decode']:.2f}"] for name, found in part.items()]
-    results.add_table("cut", ["one core", "img/s", "to the decode"], rows)
+    add_compared(results, "cut", rates, "decode", "ratio_to_decode", ["one core", "img/s", "to the decode"])
 
 
 def test_color(photographs, short, results, tmp_path):
@@ -106,13 +101,21 @@ def test_color(photographs, short, results, tmp_path):
     for name, icc in profiles.items():
         running |= {f"{name}, {color}": partial(stored, tagged(icc), color) for color in ("keep", "auto", "srgb")}
     rates, _ = measure(running, tmp_path, rounds=3 if short else 5)
+    head = ["one core, profile and --color", "img/s", "to no profile"]
+    add_compared(results, "color", rates, "no profile", "ratio_to_no_profile", head)
+
+
+def add_compared(
+    results: Results, name: str, rates: dict[str, list[float]], base: str, ratio_name: str, head: list[str]
+) -> None:
+    """Add each contender's median rate, and its ratio to `base` round by round, to the results and as a table."""
     part = {
-        name: {"img/s": statistics.median(each), "ratio": ratio(each, rates["no profile"])}
-        for name, each in rates.items()
+        each: {"img/s": statistics.median(found), ratio_name: ratio(found, rates[base])}
+        for each, found in rates.items()
     }
-    results.add("color", part)
-    rows = [[name, f"{found['img/s']:,.0f}", f"{found['ratio']:.2f}"] for name, found in part.items()]
-    results.add_table("color", ["one core, profile and --color", "img/s", "to no profile"], rows)
+    results.add(name, part)
+    rows = [[each, f"{found['img/s']:,.0f}", f"{found[ratio_name]:.2f}"] for each, found in part.items()]
+    results.add_table(name, head, rows)
 
 
 def run_ours(photographs: Path, settings: dict, out: Path) -> int:

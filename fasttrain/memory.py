@@ -26,7 +26,7 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int:
-    """What this process can still take, bytes: the least of the machine's, its cgroup's and its own limit's."""
+    """Return how many bytes this process can still take: the least that machine, cgroup and its own limit leave."""
     free = [_machines(), *_cgroups()]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
@@ -35,7 +35,7 @@ def free_memory() -> int:
 
 
 def resident_memory() -> int:
-    """What this process has resident, bytes."""
+    """Return how many bytes of this process are resident."""
     return _pages_taken(1)
 
 
@@ -56,7 +56,7 @@ def _pages_taken(column: int) -> int:
 
 
 def _cgroups() -> list[int]:
-    """Of each limit on the way from this process's cgroup to the root, of versions 1 and 2, what is left of it."""
+    """Return what is left of each limit from this process's cgroup up to the root, of versions 1 and 2."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, no_memory
 from fasttrain.loaders.checksums import Checksums
-from fasttrain.loaders.plan import BadSamples, Batch, CenterShare, Crop, EpochPlan, epoch_order
+from fasttrain.loaders.plan import BadSamples, Batch, CenterShare, Crop, EpochPlan
 from fasttrain.loaders.to_device import copied_ahead
 
 if TYPE_CHECKING:
@@ -85,13 +85,11 @@ class Loader(ABC):
         sizes, settings = self.shards.sizes(), self.settings
         if settings.crop is None:
             return EpochPlan.evaluation(self.ids, sizes, size=settings.image_size)
-        order = self.ids
-        if settings.shuffle != "none":
-            shards = self.shards.index["shard"][self.ids].astype(np.int64) if settings.shuffle == "shards" else None
-            order = epoch_order(self.ids, settings.seed, self.epoch, shards)
-        return EpochPlan.in_order(
-            order, sizes, seed=settings.seed, epoch=self.epoch, size=settings.image_size, crop=settings.crop
-        )
+        seed, epoch, size, crop = settings.seed, self.epoch, settings.image_size, settings.crop
+        if settings.shuffle == "none":
+            return EpochPlan.in_order(self.ids, sizes, seed=seed, epoch=epoch, size=size, crop=crop)
+        shards = self.shards.index["shard"][self.ids].astype(np.int64) if settings.shuffle == "shards" else None
+        return EpochPlan.training(self.ids, sizes, seed=seed, epoch=epoch, size=size, crop=crop, shards=shards)
 
     def __len__(self) -> int:
         """Batches in a whole epoch on this rank, wherever a resumed one starts."""

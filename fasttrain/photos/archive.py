@@ -19,7 +19,7 @@ from fasttrain.photos.gzipped import MAGIC, Gzipped
 from fasttrain.photos.source import Listing, SourceOptions
 from fasttrain.photos.split_names import split_of
 from fasttrain.photos.tars import tar_members
-from fasttrain.photos.walk import Found, Ignored, left_out
+from fasttrain.photos.walk import Found, Ignored, first_bytes, is_hidden, left_out
 from fasttrain.photos.zips import is_link, read_member, require_readable, zip_members
 
 OPTIONS = frozenset({"classes"})
@@ -61,7 +61,7 @@ def claims(source: str) -> bool:
         return holds(path, _FILES)
     if not path.is_file():
         return False
-    head = _head(path)
+    head = first_bytes(path)
     starts = (*_ZIP, MAGIC, *(start for start, _, _ in _OTHERS))
     return _FILES.search(path.name) is not None or head.startswith(starts) or head[_USTAR] == b"ustar"
 
@@ -96,7 +96,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What lies in an archive: files by their paths, folders, and (path, reason) of what is left out."""
+    """The contents of an archive: files by their paths, folders, and (path, reason) of what is left out."""
 
     members: dict[str, _Member]
     folders: set[str]
@@ -105,7 +105,7 @@ class _Contents:
     def add(self, inner: _Contents, folder: str) -> None:
         """Put the contents of another archive into a folder; what lies there in a folder of the same name, too."""
         own = f"{folder.rpartition('/')[2]}/"
-        passed = own if all(name.startswith(own) or _hidden(name) for name in inner.members) else ""
+        passed = own if all(name.startswith(own) or is_hidden(name) for name in inner.members) else ""
         for name, member in inner.members.items():
             link = member.link and f"{folder}/{member.link.removeprefix(passed)}"
             self.members[f"{folder}/{name.removeprefix(passed)}"] = replace(member, link=link)
@@ -114,7 +114,7 @@ class _Contents:
 
 
 def _read(path: Path) -> _Contents:
-    head = _head(path)
+    head = first_bytes(path)
     for start, kind, command in _OTHERS:
         if head.startswith(start):
             raise UserError(f"--source {path} is a {kind}, which can't be read in place; unpack it: {command} {path}")
@@ -130,7 +130,7 @@ def _read(path: Path) -> _Contents:
         if not name:
             contents.ignored.append((member.path, "its path leads out of the archive"))
             continue
-        if name in contents.members and not _hidden(name):
+        if name in contents.members and not is_hidden(name):
             contents.ignored.append((name, "there twice: the last one is read, as after unpacking"))
         if member.twin is not None:
             twin = contents.members.get(_plain(member.twin) or "")
@@ -165,10 +165,10 @@ class _Tree:
         self._folders: dict[str, set[str]] = {"": set()}
         self._files: dict[str, list[str]] = {}
         for name in contents.members:
-            if not _hidden(name):
+            if not is_hidden(name):
                 self._add(name)
         for folder in contents.folders:
-            if folder and not _hidden(folder):
+            if folder and not is_hidden(folder):
                 self._add_folder(folder)
         while inner := self._wrapper():
             beside = (each for each in self.loose("") if not isinstance(each, Found))
@@ -246,19 +246,10 @@ class _Tree:
             folder = above
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEAD)
-
-
 def _plain(name: str) -> str | None:
     """Return a member's path from the top of the archive on, as `tar` unpacks it; None where it leads out of it."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if ".." in parts else "/".join(parts)
-
-
-def _hidden(name: str) -> bool:
-    return any(part[0] == "." or part == "__MACOSX" for part in name.split("/"))
 
 
 def _tar(container: Container) -> Iterator[_Member]:

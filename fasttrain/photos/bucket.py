@@ -16,7 +16,7 @@ from fasttrain.errors import UserError
 from fasttrain.photos.folder import list_tree
 from fasttrain.photos.formats import HEAD
 from fasttrain.photos.source import Listing, SourceOptions
-from fasttrain.photos.walk import PHOTOGRAPHS, Found, Ignored, left_out
+from fasttrain.photos.walk import PHOTOGRAPHS, Found, Ignored, is_hidden, left_out
 from fasttrain.urls import retried, stamp_of
 
 OPTIONS = frozenset({"classes"})
@@ -111,7 +111,11 @@ def find(url: str) -> dict[str, dict[str, Any]]:
         found = {}
     if not found:
         raise UserError(f"--source {url}: nothing lies there; give the URL of a folder that holds photographs")
-    return {path: info for path, info in found.items() if info["type"] == "file" and _usual(path)}
+    return {
+        path: info
+        for path, info in found.items()
+        if info["type"] == "file" and all(path.split("/")) and not is_hidden(path)
+    }
 
 
 def found_in(info: dict[str, Any]) -> tuple[int, tuple[int, int, int]]:
@@ -132,10 +136,6 @@ def _heads(url: str, sizes: dict[str, int]) -> dict[str, bytes]:
 
         found.update(zip(some, retried(url, "", read), strict=True))
     return found
-
-
-def _usual(path: str) -> bool:
-    return all(part and part[0] != "." and part != "__MACOSX" for part in path.split("/"))
 
 
 def _suffix(path: str) -> str:

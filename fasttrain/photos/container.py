@@ -15,7 +15,7 @@ from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.source import UNDECIDED, refuse_shards
 from fasttrain.photos.split_names import splits_in
-from fasttrain.photos.walk import Ignored, is_folder
+from fasttrain.photos.walk import Ignored, is_folder, is_hidden
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -151,7 +151,7 @@ def file_paths(source: str | Path, match: re.Pattern[str]) -> tuple[Path, list[P
 
 
 def _below(folder: Path) -> list[Path]:
-    return [each for each in folder.rglob("*") if each.is_file() and not _hidden(each.relative_to(folder))]
+    return [each for each in folder.rglob("*") if each.is_file() and not is_hidden(each.relative_to(folder).as_posix())]
 
 
 def _splits(root: Path, paths: list[Path]) -> list[int]:
@@ -176,10 +176,6 @@ def _split_of(name: str) -> int | None:
     return None
 
 
-def _hidden(path: Path) -> bool:
-    return any(part[0] == "." or part == "__MACOSX" for part in path.parts)
-
-
 def holds(source: str | Path, match: re.Pattern[str]) -> bool:
     """Return whether a source is files that `match`: one, a pattern of them, or a folder of nothing but such files.
 
@@ -189,7 +185,7 @@ def holds(source: str | Path, match: re.Pattern[str]) -> bool:
     if not path.is_dir():
         return match.search(path.name) is not None and (path.is_file() or _BRACES.search(str(path)) is not None)
     with os.scandir(path) as entries:
-        folders = [entry.path for entry in entries if not _hidden(Path(entry.name)) and is_folder(entry)]
+        folders = [entry.path for entry in entries if not is_hidden(entry.name) and is_folder(entry)]
     if folders:
         return all(_has(folder, match) for folder in folders)
     return _has(path, match)

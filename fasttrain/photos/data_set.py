@@ -1,4 +1,4 @@
-"""Where a data set in one of Hugging Face's forms lies, and which of its files hold which split."""
+"""Finds a data set in one of Hugging Face's forms, and the split that each of its files holds."""
 
 from __future__ import annotations
 

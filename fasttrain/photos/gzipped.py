@@ -19,7 +19,7 @@ _MOST_POINTS = 1000  # of 40 kB each
 
 @dataclass
 class _Place:
-    """Where a decompressor is: bytes given out and taken in. inflater: None between two members of the file."""
+    """The position of a decompressor: bytes given out and taken in. inflater: None between two members of the file."""
 
     out: int = 0
     taken: int = 0

@@ -23,7 +23,7 @@ _AT_ONCE = 32  # photographs
 _BUFFER = 4 << 20  # bytes
 
 Features = dict[str, Any]
-"""What `datasets` knows of each column: `{"label": {"_type": "ClassLabel", "names": [...]}}`."""
+"""The description of each column by `datasets`: `{"label": {"_type": "ClassLabel", "names": [...]}}`."""
 
 
 class _Unusable(UserError):

@@ -47,7 +47,7 @@ class _Columns:
 
 
 class _Place(Protocol):
-    """Where the paths of a table start."""
+    """The place from which the paths of a table start."""
 
     base: str
 

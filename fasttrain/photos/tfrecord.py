@@ -45,7 +45,7 @@ def claims(source: str) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a photograph lies in its file, and the record that holds it, with the record's checksum."""
+    """The place of a photograph in its file, and the record that holds it, with the record's checksum."""
 
     container: Container
     start: int

@@ -170,7 +170,7 @@ def _held(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint8
 def _small(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint8] | None]:
     """Return 16 hexadecimal digits of the content's SHA-256, and the picture as uint8 RGB [32, 32, 3].
 
-    What can't be read has neither, and what doesn't decode no picture: the conversion itself says why.
+    A file that can't be read has neither, one that doesn't decode has no picture. The conversion itself says why.
     """
     from PIL.Image import Resampling
 

@@ -62,7 +62,7 @@ def walk(
     with os.scandir(folder) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
-        if entry.name[0] == "." or entry.name == "__MACOSX":
+        if is_hidden(entry.name):
             continue
         path = f"{start}/{entry.name}" if start else entry.name
         linked = entry.is_symlink() and os.path.exists(entry.path)  # noqa: PTH110 - pathlib is slow
@@ -88,12 +88,17 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
         if not entry.is_file():
             return path, "a broken link" if entry.is_symlink() else "not a regular file"
         stat = entry.stat()
-        reason = left_out(entry.name, lambda: _head(entry.path))
+        reason = left_out(entry.name, lambda: first_bytes(entry.path))
         if reason is None:
             return Found(path, stat.st_size, (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
     except OSError as error:
         return path, f"can't be read: {error.strerror}"
     return path, reason
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a part of a path, with slashes, begins with a dot, or is the folder that macOS puts into zips."""
+    return any(part[:1] == "." or part == "__MACOSX" for part in path.split("/"))
 
 
 def left_out(name: str, head: Callable[[], bytes]) -> str | None:
@@ -111,6 +116,7 @@ def left_out(name: str, head: Callable[[], bytes]) -> str | None:
     return f"not a photograph ({suffix})" if suffix else "not a photograph"
 
 
-def _head(path: str) -> bytes:
+def first_bytes(path: str | Path) -> bytes:
+    """Return the HEAD bytes that a file begins with. Raises OSError."""
     with Path(path).open("rb") as file:
         return file.read(HEAD)

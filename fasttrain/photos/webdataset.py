@@ -20,7 +20,7 @@ from fasttrain.photos.records import Record, list_records
 from fasttrain.photos.rows import LABELS, plain
 from fasttrain.photos.source import Listing, SourceOptions
 from fasttrain.photos.tars import tar_members
-from fasttrain.photos.walk import Ignored, left_out
+from fasttrain.photos.walk import Ignored, is_hidden, left_out
 
 OPTIONS = frozenset({"class_names", "label_column"})
 FILES = re.compile(r"\.(?:tar|tgz|tar\.gz)$", re.IGNORECASE)
@@ -77,7 +77,7 @@ class _Part:
 
 @dataclass
 class _Sample:
-    """What lies under one key."""
+    """The photographs and labels of one key."""
 
     photos: list[_Part] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
@@ -96,7 +96,7 @@ def _samples(container: Container, prefix: str, column: str | None, ignored: lis
     for info, head in tar_members(container):
         name = info.name.removeprefix("./")
         path = prefix + name
-        if info.isdir() or any(part[:1] == "." or part == "__MACOSX" for part in name.split("/")):
+        if info.isdir() or is_hidden(name):
             continue
         place = places.get(info.linkname, (-1, 0)) if info.islnk() else (info.offset_data, info.size)
         if not (info.isfile() or info.islnk()) or info.sparse is not None or place[0] < 0:

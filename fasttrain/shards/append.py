@@ -51,7 +51,7 @@ _KEPT = "the shards keep the earlier one"
 
 @dataclass(frozen=True)
 class Addition:
-    """What a source has that the shards lack.
+    """The photographs of a source that the shards lack.
 
     source: with the shards' classes, and behind them the new ones. keys: one a photograph of the source. known: path,
     split and bytes (-1: not recorded) of each photograph of the conversions before. kept: (path, reason) of those that

@@ -1,4 +1,4 @@
-"""Where a conversion writes: a folder on this machine, or one behind a URL (`Bucket`)."""
+"""The place that a conversion writes into: a folder on this machine, or one behind a URL (`Bucket`)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def shard_name(split: int, number: int) -> str:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier shards hold of a source, for `convert --append`.
+    """The photographs of a source that earlier shards hold, for `convert --append`.
 
     held: int8 [n], the split of each photograph that they know, -1 for others. added: bool [n], what is to be written
     now. first: the number of the first new shard of each split.

@@ -96,7 +96,7 @@ def prepare(
 def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> None:
     """Make `out` ready for new shards beside those of the manifest `base`; `mine` tells this append from others.
 
-    What a killed append of others left goes, and what the append before this one replaced.
+    Files that a killed append of others left are removed, and so are those that the append before this one replaced.
     """
     out.clear_unfinished()
     out.clear_unfinished(PARTS)
