@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,11 +60,12 @@ class Loader(ABC):
 
     Images lie on `settings.device` where that is CUDA; labels and ids are on the CPU. A subclass only turns planned
     batches into pixels (`_load`); order, boxes, flips, counting and resuming are the same for all of them, and so are
-    bad samples: a batch comes without them, however few it has left. `bad` holds those of the epoch at hand that this
-    process has met: id and reason.
+    bad samples: a batch comes without them, however few it has left. `bad_samples` holds those of the epoch at hand
+    that this process has met: id and reason. `why` says why it was chosen, where somebody chose it.
     """
 
-    name: ClassVar[str]
+    name: str
+    why: str = ""
     _checksums: Checksums | None = None
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
@@ -74,7 +75,7 @@ class Loader(ABC):
         self.epoch = 0
         self._delivered = 0
         self._resume_at = 0
-        self.bad: dict[int, str] = {}
+        self.bad_samples: dict[int, str] = {}
         self._bad_before = 0
         self._told: set[int] = set()
 
@@ -126,13 +127,18 @@ class Loader(ABC):
         batches = [[plan.batch(each, *share) for plan in plans] for each in range(count)]
         if not self._resume_at:
             self._bad_before = 0
-        self.bad = {}
+        self.bad_samples = {}
         self._delivered, self._resume_at = self._resume_at, 0
         labels = self.shards.labels()
         for number, (ids, images) in enumerate(self._decoded(batches)):
             self._delivered += min(step, left - number * step)
             # An empty one too: other ranks take this step, or it ends a group of accumulated batches.
             yield images, torch.from_numpy(labels[ids]), torch.from_numpy(ids)
+
+    def decode_batch(self, batch: Batch) -> torch.Tensor:
+        """Return the pictures of one batch, which isn't empty, apart from any pass."""
+        ((_, (images,)),) = self._decoded([[batch]])
+        return images
 
     def _decoded(self, batches: list[list[Batch]]) -> Iterator[tuple[NDArray[np.int64], list[torch.Tensor]]]:
         """Yield the ids and the pictures of each view of each batch without its bad samples."""
@@ -153,9 +159,9 @@ class Loader(ABC):
             yield views[0].ids, [torch.empty((0, *view.size, 3), dtype=torch.uint8) for view in views]
 
     @property
-    def bad_samples(self) -> int:
+    def bad_count(self) -> int:
         """Samples left out of the epoch so far; after a resume those of before count on rank 0."""
-        return self._bad_before + len(self.bad)
+        return self._bad_before + len(self.bad_samples)
 
     def _good(
         self, batch: Batch, pictures: list[torch.Tensor], bad: dict[int, str]
@@ -177,11 +183,12 @@ class Loader(ABC):
             raise MemoryError(f"at {said}")
         if settings.on_bad_sample == "error":
             raise UserError(f"{said}; {lists}; copy it again, or leave such samples out: --on-bad-sample skip")
-        self.bad[sample] = reason
+        self.bad_samples[sample] = reason
         if sample not in self._told:
             self._told.add(sample)
             settings.report(f"bad sample left out: {said}")
-        met = self.bad_samples if settings.world_size == 1 else len(self.bad)  # those before a resume are all ranks'
+        # Those before a resume are all ranks'.
+        met = self.bad_count if settings.world_size == 1 else len(self.bad_samples)
         if met > (most := settings.most_bad(len(self.ids))):
             raise UserError(f"{said}; more than {most:,} bad samples in one epoch; {lists}; copy or convert them again")
 
@@ -189,7 +196,7 @@ class Loader(ABC):
         """Chooses the epoch that the next iteration runs; a resume point in another epoch is dropped."""
         if epoch != self.epoch:
             self._delivered = self._resume_at = self._bad_before = 0
-            self.bad = {}
+            self.bad_samples = {}
         self.epoch = epoch
 
     def set_image_size(self, side: int) -> None:
@@ -198,7 +205,7 @@ class Loader(ABC):
 
     def state_dict(self) -> dict[str, int]:
         """Where the iteration stands: samples delivered over all ranks, not those prefetched."""
-        bad = {"bad_samples": self.bad_samples} if self.bad_samples else {}
+        bad = {"bad_samples": self.bad_count} if self.bad_count else {}
         return {"epoch": self.epoch, "samples": self._delivered, **bad}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -206,7 +213,7 @@ class Loader(ABC):
         self.epoch = state["epoch"]
         self._delivered = self._resume_at = state["samples"]
         self._bad_before = state.get("bad_samples", 0) if self.settings.rank == 0 else 0
-        self.bad = {}
+        self.bad_samples = {}
 
     def close(self) -> None:
         """Ends worker processes and threads."""
