@@ -25,6 +25,7 @@ from fasttrain.loaders.registry import choose_loader, loader_class
 from fasttrain.photos.cut import native_available
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
+from fasttrain.shards.unconverted import open_photographs
 
 
 class Loader(base.Loader):
@@ -45,6 +46,7 @@ class Loader(base.Loader):
         self,
         data: str | Path | ShardSet,
         *,
+        convert: bool = True,
         split: str = "train",
         batch_size: int = 256,
         crop: PlannedCrop | int | None = None,
@@ -70,7 +72,8 @@ class Loader(base.Loader):
         """Open the data; threads or processes start with the first pass.
 
         data: a folder of shards, their URL, an open `ShardSet`, or a folder of photographs, which is converted once
-        into the cache. split: "train", "val", "test" or "all". ids: only these samples, rows of the index.
+        into the cache. convert: False reads photographs straight from their folder, in place of that. split: "train",
+        "val", "test" or "all". ids: only these samples, rows of the index.
 
         crop, hflip, shuffle: for "train" by default `RandomResizedCrop(224)`, 0.5 and True, for others
         `CenterCrop(224)`, 0 and False. A number is the size of such a crop. `shuffle` "shards" mixes a few shards at a
@@ -100,7 +103,7 @@ class Loader(base.Loader):
             raise UserError(f"{given}: give at least 1, and no negative number of workers")
         _check(flip, shuffle, output, on_bad_sample)
         rank, world_size = _ranks(rank, world_size)
-        shards = data if isinstance(data, ShardSet) else ShardSet.open(ensure_shards(data))
+        shards = data if isinstance(data, ShardSet) else _opened(data, convert)
         samples = split_ids(shards, split, shards.location) if ids is None else _known(shards, ids)
         self._device = choose_device(str(device))
         kind, self.why = choose_loader(loader, shards, str(self._device))
@@ -242,6 +245,10 @@ def _columns(shards: ShardSet, names: Sequence[str]) -> dict[str, torch.Tensor |
 
 def _rows(column: torch.Tensor | list[Any], ids: torch.Tensor) -> torch.Tensor | list[Any]:
     return [column[each] for each in ids.tolist()] if isinstance(column, list) else column[ids]
+
+
+def _opened(data: str | Path, convert: bool) -> ShardSet:
+    return ShardSet.open(ensure_shards(data)) if convert else open_photographs(data)
 
 
 def _known(shards: ShardSet, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import BadSamples, Batch
-from fasttrain.loaders.read_ahead import ReadAhead
+from fasttrain.loaders.read_ahead import read_ahead_of
 from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:
@@ -58,13 +58,14 @@ class NativeLoader(ShardLoader):
             self._pool = _native.Pool(max(self.settings.workers, 1))
         waiting = self._located(batches)
         first_views = [batch for batch in batches if batch.view == 0]
-        read_ahead = ReadAhead(self.shards, first_views, whole_shards=self.settings.shuffle == "shards")
+        read_ahead = read_ahead_of(self.shards, first_views, whole_shards=self.settings.shuffle == "shards")
         flying: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:
                 while len(flying) < _AHEAD * self._views and (found := next(waiting, None)) is not None:
                     batch, where = found
-                    read_ahead.advance(len(batch) if batch.view == 0 else 0)
+                    if read_ahead is not None and batch.view == 0:
+                        read_ahead.advance(len(batch))
                     flying.append(self._submit(batch, where))
                 if not flying:
                     return
@@ -72,7 +73,8 @@ class NativeLoader(ShardLoader):
                 bad = self._pool.wait(ticket)
                 yield images, bad
         finally:
-            read_ahead.close()
+            if read_ahead is not None:
+                read_ahead.close()
             if self._pool is not None:  # `close` has waited for all of them
                 for ticket, _ in flying:
                     self._pool.wait(ticket)
@@ -89,7 +91,7 @@ class NativeLoader(ShardLoader):
 
     def _located(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Located]]:
         """Each batch with where its bytes lie; of shards behind a URL only as it comes, as others aren't here yet."""
-        at_a_time = (1 if self.shards.remote else _LOCATED) * self._views
+        at_a_time = (_LOCATED if self.shards.mapped and not self.shards.remote else 1) * self._views
         for start in range(0, len(batches), at_a_time):
             several = batches[start : start + at_a_time]
             first_views = [batch for batch in several if batch.view == 0]
