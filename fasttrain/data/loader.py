@@ -42,6 +42,8 @@ class Loader(base.Loader):
     `classes`. Images lie on `device` where that is CUDA.
     """
 
+    batch_sampler = None  # Lightning asks for it wherever there is a `sampler`
+
     def __init__(
         self,
         data: str | Path | ShardSet,
@@ -140,15 +142,15 @@ class Loader(base.Loader):
             transforms, samples, seed=seed, classes=len(shards.classes), views=len(crops), device=self._device
         )
         self._pass: Generator[tuple[Any, ...], None, None] | None = None
-        self._finished = self._epoch_chosen = False
+        self._epoch_chosen = False
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """Start a pass, which ends the one before. One that was left early starts the same epoch again."""
         if self._pass is not None:
             self._pass.close()
-        if not self._epoch_chosen and (self._finished or self._resumed_at_end()):
+        if not self._epoch_chosen and self._all_delivered():
             super().set_epoch(self.epoch + 1)
-        self._finished = self._epoch_chosen = False
+        self._epoch_chosen = False
         self._pass = self._batches()
         return self._pass
 
@@ -159,14 +161,19 @@ class Loader(base.Loader):
             if self._with_ids:
                 batch += (ids,)
             yield (*batch, {name: _rows(column, ids) for name, column in self._extra.items()}) if self._extra else batch
-        self._finished = True
 
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         return self._back_end._load(batches)
 
-    def _resumed_at_end(self) -> bool:
-        step = self.settings.batch_size * self.settings.world_size
-        return bool(self._resume_at) and -(-self._resume_at // step) >= len(self)
+    def _all_delivered(self) -> bool:
+        # Not by the pass's end: loops that count batches never ask for one more than there are.
+        a_step = self.settings.batch_size * self.settings.world_size
+        return 0 < min(len(self.ids), len(self) * a_step) <= self._delivered
+
+    @property
+    def sampler(self) -> Loader:
+        """This loader: Lightning and timm choose the epoch by `loader.sampler.set_epoch`."""
+        return self
 
     @property
     def classes(self) -> list[str]:
@@ -214,7 +221,7 @@ class Loader(base.Loader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Have the next pass begin right after the batches that were delivered when `state` was taken."""
         super().load_state_dict(state)
-        self._finished = self._epoch_chosen = False
+        self._epoch_chosen = False
 
     def close(self) -> None:
         """End the pass at hand, threads and processes."""
