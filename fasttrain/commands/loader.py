@@ -148,6 +148,7 @@ class Loader:
         self._with_ids = with_ids
         self._extra = _columns(self._shards, extra_labels)
         self._pass: Generator[tuple[Any, ...], None, None] | None = None
+        self._epoch_chosen = False
         self._normalize: Normalise | None = None
         if output == "float":
             _check_statistics(mean, std)
@@ -161,8 +162,17 @@ class Loader:
         """Start a pass, which ends the one before. One that is left early starts the same epoch again the next time."""
         if self._pass is not None:
             self._pass.close()
+            if self._all_delivered() and not self._epoch_chosen:
+                self._loader.set_epoch(self._loader.epoch + 1)
+        self._epoch_chosen = False
         self._pass = self._batches()
         return self._pass
+
+    def _all_delivered(self) -> bool:
+        """Return whether the pass gave its last batch: loops that count batches never ask for one more."""
+        settings = self._loader.settings
+        batches = len(self._loader) * settings.batch_size * settings.world_size
+        return 0 < min(len(self._loader.ids), batches) <= self._loader.state_dict()["samples"]
 
     def _batches(self) -> Generator[tuple[Any, ...], None, None]:
         for images, labels, ids in self._loader:
@@ -192,12 +202,18 @@ class Loader:
         return self._loader.epoch
 
     @property
+    def sampler(self) -> Loader:
+        """This loader: Lightning and timm choose the epoch by `loader.sampler.set_epoch`."""
+        return self
+
+    @property
     def bad_samples(self) -> dict[int, str]:
         """The photographs left out of this epoch, by their ids, with the reason."""
         return dict(self._loader.bad)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass."""
+        self._epoch_chosen = True
         self._loader.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
@@ -206,6 +222,7 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Have the next pass begin right after the batches that were delivered when `state` was taken."""
+        self._epoch_chosen = True
         self._loader.load_state_dict(state)
 
     def close(self) -> None:
