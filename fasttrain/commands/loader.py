@@ -71,6 +71,8 @@ class Loader:
     [n], positions in `classes`. Images lie on `device` where that is CUDA.
     """
 
+    batch_sampler = None  # Lightning asks for it wherever there is a `sampler`
+
     def __init__(
         self,
         data: str | Path,
