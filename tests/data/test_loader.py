@@ -60,6 +60,23 @@ def test_each_pass_is_the_next_epoch(shard_folder) -> None:
         assert all(torch.equal(a, b) for a, b in zip(first, one_pass(loader), strict=True))
 
 
+def test_a_pass_of_counted_batches_is_an_epoch_too(shard_folder) -> None:
+    """Loops that take `len(loader)` batches never ask for one more, as Lightning's and Hugging Face's."""
+
+    def counted(loader: Loader) -> list[int]:
+        return [each for _, (_, _, ids) in zip(range(len(loader)), loader, strict=False) for each in ids.tolist()]
+
+    with Loader(shard_folder, batch_size=16, crop=CROP, with_ids=True, workers=1, limit=3) as loader:
+        passes = [counted(loader) for _ in range(3)]
+        assert loader.epoch == 2 and len(set(map(tuple, passes))) == 3
+        loader.set_epoch(2)
+        assert counted(loader) == passes[2]
+        loader.sampler.set_epoch(0)
+        assert counted(loader) == passes[0]
+        next(iter(loader))
+        assert counted(loader) == passes[1], "left early: the same epoch again"
+
+
 def test_it_resumes_at_the_very_next_batch(shard_folder) -> None:
     def make() -> Loader:
         return Loader(shard_folder, batch_size=8, crop=CROP, seed=1, workers=1)
