@@ -203,9 +203,11 @@ class Loader(base.Loader):
         if not len(samples):
             return torch.empty((0, side, side, 3), dtype=torch.uint8)
         if self._random_access is None:
-            kind = loader_class("native" if native_available() else "torchvision")
             settings = replace(self.settings, device="cpu", on_bad_sample="error", further_views=())
-            self._random_access = kind(self.shards, samples, settings)
+            if native_available():
+                self._random_access = loader_class("native")(self.shards, samples, settings)
+            else:
+                self._random_access = loader_class("torchvision")(self.shards, samples, replace(settings, workers=0))
         return self._random_access.decode_batch(batch)
 
     def set_epoch(self, epoch: int) -> None:

@@ -118,7 +118,7 @@ class NativeLoader(ShardLoader):
         if self.settings.device.startswith("cuda"):  # torch keeps a ring of these itself
             return torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, pin_memory=True)
         # Fresh pages cost the kernel more than decoding a photograph, so memory is used again.
-        shape = (self.settings.batch_size, *batch.size, 3)
+        shape = (max(self.settings.batch_size, len(batch)), *batch.size, 3)
         free = self._free[shape]
         buffer = free.pop() if free else np.empty(shape, dtype=np.uint8)
         images = buffer[: len(batch)]

@@ -18,6 +18,8 @@ def test_it_gives_the_pictures_of_a_pass(shard_folder) -> None:
         backwards = ids.numpy()[::-1]
         assert torch.equal(loader.decode(backwards), images.flip(0))
         assert loader.decode(ids.tolist(), size=32).shape == (len(ids), 32, 32, 3)
+        every, again = loader.decode(loader.ids), [images for images, *_ in loader]
+        assert len(every) > 7 and torch.equal(every, torch.cat(again)), "more than a batch"
         assert loader.decode([]).shape == (0, 48, 48, 3)
 
 
