@@ -29,7 +29,7 @@ _BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+
 RUN = "run.json"
 _CLEARING = "clearing"
 _LIST = re.compile(
-    r"index(-\d+)?\.npy|(rejected|converted)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv|extra_labels(-\d+)?\.jsonl"
+    r"index(-\d+)?\.npy|(rejected|converted|label_conflicts)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv|extra_labels(-\d+)?\.jsonl"
 )
 
 
