@@ -44,6 +44,7 @@ from fasttrain.shards.layout import SHARD_NAME, Earlier, ShardJob, splits_of, ta
 from fasttrain.shards.parts import Part, read_parts
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ADDED, ShardSettings
+from fasttrain.shards.workplace import require_manifest
 
 _GONE = "not in the source any more: the shards keep it"
 _KEPT = "the shards keep the earlier one"
@@ -210,9 +211,9 @@ def write_addition(
 
 
 def _require_alone(out: Destination, addition: Addition, parts: list[tuple[ShardJob, Part]]) -> None:
-    """Raise UserError where other shards lie in `out` than were written: buckets have no locks between machines."""
-    jobs = [job for job, _ in parts]
-    if out.manifest() != addition.base or any(there is None for _, there in read_parts(out, jobs)):
+    """Raise UserError where other shards lie in `out` than were written."""
+    require_manifest(out, addition.base)
+    if any(there is None for _, there in read_parts(out, [job for job, _ in parts])):
         raise UserError(f"{out}: another machine has written there in the meantime; run the same command again")
 
 

@@ -360,3 +360,22 @@ def test_another_machine_that_writes_meanwhile_is_noticed(server, mixed, tmp_pat
     assert held()["manifest.json"] == first
     convert(mixed, URL, **SETTINGS, append=True, progress=False)
     assert ShardSet.open(URL).verify() == []
+
+
+def test_what_another_machine_has_appended_is_not_removed(server, mixed):
+    convert(mixed, URL, **SETTINGS, progress=False)
+    files, changed = s3fs.S3FileSystem(), held()["manifest.json"].replace(b"mixed", b"mixes")
+    grow(mixed)
+
+    def interfere(asked: str) -> None:
+        if asked == "splits.csv":  # which is read once the manifest has been
+            files.pipe_file("bucket/data/shards/manifest.json", changed)
+            files.pipe_file("bucket/data/shards/train-00006.tar", b"another machine's")
+
+    server.before_get = interfere
+    try:
+        with pytest.raises(UserError, match="another machine has written there in the meantime"):
+            convert(mixed, URL, **SETTINGS, append=True, progress=False)
+    finally:
+        server.before_get = lambda name: None
+    assert held()["train-00006.tar"] == b"another machine's" and held()["manifest.json"] == changed
