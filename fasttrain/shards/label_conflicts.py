@@ -39,12 +39,18 @@ def find_label_conflicts(
 
 def _candidates(index: NDArray[np.void]) -> list[NDArray[np.int64]]:
     """Return the rows of samples that agree in length and CRC-32, for each such group of several classes."""
-    rows = np.flatnonzero(index["crc32"])  # older shards have none
+    sums = index["crc32"].astype(np.uint64)
+    sums <<= np.uint64(32)
+    sums |= index["length"].astype(np.uint64)
+    rows = np.argsort(sums, kind="stable")
+    sums = sums[rows]
+    first = int(np.searchsorted(sums, np.uint64(1 << 32)))  # older shards have no CRC-32, but 0
+    repeated = np.zeros(len(sums), np.bool_)
+    repeated[first:-1] = sums[first + 1 :] == sums[first:-1]
+    repeated[first + 1 :] |= repeated[first:-1]
+    sums, rows = sums[repeated], rows[repeated]
     if not len(rows):
         return []
-    sums = index["crc32"][rows].astype(np.uint64) << np.uint64(32) | index["length"][rows].astype(np.uint64)
-    order = np.argsort(sums, kind="stable")
-    sums, rows = sums[order], rows[order]
     labels = index["label"][rows]
     starts = np.flatnonzero(np.concatenate(([True], sums[1:] != sums[:-1])))
     ends = np.append(starts[1:], len(sums))
