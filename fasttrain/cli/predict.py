@@ -87,4 +87,4 @@ def _list_refused(broken: list[Refused], ignored: list[Refused]) -> None:
         if len(ignored) > _IGNORED_SHOWN:
             print(f"  and {len(ignored) - _IGNORED_SHOWN:,} more", file=sys.stderr)
     for each in broken:
-        print(f"broken: {each}", file=sys.stderr)
+        print(f"{'missing' if each.missing else 'broken'}: {each}", file=sys.stderr)

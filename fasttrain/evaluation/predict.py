@@ -59,7 +59,7 @@ def predict(
 
     def refuse(what: Refused) -> None:
         if what.broken:
-            raise UserError(f"{what}; give photographs that open")
+            raise UserError(f"{what}; {'check the path' if what.missing else 'give photographs that open'}")
 
     images = [images] if isinstance(images, (str, Path)) else images
     predictor = Predictor(checkpoint, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers)

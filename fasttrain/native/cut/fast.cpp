@@ -76,9 +76,15 @@ class FastCutter {
     }
 
     double intact(const uint8_t* scan, size_t size) {
-        scan_ = scan;
+        std::vector<uint8_t> corrected(scan, scan + size);
+        correct_restart_numbers(corrected);
+        scan_ = corrected.data();
         size_ = size;
         if (!lay_out() || !find_intervals()) return 0;
+        if (!all_intervals_found()) {  // then a wrong number may stand where intervals are missing
+            scan_ = scan;
+            find_intervals();
+        }
         return static_cast<double>(intact_mcus()) / static_cast<double>(mcus());
     }
 
