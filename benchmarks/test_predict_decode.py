@@ -77,7 +77,7 @@ def test_predict_decode(photographs, short, results, one_thread):
     few, many = (2, 8) if short else (6, 40)
     small = [path.read_bytes() for path in every[:: max(len(every) // many, 1)][:many]]
     sets = {
-        "500 px": small,
+        f"{max(Image.open(every[0]).size)} px": small,
         "12 megapixels": [as_from_a_phone(data, 0) for data in small[:few]],
         "12 megapixels, noisy": [as_from_a_phone(data, 4) for data in small[:few]],
     }
