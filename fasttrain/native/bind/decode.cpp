@@ -155,31 +155,44 @@ nb::object crc32s(nb::sequence buffers, const BufferNumbers& which, const ByteCo
     return to_array(std::move(sums), {parts.size()});
 }
 
-nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
-    const BufferView buffer(data);
-    Photograph photograph{buffer.data(), buffer.size(), 0, 0, Storage::jpeg};
-    if (raw_size.is_none()) {
-        const JpegHeader header = parse_header(buffer.data(), buffer.size());
-        photograph.height = static_cast<int>(header.height);
-        photograph.width = static_cast<int>(header.width);
-    } else {
+// The photograph that `data` is; `raw_size` as for decode_crop.
+Photograph photograph_of(const BufferView& buffer, const nb::object& raw_size) {
+    if (!raw_size.is_none()) {
         const auto pair = nb::cast<nb::tuple>(raw_size);
-        photograph.height = nb::cast<int>(pair[0]);
-        photograph.width = nb::cast<int>(pair[1]);
-        photograph.storage = Storage::raw;
+        return {buffer.data(), buffer.size(), nb::cast<int>(pair[0]), nb::cast<int>(pair[1]), Storage::raw};
     }
+    const JpegHeader header = parse_header(buffer.data(), buffer.size());
+    return {buffer.data(), buffer.size(), static_cast<int>(header.height), static_cast<int>(header.width),
+            Storage::jpeg};
+}
+
+// Calls `decode`, which is decode_crop or the like, and returns the pixels.
+template <typename Decode>
+nb::object decode_one(Decode decode, const Photograph& photograph, const nb::tuple& box, bool flip,
+                      const nb::tuple& size) {
     const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]),
                        nb::cast<int>(box[3])};
     const OutputSize output = output_size(nb::cast<int64_t>(size[0]), nb::cast<int64_t>(size[1]));
     const auto height = static_cast<size_t>(output.height);
     const auto width = static_cast<size_t>(output.width);
-    auto pixels = std::make_unique<uint8_t[]>(height * width * 3);
+    auto pixels = std::unique_ptr<uint8_t[]>(new uint8_t[height * width * 3]);
     {
         nb::gil_scoped_release released;
-        DecodeScratch scratch;
-        decode_crop(photograph, crop, flip, output, scratch, pixels.get());
+        thread_local DecodeScratch scratch;
+        scratch.trim();
+        decode(photograph, crop, flip, output, scratch, pixels.get());
     }
     return to_array(std::move(pixels), {height, width, 3});
+}
+
+nb::object crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
+    const BufferView buffer(data);
+    return decode_one(decode_crop, photograph_of(buffer, raw_size), box, flip, size);
+}
+
+nb::object intact_crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size) {
+    const BufferView buffer(data);
+    return decode_one(decode_intact_crop, photograph_of(buffer, nb::none()), box, flip, size);
 }
 
 std::string set_simd(std::string_view name) {
@@ -197,7 +210,8 @@ std::string set_simd(std::string_view name) {
 }  // namespace
 
 void bind_decode(nb::module_& m) {
-    m.def("decode_crop", &decode_one, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
+    m.def("decode_crop", &crop_of, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
+    m.def("decode_intact_crop", &intact_crop_of, "data"_a, "box"_a, "flip"_a, "size"_a);
     m.def("decode_batch", &decode_batch, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),
           "lengths"_a.noconvert(), "sizes"_a, "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false);
     m.def("will_need", &will_need, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),
