@@ -155,21 +155,9 @@ nb::object crc32s(nb::sequence buffers, const BufferNumbers& which, const ByteCo
     return to_array(std::move(sums), {parts.size()});
 }
 
-// The photograph that `data` is; `raw_size` as for decode_crop.
-Photograph photograph_of(const BufferView& buffer, const nb::object& raw_size) {
-    if (!raw_size.is_none()) {
-        const auto pair = nb::cast<nb::tuple>(raw_size);
-        return {buffer.data(), buffer.size(), nb::cast<int>(pair[0]), nb::cast<int>(pair[1]), Storage::raw};
-    }
-    const JpegHeader header = parse_header(buffer.data(), buffer.size());
-    return {buffer.data(), buffer.size(), static_cast<int>(header.height), static_cast<int>(header.width),
-            Storage::jpeg};
-}
-
-// Calls `decode`, which is decode_crop or the like, and returns the pixels.
+// Returns the pixels that `decode` writes, given all that decode_crop takes after the photograph.
 template <typename Decode>
-nb::object decode_one(Decode decode, const Photograph& photograph, const nb::tuple& box, bool flip,
-                      const nb::tuple& size) {
+nb::object decode_one(const nb::tuple& box, const nb::tuple& size, Decode decode) {
     const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]),
                        nb::cast<int>(box[3])};
     const OutputSize output = output_size(nb::cast<int64_t>(size[0]), nb::cast<int64_t>(size[1]));
@@ -180,19 +168,34 @@ nb::object decode_one(Decode decode, const Photograph& photograph, const nb::tup
         nb::gil_scoped_release released;
         thread_local DecodeScratch scratch;
         scratch.trim();
-        decode(photograph, crop, flip, output, scratch, pixels.get());
+        decode(crop, output, scratch, pixels.get());
     }
     return to_array(std::move(pixels), {height, width, 3});
 }
 
 nb::object crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
     const BufferView buffer(data);
-    return decode_one(decode_crop, photograph_of(buffer, raw_size), box, flip, size);
+    Photograph photograph{buffer.data(), buffer.size(), 0, 0, Storage::jpeg};
+    if (raw_size.is_none()) {
+        const JpegHeader header = parse_header(buffer.data(), buffer.size());
+        photograph.height = static_cast<int>(header.height);
+        photograph.width = static_cast<int>(header.width);
+    } else {
+        const auto pair = nb::cast<nb::tuple>(raw_size);
+        photograph.height = nb::cast<int>(pair[0]);
+        photograph.width = nb::cast<int>(pair[1]);
+        photograph.storage = Storage::raw;
+    }
+    return decode_one(box, size, [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
+        decode_crop(photograph, crop, flip, output, scratch, out);
+    });
 }
 
 nb::object intact_crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size) {
     const BufferView buffer(data);
-    return decode_one(decode_intact_crop, photograph_of(buffer, nb::none()), box, flip, size);
+    return decode_one(box, size, [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
+        decode_intact_crop(buffer.data(), buffer.size(), crop, flip, output, scratch, out);
+    });
 }
 
 std::string set_simd(std::string_view name) {

@@ -100,15 +100,22 @@ void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, Ou
     decode(photograph, box, flip, size, scratch, out, nullptr);
 }
 
-void decode_intact_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,
                         DecodeScratch& scratch, uint8_t* out) {
-    if (const std::optional<ScanLimits> limits = limits_of_only_scan(photograph.data, photograph.length)) try {
-            return decode(photograph, box, flip, size, scratch, out, &*limits);
+    const std::optional<ScanLimits> limits = limits_of_only_scan(jpeg, length);
+    const auto photograph = [&]() -> Photograph {
+        const JpegHeader header = parse_header(jpeg, length);
+        return {jpeg, length, static_cast<int>(header.height), static_cast<int>(header.width), Storage::jpeg};
+    };
+    if (limits) {
+        try {
+            return decode(photograph(), box, flip, size, scratch, out, &*limits);
         } catch (const JpegError&) {
-            // cut_jpeg has the last word, and its own words.
+            // cut_jpeg has the last word.
         }
-    cut_jpeg(photograph.data, photograph.length, Interval::kNone, false, 1);
-    decode_crop(photograph, box, flip, size, scratch, out);
+    }
+    cut_jpeg(jpeg, length, Interval::kNone, false, 1);
+    decode_crop(photograph(), box, flip, size, scratch, out);
 }
 
 }  // namespace fasttrain

@@ -49,7 +49,7 @@ void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, Ou
 
 // The same for a JPEG all of which is intact: throws JpegError also where cut_jpeg does. Reads it once where
 // cut_jpeg reads it without libjpeg.
-void decode_intact_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,
                         DecodeScratch& scratch, uint8_t* out);
 
 }  // namespace fasttrain

@@ -24,13 +24,13 @@ struct PlaneTarget {
     size_t mcu_down;
 };
 
-// One block pair of an MCU: the IDCT's job, and where its samples lie in the MCU's part of their planes.
+// One block pair of an MCU: the IDCT's job in the rectangle's first MCU, and the steps from there.
 struct PairTarget {
     alignas(32) int16_t quantisation[128];
-    int size;
-    int component[2];  // -1: no second block
-    size_t offset[2];
-    size_t stride[2];
+    IdctPair job;
+    int second;  // block; the first one where there is no second
+    size_t across[2];
+    size_t down[2];
 };
 
 class RectangleDecoder {
@@ -140,14 +140,16 @@ class RectangleDecoder {
             for (int i = 0; i < tables_.header.components[c].h * tables_.header.components[c].v;
                  ++i, ++index) {
                 PairTarget& pair = pairs_[index / 2];
+                const PlaneTarget& target = targets_[c];
                 const int side = index % 2;
                 const auto x = static_cast<size_t>(i % tables_.header.components[c].h * block[c]);
                 const auto y = static_cast<size_t>(i / tables_.header.components[c].h * block[c]);
-                pair.size = block[c];
-                pair.component[side] = c;
-                pair.component[1] = side == 0 ? -1 : c;
-                pair.stride[side] = targets_[c].stride;
-                pair.offset[side] = x * targets_[c].stride + y;
+                if (side == 0) pair.job = {nullptr, pair.quantisation, 0, block[c], {nullptr, unused_}, {0, 8}};
+                pair.job.at[side] = target.data + x * target.stride + y;
+                pair.job.stride[side] = target.stride;
+                pair.second = index;
+                pair.across[side] = target.mcu_across;
+                pair.down[side] = target.mcu_down;
                 for (int k = 0; k < 64; ++k)
                     pair.quantisation[k / 8 * 16 + side * 8 + k % 8] = static_cast<int16_t>(
                         tables_.quantisation[tables_.header.components[c].quantisation][k]);
@@ -249,26 +251,13 @@ class RectangleDecoder {
     void transform(int x, int y, McuCoefficients& made) {
         const auto across = static_cast<size_t>(x - rectangle_.left);
         const auto down = static_cast<size_t>(y - rectangle_.top);
-        uint8_t unused[64];
-        IdctPair job;
         for (int p = 0; p < pair_count_; ++p) {
             const PairTarget& pair = pairs_[p];
+            IdctPair job = pair.job;
             job.coefficients = made.values + p * 128;
-            job.quantisation = pair.quantisation;
-            job.size = pair.size;
-            job.last = made.last[2 * p];
-            for (int side = 0; side < 2; ++side) {
-                if (pair.component[side] < 0) {
-                    job.at[side] = unused;
-                    job.stride[side] = 8;
-                    continue;
-                }
-                const PlaneTarget& target = targets_[pair.component[side]];
-                job.at[side] =
-                    target.data + across * target.mcu_across + down * target.mcu_down + pair.offset[side];
-                job.stride[side] = pair.stride[side];
-                job.last = std::max(job.last, made.last[2 * p + side]);
-            }
+            job.last = std::max(made.last[2 * p], made.last[pair.second]);
+            for (int side = 0; side < 2; ++side)
+                job.at[side] += across * pair.across[side] + down * pair.down[side];
             idct(job);
         }
     }
@@ -286,6 +275,7 @@ class RectangleDecoder {
     int pair_count_ = 0;
     PlaneTarget targets_[3];
     PairTarget pairs_[kMaxPairs] = {};
+    uint8_t unused_[64];
 };
 
 }  // namespace
