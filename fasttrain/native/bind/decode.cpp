@@ -186,16 +186,18 @@ nb::object crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb
         photograph.width = nb::cast<int>(pair[1]);
         photograph.storage = Storage::raw;
     }
-    return decode_one(box, size, [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
-        decode_crop(photograph, crop, flip, output, scratch, out);
-    });
+    return decode_one(box, size,
+                      [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
+                          decode_crop(photograph, crop, flip, output, scratch, out);
+                      });
 }
 
 nb::object intact_crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size) {
     const BufferView buffer(data);
-    return decode_one(box, size, [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
-        decode_intact_crop(buffer.data(), buffer.size(), crop, flip, output, scratch, out);
-    });
+    return decode_one(box, size,
+                      [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
+                          decode_intact_crop(buffer.data(), buffer.size(), crop, flip, output, scratch, out);
+                      });
 }
 
 std::string set_simd(std::string_view name) {

@@ -81,14 +81,15 @@ class RectangleDecoder {
 
     void find_data() {
         const JpegHeader& header = tables_.header;
-        interval_ = header.restart_interval != 0 ? std::min<int64_t>(header.restart_interval, mcus()) : mcus();
+        interval_ =
+            header.restart_interval != 0 ? std::min<int64_t>(header.restart_interval, mcus()) : mcus();
         const int64_t needed = (limits_ != nullptr ? mcus() - 1 : last_mcu()) / interval_ + 1;
         // A block has two bits at the least: wrong sizes must not make us allocate for what can't be there.
         const size_t available = size_ - header.scan_offset;
         if (static_cast<uint64_t>(last_mcu() + 1) * static_cast<uint64_t>(layout_.blocks) > available * 4)
             throw JpegError("truncated: too few bytes for the picture");
-        const SegmentsEnd end = find_segments(data_, header.scan_offset, size_, static_cast<size_t>(needed),
-                                              buffers_.segments);
+        const SegmentsEnd end =
+            find_segments(data_, header.scan_offset, size_, static_cast<size_t>(needed), buffers_.segments);
         if (limits_ != nullptr && end.marker != kEoi) throw JpegError("corrupt: no EOI behind the scan");
         if (static_cast<int64_t>(buffers_.segments.size()) < needed)
             throw JpegError("truncated or corrupt: restart interval " +
@@ -144,7 +145,8 @@ class RectangleDecoder {
                 const int side = index % 2;
                 const auto x = static_cast<size_t>(i % tables_.header.components[c].h * block[c]);
                 const auto y = static_cast<size_t>(i / tables_.header.components[c].h * block[c]);
-                if (side == 0) pair.job = {nullptr, pair.quantisation, 0, block[c], {nullptr, unused_}, {0, 8}};
+                if (side == 0)
+                    pair.job = {nullptr, pair.quantisation, 0, block[c], {nullptr, unused_}, {0, 8}};
                 pair.job.at[side] = target.data + x * target.stride + y;
                 pair.job.stride[side] = target.stride;
                 pair.second = index;
@@ -231,8 +233,7 @@ class RectangleDecoder {
         if (skip_.mcu.blocks == 0) {
             skip_.mcu = layout_;
             for (int b = 0; b < layout_.blocks; ++b)
-                skip_.ac[b] =
-                    &tables_.skip_table(tables_.header.components[layout_.component[b]].ac);
+                skip_.ac[b] = &tables_.skip_table(tables_.header.components[layout_.component[b]].ac);
         }
         return skip_;
     }
