@@ -1,4 +1,4 @@
-"""Instructions that one core executes to decode a crop, for `predict` too, and to cut a photograph, counted by callgrind.
+"""Instructions that one core executes to decode a crop, `predict`'s too, and to cut a photograph, counted by callgrind.
 
 Unlike time, the count is the same on a busy machine, so two versions can be compared to a tenth of a percent:
 `pytest benchmarks/test_instructions.py --results before`, change the C++, `--results after`. Valgrind has no AVX-512,
