@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from fasttrain.commands.tune import tune as tune
     from fasttrain.evaluation.predict import predict as predict
     from fasttrain.shards.convert import convert as convert
+    from fasttrain.training.callback import Callback as Callback
+    from fasttrain.training.callback import RunView as RunView
 
 __all__ = [
+    "Callback",
     "CenterCrop",
     "Loader",
     "RandomResizedCrop",
+    "RunView",
     "convert",
     "decode",
     "evaluate",
@@ -39,9 +43,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": "fasttrain.training.callback",
     "CenterCrop": "fasttrain.commands.loader",
     "Loader": "fasttrain.commands.loader",
     "RandomResizedCrop": "fasttrain.commands.loader",
+    "RunView": "fasttrain.training.callback",
     "convert": "fasttrain.shards.convert",
     "decode": "fasttrain.commands.decode",
     "evaluate": "fasttrain.commands.evaluate",
