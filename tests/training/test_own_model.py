@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +370,64 @@ def test_mistakes_of_callbacks_are_one_line(callback, said, shard_folder, tmp_pa
 
 def test_the_records_names_are_all_reserved(result):
     assert result.history[0].keys() - {"steps", "noise"} <= RECORDED
+
+
+STOPPED_BY_RANK_1 = """
+import sys
+from pathlib import Path
+
+from torch import nn
+
+import fasttrain
+
+
+class Stop(fasttrain.Callback):
+    def __init__(self):
+        self.steps = 0
+
+    def on_step_end(self, run):
+        self.steps += 1
+        run.log({"rank": run.rank})
+        if run.rank == 1 and run.step == 2:
+            run.stop("rank 1 has seen enough")
+
+    def on_train_end(self, run, result):
+        Path(f"rank-{run.rank}").write_text(f"{self.steps} {run.stopped_by} {result.history[-1]['rank']}")
+
+
+def make(num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
+
+
+fasttrain.train(
+    data=sys.argv[1], model=make, callbacks=[Stop()], epochs=3, image_size=32, batch_size=2, workers=0, device="cpu",
+    loader="torchvision", track=False,
+)
+"""
+
+
+@pytest.mark.slow
+def test_any_rank_can_stop_the_run_and_rank_0s_metrics_count(shard_folder, tmp_path):
+    (tmp_path / "script.py").write_text(STOPPED_BY_RANK_1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "script.py", str(shard_folder)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    for rank in range(2):
+        text = (tmp_path / f"rank-{rank}").read_text()
+        assert text == f"2 Stop: rank 1 has seen enough {float(rank)}"
+    (run,) = (tmp_path / "runs").iterdir()
+    assert [record["rank"] for record in json.loads((run / "history.json").read_text())] == [0.0]
