@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -12,9 +13,13 @@ from fasttrain.errors import UserError, mendable
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.report.figures import write_figures
 from fasttrain.report.html import Report, write_page
+from fasttrain.report.of_run import report_of_run
+from fasttrain.report.photographs import first_batch
 from fasttrain.report.summary import run_summary
 from fasttrain.terminal import tell
 from fasttrain.tracking.tracker import NullTracker
+from fasttrain.training.parts import RunParts
+from fasttrain.training.progressive import progressive_side
 from fasttrain.training.result import TrainResult
 
 log = logging.getLogger("fasttrain")
@@ -57,3 +62,26 @@ def _write_pictures(
         why = mendable(error) or (error if isinstance(error, UserError) else type(error).__name__)
         said = f"the report could not be written ({why}); the run is whole, see {folder.log}"
         console.print(said, style="yellow", soft_wrap=True)
+
+
+def page_of(parts: RunParts, tracker: NullTracker, result: TrainResult, predictions: Predictions, split: str) -> Report:
+    """Return the report of the run of `parts`, with the first batch as the model saw it."""
+    config = parts.config
+    side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size
+    settings = replace(parts.loaders.train.settings, image_size=side)
+    augmentation = parts.step.augmentation
+    batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device)
+    return report_of_run(
+        result,
+        predictions,
+        split=split,
+        config=config,
+        shards=parts.shards,
+        spec=parts.spec,
+        model=parts.model,
+        loader=parts.loader_name,
+        device=parts.device,
+        ranks=parts.ranks.size,
+        store=tracker.uri,
+        batch=batch,
+    )

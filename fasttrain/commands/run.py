@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.commands.finish import write_result
+from fasttrain.commands.finish import page_of, write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
@@ -27,9 +27,6 @@ from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.ranks import Agreed
-from fasttrain.report.html import Report
-from fasttrain.report.of_run import report_of_run
-from fasttrain.report.photographs import first_batch
 from fasttrain.report.summary import epoch_line
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import tell
@@ -385,28 +382,7 @@ class Run:
         )
         self.saving.wait()
         if self.ranks.main:
-            page = functools.partial(self._page, result, predictions, split)
+            page = functools.partial(page_of, self.parts, self.tracker, result, predictions, split)
             write_result(result, predictions, split, self.folder, self.tracker, self.console, page)
         self.callbacks.train_end(result)
         return result
-
-    def _page(self, result: TrainResult, predictions: Predictions, split: str) -> Report:
-        config, parts = self.config, self.parts
-        side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size
-        settings = replace(parts.loaders.train.settings, image_size=side)
-        augmentation = parts.step.augmentation
-        batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device)
-        return report_of_run(
-            result,
-            predictions,
-            split=split,
-            config=config,
-            shards=parts.shards,
-            spec=parts.spec,
-            model=parts.model,
-            loader=parts.loader_name,
-            device=parts.device,
-            ranks=self.ranks.size,
-            store=self.tracker.uri,
-            batch=batch,
-        )
