@@ -12,22 +12,36 @@ from typing import TYPE_CHECKING, Any
 from fasttrain.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from fasttrain.commands.decode import decode as decode
     from fasttrain.commands.evaluate import evaluate as evaluate
-    from fasttrain.commands.loader import CenterCrop as CenterCrop
-    from fasttrain.commands.loader import Loader as Loader
-    from fasttrain.commands.loader import RandomResizedCrop as RandomResizedCrop
     from fasttrain.commands.lr_find import lr_find as lr_find
     from fasttrain.commands.profile import profile as profile
     from fasttrain.commands.train import train as train
     from fasttrain.commands.tune import tune as tune
+    from fasttrain.config.values import RandAugment as RandAugment
+    from fasttrain.data.crops import CenterCrop as CenterCrop
+    from fasttrain.data.crops import RandomResizedCrop as RandomResizedCrop
+    from fasttrain.data.crops import Resize as Resize
+    from fasttrain.data.decode import decode as decode
+    from fasttrain.data.loader import Loader as Loader
+    from fasttrain.data.transforms import ColorJitter as ColorJitter
+    from fasttrain.data.transforms import CutMix as CutMix
+    from fasttrain.data.transforms import Mixup as Mixup
+    from fasttrain.data.transforms import Normalize as Normalize
+    from fasttrain.data.transforms import RandomErasing as RandomErasing
     from fasttrain.evaluation.predict import predict as predict
     from fasttrain.shards.convert import convert as convert
 
 __all__ = [
     "CenterCrop",
+    "ColorJitter",
+    "CutMix",
     "Loader",
+    "Mixup",
+    "Normalize",
+    "RandAugment",
+    "RandomErasing",
     "RandomResizedCrop",
+    "Resize",
     "convert",
     "decode",
     "evaluate",
@@ -39,11 +53,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CenterCrop": "fasttrain.commands.loader",
-    "Loader": "fasttrain.commands.loader",
-    "RandomResizedCrop": "fasttrain.commands.loader",
+    "RandAugment": "fasttrain.config.values",
+    "ColorJitter": "fasttrain.data.transforms",
+    "CutMix": "fasttrain.data.transforms",
+    "Mixup": "fasttrain.data.transforms",
+    "Normalize": "fasttrain.data.transforms",
+    "RandomErasing": "fasttrain.data.transforms",
+    "CenterCrop": "fasttrain.data.crops",
+    "Loader": "fasttrain.data.loader",
+    "RandomResizedCrop": "fasttrain.data.crops",
+    "Resize": "fasttrain.data.crops",
     "convert": "fasttrain.shards.convert",
-    "decode": "fasttrain.commands.decode",
+    "decode": "fasttrain.data.decode",
     "evaluate": "fasttrain.commands.evaluate",
     "lr_find": "fasttrain.commands.lr_find",
     "predict": "fasttrain.evaluation.predict",

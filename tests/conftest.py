@@ -61,7 +61,7 @@ def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     import torch
 
     from fasttrain.checkpoint.run_folder import RunFolder
-    from fasttrain.evaluation.photograph import read_photograph
+    from fasttrain.data.photograph import read_photograph
     from fasttrain.model.factory import model_spec
     from fasttrain.model.preprocess import Normalise
 

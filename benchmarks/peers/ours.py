@@ -58,7 +58,7 @@ class NativeBlind(Native):
     """Without read-ahead, to see what it gives on a cold page cache."""
 
     def __init__(self, photographs: Path, folder: Path, threads: int) -> None:
-        native.ReadAhead = _Nothing  # type: ignore[assignment,misc]
+        native.read_ahead_of = _Nothing  # type: ignore[assignment]
         super().__init__(photographs, folder, threads)
 
 

@@ -1,7 +1,7 @@
 """Train as SimCLR does, on two views of each photograph: `python simclr.py PHOTOGRAPHS`, which has `train/CLASS/*.jpg`.
 
 Prints photographs/s with torch's DataLoader, then with fasttrain's Loader; `--loader` chooses one of them. SimCLR's
-colour distortion is left out of both: do it on the batch, on the device.
+colour distortion is left out of both: `transforms=[ColorJitter()]` does it on the device.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, accuracy
 
-from fasttrain import Loader, RandomResizedCrop
+from fasttrain import Loader, Normalize, RandomResizedCrop
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -39,9 +39,9 @@ def torch_loader(args: argparse.Namespace, config: dict) -> Iterable:
 
 
 def fasttrain_loader(args: argparse.Namespace, config: dict) -> Loader:
-    crop, mean, std = RandomResizedCrop(args.size), config["mean"], config["std"]
-    options = {"batch_size": args.batch_size, "drop_last": True, "device": device, "output": "float"}
-    return Loader(args.photographs, crop=crop, mean=mean, std=std, **options)
+    options = {"batch_size": args.batch_size, "drop_last": True, "device": device}
+    normalize = Normalize(config["mean"], config["std"])
+    return Loader(args.photographs, crop=RandomResizedCrop(args.size), transforms=[normalize], **options)
 
 
 def train(name: str, args: argparse.Namespace) -> None:

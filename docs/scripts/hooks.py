@@ -16,7 +16,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 log = logging.getLogger("mkdocs.hooks.fasttrain")
-_FILLED = {"cli": reference.cli_page, "settings": reference.settings_page, "python": reference.python_page}
+_FILLED = {
+    "cli": reference.cli_page,
+    "settings": reference.settings_page,
+    "loader": reference.loader_page,
+    "python": reference.python_page,
+}
 _MARK = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
 _TABLE = re.compile(r"^\[[^\]]+\]\((\w[\w-]*)\.md\)$", re.MULTILINE)
 _FLAG = re.compile(r"`(?:([a-z-]+) )?--(?!no-)([a-z-]+)[^`]*`")

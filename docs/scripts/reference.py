@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -171,27 +171,47 @@ def _value(value: Any) -> str:
     return f"`{value}`"
 
 
+def loader_page() -> str:
+    """Return mkdocstrings' directives for `fasttrain.Loader`, and for all that it takes."""
+    return "\n".join(_public(_OF_THE_LOADER))
+
+
 def python_page() -> str:
-    """mkdocstrings' directives for what `from fasttrain import …` gives, and for the classes those return."""
+    """Return mkdocstrings' directives for the other names of `fasttrain`, and for the classes those return."""
     import fasttrain
 
-    lines = []
-    for name in fasttrain.__all__:
-        home = fasttrain._HOMES.get(name)
-        if home:
-            options = [
-                f"      heading: fasttrain.{name}",
-                f"      toc_label: {name}",
-                "      heading_level: 2",
-                *_SECOND,
-            ]
-            lines += [f"::: {home}.{name}", "    options:", *options, ""]
+    lines = _public([name for name in fasttrain.__all__ if name not in _OF_THE_LOADER])
     lines += ["## What they return", ""]
     for result in results():
         options = ["      show_root_full_path: false", "      heading_level: 3", *_SECOND]
         lines += [f"::: {result}", "    options:", *options, ""]
     lines += ["## Errors", "", "::: fasttrain.errors", "    options:", "      show_root_heading: false"]
     return "\n".join([*lines, "      show_root_toc_entry: false", "      heading_level: 3", *_SECOND, ""])
+
+
+_OF_THE_LOADER = (
+    "Loader",
+    "RandomResizedCrop",
+    "CenterCrop",
+    "Resize",
+    "RandAugment",
+    "ColorJitter",
+    "RandomErasing",
+    "Normalize",
+    "Mixup",
+    "CutMix",
+    "decode",
+)
+
+
+def _public(names: Iterable[str]) -> list[str]:
+    import fasttrain
+
+    lines = []
+    for name in names:
+        options = [f"      heading: fasttrain.{name}", f"      toc_label: {name}", "      heading_level: 2", *_SECOND]
+        lines += [f"::: {fasttrain._HOMES[name]}.{name}", "    options:", *options, ""]
+    return lines
 
 
 # The modules' pages hold these too, and are the ones that references lead to.

@@ -13,13 +13,12 @@ from fasttrain.checkpoint.trained import load_trained, run_folder
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.config.values import CacheSize
-from fasttrain.device import choose_device, choose_workers
+from fasttrain.data.splits import check_split, split_ids
+from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
-from fasttrain.evaluation.splits import batches, check_split, default_split, model_labels, split_ids
-from fasttrain.loaders.base import LoaderSettings
-from fasttrain.loaders.registry import choose_loader
+from fasttrain.evaluation.splits import batches, default_split, model_labels
 from fasttrain.model.precision import choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
@@ -79,17 +78,18 @@ def evaluate(
         if note:
             log.warning("%s", note)
     where = choose_device(device)
-    kind, _ = choose_loader(loader, shards, str(where))
-    loading = LoaderSettings(
-        batch_size,
+    loading = batches(
+        shards,
+        ids,
         spec.image_size,
-        None,
-        workers=choose_workers(workers),
-        device=str(where),
-        on_bad_sample="skip" if on_bad_sample == "skip" else "error",
+        batch_size=batch_size,
+        loader=loader,
+        workers=workers,
+        device=where,
+        on_bad_sample=on_bad_sample,
     )
     precision = choose_precision(model, where, amp, "bf16")
-    with closing(batches(kind, shards, ids, loading)) as loaded:
+    with closing(loading) as loaded:
         evaluation, predictions = evaluate_model(
             model.to(where).to(memory_format=torch.channels_last),
             ((images, labels[of_data], samples) for images, of_data, samples in loaded),

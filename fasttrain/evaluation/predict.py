@@ -14,10 +14,10 @@ import torch
 
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.location import user_path
+from fasttrain.data.photograph import Unreadable, read_photograph
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.evaluation.photograph import Unreadable, read_photograph
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
 

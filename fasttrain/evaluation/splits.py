@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.config.location import is_url, user_path
-from fasttrain.errors import UserError
 from fasttrain.photos.sources import divides_itself, require_known
 from fasttrain.shards.format import ALL, MANIFEST, SPLITS
-from fasttrain.text import nearest
 
 if TYPE_CHECKING:
     import torch
 
-    from fasttrain.loaders.base import Loader, LoaderSettings
     from fasttrain.shards.reader import ShardSet
 
 
@@ -36,27 +32,6 @@ def default_split(data: str | Path) -> str:
     return ALL if undivided else "val"
 
 
-def check_split(split: str) -> None:
-    """Raise UserError if `split` is neither a split's name nor "all"."""
-    names = [*SPLITS, ALL]
-    if split not in names:
-        raise UserError(f"split = '{split}' is not one of {', '.join(names)}{nearest(split, names)}")
-
-
-def split_ids(shards: ShardSet, split: str, data: str | Path) -> NDArray[np.int64]:
-    """Return int64 [n], the ids of the photographs in `split`, which may be "all".
-
-    Raises UserError where there are none; `data` is what the user gave.
-    """
-    if not len(shards):
-        raise UserError(f"{data}: there is no photograph in it; give --data others")
-    ids = np.arange(len(shards), dtype=np.int64) if split == ALL else shards.ids(split)
-    if not len(ids):
-        there = [f"{name} ({count:,})" for name, count in shards.manifest.splits.items() if count]
-        raise UserError(f"{data}: no photograph in the {split} split; give another --split: {', '.join(there)} or all")
-    return ids
-
-
 def model_labels(classes: Sequence[str], known: Sequence[str], data: str | Path) -> NDArray[np.int64]:
     """Return int64 [len(classes)]: the position in `known`, the model's classes, of each of the data's `classes`.
 
@@ -69,13 +44,17 @@ def model_labels(classes: Sequence[str], known: Sequence[str], data: str | Path)
 
 
 def batches(
-    kind: type[Loader], shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings
+    shards: ShardSet, ids: NDArray[np.int64], image_size: int, **options: Any
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield what a loader of class `kind` yields for `ids`, int64 [n], each split through a loader of its own.
+    """Yield `(images, labels, ids)` of the centre crops of `ids`, int64 [n], with `Loader`'s other `options`.
 
-    FFCV's files hold one split each, so no loader is asked for two.
+    Each split goes through a loader of its own: FFCV's files hold one split each.
     """
+    from fasttrain.data.crops import CenterCrop
+    from fasttrain.data.loader import Loader
+
     splits = shards.index["split"][ids]
-    for split in np.unique(splits):
-        with closing(kind(shards, ids[splits == split], settings)) as loader:
+    for number in np.unique(splits):
+        chosen = {"split": SPLITS[number], "ids": ids[splits == number], "crop": CenterCrop(image_size)}
+        with Loader(shards, **chosen, shuffle=False, hflip=0, with_ids=True, **options) as loader:
             yield from loader

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 
 from fasttrain.config.location import is_url, user_path
-from fasttrain.device import choose_workers
+from fasttrain.data.photograph import Unreadable, read_photograph
+from fasttrain.data.splits import split_ids
 from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.evaluation.photograph import Unreadable, read_photograph
-from fasttrain.evaluation.splits import batches, split_ids
-from fasttrain.loaders.base import LoaderSettings
-from fasttrain.loaders.registry import choose_loader
+from fasttrain.evaluation.splits import batches
 from fasttrain.photos.dishes import DISHES
 from fasttrain.photos.sample import draw_sample
 from fasttrain.shards.format import ALL, MANIFEST
@@ -46,9 +44,7 @@ def some_photographs(data: str | Path | None, count: int, image_size: int) -> tu
 def _from_shards(data: str | Path, count: int, image_size: int) -> tuple[torch.Tensor, str]:
     shards = ShardSet.open(data)
     ids = split_ids(shards, ALL, data)[_evenly(len(shards), count)]
-    kind, _ = choose_loader("auto", shards, "cpu")
-    settings = LoaderSettings(count, image_size, None, workers=choose_workers(None))
-    with closing(batches(kind, shards, ids, settings)) as loaded:
+    with closing(batches(shards, ids, image_size, batch_size=count)) as loaded:
         return torch.cat([images for images, _, _ in loaded]), f"of the {len(shards):,} in {data}, all splits"
 
 

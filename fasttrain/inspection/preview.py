@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.config.schema import TrainConfig
-from fasttrain.device import choose_device, choose_workers
+from fasttrain.data.crops import RandomResizedCrop
+from fasttrain.data.loader import Loader
+from fasttrain.device import choose_device
 from fasttrain.errors import UserError
-from fasttrain.loaders.base import Loader, LoaderSettings
-from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import choose_loader, loader_class
 from fasttrain.model.names import pretrained_config
 from fasttrain.report.as_seen import Shares, as_seen
@@ -80,30 +80,29 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
     device = choose_device(config.device)
     side = progressive_side(config.progressive, epoch, config.epochs) if config.progressive else config.image_size
     batch_size = count if config.batch_size == "auto" else config.batch_size
-    settings = LoaderSettings(
-        batch_size=batch_size,
-        image_size=side,
-        crop=Crop(scale=config.crop_scale),
-        seed=config.seed,
-        workers=choose_workers(config.workers),
-        device=str(device),
-        limit_batches=-(-count // batch_size),
-        shuffle=config.shuffle,
-    )
-    look = _Looker(config, shards, settings, epoch, count)
+    loading = {
+        "batch_size": batch_size,
+        "crop": RandomResizedCrop(side, scale=config.crop_scale),
+        "seed": config.seed,
+        "workers": config.workers,
+        "device": device,
+        "limit": -(-count // batch_size),
+        "shuffle": "shards" if config.shuffle == "shards" else True,
+    }
+    look = _Looker(config, shards, loading, device, epoch, count)
     said = f"epoch {epoch}, {side} px{_described(config)}"
     return _compared(look, compare, said) if compare else _alone(look, config.loader, said)
 
 
 def _alone(look: _Looker, loader: str, said: str) -> Preview:
-    kind, why = choose_loader(loader, look.shards, look.settings.device)
-    seen = look.through(kind)
+    kind, why = choose_loader(loader, look.shards, str(look.device))
+    seen = look.through(kind.name)
     sheet = contact_sheet(seen.pictures, seen.captions, title=f"{look.shards.location}: {kind.name}, {said}")
     return Preview(sheet, {kind.name: seen.pictures}, seen.captions, why)
 
 
 def _compared(look: _Looker, names: Sequence[str], said: str) -> Preview:
-    shards, device = look.shards, look.settings.device
+    shards, device = look.shards, str(look.device)
     kinds = [choose_loader(name, shards, device)[0] if name == "auto" else loader_class(name) for name in names]
     seen: dict[str, _Seen] = {}
     unavailable: dict[str, str] = {}
@@ -112,12 +111,12 @@ def _compared(look: _Looker, names: Sequence[str], said: str) -> Preview:
             unavailable[kind.name] = reason
             continue
         try:
-            seen[kind.name] = look.through(kind)
+            seen[kind.name] = look.through(kind.name)
         except ImportError as error:
             unavailable[kind.name] = f"it doesn't import: {error}"
     if not seen:
         raise UserError("none of these loaders runs here: " + "; ".join(map(": ".join, unavailable.items())))
-    reference = seen[REFERENCE] if REFERENCE in seen else look.through(loader_class(REFERENCE))
+    reference = seen[REFERENCE] if REFERENCE in seen else look.through(REFERENCE)
     captions = reference.captions
     sheet = contact_sheet(
         np.concatenate([each.pictures for each in seen.values()]),
@@ -133,9 +132,17 @@ def _compared(look: _Looker, names: Sequence[str], said: str) -> Preview:
 class _Looker:
     """Takes pictures through a loader and everything that training does to them before it normalises them."""
 
-    def __init__(self, config: TrainConfig, shards: ShardSet, settings: LoaderSettings, epoch: int, count: int) -> None:
-        self.shards, self.settings = shards, settings
-        self._epoch, self._count, self._device = epoch, count, torch.device(settings.device)
+    def __init__(
+        self,
+        config: TrainConfig,
+        shards: ShardSet,
+        loading: dict[str, Any],
+        device: torch.device,
+        epoch: int,
+        count: int,
+    ) -> None:
+        self.shards, self.device = shards, device
+        self._loading, self._epoch, self._count = loading, epoch, count
         self._ids = shards.ids("train")
         self._augmentation = make_augmentation(
             config,
@@ -143,11 +150,11 @@ class _Looker:
             seed=config.seed,
             classes=len(shards.classes),
             mean=_input_mean(config.model),
-            device=self._device,
+            device=device,
         )
 
-    def through(self, kind: type[Loader]) -> _Seen:
-        loader = kind(self.shards, self._ids, self.settings)
+    def through(self, name: str) -> _Seen:
+        loader = Loader(self.shards, loader=name, with_ids=True, **self._loading)
         crops, pictures = [], []
         captions: list[str] = []
         loader.set_epoch(self._epoch)
@@ -155,8 +162,8 @@ class _Looker:
             for images, labels, ids in loader:
                 crops.append(images.cpu().numpy())
                 shown, shares = as_seen(
-                    images.to(self._device),
-                    labels.to(self._device),
+                    images.to(self.device),
+                    labels.to(self.device),
                     ids.numpy(),
                     self._epoch,
                     self.shards.classes,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, no_memory
 from fasttrain.loaders.checksums import Checksums
-from fasttrain.loaders.plan import BadSamples, Batch, CenterShare, Crop, EpochPlan
+from fasttrain.loaders.plan import BadSamples, Batch, CropRule, EpochPlan, View
 from fasttrain.loaders.to_device import copied_ahead
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ log = logging.getLogger("fasttrain")
 class LoaderSettings:
     """What a loader needs beyond the shards. `crop` is None for evaluation (centre crops, index order).
 
+    further_views: pictures of each photograph besides the one that `image_size` and `crop` describe.
     shuffle: "full" mixes all samples, "shards" those of a few shards at a time (see `plan.epoch_order`), for data
     larger than the memory that is left for the page cache; "none" keeps the order of the index.
     on_bad_sample: "error" stops at the first sample that has changed since it was converted or doesn't decode; "skip"
@@ -37,7 +38,7 @@ class LoaderSettings:
 
     batch_size: int
     image_size: int
-    crop: Crop | CenterShare | None
+    crop: CropRule | None
     seed: int = 0
     workers: int = 0
     device: str = "cpu"
@@ -46,6 +47,7 @@ class LoaderSettings:
     limit_batches: int | None = None
     shuffle: Literal["full", "shards", "none"] = "full"
     on_bad_sample: Literal["error", "skip"] = "error"
+    further_views: tuple[View, ...] = ()
     report: Callable[[str], None] = log.warning
 
     def most_bad(self, samples: int) -> int:
@@ -58,11 +60,12 @@ class Loader(ABC):
 
     Images lie on `settings.device` where that is CUDA; labels and ids are on the CPU. A subclass only turns planned
     batches into pixels (`_load`); order, boxes, flips, counting and resuming are the same for all of them, and so are
-    bad samples: a batch comes without them, however few it has left. `bad` holds those of the epoch at hand that this
-    process has met: id and reason.
+    bad samples: a batch comes without them, however few it has left. `bad_samples` holds those of the epoch at hand
+    that this process has met: id and reason. `why` says why it was chosen, where somebody chose it.
     """
 
-    name: ClassVar[str]
+    name: str
+    why: str = ""
     _checksums: Checksums | None = None
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
@@ -72,7 +75,7 @@ class Loader(ABC):
         self.epoch = 0
         self._delivered = 0
         self._resume_at = 0
-        self.bad: dict[int, str] = {}
+        self.bad_samples: dict[int, str] = {}
         self._bad_before = 0
         self._told: set[int] = set()
 
@@ -91,59 +94,87 @@ class Loader(ABC):
         shards = self.shards.index["shard"][self.ids].astype(np.int64) if settings.shuffle == "shards" else None
         return EpochPlan.training(self.ids, sizes, seed=seed, epoch=epoch, size=size, crop=crop, shards=shards)
 
+    def plans(self) -> list[EpochPlan]:
+        """Return the current epoch's plan of each view, over the same samples."""
+        first, settings = self.plan(), self.settings
+        seed, epoch, sizes = settings.seed, self.epoch, self.shards.sizes()
+        return [first] + [
+            EpochPlan.in_order(first.ids, sizes, seed=seed, epoch=epoch, size=view.size, crop=view.crop, view=number)
+            for number, view in enumerate(settings.further_views, 1)
+        ]
+
     def __len__(self) -> int:
         """Batches in a whole epoch on this rank, wherever a resumed one starts."""
         per_step = self.settings.batch_size * self.settings.world_size
         return self._limited(-(-len(self.ids) // per_step))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        with closing(self.views()) as batches:
+            for (images, *_), labels, ids in batches:
+                yield images, labels, ids
+
+    def views(self) -> Generator[tuple[list[torch.Tensor], torch.Tensor, torch.Tensor], None, None]:
+        """Yield batches as `__iter__` does, with a list of the images of each view."""
         import torch
 
         settings = self.settings
         step = settings.batch_size * settings.world_size
-        plan, first = self.plan().rest(self._resume_at), self._resume_at // step
+        plans, first = [plan.rest(self._resume_at) for plan in self.plans()], self._resume_at // step
+        left = len(plans[0])
         # None are left where fewer were to be delivered, had the epoch begun with this batch size.
-        count = max(self._limited(plan.batch_count(settings.batch_size, settings.world_size) + first) - first, 0)
-        batches = [plan.batch(each, settings.batch_size, settings.rank, settings.world_size) for each in range(count)]
+        count = max(self._limited(plans[0].batch_count(settings.batch_size, settings.world_size) + first) - first, 0)
+        share = settings.batch_size, settings.rank, settings.world_size
+        batches = [[plan.batch(each, *share) for plan in plans] for each in range(count)]
         if not self._resume_at:
             self._bad_before = 0
-        self.bad = {}
+        self.bad_samples = {}
         self._delivered, self._resume_at = self._resume_at, 0
         labels = self.shards.labels()
         for number, (ids, images) in enumerate(self._decoded(batches)):
-            self._delivered += min(step, len(plan) - number * step)
+            self._delivered += min(step, left - number * step)
             # An empty one too: other ranks take this step, or it ends a group of accumulated batches.
             yield images, torch.from_numpy(labels[ids]), torch.from_numpy(ids)
 
-    def _decoded(self, batches: list[Batch]) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-        """Yield the ids and pictures of each batch without its bad samples."""
+    def decode_batch(self, batch: Batch) -> torch.Tensor:
+        """Return the pictures of one batch, which isn't empty, apart from any pass."""
+        ((_, (images,)),) = self._decoded([[batch]])
+        return images
+
+    def _decoded(self, batches: list[list[Batch]]) -> Iterator[tuple[NDArray[np.int64], list[torch.Tensor]]]:
+        """Yield the ids and the pictures of each view of each batch without its bad samples."""
         import torch
 
-        planned = [batch for batch in batches if len(batch)]
+        planned = [views for views in batches if len(views[0])]
+        in_turn = [batch for views in planned for batch in views]
         # Closed here: what a decoder has in flight must not wait for the garbage collector after an error.
-        with closing(copied_ahead(self._load(planned), self.settings.device)) as pixels:
+        with closing(copied_ahead(self._load(in_turn), self.settings.device)) as pixels:
             # Asked after the pixels: it starts a thread, and `_load` may fork.
-            changed: Iterable[BadSamples] = self._checksums.beside(planned) if self._checksums else [()] * len(planned)
-            for batch, (images, bad), other in zip(planned, pixels, changed, strict=True):
-                yield self._good(batch, images, {**dict(bad), **dict(other)})
-        for batch in batches[len(planned) :]:  # this rank's share of the last global batch, where it has none
-            yield batch.ids, torch.empty((0, *batch.size, 3), dtype=torch.uint8)
+            first_views = [views[0] for views in planned]
+            changed: Iterable[BadSamples]
+            changed = self._checksums.beside(first_views) if self._checksums else [()] * len(planned)
+            by_batch = _grouped(pixels, 1 + len(self.settings.further_views))
+            for batch, (pictures, bad), other in zip(first_views, by_batch, changed, strict=True):
+                yield self._good(batch, pictures, {**bad, **dict(other)})
+        for views in batches[len(planned) :]:  # this rank's share of the last global batch, where it has none
+            yield views[0].ids, [torch.empty((0, *view.size, 3), dtype=torch.uint8) for view in views]
 
     @property
-    def bad_samples(self) -> int:
+    def bad_count(self) -> int:
         """Samples left out of the epoch so far; after a resume those of before count on rank 0."""
-        return self._bad_before + len(self.bad)
+        return self._bad_before + len(self.bad_samples)
 
-    def _good(self, batch: Batch, images: torch.Tensor, bad: dict[int, str]) -> tuple[NDArray[np.int64], torch.Tensor]:
-        """The ids and pictures of `batch` without those at the positions `bad`, which are reported."""
+    def _good(
+        self, batch: Batch, pictures: list[torch.Tensor], bad: dict[int, str]
+    ) -> tuple[NDArray[np.int64], list[torch.Tensor]]:
+        """Return the ids and pictures of `batch` without those at the positions `bad`, which are reported."""
         if not bad:
-            return batch.ids, images
+            return batch.ids, pictures
         import torch
 
         for position in sorted(bad):
             self._meet_bad(int(batch.ids[position]), bad[position])
         kept = np.setdiff1d(np.arange(len(batch)), list(bad))
-        return batch.ids[kept], images[torch.from_numpy(kept).to(images.device)]
+        return batch.ids[kept], [images[torch.from_numpy(kept).to(images.device)] for images in pictures]
 
     def _meet_bad(self, sample: int, reason: str) -> None:
         settings, said = self.settings, f"{self.shards.describe(sample)}: {reason}"
@@ -152,11 +183,12 @@ class Loader(ABC):
             raise MemoryError(f"at {said}")
         if settings.on_bad_sample == "error":
             raise UserError(f"{said}; {lists}; copy it again, or leave such samples out: --on-bad-sample skip")
-        self.bad[sample] = reason
+        self.bad_samples[sample] = reason
         if sample not in self._told:
             self._told.add(sample)
             settings.report(f"bad sample left out: {said}")
-        met = self.bad_samples if settings.world_size == 1 else len(self.bad)  # those before a resume are all ranks'
+        # Those before a resume are all ranks'.
+        met = self.bad_count if settings.world_size == 1 else len(self.bad_samples)
         if met > (most := settings.most_bad(len(self.ids))):
             raise UserError(f"{said}; more than {most:,} bad samples in one epoch; {lists}; copy or convert them again")
 
@@ -164,7 +196,7 @@ class Loader(ABC):
         """Chooses the epoch that the next iteration runs; a resume point in another epoch is dropped."""
         if epoch != self.epoch:
             self._delivered = self._resume_at = self._bad_before = 0
-            self.bad = {}
+            self.bad_samples = {}
         self.epoch = epoch
 
     def set_image_size(self, side: int) -> None:
@@ -173,7 +205,7 @@ class Loader(ABC):
 
     def state_dict(self) -> dict[str, int]:
         """Where the iteration stands: samples delivered over all ranks, not those prefetched."""
-        bad = {"bad_samples": self.bad_samples} if self.bad_samples else {}
+        bad = {"bad_samples": self.bad_count} if self.bad_count else {}
         return {"epoch": self.epoch, "samples": self._delivered, **bad}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -181,7 +213,7 @@ class Loader(ABC):
         self.epoch = state["epoch"]
         self._delivered = self._resume_at = state["samples"]
         self._bad_before = state.get("bad_samples", 0) if self.settings.rank == 0 else 0
-        self.bad = {}
+        self.bad_samples = {}
 
     def close(self) -> None:
         """Ends worker processes and threads."""
@@ -190,6 +222,21 @@ class Loader(ABC):
 
     def _limited(self, count: int) -> int:
         return count if self.settings.limit_batches is None else min(count, self.settings.limit_batches)
+
+
+def _grouped(
+    pixels: Iterable[tuple[torch.Tensor, BadSamples]], views: int
+) -> Iterator[tuple[list[torch.Tensor], dict[int, str]]]:
+    """Yield the pictures of `views` batches at a time, and the bad samples of all of them."""
+    pictures: list[torch.Tensor] = []
+    bad: dict[int, str] = {}
+    for images, problems in pixels:
+        pictures.append(images)
+        del images  # its memory is used again once the consumer lets it go
+        bad.update(problems)
+        if len(pictures) == views:
+            yield pictures, bad
+            pictures, bad = [], {}
 
 
 class ShardLoader(Loader):

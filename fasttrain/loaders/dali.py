@@ -44,7 +44,7 @@ class DaliLoader(ShardLoader):
         super().__init__(shards, ids, settings)
         self.sliced = can_slice(shards)
         self._sizes = shards.sizes()
-        self._pipeline: Any = None
+        self._pipelines: dict[int, Any] = {}  # by the side of the pictures
         self._bad: dict[int, str] = {}
         self._looked_at = np.zeros(len(self._sizes), np.bool_)
 
@@ -66,33 +66,29 @@ class DaliLoader(ShardLoader):
 
         waiting = fetched_ahead(self.shards, batches, batches)
         flying: deque[Batch] = deque()
-        size = self.settings.image_size
         device = self.settings.device if self._on_gpu else "cpu"
-        if self._pipeline is None:
-            self._start()
         try:
             self._fill(waiting, flying)
             while flying:
                 batch = flying[0]
                 try:
-                    (pixels,) = self._pipeline.share_outputs()
+                    (pixels,) = self._pipeline(batch).share_outputs()
                 except RuntimeError as error:
                     # DALI stops at the first bad photograph and does not say which.
                     self._find_bad(flying, error)
-                    self._start()
                     for each in flying:
                         self._feed(each)
                     continue
-                images = torch.empty((len(batch), size, size, 3), dtype=torch.uint8, device=device)
+                images = torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, device=device)
                 stream = torch.cuda.current_stream() if self._on_gpu else None
                 feed_ndarray(pixels.as_tensor(), images, cuda_stream=stream)
-                self._pipeline.release_outputs()
+                self._pipeline(batch).release_outputs()
                 flying.popleft()
                 self._fill(waiting, flying)
                 ids = enumerate(batch.ids.tolist())
                 yield images, [(position, self._bad[sample]) for position, sample in ids if sample in self._bad]
         finally:
-            self._drain(len(flying))
+            self._drain(flying)
 
     def set_image_size(self, side: int) -> None:
         if side != self.settings.image_size:
@@ -101,19 +97,26 @@ class DaliLoader(ShardLoader):
 
     def close(self) -> None:
         super().close()
-        self._pipeline = None
+        self._pipelines = {}
 
     @property
     def _on_gpu(self) -> bool:
         return self.settings.device.startswith("cuda")
 
-    def _start(self) -> None:
+    def _pipeline(self, batch: Batch) -> Any:
+        """Return the pipeline that makes pictures of the size of `batch`, started where there is none yet."""
+        side, _ = batch.size
+        if side not in self._pipelines:
+            self._start(side)
+        return self._pipelines[side]
+
+    def _start(self, side: int) -> None:
         from torchvision.io import encode_jpeg
 
         settings = self.settings
-        self._pipeline = build_pipeline(
+        pipeline = build_pipeline(
             batch_size=settings.batch_size,
-            size=settings.image_size,
+            size=side,
             threads=max(settings.workers, 1),
             device_id=torch.device(settings.device).index or 0 if self._on_gpu else None,
         )
@@ -122,9 +125,12 @@ class DaliLoader(ShardLoader):
         # broken one would be met where no batch could be blamed.
         for _ in range(_AHEAD):
             whole = np.full((1, 2), _BLACK, np.int32)
-            self._put([self._black], np.zeros((1, 2), np.int32), whole, np.zeros(1, np.int32))
-        self._pipeline.schedule_run()
-        self._drain(_AHEAD)
+            _put(pipeline, [self._black], np.zeros((1, 2), np.int32), whole, np.zeros(1, np.int32))
+        pipeline.schedule_run()
+        for _ in range(_AHEAD):
+            pipeline.share_outputs()
+            pipeline.release_outputs()
+        self._pipelines[side] = pipeline
 
     def _fill(self, waiting: Iterator[Batch], flying: deque[Batch]) -> None:
         while len(flying) < _AHEAD and (batch := next(waiting, None)) is not None:
@@ -144,6 +150,7 @@ class DaliLoader(ShardLoader):
 
     def _feed(self, batch: Batch) -> None:
         """Schedules `batch`, with a black picture in each bad one's place."""
+        pipeline = self._pipeline(batch)
         if self.sliced:
             jpegs, anchors = sliced_jpegs(self.shards, batch, max(self.settings.workers, 1))
         else:
@@ -152,26 +159,17 @@ class DaliLoader(ShardLoader):
         for position, sample in enumerate(batch.ids.tolist()) if self._bad else ():
             if sample in self._bad:
                 jpegs[position], anchors[position], shapes[position] = self._black, 0, _BLACK
-        self._put(jpegs, anchors, shapes, batch.flips.astype(np.int32))
-        self._pipeline.schedule_run()
+        _put(pipeline, jpegs, anchors, shapes, batch.flips.astype(np.int32))
+        pipeline.schedule_run()
 
-    def _put(
-        self,
-        jpegs: list[NDArray[np.uint8]],
-        anchors: NDArray[np.int32],
-        shapes: NDArray[np.int32],
-        flips: NDArray[np.int32],
-    ) -> None:
-        for name, values in {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips}.items():
-            self._pipeline.feed_input(name, values)
-
-    def _drain(self, count: int) -> None:
+    def _drain(self, flying: Iterable[Batch]) -> None:
         try:
-            for _ in range(count if self._pipeline is not None else 0):
-                self._pipeline.share_outputs()
-                self._pipeline.release_outputs()
+            for batch in flying:
+                if pipeline := self._pipelines.get(batch.size[0]):
+                    pipeline.share_outputs()
+                    pipeline.release_outputs()
         except RuntimeError:  # a bad photograph that nobody waits for any more
-            self._pipeline = None
+            self._pipelines = {}
 
     def _find_bad(self, flying: Iterable[Batch], error: RuntimeError) -> None:
         """Has torchvision find the photographs that DALI may have stopped at; raises `error` where there are none."""
@@ -185,9 +183,20 @@ class DaliLoader(ShardLoader):
                         decode_crop(self.shards.bytes(sample), box, False, (1, 1))
                 except RuntimeError as reason:
                     self._bad[sample] = f"DALI can't decode it ({str(reason).splitlines()[0]})"
-        self._pipeline = None
+        self._pipelines = {}
         if len(self._bad) == known:
             raise error
+
+
+def _put(
+    pipeline: Any,
+    jpegs: list[NDArray[np.uint8]],
+    anchors: NDArray[np.int32],
+    shapes: NDArray[np.int32],
+    flips: NDArray[np.int32],
+) -> None:
+    for name, values in {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips}.items():
+        pipeline.feed_input(name, values)
 
 
 def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int | None) -> Any:

@@ -11,8 +11,9 @@ import contextlib
 import ctypes
 import importlib.util
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,14 +43,14 @@ class FfcvLoader(ShardLoader):
         self.split = SPLITS[int(shards.index["split"][ids[0]])]
         self._first_id = int(shards.ids(self.split)[0])
         self._file = BetonBytes(shards, self.split)
-        self._loader: Any = None
-        # Compiled code holds its address, so it never moves. A row for each photograph of the beton.
-        self._table = np.zeros(len(shards.ids(self.split)), _PLANNED_ROW)
+        self._views: dict[int, _ViewReader] = {}
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if shards.raw:
             return "these shards hold pixels, FFCV's files JPEGs; use --loader native, or convert without --raw"
+        if not shards.mapped:
+            return "FFCV's files are made by `convert --format tar,beton`; use --loader native for a plain folder"
         if shards.remote:
             return "FFCV's files hold a whole split each and are not fetched from a URL; use --loader native"
         if importlib.util.find_spec("ffcv") is None:
@@ -64,25 +65,24 @@ class FfcvLoader(ShardLoader):
         return 10
 
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
-        if self._loader is None:
-            self._loader, self._order = _make_loader(self)
+        by_view: dict[int, list[Batch]] = {}
         for batch in batches:
-            rows = batch.ids - self._first_id
-            self._table["box"][rows], self._table["flip"][rows] = batch.boxes, batch.flips
-        self._order.rows = np.concatenate([batch.ids for batch in batches]) - self._first_id if batches else []
-        self._table["failed"] = 0
-        if not batches:
-            return
-        with _torch_threads_kept():
-            epoch = iter(self._loader)
-        try:
-            for batch, (images,) in zip(batches, epoch, strict=True):
-                failed = np.flatnonzero(self._table["failed"][batch.ids - self._first_id])
-                # FFCV hands out slots of a ring that it writes again a few batches later.
-                yield images.clone(), [(int(position), self._reason(batch, int(position))) for position in failed]
-        finally:
-            # Its thread reads the table: the next epoch must not fill it while that still runs.
-            _end(epoch)
+            by_view.setdefault(batch.view, []).append(batch)
+        with contextlib.ExitStack() as open_views:
+            reading = {
+                view: open_views.enter_context(contextlib.closing(self._reader(view, planned[0].size[0]).read(planned)))
+                for view, planned in by_view.items()
+            }
+            for batch in batches:
+                images, failed = next(reading[batch.view])
+                yield images, [(position, self._reason(batch, position)) for position in failed]
+
+    def _reader(self, view: int, side: int) -> _ViewReader:
+        if view not in self._views:
+            samples = len(self.shards.ids(self.split))
+            path = self.shards.folder / f"{self.split}.beton"
+            self._views[view] = _ViewReader(path, samples, self._first_id, side, self.settings)
+        return self._views[view]
 
     def set_image_size(self, side: int) -> None:
         if side != self.settings.image_size:
@@ -91,7 +91,7 @@ class FfcvLoader(ShardLoader):
 
     def close(self) -> None:
         super().close()
-        self._loader = None
+        self._views = {}
 
     def _stored(self, samples: NDArray[np.int64]) -> Located:
         return self._file.locate(samples - self._first_id)
@@ -106,6 +106,34 @@ class FfcvLoader(ShardLoader):
         except ValueError as error:
             return f"FFCV's file holds it broken ({error})"
         return "FFCV's file holds it broken, the shard whole"
+
+
+class _ViewReader:
+    """FFCV's own loader over the beton at `path`, which gives one picture of `side` px of each photograph."""
+
+    def __init__(self, path: Path, samples: int, first_id: int, side: int, settings: LoaderSettings) -> None:
+        self._first_id = first_id
+        # Compiled code holds its address, so it never moves. A row for each photograph of the beton.
+        self._table = np.zeros(samples, _PLANNED_ROW)
+        self._loader, self._order = _make_loader(path, self._table, side, settings)
+
+    def read(self, batches: Sequence[Batch]) -> Generator[tuple[torch.Tensor, list[int]], None, None]:
+        """Yield the pictures of each batch, and the positions of those that failed."""
+        for batch in batches:
+            rows = batch.ids - self._first_id
+            self._table["box"][rows], self._table["flip"][rows] = batch.boxes, batch.flips
+        self._order.rows = np.concatenate([batch.ids for batch in batches]) - self._first_id
+        self._table["failed"] = 0
+        with _torch_threads_kept():
+            epoch = iter(self._loader)
+        try:
+            for batch, (images,) in zip(batches, epoch, strict=True):
+                failed = np.flatnonzero(self._table["failed"][batch.ids - self._first_id])
+                # FFCV hands out slots of a ring that it writes again a few batches later.
+                yield images.clone(), failed.tolist()
+        finally:
+            # Its thread reads the table: the next epoch must not fill it while that still runs.
+            _end(epoch)
 
 
 def _end(epoch: Any) -> None:
@@ -136,7 +164,7 @@ def _native_decode() -> Any:
     return function
 
 
-def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
+def _make_loader(path: Path, planned: NDArray[np.void], size: int, settings: LoaderSettings) -> tuple[Any, Any]:
     from ffcv.loader import Loader as FfcvOwnLoader
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
@@ -145,10 +173,9 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
     from ffcv.transforms import ToTensor
     from ffcv.traversal_order.base import TraversalOrder
 
-    size = owner.settings.image_size
     native_decode = _native_decode()
     # Compiled code knows addresses only: the one module that handles them.
-    table, row_bytes = owner._table.ctypes.data, _PLANNED_ROW.itemsize
+    table, row_bytes = planned.ctypes.data, _PLANNED_ROW.itemsize
 
     class PlannedDecoder(Operation):
         def declare_state_and_memory(self, previous_state: Any) -> Any:
@@ -182,7 +209,7 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
     class PlannedOrder(TraversalOrder):
         def __init__(self) -> None:
             # FFCV fixes a loader's length by the first order it sees: it must be a whole epoch's.
-            self.rows = np.arange(len(owner._table))
+            self.rows = np.arange(len(planned))
 
         def __call__(self, loader: Any) -> Any:  # FFCV calls what it is given, class or instance
             return self
@@ -193,9 +220,9 @@ def _make_loader(owner: FfcvLoader) -> tuple[Any, Any]:
     order = PlannedOrder()
     with _torch_threads_kept():
         loader = FfcvOwnLoader(
-            str(owner.shards.folder / f"{owner.split}.beton"),
-            batch_size=owner.settings.batch_size,
-            num_workers=max(owner.settings.workers, 1),
+            str(path),
+            batch_size=settings.batch_size,
+            num_workers=max(settings.workers, 1),
             order=order,
             pipelines={"image": PipelineSpec("image", PlannedDecoder(), [ToTensor()]), "label": None},
             drop_last=False,

@@ -6,7 +6,7 @@ Works on every shard; fastest on those cut at every MCU (`convert --cut mcu`, th
 from __future__ import annotations
 
 import weakref
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import BadSamples, Batch
-from fasttrain.loaders.read_ahead import ReadAhead
+from fasttrain.loaders.read_ahead import read_ahead_of
 from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ class NativeLoader(ShardLoader):
         super().__init__(shards, ids, settings)
         self._sizes = shards.sizes()
         self._pool: Any = None
-        self._free: deque[NDArray[np.uint8]] = deque(maxlen=_AHEAD + 1)  # memory of batches that nobody holds any more
+        self._views = 1 + len(settings.further_views)
+        # Memory of batches that nobody holds any more, by its shape.
+        self._free: defaultdict[tuple[int, ...], deque[NDArray[np.uint8]]] = defaultdict(
+            lambda: deque(maxlen=(_AHEAD + 1) * self._views)
+        )
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
@@ -53,23 +57,31 @@ class NativeLoader(ShardLoader):
         if self._pool is None:
             self._pool = _native.Pool(max(self.settings.workers, 1))
         waiting = self._located(batches)
-        read_ahead = ReadAhead(self.shards, batches, whole_shards=self.settings.shuffle == "shards")
+        first_views = [batch for batch in batches if batch.view == 0]
+        read_ahead = read_ahead_of(self.shards, first_views, whole_shards=self.settings.shuffle == "shards")
         flying: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:
-                while len(flying) < _AHEAD and (found := next(waiting, None)) is not None:
-                    read_ahead.advance(len(found[0]))
-                    flying.append(self._submit(*found))
+                while len(flying) < _AHEAD * self._views and (found := next(waiting, None)) is not None:
+                    batch, where = found
+                    if read_ahead is not None and batch.view == 0:
+                        read_ahead.advance(len(batch))
+                    flying.append(self._submit(batch, where))
                 if not flying:
                     return
                 ticket, images = flying.popleft()
                 bad = self._pool.wait(ticket)
                 yield images, bad
         finally:
-            read_ahead.close()
+            if read_ahead is not None:
+                read_ahead.close()
             if self._pool is not None:  # `close` has waited for all of them
                 for ticket, _ in flying:
                     self._pool.wait(ticket)
+
+    def set_image_size(self, side: int) -> None:
+        super().set_image_size(side)
+        self._free.clear()
 
     def close(self) -> None:
         super().close()
@@ -79,13 +91,15 @@ class NativeLoader(ShardLoader):
 
     def _located(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Located]]:
         """Each batch with where its bytes lie; of shards behind a URL only as it comes, as others aren't here yet."""
-        at_a_time = 1 if self.shards.remote else _LOCATED
+        at_a_time = (_LOCATED if self.shards.mapped and not self.shards.remote else 1) * self._views
         for start in range(0, len(batches), at_a_time):
             several = batches[start : start + at_a_time]
-            where = self.shards.locate(np.concatenate([batch.ids for batch in several]))
+            first_views = [batch for batch in several if batch.view == 0]
+            where = self.shards.locate(np.concatenate([batch.ids for batch in first_views]))
             first = 0
             for batch in several:
-                part = slice(first, first := first + len(batch))
+                if batch.view == 0:
+                    part = slice(first, first := first + len(batch))
                 yield batch, where.part(part)
 
     def _submit(self, batch: Batch, where: Located) -> tuple[int, torch.Tensor]:
@@ -104,11 +118,10 @@ class NativeLoader(ShardLoader):
         if self.settings.device.startswith("cuda"):  # torch keeps a ring of these itself
             return torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, pin_memory=True)
         # Fresh pages cost the kernel more than decoding a photograph, so memory is used again.
-        shape = (self.settings.batch_size, *batch.size, 3)
-        buffer = self._free.pop() if self._free else None
-        if buffer is None or buffer.shape != shape:
-            buffer = np.empty(shape, dtype=np.uint8)
+        shape = (max(self.settings.batch_size, len(batch)), *batch.size, 3)
+        free = self._free[shape]
+        buffer = free.pop() if free else np.empty(shape, dtype=np.uint8)
         images = buffer[: len(batch)]
         # Whatever shares the tensor's storage (its views, its slices, arrays made of it) keeps `images` alive.
-        weakref.finalize(images, self._free.append, buffer).atexit = False
+        weakref.finalize(images, free.append, buffer).atexit = False
         return torch.from_numpy(images)

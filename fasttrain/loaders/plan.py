@@ -22,6 +22,8 @@ ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM = range(5)
 SHARD_WINDOW = 8
 """Shards whose samples `shuffle` "shards" mixes: 8,000 photographs and some 400 MB as `convert` writes them."""
 
+_FIRST_VIEW_STREAM, _MOST_VIEWS = 16, 200  # streams of the crops of a photograph's further views
+
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 _CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, flip, one spare: six Philox blocks
 _CHUNK = 1 << 16
@@ -44,6 +46,24 @@ class CenterShare:
     flip: float = 0.0
 
 
+@dataclass(frozen=True)
+class FullPicture:
+    """The entire photograph, squashed to a square."""
+
+    flip: float = 0.0
+
+
+CropRule = Crop | CenterShare | FullPicture
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture of each photograph, `size` x `size` px, cropped by `crop`."""
+
+    size: int
+    crop: CropRule
+
+
 BadSamples = Sequence[tuple[int, str]]
 """(position in the batch, reason) of each photograph that could not be decoded."""
 
@@ -53,20 +73,22 @@ class Batch:
     """Planned samples, in order: what a loader must deliver at one position.
 
     ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
-    the photograph. flips: bool [n]. size: (height, width) of the output in pixels.
+    the photograph. flips: bool [n]. size: (height, width) of the output in pixels. view: the number of the view, where
+    each photograph is delivered in several.
     """
 
     ids: NDArray[np.int64]
     boxes: NDArray[np.int32]
     flips: NDArray[np.bool_]
     size: tuple[int, int]
+    view: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
         """Return the samples at the positions `rows`."""
-        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size)
+        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view)
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
@@ -110,13 +132,15 @@ def epoch_order(
 
 
 def random_resized_crops(
-    ids: NDArray[np.int64], sizes: NDArray[np.int32], seed: int, epoch: int, crop: Crop
+    ids: NDArray[np.int64], sizes: NDArray[np.int32], seed: int, epoch: int, crop: Crop, view: int = 0
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Boxes int32 [n, 4] (top, left, height, width) and flips bool [n] of the samples `ids`.
+    """Return boxes int32 [n, 4] (top, left, height, width) and flips bool [n] of the samples `ids`.
 
-    `sizes` is int32 [n, 2], (height, width) of each. The distribution is torchvision's `RandomResizedCrop`
-    (ten attempts, then the largest centre crop within `ratio`) and `RandomHorizontalFlip`.
+    `sizes` is int32 [n, 2], (height, width) of each. Each `view` has numbers of its own. The distribution is
+    torchvision's `RandomResizedCrop` (ten attempts, then the largest centre crop within `ratio`) and
+    `RandomHorizontalFlip`.
     """
+    stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     boxes = np.empty((len(ids), 4), dtype=np.int32)
     flips = np.empty(len(ids), dtype=np.bool_)
     by_id = np.argsort(ids, kind="stable")
@@ -126,7 +150,7 @@ def random_resized_crops(
         end = int(np.searchsorted(ids, first + _CHUNK, sorter=by_id))
         rows = by_id[position:end]
         offsets = ids[rows] - first
-        words = random_words(seed, epoch, CROP_STREAM, int(offsets[-1]) + 1, _CROP_WORDS, first)[offsets]
+        words = random_words(seed, epoch, stream, int(offsets[-1]) + 1, _CROP_WORDS, first)[offsets]
         boxes[rows], flips[rows] = _draw(unit(words), sizes[rows], crop)
         position = end
     return boxes, flips
@@ -154,7 +178,7 @@ class EpochPlan(Batch):
         seed: int,
         epoch: int,
         size: int,
-        crop: Crop | CenterShare,
+        crop: CropRule,
         shards: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
         """The training epoch over `ids`; `sizes` int32 [N, 2] is the whole index's, by sample id.
@@ -177,16 +201,22 @@ class EpochPlan(Batch):
         seed: int,
         epoch: int,
         size: int,
-        crop: Crop | CenterShare,
+        crop: CropRule,
+        view: int = 0,
     ) -> EpochPlan:
         """The samples `order`, int64 [n], as they stand; a sample's crop and flip don't depend on its place."""
+        of_order = sizes[order]
         if isinstance(crop, Crop):
-            boxes, flips = random_resized_crops(order, sizes[order], seed, epoch, crop)
+            boxes, flips = random_resized_crops(order, of_order, seed, epoch, crop, view)
         else:
-            boxes, flips = centre_boxes(sizes[order], crop.share), np.zeros(len(order), np.bool_)
+            if isinstance(crop, CenterShare):
+                boxes = centre_boxes(of_order, crop.share)
+            else:
+                boxes = np.concatenate([np.zeros_like(of_order), of_order], axis=1)
+            flips = np.zeros(len(order), np.bool_)
             if crop.flip:
-                _, flips = random_resized_crops(order, sizes[order], seed, epoch, Crop(flip=crop.flip))
-        return EpochPlan(order, boxes, flips, (size, size))
+                _, flips = random_resized_crops(order, of_order, seed, epoch, Crop(flip=crop.flip), view)
+        return EpochPlan(order, boxes, flips, (size, size), view)
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""

@@ -105,6 +105,11 @@ class ReadAhead:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
+def read_ahead_of(shards: ShardSet, batches: Iterable[Batch], *, whole_shards: bool) -> ReadAhead | None:
+    """Return a `ReadAhead`; None where the samples aren't mapped, as each is then read before it is decoded."""
+    return ReadAhead(shards, batches, whole_shards=whole_shards) if shards.mapped else None
+
+
 def fetched_ahead(shards: ShardSet, batches: Sequence[Batch], results: Iterable[T]) -> Iterator[T]:
     """`results`, one for each of `batches`, while the shards of the batches after it are fetched.
 

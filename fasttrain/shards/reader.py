@@ -125,8 +125,11 @@ class ShardSet:
     memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length
     (of the JPEG or the pixels, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test),
     and crc32 (of the same bytes), which older shards are without. Its numbers have been checked (`shards.check`).
-    Can be pickled and survives a fork: a worker maps the files itself.
+    mapped: whether the samples lie in files that are mapped into memory. Can be pickled and survives a fork: a worker
+    maps the files itself.
     """
+
+    mapped = True
 
     def __init__(self, files: ShardFiles) -> None:
         self.files = files

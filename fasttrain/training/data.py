@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fasttrain.data.crops import CenterCrop, RandomResizedCrop
+from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
-from fasttrain.loaders.base import Loader, LoaderSettings
+from fasttrain.loaders import base
 from fasttrain.loaders.read_ahead import require_room
 from fasttrain.ranks import Ranks
 from fasttrain.shards.format import SPLITS
@@ -22,16 +25,16 @@ _NAMED = 5  # classes
 class Loaders:
     """One loader of the same class for each split; `test` is None where the shards have none."""
 
-    train: Loader
-    val: Loader
-    test: Loader | None
+    train: base.Loader
+    val: base.Loader
+    test: base.Loader | None
 
     def bad_samples(self, ranks: Ranks) -> dict[str, int]:
         """`bad_samples`: those left out of this epoch's training and validation, on all ranks; empty where they stop
         the run."""
         if self.train.settings.on_bad_sample == "error":
             return {}
-        return {"bad_samples": sum(ranks.gather(self.train.bad_samples + self.val.bad_samples))}
+        return {"bad_samples": sum(ranks.gather(self.train.bad_count + self.val.bad_count))}
 
     def close(self) -> None:
         for loader in (self.train, self.val, self.test):
@@ -39,12 +42,14 @@ class Loaders:
                 loader.close()
 
 
-def make_loaders(shards: ShardSet, kind: type[Loader], training: LoaderSettings) -> Loaders:
-    """`training` holds the training split's settings; the others get centre crops.
+def make_loaders(
+    shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], **options: Any
+) -> Loaders:
+    """Return a loader of each split, with `Loader`'s `options`. `crop` is the training split's; others are centred.
 
     Raises UserError where there is nothing to train on or to validate with, or the cache is too small for the shards.
     """
-    require_room(shards, training.shuffle)
+    require_room(shards, "shards" if shuffle == "shards" else "full")
     ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
     if len(shards.classes) == 1:
         raise UserError(f"{shards.location}: one class only, {shards.classes[0]!r}; a classifier needs two")
@@ -59,11 +64,11 @@ def make_loaders(shards: ShardSet, kind: type[Loader], training: LoaderSettings)
     for split, mend in (("train", "add photographs"), ("val", room)):
         if not len(ids[split]):
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
-    evaluation = replace(training, crop=None)
+    center = CenterCrop(crop.size)
     return Loaders(
-        train=kind(shards, ids["train"], training),
-        val=kind(shards, ids["val"], evaluation),
-        test=kind(shards, ids["test"], evaluation) if len(ids["test"]) else None,
+        train=Loader(shards, split="train", crop=crop, shuffle=shuffle, with_ids=True, **options),
+        val=Loader(shards, split="val", crop=center, with_ids=True, **options),
+        test=Loader(shards, split="test", crop=center, with_ids=True, **options) if len(ids["test"]) else None,
     )
 
 

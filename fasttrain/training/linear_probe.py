@@ -11,7 +11,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
+from fasttrain.data.crops import CenterCrop
+from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
-from fasttrain.loaders.base import Loader
+from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
@@ -31,18 +32,18 @@ from fasttrain.training.data import Loaders
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
-Watched = Callable[[Loader], Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]
+Watched = Callable[[base.Loader], Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]
 
 _STRONGEST, _WEAKEST = 1.0, 1e-4  # L2 penalties on the weights of standardized features
 _TOLERANCE = 1e-2  # of the greatest logit: half precision
 
 
-class FeatureLoader(Loader):
+class FeatureLoader(base.Loader):
     """Features, float32 [n, D], where `pictures` has uint8 [n, H, W, 3]: in the same order, resumed in the same way."""
 
     name = "features"
 
-    def __init__(self, pictures: Loader, features: torch.Tensor) -> None:
+    def __init__(self, pictures: base.Loader, features: torch.Tensor) -> None:
         """`features`, float32 [N, D]: of the samples `pictures.ids`, in that order."""
         super().__init__(pictures.shards, pictures.ids, pictures.settings)
         self.load_state_dict(pictures.state_dict())
@@ -50,7 +51,7 @@ class FeatureLoader(Loader):
 
     def plan(self) -> EpochPlan:
         order, settings = self.ids, self.settings
-        if settings.crop is not None:
+        if settings.shuffle != "none":
             shards = self.shards.index["shard"][order].astype(np.int64) if settings.shuffle == "shards" else None
             order = epoch_order(order, settings.seed, self.epoch, shards)
         count, side = len(order), settings.image_size
@@ -84,19 +85,28 @@ def to_features(
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
 
-    def of(pictures: Loader | None, split: str) -> FeatureLoader | None:
+    def of(pictures: base.Loader | None, split: str) -> FeatureLoader | None:
         if pictures is None:
             return None
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
         features = _read(path, len(pictures.ids))
         if features is None:
-            whole = replace(pictures.settings, crop=None, limit_batches=None, rank=0, world_size=1)
-            began = time.perf_counter()
-            seen = type(pictures)(pictures.shards, pictures.ids, whole)
-            try:
+            began, settings = time.perf_counter(), pictures.settings
+            with Loader(
+                pictures.shards,
+                split=split,
+                batch_size=settings.batch_size,
+                crop=CenterCrop(settings.image_size),
+                shuffle=False,
+                hflip=0,
+                loader=pictures.name,
+                workers=settings.workers,
+                device=device,
+                with_ids=True,
+                on_bad_sample=settings.on_bad_sample,
+                report=settings.report,
+            ) as seen:
                 features = _compute(model, watched(seen), preprocess, autocast, device)
-            finally:
-                seen.close()
             _write(path, features)
             seconds = time.perf_counter() - began
             say(f"features: {len(features):,} photographs of the {split} split in {seconds:.1f} s, kept in {path}")
@@ -205,7 +215,7 @@ def _read(path: Path, count: int) -> torch.Tensor | None:
     return features if len(features) == count else None
 
 
-def _digest(model: Any, spec: ModelSpec, loader: Loader, autocast: Autocast) -> str:
+def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast) -> str:
     """Of all that shapes the features: the data, the body's weights, the pictures' size and decoder, the precision."""
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)

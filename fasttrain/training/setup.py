@@ -17,11 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.schema import TrainConfig
+from fasttrain.data.crops import RandomResizedCrop
 from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
 from fasttrain.errors import UserError
-from fasttrain.loaders.base import LoaderSettings
-from fasttrain.loaders.plan import Crop
-from fasttrain.loaders.registry import choose_loader
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
@@ -64,10 +62,23 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     keep_freed_memory(device)
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
-    kind, why_loader = choose_loader(config.loader, shards, str(device))
-    model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
     warn = _warning_on(console, ranks)
-    loaders = make_loaders(shards, kind, _loader_settings(config, device, ranks, warn))
+    loaders = make_loaders(
+        shards,
+        RandomResizedCrop(config.image_size, scale=config.crop_scale),
+        shuffle="shards" if config.shuffle == "shards" else True,
+        batch_size=int(config.batch_size),
+        limit=config.limit_batches,
+        loader=config.loader,
+        workers=ranks.workers(config.workers),
+        device=device,
+        seed=config.seed,
+        on_bad_sample=config.on_bad_sample,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        report=warn,
+    )
+    model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
     optimizer, schedule = _make_optimizer(config, model, -(-len(loaders.train) // config.grad_accumulation))
     precision = choose_precision(model, device, config.amp, config.amp_dtype)
@@ -98,7 +109,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         model, device, config.compile, config.compile_mode, config.deterministic
     )
     seed_rank(ranks.rank)
-    lines = (f"loader: {why_loader}", *why_sizes, why_weights, why_batch)
+    lines = (f"loader: {loaders.train.why}", *why_sizes, why_weights, why_batch)
     notes = tuple(line for line in lines if line)
     return RunParts(
         start=start,
@@ -106,7 +117,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         ranks=ranks,
         device=device,
         shards=shards,
-        loader_name=kind.name,
+        loader_name=loaders.train.name,
         loaders=loaders,
         model=model,
         spec=spec,
@@ -191,25 +202,6 @@ def _make_optimizer(
         warmup_epochs=config.warmup_epochs,
     )
     return optimizer, schedule
-
-
-def _loader_settings(
-    config: TrainConfig, device: torch.device, ranks: Ranks, warn: Callable[[str], None]
-) -> LoaderSettings:
-    return LoaderSettings(
-        batch_size=int(config.batch_size),
-        image_size=config.image_size,
-        crop=Crop(scale=config.crop_scale),
-        seed=config.seed,
-        workers=ranks.workers(config.workers),
-        device=str(device),
-        rank=ranks.rank,
-        world_size=ranks.size,
-        limit_batches=config.limit_batches,
-        shuffle=config.shuffle,
-        on_bad_sample=config.on_bad_sample,
-        report=warn,
-    )
 
 
 def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:

@@ -134,7 +134,7 @@ class TrainingState:
         state["best"] = None if self.step == self._best_step else self.best
         state["totals"] = self.totals.over(ranks).state_dict()
         rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
-        if bad := sum(ranks.gather(self.loader.bad_samples)):
+        if bad := sum(ranks.gather(self.loader.bad_count)):
             state["loader"]["bad_samples"] = bad
         ema = self.ema.module.state_dict() if self.ema else None
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}

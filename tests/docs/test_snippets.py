@@ -18,8 +18,8 @@ from PIL import Image
 
 import fasttrain
 from fasttrain.commands import finish
+from fasttrain.data.photograph import read_photograph
 from fasttrain.errors import UserError
-from fasttrain.evaluation.photograph import read_photograph
 from tests.conftest import make_model_folder
 from tests.support.runs import SMALL
 

@@ -13,9 +13,9 @@ import torch
 
 from fasttrain import predict
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.data.photograph import read_photograph
 from fasttrain.errors import UserError
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.evaluation.photograph import read_photograph
 from fasttrain.evaluation.predict import Prediction, Predictor
 from fasttrain.evaluation.printed import print_predictions
 from fasttrain.model.preprocess import Normalise

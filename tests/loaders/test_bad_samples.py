@@ -91,7 +91,7 @@ def test_all_leave_out_the_same_and_nothing_else(name, sound, damaged):
             kept = ~np.isin(all_ids.numpy(), BAD)
             assert ids.tolist() == all_ids[kept].tolist() and labels.tolist() == all_labels[kept].tolist()
             assert torch.equal(images, all_images[kept])
-        assert loader.bad_samples == len(BAD) and loader.bad.keys() == set(BAD)
+        assert loader.bad_count == len(BAD) and loader.bad_samples.keys() == set(BAD)
         assert loader.state_dict()["samples"] == len(sound.ids("train")), "they count as delivered"
     assert len(told) == len(BAD), "each is reported once"
     assert all(damaged.index["key"][sample].decode() in "".join(told) for sample in BAD)
@@ -115,9 +115,9 @@ def test_a_run_resumed_goes_on_the_same(name, damaged):
     rest = list(resumed)
     assert ids_of(rest) == ids_of(whole[4:])
     assert all(torch.equal(one[0], other[0]) for one, other in zip(rest, whole[4:], strict=True))
-    assert resumed.bad_samples == len(BAD)
+    assert resumed.bad_count == len(BAD)
     resumed.set_epoch(1)
-    assert resumed.bad_samples == 0 and "bad_samples" not in resumed.state_dict()
+    assert resumed.bad_count == 0 and "bad_samples" not in resumed.state_dict()
     resumed.close()
 
 
@@ -152,9 +152,9 @@ def test_ranks_take_as_many_steps_and_every_sample_once(damaged):
         batches = list(loader)
         steps.append(len(batches))
         seen += ids_of(batches)
-        assert sorted(loader.bad) == sorted(set(BAD) & set(loader.plan().ids[rank::2].tolist()))
+        assert sorted(loader.bad_samples) == sorted(set(BAD) & set(loader.plan().ids[rank::2].tolist()))
         loader.load_state_dict({"epoch": 0, "samples": 20, "bad_samples": 3})
-        assert loader.bad_samples == (0 if rank else 3), "a checkpoint's are all ranks'"
+        assert loader.bad_count == (0 if rank else 3), "a checkpoint's are all ranks'"
     assert steps[0] == steps[1] == -(-len(damaged.ids("train")) // 2)
     assert sorted(seen) == sorted(set(damaged.ids("train").tolist()) - set(BAD))
 
@@ -220,5 +220,5 @@ def test_raw_pixels_have_checksums_too(name, photographs, tmp_path):
     content[int(row["offset"]) + 99] ^= 128
     path.write_bytes(content)
     loader = make(name, ShardSet.open(tmp_path / "raw"))
-    assert 5 not in ids_of(loader) and list(loader.bad) == [5]
+    assert 5 not in ids_of(loader) and list(loader.bad_samples) == [5]
     loader.close()

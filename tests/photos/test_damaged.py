@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from fasttrain.data.photograph import Unreadable, read_photograph
 from fasttrain.errors import UserError
-from fasttrain.evaluation.photograph import Unreadable, read_photograph
 from fasttrain.loaders.torchvision import decode_crop
 from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
 from fasttrain.shards.convert import convert

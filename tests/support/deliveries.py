@@ -15,7 +15,7 @@ from typing import Any
 from fasttrain.loaders.base import Loader
 
 _, written, script, *arguments = sys.argv
-_deliver = Loader.__iter__
+_deliver = Loader.views
 
 
 def _written_down(loader: Loader) -> Iterator[Any]:
@@ -25,6 +25,6 @@ def _written_down(loader: Loader) -> Iterator[Any]:
         yield batch
 
 
-Loader.__iter__ = _written_down  # type: ignore[method-assign]
+Loader.views = _written_down  # type: ignore[method-assign]
 sys.argv = [script, *arguments]
 runpy.run_path(script, run_name="__main__")

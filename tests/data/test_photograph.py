@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from fasttrain.evaluation import photograph
-from fasttrain.evaluation.photograph import read_photograph
+from fasttrain.data import photograph
+from fasttrain.data.photograph import read_photograph
 from fasttrain.photos.normalise import directly_decodable
 
 pytest.importorskip("fasttrain._native")

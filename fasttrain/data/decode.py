@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from fasttrain.config.location import user_path
+from fasttrain.data.photograph import Unreadable, decode_photograph, read_photograph
 from fasttrain.device import choose_workers
 from fasttrain.errors import UserError
-from fasttrain.evaluation.photograph import Unreadable, decode_photograph, read_photograph
 
 Photograph = str | Path | bytes
 

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from fasttrain import decode
+from fasttrain.data.photograph import read_photograph
 from fasttrain.errors import UserError
-from fasttrain.evaluation.photograph import read_photograph
 
 
 def test_paths_and_bytes_give_what_validation_sees(photographs) -> None:

@@ -1,0 +1,82 @@
+"""Crops: the part of each photograph that becomes a picture, and the picture's size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from fasttrain.errors import UserError
+from fasttrain.loaders.plan import CenterShare, CropRule, FullPicture, View
+from fasttrain.loaders.plan import Crop as RandomCrop
+
+
+@dataclass(frozen=True)
+class PlannedCrop(ABC):
+    """Base of the crops. `size` is the side of the square picture in pixels."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 1:
+            raise UserError(f"a crop of {self.size} px: give a whole number of pixels, such as 224")
+
+    @abstractmethod
+    def rule(self, hflip: float) -> CropRule:
+        """Return the rule by which the plan places this crop and mirrors it with probability `hflip`."""
+
+    def view(self, hflip: float) -> View:
+        """Return the pictures that this crop makes, mirrored with probability `hflip`."""
+        return View(self.size, self.rule(hflip))
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(PlannedCrop):
+    """A random part of the photograph, resized to `size` x `size` px, as torchvision's transform of that name.
+
+    scale: the crop's share of the area, at random between the two. ratio: its width over its height.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, (low, high), most in (("scale", self.scale, 1.0), ("ratio", self.ratio, float("inf"))):
+            if not 0 < low <= high <= most:
+                raise UserError(f"RandomResizedCrop({name}={(low, high)}): give two numbers above 0, the smaller first")
+
+    def rule(self, hflip: float) -> CropRule:
+        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip)
+
+
+@dataclass(frozen=True)
+class CenterCrop(PlannedCrop):
+    """The centred square of `crop_pct` of the short side, resized to `size` x `size` px: timm's `crop_pct`."""
+
+    crop_pct: float = 0.875
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.crop_pct <= 1:
+            raise UserError(f"CenterCrop(crop_pct={self.crop_pct}): give a share above 0 and up to 1, such as 0.875")
+
+    def rule(self, hflip: float) -> CropRule:
+        return CenterShare(self.crop_pct, hflip)
+
+
+@dataclass(frozen=True)
+class Resize(PlannedCrop):
+    """The entire photograph, resized to `size` x `size` px. Its aspect ratio is lost, nothing at the edges is."""
+
+    def rule(self, hflip: float) -> CropRule:
+        return FullPicture(hflip)
+
+
+def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
+    """Return `given`, or the usual crop of that size, by default 224 px. Raises UserError for anything else."""
+    if isinstance(given, PlannedCrop):
+        return given
+    if isinstance(given, bool) or (given is not None and not isinstance(given, int)):
+        raise UserError(f"crop = {given!r}: give RandomResizedCrop(224), CenterCrop(224), or a size such as 224")
+    size = 224 if given is None else given
+    return RandomResizedCrop(size) if training else CenterCrop(size)

@@ -1,0 +1,307 @@
+"""`fasttrain.Loader`: the data pipeline, for training loops of one's own and for `train`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fasttrain.data.crops import PlannedCrop, as_crop
+from fasttrain.data.splits import check_split, split_ids
+from fasttrain.data.transforms import BEFORE_NORMALIZE, Normalize, Transform, Transforms
+from fasttrain.device import choose_device, choose_workers
+from fasttrain.errors import UserError
+from fasttrain.loaders import base
+from fasttrain.loaders.base import LoaderSettings
+from fasttrain.loaders.plan import BadSamples, Batch, CenterShare, centre_boxes
+from fasttrain.loaders.registry import choose_loader, loader_class
+from fasttrain.photos.cut import native_available
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.reader import ShardSet
+from fasttrain.shards.unconverted import open_photographs
+
+
+class Loader(base.Loader):
+    """Iterate over batches of photographs, decoded, cropped and resized: `(images, labels)`.
+
+        loader = Loader("shards", batch_size=256, crop=RandomResizedCrop(224), hflip=0.5, device="cuda")
+        for epoch in range(10):
+            for images, labels in loader:
+                ...
+
+    Each pass is the next epoch, with other crops in another order. They depend on (seed, epoch, photograph) alone, so
+    any loader, number of workers and number of ranks delivers the same. `images` are uint8 [n, H, W, 3], or, with
+    `output` "float", float32 [n, 3, H, W] in channels-last memory, normalized. `labels` are int64 [n], positions in
+    `classes`. Images lie on `device` where that is CUDA.
+    """
+
+    batch_sampler = None  # Lightning asks for it wherever there is a `sampler`
+
+    def __init__(
+        self,
+        data: str | Path | ShardSet,
+        *,
+        convert: bool = True,
+        split: str = "train",
+        batch_size: int = 256,
+        crop: PlannedCrop | int | None = None,
+        views: Sequence[PlannedCrop] | None = None,
+        hflip: float | None = None,
+        transforms: Sequence[Transform] = (),
+        output: Literal["uint8", "float"] = "uint8",
+        shuffle: bool | Literal["shards"] | None = None,
+        drop_last: bool = False,
+        limit: int | None = None,
+        ids: Sequence[int] | NDArray[np.int64] | None = None,
+        loader: str = "auto",
+        workers: int | None = None,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        with_ids: bool = False,
+        extra_labels: Sequence[str] = (),
+        on_bad_sample: Literal["error", "skip"] = "error",
+        rank: int | None = None,
+        world_size: int | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        """Open the data; threads or processes start with the first pass.
+
+        data: a folder of shards, their URL, an open `ShardSet`, or a folder of photographs, which is converted once
+        into the cache. convert: False reads photographs straight from their folder, in place of that. split: "train",
+        "val", "test" or "all". ids: only these samples, rows of the index.
+
+        crop, hflip, shuffle: for "train" by default `RandomResizedCrop(224)`, 0.5 and True, for others
+        `CenterCrop(224)`, 0 and False. A number is the size of such a crop. `shuffle` "shards" mixes a few shards at a
+        time, for data that don't fit into memory. views: several crops of each photograph in place of `crop`; `images`
+        is then a list, a tensor for each. transforms: what happens to a batch on its device, in this order:
+        `RandAugment`, `ColorJitter`, `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the
+        images. After `Mixup` or `CutMix`, labels are float32 [n, classes]. output: "float" adds `Normalize()`.
+
+        drop_last: leaves out a short last batch. limit: batches a pass at the most. loader: "auto", "native", "dali",
+        "ffcv" or "torchvision". workers: threads or processes, one a core by default. with_ids: yields int64 [n] row
+        numbers of the index as well. extra_labels: columns of the table that the photographs were converted from; each
+        batch then ends with a dictionary of these, tensors of numbers and truth values, lists of all else.
+        on_bad_sample: "skip" leaves out photographs that have changed or don't decode, and tells `report` of each, by
+        default the log. rank, world_size: those of `torch.distributed` by default.
+
+        Raises UserError, one line, for what can't be had.
+        """
+        check_split(split)
+        training = split == "train"
+        if views is not None and (crop is not None or not views):
+            raise UserError("views: give one crop or more, and no other crop beside them")
+        crops = [as_crop(each, training=training) for each in ([crop] if views is None else views)]
+        flip = (0.5 if training else 0.0) if hflip is None else hflip
+        shuffle = training if shuffle is None else shuffle
+        if batch_size < 1 or (limit is not None and limit < 1) or (workers is not None and workers < 0):
+            given = f"batch_size = {batch_size}, limit = {limit}, workers = {workers}"
+            raise UserError(f"{given}: give at least 1, and no negative number of workers")
+        _check(flip, shuffle, output, on_bad_sample)
+        rank, world_size = _ranks(rank, world_size)
+        shards = data if isinstance(data, ShardSet) else _opened(data, convert)
+        samples = split_ids(shards, split, shards.location) if ids is None else _known(shards, ids)
+        self._device = choose_device(str(device))
+        kind, self.why = choose_loader(loader, shards, str(self._device))
+        if kind.name == "ffcv" and len(np.unique(shards.index["split"][samples])) > 1:
+            raise UserError("loader = 'ffcv' reads one split at a time: give split='train', or another loader")
+        full = len(samples) // (batch_size * world_size) if drop_last else None
+        first, *further = (each.view(flip) for each in crops)
+        settings = LoaderSettings(
+            batch_size=batch_size,
+            image_size=first.size,
+            crop=first.crop,
+            further_views=tuple(further),
+            seed=seed,
+            workers=choose_workers(workers),
+            device=str(self._device),
+            rank=rank,
+            world_size=world_size,
+            limit_batches=min((each for each in (limit, full) if each is not None), default=None),
+            shuffle="shards" if shuffle == "shards" else "full" if shuffle else "none",
+            on_bad_sample=on_bad_sample,
+            report=report or logging.getLogger("fasttrain").warning,
+        )
+        super().__init__(shards, samples, settings)
+        self.name = kind.name
+        self._back_end = kind(shards, samples, settings)
+        self._checksums = self._back_end._checksums
+        self._random_access: base.ShardLoader | None = None
+        self._several = views is not None
+        self._with_ids = with_ids
+        self._extra = _columns(shards, extra_labels)
+        if output == "float" and not any(isinstance(each, Normalize) for each in transforms):
+            transforms = _with_normalize(transforms)
+        self._transforms = Transforms(
+            transforms, samples, seed=seed, classes=len(shards.classes), views=len(crops), device=self._device
+        )
+        self._pass: Generator[tuple[Any, ...], None, None] | None = None
+        self._epoch_chosen = False
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """Start a pass, which ends the one before. One that was left early starts the same epoch again."""
+        if self._pass is not None:
+            self._pass.close()
+        if not self._epoch_chosen and self._all_delivered():
+            super().set_epoch(self.epoch + 1)
+        self._epoch_chosen = False
+        self._pass = self._batches()
+        return self._pass
+
+    def _batches(self) -> Generator[tuple[Any, ...], None, None]:
+        for views, labels, ids in self.views():
+            pictures, targets = self._transforms(views, labels, ids.numpy(), self.epoch)
+            batch: tuple[Any, ...] = (pictures if self._several else pictures[0], targets)
+            if self._with_ids:
+                batch += (ids,)
+            yield (*batch, {name: _rows(column, ids) for name, column in self._extra.items()}) if self._extra else batch
+
+    def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        return self._back_end._load(batches)
+
+    def _all_delivered(self) -> bool:
+        # Not by the pass's end: loops that count batches never ask for one more than there are.
+        a_step = self.settings.batch_size * self.settings.world_size
+        return 0 < min(len(self.ids), len(self) * a_step) <= self._delivered
+
+    @property
+    def sampler(self) -> Loader:
+        """This loader: Lightning and timm choose the epoch by `loader.sampler.set_epoch`."""
+        return self
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes' names, by label."""
+        return list(self.shards.classes)
+
+    @property
+    def samples(self) -> int:
+        """The photographs of the split, on all ranks."""
+        return len(self.ids)
+
+    def decode(
+        self, ids: Sequence[int] | NDArray[np.int64], boxes: NDArray[np.int32] | None = None, *, size: int | None = None
+    ) -> torch.Tensor:
+        """Return pictures of any samples, uint8 [n, size, size, 3] on the CPU, apart from the pass at hand.
+
+        `ids` are row numbers of the index. boxes: int32 [n, 4], (top, left, height, width) in pixels of each
+        photograph; by default the centred square of 0.875 of the short side. size: by default that of the crop. Raises
+        UserError for a box that isn't within its photograph, and for a photograph that doesn't decode.
+        """
+        samples = _known(self.shards, ids)
+        side = self.settings.image_size if size is None else size
+        sizes = self.shards.sizes()[samples]
+        if boxes is None:
+            boxes = centre_boxes(sizes, CenterShare.share)
+        batch = Batch(samples, _within(boxes, samples, sizes), np.zeros(len(samples), np.bool_), (side, side))
+        if not len(samples):
+            return torch.empty((0, side, side, 3), dtype=torch.uint8)
+        if self._random_access is None:
+            settings = replace(self.settings, device="cpu", on_bad_sample="error", further_views=())
+            if native_available():
+                self._random_access = loader_class("native")(self.shards, samples, settings)
+            else:
+                self._random_access = loader_class("torchvision")(self.shards, samples, replace(settings, workers=0))
+        return self._random_access.decode_batch(batch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass."""
+        super().set_epoch(epoch)
+        self._epoch_chosen = True
+
+    def set_image_size(self, side: int) -> None:
+        """Choose the size of the pictures of the next pass, in pixels."""
+        super().set_image_size(side)
+        self._back_end.set_image_size(side)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Have the next pass begin right after the batches that were delivered when `state` was taken."""
+        super().load_state_dict(state)
+        self._epoch_chosen = False
+
+    def close(self) -> None:
+        """End the pass at hand, threads and processes."""
+        if self._pass is not None:
+            self._pass.close()
+        self._back_end.close()
+        if self._random_access is not None:
+            self._random_access.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _columns(shards: ShardSet, names: Sequence[str]) -> dict[str, torch.Tensor | list[Any]]:
+    if not names:
+        return {}
+    found = shards.extra_labels()
+    if missing := [name for name in names if name not in found]:
+        there = ", ".join(found) or "none: convert a table with more columns"
+        raise UserError(f"extra_labels: {shards.location} has no column '{missing[0]}', only {there}")
+    return {
+        name: torch.from_numpy(column) if isinstance(column := found[name], np.ndarray) else column for name in names
+    }
+
+
+def _rows(column: torch.Tensor | list[Any], ids: torch.Tensor) -> torch.Tensor | list[Any]:
+    return [column[each] for each in ids.tolist()] if isinstance(column, list) else column[ids]
+
+
+def _opened(data: str | Path, convert: bool) -> ShardSet:
+    return ShardSet.open(ensure_shards(data)) if convert else open_photographs(data)
+
+
+def _known(shards: ShardSet, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    samples = np.asarray(ids, dtype=np.int64).reshape(-1)
+    if len(outside := samples[(samples < 0) | (samples >= len(shards))]):
+        raise UserError(f"ids: there is no sample {outside[0]} in {shards.location}, which has {len(shards):,}")
+    return samples
+
+
+def _within(boxes: NDArray[np.int32], samples: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    found = np.ascontiguousarray(boxes, dtype=np.int32)
+    if found.shape != (len(samples), 4):
+        raise UserError(f"boxes: {found.shape} in place of ({len(samples)}, 4): (top, left, height, width) of each")
+    wrong = (found[:, :2] < 0).any(1) | (found[:, 2:] < 1).any(1) | (found[:, :2] + found[:, 2:] > sizes).any(1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        height, width = sizes[row]
+        raise UserError(f"boxes: {found[row].tolist()} lies outside of sample {samples[row]}, {width} x {height} px")
+    return found
+
+
+def _with_normalize(transforms: Sequence[Transform]) -> list[Transform]:
+    before = [each for each in transforms if isinstance(each, BEFORE_NORMALIZE)]
+    return [*before, Normalize(), *transforms[len(before) :]]
+
+
+def _check(flip: float, shuffle: Any, output: str, on_bad: str) -> None:
+    rules = {
+        f"hflip = {flip}: give a probability, 0 to 1": 0 <= flip <= 1,
+        f"shuffle = {shuffle!r} is not one of True, False, 'shards'": shuffle in (True, False, "shards"),
+        f"output = {output!r} is not one of uint8, float": output in ("uint8", "float"),
+        f"on_bad_sample = {on_bad!r} is not one of error, skip": on_bad in ("error", "skip"),
+    }
+    for problem, right in rules.items():
+        if not right:
+            raise UserError(problem)
+
+
+def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    import torch.distributed as dist
+
+    if rank is None and world_size is None and dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    rank, world_size = rank or 0, world_size or 1
+    if not 0 <= rank < world_size:
+        raise UserError(f"rank = {rank} of world_size = {world_size}: give 0 to {world_size - 1}")
+    return rank, world_size

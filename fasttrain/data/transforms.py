@@ -1,0 +1,167 @@
+"""Transforms of a batch on its device, as values: their random numbers are the plan's, so every loader agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fasttrain.augment.augmentation import make_augmentation
+from fasttrain.config.groups import AugmentationSettings
+from fasttrain.config.values import RandAugment
+from fasttrain.errors import UserError
+from fasttrain.model.preprocess import Normalise
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Random brightness, contrast and saturation, each changed by at most `strength`, 0 to 1 (torchvision)."""
+
+    strength: float = 0.4
+
+    def __post_init__(self) -> None:
+        _require("ColorJitter(strength", self.strength, 1)
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """Fill a random rectangle with probability `p` (Zhong et al. 2017, arXiv:1708.04896)."""
+
+    p: float = 0.25
+
+    def __post_init__(self) -> None:
+        _require("RandomErasing(p", self.p, 1)
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Blend pairs of a batch, by a share drawn from Beta(alpha, alpha) (Zhang et al. 2018, arXiv:1710.09412)."""
+
+    alpha: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require("Mixup(alpha", self.alpha, 100)
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Paste a rectangle of one picture of a batch into another (Yun et al. 2019, arXiv:1905.04899)."""
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require("CutMix(alpha", self.alpha, 100)
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Turn uint8 [n, H, W, 3] into float32 [n, 3, H, W] in channels-last memory: (pixel / 255 - mean) / std."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError(f"{self}: give three numbers each, those of std above 0")
+
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+Transform = RandAugment | ColorJitter | RandomErasing | Mixup | CutMix | Normalize | Function
+
+BEFORE_NORMALIZE = (RandAugment, ColorJitter, RandomErasing)
+_ORDER: tuple[Any, ...] = (*BEFORE_NORMALIZE, Normalize, (Mixup, CutMix))
+
+
+class Transforms:
+    """What happens to a batch between the decoder and the training loop."""
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform],
+        ids: NDArray[np.int64],
+        *,
+        seed: int,
+        classes: int,
+        views: int,
+        device: torch.device,
+    ) -> None:
+        """Check the transforms. `ids`, int64 [n], are the split's samples; random numbers depend on them and `seed`.
+
+        Raises UserError for values out of range, or in an order in which they aren't applied.
+        """
+        places = [_place(each) for each in transforms]
+        if places != sorted(places):
+            order = "RandAugment, ColorJitter, RandomErasing, Normalize, Mixup or CutMix, your own functions"
+            raise UserError(f"transforms are applied in this order: {order}; give them so")
+        normalize: Normalize | None = None
+        settings: dict[str, Any] = {}
+        self._functions: list[Function] = []
+        for each in transforms:
+            match each:
+                case Normalize():
+                    normalize = each
+                case RandAugment():
+                    settings["rand_augment"] = each
+                case ColorJitter(strength):
+                    settings["color_jitter"] = strength
+                case RandomErasing(p):
+                    settings["random_erasing"] = p
+                case Mixup(alpha):
+                    settings["mixup"] = alpha
+                case CutMix(alpha):
+                    settings["cutmix"] = alpha
+                case _:
+                    self._functions.append(each)
+        self.mixes = "mixup" in settings or "cutmix" in settings
+        if self.mixes and (normalize is None or views > 1):
+            raise UserError("Mixup and CutMix need pictures of one view, normalized before: add Normalize()")
+        chosen = AugmentationSettings(**settings)
+        mean = (normalize or Normalize()).mean
+        self._normalize = None
+        if normalize is not None:
+            self._normalize = Normalise(normalize.mean, normalize.std, channels_last=True).to(device)
+        self._device = device
+        self._views = [
+            make_augmentation(chosen, ids, seed=_seed(seed, view), classes=classes, mean=mean, device=device)
+            for view in range(views)
+        ]
+
+    def __call__(
+        self, views: list[torch.Tensor], labels: torch.Tensor, ids: NDArray[np.int64], epoch: int
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the pictures of each view and the targets: float32 [n, classes] on the device where mixed."""
+        pictures = []
+        if self.mixes:
+            labels = labels.to(self._device)
+        for images, augmentation in zip(views, self._views, strict=True):
+            images, labels = augmentation(images, labels, ids, epoch, self._normalized)
+            for function in self._functions:
+                images = function(images)
+            pictures.append(images)
+        return pictures, labels
+
+    def _normalized(self, images: torch.Tensor) -> torch.Tensor:
+        return images if self._normalize is None else self._normalize(images)
+
+
+def _place(transform: Transform) -> int:
+    for place, kind in enumerate(_ORDER):
+        if isinstance(transform, kind):
+            return place
+    if not callable(transform) or isinstance(transform, type):
+        raise UserError(f"transforms: {transform!r} is neither a transform of fasttrain's nor a function of a batch")
+    return len(_ORDER)
+
+
+def _require(name: str, value: float, most: float) -> None:
+    if not 0 < value <= most:
+        raise UserError(f"{name}={value}): give a number above 0 and up to {most}")
+
+
+def _seed(seed: int, view: int) -> int:
+    # Views of one photograph must not be augmented alike.
+    return (seed + (view << 48)) % (1 << 64)

@@ -1,0 +1,191 @@
+"""Photographs that were never converted, for loaders: each file is read when its turn comes."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.config.location import cache_root, user_path
+from fasttrain.errors import UserError, fault_of_machine, of_os
+from fasttrain.files import atomic_folder, make_folder
+from fasttrain.photos.normalise import BrokenPhoto, directly_decodable, normalise
+from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
+from fasttrain.photos.source import Source
+from fasttrain.photos.sources import open_source
+from fasttrain.photos.split import decide_splits
+from fasttrain.shards.format import MANIFEST, SPLITS, IndexSummary, Manifest, Origin
+from fasttrain.shards.reader import LocalFiles, Located, ShardSet
+from fasttrain.shards.settings import ShardSettings
+
+log = logging.getLogger("fasttrain")
+
+_HEAD = 1 << 16  # bytes: more than nearly all JPEGs have before their first scan
+_AT_A_TIME = 256  # photographs looked at by the threads at a time
+_INDEX = np.dtype(
+    [
+        ("row", np.int64),
+        ("width", np.uint32),
+        ("height", np.uint32),
+        ("label", np.int32),
+        ("split", np.uint8),
+        ("shard", np.uint32),  # 1 where it was converted: then offset and length are those in the converted file
+        ("offset", np.uint64),
+        ("length", np.uint32),
+    ]
+)
+_INDEX_FILE, _PREPARED_FILE = "index.npy", "prepared.bin"
+
+
+class PhotographFolder(ShardSet):
+    """A folder of photographs with the interface of shards.
+
+    A JPEG that needs no change is read from its file, each time. All else (other formats, turned photographs, other
+    colours) is converted once, into the cache. What has no readable header is left out, and logged; damage beyond the
+    header is met where the photograph is decoded.
+    """
+
+    mapped = False
+
+    def __init__(self, folder: Path, source: Source, index: NDArray[np.void], prepared: Path) -> None:
+        self.files = LocalFiles(folder)
+        self.location, self.folder, self.remote = folder, folder, False
+        self.index, self._paths, self._prepared_file = index, source.paths, prepared
+        self.classes = list(source.classes)
+        self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
+        self.fingerprint = source.local_state
+        counts = {split: int((index["split"] == number).sum()) for number, split in enumerate(SPLITS)}
+        self.manifest = Manifest.model_construct(
+            classes=self.classes,
+            splits=counts,
+            source=Origin(kind=source.kind, name=source.name, fingerprint=source.fingerprint),
+            shards=[],
+            index=IndexSummary(sha256="", samples=len(index)),
+            settings={},
+            counts={"broken": len(source.paths) - len(index)},
+        )
+        self._prepared: memoryview | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, ({**vars(self), "_prepared": None},)
+
+    @property
+    def raw(self) -> bool:
+        return False
+
+    def extra_labels(self) -> dict[str, Any]:
+        return {}
+
+    def crc32s(self) -> None:
+        return None
+
+    def bytes(self, sample: int) -> memoryview:
+        """Return the sample's JPEG, empty where its file can't be read any more."""
+        row = self.index[sample]
+        if row["shard"]:
+            start = int(row["offset"])
+            return self._converted()[start : start + int(row["length"])]
+        path = self.folder / self._paths[int(row["row"])]
+        try:
+            return memoryview(path.read_bytes())
+        except OSError as error:
+            if fault_of_machine(error):
+                raise of_os(error, path, "try again") from error
+            return memoryview(b"")  # which no decoder takes: a bad sample
+
+    def locate(self, samples: NDArray[np.int64]) -> Located:
+        """Read the JPEGs of `samples`, int64 [n]."""
+        buffers = [self.bytes(sample) for sample in samples.tolist()]
+        lengths = np.array([len(each) for each in buffers], np.uint64)
+        return Located(buffers, np.arange(len(buffers), dtype=np.int32), np.zeros_like(lengths), lengths)
+
+    def describe(self, sample: int) -> str:
+        return f"{self.folder}/{self._paths[int(self.index['row'][sample])]}"
+
+    def left_out(self) -> str:
+        broken = self.manifest.counts["broken"]
+        return f"left out: broken photographs {broken:,}" if broken else ""
+
+    def _converted(self) -> memoryview:
+        if self._prepared is None:
+            with self._prepared_file.open("rb") as file:
+                self._prepared = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return self._prepared
+
+
+def open_photographs(folder: str | Path) -> PhotographFolder:
+    """Open a folder of photographs as loaders read it, in the splits that `convert` makes by default.
+
+    The first time, every file's header is read, and what can't be read as it is gets converted into the cache. Raises
+    UserError where there are no photographs.
+    """
+    folder = user_path(folder)
+    if (folder / MANIFEST).exists() or not folder.is_dir():
+        raise UserError(f"{folder}: convert=False reads a folder of photographs; give one, or leave convert out")
+    source = open_source(folder)
+    place = cache_root() / "photographs" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}"
+    index_file = place / _INDEX_FILE
+    if not index_file.exists():
+        try:
+            make_folder(place)
+            _write_index(source, index_file)
+        except OSError as error:
+            raise of_os(error, place, "set FASTTRAIN_CACHE to a folder with room") from error
+    index = np.load(index_file)
+    if not len(index):
+        raise UserError(f"{folder}: no photograph in it can be decoded; `fasttrain convert` lists the reasons")
+    return PhotographFolder(folder, source, index, place / _PREPARED_FILE)
+
+
+def _write_index(source: Source, index_file: Path) -> None:
+    settings, rows = ShardSettings(), range(len(source.paths))
+    splits = decide_splits(source, settings.val_fraction, settings.test_fraction, settings.seed)
+    budget = PixelBudget(pixels_that_fit())
+    found: list[tuple[int, ...]] = []
+    with atomic_folder(index_file) as folder, ThreadPoolExecutor() as threads:
+        with (folder / _PREPARED_FILE).open("wb") as prepared:
+            for start in range(0, len(rows), _AT_A_TIME):
+                part = rows[start : start + _AT_A_TIME]
+                looked_at = threads.map(lambda row: budget.run(lambda hold: _look_at(source, row, hold)), part)
+                for row, look in zip(part, looked_at, strict=True):
+                    if isinstance(look, str):
+                        log.warning("left out: %s: %s", source.root / source.paths[row], look)
+                        continue
+                    width, height, jpeg = look
+                    where = (1, prepared.tell(), len(jpeg)) if jpeg else (0, 0, 0)
+                    found.append((row, width, height, int(source.labels[row]), int(splits[row]), *where))
+                    prepared.write(jpeg)
+        np.save(folder / _INDEX_FILE, np.array(found, _INDEX))
+
+
+def _look_at(source: Source, row: int, hold: Hold) -> tuple[int, int, bytes] | str:
+    """Return width, height and, where the file can't be read as it is, the JPEG in its place; or why it is broken."""
+    try:
+        with (source.root / source.paths[row]).open("rb") as file:
+            head = file.read(_HEAD)
+            header = directly_decodable(head)
+            if header is None or header.orientation != 1:
+                with hold(pixels_of_file(source.size(row))):
+                    data = head + file.read()
+                    header = directly_decodable(data)
+                    if header is None or header.orientation != 1:
+                        photo = normalise(data, hold=hold)
+                        return photo.width, photo.height, photo.jpeg
+    except BrokenPhoto as error:
+        return str(error)
+    except OSError as error:
+        if fault_of_machine(error):
+            raise
+        return error.strerror or str(error)
+    return header.width, header.height, b""
+
+
+def _restored(state: dict[str, Any]) -> PhotographFolder:
+    restored = PhotographFolder.__new__(PhotographFolder)
+    vars(restored).update(state)
+    return restored

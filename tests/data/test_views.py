@@ -1,0 +1,104 @@
+"""Several pictures of each photograph in one batch: SimCLR's two, DINO's eight, whichever loader decodes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fasttrain import CenterCrop, Loader, RandomResizedCrop, Resize
+from fasttrain.errors import UserError
+from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.shards.reader import ShardSet
+
+LARGE, SMALL = RandomResizedCrop(48, scale=(0.4, 1)), RandomResizedCrop(32, scale=(0.05, 0.4))
+
+
+def delivered(data, views, **options) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return each view of a pass, and the ids."""
+    with Loader(data, batch_size=16, views=views, seed=3, workers=1, with_ids=True, **options) as loader:
+        batches = list(loader)
+    return [torch.cat(view) for view in zip(*(batch[0] for batch in batches), strict=True)], torch.cat(
+        [batch[2] for batch in batches]
+    )
+
+
+def test_each_view_has_its_size_and_its_own_numbers(shard_folder) -> None:
+    (first, second, third), ids = delivered(shard_folder, [LARGE, LARGE, SMALL])
+    assert sorted(ids.tolist()) == ShardSet.open(shard_folder).ids("train").tolist()
+    assert first.shape == second.shape == (len(ids), 48, 48, 3) and third.shape == (len(ids), 32, 32, 3)
+    assert all(not torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_the_first_view_is_the_picture_without_views(shard_folder) -> None:
+    (first, _), _ = delivered(shard_folder, [LARGE, SMALL])
+    with Loader(shard_folder, batch_size=16, crop=LARGE, seed=3, workers=1) as loader:
+        assert torch.equal(first, torch.cat([images for images, _ in loader]))
+
+
+def test_views_of_another_order_or_epoch_differ(shard_folder) -> None:
+    with Loader(shard_folder, batch_size=16, views=[LARGE, LARGE], seed=3, workers=1) as loader:
+        (one, two), _ = next(iter(loader))
+        loader.set_epoch(1)
+        (other, _), _ = next(iter(loader))
+    assert not torch.equal(one, other) and not torch.equal(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [each for each in LOADERS if each != "torchvision"])
+def test_every_loader_delivers_the_same_views(name, shard_folder) -> None:
+    if reason := loader_class(name).unavailable(ShardSet.open(shard_folder), "cpu"):
+        pytest.skip(reason)
+    views = [LARGE, SMALL, LARGE]
+    expected, in_order = delivered(shard_folder, views, loader="torchvision")
+    found, ids = delivered(shard_folder, views, loader=name)
+    assert torch.equal(in_order, ids)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.abs(ours.numpy().astype(int) - theirs.numpy().astype(int)).mean() < 2
+
+
+def test_views_resume_at_the_very_next_batch(shard_folder) -> None:
+    with Loader(shard_folder, batch_size=16, views=[LARGE, SMALL], seed=3, workers=1) as loader:
+        batches = iter(loader)
+        next(batches)
+        state = loader.state_dict()
+        expected = list(batches)
+    with Loader(shard_folder, batch_size=16, views=[LARGE, SMALL], seed=3, workers=1) as loader:
+        loader.load_state_dict(state)
+        rest = list(loader)
+    assert len(rest) == len(expected) > 0
+    for (ours, _), (theirs, _) in zip(rest, expected, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_a_bad_sample_is_left_out_of_every_view(photographs, tmp_path) -> None:
+    from fasttrain.shards.convert import convert
+
+    out = tmp_path / "shards"
+    convert(str(photographs), out, workers=1, progress=False)
+    shards = ShardSet.open(out)
+    sample = int(shards.ids("train")[5])
+    row = shards.index[sample]
+    shard = out / shards.manifest.shards[row["shard"]].name
+    data = bytearray(shard.read_bytes())
+    data[int(row["offset"]) + int(row["length"]) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    (one, two), ids = delivered(out, [LARGE, SMALL], on_bad_sample="skip")
+    assert sample not in ids and len(one) == len(two) == len(ids) == len(shards.ids("train")) - 1
+
+
+def test_resize_shows_the_entire_photograph(shard_folder) -> None:
+    with Loader(shard_folder, split="val", crop=Resize(48), workers=1) as loader:
+        squashed, _ = next(iter(loader))
+    with Loader(shard_folder, split="val", crop=CenterCrop(48, crop_pct=1), workers=1) as loader:
+        centred, _ = next(iter(loader))
+    sizes = ShardSet.open(shard_folder).sizes()[ShardSet.open(shard_folder).ids("val")]
+    square = torch.from_numpy(sizes[:, 0] == sizes[:, 1])
+    assert not square.all() and torch.equal(squashed[square], centred[square])
+    assert all(not torch.equal(*each) for each in zip(squashed[~square], centred[~square], strict=True))
+
+
+@pytest.mark.parametrize("options", [{"views": []}, {"views": [LARGE], "crop": LARGE}])
+def test_views_are_given_in_place_of_a_crop(options, shard_folder) -> None:
+    with pytest.raises(UserError, match="views: give one crop or more, and no other crop beside them"):
+        Loader(shard_folder, **options)
