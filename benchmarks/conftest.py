@@ -76,10 +76,25 @@ def photographs(
 
 
 @pytest.fixture(scope="session")
-def contenders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ContenderProcess | None]]:
+def open_ones() -> list[ContenderProcess]:
+    """The contenders that were started."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def cold_queues(open_ones: list[ContenderProcess]) -> Iterator[None]:
+    """Fail a benchmark in which an epoch began with photographs that were decoded before its clock ran."""
+    yield
+    for process in open_ones:
+        process.require_cold()
+
+
+@pytest.fixture(scope="session")
+def contenders(
+    tmp_path_factory: pytest.TempPathFactory, open_ones: list[ContenderProcess]
+) -> Iterator[Callable[..., ContenderProcess | None]]:
     """(name, photographs, threads) to its process; None, and a line that says why, where the peer isn't installed."""
     root = tmp_path_factory.mktemp("contest")
-    open_ones: list[ContenderProcess] = []
 
     def start(name: str, photographs: Path, threads: int = 2) -> ContenderProcess | None:
         try:

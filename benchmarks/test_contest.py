@@ -77,6 +77,10 @@ def report(results, part, rates):
     if peers:
         best = max(peers, key=lambda name: part[name]["img/s"])
         ratios[f"native / the best peer at the source's resolution ({best})"] = ("native", best)
+    antialiased = [name for name in peers if "no antialias" not in name]
+    if antialiased:
+        best = max(antialiased, key=lambda name: part[name]["img/s"])
+        ratios[f"native / the best peer that antialiases, as native does ({best})"] = ("native", best)
     for ours, theirs in (
         ("native", "floor"),
         ("native, 400 px", "FFCV, 400 px"),

@@ -1,4 +1,4 @@
-"""Instructions that one core executes to decode a crop and to cut a photograph, counted by valgrind's callgrind.
+"""Instructions that one core executes to decode a crop, `predict`'s too, and to cut a photograph, counted by callgrind.
 
 Unlike time, the count is the same on a busy machine, so two versions can be compared to a tenth of a percent:
 `pytest benchmarks/test_instructions.py --results before`, change the C++, `--results after`. Valgrind has no AVX-512,
@@ -28,6 +28,8 @@ CASES = {
     "decode, 4:2:0, 4000 px": ("decode", 4000, {"subsampling": "4:2:0"}, True),
     "decode, 4:2:0, not cut": ("decode", 512, {"subsampling": "4:2:0"}, False),
     "decode, progressive, not cut": ("decode", 512, {"subsampling": "4:2:0", "progressive": True}, False),
+    "predict, 4:2:0, 500 px": ("predict", 500, {"subsampling": "4:2:0"}, False),
+    "predict, 4:2:0, 4000 px": ("predict", 4000, {"subsampling": "4:2:0"}, False),
     "cut, 4:2:0": ("cut", 512, {"subsampling": "4:2:0"}, False),
     "cut, progressive": ("cut", 512, {"subsampling": "4:2:0", "progressive": True}, False),
 }

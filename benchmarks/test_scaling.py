@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
+from rounds import measure_rates
 
 
 @pytest.fixture(autouse=True)
@@ -15,13 +16,7 @@ def _long(short):
 
 def interleaved(processes, rounds, repeats=1):
     """Median img/s of each."""
-    rates = {name: [] for name in processes}
-    for process in processes.values():
-        process.epoch()
-    for _ in range(rounds):
-        for name, process in processes.items():
-            found = process.epoch(repeats=repeats)
-            rates[name].append(found["images"] / found["seconds"])
+    rates = measure_rates(processes, rounds, repeats)
     return {name: statistics.median(each) for name, each in rates.items()}
 
 

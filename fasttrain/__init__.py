@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from fasttrain.data.transforms import RandomErasing as RandomErasing
     from fasttrain.evaluation.predict import predict as predict
     from fasttrain.shards.convert import convert as convert
+    from fasttrain.training.callback import Callback as Callback
+    from fasttrain.training.callback import RunView as RunView
 
 __all__ = [
+    "Callback",
     "CenterCrop",
     "ColorJitter",
     "CutMix",
@@ -42,6 +45,7 @@ __all__ = [
     "RandomErasing",
     "RandomResizedCrop",
     "Resize",
+    "RunView",
     "convert",
     "decode",
     "evaluate",
@@ -63,6 +67,8 @@ _HOMES = {
     "Loader": "fasttrain.data.loader",
     "RandomResizedCrop": "fasttrain.data.crops",
     "Resize": "fasttrain.data.crops",
+    "Callback": "fasttrain.training.callback",
+    "RunView": "fasttrain.training.callback",
     "convert": "fasttrain.shards.convert",
     "decode": "fasttrain.data.decode",
     "evaluate": "fasttrain.commands.evaluate",

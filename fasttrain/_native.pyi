@@ -68,6 +68,14 @@ def decode_crop(
     Raises ValueError for broken data and for a box outside the picture.
     """
 
+def decode_intact_crop(
+    data: Buffer, box: tuple[int, int, int, int], flip: bool, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Return `decode_crop` of a JPEG all of which is intact. A JPEG of one baseline scan is read once.
+
+    Raises ValueError also where `cut` does.
+    """
+
 def decode_batch(
     buffers: Sequence[Buffer],
     which: NDArray[np.int32],

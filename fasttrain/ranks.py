@@ -44,13 +44,14 @@ class Agreed:
     """Sums and decisions that all ranks share for one step.
 
     `samples` and `weight` are sums over the ranks. `stop` is the signal that asked any of them to stop. `overdue` says
-    if it is time to save.
+    if it is time to save. `ended` says if one of them wants the run to end early.
     """
 
     samples: int
     weight: float
     stop: signal.Signals | None
     overdue: bool = False
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,17 +176,22 @@ class Ranks:
         return choose_workers(asked) if asked is not None else max(choose_workers(None) // self.local_size, 1)
 
     def agree(
-        self, stop: signal.Signals | None = None, samples: int = 0, weight: float = 0.0, overdue: bool = False
+        self,
+        stop: signal.Signals | None = None,
+        samples: int = 0,
+        weight: float = 0.0,
+        overdue: bool = False,
+        ended: bool = False,
     ) -> Agreed:
         """Sums over the ranks, by one small all-reduce between hosts. Raises what another rank failed with."""
         if self.size == 1:
-            return Agreed(samples, weight, stop, overdue)
-        sums = self._reduce([*(float(stop == each) for each in _SIGNALS), 0.0, samples, weight, overdue])
+            return Agreed(samples, weight, stop, overdue, ended)
+        sums = self._reduce([*(float(stop == each) for each in _SIGNALS), 0.0, samples, weight, overdue, ended])
         if sums[2]:
             self._raise_failure(self._failures(None))
         stop = next((each for each, count in zip(_SIGNALS, sums[:2], strict=True) if count), None)
         self._stopping |= stop is not None
-        return Agreed(int(sums[3]), sums[4], stop, bool(sums[5]))
+        return Agreed(int(sums[3]), sums[4], stop, bool(sums[5]), bool(sums[6]))
 
     def gather(self, value: T) -> list[T]:
         """Each rank's `value`, which can be pickled, by rank; on all of them."""
@@ -284,7 +290,7 @@ class Ranks:
                 raise PeerLost(_LOST) from error
         elif not isinstance(error, PeerLost):
             try:
-                self._reduce([0.0, 0.0, 1.0, 0.0, 0.0, 0.0], _LAST_WORDS)
+                self._reduce([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0], _LAST_WORDS)
                 exit_code = self._failures(_Failure.of(self.rank, error))[0].exit_code
             except PeerLost:
                 return  # the others wait for this rank's gradients: they will see its socket close

@@ -24,7 +24,11 @@ def read_text(path: Path) -> str:
     The result has no byte-order mark, and every line ends with a newline character alone. Raises OSError where the file
     can't be read, and UserError, which names the file and the line, where it is in another encoding.
     """
-    data = path.read_bytes()
+    return decode_text(path.read_bytes(), path)
+
+
+def decode_text(data: bytes, path: Path) -> str:
+    """Return what `read_text` does of a file's bytes; `path` is for the messages."""
     mark, encoding = next((each for each in _MARKS if data.startswith(each[0])), (b"", "utf-8"))
     data = data[len(mark) :]
     before, nul, _ = data.decode(encoding, "replace").partition("\0")

@@ -1,5 +1,6 @@
-// Usage: count decode|cut PASSES JPEG...   Does it to every file so many times, on one core.
+// Usage: count decode|predict|cut PASSES JPEG...   Does it to every file so many times, on one core.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
@@ -31,6 +32,14 @@ int main(int count, char** arguments) {
             const JpegHeader header = parse_header(jpeg.data(), jpeg.size());
             const auto height = static_cast<int>(header.height);
             const auto width = static_cast<int>(header.width);
+            if (work == "predict") {
+                // The centre's crop of validation.
+                const int side = std::min(height, width) * 7 / 8;
+                decode_intact_crop(jpeg.data(), jpeg.size(),
+                                   {(height - side) / 2, (width - side) / 2, side, side}, false, {224, 224},
+                                   scratch, out.data());
+                continue;
+            }
             // The centre's crop of a third of the area, which is what RandomResizedCrop takes on average.
             const CropBox box{height / 5, width / 5, height * 3 / 5, width * 3 / 5};
             decode_crop({jpeg.data(), jpeg.size(), height, width, Storage::jpeg}, box, false, {224, 224},

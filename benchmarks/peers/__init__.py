@@ -1,7 +1,8 @@
 """Everyone who feeds a model, on the same work: RandomResizedCrop(224), area (0.08, 1), flip, batch 64.
 
 A contender is a class: `prepare(photographs, folder)` makes its data set once, `__init__(photographs, folder, threads)`
-opens it (this and the first batch are timed as such), `batches()` runs an epoch and yields the size of each batch.
+opens it (this and the first batch are timed as such), `batches()` runs an epoch and yields the size of each batch. It
+starts with an empty queue: no photograph of an epoch is decoded before it is called. process.py checks that.
 Everyone delivers uint8 pixels and labels in memory; each peer is set up as its own documentation recommends for speed.
 """
 
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 BATCH, SIZE, AREA = 64, 224, (0.08, 1.0)
+DINO = [(SIZE, (0.4, 1.0))] * 2 + [(96, (0.05, 0.4))] * 6
+"""Size and area of each of DINO's views."""
 
 
 class Contender(Protocol):
@@ -43,11 +46,34 @@ CONTENDERS = {
     "WebDataset, PIL": "webdataset_peer:Pil",
     "WebDataset, decode_image": "webdataset_peer:V2",
     "LitData, decode_image": "litdata_peer:V2",
+    "SPDL": "spdl_peer:Threads",
+    "torchcodec": "torchcodec_peer:Threads",
+    "simplejpeg": "simplejpeg_peer:Antialiased",
+    "simplejpeg, no antialias": "simplejpeg_peer:Linear",
 }
 """`floor` decodes every pixel of the originals and does nothing else. Where no size is given, it is the source's."""
 
+OTHER_WORK = {
+    "native, folder": "ours:Folder",
+    "native, 2 views": "ours:TwoViews",
+    "native, 2 + 6 views": "ours:DinoViews",
+    "torchvision v2, two passes": "torchvision_peers:TwoPasses",
+    "torchvision v2, 2 views": "torchvision_peers:TwoViews",
+    "torchvision v2, 2 + 6 views": "torchvision_peers:DinoViews",
+}
+"""Outside of the contest: test_folder.py and test_views.py."""
+
 ALL = [name for name in CONTENDERS if name != "native, no read-ahead"]
-FROM_PHOTOGRAPHS = ("torchvision, PIL", "torchvision v2", "DALI", "DALI, no antialias")
+FROM_PHOTOGRAPHS = (
+    "torchvision, PIL",
+    "torchvision v2",
+    "DALI",
+    "DALI, no antialias",
+    "SPDL",
+    "torchcodec",
+    "simplejpeg",
+    "simplejpeg, no antialias",
+)
 PEERS_AT_SOURCE_RESOLUTION = [
     name for name in ALL if not name.startswith(("floor", "native")) and "400 px" not in name and "256 px" not in name
 ]
@@ -55,7 +81,7 @@ PEERS_AT_SOURCE_RESOLUTION = [
 
 def contender_class(name: str) -> type[Contender]:
     """Raises ImportError where the peer isn't installed."""
-    module, _, attribute = CONTENDERS[name].partition(":")
+    module, _, attribute = {**CONTENDERS, **OTHER_WORK}[name].partition(":")
     found: type[Contender] = getattr(import_module(f"peers.{module}"), attribute)
     return found
 

@@ -10,12 +10,20 @@ import json
 import os
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+COLD = 0.5
+"""The least share of an average batch's time that an epoch's first batch takes where none of it was made beforehand.
+
+It is 1 where all threads work on one batch, more where each makes its own, and nearly 0 where a batch was ready.
+"""
 
 
 class ContenderProcess:
@@ -25,6 +33,7 @@ class ContenderProcess:
         arguments = [name, str(photographs), str(root), str(threads)]
         here = Path(__file__).parents[1]
         self.name = name
+        self.first_shares: list[float] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "peers.process", *arguments],
             stdin=subprocess.PIPE,
@@ -43,11 +52,22 @@ class ContenderProcess:
 
     def epoch(self, pause: float = 0, repeats: int = 1) -> dict[str, Any]:
         """images, seconds, cpu_seconds (with workers), waited (seconds for data) and waited_first (for each epoch's
-        first batch) of `repeats` epochs.
+        first batch) of `repeats` epochs, each from an empty queue.
 
         The consumer sleeps `pause` seconds a batch.
         """
-        return self.ask(f"epoch {pause} {repeats}")
+        found = self.ask(f"epoch {pause} {repeats}")
+        self.first_shares += [] if pause else found["first_shares"]
+        return found
+
+    def require_cold(self) -> None:
+        """Raise RuntimeError if the epochs since the last call began with photographs that were ready."""
+        shares, self.first_shares = self.first_shares, []
+        if shares and (share := statistics.median(shares)) < COLD:
+            raise RuntimeError(
+                f"{self.name}: an epoch's first batch took {share:.2f} of an average one's time, under {COLD}: "
+                "it was decoded before the epoch was timed"
+            )
 
     def cold(self) -> dict[str, Any]:
         """As `epoch`, newly opened, with nothing of its data in the page cache."""
@@ -111,25 +131,59 @@ def resident() -> float:
     return total / 1000
 
 
-def run_epochs(contender: Any, pause: float = 0, repeats: int = 1) -> dict[str, float]:
-    images, waited, first, cpu, start = 0, 0.0, 0.0, cpu_seconds(), time.perf_counter()
-    for _ in range(repeats):
-        batches, began = iter(contender.batches()), False
-        while True:
-            asked = time.perf_counter()
-            count = next(batches, None)
-            took = time.perf_counter() - asked
-            waited += took
-            first += 0 if began else took
-            began = True
-            if count is None:
-                break
-            images += count
-            if pause:
-                time.sleep(pause)
+def runnable_threads() -> int:
+    """Threads of the family that run or would if they had a core, this one left out."""
+    found = -1
+    for pid in family():
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # ended since
+                found += (task / "stat").read_text().rpartition(")")[2].split()[0] in "RD"
+    return found
+
+
+def wait_until_idle(patience: float = 30) -> None:
+    """Return once none of the processes works. Raises RuntimeError after `patience` seconds."""
+    window, deadline, quiet = 0.05, time.monotonic() + patience, 0
+    before = cpu_seconds()
+    while quiet < 3:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the loader still works {patience:.0f} s after its epoch")
+        time.sleep(window)
+        after = cpu_seconds()
+        # On a busy machine little CPU time is no proof: a thread may wait for a core.
+        quiet = 0 if after - before > 0.4 * window or runnable_threads() > 0 else quiet + 1
+        before = after
+
+
+def run_epoch(contender: Any, pause: float = 0) -> tuple[dict[str, float], float]:
+    """Return what an epoch took, and its first batch's time over that of an average one."""
+    images, waits, cpu, start = 0, [], cpu_seconds(), time.perf_counter()
+    batches = iter(contender.batches())
+    while True:
+        asked = time.perf_counter()
+        count = next(batches, None)
+        waits.append(time.perf_counter() - asked)
+        if count is None:
+            break
+        images += count
+        if pause:
+            time.sleep(pause)
     seconds = time.perf_counter() - start
     cpu = cpu_seconds() - cpu
-    return {"images": images, "seconds": seconds, "cpu_seconds": cpu, "waited": waited, "waited_first": first}
+    found = {"images": images, "seconds": seconds, "cpu_seconds": cpu, "waited": sum(waits), "waited_first": waits[0]}
+    return found, waits[0] * (len(waits) - 1) / seconds
+
+
+def run_epochs(contender: Any, pause: float = 0, repeats: int = 1) -> dict[str, Any]:
+    """Return the sums over the epochs, each from an idle loader, and the `first_shares`; no clock runs in between."""
+    total: dict[str, float] = {}
+    shares = []
+    for _ in range(repeats):
+        wait_until_idle()
+        found, share = run_epoch(contender, pause)
+        total = {name: total.get(name, 0) + number for name, number in found.items()}
+        shares.append(share)
+    return {**total, "first_shares": shares}
 
 
 def peak_memory(contender: Any, before: float) -> float:
@@ -142,7 +196,7 @@ def peak_memory(contender: Any, before: float) -> float:
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    run_epochs(contender)
+    run_epoch(contender)
     done.set()
     watcher.join()
     return peak - before

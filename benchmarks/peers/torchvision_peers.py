@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from peers import AREA, BATCH, SIZE
+from peers import AREA, BATCH, DINO, SIZE
 
 
 def one_thread(_: int) -> None:
@@ -35,21 +35,23 @@ def read(path: str) -> torch.Tensor:
     return decode_image(path, ImageReadMode.RGB)
 
 
-class _Folder:
-    loader: Any
-    to_tensor: list[Any]
+def crop_and_flip(size: int, area: tuple[float, float]) -> list[Any]:
+    return [v2.RandomResizedCrop(size, scale=area, antialias=True), v2.RandomHorizontalFlip()]
+
+
+class Pil:
+    loader: Any = None
+    transform: Any = v2.Compose([*crop_and_flip(SIZE, AREA), v2.PILToTensor()])
 
     @staticmethod
     def prepare(photographs: Path, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
     def __init__(self, photographs: Path, folder: Path, threads: int) -> None:
-        crop = v2.RandomResizedCrop(SIZE, scale=AREA, antialias=True)
-        transform = v2.Compose([crop, v2.RandomHorizontalFlip(), *self.to_tensor])
         loader = {} if self.loader is None else {"loader": self.loader}
-        self.batched = data_loader(ImageFolder(str(photographs), transform, **loader), threads, shuffle=True)
+        self.batched = data_loader(ImageFolder(str(photographs), self.transform, **loader), threads, shuffle=True)
 
-    def batches(self) -> Iterator[int]:
+    def batches(self) -> Iterator[float]:
         for _, labels in self.batched:
             yield len(labels)
 
@@ -57,11 +59,33 @@ class _Folder:
         self.batched._iterator = None
 
 
-class Pil(_Folder):
-    loader = None
-    to_tensor = [v2.PILToTensor()]  # noqa: RUF012
-
-
-class V2(_Folder):
+class V2(Pil):
     loader = staticmethod(read)
-    to_tensor = []  # noqa: RUF012
+    transform = v2.Compose(crop_and_flip(SIZE, AREA))
+
+
+class TwoPasses(V2):
+    """Two views by decoding each photograph twice: a pass for each."""
+
+    def batches(self) -> Iterator[float]:
+        for _ in range(2):
+            for size in super().batches():
+                yield size / 2
+
+
+class Views:
+    """Crops of one photograph that is decoded once."""
+
+    def __init__(self, views: Sequence[tuple[int, tuple[float, float]]]) -> None:
+        self.views = [v2.Compose(crop_and_flip(size, area)) for size, area in views]
+
+    def __call__(self, picture: torch.Tensor) -> list[torch.Tensor]:
+        return [view(picture) for view in self.views]
+
+
+class TwoViews(V2):
+    transform = Views([(SIZE, AREA)] * 2)
+
+
+class DinoViews(V2):
+    transform = Views(DINO)

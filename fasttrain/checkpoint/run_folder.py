@@ -55,7 +55,7 @@ class RunFolder:
         Raises UserError where it can't be made.
         """
         stamp = f"{now or datetime.now():%Y%m%d-%H%M%S}"
-        name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}"
+        name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]+', '-', model.removesuffix('()'))}"
         try:
             make_folder(runs)
             number = 1

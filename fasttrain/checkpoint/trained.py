@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -14,33 +15,37 @@ from fasttrain.checkpoint.folder import CHECKPOINTS
 from fasttrain.checkpoint.weights import weights_file
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
+from fasttrain.model.own import OwnModel
 from fasttrain.text import read_text
 
 
-def load_trained(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
+def load_trained(path: Path, model: str | OwnModel | None = None) -> tuple[torch.nn.Module, ModelSpec]:
     """The model in eval mode on the CPU, and its spec.
 
     `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
-    file in `checkpoints` below it (the last weights; the EMA's where there is one). Raises UserError.
+    file in `checkpoints` below it (the last weights; the EMA's where there is one). `model` makes the model where the
+    run's files can't; a module is copied. Raises UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
-    model = create_model(spec.name, len(spec.classes), img_size=spec.img_size)
+    source = spec.name if model is None else copy.deepcopy(model)
+    made = create_model(source, len(spec.classes), img_size=spec.img_size)
     try:
         if bare:
             state = load_file(path)
         else:
             checkpoint = load_checkpoint(path)
             state = checkpoint.get("ema") or checkpoint.get("model") or {}
-        model.load_state_dict(state)
+        made.load_state_dict(state)
     except SafetensorError as error:
         raise UserError(f"{path}: not an intact safetensors file ({error})") from error
     except RuntimeError as error:
-        raise UserError(
-            f"{path}: its tensors do not fit {spec.name} as {folder / 'model.json'} describes it"
-        ) from error
-    return model.eval(), spec
+        described = (
+            f"{spec.name} as {folder / 'model.json'} describes it" if model is None else "the model that was given"
+        )
+        raise UserError(f"{path}: its tensors do not fit {described}") from error
+    return made.eval(), spec
 
 
 def run_folder(path: Path) -> Path:

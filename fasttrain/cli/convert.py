@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fasttrain.photos.source import SourceOptions
     from fasttrain.shards.convert import ConvertResult
+    from fasttrain.shards.format import Manifest
 
 _BROKEN_SHOWN = 10
 _MANY = 5  # files with the same reason are counted, not listed one by one
@@ -169,6 +170,7 @@ def merge(
     manifest = run(out)
     console = make_console()
     console.print(f"{len(manifest.shards):,} shards, {manifest.index.samples:,} photographs in {out}")
+    _print_conflicts(console, out, manifest)
     _next(console, "next", f"fasttrain train --data {out}")
 
 
@@ -221,6 +223,7 @@ def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
         table.add_row("cut", "none: the C++ module isn't installed (`fasttrain doctor` says how)")
     console.print(table)
     _print_rejected(console, result)
+    _print_conflicts(console, result.out, manifest)
     _next(console, "next", f"fasttrain train --data {out}")
 
 
@@ -247,3 +250,22 @@ def _print_rejected(console: Console, result: ConvertResult) -> None:
         console.print("  " + line.replace("\t", ": "), markup=False)
     if (left := len(few[_BROKEN_SHOWN:]) + sum(count for _, count in many[_BROKEN_SHOWN:])) > 0:
         console.print(f"  and {left:,} more")
+
+
+def _print_conflicts(console: Console, where: str | Path, manifest: Manifest) -> None:
+    """Warn of photographs that are in two classes."""
+
+    from fasttrain.shards.format import CONFLICTS
+    from fasttrain.shards.workplace import destination
+
+    out, name = destination(where), manifest.current(CONFLICTS)
+    if name not in manifest.files:
+        return
+    lines = out.read(name).decode("utf-8", errors="replace").splitlines()
+    path, reason = lines[0].split("\t")
+    console.print(
+        f"warning: {len(lines):,} photographs are in two classes, byte for byte the same, such as {path} "
+        f"({reason}): listed in {out}/{name}; --relabel corrects or drops them",
+        markup=False,
+        soft_wrap=True,
+    )

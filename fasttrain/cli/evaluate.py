@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from fasttrain.cli.train import OwnModel
+
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
     data: Annotated[
         str, typer.Option(help="shards (a folder or an s3:// URL), or a folder of class folders")
     ] = "shards",
+    model: OwnModel = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -50,6 +53,7 @@ def evaluate(
     evaluation = run(
         checkpoint,
         data,
+        model=model,
         split=split,
         loader=loader,
         batch_size=batch_size,

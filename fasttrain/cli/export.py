@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fasttrain.cli.train import OwnModel
+
 
 def export(
     checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
@@ -14,6 +16,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="the file; default: model.onnx and the like beside the weights")
     ] = None,
+    model: OwnModel = None,
     input: Annotated[
         str, typer.Option(help="uint8: the file takes pixels and normalises them; float: it takes normalised NCHW")
     ] = "uint8",
@@ -44,6 +47,7 @@ def export(
             checkpoint,
             format,
             out,
+            model=model,
             input=input,
             data=data,
             photographs=photographs,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fasttrain.cli.train import OwnModel
+
 if TYPE_CHECKING:
     from fasttrain.evaluation.inputs import Refused
     from fasttrain.evaluation.predict import Prediction
@@ -18,6 +20,7 @@ _IGNORED_SHOWN = 10
 def predict(
     images: Annotated[list[str], typer.Argument(help="photographs, folders of them, or quoted globs")],
     checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
+    model: OwnModel = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes named for each photograph")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,
     tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
@@ -44,7 +47,9 @@ def predict(
     from fasttrain.terminal import make_console
 
     refused: list[Refused] = []
-    predictor = Predictor(checkpoint, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers)
+    predictor = Predictor(
+        checkpoint, model=model, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers
+    )
     predictions = _watched(predictor.stream(images, refused.append))
     width = make_console().width if sys.stdout.isatty() else None
     shown = print_predictions(predictions, format, sys.stdout, width=width)
@@ -87,4 +92,4 @@ def _list_refused(broken: list[Refused], ignored: list[Refused]) -> None:
         if len(ignored) > _IGNORED_SHOWN:
             print(f"  and {len(ignored) - _IGNORED_SHOWN:,} more", file=sys.stderr)
     for each in broken:
-        print(f"broken: {each}", file=sys.stderr)
+        print(f"{'missing' if each.missing else 'broken'}: {each}", file=sys.stderr)

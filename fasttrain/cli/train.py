@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import types
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from fasttrain.config.groups import GROUPS
+from fasttrain.config.model_name import import_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.values import ParsedValue
 
@@ -22,6 +24,27 @@ ConfigFile = Annotated[
         "--config",
         help="a TOML file of settings, named as the options are (batch_size = 32)",
         rich_help_panel="The run",
+    ),
+]
+
+
+def find_own_model(name: str | None) -> str | None:
+    """Let `--model package.module:function` name a module in the working folder, which a script alone doesn't see.
+
+    Names that come from a run's files are not looked for there: they may be a stranger's.
+    """
+    if name is not None and import_path(name):
+        sys.path.insert(0, str(Path.cwd()))
+    return name
+
+
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="package.module:function that makes the model, where the run can't say: it was trained from Python",
+        show_default=False,
+        callback=find_own_model,
     ),
 ]
 
@@ -78,7 +101,10 @@ def _option(name: str, field: FieldInfo, panel: str) -> Any:
     flag = "--" + name.replace("_", "-")
     flags = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
     default = "" if field.default is None else _shown(field.default)
-    return typer.Option(flags, help=field.description, show_default=default or False, rich_help_panel=panel)
+    callback = find_own_model if name == "model" else None
+    return typer.Option(
+        flags, help=field.description, show_default=default or False, rich_help_panel=panel, callback=callback
+    )
 
 
 def _shown(default: Any) -> str:

@@ -19,6 +19,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.evaluation.splits import batches, default_split, model_labels
+from fasttrain.model.own import OwnModel
 from fasttrain.model.precision import choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
@@ -36,6 +37,7 @@ def evaluate(
     checkpoint: str | Path,
     data: str | Path = "shards",
     *,
+    model: str | OwnModel | None = None,
     split: str | None = None,
     loader: str = "auto",
     batch_size: int = 64,
@@ -56,6 +58,8 @@ def evaluate(
     converted or doesn't decode, as `train` does, in place of stopping there. report: where to write a page about it, as
     a run's `report.html`.
 
+    model: what makes the model, where the run's files can't: see `load_trained`.
+
     `tta` "flip" averages the logits of each photograph and of its mirror image. Raises UserError where the split is
     empty or absent, or the data has a class that the model doesn't know.
     """
@@ -67,9 +71,9 @@ def evaluate(
     split = split or default_split(data)
     check_split(split)
     checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
-    model, spec = load_trained(checkpoint)
+    trained, spec = load_trained(checkpoint, model)
     if tta == "flip":
-        model = FlipAveraged(model).eval()
+        trained = FlipAveraged(trained).eval()
     settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()
     shards = ShardSet.open(ensure_shards(data, settings, spec.classes), limit)
     labels = torch.from_numpy(model_labels(shards.classes, spec.classes, data))
@@ -88,10 +92,10 @@ def evaluate(
         device=where,
         on_bad_sample=on_bad_sample,
     )
-    precision = choose_precision(model, where, amp, "bf16")
+    precision = choose_precision(trained, where, amp, "bf16")
     with closing(loading) as loaded:
         evaluation, predictions = evaluate_model(
-            model.to(where).to(memory_format=torch.channels_last),
+            trained.to(where).to(memory_format=torch.channels_last),
             ((images, labels[of_data], samples) for images, of_data, samples in loaded),
             num_classes=len(spec.classes),
             classes=list(spec.classes),

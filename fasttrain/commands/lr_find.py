@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from fasttrain.config.load import load_config
 from fasttrain.config.location import user_path
+from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import release_memory
 from fasttrain.errors import UserError
 from fasttrain.model.freeze import keep_frozen
+from fasttrain.model.own import OwnModel, passed_object
 from fasttrain.ranks import Agreed, Ranks
 from fasttrain.report.figure_file import require_picture, write_picture
 from fasttrain.terminal import make_console
@@ -37,6 +40,7 @@ def lr_find(
     config: TrainConfig | str | Path | None = None,
     /,
     *,
+    model: str | OwnModel | None = None,
     start: float = 1e-7,
     end: float = 10.0,
     steps: int = 100,
@@ -47,12 +51,15 @@ def lr_find(
 ) -> LrFindResult:
     """Trains for `steps` steps while the learning rate grows from `start` to `end`, a constant factor each step.
 
-    `config` and `settings` are `train`'s; the model is thrown away, and no run is left. The sweep ends where the median
-    of five steps exceeds four times its least. `smoothing`: the width of a Gaussian, in steps (see `smooth`). `picture`
-    is a PNG to write. `console`: where progress is told, None for nowhere. Raises UserError.
+    `config`, `model` and `settings` are `train`'s; a copy of the model is trained and thrown away, and no run is left.
+    The sweep ends where the median of five steps exceeds four times its least. `smoothing`: the width of a Gaussian, in
+    steps (see `smooth`). `picture` is a PNG to write. `console`: where progress is told, None for nowhere. Raises
+    UserError.
     """
     picture = None if picture is None else user_path(picture)
     _check(start, end, steps, smoothing)
+    if model is not None:
+        settings["model"] = model_name(model)
     asked = load_config(config, settings)
     if asked.resume is not None:
         raise UserError(f"resume = '{asked.resume}': lr-find begins afresh; leave it out")
@@ -64,7 +71,8 @@ def lr_find(
         require_picture(picture)
     console = console or make_console(quiet=True)
     constant = {"scheduler": "constant", "warmup_epochs": 0.0, "ema_decay": None, "compile": "off"}
-    parts = make_parts(RunStart(asked.model_copy(update=constant)), console, Ranks())
+    own = copy.deepcopy(passed_object(model))
+    parts = make_parts(RunStart(asked.model_copy(update=constant), model=own), console, Ranks())
     try:
         parts.describe(console)
         parts.fold_frozen()

@@ -6,7 +6,7 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,6 +35,7 @@ from fasttrain.stop import StopRequest
 from fasttrain.terminal import tell
 from fasttrain.tracking.tracker import NullTracker, Tracker
 from fasttrain.training.batch_size import too_large
+from fasttrain.training.callback import Callback, Callbacks
 from fasttrain.training.diverged import kept_if_diverged
 from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
 from fasttrain.training.logfile import RunLog
@@ -68,10 +69,12 @@ class Run:
         stop: StopRequest,
         after_epoch: AfterEpoch | None,
         tags: Mapping[str, str],
+        callbacks: Sequence[Callback] | None = None,
     ) -> None:
         self.parts, self.folder, self.saving, self.console = parts, folder, saving, console
         self.start, self.config, self.ranks, self.state = parts.start, parts.config, parts.ranks, parts.state
         self.stop, self.after_epoch, self.tags = stop, after_epoch, tags
+        self.callbacks = Callbacks(callbacks, parts, folder.path)
         self.ended = self.traced = False
         self.tracked: dict[str, Any] = {"mlflow_run_id": None, "journal": None}
 
@@ -100,11 +103,12 @@ class Run:
                 self.tracked = tracked_before(self.start)
             with self._tracker() as tracker:
                 self._prepare(tracker)
-                while self.state.epoch < self.config.epochs and not self.state.early_stopping.should_stop:
+                self.callbacks.train_start()
+                while not (
+                    self.ended or self.state.early_stopping.should_stop or self.state.epoch >= self.config.epochs
+                ):
                     with kept_if_diverged(self.parts, self.folder.path):
                         self._one_epoch()
-                    if self.ended:
-                        break
                 return self._finish()
         except Exception as error:
             self.saving.settle()
@@ -168,8 +172,12 @@ class Run:
         """Load the checkpoint, and make the folder match it: the folder may hold a later step, or an ended run."""
         state, start = self.state, self.start
         state.load_state_dict(checkpoint, self.ranks)
-        if state.early_stopping.should_stop and start.before and self.config.epochs > start.before.epochs:
+        more_epochs = start.before is not None and self.config.epochs > start.before.epochs
+        if state.early_stopping.should_stop and more_epochs:
             state.early_stopping.waited = 0
+        if "callbacks" in checkpoint:
+            self.callbacks.load_state_dict(checkpoint["callbacks"], more_epochs=more_epochs)
+            self.ended = self.callbacks.stopping and state.at_end_of_epoch
         if not self.ranks.from_main(lambda: find_best(state, self.folder, start.went_back)):
             if self.ranks.main:
                 said = f"the weights of epoch {state.early_stopping.best_epoch + 1}, the best one, are lost"
@@ -197,8 +205,10 @@ class Run:
                 "shards": self.parts.shards.fingerprint,
                 "mlflow_run_id": self.tracker.run_id or self.tracked["mlflow_run_id"],
                 "journal": self.tracker.uuid or self.tracked["journal"],
+                **({"callbacks": self.callbacks.state_dict()} if self.callbacks else {}),
             }
         )
+        self.callbacks.checkpoint(self.saving.wait)
 
     def _one_epoch(self) -> None:
         state = self.state
@@ -214,7 +224,8 @@ class Run:
                 self._solve_head()
             else:
                 with self._traced(total - done) as step:
-                    train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show)
+                    if not train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show):
+                        total = state.totals.over(self.ranks).samples()
         learning_rate = state.schedule.learning_rate
         release_memory(self.parts.device)
         self.ranks.share(state.evaluated_model.buffers())
@@ -250,9 +261,12 @@ class Run:
             self.parts.warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run goes on")
 
     def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
-        return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue)
+        # An epoch needs a step to be closed.
+        ended = self.callbacks.stopping and (self.state.epoch_seconds > 0 or self.state.at_end_of_epoch)
+        return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
 
     def _after_step(self, part: Agreed) -> None:
+        self.callbacks.step_end()
         if stop := part.stop:
             self._stop(stop)
         if self.saving.due(self.state.step, part.overdue):
@@ -260,11 +274,19 @@ class Run:
 
     def _stop(self, asked: signal.Signals) -> None:
         self._save()
-        said = f"saved {self.saving.wait()}; go on with: fasttrain train --resume {self.folder.path}"
+        said = f"saved {self.saving.wait()}; go on with: {self._resumed_by()}"
         tell(self.console, "stopped", {"signal": asked.name, "folder": self.folder.path}, said)
         if asked is signal.SIGINT:
             raise KeyboardInterrupt
         raise Stopped(f"stopped by {asked.name}; {said}")
+
+    def _resumed_by(self) -> str:
+        """Return the command that resumes this run, or the call where it got what no command can give."""
+        model = "" if self.start.model is None else ", model=…"
+        if model or self.callbacks:
+            callbacks = ", callbacks=[…]" if self.callbacks else ""
+            return f"fasttrain.train(resume='{self.folder.path}'{model}{callbacks})"
+        return f"fasttrain train --resume {self.folder.path}"
 
     def _watched(self, loader: Loader) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         # A stop during validation saves the epoch as trained: resuming goes straight to validation.
@@ -315,8 +337,9 @@ class Run:
         if state.scaler.is_enabled():
             record["skipped_steps"] = totals.skipped_steps()
         if improved and self.ranks.main:
-            state.keep_best()
+            state.keep_best(apart=bool(self.callbacks))
             self.folder.write_model(state.evaluated_model)
+        self.callbacks.epoch_end(record)
         state.history.append(record)
         state.seconds += seconds
         state.epoch += 1
@@ -330,8 +353,10 @@ class Run:
         tell(self.console, "epoch", record, epoch_line(record, epochs=self.config.epochs))
         if (after_epoch := self.after_epoch) is not None:
             self.ended = self.ranks.from_main(lambda: bool(after_epoch(record)))
-        if stop := self._agree().stop:
-            self._stop(stop)
+        agreed = self._agree()
+        if agreed.stop:
+            self._stop(agreed.stop)
+        self.ended |= agreed.ended
 
     def _finish(self) -> TrainResult:
         began = time.perf_counter()
@@ -339,12 +364,16 @@ class Run:
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
             waited = state.early_stopping.waited
             self.console.print(f"early stopping: no improvement of val_loss for {waited} epochs")
+        if self.callbacks.stopping:
+            self.console.print(f"stopped by {self.callbacks.view.stopped_by}", soft_wrap=True)
         loaders = self.parts.loaders
         split, loader = ("test", loaders.test) if loaders.test else ("val", loaders.val)
         best = state.evaluated_model
         if self.ranks.main:
             self.folder.read_model(best)
         self.ranks.share(best.state_dict().values())
+        if self.start.model is not None and best is not state.model:
+            state.model.load_state_dict(best.state_dict())
         evaluation, predictions = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
         result = TrainResult(
             folder=self.folder.path,
@@ -358,6 +387,7 @@ class Run:
         if self.ranks.main:
             page = functools.partial(self._page, result, predictions, split)
             write_result(result, predictions, split, self.folder, self.tracker, self.console, page)
+        self.callbacks.train_end(result)
         return result
 
     def _page(self, result: TrainResult, predictions: Predictions, split: str) -> Report:

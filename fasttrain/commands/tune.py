@@ -206,13 +206,14 @@ class _Search:
         tags = {"study": str((self.out / STUDY).resolve()), "trial": str(number)}
         if parent := tracker.wait_for_run():
             tags["mlflow.parentRunId"] = parent
+        resume: dict[str, Any] = {"resume": "auto"} if any(folder.glob("*/checkpoints/*")) else {}
         with (folder / "output.log").open("a", encoding="utf-8") as log:
             result = train(
                 after_epoch=after_epoch,
                 tags=tags,
                 console=Console(file=log, width=120, markup=False),
                 **{**self.given, **drawn, "out": folder, "run_name": f"trial {number}"},
-                **({"resume": "auto"} if any(folder.glob("*/checkpoints/*")) else {}),
+                **resume,
             )
         return _kept_top1(result.history), pruned
 

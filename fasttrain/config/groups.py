@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fasttrain.config.location import parse_location, user_path
+from fasttrain.config.model_name import is_object, model_name
 from fasttrain.config.values import CacheSize, Progressive, RandAugment, SaveEvery
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -96,7 +97,9 @@ class AugmentationSettings(Settings):
 class ModelSettings(Settings):
     """The model, and the weights that it starts from."""
 
-    model: str = Field("mobilenetv2_100", description="mobilenetv2_100, efficientnet_b0, or any name timm knows")
+    model: str = Field(
+        "mobilenetv2_100", description="mobilenetv2_100, or any name timm knows; package.module:function of your own"
+    )
     pretrained: bool = Field(True, description="start from timm's ImageNet weights")
     weights: Path | None = Field(
         None, description="start from this instead: a state_dict or checkpoint of any trainer, or a run folder"
@@ -106,6 +109,14 @@ class ModelSettings(Settings):
         False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
     )
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _name(cls, model: Any) -> str:
+        name = model_name(model)
+        if is_object(name) and not isinstance(model, str):
+            raise ValueError(f"model = {name} can't be imported; give a function of a module, or call train(model=…)")
+        return name
 
     @field_validator("weights", mode="after")
     @classmethod

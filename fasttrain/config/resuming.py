@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from fasttrain.config.model_name import is_object, is_own
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 
@@ -68,7 +69,12 @@ RULES: dict[str, Rule] = {
     "mixup": _effect(_AUGMENTED),
     "cutmix": _effect(_AUGMENTED),
     # model
-    "model": Rule(OnResume.FIXED, "the checkpoint holds that model's weights; leave it out, or start a new run"),
+    "model": Rule(
+        OnResume.FIXED,
+        "the checkpoint holds that model's weights; leave it out, or start a new run. A model of your own that was "
+        "passed as an object may be given by its import path, or the other way round",
+        may_change=lambda old, new: is_own(old) and is_own(new) and is_object(old) != is_object(new),
+    ),
     "pretrained": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
     "weights": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
     "freeze": _effect(f"blocks are frozen or trained from the next step on; {_MOMENTS}"),

@@ -17,6 +17,7 @@ from fasttrain.config.groups import (
     OptimizationSettings,
     RunSettings,
 )
+from fasttrain.config.model_name import is_own
 from fasttrain.config.recipes import RECIPES, recipe_defaults
 
 NEEDS_PIXELS = (
@@ -54,6 +55,8 @@ class TrainConfig(
                 f"compile_mode = '{self.compile_mode}': CUDA graphs overwrite the gradients that grad_accumulation = "
                 f"{self.grad_accumulation} keeps; use 'max-autotune-no-cudagraphs'"
             )
+        if self.linear_probe and is_own(self.model):
+            raise ValueError(f"linear_probe is for timm's models, not {self.model}; freeze its body in your function")
         if self.linear_probe and (changed := self.changed(NEEDS_PIXELS)):
             name = changed[0]
             raise ValueError(

@@ -76,8 +76,8 @@ def _decode_directly(data: bytes, image_size: int, crop_pct: float) -> NDArray[n
     if transposed:
         top, left = left, top
     try:
-        _native.cut(data, "none", False)  # reads all of it: what `convert` refuses for its damage is refused here
-        pixels = _native.decode_crop(data, (top, left, side, side), False, (image_size, image_size))
+        # Reads all of it: what `convert` refuses for its damage is refused here.
+        pixels = _native.decode_intact_crop(data, (top, left, side, side), False, (image_size, image_size))
     except ValueError:  # damaged: `normalise` says how much
         return None
     upright = pixels.transpose(1, 0, 2) if transposed else pixels

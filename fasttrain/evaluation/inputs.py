@@ -14,11 +14,16 @@ from fasttrain.text import printable
 
 @dataclass(frozen=True)
 class Refused:
-    """A file that gives no prediction, and why. `broken`: it should have; else it isn't a photograph, by its name."""
+    """A file that gives no prediction, and why.
+
+    broken: it should have given one; else it isn't a photograph, by its name. missing: it is broken since nothing is
+    there.
+    """
 
     path: str
     reason: str
     broken: bool = True
+    missing: bool = False
 
     def __str__(self) -> str:
         return f"{printable(self.path)}: {self.reason}"
@@ -35,10 +40,23 @@ def find_photographs(given: Iterable[str | Path]) -> Iterator[Path | Refused]:
         path = user_path(each)
         if path.is_dir():
             yield from _below(path)
-        elif path.exists() or not glob.has_magic(str(each)):
+        elif not _is_missing(path):
             yield path
+        elif not glob.has_magic(str(each)):
+            yield Refused(str(path), "no such file", missing=True)
         else:
             yield from _matching(str(path))
+
+
+def _is_missing(path: Path) -> bool:
+    """Return whether nothing is there; a link that leads nowhere, and what can't be looked at, is something."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _below(folder: Path) -> Iterator[Path | Refused]:
@@ -55,13 +73,13 @@ def _below(folder: Path) -> Iterator[Path | Refused]:
         yield Refused(str(error.filename or folder), error.strerror or str(error))
         return
     if empty:
-        yield Refused(str(folder), "no photograph in this folder")
+        yield Refused(str(folder), "no photograph in this folder", missing=True)
 
 
 def _matching(pattern: str) -> Iterator[Path | Refused]:
     matches = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
     if not matches:
-        yield Refused(pattern, "nothing has such a name")
+        yield Refused(pattern, "nothing has such a name", missing=True)
     # `**` names a folder and all that lies below it: the files alone say it once.
     everything = "**" in pattern
     for match in matches:

@@ -18,6 +18,7 @@ from fasttrain.data.photograph import Unreadable, read_photograph
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.evaluation.inputs import Refused, find_photographs
+from fasttrain.model.own import OwnModel
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
 
@@ -44,6 +45,7 @@ def predict(
     checkpoint: str | Path,
     images: str | Path | Sequence[str | Path],
     *,
+    model: str | OwnModel | None = None,
     top_k: int = 5,
     device: str = "auto",
     batch_size: int = 64,
@@ -55,14 +57,18 @@ def predict(
     Each is seen as in validation; `tta` "flip" averages the logits of it and its mirror image. `workers` threads
     decode (default: one a core). Raises UserError for a file that is absent or can't be decoded; `Predictor.stream`
     goes on after such a file, and holds no more than a batch.
+
+    model: what makes the model, where the run's files can't: see `load_trained`.
     """
 
     def refuse(what: Refused) -> None:
         if what.broken:
-            raise UserError(f"{what}; give photographs that open")
+            raise UserError(f"{what}; {'check the path' if what.missing else 'give photographs that open'}")
 
     images = [images] if isinstance(images, (str, Path)) else images
-    predictor = Predictor(checkpoint, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers)
+    predictor = Predictor(
+        checkpoint, model=model, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers
+    )
     return list(predictor.stream(images, refuse))
 
 
@@ -73,6 +79,7 @@ class Predictor:
         self,
         checkpoint: str | Path,
         *,
+        model: str | OwnModel | None = None,
         top_k: int = 5,
         device: str = "auto",
         batch_size: int = 64,
@@ -82,10 +89,10 @@ class Predictor:
         """As `predict`'s arguments. Raises UserError where there is no such model or device."""
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
-        model, self.spec = load_trained(user_path(checkpoint))
+        trained, self.spec = load_trained(user_path(checkpoint), model)
         self._device = choose_device(device)
-        model = FlipAveraged(model).eval() if tta == "flip" else model
-        self._model = model.to(self._device).to(memory_format=torch.channels_last)
+        trained = FlipAveraged(trained).eval() if tta == "flip" else trained
+        self._model = trained.to(self._device).to(memory_format=torch.channels_last)
         self._preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
         self._top_k, self._batch_size = min(top_k, len(self.spec.classes)), batch_size
         self._threads = len(os.sched_getaffinity(0)) if workers is None else max(workers, 1)

@@ -18,6 +18,7 @@ from fasttrain.export.registry import make_format
 from fasttrain.export.speed import Speed, measure
 from fasttrain.files import atomic_folder, make_folder
 from fasttrain.model.factory import ModelSpec
+from fasttrain.model.own import OwnModel
 from fasttrain.model.preprocess import Normalise
 from fasttrain.version import __version__
 
@@ -54,6 +55,7 @@ def export(
     format: str = "onnx",
     out: str | Path | None = None,
     *,
+    model: str | OwnModel | None = None,
     input: str = "uint8",
     data: str | Path | None = None,
     photographs: int = 64,
@@ -67,16 +69,18 @@ def export(
     float32 [n, 3, H, W], (x / 255 - mean) / std. Any n. It gives logits, float32 [n, classes]. It is compared with the
     model on `photographs` of `data` (see `some_photographs`); `tolerance` is of the greatest logit, or of 1 where
     that is more. Raises UserError where they differ by more (nothing is written then), or a package is missing.
+
+    model: what makes the model, where the run's files can't: see `load_trained`.
     """
     if input not in INPUTS:
         raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")
     kind = make_format(format)
     checkpoint = user_path(checkpoint)
     path = user_path(out) if out else _folder(checkpoint) / f"model{kind.suffix}"
-    model, spec = load_trained(checkpoint)
+    trained, spec = load_trained(checkpoint, model)
     pixels, source = some_photographs(data, photographs, spec.image_size)
     normalise = Normalise(spec.mean, spec.std, channels_last=False)
-    graph = torch.nn.Sequential(normalise, model).eval() if input == "uint8" else model
+    graph = torch.nn.Sequential(normalise, trained).eval() if input == "uint8" else trained
     images = pixels if input == "uint8" else normalise(pixels)
     metadata = _metadata(spec, input)
     threads = torch.get_num_threads()
@@ -96,7 +100,7 @@ def export(
     speeds: list[Speed] = []
     if speed:
         say("measuring its speed")
-        speeds = measure((run, images), (_eager(model, spec), pixels))
+        speeds = measure((run, images), (_eager(trained, spec), pixels))
     return ExportResult(
         path, size, metadata, len(pixels), source, difference, greatest, same, kind.runtime, threads, speeds
     )

@@ -1,4 +1,4 @@
-"""Makes a timm model with a classifier for the classes at hand, from pretrained or random weights."""
+"""Makes a model for the classes at hand: one of timm's, from pretrained or random weights, or one of the user's own."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import socket
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub
 import timm
 import torch
 
+from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
 from fasttrain.model.classifier import start_classifier
 from fasttrain.model.names import require_model
+from fasttrain.model.own import OwnModel, create_own
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What rebuilds a model: timm's name, the classes in label order, the input side in px, mean and std of RGB
-    in [0, 1], and timm's `img_size` where the model was made with one."""
+    """What rebuilds a model: timm's name or an import path, the classes in label order, the input side in px, mean and
+    std of RGB in [0, 1], and timm's `img_size` where the model was made with one."""
 
     name: str
     classes: tuple[str, ...]
@@ -32,27 +35,30 @@ class ModelSpec:
 
 
 def create_model(
-    name: str,
+    model: str | OwnModel,
     num_classes: int,
     *,
     pretrained: bool = False,
     drop_rate: float = 0.0,
     img_size: int | None = None,
 ) -> torch.nn.Module:
-    """A timm model on the CPU, in fp32, its classifier made for `num_classes`.
+    """A timm model on the CPU, in fp32, its classifier made for `num_classes`; or the user's own: see `create_own`.
 
     `img_size` is timm's, as `img_size_for` gives it. Raises UserError for an unknown name, no such weights, or no
     network.
     """
-    require_model(name)
+    if not isinstance(model, str) or is_own(model):
+        return create_own(model, num_classes, pretrained=pretrained, drop_rate=drop_rate)
+    require_model(name := model)
+    made: Any
     arguments = {"num_classes": num_classes, "drop_rate": drop_rate, "img_size": img_size}  # timm leaves None out
     if not pretrained:
-        model = timm.create_model(name, **arguments)
-        start_classifier(model)
-        return model
+        made = timm.create_model(name, **arguments)
+        start_classifier(made)
+        return made
     try:
         with _cache_only_without_network():
-            model = timm.create_model(name, pretrained=True, **arguments)
+            made = timm.create_model(name, pretrained=True, **arguments)
     except RuntimeError as error:  # timm's own word for "there are none"
         raise UserError(f"model = '{name}': {_first_line(error)}; give --weights FILE or --no-pretrained") from error
     except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
@@ -60,19 +66,19 @@ def create_model(
             f"model = '{name}': its pretrained weights can't be downloaded ({type(error).__name__}); "
             "give --weights FILE or --no-pretrained"
         ) from error
-    if num_classes != model.pretrained_cfg.get("num_classes"):  # else timm has loaded the pretrained classifier
-        start_classifier(model)
-    return model
+    if num_classes != made.pretrained_cfg.get("num_classes"):  # else timm has loaded the pretrained classifier
+        start_classifier(made)
+    return made
 
 
 def enable_grad_checkpointing(model: torch.nn.Module) -> None:
-    """Has timm's `model` keep the activations between its blocks only, and compute the others again in the backward
+    """Has `model` keep the activations between its blocks only, and compute the others again in the backward
     pass (Chen et al. 2016). UserError where it can't."""
     try:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError):  # timm's word for "not supported" is an assertion
         name = type(model).__name__
-        raise UserError(f"grad_checkpointing: timm's {name} does not have it; use --no-grad-checkpointing") from None
+        raise UserError(f"grad_checkpointing: {name} does not have it; use --no-grad-checkpointing") from None
 
 
 def model_spec(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import timm
 import torch
 
+from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
 from fasttrain.model.names import pretrained_config, require_model
 
@@ -42,9 +43,12 @@ def img_size_for(name: str, side: int) -> int | None:
 
 
 def takes(name: str, side: int, img_size: int | None = None) -> bool:
-    """Whether the model `name`, made with `img_size`, takes pictures of `side` px."""
+    """Whether the model `name`, made with `img_size`, takes pictures of `side` px.
+
+    A model of one's own is asked when it has been made: see `require_logits`.
+    """
     require_model(name)
-    return _outcome(name, side, img_size, _device(name)) == (1, _CLASSES)
+    return is_own(name) or _outcome(name, side, img_size, _device(name)) == (1, _CLASSES)
 
 
 def own_side(name: str) -> int:

@@ -8,14 +8,21 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg
 
+from fasttrain.config.model_name import import_path, is_own
 from fasttrain.errors import UserError
+from fasttrain.model.own import find_maker
 from fasttrain.text import nearest
 
 _SOURCE = re.compile(r"^[\w+.-]{2,}:|/")
 
 
 def require_model(name: str) -> None:
-    """Raises UserError, with the nearest valid name, where timm knows no such model or no such pretrained tag of it."""
+    """Raises UserError, with the nearest valid name, where timm knows no such model or no such pretrained tag of it, or
+    where it is an import path that leads to no function."""
+    if import_path(name):
+        find_maker(name)
+    if is_own(name):
+        return
     if _SOURCE.search(name):
         _refuse_source(name)
     arch, dot, tag = name.partition(".")
@@ -32,8 +39,10 @@ def require_model(name: str) -> None:
 
 def pretrained_config(name: str) -> Any:
     """timm's PretrainedCfg of the model `name`, also of one that it now calls otherwise. Raises UserError as
-    `require_model` does."""
+    `require_model` does. A model of one's own has timm's defaults: ImageNet's mean and deviation, 224 px."""
     require_model(name)
+    if is_own(name):
+        return PretrainedCfg()
     current = timm.models.get_deprecated_models().get(name) or name
     return timm.models.get_pretrained_cfg(current) or PretrainedCfg()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Container, Within, find_files, holds
 from fasttrain.photos.folder import list_tree
+from fasttrain.photos.food101 import has_meta, list_meta
 from fasttrain.photos.formats import HEAD
 from fasttrain.photos.gzipped import MAGIC, Gzipped
 from fasttrain.photos.source import Listing, SourceOptions
@@ -84,14 +87,14 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     if not contents.members:
         raise UserError(f"--source {path} holds no files")
     tree = _Tree(path, contents)
-    listing = list_tree(tree, "archive", path.name, options)
-    checksums = [(photo.path, tree.member(photo.path).checksum) for photo in listing.photos]
-    return replace(
-        listing,
-        ignored=[*listing.ignored, *contents.ignored, *tree.above],
-        content=json.dumps(checksums).encode(),
-        read=lambda inner: tree.member(inner).read(),
-    )
+    if has_meta(tree):
+        listing, start = list_meta(tree, tree.read, "archive", path.name, options), "images/"
+    else:
+        listing, start = replace(list_tree(tree, "archive", path.name, options), read=tree.read), ""
+    there = (photo for photo in listing.photos if photo.size >= 0)
+    checksums = [(photo.path, tree.member(start + photo.path).checksum) for photo in there]
+    ignored = [*listing.ignored, *contents.ignored, *tree.above]
+    return replace(listing, ignored=ignored, content=json.dumps(checksums).encode())
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,14 @@ class _Tree:
     def member(self, path: str) -> _Member:
         """Return the file at a path, or to which a link leads from there."""
         return self._members[self._target(self._start + path)]
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of the file at a path. Raises OSError."""
+        try:
+            member = self.member(path)
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+        return member.read()
 
     def folders(self, start: str) -> list[str]:
         return sorted(self._folders.get(self._at(start), ()))

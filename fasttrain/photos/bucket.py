@@ -14,6 +14,7 @@ from typing import Any
 from fasttrain.config.location import is_url
 from fasttrain.errors import UserError
 from fasttrain.photos.folder import list_tree
+from fasttrain.photos.food101 import has_meta, list_meta
 from fasttrain.photos.formats import HEAD
 from fasttrain.photos.source import Listing, SourceOptions
 from fasttrain.photos.walk import PHOTOGRAPHS, Found, Ignored, is_hidden, left_out
@@ -34,8 +35,10 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     The listing is that of a local copy: the same photographs make the same shards, wherever they lie.
     """
     url = str(source).rstrip("/")
-    tree = _BucketTree(url)
-    return replace(list_tree(tree, "folder", url.rpartition("/")[2], options), read=reader(url))
+    tree, name = _BucketTree(url), url.rpartition("/")[2]
+    if has_meta(tree):
+        return list_meta(tree, reader(url), "folder", name, options)
+    return replace(list_tree(tree, "folder", name, options), read=reader(url))
 
 
 def reader(url: str) -> Callable[[str], bytes]:

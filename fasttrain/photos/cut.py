@@ -61,7 +61,8 @@ def repair_jpeg(data: Buffer) -> tuple[bytes, float]:
     """Return a damaged JPEG without its metadata as libjpeg shows it, free of damage, and the share that is intact.
 
     The share, 0 to 1, counts the MCUs before the first error. Of several scans the worst counts, but for those of a
-    progressive JPEG that only add the last bit to coefficients.
+    progressive JPEG that only add the last bit to coefficients. A restart marker with a wrong number is no error where
+    libjpeg passes over it and no MCU is missing.
 
     Raises ValueError where libjpeg shows nothing. Raises UserError without the C++ module.
     """

@@ -30,7 +30,7 @@ def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[An
         while not name or name in found:
             name = f"{name}.{number + 1}" if name else str(number + 1)
         cells = [row[number] for row in table.rows]
-        found[name] = _parsed(cells) if text else [_plain(cell) for cell in cells]
+        found[name] = _parsed(cells) if text else [plain_value(cell) for cell in cells]
     return found
 
 
@@ -50,14 +50,14 @@ def _list(cell: str) -> bool:
         return False
 
 
-def _plain(cell: Any) -> Any:
-    """Return a cell in a form that JSON has."""
+def plain_value(cell: Any) -> Any:
+    """Return a value in a form that JSON has; None where it is no number."""
     if cell is None or isinstance(cell, (str, bool, int)):
         return cell
     if isinstance(cell, (float, Decimal)):
         return None if math.isnan(cell) else float(cell)
     if isinstance(cell, (list, tuple)):
-        return [_plain(each) for each in cell]
+        return [plain_value(each) for each in cell]
     if isinstance(cell, dict):
-        return {str(name): _plain(each) for name, each in cell.items()}
+        return {str(name): plain_value(each) for name, each in cell.items()}
     return str(cell)  # dates and times

@@ -7,18 +7,21 @@ import os
 import shutil
 import socket
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fasttrain.config.location import cache_root, user_path
 from fasttrain.errors import UserError, mendable
 from fasttrain.photos.source import TEST, TRAIN, Listing, Photo, SourceOptions, refuse_shards
-from fasttrain.photos.tree import DiskTree
+from fasttrain.photos.tree import DiskTree, Tree
 from fasttrain.photos.walk import Found, Ignored
-from fasttrain.text import read_text
+from fasttrain.text import decode_text, read_text
 
 OPTIONS: frozenset[str] = frozenset()
 _INSTEAD = "use --source sample (built in) or --source DIR (a folder of yours)"
 _SILENCE_S = 60.0
+_PARTS = {"train": TRAIN, "test": TEST}
 
 
 def claims(source: str) -> bool:
@@ -28,35 +31,52 @@ def claims(source: str) -> bool:
 
 def is_food101(root: Path) -> bool:
     """Return whether the folder `root` has Food-101's `images/`, `meta/train.txt` and `meta/test.txt`."""
-    meta = (root / "meta" / f"{part}.txt" for part in ("train", "test"))
-    return (root / "images").is_dir() and all(file.is_file() for file in meta)
+    return (root / "images").is_dir() and all((root / "meta" / f"{part}.txt").is_file() for part in _PARTS)
+
+
+def has_meta(tree: Tree) -> bool:
+    """Return whether a tree has Food-101's `images/`, `meta/train.txt` and `meta/test.txt`."""
+    if not {"images", "meta"} <= set(tree.folders("")):
+        return False
+    there = {found.path if isinstance(found, Found) else found[0] for found in tree.loose("meta")}
+    return {f"meta/{part}.txt" for part in _PARTS} <= there
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
     """List the photographs that the two files in `meta/` name. Raises UserError where Food-101 can't be downloaded."""
     if source == "food101":
-        return _list(download_food101(cache_root()), "food101", "food101")
-    root = user_path(source)
-    refuse_shards(root)
-    return _list(root, "folder", root.resolve().name)
+        root, kind, name = download_food101(cache_root()), "food101", "food101"
+    else:
+        root = user_path(source)
+        kind, name = "folder", root.resolve().name
+        refuse_shards(root)
+    meta = {part: read_text(root / "meta" / f"{part}.txt") for part in _PARTS}
+    return _list(DiskTree(root / "images"), "", meta, root, kind, name)
 
 
-def _list(base: Path, kind: str, name: str) -> Listing:
-    root = base / "images"
-    named = {
-        line.strip(): split
-        for part, split in (("train", TRAIN), ("test", TEST))
-        for line in read_text(base / "meta" / f"{part}.txt").splitlines()
-        if line.strip()
-    }
-    tree = DiskTree(root)
+def list_meta(tree: Tree, read: Callable[[str], bytes], kind: str, name: str, options: SourceOptions) -> Listing:
+    """List a tree that `has_meta`, as a folder of the same files is. read: the bytes of the file at a path."""
+    if options.classes is not None:
+        raise UserError(
+            f"--classes {options.classes} means nothing for Food-101's layout, which {tree.root} has: leave it out"
+        )
+    files = {part: f"meta/{part}.txt" for part in _PARTS}
+    meta = {part: decode_text(read(file), tree.root / file) for part, file in files.items()}
+    listing = _list(tree, "images/", meta, tree.root, kind, name)
+    return replace(listing, root=tree.root / "images", read=lambda path: read(f"images/{path}"))
+
+
+def _list(tree: Tree, images: str, meta: dict[str, str], base: Path, kind: str, name: str) -> Listing:
+    """List the photographs below the folder `images` of a tree, by what the files in `meta/` hold."""
+    named = {line.strip(): split for part, split in _PARTS.items() for line in meta[part].splitlines() if line.strip()}
     there: dict[str, Found] = {}
     ignored: list[Ignored] = []
-    for _, found in tree.walk_classes("", tree.folders("")):
+    for _, found in tree.walk_classes(images, tree.folders(images.rstrip("/"))):
         if isinstance(found, Found):
-            there[os.path.splitext(found.path)[0]] = found  # noqa: PTH122 - a million times
+            path = found.path.removeprefix(images)
+            there[os.path.splitext(path)[0]] = Found(path, found.size, found.stamp)  # noqa: PTH122 - a million times
         else:
-            ignored.append(found)
+            ignored.append((found[0].removeprefix(images), found[1]))
     photos = []
     for stem, split in named.items():
         found = there.pop(stem, None) or Found(f"{stem}.jpg", -1, (0, 0, 0))
@@ -66,7 +86,7 @@ def _list(base: Path, kind: str, name: str) -> Listing:
     for photo in photos:
         if photo.name not in learnt:
             raise UserError(f"{base / 'meta' / 'test.txt'}: class {photo.name!r} is not in meta/train.txt")
-    return Listing(kind, name, root, sorted(learnt), photos, ignored)
+    return Listing(kind, name, tree.root, sorted(learnt), photos, ignored)
 
 
 def download_food101(cache: Path) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
@@ -26,7 +27,8 @@ class Record:
     """A photograph in a container file.
 
     path: below the source. labels: what each of its labels says, by name, "" where it says nothing. checksum: as the
-    file has it, to tell a photograph from another of its size.
+    file has it, to tell a photograph from another of its size. extra: whatever else is said of it, by name, as JSON has
+    it; these are kept as extra labels, but for the one that is the class.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Record:
     stamp: tuple[int, int, int]
     labels: dict[str, str]
     checksum: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def list_records(
@@ -59,14 +62,18 @@ def list_records(
         raise UserError(f"{where} holds no photographs with a label{why}")
     columns = list(dict.fromkeys(name for record in records for name in record.labels))
     column = _column(where, records, columns, own, options.label_column)
-    others = [name for name in columns if name != column]
-    notes = [f"{files.root.name}: label = {column}" + (f"; not used: {', '.join(others)[:200]}" if others else "")]
+    extra = tuple(name for name in dict.fromkeys(name for record in records for name in record.extra) if name != column)
+    others = [name for name in columns if name != column and name not in extra]
+    said = {"not used": others, "extra labels": extra}
+    more = (f"; {what}: {', '.join(names)[:200]}" for what, names in said.items() if names)
+    notes = [f"{files.root.name}: label = {column}{''.join(more)}"]
     given = names if options.class_names is None else user_path(options.class_names)
     if given is not None and all(is_number(record.labels.get(column, "")) for record in records):
         notes += [f"class names: {given}"] if options.class_names is None else []
     elif options.class_names is None:
         given = None
     classes = None if given is None else read_class_names(given)
+    beside = [each for each in files.ignored if given is None or not _is_same(files.root / each[0], given)]
     known: dict[str, str] = {}
     photos, left_out = [], list(ignored)
     for record in records:
@@ -76,7 +83,8 @@ def list_records(
             continue
         if label not in known:
             known[label] = label if classes is None else class_name(classes, label, f"{given}: {record.path}")
-        photos.append(Photo(record.path, known[label], record.split, record.size, record.stamp))
+        values = tuple(record.extra.get(name) for name in extra)
+        photos.append(Photo(record.path, known[label], record.split, record.size, record.stamp, extra=values))
     if any(split != UNDECIDED for split in files.splits):
         counts = {word: sum(photo.split == split for photo in photos) for split, word in SPLIT_WORDS.items()}
         notes.append(
@@ -92,11 +100,16 @@ def list_records(
         files.root,
         all_names,
         photos,
-        [*files.ignored, *left_out],
+        [*beside, *left_out],
         content=_digest(all_names, records, column),
         notes=tuple(notes),
         read=read,
+        extra_columns=extra,
     )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.name == other.name and path.resolve() == other.resolve()
 
 
 def _column(where: str, records: list[Record], columns: list[str], own: tuple[str, ...], given: str | None) -> str:

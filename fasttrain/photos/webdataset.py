@@ -14,6 +14,7 @@ from typing import Any
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Container, file_paths, find_files, holds
+from fasttrain.photos.extra import plain_value
 from fasttrain.photos.formats import HEAD
 from fasttrain.photos.gzipped import MAGIC, Gzipped
 from fasttrain.photos.records import Record, list_records
@@ -52,7 +53,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
                 ignored.append((photo.path, "no label beside it (.cls, .txt or .json)"))
                 continue
             split = files.splits[number]
-            records.append(Record(photo.path, photo.size, split, container.stamp, sample.labels))
+            records.append(Record(photo.path, photo.size, split, container.stamp, sample.labels, extra=sample.extra))
             places[photo.path] = container, photo.start, photo.size
     if not records:
         raise UserError(f"--source {files.root}: no photograph has a label beside it (KEY.cls, KEY.txt or KEY.json)")
@@ -77,10 +78,11 @@ class _Part:
 
 @dataclass
 class _Sample:
-    """The photographs and labels of one key."""
+    """The photographs and labels of one key. extra: all that its JSON says."""
 
     photos: list[_Part] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     label_files: list[str] = field(default_factory=list)
 
     @property
@@ -109,7 +111,15 @@ def _samples(container: Container, prefix: str, column: str | None, ignored: lis
         sample = samples.setdefault(key, _Sample())
         if ending in _LABELS:
             sample.label_files.append(path)
-            sample.labels |= _labels(ending, head(_LABEL_BYTES), path, column, ignored)
+            if ending == "json":
+                sample.extra |= _json(head(_LABEL_BYTES), path, ignored)
+                sample.labels |= {
+                    name: _text(value)
+                    for name, value in sample.extra.items()
+                    if name == column or plain(name) in LABELS
+                }
+            else:
+                sample.labels |= _label(ending, head(_LABEL_BYTES))
         elif reason := left_out(name, functools.partial(head, HEAD)):
             ignored.append((path, reason))
         else:
@@ -131,18 +141,18 @@ def _key(name: str) -> tuple[str, str]:
     return f"{folder}/{key}", ending.lower()
 
 
-def _labels(ending: str, data: bytes, path: str, column: str | None, ignored: list[Ignored]) -> dict[str, str]:
-    if ending != "json":
-        text = data.decode("utf-8", "surrogateescape").strip()
-        return {ending: text} if len(text) <= _MOST_TEXT and "\n" not in text else {}
+def _label(ending: str, data: bytes) -> dict[str, str]:
+    text = data.decode("utf-8", "surrogateescape").strip()
+    return {ending: text} if len(text) <= _MOST_TEXT and "\n" not in text else {}
+
+
+def _json(data: bytes, path: str, ignored: list[Ignored]) -> dict[str, Any]:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
         ignored.append((path, "no JSON that can be read"))
         return {}
-    if not isinstance(found, dict):
-        return {}
-    return {name: _text(value) for name, value in found.items() if name == column or plain(name) in LABELS}
+    return plain_value(found) if isinstance(found, dict) else {}
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fasttrain.report.summary import epoch_parameter
+from fasttrain.training.result import RECORDED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,14 +44,20 @@ class Chart:
 
 
 def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> list[Chart]:
-    """Loss, accuracy and learning rate (a linear probe's L2 penalty) by epoch; records as in `history.json`."""
+    """Loss, accuracy and learning rate (a linear probe's L2 penalty) by epoch; then what callbacks logged.
+
+    Records are as in `history.json`.
+    """
     field, title, _ = epoch_parameter(history[-1])
     both = (("train", "first"), ("validation", "second"))
+    names = dict.fromkeys(name for record in history for name in record if name not in RECORDED)
+    logged = {name: [each for each in history if math.isfinite(each.get(name, math.nan))] for name in names}
     return [
         _by_epoch("loss", history, ("train_loss", "val_loss"), best_epoch, both),
         _by_epoch("accuracy", history, ("train_top1", "val_top1"), best_epoch, both, share=True),
         # A linear probe that was resumed as fine-tuning has both penalties and rates.
         _by_epoch(title, [record for record in history if field in record], (field,), best_epoch, log=True),
+        *(_by_epoch(name, records, (name,), best_epoch) for name, records in logged.items() if records),
     ]
 
 
@@ -120,10 +128,11 @@ def _by_epoch(
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     axes.set_xlabel("epoch")
     if not log:
-        top = 1.08 * max(record[field] for field in fields for record in history)
+        shown = [record[field] for field in fields for record in history]
+        top, low = 1.08 * max(0, *shown), 1.08 * min(0, *shown)
         if fields == ("wait_share",):  # next to nothing must look like it
             top = max(top, 0.1)
-        axes.set_ylim(0, (min(top, 1.02) if share else top) or 1)
+        axes.set_ylim(low, (min(top, 1.02) if share else top) or (0 if low else 1))
     if best_epoch is not None:
         axes.axvline(best_epoch, color=_SOFT, linestyle=(0, (2, 2)), linewidth=1)
     return Chart(title, lines, _svg(figure, title))

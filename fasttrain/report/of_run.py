@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report, percent
 from fasttrain.report.photographs import Seen, worst_classes
 from fasttrain.report.summary import duration, split_title
@@ -65,7 +66,7 @@ def report_of_run(
     ]
     if store is not None:
         facts += [("MLflow run", result.mlflow_run_id or "not yet made"), ("MLflow store", store)]
-    run, data = shlex.quote(str(result.folder)), shlex.quote(str(config.data))
+    run, data = shlex.quote(str(result.folder)) + _made_by(spec), shlex.quote(str(config.data))
     more = len(history) * 2
     commands = [
         ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
@@ -114,7 +115,7 @@ def report_of_evaluation(
     ]
     if left_out := shards.left_out():
         facts.append(("not evaluated", left_out))
-    quoted = shlex.quote(str(checkpoint))
+    quoted = shlex.quote(str(checkpoint)) + _made_by(spec)
     return Report(
         title=f"{checkpoint.name} on {split_title(split)}",
         subtitle=_subtitle(spec),
@@ -130,6 +131,11 @@ def report_of_evaluation(
         ],
         versions=versions(device),
     )  # fmt: skip
+
+
+def _made_by(spec: ModelSpec) -> str:
+    """Return the option that a command needs for a model whose name doesn't say how it is made."""
+    return " --model PACKAGE.MODULE:FUNCTION" if is_object(spec.name) else ""
 
 
 def versions(device: torch.device) -> dict[str, str]:

@@ -12,19 +12,19 @@ import io
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
-from fasttrain.files import atomic_write_bytes
 from fasttrain.photos.source import UNDECIDED, VAL, Source, few
 from fasttrain.shards.assemble import index_of, list_line, require_training
+from fasttrain.shards.destination import Destination
 from fasttrain.shards.extra_labels import extra_lines
 from fasttrain.shards.format import (
     APPENDED,
+    CONFLICTS,
     CONVERTED,
     DUPLICATES,
     EXTRA,
@@ -37,13 +37,14 @@ from fasttrain.shards.format import (
     Manifest,
     index_dtype,
     numbered,
-    read_manifest,
 )
 from fasttrain.shards.keys import make_keys
+from fasttrain.shards.label_conflicts import find_label_conflicts
 from fasttrain.shards.layout import SHARD_NAME, Earlier, ShardJob, splits_of, table_of, twins_table
-from fasttrain.shards.parts import Part
+from fasttrain.shards.parts import Part, read_parts
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ADDED, ShardSettings
+from fasttrain.shards.workplace import require_manifest
 
 _GONE = "not in the source any more: the shards keep it"
 _KEPT = "the shards keep the earlier one"
@@ -80,16 +81,16 @@ class Addition:
         return [f"{what}: {len(names):,} ({few(names)})" for what, names in found.items() if names]
 
 
-def plan_addition(out: Path, source: Source, settings: ShardSettings, *, strict: bool) -> Addition:
+def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, strict: bool) -> Addition:
     """Compare `source` with the shards in `out`.
 
     Raises UserError where the shards have other settings or don't say which photographs they hold, where no class of
     the source is theirs, and, if `strict`, for the first photograph that has changed or gone.
     """
-    base = read_manifest(out)
+    shards = ShardSet.open(out.location)
+    base = shards.manifest
     _require_same(out, base, settings)
     known = _read_known(out, base)
-    shards = ShardSet.open(out)
     classes = (*base.classes, *(name for name in source.classes if name not in base.classes))
     if not set(source.classes) & set(base.classes):
         raise UserError(
@@ -133,11 +134,12 @@ def plan_addition(out: Path, source: Source, settings: ShardSettings, *, strict:
 
 
 def write_addition(
-    out: Path, addition: Addition, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
+    out: Destination, addition: Addition, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
     """Write index, lists and, last of all, the manifest of the shards with `parts`.
 
-    Raises UserError where a new class has no usable training photograph, OSError where the disk can't be written.
+    Raises UserError where a new class has no usable training photograph, and where another machine has written to the
+    same bucket since; OSError where the disk can't be written.
     """
     base, source = addition.base, addition.source
     appends = base.appends + 1
@@ -146,18 +148,19 @@ def write_addition(
     files = {name: digest for name, digest in base.files.items() if name.endswith(".idx")}
 
     def write(name: str, data: bytes) -> None:
-        atomic_write_bytes(out / numbered(name, appends), data)
+        out.write(numbered(name, appends), data)
         files[numbered(name, appends)] = hashlib.sha256(data).hexdigest()
 
     rejected = sorted(list_line(*each) for each in (*source.ignored, *broken, *addition.kept))
     write(REJECTED, b"".join(sorted({*rejected, *_still_broken(out, addition)})))
     old_labels = set(addition.index["label"][addition.index["split"] == 0].tolist())
-    require_training(out / numbered(REJECTED, appends), source.classes, kept, dict(broken), old_labels)
+    require_training(f"{out}/{numbered(REJECTED, appends)}", source.classes, kept, dict(broken), old_labels)
     changed = _lines(out, base, CONVERTED) + [list_line(*each) for _, part in kept for each in part.changed]
     if changed:
         write(CONVERTED, b"".join(sorted(changed)))
     splits = splits_of(source, [job for job, _ in parts], addition.earlier.held)
-    write(SPLIT_FILE, table_of(("path", "split", "bytes"), _split_rows(addition, splits)))
+    split_file = table_of(("path", "split", "bytes"), _split_rows(addition, splits))
+    write(SPLIT_FILE, split_file)
     if source.twins:
         write(DUPLICATES, twins_table(source, splits))
     extra = _extra_of(out, base)
@@ -166,11 +169,14 @@ def write_addition(
             extra[addition.keys[row]] = line
     if extra:
         write(EXTRA, b"".join(extra.values()))
-    files |= {f"{job.name}.idx": hashlib.sha256((out / f"{job.name}.idx").read_bytes()).hexdigest() for job, _ in kept}
+    files |= {f"{job.name}.idx": part.index_sha256 for job, part in kept}
     index = _joined(addition.index, index_of(kept), len(base.shards))
+    shards = [*base.shards, *(part.shard(job) for job, part in kept)]
+    if conflicts := find_label_conflicts(out, index, [shard.name for shard in shards], source.classes, split_file):
+        write(CONFLICTS, b"".join(list_line(*each) for each in conflicts))
     file = io.BytesIO()
     np.save(file, index)
-    atomic_write_bytes(out / numbered(INDEX, appends), file.getvalue())
+    out.write(numbered(INDEX, appends), file.getvalue())
     added = sum(len(part.keys) for _, part in kept)
     gone = sum(reason == _GONE for _, reason in addition.kept)
     record = {
@@ -190,7 +196,7 @@ def write_addition(
             "classes": list(source.classes),
             "splits": {split: int((index["split"] == number).sum()) for number, split in enumerate(SPLITS)},
             "source": base.source.model_copy(update={"fingerprint": source.fingerprint, "name": source.name}),
-            "shards": [*base.shards, *(part.shard(job) for job, part in kept)],
+            "shards": shards,
             "index": IndexSummary(
                 sha256=hashlib.sha256(file.getvalue()).hexdigest(), samples=len(index), name=numbered(INDEX, appends)
             ),
@@ -199,11 +205,19 @@ def write_addition(
             "files": files,
         }
     )
-    atomic_write_bytes(out / MANIFEST, manifest.to_bytes())
+    _require_alone(out, addition, parts)
+    out.write(MANIFEST, manifest.to_bytes())
     return manifest
 
 
-def _require_same(out: Path, base: Manifest, settings: ShardSettings) -> None:
+def _require_alone(out: Destination, addition: Addition, parts: list[tuple[ShardJob, Part]]) -> None:
+    """Raise UserError where other shards lie in `out` than were written."""
+    require_manifest(out, addition.base)
+    if any(there is None for _, there in read_parts(out, [job for job, _ in parts])):
+        raise UserError(f"{out}: another machine has written there in the meantime; run the same command again")
+
+
+def _require_same(out: Destination, base: Manifest, settings: ShardSettings) -> None:
     ours = {**ADDED, **settings.recorded()}
     theirs = {**ADDED, **base.settings}
     names = [name for name in ShardSettings.__dataclass_fields__ if theirs.get(name) != ours[name]]
@@ -212,14 +226,14 @@ def _require_same(out: Path, base: Manifest, settings: ShardSettings) -> None:
         raise UserError(f"{out} was converted with other settings ({differ}); give the same with --append")
 
 
-def _read_known(out: Path, base: Manifest) -> dict[str, tuple[int, int]]:
+def _read_known(out: Destination, base: Manifest) -> dict[str, tuple[int, int]]:
     """Return the split and bytes of each photograph, by path, in the order in which they came."""
-    path = out / base.current(SPLIT_FILE)
-    if path.name not in base.files:
-        raise UserError(f"{out} has no list of its photographs ({path.name}): convert again with --overwrite")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != base.files[path.name]:
-        raise UserError(f"{path}: its bytes have changed since it was written; copy it again")
+    name = base.current(SPLIT_FILE)
+    if name not in base.files:
+        raise UserError(f"{out} has no list of its photographs ({name}): convert again with --overwrite")
+    data = out.read(name)
+    if hashlib.sha256(data).hexdigest() != base.files[name]:
+        raise UserError(f"{out}/{name}: its bytes have changed since it was written; copy it again")
     rows = csv.DictReader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""))
     return {row["path"]: (SPLITS.index(row["split"]), int(row.get("bytes") or -1)) for row in rows}
 
@@ -239,7 +253,7 @@ def _first_numbers(base: Manifest) -> tuple[int, ...]:
     return tuple(first)
 
 
-def _still_broken(out: Path, addition: Addition) -> list[bytes]:
+def _still_broken(out: Destination, addition: Addition) -> list[bytes]:
     """Return the earlier list's lines of photographs that are neither stored nor tried again."""
     source, earlier = addition.source, addition.earlier
     stored = set(addition.index["key"].tolist())
@@ -252,14 +266,14 @@ def _still_broken(out: Path, addition: Addition) -> list[bytes]:
     return [line for line in _lines(out, addition.base, REJECTED) if line[: line.index(b"\t") + 1] in starts]
 
 
-def _extra_of(out: Path, base: Manifest) -> dict[str, bytes]:
+def _extra_of(out: Destination, base: Manifest) -> dict[str, bytes]:
     """Return each earlier photograph's line of extra labels, by its key."""
     return {json.loads(line)["key"]: line for line in _lines(out, base, EXTRA)}
 
 
-def _lines(out: Path, base: Manifest, name: str) -> list[bytes]:
-    path = out / base.current(name)
-    return path.read_bytes().splitlines(keepends=True) if path.name in base.files else []
+def _lines(out: Destination, base: Manifest, name: str) -> list[bytes]:
+    current = base.current(name)
+    return out.read(current).splitlines(keepends=True) if current in base.files else []
 
 
 def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str, str, int]]:

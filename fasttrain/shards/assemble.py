@@ -1,4 +1,4 @@
-"""Out of all finished shards: `index.npy`, `rejected.tsv`, `converted.tsv`, and last of all `manifest.json`."""
+"""Out of all finished shards: `index.npy`, `rejected.tsv` and other lists, and last of all `manifest.json`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fasttrain.errors import UserError
 from fasttrain.photos.source import TRAIN, SourceSummary
 from fasttrain.shards.destination import Destination
 from fasttrain.shards.format import (
+    CONFLICTS,
     CONVERTED,
     DUPLICATES,
     EXTRA,
@@ -29,6 +30,7 @@ from fasttrain.shards.format import (
     Origin,
     index_dtype,
 )
+from fasttrain.shards.label_conflicts import find_label_conflicts
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.parts import Part
 from fasttrain.text import printable
@@ -37,7 +39,7 @@ from fasttrain.text import printable
 def assemble(
     out: Destination, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
-    """Writes these files, `converted.tsv` only where there is something to list; `parts` in the layout's order.
+    """Write these files, other lists than `rejected.tsv` only where they have lines; `parts` in the layout's order.
 
     Raises UserError where a class has lost every training photograph (`rejected.tsv` is written by then), OSError where
     the disk can't be written.
@@ -54,7 +56,11 @@ def assemble(
     file = io.BytesIO()
     np.save(file, index)
     out.write(INDEX, file.getvalue())
-    lists = [REJECTED, *([CONVERTED] if changed else [])]
+    splits = out.read(SPLIT_FILE) if out.has(SPLIT_FILE) else b""
+    conflicts = find_label_conflicts(out, index, [f"{job.name}.tar" for job, _ in kept], source.classes, splits)
+    if conflicts:
+        out.write(CONFLICTS, b"".join(list_line(path, reason) for path, reason in conflicts))
+    lists = [REJECTED, *([CONVERTED] if changed else []), *([CONFLICTS] if conflicts else [])]
     lists += [name for name in (SPLIT_FILE, DUPLICATES, EXTRA) if out.has(name)]
     digests = {f"{job.name}.idx": part.index_sha256 for job, part in kept}
     how = sum((Counter(part.counts) for _, part in kept), Counter())

@@ -98,6 +98,20 @@ class Bucket:
             found = dict(zip(known := [name for name in some if name in there], self._read(known), strict=True))
             yield from (found.get(name) for name in some)
 
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
+        for start in range(0, len(ranges), _AT_ONCE):
+            some = ranges[start : start + _AT_ONCE]
+
+            def read(files: Any, root: str, some: Sequence[tuple[str, int, int]] = some) -> list[bytes]:
+                paths = [f"{root}/{self._path(name)}" for name, _, _ in some]
+                starts, ends = [first for _, first, _ in some], [first + length for _, first, length in some]
+                found = files.cat_ranges(paths, starts, ends, on_error="return")
+                for error in (each for each in found if isinstance(each, BaseException)):
+                    raise error
+                return [bytes(each) for each in found]
+
+            yield from retried(self._url, self._path(some[0][0]), read)
+
     def write(self, name: str, data: bytes) -> None:
         path = self._path(name)
         self._sent(path, lambda files, root: files.pipe_file(f"{root}/{path}", data))

@@ -112,9 +112,10 @@ def convert(
     formats = parse_formats(format, raw=raw)
     console = make_console(stderr=True, quiet=not progress)
     place = destination(out)
-    if not isinstance(place, Folder) and ("beton" in formats or append):
-        given = "--append" if append else f"--format {format}"
-        raise UserError(f"{given} goes with a local --out only; give a folder, then copy it: --out {out} is a URL")
+    if not isinstance(place, Folder) and "beton" in formats:
+        raise UserError(
+            f"--format {format} goes with a local --out only; give a folder, then copy it: --out {out} is a URL"
+        )
     if append and overwrite:
         raise UserError("--append keeps what --overwrite would replace; leave out one of them")
     run = _append if append else functools.partial(_convert, overwrite=overwrite)
@@ -268,13 +269,12 @@ def _append(
     options: SourceOptions,
 ) -> ConvertResult:
     start = time.monotonic()
-    folder = Path(out.location)
-    manifest = read_manifest(folder)
+    out.manifest()  # raises where there is none
     if out.has(RECORD) and not beton:
         raise UserError(f"{out} holds FFCV's files, too: give --format tar,beton, so that they are made of all")
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes=1)
     with out.alone(wait=False), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
-        addition = plan_addition(folder, source, settings, strict=strict)
+        addition = plan_addition(out, source, settings, strict=strict)
         source, held, photos = addition.source, addition.earlier.held, 0
         if options.keep_duplicates_together:
             drawn = replace(source, splits=np.where(held == UNDECIDED, source.splits, held))
@@ -287,15 +287,15 @@ def _append(
             mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": recorded}
             prepare_append(out, addition.base, {**mine, "append": addition.fingerprint})
             parts, photos = _write(source, jobs, out, settings, workers, strict, console, stop, addition.keys)
-            manifest = write_addition(folder, addition, parts, recorded)
+            manifest = write_addition(out, addition, parts, recorded)
         else:
             manifest = addition.base
             console.print(f"{out} holds all of these photographs already, by their names: nothing to add")
         seconds = time.monotonic() - start
         if beton:
-            _write_betons(folder, console, stop)
+            _write_betons(Path(out.location), console, stop)
         out.remove_folder(PARTS)
-    return ConvertResult(folder, manifest, seconds, photos, not jobs)
+    return ConvertResult(out.location, manifest, seconds, photos, not jobs)
 
 
 def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:

@@ -66,6 +66,9 @@ class Destination(Protocol):
     def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Yield the bytes of each of these small files, None where it is missing or can't be read."""
 
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
+        """Yield some bytes of files: name, position of the first byte, number of bytes."""
+
     def write(self, name: str, data: bytes) -> None:
         """Write a small file, at once."""
 
@@ -136,6 +139,12 @@ class Folder:
                 yield self.read(name)
             except OSError:
                 yield None
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
+        for name, start, length in ranges:
+            with (self.location / name).open("rb") as file:
+                file.seek(start)
+                yield file.read(length)
 
     def write(self, name: str, data: bytes) -> None:
         make_folder((self.location / name).parent)

@@ -24,6 +24,7 @@ from fasttrain.errors import UserError
 SCHEMA = 1
 MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv", ".parts"
 CONVERTED = "converted.tsv"
+CONFLICTS = "label_conflicts.tsv"
 SPLIT_FILE = "splits.csv"
 DUPLICATES = "duplicates.csv"
 APPENDED = "appended"

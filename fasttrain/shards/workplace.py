@@ -29,7 +29,7 @@ _BETON = re.compile(r"(train|val|test)\.beton|beton\.json|\..+\.beton\.[0-9a-f]+
 RUN = "run.json"
 _CLEARING = "clearing"
 _LIST = re.compile(
-    r"index(-\d+)?\.npy|(rejected|converted)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv|extra_labels(-\d+)?\.jsonl"
+    r"index(-\d+)?\.npy|(rejected|converted|label_conflicts)(-\d+)?\.tsv|(splits|duplicates)(-\d+)?\.csv|extra_labels(-\d+)?\.jsonl"
 )
 
 
@@ -97,7 +97,9 @@ def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> No
     """Make `out` ready for new shards beside those of the manifest `base`; `mine` tells this append from others.
 
     Files that a killed append of others left are removed, and so are those that the append before this one replaced.
+    Raises UserError where another machine has appended to the same bucket since.
     """
+    require_manifest(out, base)
     out.clear_unfinished()
     out.clear_unfinished(PARTS)
     run_file = f"{PARTS}/{RUN}"
@@ -108,6 +110,12 @@ def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> No
     others = [name for name in out.names() if name not in named]
     out.remove([name for name in others if any(ours.fullmatch(name) for ours in (_LIST, _SHARD))])
     out.write(run_file, json.dumps(mine).encode())
+
+
+def require_manifest(out: Destination, base: Manifest) -> None:
+    """Raise UserError where `out` has another manifest than `base`: buckets have no locks between machines."""
+    if out.manifest() != base:
+        raise UserError(f"{out}: another machine has written there in the meantime; run the same command again")
 
 
 def _refuse_other(

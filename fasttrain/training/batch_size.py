@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import traceback
@@ -45,7 +46,8 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
     `make` makes a run's parts: ones for trying, which are thrown away. Raises UserError where one photograph is too
     much.
     """
-    parts = make(replace(start, config=start.config.model_copy(update={**_TRIAL, "batch_size": _FIRST})))
+    config = start.config.model_copy(update={**_TRIAL, "batch_size": _FIRST})
+    parts = make(replace(start, config=config, model=copy.deepcopy(start.model)))
     ranks, device = parts.ranks, parts.device
     try:
         most = _rounded(min(max(len(parts.loaders.train.ids) // (ranks.size * _STEPS_AN_EPOCH), 1), 65_536))

@@ -21,11 +21,16 @@ def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
             notes.append(f"image size: {own} px, {config.model}'s own, as it is not made for {config.image_size} px")
             config = config.model_copy(update={"image_size": own})
     img_size = img_size_for(config.model, config.image_size)
-    if config.progressive is None:
-        return config, notes
-    sides = {progressive_side(config.progressive, epoch, config.epochs) for epoch in range(config.epochs)}
-    refused = [side for side in sorted(sides) if not takes(config.model, side, img_size)]
+    refused = [side for side in sorted(sides_of(config)) if not takes(config.model, side, img_size)]
     if refused:
         why = f"a {config.model} of {config.image_size} px does not take {refused[0]} px"
         raise UserError(f"progressive = '{config.progressive}': {why}; leave it out")
     return config, notes
+
+
+def sides_of(config: TrainConfig) -> set[int]:
+    """Return the sides in px of all pictures that the run's model sees."""
+    if config.progressive is None:
+        return {config.image_size}
+    epochs = range(config.epochs)
+    return {config.image_size, *(progressive_side(config.progressive, each, config.epochs) for each in epochs)}

@@ -22,8 +22,8 @@ def train_epoch(
     agree: Callable[[int, float], Agreed],
     after_step: Callable[[Agreed], None],
     show: Callable[[int, float, float, float], None],
-) -> None:
-    """Run the rest of the current epoch of `state.loader`.
+) -> bool:
+    """Run the rest of the current epoch of `state.loader`. Return False where the ranks agreed to end it early.
 
     `agree(samples, weight)` returns what all ranks bring to a step, given what this rank brings. `after_step` may save,
     or raise to stop. `show(images so far, loss, img/s, share of time waiting)` draws progress.
@@ -33,7 +33,7 @@ def train_epoch(
     """
     state.model.train()
     keep_frozen(step.frozen)
-    images_done, unchecked = 0, LOOK_EVERY
+    images_done, unchecked, whole = 0, LOOK_EVERY, True
     waited = 0.0
     epoch_start = time.perf_counter()
     seconds_before, wait_before = state.epoch_seconds, state.epoch_wait
@@ -46,6 +46,9 @@ def train_epoch(
                 break
             agreed = agree(*step.size(batches))
             waited += time.perf_counter() - asked
+            if agreed.ended:
+                whole = False
+                break
             if not agreed.samples:  # all of them were left out as bad samples
                 continue
             step(state, batches, agreed)
@@ -63,6 +66,7 @@ def train_epoch(
             after_step(agreed)
     state.require_finite()
     state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
+    return whole
 
 
 def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], None, None]:

@@ -8,6 +8,14 @@ from typing import Any
 
 from fasttrain.evaluation.metrics import Evaluation
 
+RECORDED = frozenset(
+    {
+        *("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "learning_rate", "l2", "improved"),
+        *("epoch_seconds", "img/s", "wait_share", "image_size", "bad_samples", "cuda_peak_bytes", "skipped_steps"),
+    }
+)
+"""The metrics of an epoch that every run records; callbacks log others."""
+
 
 @dataclass(frozen=True)
 class TrainResult:

@@ -12,6 +12,7 @@ from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.resuming import changes, lasting
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
+from fasttrain.model.own import OwnModel
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class RunStart:
 
     `before` are the settings in the checkpoint, and `changed` lists those given now that differ, as "name: old -> new";
     `torn` has a line for each newer checkpoint that is not intact. `went_back`: the checkpoint is not the newest one,
-    so the epochs after it are abandoned.
+    so the epochs after it are abandoned. `model` was passed as an object, which the settings can't hold.
     """
 
     config: TrainConfig
@@ -30,6 +31,12 @@ class RunStart:
     torn: tuple[str, ...] = ()
     before: TrainConfig | None = None
     went_back: bool = False
+    model: OwnModel | None = None
+
+    @property
+    def model_source(self) -> str | OwnModel:
+        """Return what the model is made from."""
+        return self.config.model if self.model is None else self.model
 
 
 def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: Path | None = None) -> RunStart:

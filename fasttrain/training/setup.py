@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
+from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop
 from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
@@ -23,6 +24,7 @@ from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
+from fasttrain.model.own import require_logits, require_same_structure
 from fasttrain.model.precision import Precision, choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.ranks import Ranks
@@ -32,7 +34,7 @@ from fasttrain.terminal import make_console
 from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.early_stopping import EarlyStopping
-from fasttrain.training.image_size import with_fitting_sizes
+from fasttrain.training.image_size import sides_of, with_fitting_sizes
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
@@ -167,12 +169,16 @@ def _make_model(
     config, resumed = start.config, start.checkpoint is not None
     img_size = img_size_for(config.model, config.image_size)
     model = create_model(
-        config.model,
+        start.model_source,
         len(classes),
         pretrained=config.pretrained and not resumed and config.weights is None,
         drop_rate=config.drop_rate,
         img_size=img_size,
     )
+    if is_own(config.model):
+        require_logits(model, config.model, len(classes), sides_of(config))
+    if start.checkpoint is not None:
+        require_same_structure(model, config.model, start.checkpoint["model"])
     why_weights = ""
     if config.weights is not None and not resumed:
         why_weights = load_initial_weights(model, config.model, config.weights, classes)

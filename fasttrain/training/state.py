@@ -46,6 +46,10 @@ class Totals:
         """Waits for the device."""
         return round(self._sums[3].item())
 
+    def samples(self) -> int:
+        """Waits for the device."""
+        return round(self._sums[2].item())
+
     def means(self) -> tuple[float, float]:
         """Loss and top1 over the samples so far. Waits for the device."""
         loss, correct, samples, _ = self._sums.tolist()
@@ -116,9 +120,11 @@ class TrainingState:
         """Whether an epoch has just been closed, and the next has not begun."""
         return self.epoch > 0 and self.loader.state_dict()["samples"] == 0
 
-    def keep_best(self) -> None:
-        """Takes the evaluated model's weights as the best epoch's."""
-        self.best, self._best_step = snapshot(self.evaluated_model.state_dict()), self.step
+    def keep_best(self, apart: bool = False) -> None:
+        """Takes the evaluated model's weights as the best epoch's; a checkpoint holds them `apart` if they may change
+        without a step."""
+        self.best = snapshot(self.evaluated_model.state_dict())
+        self._best_step = -1 if apart else self.step
 
     def state_dict(self, ranks: Ranks) -> dict[str, Any]:
         """Tensors and plain data only; the same on all `ranks` but for the model's buffers, where rank 0's count.

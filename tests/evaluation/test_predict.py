@@ -63,6 +63,14 @@ def test_what_names_nothing_is_told(food, tmp_path):
     assert "x*.jpg" in str(found[0]) and "no photograph" in str(found[1])
 
 
+def test_a_file_that_is_not_there_is_missing_and_not_broken(food, model_folder, tmp_path):
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
+    found = list(find_photographs([food / "nope.jpg", food / "soup" / "0.jpg" / "nope.jpg", tmp_path / "link.jpg"]))
+    assert [getattr(each, "missing", None) for each in found] == [True, True, None]
+    with pytest.raises(UserError, match=r"nope\.jpg: no such file; check the path"):
+        predict(model_folder, food / "nope.jpg")
+
+
 def test_the_stream_goes_on_after_a_broken_file_and_batches_make_no_difference(food, predictor, model_folder):
     refused: list[Refused] = []
     streamed = list(predictor.stream([food, food / "none.jpg"], refused.append))
@@ -150,11 +158,13 @@ def test_the_command_prints_what_it_can_and_lists_the_rest(food, model_folder, m
     from fasttrain.cli import main
 
     line = ["predict", "--checkpoint", str(model_folder), "--format", "jsonl", "--device", "cpu", str(food)]
+    line.append(f"{food}/nope.jpg")
     monkeypatch.setattr(sys, "argv", ["fasttrain", *line])
     with pytest.raises(SystemExit) as ended:
         main()
     shown = capsys.readouterr()
     assert ended.value.code == 2
     assert len(shown.out.splitlines()) == 6
-    assert "soup/1.jpg: truncated" in shown.err and "notes.txt: not a photograph" in shown.err
-    assert shown.err.splitlines()[-1] == "fasttrain: 1 could not be read, as listed; 6 photographs were predicted"
+    assert f"missing: {food}/nope.jpg: no such file" in shown.err.splitlines()
+    assert f"broken: {food}/soup/1.jpg: truncated" in shown.err and "notes.txt: not a photograph" in shown.err
+    assert shown.err.splitlines()[-1] == "fasttrain: 2 could not be read, as listed; 6 photographs were predicted"

@@ -35,7 +35,20 @@ BASELINE, PROGRESSIVE, ROWS = encode(), encode(progressive=True), encode(restart
 SCAN = BASELINE.index(b"\xff\xda") + 14
 MIDDLE = (SCAN + len(BASELINE)) // 2
 SCANS = [found.start() for found in re.finditer(rb"\xff\xda", PROGRESSIVE)]
-THIRD_RESTART = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", ROWS)][2]
+PROGRESSIVE_ROWS = encode(progressive=True, restart_marker_rows=1)
+
+
+def find_restarts(jpeg: bytes) -> list[int]:
+    return [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", jpeg)]
+
+
+THIRD_RESTART, SIXTH_RESTART = find_restarts(ROWS)[2], find_restarts(ROWS)[5]
+
+
+def numbered(jpeg: bytes, which: int, number: int) -> bytes:
+    """Return `jpeg` with another number in one of its restart markers."""
+    at = find_restarts(jpeg)[which]
+    return jpeg[: at + 1] + bytes([0xD0 + number]) + jpeg[at + 2 :]
 
 
 def junk(count: int) -> bytes:
@@ -64,9 +77,16 @@ DAMAGED = {
     "600 bytes in the middle overwritten": (BASELINE[:MIDDLE] + junk(600) + BASELINE[MIDDLE + 600 :], 0.4, 0.6),
     "overwritten from the 1st % on": (BASELINE[: SCAN + 400] + junk(50_000) + b"\xff\xd9", 0, 0.05),
     "a restart marker is missing": (ROWS[:THIRD_RESTART] + ROWS[THIRD_RESTART + 2 :], 0.05, 0.15),
-    "a restart marker has a wrong number": (
-        ROWS[: THIRD_RESTART + 1] + b"\xd7" + ROWS[THIRD_RESTART + 2 :],
-        0.05,
+    "a restart marker has a wrong number": (numbered(ROWS, 2, 7), 1, 1),
+    "two restart markers have wrong numbers": (numbered(numbered(ROWS, 2, 7), 3, 0), 1, 1),
+    "the last restart marker has a wrong number": (numbered(ROWS, -1, 0), 1, 1),
+    "a restart marker has the next one's number": (numbered(ROWS, 2, 3), 0.05, 0.15),
+    "a restart marker has the last one's number": (numbered(ROWS, 2, 1), 0.05, 0.15),
+    "three intervals are missing": (ROWS[:THIRD_RESTART] + ROWS[SIXTH_RESTART:], 0.05, 0.15),
+    "progressive, a restart marker has a wrong number": (numbered(PROGRESSIVE_ROWS, 2, 7), 1, 1),
+    "progressive, three intervals are missing": (
+        PROGRESSIVE_ROWS[: find_restarts(PROGRESSIVE_ROWS)[2]] + PROGRESSIVE_ROWS[find_restarts(PROGRESSIVE_ROWS)[5] :],
+        0,
         0.15,
     ),
     "progressive, the last 20 bytes are gone": (PROGRESSIVE[:-22], 1, 1),

@@ -360,3 +360,43 @@ def test_a_tar_of_tars(tmp_path) -> None:
     data[data.index(b"n01443537_2.JPEG\0")] = 0
     (tmp_path / "outer.tar").write_bytes(data)
     assert "a header is damaged" in refused(tmp_path / "outer.tar")
+
+
+@pytest.fixture
+def food(tmp_path: Path) -> Path:
+    """Food-101's layout, with a photograph that isn't named, and one that is missing."""
+    root = tmp_path / "food-101"
+    for number, name in enumerate(("pie/1.jpg", "pie/2.jpg", "soup/3.jpg", "soup/4.jpg", "soup/notes.txt")):
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "images" / name).write_bytes((b"text" if name.endswith("txt") else JPEG) + bytes(number))
+    (root / "meta").mkdir()
+    (root / "meta" / "train.txt").write_bytes(b"\xef\xbb\xbfpie/1\r\nsoup/3\r\nsoup/5\r\n")
+    (root / "meta" / "test.txt").write_text("pie/2\n")
+    (root / "meta" / "classes.txt").write_text("pie\nsoup\n")
+    (root / "README.txt").write_text("Food-101")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+@pytest.mark.parametrize("nested", [False, True], ids=["at the top", "in a folder"])
+def test_the_layout_of_food101(food, tmp_path, kind, nested) -> None:
+    path = shutil.make_archive(str(tmp_path / "a"), kind, tmp_path if nested else food, "food-101" if nested else None)
+    packed, unpacked = open_source(path), open_source(food)
+    assert (packed.paths, packed.classes) == (unpacked.paths, unpacked.classes)
+    assert packed.labels.tolist() == unpacked.labels.tolist() and packed.splits.tolist() == unpacked.splits.tolist()
+    assert packed.sizes.tolist() == unpacked.sizes.tolist()
+    assert set(unpacked.ignored) <= set(packed.ignored)
+    assert [packed.read(row) for row in range(3)] == [unpacked.read(row) for row in range(3)]
+    with pytest.raises(FileNotFoundError):  # soup/5.jpg: `convert` lists it as missing
+        packed.read(3)
+    assert "--classes top means nothing for Food-101's layout" in refused(Path(path), classes="top")
+    (food / "images" / "pie" / "1.jpg").write_bytes(JPEG + b"!")
+    other = shutil.make_archive(str(tmp_path / "b"), kind, food)
+    assert kind != "zip" or open_source(other).fingerprint != packed.fingerprint
+
+
+def test_what_is_no_food101_is_class_folders(food, tmp_path) -> None:
+    (food / "meta" / "test.txt").unlink()
+    shutil.copy(food / "images" / "pie" / "1.jpg", food / "meta")
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", food)
+    assert open_source(archive, options=SourceOptions(classes="top")).classes == ("images", "meta")

@@ -78,10 +78,15 @@ def test_the_features_of_tensorflow_datasets(tmp_path) -> None:
     source = opened(tmp_path / "1.0.0")
     assert source.classes == ("cat", "dog") and source.splits.tolist() == [0] * 4 + [1] * 2
     assert source.paths[0] == "set-train.tfrecord-00000-of-00001/0000000-0.jpg"
-    assert {path for path, _ in source.ignored} == {"features.json", "label.labels.txt"}
+    assert {path for path, _ in source.ignored} == {"features.json"}  # and no file that was used
     assert f"class names: {tmp_path / '1.0.0' / 'label.labels.txt'}" in source.notes
     (tmp_path / "names.txt").write_text("owl\nhawk\n")
-    assert opened(tmp_path / "1.0.0", class_names=tmp_path / "names.txt").classes == ("owl", "hawk")
+    source = opened(tmp_path / "1.0.0", class_names=tmp_path / "names.txt")
+    assert source.classes == ("owl", "hawk")
+    assert {path for path, _ in source.ignored} == {"features.json", "label.labels.txt"}
+    (tmp_path / "names.txt").rename(tmp_path / "1.0.0" / "names.txt")
+    source = opened(tmp_path / "1.0.0", class_names=tmp_path / "1.0.0" / "names.txt")
+    assert {path for path, _ in source.ignored} == {"features.json", "label.labels.txt"}
 
 
 def test_names_of_files_and_patterns(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tarfile
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def test_labels_in_json(tmp_path) -> None:
     said = [{"label": 1, "class_name": "owl", "width": 4}, {"label": 0, "class_name": "cat", "width": 5}]
     made = write_tar(tmp_path / "a.tar", samples("json", *map(json.dumps, said)))
     assert labels(opened(made)) == {"0000.jpg": "owl", "0001.jpg": "cat"}
-    assert "a.tar: label = class_name; not used: label" in opened(made).notes
+    assert "a.tar: label = class_name; extra labels: label, width" in opened(made).notes
+    assert opened(made).extra == {"label": [1, 0], "width": [4, 5]}
+    assert opened(made, label_column="width").extra == {"label": [1, 0], "class_name": ["owl", "cat"]}
     assert opened(made, label_column="label").classes == ("0", "1")
     assert opened(made, label_column="width").classes == ("4", "5")
     assert "has no label 'labell', only" in refused(made, label_column="labell")
@@ -68,6 +71,27 @@ def test_labels_in_json(tmp_path) -> None:
     made = write_tar(tmp_path / "b.tar", samples("json", *map(json.dumps, two)))
     assert "category or species may be the label; give --label-column" in refused(made)
     assert opened(made, label_column="species").classes == ("hawk", "owl")
+
+
+def test_further_keys_of_the_json_are_extra_labels(tmp_path) -> None:
+    said = [
+        {"caption": "an owl", "width": 4, "score": 0.5, "tags": ["a", "b"], "box": {"top": 1}, "sharp": True},
+        {"caption": "a cat", "width": 5, "score": math.nan, "more": None},
+    ]
+    made = samples("cls", "1", "0", "1") | {f"{n:04d}.json": json.dumps(each) for n, each in enumerate(said)}
+    source = opened(write_tar(tmp_path / "a.tar", made))
+    assert source.classes == ("0", "1") and source.extra == {
+        "caption": ["an owl", "a cat", None],
+        "width": [4, 5, None],
+        "score": [0.5, None, None],
+        "tags": [["a", "b"], None, None],
+        "box": [{"top": 1}, None, None],
+        "sharp": [True, None, None],
+        "more": [None, None, None],
+    }
+    assert "extra labels: caption, width, score, tags, box, sharp, more" in source.notes[0]
+    changed = made | {"0001.json": json.dumps({**said[1], "width": 6})}
+    assert opened(write_tar(tmp_path / "a.tar", changed)).fingerprint != source.fingerprint
 
 
 def test_the_cls_decides_and_names_are_taken_where_they_are_the_same_classes(tmp_path) -> None:

@@ -17,6 +17,15 @@ def photo(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
+def grow(source: Path, count: int = 5, seed: int = 500) -> list[str]:
+    """Add photographs to `dog`, and a class that comes before the others."""
+    (source / "ant").mkdir(exist_ok=True)
+    paths = [f"{name}/{seed + number}.jpg" for name in ("ant", "dog") for number in range(count)]
+    for number, path in enumerate(paths):
+        photo(seed + number, (80, 60)).save(source / path, quality=90)
+    return paths
+
+
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     """Two classes of 12; in `cat/` a PNG named .jpg, EXIF, grey, CMYK, progressive, broken and foreign files."""

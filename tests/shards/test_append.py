@@ -18,13 +18,13 @@ from fasttrain.inspection.inspect import inspect
 from fasttrain.photos.source import SourceOptions
 from fasttrain.photos.sources import open_source
 from fasttrain.photos.split import decide_splits
-from fasttrain.shards import append as appending
 from fasttrain.shards import parts
 from fasttrain.shards.convert import ConvertResult, convert, convert_part
+from fasttrain.shards.destination import Folder
 from fasttrain.shards.merge import merge
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
-from tests.shards.conftest import photo
+from tests.shards.conftest import grow, photo
 
 MADE = {"workers": 2, "shard_size": 7, "progress": False}
 
@@ -32,15 +32,6 @@ MADE = {"workers": 2, "shard_size": 7, "progress": False}
 def make(source: Path, out: Path, **options: object) -> ConvertResult:
     reading = {name: options.pop(name) for name in list(options) if name in SourceOptions.__dataclass_fields__}
     return convert(source, out, options=SourceOptions(**reading), **{**MADE, **options})  # type: ignore[arg-type]
-
-
-def grow(source: Path, count: int = 5, seed: int = 500) -> list[str]:
-    """Add photographs to `dog`, and a class that comes before the others."""
-    (source / "ant").mkdir(exist_ok=True)
-    paths = [f"{name}/{seed + number}.jpg" for name in ("ant", "dog") for number in range(count)]
-    for number, path in enumerate(paths):
-        photo(seed + number, (80, 60)).save(source / path, quality=90)
-    return paths
 
 
 def listed(path: Path) -> dict[str, str]:
@@ -235,16 +226,17 @@ def test_a_reader_sees_the_old_set_or_the_new_one(mixed, tmp_path, monkeypatch) 
     make(mixed, out)
     old, written = len(ShardSet.open(out)), []
     grow(mixed)
-    write = appending.atomic_write_bytes
+    write = Folder.write
 
-    def seen(path: Path, data: bytes) -> None:
+    def seen(folder: Folder, name: str, data: bytes) -> None:
         assert len(ShardSet.open(out)) == old and ShardSet.open(out).verify() == []
-        write(path, data)
-        written.append(path.name)
+        write(folder, name, data)
+        if "/" not in name:
+            written.append(name)
         shards = ShardSet.open(out)
-        assert len(shards) == (old + 10 if path.name == "manifest.json" else old) and shards.verify() == []
+        assert len(shards) == (old + 10 if name == "manifest.json" else old) and shards.verify() == []
 
-    monkeypatch.setattr(appending, "atomic_write_bytes", seen)
+    monkeypatch.setattr(Folder, "write", seen)
     make(mixed, out, append=True)
     assert written[-1] == "manifest.json" and len(written) == 5
 

@@ -22,6 +22,7 @@ from fasttrain.shards.convert import convert, convert_part
 from fasttrain.shards.merge import merge
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
+from tests.shards.conftest import grow
 from tests.support.patience import PATIENCE
 from tests.support.s3 import s3_server, s3fs
 
@@ -300,6 +301,81 @@ def test_the_command_line_says_where_they_are(server, mixed):
     assert json.loads(held()["manifest.json"])["counts"]["broken"] > 0
 
 
-def test_shards_in_a_bucket_are_not_appended_to(mixed):
-    with pytest.raises(UserError, match=r"^--append goes with a local --out only"):
-        convert(mixed, "memory://bucket/shards", append=True, progress=False)
+def test_what_is_appended_in_a_bucket_is_what_a_folder_would_hold(server, mixed, tmp_path, folder_of):
+    """For two times, in which nothing old is written again and the old ids stay."""
+    convert(mixed, URL, **SETTINGS, progress=False)
+    alone(mixed, tmp_path / "alone", folder_of)
+    for seed in (500, 600):
+        before, old = held(), ShardSet.open(URL)
+        grow(mixed, seed=seed)
+        server.puts.clear()
+        result = convert(mixed, URL, **SETTINGS, append=True, progress=False)
+        convert(mixed, tmp_path / "alone", **SETTINGS, append=True, progress=False)
+        new = ShardSet.open(URL)
+        assert result.out == URL and result.photos == 10 and held() == folder_of(tmp_path / "alone")
+        assert not server.puts.keys() & before.keys() - {"manifest.json"}
+        assert (new.index["key"][: len(old)] == old.index["key"]).all() and len(new) == len(old) + 10
+        assert new.verify() == []
+    server.puts.clear()
+    assert convert(mixed, URL, **SETTINGS, append=True, progress=False).already and not server.puts
+
+
+@pytest.mark.slow
+def test_a_killed_append_goes_on(server, mixed, tmp_path, folder_of):
+    convert(mixed, URL, **SETTINGS, progress=False)
+    alone(mixed, tmp_path / "alone", folder_of)
+    grow(mixed)
+    convert(mixed, tmp_path / "alone", **SETTINGS, append=True, progress=False)
+    old = held()
+    new = sorted(name for name in folder_of(tmp_path / "alone").keys() - old.keys() if name.endswith(".tar"))
+    assert len(new) > 2
+    killed_at(server, mixed, new[1], "--append")
+    left = held()
+    assert {name: left[name] for name in old} == old and new[0] in left and new[1] not in left
+    assert len(ShardSet.open(URL)) == json.loads(old["manifest.json"])["index"]["samples"]
+    server.puts.clear()
+    convert(mixed, URL, **SETTINGS, append=True, progress=False)
+    assert held() == folder_of(tmp_path / "alone")
+    assert not server.puts[new[0]] and server.puts[new[1]]
+
+
+@pytest.mark.parametrize("other", ["manifest.json", "train-00006.tar"])
+def test_another_machine_that_writes_meanwhile_is_noticed(server, mixed, tmp_path, other):
+    convert(mixed, URL, **SETTINGS, progress=False)
+    first, files = held()["manifest.json"], s3fs.S3FileSystem()
+    grow(mixed)
+
+    def interfere(asked: str) -> str:
+        if asked == "index-1.npy":
+            server.before_put = lambda name: ""
+            changed = first.replace(b"mixed", b"mixes") if other == "manifest.json" else b"another machine's"
+            files.pipe_file(f"bucket/data/shards/{other}", changed)
+        return ""
+
+    server.before_put = interfere
+    with pytest.raises(UserError, match=r"another machine has written there in the meantime; run the same command"):
+        convert(mixed, URL, **SETTINGS, append=True, progress=False)
+    if other == "manifest.json":
+        files.pipe_file("bucket/data/shards/manifest.json", first)
+    assert held()["manifest.json"] == first
+    convert(mixed, URL, **SETTINGS, append=True, progress=False)
+    assert ShardSet.open(URL).verify() == []
+
+
+def test_what_another_machine_has_appended_is_not_removed(server, mixed):
+    convert(mixed, URL, **SETTINGS, progress=False)
+    files, changed = s3fs.S3FileSystem(), held()["manifest.json"].replace(b"mixed", b"mixes")
+    grow(mixed)
+
+    def interfere(asked: str) -> None:
+        if asked == "splits.csv":  # which is read once the manifest has been
+            files.pipe_file("bucket/data/shards/manifest.json", changed)
+            files.pipe_file("bucket/data/shards/train-00006.tar", b"another machine's")
+
+    server.before_get = interfere
+    try:
+        with pytest.raises(UserError, match="another machine has written there in the meantime"):
+            convert(mixed, URL, **SETTINGS, append=True, progress=False)
+    finally:
+        server.before_get = lambda name: None
+    assert held()["train-00006.tar"] == b"another machine's" and held()["manifest.json"] == changed

@@ -20,6 +20,7 @@ from fasttrain.shards.merge import merge
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ShardSettings
 from tests.shards.conftest import photo
+from tests.support.containers import write_tar
 from tests.support.hf_data import jpeg, rows, save_to_disk, with_features, write_parquet
 
 COUNT = 12
@@ -206,3 +207,16 @@ def test_a_resumed_conversion_of_rows_notices_a_changed_file(tmp_path, monkeypat
     convert(path, tmp_path / "out", workers=1, shard_size=4, cut="none")
     assert "were touched since it stopped; 8 are converted again" in capfd.readouterr().err
     assert read_manifest(tmp_path / "out").counts["stored"] == COUNT
+
+
+def test_keys_of_a_webdatasets_json(tmp_path) -> None:
+    members: dict[str, str | bytes] = {}
+    for number in range(COUNT):
+        said = {"age": 20 + number, "weight": number / 2} if number != 3 else {"age": 23}
+        members |= {f"{number}.jpg": jpeg(number), f"{number}.cls": str(number % 3), f"{number}.json": json.dumps(said)}
+    shards = made(write_tar(tmp_path / "a.tar", members), tmp_path / "out")
+    extra = shards.extra_labels()
+    assert list(extra) == ["age", "weight"] and extra["age"].dtype == np.int64
+    assert extra["age"].tolist() == [20 + number for number in numbers(shards)]
+    weights = [np.nan if number == 3 else number / 2 for number in numbers(shards)]
+    np.testing.assert_array_equal(extra["weight"], weights)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from fasttrain import urls
@@ -42,6 +45,23 @@ def test_the_shards_are_those_of_a_local_copy(server, mixed, tmp_path, folder_of
     assert found == folder_of(tmp_path / "ours")
     with pytest.raises(UserError, match=r"^--source s3://bucket/shards holds shards already.* --data s3://bucket/sh"):
         open_source("s3://bucket/shards")
+
+
+def test_the_layout_of_food101(server, mixed, tmp_path, folder_of):
+    root, files = tmp_path / "food", s3fs.S3FileSystem()
+    shutil.copytree(mixed, root / "images")
+    (root / "meta").mkdir()
+    for part, numbers in {"train": range(9), "test": range(9, 13)}.items():
+        names = [f"{name}/{number:02d}" for name in ("cat", "dog") for number in numbers]
+        (root / "meta" / f"{part}.txt").write_text("\n".join(names))
+    for path in filter(Path.is_file, root.rglob("*")):
+        files.pipe_file(f"bucket/{path.relative_to(tmp_path)}", path.read_bytes())
+    options = {"cut": "none", "progress": False}
+    convert("s3://bucket/food", tmp_path / "theirs", **options)
+    convert(root, tmp_path / "ours", **options)
+    theirs, ours = folder_of(tmp_path / "theirs"), folder_of(tmp_path / "ours")
+    assert theirs == ours and b"cat/12.jpg\tcan't be read" in ours["rejected.tsv"]
+    assert open_source("s3://bucket/food").fingerprint == open_source(root).fingerprint
 
 
 def test_a_photograph_that_changes_has_another_state_and_one_that_goes_is_listed(server, tmp_path):

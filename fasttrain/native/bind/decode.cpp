@@ -155,7 +155,25 @@ nb::object crc32s(nb::sequence buffers, const BufferNumbers& which, const ByteCo
     return to_array(std::move(sums), {parts.size()});
 }
 
-nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
+// Returns the pixels that `decode` writes, given all that decode_crop takes after the photograph.
+template <typename Decode>
+nb::object decode_one(const nb::tuple& box, const nb::tuple& size, Decode decode) {
+    const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]),
+                       nb::cast<int>(box[3])};
+    const OutputSize output = output_size(nb::cast<int64_t>(size[0]), nb::cast<int64_t>(size[1]));
+    const auto height = static_cast<size_t>(output.height);
+    const auto width = static_cast<size_t>(output.width);
+    auto pixels = std::unique_ptr<uint8_t[]>(new uint8_t[height * width * 3]);
+    {
+        nb::gil_scoped_release released;
+        thread_local DecodeScratch scratch;
+        scratch.trim();
+        decode(crop, output, scratch, pixels.get());
+    }
+    return to_array(std::move(pixels), {height, width, 3});
+}
+
+nb::object crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
     const BufferView buffer(data);
     Photograph photograph{buffer.data(), buffer.size(), 0, 0, Storage::jpeg};
     if (raw_size.is_none()) {
@@ -168,18 +186,18 @@ nb::object decode_one(nb::handle data, nb::tuple box, bool flip, nb::tuple size,
         photograph.width = nb::cast<int>(pair[1]);
         photograph.storage = Storage::raw;
     }
-    const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]),
-                       nb::cast<int>(box[3])};
-    const OutputSize output = output_size(nb::cast<int64_t>(size[0]), nb::cast<int64_t>(size[1]));
-    const auto height = static_cast<size_t>(output.height);
-    const auto width = static_cast<size_t>(output.width);
-    auto pixels = std::make_unique<uint8_t[]>(height * width * 3);
-    {
-        nb::gil_scoped_release released;
-        DecodeScratch scratch;
-        decode_crop(photograph, crop, flip, output, scratch, pixels.get());
-    }
-    return to_array(std::move(pixels), {height, width, 3});
+    return decode_one(box, size,
+                      [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
+                          decode_crop(photograph, crop, flip, output, scratch, out);
+                      });
+}
+
+nb::object intact_crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size) {
+    const BufferView buffer(data);
+    return decode_one(box, size,
+                      [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
+                          decode_intact_crop(buffer.data(), buffer.size(), crop, flip, output, scratch, out);
+                      });
 }
 
 std::string set_simd(std::string_view name) {
@@ -197,7 +215,8 @@ std::string set_simd(std::string_view name) {
 }  // namespace
 
 void bind_decode(nb::module_& m) {
-    m.def("decode_crop", &decode_one, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
+    m.def("decode_crop", &crop_of, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
+    m.def("decode_intact_crop", &intact_crop_of, "data"_a, "box"_a, "flip"_a, "size"_a);
     m.def("decode_batch", &decode_batch, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),
           "lengths"_a.noconvert(), "sizes"_a, "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false);
     m.def("will_need", &will_need, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),

@@ -152,16 +152,21 @@ class Cutter {
         jpeg_destroy_decompress(&src_);
     }
 
+    std::optional<ScanLimits> limits_of_only_scan() {
+        if (size_ == 0) throw JpegError("truncated: empty");
+        if (setjmp(errors_.escape) != 0) refuse();
+        read_header();
+        if (!suits_cut_fast(src_) || !has_reduced_factors(src_)) return std::nullopt;
+        ScanLimits limits{size_ - src_.src->bytes_in_buffer, {}};
+        for (int c = 0; c < src_.num_components; ++c)
+            limits.most_dc[c] = max_dc(*src_.quant_tbl_ptrs[src_.comp_info[c].quant_tbl_no]);
+        return limits;
+    }
+
     std::vector<uint8_t> run() {
         if (size_ == 0) throw JpegError("truncated: empty");
         out_.resize(size_ + size_ / 8 + 1024);
-        if (setjmp(errors_.escape) != 0) {
-            const bool truncated = means_truncated(errors_.code());
-            throw JpegError((truncated ? "truncated: " : "corrupt or unsupported: ") +
-                            std::string(errors_.message()));
-        }
-        jpeg_create_decompress(&src_);
-        src_.progress = errors_.monitor();
+        if (setjmp(errors_.escape) != 0) refuse();
         jpeg_create_compress(&dst_);
         read_header();
         const bool one_scan = suits_cut_fast(src_);
@@ -186,9 +191,17 @@ class Cutter {
     double intact() const { return intact_; }
 
   private:
+    [[noreturn]] void refuse() const {
+        const bool truncated = means_truncated(errors_.code());
+        throw JpegError((truncated ? "truncated: " : "corrupt or unsupported: ") +
+                        std::string(errors_.message()));
+    }
+
     // No local of these may have a destructor: libjpeg's errors jump over them.
 
     void read_header() {
+        jpeg_create_decompress(&src_);
+        src_.progress = errors_.monitor();
         jpeg_mem_src(&src_, data_, static_cast<unsigned long>(size_));
         jpeg_read_header(&src_, TRUE);
         check_pixels(src_.image_width, src_.image_height);
@@ -372,6 +385,10 @@ class Cutter {
 std::vector<uint8_t> cut_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                               int orientation) {
     return Cutter(data, size, interval, optimize, orientation, How::kFast).run();
+}
+
+std::optional<ScanLimits> limits_of_only_scan(const uint8_t* data, size_t size) {
+    return Cutter(data, size, Interval::kNone, false, 1, How::kFast).limits_of_only_scan();
 }
 
 std::vector<uint8_t> cut_with_libjpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "cut/fast.h"
 #include "jpeg/header.h"
 
 namespace fasttrain {
@@ -17,6 +19,10 @@ enum class Interval { kMcu, kRow, kNone };
 // into the picture.
 std::vector<uint8_t> cut_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                               int orientation);
+
+// What cut_jpeg asks of the only scan of a file that it reads itself; nothing of a file that it leaves to
+// libjpeg. Throws as cut_jpeg does for what it refuses because of its header.
+std::optional<ScanLimits> limits_of_only_scan(const uint8_t* data, size_t size);
 
 struct Repaired {
     std::vector<uint8_t> jpeg;

@@ -1,5 +1,7 @@
 #include "cut/damage.h"
 
+#include <cstring>
+
 #include <jerror.h>
 
 #include "jpeg/markers.h"
@@ -11,7 +13,28 @@ namespace {
 // Fewer bytes behind a scan belong to nothing; more may be those of MCUs.
 constexpr int kStrayBytes = 8;
 
+// Whether libjpeg takes a restart marker for the expected one, whatever its number: the two next ones and the
+// two last ones mean something else to it (jpeg_resync_to_restart).
+bool passes_for(int marker, int expected) {
+    const int ahead = (marker - expected) & 7;
+    return kRst0 <= marker && marker <= kRst7 && (ahead == 0 || (ahead > 2 && ahead < 6));
+}
+
 }  // namespace
+
+void correct_restart_numbers(std::vector<uint8_t>& scan) {
+    size_t number = 0;
+    for (size_t at = 0; at + 1 < scan.size(); ++at) {
+        const void* found = std::memchr(scan.data() + at, 0xFF, scan.size() - at - 1);
+        if (found == nullptr) return;
+        at = static_cast<size_t>(static_cast<const uint8_t*>(found) - scan.data());
+        uint8_t& marker = scan[at + 1];
+        if (marker == kStuffing || marker == kFill) continue;
+        const int expected = restart_marker(number++);
+        if (!passes_for(marker, expected)) return;
+        marker = static_cast<uint8_t>(expected);
+    }
+}
 
 void DamageLog::reads_row(const jpeg_decompress_struct& codec) {
     Scan& scan = scans_[codec.input_scan_number];
@@ -26,12 +49,19 @@ void DamageLog::meets_damage(const jpeg_decompress_struct& codec) {
     const bool left_over = code == JWRN_EXTRANEOUS_DATA;
     if (code == JWRN_ADOBE_XFORM || (left_over && numbers[0] < kStrayBytes)) return;
     Scan& scan = scans_[std::clamp(codec.input_scan_number, 0, kMaxScans)];
+    if (code == JWRN_MUST_RESYNC && passes_for(numbers[0], restart_marker(static_cast<size_t>(numbers[1])))) {
+        if (!scan.misnumbered) scan.first_misnumbered_row = codec.input_iMCU_row;
+        scan.misnumbered = true;
+        return;
+    }
     // A scan that has too few bytes, or too many, though another follows, was not cut off: wrong bytes that
     // are valid codes came anywhere before.
     const int next = left_over ? numbers[1] : codec.unread_marker;
     const bool whole_scan = left_over || (code == JWRN_HIT_MARKER && next != kEoi);
     const bool within_scan = kRst0 <= next && next <= kRst7;
-    const JDIMENSION row = whole_scan && !within_scan ? 0 : codec.input_iMCU_row;
+    JDIMENSION row = whole_scan && !within_scan ? 0 : codec.input_iMCU_row;
+    // Where more is wrong than the number, intervals before the marker may be missing.
+    if (scan.misnumbered) row = std::min(row, scan.first_misnumbered_row);
     scan.first_damaged_row = scan.damaged ? std::min(scan.first_damaged_row, row) : row;
     scan.damaged = true;
 }

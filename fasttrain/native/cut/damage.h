@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
+#include <vector>
 
 #include <jpeglib.h>
 
@@ -15,6 +17,10 @@ namespace fasttrain {
 inline int max_dc(const JQUANT_TBL& table) {
     return std::min(1023, 1088 / std::max<int>(table.quantval[0], 1) + 1);
 }
+
+// Gives restart markers the numbers of their order where libjpeg passes over a wrong one. It reads other wrong
+// numbers as lost or repeated intervals: those stay, and end the search.
+void correct_restart_numbers(std::vector<uint8_t>& scan);
 
 // How much of a damaged JPEG can be trusted: what was read before the first error of each scan.
 class DamageLog final : public ReadingLog {
@@ -32,6 +38,8 @@ class DamageLog final : public ReadingLog {
         bool only_refines = false;
         bool damaged = false;
         JDIMENSION first_damaged_row = 0;
+        bool misnumbered = false;
+        JDIMENSION first_misnumbered_row = 0;
     };
 
     bool has_all_components(const jpeg_decompress_struct& codec) const;

@@ -76,9 +76,15 @@ class FastCutter {
     }
 
     double intact(const uint8_t* scan, size_t size) {
-        scan_ = scan;
+        std::vector<uint8_t> corrected(scan, scan + size);
+        correct_restart_numbers(corrected);
+        scan_ = corrected.data();
         size_ = size;
         if (!lay_out() || !find_intervals()) return 0;
+        if (!all_intervals_found()) {  // then a wrong number may stand where intervals are missing
+            scan_ = scan;
+            find_intervals();
+        }
         return static_cast<double>(intact_mcus()) / static_cast<double>(mcus());
     }
 
@@ -343,19 +349,20 @@ bool suits_cut_fast(const jpeg_decompress_struct& src) {
     return true;
 }
 
-// Reduced factors make other MCUs.
-bool have_same_factors(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst) {
-    return src.num_components == 1 ||
-           std::equal(src.comp_info, src.comp_info + src.num_components, dst.comp_info,
-                      [](const jpeg_component_info& a, const jpeg_component_info& b) {
-                          return a.h_samp_factor == b.h_samp_factor && a.v_samp_factor == b.v_samp_factor;
-                      });
+bool has_reduced_factors(const jpeg_decompress_struct& src) {
+    int h = 0;
+    int v = 0;
+    for (int c = 0; c < src.num_components; ++c) {
+        h = std::gcd(h, src.comp_info[c].h_samp_factor);
+        v = std::gcd(v, src.comp_info[c].v_samp_factor);
+    }
+    return src.num_components == 1 || (h == 1 && v == 1);
 }
 
 bool cut_fast(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst, const uint8_t* scan,
               size_t size, std::vector<uint8_t>& out) {
     thread_local CutScratch scratch;
-    if (!have_same_factors(src, dst)) return false;
+    if (!has_reduced_factors(src)) return false;  // MCUs become others
     const bool done = FastCutter(src, dst, scratch, out).run(scan, size);
     if (scratch.tokens.size() > kKeptTokens) scratch = {};
     return done;

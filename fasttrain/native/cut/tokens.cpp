@@ -12,8 +12,6 @@ namespace {
 
 constexpr int kPeek = TokenTable::kPeek;
 constexpr uint32_t kLong = 128;
-constexpr int kMaxDcSize = 11;
-constexpr int kMaxAcSize = 10;
 constexpr int kMaxStep = kPeek + kMaxAcSize;
 constexpr int kCodeBits = 27;  // 16 and the 11 that may follow
 

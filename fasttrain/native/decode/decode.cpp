@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cut/cut.h"
 #include "decode/scratch.h"
 #include "jpeg/header.h"
 #include "resize/kernels.h"
@@ -58,8 +59,10 @@ void make_rgb_planes(int left, int top, int columns, int rows, double scale, Dec
     buffers.colour = Colour::rgb;
 }
 
-void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
-                 DecodeScratch& scratch, uint8_t* out) {
+namespace {
+
+void decode(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+            DecodeScratch& scratch, uint8_t* out, const ScanLimits* limits) {
     DecodeScratch::Buffers& buffers = scratch.buffers();
     int height = photograph.height;
     int width = photograph.width;
@@ -79,13 +82,40 @@ void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, Ou
     if (box.top < 0 || box.left < 0 || box.height <= 0 || box.width <= 0 || box.height > height - box.top ||
         box.width > width - box.left)
         throw JpegError("box outside the picture of " + describe(height, width));
+    if (limits != nullptr && (!ours || buffers.tables.header.scan_offset != limits->begin))
+        throw JpegError("unsupported: not to be decoded and judged at once");
     if (photograph.storage == Storage::raw)
         read_raw(photograph, box, buffers);
     else if (ours)
-        decode_rectangle(photograph.data, photograph.length, box, size, buffers);
+        decode_rectangle(photograph.data, photograph.length, box, size, buffers, limits);
     else
         decode_with_libjpeg(photograph.data, photograph.length, box, size, buffers);
     resize_planes(buffers.planes, buffers.colour, box, flip, size, buffers.resize, out);
+}
+
+}  // namespace
+
+void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+                 DecodeScratch& scratch, uint8_t* out) {
+    decode(photograph, box, flip, size, scratch, out, nullptr);
+}
+
+void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,
+                        DecodeScratch& scratch, uint8_t* out) {
+    const std::optional<ScanLimits> limits = limits_of_only_scan(jpeg, length);
+    const auto photograph = [&]() -> Photograph {
+        const JpegHeader header = parse_header(jpeg, length);
+        return {jpeg, length, static_cast<int>(header.height), static_cast<int>(header.width), Storage::jpeg};
+    };
+    if (limits) {
+        try {
+            return decode(photograph(), box, flip, size, scratch, out, &*limits);
+        } catch (const JpegError&) {
+            // cut_jpeg has the last word.
+        }
+    }
+    cut_jpeg(jpeg, length, Interval::kNone, false, 1);
+    decode_crop(photograph(), box, flip, size, scratch, out);
 }
 
 }  // namespace fasttrain

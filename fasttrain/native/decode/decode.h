@@ -47,4 +47,9 @@ constexpr uint64_t kMaxLibjpegPixels = 100'000'000;
 void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
                  DecodeScratch& scratch, uint8_t* out);
 
+// The same for a JPEG all of which is intact: throws JpegError also where cut_jpeg does. Reads it once where
+// cut_jpeg reads it without libjpeg.
+void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,
+                        DecodeScratch& scratch, uint8_t* out);
+
 }  // namespace fasttrain

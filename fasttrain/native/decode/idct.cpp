@@ -22,6 +22,11 @@ constexpr int k0298 = fix(0.298631336), k0390 = fix(0.390180644), k0541 = fix(0.
               k1501 = fix(1.501321110), k1847 = fix(1.847759065), k1961 = fix(1.961570560),
               k2053 = fix(2.053119869), k2562 = fix(2.562915447), k3072 = fix(3.072711026);
 
+template <class Columns>
+void fill_columns(Columns samples, uint8_t* at, size_t stride) {
+    for (size_t x = 0; x < sizeof(samples); ++x) std::memcpy(at + x * stride, &samples, sizeof(samples));
+}
+
 void fill_dc(const IdctPair& pair) {
     for (int side = 0; side < 2; ++side) {
         int16_t& dc = pair.coefficients[side * 8];
@@ -29,9 +34,12 @@ void fill_dc(const IdctPair& pair) {
         const uint64_t samples =
             static_cast<uint64_t>(std::clamp(((value + 4) >> 3) + 128, 0, 255)) * 0x0101010101010101u;
         dc = 0;
-        for (int x = 0; x < pair.size; ++x)
-            std::memcpy(pair.at[side] + static_cast<size_t>(x) * pair.stride[side], &samples,
-                        static_cast<size_t>(pair.size));
+        if (pair.size == 8)
+            fill_columns(samples, pair.at[side], pair.stride[side]);
+        else if (pair.size == 4)
+            fill_columns(static_cast<uint32_t>(samples), pair.at[side], pair.stride[side]);
+        else
+            fill_columns(static_cast<uint16_t>(samples), pair.at[side], pair.stride[side]);
     }
 }
 

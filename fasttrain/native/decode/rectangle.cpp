@@ -1,8 +1,9 @@
 #include <algorithm>
-#include <cstring>
+#include <limits>
 
 #include "decode/scratch.h"
 #include "decode/idct.h"
+#include "jpeg/markers.h"
 
 namespace fasttrain {
 
@@ -23,20 +24,20 @@ struct PlaneTarget {
     size_t mcu_down;
 };
 
-// One block pair of an MCU: the IDCT's job, and where its samples lie in the MCU's part of their planes.
+// One block pair of an MCU: the IDCT's job in the rectangle's first MCU, and the steps from there.
 struct PairTarget {
     alignas(32) int16_t quantisation[128];
-    int size;
-    int component[2];  // -1: no second block
-    size_t offset[2];
-    size_t stride[2];
+    IdctPair job;
+    int second;  // block; the first one where there is no second
+    size_t across[2];
+    size_t down[2];
 };
 
 class RectangleDecoder {
   public:
     RectangleDecoder(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
-                     DecodeScratch::Buffers& buffers)
-        : data_(data), size_(size), buffers_(buffers), tables_(buffers.tables) {
+                     DecodeScratch::Buffers& buffers, const ScanLimits* limits)
+        : data_(data), size_(size), limits_(limits), buffers_(buffers), tables_(buffers.tables) {
         per_row_ = static_cast<int>(tables_.header.mcus_per_row());
         const int width = static_cast<int>(tables_.header.mcu_width());
         const int height = static_cast<int>(tables_.header.mcu_height());
@@ -48,16 +49,18 @@ class RectangleDecoder {
     }
 
     void decode() {
-        if (interval_ == 1) {
+        if (interval_ == 1 && limits_ == nullptr) {
             for (int y = rectangle_.top; y < rectangle_.bottom; ++y) decode_row(y);
             return;
         }
-        for (int64_t first = rectangle_.top * int64_t{per_row_} / interval_ * interval_; first <= last_mcu();
-             first += interval_)
-            decode_segment(first, std::min(interval_, last_mcu() + 1 - first));
+        const int64_t begin = limits_ != nullptr ? 0 : rectangle_.top * int64_t{per_row_} / interval_;
+        const int64_t end = limits_ != nullptr ? mcus() : last_mcu() + 1;
+        for (int64_t first = begin * interval_; first < end; first += interval_)
+            decode_segment(first, std::min(first + interval_, end));
     }
 
   private:
+    int64_t mcus() const { return int64_t{per_row_} * tables_.header.mcu_rows(); }
     int64_t last_mcu() const { return (rectangle_.bottom - 1) * int64_t{per_row_} + rectangle_.right - 1; }
 
     void lay_out_blocks() {
@@ -69,20 +72,25 @@ class RectangleDecoder {
                 layout_.dc[layout_.blocks] = &tables_.dc[component.dc];
                 layout_.ac[layout_.blocks] = &tables_.ac[component.ac];
             }
+            if (limits_ != nullptr && !tables_.ac[component.ac].baseline)
+                throw JpegError("corrupt: symbols that baseline hasn't got");
+            skip_.most_dc[c] = limits_ != nullptr ? limits_->most_dc[c] : std::numeric_limits<int>::max() / 2;
         }
         pair_count_ = (layout_.blocks + 1) / 2;
     }
 
     void find_data() {
         const JpegHeader& header = tables_.header;
-        const int64_t total = int64_t{per_row_} * header.mcu_rows();
-        interval_ = header.restart_interval != 0 ? std::min<int64_t>(header.restart_interval, total) : total;
-        const int64_t needed = last_mcu() / interval_ + 1;
+        interval_ =
+            header.restart_interval != 0 ? std::min<int64_t>(header.restart_interval, mcus()) : mcus();
+        const int64_t needed = (limits_ != nullptr ? mcus() - 1 : last_mcu()) / interval_ + 1;
         // A block has two bits at the least: wrong sizes must not make us allocate for what can't be there.
         const size_t available = size_ - header.scan_offset;
         if (static_cast<uint64_t>(last_mcu() + 1) * static_cast<uint64_t>(layout_.blocks) > available * 4)
             throw JpegError("truncated: too few bytes for the picture");
-        find_segments(data_, header.scan_offset, size_, static_cast<size_t>(needed), buffers_.segments);
+        const SegmentsEnd end =
+            find_segments(data_, header.scan_offset, size_, static_cast<size_t>(needed), buffers_.segments);
+        if (limits_ != nullptr && end.marker != kEoi) throw JpegError("corrupt: no EOI behind the scan");
         if (static_cast<int64_t>(buffers_.segments.size()) < needed)
             throw JpegError("truncated or corrupt: restart interval " +
                             std::to_string(buffers_.segments.size()) + " is the last of " +
@@ -133,14 +141,17 @@ class RectangleDecoder {
             for (int i = 0; i < tables_.header.components[c].h * tables_.header.components[c].v;
                  ++i, ++index) {
                 PairTarget& pair = pairs_[index / 2];
+                const PlaneTarget& target = targets_[c];
                 const int side = index % 2;
                 const auto x = static_cast<size_t>(i % tables_.header.components[c].h * block[c]);
                 const auto y = static_cast<size_t>(i / tables_.header.components[c].h * block[c]);
-                pair.size = block[c];
-                pair.component[side] = c;
-                pair.component[1] = side == 0 ? -1 : c;
-                pair.stride[side] = targets_[c].stride;
-                pair.offset[side] = x * targets_[c].stride + y;
+                if (side == 0)
+                    pair.job = {nullptr, pair.quantisation, 0, block[c], {nullptr, unused_}, {0, 8}};
+                pair.job.at[side] = target.data + x * target.stride + y;
+                pair.job.stride[side] = target.stride;
+                pair.second = index;
+                pair.across[side] = target.mcu_across;
+                pair.down[side] = target.mcu_down;
                 for (int k = 0; k < 64; ++k)
                     pair.quantisation[k / 8 * 16 + side * 8 + k % 8] = static_cast<int16_t>(
                         tables_.quantisation[tables_.header.components[c].quantisation][k]);
@@ -184,68 +195,95 @@ class RectangleDecoder {
         return read == bytes.length || (read < bytes.length && bytes.data[bytes.length - 1] == 0xFF);
     }
 
-    // The `count` MCUs from the first one of a restart interval on.
-    void decode_segment(int64_t first, int64_t count) {
+    // The MCUs from the first one of a restart interval up to `end`.
+    void decode_segment(int64_t first, int64_t end) {
         const SegmentBytes bytes = read(first / interval_, buffers_.bytes[0]);
+        const uint8_t* const bytes_end = bytes.data + bytes.length;
         McuCoefficients& made = buffers_.coefficients[0];
         McuReader reader(bytes.data);
-        auto y = static_cast<int>(first / per_row_);
-        auto x = static_cast<int>(first % per_row_);
-        for (int64_t i = 0; i < count; ++i) {
-            if (!decode_mcu(reader, layout_, made) || reader.bytes_read() > bytes.length) fail(first + i);
-            if (x >= rectangle_.left && x < rectangle_.right && y >= rectangle_.top)
-                transform(x, y, made);
-            else
-                std::memset(made.values, 0, static_cast<size_t>(pair_count_) * 128 * sizeof(int16_t));
-            if (++x == per_row_) x = 0, ++y;
+        for (int64_t mcu = first; mcu < end;) {
+            const auto y = static_cast<int>(mcu / per_row_);
+            const auto x = static_cast<int>(mcu % per_row_);
+            if (const int64_t count = std::min(mcus_before_rectangle(x, y), end - mcu); count > 0) {
+                if (!skip_mcus(reader, skip_layout(), count, bytes_end)) fail(mcu);
+                mcu += count;
+                continue;
+            }
+            const int64_t row_end = std::min(mcu + rectangle_.right - x, end);
+            for (int column = x; mcu < row_end; ++mcu, ++column) {
+                if (!decode_mcu(reader, layout_, made) || reader.bytes_read() > bytes.length ||
+                    !within_limits(made))
+                    fail(mcu);
+                transform(column, y, made);
+            }
         }
+        if (limits_ != nullptr && reader.bytes_read() != bytes.length) fail(end);
+    }
+
+    // From the MCU in column x and row y on, in their order.
+    int64_t mcus_before_rectangle(int x, int y) const {
+        if (y < rectangle_.top) return int64_t{rectangle_.top - y} * per_row_ + rectangle_.left - x;
+        if (y >= rectangle_.bottom) return mcus();
+        if (x < rectangle_.left) return rectangle_.left - x;
+        if (x < rectangle_.right) return 0;
+        return y + 1 < rectangle_.bottom ? per_row_ + rectangle_.left - x : mcus();
+    }
+
+    const SkipLayout& skip_layout() {
+        if (skip_.mcu.blocks == 0) {
+            skip_.mcu = layout_;
+            for (int b = 0; b < layout_.blocks; ++b)
+                skip_.ac[b] = &tables_.skip_table(tables_.header.components[layout_.component[b]].ac);
+        }
+        return skip_;
+    }
+
+    bool within_limits(const McuCoefficients& made) const {
+        if (limits_ == nullptr) return true;
+        bool within = true;
+        for (int b = 0; b < layout_.blocks; ++b) {
+            const int dc = made.values[b / 2 * 128 + b % 2 * 8];
+            const int most = limits_->most_dc[layout_.component[b]];
+            within &= -most - 1 <= dc && dc <= most;
+        }
+        return within;
     }
 
     void transform(int x, int y, McuCoefficients& made) {
         const auto across = static_cast<size_t>(x - rectangle_.left);
         const auto down = static_cast<size_t>(y - rectangle_.top);
-        uint8_t unused[64];
-        IdctPair job;
         for (int p = 0; p < pair_count_; ++p) {
             const PairTarget& pair = pairs_[p];
+            IdctPair job = pair.job;
             job.coefficients = made.values + p * 128;
-            job.quantisation = pair.quantisation;
-            job.size = pair.size;
-            job.last = made.last[2 * p];
-            for (int side = 0; side < 2; ++side) {
-                if (pair.component[side] < 0) {
-                    job.at[side] = unused;
-                    job.stride[side] = 8;
-                    continue;
-                }
-                const PlaneTarget& target = targets_[pair.component[side]];
-                job.at[side] =
-                    target.data + across * target.mcu_across + down * target.mcu_down + pair.offset[side];
-                job.stride[side] = pair.stride[side];
-                job.last = std::max(job.last, made.last[2 * p + side]);
-            }
+            job.last = std::max(made.last[2 * p], made.last[pair.second]);
+            for (int side = 0; side < 2; ++side)
+                job.at[side] += across * pair.across[side] + down * pair.down[side];
             idct(job);
         }
     }
 
     const uint8_t* data_;
     size_t size_;
+    const ScanLimits* limits_;  // null: only the crop matters
     DecodeScratch::Buffers& buffers_;
     DecodeTables& tables_;
     int per_row_;
     int64_t interval_ = 1;
     McuRectangle rectangle_;
     McuLayout layout_;
+    SkipLayout skip_;
     int pair_count_ = 0;
     PlaneTarget targets_[3];
     PairTarget pairs_[kMaxPairs] = {};
+    uint8_t unused_[64];
 };
 
 }  // namespace
 
 void decode_rectangle(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
-                      DecodeScratch::Buffers& buffers) {
-    RectangleDecoder(data, size, box, output, buffers).decode();
+                      DecodeScratch::Buffers& buffers, const ScanLimits* limits) {
+    RectangleDecoder(data, size, box, output, buffers, limits).decode();
 }
 
 }  // namespace fasttrain

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "cut/fast.h"
 #include "decode/decode.h"
 #include "decode/tables.h"
 #include "jpeg/entropy.h"
@@ -23,9 +24,10 @@ struct DecodeScratch::Buffers {
 // means and the triangle then stay close to the triangle alone.
 int reduced_block(double samples_across, double samples_down, OutputSize size);
 
-// Each fills planes, samples and colour with at least `box`.
+// Each fills planes, samples and colour with at least `box`. With `limits`, the whole scan is held against
+// what cut_jpeg asks of it, and JpegError thrown where it differs.
 void decode_rectangle(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
-                      DecodeScratch::Buffers& buffers);
+                      DecodeScratch::Buffers& buffers, const ScanLimits* limits = nullptr);
 void decode_with_libjpeg(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
                          DecodeScratch::Buffers& buffers);
 

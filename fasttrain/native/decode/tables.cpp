@@ -47,6 +47,7 @@ void read_huffman(const MarkerBody& body, DecodeTables& tables, Defined& defined
         if (known.size() != 16 + count || !std::equal(known.begin(), known.end(), at)) {
             known.assign(at, at + 16 + count);
             table.build(at, at + 16, count, kind == 0);
+            if (kind == 1) tables.skip_made[index] = false;
         }
         // libjpeg judges those that we can't take, which the scan may not even use.
         const unsigned bit = 1u << (kind * 4 + index);
@@ -90,6 +91,13 @@ bool planes_can_be_resized(const JpegHeader& header) {
 }
 
 }  // namespace
+
+const SkipTable& DecodeTables::skip_table(int index) {
+    const std::vector<uint8_t>& bytes = huffman_bytes[4 + index];
+    if (!skip_made[index]) skip[index].build(bytes.data(), bytes.data() + 16);
+    skip_made[index] = true;
+    return skip[index];
+}
 
 bool DecodeTables::read(const uint8_t* data, size_t size) {
     Defined defined;

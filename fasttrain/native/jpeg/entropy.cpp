@@ -26,16 +26,8 @@ int move_of(int symbol, bool dc) {
     return dc ? 0 : static_cast<int>(ac_move(static_cast<uint32_t>(symbol)));
 }
 
-// What an entry would say if it could hold long codes and values. A bad code moves by 0, which no good one
-// does.
-struct LongSymbol {
-    int16_t value;
-    uint8_t drop;
-    uint8_t move;
-};
-
-__attribute__((noinline)) LongSymbol decode_long(uint64_t bits, const CoefficientTable& table, int32_t entry,
-                                                 bool dc) {
+__attribute__((noinline)) CoefficientSymbol decode_long(uint64_t bits, const CoefficientTable& table,
+                                                        int32_t entry, bool dc) {
     int length = entry >> 16 & 15;
     int size = entry >> 20 & 15;
     int move = entry >> 24 & 127;
@@ -91,7 +83,7 @@ class McuDecoder {
         int value = entry_ >> 16;
         if (move == kLong) {
             refill();
-            const LongSymbol symbol = decode_long(bits_, *table_, entry_, false);
+            const CoefficientSymbol symbol = decode_long(bits_, *table_, entry_, false);
             drop(symbol.drop);
             move = symbol.move;
             value = symbol.value;
@@ -130,7 +122,7 @@ class McuDecoder {
         const int32_t entry = dc.entries[bits_ >> (64 - kPeek)];
         int difference = entry >> 16;
         if ((entry >> 8 & 255) == kLong) {
-            const LongSymbol symbol = decode_long(bits_, dc, entry, true);
+            const CoefficientSymbol symbol = decode_long(bits_, dc, entry, true);
             good_ &= symbol.drop != 0;
             difference = symbol.value;
             drop(symbol.drop);
@@ -199,10 +191,12 @@ FASTTRAIN_INLINE bool decode_two_body(McuReader& first, McuReader& second, const
 
 bool CoefficientTable::build(const uint8_t counts[16], const uint8_t* values, size_t value_count, bool dc) {
     std::fill(std::begin(entries), std::end(entries), kLong << 8);
+    baseline = true;
     const auto add = [&](int symbol, uint32_t code_bits, uint32_t code_length) {
         const auto length = static_cast<int>(code_length);
         const int size = dc ? symbol : symbol & 15;
-        if (dc && size > 11) return false;
+        if (dc && size > kMaxDcSize) return false;
+        if (!dc && size > kMaxAcSize) baseline = false;
         if (length > kPeek) return true;
         const int move = move_of(symbol, dc);
         int32_t* place = entries + (code_bits << (kPeek - length));
@@ -221,6 +215,13 @@ bool CoefficientTable::build(const uint8_t counts[16], const uint8_t* values, si
         return true;
     };
     return valid = code.build(counts, values, value_count, add);
+}
+
+CoefficientSymbol read_symbol(uint64_t bits, const CoefficientTable& table, bool dc) {
+    const int32_t entry = table.entries[bits >> (64 - kPeek)];
+    if ((entry >> 8 & 255) == kLong) return decode_long(bits, table, entry, dc);
+    return {static_cast<int16_t>(entry >> 16), static_cast<uint8_t>(entry & 63),
+            static_cast<uint8_t>(entry >> 8 & 255)};
 }
 
 #ifdef FASTTRAIN_X86

@@ -21,10 +21,21 @@ struct CoefficientTable {
     int32_t entries[1 << kPeek];
     HuffmanCode code;
     bool valid = false;
+    bool baseline = false;  // has no symbol that 8-bit samples never need
 
     // False, and invalid, where libjpeg takes the table for bad, or a size can't be decoded.
     bool build(const uint8_t counts[16], const uint8_t* values, size_t value_count, bool dc);
 };
+
+// A bad code's `move` is 0, which no AC code's is, and so is its `drop`, which no DC code's is.
+struct CoefficientSymbol {
+    int16_t value;
+    uint8_t drop;  // how many bits the code and its value take
+    uint8_t move;  // as in CoefficientTable
+};
+
+// The symbol on top of `bits`, however long.
+CoefficientSymbol read_symbol(uint64_t bits, const CoefficientTable& table, bool dc);
 
 constexpr int kMaxPairs = kMaxBlocks / 2;
 

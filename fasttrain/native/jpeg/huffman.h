@@ -66,6 +66,9 @@ class HuffmanCode {
 // How far an AC symbol moves the index of the coefficient; kEndOfBlock is more than any index.
 constexpr uint32_t kEndOfBlock = 64;
 constexpr uint8_t kZeroRun = 0xF0;
+// The longest values of baseline's symbols, in bits.
+constexpr int kMaxDcSize = 11;
+constexpr int kMaxAcSize = 10;
 
 constexpr uint32_t ac_move(uint32_t symbol) {
     return (symbol & 15) == 0 && symbol != kZeroRun ? kEndOfBlock : (symbol >> 4) + 1;

@@ -19,6 +19,10 @@ struct Extent {
 
 // As Pillow's precompute_coeffs, with taps clamped to the samples that the pixels touch.
 void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixels, int outputs) {
+    const AxisSource source{extent.density, extent.origin, extent.samples, first_pixel,
+                            pixels,         outputs,       false};
+    if (axis.source == source) return;
+    axis.source = {};  // until all of it is there
     const double begin = first_pixel * extent.density;
     const double end = (first_pixel + pixels) * extent.density;
     axis.low = std::max(extent.origin, static_cast<int>(std::floor(begin)));
@@ -56,12 +60,17 @@ void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixel
         axis.first[static_cast<size_t>(i)] = first;
         axis.count[static_cast<size_t>(i)] = count;
     }
+    axis.source = source;
 }
 
 // Chroma samples that cover two of the luma's each take the luma's weights, led through libjpeg's "fancy"
 // upsampling: a finer sample is three quarters of the one that covers it and a quarter of that one's
 // neighbour.
 void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
+    AxisSource source = luma.source;
+    source.half = true;
+    if (axis.source == source) return;
+    axis.source = {};  // until all of it is there
     const size_t outputs = luma.first.size();
     axis.low = luma.low / 2;
     axis.high = (luma.high + 1) / 2;
@@ -95,6 +104,7 @@ void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
         axis.first[i] = first;
         axis.count[i] = count;
     }
+    axis.source = source;
 }
 
 // The axis for chroma whose luma has the first one: the same where the resolution is.

@@ -36,8 +36,27 @@ constexpr size_t kResizeSlack = 64;
 
 enum class Colour { grey, ycc, rgb };
 
+// What an axis is made of: a plane's samples a pixel, its first sample and their number, the box's first
+// pixel and their number, and the output's.
+struct AxisSource {
+    double density = 0;
+    int origin = 0;
+    int samples = 0;
+    int first_pixel = 0;
+    int pixels = 0;
+    int outputs = 0;
+    bool half = false;  // derived from the luma's axis, which is the rest
+
+    bool operator==(const AxisSource& other) const {
+        return density == other.density && origin == other.origin && samples == other.samples &&
+               first_pixel == other.first_pixel && pixels == other.pixels && outputs == other.outputs &&
+               half == other.half;
+    }
+};
+
 // Taps and weights of one axis; kept between calls because neighbouring planes and photographs share them.
 struct ResizeAxis {
+    AxisSource source;
     std::vector<int> first;
     std::vector<int> count;
     std::vector<uint16_t> weights;  // `taps` for each output

@@ -1,0 +1,165 @@
+"""Models of one's own: a `torch.nn.Module`, a function or class that makes one, or the import path of these."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from fasttrain.config.model_name import attribute, import_path, is_object, model_name
+from fasttrain.errors import FasttrainError, UserError, mendable, one_line
+
+OwnModel = torch.nn.Module | Callable[..., torch.nn.Module]
+"""A module, or a function or class `(num_classes) -> torch.nn.Module`."""
+
+_GIVE = "give a function (num_classes) -> torch.nn.Module"
+
+
+def create_own(
+    model: str | OwnModel, num_classes: int, *, pretrained: bool = False, drop_rate: float = 0.0
+) -> torch.nn.Module:
+    """Return `model` where it is a module, else the one that it makes for `num_classes`.
+
+    A function gets `pretrained` and `drop_rate` where it has parameters of these names. Raises UserError.
+    """
+    name = model_name(model)
+    maker = find_maker(model) if isinstance(model, str) else model
+    parameters = {} if isinstance(maker, torch.nn.Module) else _parameters(maker, name)
+    if drop_rate and "drop_rate" not in parameters:
+        raise UserError(
+            f"drop_rate = {drop_rate:g}: model = {name} has no parameter of that name; add one, or leave it out"
+        )
+    if isinstance(maker, torch.nn.Module):
+        return maker
+    options = {"pretrained": pretrained, "drop_rate": drop_rate}
+    made = _call(maker, name, num_classes, {key: each for key, each in options.items() if key in parameters})
+    if not isinstance(made, torch.nn.Module):
+        raise UserError(f"model = {name} gives a {type(made).__name__}, not a torch.nn.Module; {_GIVE}")
+    return made
+
+
+def passed_object(model: str | OwnModel | None) -> OwnModel | None:
+    """Return `model` where its name in the settings doesn't say how it is made, else None."""
+    return None if model is None or isinstance(model, str) or not is_object(model_name(model)) else model
+
+
+def find_maker(path: str) -> Callable[..., torch.nn.Module]:
+    """Import the function or class that `path`, "package.module:function", names.
+
+    A run's files name it too, so it must be a Python function or a class of modules. Raises UserError.
+    """
+    found = import_path(path)
+    if found is None:
+        raise UserError(
+            f"model = {path} was passed to train() as an object, so it can't be made from its name; "
+            "give model= that object again, or --model package.module:function"
+        )
+    module, name = found
+    try:
+        maker = attribute(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise UserError(f"model = {path}: {module} needs {error.name}, which is not installed") from error
+        raise UserError(
+            f"model = {path}: there is no module {error.name} on Python's path; give --model {path} in its folder, or "
+            "set PYTHONPATH"
+        ) from None
+    except Exception as error:
+        raise UserError(f"model = {path}: importing {module} failed ({_said(error)})") from error
+    if isinstance(maker, types.FunctionType) or (isinstance(maker, type) and issubclass(maker, torch.nn.Module)):
+        return maker
+    what = "not there" if maker is None else f"a {type(maker).__name__}, not a function or a class of modules"
+    raise UserError(f"model = {path}: {name} is {what}; {_GIVE}")
+
+
+def require_logits(model: torch.nn.Module, name: str, classes: int, sides: Iterable[int]) -> None:
+    """Check that `model` trains here: it gives logits [n, `classes`] for pictures of each of the `sides`, in px.
+
+    It is run in eval mode on two pictures, which also makes the parameters of lazy layers. Raises UserError.
+    """
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for side in sorted(set(sides)):
+            _require_logits_of(model, name, classes, side)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"model = {name} has no parameter that trains; set requires_grad of some")
+    for key, each in model.state_dict().items():
+        if not isinstance(each, torch.Tensor):
+            raise UserError(f"model = {name}: '{key}' in its state_dict is no tensor; leave get_extra_state out")
+
+
+def require_same_structure(model: torch.nn.Module, name: str, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise UserError where the tensors of `model` have other names or shapes than `weights`, a checkpoint's."""
+    own = {key: tuple(each.shape) for key, each in model.state_dict().items()}
+    then = {key: tuple(each.shape) for key, each in weights.items()}
+    for key in (*then, *own):
+        if own.get(key) != then.get(key):
+            here, there = ("absent" if key not in each else f"{list(each[key])}" for each in (own, then))
+            raise UserError(
+                f"model = {name} is not the one that the run began with: '{key}' is {there} in the checkpoint and "
+                f"{here} in the model; give the run's own model, or start a new run"
+            )
+
+
+def _parameters(maker: Any, name: str) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(maker).parameters
+    except (TypeError, ValueError):
+        raise UserError(f"model = {name} is neither a torch.nn.Module nor a function; {_GIVE}") from None
+
+
+def _call(maker: Callable[..., Any], name: str, num_classes: int, options: dict[str, Any]) -> Any:
+    signature = inspect.signature(maker)
+    by_name = "num_classes" in signature.parameters or any(
+        each.kind is inspect.Parameter.VAR_KEYWORD for each in signature.parameters.values()
+    )
+    arguments: tuple[int, ...] = () if by_name else (num_classes,)
+    options = {"num_classes": num_classes, **options} if by_name else options
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError as error:
+        raise UserError(f"model = {name} can't be called with the number of classes ({error}); {_GIVE}") from None
+    try:
+        return maker(*arguments, **options)
+    except FasttrainError:
+        raise
+    except Exception as error:
+        raise mendable(error) or UserError(
+            f"model = {name} failed for {num_classes} classes ({_said(error)})"
+        ) from error
+
+
+def _require_logits_of(model: torch.nn.Module, name: str, classes: int, side: int) -> None:
+    given = next((each for each in model.parameters()), torch.zeros(()))
+    pictures = torch.zeros(2, 3, side, side, device=given.device).to(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = model(pictures)
+    except Exception as error:
+        raise mendable(error) or UserError(
+            f"model = {name} fails on pictures of {side} px, float32 [n, 3, {side}, {side}] in channels_last memory "
+            f"({_said(error)}); make it take these, or give another --image-size"
+        ) from error
+    wanted = f"return logits, float [n, {classes}]"
+    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
+        what = str(logits.dtype) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise UserError(f"model = {name} gives {what}; {wanted}")
+    if tuple(logits.shape) != (2, classes):
+        raise UserError(
+            f"model = {name} gives {list(logits.shape)} for 2 pictures of {side} px, where the data has {classes} "
+            f"classes; {wanted}"
+        )
+    if classes > 1 and bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(()).to(logits)):
+        raise UserError(f"model = {name} gives probabilities, which add up to 1; leave the softmax out and {wanted}")
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)[:200]}"

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "jpeg/entropy.h"
+
+namespace fasttrain {
+
+// A Huffman table for passing over AC coefficients: one look-up of the next kPeek bits takes all codes that
+// end within them, with their values, up to the end of the block.
+struct SkipTable {
+    static constexpr int kPeek = 11;
+
+    // Bits 0..5: how many bits to drop; 6: the block ends; 8..15: how far the index moves but for that, more
+    // than any index where the first code is longer.
+    uint16_t entries[1 << kPeek];
+
+    // Of counts and symbols that make a code.
+    void build(const uint8_t counts[16], const uint8_t* symbols);
+};
+
+struct SkipLayout {
+    McuLayout mcu;
+    const SkipTable* ac[kMaxBlocks] = {};
+    // A component's DC coefficients lie in -most_dc - 1 .. most_dc.
+    int most_dc[3] = {};
+};
+
+// Passes over `count` MCUs and decodes no more of them than DC coefficients. May read kOverread bytes from
+// `end`; false where the bytes up to there aren't such MCUs.
+bool skip_mcus(McuReader& reader, const SkipLayout& layout, int64_t count, const uint8_t* end);
+
+}  // namespace fasttrain

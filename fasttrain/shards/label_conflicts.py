@@ -1,0 +1,69 @@
+"""The same photograph in two classes: samples of the same bytes whose labels contradict each other."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.shards.destination import Destination
+from fasttrain.shards.keys import make_keys
+
+
+def find_label_conflicts(
+    out: Destination, index: NDArray[np.void], shards: Sequence[str], classes: Sequence[str], splits: bytes
+) -> list[tuple[str, str]]:
+    """Return (path, reason) of each sample that another class holds with the same bytes, sorted by path.
+
+    shards: the files' names, by their number in the index. splits: `splits.csv`, which has the paths (without them the
+    keys stand for the photographs). Only samples whose length and CRC-32 agree are read.
+    """
+    groups = [rows for candidates in _candidates(index) for rows in _same_bytes(out, index, shards, candidates)]
+    if not groups:
+        return []
+    paths = [row["path"] for row in csv.DictReader(io.StringIO(splits.decode("utf-8", "surrogateescape"), newline=""))]
+    path_of = dict(zip(make_keys(paths), paths, strict=True))
+    found = []
+    for rows in groups:
+        named = sorted((path_of.get(key := index["key"][row].decode(), key), int(index["label"][row])) for row in rows)
+        for path, label in named:
+            other, other_label = next(each for each in named if each[1] != label)
+            found.append((path, f"in class {classes[label]!r}, and in {classes[other_label]!r} as {other}"))
+    return sorted(found)
+
+
+def _candidates(index: NDArray[np.void]) -> list[NDArray[np.int64]]:
+    """Return the rows of samples that agree in length and CRC-32, for each such group of several classes."""
+    sums = index["crc32"].astype(np.uint64)
+    sums <<= np.uint64(32)
+    sums |= index["length"].astype(np.uint64)
+    rows = np.argsort(sums, kind="stable")
+    sums = sums[rows]
+    first = int(np.searchsorted(sums, np.uint64(1 << 32)))  # older shards have no CRC-32, but 0
+    repeated = np.zeros(len(sums), np.bool_)
+    repeated[first:-1] = sums[first + 1 :] == sums[first:-1]
+    repeated[first + 1 :] |= repeated[first:-1]
+    sums, rows = sums[repeated], rows[repeated]
+    if not len(rows):
+        return []
+    labels = index["label"][rows]
+    starts = np.flatnonzero(np.concatenate(([True], sums[1:] != sums[:-1])))
+    ends = np.append(starts[1:], len(sums))
+    mixed = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
+    return [rows[start:end] for start, end in zip(starts[mixed].tolist(), ends[mixed].tolist(), strict=True)]
+
+
+def _same_bytes(
+    out: Destination, index: NDArray[np.void], shards: Sequence[str], rows: NDArray[np.int64]
+) -> list[list[int]]:
+    """Return those of `rows` that hold the same bytes, for each such group of several classes."""
+    places = [(shards[row["shard"]], int(row["offset"]), int(row["length"])) for row in index[rows]]
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for row, data in zip(rows.tolist(), out.read_ranges(places), strict=True):
+        same[hashlib.sha256(data).digest()].append(row)
+    return [found for found in same.values() if len(set(index["label"][found].tolist())) > 1]

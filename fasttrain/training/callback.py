@@ -1,0 +1,256 @@
+"""`Callback`: code of one's own that a run calls, and `RunView`, what it sees of the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrain.checkpoint.folder import checkpoint_path
+from fasttrain.checkpoint.packing import pack
+from fasttrain.errors import InternalError, UserError
+from fasttrain.training.result import RECORDED, TrainResult
+from fasttrain.training.seeds import load_rng_state, rng_state
+
+if TYPE_CHECKING:
+    import torch
+
+    from fasttrain.config.schema import TrainConfig
+    from fasttrain.training.parts import RunParts
+
+_NAME = re.compile(r"[\w./ -]+")  # as MLflow takes them
+
+
+class Callback:
+    """Base of a callback: override what you need.
+
+    Under torchrun each method is called on every rank, in the same order. A callback that changes weights must do the
+    same on all of them.
+    """
+
+    def on_train_start(self, run: RunView) -> None:
+        """Called before the first step, also of a resumed run: `run.step` is then greater than 0."""
+
+    def on_step_end(self, run: RunView) -> None:
+        """Called after each optimizer step."""
+
+    def on_epoch_end(self, run: RunView) -> None:
+        """Called after each epoch's validation, before its checkpoint; `run.metrics` are those of its record."""
+
+    def on_checkpoint(self, run: RunView, path: Path) -> None:
+        """Called after each checkpoint, which rank 0 has on its disk by then. A run waits for the disk only if this is
+        overridden.
+
+        The checkpoint holds the callbacks as they were before this call.
+        """
+
+    def on_train_end(self, run: RunView, result: TrainResult) -> None:
+        """Called when the run has finished and everything is written; not where it was interrupted or failed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the checkpoint should hold: dicts, lists, tuples, numbers, text and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned. Called before `on_train_start` of a resumed run."""
+
+
+class RunView:
+    """What a callback sees of the run, and what it can ask of it."""
+
+    def __init__(self, parts: RunParts, folder: Path) -> None:
+        self._parts, self._state = parts, parts.state
+        self.folder = folder
+        """The run's folder."""
+        self.config: TrainConfig = parts.config
+        """The settings; `config.epochs` is how many epochs there will be at most."""
+        self.classes: tuple[str, ...] = tuple(parts.shards.classes)
+        """The names of the classes, in the order of the logits."""
+        self.device: torch.device = parts.device
+        """Where the model is."""
+        self.rank: int = parts.ranks.rank
+        """0 without torchrun. Rank 0 writes the files, and its metrics and states count."""
+        self.stopped_by: str | None = None
+        """Which callback asked the run to stop, and why; None while none has."""
+        self._record: Mapping[str, Any] | None = None
+        self._logged: dict[str, float] = {}
+        self._speaker = ""
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch, from 1, as in `history.json`."""
+        return self._state.epoch + (not self._state.at_end_of_epoch)
+
+    @property
+    def step(self) -> int:
+        """How many optimizer steps the run has made."""
+        return self._state.step
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model that trains."""
+        return self._state.model
+
+    @property
+    def evaluated_model(self) -> torch.nn.Module:
+        """The model that is validated and saved: the EMA's with `ema_decay`, else `model`."""
+        return self._state.evaluated_model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+        return self._state.optimizer
+
+    @property
+    def learning_rate(self) -> float:
+        """The present learning rate, the head's where layers have their own."""
+        return self._state.schedule.learning_rate
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One record for each epoch so far, as in `history.json`."""
+        return list(self._state.history)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The epoch's metrics. After a step: this rank's `train_loss` and `train_top1` so far, for which it waits for
+        the device. After an epoch: its record. Both with what was logged."""
+        if self._record is not None:
+            return {**self._record, **self._logged}
+        if self._state.at_end_of_epoch:
+            return dict(self._state.history[-1])
+        loss, top1 = self._state.totals.means()
+        return {"train_loss": loss, "train_top1": top1, **self._logged}
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Add `metrics` to the record of the epoch at hand: in `history.json` and in MLflow.
+
+        The last value of an epoch counts. Raises UserError for a name that is the run's own, or is no name.
+        """
+        for name, value in metrics.items():
+            if name in RECORDED:
+                raise UserError(f"{self._speaker}: '{name}' is a metric of the run's own; log it by another name")
+            if not _NAME.fullmatch(name):
+                raise UserError(f"{self._speaker}: '{name}' is no name; use letters, digits, spaces and . / _ -")
+            try:
+                self._logged[name] = float(value)
+            except (TypeError, ValueError, RuntimeError):
+                said = f"{self._speaker}: '{name}' is a {type(value).__name__}, not a number; log one number by a name"
+                raise UserError(said) from None
+
+    def stop(self, reason: str = "") -> None:
+        """End the run after this step or epoch: validate, evaluate the best epoch and write the report."""
+        self.stopped_by = self.stopped_by or f"{self._speaker}{': ' if reason else ''}{reason}"
+
+
+class Callbacks:
+    """The callbacks of one run, called in their order."""
+
+    def __init__(self, given: Sequence[Callback] | None, parts: RunParts, folder: Path) -> None:
+        self.view = RunView(parts, folder)
+        self._callbacks, self._parts = list(given or ()), parts
+        self._started = False
+        self._watch_checkpoints = any(
+            type(each).on_checkpoint is not Callback.on_checkpoint for each in self._callbacks
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a callback of this rank has asked the run to stop."""
+        return self.view.stopped_by is not None
+
+    def train_start(self) -> None:
+        with self._apart():
+            self._call("on_train_start")
+        self._started = True
+
+    def step_end(self) -> None:
+        self._call("on_step_end")
+
+    def epoch_end(self, record: dict[str, Any]) -> None:
+        """Call `on_epoch_end`, add what was logged to the `record`, and agree on a stop with the other ranks."""
+        view = self.view
+        view._record = record
+        self._call("on_epoch_end")
+        view._record = None
+        record |= view._logged
+        view._logged = {}
+        stopped = self._parts.ranks.gather(view.stopped_by)
+        view.stopped_by = next((each for each in stopped if each), None)
+
+    def checkpoint(self, wait: Callable[[], Any]) -> None:
+        """Call `on_checkpoint`, once `wait` has returned; not before the run's first step."""
+        if self._watch_checkpoints and self._started:
+            wait()
+            with self._apart():
+                self._call("on_checkpoint", checkpoint_path(self.view.folder, self.view.step))
+
+    def train_end(self, result: TrainResult) -> None:
+        self._call("on_train_end", result)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return names and states of the callbacks, and what they have logged and asked for. Raises UserError."""
+        states = [each.state_dict() for each in self._callbacks]
+        for each, state in zip(self._callbacks, states, strict=True):
+            try:
+                pack({"state": state})
+            except InternalError as error:
+                raise UserError(
+                    f"{_name(each)}.state_dict: {error}; return dicts, lists, tuples, numbers, text and tensors"
+                ) from None
+        names = [_name(each) for each in self._callbacks]
+        return {"names": names, "states": states, "logged": self.view._logged, "stopped_by": self.view.stopped_by}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, more_epochs: bool) -> None:
+        """Give each callback the state of the one of its name. With `more_epochs` a stop that was asked for is over."""
+        left = list(zip(state["names"], state["states"], strict=True))
+        for each in self._callbacks:
+            found = next((at for at, (name, _) in enumerate(left) if name == _name(each)), None)
+            if found is not None:
+                each.load_state_dict(left.pop(found)[1])
+        self.view._logged = dict(state["logged"])
+        self.view.stopped_by = None if more_epochs else state["stopped_by"]
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        for each in self._callbacks:
+            self.view._speaker = _name(each)
+            getattr(each, method)(self.view, *arguments)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Keep the run's random generators: what is called here is not called at the same points in a resumed run."""
+        device = self._parts.device if self._parts.device.type == "cuda" else None
+        state = rng_state(device) if self._callbacks else None
+        yield
+        if state is not None:
+            load_rng_state(state, device)
+
+
+def require_callbacks(given: Sequence[Callback] | None, checkpoint: Mapping[str, Any] | None) -> str | None:
+    """Check `given`, and that a run which had callbacks is not resumed without.
+
+    Return "callbacks: A, B -> A" where a resumed run gets others. Raises UserError.
+    """
+    for each in given or ():
+        if not isinstance(each, Callback):
+            what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
+            raise UserError(f"callbacks has {what}; give objects of subclasses of fasttrain.Callback")
+    before = list(((checkpoint or {}).get("callbacks") or {}).get("names", ()))
+    if given is None and before:
+        raise UserError(
+            f"the run has callbacks ({', '.join(before)}); resume it with train(resume=…, callbacks=[…]), "
+            "or without them with callbacks=[]"
+        )
+    now = [_name(each) for each in given or ()]
+    if checkpoint is None or before == now:
+        return None
+    return f"callbacks: {', '.join(before) or 'none'} -> {', '.join(now) or 'none'}"
+
+
+def _name(callback: Callback) -> str:
+    return type(callback).__qualname__.rpartition(".")[2]
