@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import typer
 
+import fasttrain
 from fasttrain.cli import app
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
@@ -181,17 +183,22 @@ def foreign_spans(text: str) -> set[str]:
 
 
 def own_columns(text: str) -> Iterator[str]:
-    """Of the migration tables the cells below "fasttrain"."""
-    column = -1
+    """Yield the cells of the migration tables below "fasttrain"."""
+    return column(text, "fasttrain")
+
+
+def column(text: str, heading: str) -> Iterator[str]:
+    """Yield the cells of tables below `heading`."""
+    number = -1
     for line in text.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
         if not line.startswith("|"):
-            column = -1
-        elif "fasttrain" in cells:
-            column = cells.index("fasttrain")
-        elif column > 0:
-            assert len(cells) > column, line
-            yield cells[column]
+            number = -1
+        elif heading in cells:
+            number = cells.index(heading)
+        elif number > 0:
+            assert len(cells) > number, line
+            yield cells[number]
 
 
 def test_the_migration_tables_name_options_of_their_command():
@@ -206,7 +213,25 @@ def test_the_migration_tables_name_options_of_their_command():
                 for flag in re.findall(r"(?<![\w-])--[a-z-]+", span.removeprefix("torchrun --nproc-per-node")):
                     assert re.search(rf"{flag}(?![\w-])", taken), f"{page.name}: {span}: {path} has no {flag}"
                     found += 1
-        assert found > 10 or page.name == "index.md"
+        assert found > 10 or page.name in ("index.md", "dataloader.md", "webdataset.md", "dali.md")
+
+
+def test_the_migration_tables_name_parameters_of_the_loader():
+    taken = {
+        "Loader": {*inspect.signature(fasttrain.Loader).parameters, *dir(fasttrain.Loader)},
+        "RandomResizedCrop": {"scale", "ratio"},
+        "CenterCrop": {"crop_pct"},
+    }
+    for name in ("dataloader.md", "webdataset.md", "dali.md", "ffcv.md"):
+        cells = list(column(prose(ROOT / "docs" / "migration" / name), "`Loader`"))
+        spans = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
+        for span in spans:
+            value, called, inner = span.partition("(")
+            assert value.split("=")[0] in taken["Loader"], f"{name}: {span}"
+            assert all(hasattr(fasttrain, each) for each in re.findall(r"(\w+)\(", span)), f"{name}: {span}"
+            if called and not span.startswith("transforms="):
+                assert set(re.findall(r"(\w+)=", inner)) <= taken[value.split("=")[1]], f"{name}: {span}"
+        assert len(spans) > 10
 
 
 def test_every_setting_and_option_stands_in_the_reference():
@@ -230,8 +255,6 @@ def test_every_setting_and_option_stands_in_the_reference():
 
 
 def test_every_public_function_and_module_stands_in_the_reference():
-    import fasttrain
-
     python = reference.python_page() + reference.loader_page()
     assert all(f"heading: fasttrain.{name}" in python for name in fasttrain.__all__ if name in fasttrain._HOMES)
     assert "::: fasttrain.training.result.TrainResult" in python  # named by train's annotation, in its own module
