@@ -154,14 +154,18 @@ def test_each_kind_of_damage_is_refused_as_cut_refuses_it(options: dict[str, obj
     assert refusal(data + b"stray bytes after EOI", box) is None
 
 
-def test_coefficients_beyond_8_bits_are_refused_in_the_crop_and_outside() -> None:
-    for block in ((0, 0), (3, 3), (5, 6)):
-        for k, value in ((0, 1500), (0, -1500), (5, 1023), (5, 1024), (63, -1024)):
-            coefficients = np.zeros((6, 8, 64), np.int64)
-            coefficients[block][k] = value
-            data = jpegs.encode_blocks(64, 48, ((1, 1),), [coefficients], bytes([1] * 64))
-            reason = refusal(data, (16, 16, 16, 24))
-            assert (reason is None) == (value == 1023)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("block", [(0, 0), (3, 3), (2, 4), (5, 7)], ids=str)
+def test_samples_beyond_8_bits_are_refused_in_the_crop_and_outside(mode: str, block: tuple[int, int]) -> None:
+    pixels = np.full((48, 64), 128, np.uint8)
+    pixels[8 * block[0] : 8 * block[0] + 8, 8 * block[1] : 8 * block[1] + 8] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", quality=100, subsampling="4:2:0")
+    data = bytearray(file.getvalue())
+    data[data.index(b"\xff\xdb") + 5] = 2  # the DC coefficient is as if white were 382
+    box = (16, 16, 16, 24)
+    assert refusal(bytes(data), box) == "corrupt or unsupported: DCT coefficient out of range"
+    assert refusal(file.getvalue(), box) is None
 
 
 def test_damaged_files_are_refused_as_cut_refuses_them() -> None:
