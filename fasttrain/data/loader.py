@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from fasttrain.photos.cut import native_available
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.unconverted import open_photographs
+
+log = logging.getLogger("fasttrain")
 
 
 class Loader(base.Loader):
@@ -126,7 +129,7 @@ class Loader(base.Loader):
             limit_batches=min((each for each in (limit, full) if each is not None), default=None),
             shuffle="shards" if shuffle == "shards" else "full" if shuffle else "none",
             on_bad_sample=on_bad_sample,
-            report=report or logging.getLogger("fasttrain").warning,
+            report=report or log.warning,
         )
         super().__init__(shards, samples, settings)
         self.name = kind.name
@@ -301,6 +304,12 @@ def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
     if rank is None and world_size is None and dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
+    if rank is None and world_size is None and (started := os.environ.get("WORLD_SIZE", "1")) != "1":
+        log.warning(
+            "WORLD_SIZE is %s, but torch.distributed isn't initialized: this loader delivers all batches, not a "
+            "rank's; initialize it first, or give rank and world_size",
+            started,
+        )
     rank, world_size = rank or 0, world_size or 1
     if not 0 <= rank < world_size:
         raise UserError(f"rank = {rank} of world_size = {world_size}: give 0 to {world_size - 1}")

@@ -155,6 +155,14 @@ def test_ranks_share_a_pass(shard_folder) -> None:
     assert sorted(ids) == ShardSet.open(shard_folder).ids("train").tolist()
 
 
+def test_a_launcher_without_its_process_group_is_warned_of(shard_folder, monkeypatch, caplog) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    Loader(shard_folder, crop=CROP, workers=1, rank=0, world_size=2).close()
+    assert not caplog.records
+    Loader(shard_folder, crop=CROP, workers=1).close()
+    assert "torch.distributed isn't initialized" in caplog.text
+
+
 def test_float_batches_are_normalized_and_channels_last(shard_folder) -> None:
     with Loader(shard_folder, split="val", crop=CenterCrop(48), output="float", workers=1) as loader:
         images, _ = next(iter(loader))
