@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from typing import Any
 
 import jpegs
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 native = pytest.importorskip("fasttrain._native")
 
 Box = tuple[int, int, int, int]  # top, left, height, width
-PILLOW = [
+PILLOW: list[dict[str, Any]] = [
     {"subsampling": subsampling, **more}
     for subsampling in ("4:2:0", "4:2:2", "4:4:4")
     for more in (
@@ -56,7 +57,7 @@ def refusal(data: bytes, box: Box, size: tuple[int, int] = (24, 16)) -> str | No
     return None
 
 
-def encoded(seed: int, width: int, height: int, mode: str = "RGB", **options: object) -> bytes:
+def encoded(seed: int, width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
     """Encode a smooth picture with some noise, so that blocks have few coefficients and many."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (5, 7, 3), np.uint8)
@@ -80,7 +81,7 @@ def boxes(width: int, height: int) -> list[Box]:
 
 @pytest.mark.parametrize("options", PILLOW, ids=str)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_the_pixels_of_decode_crop(mode: str, options: dict[str, object]) -> None:
+def test_the_pixels_of_decode_crop(mode: str, options: dict[str, Any]) -> None:
     options = options if mode == "RGB" else {key: each for key, each in options.items() if key != "subsampling"}
     for width, height in ((163, 119), (64, 48)):
         data = encoded(1, width, height, mode, **options)
@@ -131,7 +132,7 @@ def test_axes_are_those_of_the_picture_at_hand() -> None:
 
 
 @pytest.mark.parametrize("options", PILLOW[:7], ids=str)
-def test_each_kind_of_damage_is_refused_as_cut_refuses_it(options: dict[str, object]) -> None:
+def test_each_kind_of_damage_is_refused_as_cut_refuses_it(options: dict[str, Any]) -> None:
     data = encoded(5, 163, 119, **options)
     scan = data.index(b"\xff\xda")
     below = len(data) - (len(data) - scan) // 8
