@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from fasttrain.evaluation.photograph import decode_photograph
+from fasttrain.data.photograph import decode_photograph
 from PIL import Image
 from rounds import median_ratio
 from torchvision.io import ImageReadMode, decode_image
