@@ -13,12 +13,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from fasttrain.data.photograph import decode_photograph
 from PIL import Image
 from rounds import median_ratio
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
+from fasttrain.data.photograph import decode_photograph
 from fasttrain.loaders.plan import centre_boxes
 from fasttrain.photos.cut import native_available
 
