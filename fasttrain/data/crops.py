@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 from fasttrain.errors import UserError
 from fasttrain.loaders.plan import CenterShare, CropRule, FullPicture, View
@@ -66,10 +67,20 @@ class CenterCrop(PlannedCrop):
 
 @dataclass(frozen=True)
 class Resize(PlannedCrop):
-    """The entire photograph, resized to `size` x `size` px. Its aspect ratio is lost, nothing at the edges is."""
+    """The entire photograph as `size` x `size` px, so that nothing at the edges is lost.
+
+    mode: "squash" changes the aspect ratio, "letterbox" keeps it and fills the rest with grey (114, as Ultralytics).
+    """
+
+    mode: Literal["squash", "letterbox"] = "squash"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in ("squash", "letterbox"):
+            raise UserError(f"Resize(mode={self.mode!r}): give 'squash' or 'letterbox'")
 
     def rule(self, hflip: float) -> CropRule:
-        return FullPicture(hflip)
+        return FullPicture(hflip, self.mode == "letterbox")
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:

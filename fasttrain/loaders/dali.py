@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fasttrain.extras import install
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
-from fasttrain.loaders.plan import BadSamples, Batch
+from fasttrain.loaders.plan import LETTERBOX_GREY, BadSamples, Batch, letterbox_size
 from fasttrain.loaders.read_ahead import fetched_ahead
 from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
 from fasttrain.photos.jpeg import require_jpeg
@@ -44,7 +44,7 @@ class DaliLoader(ShardLoader):
         super().__init__(shards, ids, settings)
         self.sliced = can_slice(shards)
         self._sizes = shards.sizes()
-        self._pipelines: dict[int, Any] = {}  # by the side of the pictures
+        self._pipelines: dict[tuple[int, bool], Any] = {}  # by the pictures' side, and whether they are letterboxed
         self._bad: dict[int, str] = {}
         self._looked_at = np.zeros(len(self._sizes), np.bool_)
 
@@ -105,18 +105,19 @@ class DaliLoader(ShardLoader):
 
     def _pipeline(self, batch: Batch) -> Any:
         """Return the pipeline that makes pictures of the size of `batch`, started where there is none yet."""
-        side, _ = batch.size
-        if side not in self._pipelines:
-            self._start(side)
-        return self._pipelines[side]
+        kind = batch.size[0], batch.letterbox
+        if kind not in self._pipelines:
+            self._start(*kind)
+        return self._pipelines[kind]
 
-    def _start(self, side: int) -> None:
+    def _start(self, side: int, letterbox: bool) -> None:
         from torchvision.io import encode_jpeg
 
         settings = self.settings
         pipeline = build_pipeline(
             batch_size=settings.batch_size,
             size=side,
+            letterbox=letterbox,
             threads=max(settings.workers, 1),
             device_id=torch.device(settings.device).index or 0 if self._on_gpu else None,
         )
@@ -125,12 +126,19 @@ class DaliLoader(ShardLoader):
         # broken one would be met where no batch could be blamed.
         for _ in range(_AHEAD):
             whole = np.full((1, 2), _BLACK, np.int32)
-            _put(pipeline, [self._black], np.zeros((1, 2), np.int32), whole, np.zeros(1, np.int32))
+            _put(
+                pipeline,
+                [self._black],
+                np.zeros((1, 2), np.int32),
+                whole,
+                np.zeros(1, np.int32),
+                side if letterbox else 0,
+            )
         pipeline.schedule_run()
         for _ in range(_AHEAD):
             pipeline.share_outputs()
             pipeline.release_outputs()
-        self._pipelines[side] = pipeline
+        self._pipelines[side, letterbox] = pipeline
 
     def _fill(self, waiting: Iterator[Batch], flying: deque[Batch]) -> None:
         while len(flying) < _AHEAD and (batch := next(waiting, None)) is not None:
@@ -159,13 +167,14 @@ class DaliLoader(ShardLoader):
         for position, sample in enumerate(batch.ids.tolist()) if self._bad else ():
             if sample in self._bad:
                 jpegs[position], anchors[position], shapes[position] = self._black, 0, _BLACK
-        _put(pipeline, jpegs, anchors, shapes, batch.flips.astype(np.int32))
+        side = batch.size[0] if batch.letterbox else 0
+        _put(pipeline, jpegs, anchors, shapes, batch.flips.astype(np.int32), side)
         pipeline.schedule_run()
 
     def _drain(self, flying: Iterable[Batch]) -> None:
         try:
             for batch in flying:
-                if pipeline := self._pipelines.get(batch.size[0]):
+                if pipeline := self._pipelines.get((batch.size[0], batch.letterbox)):
                     pipeline.share_outputs()
                     pipeline.release_outputs()
         except RuntimeError:  # a bad photograph that nobody waits for any more
@@ -194,14 +203,21 @@ def _put(
     anchors: NDArray[np.int32],
     shapes: NDArray[np.int32],
     flips: NDArray[np.int32],
+    letterbox_side: int,
 ) -> None:
-    for name, values in {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips}.items():
+    inputs: dict[str, Any] = {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips}
+    if letterbox_side:
+        inner = np.array([letterbox_size(height, width, letterbox_side) for height, width in shapes.tolist()], np.int32)
+        inputs |= {"inner": inner.astype(np.float32), "corners": -((letterbox_side - inner) // 2)}
+    for name, values in inputs.items():
         pipeline.feed_input(name, values)
 
 
-def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int | None) -> Any:
+def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int | None, letterbox: bool = False) -> Any:
     """The DALI graph: inputs `jpegs` uint8 [bytes], `anchors` and `shapes` int32 [2] in (height, width), `flips` int32;
-    output uint8 [size, size, 3]. `device_id` None keeps all of it on the CPU and needs no driver."""
+    output uint8 [size, size, 3]. `device_id` None keeps all of it on the CPU and needs no driver. With `letterbox`
+    there are two more inputs: `inner` float32 [2], the size of each resized picture, and `corners` int32 [2], where the
+    square begins in it (negative numbers)."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(
@@ -224,10 +240,19 @@ def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int |
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
         )
-        resized = fn.resize(
-            crops, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8
+        inner = fn.external_source(name="inner", dtype=types.FLOAT, ndim=1) if letterbox else [size, size]
+        resized = fn.resize(crops, size=inner, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)
+        flipped = fn.flip(resized, horizontal=fn.external_source(name="flips", dtype=types.INT32, ndim=0))
+        if not letterbox:
+            return flipped
+        return fn.slice(
+            flipped,
+            start=fn.external_source(name="corners", dtype=types.INT32, ndim=1),
+            shape=[size, size],
+            axis_names="HW",
+            out_of_bounds_policy="pad",
+            fill_values=LETTERBOX_GREY,
         )
-        return fn.flip(resized, horizontal=fn.external_source(name="flips", dtype=types.INT32, ndim=0))
 
     pipeline = graph()
     pipeline.build()

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
-from fasttrain.loaders.plan import BadSamples, Batch
+from fasttrain.loaders.plan import BadSamples, Batch, flags_of
 from fasttrain.photos.cut import native_available
 from fasttrain.shards.beton import BetonBytes, beton_problem
 from fasttrain.shards.format import SPLITS
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import Located, ShardSet
 
 
-_PLANNED_ROW = np.dtype([("box", np.int32, 4), ("flip", np.int32), ("failed", np.int32)])  # as in native/ffcv.cpp
+_PLANNED_ROW = np.dtype([("box", np.int32, 4), ("flags", np.int32), ("failed", np.int32)])  # as in native/ffcv.cpp
 
 
 class FfcvLoader(ShardLoader):
@@ -121,7 +121,7 @@ class _ViewReader:
         """Yield the pictures of each batch, and the positions of those that failed."""
         for batch in batches:
             rows = batch.ids - self._first_id
-            self._table["box"][rows], self._table["flip"][rows] = batch.boxes, batch.flips
+            self._table["box"][rows], self._table["flags"][rows] = batch.boxes, flags_of(batch)
         self._order.rows = np.concatenate([batch.ids for batch in batches]) - self._first_id
         self._table["failed"] = 0
         with _torch_threads_kept():

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
-from fasttrain.loaders.plan import BadSamples, Batch
+from fasttrain.loaders.plan import BadSamples, Batch, flags_of
 from fasttrain.loaders.read_ahead import read_ahead_of
 from fasttrain.photos.cut import native_available
 
@@ -108,7 +108,7 @@ class NativeLoader(ShardLoader):
             *where,
             self._sizes[batch.ids],
             np.ascontiguousarray(batch.boxes),
-            batch.flips.astype(np.uint8),
+            flags_of(batch).astype(np.uint8),
             images.numpy(),
             raw=self.shards.raw,
         )

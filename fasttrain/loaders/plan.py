@@ -48,9 +48,10 @@ class CenterShare:
 
 @dataclass(frozen=True)
 class FullPicture:
-    """The entire photograph, squashed to a square."""
+    """The entire photograph, squashed to a square or, with `letterbox`, made as large as fits into one."""
 
     flip: float = 0.0
+    letterbox: bool = False
 
 
 CropRule = Crop | CenterShare | FullPicture
@@ -74,7 +75,7 @@ class Batch:
 
     ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
     the photograph. flips: bool [n]. size: (height, width) of the output in pixels. view: the number of the view, where
-    each photograph is delivered in several.
+    each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see `letterbox_size`.
     """
 
     ids: NDArray[np.int64]
@@ -82,13 +83,14 @@ class Batch:
     flips: NDArray[np.bool_]
     size: tuple[int, int]
     view: int = 0
+    letterbox: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
         """Return the samples at the positions `rows`."""
-        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view)
+        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox)
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
@@ -167,6 +169,20 @@ def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[
     return np.stack([top, left, side, side], axis=1).astype(np.int32)
 
 
+LETTERBOX_GREY = 114  # as Ultralytics fills
+
+
+def flags_of(batch: Batch) -> NDArray[np.int32]:
+    """Return int32 [n], what the native decoder does to each crop besides: 1 mirrors it, 2 letterboxes it."""
+    return batch.flips.astype(np.int32) | (2 if batch.letterbox else 0)
+
+
+def letterbox_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Return the height and width of a picture that is scaled until its longer side is `side` px."""
+    longer = max(height, width)
+    return tuple(max(1, (2 * side * each + longer) // (2 * longer)) for each in (height, width))  # type: ignore[return-value]
+
+
 class EpochPlan(Batch):
     """All samples of one epoch, from which each rank takes its batches."""
 
@@ -205,7 +221,7 @@ class EpochPlan(Batch):
         view: int = 0,
     ) -> EpochPlan:
         """The samples `order`, int64 [n], as they stand; a sample's crop and flip don't depend on its place."""
-        of_order = sizes[order]
+        of_order, letterbox = sizes[order], isinstance(crop, FullPicture) and crop.letterbox
         if isinstance(crop, Crop):
             boxes, flips = random_resized_crops(order, of_order, seed, epoch, crop, view)
         else:
@@ -216,7 +232,7 @@ class EpochPlan(Batch):
             flips = np.zeros(len(order), np.bool_)
             if crop.flip:
                 _, flips = random_resized_crops(order, of_order, seed, epoch, Crop(flip=crop.flip), view)
-        return EpochPlan(order, boxes, flips, (size, size), view)
+        return EpochPlan(order, boxes, flips, (size, size), view, letterbox)
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""

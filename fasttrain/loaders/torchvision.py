@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as F
 
 from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, mendable, of_os
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
-from fasttrain.loaders.plan import BadSamples, Batch
+from fasttrain.loaders.plan import LETTERBOX_GREY, BadSamples, Batch, letterbox_size
 from fasttrain.loaders.read_ahead import fetched_ahead
 from fasttrain.photos.jpeg import require_jpeg
 
@@ -132,9 +132,11 @@ def decode_crop(
     flip: bool,
     size: tuple[int, int],
     raw_size: tuple[int, int] | None = None,
+    letterbox: bool = False,
 ) -> torch.Tensor:
     """uint8 [H, W, 3]: `box` (top, left, height, width) of the photograph, resized to `size` (height, width).
 
+    letterbox: keeps the box's aspect ratio and fills the rest of the square with grey.
     `raw_size` is the height and width where `data` is pixels, uint8 RGB, and None where it is a JPEG. Raises
     RuntimeError where libjpeg can't decode the bytes, or where pixels are missing.
     """
@@ -148,8 +150,14 @@ def decode_crop(
             raise RuntimeError(f"{len(data):,} bytes where {raw_size[1]}x{raw_size[0]} pixels have 3 each")
         pixels = np.frombuffer(data, dtype=np.uint8).reshape(*raw_size, 3)
         crop = torch.from_numpy(pixels[rows, columns].copy()).permute(2, 0, 1)
-    resized = F.resize(crop, list(size), antialias=True)
-    return (resized.flip(-1) if flip else resized).permute(1, 2, 0)
+    inner = letterbox_size(height, width, size[0]) if letterbox else size
+    resized = F.resize(crop, list(inner), antialias=True)
+    picture = resized.flip(-1) if flip else resized
+    if letterbox:
+        above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+        around = [before, above, size[1] - inner[1] - before, size[0] - inner[0] - above]
+        picture = F.pad(picture, around, fill=LETTERBOX_GREY)
+    return picture.permute(1, 2, 0)
 
 
 @contextlib.contextmanager
@@ -221,7 +229,7 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
                 raw_size = (height, width) if self.shards.raw else None
                 if raw_size is None:
                     require_jpeg(data, width, height)  # else one said to be small could take all memory
-                images[position] = decode_crop(data, batch.boxes[position], flip, batch.size, raw_size)
+                images[position] = decode_crop(data, batch.boxes[position], flip, batch.size, raw_size, batch.letterbox)
             except (RuntimeError, ValueError) as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
             except UserError as error:  # as a value: what a worker raises, DataLoader wraps into a page of text

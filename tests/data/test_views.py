@@ -102,3 +102,66 @@ def test_resize_shows_the_entire_photograph(shard_folder) -> None:
 def test_views_are_given_in_place_of_a_crop(options, shard_folder) -> None:
     with pytest.raises(UserError, match="views: give one crop or more, and no other crop beside them"):
         Loader(shard_folder, **options)
+
+
+@pytest.fixture(scope="module")
+def oblong(tmp_path_factory) -> object:
+    """Return shards of photographs of all shapes: wide, tall, square, and a strip of one pixel."""
+    from PIL import Image
+
+    from fasttrain.shards.convert import convert
+
+    folder = tmp_path_factory.mktemp("oblong")
+    generator = np.random.default_rng(0)
+    sizes = [(90, 60), (60, 90), (64, 64), (200, 40), (1, 80), (37, 111)]
+    for name in ("one", "other"):
+        (folder / "photographs" / name).mkdir(parents=True)
+        for number, size in enumerate(sizes):
+            small = generator.integers(40, 215, (4, 4, 3), dtype=np.uint8)
+            picture = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+            picture.save(folder / "photographs" / name / f"{number}.jpg", quality=95)
+    convert(folder / "photographs", folder / "shards", workers=1, progress=False, val_fraction=0, format="tar,beton")
+    return folder / "shards"
+
+
+def test_a_letterbox_keeps_the_aspect_ratio(oblong) -> None:
+    side = 48
+    with Loader(
+        oblong, crop=Resize(side, mode="letterbox"), hflip=0, workers=1, shuffle=False, with_ids=True
+    ) as loader:
+        ((images, _, ids),) = loader
+        squashed = {
+            int(sample): loader.decode([sample], np.array([[0, 0, height, width]], np.int32), size=side)[0]
+            for sample, (height, width) in zip(ids.tolist(), loader.shards.sizes()[ids].tolist(), strict=True)
+        }
+    sizes = ShardSet.open(oblong).sizes()
+    for picture, sample in zip(images, ids.tolist(), strict=True):
+        height, width = sizes[sample].tolist()
+        inner = [max(1, round(side * each / max(height, width))) for each in (height, width)]
+        top, left = ((side - each) // 2 for each in inner)
+        within = torch.zeros((side, side), dtype=torch.bool)
+        within[top : top + inner[0], left : left + inner[1]] = True
+        assert (picture[~within] == 114).all()
+        mean = picture[within].float().mean(0) - squashed[sample].float().mean((0, 1))
+        assert mean.abs().max() < 4, (height, width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hflip", [0, 1])
+@pytest.mark.parametrize("name", [each for each in LOADERS if each != "torchvision"])
+def test_every_loader_letterboxes_alike(name, hflip, oblong) -> None:
+    if reason := loader_class(name).unavailable(ShardSet.open(oblong), "cpu"):
+        pytest.skip(reason)
+    passes = []
+    for each in ("torchvision", name):
+        options = {"crop": Resize(48, mode="letterbox"), "hflip": hflip, "loader": each, "seed": 1, "workers": 1}
+        with Loader(oblong, **options) as loader:
+            ((images, _),) = loader
+            passes.append(images.numpy().astype(int))
+    expected, found = passes
+    assert np.abs(found - expected).max() < 40 and np.abs(found - expected).mean(axis=(1, 2, 3)).max() < 2
+
+
+def test_a_resize_has_modes() -> None:
+    with pytest.raises(UserError, match="give 'squash' or 'letterbox'"):
+        Resize(48, mode="crop")

@@ -50,7 +50,11 @@ BatchJob make_job(const Regions& stored, const Sizes& sizes, const Boxes& boxes,
                    ? OutputSize{1, 1}
                    : output_size(static_cast<int64_t>(out.shape(1)), static_cast<int64_t>(out.shape(2)));
     job.out = out.data();
-    job.flips.assign(flips.data(), flips.data() + count);
+    job.flags.assign(flips.data(), flips.data() + count);
+    const bool letterbox = std::any_of(job.flags.begin(), job.flags.end(),
+                                       [](uint8_t flags) { return (flags & kLetterbox) != 0; });
+    if (letterbox && job.size.height != job.size.width)
+        throw nb::value_error("letterboxed pictures must be square");
     for (size_t i = 0; i < count; ++i) {
         const int32_t* size = sizes.data() + 2 * i;
         const int32_t* box = boxes.data() + 4 * i;

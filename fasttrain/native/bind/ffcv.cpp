@@ -7,7 +7,7 @@
 // A row of the loader's table: `box` is (top, left, height, width).
 struct PlannedRow {
     int32_t box[4];
-    int32_t flip;
+    int32_t flags;  // CropFlags
     int32_t failed;
 };
 
@@ -20,8 +20,8 @@ extern "C" __attribute__((visibility("default"))) void fasttrain_ffcv_decode_row
     try {
         const fasttrain::Photograph photograph{jpeg, length, height, width, fasttrain::Storage::jpeg};
         const int32_t* box = row->box;
-        fasttrain::decode_crop(photograph, {box[0], box[1], box[2], box[3]}, row->flip != 0,
-                               {out_height, out_width}, scratch, out);
+        fasttrain::decode_planned(photograph, {box[0], box[1], box[2], box[3]},
+                                  static_cast<uint32_t>(row->flags), {out_height, out_width}, scratch, out);
     } catch (...) {
         const int64_t bytes = int64_t{3} * out_height * out_width;
         for (int64_t i = 0; i < bytes; ++i) out[i] = 0;

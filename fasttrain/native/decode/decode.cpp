@@ -1,6 +1,7 @@
 #include "decode/decode.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "cut/cut.h"
 #include "decode/scratch.h"
@@ -98,6 +99,52 @@ void decode(const Photograph& photograph, const CropBox& box, bool flip, OutputS
 void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
                  DecodeScratch& scratch, uint8_t* out) {
     decode(photograph, box, flip, size, scratch, out, nullptr);
+}
+
+namespace {
+
+// `part` of the square `side`, in proportion to `box`, rounded; as `loaders.plan.letterbox_size`.
+int in_proportion(int part, int longer, int side) {
+    return std::max(1, static_cast<int>((int64_t{2} * side * part + longer) / (int64_t{2} * longer)));
+}
+
+// Moves rows of `inner`, at the start of `out`, to the middle of the square `size`, and fills the rest.
+void put_in_the_middle(uint8_t* out, OutputSize inner, OutputSize size) {
+    const size_t row = size_t{3} * static_cast<size_t>(inner.width);
+    const size_t full_row = size_t{3} * static_cast<size_t>(size.width);
+    const int top = (size.height - inner.height) / 2;
+    const size_t left = size_t{3} * static_cast<size_t>((size.width - inner.width) / 2);
+    for (int y = size.height - 1; y >= 0; --y) {  // from the end, as rows only move towards it
+        uint8_t* to = out + static_cast<size_t>(y) * full_row;
+        const int from = y - top;
+        if (from < 0 || from >= inner.height) continue;
+        std::memmove(to + left, out + static_cast<size_t>(from) * row, row);
+    }
+    for (int y = 0; y < size.height; ++y) {
+        uint8_t* to = out + static_cast<size_t>(y) * full_row;
+        if (y < top || y >= top + inner.height) {
+            std::memset(to, kLetterboxGrey, full_row);
+        } else {
+            std::memset(to, kLetterboxGrey, left);
+            std::memset(to + left + row, kLetterboxGrey, full_row - left - row);
+        }
+    }
+}
+
+}  // namespace
+
+void decode_planned(const Photograph& photograph, const CropBox& box, uint32_t flags, OutputSize size,
+                    DecodeScratch& scratch, uint8_t* out) {
+    const bool mirrored = (flags & kMirrored) != 0;
+    const int longer = std::max(box.height, box.width);
+    if ((flags & kLetterbox) == 0 || longer < 1) {
+        decode_crop(photograph, box, mirrored, size, scratch, out);
+        return;
+    }
+    const OutputSize inner{in_proportion(box.height, longer, size.height),
+                           in_proportion(box.width, longer, size.width)};
+    decode_crop(photograph, box, mirrored, inner, scratch, out);
+    put_in_the_middle(out, inner, size);
 }
 
 void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,

@@ -30,8 +30,8 @@ std::optional<std::string> decode_into(const BatchJob& job, size_t position, Dec
     std::optional<std::string> reason;
     try {
         scratch.trim();
-        decode_crop(job.photographs[position], job.boxes[position], job.flips[position] != 0, job.size,
-                    scratch, out);
+        decode_planned(job.photographs[position], job.boxes[position], job.flags[position], job.size, scratch,
+                       out);
     } catch (const std::bad_alloc&) {
         reason = "out of memory";
     } catch (const std::exception& error) {

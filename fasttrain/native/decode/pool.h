@@ -24,7 +24,7 @@ struct PhotographError {
 struct BatchJob {
     std::vector<Photograph> photographs;
     std::vector<CropBox> boxes;
-    std::vector<uint8_t> flips;
+    std::vector<uint8_t> flags;  // CropFlags
     OutputSize size;
     uint8_t* out;  // [n, size.height, size.width, 3]
 };
