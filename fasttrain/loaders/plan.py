@@ -180,7 +180,8 @@ def flags_of(batch: Batch) -> NDArray[np.int32]:
 def letterbox_size(height: int, width: int, side: int) -> tuple[int, int]:
     """Return the height and width of a picture that is scaled until its longer side is `side` px."""
     longer = max(height, width)
-    return tuple(max(1, (2 * side * each + longer) // (2 * longer)) for each in (height, width))  # type: ignore[return-value]
+    scaled_height, scaled_width = ((2 * side * each + longer) // (2 * longer) for each in (height, width))
+    return max(1, scaled_height), max(1, scaled_width)
 
 
 class EpochPlan(Batch):
