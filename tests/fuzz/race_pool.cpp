@@ -40,7 +40,7 @@ BatchJob make_job(const std::vector<std::vector<uint8_t>>& jpegs, uint8_t* out) 
         }
         job.photographs.push_back({jpeg.data(), jpeg.size(), box.height, box.width, Storage::jpeg});
         job.boxes.push_back(box);
-        job.flips.push_back(1);
+        job.flags.push_back(1);
     }
     return job;
 }
