@@ -12,7 +12,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -205,7 +205,7 @@ def _write_part(
     part.index_sha256 = "" if index is None else hashlib.sha256(index).hexdigest()
 
     def record(stamp: str) -> bytes:
-        return json.dumps(asdict(replace(part, stamp=stamp)), separators=(",", ":")).encode()
+        return json.dumps(vars(replace(part, stamp=stamp)), separators=(",", ":")).encode()
 
     out.finish_shard(job.name, index, record)
     return part
