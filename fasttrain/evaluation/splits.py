@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from fasttrain.shards.reader import ShardSet
 
+_IN_ORDER: dict[str, Any] = {"shuffle": False, "hflip": 0, "with_ids": True, "rank": 0, "world_size": 1}
+
 
 def default_split(data: str | Path) -> str:
     """Return the split to evaluate where the user names none.
@@ -48,7 +50,8 @@ def batches(
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
     """Yield `(images, labels, ids)` of the centre crops of `ids`, int64 [n], with `Loader`'s other `options`.
 
-    Each split goes through a loader of its own: FFCV's files hold one split each.
+    All of them come to this process, also under `torch.distributed`. Each split goes through a loader of its own, as
+    FFCV's files hold one split each.
     """
     from fasttrain.data.crops import CenterCrop
     from fasttrain.data.loader import Loader
@@ -56,5 +59,5 @@ def batches(
     splits = shards.index["split"][ids]
     for number in np.unique(splits):
         chosen = {"split": SPLITS[number], "ids": ids[splits == number], "crop": CenterCrop(image_size)}
-        with Loader(shards, **chosen, shuffle=False, hflip=0, with_ids=True, **options) as loader:
+        with Loader(shards, **chosen, **_IN_ORDER, **options) as loader:
             yield from loader

@@ -154,7 +154,7 @@ class _Looker:
         )
 
     def through(self, name: str) -> _Seen:
-        loader = Loader(self.shards, loader=name, with_ids=True, **self._loading)
+        loader = Loader(self.shards, loader=name, with_ids=True, rank=0, world_size=1, **self._loading)
         crops, pictures = [], []
         captions: list[str] = []
         loader.set_epoch(self._epoch)

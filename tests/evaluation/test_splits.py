@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fasttrain import evaluate, predict
 from fasttrain.cli import app
 from fasttrain.errors import UserError
+from fasttrain.evaluation.splits import batches
 from fasttrain.export.photographs import some_photographs
 from fasttrain.loaders.registry import loader_class
 from fasttrain.shards.convert import convert, ensure_shards
@@ -212,3 +213,23 @@ def test_export_checks_photographs_of_all_splits(shard_folder, photographs, tmp_
     broken.write_bytes(b"broken")
     pixels, source = some_photographs(folder, 64, 16)
     assert len(pixels) == 2 and source.startswith(f"of the 3 in {folder}; 1 could not be read, such as {broken}")
+
+
+def test_a_process_group_does_not_divide_what_is_evaluated(shard_folder) -> None:
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from fasttrain import Loader
+
+    shards = ShardSet.open(shard_folder)
+    ids = shards.ids("val")
+    dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    try:
+        delivered = [
+            sample for *_, each in batches(shards, ids, 32, batch_size=4, workers=1) for sample in each.tolist()
+        ]
+        with Loader(shards, split="val", crop=32, batch_size=4, with_ids=True, workers=1) as loader:
+            share = [sample for *_, each in loader for sample in each.tolist()]
+    finally:
+        dist.destroy_process_group()
+    assert delivered == ids.tolist() and 0 < len(share) < len(ids)
