@@ -104,7 +104,7 @@ class NativeBlind(Native):
     """Without read-ahead, to see what it gives on a cold page cache."""
 
     def __init__(self, photographs: Path, folder: Path, threads: int) -> None:
-        native.read_ahead_of = _Nothing  # type: ignore[assignment]
+        native.ReadAhead = _Nothing  # type: ignore[assignment,misc]
         super().__init__(photographs, folder, threads)
 
 

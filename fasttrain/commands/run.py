@@ -34,7 +34,7 @@ from fasttrain.tracking.tracker import NullTracker, Tracker
 from fasttrain.training.batch_size import too_large
 from fasttrain.training.callback import Callback, Callbacks
 from fasttrain.training.diverged import kept_if_diverged
-from fasttrain.training.linear_probe import l2_strength, solve_epoch, to_features
+from fasttrain.training.linear_probe import Batches, l2_strength, solve_epoch, to_features
 from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import require_finite_validation, train_epoch
 from fasttrain.training.parts import RunParts
@@ -285,9 +285,9 @@ class Run:
             return f"fasttrain.train(resume='{self.folder.path}'{model}{callbacks})"
         return f"fasttrain train --resume {self.folder.path}"
 
-    def _watched(self, loader: Loader) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _watched(self, batches: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         # A stop during validation saves the epoch as trained: resuming goes straight to validation.
-        for batch in loader:
+        for batch in batches:
             if stop := self._agree().stop:
                 self._stop(stop)
             yield batch

@@ -18,12 +18,12 @@ def import_path(name: str) -> tuple[str, str] | None:
 
 
 def is_object(name: str) -> bool:
-    """Whether `name` is that of a model passed as an object, which can't be made from its name."""
+    """Return whether `name` is that of a model passed as an object, which can't be made from its name."""
     return name.endswith(_OBJECT)
 
 
 def is_own(name: str) -> bool:
-    """Whether `name` is not one of timm's."""
+    """Return whether `name` is not one of timm's."""
     return is_object(name) or import_path(name) is not None
 
 

@@ -77,7 +77,7 @@ _ORDER: tuple[Any, ...] = (*BEFORE_NORMALIZE, Normalize, (Mixup, CutMix))
 
 
 class Transforms:
-    """What happens to a batch between the decoder and the training loop."""
+    """The transforms of one loader, applied to its batches in their fixed order."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import BadSamples, Batch, flags_of
-from fasttrain.loaders.read_ahead import read_ahead_of
+from fasttrain.loaders.read_ahead import ReadAhead
 from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ class NativeLoader(ShardLoader):
             self._pool = _native.Pool(max(self.settings.workers, 1))
         waiting = self._located(batches)
         first_views = [batch for batch in batches if batch.view == 0]
-        read_ahead = read_ahead_of(self.shards, first_views, whole_shards=self.settings.shuffle == "shards")
+        read_ahead = ReadAhead(self.shards, first_views, whole_shards=self.settings.shuffle == "shards")
         flying: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:
                 while len(flying) < _AHEAD * self._views and (found := next(waiting, None)) is not None:
                     batch, where = found
-                    if read_ahead is not None and batch.view == 0:
+                    if batch.view == 0:
                         read_ahead.advance(len(batch))
                     flying.append(self._submit(batch, where))
                 if not flying:
@@ -73,8 +73,7 @@ class NativeLoader(ShardLoader):
                 bad = self._pool.wait(ticket)
                 yield images, bad
         finally:
-            if read_ahead is not None:
-                read_ahead.close()
+            read_ahead.close()
             if self._pool is not None:  # `close` has waited for all of them
                 for ticket, _ in flying:
                     self._pool.wait(ticket)

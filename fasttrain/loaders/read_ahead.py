@@ -41,7 +41,8 @@ class ReadAhead:
 
     def __init__(self, shards: ShardSet, batches: Iterable[Batch], *, whole_shards: bool) -> None:
         self._shards = shards
-        self._batches = iter(batches)
+        # Where samples aren't mapped, each is read before it is decoded, and there is nothing to ask for.
+        self._batches = iter(batches if shards.mapped else ())
         self._whole_shards = whole_shards
         self._distance = _PHOTOGRAPHS_BY_SHARD if whole_shards else _PHOTOGRAPHS
         if shards.remote and whole_shards:
@@ -103,11 +104,6 @@ class ReadAhead:
         if self._whole_shards and hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def read_ahead_of(shards: ShardSet, batches: Iterable[Batch], *, whole_shards: bool) -> ReadAhead | None:
-    """Return a `ReadAhead`; None where the samples aren't mapped, as each is then read before it is decoded."""
-    return ReadAhead(shards, batches, whole_shards=whole_shards) if shards.mapped else None
 
 
 def fetched_ahead(shards: ShardSet, batches: Sequence[Batch], results: Iterable[T]) -> Iterator[T]:

@@ -34,9 +34,9 @@ _INDEX = np.dtype(
         ("height", np.uint32),
         ("label", np.int32),
         ("split", np.uint8),
-        ("shard", np.uint32),  # 1 where it was converted: then offset and length are those in the converted file
+        ("shard", np.uint32),  # 0: loaders ask which photographs lie together
         ("offset", np.uint64),
-        ("length", np.uint32),
+        ("length", np.uint32),  # of the JPEG in the converted file; 0 where the photograph is read from its own
     ]
 )
 _INDEX_FILE, _PREPARED_FILE = "index.npy", "prepared.bin"
@@ -87,7 +87,7 @@ class PhotographFolder(ShardSet):
     def bytes(self, sample: int) -> memoryview:
         """Return the sample's JPEG, empty where its file can't be read any more."""
         row = self.index[sample]
-        if row["shard"]:
+        if row["length"]:
             start = int(row["offset"])
             return self._converted()[start : start + int(row["length"])]
         path = self.folder / self._paths[int(row["row"])]
@@ -157,7 +157,7 @@ def _write_index(source: Source, index_file: Path) -> None:
                         log.warning("left out: %s: %s", source.root / source.paths[row], look)
                         continue
                     width, height, jpeg = look
-                    where = (1, prepared.tell(), len(jpeg)) if jpeg else (0, 0, 0)
+                    where = (0, prepared.tell(), len(jpeg))
                     found.append((row, width, height, int(source.labels[row]), int(splits[row]), *where))
                     prepared.write(jpeg)
         np.save(folder / _INDEX_FILE, np.array(found, _INDEX))

@@ -58,7 +58,7 @@ class Callback:
 
 
 class RunView:
-    """What a callback sees of the run, and what it can ask of it."""
+    """The part of a run that its callbacks can see, and what they can ask of it."""
 
     def __init__(self, parts: RunParts, folder: Path) -> None:
         self._parts, self._state = parts, parts.state
@@ -69,7 +69,7 @@ class RunView:
         self.classes: tuple[str, ...] = tuple(parts.shards.classes)
         """The names of the classes, in the order of the logits."""
         self.device: torch.device = parts.device
-        """Where the model is."""
+        """The device that the model is on."""
         self.rank: int = parts.ranks.rank
         """0 without torchrun. Rank 0 writes the files, and its metrics and states count."""
         self.stopped_by: str | None = None
@@ -161,7 +161,7 @@ class Callbacks:
 
     @property
     def stopping(self) -> bool:
-        """Whether a callback of this rank has asked the run to stop."""
+        """Return whether a callback of this rank has asked the run to stop."""
         return self.view.stopped_by is not None
 
     def train_start(self) -> None:

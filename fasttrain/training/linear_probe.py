@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
-from fasttrain.data.crops import CenterCrop
-from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
+from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
@@ -32,7 +32,8 @@ from fasttrain.training.data import Loaders
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
-Watched = Callable[[base.Loader], Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+Watched = Callable[[Batches], Batches]
 
 _STRONGEST, _WEAKEST = 1.0, 1e-4  # L2 penalties on the weights of standardized features
 _TOLERANCE = 1e-2  # of the greatest logit: half precision
@@ -79,7 +80,7 @@ def to_features(
 ) -> Loaders:
     """Turn the run of `state` into one on features, read from the cache or computed now. Return their loaders.
 
-    `state.model` takes features from then on. `watched` wraps a loader's batches and may raise to stop. Raises
+    `state.model` takes features from then on. `watched` wraps batches and may raise to stop. Raises
     UserError if the classifier is not the last thing the model does, or a feature is not finite.
     """
     model = state.model
@@ -92,20 +93,18 @@ def to_features(
         features = _read(path, len(pictures.ids))
         if features is None:
             began, settings = time.perf_counter(), pictures.settings
-            with Loader(
+            seen = batches(
                 pictures.shards,
-                split=split,
+                pictures.ids,
+                settings.image_size,
                 batch_size=settings.batch_size,
-                crop=CenterCrop(settings.image_size),
-                shuffle=False,
-                hflip=0,
                 loader=pictures.name,
                 workers=settings.workers,
                 device=device,
-                with_ids=True,
                 on_bad_sample=settings.on_bad_sample,
                 report=settings.report,
-            ) as seen:
+            )
+            with closing(seen):
                 features = _compute(model, watched(seen), preprocess, autocast, device)
             _write(path, features)
             seconds = time.perf_counter() - began

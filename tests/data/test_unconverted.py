@@ -104,7 +104,7 @@ def test_a_file_that_goes_away_is_a_bad_sample(folder) -> None:
 
 def test_it_can_be_pickled(folder) -> None:
     opened = open_photographs(folder)
-    turned = [each for each in range(len(opened)) if opened.index["shard"][each]]
+    turned = [each for each in range(len(opened)) if opened.index["length"][each]]
     assert len(turned) == 2
     restored = pickle.loads(pickle.dumps(opened))
     assert all(restored.bytes(each) == opened.bytes(each) for each in [0, *turned])

@@ -20,7 +20,7 @@ enum class Interval { kMcu, kRow, kNone };
 std::vector<uint8_t> cut_jpeg(const uint8_t* data, size_t size, Interval interval, bool optimize,
                               int orientation);
 
-// What cut_jpeg asks of the only scan of a file that it reads itself; nothing of a file that it leaves to
+// The limits that cut_jpeg sets to the only scan of a file that it reads itself; nothing of a file that it leaves to
 // libjpeg. Throws as cut_jpeg does for what it refuses because of its header.
 std::optional<ScanLimits> limits_of_only_scan(const uint8_t* data, size_t size);
 

@@ -47,11 +47,11 @@ constexpr uint64_t kMaxLibjpegPixels = 100'000'000;
 void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
                  DecodeScratch& scratch, uint8_t* out);
 
-// What is done to a crop besides: bits of one number.
+// Options of decode_planned, as bits of one number.
 enum CropFlags : uint32_t { kMirrored = 1, kLetterbox = 2 };
 constexpr uint8_t kLetterboxGrey = 114;
 
-// As decode_crop, by `flags`. With kLetterbox the crop keeps its aspect ratio: its longer side fills the output's,
+// Does what decode_crop does, by `flags`. With kLetterbox the crop keeps its aspect ratio: its longer side fills the output's,
 // the rest is grey on both sides. The output must be square then.
 void decode_planned(const Photograph& photograph, const CropBox& box, uint32_t flags, OutputSize size,
                     DecodeScratch& scratch, uint8_t* out);

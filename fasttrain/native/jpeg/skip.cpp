@@ -102,7 +102,7 @@ __attribute__((target("avx2,bmi,bmi2"))) bool skip_bmi2(McuReader& reader, const
 }  // namespace
 
 void SkipTable::build(const uint8_t counts[16], const uint8_t* symbols) {
-    // Of each code alone: its length, that of its value and the move.
+    // One code by itself: its length, the length of its value, and the move.
     struct Code {
         uint8_t length;
         uint8_t size;

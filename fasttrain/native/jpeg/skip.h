@@ -16,7 +16,7 @@ struct SkipTable {
     // than any index where the first code is longer.
     uint16_t entries[1 << kPeek];
 
-    // Of counts and symbols that make a code.
+    // The counts and symbols must make a code.
     void build(const uint8_t counts[16], const uint8_t* symbols);
 };
 

@@ -36,7 +36,7 @@ constexpr size_t kResizeSlack = 64;
 
 enum class Colour { grey, ycc, rgb };
 
-// What an axis is made of: a plane's samples a pixel, its first sample and their number, the box's first
+// The numbers that an axis is made from: a plane's samples a pixel, its first sample and their number, the box's first
 // pixel and their number, and the output's.
 struct AxisSource {
     double density = 0;
