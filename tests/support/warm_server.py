@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def serve(control: socket.socket) -> Request | None:
         assert not lost, f"a fork would lose the threads {lost}"
         middle = os.fork()
         if not middle:
+            parent = os.getpid()
             if not os.fork():
+                while os.getppid() == parent:  # the client must be the parent before the program can look
+                    time.sleep(0.0002)
                 return json.loads(message), descriptors
             os._exit(0)  # the child is now the client's, which can wait for it
         os.waitpid(middle, 0)
