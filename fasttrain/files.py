@@ -15,13 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from fasttrain.machine import WINDOWS, is_running
+
 _AT_ONCE = 1 << 20  # bytes: a checkpoint's hundreds of small tensors go out together
 _TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})\.(\d+)\.tmp(\.tmp)?")  # torch's profiler adds one
 _DAY = 86_400  # seconds
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut."""
+    """Makes a rename in `folder` survive a power cut. Windows opens no folders, and NTFS has a journal."""
+    if WINDOWS:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -104,7 +108,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         files = sorted(temporary.iterdir(), key=lambda each: each.name == path.name)
         for each in files:
-            with each.open("rb") as file:
+            with each.open("r+b") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
         for each in files:
             each.replace(path.parent / each.name)
@@ -143,7 +147,7 @@ def _left_behind(folder: Path) -> dict[str, list[Path]]:
 def _is_left(path: Path, name: re.Match[str]) -> bool:
     """Whether nobody writes the temporary any more. What another machine, or container, does can only be guessed."""
     if name[2] == _here():
-        return not _runs(int(name[3]))
+        return not is_running(int(name[3]))
     return time.time() - path.stat().st_mtime > _DAY
 
 
@@ -155,16 +159,6 @@ def _here() -> str:
     except OSError:
         boot, container = platform.node(), 0
     return f"{zlib.crc32(f'{boot} {container}'.encode()):08x}"
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from fasttrain.extras import install
+from fasttrain.machine import usable_cores
 from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import importing_mlflow, set_environment
 
@@ -33,10 +33,9 @@ class Finding:
 def examine() -> list[Finding]:
     """Python, cores, CPU abilities, torch, CUDA, and each optional package, actually imported."""
     set_environment()
-    cores = len(os.sched_getaffinity(0))
     return [
         Finding("Python", True, platform.python_version()),
-        Finding("cores", True, f"{cores} usable, {platform.machine()}"),
+        Finding("cores", True, f"{usable_cores()} usable, {platform.machine()}"),
         _cpu_abilities(),
         Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
         _cuda(),
@@ -76,6 +75,8 @@ def _cpu_abilities() -> Finding:
 
 def _cuda() -> Finding:
     if not torch.cuda.is_available():
+        if torch.backends.mps.is_available():
+            return Finding("MPS", True, f"Apple's GPU (fast bf16 {not amp_problem(torch.device('mps'), 'bf16')})")
         return Finding("CUDA", False, "no device", "training runs on the CPU; a GPU needs NVIDIA's driver")
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
     return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported()})")

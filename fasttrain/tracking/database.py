@@ -52,7 +52,7 @@ def make_database(uri: str) -> None:
                 utils._initialize_tables(engine)
             finally:
                 engine.dispose()
-            with made.open("rb") as file:
+            with made.open("r+b") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
             try:
                 os.link(made, path)  # not a rename, which would replace one that another run was quicker to make
