@@ -27,10 +27,7 @@ except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 WINDOWS = sys.platform == "win32"
-NOT_ON_WINDOWS = (
-    "on Windows there is no native, dali or ffcv loader and no cut, so training reads photographs more slowly; "
-    "Linux in WSL 2 has them all (`wsl --install`)"
-)
+NOT_ON_WINDOWS = "Windows has no native, dali or ffcv loader and no cut; Linux in WSL 2 has them all (`wsl --install`)"
 _LOCKED = 1 << 30  # the byte that stands for a file on Windows
 _LOOK_S = 0.1
 _DENIED, _STILL_ACTIVE, _QUERY = 5, 259, 0x1000  # winerror.h, winbase.h, winnt.h
@@ -43,6 +40,15 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     count = getattr(os, "process_cpu_count", os.cpu_count)  # the first from Python 3.13 on
     return count() or 1
+
+
+def native_fix() -> str:
+    """Return how to get the native module."""
+    if WINDOWS:
+        return "Windows has none: install fasttrain in WSL 2 (`wsl --install`)"
+    if sys.platform == "darwin":
+        return "xcode-select --install; brew install jpeg-turbo; then install again"
+    return "apt-get install g++ libjpeg62-turbo-dev, then install again"
 
 
 def c_function(name: str) -> Any:

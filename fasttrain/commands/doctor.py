@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fasttrain.extras import install
-from fasttrain.machine import usable_cores
+from fasttrain.machine import native_fix, usable_cores
 from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import importing_mlflow, set_environment
 
@@ -42,11 +42,7 @@ def examine() -> list[Finding]:
         _package("torchvision", "torchvision", "pip install torchvision"),
         _package("timm", "timm", "pip install timm"),
         _package("MLflow", "mlflow", "pip install mlflow"),
-        _package(
-            "native (the cut)",
-            "fasttrain._native",
-            "apt-get install g++ libjpeg62-turbo-dev, then install again",
-        ),
+        _package("native (the cut)", "fasttrain._native", native_fix()),
         _package("DALI", "nvidia.dali", install("dali")),
         _package(
             "FFCV",
@@ -62,13 +58,13 @@ def examine() -> list[Finding]:
 
 
 def _cpu_abilities() -> Finding:
-    flags: set[str] = set()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = (line for line in information.read_text().splitlines() if line.startswith(("flags", "Features")))
-        flags = set(next(lines, "").split())
     wanted = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX", "asimd": "NEON"}
-    have = [name for flag, name in wanted.items() if flag in flags]
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+        have = [name for flag, name in wanted.items() if flag in flags]
+    except OSError:  # macOS, Windows
+        have = [torch.backends.cpu.get_cpu_capability()]
     slow = amp_problem(torch.device("cpu"), "bf16")
     return Finding("CPU abilities", bool(have), ", ".join(have) or "none known", f"--amp: {slow}" if slow else "")
 
