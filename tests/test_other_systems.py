@@ -41,6 +41,36 @@ for command in _COMMANDS:
     except SystemExit as end:
         assert not end.code, command
 """
+FOUNDATIONS = """
+import subprocess, sys
+from pathlib import Path
+from fasttrain import files, machine, memory
+
+def refused(act):
+    try:
+        act()
+    except OSError:
+        return True
+
+here, file = Path.cwd(), Path("file")
+first, second = machine.lockable(here), machine.lockable(here)
+assert machine.lock(first) and not machine.lock(second)
+machine.unlock(first)
+assert machine.lock(second) and machine.lock(first, wait=True, shared=True)
+
+files.atomic_write_bytes(file, b"bytes")
+with file.open("rb"):
+    assert not machine.delete_unlocked(file) and refused(lambda: files.atomic_write_bytes(file, b"other"))
+assert file.read_bytes() == b"bytes" and machine.delete_unlocked(file) and not file.exists()
+with files.atomic_folder(file) as folder:
+    (folder / "file").write_bytes(b"bytes")
+assert file.read_bytes() == b"bytes"
+
+process = machine.start_apart([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+machine.end_all(process, 60)
+assert process.returncode
+assert memory.limit("RLIMIT_NOFILE") is None and memory.free_memory() > 0 < memory.total_memory()
+"""
 
 
 def on(system: str, folder: Path, code: str, *arguments: str) -> str:
@@ -89,3 +119,7 @@ def test_from_photographs_to_predictions(system, loader, photographs, tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     assert {"evaluation.json", "report.html", "model.safetensors"} <= {path.name for path in run.iterdir()}
     assert (tmp_path / "mlflow.db").exists() and photograph.parent.name in output
+
+
+def test_what_stands_in_on_windows(tmp_path):
+    on("windows", tmp_path, FOUNDATIONS)
