@@ -43,12 +43,12 @@ def choose_workers(workers: int | None) -> int:
     return usable_cores() if workers is None else workers
 
 
-def copy_to(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
     """Return `tensor` on `device`. Only CUDA copies it while the host goes on.
 
     A copy to MPS that nobody waits for may read memory that is freed or filled again (pytorch/pytorch#189690).
     """
-    return tensor.to(device, non_blocking=device.type == "cuda")
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def fast_math(deterministic: bool) -> None:
