@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from fasttrain.machine import WINDOWS, is_running
+from fasttrain.machine import WINDOWS, is_running, sync_file
 
 _AT_ONCE = 1 << 20  # bytes: a checkpoint's hundreds of small tensors go out together
 _TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})\.(\d+)\.tmp(\.tmp)?")  # torch's profiler adds one
@@ -28,7 +28,7 @@ def fsync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync_file(descriptor)
     finally:
         os.close(descriptor)
 
@@ -84,7 +84,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         with temporary.open("wb", buffering=_AT_ONCE) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # a read-only disk refuses this, too
@@ -109,7 +109,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         files = sorted(temporary.iterdir(), key=lambda each: each.name == path.name)
         for each in files:
             with each.open("r+b") as file:  # Windows flushes only what may be written
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
         for each in files:
             each.replace(path.parent / each.name)
     finally:

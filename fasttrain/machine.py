@@ -97,6 +97,18 @@ def free_inodes(folder: Path) -> tuple[int, int] | None:
     return (disk.f_favail, disk.f_files) if disk.f_files else None
 
 
+def sync_file(descriptor: int) -> None:
+    """Write a file to the disk, and not just to the disk's own cache, as `fsync` does on macOS."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    try:
+        if full is not None:
+            fcntl.fcntl(descriptor, full)
+            return
+    except OSError:  # network file systems don't know it
+        pass
+    os.fsync(descriptor)
+
+
 def sync_disks() -> None:
     """Write what the system holds back to the disks; Windows can't do that for all files at a time."""
     if hasattr(os, "sync"):

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from fasttrain import machine
-from fasttrain.machine import is_running, lock, lockable, read_at, relative_path, unlock, usable_cores, write_at
+from fasttrain.machine import (
+    is_running,
+    lock,
+    lockable,
+    read_at,
+    relative_path,
+    sync_file,
+    unlock,
+    usable_cores,
+    write_at,
+)
 
 PACKAGE = Path(machine.__file__).parent
 UNIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
@@ -67,6 +77,23 @@ def test_a_file_is_read_and_written_at_any_place(tmp_path, monkeypatch, taken):
         assert write_at(file.fileno(), memoryview(b"abcdef"), 0) == 6
         assert write_at(file.fileno(), memoryview(b"XY"), 2) == 2
         assert read_at(file.fileno(), 3, 1) == b"bXY" and read_at(file.fileno(), 9, 4) == b"ef"
+
+
+@pytest.mark.skipif(machine.WINDOWS, reason="there is no fcntl")
+@pytest.mark.parametrize(("known", "done"), [(True, ["full"]), (False, ["full", "fsync"])])
+def test_macos_writes_a_file_through_the_disks_cache_where_it_can(monkeypatch, known, done):
+    acts = []
+
+    def full(descriptor: int, how: int) -> None:
+        acts.append("full")
+        if not known:
+            raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+
+    monkeypatch.setattr(machine.fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(machine.fcntl, "fcntl", full)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: acts.append("fsync"))
+    sync_file(0)
+    assert acts == done
 
 
 def test_a_lock_is_one_holders_until_it_is_given_up(tmp_path):
