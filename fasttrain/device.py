@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -13,6 +12,7 @@ import sys
 import torch
 
 from fasttrain.errors import UserError
+from fasttrain.machine import c_function, usable_cores
 from fasttrain.text import nearest
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a threshold of -1 is the greatest size_t
@@ -40,7 +40,15 @@ def choose_device(name: str) -> torch.device:
 
 def choose_workers(workers: int | None) -> int:
     """The number asked for, else one for each core this process may use."""
-    return len(os.sched_getaffinity(0)) if workers is None else workers
+    return usable_cores() if workers is None else workers
+
+
+def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return `tensor` on `device`. Only CUDA copies it while the host goes on.
+
+    A copy to MPS that nobody waits for may read memory that is freed or filled again (pytorch/pytorch#189690).
+    """
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def fast_math(deterministic: bool) -> None:
@@ -92,7 +100,7 @@ def keep_freed_memory(device: torch.device) -> bool:
     chosen = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ)
     if device.type != "cpu" or chosen or not sys.platform.startswith("linux"):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = c_function("mallopt")
     if mallopt is None or platform.libc_ver()[0] != "glibc":
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1) and mallopt(_M_TOP_PAD, 64 << 20))
@@ -102,3 +110,5 @@ def release_memory(device: torch.device) -> None:
     """Gives cached blocks back, as validation needs other sizes than training."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

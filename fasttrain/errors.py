@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
+
+from fasttrain.machine import free_inodes, user_name
+from fasttrain.memory import limit
 
 
 class FasttrainError(Exception):
@@ -196,7 +200,7 @@ def of_os(error: OSError, path: str | Path | None = None, mend: str | None = Non
         mend = mend or _ELSEWHERE
         own = _ROOM + mend if mend.startswith(("choose", "give", "set")) else mend
     elif error.errno in (errno.EACCES, errno.EPERM) and where:
-        said += f" (as user {os.geteuid()})"
+        said += f" (as user {user_name()})"
     elif error.errno == errno.EEXIST and (name := _name(error)) and Path(name).is_file():
         where, said = name, "is a file, not a folder"
     elif error.errno == errno.EMFILE:
@@ -232,19 +236,17 @@ def _free(path: str | Path | None) -> str:
     try:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
-        disk = os.statvfs(folder)
+        inodes, disk = free_inodes(folder), shutil.disk_usage(folder)
     except OSError:
         return ""
-    if disk.f_files and not disk.f_favail:
-        return f" (it has no room for another file, of {disk.f_files:,})"
-    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    return f" ({free / 1e6:,.1f} of {total / 1e6:,.1f} MB are free)"
+    if inodes is not None and not inodes[0]:
+        return f" (it has no room for another file, of {inodes[1]:,})"
+    return f" ({disk.free / 1e6:,.1f} of {disk.total / 1e6:,.1f} MB are free)"
 
 
 def _open_files() -> str:
-    import resource
-
-    return f" (this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,})"
+    most = limit("RLIMIT_NOFILE")
+    return "" if most is None else f" (this process may have {most:,})"
 
 
 def _wanted(text: str) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sys
 from pathlib import Path
 
 from fasttrain.errors import UserError
+from fasttrain.machine import relative_path
 
 
 def install(extra: str) -> str:
     """The command that adds `extra` to the Python that runs, whether or not its environment is activated."""
     pip = shutil.which("pip")
     ours = pip is not None and Path(pip).parent == Path(sys.executable).parent
-    python = min(sys.executable, os.path.relpath(sys.executable), key=len)
+    python = min(sys.executable, relative_path(sys.executable), key=len)
     return ("pip" if ours else f"{python} -m pip") + f" install 'fasttrain[{extra}]'"
 
 

@@ -15,16 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from fasttrain.machine import WINDOWS, is_running, sync_file
+
 _AT_ONCE = 1 << 20  # bytes: a checkpoint's hundreds of small tensors go out together
 _TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})\.(\d+)\.tmp(\.tmp)?")  # torch's profiler adds one
 _DAY = 86_400  # seconds
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut."""
+    """Makes a rename in `folder` survive a power cut. Windows opens no folders, and NTFS has a journal."""
+    if WINDOWS:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync_file(descriptor)
     finally:
         os.close(descriptor)
 
@@ -80,7 +84,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         with temporary.open("wb", buffering=_AT_ONCE) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # a read-only disk refuses this, too
@@ -104,8 +108,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         files = sorted(temporary.iterdir(), key=lambda each: each.name == path.name)
         for each in files:
-            with each.open("rb") as file:
-                os.fsync(file.fileno())
+            with each.open("r+b") as file:  # Windows flushes only what may be written
+                sync_file(file.fileno())
         for each in files:
             each.replace(path.parent / each.name)
     finally:
@@ -143,7 +147,7 @@ def _left_behind(folder: Path) -> dict[str, list[Path]]:
 def _is_left(path: Path, name: re.Match[str]) -> bool:
     """Whether nobody writes the temporary any more. What another machine, or container, does can only be guessed."""
     if name[2] == _here():
-        return not _runs(int(name[3]))
+        return not is_running(int(name[3]))
     return time.time() - path.stat().st_mtime > _DAY
 
 
@@ -155,16 +159,6 @@ def _here() -> str:
     except OSError:
         boot, container = platform.node(), 0
     return f"{zlib.crc32(f'{boot} {container}'.encode()):08x}"
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

@@ -113,20 +113,6 @@ def test_what_killed_processes_left_goes_and_what_is_being_written_stays(tmp_pat
     clear_temporaries(tmp_path / "none")
 
 
-def test_asking_whether_a_process_runs_does_it_no_harm(monkeypatch, dead):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert atomic._runs(process.pid)
-        process.communicate(b"\n")
-        assert process.returncode == 0
-    assert not atomic._runs(dead) and not atomic._runs(10**30)
-
-    def refuse(pid: int, number: int) -> None:
-        raise PermissionError(errno.EPERM, "another user's")
-
-    monkeypatch.setattr(os, "kill", refuse)
-    assert atomic._runs(1)
-
-
 def test_what_another_machine_writes_stays_for_a_day(tmp_path, dead):
     """Its process numbers say nothing here."""
     atomic._left_behind.cache_clear()

@@ -30,6 +30,7 @@ from fasttrain.cli.train import train_command
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.errors import STDOUT, FasttrainError, InternalError, Stopped, internal, mendable, one_line
+from fasttrain.machine import NOT_ON_WINDOWS, WINDOWS
 
 app = typer.Typer(
     name="fasttrain",
@@ -86,6 +87,8 @@ def main() -> None:
     if "RANK" not in os.environ:  # a rank may wait in C++ for the others, where no handler of Python's runs
         signal.signal(signal.SIGTERM, _terminated)
         atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python would set the default while it ends
+    if WINDOWS and arguments[:1] in (["convert"], ["train"]):
+        print(f"fasttrain: {NOT_ON_WINDOWS}", file=sys.stderr)
     try:
         _run(arguments)
     except KeyboardInterrupt:

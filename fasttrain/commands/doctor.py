@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from fasttrain.extras import install
+from fasttrain.machine import native_fix, usable_cores
 from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import importing_mlflow, set_environment
 
@@ -33,21 +33,16 @@ class Finding:
 def examine() -> list[Finding]:
     """Python, cores, CPU abilities, torch, CUDA, and each optional package, actually imported."""
     set_environment()
-    cores = len(os.sched_getaffinity(0))
     return [
         Finding("Python", True, platform.python_version()),
-        Finding("cores", True, f"{cores} usable, {platform.machine()}"),
+        Finding("cores", True, f"{usable_cores()} usable, {platform.machine()}"),
         _cpu_abilities(),
         Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
         _cuda(),
         _package("torchvision", "torchvision", "pip install torchvision"),
         _package("timm", "timm", "pip install timm"),
         _package("MLflow", "mlflow", "pip install mlflow"),
-        _package(
-            "native (the cut)",
-            "fasttrain._native",
-            "apt-get install g++ libjpeg62-turbo-dev, then install again",
-        ),
+        _package("native (the cut)", "fasttrain._native", native_fix()),
         _package("DALI", "nvidia.dali", install("dali")),
         _package(
             "FFCV",
@@ -63,19 +58,21 @@ def examine() -> list[Finding]:
 
 
 def _cpu_abilities() -> Finding:
-    flags: set[str] = set()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = (line for line in information.read_text().splitlines() if line.startswith(("flags", "Features")))
-        flags = set(next(lines, "").split())
     wanted = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX", "asimd": "NEON"}
-    have = [name for flag, name in wanted.items() if flag in flags]
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+        have = [name for flag, name in wanted.items() if flag in flags]
+    except OSError:  # macOS, Windows
+        have = [torch.backends.cpu.get_cpu_capability()]
     slow = amp_problem(torch.device("cpu"), "bf16")
     return Finding("CPU abilities", bool(have), ", ".join(have) or "none known", f"--amp: {slow}" if slow else "")
 
 
 def _cuda() -> Finding:
     if not torch.cuda.is_available():
+        if torch.backends.mps.is_available():
+            return Finding("MPS", True, f"Apple's GPU (fast bf16 {not amp_problem(torch.device('mps'), 'bf16')})")
         return Finding("CUDA", False, "no device", "training runs on the CPU; a GPU needs NVIDIA's driver")
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
     return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported()})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from fasttrain.config.schema import TrainConfig
 from fasttrain.device import choose_workers, release_memory
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.machine import usable_cores
+from fasttrain.memory import total_memory
 from fasttrain.model.precision import Autocast, amp_problem, make_precision
 from fasttrain.profiling.diagnosis import Conditions, diagnose
 from fasttrain.profiling.measure import Measured, measure
@@ -95,7 +96,7 @@ def _conditions(parts: RunParts, measured: Measured) -> Conditions:
     ids = shards.ids("train")
     return Conditions(
         device=parts.device.type,
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         loader=parts.loader_name,
         workers=choose_workers(parts.config.workers),
         faster_loaders=_faster_loaders(parts, device),
@@ -108,7 +109,7 @@ def _conditions(parts: RunParts, measured: Measured) -> Conditions:
         fused=bool(parts.state.optimizer.defaults.get("fused")),
         stored_side=int(np.median(shards.sizes()[ids].max(axis=1))),
         raw=shards.raw,
-        fits_memory=sum(shard.bytes for shard in shards.manifest.shards) < _memory(),
+        fits_memory=sum(shard.bytes for shard in shards.manifest.shards) < total_memory(),
     )
 
 
@@ -117,7 +118,3 @@ def _faster_loaders(parts: RunParts, device: str) -> tuple[str, ...]:
     before = [kind for kind in map(loader_class, LOADERS) if kind.preference(device) > least]
     usable = [kind for kind in before if kind.unavailable(parts.shards, device) is None]
     return tuple(kind.name for kind in sorted(usable, key=lambda kind: -kind.preference(device)))
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -55,6 +55,8 @@ def evaluate_model(
     """
     import torch
 
+    from fasttrain.device import copy_to
+
     meter = ClassificationMeter(num_classes, device)
     ids: list[npt.NDArray[np.int64]] = []
     labels: list[torch.Tensor] = []
@@ -68,9 +70,9 @@ def evaluate_model(
                 if not len(targets):  # this rank's part of the last batch of several
                     continue
                 with autocast():
-                    logits = model(preprocess(images.to(device, non_blocking=True)))
+                    logits = model(preprocess(copy_to(device, images)))
                 logits = logits.float()
-                targets = targets.to(device, non_blocking=True)
+                targets = copy_to(device, targets)
                 loss = criterion(logits, targets) * len(targets) if criterion else None
                 ranked = meter.update(logits, targets, loss)
                 ids.append(np.asarray(batch_ids, np.int64))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ import torch
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.location import user_path
 from fasttrain.data.photograph import Unreadable, read_photograph
-from fasttrain.device import choose_device
+from fasttrain.device import choose_device, choose_workers
 from fasttrain.errors import UserError
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.model.own import OwnModel
@@ -95,7 +94,7 @@ class Predictor:
         self._model = trained.to(self._device).to(memory_format=torch.channels_last)
         self._preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
         self._top_k, self._batch_size = min(top_k, len(self.spec.classes)), batch_size
-        self._threads = len(os.sched_getaffinity(0)) if workers is None else max(workers, 1)
+        self._threads = max(choose_workers(workers), 1)
 
     def stream(
         self, images: Iterable[str | Path], refused: Callable[[Refused], None] | None = None

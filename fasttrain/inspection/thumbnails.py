@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.machine import usable_cores
 from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_thumbnails(shards: ShardSet, ids: NDArray[np.int64], workers: int | Non
     The native decoder reads every MCU and is both quicker and stricter than Pillow's `draft` mode, which stands in
     where the module isn't there: it finds files that end too early, but takes most damaged bytes for pixels.
     """
-    threads = workers or len(os.sched_getaffinity(0))
+    threads = workers or usable_cores()
     blocks = [ids[start : start + _BLOCK] for start in range(0, len(ids), _BLOCK)]
     return _native(shards, blocks, threads) if native_available() else _pillow(shards, blocks, threads)
 

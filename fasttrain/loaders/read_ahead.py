@@ -8,7 +8,6 @@ are fetched whole, a window of them ahead, several at a time.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from fasttrain.config.location import shown_size
 from fasttrain.errors import UserError
 from fasttrain.loaders.plan import SHARD_WINDOW, Batch
+from fasttrain.machine import read_soon
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import Located, ShardSet
@@ -101,9 +101,9 @@ class ReadAhead:
         # What goes wrong here goes wrong again for the one who needs the shard, and is told there.
         path = self._shards.fetch(number, self._stop)
         self._here.add(number)
-        if self._whole_shards and hasattr(os, "posix_fadvise"):
+        if self._whole_shards:
             with contextlib.suppress(OSError), path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+                read_soon(file.fileno())
 
 
 def fetched_ahead(shards: ShardSet, batches: Sequence[Batch], results: Iterable[T]) -> Iterator[T]:

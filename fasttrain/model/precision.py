@@ -49,8 +49,14 @@ def make_precision(name: str, model: torch.nn.Module, device: torch.device) -> P
 def amp_problem(device: torch.device, dtype: str) -> str | None:
     """Return why mixed precision would slow training down on `device`, or None where it pays.
 
-    On a CPU without AVX-512 or AMX, oneDNN has no kernels for it and torch's own are far slower than fp32's.
+    On a CPU without AVX-512 or AMX, oneDNN has no kernels for it and torch's own are far slower than fp32's. MPS has
+    bf16 from macOS 14 on, and the scaler that fp16 needs from torch 2.8 on.
     """
+    if device.type == "mps":
+        if dtype == "bf16" and not torch.backends.mps.is_macos_or_newer(14, 0):
+            return "MPS has bf16 from macOS 14 on: training in fp32"
+        if dtype == "fp16" and torch.__version__ < "2.8":
+            return f"MPS has no fp16 scaler in torch {torch.__version__}, but from 2.8 on: training in fp32"
     if device.type != "cpu" or _cpu_has_kernels(dtype):
         return None
     return f"this CPU ({torch.backends.cpu.get_cpu_capability()}) has no fast {dtype}: training in fp32"

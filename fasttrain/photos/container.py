@@ -40,17 +40,15 @@ class Container:
         """
         if start < 0 or start + length > self.size:
             raise damaged(f"it ends before byte {start + length:,}", self.path)
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            state = os.fstat(descriptor)
+        with self.path.open("rb", buffering=0) as file:
+            state = os.fstat(file.fileno())
             if (state.st_size, (state.st_mtime_ns, state.st_ctime_ns, state.st_ino)) != (self.size, self.stamp):
                 raise UserError(f"{self.path} has changed since it was listed; run the same command again")
+            file.seek(start)
             pieces = []
-            while length > 0 and (piece := os.pread(descriptor, length, start)):
+            while length > 0 and (piece := file.read(length)):
                 pieces.append(piece)
-                start, length = start + len(piece), length - len(piece)
-        finally:
-            os.close(descriptor)
+                length -= len(piece)
         if length:
             raise damaged("it ends too early", self.path)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

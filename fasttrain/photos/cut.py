@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from fasttrain.errors import UserError
+from fasttrain.machine import native_fix
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,8 +37,8 @@ def _native() -> ModuleType:
         import fasttrain._native as native
     except ImportError as error:
         raise UserError(
-            f"cutting JPEGs needs fasttrain's C++ module, which can't be loaded ({error}): run "
-            "`apt-get install g++ libjpeg62-turbo-dev`, then install fasttrain again, or pass `--cut none`"
+            f"cutting JPEGs needs fasttrain's C++ module, which can't be loaded ({error}): {native_fix()}; or pass "
+            "`--cut none`"
         ) from error
     return native
 

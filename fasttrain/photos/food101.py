@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fasttrain.config.location import cache_root, user_path
 from fasttrain.errors import UserError, mendable
+from fasttrain.machine import sync_disks
 from fasttrain.photos.source import TEST, TRAIN, Listing, Photo, SourceOptions, refuse_shards
 from fasttrain.photos.tree import DiskTree, Tree
 from fasttrain.photos.walk import Found, Ignored
@@ -108,7 +109,7 @@ def download_food101(cache: Path) -> Path:
     try:
         staging.mkdir(parents=True, exist_ok=True)
         Food101(str(staging), split="train", download=True)
-        os.sync()  # 101,000 files, whose names may reach the disk before what is in them
+        sync_disks()  # 101,000 files, whose names may reach the disk before what is in them
         (staging / "food-101").rename(done)
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fasttrain.config.location import cache_root
 from fasttrain.errors import of_os
+from fasttrain.machine import sync_disks
 from fasttrain.photos.dishes import DISHES, Brush, Colour
 from fasttrain.photos.folder import list_tree
 from fasttrain.photos.source import Listing, SourceOptions
@@ -85,7 +86,7 @@ def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
     try:
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             list(pool.map(draw, jobs))
-        os.sync()  # else a power cut may leave the names, with nothing in them
+        sync_disks()  # else a power cut may leave the names, with nothing in them
         try:
             staging.rename(out)
         except OSError:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fasttrain.config.location import cache_root
 from fasttrain.errors import of_os
 from fasttrain.files import make_folder
+from fasttrain.machine import read_at, write_at
 
 NONE = -1
 """The length of a photograph that isn't there."""
@@ -61,7 +62,7 @@ class Spool:
         if length == NONE:
             return None
         assert self._descriptor is not None
-        return os.pread(self._descriptor, length, int(starts[position]))
+        return read_at(self._descriptor, length, int(starts[position]))
 
     def _copied(self, batches: Iterable[Batch]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         starts: list[NDArray[np.int64]] = []
@@ -83,7 +84,7 @@ class Spool:
                 self._end += len(data)
             at, rest = start, data
             while rest:
-                written = os.pwrite(self._descriptor, rest, at)
+                written = write_at(self._descriptor, rest, at)
                 at, rest = at + written, rest[written:]
         except OSError as error:
             raise of_os(error, folder, "set FASTTRAIN_CACHE to a folder with room for the photographs") from error

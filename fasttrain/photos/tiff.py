@@ -66,10 +66,12 @@ def has_small_colors(data: bytes) -> bool:
 @functools.cache
 def silence_libtiff() -> None:
     """Stop libtiff, which Pillow loads, from printing to the terminal: what matters raises."""
-    from PIL import _imaging  # the library is in memory from here on
+    from PIL import _imaging  # noqa: F401 - the library is in memory from here on
 
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text(errors="replace").splitlines() if _imaging and maps.exists() else []
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # macOS, Windows
+        return
     for path in {line.split(None, 5)[-1] for line in lines if "libtiff" in line}:
         library = ctypes.CDLL(path)
         for handler in (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler):

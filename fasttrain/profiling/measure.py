@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fasttrain.device import copy_to
 from fasttrain.loaders.base import Loader
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.model.precision import Autocast
@@ -222,5 +223,5 @@ def _copy_rate(images: torch.Tensor, device: torch.device) -> float | None:
     watch = Stopwatch(device)
     for _ in range(_COPIES):
         with watch.phase(COPY):
-            source.to(device, non_blocking=True)
+            copy_to(device, source)
     return len(images) / statistics.median(watch.seconds(COPY))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from fasttrain.machine import relative_path
 from fasttrain.report.summary import duration
 from fasttrain.tracking.runs import TrackedRun
 
@@ -70,6 +71,6 @@ def _details(run: TrackedRun) -> list[str]:
 
 def _place(folder: Path, name: str) -> str:
     """The folder, from here where that is shorter; the run's own name is not said again."""
-    shown = min(str(folder), os.path.relpath(folder), key=len)
+    shown = min(str(folder), relative_path(folder), key=len)
     gone = "" if folder.is_dir() else " (gone)"
     return (f"in {os.path.dirname(shown) or '.'}" if folder.name == name else shown) + gone  # noqa: PTH120

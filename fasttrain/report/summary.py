@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fasttrain.machine import relative_path
 from fasttrain.shards.format import ALL
 
 if TYPE_CHECKING:
@@ -173,4 +173,4 @@ def _path(path: Path | str) -> Text:
 
 
 def _below(path: Path, folder: Path) -> str:
-    return os.path.relpath(path, folder)
+    return relative_path(path, folder)

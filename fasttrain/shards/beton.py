@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import mmap
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from fasttrain.errors import UserError, of_os
 from fasttrain.files import atomic_write_bytes, fsync_folder
+from fasttrain.machine import sync_file
 from fasttrain.photos.beton_layout import (
     ALLOCATION,
     FIELD,
@@ -214,7 +214,7 @@ def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callab
         file.seek(layout.table)
         file.write(layout.tail)
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
         file.seek(0)
         digest = sha256_of(file)
     partial.replace(path)

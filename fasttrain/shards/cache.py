@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import IO, BinaryIO
 
 from fasttrain.errors import UserError, of_os
 from fasttrain.files import atomic_write, atomic_write_bytes, make_folder
+from fasttrain.machine import allocated_bytes, delete_unlocked, lock, unlock
 
 _LEFT_FREE = 5 * 10**9  # of a large disk; of a small one a tenth
 
@@ -47,11 +47,11 @@ class Cache:
         """Keeps other threads and processes from fetching `path` at the same time; UserError where nobody can write."""
         with _disk_errors(path):
             make_folder(path.parent)
-            lock = _lock(path.with_name(f".{path.name}.lock"))
+            ours = _locked(path.with_name(f".{path.name}.lock"))
         try:
             yield
         finally:
-            _unlock(lock)
+            _unlock(ours)
 
     @contextlib.contextmanager
     def adding(self, path: Path, size: int) -> Iterator[IO[bytes]]:
@@ -65,12 +65,12 @@ class Cache:
             for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
                 left_behind.unlink(missing_ok=True)  # by a process that was killed: nobody else writes it now
             with atomic_write(path) as file:
-                lock = _lock(self.root / ".lock")
+                ours = _locked(self.root / ".lock")
                 try:
                     file.truncate(size)
                     self._make_room()
                 finally:
-                    _unlock(lock)
+                    _unlock(ours)
                 yield file
 
     def open(self, path: Path) -> BinaryIO | None:
@@ -79,8 +79,7 @@ class Cache:
             file = path.open("rb")
         except FileNotFoundError:
             return None
-        with contextlib.suppress(OSError):  # no locks on this file system: a mapped file outlives its name anyway
-            fcntl.flock(file, fcntl.LOCK_SH)
+        lock(file.fileno(), wait=True, shared=True)  # without locks, a mapped file outlives its name anyway
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()
@@ -101,7 +100,7 @@ class Cache:
     def _budget(self, files: list[tuple[Path, os.stat_result]]) -> int:
         disk = shutil.disk_usage(self.root)
         spare = disk.free - min(disk.total // 10, _LEFT_FREE)
-        most = max(spare + sum(stat.st_blocks * 512 for _, stat in files), 0)
+        most = max(spare + sum(allocated_bytes(stat) for _, stat in files), 0)
         return most if self.limit is None else min(self.limit, most)
 
     def _make_room(self) -> None:
@@ -111,40 +110,19 @@ class Cache:
         for path, stat in sorted(shards, key=lambda each: each[1].st_mtime_ns):
             if over <= 0:
                 return
-            if _delete_unused(path):
+            if delete_unlocked(path):
                 over -= stat.st_size
 
 
-def _lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    with contextlib.suppress(OSError):  # some network file systems can't lock; renaming still keeps files whole
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    lock(descriptor, wait=True)  # some network file systems can't; renaming still keeps files whole
     return descriptor
 
 
 def _unlock(descriptor: int) -> None:
-    # Closing alone would not do: a process forked meanwhile has the lock too.
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    unlock(descriptor)  # closing alone would not do: a process forked meanwhile has the lock too
     os.close(descriptor)
-
-
-def _delete_unused(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # no locks on this file system: a mapped file outlives its name anyway
-        path.unlink(missing_ok=True)
-        return True
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from fasttrain.files import (
     fsync_folder,
     make_folder,
 )
+from fasttrain.machine import lock, lockable
 from fasttrain.shards.format import PARTS, Manifest, read_manifest
 
 OUT, CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
@@ -190,23 +190,16 @@ def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[N
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--out {folder} is a file; give a folder")
         make_folder(folder)
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = lockable(folder)
         try:
-            _lock(shown or str(folder), descriptor, wait)
+            if not lock(descriptor, wait=wait):  # without locks, atomic writes still keep files whole
+                where = shown or str(folder)
+                raise UserError(f"{where}: another fasttrain convert is writing there; wait, or give another --out")
             yield
         finally:
             os.close(descriptor)
     except OSError as error:
         raise _fixable(folder, error, fix) from error
-
-
-def _lock(shown: str, descriptor: int, wait: bool) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError as error:
-        raise UserError(f"{shown}: another fasttrain convert is writing there; wait, or give another --out") from error
-    except OSError:
-        return  # some network file systems can't lock; atomic writes still keep files whole
 
 
 def _fixable(folder: Path, error: OSError, fix: str) -> Exception:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from fasttrain.files import atomic_folder, make_folder
+from fasttrain.machine import sync_file
 
 _PREFIX = "sqlite:///"
 
@@ -52,8 +53,8 @@ def make_database(uri: str) -> None:
                 utils._initialize_tables(engine)
             finally:
                 engine.dispose()
-            with made.open("rb") as file:
-                os.fsync(file.fileno())
+            with made.open("r+b") as file:  # Windows flushes only what may be written
+                sync_file(file.fileno())
             try:
                 os.link(made, path)  # not a rename, which would replace one that another run was quicker to make
             except FileExistsError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 from pathlib import Path
+
+from fasttrain.machine import lock, unlock
 
 LOCK = ".tracking.lock"
 
@@ -26,24 +26,19 @@ class FolderLock:
         if self._descriptor is not None:
             return True
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError:
             return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(descriptor):
             os.close(descriptor)
             return False
-        except OSError:
-            pass
         self._descriptor = descriptor
         return True
 
     def release(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # forked workers have the descriptor, too
+            unlock(descriptor)
             os.close(descriptor)
 
 
@@ -51,8 +46,8 @@ def is_locked(folder: Path) -> bool:
     """Return whether a process trains in `folder`, or brings it to a store; False where that can't be told."""
     if not (folder / LOCK).exists():
         return False
-    lock = FolderLock(folder)
+    ours = FolderLock(folder)
     try:
-        return not lock.take()
+        return not ours.take()
     finally:
-        lock.release()
+        ours.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import IO
 
 from fasttrain.errors import UserError
+from fasttrain.machine import WINDOWS, end_all, start_apart
 from fasttrain.stop import StopRequest
 from fasttrain.tracking.store import artifact_location, home_for_mlflow, is_remote, set_environment, shown
 
@@ -38,12 +38,11 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
     page = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     with tempfile.TemporaryFile() as log, StopRequest() as stop:
         # In a session of its own: Ctrl-C reaches us alone, and the server has no stack trace to print.
-        server = subprocess.Popen(
+        server = start_apart(
             [sys.executable, "-m", "mlflow", *command],
             env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, **home_for_mlflow()},
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
         try:
             told = False
@@ -54,7 +53,7 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
                     say(f"MLflow: {page} (Ctrl-C ends it), on {shown(uri)}")
                 time.sleep(0.2)
         finally:
-            _end(server)
+            end_all(server, _GRACE_S)
     if stop.requested is signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + signal.SIGTERM)
@@ -64,7 +63,8 @@ def _check_free(host: str, port: int) -> None:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(found[0]) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if not WINDOWS:  # where it would give us a port that is taken
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(found[4])
     except OSError as error:
         raise UserError(f"{host}:{port}: {(error.strerror or str(error)).lower()}; give another --port") from error
@@ -76,16 +76,6 @@ def _answers(page: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    """The server and its workers, which are a process group; a worker may outlive its master."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(_GRACE_S)
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
 
 
 def _last_line(log: IO[bytes]) -> str:

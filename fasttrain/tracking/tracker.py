@@ -189,7 +189,7 @@ class Tracker(NullTracker):
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
         """Log files that lie in the run's folder, once they are there."""
-        names = [str(path.resolve().relative_to(self._record.folder.resolve())) for path in paths]
+        names = [path.resolve().relative_to(self._record.folder.resolve()).as_posix() for path in paths]
         with self._record.lock:
             self._record.artifacts = list(dict.fromkeys([*self._record.artifacts, *names]))
         self._save()

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
+from fasttrain.device import copy_to
 from fasttrain.errors import UserError
 from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
@@ -171,7 +172,7 @@ def _compute(
     model.eval()
     with torch.no_grad():
         for images, _, ids in batches:
-            inputs = preprocess(images.to(device, non_blocking=True))
+            inputs = preprocess(copy_to(device, images))
             with autocast():
                 features = model.forward_head(model.forward_features(inputs), pre_logits=True)
                 finite = features.flatten(1).isfinite().all(dim=1)

@@ -11,6 +11,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.augment.augmentation import Augmentation
+from fasttrain.device import copy_to
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics_if_lone
 from fasttrain.model.precision import Autocast
@@ -105,8 +106,8 @@ class Step:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the mean loss of `batch`, float [], its logits, float [n, classes], and its targets."""
         with self.phase(COPY):
-            images = batch.images.to(self.device, non_blocking=True)
-            labels = batch.labels.to(self.device, non_blocking=True)
+            images = copy_to(self.device, batch.images)
+            labels = copy_to(self.device, batch.labels)
         with self.phase(AUGMENT):
             inputs, targets = self.augmentation(images, labels, batch.ids.numpy(), epoch, self.preprocess)
         with self.phase(FORWARD), self.autocast():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.files import make_folder
+from fasttrain.machine import lock
 from fasttrain.text import nearest
 
 if TYPE_CHECKING:
@@ -116,18 +117,14 @@ def _open(storage: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
     """Makes `out` and keeps a second `tune` out of it. Raises UserError where one is at work there."""
-    import fcntl
-
     try:
         make_folder(out)
         file = (out / ".lock").open("w")
     except OSError as error:
         raise of_os(error, out, "choose another --out") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{out}: another `fasttrain tune` is at work there; give another --out") from None
+        if not lock(file.fileno()):
+            raise UserError(f"{out}: another `fasttrain tune` is at work there; give another --out")
         try:
             yield
         except Exception as error:

@@ -32,7 +32,16 @@ import reference  # noqa: E402
 
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # Options of other programs that the pages name outside of blocks and of the migration tables' first column.
-FOREIGN = {"--lear", "--results", "--short", "--ratio-check", "--max-restarts", "--nproc-per-node", "--strict-markers"}
+FOREIGN = {
+    "--install",
+    "--lear",
+    "--results",
+    "--short",
+    "--ratio-check",
+    "--max-restarts",
+    "--nproc-per-node",
+    "--strict-markers",
+}
 
 
 def prose(page: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.torch_version import TorchVersion
 
 from fasttrain.model.precision import amp_problem, choose_precision
 
@@ -32,3 +33,13 @@ def test_amp_is_left_out_where_it_would_be_slower(monkeypatch):
     assert amp_problem(torch.device("cuda"), "bf16") is None
     monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)
     assert amp_problem(cpu, "bf16") is None
+
+
+def test_on_mps_amp_is_left_out_where_macos_or_torch_is_too_old(monkeypatch):
+    mps = torch.device("mps")
+    monkeypatch.setattr("torch.backends.mps.is_macos_or_newer", lambda major, minor: (major, minor) <= (13, 3))
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.7.1"))
+    assert "macOS 14" in amp_problem(mps, "bf16") and "from 2.8 on" in amp_problem(mps, "fp16")
+    monkeypatch.setattr("torch.backends.mps.is_macos_or_newer", lambda major, minor: (major, minor) <= (14, 0))
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.10.0"))
+    assert amp_problem(mps, "bf16") is None and amp_problem(mps, "fp16") is None

@@ -1,0 +1,247 @@
+"""What Linux, macOS and Windows do in different ways, so that other modules need not ask where they run.
+
+No other module uses `fcntl` or a function that Windows lacks, which `tests/test_machine.py` checks. `memory` counts
+memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+WINDOWS = sys.platform == "win32"
+NOT_ON_WINDOWS = "Windows has no native, dali or ffcv loader and no cut; Linux in WSL 2 has them all (`wsl --install`)"
+_LOCKED = 1 << 30  # the byte that stands for a file on Windows
+_LOOK_S = 0.1
+_DENIED, _STILL_ACTIVE, _QUERY = 5, 259, 0x1000  # winerror.h, winbase.h, winnt.h
+_position = threading.Lock()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    count = getattr(os, "process_cpu_count", os.cpu_count)  # the first from Python 3.13 on
+    return count() or 1
+
+
+def native_fix() -> str:
+    """Return how to get the native module."""
+    if WINDOWS:
+        return "Windows has none: install fasttrain in WSL 2 (`wsl --install`)"
+    if sys.platform == "darwin":
+        return "xcode-select --install; brew install jpeg-turbo; then install again"
+    return "apt-get install g++ libjpeg62-turbo-dev, then install again"
+
+
+def c_function(name: str) -> Any:
+    """Return a function of the C library, None where it has none of this name."""
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except TypeError:  # Windows wants the name of a library
+        return None
+
+
+def user_name() -> str:
+    """Return the number of the user whose permissions count, or the name where users have no numbers."""
+    return str(os.geteuid()) if hasattr(os, "geteuid") else os.environ.get("USERNAME", "unknown")
+
+
+def is_running(pid: int) -> bool:
+    """Return whether there is a process of this number, which is not disturbed."""
+    if WINDOWS:  # where `os.kill` ends the process, or sends Ctrl-C to all of its console
+        return _is_running_on_windows(pid)
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_running_on_windows(pid: int) -> bool:
+    kernel: Any = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
+    kernel.OpenProcess.restype = ctypes.c_void_p
+    handle = kernel.OpenProcess(_QUERY, False, pid)
+    if not handle:
+        return bool(ctypes.get_last_error() == _DENIED)  # type: ignore[attr-defined]
+    code = ctypes.c_ulong()
+    known = kernel.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(code))
+    kernel.CloseHandle(ctypes.c_void_p(handle))
+    return not known or code.value == _STILL_ACTIVE
+
+
+def free_inodes(folder: Path) -> tuple[int, int] | None:
+    """Return how many more files the disk takes, and how many it takes in all; None where it doesn't count them."""
+    if not hasattr(os, "statvfs"):
+        return None
+    disk = os.statvfs(folder)
+    return (disk.f_favail, disk.f_files) if disk.f_files else None
+
+
+def sync_file(descriptor: int) -> None:
+    """Write a file to the disk, and not just to the disk's own cache, as `fsync` does on macOS."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    try:
+        if full is not None:
+            fcntl.fcntl(descriptor, full)
+            return
+    except OSError:  # network file systems don't know it
+        pass
+    os.fsync(descriptor)
+
+
+def sync_disks() -> None:
+    """Write what the system holds back to the disks; Windows can't do that for all files at a time."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
+def allocated_bytes(state: os.stat_result) -> int:
+    """Return how many bytes of the disk a file takes."""
+    return state.st_blocks * 512 if hasattr(state, "st_blocks") else state.st_size
+
+
+def read_soon(descriptor: int) -> None:
+    """Have the system read a file into its cache, where it takes such hints."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def read_at(descriptor: int, length: int, start: int) -> bytes:
+    """Return `length` bytes of a file from `start` on, fewer where it ends; for several threads at a time."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, start)
+    with _position:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        return os.read(descriptor, length)
+
+
+def write_at(descriptor: int, data: memoryview, start: int) -> int:
+    """Write to a file from `start` on, for several threads at a time. Return how many bytes were written."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, data, start)
+    with _position:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        return os.write(descriptor, data)
+
+
+def relative_path(path: str | Path, start: str | Path = os.curdir) -> str:
+    """Return `path` as seen from `start`; as it is where they lie on different drives of Windows."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return str(path)
+
+
+def lock(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool:
+    """Lock a file until `unlock`, or until its last descriptor is closed. Return False where another process has it.
+
+    Where the file system knows no locks, the answer is True. Windows needs no `shared` ones: it deletes no open file.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+    while not (shared or _lock_byte(descriptor, "LK_NBLCK")):
+        if not wait:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Give up a lock, which a forked process would otherwise keep."""
+    if fcntl is None:
+        _lock_byte(descriptor, "LK_UNLCK")
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except OSError:
+        return
+
+
+def _lock_byte(descriptor: int, how: str) -> bool:
+    import msvcrt
+
+    windows: Any = msvcrt
+    try:
+        os.lseek(descriptor, _LOCKED, os.SEEK_SET)
+        windows.locking(descriptor, getattr(windows, how), 1)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EDEADLK)
+    return True
+
+
+def lockable(folder: Path) -> int:
+    """Return a descriptor by which `lock` locks a folder: on Windows, which opens none, that of an empty file."""
+    if fcntl is not None:
+        return os.open(folder, os.O_RDONLY)
+    name = hashlib.sha256(os.path.normcase(folder.resolve()).encode()).hexdigest()[:16]
+    return os.open(Path(tempfile.gettempdir(), f"fasttrain-{name}.lock"), os.O_RDWR | os.O_CREAT)
+
+
+def delete_unlocked(path: Path) -> bool:
+    """Delete a file unless a process has it locked, or on Windows open. Return whether it is gone."""
+    if fcntl is None:
+        try:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            return False
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        if not lock(descriptor):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def start_apart(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process that a terminal's Ctrl-C doesn't reach, for `end_all`."""
+    if WINDOWS:
+        options["creationflags"] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    return subprocess.Popen(command, start_new_session=not WINDOWS, **options)
+
+
+def end_all(process: subprocess.Popen[bytes], grace: float) -> None:
+    """End a process of `start_apart` and those that it started, after `grace` seconds by force."""
+    if not hasattr(os, "killpg"):
+        if taskkill := shutil.which("taskkill"):
+            subprocess.run([taskkill, "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)
+        process.kill()
+        process.wait()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+        os.killpg(process.pid, signal.SIGKILL)  # a worker may outlive its master
+    process.wait()
