@@ -3,6 +3,7 @@
 # The native module and libjpeg-turbo are inside. The wheel of Python 3.12 is for every later Python, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source=${SOURCE:-.}  # or an sdist
 [ $# -gt 0 ] || set -- "${PYTHON:-python3}"
 bin=$(tools/release_tools.sh)
 export PATH=$bin:$PATH
@@ -12,7 +13,7 @@ mkdir -p dist
 for python in "$@"; do
     echo "wheel: $("$python" --version)"
     uv build --quiet --wheel --python "$python" --out-dir "$raw" \
-        -C cmake.define.FASTTRAIN_PORTABLE=ON -C "build-dir=build/portable-{wheel_tag}" .
+        -C cmake.define.FASTTRAIN_PORTABLE=ON -C "build-dir=build/portable-{wheel_tag}" "$source"
     auditwheel repair --wheel-dir dist "$raw"/*.whl >"$raw/log" 2>&1 || { cat "$raw/log"; exit 1; }
     rm "$raw"/*.whl
 done
