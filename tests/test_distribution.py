@@ -49,3 +49,17 @@ def test_extras_that_are_named_exist():
 def test_name_and_version_stand_in_one_place():
     assert PROJECT["name"] == DISTRIBUTION and PROJECT["dynamic"] == ["version"]
     assert f"\nversion: {fasttrain.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+
+
+def test_the_conda_recipe_asks_for_what_pyproject_asks_for():
+    text = (ROOT / "recipe" / "meta.yaml").read_text("utf-8")
+    run = re.search(r"^  run:\n((?:    - .*\n)+)", text, re.MULTILINE)
+    assert run is not None
+    theirs = {re.sub(r" *#.*| ", "", line.strip("- ")) for line in run[1].splitlines()}
+    renamed = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    ours = {"python" + PROJECT["requires-python"]}
+    for requirement in PROJECT["dependencies"]:
+        name, version = re.match(r"([\w-]+)(>=[\d.]+)", requirement).groups()
+        ours.add(renamed.get(name, name) + version)
+    assert theirs == ours
+    assert f'\n  version: "{fasttrain.__version__}"\n' in text
