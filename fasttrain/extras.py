@@ -1,4 +1,4 @@
-"""Extras, installed where they are wanted: fasttrain[dali], [ffcv], [heif], [jxl], [export], [parquet], [tune] …"""
+"""Extras, installed where they are wanted: fasttrain-vision[dali], [ffcv], [heif], [export], [tune] …"""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 from fasttrain.errors import UserError
 from fasttrain.machine import relative_path
 
+DISTRIBUTION = "fasttrain-vision"  # `fasttrain` on the Python Package Index is another project
+
 
 def install(extra: str) -> str:
     """The command that adds `extra` to the Python that runs, whether or not its environment is activated."""
     pip = shutil.which("pip")
     ours = pip is not None and Path(pip).parent == Path(sys.executable).parent
     python = min(sys.executable, relative_path(sys.executable), key=len)
-    return ("pip" if ours else f"{python} -m pip") + f" install 'fasttrain[{extra}]'"
+    return ("pip" if ours else f"{python} -m pip") + f" install '{DISTRIBUTION}[{extra}]'"
 
 
 def require(what: str, extra: str, *modules: str) -> None:

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Makes .venv and installs fasttrain into it: usage: tools/setup.sh [dev]
-# What a machine can't have (no root for Debian's packages, no wheel for an extra) is named and left out; the rest works.
+# With `dev` it is installed in place, with the development tools and every loader. What a machine can't have (no root for Debian's
+# packages, no wheel for an extra) is named and left out; the rest works.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 venv=${FASTTRAIN_VENV:-.venv}
-debian=(g++ pkg-config libjpeg62-turbo-dev libturbojpeg0-dev libopencv-dev)
+dev=${1:-}
+say() { echo "setup: $* (${SECONDS} s)"; }
 
 # debian_packages WITHOUT PACKAGE...: installs what isn't there; WITHOUT says what is lacking where that can't be done.
 debian_packages() {
@@ -13,24 +15,69 @@ debian_packages() {
     shift
     if ! command -v apt-get >/dev/null || dpkg -s "$@" >/dev/null 2>&1; then return; fi
     [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
-    echo "setup: Debian's $*"
+    say "Debian's $*"
     { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "$@"; } \
-        >/dev/null 2>&1 || echo "setup: no Debian packages ($*): going on without $without"
+        >/dev/null 2>&1 || say "no Debian packages ($*): going on without $without"
 }
 
-debian_packages "the native module and FFCV" "${debian[@]}"
-[ "${1:-}" != dev ] || debian_packages "the tests that open report.html in a browser" chromium
-
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)
-echo "setup: fasttrain and what it stands on, into $venv; torch and MLflow take pip a few minutes"
-if [ "${1:-}" = dev ]; then
-    "${pip[@]}" -e '.[dev]'
-else
-    "${pip[@]}" .
+debian_packages "the native module" g++ libjpeg62-turbo-dev
+if [ "$dev" = dev ]; then
+    debian_packages "FFCV" pkg-config libturbojpeg0-dev libopencv-dev
+    debian_packages "the tests that open report.html in a browser" chromium
 fi
-for extra in heif jxl dali ffcv; do
-    echo "setup: the $extra extra"
-    "${pip[@]}" -r <("$venv/bin/python" tools/extra.py "$extra") >/dev/null 2>&1 ||
-        echo "setup: the $extra extra can't be installed here: going on without it"
+
+say "$("$python" --version), into $venv"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+
+# uv takes a fraction of pip's time. It doesn't read pip's settings, so it is given them.
+uv=$(command -v uv || true)
+if [ -z "$uv" ] && "${pip[@]}" install -q uv >/dev/null 2>&1; then uv=$venv/bin/uv; fi
+if [ -n "$uv" ]; then
+    install=("$uv" pip install --python "$venv/bin/python")
+    while read -r name values; do
+        for value in $values; do install+=("--$name" "$value"); done
+    done < <("${pip[@]}" config list |
+        sed -nE "s/^[^=]*\.(index-url|extra-index-url|find-links|constraint)='(.*)'$/\1 \2/p" | awk '!seen[$1]++')
+else
+    say "uv can't be had here: pip takes a few minutes"
+    install=("${pip[@]}" install)
+fi
+
+# An environment from before the distribution had its present name.
+if compgen -G "$venv/lib/python*/site-packages/fasttrain-*.dist-info" >/dev/null; then "${pip[@]}" uninstall -qy fasttrain; fi
+
+driver=no
+if command -v nvidia-smi >/dev/null || [ -e /proc/driver/nvidia/version ]; then driver=yes; fi
+has() { "$venv/bin/python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
+if [ $driver = no ] && [ -n "$uv" ] && [ "$(uname -s)" = Linux ] && ! has torch; then
+    say "torch for the CPU, as there is no NVIDIA driver"
+    "${install[@]}" --torch-backend cpu torch torchvision 2>/dev/null ||
+        say "PyTorch's index of CPU builds can't be reached: torch with CUDA's libraries it is, 3 GB"
+fi
+
+say "fasttrain and what it stands on"
+if [ "$dev" = dev ]; then
+    "${install[@]}" -e '.[dev]'
+else
+    "${install[@]}" .
+fi
+
+# reason LOG: the line that says why an installation failed.
+reason() {
+    { grep -E '[A-Z][A-Za-z]*Error: |fatal error: ' "$1" || grep -iE 'because|no matching' "$1" || grep -i error "$1"; } |
+        tail -1 | sed -E 's/^ *(cause: )?//' | cut -c -160
+}
+
+extras=(heif jxl)
+if [ "$dev" = dev ] || [ $driver = yes ]; then extras+=(dali); fi
+if [ "$dev" = dev ]; then extras+=(ffcv); fi
+mkdir -p build
+for extra in "${extras[@]}"; do
+    say "the $extra extra"
+    log=build/setup-$extra.log
+    "$venv/bin/python" tools/extra.py "$extra" >"build/setup-$extra.txt"
+    "${install[@]}" -r "build/setup-$extra.txt" >"$log" 2>&1 ||
+        say "going on without the $extra extra: $(reason "$log"); more in $log"
 done
+say "done: $venv/bin/fasttrain"

@@ -133,7 +133,7 @@ def test_doctor_looks_at_this_machine(doctors):
 @pytest.mark.slow
 def test_square_brackets_are_the_users(doctors, photographs, tmp_path):
     shown = warm.run(["-m", "fasttrain", "doctor"], env={**os.environ, "COLUMNS": "400"}, text=True).stdout
-    assert any("fasttrain[" in each["mend"] for each in doctors), "no extra is missing here: nothing was tested"
+    assert any("fasttrain-vision[" in each["mend"] for each in doctors), "no extra is missing here: nothing was tested"
     assert all(each["mend"] in shown for each in doctors)
     out = tmp_path / "shards [red]"
     assert f"fasttrain train --data {out}\n" in fasttrain("convert", "--source", photographs, "--out", out).stdout

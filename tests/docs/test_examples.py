@@ -74,7 +74,7 @@ def check(script: str, data: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_photograph_is_trained_on_once_an_epoch(script: str, data: Path) -> None:
     for module in SCRIPTS[script]:
-        pytest.importorskip(module, reason=f"{module} isn't installed: pip install 'fasttrain[examples]'")
+        pytest.importorskip(module, reason=f"{module} isn't installed: pip install 'fasttrain-vision[examples]'")
     check(script, data)
 
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_had_is_told(model_folder, monkeypatch):
     with pytest.raises(UserError, match="/nowhere"):
         export(model_folder, "torchscript", data="/nowhere")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'fasttrain\[export\]'"):
+    with pytest.raises(UserError, match=r"pip install 'fasttrain-vision\[export\]'"):
         export(model_folder, "onnx")
 
 

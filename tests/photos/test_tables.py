@@ -98,7 +98,7 @@ def test_parquet(folder) -> None:
 
 def test_parquet_without_pyarrow_names_the_command(folder, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "needs pyarrow: " in (said := refused(folder / "t.parquet", "x")) and "'fasttrain[parquet]'" in said
+    assert "needs pyarrow: " in (said := refused(folder / "t.parquet", "x")) and "'fasttrain-vision[parquet]'" in said
 
 
 def test_splits_and_groups_in_columns(folder) -> None:

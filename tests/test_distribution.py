@@ -1,0 +1,65 @@
+"""The distribution is `fasttrain-vision`: `fasttrain` on the Python Package Index is another project."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import fasttrain
+from fasttrain.extras import DISTRIBUTION
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+FOLDERS = (".ci", ".devcontainer", "benchmarks", "docs", "fasttrain", "notebooks", "recipe", "tests", "tools")
+TEXT = {"", ".cfg", ".cff", ".ipynb", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
+
+
+def texts() -> dict[Path, str]:
+    """Return the text of every file in which an installation could be named."""
+    files = [*ROOT.glob("*"), *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*"))]
+    chosen = [file for file in files if file.suffix in TEXT and file.is_file() and "__pycache__" not in file.parts]
+    return {file: file.read_text("utf-8", errors="replace") for file in chosen}
+
+
+def test_no_installation_names_the_other_project():
+    other = re.compile(r"(?<![\w-])fasttrain\[\w|pip install (?:-\S+ )*['\"]?fasttrain(?![\w-])")
+    for wrong in ("pip install fasttrain", "pip install 'fasttrain" + "[dali]'", "`fasttrain" + "[dali]`"):
+        assert other.search(wrong), wrong
+    found = texts()
+    assert {ROOT / "README.md", ROOT / "fasttrain" / "extras.py", ROOT / ".ci" / "run"} <= found.keys()
+    assert not {
+        (str(file.relative_to(ROOT)), match.group())
+        for file, text in found.items()
+        if file != Path(__file__).resolve()
+        for match in other.finditer(text)
+    }
+
+
+def test_extras_that_are_named_exist():
+    named = {extra for text in texts().values() for extra in re.findall(DISTRIBUTION + r"\[(\w+)\]", text)}
+    assert {"dali", "export", "s3"} <= named <= set(PROJECT["optional-dependencies"])
+
+
+def test_name_and_version_stand_in_one_place():
+    assert PROJECT["name"] == DISTRIBUTION and PROJECT["dynamic"] == ["version"]
+    assert f"\nversion: {fasttrain.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+
+
+def test_the_conda_recipe_asks_for_what_pyproject_asks_for():
+    text = (ROOT / "recipe" / "meta.yaml").read_text("utf-8")
+    run = re.search(r"^  run:\n((?:    - .*\n)+)", text, re.MULTILINE)
+    assert run is not None
+    theirs = {re.sub(r" *#.*| ", "", line.strip("- ")) for line in run[1].splitlines()}
+    renamed = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    ours = {"python" + PROJECT["requires-python"]}
+    for requirement in PROJECT["dependencies"]:
+        name, version = re.match(r"([\w-]+)(>=[\d.]+)", requirement).groups()
+        ours.add(renamed.get(name, name) + version)
+    assert theirs == ours
+    assert f'\n  version: "{fasttrain.__version__}"\n' in text

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Builds a wheel for each Python given, into dist/: usage: tools/wheel.sh [PYTHON...]
+# The native module and libjpeg-turbo are inside. The wheel of Python 3.12 is for every later Python, too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source=${SOURCE:-.}  # or an sdist
+[ $# -gt 0 ] || set -- "${PYTHON:-python3}"
+bin=$(tools/release_tools.sh)
+export PATH=$bin:$PATH
+raw=$(mktemp -d)
+trap 'rm -rf "$raw"' EXIT
+mkdir -p dist
+for python in "$@"; do
+    echo "wheel: $("$python" --version)"
+    uv build --quiet --wheel --python "$python" --out-dir "$raw" \
+        -C cmake.define.FASTTRAIN_PORTABLE=ON -C "build-dir=build/portable-{wheel_tag}" "$source"
+    auditwheel repair --wheel-dir dist "$raw"/*.whl >"$raw/log" 2>&1 || { cat "$raw/log"; exit 1; }
+    rm "$raw"/*.whl
+done
+ls -sh dist/*.whl
