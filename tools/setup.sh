@@ -30,11 +30,11 @@ say "$("$python" --version), into $venv"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 
-# uv takes a fraction of pip's time. It doesn't read pip's settings, so it is given them.
+# uv takes a fraction of pip's time. It doesn't read pip's settings, so it is given them, and takes the best version of all indexes, as pip does.
 uv=$(command -v uv || true)
 if [ -z "$uv" ] && "${pip[@]}" install -q uv >/dev/null 2>&1; then uv=$venv/bin/uv; fi
 if [ -n "$uv" ]; then
-    install=("$uv" pip install --python "$venv/bin/python")
+    install=("$uv" pip install --python "$venv/bin/python" --index-strategy unsafe-best-match)
     while read -r name values; do
         for value in $values; do install+=("--$name" "$value"); done
     done < <("${pip[@]}" config list |
