@@ -57,11 +57,11 @@ if [ $driver = no ] && [ -n "$uv" ] && [ "$(uname -s)" = Linux ] && ! has torch;
 fi
 
 say "fasttrain and what it stands on"
-if [ "$dev" = dev ]; then
-    "${install[@]}" -e '.[dev]'
-else
-    "${install[@]}" .
-fi
+packages=(.)
+if [ "$dev" = dev ]; then packages=(-e '.[dev]'); fi
+"${install[@]}" "${packages[@]}" || {
+    [ -n "$uv" ] && say "uv can't install it, pip tries" && "${pip[@]}" install "${packages[@]}"
+}
 
 # reason LOG: the line that says why an installation failed.
 reason() {
