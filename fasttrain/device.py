@@ -11,8 +11,9 @@ import sys
 
 import torch
 
+from fasttrain.cores import usable_cores
 from fasttrain.errors import UserError
-from fasttrain.machine import c_function, usable_cores
+from fasttrain.machine import c_function
 from fasttrain.text import nearest
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a threshold of -1 is the greatest size_t

@@ -1,7 +1,7 @@
 """What Linux, macOS and Windows do in different ways, so that other modules need not ask where they run.
 
 No other module uses `fcntl` or a function that Windows lacks, which `tests/test_machine.py` checks. `memory` counts
-memory.
+memory, `cores` cores.
 """
 
 from __future__ import annotations
@@ -32,14 +32,6 @@ _LOCKED = 1 << 30  # the byte that stands for a file on Windows
 _LOOK_S = 0.1
 _DENIED, _STILL_ACTIVE, _QUERY = 5, 259, 0x1000  # winerror.h, winbase.h, winnt.h
 _position = threading.Lock()
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    count = getattr(os, "process_cpu_count", os.cpu_count)  # the first from Python 3.13 on
-    return count() or 1
 
 
 def native_fix() -> str:

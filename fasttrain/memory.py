@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fasttrain.cgroups import cgroup_folders
 from fasttrain.machine import c_function
 
 try:
@@ -15,7 +16,6 @@ try:
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_CGROUPS = Path("/sys/fs/cgroup")
 _UNKNOWN = 4 << 30  # bytes, for a system that doesn't tell
 
 
@@ -120,24 +120,14 @@ def _of_windows() -> _Windows:
 
 
 def _cgroups() -> list[int]:
-    """Return what is left of each limit from this process's cgroup up to the root, of versions 1 and 2."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    left: list[int] = []
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            root, names = _CGROUPS, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            root, names = _CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        folder = root / path.strip("/")
-        found = (_left(each, *names) for each in (folder, *folder.parents) if each.is_relative_to(root))
-        left += [each for each in found if each is not None]
-    return left
+    """Return what is left of each limit from this process's cgroup up to the root."""
+    left = []
+    for version, folder in cgroup_folders("memory"):
+        names = ("memory.max", "memory.current", "inactive_file")
+        if version == 1:
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        left.append(_left(folder, *names))
+    return [each for each in left if each is not None]
 
 
 def _left(cgroup: Path, most: str, used: str, reclaimable: str) -> int | None:

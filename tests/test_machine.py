@@ -20,7 +20,6 @@ from fasttrain.machine import (
     relative_path,
     sync_file,
     unlock,
-    usable_cores,
     write_at,
 )
 
@@ -53,20 +52,12 @@ def unguarded(tree: ast.Module) -> list[str]:
     return found
 
 
-def test_only_two_modules_use_what_windows_or_macos_lacks():
+def test_only_three_modules_use_what_windows_or_macos_lacks():
     found = {path: unguarded(ast.parse(path.read_bytes())) for path in PACKAGE.rglob("*.py")}
     users = {path.relative_to(PACKAGE).as_posix() for path, names in found.items() if names}
-    assert users == {"machine.py", "memory.py"}, {str(path): names for path, names in found.items() if names}
-
-
-def test_cores_are_counted_without_an_affinity(monkeypatch):
-    if hasattr(os, "sched_getaffinity"):
-        assert usable_cores() == len(os.sched_getaffinity(0))
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)
-    assert usable_cores() == 3
-    monkeypatch.delattr(os, "process_cpu_count")
-    assert usable_cores() == os.cpu_count()
+    assert users == {"cores.py", "machine.py", "memory.py"}, {
+        str(path): names for path, names in found.items() if names
+    }
 
 
 @pytest.mark.parametrize("taken", [(), ("pread", "pwrite")])

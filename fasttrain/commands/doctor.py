@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from fasttrain.cores import crowded, usable_cores
 from fasttrain.extras import install
-from fasttrain.machine import native_fix, usable_cores
+from fasttrain.machine import native_fix
 from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import importing_mlflow, set_environment
 
@@ -33,9 +34,15 @@ class Finding:
 def examine() -> list[Finding]:
     """Python, cores, CPU abilities, torch, CUDA, and each optional package, actually imported."""
     set_environment()
+    others = crowded()
     return [
         Finding("Python", True, platform.python_version()),
-        Finding("cores", True, f"{usable_cores()} usable, {platform.machine()}"),
+        Finding(
+            "cores",
+            others is None,
+            ", ".join([f"{usable_cores()} usable", platform.machine(), *filter(None, [others])]),
+            "training waits for them again and again; end them, or train with OMP_NUM_THREADS=1" if others else "",
+        ),
         _cpu_abilities(),
         Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
         _cuda(),

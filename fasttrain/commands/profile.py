@@ -11,10 +11,10 @@ from rich.console import Console
 from fasttrain.config.load import load_config
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
+from fasttrain.cores import crowded, usable_cores
 from fasttrain.device import choose_workers, release_memory
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
-from fasttrain.machine import usable_cores
 from fasttrain.memory import total_memory
 from fasttrain.model.precision import Autocast, amp_problem, make_precision
 from fasttrain.profiling.diagnosis import Conditions, diagnose
@@ -58,10 +58,11 @@ def profile(
     try:
         parts.describe(console)
         parts.fold_frozen()
+        others = crowded()
         with console.status("measuring") as status:
             amp = _amp_to_try(parts)
             measured = measure(parts.state, parts.step, steps, lambda part: status.update(f"measuring: {part}"), amp)
-        conditions = _conditions(parts, measured)
+        conditions = _conditions(parts, measured, others)
     finally:
         parts.loaders.close()
         release_memory(parts.device)
@@ -91,12 +92,13 @@ def _amp_to_try(parts: RunParts) -> Autocast | None:
     return make_precision("bf16", parts.model, device).autocast
 
 
-def _conditions(parts: RunParts, measured: Measured) -> Conditions:
+def _conditions(parts: RunParts, measured: Measured, others: str | None) -> Conditions:
     shards, device = parts.shards, str(parts.device)
     ids = shards.ids("train")
     return Conditions(
         device=parts.device.type,
         cores=usable_cores(),
+        crowded=others,
         loader=parts.loader_name,
         workers=choose_workers(parts.config.workers),
         faster_loaders=_faster_loaders(parts, device),

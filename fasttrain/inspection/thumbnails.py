@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.machine import usable_cores
+from fasttrain.cores import usable_cores
 from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ class Conditions:
     device: cpu, cuda or mps. cores: of this process. loader, workers: those in use. faster_loaders: those that can read
     these shards here and stand before it, the fastest first. amp_pays: mixed precision makes the step faster. fused:
     the optimizer is one kernel. stored_side: median longer side of the photographs in the shards, px. raw: they are
-    stored as pixels. fits_memory: all shards fit the page cache.
+    stored as pixels. fits_memory: all shards fit the page cache. crowded: `cores.crowded()` before it was measured.
     """
 
     device: str
@@ -38,6 +38,7 @@ class Conditions:
     stored_side: int = 0
     raw: bool = False
     fits_memory: bool = True
+    crowded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ def diagnose(measured: Measured, config: TrainConfig, conditions: Conditions) ->
     proposals = tuple(islice(_PROPOSALS[bottleneck](config, conditions), PROPOSALS))
     found = _found(bottleneck, measured, config, conditions)
     advice = f"try {', or '.join(proposals)}" if proposals else f"no setting is left to change: {_LEFT[bottleneck]}"
-    return Diagnosis(bottleneck, proposals, f"{found}; {advice}.")
+    busy = (
+        f" {conditions.crowded[0].upper()}{conditions.crowded[1:]}: measure again without them."
+        if conditions.crowded
+        else ""
+    )
+    return Diagnosis(bottleneck, proposals, f"{found}; {advice}.{busy}")
 
 
 def _bottleneck(measured: Measured, conditions: Conditions) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fasttrain import memory, train
+from fasttrain import cgroups, memory, train
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.errors import UserError
 from fasttrain.ranks import Ranks
@@ -171,11 +171,11 @@ def test_free_memory_is_the_least_of_all_limits(tmp_path, monkeypatch):
         (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
         (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
         (folder / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {cached}\n")
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "_ROOT", tmp_path)
     own = tmp_path / "cgroup"
     own.write_text("4:memory:/job\n1:cpu:/\n0::/\n")
-    real = memory.Path
-    monkeypatch.setattr(memory, "Path", lambda path: own if path == "/proc/self/cgroup" else real(path))
+    real = cgroups.Path
+    monkeypatch.setattr(cgroups, "Path", lambda path: own if path == "/proc/self/cgroup" else real(path))
     assert memory.free_memory() == 2 * 10**6
     (inner / "memory.limit_in_bytes").write_text("max\n")
     assert memory.free_memory() > 10**7
