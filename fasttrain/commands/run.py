@@ -18,6 +18,7 @@ from rich.text import Text
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.finish import page_of, write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
+from fasttrain.commands.timed import Timed
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
@@ -71,6 +72,7 @@ class Run:
         self.parts, self.folder, self.saving, self.console = parts, folder, saving, console
         self.start, self.config, self.ranks, self.state = parts.start, parts.config, parts.ranks, parts.state
         self.stop, self.after_epoch, self.tags = stop, after_epoch, tags
+        self.timed = Timed(parts)
         self.callbacks = Callbacks(callbacks, parts, folder.path)
         self.ended = self.traced = False
         self.tracked: dict[str, Any] = {"mlflow_run_id": None, "journal": None}
@@ -102,7 +104,10 @@ class Run:
                 self._prepare(tracker)
                 self.callbacks.train_start()
                 while not (
-                    self.ended or self.state.early_stopping.should_stop or self.state.epoch >= self.config.epochs
+                    self.ended
+                    or self.state.early_stopping.should_stop
+                    or self.state.epoch >= self.config.epochs
+                    or self.timed.before_epoch()
                 ):
                     with kept_if_diverged(self.parts, self.folder.path):
                         self._one_epoch()
@@ -151,6 +156,7 @@ class Run:
             self.folder.write_classes(self.parts.shards.classes)
             self.folder.write_model_spec(self.parts.spec)
         self.parts.fold_frozen()
+        self.timed.begin(self._watched)
         if self.config.linear_probe:
             step = self.parts.step
             self.parts.loaders = to_features(
@@ -259,10 +265,12 @@ class Run:
 
     def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
         # An epoch needs a step to be closed.
-        ended = self.callbacks.stopping and (self.state.epoch_seconds > 0 or self.state.at_end_of_epoch)
+        ended = self.callbacks.stopping or self.timed.done
+        ended &= self.state.epoch_seconds > 0 or self.state.at_end_of_epoch
         return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
 
     def _after_step(self, part: Agreed) -> None:
+        self.timed.after_step()
         self.callbacks.step_end()
         if stop := part.stop:
             self._stop(stop)
@@ -361,6 +369,8 @@ class Run:
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
             waited = state.early_stopping.waited
             self.console.print(f"early stopping: no improvement of val_loss for {waited} epochs")
+        if said := self.timed.summary():
+            self.console.print(said, soft_wrap=True)
         if self.callbacks.stopping:
             self.console.print(f"stopped by {self.callbacks.view.stopped_by}", soft_wrap=True)
         loaders = self.parts.loaders

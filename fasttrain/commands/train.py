@@ -18,10 +18,14 @@ from fasttrain.ranks import Ranks
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
 from fasttrain.training.callback import Callback, require_callbacks
+from fasttrain.training.pace import Pace, clock, resumed_plan
+from fasttrain.training.parts import RunParts
+from fasttrain.training.rates import with_time_plan
 from fasttrain.training.result import TrainResult
 from fasttrain.training.resume import RunStart, start_of_run
 from fasttrain.training.saving import Saving
 from fasttrain.training.setup import make_parts
+from fasttrain.training.time_plan import TimePlan
 
 
 def train(
@@ -69,14 +73,37 @@ def make_run(
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[Callback] | None = None,
 ) -> Run:
-    """Make the run's parts and folder, and print them. Raises what `make_parts` and `require_callbacks` raise."""
+    """Make the run's parts and folder, and print them. Under `minutes` its time begins here.
+
+    Raises what `make_parts`, `with_time_plan` and `require_callbacks` raise.
+    """
     if change := require_callbacks(callbacks, start.checkpoint):
         start = replace(start, changed=(*start.changed, change))
+    began = clock()
+    start, plan = _planned(start, ranks, began)
     parts = make_parts(start, console, ranks)
     config = parts.config
+    if plan is not None:
+        parts.notes += (plan.line_of_choice(),)
+    parts.state.pace = _pace(parts, plan, began)
     folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
     ranks.remember_run(folder)
     saving = Saving(folder, config.save_every, config.keep, ranks.main)
     run = Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {}, callbacks)
     run.describe()
     return run
+
+
+def _planned(start: RunStart, ranks: Ranks, began: float) -> tuple[RunStart, TimePlan | None]:
+    if start.config.minutes is None or start.checkpoint is not None:
+        return start, None
+    quiet = make_console(quiet=True)
+    return with_time_plan(start, lambda trial: make_parts(trial, quiet, ranks), lambda: clock() - began)
+
+
+def _pace(parts: RunParts, plan: TimePlan | None, began: float) -> Pace | None:
+    """Return the pace of the `plan`, or of that in the checkpoint; None where there is none to follow."""
+    steps = -(-len(parts.loaders.train) // parts.config.grad_accumulation)
+    if (stored := (parts.start.checkpoint or {}).get("pace")) is not None:
+        plan = resumed_plan(stored, parts.config, steps)
+    return None if plan is None or plan.head == "alone" else Pace(plan, began)

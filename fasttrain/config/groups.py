@@ -131,6 +131,9 @@ class OptimizationSettings(Settings):
         None, description="other defaults for the settings below: fast, accurate or classic"
     )
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
+    minutes: float | None = Field(
+        None, gt=0, le=1_000_000, description="the best model in so much time: chooses epochs and sizes on this machine"
+    )
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
         64, description="photographs a batch, of each rank under torchrun; auto: the most that fit into memory"
     )

@@ -38,18 +38,29 @@ _NEEDS_MANY_EPOCHS = {
     "accurate": {"rand_augment": "n2-m9", "mixup": 0.2, "random_erasing": 0.25, "layer_decay": 0.9},
 }
 _MANY_EPOCHS = 20
+_TIMED = "fast"  # the recipe of a run with `minutes` and no other
 RECIPES = tuple(_RECIPES)
+
+
+def recipe_of(given: Mapping[str, Any]) -> str | None:
+    """Return the name of the recipe whose defaults go with what is `given`: known, chosen by `minutes`, or None."""
+    name = given.get("recipe") or (_TIMED if given.get("minutes") is not None else None)
+    return name if name in RECIPES else None
 
 
 def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the recipe `name`, one of `RECIPES`, beside what is `given`.
 
     Some depend on what is given. A linear probe has no use for any of them. Layer decay spares pretrained weights only.
-    Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them.
+    Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them. `minutes`
+    chooses the epochs itself, and compiling would take a minute or more of them for each size.
     """
     if given.get("linear_probe"):
         return {}
     defaults = dict(_RECIPES[name])
+    if given.get("minutes") is not None:
+        defaults.pop("epochs", None)
+        defaults["compile"] = "off"
     epochs = given.get("epochs", defaults.get("epochs"))
     if isinstance(epochs, int) and epochs >= _MANY_EPOCHS:
         defaults |= _NEEDS_MANY_EPOCHS.get(name, {})

@@ -88,6 +88,11 @@ RULES: dict[str, Rule] = {
     # optimisation
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
     "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
+    "minutes": Rule(
+        OnResume.FIXED,
+        "the plan is made when a run begins. A run that has one may get more or less time, up to its planned epochs",
+        may_change=lambda old, new: old is not None and new is not None,
+    ),
     "batch_size": _effect("auto keeps the number that the run began with"),
     "grad_accumulation": _effect(),
     "optimizer": _effect("its moments begin at zero"),

@@ -18,7 +18,7 @@ from fasttrain.config.groups import (
     RunSettings,
 )
 from fasttrain.config.model_name import is_own
-from fasttrain.config.recipes import RECIPES, recipe_defaults
+from fasttrain.config.recipes import recipe_defaults, recipe_of
 
 NEEDS_PIXELS = (
     *AugmentationSettings.model_fields,
@@ -44,8 +44,8 @@ class TrainConfig(
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("recipe") in RECIPES:
-            return {**recipe_defaults(given["recipe"], given), **given}
+        if isinstance(given, dict) and (recipe := recipe_of(given)) is not None:
+            return {**recipe_defaults(recipe, given), **given}
         return given
 
     @model_validator(mode="after")
@@ -54,6 +54,11 @@ class TrainConfig(
             raise ValueError(
                 f"compile_mode = '{self.compile_mode}': CUDA graphs overwrite the gradients that grad_accumulation = "
                 f"{self.grad_accumulation} keeps; use 'max-autotune-no-cudagraphs'"
+            )
+        if self.minutes is not None and self.scheduler == "plateau":
+            raise ValueError(
+                f"scheduler = 'plateau' follows the validation loss, not the time of minutes = {self.minutes:g}; use "
+                "cosine or onecycle"
             )
         if self.linear_probe and is_own(self.model):
             raise ValueError(f"linear_probe is for timm's models, not {self.model}; freeze its body in your function")

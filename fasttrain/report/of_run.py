@@ -67,11 +67,11 @@ def report_of_run(
     if store is not None:
         facts += [("MLflow run", result.mlflow_run_id or "not yet made"), ("MLflow store", store)]
     run, data = shlex.quote(str(result.folder)) + _made_by(spec), shlex.quote(str(config.data))
-    more = len(history) * 2
+    more = f"--epochs {len(history) * 2}" + (f" --minutes {2 * config.minutes:g}" if config.minutes else "")
     commands = [
         ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
         ("Predict", f"fasttrain predict --checkpoint {run} photograph.jpg"),
-        ("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"),
+        ("Train it for more epochs", f"fasttrain train --resume {run} {more}"),
     ]
     settings = config.plain()
     return Report(

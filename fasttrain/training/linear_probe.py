@@ -106,7 +106,7 @@ def to_features(
                 report=settings.report,
             )
             with closing(seen):
-                features = _compute(model, watched(seen), preprocess, autocast, device)
+                features = compute_features(model, watched(seen), preprocess, autocast, device)
             _write(path, features)
             seconds = time.perf_counter() - began
             say(f"features: {len(features):,} photographs of the {split} split in {seconds:.1f} s, kept in {path}")
@@ -161,13 +161,17 @@ def solve_epoch(
     return True
 
 
-def _compute(
+def compute_features(
     model: Any,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     preprocess: torch.nn.Module,
     autocast: Autocast,
     device: torch.device,
 ) -> torch.Tensor:
+    """Return the features of all photographs of `batches`, float32 [n, D], on the host. Leaves `model` in eval mode.
+
+    Raises UserError if the classifier is not the last thing the model does, or a feature is not finite.
+    """
     parts: list[torch.Tensor] = []
     model.eval()
     with torch.no_grad():

@@ -15,6 +15,7 @@ from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule
 from fasttrain.training.optimizer_state import load_optimizer, parameter_names
+from fasttrain.training.pace import Pace
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
 
 
@@ -76,8 +77,9 @@ class Totals:
 class TrainingState:
     """`epoch` counts finished epochs, `step` optimizer steps, `seconds` training time over all sessions of the run.
 
-    optimizer_kind: its name in the settings. best: the best epoch's weights, on the host of rank 0; None before the
-    first epoch's end, and where a checkpoint of an older fasttrain doesn't hold them.
+    optimizer_kind: its name in the settings. pace: the schedule follows it; None without `--minutes`. best: the best
+    epoch's weights, on the host of rank 0; None before the first epoch's end, and where a checkpoint of an older
+    fasttrain doesn't hold them.
     """
 
     model: torch.nn.Module
@@ -95,6 +97,7 @@ class TrainingState:
     epoch_seconds: float = 0.0
     epoch_wait: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    pace: Pace | None = None
     best: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     _best_step: int = -1
     watch: Watch = field(init=False, repr=False)
@@ -142,6 +145,8 @@ class TrainingState:
         rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
         if bad := sum(ranks.gather(self.loader.bad_count)):
             state["loader"]["bad_samples"] = bad
+        if self.pace is not None:
+            state["pace"] = self.pace.state_dict()
         ema = self.ema.module.state_dict() if self.ema else None
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 
@@ -159,6 +164,9 @@ class TrainingState:
             getattr(self, name).load_state_dict(state[name])
         for name in self._PLAIN:
             setattr(self, name, state[name])
+        if self.pace is not None and "pace" in state:
+            self.pace.load_state_dict(state["pace"])
+            self.schedule.move_to(self.pace.progress)
         evaluated = state["ema"] or state["model"]
         if self.ema is not None:
             self.ema.module.load_state_dict(evaluated)

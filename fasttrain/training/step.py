@@ -160,6 +160,9 @@ class Step:
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        state.schedule.after_step()
+        if state.pace is None:
+            state.schedule.after_step()
+        else:
+            state.schedule.move_to(state.pace.after_step(state.loader.settings.image_size))
         if state.ema is not None:
             state.ema.update(state.model, step=state.step)

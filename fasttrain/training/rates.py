@@ -1,0 +1,164 @@
+"""Measure how fast this machine trains and evaluates, and plan a run under `--minutes` from it."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from fasttrain.config.model_name import is_own
+from fasttrain.config.schema import NEEDS_PIXELS, TrainConfig
+from fasttrain.device import copy_to, release_memory
+from fasttrain.errors import UserError
+from fasttrain.model.freeze import keep_frozen
+from fasttrain.model.input_size import img_size_for, takes
+from fasttrain.training.loop import step_batches
+from fasttrain.training.parts import RunParts
+from fasttrain.training.resume import RunStart
+from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, sides_to_try
+
+_TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None}
+_WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; elsewhere more, as they are short and begin slowly
+_WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
+_LEAST_SIZE, _STRIDE = 128, 32  # px
+_PENALTIES = 6  # epochs of a linear probe, each with its own L2 penalty
+
+
+def with_time_plan(
+    start: RunStart, make: Callable[[RunStart], RunParts], elapsed: Callable[[], float]
+) -> tuple[RunStart, TimePlan]:
+    """Return `start` with the settings that its `minutes` lead to, and the plan, the same on all ranks.
+
+    `make` makes a run's parts: ones for trying, which are thrown away. `elapsed` tells the seconds that are gone.
+    Raises UserError for settings that contradict `minutes`.
+    """
+    asked = start.config
+    assert asked.minutes is not None
+    if asked.linear_probe:
+        raise UserError("linear_probe takes seconds, and nothing of it can be planned; leave --minutes out")
+    trial = asked.model_copy(update=_TRIAL)
+    parts = make(replace(start, config=trial, model=copy.deepcopy(start.model)))
+    ranks = parts.ranks
+    try:
+        config = parts.config.model_copy(update={name: getattr(asked, name) for name in _TRIAL})
+        sizes, sides = _sizes(asked, config)
+        given = asked.model_fields_set
+        progressive = asked.progressive if "progressive" in given else None
+        tried = sides_to_try(sizes, sides, progressive)
+        measured = measure_rates(parts, sorted({min(tried), max(tried)}))
+        rates, spent = ranks.from_main(lambda: (measured, elapsed()))
+        work = _work(parts, config)
+    finally:
+        parts.loaders.close()
+    device = parts.device
+    del parts
+    gc.collect()
+    release_memory(device)
+    epochs = asked.epochs if "epochs" in given else None
+    plan = make_time_plan(60 * asked.minutes, spent, rates, work, sizes, sides, progressive=progressive, epochs=epochs)
+    chosen = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
+    if plan.head == "alone":
+        chosen |= {"linear_probe": True, "epochs": _PENALTIES}
+    if chosen["epochs"] < config.warmup_epochs:
+        chosen["warmup_epochs"] = float(plan.epochs)
+    return replace(start, config=config.model_copy(update=chosen)), plan
+
+
+def measure_rates(parts: RunParts, sides: list[int]) -> Rates:
+    """Train a few steps with pictures of each of `sides`, evaluate a few batches, and return the seconds they took.
+
+    The weights change. All ranks make the same steps.
+    """
+    kind = parts.device.type
+    warm_up, timed = _WARM_UP.get(kind, _WARM_UP_ELSEWHERE), _TIMED.get(kind, _TIMED_ELSEWHERE)
+    size = parts.loaders.val.settings.image_size
+    steps = {side: _step_seconds(parts, side, warm_up, timed) for side in sides}
+    return Rates(steps, _evaluation_seconds(parts, warm_up + timed), size)
+
+
+def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int) -> float:
+    state, step, ranks = parts.state, parts.step, parts.ranks
+    state.model.train()
+    keep_frozen(step.frozen)
+    state.loader.set_epoch(state.loader.epoch + 1)  # from its first batch on
+    state.loader.set_image_size(side)
+    seconds: list[float] = []
+    with closing(step_batches(state.loader, step.accumulate)) as batches:
+        while len(seconds) < warm_up + timed:
+            began = time.perf_counter()
+            if (group := next(batches, None)) is None:
+                break
+            agreed = ranks.agree(None, *step.size(group))
+            if agreed.samples:
+                step(state, group, agreed)
+            _synchronize(parts.device)
+            seconds.append(time.perf_counter() - began)
+            del group
+    kept = seconds[warm_up:] or seconds
+    return sum(kept) / len(kept)
+
+
+def _evaluation_seconds(parts: RunParts, batches: int) -> float:
+    """Return the seconds of a photograph; the first batch of several warms up."""
+    model, step = parts.state.evaluated_model, parts.step
+    model.eval()
+    seconds: list[tuple[float, int]] = []
+    with torch.inference_mode(), closing(iter(parts.loaders.val)) as loader:  # type: ignore[type-var]
+        began = time.perf_counter()
+        for images, labels, _ in islice(loader, batches):
+            if len(labels):
+                with step.autocast():
+                    model(step.preprocess(copy_to(parts.device, images)))
+                _synchronize(parts.device)
+                seconds.append((time.perf_counter() - began, len(labels)))
+            began = time.perf_counter()
+    kept = seconds[1:] or seconds
+    return sum(each for each, _ in kept) / max(sum(count for _, count in kept), 1)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _sizes(asked: TrainConfig, config: TrainConfig) -> tuple[list[int], set[int]]:
+    """Return the sides in px that may be evaluated, the greatest first, and those that the model may train on besides.
+
+    `config` has the size that was `asked` for, or else the model's own.
+    """
+    own, name = config.image_size, config.model
+    if is_own(name):
+        return [own], set()
+    img_size = img_size_for(name, own)
+    sides = {side for side in range(_STRIDE, own + 1, _STRIDE) if takes(name, side, img_size)}
+    if "image_size" in asked.model_fields_set or img_size is not None:
+        return [own], sides
+    smaller = [side for side in sorted(sides, reverse=True) if _LEAST_SIZE <= side < own]
+    return [own, *smaller], sides
+
+
+def _work(parts: RunParts, config: TrainConfig) -> Work:
+    loaders, ranks = parts.loaders, parts.ranks
+    head = (config.pretrained or config.weights is not None) and not is_own(config.model)
+    tta = 2 if config.tta == "flip" else 1
+
+    def each(loader: object) -> int:
+        batches = len(loader)  # type: ignore[arg-type]
+        return min(batches * parts.batch_size, -(-len(loader.ids) // ranks.size))  # type: ignore[attr-defined]
+
+    return Work(
+        steps=-(-len(loaders.train) // config.grad_accumulation),
+        photographs=len(loaders.train.ids),
+        validation=each(loaders.val),
+        end=each(loaders.test or loaders.val) * tta,
+        head=head,
+        alone=head and ranks.size == 1 and not config.changed(NEEDS_PIXELS),
+    )

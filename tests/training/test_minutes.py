@@ -1,0 +1,187 @@
+"""`--minutes` in real runs, on a clock that steps alone move, so that a busy machine decides the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fasttrain import train
+from fasttrain.errors import UserError
+from fasttrain.training.pace import Pace
+from fasttrain.training.time_plan import Rates
+from tests.support.runs import SMALL, killed_after, last_state
+
+TIMED = {name: value for name, value in SMALL.items() if name not in ("epochs", "image_size")}
+TIMED |= {"image_size": 64, "batch_size": 8, "deterministic": True, "track": False, "save_every": 1, "minutes": 1.0}
+
+
+class Clock:
+    """Seconds that go by as steps are made: `slow` times as many as `RATES` say."""
+
+    def __init__(self) -> None:
+        self.now, self.slow, self.measured = 0.0, 1.0, 0
+
+
+RATES = Rates({32: 0.4, 64: 1.0}, evaluation=0.05, evaluated_side=64)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    after_step = Pace.after_step
+
+    def step(self: Pace, side: int) -> float:
+        base, per_pixel = self.plan.line
+        made.now += made.slow * (base + per_pixel * side**2)
+        return after_step(self, side)
+
+    def rates(*_: Any) -> Rates:
+        made.measured += 1
+        return RATES
+
+    monkeypatch.setattr(Pace, "after_step", step)
+    monkeypatch.setattr("fasttrain.training.rates.measure_rates", rates)
+    for module in ("training.pace", "commands.train"):
+        monkeypatch.setattr(f"fasttrain.{module}.clock", lambda: made.now)
+    yield made
+
+
+@pytest.fixture(scope="module")
+def begin(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that stand for pretrained ones."""
+    from timm import create_model
+
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("weights") / "begin.pth"
+    torch.save(create_model(TIMED["model"], num_classes=10).state_dict(), path)
+    return path
+
+
+def test_a_run_is_planned_and_a_slow_one_ends_in_time_with_its_schedule(shard_folder, tmp_path, clock, begin, capsys):
+    clock.slow = 1.7
+    run = train(data=shard_folder, out=tmp_path, **TIMED, weights=begin)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "minutes: 1; the head solved for first" in said and "evaluated at 64 px" in said
+    assert "planned were" in said
+    state = last_state(run.folder)
+    plan, decisions = state["pace"]["plan"], state["pace"]["decisions"]
+    assert decisions and decisions[-1]["end"] < plan["training"]
+    assert clock.now <= 60 - plan["finish"] and clock.now >= 30
+    assert state["schedule"]["position"] == pytest.approx(state["config"]["epochs"] * plan["steps"], rel=0.1)
+    assert run.history[-1]["learning_rate"] < 0.1 * TIMED["learning_rate"]
+    assert json.loads((run.folder / "evaluation.json").read_text())
+    assert state["pace"]["head_solved"] and "minutes = 1.0" in (run.folder / "config.toml").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(shard_folder, tmp_path, clock, begin):
+    clock.slow = 1.7
+    alone = train(data=shard_folder, out=tmp_path / "alone", **TIMED, weights=begin)
+    clock.now = 0.0
+    with killed_after(lambda state: state["epoch"] == 1 and state["loader"]["samples"] > 16):
+        train(data=shard_folder, out=tmp_path / "killed", **TIMED, weights=begin)
+    measured = clock.measured
+    clock.now += 1000.0  # between the two processes
+    resumed = train(resume="auto", out=tmp_path / "killed")
+    assert clock.measured == measured, "a resumed run follows its plan"
+    decisions = [last_state(run.folder)["pace"]["decisions"] for run in (alone, resumed)]
+    assert decisions[0] == decisions[1] != []
+    ours, theirs = (load_file(run.folder / "model.safetensors") for run in (alone, resumed))
+    assert all(torch.equal(each, theirs[name]) for name, each in ours.items())
+    assert [each["train_loss"] for each in alone.history] == [each["train_loss"] for each in resumed.history]
+
+
+@pytest.mark.slow
+def test_more_minutes_let_a_planned_run_train_longer(shard_folder, tmp_path, clock, begin):
+    clock.slow = 4.0
+    short = train(data=shard_folder, out=tmp_path, **TIMED, weights=begin)
+    before = last_state(short.folder)["pace"]
+    (short.folder / "evaluation.json").unlink()
+    longer = train(resume=str(short.folder), minutes=5.0)
+    assert last_state(longer.folder)["pace"]["work"] >= before["work"]
+    assert last_state(longer.folder)["pace"]["end"] >= before["end"]
+
+
+@pytest.mark.slow
+def test_too_little_time_leaves_a_linear_probe(shard_folder, tmp_path, clock, begin, monkeypatch, capsys):
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    run = train(data=shard_folder, out=tmp_path / "runs", **{**TIMED, "minutes": 0.1}, weights=begin)
+    assert "minutes: 0.1; the head alone, solved for on frozen features" in " ".join(capsys.readouterr().out.split())
+    after, begun = load_file(run.folder / "model.safetensors"), torch.load(begin)
+    assert {name for name in begun if not torch.equal(begun[name], after[name])} <= {
+        *("classifier.weight", "classifier.bias")
+    }
+    assert all("l2" in record for record in run.history)
+    resumed = train(resume=str(run.folder))
+    assert resumed.history == run.history
+
+
+def test_minutes_of_a_linear_probe_are_refused(shard_folder, tmp_path):
+    with pytest.raises(UserError, match=r"linear_probe takes seconds, .*; leave --minutes out"):
+        train(data=shard_folder, out=tmp_path, **{**TIMED, "image_size": 48}, linear_probe=True)
+
+
+@pytest.mark.slow
+def test_rates_are_measured_and_nothing_of_it_is_kept(shard_folder, tmp_path, begin):
+    """With the machine's own clock: how fast it is decides how much is trained, and never whether the run ends."""
+    run = train(data=shard_folder, out=tmp_path, **{**TIMED, "minutes": 0.5}, weights=begin)
+    state = last_state(run.folder)
+    assert len(list(tmp_path.iterdir())) == 1 and len(run.history) >= 1
+    if "pace" in state:
+        assert state["step"] <= state["config"]["epochs"] * state["pace"]["plan"]["steps"]
+        assert all(each > 0 for each in (state["pace"]["plan"]["validation"], sum(state["pace"]["plan"]["line"])))
+
+
+RANK = """
+import sys, json
+from pathlib import Path
+import fasttrain.training.pace as pace
+import fasttrain.training.rates as rates
+from fasttrain.training.time_plan import Rates
+import os, fasttrain
+from fasttrain.commands import train as command
+rank = int(os.environ["RANK"])
+calls = iter(range(10**6))
+clock = lambda: next(calls) * (0.7 if rank == 0 else 50.0)
+pace.clock = command.clock = clock
+rates.measure_rates = lambda *_: Rates({32: 0.4 + rank, 64: 1.0 + rank}, evaluation=0.05, evaluated_side=64)
+look = pace.Pace.look
+def noted(self, step, elapsed):
+    look(self, step, elapsed)
+    Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps([self.decisions, self.progress]))
+pace.Pace.look = noted
+fasttrain.train(**json.loads(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_decisions_of_the_first(shard_folder, tmp_path, begin):
+    given = {**TIMED, "data": str(shard_folder), "out": str(tmp_path / "runs"), "weights": str(begin)}
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    done = subprocess.run(
+        [
+            *command,
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "127.0.0.1:0",
+            str(script),
+            str(tmp_path),
+            json.dumps(given),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first == second and first[0], "each has a clock of its own"
