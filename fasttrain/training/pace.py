@@ -17,7 +17,8 @@ from fasttrain.training.time_plan import TimePlan, epoch_costs
 _LOOKS, _LOOKS_AN_EPOCH = 50, 8  # at least, over the planned steps
 _LEAST_WINDOW, _WINDOW = 4, 8  # looks from which the speed is taken
 _STORED = ("head", "training", "head_seconds", "validation", "finish")
-_TOLERANCE = 0.02  # of the planned seconds: smaller changes are not worth a decision
+_TOLERANCE = 0.0195  # of the planned seconds: smaller changes are not worth a decision
+_GRID = 1000  # places where a run may end, so that the last bits of a clock don't reach the weights
 
 
 def clock() -> float:
@@ -93,10 +94,11 @@ class Pace:
         self._marks.append((elapsed, self._work))
         (began, before), done = self._marks[0], self._work
         if len(self._marks) >= _LEAST_WINDOW and done > before:
-            self._slower = max((elapsed - began) / (done - before), 1e-6)
+            self._slower = max(round((elapsed - began) / (done - before), 3), 1e-3)
         validations = sum(1 for begin in [0.0, *self._ends[:-1]] if begin < self._end and self._epoch_end(begin) > done)
         left = self.plan.budget - elapsed - self.plan.finish - validations * self.plan.validation
         end = min(done + max(left, 0.0) / self._slower, self._ends[-1])
+        end = round(_GRID * end / self._ends[-1]) / _GRID * self._ends[-1] if left > 0 else done
         least = done if done > 0 else self._least_step  # a run has one step at least
         if abs(end - self._end) > _TOLERANCE * self._ends[-1] or left <= 0:
             progress = self.progress

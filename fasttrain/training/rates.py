@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -60,9 +61,20 @@ def with_time_plan(
     del parts
     gc.collect()
     release_memory(device)
-    epochs = asked.epochs if "epochs" in given else None
-    plan = make_time_plan(60 * asked.minutes, spent, rates, work, sizes, sides, progressive=progressive, epochs=epochs)
-    chosen = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
+    plan = make_time_plan(
+        60 * asked.minutes,
+        spent,
+        rates,
+        work,
+        sizes,
+        sides,
+        progressive=progressive,
+        epochs=asked.epochs if "epochs" in given else None,
+        learning_rate=asked.learning_rate if "learning_rate" in given else None,
+    )
+    chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
+    if plan.learning_rate is not None:
+        chosen["learning_rate"] = plan.learning_rate
     if plan.head == "alone":
         chosen |= {"linear_probe": True, "epochs": _PENALTIES}
     if chosen["epochs"] < config.warmup_epochs:

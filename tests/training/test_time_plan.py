@@ -76,6 +76,8 @@ def test_what_the_user_set_is_kept_or_refused_in_one_line():
     assert plan_for(30, epochs=3).progressive == Progressive(128, 128)
     grown = plan_for(5, progressive=Progressive(64, 160))
     assert grown.progressive == Progressive(64, 160) and grown.epochs > 1
+    assert plan_for(2).learning_rate == 3e-4 and "learning rate 0.0003" in plan_for(2).line_of_choice()
+    assert plan_for(10).learning_rate is None and plan_for(2, learning_rate=0.01).learning_rate is None
     with pytest.raises(UserError, match=r"^epochs = 40 takes about [\d.]+ minutes on this machine, more than minutes"):
         plan_for(5, epochs=40)
     with pytest.raises(UserError, match=r"scheduler = 'plateau' follows the validation loss, not the time of minutes"):
