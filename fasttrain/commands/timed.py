@@ -16,7 +16,10 @@ class Timed:
     def begin(self, watched: Watched) -> None:
         """Solve for the head, once in a run, where the plan says so. `watched` wraps the batches of one process."""
         pace, ranks = self._pace, self._parts.ranks
-        if pace is None or pace.plan.head != "first" or pace.head_solved:
+        if pace is None:
+            return
+        pace.leave_out_start(ranks.from_main(lambda: pace.elapsed))
+        if pace.plan.head != "first" or pace.head_solved:
             return
         side = pace.plan.progressive.last if pace.plan.progressive else pace.plan.image_size
         # Of several ranks the first alone computes features, and the others can't agree with it on a stop.

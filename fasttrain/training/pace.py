@@ -82,6 +82,11 @@ class Pace:
         """Forget the looks before: validation is no part of a step's time."""
         self._marks.clear()
 
+    def leave_out_start(self, elapsed: float) -> None:
+        """Have the time since the checkpoint be no part of a step's. `elapsed` is rank 0's."""
+        start = elapsed - self._spent
+        self._marks = deque(((seconds + start, work) for seconds, work in self._marks), maxlen=_WINDOW)
+
     def due(self, step: int) -> bool:
         """Return whether the clock is looked at after `step`."""
         base, per_pixel = self.plan.line
@@ -119,16 +124,18 @@ class Pace:
             "end": self._end,
             "anchor": list(self._anchor),
             "slower": self._slower,
+            "marks": [list(mark) for mark in self._marks],
             "decisions": self.decisions,
             "head_solved": self.head_solved,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there. The speed is taken from the looks of this process."""
+        """Continue from there."""
         self._spent = state["spent"]
         self._work, self._end = state["work"], min(state["end"], self._ends[-1])
         self._anchor = (state["anchor"][0], state["anchor"][1])
         self._slower = state["slower"]
+        self._marks = deque(((mark[0], mark[1]) for mark in state["marks"]), maxlen=_WINDOW)
         self.decisions = list(state["decisions"])
         self.head_solved = state["head_solved"]
 

@@ -178,3 +178,37 @@ def test_a_pace_continues_from_its_state_and_follows_other_minutes():
     spent.load_state_dict(state)
     spent.look(20, 301.0)
     assert spent.done and spent.progress == 1
+
+
+@pytest.mark.parametrize("slower", [0.8, 1.7, 3.3])
+@pytest.mark.parametrize("stopped_at", [7, 61, 130])
+def test_a_stop_in_mid_epoch_leads_to_the_same_decisions(slower, stopped_at):
+    """Also on a clock that begins elsewhere, whose last bits are others."""
+    plan = plan_for(5)
+    config = resolve({"minutes": 5, "image_size": 160, "epochs": plan.epochs, "progressive": str(plan.progressive)})
+    cost = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, 1)[0] / plan.steps
+
+    def trained(stop: int | None) -> tuple[list[dict[str, float]], list[float]]:
+        pace, now, began, spent = Pace(plan, 0.0), SPENT, 0.0, 0.0
+        shares = []
+        for step in range(plan.epochs * plan.steps):
+            if step % plan.steps == 0:
+                pace.begin_epoch()
+                pace.look(step, spent + now - began)
+            shares.append(pace.after_step(128))
+            now += slower * cost
+            if pace.due(step + 1):
+                pace.look(step + 1, spent + now - began)
+            if pace.done:
+                break
+            if step + 1 == stop:
+                spent += now - began
+                state = pace.state_dict()
+                pace = Pace(resumed_plan(state, config, plan.steps), 0.0)
+                pace.load_state_dict(state)
+                began = now = now + 12345.678
+        return pace.decisions, shares
+
+    alone = trained(None)
+    assert trained(stopped_at) == alone
+    assert alone[0] or slower < 1
