@@ -90,6 +90,10 @@ def test_every_option_of_type_str_is_known_here() -> None:
 
 def test_the_out_of_a_conversion_is_expanded(home: Path) -> None:
     assert destination("~/shards").location == home / "shards"
+
+
+def test_a_bucket_has_no_home() -> None:
+    pytest.importorskip("s3fs")
     assert destination("s3://bucket/~a").location == "s3://bucket/~a"
 
 

@@ -99,7 +99,7 @@ def test_random_crops_match_the_reference(stored: str, sampling: str) -> None:
             means.append(apart.mean())
             most = max(most, int(apart.max()))
     chroma = stored != "progressive"
-    assert np.mean(means) < (0.6 if chroma else 0.1)
+    assert np.mean(means) < (0.6 if chroma else 0.2 if OLD_TORCH else 0.1)
     assert max(means) < (1.2 if chroma else 0.5)
     assert most <= (20 if chroma else 2)
 
