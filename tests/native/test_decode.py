@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+from tests.support.old_torch import OLD_TORCH
+
 native = pytest.importorskip("fasttrain._native")
 
 Picture = NDArray[np.uint8]

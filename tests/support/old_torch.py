@@ -1,4 +1,4 @@
-"""The oldest torch that pyproject.toml allows rounds more coarsely when it resizes uint8 pictures, the tests' reference."""
+"""The oldest torch that is allowed rounds more coarsely when it resizes uint8 pictures, which are the reference."""
 
 import torch
 
