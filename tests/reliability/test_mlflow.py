@@ -134,6 +134,7 @@ def artifacts(server: Server, run: Any) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.full
 def test_the_server_is_killed_and_restarted_at_random_moments(
     server: Server, here: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_fol
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_torchrun_restarts_a_killed_rank_from_the_last_checkpoint(together, shard_folder, tmp_path):
     runs = tmp_path / "runs"
     line = train_line(shard_folder, runs, pause_at=3)

@@ -62,7 +62,9 @@ def assert_same_end(run: Path, expected: dict) -> None:
         assert ours["train_loss"] == theirs["train_loss"] and ours["val_loss"] == theirs["val_loss"]
 
 
-@pytest.mark.parametrize("loader", list(LOADERS))
+@pytest.mark.parametrize(
+    "loader", [pytest.param(name, marks=pytest.mark.full if name == "ffcv" else ()) for name in LOADERS]
+)
 @pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
     if reason := loader_class(loader).unavailable(ShardSet.open(shard_folder), "cpu"):
