@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs what takes hours: every test, the full reliability table, an hour of fuzzing, the C++ on Arm under qemu, and the quick
-# tests with the oldest versions that are allowed and with each Python that is installed. FUZZ_SECONDS=600 fuzzes for less. A step that fails doesn't keep the next ones
-# from running.
+# tests with the oldest versions that are allowed and with each Python that is installed. FUZZ_SECONDS=600 fuzzes for less. A step
+# that fails doesn't keep the next ones from running.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 failed=()
