@@ -9,6 +9,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.report.figures import write_figures
@@ -42,11 +43,17 @@ def write_result(
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
     # Written last: a run without this file is unfinished and will be resumed.
     folder.write_evaluation(
-        result.evaluation.to_dict(), split=split, seconds=result.seconds, best_epoch=result.best_epoch
+        result.evaluation.to_dict(),
+        split=split,
+        seconds=result.seconds,
+        best_epoch=result.best_epoch,
+        monitor=result.monitor,
+        monitored=result.best[MONITORS[result.monitor].field],
     )
     tracker.sync()
     summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
-    values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "seconds": result.seconds}
+    values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "monitor": result.monitor}
+    values["seconds"] = result.seconds
     tell(console, "finished", {**values, **result.evaluation.scalars()}, summary)
 
 

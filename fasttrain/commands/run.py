@@ -18,6 +18,7 @@ from rich.text import Text
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.finish import page_of, write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
+from fasttrain.config.monitor import MONITORS
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
@@ -311,16 +312,21 @@ class Run:
         state = self.state
         totals = state.totals.over(self.ranks)
         train_loss, train_top1 = totals.means()
-        improved = state.early_stopping.update(state.epoch, validation.loss)
+        validated = {
+            "val_loss": validation.loss,
+            "val_top1": validation.top1,
+            "val_macro_f1": validation.macro_f1,
+        }
+        monitored = validated[MONITORS[self.config.monitor].field]
+        improved = state.early_stopping.update(state.epoch, monitored)
         if not self.config.linear_probe:
-            state.schedule.after_epoch(validation.loss)
+            state.schedule.after_epoch(monitored)
         seconds = state.epoch_seconds
         record: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "train_loss": train_loss,
             "train_top1": train_top1,
-            "val_loss": validation.loss,
-            "val_top1": validation.top1,
+            **validated,
             **({"l2": self._l2()} if self.config.linear_probe else {"learning_rate": learning_rate}),
             "improved": improved,
             "epoch_seconds": seconds,
@@ -360,7 +366,7 @@ class Run:
         state = self.state
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
             waited = state.early_stopping.waited
-            self.console.print(f"early stopping: no improvement of val_loss for {waited} epochs")
+            self.console.print(f"early stopping: no improvement of {self.config.monitor} for {waited} epochs")
         if self.callbacks.stopping:
             self.console.print(f"stopped by {self.callbacks.view.stopped_by}", soft_wrap=True)
         loaders = self.parts.loaders
@@ -378,6 +384,7 @@ class Run:
             best_epoch=state.early_stopping.best_epoch + 1,
             evaluation=evaluation,
             seconds=state.seconds + time.perf_counter() - began,
+            monitor=self.config.monitor,
             mlflow_run_id=self.tracker.wait_for_run(),
         )
         self.saving.wait()

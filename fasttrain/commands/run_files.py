@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.config.monitor import MONITORS
 from fasttrain.tracking.record import record_uuid, set_aside
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState
@@ -30,7 +31,7 @@ def begin_best_anew(state: TrainingState, main: bool) -> None:
     """Has the epoch that ends with this state be the best so far; in mid-epoch none is."""
     state.early_stopping.forget()
     if state.at_end_of_epoch and state.history:
-        state.early_stopping.update(state.epoch - 1, state.history[-1]["val_loss"])
+        state.early_stopping.update(state.epoch - 1, state.history[-1][MONITORS[state.early_stopping.monitor].field])
         if main:
             state.keep_best()
 

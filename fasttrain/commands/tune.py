@@ -55,7 +55,7 @@ def tune(
     **settings: Any,
 ) -> TuneResult:
     """Searches with Optuna (TPE) for the settings with the greatest `val_top1`, of the epoch whose weights a run keeps:
-    that of the least `val_loss`.
+    the best one by `monitor`.
 
     `config` and `settings` are `train`'s. The study lies in `out`/study.db: the same call again goes on until it has
     `trials` trials, with one that was killed from its checkpoint. `timeout`: seconds after which no trial begins.
@@ -262,7 +262,7 @@ def _epochs_before(folder: Path) -> list[dict[str, Any]]:
 
 
 def _kept_top1(records: Sequence[Mapping[str, Any]]) -> float:
-    """`val_top1` of the epoch whose weights `train` keeps: the last that improved `val_loss`."""
+    """`val_top1` of the epoch whose weights `train` keeps: the last that improved the monitored metric."""
     kept: float = next(record["val_top1"] for record in reversed(records) if record["improved"])
     return kept
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from fasttrain.config.location import parse_location, user_path
 from fasttrain.config.model_name import is_object, model_name
+from fasttrain.config.monitor import MonitorName
 from fasttrain.config.values import CacheSize, Progressive, RandAugment, SaveEvery
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -148,6 +149,10 @@ class OptimizationSettings(Settings):
     warmup_epochs: float = Field(0.5, ge=0, description="linear warm-up; cosine only")
     patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
+    monitor: MonitorName = Field(
+        "val_loss",
+        description="val_loss, top1 or macro_f1: it chooses the best epoch and counts for early stopping and plateau",
+    )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
     class_weights: Literal["none", "balanced"] = Field(

@@ -101,6 +101,10 @@ RULES: dict[str, Rule] = {
     "warmup_epochs": _effect("as if the run had begun with it"),
     "patience": _effect(),
     "factor": _effect("from the next drop of the rate on"),
+    "monitor": Rule(
+        OnResume.FIXED,
+        f"the weights of the epoch that another metric would have chosen may be gone; {_NEW_RUN}",
+    ),
     "early_stopping": _effect(
         "epochs without improvement so far count; if early stopping had ended the run, more epochs begin the count anew"
     ),

@@ -54,7 +54,7 @@ def report_of_run(
     rate = sum(record["img/s"] for record in history) / len(history)
     count = sum(parameter.numel() for parameter in model.parameters())
     facts = [
-        ("best epoch", f"{result.best_epoch} of {len(history)}"),
+        ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
         ("time", duration(result.seconds)),
         ("training speed", f"{rate:,.0f} images/s"),
         ("waiting for data", percent(waited / seconds if seconds else 0.0)),

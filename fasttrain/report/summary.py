@@ -91,10 +91,11 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
 
 def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:
     """The summary as plain data that JSON can hold."""
-    best = result.history[result.best_epoch - 1]
+    best = result.best
     rates = [record["img/s"] for record in result.history]
     return {
         "best_epoch": result.best_epoch,
+        "monitor": result.monitor,
         "best": {name: best[name] for name in ("train_loss", "train_top1", "val_loss", "val_top1")},
         "epochs": len(result.history),
         "training_seconds": result.seconds,
@@ -116,8 +117,8 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     values = summary_dict(result, split=split, artifacts=artifacts, tracker=tracker)
     best = values["best"]
     run = _grid()
-    run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}")
-    run.add_row("validation", f"loss {best['val_loss']:.4f}  accuracy {best['val_top1']:.2%}")
+    run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}, {result.chosen_by}")
+    run.add_row("validation", _validation(best))
     run.add_row("training", f"loss {best['train_loss']:.4f}  accuracy {best['train_top1']:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):
@@ -139,6 +140,11 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
         Text("next", style="bold"),
         _indented(_next_steps(result.folder, artifacts)),
     )
+
+
+def _validation(record: Mapping[str, Any]) -> str:
+    said = f"loss {record['val_loss']:.4f}  accuracy {record['val_top1']:.2%}"
+    return said + (f"  macro F1 {record['val_macro_f1']:.4f}" if "val_macro_f1" in record else "")
 
 
 def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:

@@ -6,12 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fasttrain.config.monitor import MONITORS
 from fasttrain.evaluation.metrics import Evaluation
 
 RECORDED = frozenset(
     {
-        *("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "learning_rate", "l2", "improved"),
-        *("epoch_seconds", "img/s", "wait_share", "image_size", "bad_samples", "cuda_peak_bytes", "skipped_steps"),
+        *("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "val_macro_f1", "learning_rate", "l2"),
+        *(
+            "improved",
+            "epoch_seconds",
+            "img/s",
+            "wait_share",
+            "image_size",
+            "bad_samples",
+            "cuda_peak_bytes",
+            "skipped_steps",
+        ),
     }
 )
 """The metrics of an epoch that every run records; callbacks log others."""
@@ -19,7 +29,10 @@ RECORDED = frozenset(
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves: its folder, one record an epoch, the final evaluation of the best epoch's weights."""
+    """What a finished run leaves: its folder, one record an epoch, the final evaluation of the best epoch's weights.
+
+    `monitor` is the metric that chose the best epoch.
+    """
 
     folder: Path
     history: list[dict[str, Any]]
@@ -27,3 +40,14 @@ class TrainResult:
     evaluation: Evaluation
     seconds: float
     mlflow_run_id: str | None
+    monitor: str = "val_loss"
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Return the record of the best epoch."""
+        return self.history[self.best_epoch - 1]
+
+    @property
+    def chosen_by(self) -> str:
+        """Return what made the best epoch the best, for people."""
+        return MONITORS[self.monitor].title

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.model_name import is_own
+from fasttrain.config.monitor import MONITORS
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop
 from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
@@ -91,7 +92,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         optimizer=optimizer,
         schedule=schedule,
         scaler=precision.scaler,
-        early_stopping=EarlyStopping(config.early_stopping),
+        early_stopping=EarlyStopping(config.early_stopping, config.monitor),
         totals=Totals(device),
         loader=loaders.train,
         optimizer_kind=config.optimizer,
@@ -205,6 +206,7 @@ def _make_optimizer(
         steps_per_epoch=steps_per_epoch,
         patience=config.patience,
         factor=config.factor,
+        greater_is_better=MONITORS[config.monitor].greater_is_better,
         warmup_epochs=config.warmup_epochs,
     )
     return optimizer, schedule
