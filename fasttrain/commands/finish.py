@@ -77,7 +77,8 @@ def page_of(parts: RunParts, tracker: NullTracker, result: TrainResult, predicti
     side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size
     settings = replace(parts.loaders.train.settings, image_size=side)
     augmentation = parts.step.augmentation
-    batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device)
+    epoch = next((at for at, each in enumerate(result.history) if "l2" not in each), 0)  # the first on photographs
+    batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device, epoch)
     return report_of_run(
         result,
         predictions,

@@ -18,7 +18,6 @@ from rich.text import Text
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.finish import page_of, write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
-from fasttrain.config.monitor import MONITORS
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
@@ -35,16 +34,17 @@ from fasttrain.tracking.tracker import NullTracker, Tracker
 from fasttrain.training.batch_size import too_large
 from fasttrain.training.callback import Callback, Callbacks
 from fasttrain.training.diverged import kept_if_diverged
-from fasttrain.training.linear_probe import Batches, l2_strength, solve_epoch, to_features
+from fasttrain.training.linear_probe import Batches, l2_strength, solve_epoch
 from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import require_finite_validation, train_epoch
 from fasttrain.training.parts import RunParts
+from fasttrain.training.phases import train_everything
 from fasttrain.training.progress import EpochProgress
 from fasttrain.training.progressive import progressive_side
 from fasttrain.training.refused import refused
 from fasttrain.training.result import TrainResult
 from fasttrain.training.saving import Saving
-from fasttrain.training.state import Totals
+from fasttrain.training.state import HEAD, Totals
 from fasttrain.training.step import Step
 from fasttrain.training.trace import Trace
 
@@ -152,19 +152,12 @@ class Run:
             self.folder.write_classes(self.parts.shards.classes)
             self.folder.write_model_spec(self.parts.spec)
         self.parts.fold_frozen()
-        if self.config.linear_probe:
-            step = self.parts.step
-            self.parts.loaders = to_features(
-                self.state,
-                self.parts.loaders,
-                self.parts.spec,
-                preprocess=step.preprocess,
-                autocast=step.autocast,
-                device=step.device,
-                watched=self._watched,
-                say=lambda line: self.console.print(line, soft_wrap=True),
-            )
-            self.parts.step = replace(step, preprocess=torch.nn.Identity())
+        if self.parts.on_features and not self._head_is_trained:
+            self.parts.enter_features(self._watched, lambda line: self.console.print(line, soft_wrap=True))
+
+    @property
+    def _head_is_trained(self) -> bool:
+        return self.state.phase == HEAD and self.state.epoch >= self.config.head_epochs
 
     def _resume(self, checkpoint: dict[str, Any]) -> None:
         """Load the checkpoint, and make the folder match it: the folder may hold a later step, or an ended run."""
@@ -210,6 +203,8 @@ class Run:
 
     def _one_epoch(self) -> None:
         state = self.state
+        if self._head_is_trained:
+            train_everything(self.parts)
         state.loader.set_epoch(state.epoch)
         if self.config.progressive:
             state.loader.set_image_size(progressive_side(self.config.progressive, state.epoch, self.config.epochs))
@@ -218,7 +213,7 @@ class Run:
         title = f"epoch {state.epoch + 1}/{self.config.epochs}"
         bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
         with bar as progress:
-            if self.config.linear_probe:
+            if self.parts.on_features:
                 self._solve_head()
             else:
                 with self._traced(total - done) as step:
@@ -239,7 +234,7 @@ class Run:
             self._stop(stop)
 
     def _l2(self) -> float:
-        return l2_strength(self.state.epoch, self.config.epochs)
+        return l2_strength(self.state.epoch, self.config.head_epochs or self.config.epochs)
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
@@ -317,9 +312,11 @@ class Run:
             "val_top1": validation.top1,
             "val_macro_f1": validation.macro_f1,
         }
-        monitored = validated[MONITORS[self.config.monitor].field]
+        monitored = validated[self.config.monitored.field]
         improved = state.early_stopping.update(state.epoch, monitored)
-        if not self.config.linear_probe:
+        if state.phase == HEAD:
+            state.early_stopping.waited = 0  # counted from the first epoch on that trains everything
+        elif not self.config.linear_probe:
             state.schedule.after_epoch(monitored)
         seconds = state.epoch_seconds
         record: dict[str, Any] = {
@@ -327,7 +324,8 @@ class Run:
             "train_loss": train_loss,
             "train_top1": train_top1,
             **validated,
-            **({"l2": self._l2()} if self.config.linear_probe else {"learning_rate": learning_rate}),
+            **({"l2": self._l2()} if self.parts.on_features else {"learning_rate": learning_rate}),
+            **({"phase": state.phase} if self.config.head_epochs else {}),
             "improved": improved,
             "epoch_seconds": seconds,
             "img/s": images / seconds,
@@ -369,6 +367,8 @@ class Run:
             self.console.print(f"early stopping: no improvement of {self.config.monitor} for {waited} epochs")
         if self.callbacks.stopping:
             self.console.print(f"stopped by {self.callbacks.view.stopped_by}", soft_wrap=True)
+        if not self.config.linear_probe:
+            self.parts.leave_features()  # where a callback ended the run before
         loaders = self.parts.loaders
         split, loader = ("test", loaders.test) if loaders.test else ("val", loaders.val)
         best = state.evaluated_model

@@ -132,6 +132,9 @@ class OptimizationSettings(Settings):
         None, description="other defaults for the settings below: fast, accurate or classic"
     )
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
+    head_epochs: int = Field(
+        0, ge=0, description="the first N epochs train the classifier alone, on cached features where they can"
+    )
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
         64, description="photographs a batch, of each rank under torchrun; auto: the most that fit into memory"
     )
@@ -171,9 +174,16 @@ class OptimizationSettings(Settings):
 
     @model_validator(mode="after")
     def _warmup_within_the_run(self) -> OptimizationSettings:
-        if self.warmup_epochs > self.epochs:
+        if self.head_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"
+                f"head_epochs = {self.head_epochs} leaves none of epochs = {self.epochs} to train everything; give at "
+                f"most {self.epochs - 1}, or use linear_probe"
+            )
+        left = self.epochs - self.head_epochs
+        if self.warmup_epochs > left:
+            named = "epochs" if not self.head_epochs else "epochs after the head's"
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g} is more than {named}; the nearest valid one is {left}"
             )
         return self
 

@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
     # optimisation
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
     "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
+    "head_epochs": Rule(OnResume.FIXED, f"optimizer and schedule begin when they end; {_NEW_RUN}"),
     "batch_size": _effect("auto keeps the number that the run began with"),
     "grad_accumulation": _effect(),
     "optimizer": _effect("its moments begin at zero"),

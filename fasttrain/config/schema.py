@@ -18,12 +18,13 @@ from fasttrain.config.groups import (
     RunSettings,
 )
 from fasttrain.config.model_name import is_own
+from fasttrain.config.monitor import MONITORS, Monitor
 from fasttrain.config.recipes import RECIPES, recipe_defaults
 
-NEEDS_PIXELS = (
-    *AugmentationSettings.model_fields,
-    *("progressive", "tta", "freeze", "layer_decay", "grad_checkpointing", "on_bad_sample"),
-)
+HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample")
+"""Settings with which the head trains on photographs in the epochs of `head_epochs`, in place of cached features."""
+
+NEEDS_PIXELS = (*HEAD_NEEDS_PIXELS, "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs")
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 
 NEEDS_STEPS = (
@@ -63,6 +64,11 @@ class TrainConfig(
                 f"{name} = {self.plain()[name]!r} does not go with linear_probe, whose head sees features only"
             )
         return self
+
+    @property
+    def monitored(self) -> Monitor:
+        """Return the metric that chooses the best epoch."""
+        return MONITORS[self.monitor]
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
         """Return the settings as TOML and JSON can hold them: paths as strings, unset ones left out."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report, percent
@@ -55,6 +55,7 @@ def report_of_run(
     count = sum(parameter.numel() for parameter in model.parameters())
     facts = [
         ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
+        *_phase_facts(history),
         ("time", duration(result.seconds)),
         ("training speed", f"{rate:,.0f} images/s"),
         ("waiting for data", percent(waited / seconds if seconds else 0.0)),
@@ -153,6 +154,11 @@ def versions(device: torch.device) -> dict[str, str]:
         found["CUDA"] = str(torch.version.cuda)
     found["system"] = f"{platform.system()} {platform.release()}, {platform.machine()}"
     return found
+
+
+def _phase_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    head = sum(record.get("phase") == "head" for record in history)
+    return [("phases", f"epochs 1 to {head}: the classifier alone")] if head else []
 
 
 def _subtitle(spec: ModelSpec) -> str:

@@ -34,7 +34,7 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     """One epoch's record (as in `history.json`) in two lines; `epochs` is how many the run will have at
     most."""
     width = len(str(epochs))
-    head = f"epoch {record['epoch']:>{width}}/{epochs}"
+    head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
     text = Text(head, style="bold")
     text.append(
         f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}"

@@ -188,7 +188,8 @@ class Record:
         if any(str(epoch["epoch"]) not in self.times for epoch in history):
             self.note_times()
         for epoch in history:
-            values = {name: float(value) for name, value in epoch.items() if name != "epoch"}
+            numbers = {name: value for name, value in epoch.items() if isinstance(value, (int, float))}
+            values = {name: float(value) for name, value in numbers.items() if name != "epoch"}
             yield {"step": epoch["epoch"], "time": self.times[str(epoch["epoch"])], "metrics": values}
 
     def _final_rows(self) -> Iterator[dict[str, Any]]:

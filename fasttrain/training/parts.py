@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from fasttrain.model.precision import Precision
 from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, absent_classes, photographs_of
+from fasttrain.training.linear_probe import Watched, to_features
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import Step
@@ -26,7 +27,9 @@ from fasttrain.training.step import Step
 class RunParts:
     """The parts of one run. In `config`, `batch_size` is a number, never "auto".
 
-    `notes` are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it.
+    `on_features`: the classifier trains on cached features. `frozen` are the modules that never train, and `waiting`
+    the parameters that train from the next phase on. `notes` are lines about what was chosen for the user. `warn` shows
+    a line on rank 0's console and logs it.
     """
 
     start: RunStart
@@ -43,7 +46,11 @@ class RunParts:
     step: Step
     compiled: bool
     warn: Callable[[str], None]
+    on_features: bool
+    frozen: list[torch.nn.Module]
+    waiting: list[torch.nn.Parameter]
     notes: tuple[str, ...] = ()
+    _pictures: tuple[Loaders, Step] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -53,7 +60,32 @@ class RunParts:
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm into its convolutions. Call it after the weights have been loaded."""
         if not self.compiled:  # the compiler does it itself
-            fold_frozen(self.model, self.step.frozen)
+            fold_frozen(self.model, self.frozen)
+
+    def enter_features(self, watched: Watched, say: Callable[[str], None]) -> None:
+        """Have the classifier train on features. Call it after the weights have been loaded; see `to_features`."""
+        step = self.step
+        self._pictures = self.loaders, step
+        self.loaders = to_features(
+            self.state,
+            self.loaders,
+            self.spec,
+            preprocess=step.preprocess,
+            autocast=step.autocast,
+            device=step.device,
+            watched=watched,
+            say=say,
+            setting="linear_probe" if self.config.linear_probe else "head_epochs",
+        )
+        self.step = replace(step, preprocess=torch.nn.Identity())
+
+    def leave_features(self) -> None:
+        """Have the model take photographs again, where it took features."""
+        self.on_features = False
+        if self._pictures is not None:
+            del self.model.forward
+            self.loaders, self.step = self._pictures
+            self.state.loader, self._pictures = self.loaders.train, None
 
     def describe(self, console: Console) -> None:
         """Print a line for each part, and for each setting that has no effect here."""

@@ -12,19 +12,11 @@ from fasttrain.evaluation.metrics import Evaluation
 RECORDED = frozenset(
     {
         *("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "val_macro_f1", "learning_rate", "l2"),
-        *(
-            "improved",
-            "epoch_seconds",
-            "img/s",
-            "wait_share",
-            "image_size",
-            "bad_samples",
-            "cuda_peak_bytes",
-            "skipped_steps",
-        ),
+        *("improved", "epoch_seconds", "img/s", "wait_share", "image_size", "bad_samples", "cuda_peak_bytes"),
+        *("skipped_steps", "phase"),
     }
 )
-"""The metrics of an epoch that every run records; callbacks log others."""
+"""The fields of an epoch's record that are the run's own; callbacks log others."""
 
 
 @dataclass(frozen=True)

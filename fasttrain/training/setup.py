@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.model_name import is_own
-from fasttrain.config.monitor import MONITORS
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop
 from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
@@ -36,11 +35,11 @@ from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
-from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.parts import RunParts
+from fasttrain.training.phases import describe_head, freeze_for, make_optimizer, needs_pixels, phase_of
 from fasttrain.training.resume import RunStart
 from fasttrain.training.seeds import seed_everything, seed_rank
-from fasttrain.training.state import Totals, TrainingState
+from fasttrain.training.state import FULL, HEAD, Totals, TrainingState
 from fasttrain.training.step import Step
 
 log = logging.getLogger("fasttrain")
@@ -83,7 +82,10 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     )
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
-    optimizer, schedule = _make_optimizer(config, model, -(-len(loaders.train) // config.grad_accumulation))
+    phase = phase_of(config, start.checkpoint)
+    waiting, frozen_until_then = freeze_for(model, phase)
+    why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
+    optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
     precision = choose_precision(model, device, config.amp, config.amp_dtype)
     use_ema = config.ema_decay is not None and not config.linear_probe
     state = TrainingState(
@@ -96,6 +98,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         totals=Totals(device),
         loader=loaders.train,
         optimizer_kind=config.optimizer,
+        phase=phase,
     )
     step = make_step(
         config,
@@ -103,16 +106,19 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         spec,
         device=device,
         ids=loaders.train.ids,
-        frozen=frozen,
+        frozen=[*frozen, *frozen_until_then],
         class_weights=balanced_weights(shards) if config.class_weights == "balanced" else None,
         parallel=ranks.parallel(model),
         ranks=ranks.size,
     )
-    compiled = not config.linear_probe and compile_in_place(
-        model, device, config.compile, config.compile_mode, config.deterministic
+    compiled = (
+        not config.linear_probe
+        and phase == FULL
+        and compile_in_place(model, device, config.compile, config.compile_mode, config.deterministic)
     )
     seed_rank(ranks.rank)
-    lines = (f"loader: {loaders.train.why}", *why_sizes, why_weights, why_batch)
+    why_head = describe_head(config, phase, why_pixels)
+    lines = (f"loader: {loaders.train.why}", *why_sizes, why_weights, why_batch, why_head)
     notes = tuple(line for line in lines if line)
     return RunParts(
         start=start,
@@ -129,6 +135,9 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         step=step,
         compiled=compiled,
         warn=warn,
+        on_features=config.linear_probe or (phase == HEAD and not why_pixels),
+        frozen=frozen,
+        waiting=waiting,
         notes=notes,
     )
 
@@ -190,26 +199,6 @@ def _make_model(
         model = ranks.sync_batch_norm(model)
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec, why_weights
-
-
-def _make_optimizer(
-    config: TrainConfig, model: torch.nn.Module, steps_per_epoch: int
-) -> tuple[torch.optim.Optimizer, Schedule]:
-    optimizer = create_optimizer(
-        model, config.optimizer, config.learning_rate, config.weight_decay, config.momentum, config.layer_decay
-    )
-    schedule = Schedule(
-        optimizer,
-        config.scheduler,
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        patience=config.patience,
-        factor=config.factor,
-        greater_is_better=MONITORS[config.monitor].greater_is_better,
-        warmup_epochs=config.warmup_epochs,
-    )
-    return optimizer, schedule
 
 
 def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:

@@ -17,6 +17,9 @@ from fasttrain.training.optim import Schedule
 from fasttrain.training.optimizer_state import load_optimizer, parameter_names
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
 
+HEAD, FULL = "head", "full"
+"""The phases of a run: the classifier alone trains, or everything that isn't frozen."""
+
 
 class Totals:
     """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them."""
@@ -76,8 +79,9 @@ class Totals:
 class TrainingState:
     """`epoch` counts finished epochs, `step` optimizer steps, `seconds` training time over all sessions of the run.
 
-    optimizer_kind: its name in the settings. best: the best epoch's weights, on the host of rank 0; None before the
-    first epoch's end, and where a checkpoint of an older fasttrain doesn't hold them.
+    phase: `HEAD` or `FULL`, which began at `phase_step`. optimizer_kind: its name in the settings. best: the best
+    epoch's weights, on the host of rank 0; None before the first epoch's end, and where a checkpoint of an older
+    fasttrain doesn't hold them.
     """
 
     model: torch.nn.Module
@@ -94,13 +98,15 @@ class TrainingState:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     epoch_wait: float = 0.0
+    phase: str = FULL
+    phase_step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     _best_step: int = -1
     watch: Watch = field(init=False, repr=False)
 
     _STATEFUL = ("model", "schedule", "scaler", "early_stopping", "totals", "loader")
-    _PLAIN = ("epoch", "step", "seconds", "epoch_seconds", "epoch_wait", "history")
+    _PLAIN = ("epoch", "step", "seconds", "epoch_seconds", "epoch_wait", "history", "phase", "phase_step")
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.totals.device)
@@ -112,8 +118,19 @@ class TrainingState:
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
-        """The EMA's where there is one: what is validated, saved and exported."""
-        return self.model if self.ema is None else self.ema.module
+        """The EMA's where there is one: what is validated, saved and exported. It begins when the head's phase ends."""
+        return self.model if self.ema is None or self.phase == HEAD else self.ema.module
+
+    def begin_phase(self, phase: str) -> None:
+        """Begin `phase` with the weights at hand."""
+        self.phase, self.phase_step = phase, self.step
+        if self.ema is not None:
+            self.ema.module.load_state_dict(self.model.state_dict())
+
+    def average(self) -> None:
+        """Have the EMA follow the step that has just been made."""
+        if self.ema is not None and self.phase == FULL:
+            self.ema.update(self.model, step=self.step - self.phase_step)
 
     @property
     def at_end_of_epoch(self) -> bool:
@@ -142,7 +159,7 @@ class TrainingState:
         rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
         if bad := sum(ranks.gather(self.loader.bad_count)):
             state["loader"]["bad_samples"] = bad
-        ema = self.ema.module.state_dict() if self.ema else None
+        ema = self.ema.module.state_dict() if self.ema and self.phase == FULL else None
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 
     def load_state_dict(self, state: dict[str, Any], ranks: Ranks) -> None:
@@ -158,7 +175,7 @@ class TrainingState:
                 continue
             getattr(self, name).load_state_dict(state[name])
         for name in self._PLAIN:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints have no phase
         evaluated = state["ema"] or state["model"]
         if self.ema is not None:
             self.ema.module.load_state_dict(evaluated)

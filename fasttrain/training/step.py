@@ -161,5 +161,4 @@ class Step:
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.schedule.after_step()
-        if state.ema is not None:
-            state.ema.update(state.model, step=state.step)
+        state.average()

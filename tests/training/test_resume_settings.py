@@ -165,6 +165,7 @@ FIXED: dict[str, Any] = {
     "weights": Path("other.safetensors"),
     "linear_probe": True,
     "recipe": "fast",
+    "head_epochs": 1,
     "monitor": "top1",
     "seed": 7,
 }
