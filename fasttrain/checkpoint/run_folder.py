@@ -191,18 +191,22 @@ class RunFolder:
         best_epoch: int,
         monitor: str,
         monitored: float,
+        averaged: tuple[Sequence[int], float] | None = None,
     ) -> None:
         """Write `Evaluation.to_dict()` with its split, the training time in seconds and the weights' epoch, from 1.
 
-        `monitor` is the metric that chose the epoch, `monitored` its value then.
+        `monitor` is the metric that chose the epoch, `monitored` its value then. `averaged`: the epochs
+        whose weights were averaged, and the metric's value.
         """
+        field = MONITORS[monitor].field
         _write_json(
             self.evaluation,
             {
                 "split": split,
                 "best_epoch": best_epoch,
                 "monitor": monitor,
-                f"best_epoch_{MONITORS[monitor].field}": monitored,
+                f"best_epoch_{field}": monitored,
+                **({"averaged_epochs": list(averaged[0]), f"averaged_{field}": averaged[1]} if averaged else {}),
                 "training_seconds": seconds,
                 **evaluation,
             },

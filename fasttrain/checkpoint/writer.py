@@ -26,8 +26,8 @@ class CheckpointWriter:
     def save(self, state: dict[str, Any]) -> None:
         """Copies `state`, which has its "step", and begins to write it, once the one before is on the disk."""
         self.wait()
-        # The best epoch's weights are a copy already, which nobody changes.
-        copied = {name: each if name == "best" else snapshot(each) for name, each in state.items()}
+        # The best epochs' weights are copies already, which nobody changes.
+        copied = {name: each if name in ("best", "average") else snapshot(each) for name, each in state.items()}
         path = checkpoint_path(self._run, copied["step"])
         # A daemon: a second Ctrl-C need not wait for the disk.
         self._thread = threading.Thread(target=self._write, args=(path, copied), name="checkpoint", daemon=True)

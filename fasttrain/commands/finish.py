@@ -49,6 +49,7 @@ def write_result(
         best_epoch=result.best_epoch,
         monitor=result.monitor,
         monitored=result.best[MONITORS[result.monitor].field],
+        averaged=None if result.averaged is None else (result.averaged.epochs, result.averaged.value),
     )
     tracker.sync()
     summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)

@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.commands.averaging import average_best
 from fasttrain.commands.finish import page_of, write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
+from fasttrain.config.monitor import MONITORS
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
@@ -222,7 +224,7 @@ class Run:
         learning_rate = state.schedule.learning_rate
         release_memory(self.parts.device)
         self.ranks.share(state.evaluated_model.buffers())
-        validation, _ = self._evaluate(state.evaluated_model, self.parts.loaders.val, watched=True)
+        validation = self._validate(state.evaluated_model)
         require_finite_validation(validation.loss, state)
         self._close_epoch(total, learning_rate, validation)
 
@@ -303,16 +305,14 @@ class Run:
             ranks=self.ranks,
         )
 
+    def _validate(self, model: torch.nn.Module) -> Evaluation:
+        return self._evaluate(model, self.parts.loaders.val, watched=True)[0]
+
     def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation) -> None:
         state = self.state
         totals = state.totals.over(self.ranks)
         train_loss, train_top1 = totals.means()
-        validated = {
-            "val_loss": validation.loss,
-            "val_top1": validation.top1,
-            "val_macro_f1": validation.macro_f1,
-        }
-        monitored = validated[self.config.monitored.field]
+        monitored = self.config.monitored.of(validation)
         improved = state.early_stopping.update(state.epoch, monitored)
         if state.phase == HEAD:
             state.early_stopping.waited = 0  # counted from the first epoch on that trains everything
@@ -323,7 +323,7 @@ class Run:
             "epoch": state.epoch + 1,
             "train_loss": train_loss,
             "train_top1": train_top1,
-            **validated,
+            **{each.field: each.of(validation) for each in MONITORS.values()},
             **({"l2": self._l2()} if self.parts.on_features else {"learning_rate": learning_rate}),
             **({"phase": state.phase} if self.config.head_epochs else {}),
             "improved": improved,
@@ -340,6 +340,7 @@ class Run:
         if improved and self.ranks.main:
             state.keep_best(apart=bool(self.callbacks))
             self.folder.write_model(state.evaluated_model)
+        state.offer(monitored, self.ranks.main)
         self.callbacks.epoch_end(record)
         state.history.append(record)
         state.seconds += seconds
@@ -371,6 +372,10 @@ class Run:
             self.parts.leave_features()  # where a callback ended the run before
         loaders = self.parts.loaders
         split, loader = ("test", loaders.test) if loaders.test else ("val", loaders.val)
+        averaged = average_best(self.parts, self.folder, self._validate)
+        if self.config.average:
+            said = f"the {averaged.said}" if averaged else "no average is better than the best epoch's weights"
+            self.console.print(f"weights: {said}", soft_wrap=True)
         best = state.evaluated_model
         if self.ranks.main:
             self.folder.read_model(best)
@@ -385,6 +390,7 @@ class Run:
             evaluation=evaluation,
             seconds=state.seconds + time.perf_counter() - began,
             monitor=self.config.monitor,
+            averaged=averaged,
             mlflow_run_id=self.tracker.wait_for_run(),
         )
         self.saving.wait()

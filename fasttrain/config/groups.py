@@ -163,6 +163,9 @@ class OptimizationSettings(Settings):
     )
     clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
+    average: int = Field(
+        0, ge=0, le=100, description="average the weights of the N best epochs, where that is better on validation"
+    )
     tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
 
     @field_validator("batch_size", mode="before")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 MonitorName = Literal["val_loss", "top1", "macro_f1"]
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """A monitored metric: its name in an epoch's record, which direction is better, and its name for people."""
+    """A monitored metric: its names in an `Evaluation` and in an epoch's record, its direction, its name for people."""
 
+    metric: str
     field: str
     greater_is_better: bool
     title: str
+
+    def of(self, evaluation: Any) -> float:
+        """Return the metric's value in an `Evaluation`."""
+        return float(getattr(evaluation, self.metric))
 
     def is_better(self, value: float, than: float) -> bool:
         """Return whether `value` is strictly better. NaN never is."""
@@ -22,8 +27,8 @@ class Monitor:
 
 
 MONITORS: dict[str, Monitor] = {
-    "val_loss": Monitor("val_loss", False, "lowest validation loss"),
-    "top1": Monitor("val_top1", True, "highest validation top-1"),
-    "macro_f1": Monitor("val_macro_f1", True, "highest validation macro F1"),
+    "val_loss": Monitor("loss", "val_loss", False, "lowest validation loss"),
+    "top1": Monitor("top1", "val_top1", True, "highest validation top-1"),
+    "macro_f1": Monitor("macro_f1", "val_macro_f1", True, "highest validation macro F1"),
 }
 """Each metric by its name in the setting `monitor`."""

@@ -113,6 +113,7 @@ RULES: dict[str, Rule] = {
     "class_weights": _effect(),
     "clip_grad": _effect(),
     "ema_decay": _effect("switched on, the average begins with the weights at hand"),
+    "average": _effect("of the epochs so far, those that the checkpoint holds count, and at least the best one"),
     "tta": _effect(),
     # machine
     "device": _effect(),

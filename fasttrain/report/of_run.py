@@ -55,6 +55,7 @@ def report_of_run(
     count = sum(parameter.numel() for parameter in model.parameters())
     facts = [
         ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
+        *([("weights", result.averaged.said)] if result.averaged is not None else []),
         *_phase_facts(history),
         ("time", duration(result.seconds)),
         ("training speed", f"{rate:,.0f} images/s"),
@@ -84,6 +85,7 @@ def report_of_run(
         worst=worst_classes(result.evaluation, predictions, shards),
         history=history,
         best_epoch=result.best_epoch,
+        weights=result.weights_said,
         facts=facts,
         commands=commands,
         batch=batch,

@@ -96,6 +96,7 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
     return {
         "best_epoch": result.best_epoch,
         "monitor": result.monitor,
+        "averaged": None if result.averaged is None else list(result.averaged.epochs),
         "best": {name: best[name] for name in ("train_loss", "train_top1", "val_loss", "val_top1")},
         "epochs": len(result.history),
         "training_seconds": result.seconds,
@@ -119,6 +120,8 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     run = _grid()
     run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}, {result.chosen_by}")
     run.add_row("validation", _validation(best))
+    if result.averaged is not None:
+        run.add_row("weights", Text(f"{result.averaged.said}: {result.monitor} {result.averaged.value:.4f}"))
     run.add_row("training", f"loss {best['train_loss']:.4f}  accuracy {best['train_top1']:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):

@@ -225,10 +225,11 @@ class Record:
 def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics in `evaluation.json`, as `best_SPLIT_NAME` to keep them apart from the curves.
 
-    `best_epoch_NAME` is the value of the monitored metric at the best epoch.
+    `best_epoch_NAME` is the value of the monitored metric at the best epoch, `averaged_NAME` that of an average.
     """
     numbers = {name: float(value) for name, value in evaluation.items() if isinstance(value, (int, float))}
-    own = {name: numbers.pop(name) for name in list(numbers) if name.startswith(("training_seconds", "best_epoch"))}
+    apart = ("training_seconds", "best_epoch", "averaged")
+    own = {name: numbers.pop(name) for name in list(numbers) if name.startswith(apart)}
     loss = numbers.pop("loss", math.nan)  # JSON holds none that isn't finite
     return {f"best_{evaluation['split']}_{name}": value for name, value in {"loss": loss, **numbers}.items()} | own
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fasttrain.data.crops import CenterCrop, RandomResizedCrop
 from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
+from fasttrain.evaluation.splits import batches
 from fasttrain.loaders import base
 from fasttrain.loaders.read_ahead import require_room
 from fasttrain.ranks import Ranks
@@ -69,6 +71,24 @@ def make_loaders(
         train=Loader(shards, split="train", crop=crop, shuffle=shuffle, with_ids=True, **options),
         val=Loader(shards, split="val", crop=center, with_ids=True, **options),
         test=Loader(shards, split="test", crop=center, with_ids=True, **options) if len(ids["test"]) else None,
+    )
+
+
+def photographs_in_order(
+    loader: base.Loader, ids: NDArray[np.int64], device: torch.device
+) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+    """Yield `(images, labels, ids)` of the centre crops of `ids`, int64 [n], read as `loader` reads its own."""
+    settings = loader.settings
+    yield from batches(
+        loader.shards,
+        ids,
+        settings.image_size,
+        batch_size=settings.batch_size,
+        loader=loader.name,
+        workers=settings.workers,
+        device=device,
+        on_bad_sample=settings.on_bad_sample,
+        report=settings.report,
     )
 
 

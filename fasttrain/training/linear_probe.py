@@ -23,13 +23,12 @@ from safetensors.torch import load_file, save
 from fasttrain.config.location import cache_root
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
-from fasttrain.training.data import Loaders
+from fasttrain.training.data import Loaders, photographs_in_order
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -95,19 +94,8 @@ def to_features(
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
         features = _read(path, len(pictures.ids))
         if features is None:
-            began, settings = time.perf_counter(), pictures.settings
-            seen = batches(
-                pictures.shards,
-                pictures.ids,
-                settings.image_size,
-                batch_size=settings.batch_size,
-                loader=pictures.name,
-                workers=settings.workers,
-                device=device,
-                on_bad_sample=settings.on_bad_sample,
-                report=settings.report,
-            )
-            with closing(seen):
+            began = time.perf_counter()
+            with closing(photographs_in_order(pictures, pictures.ids, device)) as seen:
                 features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began

@@ -20,10 +20,23 @@ RECORDED = frozenset(
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """The epochs, from 1, whose weights were averaged, and the average's value of the monitored metric."""
+
+    epochs: tuple[int, ...]
+    value: float
+
+    @property
+    def said(self) -> str:
+        """Return a phrase for people."""
+        return f"average of epochs {', '.join(map(str, self.epochs))}"
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What a finished run leaves: its folder, one record an epoch, the final evaluation of the best epoch's weights.
 
-    `monitor` is the metric that chose the best epoch.
+    `monitor` is the metric that chose the best epoch. `averaged`: the weights are an average in place of that epoch's.
     """
 
     folder: Path
@@ -33,11 +46,17 @@ class TrainResult:
     seconds: float
     mlflow_run_id: str | None
     monitor: str = "val_loss"
+    averaged: Averaged | None = None
 
     @property
     def best(self) -> dict[str, Any]:
         """Return the record of the best epoch."""
         return self.history[self.best_epoch - 1]
+
+    @property
+    def weights_said(self) -> str:
+        """Return whose weights these are, for people."""
+        return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.said
 
     @property
     def chosen_by(self) -> str:

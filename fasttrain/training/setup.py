@@ -39,6 +39,7 @@ from fasttrain.training.parts import RunParts
 from fasttrain.training.phases import describe_head, freeze_for, make_optimizer, needs_pixels, phase_of
 from fasttrain.training.resume import RunStart
 from fasttrain.training.seeds import seed_everything, seed_rank
+from fasttrain.training.soup import Candidates
 from fasttrain.training.state import FULL, HEAD, Totals, TrainingState
 from fasttrain.training.step import Step
 
@@ -99,6 +100,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         loader=loaders.train,
         optimizer_kind=config.optimizer,
         phase=phase,
+        candidates=Candidates(0 if config.linear_probe else config.average, config.monitor),
     )
     step = make_step(
         config,

@@ -16,6 +16,7 @@ from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule
 from fasttrain.training.optimizer_state import load_optimizer, parameter_names
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
+from fasttrain.training.soup import Candidate, Candidates
 
 HEAD, FULL = "head", "full"
 """The phases of a run: the classifier alone trains, or everything that isn't frozen."""
@@ -81,7 +82,7 @@ class TrainingState:
 
     phase: `HEAD` or `FULL`, which began at `phase_step`. optimizer_kind: its name in the settings. best: the best
     epoch's weights, on the host of rank 0; None before the first epoch's end, and where a checkpoint of an older
-    fasttrain doesn't hold them.
+    fasttrain doesn't hold them. candidates: the epochs to average.
     """
 
     model: torch.nn.Module
@@ -100,6 +101,7 @@ class TrainingState:
     epoch_wait: float = 0.0
     phase: str = FULL
     phase_step: int = 0
+    candidates: Candidates = field(default_factory=lambda: Candidates(0, "val_loss"), repr=False)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     _best_step: int = -1
@@ -137,6 +139,17 @@ class TrainingState:
         """Whether an epoch has just been closed, and the next has not begun."""
         return self.epoch > 0 and self.loader.state_dict()["samples"] == 0
 
+    def offer(self, value: float, main: bool) -> None:
+        """Offer the epoch that has just been validated as a candidate for the average. Call it after `keep_best`."""
+
+        def weights() -> dict[str, torch.Tensor] | None:
+            if not main:
+                return None
+            best = self.best if self.early_stopping.best_epoch == self.epoch else None
+            return snapshot(self.evaluated_model.state_dict()) if best is None else best
+
+        self.candidates.offer(self.epoch, value, weights)
+
     def keep_best(self, apart: bool = False) -> None:
         """Takes the evaluated model's weights as the best epoch's; a checkpoint holds them `apart` if they may change
         without a step."""
@@ -155,6 +168,7 @@ class TrainingState:
         state["optimizer"] = {"kind": self.optimizer_kind, "names": names, **self.optimizer.state_dict()}
         # At the end of the best epoch they are the evaluated model's, and the file needs not hold them twice.
         state["best"] = None if self.step == self._best_step else self.best
+        state["average"] = self.candidates.state_dict()
         state["totals"] = self.totals.over(ranks).state_dict()
         rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
         if bad := sum(ranks.gather(self.loader.bad_count)):
@@ -183,6 +197,11 @@ class TrainingState:
             self.best, self._best_step = state["best"], -1
             if self.best is None:
                 self.best, self._best_step = evaluated, self.step
+        stopping = self.early_stopping
+        best = None
+        if "best" in state and stopping.best is not None:
+            best = Candidate(stopping.best_epoch, stopping.best, self.best)
+        self.candidates.load_state_dict(state.get("average", ()), best)
         states = [state["rng"], *state.get("rng_of_others", [])]
         if ranks.rank < len(states):
             load_rng_state(states[ranks.rank], self._rng_device(ranks))

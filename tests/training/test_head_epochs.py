@@ -96,6 +96,7 @@ def test_the_classifier_first_then_everything(pictures, shard_folder, tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_everything_begins_with_the_best_classifier_and_patience_begins_anew(shard_folder, tmp_path, monkeypatch):
     from fasttrain.commands import run as run_module
 
@@ -120,6 +121,7 @@ def test_everything_begins_with_the_best_classifier_and_patience_begins_anew(sha
 
 @pytest.mark.parametrize("kill_after", [1, 2], ids=["in the head's phase", "at the border"])
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_killed_on_features_and_resumed_bit_for_bit(kill_after, shard_folder, tmp_path):
     alone = train(data=shard_folder, out=tmp_path / "alone", **RUN)
     with killed_after(lambda state: state["epoch"] == kill_after):
@@ -127,18 +129,20 @@ def test_killed_on_features_and_resumed_bit_for_bit(kill_after, shard_folder, tm
     assert_same(train(resume="auto", out=tmp_path / "killed").folder, alone.folder)
 
 
-@pytest.mark.parametrize("kill_after", [2, 3 + 1, 6, 7])
 @pytest.mark.slow
-def test_killed_on_pictures_and_resumed_bit_for_bit(kill_after, shard_folder, tmp_path):
-    """In the middle of each phase's epochs, and at the border."""
+@pytest.mark.usefixtures("no_figures")
+def test_killed_on_pictures_and_resumed_bit_for_bit(shard_folder, tmp_path):
+    """In the middle of an epoch of each phase, and at the border."""
     settings = {**RUN, **ON_PICTURES, "save_every": 1, "freeze": 2}
     alone = train(data=shard_folder, out=tmp_path / "alone", **settings)
-    with killed_after(lambda state: state["step"] == kill_after):
-        train(data=shard_folder, out=tmp_path / "killed", **settings)
-    assert_same(train(resume="auto", out=tmp_path / "killed").folder, alone.folder)
+    for step in (2, 6, 7):
+        with killed_after(lambda state, step=step: state["step"] == step):
+            train(data=shard_folder, out=tmp_path / str(step), **settings)
+        assert_same(train(resume="auto", out=tmp_path / str(step)).folder, alone.folder)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_stopped_while_it_solves(shard_folder, tmp_path, monkeypatch):
     solve = linear_probe.solve_head
 

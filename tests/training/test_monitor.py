@@ -89,6 +89,7 @@ def test_it_chooses_the_epoch_and_everything_says_so(monitor, best, shard_folder
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_it_stops_early_and_resumes(shard_folder, tmp_path, scripted):
     settings = {**RUN, "early_stopping": 1, "track": False, "scheduler": "plateau", "patience": 0}
     assert len(train(data=shard_folder, out=tmp_path / "loss", **settings).history) == 2
@@ -107,6 +108,7 @@ def test_it_stops_early_and_resumes(shard_folder, tmp_path, scripted):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_mlflow_has_the_metric(shard_folder, tmp_path, monkeypatch, scripted):
     from mlflow.tracking import MlflowClient
 
