@@ -23,7 +23,7 @@ _BATCHES = 200  # of photographs over which BatchNorm's statistics are taken ane
 Validate = Callable[[torch.nn.Module], Evaluation]
 
 
-def average_best(parts: RunParts, folder: RunFolder, validate: Validate) -> Averaged | None:
+def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Callable[[str], None]) -> Averaged | None:
     """Average the best epochs' weights and write them to `folder`, if that is better than the best epoch alone.
 
     `validate` evaluates a model on the validation split. Return what was averaged, or None. The state of the run stays
@@ -50,11 +50,14 @@ def average_best(parts: RunParts, folder: RunFolder, validate: Validate) -> Aver
 
     chosen, value = greedy_soup(candidates, config.monitor, evaluate)
     if len(chosen) < 2:
+        say("weights: those of the best epoch, as no average is better on validation")
         return None
     load(averaged([candidates[each].weights for each in chosen]))  # the last one that was tried may be another
     if ranks.main:
         folder.write_model(model)
-    return Averaged(tuple(sorted(candidates[each].epoch + 1 for each in chosen)), value)
+    made = Averaged(tuple(sorted(candidates[each].epoch + 1 for each in chosen)), value)
+    say(f"weights: {made.said}, {config.monitor} {value:.4f}; of the best epoch alone: {candidates[0].value:.4f}")
+    return made
 
 
 def _inputs(parts: RunParts) -> Iterator[torch.Tensor]:

@@ -123,6 +123,9 @@ class Run:
             logging.getLogger().removeHandler(handler)
             handler.close()
 
+    def _say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
     def _tell(self, line: str) -> None:
         self.console.print(line, style="yellow", soft_wrap=True)
 
@@ -154,12 +157,8 @@ class Run:
             self.folder.write_classes(self.parts.shards.classes)
             self.folder.write_model_spec(self.parts.spec)
         self.parts.fold_frozen()
-        if self.parts.on_features and not self._head_is_trained:
-            self.parts.enter_features(self._watched, lambda line: self.console.print(line, soft_wrap=True))
-
-    @property
-    def _head_is_trained(self) -> bool:
-        return self.state.phase == HEAD and self.state.epoch >= self.config.head_epochs
+        if self.parts.on_features and not self.parts.head_is_trained:
+            self.parts.enter_features(self._watched, self._say)
 
     def _resume(self, checkpoint: dict[str, Any]) -> None:
         """Load the checkpoint, and make the folder match it: the folder may hold a later step, or an ended run."""
@@ -205,7 +204,7 @@ class Run:
 
     def _one_epoch(self) -> None:
         state = self.state
-        if self._head_is_trained:
+        if self.parts.head_is_trained:
             train_everything(self.parts)
         state.loader.set_epoch(state.epoch)
         if self.config.progressive:
@@ -367,15 +366,12 @@ class Run:
             waited = state.early_stopping.waited
             self.console.print(f"early stopping: no improvement of {self.config.monitor} for {waited} epochs")
         if self.callbacks.stopping:
-            self.console.print(f"stopped by {self.callbacks.view.stopped_by}", soft_wrap=True)
+            self._say(f"stopped by {self.callbacks.view.stopped_by}")
         if not self.config.linear_probe:
             self.parts.leave_features()  # where a callback ended the run before
         loaders = self.parts.loaders
         split, loader = ("test", loaders.test) if loaders.test else ("val", loaders.val)
-        averaged = average_best(self.parts, self.folder, self._validate)
-        if self.config.average:
-            said = f"the {averaged.said}" if averaged else "no average is better than the best epoch's weights"
-            self.console.print(f"weights: {said}", soft_wrap=True)
+        averaged = average_best(self.parts, self.folder, self._validate, self._say)
         best = state.evaluated_model
         if self.ranks.main:
             self.folder.read_model(best)

@@ -162,6 +162,9 @@ class OptimizationSettings(Settings):
         "none", description="balanced: weigh classes by their inverse frequency"
     )
     clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
+    sam: float = Field(
+        0.0, ge=0, le=10, description="SAM's radius, as 0.05: seek flat minima, at twice the cost of a step; 0: off"
+    )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
     average: int = Field(
         0, ge=0, le=100, description="average the weights of the N best epochs, where that is better on validation"

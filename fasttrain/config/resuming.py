@@ -112,6 +112,7 @@ RULES: dict[str, Rule] = {
     "label_smoothing": _effect(),
     "class_weights": _effect(),
     "clip_grad": _effect(),
+    "sam": _effect("from the next step on"),
     "ema_decay": _effect("switched on, the average begins with the weights at hand"),
     "average": _effect("of the epochs so far, those that the checkpoint holds count, and at least the best one"),
     "tta": _effect(),

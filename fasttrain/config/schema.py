@@ -29,7 +29,7 @@ NEEDS_PIXELS = (*HEAD_NEEDS_PIXELS, "tta", "freeze", "layer_decay", "grad_checkp
 
 NEEDS_STEPS = (
     *("optimizer", "learning_rate", "weight_decay", "momentum", "scheduler", "warmup_epochs", "patience", "factor"),
-    *("grad_accumulation", "clip_grad", "ema_decay", "average", "drop_rate", "profile"),
+    *("grad_accumulation", "clip_grad", "sam", "ema_decay", "average", "drop_rate", "profile"),
 )
 """Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
 

@@ -32,6 +32,20 @@ def running_statistics_if_lone(model: torch.nn.Module, samples: int, batch_size:
             each.training = True
 
 
+@contextmanager
+def statistics_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Have BatchNorm that trains use each batch's statistics without updating the running ones."""
+    norms = [each for each in model.modules() if isinstance(each, _BatchNorm) and each.training]
+    norms = [each for each in norms if each.track_running_stats]
+    for each in norms:
+        each.track_running_stats = False
+    try:
+        yield
+    finally:
+        for each in norms:
+            each.track_running_stats = True
+
+
 def trained_norms(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> list[str]:
     """Return the names of the BatchNorm layers with running statistics that aren't among the `frozen` modules."""
     fixed = set(frozen)

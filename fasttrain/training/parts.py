@@ -19,7 +19,7 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, absent_classes, photographs_of
 from fasttrain.training.linear_probe import Watched, to_features
 from fasttrain.training.resume import RunStart
-from fasttrain.training.state import TrainingState
+from fasttrain.training.state import HEAD, TrainingState
 from fasttrain.training.step import Step
 
 
@@ -56,6 +56,11 @@ class RunParts:
     def batch_size(self) -> int:
         """Return the number of samples in one rank's batch."""
         return int(self.config.batch_size)
+
+    @property
+    def head_is_trained(self) -> bool:
+        """Return whether the phase of the classifier alone has all its epochs, and the next one has not begun."""
+        return self.state.phase == HEAD and self.state.epoch >= self.config.head_epochs
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm into its convolutions. Call it after the weights have been loaded."""

@@ -171,6 +171,7 @@ def make_step(
         parallel,
         ranks,
         config.grad_accumulation,
+        config.sam,
     )
 
 
