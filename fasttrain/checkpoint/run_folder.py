@@ -192,11 +192,13 @@ class RunFolder:
         monitor: str,
         monitored: float,
         averaged: tuple[Sequence[int], float] | None = None,
+        refit_epochs: int = 0,
     ) -> None:
         """Write `Evaluation.to_dict()` with its split, the training time in seconds and the weights' epoch, from 1.
 
         `monitor` is the metric that chose the epoch, `monitored` its value then. `averaged`: the epochs
-        whose weights were averaged, and the metric's value.
+        whose weights were averaged, and the metric's value. `refit_epochs`: how long
+        they were trained once more on train and val; 0 where they weren't.
         """
         field = MONITORS[monitor].field
         _write_json(
@@ -206,6 +208,7 @@ class RunFolder:
                 "best_epoch": best_epoch,
                 "monitor": monitor,
                 f"best_epoch_{field}": monitored,
+                **({"refit_epochs": refit_epochs} if refit_epochs else {}),
                 **({"averaged_epochs": list(averaged[0]), f"averaged_{field}": averaged[1]} if averaged else {}),
                 "training_seconds": seconds,
                 **evaluation,

@@ -14,7 +14,7 @@ from fasttrain.config.schema import TrainConfig
 
 _SETTINGS = names_of(TrainConfig) - names_of(RunSettings) | {"log_format"}
 _SETTINGS -= {
-    *("progressive", "compile", "compile_mode", "ema_decay", "average", "tta"),
+    *("progressive", "compile", "compile_mode", "ema_decay", "average", "refit", "tta"),
     *(
         "learning_rate",
         "epochs",

@@ -49,6 +49,7 @@ def write_result(
         best_epoch=result.best_epoch,
         monitor=result.monitor,
         monitored=result.best[MONITORS[result.monitor].field],
+        refit_epochs=result.refit_epochs,
         averaged=None if result.averaged is None else (result.averaged.epochs, result.averaged.value),
     )
     tracker.sync()

@@ -74,6 +74,8 @@ def tune(
         if name in given:
             raise UserError(f"{name} = {given[name]!r}: tune sets it for each trial; leave it out")
     asked = resolve(given, origin=str(config or "settings"))
+    if asked.refit:
+        raise UserError("refit trains once more after the validation that a trial is judged by; leave it out")
     if asked.linear_probe:
         raise UserError("linear_probe chooses its L2 penalty by itself and uses no setting that is tuned; leave it out")
     given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}

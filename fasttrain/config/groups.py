@@ -169,6 +169,9 @@ class OptimizationSettings(Settings):
     average: int = Field(
         0, ge=0, le=100, description="average the weights of the N best epochs, where that is better on validation"
     )
+    refit: bool = Field(
+        False, description="train once more on train and val, for as many epochs as the best one; test evaluates it"
+    )
     tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
 
     @field_validator("batch_size", mode="before")

@@ -115,6 +115,9 @@ RULES: dict[str, Rule] = {
     "sam": _effect("from the next step on"),
     "ema_decay": _effect("switched on, the average begins with the weights at hand"),
     "average": _effect("of the epochs so far, those that the checkpoint holds count, and at least the best one"),
+    "refit": Rule(
+        OnResume.FIXED, "the weights that the run began with are kept from its start, or not at all; start a new run"
+    ),
     "tta": _effect(),
     # machine
     "device": _effect(),

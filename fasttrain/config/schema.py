@@ -24,7 +24,7 @@ from fasttrain.config.recipes import RECIPES, recipe_defaults
 HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample")
 """Settings with which the head trains on photographs in the epochs of `head_epochs`, in place of cached features."""
 
-NEEDS_PIXELS = (*HEAD_NEEDS_PIXELS, "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs")
+NEEDS_PIXELS = (*HEAD_NEEDS_PIXELS, "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit")
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 
 NEEDS_STEPS = (
@@ -55,6 +55,11 @@ class TrainConfig(
             raise ValueError(
                 f"compile_mode = '{self.compile_mode}': CUDA graphs overwrite the gradients that grad_accumulation = "
                 f"{self.grad_accumulation} keeps; use 'max-autotune-no-cudagraphs'"
+            )
+        if self.refit and (other := self.changed(("head_epochs", "average"))):
+            raise ValueError(
+                f"{other[0]} = {self.plain()[other[0]]!r} does not go with refit, which has no validation to choose "
+                "weights by; use one of them"
             )
         if self.linear_probe and is_own(self.model):
             raise ValueError(f"linear_probe is for timm's models, not {self.model}; freeze its body in your function")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "mlflow")
 
 
+_REFITTED = "on train and val: these weights have no validation figure, test alone evaluates them"
+
+
 def report_of_run(
     result: TrainResult,
     predictions: Predictions,
@@ -55,6 +58,7 @@ def report_of_run(
     count = sum(parameter.numel() for parameter in model.parameters())
     facts = [
         ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
+        *([("refit", _REFITTED)] if result.refit_epochs else []),
         *([("weights", result.averaged.said)] if result.averaged is not None else []),
         *_phase_facts(history),
         ("time", duration(result.seconds)),
@@ -73,8 +77,9 @@ def report_of_run(
     commands = [
         ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
         ("Predict", f"fasttrain predict --checkpoint {run} photograph.jpg"),
-        ("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"),
     ]
+    if not result.refit_epochs:
+        commands.append(("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"))
     settings = config.plain()
     return Report(
         title=result.folder.name,

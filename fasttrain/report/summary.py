@@ -37,13 +37,14 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
     text = Text(head, style="bold")
     text.append(
-        f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}"
-        f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}",
+        f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}" + _validated(record),
         style="not bold",
     )
-    text.append(
-        "\n  improved  " if record["improved"] else "\n  no better ", "green" if record["improved"] else "yellow"
-    )
+    if record.get("phase") == "refit":
+        text.append("\n  refit     ", "green")
+    else:
+        verdict = ("\n  improved  ", "green") if record["improved"] else ("\n  no better ", "yellow")
+        text.append(*verdict)
     field, _, short = epoch_parameter(record)
     text.append(
         f" {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
@@ -55,6 +56,12 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     if "cuda_peak_bytes" in record:
         text.append(f"  {record['cuda_peak_bytes'] / 2**30:.1f} GiB", style="not bold")
     return text
+
+
+def _validated(record: Mapping[str, Any]) -> str:
+    if "val_loss" not in record:
+        return ""
+    return f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}"
 
 
 def split_title(split: str) -> str:
@@ -96,6 +103,7 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
     return {
         "best_epoch": result.best_epoch,
         "monitor": result.monitor,
+        "refit_epochs": result.refit_epochs,
         "averaged": None if result.averaged is None else list(result.averaged.epochs),
         "best": {name: best[name] for name in ("train_loss", "train_top1", "val_loss", "val_top1")},
         "epochs": len(result.history),
@@ -120,6 +128,8 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     run = _grid()
     run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}, {result.chosen_by}")
     run.add_row("validation", _validation(best))
+    if result.refit_epochs:
+        run.add_row("weights", Text(result.weights_said))
     if result.averaged is not None:
         run.add_row("weights", Text(f"{result.averaged.said}: {result.monitor} {result.averaged.value:.4f}"))
     run.add_row("training", f"loss {best['train_loss']:.4f}  accuracy {best['train_top1']:.2%}")

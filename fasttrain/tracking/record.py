@@ -228,7 +228,7 @@ def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     `best_epoch_NAME` is the value of the monitored metric at the best epoch, `averaged_NAME` that of an average.
     """
     numbers = {name: float(value) for name, value in evaluation.items() if isinstance(value, (int, float))}
-    apart = ("training_seconds", "best_epoch", "averaged")
+    apart = ("training_seconds", "best_epoch", "averaged", "refit")
     own = {name: numbers.pop(name) for name in list(numbers) if name.startswith(apart)}
     loss = numbers.pop("loss", math.nan)  # JSON holds none that isn't finite
     return {f"best_{evaluation['split']}_{name}": value for name, value in {"loss": loss, **numbers}.items()} | own

@@ -16,6 +16,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.splits import batches
 from fasttrain.loaders import base
 from fasttrain.loaders.read_ahead import require_room
+from fasttrain.loaders.registry import choose_loader
 from fasttrain.ranks import Ranks
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
@@ -72,6 +73,19 @@ def make_loaders(
         val=Loader(shards, split="val", crop=center, with_ids=True, **options),
         test=Loader(shards, split="test", crop=center, with_ids=True, **options) if len(ids["test"]) else None,
     )
+
+
+def make_refit_loader(
+    shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], loader: str, **options: Any
+) -> base.Loader:
+    """Return a loader of the training and the validation split together, with `Loader`'s `options`.
+
+    FFCV reads one split at a time, so another loader takes its place, with the same photographs and crops.
+    """
+    ids = np.sort(np.concatenate([shards.ids("train"), shards.ids("val")]))
+    if choose_loader(loader, shards, str(options["device"]))[0].name == "ffcv":
+        loader = "native"
+    return Loader(shards, split="train", ids=ids, crop=crop, shuffle=shuffle, with_ids=True, loader=loader, **options)
 
 
 def photographs_in_order(

@@ -119,6 +119,11 @@ class Schedule:
         """The optimizer's current one, the head's where layers have their own."""
         return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of a constant schedule."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+
     def after_step(self) -> None:
         self._position += 1
         if self._cosine is not None:

@@ -11,15 +11,16 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.config.schema import TrainConfig, ignored_by_linear_probe
+from fasttrain.loaders.base import Loader
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.precision import Precision
 from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, absent_classes, photographs_of
-from fasttrain.training.linear_probe import Watched, to_features
+from fasttrain.training.linear_probe import Watched, l2_strength, to_features
 from fasttrain.training.resume import RunStart
-from fasttrain.training.state import HEAD, TrainingState
+from fasttrain.training.state import HEAD, REFIT, TrainingState
 from fasttrain.training.step import Step
 
 
@@ -28,8 +29,8 @@ class RunParts:
     """The parts of one run. In `config`, `batch_size` is a number, never "auto".
 
     `on_features`: the classifier trains on cached features. `frozen` are the modules that never train, and `waiting`
-    the parameters that train from the next phase on. `notes` are lines about what was chosen for the user. `warn` shows
-    a line on rank 0's console and logs it.
+    the parameters that train from the next phase on. `make_refit` makes the loader of train and val together. `notes`
+    are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it.
     """
 
     start: RunStart
@@ -49,6 +50,7 @@ class RunParts:
     on_features: bool
     frozen: list[torch.nn.Module]
     waiting: list[torch.nn.Parameter]
+    make_refit: Callable[[], Loader]
     notes: tuple[str, ...] = ()
     _pictures: tuple[Loaders, Step] | None = None
 
@@ -61,6 +63,33 @@ class RunParts:
     def head_is_trained(self) -> bool:
         """Return whether the phase of the classifier alone has all its epochs, and the next one has not begun."""
         return self.state.phase == HEAD and self.state.epoch >= self.config.head_epochs
+
+    @property
+    def refit_epochs(self) -> int:
+        """Return for how many epochs a refit trains: as many as the best epoch's weights have had."""
+        return self.state.early_stopping.best_epoch + 1
+
+    @property
+    def last_epoch(self) -> int:
+        """Return the number, from 1, of the last epoch; of the refit's, once that has begun."""
+        refit = self.state.phase == REFIT
+        return self.state.phase_epoch + self.refit_epochs if refit else self.config.epochs
+
+    @property
+    def scheduled_epoch(self) -> int:
+        """Return the epoch, from 0, whose rate and picture size the present one has."""
+        return self.state.epoch - (self.state.phase_epoch if self.state.phase == REFIT else 0)
+
+    @property
+    def is_trained(self) -> bool:
+        """Return whether the search for the best epoch is over, or the refit, once that has begun."""
+        stopped = self.state.phase != REFIT and self.state.early_stopping.should_stop
+        return stopped or self.state.epoch >= self.last_epoch
+
+    @property
+    def l2(self) -> float:
+        """Return the L2 penalty of the present epoch, where the classifier trains on features."""
+        return l2_strength(self.state.epoch, self.config.head_epochs or self.config.epochs)
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm into its convolutions. Call it after the weights have been loaded."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fasttrain.augment.augmentation import make_augmentation
+from fasttrain.checkpoint.packing import snapshot
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import HEAD_NEEDS_PIXELS, TrainConfig
 from fasttrain.device import compile_in_place
@@ -19,7 +21,8 @@ from fasttrain.model.freeze import freeze_all_but_classifier
 from fasttrain.ranks import Ranks
 from fasttrain.training.linear_probe import classifier_alone_follows
 from fasttrain.training.optim import Schedule, create_optimizer
-from fasttrain.training.state import FULL, HEAD
+from fasttrain.training.seeds import seed_everything, seed_rank
+from fasttrain.training.state import FULL, HEAD, REFIT
 
 if TYPE_CHECKING:
     from fasttrain.training.parts import RunParts
@@ -43,8 +46,13 @@ def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parame
 def make_optimizer(
     config: TrainConfig, model: torch.nn.Module, phase: str, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return optimizer and schedule of `phase`. The head trains at a constant rate; the schedule begins after it."""
+    """Return optimizer and schedule of `phase`.
+
+    The head trains at a constant rate; the schedule begins after it. A refit has the schedule of the whole run; in
+    plateau's place it takes each epoch's rate from the history, as it has no validation.
+    """
     head = phase == HEAD
+    kind = "constant" if head or (phase == REFIT and config.scheduler == "plateau") else config.scheduler
     optimizer = create_optimizer(
         model,
         config.optimizer,
@@ -55,7 +63,7 @@ def make_optimizer(
     )
     schedule = Schedule(
         optimizer,
-        "constant" if head else config.scheduler,
+        kind,
         learning_rate=config.learning_rate,
         epochs=config.head_epochs if head else config.epochs - config.head_epochs,
         steps_per_epoch=steps_per_epoch,
@@ -105,3 +113,44 @@ def train_everything(parts: RunParts) -> None:
     state.begin_phase(FULL)
     parts.step = replace(parts.step, frozen=parts.frozen, parallel=ranks.parallel(model))
     parts.compiled = compile_in_place(model, parts.device, config.compile, config.compile_mode, config.deterministic)
+
+
+def keep_initial(parts: RunParts) -> None:
+    """Keep the weights that the run begins with, where it is to be refitted."""
+    if parts.config.refit and parts.ranks.main:
+        parts.state.initial = snapshot(parts.model.state_dict())
+
+
+def begin_refit(parts: RunParts) -> str:
+    """Begin the refit: train and val together, from the run's first weights, as in a run that begins here.
+
+    Return a line about it.
+    """
+    state, config, ranks, model = parts.state, parts.config, parts.ranks, parts.model
+    parts.loaders.train.close()
+    parts.loaders = replace(parts.loaders, train=parts.make_refit())
+    state.loader = parts.loaders.train
+    if state.initial is not None:  # on rank 0
+        model.load_state_dict(state.initial)
+    ranks.share(model.state_dict().values())
+    seed_everything(config.seed, config.deterministic)
+    seed_rank(ranks.rank)
+    steps = -(-len(state.loader) // config.grad_accumulation)
+    state.optimizer, state.schedule = make_optimizer(config, model, REFIT, steps)
+    state.begin_phase(REFIT)
+    augmentation = make_augmentation(
+        config,
+        state.loader.ids,
+        seed=config.seed,
+        classes=len(parts.spec.classes),
+        mean=parts.spec.mean,
+        device=parts.device,
+    )
+    parts.step = replace(parts.step, augmentation=augmentation)
+    return f"refit: {parts.refit_epochs} epochs on train and val together, {len(state.loader.ids):,} photographs"
+
+
+def set_found_rate(parts: RunParts) -> None:
+    """Give the refit's present epoch the rate that plateau had found by then."""
+    if parts.state.phase == REFIT and parts.config.scheduler == "plateau":
+        parts.state.schedule.set_rate(parts.state.history[parts.scheduled_epoch]["learning_rate"])

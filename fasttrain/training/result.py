@@ -37,6 +37,7 @@ class TrainResult:
     """What a finished run leaves: its folder, one record an epoch, the final evaluation of the best epoch's weights.
 
     `monitor` is the metric that chose the best epoch. `averaged`: the weights are an average in place of that epoch's.
+    `refit_epochs`: the weights were trained once more on train and val, for so many epochs.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class TrainResult:
     mlflow_run_id: str | None
     monitor: str = "val_loss"
     averaged: Averaged | None = None
+    refit_epochs: int = 0
 
     @property
     def best(self) -> dict[str, Any]:
@@ -56,6 +58,8 @@ class TrainResult:
     @property
     def weights_said(self) -> str:
         """Return whose weights these are, for people."""
+        if self.refit_epochs:
+            return f"weights refitted on train and val for {self.refit_epochs} epochs, which have no validation figure"
         return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.said
 
     @property

@@ -26,6 +26,7 @@ def climbed(parameters: Iterable[torch.Tensor], rho: float) -> Iterator[None]:
     finite, factor = torch.isfinite(norm), rho / (norm + _LEAST_NORM)
     with torch.no_grad():
         for each in moved:
+            assert each.grad is not None
             step = each.grad * factor
             each += torch.where(finite, step, torch.zeros_like(step)).to(each.dtype)
             each.grad = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +34,7 @@ from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
 from fasttrain.training.batch_size import with_fitting_batch
-from fasttrain.training.data import balanced_weights, make_loaders
+from fasttrain.training.data import balanced_weights, make_loaders, make_refit_loader
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
 from fasttrain.training.parts import RunParts
@@ -40,7 +42,7 @@ from fasttrain.training.phases import describe_head, freeze_for, make_optimizer,
 from fasttrain.training.resume import RunStart
 from fasttrain.training.seeds import seed_everything, seed_rank
 from fasttrain.training.soup import Candidates
-from fasttrain.training.state import FULL, HEAD, Totals, TrainingState
+from fasttrain.training.state import HEAD, REFIT, Totals, TrainingState
 from fasttrain.training.step import Step
 
 log = logging.getLogger("fasttrain")
@@ -66,24 +68,33 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
     warn = _warning_on(console, ranks)
-    loaders = make_loaders(
-        shards,
-        RandomResizedCrop(config.image_size, scale=config.crop_scale),
-        shuffle="shards" if config.shuffle == "shards" else True,
-        batch_size=int(config.batch_size),
-        limit=config.limit_batches,
-        loader=config.loader,
-        workers=ranks.workers(config.workers),
-        device=device,
-        seed=config.seed,
-        on_bad_sample=config.on_bad_sample,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        report=warn,
-    )
+    crop = RandomResizedCrop(config.image_size, scale=config.crop_scale)
+    options: dict[str, Any] = {
+        "shuffle": "shards" if config.shuffle == "shards" else True,
+        "batch_size": int(config.batch_size),
+        "limit": config.limit_batches,
+        "loader": config.loader,
+        "workers": ranks.workers(config.workers),
+        "device": device,
+        "seed": config.seed,
+        "on_bad_sample": config.on_bad_sample,
+        "rank": ranks.rank,
+        "world_size": ranks.size,
+        "report": warn,
+    }
+    loaders = make_loaders(shards, crop, **options)
+    make_refit = functools.partial(make_refit_loader, shards, crop, **options)
+    phase = phase_of(config, start.checkpoint)
+    if config.refit and loaders.test is None:
+        raise UserError(
+            f"refit: {shards.location} has no test split, which alone evaluates it; convert again with "
+            "--test-fraction 0.1, or leave refit out"
+        )
+    if phase == REFIT:
+        loaders.train.close()
+        loaders = replace(loaders, train=make_refit())
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
-    phase = phase_of(config, start.checkpoint)
     waiting, frozen_until_then = freeze_for(model, phase)
     why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
     optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
@@ -115,7 +126,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     )
     compiled = (
         not config.linear_probe
-        and phase == FULL
+        and phase != HEAD
         and compile_in_place(model, device, config.compile, config.compile_mode, config.deterministic)
     )
     seed_rank(ranks.rank)
@@ -140,6 +151,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         on_features=config.linear_probe or (phase == HEAD and not why_pixels),
         frozen=frozen,
         waiting=waiting,
+        make_refit=make_refit,
         notes=notes,
     )
 

@@ -168,6 +168,7 @@ FIXED: dict[str, Any] = {
     "linear_probe": True,
     "recipe": "fast",
     "head_epochs": 1,
+    "refit": True,
     "monitor": "top1",
     "seed": 7,
 }
