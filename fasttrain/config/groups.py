@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from fasttrain.config.location import parse_location, user_path
 from fasttrain.config.model_name import is_object, model_name
+from fasttrain.config.monitor import MonitorName
 from fasttrain.config.values import CacheSize, Progressive, RandAugment, SaveEvery
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -131,6 +132,9 @@ class OptimizationSettings(Settings):
         None, description="other defaults for the settings below: fast, accurate or classic"
     )
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
+    head_epochs: int = Field(
+        0, ge=0, description="the first N epochs train the classifier alone, on cached features where they can"
+    )
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
         64, description="photographs a batch, of each rank under torchrun; auto: the most that fit into memory"
     )
@@ -148,13 +152,26 @@ class OptimizationSettings(Settings):
     warmup_epochs: float = Field(0.5, ge=0, description="linear warm-up; cosine only")
     patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
+    monitor: MonitorName = Field(
+        "val_loss",
+        description="val_loss, top1 or macro_f1: it chooses the best epoch and counts for early stopping and plateau",
+    )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh classes by their inverse frequency"
     )
     clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
+    sam: float = Field(
+        0.0, ge=0, le=10, description="SAM's radius, as 0.05: seek flat minima, at twice the cost of a step; 0: off"
+    )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
+    average: int = Field(
+        0, ge=0, le=100, description="average the weights of the N best epochs, where that is better on validation"
+    )
+    refit: bool = Field(
+        False, description="train once more on train and val, for as many epochs as the best one; test evaluates it"
+    )
     tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
 
     @field_validator("batch_size", mode="before")
@@ -166,9 +183,16 @@ class OptimizationSettings(Settings):
 
     @model_validator(mode="after")
     def _warmup_within_the_run(self) -> OptimizationSettings:
-        if self.warmup_epochs > self.epochs:
+        if self.head_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"
+                f"head_epochs = {self.head_epochs} leaves none of epochs = {self.epochs} to train everything; give at "
+                f"most {self.epochs - 1}, or use linear_probe"
+            )
+        left = self.epochs - self.head_epochs
+        if self.warmup_epochs > left:
+            named = "epochs" if not self.head_epochs else "epochs after the head's"
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g} is more than {named}; the nearest valid one is {left}"
             )
         return self
 

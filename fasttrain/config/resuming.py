@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
     # optimisation
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
     "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
+    "head_epochs": Rule(OnResume.FIXED, f"optimizer and schedule begin when they end; {_NEW_RUN}"),
     "batch_size": _effect("auto keeps the number that the run began with"),
     "grad_accumulation": _effect(),
     "optimizer": _effect("its moments begin at zero"),
@@ -101,13 +102,22 @@ RULES: dict[str, Rule] = {
     "warmup_epochs": _effect("as if the run had begun with it"),
     "patience": _effect(),
     "factor": _effect("from the next drop of the rate on"),
+    "monitor": Rule(
+        OnResume.FIXED,
+        f"the weights of the epoch that another metric would have chosen may be gone; {_NEW_RUN}",
+    ),
     "early_stopping": _effect(
         "epochs without improvement so far count; if early stopping had ended the run, more epochs begin the count anew"
     ),
     "label_smoothing": _effect(),
     "class_weights": _effect(),
     "clip_grad": _effect(),
+    "sam": _effect("from the next step on"),
     "ema_decay": _effect("switched on, the average begins with the weights at hand"),
+    "average": _effect("of the epochs so far, those that the checkpoint holds count, and at least the best one"),
+    "refit": Rule(
+        OnResume.FIXED, "the weights that the run began with are kept from its start, or not at all; start a new run"
+    ),
     "tta": _effect(),
     # machine
     "device": _effect(),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report, percent
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from fasttrain.training.result import TrainResult
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "mlflow")
+
+
+_REFITTED = "on train and val: these weights have no validation figure, test alone evaluates them"
 
 
 def report_of_run(
@@ -54,7 +57,10 @@ def report_of_run(
     rate = sum(record["img/s"] for record in history) / len(history)
     count = sum(parameter.numel() for parameter in model.parameters())
     facts = [
-        ("best epoch", f"{result.best_epoch} of {len(history)}"),
+        ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
+        *([("refit", _REFITTED)] if result.refit_epochs else []),
+        *([("weights", result.averaged.said)] if result.averaged is not None else []),
+        *_phase_facts(history),
         ("time", duration(result.seconds)),
         ("training speed", f"{rate:,.0f} images/s"),
         ("waiting for data", percent(waited / seconds if seconds else 0.0)),
@@ -71,8 +77,9 @@ def report_of_run(
     commands = [
         ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
         ("Predict", f"fasttrain predict --checkpoint {run} photograph.jpg"),
-        ("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"),
     ]
+    if not result.refit_epochs:
+        commands.append(("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"))
     settings = config.plain()
     return Report(
         title=result.folder.name,
@@ -83,6 +90,7 @@ def report_of_run(
         worst=worst_classes(result.evaluation, predictions, shards),
         history=history,
         best_epoch=result.best_epoch,
+        weights=result.weights_said,
         facts=facts,
         commands=commands,
         batch=batch,
@@ -153,6 +161,11 @@ def versions(device: torch.device) -> dict[str, str]:
         found["CUDA"] = str(torch.version.cuda)
     found["system"] = f"{platform.system()} {platform.release()}, {platform.machine()}"
     return found
+
+
+def _phase_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    head = sum(record.get("phase") == "head" for record in history)
+    return [("phases", f"epochs 1 to {head}: the classifier alone")] if head else []
 
 
 def _subtitle(spec: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from fasttrain.data.crops import CenterCrop, RandomResizedCrop
 from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
+from fasttrain.evaluation.splits import batches
 from fasttrain.loaders import base
 from fasttrain.loaders.read_ahead import require_room
+from fasttrain.loaders.registry import choose_loader
 from fasttrain.ranks import Ranks
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
@@ -69,6 +72,37 @@ def make_loaders(
         train=Loader(shards, split="train", crop=crop, shuffle=shuffle, with_ids=True, **options),
         val=Loader(shards, split="val", crop=center, with_ids=True, **options),
         test=Loader(shards, split="test", crop=center, with_ids=True, **options) if len(ids["test"]) else None,
+    )
+
+
+def make_refit_loader(
+    shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], loader: str, **options: Any
+) -> base.Loader:
+    """Return a loader of the training and the validation split together, with `Loader`'s `options`.
+
+    FFCV reads one split at a time, so another loader takes its place, with the same photographs and crops.
+    """
+    ids = np.sort(np.concatenate([shards.ids("train"), shards.ids("val")]))
+    if choose_loader(loader, shards, str(options["device"]))[0].name == "ffcv":
+        loader = "native"
+    return Loader(shards, split="train", ids=ids, crop=crop, shuffle=shuffle, with_ids=True, loader=loader, **options)
+
+
+def photographs_in_order(
+    loader: base.Loader, ids: NDArray[np.int64], device: torch.device
+) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+    """Yield `(images, labels, ids)` of the centre crops of `ids`, int64 [n], read as `loader` reads its own."""
+    settings = loader.settings
+    yield from batches(
+        loader.shards,
+        ids,
+        settings.image_size,
+        batch_size=settings.batch_size,
+        loader=loader.name,
+        workers=settings.workers,
+        device=device,
+        on_bad_sample=settings.on_bad_sample,
+        report=settings.report,
     )
 
 

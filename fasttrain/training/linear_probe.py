@@ -23,13 +23,12 @@ from safetensors.torch import load_file, save
 from fasttrain.config.location import cache_root
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
-from fasttrain.training.data import Loaders
+from fasttrain.training.data import Loaders, photographs_in_order
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -78,11 +77,13 @@ def to_features(
     device: torch.device,
     watched: Watched,
     say: Callable[[str], None],
+    setting: str,
 ) -> Loaders:
     """Turn the run of `state` into one on features, read from the cache or computed now. Return their loaders.
 
-    `state.model` takes features from then on. `watched` wraps batches and may raise to stop. Raises
-    UserError if the classifier is not the last thing the model does, or a feature is not finite.
+    `state.model` takes features from then on, until its `forward` is deleted. `watched` wraps batches and may raise to
+    stop. `setting` is the one that asked for it. Raises UserError if the classifier is not the last thing the model
+    does, or a feature is not finite.
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
@@ -93,20 +94,9 @@ def to_features(
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
         features = _read(path, len(pictures.ids))
         if features is None:
-            began, settings = time.perf_counter(), pictures.settings
-            seen = batches(
-                pictures.shards,
-                pictures.ids,
-                settings.image_size,
-                batch_size=settings.batch_size,
-                loader=pictures.name,
-                workers=settings.workers,
-                device=device,
-                on_bad_sample=settings.on_bad_sample,
-                report=settings.report,
-            )
-            with closing(seen):
-                features = _compute(model, watched(seen), preprocess, autocast, device)
+            began = time.perf_counter()
+            with closing(photographs_in_order(pictures, pictures.ids, device)) as seen:
+                features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began
             say(f"features: {len(features):,} photographs of the {split} split in {seconds:.1f} s, kept in {path}")
@@ -167,6 +157,7 @@ def _compute(
     preprocess: torch.nn.Module,
     autocast: Autocast,
     device: torch.device,
+    setting: str,
 ) -> torch.Tensor:
     parts: list[torch.Tensor] = []
     model.eval()
@@ -179,24 +170,47 @@ def _compute(
                 if not finite.all():
                     sample = int(ids[int((~finite).nonzero()[0])])
                     raise UserError(
-                        f"linear_probe: the features of sample {sample} are not finite; use --no-amp or other --weights"
+                        f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
                     )
                 if not parts:
-                    _require_linear(model, inputs, features)
+                    _require_linear(model, inputs, features, setting)
             parts.append(features.float().cpu())
     return torch.cat(parts)
 
 
-def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> None:
+def classifier_alone_follows(model: Any, side: int) -> bool:
+    """Return whether `model` makes its logits from its features by one linear layer, and nothing else."""
+    if not all(hasattr(model, name) for name in ("get_classifier", "forward_features", "forward_head")):
+        return False
+    if not isinstance(_head(model), torch.nn.Linear):
+        return False
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            inputs = torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(0))
+            inputs = inputs.to(next(model.parameters()).device)
+            features = model.forward_head(model.forward_features(inputs), pre_logits=True)
+            return _is_linear(model, inputs, features)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor, setting: str = "linear_probe") -> None:
+    if not _is_linear(model, inputs, features):
+        raise UserError(f"{setting}: {type(model).__name__} does more to its features than its head; use --freeze")
+
+
+def _is_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> bool:
     head = _head(model)
-    if features.ndim == 2 and features.shape[1] == head.in_features:
-        started = head.weight.clone()
-        head.weight.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))  # a new head is all zeros
-        logits, expected = head(features), model(inputs)
-        head.weight.copy_(started)
-        if torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(float(expected.abs().max()), 1e-6)):
-            return
-    raise UserError(f"linear_probe: {type(model).__name__} does more to its features than its head; use --freeze")
+    if features.ndim != 2 or features.shape[1] != head.in_features:
+        return False
+    started = head.weight.clone()
+    head.weight.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))  # a new head is all zeros
+    logits, expected = head(features), model(inputs)
+    head.weight.copy_(started)
+    return torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(float(expected.abs().max()), 1e-6))
 
 
 def _write(path: Path, features: torch.Tensor) -> None:

@@ -26,7 +26,9 @@ from fasttrain.model.input_size import img_size_for
 from fasttrain.model.precision import make_precision
 from fasttrain.training.diverged import DivergedStep
 from fasttrain.training.finite import gradient_norm, non_finite
+from fasttrain.training.phases import freeze_for
 from fasttrain.training.setup import make_step
+from fasttrain.training.state import FULL
 from fasttrain.training.step import StepBatch
 
 _LISTED = 3  # activations, gradients
@@ -90,10 +92,10 @@ class Replay:
 def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
     """Replay the step `saved`, which the file `path` holds, and return where it breaks.
 
-    Raises UserError for a linear probe's, which can't be replayed.
+    Raises UserError for a linear probe's, or of another head on features, which can't be replayed.
     """
-    if saved.facts["config"].get("linear_probe"):
-        raise UserError(f"{path} is of a linear probe, which has no step to run again")
+    if saved.facts["config"].get("linear_probe") or saved.facts.get("on_features"):
+        raise UserError(f"{path} is of a head on cached features, which has no step to run again")
     target = choose_device(device)
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]
@@ -131,13 +133,17 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     config, spec = _config(saved), _spec(saved)
     model = _model(saved, config, device)
     frozen = freeze_blocks(model, config.freeze)
+    phase = saved.facts.get("phase", FULL)
+    _, waiting = freeze_for(model, phase)
     precision = make_precision(precision_name, model, device)
     ids = torch.cat([ids for _, _, ids in saved.batches]).numpy()
-    step = make_step(config, precision, spec, device=device, ids=ids, frozen=frozen, class_weights=saved.class_weights)
+    step = make_step(
+        config, precision, spec, device=device, ids=ids, frozen=[*frozen, *waiting], class_weights=saved.class_weights
+    )
     fold_frozen(model, frozen)
     model.train(training)
     if training:
-        keep_frozen(frozen)
+        keep_frozen(step.frozen)
     else:
         step = replace(step, criterion=torch.nn.CrossEntropyLoss(), augmentation=Augmentation())
     scale = float(saved.facts["scale"]) if precision.name == saved.facts["precision"] else 1.0

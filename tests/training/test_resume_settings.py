@@ -131,7 +131,9 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "label_smoothing": ({"label_smoothing": 0.2}, lambda run: run.step.criterion.label_smoothing, 0.2),
     "class_weights": ({"class_weights": "balanced"}, lambda run: run.step.criterion.weight is not None, True),
     "clip_grad": ({"clip_grad": 0.5}, lambda run: run.step.clip_grad, 0.5),
+    "sam": ({"sam": 0.05}, lambda run: run.step.sam, 0.05),
     "ema_decay": ({"ema_decay": 0.9}, lambda run: last_state(run.run.folder.path)["ema"] is not None, True),
+    "average": ({"average": 3}, lambda run: len(run.state.candidates.best_first), 2),
     "device": ({"device": "auto"}, lambda run: run.run.parts.device, device_module.choose_device("auto")),
     "amp": ({"amp": True}, lambda run: run.run.parts.precision.name, "bf16"),
     "amp_dtype": ({"amp": True, "amp_dtype": "fp16"}, lambda run: run.state.scaler.is_enabled(), True),
@@ -165,6 +167,9 @@ FIXED: dict[str, Any] = {
     "weights": Path("other.safetensors"),
     "linear_probe": True,
     "recipe": "fast",
+    "head_epochs": 1,
+    "refit": True,
+    "monitor": "top1",
     "seed": 7,
 }
 
