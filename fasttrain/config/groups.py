@@ -109,6 +109,12 @@ class ModelSettings(Settings):
         False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
     )
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="stochastic depth: probability of leaving out the last block; the others' grow to it",
+    )
 
     @field_validator("model", mode="before")
     @classmethod

@@ -28,7 +28,7 @@ NEEDS_PIXELS = (
 
 NEEDS_STEPS = (
     *("optimizer", "learning_rate", "weight_decay", "momentum", "scheduler", "warmup_epochs", "patience", "factor"),
-    *("grad_accumulation", "clip_grad", "ema_decay", "drop_rate", "profile"),
+    *("grad_accumulation", "clip_grad", "ema_decay", "drop_rate", "drop_path", "profile"),
 )
 """Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
 

@@ -190,7 +190,13 @@ def _spec(saved: DivergedStep) -> ModelSpec:
 
 def _model(saved: DivergedStep, config: TrainConfig, device: torch.device) -> torch.nn.Module:
     img_size = img_size_for(config.model, config.image_size)
-    model = create_model(config.model, len(saved.facts["classes"]), drop_rate=config.drop_rate, img_size=img_size)
+    model = create_model(
+        config.model,
+        len(saved.facts["classes"]),
+        drop_rate=config.drop_rate,
+        drop_path=config.drop_path,
+        img_size=img_size,
+    )
     try:
         model.load_state_dict(saved.weights)
     except RuntimeError as error:

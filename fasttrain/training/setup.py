@@ -173,6 +173,7 @@ def _make_model(
         len(classes),
         pretrained=config.pretrained and not resumed and config.weights is None,
         drop_rate=config.drop_rate,
+        drop_path=config.drop_path,
         img_size=img_size,
     )
     if is_own(config.model):

@@ -23,7 +23,8 @@ ALL_ON = {
     "label_smoothing": 0.1,
     "class_weights": "balanced",
 }
-RUN = {**SMALL, "image_size": 32, "batch_size": 9, "epochs": 2, "deterministic": True, "track": False, "drop_rate": 0.2}
+RUN = {**SMALL, "image_size": 32, "batch_size": 9, "epochs": 2, "deterministic": True, "track": False}
+RUN |= {"drop_rate": 0.2, "drop_path": 0.2}
 
 
 @pytest.fixture(autouse=True)

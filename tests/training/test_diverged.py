@@ -35,7 +35,14 @@ TINY: dict[str, Any] = {
     "scheduler": "constant",
 }
 # Dropout, Mixup and jitter: what a replay has to draw again. 16 px more or less matter to nobody here.
-RANDOM = {"drop_rate": 0.3, "mixup": 0.4, "color_jitter": 0.3, "label_smoothing": 0.1, "class_weights": "balanced"}
+RANDOM = {
+    "drop_rate": 0.3,
+    "drop_path": 0.3,
+    "mixup": 0.4,
+    "color_jitter": 0.3,
+    "label_smoothing": 0.1,
+    "class_weights": "balanced",
+}
 
 
 def run_until_diverged(shards: Path, out: Path, match: str, **settings: Any) -> tuple[Path, str]:

@@ -89,6 +89,10 @@ def trainable(run: Resumed) -> int:
     return sum(each.requires_grad for each in run.model.parameters())
 
 
+def drop_probabilities(model: torch.nn.Module) -> list[float]:
+    return [each.drop_prob for each in model.modules() if hasattr(each, "drop_prob")]
+
+
 # What is given beside `resume`, what is then looked at, and what that must be.
 EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "workers": ({"workers": 1}, lambda run: run.loader.workers, 1),
@@ -106,6 +110,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "cutmix": ({"cutmix": 0.7}, lambda run: run.step.augmentation.mix._mixup.cutmix_alpha, 0.7),
     "freeze": ({"freeze": 2}, lambda run: 0 < trainable(run) < len(list(run.model.parameters())), True),
     "drop_rate": ({"drop_rate": 0.4}, lambda run: run.model.drop_rate, 0.4),
+    "drop_path": ({"drop_path": 0.3}, lambda run: max(drop_probabilities(run.model)), pytest.approx(0.3)),
     "epochs": ({"epochs": 4}, lambda run: run.state.schedule.state_dict()["epochs"], 4),
     "batch_size": ({"batch_size": 4}, lambda run: (run.loader.batch_size, run.run.parts.batch_size), (4, 4)),
     "grad_accumulation": ({"grad_accumulation": 3}, lambda run: run.step.accumulate, 3),
