@@ -155,6 +155,10 @@ class OptimizationSettings(Settings):
     patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="focal: what is classified well counts less; validation stays cross-entropy"
+    )
+    focal_gamma: float = Field(2.0, ge=0, le=10, description="focal: how much less; 0 is cross-entropy")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh classes by their inverse frequency"

@@ -105,6 +105,8 @@ RULES: dict[str, Rule] = {
     "early_stopping": _effect(
         "epochs without improvement so far count; if early stopping had ended the run, more epochs begin the count anew"
     ),
+    "loss": _effect(),
+    "focal_gamma": _effect(),
     "label_smoothing": _effect(),
     "class_weights": _effect(),
     "clip_grad": _effect(),

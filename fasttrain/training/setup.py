@@ -35,6 +35,7 @@ from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
+from fasttrain.training.loss import make_criterion
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
@@ -146,11 +147,10 @@ def make_step(
 ) -> Step:
     """Return the step that a run with these settings trains with. `ids` are the training split's, int64 [n]."""
     preprocess = Normalise(spec.mean, spec.std, channels_last=config.channels_last).to(device)
-    criterion = torch.nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing).to(device)
     return Step(
         device,
         preprocess,
-        criterion,
+        make_criterion(config, class_weights).to(device),
         precision.autocast,
         config.clip_grad,
         frozen,

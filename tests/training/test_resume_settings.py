@@ -133,6 +133,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "patience": ({"patience": 9}, lambda run: run.state.schedule._plateau.patience, 9),
     "factor": ({"factor": 0.7}, lambda run: run.state.schedule._plateau.factor, 0.7),
     "early_stopping": ({"early_stopping": 9}, lambda run: run.state.early_stopping.patience, 9),
+    "loss": ({"loss": "focal"}, lambda run: run.step.criterion.gamma, 2.0),
+    "focal_gamma": ({"loss": "focal", "focal_gamma": 0.5}, lambda run: run.step.criterion.gamma, 0.5),
     "label_smoothing": ({"label_smoothing": 0.2}, lambda run: run.step.criterion.label_smoothing, 0.2),
     "class_weights": ({"class_weights": "balanced"}, lambda run: run.step.criterion.weight is not None, True),
     "clip_grad": ({"clip_grad": 0.5}, lambda run: run.step.clip_grad, 0.5),
