@@ -48,6 +48,9 @@ class DataSettings(Settings):
     shuffle: Literal["full", "shards"] = Field(
         "full", description="shards: mix a few shards at a time, for data larger than memory"
     )
+    sampling: Literal["none", "balanced"] = Field(
+        "none", description="balanced: every class comes equally often in training; an epoch stays as long"
+    )
     on_bad_sample: Literal["error", "skip"] = Field(
         "error", description="skip: leave out samples that have changed or don't decode, at most 1 % of an epoch"
     )

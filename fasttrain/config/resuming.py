@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     "loader": _effect("all loaders give the same photographs, crops and flips"),
     "workers": _effect(),
     "shuffle": Rule(OnResume.FIXED, f"the order of an epoch's photographs depends on it; {_NEW_RUN}"),
+    "sampling": Rule(OnResume.FIXED, f"an epoch's photographs depend on it; {_NEW_RUN}"),
     "on_bad_sample": _effect(),
     "image_size": Rule(
         OnResume.FIXED, f"epochs that are validated at different sizes can't be compared for the best one; {_NEW_RUN}"

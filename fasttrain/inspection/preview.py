@@ -88,6 +88,7 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
         "device": device,
         "limit": -(-count // batch_size),
         "shuffle": "shards" if config.shuffle == "shards" else True,
+        "sampling": config.sampling,
     }
     look = _Looker(config, shards, loading, device, epoch, count)
     said = f"epoch {epoch}, {side} px{_described(config)}"

@@ -77,6 +77,9 @@ class RunParts:
         if config.linear_probe and (ignored := ignored_by_linear_probe(config)):
             line = f"not used, as the head is solved for without gradient steps: {', '.join(ignored)}"
             yield Text.assemble(("linear_probe: ", "yellow"), line)
+        if config.sampling == "balanced" and config.class_weights == "balanced":
+            line = "and sampling = balanced correct the same imbalance, so rare classes count twice over; leave one out"
+            yield Text.assemble(("class_weights: ", "yellow"), line)
         if config.sync_bn and (size == 1 or self.device.type != "cuda"):
             line = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
             yield Text.assemble(("sync_bn: ", "yellow"), line)

@@ -70,6 +70,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         shards,
         RandomResizedCrop(config.image_size, scale=config.crop_scale),
         shuffle="shards" if config.shuffle == "shards" else True,
+        sampling=config.sampling,
         batch_size=int(config.batch_size),
         limit=config.limit_batches,
         loader=config.loader,

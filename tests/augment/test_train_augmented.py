@@ -20,6 +20,7 @@ ALL_ON = {
     "random_erasing": 0.25,
     "mixup": 0.2,
     "cutmix": 1.0,
+    "sampling": "balanced",
     "loss": "focal",
     "label_smoothing": 0.1,
     "class_weights": "balanced",

@@ -165,6 +165,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
 
 FIXED: dict[str, Any] = {
     "shuffle": "shards",
+    "sampling": "balanced",
     "image_size": 64,
     "limit_batches": 2,
     "model": "test_resnet",
