@@ -90,11 +90,23 @@ class AugmentationSettings(Settings):
     rand_augment: RandAugment | None = Field(
         None, description="RandAugment, as n2-m9: 2 operations a photograph at magnitude 9 of 10"
     )
+    trivial_augment: bool = Field(
+        False,
+        description="TrivialAugmentWide: one operation a photograph, at a random magnitude; not with --rand-augment",
+    )
     random_erasing: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
     mixup: float = Field(0.0, ge=0, le=100, description="Mixup's alpha; 0: off")
     cutmix: float = Field(
         0.0, ge=0, le=100, description="CutMix's alpha; 0: off; with --mixup each batch gets one of them"
     )
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> AugmentationSettings:
+        if self.trivial_augment and self.rand_augment is not None:
+            raise ValueError(
+                f"trivial_augment does not go with rand_augment = {self.rand_augment}; leave one of them out"
+            )
+        return self
 
 
 class ModelSettings(Settings):

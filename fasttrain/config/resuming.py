@@ -66,6 +66,7 @@ RULES: dict[str, Rule] = {
     # augmentation
     "color_jitter": _effect(_AUGMENTED),
     "rand_augment": _effect(_AUGMENTED),
+    "trivial_augment": _effect(_AUGMENTED),
     "random_erasing": _effect(_AUGMENTED),
     "mixup": _effect(_AUGMENTED),
     "cutmix": _effect(_AUGMENTED),

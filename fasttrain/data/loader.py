@@ -87,9 +87,9 @@ class Loader(base.Loader):
         class comes equally often in a pass, which has as many photographs as before.
 
         views: several crops of each photograph in place of `crop`; `images` is then a list, a tensor for each.
-        transforms: what happens to a batch on its device, in this order: `RandAugment`, `ColorJitter`, `RandomErasing`,
-        `Normalize`, `Mixup` or `CutMix`, your own functions of the images. After `Mixup` or `CutMix`, labels are
-        float32 [n, classes]. output: "float" adds `Normalize()`.
+        transforms: what happens to a batch on its device, in this order: `RandAugment` or `TrivialAugment`,
+        `ColorJitter`, `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the images. After
+        `Mixup` or `CutMix`, labels are float32 [n, classes]. output: "float" adds `Normalize()`.
 
         drop_last: leaves out a short last batch. limit: batches a pass at the most. loader: "auto", "native", "dali",
         "ffcv" or "torchvision". workers: threads or processes, one a core by default. with_ids: yields int64 [n] row

@@ -192,7 +192,7 @@ def _input_mean(model: str) -> tuple[float, ...]:
 
 
 def _described(config: TrainConfig) -> str:
-    names = ("crop_scale", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
+    names = ("crop_scale", "rand_augment", "trivial_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
     return "".join(f", {name}={getattr(config, name)}" for name in config.changed(names))
 
 

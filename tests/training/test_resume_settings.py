@@ -105,6 +105,11 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
         lambda run: run.step.augmentation.pixels._rand_augment,
         RandAugment(1, 3),
     ),
+    "trivial_augment": (
+        {"trivial_augment": True},
+        lambda run: run.step.augmentation.pixels._trivial_augment,
+        True,
+    ),
     "random_erasing": ({"random_erasing": 0.5}, lambda run: run.step.augmentation.pixels._random_erasing, 0.5),
     "mixup": ({"mixup": 0.2}, lambda run: run.step.augmentation.mix._mixup.mixup_alpha, 0.2),
     "cutmix": ({"cutmix": 0.7}, lambda run: run.step.augmentation.mix._mixup.cutmix_alpha, 0.7),
