@@ -56,8 +56,11 @@ def test_epochs_differ_and_seeds_too():
 def test_windows_of_shards_stay_together():
     ids = np.arange(50 * 3 * SHARD_WINDOW)
     order, _ = balanced_order(ids, ids % 7 // 3, 1, 0, ids // 50)
-    windows = [set((part // 50).tolist()) for part in np.array_split(order, 3)]
-    assert all(len(each) <= SHARD_WINDOW + 2 for each in windows)
+    shards, first = np.unique(order // 50, return_index=True)
+    last = len(order) - 1 - np.unique(order[::-1] // 50, return_index=True)[1]
+    windows = np.argsort(first).reshape(3, SHARD_WINDOW)
+    assert len(shards) == 3 * SHARD_WINDOW
+    assert all(last[one].max() < first[other].min() for one, other in itertools.pairwise(windows))
 
 
 def test_a_photograph_is_cropped_anew_each_time_it_comes():
