@@ -174,6 +174,14 @@ class OptimizationSettings(Settings):
         "cross_entropy", description="focal: what is classified well counts less; validation stays cross-entropy"
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="focal: how much less; 0 is cross-entropy")
+    teacher: str | None = Field(
+        None,
+        description="learn the probabilities of this: a run folder, a checkpoint, or a timm model of these classes",
+    )
+    teacher_temperature: float = Field(1.0, gt=0, le=100, description="above 1: softer probabilities of both")
+    teacher_weight: float = Field(
+        1.0, gt=0, le=1, description="the teacher's share of the loss, the rest is the labels'; 1: the teacher alone"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh classes by their inverse frequency"
@@ -181,6 +189,11 @@ class OptimizationSettings(Settings):
     clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
     tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
+
+    @field_validator("teacher", mode="after")
+    @classmethod
+    def _teacher_below_home(cls, teacher: str | None) -> str | None:
+        return None if teacher is None else str(user_path(teacher))
 
     @field_validator("batch_size", mode="before")
     @classmethod

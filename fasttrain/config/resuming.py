@@ -109,6 +109,14 @@ RULES: dict[str, Rule] = {
     ),
     "loss": _effect(),
     "focal_gamma": _effect(),
+    "teacher": Rule(
+        OnResume.FIXED,
+        "the loss is another one without it; leave it out, or start a new run. The same teacher may lie elsewhere: its "
+        "tensors are compared",
+        may_change=lambda old, new: old is not None and new is not None,
+    ),
+    "teacher_temperature": _effect(),
+    "teacher_weight": _effect(),
     "label_smoothing": _effect(),
     "class_weights": _effect(),
     "clip_grad": _effect(),

@@ -28,6 +28,7 @@ from fasttrain.training.diverged import DivergedStep
 from fasttrain.training.finite import gradient_norm, non_finite
 from fasttrain.training.setup import make_step
 from fasttrain.training.step import StepBatch
+from fasttrain.training.teacher import load_teacher, require_same_teacher
 
 _LISTED = 3  # activations, gradients
 _WILD = 10  # times the loss of a guess
@@ -133,7 +134,18 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     frozen = freeze_blocks(model, config.freeze)
     precision = make_precision(precision_name, model, device)
     ids = torch.cat([ids for _, _, ids in saved.batches]).numpy()
-    step = make_step(config, precision, spec, device=device, ids=ids, frozen=frozen, class_weights=saved.class_weights)
+    teacher = load_teacher(config, spec, precision.name, device) if training else None
+    require_same_teacher(teacher, saved.facts, "the run")
+    step = make_step(
+        config,
+        precision,
+        spec,
+        device=device,
+        ids=ids,
+        frozen=frozen,
+        class_weights=saved.class_weights,
+        teacher=teacher,
+    )
     fold_frozen(model, frozen)
     model.train(training)
     if training:

@@ -42,6 +42,7 @@ from fasttrain.training.resume import RunStart
 from fasttrain.training.seeds import seed_everything, seed_rank
 from fasttrain.training.state import Totals, TrainingState
 from fasttrain.training.step import Step
+from fasttrain.training.teacher import Teacher, load_teacher, require_same_teacher
 
 log = logging.getLogger("fasttrain")
 
@@ -86,6 +87,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
     optimizer, schedule = _make_optimizer(config, model, -(-len(loaders.train) // config.grad_accumulation))
     precision = choose_precision(model, device, config.amp, config.amp_dtype)
+    teacher = ranks.in_turn(lambda: load_teacher(config, spec, precision.name, device))
+    require_same_teacher(teacher, start.checkpoint, start.folder)
     use_ema = config.ema_decay is not None and not config.linear_probe
     state = TrainingState(
         model=model,
@@ -106,6 +109,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         ids=loaders.train.ids,
         frozen=frozen,
         class_weights=balanced_weights(shards) if config.class_weights == "balanced" else None,
+        teacher=teacher,
         parallel=ranks.parallel(model),
         ranks=ranks.size,
     )
@@ -143,6 +147,7 @@ def make_step(
     ids: NDArray[np.int64],
     frozen: list[torch.nn.Module],
     class_weights: torch.Tensor | None,
+    teacher: Teacher | None = None,
     parallel: DistributedDataParallel | None = None,
     ranks: int = 1,
 ) -> Step:
@@ -157,6 +162,7 @@ def make_step(
         frozen,
         make_augmentation(config, ids, seed=config.seed, classes=len(spec.classes), mean=spec.mean, device=device),
         class_weights,
+        teacher,
         parallel,
         ranks,
         config.grad_accumulation,

@@ -177,13 +177,24 @@ FIXED: dict[str, Any] = {
     "pretrained": True,
     "weights": Path("other.safetensors"),
     "linear_probe": True,
+    "teacher": "elsewhere",
     "recipe": "fast",
     "seed": 7,
 }
 
 CALL = {"out", "profile", "resume", "run_name"}
 
-APART = {"data", "cache_size", "loader", "tta", "log_format", "experiment", "track"}
+APART = {
+    "teacher_temperature",
+    "teacher_weight",
+    "data",
+    "cache_size",
+    "loader",
+    "tta",
+    "log_format",
+    "experiment",
+    "track",
+}
 """Those that take effect, too, and have tests of their own below."""
 
 
@@ -281,6 +292,14 @@ def test_data_that_was_appended_to_is_refused_with_the_way_out(begun, tmp_path, 
     convert(grown, shards, format="tar,beton", shard_size=40, append=True, progress=False)
     with pytest.raises(UserError, match=r"was appended to after .* began; .*: --weights .*/model\.safetensors$"):
         train(resume=str(copied(begun, tmp_path)), data=shards)
+
+
+def test_the_teachers_part_of_the_loss(begun, tmp_path, shard_folder, model_folder):
+    with killed_after(lambda state: state["epoch"] == 1):
+        train(data=shard_folder, out=tmp_path, **BEGUN, teacher=str(model_folder))
+    (folder,) = tmp_path.iterdir()
+    resumed = Resumed(folder, {"teacher_temperature": 2.0, "teacher_weight": 0.5}, steps=False)
+    assert (resumed.step.teacher.temperature, resumed.step.teacher.weight) == (2.0, 0.5)
 
 
 def test_another_loader(begun, tmp_path, shard_folder):
