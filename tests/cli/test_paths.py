@@ -115,7 +115,7 @@ def test_every_path_among_the_settings_is_expanded(home: Path) -> None:
     fields = TrainConfig.model_fields.items()
     paths = [name for name, field in fields if Path in (field.annotation, *get_args(field.annotation))]
     assert {"data", "out", "weights"} <= set(paths)
-    for name in (*paths, "resume"):
+    for name in (*paths, "resume", "teacher"):
         (home / "c.toml").write_text(f'{name} = "~/x"\n')
         for given in ({name: "~/x"}, read_toml(Path("~/c.toml"))):
             assert str(getattr(resolve(given), name)) == resolve(given).plain()[name] == str(home / "x")
