@@ -242,8 +242,9 @@ class EpochPlan(Batch):
         `shards`, int64 [n], keeps shards together: see `epoch_order`. `balanced`, int64 [n], are the labels of classes
         that are to come equally often: see `balanced_order`.
         """
+        draws: NDArray[np.int64] | None = None
         if balanced is None:
-            order, draws = epoch_order(ids, seed, epoch, shards), None
+            order = epoch_order(ids, seed, epoch, shards)
         else:
             order, draws = balanced_order(ids, balanced, seed, epoch, shards)
         return EpochPlan.in_order(order, sizes, seed=seed, epoch=epoch, size=size, crop=crop, draws=draws)
