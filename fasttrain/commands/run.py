@@ -188,6 +188,7 @@ class Run:
                 "shards": self.parts.shards.fingerprint,
                 "mlflow_run_id": self.tracker.run_id or self.tracked["mlflow_run_id"],
                 "journal": self.tracker.uuid or self.tracked["journal"],
+                **({"teacher": teacher.identity} if (teacher := self.parts.step.teacher) else {}),
                 **({"callbacks": self.callbacks.state_dict()} if self.callbacks else {}),
             }
         )

@@ -49,6 +49,9 @@ class DataSettings(Settings):
     shuffle: Literal["full", "shards"] = Field(
         "full", description="shards: mix a few shards at a time, for data larger than memory"
     )
+    sampling: Literal["none", "balanced"] = Field(
+        "none", description="balanced: every class comes equally often in training; an epoch stays as long"
+    )
     on_bad_sample: Literal["error", "skip"] = Field(
         "error", description="skip: leave out samples that have changed or don't decode, at most 1 % of an epoch"
     )
@@ -88,11 +91,23 @@ class AugmentationSettings(Settings):
     rand_augment: RandAugment | None = Field(
         None, description="RandAugment, as n2-m9: 2 operations a photograph at magnitude 9 of 10"
     )
+    trivial_augment: bool = Field(
+        False,
+        description="TrivialAugmentWide: one operation a photograph, at a random magnitude; not with --rand-augment",
+    )
     random_erasing: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
     mixup: float = Field(0.0, ge=0, le=100, description="Mixup's alpha; 0: off")
     cutmix: float = Field(
         0.0, ge=0, le=100, description="CutMix's alpha; 0: off; with --mixup each batch gets one of them"
     )
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> AugmentationSettings:
+        if self.trivial_augment and self.rand_augment is not None:
+            raise ValueError(
+                f"trivial_augment does not go with rand_augment = {self.rand_augment}; leave one of them out"
+            )
+        return self
 
 
 class ModelSettings(Settings):
@@ -110,6 +125,12 @@ class ModelSettings(Settings):
         False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
     )
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="stochastic depth: probability of leaving out the last block; the others' grow to it",
+    )
 
     @field_validator("model", mode="before")
     @classmethod
@@ -157,6 +178,18 @@ class OptimizationSettings(Settings):
         description="val_loss, top1 or macro_f1: it chooses the best epoch and counts for early stopping and plateau",
     )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="focal: what is classified well counts less; validation stays cross-entropy"
+    )
+    focal_gamma: float = Field(2.0, ge=0, le=10, description="focal: how much less; 0 is cross-entropy")
+    teacher: str | None = Field(
+        None,
+        description="learn the probabilities of this: a run folder, a checkpoint, or a timm model of these classes",
+    )
+    teacher_temperature: float = Field(1.0, gt=0, le=100, description="above 1: softer probabilities of both")
+    teacher_weight: float = Field(
+        1.0, gt=0, le=1, description="the teacher's share of the loss, the rest is the labels'; 1: the teacher alone"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh classes by their inverse frequency"
@@ -173,6 +206,11 @@ class OptimizationSettings(Settings):
         False, description="train once more on train and val, for as many epochs as the best one; test evaluates it"
     )
     tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
+
+    @field_validator("teacher", mode="after")
+    @classmethod
+    def _teacher_below_home(cls, teacher: str | None) -> str | None:
+        return None if teacher is None else str(user_path(teacher))
 
     @field_validator("batch_size", mode="before")
     @classmethod

@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     "loader": _effect("all loaders give the same photographs, crops and flips"),
     "workers": _effect(),
     "shuffle": Rule(OnResume.FIXED, f"the order of an epoch's photographs depends on it; {_NEW_RUN}"),
+    "sampling": Rule(OnResume.FIXED, f"an epoch's photographs depend on it; {_NEW_RUN}"),
     "on_bad_sample": _effect(),
     "image_size": Rule(
         OnResume.FIXED, f"epochs that are validated at different sizes can't be compared for the best one; {_NEW_RUN}"
@@ -65,6 +66,7 @@ RULES: dict[str, Rule] = {
     # augmentation
     "color_jitter": _effect(_AUGMENTED),
     "rand_augment": _effect(_AUGMENTED),
+    "trivial_augment": _effect(_AUGMENTED),
     "random_erasing": _effect(_AUGMENTED),
     "mixup": _effect(_AUGMENTED),
     "cutmix": _effect(_AUGMENTED),
@@ -85,6 +87,7 @@ RULES: dict[str, Rule] = {
         may_change=lambda old, new: not new,
     ),
     "drop_rate": _effect(),
+    "drop_path": _effect(),
     # optimisation
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
     "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
@@ -109,6 +112,16 @@ RULES: dict[str, Rule] = {
     "early_stopping": _effect(
         "epochs without improvement so far count; if early stopping had ended the run, more epochs begin the count anew"
     ),
+    "loss": _effect(),
+    "focal_gamma": _effect(),
+    "teacher": Rule(
+        OnResume.FIXED,
+        "the loss is another one without it; leave it out, or start a new run. The same teacher may lie elsewhere: its "
+        "tensors are compared",
+        may_change=lambda old, new: old is not None and new is not None,
+    ),
+    "teacher_temperature": _effect(),
+    "teacher_weight": _effect(),
     "label_smoothing": _effect(),
     "class_weights": _effect(),
     "clip_grad": _effect(),

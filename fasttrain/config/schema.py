@@ -24,12 +24,15 @@ from fasttrain.config.recipes import RECIPES, recipe_defaults
 HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample")
 """Settings with which the head trains on photographs in the epochs of `head_epochs`, in place of cached features."""
 
-NEEDS_PIXELS = (*HEAD_NEEDS_PIXELS, "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit")
+NEEDS_PIXELS = (
+    *HEAD_NEEDS_PIXELS,
+    *("tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit", "teacher"),
+)
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 
 NEEDS_STEPS = (
     *("optimizer", "learning_rate", "weight_decay", "momentum", "scheduler", "warmup_epochs", "patience", "factor"),
-    *("grad_accumulation", "clip_grad", "sam", "ema_decay", "average", "drop_rate", "profile"),
+    *("grad_accumulation", "clip_grad", "sam", "ema_decay", "average", "drop_rate", "drop_path", "profile"),
 )
 """Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
 

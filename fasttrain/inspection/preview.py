@@ -88,6 +88,7 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
         "device": device,
         "limit": -(-count // batch_size),
         "shuffle": "shards" if config.shuffle == "shards" else True,
+        "sampling": config.sampling,
     }
     look = _Looker(config, shards, loading, device, epoch, count)
     said = f"epoch {epoch}, {side} px{_described(config)}"
@@ -191,7 +192,7 @@ def _input_mean(model: str) -> tuple[float, ...]:
 
 
 def _described(config: TrainConfig) -> str:
-    names = ("crop_scale", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
+    names = ("crop_scale", "rand_augment", "trivial_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
     return "".join(f", {name}={getattr(config, name)}" for name in config.changed(names))
 
 

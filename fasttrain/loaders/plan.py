@@ -1,7 +1,8 @@
 """The augmentation plan: which photograph comes when, where it is cropped, whether it is flipped.
 
 Everything here is a pure function of (seed, epoch, sample id), so every loader, any number of workers and
-any number of ranks see the same crops, and a run resumes at the very sample where it stopped.
+any number of ranks see the same crops, and a run resumes at the very sample where it stopped. Where an epoch
+repeats samples, to balance classes, the number of the draw takes the id's place.
 
 Random words come straight from NumPy's `Philox` bit generator (Salmon et al., "Parallel random numbers: as
 easy as 1, 2, 3", SC 2011): its raw stream is fixed, while `Generator` methods may change between NumPy
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM = range(5)
+ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM, CLASS_STREAM, DRAW_STREAM = range(7)
 
 SHARD_WINDOW = 8
 """Shards whose samples `shuffle` "shards" mixes: 8,000 photographs and some 400 MB as `convert` writes them."""
@@ -76,6 +77,7 @@ class Batch:
     ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
     the photograph. flips: bool [n]. size: (height, width) of the output in pixels. view: the number of the view, where
     each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see `letterbox_size`.
+    draws: int64 [n], numbers of the draws that boxes and flips belong to; None where they belong to the ids.
     """
 
     ids: NDArray[np.int64]
@@ -84,13 +86,15 @@ class Batch:
     size: tuple[int, int]
     view: int = 0
     letterbox: bool = False
+    draws: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
         """Return the samples at the positions `rows`."""
-        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox)
+        draws = None if self.draws is None else self.draws[rows]
+        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox, draws)
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
@@ -123,14 +127,48 @@ def epoch_order(
     if not len(ids):
         return ids.astype(np.int64)
     words = random_words(seed, epoch, ORDER_STREAM, int(ids.max()) + 1, 4)[ids, 0]
+    return ids[_mixed(words, seed, epoch, shards)].astype(np.int64)
+
+
+def balanced_order(
+    ids: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    seed: int,
+    epoch: int,
+    shards: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return as many samples as `ids` has, every class equally often, in the epoch's order; and their draws' numbers.
+
+    All are int64 [n]; `labels` and `shards` belong to `ids`, and `shards` mixes as in `epoch_order`. Each class gets
+    n // classes draws, and classes chosen at random one more. The samples of a class take turns in a random order, so
+    none comes again before all of them have come.
+    """
+    if not len(ids):
+        return ids.astype(np.int64), ids.astype(np.int64)
+    words = random_words(seed, epoch, ORDER_STREAM, int(ids.max()) + 1, 4)[ids, 0]
+    by_class = np.lexsort((words, labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    draws = np.full(len(classes), len(ids) // len(classes))
+    of_class = random_words(seed, epoch, CLASS_STREAM, int(classes[-1]) + 1, 4)[classes, 0]
+    draws[np.argsort(of_class, kind="stable")[: len(ids) % len(classes)]] += 1
+    which = np.repeat(np.arange(len(classes)), draws)
+    turn = np.arange(len(ids)) - (np.cumsum(draws) - draws)[which]
+    rows = by_class[(np.cumsum(counts) - counts)[which] + turn % counts[which]]
+    words = random_words(seed, epoch, DRAW_STREAM, len(ids), 4)[:, 0]
+    numbers = _mixed(words, seed, epoch, None if shards is None else shards[rows])
+    return ids[rows[numbers]].astype(np.int64), numbers.astype(np.int64)
+
+
+def _mixed(words: NDArray[np.uint64], seed: int, epoch: int, shards: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return the positions that put `words` in order, within windows of shards where `shards` is given."""
     if shards is None:
-        return ids[np.argsort(words, kind="stable")].astype(np.int64)
+        return np.argsort(words, kind="stable")
     names, which = np.unique(shards, return_inverse=True)
     rank = np.empty(len(names), dtype=np.int64)
     rank[np.argsort(random_words(seed, epoch, SHARD_STREAM, int(names[-1]) + 1, 4)[names, 0], kind="stable")] = (
         np.arange(len(names))
     )
-    return ids[np.lexsort((words, rank[which] // SHARD_WINDOW))].astype(np.int64)
+    return np.lexsort((words, rank[which] // SHARD_WINDOW))
 
 
 def random_resized_crops(
@@ -197,13 +235,19 @@ class EpochPlan(Batch):
         size: int,
         crop: CropRule,
         shards: NDArray[np.int64] | None = None,
+        balanced: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
         """The training epoch over `ids`; `sizes` int32 [N, 2] is the whole index's, by sample id.
 
-        `shards`, int64 [n], keeps shards together: see `epoch_order`.
+        `shards`, int64 [n], keeps shards together: see `epoch_order`. `balanced`, int64 [n], are the labels of classes
+        that are to come equally often: see `balanced_order`.
         """
-        order = epoch_order(ids, seed, epoch, shards)
-        return EpochPlan.in_order(order, sizes, seed=seed, epoch=epoch, size=size, crop=crop)
+        draws: NDArray[np.int64] | None = None
+        if balanced is None:
+            order = epoch_order(ids, seed, epoch, shards)
+        else:
+            order, draws = balanced_order(ids, balanced, seed, epoch, shards)
+        return EpochPlan.in_order(order, sizes, seed=seed, epoch=epoch, size=size, crop=crop, draws=draws)
 
     @staticmethod
     def evaluation(ids: NDArray[np.int64], sizes: NDArray[np.int32], *, size: int) -> EpochPlan:
@@ -220,11 +264,16 @@ class EpochPlan(Batch):
         size: int,
         crop: CropRule,
         view: int = 0,
+        draws: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
-        """The samples `order`, int64 [n], as they stand; a sample's crop and flip don't depend on its place."""
+        """The samples `order`, int64 [n], as they stand; a sample's crop and flip don't depend on its place.
+
+        They belong to its id, or to the number of its draw, where `draws`, int64 [n], are given.
+        """
+        counters = order if draws is None else draws
         of_order, letterbox = sizes[order], isinstance(crop, FullPicture) and crop.letterbox
         if isinstance(crop, Crop):
-            boxes, flips = random_resized_crops(order, of_order, seed, epoch, crop, view)
+            boxes, flips = random_resized_crops(counters, of_order, seed, epoch, crop, view)
         else:
             if isinstance(crop, CenterShare):
                 boxes = centre_boxes(of_order, crop.share)
@@ -232,8 +281,8 @@ class EpochPlan(Batch):
                 boxes = np.concatenate([np.zeros_like(of_order), of_order], axis=1)
             flips = np.zeros(len(order), np.bool_)
             if crop.flip:
-                _, flips = random_resized_crops(order, of_order, seed, epoch, Crop(flip=crop.flip), view)
-        return EpochPlan(order, boxes, flips, (size, size), view, letterbox)
+                _, flips = random_resized_crops(counters, of_order, seed, epoch, Crop(flip=crop.flip), view)
+        return EpochPlan(order, boxes, flips, (size, size), view, letterbox, draws)
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""

@@ -159,6 +159,8 @@ def _for_augmenting(config: TrainConfig, conditions: Conditions) -> Iterator[str
             yield f"--rand-augment {RandAugment(rand_augment.n - 1, rand_augment.m)}"
         else:
             yield "leaving --rand-augment out"
+    if config.trivial_augment:
+        yield "--no-trivial-augment"
     for name in ("color_jitter", "random_erasing", "mixup", "cutmix"):
         if getattr(config, name):
             yield f"--{name.replace('_', '-')} 0"

@@ -192,6 +192,7 @@ def _said_of_batch(config: TrainConfig, *, shown: int) -> str:
         return "There is none to show: its shards are no longer on this machine."
     done = ["crop and flip"]
     done += [f"RandAugment {config.rand_augment}"] if config.rand_augment else []
+    done += ["TrivialAugment"] if config.trivial_augment else []
     done += [f"colour jitter {config.color_jitter:g}"] if config.color_jitter else []
     done += [f"random erasing {config.random_erasing:g}"] if config.random_erasing else []
     done += [f"Mixup {config.mixup:g}"] if config.mixup else []

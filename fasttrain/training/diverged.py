@@ -173,6 +173,7 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
         "classes": list(spec.classes),
         "mean": list(spec.mean),
         "std": list(spec.std),
+        **({"teacher": teacher.identity} if (teacher := run.step.teacher) else {}),
     }
 
 

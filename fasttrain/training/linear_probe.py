@@ -25,7 +25,7 @@ from fasttrain.device import copy_to
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
-from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
+from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
 from fasttrain.training.data import Loaders, photographs_in_order
@@ -54,7 +54,11 @@ class FeatureLoader(base.Loader):
         order, settings = self.ids, self.settings
         if settings.shuffle != "none":
             shards = self.shards.index["shard"][order].astype(np.int64) if settings.shuffle == "shards" else None
-            order = epoch_order(order, settings.seed, self.epoch, shards)
+            if settings.sampling == "balanced":
+                labels = self.shards.labels()[order]
+                order, _ = balanced_order(order, labels, settings.seed, self.epoch, shards)
+            else:
+                order = epoch_order(order, settings.seed, self.epoch, shards)
         count, side = len(order), settings.image_size
         return EpochPlan(order, np.zeros((count, 4), np.int32), np.zeros(count, np.bool_), (side, side))
 

@@ -143,6 +143,15 @@ class RunParts:
         if config.linear_probe and (ignored := ignored_by_linear_probe(config)):
             line = f"not used, as the head is solved for without gradient steps: {', '.join(ignored)}"
             yield Text.assemble(("linear_probe: ", "yellow"), line)
+        if (teacher := self.step.teacher) is not None:
+            yield f"teacher: {teacher.name}, {teacher.weight:.0%} of the loss, at temperature {teacher.temperature:g}"
+            unused = config.changed(("loss", "label_smoothing")) if teacher.weight == 1 else []
+            if unused:
+                line = f"not used, as teacher_weight = 1 leaves the labels out: {', '.join(unused)}"
+                yield Text.assemble(("teacher: ", "yellow"), line)
+        if config.sampling == "balanced" and config.class_weights == "balanced":
+            line = "and sampling = balanced correct the same imbalance, so rare classes count twice over; leave one out"
+            yield Text.assemble(("class_weights: ", "yellow"), line)
         if config.sync_bn and (size == 1 or self.device.type != "cuda"):
             line = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
             yield Text.assemble(("sync_bn: ", "yellow"), line)

@@ -30,6 +30,7 @@ from fasttrain.training.phases import freeze_for
 from fasttrain.training.setup import make_step
 from fasttrain.training.state import FULL
 from fasttrain.training.step import StepBatch
+from fasttrain.training.teacher import load_teacher, require_same_teacher
 
 _LISTED = 3  # activations, gradients
 _WILD = 10  # times the loss of a guess
@@ -137,8 +138,17 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     _, waiting = freeze_for(model, phase)
     precision = make_precision(precision_name, model, device)
     ids = torch.cat([ids for _, _, ids in saved.batches]).numpy()
+    teacher = load_teacher(config, spec, precision.name, device) if training else None
+    require_same_teacher(teacher, saved.facts, "the run")
     step = make_step(
-        config, precision, spec, device=device, ids=ids, frozen=[*frozen, *waiting], class_weights=saved.class_weights
+        config,
+        precision,
+        spec,
+        device=device,
+        ids=ids,
+        frozen=[*frozen, *waiting],
+        class_weights=saved.class_weights,
+        teacher=teacher,
     )
     fold_frozen(model, frozen)
     model.train(training)
@@ -196,7 +206,13 @@ def _spec(saved: DivergedStep) -> ModelSpec:
 
 def _model(saved: DivergedStep, config: TrainConfig, device: torch.device) -> torch.nn.Module:
     img_size = img_size_for(config.model, config.image_size)
-    model = create_model(config.model, len(saved.facts["classes"]), drop_rate=config.drop_rate, img_size=img_size)
+    model = create_model(
+        config.model,
+        len(saved.facts["classes"]),
+        drop_rate=config.drop_rate,
+        drop_path=config.drop_path,
+        img_size=img_size,
+    )
     try:
         model.load_state_dict(saved.weights)
     except RuntimeError as error:

@@ -37,6 +37,7 @@ from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders, make_refit_loader
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
+from fasttrain.training.loss import make_criterion
 from fasttrain.training.parts import RunParts
 from fasttrain.training.phases import describe_head, freeze_for, make_optimizer, needs_pixels, phase_of
 from fasttrain.training.resume import RunStart
@@ -44,6 +45,7 @@ from fasttrain.training.seeds import seed_everything, seed_rank
 from fasttrain.training.soup import Candidates
 from fasttrain.training.state import HEAD, REFIT, Totals, TrainingState
 from fasttrain.training.step import Step
+from fasttrain.training.teacher import Teacher, load_teacher, require_same_teacher
 
 log = logging.getLogger("fasttrain")
 
@@ -71,6 +73,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     crop = RandomResizedCrop(config.image_size, scale=config.crop_scale)
     options: dict[str, Any] = {
         "shuffle": "shards" if config.shuffle == "shards" else True,
+        "sampling": config.sampling,
         "batch_size": int(config.batch_size),
         "limit": config.limit_batches,
         "loader": config.loader,
@@ -99,6 +102,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
     optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
     precision = choose_precision(model, device, config.amp, config.amp_dtype)
+    teacher = ranks.in_turn(lambda: load_teacher(config, spec, precision.name, device))
+    require_same_teacher(teacher, start.checkpoint, start.folder)
     use_ema = config.ema_decay is not None and not config.linear_probe
     state = TrainingState(
         model=model,
@@ -121,6 +126,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         ids=loaders.train.ids,
         frozen=[*frozen, *frozen_until_then],
         class_weights=balanced_weights(shards) if config.class_weights == "balanced" else None,
+        teacher=teacher,
         parallel=ranks.parallel(model),
         ranks=ranks.size,
     )
@@ -165,21 +171,22 @@ def make_step(
     ids: NDArray[np.int64],
     frozen: list[torch.nn.Module],
     class_weights: torch.Tensor | None,
+    teacher: Teacher | None = None,
     parallel: DistributedDataParallel | None = None,
     ranks: int = 1,
 ) -> Step:
     """Return the step that a run with these settings trains with. `ids` are the training split's, int64 [n]."""
     preprocess = Normalise(spec.mean, spec.std, channels_last=config.channels_last).to(device)
-    criterion = torch.nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing).to(device)
     return Step(
         device,
         preprocess,
-        criterion,
+        make_criterion(config, class_weights).to(device),
         precision.autocast,
         config.clip_grad,
         frozen,
         make_augmentation(config, ids, seed=config.seed, classes=len(spec.classes), mean=spec.mean, device=device),
         class_weights,
+        teacher,
         parallel,
         ranks,
         config.grad_accumulation,
@@ -198,6 +205,7 @@ def _make_model(
         len(classes),
         pretrained=config.pretrained and not resumed and config.weights is None,
         drop_rate=config.drop_rate,
+        drop_path=config.drop_path,
         img_size=img_size,
     )
     if is_own(config.model):

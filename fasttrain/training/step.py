@@ -19,6 +19,7 @@ from fasttrain.ranks import Agreed
 from fasttrain.training.finite import gradient_norm
 from fasttrain.training.sam import climbed
 from fasttrain.training.state import TrainingState
+from fasttrain.training.teacher import Teacher
 
 DATA, COPY, AUGMENT, FORWARD, BACKWARD, LOGGING, OPTIMIZER = PHASES = (
     "data",
@@ -30,7 +31,7 @@ DATA, COPY, AUGMENT, FORWARD, BACKWARD, LOGGING, OPTIMIZER = PHASES = (
     "optimizer",
 )
 """The phases of a step, in order. `data` waits for the loader; `augment` includes Normalise and Mixup, `forward` the
-loss, `optimizer` clipping, schedule and EMA, `logging` the sums for loss and top1."""
+loss and the teacher, `optimizer` clipping, schedule and EMA, `logging` the sums for loss and top1."""
 
 Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 
@@ -54,8 +55,8 @@ class Step:
     """Everything that one training step needs besides the state that it changes.
 
     `frozen` are the modules that stay in eval mode. `accumulate` is the number of batches a step. `sam` is the
-    radius of sharpness-aware minimization, 0 without. `class_weights` are
-    the criterion's, on the host. With several `ranks`, `parallel` is the model that averages their
+    radius of sharpness-aware minimization, 0 without. `class_weights` are the criterion's, on the host. `teacher` takes
+    the criterion's place, or a part of it. With several `ranks`, `parallel` is the model that averages their
     gradients. `phase(name)` is entered around each phase; a profiler or a stopwatch can be put there.
     """
 
@@ -67,6 +68,7 @@ class Step:
     frozen: list[torch.nn.Module]
     augmentation: Augmentation = field(default_factory=Augmentation)
     class_weights: torch.Tensor | None = None
+    teacher: Teacher | None = None
     parallel: DistributedDataParallel | None = None
     ranks: int = 1
     accumulate: int = 1
@@ -122,8 +124,13 @@ class Step:
             inputs, targets = self.augmentation(images, labels, batch.ids.numpy(), epoch, self.preprocess)
         with self.phase(FORWARD), self.autocast():
             logits = self.forward(self.parallel or model, inputs)
-            # A rank without samples still takes part in the backward pass.
-            return (self.criterion(logits, targets) if len(targets) else logits.sum()), logits, targets
+            if not len(targets):  # a rank without samples still takes part in the backward pass
+                loss = logits.sum()
+            elif self.teacher is None:
+                loss = self.criterion(logits, targets)
+            else:
+                loss = self.teacher.loss(self.criterion, inputs, logits, targets)
+            return loss, logits, targets
 
     def forward(self, model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits, float [n, classes], of `inputs`, float [n, 3, H, W].
