@@ -60,6 +60,12 @@ class DataSettings(Settings):
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
+    hflip: float = Field(
+        0.5, ge=0, le=1, description="probability of a horizontal flip; 0 for letters, signs, left and right hands"
+    )
+    vflip: float = Field(
+        0.0, ge=0, le=1, description="probability of a vertical flip, for pictures without an up: aerial, microscopy"
+    )
     progressive: Progressive | None = Field(
         None, description="train on growing pictures, as 128:224 px; --image-size stays what is evaluated"
     )

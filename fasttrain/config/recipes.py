@@ -46,6 +46,7 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Some depend on what is given. A linear probe has no use for any of them. Layer decay spares pretrained weights only.
     Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them.
+    Mirror images aren't averaged where training has none.
     """
     if given.get("linear_probe"):
         return {}
@@ -55,4 +56,6 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         defaults |= _NEEDS_MANY_EPOCHS.get(name, {})
     if given.get("pretrained") is False and not given.get("weights"):
         defaults.pop("layer_decay", None)
+    if given.get("hflip") == 0:
+        defaults.pop("tta", None)
     return defaults

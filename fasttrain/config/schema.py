@@ -22,7 +22,7 @@ from fasttrain.config.recipes import RECIPES, recipe_defaults
 
 NEEDS_PIXELS = (
     *AugmentationSettings.model_fields,
-    *("progressive", "tta", "freeze", "layer_decay", "grad_checkpointing", "on_bad_sample"),
+    *("vflip", "progressive", "tta", "freeze", "layer_decay", "grad_checkpointing", "on_bad_sample"),
 )
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 

@@ -22,12 +22,15 @@ class PlannedCrop(ABC):
             raise UserError(f"a crop of {self.size} px: give a whole number of pixels, such as 224")
 
     @abstractmethod
-    def rule(self, hflip: float) -> CropRule:
-        """Return the rule by which the plan places this crop and mirrors it with probability `hflip`."""
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        """Return the rule by which the plan places this crop.
 
-    def view(self, hflip: float) -> View:
-        """Return the pictures that this crop makes, mirrored with probability `hflip`."""
-        return View(self.size, self.rule(hflip))
+        hflip: the probability that it is mirrored. vflip: the probability that it is turned upside down.
+        """
+
+    def view(self, hflip: float, vflip: float) -> View:
+        """Return the pictures that this crop makes, flipped with these probabilities."""
+        return View(self.size, self.rule(hflip, vflip))
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class RandomResizedCrop(PlannedCrop):
             if not 0 < low <= high <= most:
                 raise UserError(f"RandomResizedCrop({name}={(low, high)}): give two numbers above 0, the smaller first")
 
-    def rule(self, hflip: float) -> CropRule:
-        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip)
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip, vflip=vflip)
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class CenterCrop(PlannedCrop):
         if not 0 < self.crop_pct <= 1:
             raise UserError(f"CenterCrop(crop_pct={self.crop_pct}): give a share above 0 and up to 1, such as 0.875")
 
-    def rule(self, hflip: float) -> CropRule:
-        return CenterShare(self.crop_pct, hflip)
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        return CenterShare(self.crop_pct, flip=hflip, vflip=vflip)
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Resize(PlannedCrop):
         if self.mode not in ("squash", "letterbox"):
             raise UserError(f"Resize(mode={self.mode!r}): give 'squash' or 'letterbox'")
 
-    def rule(self, hflip: float) -> CropRule:
-        return FullPicture(hflip, self.mode == "letterbox")
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        return FullPicture(flip=hflip, vflip=vflip, letterbox=self.mode == "letterbox")
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:

@@ -83,6 +83,8 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
     loading = {
         "batch_size": batch_size,
         "crop": RandomResizedCrop(side, scale=config.crop_scale),
+        "hflip": config.hflip,
+        "vflip": config.vflip,
         "seed": config.seed,
         "workers": config.workers,
         "device": device,
@@ -191,7 +193,16 @@ def _input_mean(model: str) -> tuple[float, ...]:
 
 
 def _described(config: TrainConfig) -> str:
-    names = ("crop_scale", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
+    names = (
+        "crop_scale",
+        "hflip",
+        "vflip",
+        "rand_augment",
+        "color_jitter",
+        "random_erasing",
+        "mixup",
+        "cutmix",
+    )
     return "".join(f", {name}={getattr(config, name)}" for name in config.changed(names))
 
 

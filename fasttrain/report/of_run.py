@@ -177,7 +177,7 @@ def _said_of_batch(config: TrainConfig, *, shown: int) -> str:
         )
     if not shown:
         return "There is none to show: its shards are no longer on this machine."
-    done = ["crop and flip"]
+    done = ["crop and flip" if config.hflip or config.vflip else "crop"]
     done += [f"RandAugment {config.rand_augment}"] if config.rand_augment else []
     done += [f"colour jitter {config.color_jitter:g}"] if config.color_jitter else []
     done += [f"random erasing {config.random_erasing:g}"] if config.random_erasing else []

@@ -43,9 +43,17 @@ class Loaders:
 
 
 def make_loaders(
-    shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], **options: Any
+    shards: ShardSet,
+    crop: RandomResizedCrop,
+    *,
+    shuffle: Literal[True, "shards"],
+    hflip: float,
+    vflip: float,
+    **options: Any,
 ) -> Loaders:
-    """Return a loader of each split, with `Loader`'s `options`. `crop` is the training split's; others are centred.
+    """Return a loader of each split, with `Loader`'s `options`. `crop` and flips are the training split's.
+
+    The others are centre crops.
 
     Raises UserError where there is nothing to train on or to validate with, or the cache is too small for the shards.
     """
@@ -66,7 +74,9 @@ def make_loaders(
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
     center = CenterCrop(crop.size)
     return Loaders(
-        train=Loader(shards, split="train", crop=crop, shuffle=shuffle, with_ids=True, **options),
+        train=Loader(
+            shards, split="train", crop=crop, hflip=hflip, vflip=vflip, shuffle=shuffle, with_ids=True, **options
+        ),
         val=Loader(shards, split="val", crop=center, with_ids=True, **options),
         test=Loader(shards, split="test", crop=center, with_ids=True, **options) if len(ids["test"]) else None,
     )

@@ -68,6 +68,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     loaders = make_loaders(
         shards,
         RandomResizedCrop(config.image_size, scale=config.crop_scale),
+        hflip=config.hflip,
+        vflip=config.vflip,
         shuffle="shards" if config.shuffle == "shards" else True,
         batch_size=int(config.batch_size),
         limit=config.limit_batches,

@@ -47,6 +47,8 @@ def test_recipes_fit_what_they_are_given_beside():
     assert long.mixup and long.rand_augment and long.random_erasing and long.layer_decay == 0.9
     assert resolve({"recipe": "accurate", "pretrained": False}).layer_decay is None
     assert resolve({"recipe": "accurate", "pretrained": False, "weights": "a.pth"}).layer_decay == 0.9
+    assert resolve({"recipe": "accurate", "hflip": 0}).tta == "none"
+    assert resolve({"recipe": "accurate", "hflip": 0, "tta": "flip"}).tta == "flip"
     for name in RECIPES:
         probe = resolve({"recipe": name, "linear_probe": True})
         assert probe.mixup == 0 and probe.tta == "none"
