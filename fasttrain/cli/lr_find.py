@@ -14,6 +14,7 @@ from fasttrain.config.schema import TrainConfig
 
 _SETTINGS = names_of(TrainConfig) - names_of(RunSettings) | {"log_format"}
 _SETTINGS -= {
+    *("eval_size", "crop_pct", "resize_mode"),
     *("progressive", "compile", "compile_mode", "ema_decay", "tta"),
     *("learning_rate", "epochs", "scheduler", "warmup_epochs", "patience", "factor", "early_stopping"),
 }

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
+from fasttrain.config.geometry import Geometry
 from fasttrain.errors import UserError
 from fasttrain.loaders.plan import CenterShare, CropRule, FullPicture, View
 from fasttrain.loaders.plan import Crop as RandomCrop
@@ -94,3 +95,10 @@ def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
         raise UserError(f"crop = {given!r}: give RandomResizedCrop(224), CenterCrop(224), or a size such as 224")
     size = 224 if given is None else given
     return RandomResizedCrop(size) if training else CenterCrop(size)
+
+
+def evaluation_crop(geometry: Geometry) -> PlannedCrop:
+    """Return the crop by which photographs are evaluated."""
+    if geometry.resize_mode == "crop":
+        return CenterCrop(geometry.image_size, geometry.crop_pct)
+    return Resize(geometry.image_size, geometry.resize_mode)

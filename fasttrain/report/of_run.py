@@ -59,7 +59,7 @@ def report_of_run(
         ("training speed", f"{rate:,.0f} images/s"),
         ("waiting for data", percent(waited / seconds if seconds else 0.0)),
         ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
-        ("image size", f"{f'{config.progressive}, ' if config.progressive else ''}{spec.image_size} px"),
+        ("image size", _image_size(config, spec)),
         *_data_facts(shards),
         ("loader", loader),
         ("device", _device(device) + (f", {ranks} ranks" if ranks > 1 else "")),
@@ -108,7 +108,7 @@ def report_of_evaluation(
     facts = [
         ("checkpoint", str(checkpoint)),
         ("model", spec.name),
-        ("image size", f"{spec.image_size} px"),
+        ("image size", str(spec.geometry)),
         ("data", str(data)),
         ("photographs", f"{evaluation.samples:,}, {split_title(split)}"),
         ("device", _device(device)),
@@ -131,6 +131,15 @@ def report_of_evaluation(
         ],
         versions=versions(device),
     )  # fmt: skip
+
+
+def _image_size(config: TrainConfig, spec: ModelSpec) -> str:
+    """Return the sizes of training where they differ from evaluation's, and the geometry of evaluation."""
+    if config.progressive:
+        return f"{config.progressive}, {spec.geometry}"
+    if config.image_size != spec.image_size and not config.linear_probe:
+        return f"trained on {config.image_size} px, evaluated on {spec.geometry}"
+    return str(spec.geometry)
 
 
 def _made_by(spec: ModelSpec) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.data.crops import CenterCrop, RandomResizedCrop
+from fasttrain.data.crops import PlannedCrop, RandomResizedCrop
 from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
 from fasttrain.loaders import base
@@ -45,6 +45,7 @@ class Loaders:
 def make_loaders(
     shards: ShardSet,
     crop: RandomResizedCrop,
+    evaluated: PlannedCrop,
     *,
     shuffle: Literal[True, "shards"],
     hflip: float,
@@ -53,7 +54,7 @@ def make_loaders(
 ) -> Loaders:
     """Return a loader of each split, with `Loader`'s `options`. `crop` and flips are the training split's.
 
-    The others are centre crops.
+    evaluated: the crop of the other splits.
 
     Raises UserError where there is nothing to train on or to validate with, or the cache is too small for the shards.
     """
@@ -72,13 +73,12 @@ def make_loaders(
     for split, mend in (("train", "add photographs"), ("val", room)):
         if not len(ids[split]):
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
-    center = CenterCrop(crop.size)
     return Loaders(
         train=Loader(
             shards, split="train", crop=crop, hflip=hflip, vflip=vflip, shuffle=shuffle, with_ids=True, **options
         ),
-        val=Loader(shards, split="val", crop=center, with_ids=True, **options),
-        test=Loader(shards, split="test", crop=center, with_ids=True, **options) if len(ids["test"]) else None,
+        val=Loader(shards, split="val", crop=evaluated, with_ids=True, **options),
+        test=Loader(shards, split="test", crop=evaluated, with_ids=True, **options) if len(ids["test"]) else None,
     )
 
 

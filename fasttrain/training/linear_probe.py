@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
 from fasttrain.evaluation.splits import batches
@@ -97,7 +98,7 @@ def to_features(
             seen = batches(
                 pictures.shards,
                 pictures.ids,
-                settings.image_size,
+                evaluation_crop(spec.geometry),
                 batch_size=settings.batch_size,
                 loader=pictures.name,
                 workers=settings.workers,
@@ -220,7 +221,7 @@ def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
-    what = [loader.shards.fingerprint, spec.name, spec.image_size, spec.mean, spec.std, loader.name, kind]
+    what = [loader.shards.fingerprint, spec.name, str(spec.geometry), spec.mean, spec.std, loader.name, kind]
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

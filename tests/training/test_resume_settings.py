@@ -161,6 +161,9 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
 FIXED: dict[str, Any] = {
     "shuffle": "shards",
     "image_size": 64,
+    "eval_size": 64,
+    "crop_pct": 0.9,
+    "resize_mode": "squash",
     "limit_batches": 2,
     "model": "test_resnet",
     "pretrained": True,
