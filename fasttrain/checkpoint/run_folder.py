@@ -113,6 +113,8 @@ class RunFolder:
                 "num_classes": len(spec.classes),
                 "image_size": spec.image_size,
                 "img_size": spec.img_size,
+                "crop_pct": spec.crop_pct,
+                "resize_mode": spec.resize_mode,
                 "mean": list(spec.mean),
                 "std": list(spec.std),
                 "classes": list(spec.classes),

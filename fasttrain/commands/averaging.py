@@ -9,6 +9,7 @@ from contextlib import closing
 import torch
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.loaders.plan import epoch_order
@@ -66,6 +67,6 @@ def _inputs(parts: RunParts) -> Iterator[torch.Tensor]:
     order = epoch_order(train.ids, train.settings.seed, 0)
     most = _BATCHES if parts.config.limit_batches is None else min(_BATCHES, parts.config.limit_batches)
     chosen = order[: most * train.settings.batch_size]
-    with closing(photographs_in_order(val, chosen, parts.device)) as batches:
+    with closing(photographs_in_order(val, chosen, evaluation_crop(parts.spec.geometry), parts.device)) as batches:
         for images, _, _ in batches:
             yield parts.step.preprocess(copy_to(parts.device, images))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.location import parse_location, user_path
 from fasttrain.config.model_name import is_object, model_name
 from fasttrain.config.monitor import MonitorName
@@ -61,11 +62,25 @@ class DataSettings(Settings):
         le=2048,
         description="side of the square the model sees, px; if not given, the model's own where it is not made for 224",
     )
+    eval_size: int | None = Field(
+        None, ge=16, le=2048, description="side of the square that evaluation and export see, px; default: --image-size"
+    )
+    crop_pct: Share = Field(CROP_PCT, description="evaluation: the centre crop's share of the short side")
+    resize_mode: ResizeMode = Field(
+        "crop",
+        description="evaluation: crop the centre, or take the entire photograph: squash (to a square) or letterbox",
+    )
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
+    hflip: float = Field(
+        0.5, ge=0, le=1, description="probability of a horizontal flip; 0 for letters, signs, left and right hands"
+    )
+    vflip: float = Field(
+        0.0, ge=0, le=1, description="probability of a vertical flip, for pictures without an up: aerial, microscopy"
+    )
     progressive: Progressive | None = Field(
-        None, description="train on growing pictures, as 128:224 px; --image-size stays what is evaluated"
+        None, description="train on growing pictures, as 128:224 px; evaluation keeps its size"
     )
     limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
 
@@ -80,6 +95,20 @@ class DataSettings(Settings):
         if scale[0] > scale[1]:
             raise ValueError(f"crop_scale = {scale} runs backwards; did you mean {scale[::-1]}?")
         return scale
+
+    @model_validator(mode="after")
+    def _crop_pct_of_a_crop(self) -> DataSettings:
+        if self.resize_mode != "crop" and self.crop_pct != CROP_PCT:
+            raise ValueError(
+                f"crop_pct = {self.crop_pct:g} does not go with resize_mode = '{self.resize_mode}', which crops "
+                "nothing; leave one of them out"
+            )
+        return self
+
+    @property
+    def geometry(self) -> Geometry:
+        """How photographs are seen in evaluation."""
+        return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode)
 
 
 class AugmentationSettings(Settings):

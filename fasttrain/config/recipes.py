@@ -47,6 +47,7 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Some depend on what is given. A linear probe has no use for any of them. Layer decay spares pretrained weights only.
     TrivialAugment takes RandAugment's place.
     Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them.
+    Mirror images aren't averaged where training has none.
     """
     if given.get("linear_probe"):
         return {}
@@ -58,4 +59,6 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         defaults.pop("rand_augment", None)
     if given.get("pretrained") is False and not given.get("weights"):
         defaults.pop("layer_decay", None)
+    if given.get("hflip") == 0:
+        defaults.pop("tta", None)
     return defaults

@@ -43,6 +43,7 @@ def _call(explanation: str) -> Rule:
 
 
 _NEW_RUN = "start a new run from its weights: --weights RUN/model.safetensors"
+_EVALUATED = f"epochs whose validation sees other parts of the photographs can't be compared; {_NEW_RUN}"
 _AUGMENTED = "from the next batch on"
 _MOMENTS = "the moments of the parameters that trained before are kept"
 
@@ -58,7 +59,14 @@ RULES: dict[str, Rule] = {
     "image_size": Rule(
         OnResume.FIXED, f"epochs that are validated at different sizes can't be compared for the best one; {_NEW_RUN}"
     ),
+    "eval_size": Rule(
+        OnResume.FIXED, f"epochs that are validated at different sizes can't be compared for the best one; {_NEW_RUN}"
+    ),
+    "crop_pct": Rule(OnResume.FIXED, _EVALUATED),
+    "resize_mode": Rule(OnResume.FIXED, _EVALUATED),
     "crop_scale": _effect(_AUGMENTED),
+    "hflip": _effect(_AUGMENTED),
+    "vflip": _effect(_AUGMENTED),
     "progressive": _effect("the epoch at hand has the new size"),
     "limit_batches": Rule(
         OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"

@@ -26,7 +26,7 @@ HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_
 
 NEEDS_PIXELS = (
     *HEAD_NEEDS_PIXELS,
-    *("tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit", "teacher"),
+    *("vflip", "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit", "teacher"),
 )
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 

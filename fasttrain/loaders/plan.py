@@ -12,7 +12,7 @@ releases. Arithmetic on them is limited to operations that IEEE 754 rounds exact
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,17 +26,22 @@ SHARD_WINDOW = 8
 _FIRST_VIEW_STREAM, _MOST_VIEWS = 16, 200  # streams of the crops of a photograph's further views
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
-_CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, flip, one spare: six Philox blocks
+_CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, both flips: six Philox blocks
+_FLIP, _VFLIP = 2 * _ATTEMPTS + 2, 2 * _ATTEMPTS + 3
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Crop:
-    """`RandomResizedCrop`'s settings: `scale` is the crop's share of the area, `ratio` width over height."""
+    """`RandomResizedCrop`'s settings: `scale` is the crop's share of the area, `ratio` width over height.
+
+    flip, vflip: the probability that the picture is mirrored, and that it is turned upside down, as in all rules.
+    """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    vflip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class CenterShare:
 
     share: float = 224 / 256
     flip: float = 0.0
+    vflip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class FullPicture:
 
     flip: float = 0.0
     letterbox: bool = False
+    vflip: float = 0.0
 
 
 CropRule = Crop | CenterShare | FullPicture
@@ -75,9 +82,10 @@ class Batch:
     """Planned samples, in order: what a loader must deliver at one position.
 
     ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
-    the photograph. flips: bool [n]. size: (height, width) of the output in pixels. view: the number of the view, where
-    each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see `letterbox_size`.
-    draws: int64 [n], numbers of the draws that boxes and flips belong to; None where they belong to the ids.
+    the photograph. flips: bool [n], mirrored. size: (height, width) of the output in pixels. view: the number of the
+    view, where each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see
+    `letterbox_size`. vflips: bool [n], upside down; None where no picture is. draws: int64 [n], numbers of the draws
+    that boxes and flips belong to; None where they belong to the ids.
     """
 
     ids: NDArray[np.int64]
@@ -86,15 +94,23 @@ class Batch:
     size: tuple[int, int]
     view: int = 0
     letterbox: bool = False
+    vflips: NDArray[np.bool_] | None = None
     draws: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def upside_down(self) -> NDArray[np.bool_]:
+        """Bool [n], which pictures are upside down."""
+        return np.zeros(len(self), np.bool_) if self.vflips is None else self.vflips
+
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
         """Return the samples at the positions `rows`."""
-        draws = None if self.draws is None else self.draws[rows]
-        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox, draws)
+        vflips, draws = (None if each is None else each[rows] for each in (self.vflips, self.draws))
+        return Batch(
+            self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox, vflips, draws
+        )
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
@@ -180,9 +196,32 @@ def random_resized_crops(
     torchvision's `RandomResizedCrop` (ten attempts, then the largest centre crop within `ratio`) and
     `RandomHorizontalFlip`.
     """
-    stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     boxes = np.empty((len(ids), 4), dtype=np.int32)
     flips = np.empty(len(ids), dtype=np.bool_)
+    for rows, uniform in _crop_numbers(ids, seed, epoch, view):
+        boxes[rows], flips[rows] = _draw(uniform, sizes[rows], crop), uniform[:, _FLIP] < crop.flip
+    return boxes, flips
+
+
+def random_flips(
+    ids: NDArray[np.int64], seed: int, epoch: int, probability: float, view: int = 0, *, vertical: bool = False
+) -> NDArray[np.bool_]:
+    """Return bool [n], which of the samples `ids` are mirrored, or turned upside down where `vertical`.
+
+    They are mirrored alike under every `CropRule`.
+    """
+    flips = np.zeros(len(ids), dtype=np.bool_)
+    if probability:
+        for rows, uniform in _crop_numbers(ids, seed, epoch, view):
+            flips[rows] = uniform[:, _VFLIP if vertical else _FLIP] < probability
+    return flips
+
+
+def _crop_numbers(
+    ids: NDArray[np.int64], seed: int, epoch: int, view: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield positions in `ids`, and float64 [n, _CROP_WORDS] of the samples there, until all have had theirs."""
+    stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     by_id = np.argsort(ids, kind="stable")
     position = 0
     while position < len(by_id):  # in chunks of ids, so a million samples do not need gigabytes of words
@@ -191,9 +230,8 @@ def random_resized_crops(
         rows = by_id[position:end]
         offsets = ids[rows] - first
         words = random_words(seed, epoch, stream, int(offsets[-1]) + 1, _CROP_WORDS, first)[offsets]
-        boxes[rows], flips[rows] = _draw(unit(words), sizes[rows], crop)
+        yield rows, unit(words)
         position = end
-    return boxes, flips
 
 
 def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[np.int32]:
@@ -211,8 +249,8 @@ LETTERBOX_GREY = 114  # as Ultralytics fills
 
 
 def flags_of(batch: Batch) -> NDArray[np.int32]:
-    """Return int32 [n], what the native decoder does to each crop besides: 1 mirrors it, 2 letterboxes it."""
-    return batch.flips.astype(np.int32) | (2 if batch.letterbox else 0)
+    """Return int32 [n], the bits of `CropFlags` in native/decode/decode.h that each crop has."""
+    return batch.flips.astype(np.int32) | (2 if batch.letterbox else 0) | batch.upside_down.astype(np.int32) << 2
 
 
 def letterbox_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -279,10 +317,9 @@ class EpochPlan(Batch):
                 boxes = centre_boxes(of_order, crop.share)
             else:
                 boxes = np.concatenate([np.zeros_like(of_order), of_order], axis=1)
-            flips = np.zeros(len(order), np.bool_)
-            if crop.flip:
-                _, flips = random_resized_crops(counters, of_order, seed, epoch, Crop(flip=crop.flip), view)
-        return EpochPlan(order, boxes, flips, (size, size), view, letterbox, draws)
+            flips = random_flips(counters, seed, epoch, crop.flip, view)
+        vflips = random_flips(counters, seed, epoch, crop.vflip, view, vertical=True) if crop.vflip else None
+        return EpochPlan(order, boxes, flips, (size, size), view, letterbox, vflips, draws)
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""
@@ -304,9 +341,7 @@ class EpochPlan(Batch):
         return EpochPlan(**vars(self.take(slice(samples, None))))
 
 
-def _draw(
-    uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def _draw(uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop) -> NDArray[np.int32]:
     height, width = (sizes[:, side].astype(np.int64) for side in (0, 1))
     low, high = _log(crop.ratio[0]), _log(crop.ratio[1])
     box_height, box_width = np.zeros_like(height), np.zeros_like(width)
@@ -329,8 +364,7 @@ def _draw(
         fallback = _largest_centre(height[left_over], width[left_over], crop.ratio)
         for ours, theirs in zip((top, left, box_height, box_width), fallback, strict=True):
             ours[left_over] = theirs
-    boxes = np.stack([top, left, box_height, box_width], axis=1).astype(np.int32)
-    return boxes, uniform[:, 2 * _ATTEMPTS + 2] < crop.flip
+    return np.stack([top, left, box_height, box_width], axis=1).astype(np.int32)
 
 
 def _largest_centre(

@@ -14,6 +14,7 @@ import huggingface_hub
 import timm
 import torch
 
+from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
 from fasttrain.model.classifier import start_classifier
@@ -24,7 +25,7 @@ from fasttrain.model.own import OwnModel, create_own
 @dataclass(frozen=True)
 class ModelSpec:
     """What rebuilds a model: timm's name or an import path, the classes in label order, the input side in px, mean and
-    std of RGB in [0, 1], and timm's `img_size` where the model was made with one."""
+    std of RGB in [0, 1], timm's `img_size` where the model was made with one, and the rest of its `Geometry`."""
 
     name: str
     classes: tuple[str, ...]
@@ -32,6 +33,13 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     img_size: int | None = None
+    crop_pct: float = CROP_PCT
+    resize_mode: ResizeMode = "crop"
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the model is shown photographs."""
+        return Geometry(self.image_size, self.crop_pct, self.resize_mode)
 
 
 def create_model(

@@ -65,7 +65,7 @@ def report_of_run(
         ("training speed", f"{rate:,.0f} images/s"),
         ("waiting for data", percent(waited / seconds if seconds else 0.0)),
         ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
-        ("image size", f"{f'{config.progressive}, ' if config.progressive else ''}{spec.image_size} px"),
+        ("image size", _image_size(config, spec)),
         *_data_facts(shards),
         ("loader", loader),
         ("device", _device(device) + (f", {ranks} ranks" if ranks > 1 else "")),
@@ -116,7 +116,7 @@ def report_of_evaluation(
     facts = [
         ("checkpoint", str(checkpoint)),
         ("model", spec.name),
-        ("image size", f"{spec.image_size} px"),
+        ("image size", str(spec.geometry)),
         ("data", str(data)),
         ("photographs", f"{evaluation.samples:,}, {split_title(split)}"),
         ("device", _device(device)),
@@ -139,6 +139,15 @@ def report_of_evaluation(
         ],
         versions=versions(device),
     )  # fmt: skip
+
+
+def _image_size(config: TrainConfig, spec: ModelSpec) -> str:
+    """Return the sizes of training where they differ from evaluation's, and the geometry of evaluation."""
+    if config.progressive:
+        return f"{config.progressive}, {spec.geometry}"
+    if config.image_size != spec.image_size and not config.linear_probe:
+        return f"trained on {config.image_size} px, evaluated on {spec.geometry}"
+    return str(spec.geometry)
 
 
 def _made_by(spec: ModelSpec) -> str:
@@ -190,7 +199,7 @@ def _said_of_batch(config: TrainConfig, *, shown: int) -> str:
         )
     if not shown:
         return "There is none to show: its shards are no longer on this machine."
-    done = ["crop and flip"]
+    done = ["crop and flip" if config.hflip or config.vflip else "crop"]
     done += [f"RandAugment {config.rand_augment}"] if config.rand_augment else []
     done += ["TrivialAugment"] if config.trivial_augment else []
     done += [f"colour jitter {config.color_jitter:g}"] if config.color_jitter else []

@@ -107,7 +107,7 @@ def first_batch(
     """
     import torch
 
-    from fasttrain.loaders.torchvision import TorchvisionLoader, decode_crop
+    from fasttrain.loaders.torchvision import TorchvisionLoader, decode_planned
 
     loader = TorchvisionLoader(shards, shards.ids("train"), replace(settings, workers=0, device="cpu"))
     loader.set_epoch(epoch)
@@ -118,8 +118,8 @@ def first_batch(
     sizes = shards.sizes()[batch.ids].tolist()
     pixels = torch.stack(
         [
-            decode_crop(shards.bytes(int(sample)), box, bool(flip), batch.size, tuple(size) if shards.raw else None)
-            for sample, box, flip, size in zip(batch.ids, batch.boxes, batch.flips, sizes, strict=True)
+            decode_planned(shards.bytes(int(sample)), batch, position, tuple(size) if shards.raw else None)
+            for position, (sample, size) in enumerate(zip(batch.ids, sizes, strict=True))
         ]
     ).to(device)
     labels = torch.from_numpy(shards.labels()[batch.ids]).to(device)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.data.crops import CenterCrop, RandomResizedCrop
+from fasttrain.data.crops import PlannedCrop, RandomResizedCrop
 from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
 from fasttrain.evaluation.splits import batches
@@ -48,14 +48,17 @@ class Loaders:
 def make_loaders(
     shards: ShardSet,
     crop: RandomResizedCrop,
+    evaluated: PlannedCrop,
     *,
     shuffle: Literal[True, "shards"],
+    hflip: float,
+    vflip: float,
     sampling: Literal["none", "balanced"] = "none",
     **options: Any,
 ) -> Loaders:
     """Return a loader of each split, with `Loader`'s `options`.
 
-    `crop`, `shuffle` and `sampling` are the training split's; others are centred, in order.
+    `crop`, flips, `shuffle` and `sampling` are the training split's; others are seen by the crop `evaluated`, in order.
 
     Raises UserError where there is nothing to train on or to validate with, or the cache is too small for the shards.
     """
@@ -74,11 +77,20 @@ def make_loaders(
     for split, mend in (("train", "add photographs"), ("val", room)):
         if not len(ids[split]):
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
-    center = CenterCrop(crop.size)
     return Loaders(
-        train=Loader(shards, split="train", crop=crop, shuffle=shuffle, sampling=sampling, with_ids=True, **options),
-        val=Loader(shards, split="val", crop=center, with_ids=True, **options),
-        test=Loader(shards, split="test", crop=center, with_ids=True, **options) if len(ids["test"]) else None,
+        train=Loader(
+            shards,
+            split="train",
+            crop=crop,
+            hflip=hflip,
+            vflip=vflip,
+            shuffle=shuffle,
+            sampling=sampling,
+            with_ids=True,
+            **options,
+        ),
+        val=Loader(shards, split="val", crop=evaluated, with_ids=True, **options),
+        test=Loader(shards, split="test", crop=evaluated, with_ids=True, **options) if len(ids["test"]) else None,
     )
 
 
@@ -96,14 +108,14 @@ def make_refit_loader(
 
 
 def photographs_in_order(
-    loader: base.Loader, ids: NDArray[np.int64], device: torch.device
+    loader: base.Loader, ids: NDArray[np.int64], crop: PlannedCrop, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield `(images, labels, ids)` of the centre crops of `ids`, int64 [n], read as `loader` reads its own."""
+    """Yield `(images, labels, ids)` of `ids`, int64 [n], seen by `crop`, read as `loader` reads its own."""
     settings = loader.settings
     yield from batches(
         loader.shards,
         ids,
-        settings.image_size,
+        crop,
         batch_size=settings.batch_size,
         loader=loader.name,
         workers=settings.workers,

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
@@ -98,8 +99,8 @@ def to_features(
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
         features = _read(path, len(pictures.ids))
         if features is None:
-            began = time.perf_counter()
-            with closing(photographs_in_order(pictures, pictures.ids, device)) as seen:
+            began, crop = time.perf_counter(), evaluation_crop(spec.geometry)
+            with closing(photographs_in_order(pictures, pictures.ids, crop, device)) as seen:
                 features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began
@@ -238,7 +239,7 @@ def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
-    what = [loader.shards.fingerprint, spec.name, spec.image_size, spec.mean, spec.std, loader.name, kind]
+    what = [loader.shards.fingerprint, spec.name, str(spec.geometry), spec.mean, spec.std, loader.name, kind]
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -20,7 +20,7 @@ from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import TrainConfig
-from fasttrain.data.crops import RandomResizedCrop
+from fasttrain.data.crops import RandomResizedCrop, evaluation_crop
 from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
@@ -72,6 +72,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     warn = _warning_on(console, ranks)
     crop = RandomResizedCrop(config.image_size, scale=config.crop_scale)
     options: dict[str, Any] = {
+        "hflip": config.hflip,
+        "vflip": config.vflip,
         "shuffle": "shards" if config.shuffle == "shards" else True,
         "sampling": config.sampling,
         "batch_size": int(config.batch_size),
@@ -85,7 +87,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         "world_size": ranks.size,
         "report": warn,
     }
-    loaders = make_loaders(shards, crop, **options)
+    loaders = make_loaders(shards, crop, evaluation_crop(config.geometry), **options)
     make_refit = functools.partial(make_refit_loader, shards, crop, **options)
     phase = phase_of(config, start.checkpoint)
     if config.refit and loaders.test is None:
@@ -217,7 +219,8 @@ def _make_model(
         why_weights = load_initial_weights(model, config.model, config.weights, classes)
     if config.grad_checkpointing:
         enable_grad_checkpointing(model)
-    spec = model_spec(model, config.model, classes, config.image_size, img_size)
+    spec = model_spec(model, config.model, classes, config.geometry.image_size, img_size)
+    spec = replace(spec, crop_pct=config.crop_pct, resize_mode=config.resize_mode)
     if config.sync_bn and ranks.size > 1 and device.type == "cuda":
         model = ranks.sync_batch_norm(model)
     model = model.to(device)

@@ -49,6 +49,8 @@ def test_recipes_fit_what_they_are_given_beside():
     assert resolve({"recipe": "accurate", "pretrained": False, "weights": "a.pth"}).layer_decay == 0.9
     trivial = resolve({"recipe": "accurate", "trivial_augment": True})
     assert trivial.rand_augment is None and trivial.mixup
+    assert resolve({"recipe": "accurate", "hflip": 0}).tta == "none"
+    assert resolve({"recipe": "accurate", "hflip": 0, "tta": "flip"}).tta == "flip"
     for name in RECIPES:
         probe = resolve({"recipe": name, "linear_probe": True})
         assert probe.mixup == 0 and probe.tta == "none"

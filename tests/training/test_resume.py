@@ -20,6 +20,7 @@ from tests.support.runs import last_state, paused, start_run
 
 # Dropout, so that a lost generator state shows; an odd save_every, so that a kill falls in mid-epoch.
 EXACT = {"deterministic": True, "drop_rate": 0.2, "save_every": 1, "ema_decay": 0.9, "track": False, "batch_size": 8}
+EXACT |= {"hflip": 0.3, "vflip": 0.5, "eval_size": 64, "resize_mode": "letterbox"}
 
 
 def only_run(runs: Path) -> Path:

@@ -98,6 +98,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "workers": ({"workers": 1}, lambda run: run.loader.workers, 1),
     "on_bad_sample": ({"on_bad_sample": "skip"}, lambda run: run.loader.on_bad_sample, "skip"),
     "crop_scale": ({"crop_scale": (0.5, 0.6)}, lambda run: run.loader.crop.scale, (0.5, 0.6)),
+    "hflip": ({"hflip": 0.0}, lambda run: run.loader.crop.flip, 0.0),
+    "vflip": ({"vflip": 0.5}, lambda run: run.loader.crop.vflip, 0.5),
     "progressive": ({"progressive": "64:64"}, lambda run: run.state.history[-1]["image_size"], 64),
     "color_jitter": ({"color_jitter": 0.3}, lambda run: run.step.augmentation.pixels._color_jitter, 0.3),
     "rand_augment": (
@@ -174,6 +176,9 @@ FIXED: dict[str, Any] = {
     "shuffle": "shards",
     "sampling": "balanced",
     "image_size": 64,
+    "eval_size": 64,
+    "crop_pct": 0.9,
+    "resize_mode": "squash",
     "limit_batches": 2,
     "model": "test_resnet",
     "pretrained": True,
