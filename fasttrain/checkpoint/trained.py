@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import CHECKPOINTS
 from fasttrain.checkpoint.weights import weights_file
+from fasttrain.config.geometry import CROP_PCT, ResizeMode
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.own import OwnModel
@@ -68,8 +70,19 @@ def _read_spec(path: Path) -> ModelSpec:
             tuple(spec["mean"]),
             tuple(spec["std"]),
             None if spec.get("img_size") is None else int(spec["img_size"]),
+            **_seen(spec),
         )
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None
+
+
+def _seen(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the geometry besides the size; a model.json without one is older than the settings."""
+    crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")
+    if mode not in get_args(ResizeMode):
+        raise ValueError(f"resize_mode = {mode!r} is not one of {', '.join(get_args(ResizeMode))}")
+    return {"crop_pct": crop_pct, "resize_mode": mode}

@@ -13,6 +13,7 @@ from fasttrain.checkpoint.trained import load_trained, run_folder
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.config.values import CacheSize
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.splits import check_split, split_ids
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
@@ -85,7 +86,7 @@ def evaluate(
     loading = batches(
         shards,
         ids,
-        spec.image_size,
+        evaluation_crop(spec.geometry),
         batch_size=batch_size,
         loader=loader,
         workers=workers,

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from fasttrain.training.head_first import solve_head_first
-from fasttrain.training.linear_probe import Watched
 from fasttrain.training.parts import RunParts
+from fasttrain.training.state import HEAD
 
 
 class Timed:
-    """Solves for the head first, looks at the clock, and says when the run is over. Without a pace it does nothing."""
+    """Looks at the clock, and says when the run is over. Without a pace it does nothing, nor in the head's epochs."""
 
     def __init__(self, parts: RunParts) -> None:
         self._parts, self._state, self._pace = parts, parts.state, parts.state.pace
 
-    def begin(self, watched: Watched) -> None:
-        """Solve for the head, once in a run, where the plan says so. `watched` wraps the batches of one process."""
-        pace, ranks = self._pace, self._parts.ranks
-        if pace is None:
-            return
-        pace.leave_out_start(ranks.from_main(lambda: pace.elapsed))
-        if pace.plan.head != "first" or pace.head_solved:
-            return
-        side = pace.plan.progressive.last if pace.plan.progressive else pace.plan.image_size
-        # Of several ranks the first alone computes features, and the others can't agree with it on a stop.
-        solve_head_first(self._parts, side, watched if ranks.size == 1 else lambda seen: seen)
-        pace.head_solved = True
+    def begin(self) -> None:
+        """Leave the time since the checkpoint out of the looks at the speed."""
+        if (pace := self._pace) is not None:
+            pace.leave_out_start(self._parts.ranks.from_main(lambda: pace.elapsed))
 
     @property
     def done(self) -> bool:
         """Return whether the run has had its last step."""
-        return self._pace is not None and self._pace.done
+        return self._pace is not None and self._state.phase != HEAD and self._pace.done
 
     def before_epoch(self) -> bool:
         """Look at the clock unless the epoch was begun before. Return whether the epochs so far have to do."""
-        if self._pace is None:
+        if self._pace is None or (self._state.phase == HEAD and not self._parts.head_is_trained):
             return False
         if self._state.loader.state_dict()["samples"] == 0:
             self._pace.begin_epoch()
@@ -42,7 +33,8 @@ class Timed:
 
     def after_step(self) -> None:
         """Look at the clock after some of the steps."""
-        if self._pace is not None and self._pace.due(self._state.step):
+        state, pace = self._state, self._pace
+        if pace is not None and state.phase != HEAD and pace.due(state.step - state.phase_step):
             self._look()
 
     def summary(self) -> str:

@@ -18,6 +18,7 @@ _LOOKS, _LOOKS_AN_EPOCH = 50, 8  # at least, over the planned steps
 _LEAST_WINDOW, _WINDOW = 4, 8  # looks from which the speed is taken
 _STORED = ("head", "training", "head_seconds", "validation", "finish")
 _TOLERANCE = 0.0195  # of the planned seconds: smaller changes are not worth a decision
+_DIGITS = 3  # of seconds: a clock that began elsewhere has other last bits
 _GRID = 1000  # places where a run may end, so that the last bits of a clock don't reach the weights
 
 
@@ -42,7 +43,6 @@ class Pace:
         self._slower = 1.0  # real seconds for one that was planned
         self._marks: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
         self.decisions: list[dict[str, float]] = []
-        self.head_solved = False
 
     @property
     def elapsed(self) -> float:
@@ -84,7 +84,7 @@ class Pace:
 
     def leave_out_start(self, elapsed: float) -> None:
         """Have the time since the checkpoint be no part of a step's. `elapsed` is rank 0's."""
-        start = elapsed - self._spent
+        start = round(elapsed - self._spent, _DIGITS)
         self._marks = deque(((seconds + start, work) for seconds, work in self._marks), maxlen=_WINDOW)
 
     def due(self, step: int) -> bool:
@@ -96,6 +96,7 @@ class Pace:
 
     def look(self, step: int, elapsed: float) -> None:
         """Move the end to where the time that is left leads. `elapsed` is rank 0's."""
+        elapsed = round(elapsed, _DIGITS)
         self._marks.append((elapsed, self._work))
         (began, before), done = self._marks[0], self._work
         if len(self._marks) >= _LEAST_WINDOW and done > before:
@@ -104,7 +105,7 @@ class Pace:
         left = self.plan.budget - elapsed - self.plan.finish - validations * self.plan.validation
         end = min(done + max(left, 0.0) / self._slower, self._ends[-1])
         end = round(_GRID * end / self._ends[-1]) / _GRID * self._ends[-1] if left > 0 else done
-        least = done if done > 0 else self._least_step  # a run has one step at least
+        least = done if done > 0 or self.plan.head == "first" else self._least_step  # a run has an epoch at least
         if abs(end - self._end) > _TOLERANCE * self._ends[-1] or left <= 0:
             progress = self.progress
             self._anchor, self._end = (done, progress), max(end, least)
@@ -126,7 +127,6 @@ class Pace:
             "slower": self._slower,
             "marks": [list(mark) for mark in self._marks],
             "decisions": self.decisions,
-            "head_solved": self.head_solved,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -137,7 +137,6 @@ class Pace:
         self._slower = state["slower"]
         self._marks = deque(((mark[0], mark[1]) for mark in state["marks"]), maxlen=_WINDOW)
         self.decisions = list(state["decisions"])
-        self.head_solved = state["head_solved"]
 
     @property
     def _least_step(self) -> float:
@@ -164,7 +163,7 @@ def resumed_plan(state: dict[str, Any], config: TrainConfig, steps: int) -> Time
         budget=60 * (config.minutes or 0.0),
         image_size=config.image_size,
         progressive=config.progressive,
-        epochs=config.epochs,
+        epochs=config.epochs - config.head_epochs,
         line=(base, per_pixel),
         steps=steps,
     )

@@ -21,14 +21,15 @@ from fasttrain.model.freeze import keep_frozen
 from fasttrain.model.input_size import img_size_for, takes
 from fasttrain.training.loop import step_batches
 from fasttrain.training.parts import RunParts
+from fasttrain.training.phases import needs_pixels
 from fasttrain.training.resume import RunStart
 from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, sides_to_try
 
-_TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None}
+_TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None, "head_epochs": 0}
 _WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; elsewhere more, as they are short and begin slowly
 _WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
 _LEAST_SIZE, _STRIDE = 128, 32  # px
-_PENALTIES = 6  # epochs of a linear probe, each with its own L2 penalty
+_PENALTIES = 6  # epochs of the head, each with its own L2 penalty
 
 
 def with_time_plan(
@@ -54,7 +55,8 @@ def with_time_plan(
         tried = sides_to_try(sizes, sides, progressive)
         measured = measure_rates(parts, sorted({min(tried), max(tried)}))
         rates, spent = ranks.from_main(lambda: (measured, elapsed()))
-        work = _work(parts, config)
+        head_epochs = asked.head_epochs if "head_epochs" in given else _PENALTIES
+        work = _work(parts, config, head_epochs)
     finally:
         parts.loaders.close()
     device = parts.device
@@ -69,16 +71,23 @@ def with_time_plan(
         sizes,
         sides,
         progressive=progressive,
-        epochs=asked.epochs if "epochs" in given else None,
+        epochs=asked.epochs - asked.head_epochs if "epochs" in given else None,
         learning_rate=asked.learning_rate if "learning_rate" in given else None,
     )
     chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
     if plan.learning_rate is not None:
         chosen["learning_rate"] = plan.learning_rate
+    if plan.epochs < config.warmup_epochs:
+        chosen["warmup_epochs"] = float(plan.epochs)
     if plan.head == "alone":
         chosen |= {"linear_probe": True, "epochs": _PENALTIES}
-    if chosen["epochs"] < config.warmup_epochs:
-        chosen["warmup_epochs"] = float(plan.epochs)
+    elif plan.head == "first":
+        chosen |= {"head_epochs": head_epochs, "epochs": head_epochs + plan.epochs}
+    elif asked.head_epochs:
+        raise UserError(
+            f"head_epochs = {asked.head_epochs}: minutes = {asked.minutes:g} has no time for them, or features "
+            "can't be cached here; leave head_epochs out"
+        )
     return replace(start, config=config.model_copy(update=chosen)), plan
 
 
@@ -157,20 +166,22 @@ def _sizes(asked: TrainConfig, config: TrainConfig) -> tuple[list[int], set[int]
     return [own, *smaller], sides
 
 
-def _work(parts: RunParts, config: TrainConfig) -> Work:
+def _work(parts: RunParts, config: TrainConfig, head_epochs: int) -> Work:
     loaders, ranks = parts.loaders, parts.ranks
-    head = (config.pretrained or config.weights is not None) and not is_own(config.model)
+    known = config.pretrained or config.weights is not None
+    head = known and head_epochs > 0 and not needs_pixels(config, parts.model, ranks)
     tta = 2 if config.tta == "flip" else 1
 
     def each(loader: object) -> int:
         batches = len(loader)  # type: ignore[arg-type]
         return min(batches * parts.batch_size, -(-len(loader.ids) // ranks.size))  # type: ignore[attr-defined]
 
+    validation = each(loaders.val)
     return Work(
         steps=-(-len(loaders.train) // config.grad_accumulation),
         photographs=len(loaders.train.ids),
-        validation=each(loaders.val),
-        end=each(loaders.test or loaders.val) * tta,
+        validation=validation,
+        end=each(loaders.test or loaders.val) * tta + max(config.average - 1, 0) * validation,
         head=head,
-        alone=head and ranks.size == 1 and not config.changed(NEEDS_PIXELS),
+        alone=head and not config.changed(NEEDS_PIXELS),
     )

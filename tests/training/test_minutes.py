@@ -77,18 +77,41 @@ def test_a_run_is_planned_and_a_slow_one_ends_in_time_with_its_schedule(shard_fo
     plan, decisions = state["pace"]["plan"], state["pace"]["decisions"]
     assert decisions and decisions[-1]["end"] < plan["training"]
     assert clock.now <= 60 - plan["finish"] and clock.now >= 30
-    assert state["schedule"]["position"] == pytest.approx(state["config"]["epochs"] * plan["steps"], rel=0.1)
+    full = state["config"]["epochs"] - 6
+    assert state["schedule"]["position"] == pytest.approx(full * plan["steps"], rel=0.1)
+    assert [each["phase"] for each in run.history] == ["head"] * 6 + ["full"] * (len(run.history) - 6)
+    assert [each for each in range(len(run.history)) if "l2" in run.history[each]] == list(range(6))
     assert run.history[-1]["learning_rate"] < 0.1 * TIMED["learning_rate"]
     assert json.loads((run.folder / "evaluation.json").read_text())
-    assert state["pace"]["head_solved"] and "minutes = 1.0" in (run.folder / "config.toml").read_text()
+    assert "minutes = 1.0" in (run.folder / "config.toml").read_text()
 
 
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, Any]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        lambda state: state["epoch"] == 3,
+        lambda state: state["epoch"] == 6,
+        lambda state: state["epoch"] == 7 and state["loader"]["samples"] > 16,
+    ],
+    ids=["in the head's epochs", "after them", "in mid-epoch"],
+)
 @pytest.mark.slow
-def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(shard_folder, tmp_path, clock, begin):
+def test_a_killed_run_ends_with_the_same_weights(
+    when, shard_folder, tmp_path, clock, begin, uninterrupted, monkeypatch
+):
+    """With a head that is solved for on a part of the photographs."""
+    monkeypatch.setattr("fasttrain.training.parts.HEAD_PHOTOGRAPHS", 30)
     clock.slow = 1.7
-    alone = train(data=shard_folder, out=tmp_path / "alone", **TIMED, weights=begin)
+    if not uninterrupted:
+        uninterrupted["run"] = train(data=shard_folder, out=tmp_path / "alone", **TIMED, weights=begin)
+    alone = uninterrupted["run"]
     clock.now = 0.0
-    with killed_after(lambda state: state["epoch"] == 1 and state["loader"]["samples"] > 16):
+    with killed_after(when):
         train(data=shard_folder, out=tmp_path / "killed", **TIMED, weights=begin)
     measured = clock.measured
     clock.now += 1000.0  # between the two processes
@@ -124,6 +147,25 @@ def test_too_little_time_leaves_a_linear_probe(shard_folder, tmp_path, clock, be
     assert all("l2" in record for record in run.history)
     resumed = train(resume=str(run.folder))
     assert resumed.history == run.history
+
+
+@pytest.mark.slow
+def test_training_that_spoils_the_head_leaves_the_head(shard_folder, tmp_path, clock, begin, monkeypatch):
+    """Its epochs, their number chosen here, are among those that the best one is chosen from."""
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    spoiling = {"learning_rate": 0.3, "warmup_epochs": 0, "color_jitter": 0.3, "average": 2}
+    run = train(data=shard_folder, out=tmp_path / "runs", **TIMED, **spoiling, weights=begin, head_epochs=2)
+    assert run.best_epoch <= 2 < len(run.history)
+    assert [("l2" in each) for each in run.history[:3]] == [True, True, False]
+    assert run.evaluation.loss <= run.best["val_loss"] + 1e-6
+    assert len(list((tmp_path / "cache" / "features").glob("*-train.safetensors"))) == 1
+    plan = last_state(run.folder)["pace"]["plan"]
+    assert plan["finish"] == pytest.approx(5 + 0.02 * 60 + 2 * plan["validation"]), "the average is evaluated, too"
+
+
+def test_head_epochs_without_features_are_refused(shard_folder, tmp_path, clock):
+    with pytest.raises(UserError, match=r"head_epochs = 2: minutes = 1 has no time for them, or features can't"):
+        train(data=shard_folder, out=tmp_path, **TIMED, head_epochs=2)
 
 
 def test_minutes_of_a_linear_probe_are_refused(shard_folder, tmp_path):

@@ -11,7 +11,7 @@ from fasttrain.config.load import resolve
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
 from fasttrain.training.pace import Pace, resumed_plan
-from fasttrain.training.progressive import progressive_side
+from fasttrain.training.progressive import progressive_side, side_of_epoch
 from fasttrain.training.time_plan import Rates, TimePlan, Work, epoch_costs, make_time_plan, sides_to_try
 
 # EfficientNet-Lite0 on two cores, batch 64, and 3,068 photographs of clothing.
@@ -40,8 +40,8 @@ def test_a_plan_fills_its_budget_and_never_exceeds_it(minutes, sizes):
 
 
 def test_more_time_means_more_epochs_then_larger_pictures():
-    found = {minutes: plan_for(minutes) for minutes in (1.5, 2, 5, 10, 60)}
-    assert found[1.5].progressive == Progressive(96, 96) and found[2].progressive == Progressive(96, 128)
+    found = {minutes: plan_for(minutes) for minutes in (1.5, 2.2, 5, 10, 60)}
+    assert found[1.5].progressive == Progressive(96, 96) and found[2.2].progressive == Progressive(96, 128)
     assert found[5].progressive == found[10].progressive == Progressive(128, 128), "four fifths of what is evaluated"
     assert all(plan.head == "first" for plan in found.values())
     assert found[60].epochs == 30, "more epochs don't pay"
@@ -82,6 +82,10 @@ def test_what_the_user_set_is_kept_or_refused_in_one_line():
         plan_for(5, epochs=40)
     with pytest.raises(UserError, match=r"scheduler = 'plateau' follows the validation loss, not the time of minutes"):
         resolve({"minutes": 2, "scheduler": "plateau"})
+    with pytest.raises(UserError, match=r"refit = True does not go with minutes = 2, whose time is over once the best"):
+        resolve({"minutes": 2, "refit": True})
+    with pytest.raises(UserError, match=r"eval_size = 224 does not go with minutes = 2, .*; give image_size, which is"):
+        resolve({"minutes": 2, "eval_size": 224})
     assert resolve({"minutes": 2, "scheduler": "onecycle", "label_smoothing": 0.2}).label_smoothing == 0.2
 
 
@@ -93,6 +97,13 @@ def test_minutes_have_the_defaults_of_a_short_recipe_but_for_its_epochs():
     accurate = resolve({"minutes": 2, "recipe": "accurate"})
     assert accurate.ema_decay and "epochs" not in accurate.model_fields_set and accurate.rand_augment is None
     assert resolve(timed.plain()) == timed
+
+
+def test_pictures_grow_over_the_epochs_after_the_head():
+    growing = {"head_epochs": 2, "epochs": 5, "progressive": "96:128"}
+    timed, usual = resolve({"minutes": 2, **growing}), resolve(growing)
+    assert [side_of_epoch(timed, each) for each in range(5)] == [96, 96, 96, 128, 128]
+    assert [side_of_epoch(usual, each) for each in range(5)] == [96, 96, 128, 128, 128]
 
 
 def test_sizes_that_the_model_does_not_take_are_not_trained_on():
@@ -180,35 +191,52 @@ def test_a_pace_continues_from_its_state_and_follows_other_minutes():
     assert spent.done and spent.progress == 1
 
 
+@pytest.mark.parametrize(("head", "done"), [("first", True), ("none", False)])
+def test_a_solved_head_is_enough_where_no_time_is_left(head, done):
+    pace = Pace(replace(plan_for(5), head=head), 0.0)
+    pace.look(0, 301.0)
+    assert pace.done == done
+    pace.after_step(128)
+    assert pace.done, "else one step is made"
+
+
+def stopped(plan: TimePlan, slower: float, stop: int | None) -> tuple[list[dict[str, float]], list[float]]:
+    """Run `plan`, on a clock that begins elsewhere after the step `stop`. Return the decisions and the progress."""
+    settings = {"epochs": plan.epochs, "warmup_epochs": 0, "progressive": str(plan.progressive)}
+    config = resolve({"minutes": plan.budget / 60, "image_size": plan.image_size, **settings})
+    cost = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, 1)[0] / plan.steps
+    pace, now, began, spent = Pace(plan, 0.0), SPENT, 0.0, 0.0
+    shares = []
+    for step in range(plan.epochs * plan.steps):
+        if step % plan.steps == 0:
+            pace.begin_epoch()
+            pace.look(step, spent + now - began)
+        shares.append(pace.after_step(plan.progressive.last))
+        now += slower * cost
+        if pace.due(step + 1):
+            pace.look(step + 1, spent + now - began)
+        if pace.done:
+            break
+        if step + 1 == stop:
+            spent += now - began
+            state = pace.state_dict()
+            pace = Pace(resumed_plan(state, config, plan.steps), 0.0)
+            pace.load_state_dict(state)
+            began = now = now + 12345.678
+    return pace.decisions, shares
+
+
 @pytest.mark.parametrize("slower", [0.8, 1.7, 3.3])
 @pytest.mark.parametrize("stopped_at", [7, 61, 130])
 def test_a_stop_in_mid_epoch_leads_to_the_same_decisions(slower, stopped_at):
     """Also on a clock that begins elsewhere, whose last bits are others."""
-    plan = plan_for(5)
-    config = resolve({"minutes": 5, "image_size": 160, "epochs": plan.epochs, "progressive": str(plan.progressive)})
-    cost = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, 1)[0] / plan.steps
-
-    def trained(stop: int | None) -> tuple[list[dict[str, float]], list[float]]:
-        pace, now, began, spent = Pace(plan, 0.0), SPENT, 0.0, 0.0
-        shares = []
-        for step in range(plan.epochs * plan.steps):
-            if step % plan.steps == 0:
-                pace.begin_epoch()
-                pace.look(step, spent + now - began)
-            shares.append(pace.after_step(128))
-            now += slower * cost
-            if pace.due(step + 1):
-                pace.look(step + 1, spent + now - began)
-            if pace.done:
-                break
-            if step + 1 == stop:
-                spent += now - began
-                state = pace.state_dict()
-                pace = Pace(resumed_plan(state, config, plan.steps), 0.0)
-                pace.load_state_dict(state)
-                began = now = now + 12345.678
-        return pace.decisions, shares
-
-    alone = trained(None)
-    assert trained(stopped_at) == alone
+    alone = stopped(plan_for(5), slower, None)
+    assert stopped(plan_for(5), slower, stopped_at) == alone
     assert alone[0] or slower < 1
+
+
+@pytest.mark.parametrize("stopped_at", range(1, 6))
+def test_a_decision_on_the_border_of_two_does_not_depend_on_the_last_bits_of_the_clock(stopped_at):
+    work = Work(steps=12, photographs=96, validation=24, end=24, head=True, alone=True)
+    plan = make_time_plan(120, 0.0, Rates({32: 0.4, 64: 1.0}, 0.05, 64), work, [64], {32, 64})
+    assert stopped(plan, 1.7, stopped_at) == stopped(plan, 1.7, None)
