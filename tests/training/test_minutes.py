@@ -19,8 +19,10 @@ from fasttrain.training.pace import Pace
 from fasttrain.training.time_plan import Rates
 from tests.support.runs import SMALL, killed_after, last_state
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 TIMED = {name: value for name, value in SMALL.items() if name not in ("epochs", "image_size")}
-TIMED |= {"image_size": 64, "batch_size": 8, "deterministic": True, "track": False, "save_every": 1, "minutes": 1.0}
+TIMED |= {"image_size": 64, "batch_size": 8, "deterministic": True, "track": False, "save_every": "off", "minutes": 1.0}
 
 
 class Clock:
@@ -112,7 +114,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     alone = uninterrupted["run"]
     clock.now = 0.0
     with killed_after(when):
-        train(data=shard_folder, out=tmp_path / "killed", **TIMED, weights=begin)
+        train(data=shard_folder, out=tmp_path / "killed", **{**TIMED, "save_every": 1}, weights=begin)
     measured = clock.measured
     clock.now += 1000.0  # between the two processes
     resumed = train(resume="auto", out=tmp_path / "killed")
@@ -130,7 +132,7 @@ def test_more_minutes_let_a_planned_run_train_longer(shard_folder, tmp_path, clo
     short = train(data=shard_folder, out=tmp_path, **TIMED, weights=begin)
     before = last_state(short.folder)["pace"]
     (short.folder / "evaluation.json").unlink()
-    longer = train(resume=str(short.folder), minutes=5.0)
+    longer = train(resume=str(short.folder), minutes=2.0)
     assert last_state(longer.folder)["pace"]["work"] >= before["work"]
     assert last_state(longer.folder)["pace"]["end"] >= before["end"]
 
@@ -153,8 +155,8 @@ def test_too_little_time_leaves_a_linear_probe(shard_folder, tmp_path, clock, be
 def test_training_that_spoils_the_head_leaves_the_head(shard_folder, tmp_path, clock, begin, monkeypatch):
     """Its epochs, their number chosen here, are among those that the best one is chosen from."""
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
-    spoiling = {"learning_rate": 0.3, "warmup_epochs": 0, "color_jitter": 0.3, "average": 2}
-    run = train(data=shard_folder, out=tmp_path / "runs", **TIMED, **spoiling, weights=begin, head_epochs=2)
+    spoiling = {"learning_rate": 0.3, "warmup_epochs": 0, "color_jitter": 0.3, "average": 2, "head_epochs": 2}
+    run = train(data=shard_folder, out=tmp_path / "runs", **{**TIMED, **spoiling}, weights=begin)
     assert run.best_epoch <= 2 < len(run.history)
     assert [("l2" in each) for each in run.history[:3]] == [True, True, False]
     assert run.evaluation.loss <= run.best["val_loss"] + 1e-6
