@@ -193,6 +193,8 @@ FIXED: dict[str, Any] = {
     "seed": 7,
 }
 
+GOES_WITH = {"minutes": {"scheduler": "cosine"}}  # else they are refused beside plateau, with another line
+
 CALL = {"out", "profile", "resume", "run_name"}
 
 APART = {
@@ -254,7 +256,7 @@ def test_it_is_refused_in_one_line_before_anything_is_written(name, begun, tmp_p
     folder = copied(begun, tmp_path)
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     with pytest.raises(UserError) as caught:
-        train(resume=str(folder), **{name: FIXED[name]})
+        train(resume=str(folder), **{name: FIXED[name], **GOES_WITH.get(name, {})})
     old = resolve(BEGUN).plain().get(name)
     assert str(caught.value).startswith(f"{name} = {old} can't become {FIXED[name]} in the run of {folder}")
     assert str(caught.value).endswith(RULES[name].explanation.replace("RUN/", f"{folder}/"))
