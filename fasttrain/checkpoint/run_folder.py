@@ -39,6 +39,7 @@ class RunFolder:
         self.config = path / "config.toml"
         self.history = path / "history.json"
         self.evaluation = path / "evaluation.json"
+        self.predictions = path / "predictions.npz"
         self.confusion_matrix = path / "confusion_matrix.png"
         self.curves = path / "curves.png"
         self.accuracy_by_class = path / "accuracy_by_class.png"
@@ -82,6 +83,7 @@ class RunFolder:
             self.trace,
             self.model,
             self.history,
+            self.predictions,
             self.evaluation,
         ]
         return [path for path in ordered if path.exists()] + self.pictures()
@@ -114,6 +116,7 @@ class RunFolder:
                 "img_size": spec.img_size,
                 "mean": list(spec.mean),
                 "std": list(spec.std),
+                "temperature": spec.temperature,
                 "classes": list(spec.classes),
                 "versions": {
                     "fasttrain": __version__,
@@ -155,7 +158,7 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Removes what says that the run has ended, and how: it goes on. OSError where that can't be removed."""
-        for path in (self.evaluation, *self.pictures()):
+        for path in (self.evaluation, self.predictions, *self.pictures()):
             if path.is_file():
                 path.unlink()
         fsync_folder(self.path)

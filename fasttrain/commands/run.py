@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
 import time
@@ -16,13 +15,16 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.commands.finish import page_of, write_result
+from fasttrain.commands.finish import write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
+from fasttrain.evaluation.bootstrap import with_intervals
+from fasttrain.evaluation.calibration import with_calibration
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.temperature import LogitSample
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
 from fasttrain.model.tta import FlipAveraged
@@ -293,7 +295,7 @@ class Run:
             yield batch
 
     def _evaluate(
-        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False
+        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False, **options: Any
     ) -> tuple[Evaluation, Predictions]:
         return evaluate_model(
             model,
@@ -304,7 +306,9 @@ class Run:
             preprocess=self.parts.step.preprocess,
             autocast=self.parts.step.autocast,
             criterion=torch.nn.CrossEntropyLoss(),
+            temperature=self.parts.spec.temperature,
             ranks=self.ranks,
+            **options,
         )
 
     def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation) -> None:
@@ -371,7 +375,11 @@ class Run:
         self.ranks.share(best.state_dict().values())
         if self.start.model is not None and best is not state.model:
             state.model.load_state_dict(best.state_dict())
+        logits = LogitSample(len(loaders.val.ids), len(self.parts.shards.classes))
+        _, validation = self._evaluate(best, loaders.val, logits_seen=logits.add)
+        self.parts.spec = replace(self.parts.spec, temperature=logits.temperature(self.ranks))
         evaluation, predictions = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
+        evaluation = with_intervals(with_calibration(evaluation, predictions))
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,
@@ -382,7 +390,7 @@ class Run:
         )
         self.saving.wait()
         if self.ranks.main:
-            page = functools.partial(page_of, self.parts, self.tracker, result, predictions, split)
-            write_result(result, predictions, split, self.folder, self.tracker, self.console, page)
+            both = {"val": validation, split: predictions}
+            write_result(result, both, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
         return result

@@ -24,7 +24,8 @@ from fasttrain.model.own import OwnModel, create_own
 @dataclass(frozen=True)
 class ModelSpec:
     """What rebuilds a model: timm's name or an import path, the classes in label order, the input side in px, mean and
-    std of RGB in [0, 1], and timm's `img_size` where the model was made with one."""
+    std of RGB in [0, 1], timm's `img_size` where the model was made with one, and the `temperature` that divides logits
+    before the softmax."""
 
     name: str
     classes: tuple[str, ...]
@@ -32,6 +33,7 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     img_size: int | None = None
+    temperature: float = 1.0
 
 
 def create_model(

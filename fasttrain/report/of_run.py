@@ -90,6 +90,7 @@ def report_of_run(
         config=settings,
         changed=config.changed(settings),
         versions=versions(device),
+        temperature=spec.temperature,
     )
 
 
@@ -130,6 +131,7 @@ def report_of_evaluation(
             ("Predict", f"fasttrain predict --checkpoint {quoted} photograph.jpg"),
         ],
         versions=versions(device),
+        temperature=spec.temperature,
     )  # fmt: skip
 
 
