@@ -20,6 +20,9 @@ from fasttrain.shards.format import SPLITS
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
+OUT_OF_FOLD = "out_of_fold.npz"
+"""The predictions of all folds, in their folder; a run's own are in `predictions.npz`."""
+
 
 @dataclass(frozen=True)
 class StoredPredictions:

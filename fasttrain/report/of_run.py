@@ -162,7 +162,7 @@ def _subtitle(spec: ModelSpec) -> str:
 
 
 def _data_facts(shards: ShardSet) -> list[tuple[str, str]]:
-    splits = ", ".join(f"{name} {count:,}" for name, count in shards.manifest.splits.items() if count)
+    splits = ", ".join(f"{name} {count:,}" for name, count in shards.split_sizes().items() if count)
     return [("data", str(shards.location)), ("photographs", splits)]
 
 

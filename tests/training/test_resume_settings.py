@@ -166,9 +166,10 @@ FIXED: dict[str, Any] = {
     "linear_probe": True,
     "recipe": "fast",
     "seed": 7,
+    "fold": "2/5",
 }
 
-CALL = {"out", "profile", "resume", "run_name"}
+CALL = {"out", "folds", "profile", "resume", "run_name"}
 
 APART = {"data", "cache_size", "loader", "tta", "log_format", "experiment", "track"}
 """Those that take effect, too, and have tests of their own below."""
