@@ -217,7 +217,8 @@ class _Folds:
         said = (
             f"top1 of the folds: {each}; mean {result.mean:.2%}, standard deviation {result.deviation:.2%}\n"
             f"out of fold: {result.overall:.2%} of {result.photographs:,} photographs, 95 %: {low:.2%} to {high:.2%}\n"
-            f"predictions: {self.folder / OUT_OF_FOLD}"
+            f"predictions: {self.folder / OUT_OF_FOLD}\n"
+            f"look for wrong labels: fasttrain inspect --labels {self.folder}"
         )
         tell(self.console, "folds", {"folder": self.folder, **result.to_dict()}, said)
 
