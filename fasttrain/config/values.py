@@ -127,16 +127,16 @@ class Progressive(ParsedValue):
 
 @dataclass(frozen=True)
 class Fold(ParsedValue):
-    """Part `number`, from 1, of `of` parts, 2 to 100. Written "2/5"."""
+    """Part `number`, from 1, of `count` parts, 2 to 100. Written "2/5"."""
 
     number: int
-    of: int
+    count: int
 
     def __post_init__(self) -> None:
-        of = min(max(self.of, 2), 100)
-        number = min(max(self.number, 1), of)
-        if (number, of) != (self.number, self.of):
-            raise InvalidValue(f"fold = '{self}' is out of range; the nearest valid one is {number}/{of}")
+        count = min(max(self.count, 2), 100)
+        number = min(max(self.number, 1), count)
+        if (number, count) != (self.number, self.count):
+            raise InvalidValue(f"fold = '{self}' is out of range; the nearest valid one is {number}/{count}")
 
     @classmethod
     def parse(cls, text: str) -> Fold:
@@ -146,7 +146,7 @@ class Fold(ParsedValue):
         return cls(int(found[1]), int(found[2]), text=text)
 
     def canonical(self) -> str:
-        return f"{self.number}/{self.of}"
+        return f"{self.number}/{self.count}"
 
 
 @dataclass(frozen=True)

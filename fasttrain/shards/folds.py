@@ -27,7 +27,7 @@ class FoldView(ShardSet):
     def __init__(self, shards: ShardSet, fold: Fold, seed: int) -> None:
         super().__init__(shards.files)
         self._stored = shards
-        folds = fold_of_each(shards, fold.of, seed)
+        folds = fold_of_each(shards, fold.count, seed)
         index = np.array(self.index)
         index["split"] = np.where(folds < 0, _TEST, np.where(folds == fold.number - 1, _VAL, _TRAIN))
         self.index = index
