@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,11 +28,14 @@ def load_trained(path: Path, model: str | OwnModel | None = None) -> tuple[torch
 
     `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
     file in `checkpoints` below it (the last weights; the EMA's where there is one). `model` makes the model where the
-    run's files can't; a module is copied. Raises UserError.
+    run's files can't; a module is copied. The spec's temperature is 1 for a checkpoint, whose weights it wasn't fitted
+    to. Raises UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
+    if not bare:
+        spec = replace(spec, temperature=1.0)
     source = spec.name if model is None else copy.deepcopy(model)
     made = create_model(source, len(spec.classes), img_size=spec.img_size)
     try:
@@ -71,6 +76,7 @@ def _read_spec(path: Path) -> ModelSpec:
             tuple(spec["std"]),
             None if spec.get("img_size") is None else int(spec["img_size"]),
             **_seen(spec),
+            temperature=_temperature(spec.get("temperature", 1.0)),
         )
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
@@ -86,3 +92,10 @@ def _seen(spec: dict[str, Any]) -> dict[str, Any]:
     if mode not in get_args(ResizeMode):
         raise ValueError(f"resize_mode = {mode!r} is not one of {', '.join(get_args(ResizeMode))}")
     return {"crop_pct": crop_pct, "resize_mode": mode}
+
+
+def _temperature(given: Any) -> float:
+    found = float(given)
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"temperature {given}: a number above 0 was expected")
+    return found

@@ -17,6 +17,8 @@ from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.splits import check_split, split_ids
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
+from fasttrain.evaluation.bootstrap import with_intervals
+from fasttrain.evaluation.calibration import with_calibration
 from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.evaluation.splits import batches, default_split, model_labels
@@ -104,7 +106,9 @@ def evaluate(
             preprocess=Normalise(spec.mean, spec.std, channels_last=True).to(where),
             autocast=precision.autocast,
             criterion=torch.nn.CrossEntropyLoss(),
+            temperature=spec.temperature,
         )
+    evaluation = with_intervals(with_calibration(evaluation, predictions))
     if report is not None:
         page = report_of_evaluation(
             evaluation,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
 import time
@@ -17,14 +16,17 @@ from rich.text import Text
 
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.averaging import average_best
-from fasttrain.commands.finish import page_of, write_result
+from fasttrain.commands.finish import write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
 from fasttrain.config.monitor import MONITORS
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
+from fasttrain.evaluation.bootstrap import with_intervals
+from fasttrain.evaluation.calibration import with_calibration
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.temperature import LogitSample
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
 from fasttrain.model.tta import FlipAveraged
@@ -282,7 +284,7 @@ class Run:
             yield batch
 
     def _evaluate(
-        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False
+        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False, **options: Any
     ) -> tuple[Evaluation, Predictions]:
         return evaluate_model(
             model,
@@ -293,7 +295,9 @@ class Run:
             preprocess=self.parts.step.preprocess,
             autocast=self.parts.step.autocast,
             criterion=torch.nn.CrossEntropyLoss(),
+            temperature=self.parts.spec.temperature,
             ranks=self.ranks,
+            **options,
         )
 
     def _validate(self, model: torch.nn.Module) -> Evaluation:
@@ -380,7 +384,13 @@ class Run:
         self.ranks.share(best.state_dict().values())
         if self.start.model is not None and best is not state.model:
             state.model.load_state_dict(best.state_dict())
-        evaluation, predictions = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
+        kept = {}
+        if state.phase != REFIT:  # which has trained on the validation split
+            logits = LogitSample(len(loaders.val.ids), len(self.parts.shards.classes))
+            _, kept["val"] = self._evaluate(best, loaders.val, logits_seen=logits.add)
+            self.parts.spec = replace(self.parts.spec, temperature=logits.temperature(self.ranks))
+        evaluation, kept[split] = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
+        evaluation = with_intervals(with_calibration(evaluation, kept[split]))
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,
@@ -394,7 +404,6 @@ class Run:
         )
         self.saving.wait()
         if self.ranks.main:
-            page = functools.partial(page_of, self.parts, self.tracker, result, predictions, split)
-            write_result(result, predictions, split, self.folder, self.tracker, self.console, page)
+            write_result(result, kept, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
         return result

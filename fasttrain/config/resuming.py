@@ -157,6 +157,8 @@ RULES: dict[str, Rule] = {
     "out": _call("where `--resume auto` looks; the run stays in its folder"),
     "save_every": _effect(),
     "keep": _effect(),
+    "folds": _call("trains its folds, or resumes those of the folder that `--resume` names"),
+    "fold": Rule(OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"),
     "profile": _call("traces the first epoch of this call"),
     "log_format": _effect(),
     "resume": _call("which run is resumed"),

@@ -27,7 +27,7 @@ _Read = tuple[Path, "Future[torch.Tensor]"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, in [0, 1]."""
+    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature."""
 
     image: Path
     classes: tuple[str, ...]
@@ -140,6 +140,7 @@ class Predictor:
     def _predict(self, paths: list[Path], pixels: torch.Tensor) -> Iterator[Prediction]:
         with torch.inference_mode():
             logits = self._model(self._preprocess(pixels.to(self._device)))
-            likely = logits.softmax(dim=1).topk(self._top_k)
-        for path, indices, probabilities in zip(paths, likely.indices.tolist(), likely.values.tolist(), strict=True):
+            likely = logits.topk(self._top_k).indices
+            sure = (logits / self.spec.temperature).softmax(dim=1).gather(1, likely)
+        for path, indices, probabilities in zip(paths, likely.tolist(), sure.tolist(), strict=True):
             yield Prediction(path, tuple(self.spec.classes[index] for index in indices), tuple(probabilities))

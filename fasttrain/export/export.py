@@ -129,7 +129,8 @@ def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
         "mean": list(spec.mean),
         "std": list(spec.std),
         "input": takes[input],
-        "output": f"logits, float32 [n, {len(spec.classes)}]",
+        "output": f"logits, float32 [n, {len(spec.classes)}]; probabilities are softmax(logits / temperature)",
+        "temperature": spec.temperature,
         "preprocess": _preprocess(spec.geometry),
     }
 

@@ -107,7 +107,8 @@ class Batch:
 
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
         """Return the samples at the positions `rows`."""
-        vflips, draws = (None if each is None else each[rows] for each in (self.vflips, self.draws))
+        vflips = None if self.vflips is None else self.vflips[rows]
+        draws = None if self.draws is None else self.draws[rows]
         return Batch(
             self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox, vflips, draws
         )

@@ -25,7 +25,8 @@ from fasttrain.model.own import OwnModel, create_own
 @dataclass(frozen=True)
 class ModelSpec:
     """What rebuilds a model: timm's name or an import path, the classes in label order, the input side in px, mean and
-    std of RGB in [0, 1], timm's `img_size` where the model was made with one, and the rest of its `Geometry`."""
+    std of RGB in [0, 1], timm's `img_size` where the model was made with one, the rest of its `Geometry`, and the
+    `temperature` that divides logits before the softmax."""
 
     name: str
     classes: tuple[str, ...]
@@ -35,6 +36,7 @@ class ModelSpec:
     img_size: int | None = None
     crop_pct: float = CROP_PCT
     resize_mode: ResizeMode = "crop"
+    temperature: float = 1.0
 
     @property
     def geometry(self) -> Geometry:

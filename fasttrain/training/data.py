@@ -127,7 +127,7 @@ def photographs_in_order(
 
 def photographs_of(shards: ShardSet) -> str:
     """Return "train 800, val 200 photographs" for the splits that have some."""
-    return ", ".join(f"{name} {count:,}" for name, count in shards.manifest.splits.items() if count) + " photographs"
+    return ", ".join(f"{name} {count:,}" for name, count in shards.split_sizes().items() if count) + " photographs"
 
 
 def absent_classes(shards: ShardSet) -> list[str]:

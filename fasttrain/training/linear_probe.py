@@ -7,6 +7,7 @@ since the loaders give features in place of pictures and the model's `forward` t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -24,12 +26,15 @@ from fasttrain.config.location import cache_root
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
+from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
-from fasttrain.training.data import Loaders, photographs_in_order
+from fasttrain.shards.format import SPLITS
+from fasttrain.shards.reader import ShardSet
+from fasttrain.training.data import Loaders
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -92,24 +97,52 @@ def to_features(
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
+    shards, settings = loaders.train.shards.stored, loaders.train.settings
 
-    def of(pictures: base.Loader | None, split: str) -> FeatureLoader | None:
-        if pictures is None:
-            return None
+    @functools.cache
+    def of_split(split: str) -> torch.Tensor:
+        ids = shards.ids(split)
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
-        features = _read(path, len(pictures.ids))
+        features = _read(path, len(ids))
         if features is None:
-            began, crop = time.perf_counter(), evaluation_crop(spec.geometry)
-            with closing(photographs_in_order(pictures, pictures.ids, crop, device)) as seen:
+            began = time.perf_counter()
+            seen = batches(
+                shards,
+                ids,
+                evaluation_crop(spec.geometry),
+                batch_size=settings.batch_size,
+                loader=loaders.train.name,
+                workers=settings.workers,
+                device=device,
+                on_bad_sample=settings.on_bad_sample,
+                report=settings.report,
+            )
+            with closing(seen):
                 features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began
             say(f"features: {len(features):,} photographs of the {split} split in {seconds:.1f} s, kept in {path}")
         else:
             say(f"features: {len(features):,} photographs of the {split} split, from {path}")
+        return features
+
+    def of(pictures: base.Loader | None) -> FeatureLoader | None:
+        if pictures is None:
+            return None
+        numbers = shards.index["split"][pictures.ids]
+        parts: list[torch.Tensor] = []
+        order: list[NDArray[np.int64]] = []
+        for number in np.unique(numbers).tolist():  # a fold's photographs are of two splits
+            rows = np.flatnonzero(numbers == number)
+            found, ids = of_split(SPLITS[number]), shards.ids(SPLITS[number])
+            own = torch.from_numpy(np.searchsorted(ids, pictures.ids[rows]))
+            parts.append(found if len(rows) == len(ids) else found[own])
+            order.append(rows)
+        by_id = torch.from_numpy(np.argsort(np.concatenate(order)))
+        features = parts[0] if len(parts) == 1 else torch.cat(parts)[by_id]
         return FeatureLoader(pictures, features.to(device))
 
-    train, val, test = of(loaders.train, "train"), of(loaders.val, "val"), of(loaders.test, "test")
+    train, val, test = of(loaders.train), of(loaders.val), of(loaders.test)
     assert train is not None and val is not None
     head = _head(model)
     model.forward = lambda features: head(features)
@@ -234,12 +267,22 @@ def _read(path: Path, count: int) -> torch.Tensor | None:
     return features if len(features) == count else None
 
 
+def _photographs(shards: ShardSet) -> str:
+    """Return a digest of the photographs and their order, which other labels don't change."""
+    crc32s = shards.crc32s()
+    if crc32s is None or not crc32s.all():  # older shards have none, or 0
+        return shards.fingerprint
+    columns = (crc32s, shards.index["length"], shards.index["split"])
+    return hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in columns)).hexdigest()
+
+
 def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast) -> str:
     """Of all that shapes the features: the data, the body's weights, the pictures' size and decoder, the precision."""
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
-    what = [loader.shards.fingerprint, spec.name, str(spec.geometry), spec.mean, spec.std, loader.name, kind]
+    geometry = str(spec.geometry)
+    what = [_photographs(loader.shards.stored), spec.name, geometry, spec.mean, spec.std, loader.name, kind]
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

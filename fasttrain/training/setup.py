@@ -31,6 +31,7 @@ from fasttrain.model.precision import Precision, choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.folds import FoldView
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
 from fasttrain.training.batch_size import with_fitting_batch
@@ -69,6 +70,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     keep_freed_memory(device)
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
+    if config.fold is not None:
+        shards = FoldView(shards, config.fold, config.seed)
     warn = _warning_on(console, ranks)
     crop = RandomResizedCrop(config.image_size, scale=config.crop_scale)
     options: dict[str, Any] = {

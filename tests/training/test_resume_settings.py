@@ -190,9 +190,10 @@ FIXED: dict[str, Any] = {
     "refit": True,
     "monitor": "top1",
     "seed": 7,
+    "fold": "2/5",
 }
 
-CALL = {"out", "profile", "resume", "run_name"}
+CALL = {"out", "folds", "profile", "resume", "run_name"}
 
 APART = {
     "teacher_temperature",
