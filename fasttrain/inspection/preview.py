@@ -22,6 +22,7 @@ from fasttrain.report.as_seen import Shares, as_seen
 from fasttrain.report.contact_sheet import contact_sheet
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
+from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.progressive import progressive_side
 
@@ -73,6 +74,7 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
     compare: loaders, each of which gets a row with the same photographs; those that can't run here are named in
     `unavailable`. Raises UserError where there is nothing to show, or none of them runs.
     """
+    config, _ = with_default_weights(config)
     config, _ = with_fitting_sizes(config)
     shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
     if not len(shards.ids("train")):
