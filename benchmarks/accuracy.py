@@ -8,6 +8,7 @@
     python benchmarks/accuracy.py list                       # contenders, and why one is left out here
     python benchmarks/accuracy.py run "fastai fine_tune" 5 1 # one run: contender, minutes, seed
     python benchmarks/accuracy.py next                       # the next run that is missing; exit code 3: there is none
+                                                             # --skip NAME: not this contender's
     while python benchmarks/accuracy.py next; do :; done     # all of them; stop it at any time, and start it again
     python benchmarks/accuracy.py table                      # docs/benchmarks/accuracy.md
     python benchmarks/accuracy.py chart                      # docs/benchmarks/accuracy.svg
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -235,6 +237,7 @@ def main() -> None:
     parser.add_argument("contender", nargs="?", choices=list(CONTENDERS))
     parser.add_argument("budget", nargs="?", type=float, help="minutes")
     parser.add_argument("seed", nargs="?", type=int, default=1)
+    parser.add_argument("--skip", action="append", default=[], choices=list(CONTENDERS), metavar="NAME")
     add_options(parser, DOCS / "accuracy.jsonl")
     given = parser.parse_args()
     runs = records.read(given.results)
@@ -251,16 +254,16 @@ def main() -> None:
             if given.contender is None or given.budget is None:
                 parser.error("run takes a contender, minutes and a seed")
             contest.run(given.contender, given.budget, given.seed, given.epochs)
-        elif step := next_run(runs):
+        elif step := next_run(runs, given.skip):
             contest.run(*step, given.epochs)
         else:
             print("all runs are there")
             sys.exit(NOTHING_LEFT)
 
 
-def next_run(runs: list[records.Record]) -> tuple[str, float, int] | None:
+def next_run(runs: list[records.Record], skip: Sequence[str] = ()) -> tuple[str, float, int] | None:
     """Return the first run without a record: all contenders with one seed and budget before the next ones."""
-    can_run = [name for name, contender in CONTENDERS.items() if not left_out(contender)]
+    can_run = [name for name, contender in CONTENDERS.items() if name not in skip and not left_out(contender)]
     for seed, budget, name in product(SEEDS, BUDGETS, can_run):
         if not records.has(runs, {"contender": name, "minutes": budget, "seed": seed}):
             return name, budget, seed

@@ -37,10 +37,14 @@ def train(job: Job) -> Predict:
         def final_eval(self) -> None:
             """Skip the last validation, which is no part of training."""
 
+    photographs = Path(job.scratch) / "photographs"  # it writes files beside the splits
+    photographs.mkdir()
+    for split in ("train", "validation", "test"):
+        (photographs / split).symlink_to(job.folder(split))
     trainer = Trainer(
         overrides={
             "model": "yolov8n-cls.yaml",
-            "data": job.photographs,
+            "data": str(photographs),
             "imgsz": job.side,
             "epochs": job.epochs,
             "batch": BATCH,

@@ -37,6 +37,10 @@ def stand_in(tmp_path: Path) -> Path:
     return root
 
 
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
 @pytest.mark.slow
 def test_from_the_photographs_to_the_table_and_again_where_it_was_stopped(stand_in, tmp_path):
     out = tmp_path / "out"
@@ -58,8 +62,8 @@ def test_from_the_photographs_to_the_table_and_again_where_it_was_stopped(stand_
     first = food101()
     header, _, row = (out / "food101.md").read_text().splitlines()
     assert header in (ROOT / "docs" / "benchmarks" / "food101.md").read_text("utf-8"), "the page shows this layout"
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[0] == "test_resnet" and cells[5] == "101", "each test photograph once"
+    model, _, _, _, _, photographs, _ = cells(row)
+    assert model == "test_resnet" and photographs == "101", "each test photograph once"
     assert first.rstrip().endswith(row)
 
     runs = sorted((out / "runs").rglob("evaluation.json"))
@@ -69,4 +73,5 @@ def test_from_the_photographs_to_the_table_and_again_where_it_was_stopped(stand_
     again = food101()
     assert sorted((out / "runs").rglob("evaluation.json")) == runs, "the second run ended in its own folder"
     assert runs[0].stat().st_mtime_ns == untouched, "the first one was left alone"
-    assert "resuming" in again and (out / "food101.md").read_text().splitlines()[2] == row
+    assert "resuming" in again
+    assert cells((out / "food101.md").read_text().splitlines()[2])[:3] == cells(row)[:3], "the same top1"
