@@ -51,7 +51,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
 
     Seeds every generator. Raises UserError for settings, data or a checkpoint that don't go together.
     """
-    config, why_tag = (start.config, []) if start.checkpoint else with_default_weights(start.config)
+    config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
     config, why_sizes = with_fitting_sizes(config)
     start, why_batch = replace(start, config=config), ""
     if config.batch_size == "auto":
