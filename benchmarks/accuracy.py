@@ -205,7 +205,7 @@ def chart(runs: list[records.Record], path: Path) -> None:
         seconds /= 100
         colour = OURS if contender.ours else THEIRS
         style = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.4, "elinewidth": 0.6}
-        axes.errorbar(seconds, top1, yerr=[top1 - low, high - top1], **style)
+        axes.errorbar(seconds, top1, yerr=np.maximum([top1 - low, high - top1], 0), **style)
         beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(name, (seconds[-1], top1[-1]), color=colour, fontsize=9, **beside)
     axes.set_xlabel("seconds, two cores")

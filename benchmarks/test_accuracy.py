@@ -93,6 +93,14 @@ def test_the_table_compares_ours_with_the_best_peer_and_names_who_is_missing():
     assert "- AutoGluon: could take" in text and "- fastai fine_tune: not run yet" in text
 
 
+def test_the_chart_has_a_line_for_each_contender(tmp_path):
+    names = ("PyTorch loop", "fastai fine_tune")
+    runs = [run_of(name, 1, "1110", minutes, 55 * minutes) for name in names for minutes in (2.0, 5.0)]
+    accuracy.chart(runs, tmp_path / "chart.svg")
+    drawn = (tmp_path / "chart.svg").read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in names) and "<!-- AutoGluon -->" not in drawn
+
+
 def test_next_takes_all_contenders_of_a_seed_and_budget_first(monkeypatch):
     monkeypatch.setattr(accuracy, "left_out", lambda contender: "" if contender.ours else "not here")
     first, second, *_ = (name for name, each in CONTENDERS.items() if each.ours)
