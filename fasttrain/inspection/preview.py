@@ -23,6 +23,7 @@ from fasttrain.report.as_seen import Shares, as_seen
 from fasttrain.report.contact_sheet import contact_sheet
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
+from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.progressive import progressive_side
 
@@ -77,6 +78,7 @@ def preview(
     `unavailable`. Raises UserError where there is nothing to show, or none of them runs.
     """
     check_split(split)
+    config, _ = with_default_weights(config)
     config, _ = with_fitting_sizes(config)
     shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
     ids = split_ids(shards, split, config.data)

@@ -36,6 +36,7 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
 from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders, make_refit_loader
+from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
 from fasttrain.training.loss import make_criterion
@@ -56,7 +57,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
 
     Seeds every generator. Raises UserError for settings, data or a checkpoint that don't go together.
     """
-    config, why_sizes = with_fitting_sizes(start.config)
+    config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
+    config, why_sizes = with_fitting_sizes(config)
     start, why_batch = replace(start, config=config), ""
     if config.batch_size == "auto":
         quiet = make_console(quiet=True)
@@ -142,7 +144,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     )
     seed_rank(ranks.rank)
     why_head = describe_head(config, phase, why_pixels)
-    lines = (f"loader: {loaders.train.why}", *why_sizes, why_weights, why_batch, why_head)
+    lines = (f"loader: {loaders.train.why}", *why_sizes, *why_tag, why_weights, why_batch, why_head)
     notes = tuple(line for line in lines if line)
     return RunParts(
         start=start,
