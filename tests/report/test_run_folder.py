@@ -118,7 +118,9 @@ def test_each_file_is_there_and_says_what_it_should(
     folder.write_history([record])
     write_figures(folder, evaluation, predictions, [record], 1)
     write_page(folder.report, Report("run", "net", "test", evaluation, predictions))
-    folder.write_evaluation(evaluation.to_dict(), split="test", seconds=12.5, best_epoch=1)
+    folder.write_evaluation(
+        evaluation.to_dict(), split="test", seconds=12.5, best_epoch=1, monitor="top1", monitored=0.5
+    )
     assert {path.name for path in folder.artifacts()} == {
         "config.toml",
         "class_to_idx.json",

@@ -88,7 +88,7 @@ def test_a_run_stores_what_evaluate_predict_and_export_need(trained: TrainResult
     again = evaluate(folder, oblong_folder, split="val", device="cpu", **READ)
     assert again.loss == pytest.approx(trained.evaluation.loss, abs=1e-4) == pytest.approx(loss, abs=1e-3)
 
-    for key, expected in list(zip(keys, logits.softmax(1), strict=True))[:3]:
+    for key, expected in list(zip(keys, (logits / spec.temperature).softmax(1), strict=True))[:3]:
         photograph = oblong_folder / f"{key.decode()}.jpg"
         (found,) = predict(folder, photograph, top_k=6, device="cpu", workers=1)
         in_order = [found.probabilities[found.classes.index(name)] for name in spec.classes]
