@@ -92,7 +92,9 @@ def test_a_run_stores_what_evaluate_predict_and_export_need(trained: TrainResult
         photograph = oblong_folder / f"{key.decode()}.jpg"
         (found,) = predict(folder, photograph, top_k=6, device="cpu", workers=1)
         in_order = [found.probabilities[found.classes.index(name)] for name in spec.classes]
-        assert in_order == pytest.approx(expected.tolist(), abs=0.01)
+        assert in_order == pytest.approx(
+            expected.tolist(), abs=0.05
+        )  # the temperature enlarges what decoders differ by
 
     said = export(folder, "torchscript", data=oblong_folder, photographs=3, speed=False).metadata
     assert (said["image_size"], said["resize_mode"]) == (64, "letterbox") and "grey (114)" in said["preprocess"]
