@@ -112,6 +112,7 @@ class RunFolder:
                 "num_classes": len(spec.classes),
                 "image_size": spec.image_size,
                 "img_size": spec.img_size,
+                "interpolation": spec.interpolation,
                 "mean": list(spec.mean),
                 "std": list(spec.std),
                 "classes": list(spec.classes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,22 +14,28 @@ from safetensors.torch import load_file
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import CHECKPOINTS
 from fasttrain.checkpoint.weights import weights_file
+from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.own import OwnModel
 from fasttrain.text import read_text
 
 
-def load_trained(path: Path, model: str | OwnModel | None = None) -> tuple[torch.nn.Module, ModelSpec]:
+def load_trained(
+    path: Path, model: str | OwnModel | None = None, interpolation: Interpolation | None = None
+) -> tuple[torch.nn.Module, ModelSpec]:
     """The model in eval mode on the CPU, and its spec.
 
     `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
     file in `checkpoints` below it (the last weights; the EMA's where there is one). `model` makes the model where the
-    run's files can't; a module is copied. Raises UserError.
+    run's files can't; a module is copied. interpolation: the filter of the spec, in place of the run's. Raises
+    UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
+    if interpolation is not None:
+        spec = replace(spec, interpolation=check_interpolation(interpolation))
     source = spec.name if model is None else copy.deepcopy(model)
     made = create_model(source, len(spec.classes), img_size=spec.img_size)
     try:
@@ -68,7 +75,10 @@ def _read_spec(path: Path) -> ModelSpec:
             tuple(spec["mean"]),
             tuple(spec["std"]),
             None if spec.get("img_size") is None else int(spec["img_size"]),
+            check_interpolation(spec.get("interpolation", "bilinear")),  # older fasttrains knew no other
         )
+    except UserError as error:
+        raise UserError(f"{path}: {error}; train again, or put the file back") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -60,6 +60,9 @@ class DataSettings(Settings):
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
+    interpolation: Literal["bilinear", "bicubic", "auto"] = Field(
+        "bilinear", description="filter that resizes photographs, in evaluation too; auto: the pretrained weights' own"
+    )
     progressive: Progressive | None = Field(
         None, description="train on growing pictures, as 128:224 px; --image-size stays what is evaluated"
     )

@@ -58,6 +58,10 @@ RULES: dict[str, Rule] = {
         OnResume.FIXED, f"epochs that are validated at different sizes can't be compared for the best one; {_NEW_RUN}"
     ),
     "crop_scale": _effect(_AUGMENTED),
+    "interpolation": Rule(
+        OnResume.FIXED,
+        f"but auto keeps the run's; epochs that are validated with different filters can't be compared; {_NEW_RUN}",
+    ),
     "progressive": _effect("the epoch at hand has the new size"),
     "limit_batches": Rule(
         OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
 from fasttrain.loaders.plan import CenterShare, CropRule, FullPicture, View
 from fasttrain.loaders.plan import Crop as RandomCrop
@@ -13,13 +14,18 @@ from fasttrain.loaders.plan import Crop as RandomCrop
 
 @dataclass(frozen=True)
 class PlannedCrop(ABC):
-    """Base of the crops. `size` is the side of the square picture in pixels."""
+    """Base of the crops. `size` is the side of the square picture in pixels.
+
+    interpolation: the filter that resizes to it, "bilinear" or "bicubic", both antialiased.
+    """
 
     size: int
+    interpolation: Interpolation = field(default="bilinear", kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
             raise UserError(f"a crop of {self.size} px: give a whole number of pixels, such as 224")
+        check_interpolation(self.interpolation)
 
     @abstractmethod
     def rule(self, hflip: float) -> CropRule:
@@ -47,7 +53,7 @@ class RandomResizedCrop(PlannedCrop):
                 raise UserError(f"RandomResizedCrop({name}={(low, high)}): give two numbers above 0, the smaller first")
 
     def rule(self, hflip: float) -> CropRule:
-        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip)
+        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip, interpolation=self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class CenterCrop(PlannedCrop):
             raise UserError(f"CenterCrop(crop_pct={self.crop_pct}): give a share above 0 and up to 1, such as 0.875")
 
     def rule(self, hflip: float) -> CropRule:
-        return CenterShare(self.crop_pct, hflip)
+        return CenterShare(self.crop_pct, hflip, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Resize(PlannedCrop):
             raise UserError(f"Resize(mode={self.mode!r}): give 'squash' or 'letterbox'")
 
     def rule(self, hflip: float) -> CropRule:
-        return FullPicture(hflip, self.mode == "letterbox")
+        return FullPicture(hflip, self.mode == "letterbox", self.interpolation)
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:

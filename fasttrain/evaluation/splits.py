@@ -16,6 +16,7 @@ from fasttrain.shards.format import ALL, MANIFEST, SPLITS
 if TYPE_CHECKING:
     import torch
 
+    from fasttrain.config.interpolation import Interpolation
     from fasttrain.shards.reader import ShardSet
 
 _IN_ORDER: dict[str, Any] = {"shuffle": False, "hflip": 0, "with_ids": True, "rank": 0, "world_size": 1}
@@ -46,7 +47,7 @@ def model_labels(classes: Sequence[str], known: Sequence[str], data: str | Path)
 
 
 def batches(
-    shards: ShardSet, ids: NDArray[np.int64], image_size: int, **options: Any
+    shards: ShardSet, ids: NDArray[np.int64], image_size: int, interpolation: Interpolation = "bilinear", **options: Any
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
     """Yield `(images, labels, ids)` of the centre crops of `ids`, int64 [n], with `Loader`'s other `options`.
 
@@ -57,7 +58,8 @@ def batches(
     from fasttrain.data.loader import Loader
 
     splits = shards.index["split"][ids]
+    crop = CenterCrop(image_size, interpolation=interpolation)
     for number in np.unique(splits):
-        chosen = {"split": SPLITS[number], "ids": ids[splits == number], "crop": CenterCrop(image_size)}
+        chosen = {"split": SPLITS[number], "ids": ids[splits == number], "crop": crop}
         with Loader(shards, **chosen, **_IN_ORDER, **options) as loader:
             yield from loader

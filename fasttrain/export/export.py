@@ -25,7 +25,7 @@ from fasttrain.version import __version__
 INPUTS = ("uint8", "float")
 _PREPROCESS = (
     "upright by its EXIF orientation, laid onto white where it is transparent, the centred square of 224/256 of the "
-    "short side, resized (bilinear, antialiased) to image_size"
+    "short side, resized ({interpolation}, antialiased) to image_size"
 )
 
 
@@ -78,7 +78,7 @@ def export(
     checkpoint = user_path(checkpoint)
     path = user_path(out) if out else _folder(checkpoint) / f"model{kind.suffix}"
     trained, spec = load_trained(checkpoint, model)
-    pixels, source = some_photographs(data, photographs, spec.image_size)
+    pixels, source = some_photographs(data, photographs, spec.image_size, spec.interpolation)
     normalise = Normalise(spec.mean, spec.std, channels_last=False)
     graph = torch.nn.Sequential(normalise, trained).eval() if input == "uint8" else trained
     images = pixels if input == "uint8" else normalise(pixels)
@@ -127,7 +127,8 @@ def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
         "std": list(spec.std),
         "input": takes[input],
         "output": f"logits, float32 [n, {len(spec.classes)}]",
-        "preprocess": _PREPROCESS,
+        "interpolation": spec.interpolation,
+        "preprocess": _PREPROCESS.format(interpolation=spec.interpolation),
     }
 
 

@@ -23,6 +23,7 @@ from fasttrain.report.contact_sheet import contact_sheet
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.image_size import with_fitting_sizes
+from fasttrain.training.interpolation import filter_of, with_known_interpolation
 from fasttrain.training.progressive import progressive_side
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
     compare: loaders, each of which gets a row with the same photographs; those that can't run here are named in
     `unavailable`. Raises UserError where there is nothing to show, or none of them runs.
     """
-    config, _ = with_fitting_sizes(config)
+    config, _ = with_known_interpolation(with_fitting_sizes(config)[0])
     shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
     if not len(shards.ids("train")):
         raise UserError(f"{shards.location}: no photograph in the train split to show")
@@ -82,7 +83,7 @@ def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Se
     batch_size = count if config.batch_size == "auto" else config.batch_size
     loading = {
         "batch_size": batch_size,
-        "crop": RandomResizedCrop(side, scale=config.crop_scale),
+        "crop": RandomResizedCrop(side, scale=config.crop_scale, interpolation=filter_of(config)),
         "seed": config.seed,
         "workers": config.workers,
         "device": device,
@@ -191,7 +192,7 @@ def _input_mean(model: str) -> tuple[float, ...]:
 
 
 def _described(config: TrainConfig) -> str:
-    names = ("crop_scale", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
+    names = ("crop_scale", "interpolation", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
     return "".join(f", {name}={getattr(config, name)}" for name in config.changed(names))
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.config.interpolation import Interpolation
+
 ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM = range(5)
 
 SHARD_WINDOW = 8
@@ -36,6 +38,7 @@ class Crop:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    interpolation: Interpolation = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class CenterShare:
 
     share: float = 224 / 256
     flip: float = 0.0
+    interpolation: Interpolation = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class FullPicture:
 
     flip: float = 0.0
     letterbox: bool = False
+    interpolation: Interpolation = "bilinear"
 
 
 CropRule = Crop | CenterShare | FullPicture
@@ -76,6 +81,7 @@ class Batch:
     ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
     the photograph. flips: bool [n]. size: (height, width) of the output in pixels. view: the number of the view, where
     each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see `letterbox_size`.
+    interpolation: the filter that resizes the boxes.
     """
 
     ids: NDArray[np.int64]
@@ -84,13 +90,15 @@ class Batch:
     size: tuple[int, int]
     view: int = 0
     letterbox: bool = False
+    interpolation: Interpolation = "bilinear"
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
         """Return the samples at the positions `rows`."""
-        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox)
+        how = (self.size, self.view, self.letterbox, self.interpolation)
+        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], *how)
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
@@ -173,8 +181,9 @@ LETTERBOX_GREY = 114  # as Ultralytics fills
 
 
 def flags_of(batch: Batch) -> NDArray[np.int32]:
-    """Return int32 [n], what the native decoder does to each crop besides: 1 mirrors it, 2 letterboxes it."""
-    return batch.flips.astype(np.int32) | (2 if batch.letterbox else 0)
+    """Return int32 [n], what the native decoder does to each crop: 1 mirrors it, 2 letterboxes it, 4 takes bicubic."""
+    how = (2 if batch.letterbox else 0) | (4 if batch.interpolation == "bicubic" else 0)
+    return batch.flips.astype(np.int32) | how
 
 
 def letterbox_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -233,7 +242,7 @@ class EpochPlan(Batch):
             flips = np.zeros(len(order), np.bool_)
             if crop.flip:
                 _, flips = random_resized_crops(order, of_order, seed, epoch, Crop(flip=crop.flip), view)
-        return EpochPlan(order, boxes, flips, (size, size), view, letterbox)
+        return EpochPlan(order, boxes, flips, (size, size), view, letterbox, crop.interpolation)
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""

@@ -14,6 +14,7 @@ import huggingface_hub
 import timm
 import torch
 
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
 from fasttrain.model.classifier import start_classifier
@@ -24,7 +25,8 @@ from fasttrain.model.own import OwnModel, create_own
 @dataclass(frozen=True)
 class ModelSpec:
     """What rebuilds a model: timm's name or an import path, the classes in label order, the input side in px, mean and
-    std of RGB in [0, 1], and timm's `img_size` where the model was made with one."""
+    std of RGB in [0, 1], timm's `img_size` where the model was made with one, and the filter that photographs are
+    resized with."""
 
     name: str
     classes: tuple[str, ...]
@@ -32,6 +34,7 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     img_size: int | None = None
+    interpolation: Interpolation = "bilinear"
 
 
 def create_model(
@@ -82,11 +85,16 @@ def enable_grad_checkpointing(model: torch.nn.Module) -> None:
 
 
 def model_spec(
-    model: torch.nn.Module, name: str, classes: Sequence[str], image_size: int, img_size: int | None = None
+    model: torch.nn.Module,
+    name: str,
+    classes: Sequence[str],
+    image_size: int,
+    img_size: int | None = None,
+    interpolation: Interpolation = "bilinear",
 ) -> ModelSpec:
-    """The spec of a model that `create_model` made, with `img_size`."""
+    """Return the spec of a model that `create_model` made, with `img_size`."""
     data = timm.data.resolve_model_data_config(model)
-    return ModelSpec(name, tuple(classes), image_size, data["mean"], data["std"], img_size)
+    return ModelSpec(name, tuple(classes), image_size, data["mean"], data["std"], img_size, interpolation)
 
 
 @contextlib.contextmanager

@@ -59,7 +59,10 @@ def report_of_run(
         ("training speed", f"{rate:,.0f} images/s"),
         ("waiting for data", percent(waited / seconds if seconds else 0.0)),
         ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
-        ("image size", f"{f'{config.progressive}, ' if config.progressive else ''}{spec.image_size} px"),
+        (
+            "image size",
+            f"{f'{config.progressive}, ' if config.progressive else ''}{spec.image_size} px, {spec.interpolation}",
+        ),
         *_data_facts(shards),
         ("loader", loader),
         ("device", _device(device) + (f", {ranks} ranks" if ranks > 1 else "")),
@@ -108,7 +111,7 @@ def report_of_evaluation(
     facts = [
         ("checkpoint", str(checkpoint)),
         ("model", spec.name),
-        ("image size", f"{spec.image_size} px"),
+        ("image size", f"{spec.image_size} px, {spec.interpolation}"),
         ("data", str(data)),
         ("photographs", f"{evaluation.samples:,}, {split_title(split)}"),
         ("device", _device(device)),

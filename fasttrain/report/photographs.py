@@ -114,10 +114,13 @@ def first_batch(
     if not len(batch):
         return []
     sizes = shards.sizes()[batch.ids].tolist()
+    how = (batch.letterbox, batch.interpolation)
     pixels = torch.stack(
         [
-            decode_crop(shards.bytes(int(sample)), box, bool(flip), batch.size, tuple(size) if shards.raw else None)
-            for sample, box, flip, size in zip(batch.ids, batch.boxes, batch.flips, sizes, strict=True)
+            decode_crop(shards.bytes(sample), box, flip, batch.size, tuple(size) if shards.raw else None, *how)
+            for sample, box, flip, size in zip(
+                batch.ids.tolist(), batch.boxes, batch.flips.tolist(), sizes, strict=True
+            )
         ]
     ).to(device)
     labels = torch.from_numpy(shards.labels()[batch.ids]).to(device)

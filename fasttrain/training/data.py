@@ -64,7 +64,7 @@ def make_loaders(
     for split, mend in (("train", "add photographs"), ("val", room)):
         if not len(ids[split]):
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
-    center = CenterCrop(crop.size)
+    center = CenterCrop(crop.size, interpolation=crop.interpolation)
     return Loaders(
         train=Loader(shards, split="train", crop=crop, shuffle=shuffle, with_ids=True, **options),
         val=Loader(shards, split="val", crop=center, with_ids=True, **options),

@@ -98,6 +98,7 @@ def to_features(
                 pictures.shards,
                 pictures.ids,
                 settings.image_size,
+                spec.interpolation,
                 batch_size=settings.batch_size,
                 loader=pictures.name,
                 workers=settings.workers,
@@ -221,6 +222,8 @@ def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
     what = [loader.shards.fingerprint, spec.name, spec.image_size, spec.mean, spec.std, loader.name, kind]
+    if spec.interpolation != "bilinear":  # features that an older fasttrain cached are bilinear
+        what.append(spec.interpolation)
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -35,6 +35,7 @@ from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
+from fasttrain.training.interpolation import filter_of, with_known_interpolation
 from fasttrain.training.optim import Schedule, create_optimizer
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
@@ -51,6 +52,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     Seeds every generator. Raises UserError for settings, data or a checkpoint that don't go together.
     """
     config, why_sizes = with_fitting_sizes(start.config)
+    config, why_filter = with_known_interpolation(config)
     start, why_batch = replace(start, config=config), ""
     if config.batch_size == "auto":
         quiet = make_console(quiet=True)
@@ -67,7 +69,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     warn = _warning_on(console, ranks)
     loaders = make_loaders(
         shards,
-        RandomResizedCrop(config.image_size, scale=config.crop_scale),
+        RandomResizedCrop(config.image_size, scale=config.crop_scale, interpolation=filter_of(config)),
         shuffle="shards" if config.shuffle == "shards" else True,
         batch_size=int(config.batch_size),
         limit=config.limit_batches,
@@ -111,7 +113,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         model, device, config.compile, config.compile_mode, config.deterministic
     )
     seed_rank(ranks.rank)
-    lines = (f"loader: {loaders.train.why}", *why_sizes, why_weights, why_batch)
+    lines = (f"loader: {loaders.train.why}", *why_sizes, why_filter, why_weights, why_batch)
     notes = tuple(line for line in lines if line)
     return RunParts(
         start=start,
@@ -184,7 +186,7 @@ def _make_model(
         why_weights = load_initial_weights(model, config.model, config.weights, classes)
     if config.grad_checkpointing:
         enable_grad_checkpointing(model)
-    spec = model_spec(model, config.model, classes, config.image_size, img_size)
+    spec = model_spec(model, config.model, classes, config.image_size, img_size, filter_of(config))
     if config.sync_bn and ranks.size > 1 and device.type == "cuda":
         model = ranks.sync_batch_norm(model)
     model = model.to(device)
