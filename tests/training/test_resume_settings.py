@@ -159,6 +159,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
 FIXED: dict[str, Any] = {
     "shuffle": "shards",
     "image_size": 64,
+    "interpolation": "bicubic",
     "limit_batches": 2,
     "model": "test_resnet",
     "pretrained": True,
