@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fasttrain.data.transforms import Mixup as Mixup
     from fasttrain.data.transforms import Normalize as Normalize
     from fasttrain.data.transforms import RandomErasing as RandomErasing
+    from fasttrain.data.transforms import TrivialAugment as TrivialAugment
     from fasttrain.evaluation.predict import predict as predict
     from fasttrain.shards.convert import convert as convert
     from fasttrain.training.callback import Callback as Callback
@@ -46,6 +47,7 @@ __all__ = [
     "RandomResizedCrop",
     "Resize",
     "RunView",
+    "TrivialAugment",
     "convert",
     "decode",
     "evaluate",
@@ -63,6 +65,7 @@ _HOMES = {
     "Mixup": "fasttrain.data.transforms",
     "Normalize": "fasttrain.data.transforms",
     "RandomErasing": "fasttrain.data.transforms",
+    "TrivialAugment": "fasttrain.data.transforms",
     "CenterCrop": "fasttrain.data.crops",
     "Loader": "fasttrain.data.loader",
     "RandomResizedCrop": "fasttrain.data.crops",

@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import CHECKPOINTS
 from fasttrain.checkpoint.weights import weights_file
+from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
@@ -35,7 +37,7 @@ def load_trained(
     bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
     if interpolation is not None:
-        spec = replace(spec, interpolation=check_interpolation(interpolation))
+        spec = replace(spec, geometry=replace(spec.geometry, interpolation=check_interpolation(interpolation)))
     source = spec.name if model is None else copy.deepcopy(model)
     made = create_model(source, len(spec.classes), img_size=spec.img_size)
     try:
@@ -71,11 +73,10 @@ def _read_spec(path: Path) -> ModelSpec:
         return ModelSpec(
             str(spec["model"]),
             tuple(spec["classes"]),
-            int(spec["image_size"]),
+            _read_geometry(spec),
             tuple(spec["mean"]),
             tuple(spec["std"]),
             None if spec.get("img_size") is None else int(spec["img_size"]),
-            check_interpolation(spec.get("interpolation", "bilinear")),  # older fasttrains knew no other
         )
     except UserError as error:
         raise UserError(f"{path}: {error}; train again, or put the file back") from None
@@ -83,3 +84,14 @@ def _read_spec(path: Path) -> ModelSpec:
         raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None
+
+
+def _read_geometry(spec: dict[str, Any]) -> Geometry:
+    """Return the geometry. A setting that model.json lacks is newer than the model, which has its usual value."""
+    crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")
+    if mode not in get_args(ResizeMode):
+        raise ValueError(f"resize_mode = {mode!r} is not one of {', '.join(get_args(ResizeMode))}")
+    interpolation = check_interpolation(spec.get("interpolation", "bilinear"))
+    return Geometry(int(spec["image_size"]), crop_pct, mode, interpolation)

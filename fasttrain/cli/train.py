@@ -118,8 +118,8 @@ def _cli_type(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [each for each in get_args(annotation) if each is not type(None)]
         annotation = kinds[0] if len(kinds) == 1 else str
-    if get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, ParsedValue)):
-        annotation = str
-    elif get_origin(annotation) is tuple:
+    if get_origin(annotation) is tuple:  # which Python 3.10 takes for a class
         annotation = tuple[float, float]
+    elif get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, ParsedValue)):
+        annotation = str
     return annotation | None

@@ -14,6 +14,7 @@ from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.config.values import CacheSize
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.splits import check_split, split_ids
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
@@ -88,8 +89,7 @@ def evaluate(
     loading = batches(
         shards,
         ids,
-        spec.image_size,
-        spec.interpolation,
+        evaluation_crop(spec.geometry),
         batch_size=batch_size,
         loader=loader,
         workers=workers,

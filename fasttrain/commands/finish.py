@@ -9,6 +9,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.report.figures import write_figures
@@ -42,11 +43,19 @@ def write_result(
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
     # Written last: a run without this file is unfinished and will be resumed.
     folder.write_evaluation(
-        result.evaluation.to_dict(), split=split, seconds=result.seconds, best_epoch=result.best_epoch
+        result.evaluation.to_dict(),
+        split=split,
+        seconds=result.seconds,
+        best_epoch=result.best_epoch,
+        monitor=result.monitor,
+        monitored=result.best[MONITORS[result.monitor].field],
+        refit_epochs=result.refit_epochs,
+        averaged=None if result.averaged is None else (result.averaged.epochs, result.averaged.value),
     )
     tracker.sync()
     summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
-    values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "seconds": result.seconds}
+    values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "monitor": result.monitor}
+    values["seconds"] = result.seconds
     tell(console, "finished", {**values, **result.evaluation.scalars()}, summary)
 
 
@@ -70,7 +79,8 @@ def page_of(parts: RunParts, tracker: NullTracker, result: TrainResult, predicti
     side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size
     settings = replace(parts.loaders.train.settings, image_size=side)
     augmentation = parts.step.augmentation
-    batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device)
+    epoch = next((at for at, each in enumerate(result.history) if "l2" not in each), 0)  # the first on photographs
+    batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device, epoch)
     return report_of_run(
         result,
         predictions,

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fasttrain.config.geometry import Geometry
 from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
 from fasttrain.loaders.plan import CenterShare, CropRule, FullPicture, View
@@ -28,12 +29,15 @@ class PlannedCrop(ABC):
         check_interpolation(self.interpolation)
 
     @abstractmethod
-    def rule(self, hflip: float) -> CropRule:
-        """Return the rule by which the plan places this crop and mirrors it with probability `hflip`."""
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        """Return the rule by which the plan places this crop.
 
-    def view(self, hflip: float) -> View:
-        """Return the pictures that this crop makes, mirrored with probability `hflip`."""
-        return View(self.size, self.rule(hflip))
+        hflip: the probability that it is mirrored. vflip: the probability that it is turned upside down.
+        """
+
+    def view(self, hflip: float, vflip: float) -> View:
+        """Return the pictures that this crop makes, flipped with these probabilities."""
+        return View(self.size, self.rule(hflip, vflip))
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class RandomResizedCrop(PlannedCrop):
             if not 0 < low <= high <= most:
                 raise UserError(f"RandomResizedCrop({name}={(low, high)}): give two numbers above 0, the smaller first")
 
-    def rule(self, hflip: float) -> CropRule:
-        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip, interpolation=self.interpolation)
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        return RandomCrop(self.scale, self.ratio, flip=hflip, vflip=vflip, interpolation=self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class CenterCrop(PlannedCrop):
         if not 0 < self.crop_pct <= 1:
             raise UserError(f"CenterCrop(crop_pct={self.crop_pct}): give a share above 0 and up to 1, such as 0.875")
 
-    def rule(self, hflip: float) -> CropRule:
-        return CenterShare(self.crop_pct, hflip, self.interpolation)
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        return CenterShare(self.crop_pct, flip=hflip, vflip=vflip, interpolation=self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,9 @@ class Resize(PlannedCrop):
         if self.mode not in ("squash", "letterbox"):
             raise UserError(f"Resize(mode={self.mode!r}): give 'squash' or 'letterbox'")
 
-    def rule(self, hflip: float) -> CropRule:
-        return FullPicture(hflip, self.mode == "letterbox", self.interpolation)
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        letterbox = self.mode == "letterbox"
+        return FullPicture(flip=hflip, vflip=vflip, letterbox=letterbox, interpolation=self.interpolation)
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
@@ -97,3 +102,10 @@ def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
         raise UserError(f"crop = {given!r}: give RandomResizedCrop(224), CenterCrop(224), or a size such as 224")
     size = 224 if given is None else given
     return RandomResizedCrop(size) if training else CenterCrop(size)
+
+
+def evaluation_crop(geometry: Geometry) -> PlannedCrop:
+    """Return the crop by which photographs are evaluated."""
+    if geometry.resize_mode == "crop":
+        return CenterCrop(geometry.image_size, geometry.crop_pct, interpolation=geometry.interpolation)
+    return Resize(geometry.image_size, geometry.resize_mode, interpolation=geometry.interpolation)

@@ -14,6 +14,7 @@ import torch
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.location import user_path
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.photograph import Unreadable, read_photograph
 from fasttrain.device import choose_device, choose_workers
 from fasttrain.errors import UserError
@@ -132,22 +133,20 @@ class Predictor:
 
     def _decoded(self, images: Iterable[str | Path], refused: Callable[[Refused], None]) -> Iterator[_Read]:
         waiting: deque[_Read] = deque()
+        crop = evaluation_crop(self.spec.geometry)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="fasttrain-decode") as pool:
             try:
                 for found in find_photographs(images):
                     if isinstance(found, Refused):
                         refused(found)
                         continue
-                    waiting.append((found, pool.submit(self._read, found)))
+                    waiting.append((found, pool.submit(read_photograph, found, crop)))
                     if len(waiting) > self._batch_size + 2 * self._threads:
                         yield waiting.popleft()
                 while waiting:
                     yield waiting.popleft()
             finally:
                 pool.shutdown(cancel_futures=True)
-
-    def _read(self, path: Path) -> torch.Tensor:
-        return read_photograph(path, self.spec.image_size, interpolation=self.spec.interpolation)
 
     def _predict(self, paths: list[Path], pixels: torch.Tensor) -> Iterator[Prediction]:
         with torch.inference_mode():

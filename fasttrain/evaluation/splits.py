@@ -16,7 +16,7 @@ from fasttrain.shards.format import ALL, MANIFEST, SPLITS
 if TYPE_CHECKING:
     import torch
 
-    from fasttrain.config.interpolation import Interpolation
+    from fasttrain.data.crops import PlannedCrop
     from fasttrain.shards.reader import ShardSet
 
 _IN_ORDER: dict[str, Any] = {"shuffle": False, "hflip": 0, "with_ids": True, "rank": 0, "world_size": 1}
@@ -47,19 +47,20 @@ def model_labels(classes: Sequence[str], known: Sequence[str], data: str | Path)
 
 
 def batches(
-    shards: ShardSet, ids: NDArray[np.int64], image_size: int, interpolation: Interpolation = "bilinear", **options: Any
+    shards: ShardSet, ids: NDArray[np.int64], crop: PlannedCrop | int, **options: Any
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield `(images, labels, ids)` of the centre crops of `ids`, int64 [n], with `Loader`'s other `options`.
+    """Yield `(images, labels, ids)` of `ids`, int64 [n], with `Loader`'s other `options`.
+
+    crop: how they are seen, or the size of the usual centre crop.
 
     All of them come to this process, also under `torch.distributed`. Each split goes through a loader of its own, as
     FFCV's files hold one split each.
     """
-    from fasttrain.data.crops import CenterCrop
+    from fasttrain.data.crops import as_crop
     from fasttrain.data.loader import Loader
 
     splits = shards.index["split"][ids]
-    crop = CenterCrop(image_size, interpolation=interpolation)
     for number in np.unique(splits):
-        chosen = {"split": SPLITS[number], "ids": ids[splits == number], "crop": crop}
+        chosen = {"split": SPLITS[number], "ids": ids[splits == number], "crop": as_crop(crop, training=False)}
         with Loader(shards, **chosen, **_IN_ORDER, **options) as loader:
             yield from loader

@@ -49,7 +49,7 @@ def differences(runs: Sequence[TrackedRun]) -> dict[str, list[str | None]]:
 
 
 def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
-    """The figures side by side; those of curves are the best epoch's, the one with the lowest val_loss."""
+    """The figures side by side; those of curves are the best epoch's, by the run's `monitor`."""
 
     rows = [
         _row("epochs", [run.epochs for run in runs], _NEITHER, _whole),

@@ -30,9 +30,10 @@ class Report:
     """What the page says; what is empty is left out of it.
 
     title, subtitle: of the page. split: what was evaluated. worst: classes with photographs that were got wrong.
-    history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. facts: (label, value) of the
-    summary. commands: (what it does, command line). batch: pictures of the first one, and `batch_said`, a sentence
-    about them, or about why there are none. config: settings; `changed` names those that are not the defaults.
+    history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. weights: whose they are.
+    facts: (label, value) of the summary. commands: (what it does, command line). batch: pictures of the first one, and
+    `batch_said`, a sentence about them, or about why there are none. config: settings; `changed` names those that are
+    not the defaults.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Report:
     worst: Sequence[WorstClass] = ()
     history: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
+    weights: str = ""
     facts: Sequence[tuple[str, str]] = ()
     commands: Sequence[tuple[str, str]] = ()
     batch: Sequence[Seen] = ()

@@ -34,16 +34,17 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     """One epoch's record (as in `history.json`) in two lines; `epochs` is how many the run will have at
     most."""
     width = len(str(epochs))
-    head = f"epoch {record['epoch']:>{width}}/{epochs}"
+    head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
     text = Text(head, style="bold")
     text.append(
-        f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}"
-        f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}",
+        f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}" + _validated(record),
         style="not bold",
     )
-    text.append(
-        "\n  improved  " if record["improved"] else "\n  no better ", "green" if record["improved"] else "yellow"
-    )
+    if record.get("phase") == "refit":
+        text.append("\n  refit     ", "green")
+    else:
+        verdict = ("\n  improved  ", "green") if record["improved"] else ("\n  no better ", "yellow")
+        text.append(*verdict)
     field, _, short = epoch_parameter(record)
     text.append(
         f" {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
@@ -55,6 +56,12 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     if "cuda_peak_bytes" in record:
         text.append(f"  {record['cuda_peak_bytes'] / 2**30:.1f} GiB", style="not bold")
     return text
+
+
+def _validated(record: Mapping[str, Any]) -> str:
+    if "val_loss" not in record:
+        return ""
+    return f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}"
 
 
 def split_title(split: str) -> str:
@@ -91,10 +98,13 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
 
 def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:
     """The summary as plain data that JSON can hold."""
-    best = result.history[result.best_epoch - 1]
+    best = result.best
     rates = [record["img/s"] for record in result.history]
     return {
         "best_epoch": result.best_epoch,
+        "monitor": result.monitor,
+        "refit_epochs": result.refit_epochs,
+        "averaged": None if result.averaged is None else list(result.averaged.epochs),
         "best": {name: best[name] for name in ("train_loss", "train_top1", "val_loss", "val_top1")},
         "epochs": len(result.history),
         "training_seconds": result.seconds,
@@ -116,8 +126,12 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     values = summary_dict(result, split=split, artifacts=artifacts, tracker=tracker)
     best = values["best"]
     run = _grid()
-    run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}")
-    run.add_row("validation", f"loss {best['val_loss']:.4f}  accuracy {best['val_top1']:.2%}")
+    run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}, {result.chosen_by}")
+    run.add_row("validation", _validation(best))
+    if result.refit_epochs:
+        run.add_row("weights", Text(result.weights_said))
+    if result.averaged is not None:
+        run.add_row("weights", Text(f"{result.averaged.said}: {result.monitor} {result.averaged.value:.4f}"))
     run.add_row("training", f"loss {best['train_loss']:.4f}  accuracy {best['train_top1']:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):
@@ -139,6 +153,11 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
         Text("next", style="bold"),
         _indented(_next_steps(result.folder, artifacts)),
     )
+
+
+def _validation(record: Mapping[str, Any]) -> str:
+    said = f"loss {record['val_loss']:.4f}  accuracy {record['val_top1']:.2%}"
+    return said + (f"  macro F1 {record['val_macro_f1']:.4f}" if "val_macro_f1" in record else "")
 
 
 def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:

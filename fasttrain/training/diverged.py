@@ -163,6 +163,8 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
         "epoch": run.state.epoch,
         "step": note.step if note else run.state.step,
         "learning_rate": note.learning_rate if note else run.state.schedule.learning_rate,
+        "phase": run.state.phase,
+        "on_features": run.on_features,
         "precision": run.precision.name,
         "scale": sign.scale,
         "device": str(run.device),
@@ -171,6 +173,7 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
         "classes": list(spec.classes),
         "mean": list(spec.mean),
         "std": list(spec.std),
+        **({"teacher": teacher.identity} if (teacher := run.step.teacher) else {}),
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fasttrain.config.groups import DataSettings
-from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.schema import TrainConfig
 from fasttrain.model.names import own_interpolation
 
@@ -15,9 +13,3 @@ def with_known_interpolation(config: TrainConfig) -> tuple[TrainConfig, str]:
     own = own_interpolation(config.model)
     note = f"interpolation: {own}, as the pretrained weights of {config.model} were trained with"
     return config.model_copy(update={"interpolation": own}), note
-
-
-def filter_of(settings: DataSettings) -> Interpolation:
-    """Return the filter of settings that went through `with_known_interpolation`."""
-    assert settings.interpolation != "auto"
-    return settings.interpolation

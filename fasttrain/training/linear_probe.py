@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
-from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
+from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
-from fasttrain.training.data import Loaders
+from fasttrain.training.data import Loaders, photographs_in_order
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -55,7 +56,11 @@ class FeatureLoader(base.Loader):
         order, settings = self.ids, self.settings
         if settings.shuffle != "none":
             shards = self.shards.index["shard"][order].astype(np.int64) if settings.shuffle == "shards" else None
-            order = epoch_order(order, settings.seed, self.epoch, shards)
+            if settings.sampling == "balanced":
+                labels = self.shards.labels()[order]
+                order, _ = balanced_order(order, labels, settings.seed, self.epoch, shards)
+            else:
+                order = epoch_order(order, settings.seed, self.epoch, shards)
         count, side = len(order), settings.image_size
         return EpochPlan(order, np.zeros((count, 4), np.int32), np.zeros(count, np.bool_), (side, side))
 
@@ -78,11 +83,13 @@ def to_features(
     device: torch.device,
     watched: Watched,
     say: Callable[[str], None],
+    setting: str,
 ) -> Loaders:
     """Turn the run of `state` into one on features, read from the cache or computed now. Return their loaders.
 
-    `state.model` takes features from then on. `watched` wraps batches and may raise to stop. Raises
-    UserError if the classifier is not the last thing the model does, or a feature is not finite.
+    `state.model` takes features from then on, until its `forward` is deleted. `watched` wraps batches and may raise to
+    stop. `setting` is the one that asked for it. Raises UserError if the classifier is not the last thing the model
+    does, or a feature is not finite.
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
@@ -93,21 +100,9 @@ def to_features(
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
         features = _read(path, len(pictures.ids))
         if features is None:
-            began, settings = time.perf_counter(), pictures.settings
-            seen = batches(
-                pictures.shards,
-                pictures.ids,
-                settings.image_size,
-                spec.interpolation,
-                batch_size=settings.batch_size,
-                loader=pictures.name,
-                workers=settings.workers,
-                device=device,
-                on_bad_sample=settings.on_bad_sample,
-                report=settings.report,
-            )
-            with closing(seen):
-                features = _compute(model, watched(seen), preprocess, autocast, device)
+            began, crop = time.perf_counter(), evaluation_crop(spec.geometry)
+            with closing(photographs_in_order(pictures, pictures.ids, crop, device)) as seen:
+                features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began
             say(f"features: {len(features):,} photographs of the {split} split in {seconds:.1f} s, kept in {path}")
@@ -168,6 +163,7 @@ def _compute(
     preprocess: torch.nn.Module,
     autocast: Autocast,
     device: torch.device,
+    setting: str,
 ) -> torch.Tensor:
     parts: list[torch.Tensor] = []
     model.eval()
@@ -180,24 +176,47 @@ def _compute(
                 if not finite.all():
                     sample = int(ids[int((~finite).nonzero()[0])])
                     raise UserError(
-                        f"linear_probe: the features of sample {sample} are not finite; use --no-amp or other --weights"
+                        f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
                     )
                 if not parts:
-                    _require_linear(model, inputs, features)
+                    _require_linear(model, inputs, features, setting)
             parts.append(features.float().cpu())
     return torch.cat(parts)
 
 
-def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> None:
+def classifier_alone_follows(model: Any, side: int) -> bool:
+    """Return whether `model` makes its logits from its features by one linear layer, and nothing else."""
+    if not all(hasattr(model, name) for name in ("get_classifier", "forward_features", "forward_head")):
+        return False
+    if not isinstance(_head(model), torch.nn.Linear):
+        return False
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            inputs = torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(0))
+            inputs = inputs.to(next(model.parameters()).device)
+            features = model.forward_head(model.forward_features(inputs), pre_logits=True)
+            return _is_linear(model, inputs, features)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor, setting: str = "linear_probe") -> None:
+    if not _is_linear(model, inputs, features):
+        raise UserError(f"{setting}: {type(model).__name__} does more to its features than its head; use --freeze")
+
+
+def _is_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> bool:
     head = _head(model)
-    if features.ndim == 2 and features.shape[1] == head.in_features:
-        started = head.weight.clone()
-        head.weight.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))  # a new head is all zeros
-        logits, expected = head(features), model(inputs)
-        head.weight.copy_(started)
-        if torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(float(expected.abs().max()), 1e-6)):
-            return
-    raise UserError(f"linear_probe: {type(model).__name__} does more to its features than its head; use --freeze")
+    if features.ndim != 2 or features.shape[1] != head.in_features:
+        return False
+    started = head.weight.clone()
+    head.weight.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))  # a new head is all zeros
+    logits, expected = head(features), model(inputs)
+    head.weight.copy_(started)
+    return torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(float(expected.abs().max()), 1e-6))
 
 
 def _write(path: Path, features: torch.Tensor) -> None:
@@ -221,9 +240,7 @@ def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
-    what = [loader.shards.fingerprint, spec.name, spec.image_size, spec.mean, spec.std, loader.name, kind]
-    if spec.interpolation != "bilinear":  # features that an older fasttrain cached are bilinear
-        what.append(spec.interpolation)
+    what = [loader.shards.fingerprint, spec.name, asdict(spec.geometry), spec.mean, spec.std, loader.name, kind]
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -54,7 +54,7 @@ def test_a_run_keeps_its_filter_with_the_model(bicubic):
     assert json.loads((bicubic / "model.json").read_text())["interpolation"] == "bicubic"
     assert 'interpolation = "bicubic"' in (bicubic / "config.toml").read_text()
     assert "48 px, bicubic" in (bicubic / "report.html").read_text()
-    assert load_trained(bicubic)[1].interpolation == "bicubic"
+    assert load_trained(bicubic)[1].geometry.interpolation == "bicubic"
 
 
 @pytest.mark.slow
@@ -90,7 +90,8 @@ def test_export_says_which_filter_the_model_expects(bicubic, tmp_path, photograp
 
 @pytest.mark.slow
 def test_a_model_of_an_older_fasttrain_is_bilinear(bicubic, tmp_path):
-    assert load_trained(with_spec(bicubic, tmp_path / "old", interpolation=None))[1].interpolation == "bilinear"
+    older = with_spec(bicubic, tmp_path / "old", interpolation=None)
+    assert load_trained(older)[1].geometry.interpolation == "bilinear"
     with pytest.raises(UserError, match=r"model\.json: interpolation = 'lanczos' is not one of bilinear, bicubic"):
         load_trained(with_spec(bicubic, tmp_path / "odd", interpolation="lanczos"))
 

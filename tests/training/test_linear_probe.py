@@ -84,7 +84,9 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
         return sum(counts)
 
     assert decoded() == 96
-    assert decoded(learning_rate=0.01, batch_size=7, seed=8, drop_rate=0.1) == 0, "none of these shapes a feature"
+    assert decoded(learning_rate=0.01, batch_size=7, seed=8, drop_rate=0.1, drop_path=0.1) == 0, (
+        "none of these shapes a feature"
+    )
     torn = next(cache.glob("*-train.safetensors"))
     torn.write_bytes(torn.read_bytes()[:100])
     assert 0 < decoded() < 96, "the torn file, and that alone, is made again"
@@ -170,7 +172,7 @@ def test_features_that_are_not_finite_are_refused(shard_folder, tmp_path, begin)
 
 
 def test_what_needs_pixels_is_refused_in_one_line():
-    for name, value in (("rand_augment", "n2-m9"), ("mixup", 0.2), ("freeze", 3), ("tta", "flip")):
+    for name, value in (("rand_augment", "n2-m9"), ("mixup", 0.2), ("freeze", 3), ("tta", "flip"), ("vflip", 0.5)):
         with pytest.raises(UserError, match=f"{name} = .* does not go with linear_probe"):
             resolve({"linear_probe": True, name: value})
 

@@ -1,0 +1,45 @@
+"""The training losses: cross-entropy, or focal loss for classes that are hard or rare."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from fasttrain.config.groups import OptimizationSettings
+
+
+def make_criterion(settings: OptimizationSettings, class_weights: torch.Tensor | None) -> torch.nn.CrossEntropyLoss:
+    """Return the loss that `settings` ask for, with `class_weights`, float32 [classes]."""
+    if settings.loss == "focal":
+        return FocalLoss(settings.focal_gamma, class_weights, settings.label_smoothing)
+    return torch.nn.CrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
+
+
+class FocalLoss(torch.nn.CrossEntropyLoss):
+    """Focal loss (Lin et al. 2017, arXiv:1708.02002) over a softmax: cross-entropy with its easy terms scaled down.
+
+    A class of probability p adds `share * weight * (1 - p) ** gamma * -log(p)`, where `share` is its part of the target
+    after label smoothing. So it takes the targets, weights and reductions of CrossEntropyLoss, and equals it for gamma
+    0.
+    """
+
+    def __init__(self, gamma: float, weight: torch.Tensor | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__(weight, label_smoothing=label_smoothing)
+        self.gamma = gamma
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits, float [n, classes], and targets, int64 [n] or float [n, classes]."""
+        logs = input.float().log_softmax(dim=1)
+        classes = logs.shape[1]
+        shares = (F.one_hot(target, classes) if target.ndim == 1 else target).to(logs)
+        shares = shares * (1 - self.label_smoothing) + self.label_smoothing / classes
+        # The root of 0, for a gamma below 1, has no finite gradient.
+        hard = (-torch.expm1(logs)).clamp_min(torch.finfo(logs.dtype).tiny) ** self.gamma
+        terms = shares * hard * -logs
+        if self.weight is not None:
+            terms = terms * self.weight
+        losses = terms.sum(dim=1)
+        if self.reduction == "none":
+            return losses
+        weighted = self.weight is not None and target.ndim == 1
+        return losses.sum() / (self.weight[target].sum() if weighted else len(losses))
