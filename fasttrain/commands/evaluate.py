@@ -10,6 +10,7 @@ import torch
 
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.checkpoint.trained import load_trained, run_folder
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.config.values import CacheSize
@@ -48,6 +49,7 @@ def evaluate(
     device: str = "auto",
     amp: bool = False,
     tta: str = "none",
+    interpolation: Interpolation | None = None,
     cache_size: str | CacheSize | None = None,
     on_bad_sample: str = "error",
     report: str | Path | None = None,
@@ -63,7 +65,8 @@ def evaluate(
 
     model: what makes the model, where the run's files can't: see `load_trained`.
 
-    `tta` "flip" averages the logits of each photograph and of its mirror image. Raises UserError where the split is
+    `tta` "flip" averages the logits of each photograph and of its mirror image. interpolation: "bilinear" or "bicubic",
+    by default what the model was trained with. Raises UserError where the split is
     empty or absent, or the data has a class that the model doesn't know.
     """
     if on_bad_sample not in ("error", "skip"):
@@ -74,7 +77,7 @@ def evaluate(
     split = split or default_split(data)
     check_split(split)
     checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
-    trained, spec = load_trained(checkpoint, model)
+    trained, spec = load_trained(checkpoint, model, interpolation)
     if tta == "flip":
         trained = FlipAveraged(trained).eval()
     settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()

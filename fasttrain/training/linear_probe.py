@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -281,8 +282,8 @@ def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
-    geometry = str(spec.geometry)
-    what = [_photographs(loader.shards.stored), spec.name, geometry, spec.mean, spec.std, loader.name, kind]
+    seen = asdict(spec.geometry)
+    what = [_photographs(loader.shards.stored), spec.name, seen, spec.mean, spec.std, loader.name, kind]
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.config.geometry import Geometry
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
@@ -101,7 +102,7 @@ def test_weights_of_another_model_or_a_torn_file_are_named(folder: RunFolder) ->
 def test_each_file_is_there_and_says_what_it_should(
     folder: RunFolder, evaluation: Evaluation, predictions: Predictions
 ) -> None:
-    spec = ModelSpec("mobilenetv2_100", ("café", "bread", "cake", "$5 menu"), 96, (0.5,) * 3, (0.2,) * 3)
+    spec = ModelSpec("mobilenetv2_100", ("café", "bread", "cake", "$5 menu"), Geometry(96), (0.5,) * 3, (0.2,) * 3)
     record = {
         "epoch": 1,
         "train_loss": 1.0,

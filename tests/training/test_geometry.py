@@ -51,6 +51,12 @@ def test_a_geometry_is_a_crop_and_words() -> None:
         (Geometry(224, 1.0), CenterCrop(224, 1.0), "224 px, the centre 1 of the short side"),
         (Geometry(96, resize_mode="squash"), Resize(96, "squash"), "96 px, squashed"),
         (Geometry(96, resize_mode="letterbox"), Resize(96, "letterbox"), "96 px, letterboxed"),
+        (Geometry(224, interpolation="bicubic"), CenterCrop(224, interpolation="bicubic"), "224 px, bicubic"),
+        (
+            Geometry(96, resize_mode="squash", interpolation="bicubic"),
+            Resize(96, "squash", interpolation="bicubic"),
+            "96 px, squashed, bicubic",
+        ),
     ):
         assert evaluation_crop(geometry) == crop and str(geometry) == words
 
@@ -58,6 +64,7 @@ def test_a_geometry_is_a_crop_and_words() -> None:
 def test_settings_make_the_geometry() -> None:
     assert resolve({}).geometry == Geometry(224, 0.875, "crop")
     assert resolve({"image_size": 176, "eval_size": 224, "crop_pct": 1}).geometry == Geometry(224, 1.0, "crop")
+    assert resolve({"interpolation": "bicubic"}).geometry == Geometry(224, interpolation="bicubic")
     with pytest.raises(UserError, match=r"crop_pct = 0.9 does not go with resize_mode = 'squash'.*leave one of them"):
         resolve({"crop_pct": 0.9, "resize_mode": "squash"})
 

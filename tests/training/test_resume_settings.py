@@ -176,6 +176,7 @@ FIXED: dict[str, Any] = {
     "shuffle": "shards",
     "sampling": "balanced",
     "image_size": 64,
+    "interpolation": "bicubic",
     "eval_size": 64,
     "crop_pct": 0.9,
     "resize_mode": "squash",
