@@ -84,7 +84,7 @@ def evaluate(
     shards = ShardSet.open(ensure_shards(data, settings, spec.classes), limit)
     labels = torch.from_numpy(model_labels(shards.classes, spec.classes, data))
     ids = split_ids(shards, split, data)
-    for note in (shards.left_out(), _seen_in_training(checkpoint, data) if split == ALL else ""):
+    for note in (shards.left_out(), _seen_in_training(checkpoint, data, split)):
         if note:
             log.warning("%s", note)
     where = choose_device(device)
@@ -127,10 +127,20 @@ def evaluate(
     return evaluation
 
 
-def _seen_in_training(checkpoint: Path, data: str | Path) -> str:
-    """Return a warning where the run that `checkpoint` belongs to was trained on `data`, else nothing."""
+def _seen_in_training(checkpoint: Path, data: str | Path, split: str) -> str:
+    """Return a warning where the run of `checkpoint` was trained on photographs of `split` of `data`, else nothing.
+
+    That a model was trained on the split "train" needs no warning.
+    """
     config = RunFolder(run_folder(checkpoint)).config
-    trained_on = read_toml(config).get("data") if config.is_file() else None
+    settings = read_toml(config) if config.is_file() else {}
+    refitted, fold = settings.get("refit", False), settings.get("fold")
+    if split != ALL and (split != "val" or not (refitted or fold)):
+        return ""
+    trained_on = settings.get("data")
     if trained_on is None or user_path(trained_on).resolve() != user_path(data).resolve():
         return ""
+    if refitted or fold:
+        how = "refitted on train and val" if refitted else f"trained on the other folds of train and val (fold {fold})"
+        return f"the model was {how} of {data}; the test split alone is new to it"
     return f"the model was trained on most of {data}; --split val evaluates the photographs that validated it"

@@ -32,12 +32,12 @@ class Loaders:
     val: base.Loader
     test: base.Loader | None
 
-    def bad_samples(self, ranks: Ranks) -> dict[str, int]:
-        """`bad_samples`: those left out of this epoch's training and validation, on all ranks; empty where they stop
-        the run."""
+    def bad_samples(self, ranks: Ranks, validated: bool) -> dict[str, int]:
+        """`bad_samples`: those left out of this epoch's training, and of its validation if it was `validated`, on all
+        ranks; empty where they stop the run."""
         if self.train.settings.on_bad_sample == "error":
             return {}
-        return {"bad_samples": sum(ranks.gather(self.train.bad_count + self.val.bad_count))}
+        return {"bad_samples": sum(ranks.gather(self.train.bad_count + self.val.bad_count * validated))}
 
     def close(self) -> None:
         for loader in (self.train, self.val, self.test):
