@@ -47,7 +47,7 @@ FOLDS = "folds.json"
 
 @dataclass(frozen=True)
 class FoldsResult:
-    """What the folds in `folder` leave: their runs' folders, and the share that each got right of its own fold.
+    """The result of the folds in `folder`: their runs' folders, and the top-1 of each on its own fold.
 
     mean, deviation: of `top1`, over the folds. overall: the share of all `photographs` that the model which wasn't
     trained on them got right, with its 95 % bootstrap interval.

@@ -24,9 +24,12 @@ from fasttrain.model.own import OwnModel, create_own
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What rebuilds a model: timm's name or an import path, the classes in label order, how it is shown photographs,
-    mean and std of RGB in [0, 1], timm's `img_size` where the model was made with one, and the `temperature` that
-    divides logits before the softmax."""
+    """A description that a model can be rebuilt from.
+
+    It holds timm's name or an import path, the classes in label order, how the model is shown photographs, mean and std
+    of RGB in [0, 1], timm's `img_size` where the model was made with one, and the `temperature` that divides logits
+    before the softmax.
+    """
 
     name: str
     classes: tuple[str, ...]

@@ -108,12 +108,12 @@ def make_refit_loader(
 
 
 def photographs_in_order(
-    loader: base.Loader, ids: NDArray[np.int64], crop: PlannedCrop, device: torch.device
+    loader: base.Loader, shards: ShardSet, ids: NDArray[np.int64], crop: PlannedCrop, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield `(images, labels, ids)` of `ids`, int64 [n], seen by `crop`, read as `loader` reads its own."""
+    """Yield `(images, labels, ids)` of `ids`, int64 [n], of `shards`, seen by `crop`, read as `loader` reads."""
     settings = loader.settings
     yield from batches(
-        loader.shards,
+        shards,
         ids,
         crop,
         batch_size=settings.batch_size,

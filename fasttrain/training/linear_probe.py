@@ -27,7 +27,6 @@ from fasttrain.config.location import cache_root
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
@@ -35,7 +34,7 @@ from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.data import Loaders
+from fasttrain.training.data import Loaders, photographs_in_order
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -98,7 +97,7 @@ def to_features(
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
-    shards, settings = loaders.train.shards.stored, loaders.train.settings
+    shards = loaders.train.shards.stored
 
     @functools.cache
     def of_split(split: str) -> torch.Tensor:
@@ -106,19 +105,8 @@ def to_features(
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
         features = _read(path, len(ids))
         if features is None:
-            began = time.perf_counter()
-            seen = batches(
-                shards,
-                ids,
-                evaluation_crop(spec.geometry),
-                batch_size=settings.batch_size,
-                loader=loaders.train.name,
-                workers=settings.workers,
-                device=device,
-                on_bad_sample=settings.on_bad_sample,
-                report=settings.report,
-            )
-            with closing(seen):
+            began, crop = time.perf_counter(), evaluation_crop(spec.geometry)
+            with closing(photographs_in_order(loaders.train, shards, ids, crop, device)) as seen:
                 features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began
