@@ -13,6 +13,7 @@ from fasttrain.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fasttrain.commands.evaluate import evaluate as evaluate
+    from fasttrain.commands.folds import train_folds as train_folds
     from fasttrain.commands.lr_find import lr_find as lr_find
     from fasttrain.commands.profile import profile as profile
     from fasttrain.commands.train import train as train
@@ -55,6 +56,7 @@ __all__ = [
     "predict",
     "profile",
     "train",
+    "train_folds",
     "tune",
 ]
 
@@ -79,6 +81,7 @@ _HOMES = {
     "predict": "fasttrain.evaluation.predict",
     "profile": "fasttrain.commands.profile",
     "train": "fasttrain.commands.train",
+    "train_folds": "fasttrain.commands.folds",
     "tune": "fasttrain.commands.tune",
 }
 

@@ -40,6 +40,7 @@ class RunFolder:
         self.config = path / "config.toml"
         self.history = path / "history.json"
         self.evaluation = path / "evaluation.json"
+        self.predictions = path / "predictions.npz"
         self.confusion_matrix = path / "confusion_matrix.png"
         self.curves = path / "curves.png"
         self.accuracy_by_class = path / "accuracy_by_class.png"
@@ -83,6 +84,7 @@ class RunFolder:
             self.trace,
             self.model,
             self.history,
+            self.predictions,
             self.evaluation,
         ]
         return [path for path in ordered if path.exists()] + self.pictures()
@@ -113,10 +115,12 @@ class RunFolder:
                 "num_classes": len(spec.classes),
                 "image_size": spec.image_size,
                 "img_size": spec.img_size,
-                "crop_pct": spec.crop_pct,
-                "resize_mode": spec.resize_mode,
+                "crop_pct": spec.geometry.crop_pct,
+                "resize_mode": spec.geometry.resize_mode,
+                "interpolation": spec.geometry.interpolation,
                 "mean": list(spec.mean),
                 "std": list(spec.std),
+                "temperature": spec.temperature,
                 "classes": list(spec.classes),
                 "versions": {
                     "fasttrain": __version__,
@@ -158,7 +162,7 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Removes what says that the run has ended, and how: it goes on. OSError where that can't be removed."""
-        for path in (self.evaluation, *self.pictures()):
+        for path in (self.evaluation, self.predictions, *self.pictures()):
             if path.is_file():
                 path.unlink()
         fsync_folder(self.path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable
 from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.prediction_file import stored, write_predictions
 from fasttrain.report.figures import write_figures
 from fasttrain.report.html import Report, write_page
 from fasttrain.report.of_run import report_of_run
@@ -28,18 +30,22 @@ log = logging.getLogger("fasttrain")
 
 def write_result(
     result: TrainResult,
-    predictions: Predictions,
+    predictions: Mapping[str, Predictions],
     split: str,
+    parts: RunParts,
     folder: RunFolder,
     tracker: NullTracker,
     console: Console,
-    page: Callable[[], Report],
 ) -> None:
-    """Write `result` to the run's folder, log it and print it.
+    """Write the `result` of the run of `parts` to its folder, log it and print it.
 
-    Its evaluation and the `predictions` are of `split`. `page` makes the report.
+    Its evaluation is of `split`. `predictions` are those to keep, by split: that one, and the validation split where
+    the model has not trained on it.
     """
-    _write_pictures(result, predictions, folder, console, page)
+    folder.write_model_spec(parts.spec)
+    write_predictions(folder.predictions, stored(list(predictions.items()), parts.shards))
+    page = functools.partial(page_of, parts, tracker, result, predictions[split], split)
+    _write_pictures(result, predictions[split], folder, console, page)
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
     # Written last: a run without this file is unfinished and will be resumed.
     folder.write_evaluation(

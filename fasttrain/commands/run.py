@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
 import time
@@ -17,15 +16,18 @@ from rich.text import Text
 
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.averaging import average_best
-from fasttrain.commands.finish import page_of, write_result
+from fasttrain.commands.epoch_record import epoch_record
+from fasttrain.commands.finish import write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
 from fasttrain.commands.timed import Timed
-from fasttrain.config.monitor import MONITORS
 from fasttrain.config.resuming import lasting
-from fasttrain.device import memory_peak, release_memory
+from fasttrain.device import release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
+from fasttrain.evaluation.bootstrap import with_intervals
+from fasttrain.evaluation.calibration import with_calibration
 from fasttrain.evaluation.evaluate import Predictions, evaluate_model
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.temperature import LogitSample
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
 from fasttrain.model.tta import FlipAveraged
@@ -280,7 +282,7 @@ class Run:
             yield batch
 
     def _evaluate(
-        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False
+        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False, **options: Any
     ) -> tuple[Evaluation, Predictions]:
         return evaluate_model(
             model,
@@ -291,17 +293,19 @@ class Run:
             preprocess=self.parts.step.preprocess,
             autocast=self.parts.step.autocast,
             criterion=torch.nn.CrossEntropyLoss(),
+            temperature=self.parts.spec.temperature,
             ranks=self.ranks,
+            **options,
         )
 
     def _validate(self, model: torch.nn.Module) -> Evaluation:
         return self._evaluate(model, self.parts.loaders.val, watched=True)[0]
 
-    def _judge(self, validation: Evaluation | None) -> tuple[bool, dict[str, float]]:
-        """Note whether the epoch is the best so far, and keep its weights then. Return that, and its metrics."""
+    def _judge(self, validation: Evaluation | None) -> bool:
+        """Note whether the epoch is the best so far, and keep its weights then. Return that."""
         state = self.state
         if validation is None:
-            return False, {}
+            return False
         monitored = self.config.monitored.of(validation)
         improved = state.early_stopping.update(state.epoch, monitored)
         if state.phase == HEAD:
@@ -312,35 +316,15 @@ class Run:
             state.keep_best(apart=bool(self.callbacks))
             self.folder.write_model(state.evaluated_model)
         state.offer(monitored, self.ranks.main)
-        return improved, {each.field: each.of(validation) for each in MONITORS.values()}
+        return improved
 
     def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation | None) -> None:
         state = self.state
-        totals = state.totals.over(self.ranks)
-        train_loss, train_top1 = totals.means()
-        improved, validated = self._judge(validation)
-        seconds = state.epoch_seconds
-        record: dict[str, Any] = {
-            "epoch": state.epoch + 1,
-            "train_loss": train_loss,
-            "train_top1": train_top1,
-            **validated,
-            **({"l2": self.parts.l2} if self.parts.on_features else {"learning_rate": learning_rate}),
-            **({"phase": state.phase} if self.config.head_epochs or self.config.refit else {}),
-            "improved": improved,
-            "epoch_seconds": seconds,
-            "img/s": images / seconds,
-            "wait_share": state.epoch_wait / seconds,
-            "image_size": state.loader.settings.image_size,
-            **self.parts.loaders.bad_samples(self.ranks),
-        }
-        if (peak := memory_peak(self.parts.device)) is not None:
-            record["cuda_peak_bytes"] = peak
-        if state.scaler.is_enabled():
-            record["skipped_steps"] = totals.skipped_steps()
+        improved = self._judge(validation)
+        record = epoch_record(self.parts, images, learning_rate, validation, improved)
         self.callbacks.epoch_end(record)
         state.history.append(record)
-        state.seconds += seconds
+        state.seconds += state.epoch_seconds
         state.epoch += 1
         state.epoch_seconds = state.epoch_wait = 0.0
         state.totals = Totals(self.parts.device)
@@ -380,7 +364,13 @@ class Run:
         self.ranks.share(best.state_dict().values())
         if self.start.model is not None and best is not state.model:
             state.model.load_state_dict(best.state_dict())
-        evaluation, predictions = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
+        kept = {}
+        if state.phase != REFIT:  # which has trained on the validation split
+            logits = LogitSample(len(loaders.val.ids), len(self.parts.shards.classes))
+            _, kept["val"] = self._evaluate(best, loaders.val, logits_seen=logits.add)
+            self.parts.spec = replace(self.parts.spec, temperature=logits.temperature(self.ranks))
+        evaluation, kept[split] = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
+        evaluation = with_intervals(with_calibration(evaluation, kept[split]))
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,
@@ -389,12 +379,11 @@ class Run:
             seconds=state.seconds + time.perf_counter() - began,
             monitor=self.config.monitor,
             averaged=averaged,
-            refit_epochs=self.parts.refit_epochs if state.phase == REFIT else 0,
+            refit_epochs=state.epoch - state.phase_epoch if state.phase == REFIT else 0,
             mlflow_run_id=self.tracker.wait_for_run(),
         )
         self.saving.wait()
         if self.ranks.main:
-            page = functools.partial(page_of, self.parts, self.tracker, result, predictions, split)
-            write_result(result, predictions, split, self.folder, self.tracker, self.console, page)
+            write_result(result, kept, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
         return result

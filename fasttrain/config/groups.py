@@ -16,7 +16,7 @@ from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.location import parse_location, user_path
 from fasttrain.config.model_name import is_object, model_name
 from fasttrain.config.monitor import MonitorName
-from fasttrain.config.values import CacheSize, Progressive, RandAugment, SaveEvery
+from fasttrain.config.values import CacheSize, Fold, Progressive, RandAugment, SaveEvery
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Switch = Annotated[
@@ -73,6 +73,9 @@ class DataSettings(Settings):
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
+    interpolation: Literal["bilinear", "bicubic", "auto"] = Field(
+        "bilinear", description="filter that resizes photographs, in evaluation too; auto: the pretrained weights' own"
+    )
     hflip: float = Field(
         0.5, ge=0, le=1, description="probability of a horizontal flip; 0 for letters, signs, left and right hands"
     )
@@ -107,8 +110,9 @@ class DataSettings(Settings):
 
     @property
     def geometry(self) -> Geometry:
-        """How photographs are seen in evaluation."""
-        return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode)
+        """How photographs are seen in evaluation. An `interpolation` of "auto" must have been resolved."""
+        assert self.interpolation != "auto"
+        return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode, self.interpolation)
 
 
 class AugmentationSettings(Settings):
@@ -293,6 +297,13 @@ class RunSettings(Settings):
         description="a checkpoint each N steps (500) or minutes (10min) besides one an epoch; off: none",
     )
     keep: int = Field(2, ge=1, le=1_000_000, description="how many checkpoints stay, the newest ones")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="train N models, each validated on one fold of train and val; --resume takes their folder",
+    )
+    fold: Fold | None = Field(None, description="2/5: validate on the second of five folds, train on the others")
     profile: bool = Field(
         False, description="write trace.json.gz: a few steps of the first epoch, for https://ui.perfetto.dev"
     )

@@ -21,12 +21,12 @@ from fasttrain.config.model_name import is_own
 from fasttrain.config.monitor import MONITORS, Monitor
 from fasttrain.config.recipes import recipe_defaults, recipe_of
 
-HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample")
+HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample", "teacher")
 """Settings with which the head trains on photographs in the epochs of `head_epochs`, in place of cached features."""
 
 NEEDS_PIXELS = (
     *HEAD_NEEDS_PIXELS,
-    *("vflip", "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit", "teacher"),
+    *("vflip", "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit"),
 )
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 
@@ -39,6 +39,7 @@ NEEDS_STEPS = (
 _UNPLANNED = {
     "eval_size": "which chooses the size to train at; give image_size, which is evaluated",
     "refit": "whose time is over once the best epoch is known; use one of them",
+    "folds": "which plans one run; give fold, as 1/5, to one run after another",
 }
 """Settings that `minutes` has no plan for, and why."""
 

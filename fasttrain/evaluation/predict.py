@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.location import user_path
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.photograph import Unreadable, read_photograph
@@ -27,7 +28,7 @@ _Read = tuple[Path, "Future[torch.Tensor]"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, in [0, 1]."""
+    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature."""
 
     image: Path
     classes: tuple[str, ...]
@@ -50,13 +51,15 @@ def predict(
     device: str = "auto",
     batch_size: int = 64,
     tta: str = "none",
+    interpolation: Interpolation | None = None,
     workers: int | None = None,
 ) -> list[Prediction]:
     """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
 
-    Each is seen as in validation; `tta` "flip" averages the logits of it and its mirror image. `workers` threads
-    decode (default: one a core). Raises UserError for a file that is absent or can't be decoded; `Predictor.stream`
-    goes on after such a file, and holds no more than a batch.
+    Each is seen as in validation; `tta` "flip" averages the logits of it and its mirror image. interpolation:
+    "bilinear" or "bicubic", by default what the model was trained with. `workers` threads decode (default: one a core).
+    Raises UserError for a file that is absent or can't be decoded; `Predictor.stream` goes on after such a file, and
+    holds no more than a batch.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
     """
@@ -67,7 +70,14 @@ def predict(
 
     images = [images] if isinstance(images, (str, Path)) else images
     predictor = Predictor(
-        checkpoint, model=model, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers
+        checkpoint,
+        model=model,
+        top_k=top_k,
+        device=device,
+        batch_size=batch_size,
+        tta=tta,
+        interpolation=interpolation,
+        workers=workers,
     )
     return list(predictor.stream(images, refuse))
 
@@ -84,12 +94,13 @@ class Predictor:
         device: str = "auto",
         batch_size: int = 64,
         tta: str = "none",
+        interpolation: Interpolation | None = None,
         workers: int | None = None,
     ) -> None:
         """As `predict`'s arguments. Raises UserError where there is no such model or device."""
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
-        trained, self.spec = load_trained(user_path(checkpoint), model)
+        trained, self.spec = load_trained(user_path(checkpoint), model, interpolation)
         self._device = choose_device(device)
         trained = FlipAveraged(trained).eval() if tta == "flip" else trained
         self._model = trained.to(self._device).to(memory_format=torch.channels_last)
@@ -140,6 +151,7 @@ class Predictor:
     def _predict(self, paths: list[Path], pixels: torch.Tensor) -> Iterator[Prediction]:
         with torch.inference_mode():
             logits = self._model(self._preprocess(pixels.to(self._device)))
-            likely = logits.softmax(dim=1).topk(self._top_k)
-        for path, indices, probabilities in zip(paths, likely.indices.tolist(), likely.values.tolist(), strict=True):
+            likely = logits.topk(self._top_k).indices
+            sure = (logits / self.spec.temperature).softmax(dim=1).gather(1, likely)
+        for path, indices, probabilities in zip(paths, likely.tolist(), sure.tolist(), strict=True):
             yield Prediction(path, tuple(self.spec.classes[index] for index in indices), tuple(probabilities))

@@ -53,6 +53,8 @@ class FfcvLoader(ShardLoader):
             return "these shards hold pixels, FFCV's files JPEGs; use --loader native, or convert without --raw"
         if not shards.mapped:
             return "FFCV's files are made by `convert --format tar,beton`; use --loader native for a plain folder"
+        if shards.stored is not shards:
+            return "FFCV's files hold a whole split each, and a fold mixes train and val; use --loader native"
         if shards.remote:
             return "FFCV's files hold a whole split each and are not fetched from a URL; use --loader native"
         if importlib.util.find_spec("ffcv") is None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrain.errors import of_os
-from fasttrain.evaluation.calibration import calibration_of
+from fasttrain.evaluation.calibration import calibration_of, uncalibrated
 from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
-from fasttrain.report.summary import duration, epoch_parameter, split_title
+from fasttrain.report.summary import duration, epoch_parameter, span, split_title
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions
@@ -33,7 +33,7 @@ class Report:
     history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. weights: whose they are.
     facts: (label, value) of the summary. commands: (what it does, command line). batch: pictures of the first one, and
     `batch_said`, a sentence about them, or about why there are none. config: settings; `changed` names those that are
-    not the defaults.
+    not the defaults. temperature: the model's, which divides its logits.
     """
 
     title: str
@@ -52,6 +52,7 @@ class Report:
     config: Mapping[str, Any] | None = None
     changed: Sequence[str] = ()
     versions: Mapping[str, str] | None = None
+    temperature: float = 1.0
 
 
 def render(report: Report) -> str:
@@ -66,7 +67,13 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": duration, "setting": _setting, "split_title": split_title}
+    environment.filters |= {
+        "percent": percent,
+        "duration": duration,
+        "setting": _setting,
+        "split_title": split_title,
+        "span": span,
+    }
     evaluation = report.evaluation
     names = [result.name for result in evaluation.classes]
     support = evaluation.confusion_matrix.sum(1)
@@ -78,6 +85,7 @@ def render(report: Report) -> str:
         report=report,
         evaluation=evaluation,
         calibration=calibration,
+        uncalibrated=uncalibrated(report.predictions),
         learning=learning_charts(report.history, report.best_epoch) if report.history else (),
         parameter=epoch_parameter(report.history[-1]) if report.history else None,
         speed=speed_charts(report.history) if report.history else (),

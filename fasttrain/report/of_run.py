@@ -98,6 +98,7 @@ def report_of_run(
         config=settings,
         changed=config.changed(settings),
         versions=versions(device),
+        temperature=spec.temperature,
     )
 
 
@@ -138,6 +139,7 @@ def report_of_evaluation(
             ("Predict", f"fasttrain predict --checkpoint {quoted} photograph.jpg"),
         ],
         versions=versions(device),
+        temperature=spec.temperature,
     )  # fmt: skip
 
 
@@ -182,7 +184,7 @@ def _subtitle(spec: ModelSpec) -> str:
 
 
 def _data_facts(shards: ShardSet) -> list[tuple[str, str]]:
-    splits = ", ".join(f"{name} {count:,}" for name, count in shards.manifest.splits.items() if count)
+    splits = ", ".join(f"{name} {count:,}" for name, count in shards.split_sizes().items() if count)
     return [("data", str(shards.location)), ("photographs", splits)]
 
 

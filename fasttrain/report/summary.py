@@ -73,13 +73,17 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
     """The evaluation of `split` and its worst classes."""
     figures = _grid()
     figures.add_row("top-1 / 3 / 5", f"{evaluation.top1:.2%} / {evaluation.top3:.2%} / {evaluation.top5:.2%}")
+    if evaluation.top1_interval is not None:
+        figures.add_row("top-1, 95 %", f"{span(evaluation.top1_interval)} by bootstrap")
     figures.add_row("loss", f"{evaluation.loss:.4f}")
+    if evaluation.ece is not None and evaluation.uncalibrated_ece is not None:
+        figures.add_row("ECE", f"{evaluation.ece:.2%}  (without the temperature {evaluation.uncalibrated_ece:.2%})")
     for average in ("macro", "weighted"):
         precision, recall, f1 = (getattr(evaluation, f"{average}_{name}") for name in ("precision", "recall", "f1"))
         figures.add_row(average, f"F1 {f1:.4f}  precision {precision:.4f}  recall {recall:.4f}")
     worst = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
-    worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=36, header_style="bold")
-    for name in ("F1", "precision", "recall", "samples"):
+    worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=25, header_style="bold")
+    for name in ("F1", "precision", "recall", "95 %", "samples"):
         worst.add_column(name, justify="right", header_style="bold")
     for each in evaluation.worst(WORST):
         worst.add_row(
@@ -87,6 +91,7 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
             f"{each.f1:.3f}",
             f"{each.precision:.3f}",
             f"{each.recall:.3f}",
+            "{:.2f}–{:.2f}".format(*each.recall_interval) if each.recall_interval else "",
             f"{each.support:,}",
         )
     if absent := [each.name for each in evaluation.classes if not each.support]:
@@ -94,6 +99,12 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
         figures.add_row("no samples of", Text(f"{len(absent):,} of {len(evaluation.classes):,} classes: {named}"))
     title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
     return Group(title, _indented(figures), _indented(worst))
+
+
+def span(interval: tuple[float, float]) -> str:
+    """Return "71.2 to 78.9 %" for (0.712, 0.789)."""
+    low, high = interval
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:

@@ -166,6 +166,15 @@ class ShardSet:
         """Whether a sample's bytes are pixels, uint8 RGB [height, width, 3] (`convert --raw`), not a JPEG."""
         return bool(self.manifest.settings.get("raw"))
 
+    @property
+    def stored(self) -> ShardSet:
+        """Return the shards with the splits that they store, where this is a fold's view of them (`shards.folds`)."""
+        return self
+
+    def split_sizes(self) -> dict[str, int]:
+        """Return how many samples each split has."""
+        return dict(zip(SPLITS, np.bincount(self.index["split"], minlength=len(SPLITS)).tolist(), strict=True))
+
     def ids(self, split: str) -> NDArray[np.int64]:
         """int64 [n], the ids of "train", "val" or "test", in shard order; empty where there are none."""
         return np.flatnonzero(self.index["split"] == SPLITS.index(split)).astype(np.int64)

@@ -33,5 +33,5 @@ def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 
 def sides_of(config: TrainConfig) -> set[int]:
     """Return the sides in px of all pictures that the run's model sees."""
-    sides = {config.image_size, config.geometry.image_size}
+    sides = {config.image_size, config.eval_size or config.image_size}
     return sides | {side_of_epoch(config, each) for each in range(config.epochs if config.progressive else 0)}

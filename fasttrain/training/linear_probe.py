@@ -7,11 +7,13 @@ since the loaders give features in place of pictures and the model's `forward` t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
+from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
@@ -30,6 +33,8 @@ from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
+from fasttrain.shards.format import SPLITS
+from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, photographs_in_order
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
@@ -38,6 +43,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 Watched = Callable[[Batches], Batches]
 
 _STRONGEST, _WEAKEST = 1.0, 1e-4  # L2 penalties on the weights of standardized features
+_MOST_UNDER_MINUTES = 10_000  # photographs; the classifier of more is hardly better to train everything from
 _TOLERANCE = 1e-2  # of the greatest logit: half precision
 
 
@@ -47,7 +53,7 @@ class FeatureLoader(base.Loader):
     name = "features"
 
     def __init__(self, pictures: base.Loader, ids: NDArray[np.int64], features: torch.Tensor) -> None:
-        """`features`, float32 [N, D]: of the samples `ids`, some or all of those of `pictures`, in that order."""
+        """`features`, float32 [N, D]: of the samples `ids` of `pictures`, perhaps all of them, in that order."""
         super().__init__(pictures.shards, ids, pictures.settings)
         self.load_state_dict(pictures.state_dict())
         self._pictures, self._features = pictures, features
@@ -94,27 +100,44 @@ def to_features(
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
+    shards = loaders.train.shards.stored
 
-    def of(pictures: base.Loader | None, split: str, spacing: int = 1) -> FeatureLoader | None:
-        if pictures is None:
-            return None
-        ids = pictures.ids[::spacing]
+    @functools.cache
+    def of_split(split: str, spacing: int) -> torch.Tensor:
+        ids = shards.ids(split)[::spacing]
         which = split if spacing == 1 else f"{split}-{spacing}"
         path = cache_root() / "features" / f"{digest}-{which}.safetensors"
         features = _read(path, len(ids))
         if features is None:
             began, crop = time.perf_counter(), evaluation_crop(spec.geometry)
-            with closing(photographs_in_order(pictures, ids, crop, device)) as seen:
+            with closing(photographs_in_order(loaders.train, shards, ids, crop, device)) as seen:
                 features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began
             say(f"features: {len(features):,} photographs of the {split} split in {seconds:.1f} s, kept in {path}")
         else:
             say(f"features: {len(features):,} photographs of the {split} split, from {path}")
-        return FeatureLoader(pictures, ids, features.to(device))
+        return features
+
+    def of(pictures: base.Loader | None, spacing: int = 1) -> FeatureLoader | None:
+        if pictures is None:
+            return None
+        chosen = pictures.ids[::spacing]
+        numbers = shards.index["split"][chosen]
+        parts: list[torch.Tensor] = []
+        order: list[NDArray[np.int64]] = []
+        for number in np.unique(numbers).tolist():  # a fold's photographs are of two splits
+            rows = np.flatnonzero(numbers == number)
+            found, ids = of_split(SPLITS[number], spacing), shards.ids(SPLITS[number])[::spacing]
+            own = torch.from_numpy(np.searchsorted(ids, chosen[rows]))
+            parts.append(found if len(rows) == len(ids) else found[own])
+            order.append(rows)
+        by_id = torch.from_numpy(np.argsort(np.concatenate(order)))
+        features = parts[0] if len(parts) == 1 else torch.cat(parts)[by_id]
+        return FeatureLoader(pictures, chosen, features.to(device))
 
     spacing = 1 if most is None else -(-len(loaders.train.ids) // most)
-    train, val, test = of(loaders.train, "train", spacing), of(loaders.val, "val"), of(loaders.test, "test")
+    train, val, test = of(loaders.train, spacing), of(loaders.val), of(loaders.test)
     assert train is not None and val is not None
     head = _head(model)
     model.forward = lambda features: head(features)
@@ -125,6 +148,14 @@ def to_features(
 def _head(model: Any) -> torch.nn.Linear:
     head: torch.nn.Linear = model.get_classifier()
     return head
+
+
+def most_for_head(config: TrainConfig) -> int | None:
+    """Return how many photographs' features the head's phase takes at most; None for those of all.
+
+    A fold takes all, since a part of the stored training split is validated on.
+    """
+    return _MOST_UNDER_MINUTES if config.minutes and not config.linear_probe and config.fold is None else None
 
 
 def l2_strength(epoch: int, epochs: int) -> float:
@@ -239,12 +270,22 @@ def _read(path: Path, count: int) -> torch.Tensor | None:
     return features if len(features) == count else None
 
 
+def _photographs(shards: ShardSet) -> str:
+    """Return a digest of the photographs and their order, which other labels don't change."""
+    crc32s = shards.crc32s()
+    if crc32s is None or not crc32s.all():  # older shards have none, or 0
+        return shards.fingerprint
+    columns = (crc32s, shards.index["length"], shards.index["split"])
+    return hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in columns)).hexdigest()
+
+
 def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast) -> str:
     """Of all that shapes the features: the data, the body's weights, the pictures' size and decoder, the precision."""
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
-    what = [loader.shards.fingerprint, spec.name, str(spec.geometry), spec.mean, spec.std, loader.name, kind]
+    seen = asdict(spec.geometry)
+    what = [_photographs(loader.shards.stored), spec.name, seen, spec.mean, spec.std, loader.name, kind]
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

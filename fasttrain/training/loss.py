@@ -41,5 +41,6 @@ class FocalLoss(torch.nn.CrossEntropyLoss):
         losses = terms.sum(dim=1)
         if self.reduction == "none":
             return losses
-        weighted = self.weight is not None and target.ndim == 1
-        return losses.sum() / (self.weight[target].sum() if weighted else len(losses))
+        if self.weight is None or target.ndim != 1:
+            return losses.sum() / len(losses)
+        return losses.sum() / self.weight[target].sum()

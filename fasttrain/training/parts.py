@@ -18,11 +18,10 @@ from fasttrain.model.precision import Precision
 from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, absent_classes, photographs_of
-from fasttrain.training.linear_probe import Watched, l2_strength, to_features
+from fasttrain.training.linear_probe import Watched, l2_strength, most_for_head, to_features
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import HEAD, REFIT, TrainingState
 from fasttrain.training.step import Step
-from fasttrain.training.time_plan import HEAD_PHOTOGRAPHS
 
 
 @dataclass
@@ -111,7 +110,7 @@ class RunParts:
             watched=watched,
             say=say,
             setting="linear_probe" if probe else "head_epochs",
-            most=None if self.state.pace is None else HEAD_PHOTOGRAPHS,
+            most=most_for_head(self.config),
         )
         self.step = replace(step, preprocess=torch.nn.Identity())
 

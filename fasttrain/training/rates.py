@@ -17,12 +17,16 @@ from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import NEEDS_PIXELS, TrainConfig
 from fasttrain.device import copy_to, release_memory
 from fasttrain.errors import UserError
+from fasttrain.model.batch_norm import trained_norms
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.model.input_size import img_size_for, takes
+from fasttrain.training.linear_probe import most_for_head
 from fasttrain.training.loop import step_batches
 from fasttrain.training.parts import RunParts
 from fasttrain.training.phases import needs_pixels
 from fasttrain.training.resume import RunStart
+from fasttrain.training.soup import STATISTICS_BATCHES
+from fasttrain.training.teacher import Teacher
 from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, sides_to_try
 
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None, "head_epochs": 0}
@@ -48,8 +52,8 @@ def with_time_plan(
     parts = make(replace(start, config=trial, model=copy.deepcopy(start.model)))
     ranks = parts.ranks
     try:
-        config = parts.config.model_copy(update={name: getattr(asked, name) for name in _TRIAL})
-        sizes, sides = _sizes(asked, config)
+        config = parts.config.model_copy(update={name: getattr(asked, name) for name in (*_TRIAL, "interpolation")})
+        sizes, sides = _sizes(asked, config, parts.step.teacher)
         given = asked.model_fields_set
         progressive = asked.progressive if "progressive" in given else None
         tried = sides_to_try(sizes, sides, progressive)
@@ -150,16 +154,18 @@ def _synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _sizes(asked: TrainConfig, config: TrainConfig) -> tuple[list[int], set[int]]:
+def _sizes(asked: TrainConfig, config: TrainConfig, teacher: Teacher | None) -> tuple[list[int], set[int]]:
     """Return the sides in px that may be evaluated, the greatest first, and those that the model may train on besides.
 
-    `config` has the size that was `asked` for, or else the model's own.
+    `config` has the size that was `asked` for, or else the model's own. A `teacher` sees the same pictures.
     """
     own, name = config.image_size, config.model
     if is_own(name):
         return [own], set()
     img_size = img_size_for(name, own)
     sides = {side for side in range(_STRIDE, own + 1, _STRIDE) if takes(name, side, img_size)}
+    if teacher is not None:
+        sides = {side for side in sides if teacher.takes(side)}
     if "image_size" in asked.model_fields_set or img_size is not None:
         return [own], sides
     smaller = [side for side in sorted(sides, reverse=True) if _LEAST_SIZE <= side < own]
@@ -176,12 +182,22 @@ def _work(parts: RunParts, config: TrainConfig, head_epochs: int) -> Work:
         batches = len(loader)  # type: ignore[arg-type]
         return min(batches * parts.batch_size, -(-len(loader.ids) // ranks.size))  # type: ignore[attr-defined]
 
-    validation = each(loaders.val)
+    photographs, validation = len(loaders.train.ids), each(loaders.val)
     return Work(
         steps=-(-len(loaders.train) // config.grad_accumulation),
-        photographs=len(loaders.train.ids),
+        photographs=photographs,
+        test=len(loaders.test.ids) if loaders.test else 0,
         validation=validation,
-        end=each(loaders.test or loaders.val) * tta + max(config.average - 1, 0) * validation,
-        head=head,
+        end=validation + each(loaders.test or loaders.val) * tta + _averaging(parts, config.average, validation),
+        solved=min(photographs, most_for_head(config) or photographs) if head else 0,
         alone=head and not config.changed(NEEDS_PIXELS),
     )
+
+
+def _averaging(parts: RunParts, epochs: int, validation: int) -> int:
+    """Return how many photographs the model sees at most while the weights of so many `epochs` are averaged."""
+    if epochs < 2:
+        return 0
+    seen = min(len(parts.loaders.train.ids), STATISTICS_BATCHES * parts.batch_size)
+    statistics = seen if trained_norms(parts.model, parts.frozen) else 0
+    return (epochs - 1) * (validation + statistics) + statistics

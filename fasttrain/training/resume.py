@@ -13,6 +13,7 @@ from fasttrain.config.resuming import changes, lasting
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.model.own import OwnModel
+from fasttrain.training.default_weights import keep_weights
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,11 @@ def _resolve_resumed(
     before, now = resolve(layers[0]), resolve(*layers, origin=origin)
     recipes = [recipe for layer in (given, file, then) if (recipe := layer.get("recipe")) is not None]
     before = before.model_copy(update={"recipe": then.get("recipe")})
-    update: dict[str, Any] = {"recipe": recipes[0] if recipes else None}
+    update: dict[str, Any] = {"recipe": recipes[0] if recipes else None, "model": keep_weights(before.model, now.model)}
     if now.batch_size == "auto":  # the number that was found when the run began
         update["batch_size"] = before.batch_size
+    if now.interpolation == "auto":
+        update["interpolation"] = before.interpolation
     return before, now.model_copy(update=update)
 
 

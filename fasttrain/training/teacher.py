@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.geometry import Geometry
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
@@ -30,11 +31,13 @@ from fasttrain.training.image_size import sides_of
 class Teacher:
     """A trained model, in eval mode and without gradients, whose probabilities the student learns.
 
-    name: as it was given. sha256: of its tensors. scale, shift: float32 [3, 1, 1], which make its input of the
-    student's; None where both normalize alike. weight: the share of the teacher in the loss; the rest is the labels'.
+    name: as it was given. spec: of its network. sha256: of its tensors. scale, shift: float32 [3, 1, 1], which make its
+    input of the student's; None where both normalize alike. weight: the share of the teacher in the loss; the rest is
+    the labels'.
     """
 
     name: str
+    spec: ModelSpec
     sha256: str
     network: torch.nn.Module
     autocast: Autocast
@@ -47,6 +50,10 @@ class Teacher:
     def identity(self) -> dict[str, str]:
         """Return what a checkpoint keeps of it."""
         return {"path": self.name, "sha256": self.sha256}
+
+    def takes(self, side: int) -> bool:
+        """Return whether it is known to take pictures of `side` px, without trying them."""
+        return not is_own(self.spec.name) and takes(self.spec.name, side, self.spec.img_size)
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return its logits, float [n, classes], of the student's `inputs`, float [n, 3, H, W].
@@ -108,6 +115,7 @@ def load_teacher(config: TrainConfig, student: ModelSpec, precision: str, device
         scale, shift = std / own_std, (mean - own_mean) / own_std
     return Teacher(
         name=name,
+        spec=spec,
         sha256=sha256,
         network=network,
         autocast=make_precision(precision, network, device).autocast,
@@ -146,7 +154,7 @@ def _of_timm(name: str, classes: Sequence[str], side: int) -> tuple[torch.nn.Mod
     _require_classes(name, known, classes)  # before its weights are downloaded
     img_size = img_size_for(name, side)
     made = create_model(name, len(known), pretrained=True, img_size=img_size)
-    return made, model_spec(made, name, known, side, img_size)
+    return made, model_spec(made, name, known, Geometry(side), img_size)
 
 
 def _require_classes(name: str, known: Sequence[str], classes: Sequence[str]) -> None:

@@ -72,8 +72,8 @@ def test_help_shows_each_setting_once_in_the_panel_of_its_group() -> None:
 @pytest.mark.parametrize(
     ("command", "lacking"),
     [
-        ("profile", {"profile"}),
-        ("tune", {"resume", "run_name"}),
+        ("profile", {"profile", "folds"}),
+        ("tune", {"resume", "run_name", "folds"}),
         (
             "lr-find",
             {

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from fasttrain import train
+from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
+from fasttrain.shards.reader import ShardSet
 from fasttrain.training.pace import Pace
+from fasttrain.training.rates import _sizes as sizes_of
+from fasttrain.training.teacher import Teacher
 from fasttrain.training.time_plan import Rates
 from tests.support.runs import SMALL, killed_after, last_state
 
@@ -107,7 +113,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     when, shard_folder, tmp_path, clock, begin, uninterrupted, monkeypatch
 ):
     """With a head that is solved for on a part of the photographs."""
-    monkeypatch.setattr("fasttrain.training.parts.HEAD_PHOTOGRAPHS", 30)
+    monkeypatch.setattr("fasttrain.training.linear_probe._MOST_UNDER_MINUTES", 30)
     clock.slow = 1.7
     if not uninterrupted:
         uninterrupted["run"] = train(data=shard_folder, out=tmp_path / "alone", **TIMED, weights=begin)
@@ -161,8 +167,52 @@ def test_training_that_spoils_the_head_leaves_the_head(shard_folder, tmp_path, c
     assert [("l2" in each) for each in run.history[:3]] == [True, True, False]
     assert run.evaluation.loss <= run.best["val_loss"] + 1e-6
     assert len(list((tmp_path / "cache" / "features").glob("*-train.safetensors"))) == 1
-    plan = last_state(run.folder)["pace"]["plan"]
-    assert plan["finish"] == pytest.approx(5 + 0.02 * 60 + 2 * plan["validation"]), "the average is evaluated, too"
+    plan, sizes = last_state(run.folder)["pace"]["plan"], ShardSet.open(shard_folder).split_sizes()
+    seen = 3 * sizes["val"] + 2 * sizes["train"]
+    assert plan["finish"] == pytest.approx(5 + 0.02 * 60 + seen * RATES.evaluation), (
+        "validation for the temperature and for the result; an average is evaluated, and its statistics taken twice"
+    )
+
+
+CHANGED_STEP = {"sam": 0.05, "drop_path": 0.1, "trivial_augment": True, "loss": "focal", "sampling": "balanced"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"fold": "2/3", "teacher": "MODEL", "monitor": "top1"}, {**CHANGED_STEP, "interpolation": "auto"}],
+    ids=["fold and teacher", "step"],
+)
+@pytest.mark.slow
+def test_other_settings_have_a_budget_and_resume_in_it(
+    settings, shard_folder, model_folder, tmp_path, clock, begin, monkeypatch, capsys
+):
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fasttrain.training.linear_probe._MOST_UNDER_MINUTES", 30)
+    settings = {**TIMED, **settings, "weights": begin, "data": shard_folder}
+    if "teacher" in settings:
+        settings["teacher"] = str(model_folder)
+    alone = train(out=tmp_path / "alone", **settings)
+    said = capsys.readouterr().out
+    assert ("interpolation: bicubic, as" in said) == ("interpolation" in settings)
+    state = last_state(alone.folder)
+    assert clock.now <= 60 - state["pace"]["plan"]["finish"] and alone.history[-1]["phase"] == "full"
+    taken = {path.stem.partition("-")[2] for path in (tmp_path / "cache" / "features").iterdir()}
+    assert taken == ({"train", "val"} if "fold" in settings else {"train-3", "val"}), "a fold's are of all photographs"
+    clock.now = 0.0
+    with killed_after(lambda state: state["epoch"] == 7 and state["loader"]["samples"] > 16):
+        train(out=tmp_path / "killed", **{**settings, "save_every": 1})
+    resumed = train(resume="auto", out=tmp_path / "killed")
+    ours, theirs = (load_file(run.folder / "model.safetensors") for run in (alone, resumed))
+    assert all(torch.equal(each, theirs[name]) for name, each in ours.items())
+
+
+def test_a_run_trains_at_sizes_that_its_teacher_takes(model_folder, monkeypatch):
+    asked = resolve({"minutes": 1, "teacher": str(model_folder), "image_size": 160, "model": TIMED["model"]})
+    _, spec = load_trained(model_folder)
+    teacher = Teacher("there", spec, "0" * 64, torch.nn.Identity(), torch.enable_grad, None, None)
+    assert sizes_of(asked, asked, teacher) == ([160], {32, 64, 96, 128, 160})
+    fixed = replace(teacher, spec=replace(spec, name="vit_tiny_patch16_224", img_size=160))
+    assert sizes_of(asked, asked, fixed) == ([160], {160})
 
 
 def test_head_epochs_without_features_are_refused(shard_folder, tmp_path, clock):

@@ -16,7 +16,7 @@ from fasttrain.training.time_plan import Rates, TimePlan, Work, epoch_costs, mak
 
 # EfficientNet-Lite0 on two cores, batch 64, and 3,068 photographs of clothing.
 RATES = Rates({96: 0.64, 192: 2.56}, evaluation=0.004, evaluated_side=160)
-WORK = Work(steps=48, photographs=3068, validation=341, end=372, head=True, alone=True)
+WORK = Work(steps=48, photographs=3068, test=372, validation=341, end=713, solved=3068, alone=True)
 SIDES = range(32, 225, 32)
 SPENT = 10.0
 
@@ -63,10 +63,10 @@ def test_a_budget_too_small_for_training_leaves_the_head_alone_and_says_so():
 def test_a_head_that_cannot_be_alone_or_first():
     trained = plan_for(0.5, work=replace(WORK, alone=False))
     assert trained.head != "alone" and trained.epochs == 1 and trained.epochs_that_fit < 1
-    own = plan_for(5, work=replace(WORK, head=False, alone=False))
+    own = plan_for(5, work=replace(WORK, solved=0, alone=False))
     assert own.head == "none" and own.head_seconds == 0
     assert own.training + own.epochs * own.validation > plan_for(5).training, "the time goes into training"
-    many = replace(WORK, photographs=10**7, steps=10**5)
+    many = replace(WORK, photographs=10**7, solved=10**4, steps=10**5)
     assert plan_for(10, work=many).head == "first" and plan_for(10, work=many).head_seconds < 60
     assert plan_for(10, work=many).training > 500, "a small part of an epoch, but many steps"
 
@@ -86,6 +86,8 @@ def test_what_the_user_set_is_kept_or_refused_in_one_line():
         resolve({"minutes": 2, "refit": True})
     with pytest.raises(UserError, match=r"eval_size = 224 does not go with minutes = 2, .*; give image_size, which is"):
         resolve({"minutes": 2, "eval_size": 224})
+    with pytest.raises(UserError, match=r"folds = 5 does not go with minutes = 2, which plans one run; give fold, as "):
+        resolve({"minutes": 2, "folds": 5})
     assert resolve({"minutes": 2, "scheduler": "onecycle", "label_smoothing": 0.2}).label_smoothing == 0.2
 
 
@@ -237,6 +239,6 @@ def test_a_stop_in_mid_epoch_leads_to_the_same_decisions(slower, stopped_at):
 
 @pytest.mark.parametrize("stopped_at", range(1, 6))
 def test_a_decision_on_the_border_of_two_does_not_depend_on_the_last_bits_of_the_clock(stopped_at):
-    work = Work(steps=12, photographs=96, validation=24, end=24, head=True, alone=True)
+    work = Work(steps=12, photographs=96, test=0, validation=24, end=48, solved=96, alone=True)
     plan = make_time_plan(120, 0.0, Rates({32: 0.4, 64: 1.0}, 0.05, 64), work, [64], {32, 64})
     assert stopped(plan, 1.7, stopped_at) == stopped(plan, 1.7, None)
