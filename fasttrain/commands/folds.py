@@ -103,9 +103,13 @@ def train_folds(
     if folder is None:
         folder = _new_folder(asked)
         _write(folder, count, _explicit(now))
+        changed: tuple[str, ...] = ()
     else:
-        changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
+        changed = changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
     console = console or make_console(asked.log_format)
+    done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
+    if changed and done:
+        console.print(f"not for {', '.join(done)}, which finished before: {'; '.join(changed)}", style="yellow")
     with StopRequest("stopping after this step, with a checkpoint") as stop:
         return _Folds(folder, count, now, shared, console, stop).run()
 
