@@ -109,4 +109,4 @@ def _pace(parts: RunParts, plan: TimePlan | None, began: float) -> Pace | None:
     steps = -(-len(parts.loaders.train) // parts.config.grad_accumulation)
     if (stored := (parts.start.checkpoint or {}).get("pace")) is not None:
         plan = resumed_plan(stored, parts.config, steps)
-    return None if plan is None or plan.head == "alone" else Pace(plan, began)
+    return None if plan is None else Pace(plan, began)

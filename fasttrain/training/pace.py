@@ -78,6 +78,10 @@ class Pace:
         self._work += base + per_pixel * side**2
         return self.progress
 
+    def overdue(self, elapsed: float) -> bool:
+        """Return whether only the time that is kept for the end is left. `elapsed` is rank 0's."""
+        return elapsed >= self.plan.budget - self.plan.finish
+
     def begin_epoch(self) -> None:
         """Forget the looks before: validation is no part of a step's time."""
         self._marks.clear()
@@ -113,9 +117,12 @@ class Pace:
 
     def summary(self) -> str:
         """Return a line about the time that was used, and the decisions that changed the plan."""
+        used = f"minutes: {self.elapsed / 60:.3g} of {self.plan.budget / 60:g} so far"
+        if self.plan.head == "alone":
+            return used
         done, planned = self.epochs_done, self.plan.epochs_that_fit
         moved = f", planned were {planned:.3g}" if abs(done - planned) > _TOLERANCE * planned else ""
-        return f"minutes: {self.elapsed / 60:.3g} of {self.plan.budget / 60:g} so far, {done:.3g} epochs{moved}"
+        return f"{used}, {done:.3g} epochs{moved}"
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from fasttrain import train
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.commands import run as run_module
 from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
 from fasttrain.shards.reader import ShardSet
@@ -157,6 +158,23 @@ def test_too_little_time_leaves_a_linear_probe(shard_folder, tmp_path, clock, be
     assert resumed.history == run.history
 
 
+@pytest.mark.parametrize("minutes", [0.1, 1.0])
+@pytest.mark.slow
+def test_a_head_that_takes_too_long_is_the_best_so_far(minutes, shard_folder, tmp_path, clock, begin, monkeypatch):
+    """Alone, and before everything is trained: each of its epochs takes half of the time."""
+    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
+    solve = run_module.solve_epoch
+
+    def slowly(*given: Any, **named: Any) -> bool:
+        clock.now += 30 * minutes
+        return solve(*given, **named)
+
+    monkeypatch.setattr(run_module, "solve_epoch", slowly)
+    run = train(data=shard_folder, out=tmp_path / "runs", **{**TIMED, "minutes": minutes}, weights=begin)
+    assert [("l2" in each) for each in run.history] == [True] * (1 if minutes < 1 else 2)
+    assert last_state(run.folder)["pace"]["plan"]["head"] == ("alone" if minutes < 1 else "first")
+
+
 @pytest.mark.slow
 def test_training_that_spoils_the_head_leaves_the_head(shard_folder, tmp_path, clock, begin, monkeypatch):
     """Its epochs, their number chosen here, are among those that the best one is chosen from."""
@@ -231,7 +249,7 @@ def test_rates_are_measured_and_nothing_of_it_is_kept(shard_folder, tmp_path, be
     run = train(data=shard_folder, out=tmp_path, **{**TIMED, "minutes": 0.5}, weights=begin)
     state = last_state(run.folder)
     assert len(list(tmp_path.iterdir())) == 1 and len(run.history) >= 1
-    if "pace" in state:
+    if state["pace"]["plan"]["head"] != "alone":
         assert state["step"] <= state["config"]["epochs"] * state["pace"]["plan"]["steps"]
         assert all(each > 0 for each in (state["pace"]["plan"]["validation"], sum(state["pace"]["plan"]["line"])))
 
