@@ -32,6 +32,7 @@ from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, 
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None, "head_epochs": 0}
 _WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; elsewhere more, as they are short and begin slowly
 _WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
+_MEASURING_SHARE = 0.1  # of the budget: where it is over, one step and one batch have to do
 _LEAST_SIZE, _STRIDE = 128, 32  # px
 _PENALTIES = 6  # epochs of the head, each with its own L2 penalty
 
@@ -57,7 +58,10 @@ def with_time_plan(
         given = asked.model_fields_set
         progressive = asked.progressive if "progressive" in given else None
         tried = sides_to_try(sizes, sides, progressive)
-        measured = measure_rates(parts, sorted({min(tried), max(tried)}))
+        most = _MEASURING_SHARE * 60 * asked.minutes
+        measured = measure_rates(
+            parts, sorted({min(tried), max(tried)}), lambda: ranks.from_main(lambda: elapsed() > most)
+        )
         rates, spent = ranks.from_main(lambda: (measured, elapsed()))
         head_epochs = asked.head_epochs if "head_epochs" in given else _PENALTIES
         work = _work(parts, config, head_epochs)
@@ -95,19 +99,23 @@ def with_time_plan(
     return replace(start, config=config.model_copy(update=chosen)), plan
 
 
-def measure_rates(parts: RunParts, sides: list[int]) -> Rates:
+def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool]) -> Rates:
     """Train a few steps with pictures of each of `sides`, evaluate a few batches, and return the seconds they took.
 
-    The weights change. All ranks make the same steps.
+    The weights change. All ranks make the same steps. Once it is `late`, which all ranks ask at once, the first side
+    has a step, others have none, and a single batch is evaluated.
     """
     kind = parts.device.type
     warm_up, timed = _WARM_UP.get(kind, _WARM_UP_ELSEWHERE), _TIMED.get(kind, _TIMED_ELSEWHERE)
     size = parts.loaders.val.settings.image_size
-    steps = {side: _step_seconds(parts, side, warm_up, timed) for side in sides}
-    return Rates(steps, _evaluation_seconds(parts, warm_up + timed), size)
+    steps: dict[int, float] = {}
+    for side in sides:
+        if not steps or not late():
+            steps[side] = _step_seconds(parts, side, warm_up, timed, late)
+    return Rates(steps, _evaluation_seconds(parts, 1 if late() else warm_up + timed), size)
 
 
-def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int) -> float:
+def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Callable[[], bool]) -> float:
     state, step, ranks = parts.state, parts.step, parts.ranks
     state.model.train()
     keep_frozen(step.frozen)
@@ -115,7 +123,7 @@ def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int) -> float
     state.loader.set_image_size(side)
     seconds: list[float] = []
     with closing(step_batches(state.loader, step.accumulate)) as batches:
-        while len(seconds) < warm_up + timed:
+        while len(seconds) < warm_up + timed and not (seconds and late()):
             began = time.perf_counter()
             if (group := next(batches, None)) is None:
                 break

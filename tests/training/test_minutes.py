@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,14 @@ from fasttrain.checkpoint.trained import load_trained
 from fasttrain.commands import run as run_module
 from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
+from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
+from fasttrain.terminal import make_console
 from fasttrain.training.pace import Pace
 from fasttrain.training.rates import _sizes as sizes_of
+from fasttrain.training.rates import measure_rates
+from fasttrain.training.resume import RunStart
+from fasttrain.training.setup import make_parts
 from fasttrain.training.teacher import Teacher
 from fasttrain.training.time_plan import Rates
 from tests.support.runs import SMALL, killed_after, last_state
@@ -252,6 +258,17 @@ def test_rates_are_measured_and_nothing_of_it_is_kept(shard_folder, tmp_path, be
     if state["pace"]["plan"]["head"] != "alone":
         assert state["step"] <= state["config"]["epochs"] * state["pace"]["plan"]["steps"]
         assert all(each > 0 for each in (state["pace"]["plan"]["validation"], sum(state["pace"]["plan"]["line"])))
+
+
+@pytest.mark.parametrize(("late", "steps", "sides"), [(False, 6, {32, 64}), (True, 1, {32})])
+def test_measuring_ends_where_it_takes_too_much_of_the_time(late, steps, sides, shard_folder, tmp_path):
+    settings = {**{name: each for name, each in TIMED.items() if name != "minutes"}, "data": shard_folder}
+    config = resolve({**settings, "out": tmp_path})
+    with Ranks() as ranks:
+        parts = make_parts(RunStart(config), make_console(quiet=True), ranks)
+        with closing(parts.loaders):
+            rates = measure_rates(parts, [32, 64], lambda: late)
+    assert parts.state.step == steps and set(rates.steps) == sides and rates.evaluation > 0
 
 
 RANK = """
