@@ -55,6 +55,18 @@ def shard_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
+@pytest.fixture(scope="session")
+def multi_label_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures with any number of four shapes, and FFCV's files of them."""
+    from fasttrain.shards.convert import convert
+    from tests.support.multi_label import draw_scenes
+
+    table = draw_scenes(tmp_path_factory.mktemp("scenes") / "pictures", count=160)
+    out = tmp_path_factory.mktemp("shards") / "scenes"
+    convert(table, out, workers=1, progress=False, shard_size=40, format="tar,beton")
+    return out
+
+
 def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     """A run folder in `runs` with the small model `name` for 48 px: not trained, but it tells photographs apart."""
     import timm

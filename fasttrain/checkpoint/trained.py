@@ -68,6 +68,8 @@ def _read_spec(path: Path) -> ModelSpec:
             tuple(spec["mean"]),
             tuple(spec["std"]),
             None if spec.get("img_size") is None else int(spec["img_size"]),
+            bool(spec.get("multi_label")),
+            None if spec.get("thresholds") is None else tuple(map(float, spec["thresholds"])),
         )
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None

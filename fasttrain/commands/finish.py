@@ -11,6 +11,7 @@ from rich.console import Console
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.errors import UserError, mendable
 from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.label_sets import SetPredictions
 from fasttrain.report.figures import write_figures
 from fasttrain.report.html import Report, write_page
 from fasttrain.report.of_run import report_of_run
@@ -27,7 +28,7 @@ log = logging.getLogger("fasttrain")
 
 def write_result(
     result: TrainResult,
-    predictions: Predictions,
+    predictions: Predictions | SetPredictions,
     split: str,
     folder: RunFolder,
     tracker: NullTracker,
@@ -51,7 +52,11 @@ def write_result(
 
 
 def _write_pictures(
-    result: TrainResult, predictions: Predictions, folder: RunFolder, console: Console, page: Callable[[], Report]
+    result: TrainResult,
+    predictions: Predictions | SetPredictions,
+    folder: RunFolder,
+    console: Console,
+    page: Callable[[], Report],
 ) -> None:
     """Write the figures and the report. A failure is reported and doesn't fail the run."""
     try:
@@ -64,7 +69,9 @@ def _write_pictures(
         console.print(said, style="yellow", soft_wrap=True)
 
 
-def page_of(parts: RunParts, tracker: NullTracker, result: TrainResult, predictions: Predictions, split: str) -> Report:
+def page_of(
+    parts: RunParts, tracker: NullTracker, result: TrainResult, predictions: Predictions | SetPredictions, split: str
+) -> Report:
     """Return the report of the run of `parts`, with the first batch as the model saw it."""
     config = parts.config
     side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -21,8 +21,10 @@ from fasttrain.commands.run_files import begin_best_anew, find_best, restore_fil
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
-from fasttrain.evaluation.evaluate import Predictions, evaluate_model
+from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.of_spec import evaluate_split
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
 from fasttrain.model.tta import FlipAveraged
@@ -43,7 +45,6 @@ from fasttrain.training.progressive import progressive_side
 from fasttrain.training.refused import refused
 from fasttrain.training.result import TrainResult
 from fasttrain.training.saving import Saving
-from fasttrain.training.state import Totals
 from fasttrain.training.step import Step
 from fasttrain.training.trace import Trace
 
@@ -294,23 +295,21 @@ class Run:
 
     def _evaluate(
         self, model: torch.nn.Module, loader: Loader, *, watched: bool = False
-    ) -> tuple[Evaluation, Predictions]:
-        return evaluate_model(
+    ) -> tuple[Evaluation | SetEvaluation, Predictions | SetPredictions]:
+        return evaluate_split(
             model,
             self._watched(loader) if watched else loader,
-            num_classes=len(self.parts.shards.classes),
-            classes=self.parts.shards.classes,
+            self.parts.spec,
             device=self.parts.device,
             preprocess=self.parts.step.preprocess,
             autocast=self.parts.step.autocast,
-            criterion=torch.nn.CrossEntropyLoss(),
             ranks=self.ranks,
         )
 
-    def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation) -> None:
+    def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation | SetEvaluation) -> None:
         state = self.state
         totals = state.totals.over(self.ranks)
-        train_loss, train_top1 = totals.means()
+        train_loss, train_accuracy = totals.means()
         improved = state.early_stopping.update(state.epoch, validation.loss)
         if not self.config.linear_probe:
             state.schedule.after_epoch(validation.loss)
@@ -318,9 +317,9 @@ class Run:
         record: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "train_loss": train_loss,
-            "train_top1": train_top1,
+            f"train_{totals.accuracy}": train_accuracy,
             "val_loss": validation.loss,
-            "val_top1": validation.top1,
+            **{f"val_{name}": getattr(validation, name) for name in validation.EACH_EPOCH},
             **({"l2": self._l2()} if self.config.linear_probe else {"learning_rate": learning_rate}),
             "improved": improved,
             "epoch_seconds": seconds,
@@ -341,7 +340,7 @@ class Run:
         state.seconds += seconds
         state.epoch += 1
         state.epoch_seconds = state.epoch_wait = 0.0
-        state.totals = Totals(self.parts.device)
+        state.totals = state.totals.begin_anew()
         state.loader.set_epoch(state.epoch)
         self._save()
         if self.ranks.main:
@@ -371,7 +370,13 @@ class Run:
         self.ranks.share(best.state_dict().values())
         if self.start.model is not None and best is not state.model:
             state.model.load_state_dict(best.state_dict())
-        evaluation, predictions = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
+        evaluated = FlipAveraged(best) if self.config.tta == "flip" else best
+        if self.parts.spec.multi_label:
+            chosen, _ = self._evaluate(evaluated, loaders.val)
+            self.parts.spec = replace(self.parts.spec, thresholds=cast(SetEvaluation, chosen).thresholds)
+            if self.ranks.main:
+                self.folder.write_model_spec(self.parts.spec)
+        evaluation, predictions = self._evaluate(evaluated, loader)
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,

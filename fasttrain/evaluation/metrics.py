@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,9 @@ class Evaluation:
     weighted_f1: float
     classes: tuple[ClassResult, ...]
     confusion_matrix: Confusion
+
+    EACH_EPOCH: ClassVar = ("top1",)
+    """What an epoch's record has of it besides the loss."""
 
     def worst(self, count: int = 5) -> list[ClassResult]:
         """The `count` classes with samples of the lowest F1, ties by recall, then name; worst first."""

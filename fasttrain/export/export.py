@@ -128,7 +128,14 @@ def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
         "input": takes[input],
         "output": f"logits, float32 [n, {len(spec.classes)}]",
         "preprocess": _PREPROCESS,
+        **_of_sets(spec),
     }
+
+
+def _of_sets(spec: ModelSpec) -> dict[str, Any]:
+    """Return what a multi-label model's user needs: each class is seen where its sigmoid reaches its threshold."""
+    thresholds = spec.thresholds or (0.5,) * len(spec.classes)
+    return {"multi_label": True, "thresholds": list(thresholds)} if spec.multi_label else {}
 
 
 def _compare(run: Run, model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float, int]:

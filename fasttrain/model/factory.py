@@ -24,7 +24,11 @@ from fasttrain.model.own import OwnModel, create_own
 @dataclass(frozen=True)
 class ModelSpec:
     """What rebuilds a model: timm's name or an import path, the classes in label order, the input side in px, mean and
-    std of RGB in [0, 1], and timm's `img_size` where the model was made with one."""
+    std of RGB in [0, 1], and timm's `img_size` where the model was made with one.
+
+    multi_label: whether each class is a decision of its own; `thresholds` are then the probabilities, one a class, from
+    which on a class counts as seen. None stands for 0.5.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -32,6 +36,8 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     img_size: int | None = None
+    multi_label: bool = False
+    thresholds: tuple[float, ...] | None = None
 
 
 def create_model(

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrain.errors import of_os
 from fasttrain.evaluation.calibration import calibration_of
+from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
 from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
-from fasttrain.report.summary import duration, epoch_parameter, split_title
+from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, split_title
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions
-    from fasttrain.evaluation.metrics import Evaluation
+    from fasttrain.evaluation.metrics import ClassResult, Evaluation
     from fasttrain.report.photographs import Seen, WorstClass
 
 TEMPLATE = "report.html.jinja"
@@ -38,8 +39,8 @@ class Report:
     title: str
     subtitle: str
     split: str
-    evaluation: Evaluation
-    predictions: Predictions
+    evaluation: Evaluation | SetEvaluation
+    predictions: Predictions | SetPredictions
     worst: Sequence[WorstClass] = ()
     history: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
@@ -66,28 +67,42 @@ def render(report: Report) -> str:
     )
     environment.filters |= {"percent": percent, "duration": duration, "setting": _setting, "split_title": split_title}
     evaluation = report.evaluation
-    names = [result.name for result in evaluation.classes]
-    support = evaluation.confusion_matrix.sum(1)
-    pairs = most_confused(evaluation.confusion_matrix, min(PAIRS, len(names) + 4))
-    calibration = calibration_of(report.predictions)
-    ranked = sorted((each for each in evaluation.classes if each.support), key=lambda each: (each.recall, each.name))
+    sets = isinstance(evaluation, SetEvaluation)
+    ranked = evaluation.worst(len(evaluation.classes)) if sets else _by_recall(evaluation)
     unseen = [each.name for each in evaluation.classes if not each.support]
     return environment.get_template(TEMPLATE).render(
         report=report,
         evaluation=evaluation,
-        calibration=calibration,
+        sets=sets,
         learning=learning_charts(report.history, report.best_epoch) if report.history else (),
         parameter=epoch_parameter(report.history[-1]) if report.history else None,
+        accuracies=accuracy_rows(report.history[-1]) if report.history else (),
         speed=speed_charts(report.history) if report.history else (),
-        reliability=reliability_chart(calibration),
-        few=FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
-        matrix=matrix_view(evaluation.confusion_matrix, names),
-        pairs=[(names[true], names[taken], count, int(support[true])) for true, taken, count in pairs],
+        **({} if sets else _of_single_labels(evaluation, report.predictions)),
         ranked=ranked if len(ranked) <= LISTED_UP_TO else ranked[:LISTED_OF_MANY],
         ranked_of=len(ranked),
         unseen=unseen if len(unseen) <= LISTED_UP_TO else unseen[:LISTED_OF_MANY],
         unseen_of=len(unseen),
     )
+
+
+def _by_recall(evaluation: Evaluation) -> list[ClassResult]:
+    return sorted((each for each in evaluation.classes if each.support), key=lambda each: (each.recall, each.name))
+
+
+def _of_single_labels(evaluation: Evaluation, predictions: Predictions) -> dict[str, Any]:
+    """Return what the page shows of confusion and calibration, which sets of classes don't have."""
+    names = [result.name for result in evaluation.classes]
+    support = evaluation.confusion_matrix.sum(1)
+    pairs = most_confused(evaluation.confusion_matrix, min(PAIRS, len(names) + 4))
+    calibration = calibration_of(predictions)
+    return {
+        "calibration": calibration,
+        "reliability": reliability_chart(calibration),
+        "few": FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
+        "matrix": matrix_view(evaluation.confusion_matrix, names),
+        "pairs": [(names[true], names[taken], count, int(support[true])) for true, taken, count in pairs],
+    }
 
 
 def write_page(path: Path, report: Report) -> None:

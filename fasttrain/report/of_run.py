@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fasttrain.config.schema import TrainConfig
     from fasttrain.evaluation.evaluate import Predictions
+    from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
     from fasttrain.evaluation.metrics import Evaluation
     from fasttrain.model.factory import ModelSpec
     from fasttrain.shards.reader import ShardSet
@@ -31,7 +32,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", 
 
 def report_of_run(
     result: TrainResult,
-    predictions: Predictions,
+    predictions: Predictions | SetPredictions,
     *,
     split: str,
     config: TrainConfig,
@@ -94,8 +95,8 @@ def report_of_run(
 
 
 def report_of_evaluation(
-    evaluation: Evaluation,
-    predictions: Predictions,
+    evaluation: Evaluation | SetEvaluation,
+    predictions: Predictions | SetPredictions,
     *,
     checkpoint: Path,
     data: str | Path,

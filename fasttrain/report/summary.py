@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.machine import relative_path
 from fasttrain.shards.format import ALL
 
@@ -30,17 +31,35 @@ def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
     return ("l2", "L2 penalty", "l2") if "l2" in record else ("learning_rate", "learning rate", "lr")
 
 
+def is_multi_label(record: Mapping[str, Any]) -> bool:
+    """Return whether an epoch's record is of a run on sets of classes."""
+    return "val_map" in record
+
+
+def accuracy_rows(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return (field, name) of what an epoch's record says of training and of validation besides the loss."""
+    if is_multi_label(record):
+        return (("train_subset_accuracy", "subset accuracy"), ("val_map", "mAP"))
+    return (("train_top1", "accuracy"), ("val_top1", "accuracy"))
+
+
 def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     """One epoch's record (as in `history.json`) in two lines; `epochs` is how many the run will have at
     most."""
     width = len(str(epochs))
     head = f"epoch {record['epoch']:>{width}}/{epochs}"
     text = Text(head, style="bold")
-    text.append(
-        f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}"
-        f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}",
-        style="not bold",
-    )
+    if is_multi_label(record):
+        said = (
+            f"  train loss {record['train_loss']:.4f}  val loss {record['val_loss']:.4f}"
+            f" mAP {record['val_map']:.4f} micro F1 {record['val_micro_f1']:.4f}"
+        )
+    else:
+        said = (
+            f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}"
+            f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}"
+        )
+    text.append(said, style="not bold")
     text.append(
         "\n  improved  " if record["improved"] else "\n  no better ", "green" if record["improved"] else "yellow"
     )
@@ -62,8 +81,11 @@ def split_title(split: str) -> str:
     return "all splits" if split == ALL else f"{split} split"
 
 
-def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
+def evaluation_table(evaluation: Evaluation | SetEvaluation, *, split: str) -> RenderableType:
     """The evaluation of `split` and its worst classes."""
+    title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
+    if isinstance(evaluation, SetEvaluation):
+        return Group(title, *(_indented(part) for part in _set_tables(evaluation)))
     figures = _grid()
     figures.add_row("top-1 / 3 / 5", f"{evaluation.top1:.2%} / {evaluation.top3:.2%} / {evaluation.top5:.2%}")
     figures.add_row("loss", f"{evaluation.loss:.4f}")
@@ -82,20 +104,42 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
             f"{each.recall:.3f}",
             f"{each.support:,}",
         )
+    _add_absent(figures, evaluation)
+    return Group(title, _indented(figures), _indented(worst))
+
+
+def _add_absent(figures: Table, evaluation: Evaluation | SetEvaluation) -> None:
     if absent := [each.name for each in evaluation.classes if not each.support]:
         named = ", ".join(absent[:WORST]) + (f" and {len(absent) - WORST:,} more" * (len(absent) > WORST))
         figures.add_row("no samples of", Text(f"{len(absent):,} of {len(evaluation.classes):,} classes: {named}"))
-    title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
-    return Group(title, _indented(figures), _indented(worst))
+
+
+def _set_tables(evaluation: SetEvaluation) -> tuple[Table, Table]:
+    figures = _grid()
+    figures.add_row("map", f"{evaluation.map:.4f}  (random scores: {evaluation.chance:.4f})")
+    figures.add_row("loss", f"{evaluation.loss:.4f}")
+    figures.add_row("F1", f"micro {evaluation.micro_f1:.4f}  macro {evaluation.macro_f1:.4f}")
+    figures.add_row("subset accuracy", f"{evaluation.subset_accuracy:.2%}")
+    figures.add_row("Hamming loss", f"{evaluation.hamming_loss:.4f}")
+    _add_absent(figures, evaluation)
+    worst = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
+    worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=30, header_style="bold")
+    for name in ("AP", "threshold", "precision", "recall", "samples"):
+        worst.add_column(name, justify="right", header_style="bold")
+    for each in evaluation.worst(WORST):
+        shares = (f"{share:.3f}" for share in (each.ap, each.threshold, each.precision, each.recall))
+        worst.add_row(Text(each.name), *shares, f"{each.support:,}")
+    return figures, worst
 
 
 def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:
     """The summary as plain data that JSON can hold."""
     best = result.history[result.best_epoch - 1]
     rates = [record["img/s"] for record in result.history]
+    (train, _), (val, _) = accuracy_rows(best)
     return {
         "best_epoch": result.best_epoch,
-        "best": {name: best[name] for name in ("train_loss", "train_top1", "val_loss", "val_top1")},
+        "best": {name: best[name] for name in ("train_loss", train, "val_loss", val)},
         "epochs": len(result.history),
         "training_seconds": result.seconds,
         "img/s": sum(rates) / len(rates),
@@ -117,8 +161,9 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     best = values["best"]
     run = _grid()
     run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}")
-    run.add_row("validation", f"loss {best['val_loss']:.4f}  accuracy {best['val_top1']:.2%}")
-    run.add_row("training", f"loss {best['train_loss']:.4f}  accuracy {best['train_top1']:.2%}")
+    (train, of_train), (val, of_val) = accuracy_rows(best)
+    run.add_row("validation", f"loss {best['val_loss']:.4f}  {of_val} {best[val]:.2%}")
+    run.add_row("training", f"loss {best['train_loss']:.4f}  {of_train} {best[train]:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):
         run.add_row("bad samples", Text(f"{bad:,} left out of an epoch; fasttrain inspect --verify lists them"))

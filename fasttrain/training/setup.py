@@ -21,6 +21,7 @@ from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop
 from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
 from fasttrain.errors import UserError
+from fasttrain.model.criterion import make_criterion
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
@@ -81,6 +82,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         report=warn,
     )
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
+    spec = replace(spec, multi_label=shards.multi_label)
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
     optimizer, schedule = _make_optimizer(config, model, -(-len(loaders.train) // config.grad_accumulation))
     precision = choose_precision(model, device, config.amp, config.amp_dtype)
@@ -92,7 +94,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         schedule=schedule,
         scaler=precision.scaler,
         early_stopping=EarlyStopping(config.early_stopping),
-        totals=Totals(device),
+        totals=Totals(device, multi_label=shards.multi_label),
         loader=loaders.train,
         optimizer_kind=config.optimizer,
     )
@@ -146,7 +148,9 @@ def make_step(
 ) -> Step:
     """Return the step that a run with these settings trains with. `ids` are the training split's, int64 [n]."""
     preprocess = Normalise(spec.mean, spec.std, channels_last=config.channels_last).to(device)
-    criterion = torch.nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing).to(device)
+    criterion = make_criterion(
+        multi_label=spec.multi_label, class_weights=class_weights, label_smoothing=config.label_smoothing
+    ).to(device)
     return Step(
         device,
         preprocess,
