@@ -56,14 +56,20 @@ def shard_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def multi_label_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures with any number of four shapes, and FFCV's files of them."""
-    from fasttrain.shards.convert import convert
+def multi_label_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures with any number of four shapes, and `labels.jsonl`."""
     from tests.support.multi_label import draw_scenes
 
-    table = draw_scenes(tmp_path_factory.mktemp("scenes") / "pictures", count=160)
+    return draw_scenes(tmp_path_factory.mktemp("scenes") / "pictures", count=160).parent
+
+
+@pytest.fixture(scope="session")
+def multi_label_shards(multi_label_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, converted to shards."""
+    from fasttrain.shards.convert import convert
+
     out = tmp_path_factory.mktemp("shards") / "scenes"
-    convert(table, out, workers=1, progress=False, shard_size=40, format="tar,beton")
+    convert(multi_label_pictures / "labels.jsonl", out, workers=1, progress=False, shard_size=40, format="tar,beton")
     return out
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -371,12 +371,13 @@ class Run:
         if self.start.model is not None and best is not state.model:
             state.model.load_state_dict(best.state_dict())
         evaluated = FlipAveraged(best) if self.config.tta == "flip" else best
-        if self.parts.spec.multi_label:
-            chosen, _ = self._evaluate(evaluated, loaders.val)
-            self.parts.spec = replace(self.parts.spec, thresholds=cast(SetEvaluation, chosen).thresholds)
+        evaluation, predictions = self._evaluate(evaluated, loaders.val if self.parts.spec.multi_label else loader)
+        if isinstance(evaluation, SetEvaluation):
+            self.parts.spec = replace(self.parts.spec, thresholds=evaluation.thresholds)
             if self.ranks.main:
                 self.folder.write_model_spec(self.parts.spec)
-        evaluation, predictions = self._evaluate(evaluated, loader)
+            if loader is not loaders.val:
+                evaluation, predictions = self._evaluate(evaluated, loader)
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,

@@ -149,7 +149,12 @@ class OptimizationSettings(Settings):
     patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="CrossEntropyLoss's label_smoothing; of sets of classes, s / 2 and 1 - s / 2 as targets",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh classes by their inverse frequency"
     )

@@ -27,6 +27,7 @@ from fasttrain.photos.walk import Ignored
 
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names", "root", "multi_label"})
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".tif", ".tiff", ".bmp")
+_NUMBER = re.compile(r"(-?[\d.]+(e-?\d+)?)?")
 _TRIED = 20
 _HAS_BUCKET = re.compile(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://[^/]+/")
 
@@ -247,6 +248,9 @@ def _truths(
     sets = sets_in_columns(table, free)
     if sets is None or (options.multi_label is False and not sets.single):
         return None
+    others = [column for column in free if table.columns[column] not in sets.names]
+    if options.multi_label is None and any(_holds_text(table, column) for column in others):
+        return None  # which may be the label, and these something else that is known of a photograph
     return tuple(table.columns.index(name) for name in sets.names), sets
 
 
@@ -270,7 +274,8 @@ def label_column(table: Table, path: int) -> int:
         named = [path + 1 if path + 1 < len(table.columns) else path - 1]
     if not named or named[0] < 0:
         raise UserError(
-            f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column"
+            f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column, "
+            "or --multi-label where each class has a column of 0 and 1"
         )
     texts = [[text_of(row[column]) for row in table.rows] for column in named]
     chosen = named_alike(texts)
@@ -295,6 +300,11 @@ def _note(table: Table, columns: _Columns, extra: list[str]) -> str:
     if len(columns.labels) > 1:
         named[1] = f"label = {len(columns.labels):,} columns of 0 and 1"
     return f"{table.path.name}: {', '.join(named)}" + (f"; extra labels: {', '.join(extra)[:200]}" if extra else "")
+
+
+def _holds_text(table: Table, column: int) -> bool:
+    """Return whether a cell is neither empty nor a number."""
+    return any(not _NUMBER.fullmatch(text_of(row[column])) for row in table.rows)
 
 
 def _label_notes(table: Table, columns: _Columns, photos: list[Photo], sets: LabelSets | None) -> list[str]:

@@ -85,6 +85,9 @@ def test_single_labels_stay_single(folder) -> None:
 
 
 def test_what_is_ambiguous_is_refused(folder) -> None:
+    text = "path,finding,male,smoker\n0.jpg,cyst,1,1\n1.jpg,none,0,1\n2.jpg,cyst,0,0\n"
+    assert "is the label? Give --label-column, or --multi-label" in refused(folder / "t.csv", text)
+    assert opened(folder / "t.csv", text, multi_label=True).classes == ("male", "smoker")
     text = "path,label\n0.jpg,a|b;c\n1.jpg,a\n2.jpg,b\n"
     assert "column label hold '|' and ';'; separate" in refused(folder / "t.csv", text, multi_label=True)
     twice = refused(folder / "t.csv", "path,label\n0.jpg,a\n0.jpg,b\n1.jpg,a\n")
