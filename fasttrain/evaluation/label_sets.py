@@ -117,8 +117,16 @@ def evaluate_sets(
         hamming_loss=float((truth != said).mean()),
         chance=float((support[there] / len(truth)).mean()) if there.any() else math.nan,
         classes=tuple(
-            SetClassResult(name, *(float(column[label]) for column in (ap, cuts, precision, recall, f1)), int(count))
-            for label, (name, count) in enumerate(zip(classes, support, strict=True))
+            SetClassResult(
+                name,
+                ap=float(ap[label]),
+                threshold=float(cuts[label]),
+                precision=float(precision[label]),
+                recall=float(recall[label]),
+                f1=float(f1[label]),
+                support=int(support[label]),
+            )
+            for label, name in enumerate(classes)
         ),
     )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fasttrain.errors import of_os
 from fasttrain.evaluation.calibration import calibration_of
-from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
+from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
@@ -67,27 +67,29 @@ def render(report: Report) -> str:
     )
     environment.filters |= {"percent": percent, "duration": duration, "setting": _setting, "split_title": split_title}
     evaluation = report.evaluation
-    sets = isinstance(evaluation, SetEvaluation)
-    ranked = evaluation.worst(len(evaluation.classes)) if sets else _by_recall(evaluation)
+    ranked: Sequence[ClassResult | SetClassResult]
+    of_single_labels: dict[str, Any] = {}
+    if isinstance(evaluation, SetEvaluation):
+        ranked = evaluation.worst(len(evaluation.classes))
+    else:
+        present = (each for each in evaluation.classes if each.support)
+        ranked = sorted(present, key=lambda each: (each.recall, each.name))
+        of_single_labels = _of_single_labels(evaluation, cast("Predictions", report.predictions))
     unseen = [each.name for each in evaluation.classes if not each.support]
     return environment.get_template(TEMPLATE).render(
         report=report,
         evaluation=evaluation,
-        sets=sets,
+        sets=isinstance(evaluation, SetEvaluation),
         learning=learning_charts(report.history, report.best_epoch) if report.history else (),
         parameter=epoch_parameter(report.history[-1]) if report.history else None,
         accuracies=accuracy_rows(report.history[-1]) if report.history else (),
         speed=speed_charts(report.history) if report.history else (),
-        **({} if sets else _of_single_labels(evaluation, report.predictions)),
+        **of_single_labels,
         ranked=ranked if len(ranked) <= LISTED_UP_TO else ranked[:LISTED_OF_MANY],
         ranked_of=len(ranked),
         unseen=unseen if len(unseen) <= LISTED_UP_TO else unseen[:LISTED_OF_MANY],
         unseen_of=len(unseen),
     )
-
-
-def _by_recall(evaluation: Evaluation) -> list[ClassResult]:
-    return sorted((each for each in evaluation.classes if each.support), key=lambda each: (each.recall, each.name))
 
 
 def _of_single_labels(evaluation: Evaluation, predictions: Predictions) -> dict[str, Any]:
