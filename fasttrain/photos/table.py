@@ -312,7 +312,10 @@ def _label_notes(table: Table, columns: _Columns, photos: list[Photo], sets: Lab
     if sets is not None:
         mean = sum(len(photo.names) for photo in photos) / max(len(photos), 1)
         none = sum(not photo.names for photo in photos)
-        return [f"multi-label: {sets.how}; {mean:.2f} classes a photograph, {none:,} photographs have none"]
+        notes = [f"multi-label: {sets.how}; {mean:.2f} classes a photograph, {none:,} photographs have none"]
+        if absent := sorted(set(sets.names).difference(*(photo.names for photo in photos))):
+            notes.append(f"classes without a photograph, left out: {', '.join(absent)[:200]}")
+        return notes
     texts = [text_of(row[columns.labels[0]]) for row in table.rows]
     joined = [(mark, count) for mark in "|;" if (count := sum(mark in text for text in texts))]
     return [

@@ -110,6 +110,12 @@ def test_class_names_choose_and_order_the_columns(folder) -> None:
     assert sets(source) == EXPECTED
 
 
+def test_a_class_without_photographs_is_named(folder) -> None:
+    source = opened(folder / "t.csv", "path,cat,dog,emu\n0.jpg,1,1,0\n1.jpg,1,0,0\n2.jpg,0,1,0\n")
+    assert source.classes == ("cat", "dog")
+    assert "classes without a photograph, left out: emu" in source.notes
+
+
 def test_a_changed_set_is_another_source(folder) -> None:
     text = "path,label\n0.jpg,a|b\n1.jpg,a\n2.jpg,b\n"
     first = opened(folder / "t.csv", text).fingerprint
