@@ -111,7 +111,7 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
     source = replace(source, classes=classes, labels=labels)
     paths = [*known, *(each for each in source.paths if each not in known)]  # so that the known ones keep their keys
     keys = dict(zip(paths, make_keys(paths), strict=True))
-    column = _labels(shards.index, len(classes), multi_label=base.multi_label)
+    column = widened(shards.index["labels"], len(classes)) if base.multi_label else shards.index["label"]
     label_of = dict(zip((key.decode() for key in shards.index["key"]), column.tolist(), strict=True))
     held = np.full(len(source.paths), UNDECIDED, np.int8)
     added = np.ones(len(source.paths), np.bool_)
@@ -186,8 +186,8 @@ def write_addition(
     if extra:
         write(EXTRA, b"".join(extra.values()))
     files |= {f"{job.name}.idx": part.index_sha256 for job, part in kept}
-    added_rows = index_of(kept, len(source.classes), multi_label=source.multi_label)
-    index = _joined(addition.index, added_rows, len(base.shards), len(source.classes), multi_label=base.multi_label)
+    set_bytes = bytes_for(len(source.classes)) if base.multi_label else 0
+    index = _joined(addition.index, index_of(kept, set_bytes), len(base.shards), set_bytes)
     shards = [*base.shards, *(part.shard(job) for job, part in kept)]
     if conflicts := find_label_conflicts(out, index, [shard.name for shard in shards], source.classes, split_file):
         write(CONFLICTS, b"".join(list_line(*each) for each in conflicts))
@@ -301,11 +301,6 @@ def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str,
     return [(path, split, size) for path, (split, size) in rows.items()]
 
 
-def _labels(index: NDArray[np.void], classes: int, *, multi_label: bool) -> NDArray[Any]:
-    """Return the labels, or the sets with room for `classes`."""
-    return widened(index["labels"], classes) if multi_label else index["label"]
-
-
 def _named(label: int | list[int], classes: Sequence[str]) -> str:
     """Return a class's name, or those of a set of bytes."""
     if isinstance(label, int):
@@ -313,14 +308,11 @@ def _named(label: int | list[int], classes: Sequence[str]) -> str:
     return ", ".join(classes[each] for each in members(np.array(label, np.uint8))) or "none"
 
 
-def _joined(
-    old: NDArray[np.void], new: NDArray[np.void], shards: int, classes: int, *, multi_label: bool
-) -> NDArray[np.void]:
-    """Return the rows of both, in which `new` counts its shards from `shards` on."""
+def _joined(old: NDArray[np.void], new: NDArray[np.void], shards: int, set_bytes: int) -> NDArray[np.void]:
+    """Return the rows of both, in which `new` counts its shards from `shards` on; `set_bytes` as in `index_dtype`."""
     longest = max(old.dtype["key"].itemsize, new.dtype["key"].itemsize)
-    index = np.zeros(len(old) + len(new), index_dtype(longest, bytes_for(classes) if multi_label else 0))
+    index = np.zeros(len(old) + len(new), index_dtype(longest, set_bytes))
     for name in new.dtype.names or ():
-        before = _labels(old, classes, multi_label=multi_label) if name in ("label", "labels") else old[name]
-        index[name][: len(old)] = before
+        index[name][: len(old)] = widened(old[name], 8 * set_bytes) if name == "labels" else old[name]
         index[name][len(old) :] = new[name] + shards if name == "shard" else new[name]
     return index

@@ -53,7 +53,7 @@ def assemble(
     changed = sorted(changed for _, part in kept for changed in part.changed)
     if changed:
         out.write(CONVERTED, b"".join(list_line(path, reason) for path, reason in changed))
-    index = index_of(kept, len(source.classes), multi_label=source.multi_label)
+    index = index_of(kept, bytes_for(len(source.classes)) if source.multi_label else 0)
     file = io.BytesIO()
     np.save(file, index)
     out.write(INDEX, file.getvalue())
@@ -114,13 +114,10 @@ def require_training(
             )
 
 
-def index_of(
-    kept: list[tuple[ShardJob, Part]], classes: int, *, multi_label: bool
-) -> np.ndarray[Any, np.dtype[np.void]]:
-    """Return the rows of `index.npy` for these shards, which are counted from 0."""
+def index_of(kept: list[tuple[ShardJob, Part]], set_bytes: int = 0) -> np.ndarray[Any, np.dtype[np.void]]:
+    """Return the rows of `index.npy` for these shards, which are counted from 0; `set_bytes` as in `index_dtype`."""
     longest = max((len(key) for _, part in kept for key in part.keys), default=1)
-    dtype = index_dtype(longest, bytes_for(classes) if multi_label else 0)
-    index = np.zeros(sum(len(part.keys) for _, part in kept), dtype=dtype)
+    index = np.zeros(sum(len(part.keys) for _, part in kept), dtype=index_dtype(longest, set_bytes))
     start = 0
     for number, (job, part) in enumerate(kept):
         rows = index[start : start + len(part.keys)]
@@ -129,8 +126,8 @@ def index_of(
         rows["offset"], rows["length"] = part.offsets, part.lengths
         rows["width"], rows["height"] = part.widths, part.heights
         rows["crc32"] = part.crcs
-        if multi_label:
-            rows["labels"] = packed(cast("list[list[int]]", part.labels), classes)
+        if set_bytes:
+            rows["labels"] = packed(cast("list[list[int]]", part.labels), 8 * set_bytes)
         else:
             rows["label"] = part.labels
         start += len(rows)
