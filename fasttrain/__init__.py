@@ -13,6 +13,7 @@ from fasttrain.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fasttrain.commands.evaluate import evaluate as evaluate
+    from fasttrain.commands.folds import train_folds as train_folds
     from fasttrain.commands.lr_find import lr_find as lr_find
     from fasttrain.commands.profile import profile as profile
     from fasttrain.commands.train import train as train
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fasttrain.data.transforms import Mixup as Mixup
     from fasttrain.data.transforms import Normalize as Normalize
     from fasttrain.data.transforms import RandomErasing as RandomErasing
+    from fasttrain.data.transforms import TrivialAugment as TrivialAugment
     from fasttrain.evaluation.predict import predict as predict
     from fasttrain.shards.convert import convert as convert
     from fasttrain.training.callback import Callback as Callback
@@ -46,6 +48,7 @@ __all__ = [
     "RandomResizedCrop",
     "Resize",
     "RunView",
+    "TrivialAugment",
     "convert",
     "decode",
     "evaluate",
@@ -53,6 +56,7 @@ __all__ = [
     "predict",
     "profile",
     "train",
+    "train_folds",
     "tune",
 ]
 
@@ -63,6 +67,7 @@ _HOMES = {
     "Mixup": "fasttrain.data.transforms",
     "Normalize": "fasttrain.data.transforms",
     "RandomErasing": "fasttrain.data.transforms",
+    "TrivialAugment": "fasttrain.data.transforms",
     "CenterCrop": "fasttrain.data.crops",
     "Loader": "fasttrain.data.loader",
     "RandomResizedCrop": "fasttrain.data.crops",
@@ -76,6 +81,7 @@ _HOMES = {
     "predict": "fasttrain.evaluation.predict",
     "profile": "fasttrain.commands.profile",
     "train": "fasttrain.commands.train",
+    "train_folds": "fasttrain.commands.folds",
     "tune": "fasttrain.commands.tune",
 }
 

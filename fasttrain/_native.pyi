@@ -127,9 +127,9 @@ class Pool:
     ) -> int:
         """Queue n photographs and return the batch's ticket at once.
 
-        `sizes` [n, 2] are heights and widths, `boxes` [n, 4], `flips` [n]: 1 mirrors a picture, 2 letterboxes it, 3
-        does both. `out` [n, H, W, 3] is C-contiguous and writable: it's kept, and mustn't be read before `wait`
-        returns. Raises RuntimeError on a closed pool.
+        `sizes` [n, 2] are heights and widths, `boxes` [n, 4], `flips` [n]: a sum of 1 to mirror a picture, 2 to
+        letterbox it, and 4 to turn it upside down. `out` [n, H, W, 3] is C-contiguous and writable: it's kept, and
+        mustn't be read before `wait` returns. Raises RuntimeError on a closed pool.
         """
 
     def wait(self, ticket: int, timeout_ms: int = -1) -> list[tuple[int, str]] | None:

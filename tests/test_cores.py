@@ -61,14 +61,25 @@ def test_a_containers_quota_counts_in_version_1(quota):
 def test_openmp_is_told_of_the_quota_alone_and_only_where_the_user_did_not(quota, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     quota("0::/\n", cpu_max="max 100000\n")
-    cores.limit_threads()
+    cores.set_up_openmp()
     assert "OMP_NUM_THREADS" not in os.environ
     quota("0::/\n", cpu_max="200000 100000\n")
-    cores.limit_threads()
+    cores.set_up_openmp()
     assert os.environ["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    cores.limit_threads()
+    cores.set_up_openmp()
     assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_openmps_threads_spin_for_a_short_time_unless_the_user_says_how_long(monkeypatch):
+    for given, want in (({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)):
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        cores.set_up_openmp()
+        assert os.environ.get("GOMP_SPINCOUNT") == want
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a core that two processes must share")

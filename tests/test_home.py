@@ -56,6 +56,7 @@ print(len(list(Path("mlartifacts").rglob("a.png"))), "HOME" in os.environ)
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_doctor_imports_mlflow_there_too() -> None:
     code = "from fasttrain.commands.doctor import examine\n"
     code += "print([found.present for found in examine() if found.part == 'MLflow'], 'HOME' in os.environ)"

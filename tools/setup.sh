@@ -30,19 +30,10 @@ say "$("$python" --version), into $venv"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 
-# uv takes a fraction of pip's time. It doesn't read pip's settings, so it is given them, and takes the best version of all indexes, as pip does.
-uv=$(command -v uv || true)
-if [ -z "$uv" ] && "${pip[@]}" install -q uv >/dev/null 2>&1; then uv=$venv/bin/uv; fi
-if [ -n "$uv" ]; then
-    install=("$uv" pip install --python "$venv/bin/python" --index-strategy unsafe-best-match)
-    while read -r name values; do
-        for value in $values; do install+=("--$name" "$value"); done
-    done < <("${pip[@]}" config list |
-        sed -nE "s/^[^=]*\.(index-url|extra-index-url|find-links|constraint)='(.*)'$/\1 \2/p" | awk '!seen[$1]++')
-else
-    say "uv can't be had here: pip takes a few minutes"
-    install=("${pip[@]}" install)
-fi
+install=()
+while read -r word; do install+=("$word"); done < <(tools/installer.sh "$venv")
+uv=no
+if [ "${install[1]}" = pip ]; then uv=yes; else say "uv can't be had here: pip takes a few minutes"; fi
 
 # An environment from before the distribution had its present name.
 if compgen -G "$venv/lib/python*/site-packages/fasttrain-*.dist-info" >/dev/null; then "${pip[@]}" uninstall -qy fasttrain; fi
@@ -50,7 +41,7 @@ if compgen -G "$venv/lib/python*/site-packages/fasttrain-*.dist-info" >/dev/null
 driver=no
 if command -v nvidia-smi >/dev/null || [ -e /proc/driver/nvidia/version ]; then driver=yes; fi
 has() { "$venv/bin/python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
-if [ $driver = no ] && [ -n "$uv" ] && [ "$(uname -s)" = Linux ] && ! has torch; then
+if [ $driver = no ] && [ $uv = yes ] && [ "$(uname -s)" = Linux ] && ! has torch; then
     say "torch for the CPU, as there is no NVIDIA driver"
     "${install[@]}" --torch-backend cpu torch torchvision 2>/dev/null ||
         say "PyTorch's index of CPU builds can't be reached: torch with CUDA's libraries it is, 3 GB"
@@ -60,7 +51,7 @@ say "fasttrain and what it stands on"
 packages=(.)
 if [ "$dev" = dev ]; then packages=(-e '.[dev]'); fi
 "${install[@]}" "${packages[@]}" || {
-    [ -n "$uv" ] && say "uv can't install it, pip tries" && "${pip[@]}" install "${packages[@]}"
+    [ $uv = yes ] && say "uv can't install it, pip tries" && "${pip[@]}" install "${packages[@]}"
 }
 
 # reason LOG: the line that says why an installation failed.

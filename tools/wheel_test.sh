@@ -5,7 +5,9 @@
 # same Python, torch and the rest come from there rather than from the registry: seconds in place of minutes.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: tools/wheel_test.sh WHEEL PYTHON [SITE_PACKAGES]" >&2; exit 2; }
-wheel=$(realpath "$1") python=$2 site=${3:-}
+wheel=$(realpath "$1") site=${3:+$(realpath "$3")}
+python=$(command -v "$2")
+[[ $python != */* || $python == /* ]] || python=$PWD/$python
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch"
@@ -14,7 +16,7 @@ cd "$scratch"
 pip=(bare/bin/python -m pip install -q --disable-pip-version-check --only-binary :all: --find-links "$(dirname "$wheel")")
 if [ -n "$site" ]; then
     "${pip[@]}" --no-index --no-deps "$wheel"
-    realpath "$site" >"$(bare/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/other.pth"
+    echo "$site" >"$(bare/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/other.pth"
 else
     "${pip[@]}" "$wheel"
 fi

@@ -195,6 +195,7 @@ _OF_THE_LOADER = (
     "CenterCrop",
     "Resize",
     "RandAugment",
+    "TrivialAugment",
     "ColorJitter",
     "RandomErasing",
     "Normalize",

@@ -57,7 +57,7 @@ def make_augmentation(
     `ids` are the training split's, int64 [n]. `mean` is the model's, of pixels in 0..1; it fills what is empty.
     """
     pixels = mix = None
-    if settings.color_jitter or settings.rand_augment or settings.random_erasing:
+    if settings.color_jitter or settings.rand_augment or settings.trivial_augment or settings.random_erasing:
         pixels = BatchAugment(
             ids,
             seed,
@@ -65,6 +65,7 @@ def make_augmentation(
             device,
             color_jitter=settings.color_jitter,
             rand_augment=settings.rand_augment,
+            trivial_augment=settings.trivial_augment,
             random_erasing=settings.random_erasing,
         )
     if settings.mixup or settings.cutmix:

@@ -11,6 +11,7 @@ from fasttrain.augment.color import color_jitter, draw_factors
 from fasttrain.augment.erasing import draw_boxes, erase
 from fasttrain.augment.numbers import COLOR_JITTER, RAND_AUGMENT, RANDOM_ERASING, EpochNumbers, to_device
 from fasttrain.augment.rand_augment import rand_augment
+from fasttrain.augment.trivial_augment import trivial_augment
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ _CPU_PART = 8  # more at once fall out of the cache and of malloc's pools: 1.5 t
 
 
 class BatchAugment:
-    """RandAugment, then colour jitter, then random erasing, each where it is on.
+    """RandAugment or TrivialAugment, then colour jitter, then random erasing, each where it is on.
 
     A sample's result is a function of its pixels and of (seed, epoch, sample id) alone, whatever it is batched with.
     """
@@ -35,6 +36,7 @@ class BatchAugment:
         *,
         color_jitter: float = 0.0,
         rand_augment: RandAugment | None = None,
+        trivial_augment: bool = False,
         random_erasing: float = 0.0,
     ) -> None:
         """`ids`, int64 [n]: the training split's. `mean`: the model's, of pixels in 0..1, which fills what is empty.
@@ -47,6 +49,7 @@ class BatchAugment:
         self._fill = torch.tensor(mean, device=device) * 255
         self._fill_bytes = self._fill.round().to(torch.uint8)
         self._color_jitter, self._rand_augment, self._random_erasing = color_jitter, rand_augment, random_erasing
+        self._trivial_augment = trivial_augment
 
     def __call__(self, images: torch.Tensor, ids: NDArray[np.int64], epoch: int) -> torch.Tensor:
         """uint8 [n, H, W, 3] on the device, augmented; `images` itself is left as it is. `ids` is int64 [n]."""
@@ -61,6 +64,8 @@ class BatchAugment:
     def _augmented(self, images: torch.Tensor, numbers: NDArray[np.float32]) -> torch.Tensor:
         if (chosen := self._rand_augment) is not None:
             images = rand_augment(images, numbers[:, RAND_AUGMENT], chosen.n, chosen.m, self._fill)
+        if self._trivial_augment:
+            images = trivial_augment(images, numbers[:, RAND_AUGMENT], self._fill)
         if self._color_jitter:
             factors = draw_factors(numbers[:, COLOR_JITTER], self._color_jitter)
             images = color_jitter(images, to_device(factors, images.device))

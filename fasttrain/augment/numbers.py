@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NUMBERS = 16
 COLOR_JITTER = slice(0, 3)
 RANDOM_ERASING = slice(3, 8)
-RAND_AUGMENT = slice(8, NUMBERS)
+RAND_AUGMENT = slice(8, NUMBERS)  # TrivialAugment's, too: a run has one of the two
 
 _CHUNK = 1 << 16
 

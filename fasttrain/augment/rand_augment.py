@@ -32,31 +32,59 @@ _GROUPS = (
 
 @cache
 def parameters(magnitude: int, height: int, width: int) -> NDArray[np.float32]:
-    """float32 [14, 2, 6]: what each kind is called with at `magnitude` (0..10), for the signs - and +.
+    """float32 [14, 2, 6]: what each kind is called with at `magnitude` (0..10), as `parameter_table`.
+
+    Ranges are torchvision's, at magnitude 10: shear 0.3, translation 150/331 of the side, 30 degrees, factors 1 ± 0.9,
+    posterize to 4 bits, solarize from 0.
+    """
+    share = magnitude / 10
+    return parameter_table(
+        height,
+        width,
+        shear=0.3 * share,
+        across=int(150 / 331 * width * share),
+        down=int(150 / 331 * height * share),
+        degrees=30 * share,
+        factor=0.9 * share,
+        bits=8 - round(4 * share),
+        threshold=255 * (1 - share),
+    )
+
+
+def parameter_table(
+    height: int,
+    width: int,
+    *,
+    shear: float,
+    across: int,
+    down: int,
+    degrees: float,
+    factor: float,
+    bits: int,
+    threshold: float,
+) -> NDArray[np.float32]:
+    """Return what each kind is called with, for the signs - and +, float32 [14, 2, 6].
 
     Affine kinds: the matrix that `pixels.affine` takes, row by row. Colour kinds: three factors. The others: one value.
-    Ranges are torchvision's, at magnitude 10: shear 0.3, translation 150/331 of the side, 30 degrees, factors 1 ± 0.9,
-    posterize to 4 bits, solarize from 0. Shear is about the top left corner, as Pillow's.
+    `across` and `down` are in pixels, `factor` is the distance to 1. Shear is about the top left corner, as Pillow's.
     """
     table = np.zeros((len(KINDS), 2, 6), dtype=np.float32)
-    share = magnitude / 10
+    tall, wide = height / width, width / height
     for positive, sign in enumerate((-1, 1)):
-        shear, factor, angle = sign * 0.3 * share, 1 + sign * 0.9 * share, math.radians(sign * 30 * share)
-        across, down = (2 * sign * int(150 / 331 * side * share) / side for side in (width, height))
-        tall, wide = height / width, width / height
+        slope, changed, angle = sign * shear, 1 + sign * factor, math.radians(sign * degrees)
         sine, cosine = math.sin(angle), math.cos(angle)
         found = {
-            "shear_x": (1, shear * tall, shear * tall, 0, 1, 0),
-            "shear_y": (1, 0, 0, shear * wide, 1, shear * wide),
-            "translate_x": (1, 0, -across, 0, 1, 0),
-            "translate_y": (1, 0, 0, 0, 1, -down),
+            "shear_x": (1, slope * tall, slope * tall, 0, 1, 0),
+            "shear_y": (1, 0, 0, slope * wide, 1, slope * wide),
+            "translate_x": (1, 0, -2 * sign * across / width, 0, 1, 0),
+            "translate_y": (1, 0, 0, 0, 1, -2 * sign * down / height),
             "rotate": (cosine, -sine * tall, 0, sine * wide, cosine, 0),
-            "brightness": (factor, 1, 1),
-            "contrast": (1, factor, 1),
-            "color": (1, 1, factor),
-            "sharpness": (factor,),
-            "posterize": (256 - (1 << round(4 * share)),),
-            "solarize": (255 * (1 - share),),
+            "brightness": (changed, 1, 1),
+            "contrast": (1, changed, 1),
+            "color": (1, 1, changed),
+            "sharpness": (changed,),
+            "posterize": (256 - (1 << (8 - bits)),),
+            "solarize": (threshold,),
         }
         for kind, values in found.items():
             table[KINDS.index(kind), positive, : len(values)] = values
@@ -69,18 +97,26 @@ def rand_augment(
     """A new uint8 [n, H, W, 3]: each sample of `images` after `operations` operations at `magnitude` (0..10).
 
     `numbers` is float32 [n, 2 * operations or more] in [0, 1), two for each operation: the kind and the sign. `fill`,
-    float32 [3], grey levels, is what shears, translations and rotations bring in. The kinds are drawn on the host,
-    which so knows which samples each operation takes: every sample costs one operation a layer, and the host never
-    waits for the device.
+    float32 [3], grey levels, is what shears, translations and rotations bring in.
     """
     kinds = (numbers[:, 0 : 2 * operations : 2] * len(KINDS)).astype(np.int64)
     signs = (numbers[:, 1 : 2 * operations : 2] >= 0.5).astype(np.int64)
-    values = parameters(magnitude, *images.shape[1:3])[kinds, signs]
+    return apply_kinds(images, kinds, parameters(magnitude, *images.shape[1:3])[kinds, signs], fill)
+
+
+def apply_kinds(
+    images: torch.Tensor, kinds: NDArray[np.int64], values: NDArray[np.float32], fill: torch.Tensor
+) -> torch.Tensor:
+    """Return `images` after the operations `kinds`, int64 [n, operations], with `values`, float32 [n, operations, 6].
+
+    The kinds are drawn on the host, which so knows which samples each operation takes: every sample costs one operation
+    a layer, and the host never waits for the device.
+    """
     order = np.argsort(kinds, axis=0, kind="stable")
     order_there = to_device(order, images.device)
     values_there = to_device(np.take_along_axis(values, order[:, :, None], axis=0), images.device)
     result = images.clone()
-    for layer in range(operations):
+    for layer in range(kinds.shape[1]):
         groups = np.array(_GROUPS)[kinds[order[:, layer], layer]]
         bounds = [0, *(np.flatnonzero(groups[1:] != groups[:-1]) + 1), len(groups)]
         for start, stop in pairwise(bounds):

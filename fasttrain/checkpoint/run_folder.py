@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrain.checkpoint.weights import WEIGHTS
+from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.files import atomic_write, atomic_write_bytes, fsync_folder, make_folder, temporary_for
 from fasttrain.version import __version__
@@ -39,6 +40,7 @@ class RunFolder:
         self.config = path / "config.toml"
         self.history = path / "history.json"
         self.evaluation = path / "evaluation.json"
+        self.predictions = path / "predictions.npz"
         self.confusion_matrix = path / "confusion_matrix.png"
         self.curves = path / "curves.png"
         self.accuracy_by_class = path / "accuracy_by_class.png"
@@ -83,6 +85,7 @@ class RunFolder:
             self.trace,
             self.model,
             self.history,
+            self.predictions,
             self.evaluation,
         ]
         return [path for path in ordered if path.exists()] + self.pictures()
@@ -114,8 +117,11 @@ class RunFolder:
                 "num_classes": len(spec.classes),
                 "image_size": spec.image_size,
                 "img_size": spec.img_size,
+                "crop_pct": spec.crop_pct,
+                "resize_mode": spec.resize_mode,
                 "mean": list(spec.mean),
                 "std": list(spec.std),
+                "temperature": spec.temperature,
                 "classes": list(spec.classes),
                 **({"multi_label": True, "thresholds": spec.thresholds} if spec.multi_label else {}),
                 "versions": {
@@ -158,7 +164,7 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Removes what says that the run has ended, and how: it goes on. OSError where that can't be removed."""
-        for path in (self.evaluation, *self.pictures()):
+        for path in (self.evaluation, self.predictions, *self.pictures()):
             if path.is_file():
                 path.unlink()
         fsync_folder(self.path)
@@ -184,13 +190,34 @@ class RunFolder:
         """One record an epoch."""
         _write_json(self.history, list(history))
 
-    def write_evaluation(self, evaluation: Mapping[str, Any], *, split: str, seconds: float, best_epoch: int) -> None:
-        """Write `Evaluation.to_dict()` with its split, the training time in seconds and the weights' epoch, from 1."""
+    def write_evaluation(
+        self,
+        evaluation: Mapping[str, Any],
+        *,
+        split: str,
+        seconds: float,
+        best_epoch: int,
+        monitor: str,
+        monitored: float,
+        averaged: tuple[Sequence[int], float] | None = None,
+        refit_epochs: int = 0,
+    ) -> None:
+        """Write `Evaluation.to_dict()` with its split, the training time in seconds and the weights' epoch, from 1.
+
+        `monitor` is the metric that chose the epoch, `monitored` its value then. `averaged`: the epochs
+        whose weights were averaged, and the metric's value. `refit_epochs`: how long
+        they were trained once more on train and val; 0 where they weren't.
+        """
+        field = MONITORS[monitor].field
         _write_json(
             self.evaluation,
             {
                 "split": split,
                 "best_epoch": best_epoch,
+                "monitor": monitor,
+                f"best_epoch_{field}": monitored,
+                **({"refit_epochs": refit_epochs} if refit_epochs else {}),
+                **({"averaged_epochs": list(averaged[0]), f"averaged_{field}": averaged[1]} if averaged else {}),
                 "training_seconds": seconds,
                 **evaluation,
             },

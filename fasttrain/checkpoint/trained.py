@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +16,7 @@ from safetensors.torch import load_file
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import CHECKPOINTS
 from fasttrain.checkpoint.weights import weights_file
+from fasttrain.config.geometry import CROP_PCT, ResizeMode
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.own import OwnModel
@@ -24,11 +28,14 @@ def load_trained(path: Path, model: str | OwnModel | None = None) -> tuple[torch
 
     `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
     file in `checkpoints` below it (the last weights; the EMA's where there is one). `model` makes the model where the
-    run's files can't; a module is copied. Raises UserError.
+    run's files can't; a module is copied. The spec's temperature is 1 for a checkpoint, whose weights it wasn't fitted
+    to. Raises UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
+    if not bare:
+        spec = replace(spec, temperature=1.0)
     source = spec.name if model is None else copy.deepcopy(model)
     made = create_model(source, len(spec.classes), img_size=spec.img_size)
     try:
@@ -68,10 +75,29 @@ def _read_spec(path: Path) -> ModelSpec:
             tuple(spec["mean"]),
             tuple(spec["std"]),
             None if spec.get("img_size") is None else int(spec["img_size"]),
-            bool(spec.get("multi_label")),
-            None if spec.get("thresholds") is None else tuple(map(float, spec["thresholds"])),
+            **_seen(spec),
+            multi_label=bool(spec.get("multi_label")),
+            thresholds=None if spec.get("thresholds") is None else tuple(map(float, spec["thresholds"])),
+            temperature=_temperature(spec.get("temperature", 1.0)),
         )
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None
+
+
+def _seen(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the geometry besides the size; a model.json without one is older than the settings."""
+    crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")
+    if mode not in get_args(ResizeMode):
+        raise ValueError(f"resize_mode = {mode!r} is not one of {', '.join(get_args(ResizeMode))}")
+    return {"crop_pct": crop_pct, "resize_mode": mode}
+
+
+def _temperature(given: Any) -> float:
+    found = float(given)
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"temperature {given}: a number above 0 was expected")
+    return found

@@ -10,6 +10,9 @@ from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, remove_old
 from fasttrain.checkpoint.packing import snapshot
 
+_COPIES = ("best", "average", "initial")
+"""Weights that are copies already, which nobody changes."""
+
 
 class CheckpointWriter:
     """Writes checkpoints into the run folder `run`, from a thread, one at a time, and leaves the newest `keep`.
@@ -26,8 +29,7 @@ class CheckpointWriter:
     def save(self, state: dict[str, Any]) -> None:
         """Copies `state`, which has its "step", and begins to write it, once the one before is on the disk."""
         self.wait()
-        # The best epoch's weights are a copy already, which nobody changes.
-        copied = {name: each if name == "best" else snapshot(each) for name, each in state.items()}
+        copied = {name: each if name in _COPIES else snapshot(each) for name, each in state.items()}
         path = checkpoint_path(self._run, copied["step"])
         # A daemon: a second Ctrl-C need not wait for the disk.
         self._thread = threading.Thread(target=self._write, args=(path, copied), name="checkpoint", daemon=True)

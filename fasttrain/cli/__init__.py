@@ -29,7 +29,7 @@ from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_re
 from fasttrain.cli.train import train_command
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
-from fasttrain.cores import limit_threads
+from fasttrain.cores import set_up_openmp
 from fasttrain.errors import STDOUT, FasttrainError, InternalError, Stopped, internal, mendable, one_line
 from fasttrain.machine import NOT_ON_WINDOWS, WINDOWS
 
@@ -78,7 +78,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["FASTTRAIN_DEBUG"] = "1"
-    limit_threads()
+    set_up_openmp()
     open_closed_streams()
     if hasattr(sys.stdout, "reconfigure"):
         # An epoch's line must reach a log file when the epoch ends, and a file's name may be no text.

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fasttrain.config.values import CacheSize
 
 
 def inspect(
     data: Annotated[
-        str, typer.Argument(help="shards (a folder or an s3:// URL), or a folder of class folders", metavar="DIR")
-    ] = "shards",
+        str | None,
+        typer.Argument(
+            help="shards (a folder or an s3:// URL), or a folder of class folders; with --labels by default the run's",
+            metavar="DIR",
+            show_default="shards",
+        ),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="compare every checksum; exit code 2 where anything is broken")
     ] = False,
@@ -19,12 +27,21 @@ def inspect(
     distance: Annotated[
         int, typer.Option(min=0, max=16, help="bits of 64 in which the hashes of duplicates may differ")
     ] = 4,
-    sheet: Annotated[Path | None, typer.Option(help="draw the duplicates, pair by pair, into this PNG")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="draw the duplicates, pair by pair, or the doubtful labels, into this PNG")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="the folder of `train --folds`, or of a run: list labels that its predictions contradict"),
+    ] = None,
+    table: Annotated[
+        Path, typer.Option(help="with --labels: the CSV to look through and give to `convert --relabel`")
+    ] = Path("labels.csv"),
     workers: Annotated[int | None, typer.Option(min=1, help="threads; default: one a core")] = None,
     cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
-    """Says what shards hold: classes, sizes, JPEG kinds, duplicates within and across splits, broken photographs."""
+    """Says what shards hold: classes, sizes, JPEG kinds, duplicates, broken photographs; or doubtful labels."""
     import json
 
     from fasttrain.config.values import CacheSize
@@ -34,6 +51,10 @@ def inspect(
     from fasttrain.terminal import make_console
 
     limit = CacheSize.of(cache_size)
+    if labels is not None:
+        _labels(labels, data, table, sheet, limit, as_json)
+        return
+    data = "shards" if data is None else data
     found = run(data, verify=verify, duplicates=duplicates, distance=distance, workers=workers, cache_size=limit)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
@@ -49,3 +70,26 @@ def inspect(
         raise UserError(
             f"{found.location}: {count:,} broken, listed above; copy those shards again, or run convert --overwrite"
         )
+
+
+def _labels(
+    run: Path, data: str | None, table: Path, sheet: Path | None, limit: CacheSize | None, as_json: bool
+) -> None:
+    import json
+
+    from fasttrain.inspection.labels import find_label_issues, write_label_table
+    from fasttrain.inspection.sheet import write_labels_sheet
+    from fasttrain.inspection.summary import labels_summary
+    from fasttrain.terminal import make_console
+
+    found = find_label_issues(run, data)
+    write_label_table(found, table)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        make_console().print(labels_summary(found))
+    console = make_console(stderr=True)
+    if sheet is not None:
+        shown = write_labels_sheet(found, sheet, limit)
+        console.print(f"{shown:,} of {len(found.issues):,} photographs in {sheet}" if shown else f"none for {sheet}")
+    console.print(f"list: {table}; empty the cell of each suggestion that is wrong, then convert --relabel {table}")

@@ -14,8 +14,10 @@ from fasttrain.config.schema import TrainConfig
 
 _SETTINGS = names_of(TrainConfig) - names_of(RunSettings) | {"log_format"}
 _SETTINGS -= {
-    *("progressive", "compile", "compile_mode", "ema_decay", "tta"),
-    *("learning_rate", "epochs", "scheduler", "warmup_epochs", "patience", "factor", "early_stopping"),
+    *("eval_size", "crop_pct", "resize_mode"),
+    *("progressive", "compile", "compile_mode", "ema_decay", "average", "refit", "tta"),
+    *("learning_rate", "epochs", "head_epochs", "scheduler", "warmup_epochs", "patience", "factor"),
+    *("monitor", "early_stopping"),
 }
 
 

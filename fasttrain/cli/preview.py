@@ -20,6 +20,9 @@ def preview_command() -> Callable[..., None]:
 
     def preview(
         config: ConfigFile = None,
+        split: Annotated[
+            str, typer.Option(help="train: cropped and augmented; val, test or all: as in evaluation")
+        ] = "train",
         epoch: Annotated[int, typer.Option(min=0, help="which epoch's crops, counted from 0")] = 0,
         count: Annotated[
             int | None, typer.Option(min=1, max=1000, help="photographs; default: 24, or 8 of each loader")
@@ -32,7 +35,7 @@ def preview_command() -> Callable[..., None]:
         ),
         **given: Any,
     ) -> None:
-        """Draws a contact sheet of training photographs as the model sees them, cropped and augmented."""
+        """Draws a contact sheet of photographs as the model sees them: cropped and augmented, or as in evaluation."""
         check_settings(config, given)
         from rich.table import Table
         from rich.text import Text
@@ -47,7 +50,7 @@ def preview_command() -> Callable[..., None]:
         console, status = make_console(), make_console(stderr=True)
         resolved = load_config(config, given)
         with status.status("reading photographs" + (" through each loader" if loaders else "")):
-            seen = run(resolved, epoch=epoch, count=count or (8 if loaders else 24), compare=loaders)
+            seen = run(resolved, split=split, epoch=epoch, count=count or (8 if loaders else 24), compare=loaders)
         save_sheet(seen.sheet, out)
         if loaders:
             table = Table("loader", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")

@@ -39,4 +39,4 @@ def profile_command() -> Callable[..., None]:
             console.print(profile_table(result))
             console.print(f"picture: {picture}", soft_wrap=True)
 
-    return with_settings(profile, names_of(TrainConfig) - {"profile"})
+    return with_settings(profile, names_of(TrainConfig) - {"profile", "folds"})

@@ -66,7 +66,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="where the curves are drawn: .png, .svg or .pdf")] = Path("compare.png"),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Shows runs side by side: the settings that differ, the metrics, and the curves as a picture."""
+    """Shows runs side by side: settings that differ, metrics, McNemar's test on the same photographs, curves."""
     import json
 
     from fasttrain.report.comparison import comparison_dict, comparison_table

@@ -57,10 +57,14 @@ def train_command() -> Callable[..., None]:
         if given.get("resume") is None:
             check_settings(config, given)
         from fasttrain.cli.streams import outlive_stdout
+        from fasttrain.commands.folds import is_folds_folder, train_folds
         from fasttrain.commands.train import train as run
 
         outlive_stdout()
-        run(config, **given)
+        if wants_folds(config, given) or is_folds_folder(given.get("resume")):
+            train_folds(config, **given)
+        else:
+            run(config, **given)
 
     return with_settings(train)
 
@@ -82,6 +86,13 @@ def with_settings(
     command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in keywords}
     return command
+
+
+def wants_folds(config: Path | None, given: Mapping[str, Any]) -> bool:
+    """Return whether the command line, or the TOML file, asks for folds."""
+    from fasttrain.config.load import read_toml
+
+    return given.get("folds") is not None or (config is not None and "folds" in read_toml(config))
 
 
 def check_settings(config: Path | None, given: Mapping[str, Any]) -> None:
@@ -118,8 +129,8 @@ def _cli_type(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [each for each in get_args(annotation) if each is not type(None)]
         annotation = kinds[0] if len(kinds) == 1 else str
-    if get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, ParsedValue)):
-        annotation = str
-    elif get_origin(annotation) is tuple:
+    if get_origin(annotation) is tuple:  # which Python 3.10 takes for a class
         annotation = tuple[float, float]
+    elif get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, ParsedValue)):
+        annotation = str
     return annotation | None

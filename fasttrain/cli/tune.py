@@ -75,7 +75,7 @@ def tune_command() -> Callable[..., None]:
             console.print("the best settings:")
             console.print(result.command, style="bold", soft_wrap=True)
 
-    return with_settings(tune, names_of(TrainConfig) - {"out", "resume", "run_name"})
+    return with_settings(tune, names_of(TrainConfig) - {"out", "resume", "run_name", "folds"})
 
 
 def _numbers(text: str) -> tuple[int, ...]:

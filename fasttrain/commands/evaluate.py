@@ -13,12 +13,13 @@ from fasttrain.checkpoint.trained import load_trained, run_folder
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.config.values import CacheSize
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.splits import check_split, split_ids
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
-from fasttrain.evaluation.of_spec import evaluate_split
+from fasttrain.evaluation.of_spec import evaluate_split, with_certainty
 from fasttrain.evaluation.splits import as_model, batches, default_split, model_labels, require_same_kind
 from fasttrain.model.own import OwnModel
 from fasttrain.model.precision import choose_precision
@@ -89,7 +90,7 @@ def evaluate(
     loading = batches(
         shards,
         ids,
-        spec.image_size,
+        evaluation_crop(spec.geometry),
         batch_size=batch_size,
         loader=loader,
         workers=workers,
@@ -106,6 +107,7 @@ def evaluate(
             preprocess=Normalise(spec.mean, spec.std, channels_last=True).to(where),
             autocast=precision.autocast,
         )
+    evaluation = with_certainty(evaluation, predictions)
     if report is not None:
         page = report_of_evaluation(
             evaluation,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from rich.console import Console
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetPredictions
+from fasttrain.evaluation.prediction_file import stored, write_predictions
 from fasttrain.report.figures import write_figures
 from fasttrain.report.html import Report, write_page
 from fasttrain.report.of_run import report_of_run
@@ -28,26 +31,40 @@ log = logging.getLogger("fasttrain")
 
 def write_result(
     result: TrainResult,
-    predictions: Predictions | SetPredictions,
+    predictions: Mapping[str, Predictions | SetPredictions],
     split: str,
+    parts: RunParts,
     folder: RunFolder,
     tracker: NullTracker,
     console: Console,
-    page: Callable[[], Report],
 ) -> None:
-    """Write `result` to the run's folder, log it and print it.
+    """Write the `result` of the run of `parts` to its folder, log it and print it.
 
-    Its evaluation and the `predictions` are of `split`. `page` makes the report.
+    Its evaluation is of `split`. `predictions` are those to keep, by split: that one, and the validation split where
+    the model has not trained on it.
     """
-    _write_pictures(result, predictions, folder, console, page)
+    folder.write_model_spec(parts.spec)
+    kept = [(name, each) for name, each in predictions.items() if isinstance(each, Predictions)]
+    if kept:  # one class a photograph; nothing compares sets
+        write_predictions(folder.predictions, stored(kept, parts.shards))
+    page = functools.partial(page_of, parts, tracker, result, predictions[split], split)
+    _write_pictures(result, predictions[split], folder, console, page)
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
     # Written last: a run without this file is unfinished and will be resumed.
     folder.write_evaluation(
-        result.evaluation.to_dict(), split=split, seconds=result.seconds, best_epoch=result.best_epoch
+        result.evaluation.to_dict(),
+        split=split,
+        seconds=result.seconds,
+        best_epoch=result.best_epoch,
+        monitor=result.monitor,
+        monitored=result.best[MONITORS[result.monitor].field],
+        refit_epochs=result.refit_epochs,
+        averaged=None if result.averaged is None else (result.averaged.epochs, result.averaged.value),
     )
     tracker.sync()
     summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
-    values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "seconds": result.seconds}
+    values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "monitor": result.monitor}
+    values["seconds"] = result.seconds
     tell(console, "finished", {**values, **result.evaluation.scalars()}, summary)
 
 
@@ -77,7 +94,8 @@ def page_of(
     side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size
     settings = replace(parts.loaders.train.settings, image_size=side)
     augmentation = parts.step.augmentation
-    batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device)
+    epoch = next((at for at, each in enumerate(result.history) if "l2" not in each), 0)  # the first on photographs
+    batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device, epoch)
     return report_of_run(
         result,
         predictions,

@@ -70,7 +70,14 @@ def lr_find(
     if picture is not None:
         require_picture(picture)
     console = console or make_console(quiet=True)
-    constant = {"scheduler": "constant", "warmup_epochs": 0.0, "ema_decay": None, "compile": "off"}
+    constant = {
+        "scheduler": "constant",
+        "warmup_epochs": 0.0,
+        "ema_decay": None,
+        "compile": "off",
+        "head_epochs": 0,
+        "refit": False,
+    }
     own = copy.deepcopy(passed_object(model))
     parts = make_parts(RunStart(asked.model_copy(update=constant), model=own), console, Ranks())
     try:

@@ -53,7 +53,7 @@ def profile(
     _check(asked)
     if picture is not None:
         require_picture(picture)
-    endless = asked.model_copy(update={"epochs": _ENDLESS})
+    endless = asked.model_copy(update={"epochs": _ENDLESS, "head_epochs": 0, "refit": False})
     parts = make_parts(RunStart(endless), console, Ranks())
     try:
         parts.describe(console)

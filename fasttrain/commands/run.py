@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
 import time
@@ -16,35 +15,35 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.commands.finish import page_of, write_result
-from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, tracked_before
+from fasttrain.commands.averaging import average_best
+from fasttrain.commands.final_evaluation import evaluate_weights
+from fasttrain.commands.finish import write_result
+from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
 from fasttrain.config.resuming import lasting
 from fasttrain.device import memory_peak, release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
-from fasttrain.evaluation.evaluate import Predictions
-from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
-from fasttrain.evaluation.metrics import Evaluation
-from fasttrain.evaluation.of_spec import evaluate_split
+from fasttrain.evaluation.of_spec import AnyEvaluation, AnyPredictions, evaluate_split
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
-from fasttrain.model.tta import FlipAveraged
 from fasttrain.ranks import Agreed
 from fasttrain.report.summary import epoch_line
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import tell
-from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.batch_size import too_large
 from fasttrain.training.callback import Callback, Callbacks
 from fasttrain.training.diverged import kept_if_diverged
-from fasttrain.training.linear_probe import Batches, l2_strength, solve_epoch, to_features
+from fasttrain.training.linear_probe import Batches, solve_epoch
 from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import require_finite_validation, train_epoch
 from fasttrain.training.parts import RunParts
+from fasttrain.training.phases import begin_refit, keep_initial, set_found_rate, train_everything
 from fasttrain.training.progress import EpochProgress
 from fasttrain.training.progressive import progressive_side
 from fasttrain.training.refused import refused
 from fasttrain.training.result import TrainResult
 from fasttrain.training.saving import Saving
+from fasttrain.training.state import HEAD, REFIT
 from fasttrain.training.step import Step
 from fasttrain.training.trace import Trace
 
@@ -99,14 +98,13 @@ class Run:
                 self.parts.warn(line)
             if self.ranks.main:
                 self.tracked = tracked_before(self.start)
-            with self._tracker() as tracker:
+            with start_tracker(self.parts, self.folder.path, self.tracked, self.tags, self._tell) as tracker:
                 self._prepare(tracker)
                 self.callbacks.train_start()
-                while not (
-                    self.ended or self.state.early_stopping.should_stop or self.state.epoch >= self.config.epochs
-                ):
-                    with kept_if_diverged(self.parts, self.folder.path):
-                        self._one_epoch()
+                self._train()
+                if self.config.refit and self.state.phase != REFIT:
+                    self._begin_refit()
+                    self._train()
                 return self._finish()
         except Exception as error:
             self.saving.settle()
@@ -121,50 +119,34 @@ class Run:
             logging.getLogger().removeHandler(handler)
             handler.close()
 
+    def _train(self) -> None:
+        while not (self.ended or self.parts.is_trained):
+            with kept_if_diverged(self.parts, self.folder.path):
+                self._one_epoch()
+
+    def _begin_refit(self) -> None:
+        self.ended, self.callbacks.view.stopped_by = False, None
+        self._say(begin_refit(self.parts))
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
     def _tell(self, line: str) -> None:
         self.console.print(line, style="yellow", soft_wrap=True)
-
-    def _tracker(self) -> NullTracker:
-        if not self.config.track or not self.ranks.main:
-            return NullTracker()
-        return Tracker.start(
-            experiment=self.tracked.get("experiment") or self.config.given_experiment,
-            run_name=self.config.run_name,
-            params={
-                **lasting(self.config.plain()),
-                "loader": self.parts.loader_name,
-                "classes": len(self.parts.shards.classes),
-                "ranks": self.ranks.size,
-            },
-            tags={**self.tags, "run_folder": str(self.folder.path.resolve()), "shards": self.parts.shards.fingerprint},
-            run_id=self.tracked["mlflow_run_id"],
-            uuid=self.tracked["journal"],
-            folder=self.folder.path,
-            report=self._tell,
-        )
 
     def _prepare(self, tracker: NullTracker) -> None:
         self.tracker = tracker
         if self.start.checkpoint:
             self._resume(self.start.checkpoint)
+        else:
+            keep_initial(self.parts)
         if self.ranks.main:
             self.folder.write_config(lasting(self.config.plain()))
             self.folder.write_classes(self.parts.shards.classes)
             self.folder.write_model_spec(self.parts.spec)
         self.parts.fold_frozen()
-        if self.config.linear_probe:
-            step = self.parts.step
-            self.parts.loaders = to_features(
-                self.state,
-                self.parts.loaders,
-                self.parts.spec,
-                preprocess=step.preprocess,
-                autocast=step.autocast,
-                device=step.device,
-                watched=self._watched,
-                say=lambda line: self.console.print(line, soft_wrap=True),
-            )
-            self.parts.step = replace(step, preprocess=torch.nn.Identity())
+        if self.parts.on_features and not self.parts.head_is_trained:
+            self.parts.enter_features(self._watched, self._say)
 
     def _resume(self, checkpoint: dict[str, Any]) -> None:
         """Load the checkpoint, and make the folder match it: the folder may hold a later step, or an ended run."""
@@ -203,6 +185,7 @@ class Run:
                 "shards": self.parts.shards.fingerprint,
                 "mlflow_run_id": self.tracker.run_id or self.tracked["mlflow_run_id"],
                 "journal": self.tracker.uuid or self.tracked["journal"],
+                **({"teacher": teacher.identity} if (teacher := self.parts.step.teacher) else {}),
                 **({"callbacks": self.callbacks.state_dict()} if self.callbacks else {}),
             }
         )
@@ -210,15 +193,20 @@ class Run:
 
     def _one_epoch(self) -> None:
         state = self.state
+        if self.parts.head_is_trained:
+            train_everything(self.parts)
         state.loader.set_epoch(state.epoch)
         if self.config.progressive:
-            state.loader.set_image_size(progressive_side(self.config.progressive, state.epoch, self.config.epochs))
+            state.loader.set_image_size(
+                progressive_side(self.config.progressive, self.parts.scheduled_epoch, self.config.epochs)
+            )
+        set_found_rate(self.parts)
         done = state.loader.state_dict()["samples"]
         total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
-        title = f"epoch {state.epoch + 1}/{self.config.epochs}"
+        title = f"epoch {state.epoch + 1}/{self.parts.last_epoch}"
         bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
         with bar as progress:
-            if self.config.linear_probe:
+            if self.parts.on_features:
                 self._solve_head()
             else:
                 with self._traced(total - done) as step:
@@ -227,19 +215,16 @@ class Run:
         learning_rate = state.schedule.learning_rate
         release_memory(self.parts.device)
         self.ranks.share(state.evaluated_model.buffers())
-        validation, _ = self._evaluate(state.evaluated_model, self.parts.loaders.val, watched=True)
-        require_finite_validation(validation.loss, state)
+        validation = None if state.phase == REFIT else self._validate(state.evaluated_model)
+        require_finite_validation(validation, state)
         self._close_epoch(total, learning_rate, validation)
 
     def _solve_head(self) -> None:
         solved = solve_epoch(
-            self.state, self.parts.step.criterion, self._l2(), stop_requested=lambda: self._agree().stop is not None
+            self.state, self.parts.step.criterion, self.parts.l2, stop_requested=lambda: self._agree().stop is not None
         )
         if not solved and (stop := self._agree().stop):
             self._stop(stop)
-
-    def _l2(self) -> float:
-        return l2_strength(self.state.epoch, self.config.epochs)
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
@@ -294,8 +279,8 @@ class Run:
             yield batch
 
     def _evaluate(
-        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False
-    ) -> tuple[Evaluation | SetEvaluation, Predictions | SetPredictions]:
+        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False, **options: Any
+    ) -> tuple[AnyEvaluation, AnyPredictions]:
         return evaluate_split(
             model,
             self._watched(loader) if watched else loader,
@@ -304,23 +289,42 @@ class Run:
             preprocess=self.parts.step.preprocess,
             autocast=self.parts.step.autocast,
             ranks=self.ranks,
+            **options,
         )
 
-    def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation | SetEvaluation) -> None:
+    def _validate(self, model: torch.nn.Module) -> AnyEvaluation:
+        return self._evaluate(model, self.parts.loaders.val, watched=True)[0]
+
+    def _judge(self, validation: AnyEvaluation | None) -> tuple[bool, dict[str, float]]:
+        """Note whether the epoch is the best so far, and keep its weights then. Return that, and its metrics."""
+        state = self.state
+        if validation is None:
+            return False, {}
+        monitored = self.config.monitored.of(validation)
+        improved = state.early_stopping.update(state.epoch, monitored)
+        if state.phase == HEAD:
+            state.early_stopping.waited = 0  # counted from the first epoch on that trains everything
+        elif not self.config.linear_probe:
+            state.schedule.after_epoch(monitored)
+        if improved and self.ranks.main:
+            state.keep_best(apart=bool(self.callbacks))
+            self.folder.write_model(state.evaluated_model)
+        state.offer(monitored, self.ranks.main)
+        return improved, {f"val_{name}": getattr(validation, name) for name in ("loss", *validation.EACH_EPOCH)}
+
+    def _close_epoch(self, images: int, learning_rate: float, validation: AnyEvaluation | None) -> None:
         state = self.state
         totals = state.totals.over(self.ranks)
         train_loss, train_accuracy = totals.means()
-        improved = state.early_stopping.update(state.epoch, validation.loss)
-        if not self.config.linear_probe:
-            state.schedule.after_epoch(validation.loss)
+        improved, validated = self._judge(validation)
         seconds = state.epoch_seconds
         record: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "train_loss": train_loss,
             f"train_{totals.accuracy}": train_accuracy,
-            "val_loss": validation.loss,
-            **{f"val_{name}": getattr(validation, name) for name in validation.EACH_EPOCH},
-            **({"l2": self._l2()} if self.config.linear_probe else {"learning_rate": learning_rate}),
+            **validated,
+            **({"l2": self.parts.l2} if self.parts.on_features else {"learning_rate": learning_rate}),
+            **({"phase": state.phase} if self.config.head_epochs or self.config.refit else {}),
             "improved": improved,
             "epoch_seconds": seconds,
             "img/s": images / seconds,
@@ -332,9 +336,6 @@ class Run:
             record["cuda_peak_bytes"] = peak
         if state.scaler.is_enabled():
             record["skipped_steps"] = totals.skipped_steps()
-        if improved and self.ranks.main:
-            state.keep_best(apart=bool(self.callbacks))
-            self.folder.write_model(state.evaluated_model)
         self.callbacks.epoch_end(record)
         state.history.append(record)
         state.seconds += seconds
@@ -346,7 +347,7 @@ class Run:
         if self.ranks.main:
             self.folder.write_history(state.history)
         self.tracker.sync()
-        tell(self.console, "epoch", record, epoch_line(record, epochs=self.config.epochs))
+        tell(self.console, "epoch", record, epoch_line(record, epochs=self.parts.last_epoch))
         if (after_epoch := self.after_epoch) is not None:
             self.ended = self.ranks.from_main(lambda: bool(after_epoch(record)))
         agreed = self._agree()
@@ -359,36 +360,36 @@ class Run:
         state = self.state
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
             waited = state.early_stopping.waited
-            self.console.print(f"early stopping: no improvement of val_loss for {waited} epochs")
+            self.console.print(f"early stopping: no improvement of {self.config.monitor} for {waited} epochs")
         if self.callbacks.stopping:
-            self.console.print(f"stopped by {self.callbacks.view.stopped_by}", soft_wrap=True)
+            self._say(f"stopped by {self.callbacks.view.stopped_by}")
+        if not self.config.linear_probe:
+            self.parts.leave_features()  # where a callback ended the run before
         loaders = self.parts.loaders
         split, loader = ("test", loaders.test) if loaders.test else ("val", loaders.val)
+        averaged = average_best(self.parts, self.folder, self._validate, self._say)
         best = state.evaluated_model
-        if self.ranks.main:
+        if self.ranks.main and state.phase != REFIT:
             self.folder.read_model(best)
+        elif self.ranks.main:
+            self.folder.write_model(best)
         self.ranks.share(best.state_dict().values())
         if self.start.model is not None and best is not state.model:
             state.model.load_state_dict(best.state_dict())
-        evaluated = FlipAveraged(best) if self.config.tta == "flip" else best
-        evaluation, predictions = self._evaluate(evaluated, loaders.val if self.parts.spec.multi_label else loader)
-        if isinstance(evaluation, SetEvaluation):
-            self.parts.spec = replace(self.parts.spec, thresholds=evaluation.thresholds)
-            if self.ranks.main:
-                self.folder.write_model_spec(self.parts.spec)
-            if loader is not loaders.val:
-                evaluation, predictions = self._evaluate(evaluated, loader)
+        evaluation, kept = evaluate_weights(self.parts, best, split, loader, self._evaluate)
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,
             best_epoch=state.early_stopping.best_epoch + 1,
             evaluation=evaluation,
             seconds=state.seconds + time.perf_counter() - began,
+            monitor=self.config.monitor,
+            averaged=averaged,
+            refit_epochs=self.parts.refit_epochs if state.phase == REFIT else 0,
             mlflow_run_id=self.tracker.wait_for_run(),
         )
         self.saving.wait()
         if self.ranks.main:
-            page = functools.partial(page_of, self.parts, self.tracker, result, predictions, split)
-            write_result(result, predictions, split, self.folder, self.tracker, self.console, page)
+            write_result(result, kept, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
         return result

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.config.monitor import MONITORS
+from fasttrain.config.resuming import lasting
 from fasttrain.tracking.record import record_uuid, set_aside
+from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState
 
@@ -30,7 +36,7 @@ def begin_best_anew(state: TrainingState, main: bool) -> None:
     """Has the epoch that ends with this state be the best so far; in mid-epoch none is."""
     state.early_stopping.forget()
     if state.at_end_of_epoch and state.history:
-        state.early_stopping.update(state.epoch - 1, state.history[-1]["val_loss"])
+        state.early_stopping.update(state.epoch - 1, state.history[-1][MONITORS[state.early_stopping.monitor].field])
         if main:
             state.keep_best()
 
@@ -70,6 +76,30 @@ def tracked_before(start: RunStart) -> dict[str, Any]:
     if None not in (known["journal"], found) and found != known["journal"]:  # killed before it was saved
         known["experiment"] = set_aside(start.folder, {"abandoned": "the run was killed before its first checkpoint"})
     return known
+
+
+def start_tracker(
+    parts: RunParts, folder: Path, tracked: Mapping[str, Any], tags: Mapping[str, str], report: Callable[[str], None]
+) -> NullTracker:
+    """Start the tracker of the run in `folder`, in the MLflow run that `tracked_before` found, if there is one."""
+    config, ranks = parts.config, parts.ranks
+    if not config.track or not ranks.main:
+        return NullTracker()
+    return Tracker.start(
+        experiment=tracked.get("experiment") or config.given_experiment,
+        run_name=config.run_name,
+        params={
+            **lasting(config.plain()),
+            "loader": parts.loader_name,
+            "classes": len(parts.shards.classes),
+            "ranks": ranks.size,
+        },
+        tags={**tags, "run_folder": str(folder.resolve()), "shards": parts.shards.fingerprint},
+        run_id=tracked["mlflow_run_id"],
+        uuid=tracked["journal"],
+        folder=folder,
+        report=report,
+    )
 
 
 def _same(ours: dict[str, torch.Tensor] | None, theirs: dict[str, torch.Tensor]) -> bool:

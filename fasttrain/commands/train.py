@@ -13,6 +13,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.run import AfterEpoch, Run
 from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import UserError
 from fasttrain.model.own import OwnModel, passed_object
 from fasttrain.ranks import Ranks
 from fasttrain.stop import StopRequest
@@ -54,6 +55,8 @@ def train(
     with ranks, StopRequest("stopping after this step, with a checkpoint") as stop:
         file = Path(config) if config else None
         start = ranks.from_main(lambda: start_of_run(file, settings, ranks.run_of_before()))
+        if start.config.folds is not None:
+            raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
         start = replace(start, model=passed_object(model))
         if console is None or not ranks.main:
             console = make_console(start.config.log_format, quiet=not ranks.main)

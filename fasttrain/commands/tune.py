@@ -55,7 +55,7 @@ def tune(
     **settings: Any,
 ) -> TuneResult:
     """Searches with Optuna (TPE) for the settings with the greatest `val_top1`, of the epoch whose weights a run keeps:
-    that of the least `val_loss`.
+    the best one by `monitor`.
 
     `config` and `settings` are `train`'s. The study lies in `out`/study.db: the same call again goes on until it has
     `trials` trials, with one that was killed from its checkpoint. `timeout`: seconds after which no trial begins.
@@ -74,6 +74,8 @@ def tune(
         if name in given:
             raise UserError(f"{name} = {given[name]!r}: tune sets it for each trial; leave it out")
     asked = resolve(given, origin=str(config or "settings"))
+    if asked.refit:
+        raise UserError("refit trains once more after the validation that a trial is judged by; leave it out")
     if asked.linear_probe:
         raise UserError("linear_probe chooses its L2 penalty by itself and uses no setting that is tuned; leave it out")
     given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}
@@ -266,7 +268,7 @@ def _epochs_before(folder: Path) -> list[dict[str, Any]]:
 
 
 def _kept_top1(records: Sequence[Mapping[str, Any]]) -> float:
-    """`val_top1` of the epoch whose weights `train` keeps: the last that improved `val_loss`."""
+    """`val_top1` of the epoch whose weights `train` keeps: the last that improved the monitored metric."""
     kept: float = next(record["val_top1"] for record in reversed(records) if record["improved"])
     return kept
 

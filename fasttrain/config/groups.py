@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.location import parse_location, user_path
 from fasttrain.config.model_name import is_object, model_name
-from fasttrain.config.values import CacheSize, Progressive, RandAugment, SaveEvery
+from fasttrain.config.monitor import MonitorName
+from fasttrain.config.values import CacheSize, Fold, Progressive, RandAugment, SaveEvery
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Switch = Annotated[
@@ -48,6 +50,9 @@ class DataSettings(Settings):
     shuffle: Literal["full", "shards"] = Field(
         "full", description="shards: mix a few shards at a time, for data larger than memory"
     )
+    sampling: Literal["none", "balanced"] = Field(
+        "none", description="balanced: every class comes equally often in training; an epoch stays as long"
+    )
     on_bad_sample: Literal["error", "skip"] = Field(
         "error", description="skip: leave out samples that have changed or don't decode, at most 1 % of an epoch"
     )
@@ -57,11 +62,25 @@ class DataSettings(Settings):
         le=2048,
         description="side of the square the model sees, px; if not given, the model's own where it is not made for 224",
     )
+    eval_size: int | None = Field(
+        None, ge=16, le=2048, description="side of the square that evaluation and export see, px; default: --image-size"
+    )
+    crop_pct: Share = Field(CROP_PCT, description="evaluation: the centre crop's share of the short side")
+    resize_mode: ResizeMode = Field(
+        "crop",
+        description="evaluation: crop the centre, or take the entire photograph: squash (to a square) or letterbox",
+    )
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
+    hflip: float = Field(
+        0.5, ge=0, le=1, description="probability of a horizontal flip; 0 for letters, signs, left and right hands"
+    )
+    vflip: float = Field(
+        0.0, ge=0, le=1, description="probability of a vertical flip, for pictures without an up: aerial, microscopy"
+    )
     progressive: Progressive | None = Field(
-        None, description="train on growing pictures, as 128:224 px; --image-size stays what is evaluated"
+        None, description="train on growing pictures, as 128:224 px; evaluation keeps its size"
     )
     limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
 
@@ -77,6 +96,20 @@ class DataSettings(Settings):
             raise ValueError(f"crop_scale = {scale} runs backwards; did you mean {scale[::-1]}?")
         return scale
 
+    @model_validator(mode="after")
+    def _crop_pct_of_a_crop(self) -> DataSettings:
+        if self.resize_mode != "crop" and self.crop_pct != CROP_PCT:
+            raise ValueError(
+                f"crop_pct = {self.crop_pct:g} does not go with resize_mode = '{self.resize_mode}', which crops "
+                "nothing; leave one of them out"
+            )
+        return self
+
+    @property
+    def geometry(self) -> Geometry:
+        """How photographs are seen in evaluation."""
+        return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode)
+
 
 class AugmentationSettings(Settings):
     """Augmentation on the device, after the loader's crop and flip."""
@@ -87,11 +120,23 @@ class AugmentationSettings(Settings):
     rand_augment: RandAugment | None = Field(
         None, description="RandAugment, as n2-m9: 2 operations a photograph at magnitude 9 of 10"
     )
+    trivial_augment: bool = Field(
+        False,
+        description="TrivialAugmentWide: one operation a photograph, at a random magnitude; not with --rand-augment",
+    )
     random_erasing: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
     mixup: float = Field(0.0, ge=0, le=100, description="Mixup's alpha; 0: off")
     cutmix: float = Field(
         0.0, ge=0, le=100, description="CutMix's alpha; 0: off; with --mixup each batch gets one of them"
     )
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> AugmentationSettings:
+        if self.trivial_augment and self.rand_augment is not None:
+            raise ValueError(
+                f"trivial_augment does not go with rand_augment = {self.rand_augment}; leave one of them out"
+            )
+        return self
 
 
 class ModelSettings(Settings):
@@ -109,6 +154,12 @@ class ModelSettings(Settings):
         False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
     )
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="stochastic depth: probability of leaving out the last block; the others' grow to it",
+    )
 
     @field_validator("model", mode="before")
     @classmethod
@@ -131,6 +182,9 @@ class OptimizationSettings(Settings):
         None, description="other defaults for the settings below: fast, accurate or classic"
     )
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
+    head_epochs: int = Field(
+        0, ge=0, description="the first N epochs train the classifier alone, on cached features where they can"
+    )
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
         64, description="photographs a batch, of each rank under torchrun; auto: the most that fit into memory"
     )
@@ -148,7 +202,24 @@ class OptimizationSettings(Settings):
     warmup_epochs: float = Field(0.5, ge=0, description="linear warm-up; cosine only")
     patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
     factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
+    monitor: MonitorName = Field(
+        "val_loss",
+        description="val_loss, top1, macro_f1, or map for sets of classes: it chooses the best epoch and counts for "
+        "early stopping and plateau",
+    )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="focal: what is classified well counts less; validation stays cross-entropy"
+    )
+    focal_gamma: float = Field(2.0, ge=0, le=10, description="focal: how much less; 0 is cross-entropy")
+    teacher: str | None = Field(
+        None,
+        description="learn the probabilities of this: a run folder, a checkpoint, or a timm model of these classes",
+    )
+    teacher_temperature: float = Field(1.0, gt=0, le=100, description="above 1: softer probabilities of both")
+    teacher_weight: float = Field(
+        1.0, gt=0, le=1, description="the teacher's share of the loss, the rest is the labels'; 1: the teacher alone"
+    )
     label_smoothing: float = Field(
         0.0,
         ge=0,
@@ -159,8 +230,22 @@ class OptimizationSettings(Settings):
         "none", description="balanced: weigh classes by their inverse frequency"
     )
     clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
+    sam: float = Field(
+        0.0, ge=0, le=10, description="SAM's radius, as 0.05: seek flat minima, at twice the cost of a step; 0: off"
+    )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
+    average: int = Field(
+        0, ge=0, le=100, description="average the weights of the N best epochs, where that is better on validation"
+    )
+    refit: bool = Field(
+        False, description="train once more on train and val, for as many epochs as the best one; test evaluates it"
+    )
     tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
+
+    @field_validator("teacher", mode="after")
+    @classmethod
+    def _teacher_below_home(cls, teacher: str | None) -> str | None:
+        return None if teacher is None else str(user_path(teacher))
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -171,9 +256,16 @@ class OptimizationSettings(Settings):
 
     @model_validator(mode="after")
     def _warmup_within_the_run(self) -> OptimizationSettings:
-        if self.warmup_epochs > self.epochs:
+        if self.head_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g} is more than epochs; the nearest valid one is {self.epochs}"
+                f"head_epochs = {self.head_epochs} leaves none of epochs = {self.epochs} to train everything; give at "
+                f"most {self.epochs - 1}, or use linear_probe"
+            )
+        left = self.epochs - self.head_epochs
+        if self.warmup_epochs > left:
+            named = "epochs" if not self.head_epochs else "epochs after the head's"
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g} is more than {named}; the nearest valid one is {left}"
             )
         return self
 
@@ -204,6 +296,13 @@ class RunSettings(Settings):
         description="a checkpoint each N steps (500) or minutes (10min) besides one an epoch; off: none",
     )
     keep: int = Field(2, ge=1, le=1_000_000, description="how many checkpoints stay, the newest ones")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="train N models, each validated on one fold of train and val; --resume takes their folder",
+    )
+    fold: Fold | None = Field(None, description="2/5: validate on the second of five folds, train on the others")
     profile: bool = Field(
         False, description="write trace.json.gz: a few steps of the first epoch, for https://ui.perfetto.dev"
     )

@@ -45,7 +45,9 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the recipe `name`, one of `RECIPES`, beside what is `given`.
 
     Some depend on what is given. A linear probe has no use for any of them. Layer decay spares pretrained weights only.
+    TrivialAugment takes RandAugment's place.
     Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them.
+    Mirror images aren't averaged where training has none.
     """
     if given.get("linear_probe"):
         return {}
@@ -53,6 +55,10 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     epochs = given.get("epochs", defaults.get("epochs"))
     if isinstance(epochs, int) and epochs >= _MANY_EPOCHS:
         defaults |= _NEEDS_MANY_EPOCHS.get(name, {})
+    if given.get("trivial_augment"):
+        defaults.pop("rand_augment", None)
     if given.get("pretrained") is False and not given.get("weights"):
         defaults.pop("layer_decay", None)
+    if given.get("hflip") == 0:
+        defaults.pop("tta", None)
     return defaults

@@ -43,6 +43,7 @@ def _call(explanation: str) -> Rule:
 
 
 _NEW_RUN = "start a new run from its weights: --weights RUN/model.safetensors"
+_EVALUATED = f"epochs whose validation sees other parts of the photographs can't be compared; {_NEW_RUN}"
 _AUGMENTED = "from the next batch on"
 _MOMENTS = "the moments of the parameters that trained before are kept"
 
@@ -53,11 +54,19 @@ RULES: dict[str, Rule] = {
     "loader": _effect("all loaders give the same photographs, crops and flips"),
     "workers": _effect(),
     "shuffle": Rule(OnResume.FIXED, f"the order of an epoch's photographs depends on it; {_NEW_RUN}"),
+    "sampling": Rule(OnResume.FIXED, f"an epoch's photographs depend on it; {_NEW_RUN}"),
     "on_bad_sample": _effect(),
     "image_size": Rule(
         OnResume.FIXED, f"epochs that are validated at different sizes can't be compared for the best one; {_NEW_RUN}"
     ),
+    "eval_size": Rule(
+        OnResume.FIXED, f"epochs that are validated at different sizes can't be compared for the best one; {_NEW_RUN}"
+    ),
+    "crop_pct": Rule(OnResume.FIXED, _EVALUATED),
+    "resize_mode": Rule(OnResume.FIXED, _EVALUATED),
     "crop_scale": _effect(_AUGMENTED),
+    "hflip": _effect(_AUGMENTED),
+    "vflip": _effect(_AUGMENTED),
     "progressive": _effect("the epoch at hand has the new size"),
     "limit_batches": Rule(
         OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"
@@ -65,6 +74,7 @@ RULES: dict[str, Rule] = {
     # augmentation
     "color_jitter": _effect(_AUGMENTED),
     "rand_augment": _effect(_AUGMENTED),
+    "trivial_augment": _effect(_AUGMENTED),
     "random_erasing": _effect(_AUGMENTED),
     "mixup": _effect(_AUGMENTED),
     "cutmix": _effect(_AUGMENTED),
@@ -85,9 +95,11 @@ RULES: dict[str, Rule] = {
         may_change=lambda old, new: not new,
     ),
     "drop_rate": _effect(),
+    "drop_path": _effect(),
     # optimisation
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
     "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
+    "head_epochs": Rule(OnResume.FIXED, f"optimizer and schedule begin when they end; {_NEW_RUN}"),
     "batch_size": _effect("auto keeps the number that the run began with"),
     "grad_accumulation": _effect(),
     "optimizer": _effect("its moments begin at zero"),
@@ -101,13 +113,32 @@ RULES: dict[str, Rule] = {
     "warmup_epochs": _effect("as if the run had begun with it"),
     "patience": _effect(),
     "factor": _effect("from the next drop of the rate on"),
+    "monitor": Rule(
+        OnResume.FIXED,
+        f"the weights of the epoch that another metric would have chosen may be gone; {_NEW_RUN}",
+    ),
     "early_stopping": _effect(
         "epochs without improvement so far count; if early stopping had ended the run, more epochs begin the count anew"
     ),
+    "loss": _effect(),
+    "focal_gamma": _effect(),
+    "teacher": Rule(
+        OnResume.FIXED,
+        "the loss is another one without it; leave it out, or start a new run. The same teacher may lie elsewhere: its "
+        "tensors are compared",
+        may_change=lambda old, new: old is not None and new is not None,
+    ),
+    "teacher_temperature": _effect(),
+    "teacher_weight": _effect(),
     "label_smoothing": _effect(),
     "class_weights": _effect(),
     "clip_grad": _effect(),
+    "sam": _effect("from the next step on"),
     "ema_decay": _effect("switched on, the average begins with the weights at hand"),
+    "average": _effect("of the epochs so far, those that the checkpoint holds count, and at least the best one"),
+    "refit": Rule(
+        OnResume.FIXED, "the weights that the run began with are kept from its start, or not at all; start a new run"
+    ),
     "tta": _effect(),
     # machine
     "device": _effect(),
@@ -126,6 +157,8 @@ RULES: dict[str, Rule] = {
     "out": _call("where `--resume auto` looks; the run stays in its folder"),
     "save_every": _effect(),
     "keep": _effect(),
+    "folds": _call("trains its folds, or resumes those of the folder that `--resume` names"),
+    "fold": Rule(OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"),
     "profile": _call("traces the first epoch of this call"),
     "log_format": _effect(),
     "resume": _call("which run is resumed"),

@@ -18,17 +18,21 @@ from fasttrain.config.groups import (
     RunSettings,
 )
 from fasttrain.config.model_name import is_own
+from fasttrain.config.monitor import MONITORS, Monitor
 from fasttrain.config.recipes import RECIPES, recipe_defaults
 
+HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample")
+"""Settings with which the head trains on photographs in the epochs of `head_epochs`, in place of cached features."""
+
 NEEDS_PIXELS = (
-    *AugmentationSettings.model_fields,
-    *("progressive", "tta", "freeze", "layer_decay", "grad_checkpointing", "on_bad_sample"),
+    *HEAD_NEEDS_PIXELS,
+    *("vflip", "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit", "teacher"),
 )
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 
 NEEDS_STEPS = (
     *("optimizer", "learning_rate", "weight_decay", "momentum", "scheduler", "warmup_epochs", "patience", "factor"),
-    *("grad_accumulation", "clip_grad", "ema_decay", "drop_rate", "profile"),
+    *("grad_accumulation", "clip_grad", "sam", "ema_decay", "average", "drop_rate", "drop_path", "profile"),
 )
 """Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
 
@@ -55,6 +59,11 @@ class TrainConfig(
                 f"compile_mode = '{self.compile_mode}': CUDA graphs overwrite the gradients that grad_accumulation = "
                 f"{self.grad_accumulation} keeps; use 'max-autotune-no-cudagraphs'"
             )
+        if self.refit and (other := self.changed(("head_epochs", "average"))):
+            raise ValueError(
+                f"{other[0]} = {self.plain()[other[0]]!r} does not go with refit, which has no validation to choose "
+                "weights by; use one of them"
+            )
         if self.linear_probe and is_own(self.model):
             raise ValueError(f"linear_probe is for timm's models, not {self.model}; freeze its body in your function")
         if self.linear_probe and (changed := self.changed(NEEDS_PIXELS)):
@@ -63,6 +72,11 @@ class TrainConfig(
                 f"{name} = {self.plain()[name]!r} does not go with linear_probe, whose head sees features only"
             )
         return self
+
+    @property
+    def monitored(self) -> Monitor:
+        """Return the metric that chooses the best epoch."""
+        return MONITORS[self.monitor]
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
         """Return the settings as TOML and JSON can hold them: paths as strings, unset ones left out."""

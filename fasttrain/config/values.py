@@ -126,6 +126,30 @@ class Progressive(ParsedValue):
 
 
 @dataclass(frozen=True)
+class Fold(ParsedValue):
+    """Part `number`, from 1, of `count` parts, 2 to 100. Written "2/5"."""
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        count = min(max(self.count, 2), 100)
+        number = min(max(self.number, 1), count)
+        if (number, count) != (self.number, self.count):
+            raise InvalidValue(f"fold = '{self}' is out of range; the nearest valid one is {number}/{count}")
+
+    @classmethod
+    def parse(cls, text: str) -> Fold:
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found:
+            raise InvalidValue(f"fold = '{text}' is not understood; write 2/5: the second of five folds")
+        return cls(int(found[1]), int(found[2]), text=text)
+
+    def canonical(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+@dataclass(frozen=True)
 class SaveEvery(ParsedValue):
     """Optimizer steps, or seconds, between checkpoints within an epoch; neither for none.
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
+from fasttrain.config.geometry import Geometry
 from fasttrain.errors import UserError
 from fasttrain.loaders.plan import CenterShare, CropRule, FullPicture, View
 from fasttrain.loaders.plan import Crop as RandomCrop
@@ -22,12 +23,15 @@ class PlannedCrop(ABC):
             raise UserError(f"a crop of {self.size} px: give a whole number of pixels, such as 224")
 
     @abstractmethod
-    def rule(self, hflip: float) -> CropRule:
-        """Return the rule by which the plan places this crop and mirrors it with probability `hflip`."""
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        """Return the rule by which the plan places this crop.
 
-    def view(self, hflip: float) -> View:
-        """Return the pictures that this crop makes, mirrored with probability `hflip`."""
-        return View(self.size, self.rule(hflip))
+        hflip: the probability that it is mirrored. vflip: the probability that it is turned upside down.
+        """
+
+    def view(self, hflip: float, vflip: float) -> View:
+        """Return the pictures that this crop makes, flipped with these probabilities."""
+        return View(self.size, self.rule(hflip, vflip))
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class RandomResizedCrop(PlannedCrop):
             if not 0 < low <= high <= most:
                 raise UserError(f"RandomResizedCrop({name}={(low, high)}): give two numbers above 0, the smaller first")
 
-    def rule(self, hflip: float) -> CropRule:
-        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip)
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip, vflip=vflip)
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ class CenterCrop(PlannedCrop):
         if not 0 < self.crop_pct <= 1:
             raise UserError(f"CenterCrop(crop_pct={self.crop_pct}): give a share above 0 and up to 1, such as 0.875")
 
-    def rule(self, hflip: float) -> CropRule:
-        return CenterShare(self.crop_pct, hflip)
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        return CenterShare(self.crop_pct, flip=hflip, vflip=vflip)
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ class Resize(PlannedCrop):
         if self.mode not in ("squash", "letterbox"):
             raise UserError(f"Resize(mode={self.mode!r}): give 'squash' or 'letterbox'")
 
-    def rule(self, hflip: float) -> CropRule:
-        return FullPicture(hflip, self.mode == "letterbox")
+    def rule(self, hflip: float, vflip: float) -> CropRule:
+        return FullPicture(flip=hflip, vflip=vflip, letterbox=self.mode == "letterbox")
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
@@ -91,3 +95,10 @@ def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
         raise UserError(f"crop = {given!r}: give RandomResizedCrop(224), CenterCrop(224), or a size such as 224")
     size = 224 if given is None else given
     return RandomResizedCrop(size) if training else CenterCrop(size)
+
+
+def evaluation_crop(geometry: Geometry) -> PlannedCrop:
+    """Return the crop by which photographs are evaluated."""
+    if geometry.resize_mode == "crop":
+        return CenterCrop(geometry.image_size, geometry.crop_pct)
+    return Resize(geometry.image_size, geometry.resize_mode)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from fasttrain.config.geometry import Geometry, ResizeMode
 from fasttrain.config.location import user_path
+from fasttrain.data.crops import PlannedCrop, evaluation_crop
 from fasttrain.data.photograph import Unreadable, decode_photograph, read_photograph
 from fasttrain.device import choose_workers
 from fasttrain.errors import UserError
@@ -21,34 +23,37 @@ def decode(
     size: int = 224,
     *,
     crop_pct: float = 0.875,
+    resize_mode: ResizeMode = "crop",
     workers: int | None = None,
 ) -> torch.Tensor:
     """Return the centre crops of photographs as uint8 [n, size, size, 3], of a single one as [size, size, 3].
 
     Each is a path or the bytes of a file, in any format that `convert` takes. It is turned upright, and no more of a
-    JPEG is decoded than the crop. crop_pct: the crop's share of the short side, in (0, 1]. workers: threads, one a core
-    by default. Raises UserError, which names the photograph, for one that can't be read.
+    JPEG is decoded than the crop. crop_pct: the crop's share of the short side, in (0, 1]. resize_mode: "squash" or
+    "letterbox" takes the entire photograph in place of a crop. workers: threads, one a core by default. Raises
+    UserError, which names the photograph, for one that can't be read.
     """
     if size < 1 or not 0 < crop_pct <= 1:
         raise UserError(f"decode(size={size}, crop_pct={crop_pct}): give at least 1 px, and a share in (0, 1]")
+    crop = evaluation_crop(Geometry(size, crop_pct, resize_mode))
     if isinstance(photographs, (str, Path, bytes)):
-        return _decode(photographs, "the photograph", size, crop_pct)
+        return _decode(photographs, "the photograph", crop)
     if not photographs:
         return torch.empty((0, size, size, 3), dtype=torch.uint8)
     with ThreadPoolExecutor(max(choose_workers(workers), 1)) as pool:
         numbered = enumerate(photographs)
-        jobs = [pool.submit(_decode, each, f"photograph {number}", size, crop_pct) for number, each in numbered]
+        jobs = [pool.submit(_decode, each, f"photograph {number}", crop) for number, each in numbered]
         try:
             return torch.stack([job.result() for job in jobs])
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _decode(photograph: Photograph, name: str, size: int, crop_pct: float) -> torch.Tensor:
+def _decode(photograph: Photograph, name: str, crop: PlannedCrop) -> torch.Tensor:
     try:
         if isinstance(photograph, bytes):
-            return decode_photograph(photograph, size, crop_pct)
-        return read_photograph(user_path(photograph), size, crop_pct)
+            return decode_photograph(photograph, crop)
+        return read_photograph(user_path(photograph), crop)
     except Unreadable as error:
         name = name if isinstance(photograph, bytes) else str(photograph)
         raise UserError(f"{name}: {error}; give photographs that open") from None

@@ -58,9 +58,11 @@ class Loader(base.Loader):
         crop: PlannedCrop | int | None = None,
         views: Sequence[PlannedCrop] | None = None,
         hflip: float | None = None,
+        vflip: float = 0.0,
         transforms: Sequence[Transform] = (),
         output: Literal["uint8", "float"] = "uint8",
         shuffle: bool | Literal["shards"] | None = None,
+        sampling: Literal["none", "balanced"] = "none",
         drop_last: bool = False,
         limit: int | None = None,
         ids: Sequence[int] | NDArray[np.int64] | None = None,
@@ -82,11 +84,15 @@ class Loader(base.Loader):
         "val", "test" or "all". ids: only these samples, rows of the index.
 
         crop, hflip, shuffle: for "train" by default `RandomResizedCrop(224)`, 0.5 and True, for others
-        `CenterCrop(224)`, 0 and False. A number is the size of such a crop. `shuffle` "shards" mixes a few shards at a
-        time, for data that don't fit into memory. views: several crops of each photograph in place of `crop`; `images`
-        is then a list, a tensor for each. transforms: what happens to a batch on its device, in this order:
-        `RandAugment`, `ColorJitter`, `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the
-        images. After `Mixup` or `CutMix`, labels are float32 [n, classes]. output: "float" adds `Normalize()`.
+        `CenterCrop(224)`, 0 and False. A number is the size of such a crop. hflip, vflip: the probabilities that a
+        picture is mirrored and that it is turned upside down. `shuffle` "shards" mixes a few shards at a time, for data
+        that don't fit into memory. sampling: "balanced" repeats and leaves out photographs so that every class comes
+        equally often in a pass, which has as many photographs as before.
+
+        views: several crops of each photograph in place of `crop`; `images` is then a list, a tensor for each.
+        transforms: what happens to a batch on its device, in this order: `RandAugment` or `TrivialAugment`,
+        `ColorJitter`, `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the images. After
+        `Mixup` or `CutMix`, labels are float32 [n, classes]. output: "float" adds `Normalize()`.
 
         drop_last: leaves out a short last batch. limit: batches a pass at the most. loader: "auto", "native", "dali",
         "ffcv" or "torchvision". workers: threads or processes, one a core by default. with_ids: yields int64 [n] row
@@ -102,21 +108,26 @@ class Loader(base.Loader):
         if views is not None and (crop is not None or not views):
             raise UserError("views: give one crop or more, and no other crop beside them")
         crops = [as_crop(each, training=training) for each in ([crop] if views is None else views)]
-        flip = (0.5 if training else 0.0) if hflip is None else hflip
+        hflip = (0.5 if training else 0.0) if hflip is None else hflip
         shuffle = training if shuffle is None else shuffle
         if batch_size < 1 or (limit is not None and limit < 1) or (workers is not None and workers < 0):
             given = f"batch_size = {batch_size}, limit = {limit}, workers = {workers}"
             raise UserError(f"{given}: give at least 1, and no negative number of workers")
-        _check(flip, shuffle, output, on_bad_sample)
+        _check(hflip, vflip, shuffle, sampling, output, on_bad_sample)
         rank, world_size = _ranks(rank, world_size)
         shards = data if isinstance(data, ShardSet) else _opened(data, convert)
+        if sampling == "balanced" and shards.multi_label:
+            raise UserError(
+                f"sampling = balanced draws by a photograph's one class, and {shards.location} has sets; weigh rare "
+                "classes with class_weights = balanced"
+            )
         samples = split_ids(shards, split, shards.location) if ids is None else _known(shards, ids)
         self._device = choose_device(str(device))
         kind, self.why = choose_loader(loader, shards, str(self._device))
         if kind.name == "ffcv" and len(np.unique(shards.index["split"][samples])) > 1:
             raise UserError("loader = 'ffcv' reads one split at a time: give split='train', or another loader")
         full = len(samples) // (batch_size * world_size) if drop_last else None
-        first, *further = (each.view(flip) for each in crops)
+        first, *further = (each.view(hflip, vflip) for each in crops)
         settings = LoaderSettings(
             batch_size=batch_size,
             image_size=first.size,
@@ -129,6 +140,7 @@ class Loader(base.Loader):
             world_size=world_size,
             limit_batches=min((each for each in (limit, full) if each is not None), default=None),
             shuffle="shards" if shuffle == "shards" else "full" if shuffle else "none",
+            sampling=sampling,
             on_bad_sample=on_bad_sample,
             report=report or log.warning,
         )
@@ -288,10 +300,13 @@ def _with_normalize(transforms: Sequence[Transform]) -> list[Transform]:
     return [*before, Normalize(), *transforms[len(before) :]]
 
 
-def _check(flip: float, shuffle: Any, output: str, on_bad: str) -> None:
+def _check(hflip: float, vflip: float, shuffle: Any, sampling: str, output: str, on_bad: str) -> None:
     rules = {
-        f"hflip = {flip}: give a probability, 0 to 1": 0 <= flip <= 1,
+        f"hflip = {hflip}: give a probability, 0 to 1": 0 <= hflip <= 1,
+        f"vflip = {vflip}: give a probability, 0 to 1": 0 <= vflip <= 1,
         f"shuffle = {shuffle!r} is not one of True, False, 'shards'": shuffle in (True, False, "shards"),
+        f"sampling = {sampling!r} is not one of none, balanced": sampling in ("none", "balanced"),
+        f"sampling = {sampling!r} draws each pass anew: give shuffle=True or 'shards'": sampling == "none" or shuffle,
         f"output = {output!r} is not one of uint8, float": output in ("uint8", "float"),
         f"on_bad_sample = {on_bad!r} is not one of error, skip": on_bad in ("error", "skip"),
     }

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fasttrain.data.crops import PlannedCrop, as_crop
 from fasttrain.errors import fault_of_machine
-from fasttrain.loaders.plan import CenterShare, centre_boxes
-from fasttrain.loaders.torchvision import decode_crop
+from fasttrain.loaders.plan import LETTERBOX_GREY, Batch, EpochPlan, View, letterbox_size
+from fasttrain.loaders.torchvision import decode_planned
 from fasttrain.photos.cut import native_available
 from fasttrain.photos.normalise import BrokenPhoto, directly_decodable, normalise
 
@@ -31,7 +32,7 @@ class Unreadable(Exception):
     """A photograph that can't be read or decoded, in a few words."""
 
 
-def read_photograph(path: Path, image_size: int, crop_pct: float = CenterShare.share) -> torch.Tensor:
+def read_photograph(path: Path, crop: PlannedCrop | int) -> torch.Tensor:
     """Return `decode_photograph` of a file. Raises Unreadable."""
     try:
         data = path.read_bytes()
@@ -39,27 +40,33 @@ def read_photograph(path: Path, image_size: int, crop_pct: float = CenterShare.s
         if fault_of_machine(error):
             raise
         raise Unreadable(error.strerror or str(error)) from None
-    return decode_photograph(data, image_size, crop_pct)
+    return decode_photograph(data, crop)
 
 
-def decode_photograph(data: bytes, image_size: int, crop_pct: float = CenterShare.share) -> torch.Tensor:
-    """Return the centre crop that validation takes, uint8 [image_size, image_size, 3], upright and in sRGB.
+def decode_photograph(data: bytes, crop: PlannedCrop | int) -> torch.Tensor:
+    """Return the photograph as `crop` shows it in validation, uint8 [size, size, 3], upright and in sRGB.
 
-    `data` is a file in any format that `convert` takes. crop_pct: the crop's share of the short side, in (0, 1].
-    Raises Unreadable.
+    `data` is a file in any format that `convert` takes. crop: a `CenterCrop` or `Resize`, or the size of the usual
+    centre crop. Raises Unreadable.
     """
+    view = as_crop(crop, training=False).view(hflip=0, vflip=0)
     try:
-        pixels = _decode_directly(data, image_size, crop_pct) if native_available() else None
+        pixels = _decode_directly(data, view) if native_available() else None
         if pixels is not None:
             return torch.from_numpy(pixels)
         photo = normalise(data, max_size=None, quality=95, cut="none", optimize=False)
-        box = centre_boxes(np.array([[photo.height, photo.width]], dtype=np.int32), crop_pct)[0]
-        return decode_crop(photo.jpeg, box, False, (image_size, image_size))
+        return decode_planned(photo.jpeg, _planned(photo.height, photo.width, view), 0)
     except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
         raise Unreadable(str(error).splitlines()[0]) from None
 
 
-def _decode_directly(data: bytes, image_size: int, crop_pct: float) -> NDArray[np.uint8] | None:
+def _planned(height: int, width: int, view: View) -> Batch:
+    """Return the plan of one upright photograph."""
+    sizes = np.array([[height, width]], dtype=np.int32)
+    return EpochPlan.in_order(np.zeros(1, np.int64), sizes, seed=0, epoch=0, size=view.size, crop=view.crop)
+
+
+def _decode_directly(data: bytes, view: View) -> NDArray[np.uint8] | None:
     """Decode no more of a JPEG than the crop. Return None where `normalise` must see the file first."""
     from fasttrain import _native
 
@@ -68,18 +75,29 @@ def _decode_directly(data: bytes, image_size: int, crop_pct: float) -> NDArray[n
         return None
     transposed, mirrored, flipped = _TURNS[header.orientation]
     height, width = (header.width, header.height) if transposed else (header.height, header.width)
-    top, left, side, _ = (int(each) for each in centre_boxes(np.array([[height, width]], dtype=np.int32), crop_pct)[0])
+    planned = _planned(height, width, view)
+    top, left, box_height, box_width = planned.boxes[0].tolist()
+    size = letterbox_size(box_height, box_width, view.size) if planned.letterbox else planned.size
     if mirrored:
-        left = width - left - side
+        left = width - left - box_width
     if flipped:
-        top = height - top - side
+        top = height - top - box_height
+    box = top, left, box_height, box_width
     if transposed:
-        top, left = left, top
+        box, size = (left, top, box_width, box_height), (size[1], size[0])
     try:
         # Reads all of it: what `convert` refuses for its damage is refused here.
-        pixels = _native.decode_intact_crop(data, (top, left, side, side), False, (image_size, image_size))
+        pixels = _native.decode_intact_crop(data, box, False, size)
     except ValueError:  # damaged: `normalise` says how much
         return None
     upright = pixels.transpose(1, 0, 2) if transposed else pixels
     upright = upright[:, ::-1] if mirrored else upright
-    return np.ascontiguousarray(upright[::-1] if flipped else upright)
+    upright = upright[::-1] if flipped else upright
+    return _letterboxed(upright, view.size) if planned.letterbox else np.ascontiguousarray(upright)
+
+
+def _letterboxed(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    square = np.full((side, side, 3), LETTERBOX_GREY, dtype=np.uint8)
+    top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
+    square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return square

@@ -18,6 +18,14 @@ from fasttrain.model.preprocess import Normalise
 
 
 @dataclass(frozen=True)
+class TrivialAugment:
+    """TrivialAugmentWide (Müller & Hutter 2021, arXiv:2103.10158): one operation a picture, at a magnitude of its own.
+
+    It takes RandAugment's place.
+    """
+
+
+@dataclass(frozen=True)
 class ColorJitter:
     """Random brightness, contrast and saturation, each changed by at most `strength`, 0 to 1 (torchvision)."""
 
@@ -70,9 +78,9 @@ class Normalize:
 
 
 Function = Callable[[torch.Tensor], torch.Tensor]
-Transform = RandAugment | ColorJitter | RandomErasing | Mixup | CutMix | Normalize | Function
+Transform = RandAugment | TrivialAugment | ColorJitter | RandomErasing | Mixup | CutMix | Normalize | Function
 
-BEFORE_NORMALIZE = (RandAugment, ColorJitter, RandomErasing)
+BEFORE_NORMALIZE = (RandAugment, TrivialAugment, ColorJitter, RandomErasing)
 _ORDER: tuple[Any, ...] = (*BEFORE_NORMALIZE, Normalize, (Mixup, CutMix))
 
 
@@ -95,8 +103,10 @@ class Transforms:
         """
         places = [_place(each) for each in transforms]
         if places != sorted(places):
-            order = "RandAugment, ColorJitter, RandomErasing, Normalize, Mixup or CutMix, your own functions"
-            raise UserError(f"transforms are applied in this order: {order}; give them so")
+            order = "ColorJitter, RandomErasing, Normalize, Mixup or CutMix, your own functions"
+            raise UserError(
+                f"transforms are applied in this order: RandAugment or TrivialAugment, {order}; give them so"
+            )
         normalize: Normalize | None = None
         settings: dict[str, Any] = {}
         self._functions: list[Function] = []
@@ -106,6 +116,8 @@ class Transforms:
                     normalize = each
                 case RandAugment():
                     settings["rand_augment"] = each
+                case TrivialAugment():
+                    settings["trivial_augment"] = True
                 case ColorJitter(strength):
                     settings["color_jitter"] = strength
                 case RandomErasing(p):
@@ -116,6 +128,8 @@ class Transforms:
                     settings["cutmix"] = alpha
                 case _:
                     self._functions.append(each)
+        if {"rand_augment", "trivial_augment"} <= settings.keys():
+            raise UserError("transforms: RandAugment and TrivialAugment exclude each other; leave one of them out")
         self.mixes = "mixup" in settings or "cutmix" in settings
         if self.mixes and (normalize is None or views > 1):
             raise UserError("Mixup and CutMix need pictures of one view, normalized before: add Normalize()")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.metrics import Evaluation
 
 BINS = 15
 
@@ -53,3 +54,16 @@ def calibrate(confidences: npt.NDArray[np.floating], right: npt.NDArray[np.bool_
 def calibration_of(predictions: Predictions) -> Calibration:
     """Of what a model said, by the probability of its first choice."""
     return calibrate(predictions.probabilities[:, 0], predictions.top[:, 0] == predictions.labels)
+
+
+def uncalibrated(predictions: Predictions) -> Calibration:
+    """Return the calibration that the same predictions have at temperature 1."""
+    if predictions.uncalibrated is None:
+        return calibration_of(predictions)
+    return calibrate(predictions.uncalibrated[:, 0], predictions.top[:, 0] == predictions.labels)
+
+
+def with_calibration(evaluation: Evaluation, predictions: Predictions) -> Evaluation:
+    """Return `evaluation`, to which the `predictions` belong, with its calibration errors."""
+    after, before = calibration_of(predictions).ece, uncalibrated(predictions).ece
+    return replace(evaluation, ece=after, uncalibrated_ece=before)

@@ -25,13 +25,17 @@ class Predictions:
     """What the model said about each of N samples; K = min(5, C).
 
     `ids` int64[N]: rows of the shards' index. `labels` int64[N]: the true classes. `top` int64[N, K]:
-    predicted classes, the likeliest first. `probabilities` float32[N, K] in [0, 1]: theirs.
+    predicted classes, the likeliest first. `probabilities` float32[N, K] in [0, 1]: theirs, at the model's temperature.
+    `uncalibrated` float32[N, K]: the same at temperature 1; None where that is the model's. `of_label` float32[N]: the
+    true class's probability at temperature 1; None where it isn't known.
     """
 
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     top: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
+    uncalibrated: npt.NDArray[np.float32] | None = None
+    of_label: npt.NDArray[np.float32] | None = None
 
 
 _P = TypeVar("_P", Predictions, SetPredictions)
@@ -47,6 +51,8 @@ def evaluate_model(
     classes: Sequence[str] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    temperature: float = 1.0,
+    logits_seen: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[Evaluation, Predictions]:
     """Evaluates `model` in eval mode under inference_mode; each module's training flag is put back
@@ -54,6 +60,8 @@ def evaluate_model(
 
     `batches` yields (uint8[N, H, W, 3], int64[N] labels, int64[N] ids); `preprocess` turns the former, on
     `device`, into the model's input; `criterion` (mean over the batch) gives the loss, averaged over samples.
+    `temperature` divides the logits of which probabilities are made, and changes nothing else. `logits_seen` gets the
+    logits, float32 [n, C], and labels of each batch.
     Nothing waits for the device before the last batch. With `ranks` each of them brings its own batches, and all get
     the evaluation of all samples, each counted once, and all predictions, by id. Raises UserError for an empty split.
     """
@@ -64,6 +72,8 @@ def evaluate_model(
     labels: list[torch.Tensor] = []
     top: list[torch.Tensor] = []
     probabilities: list[torch.Tensor] = []
+    uncalibrated: list[torch.Tensor] = []
+    of_label: list[torch.Tensor] = []
     outputs = _outputs(model, batches, device=device, preprocess=preprocess, autocast=autocast)
     with torch.inference_mode(), closing(outputs):
         for logits, targets, batch_ids in outputs:
@@ -72,10 +82,15 @@ def evaluate_model(
             ids.append(batch_ids)
             labels.append(targets)
             top.append(ranked)
-            probabilities.append(logits.softmax(1).gather(1, ranked))
+            plain = logits.softmax(1)
+            uncalibrated.append(plain.gather(1, ranked))
+            of_label.append(plain.gather(1, targets[:, None])[:, 0])
+            probabilities.append((logits / temperature).softmax(1).gather(1, ranked))
+            if logits_seen is not None:
+                logits_seen(logits, targets)
     mine = None
     if ids:
-        rest = (torch.cat(each).cpu().numpy() for each in (labels, top, probabilities))
+        rest = (torch.cat(each).cpu().numpy() for each in (labels, top, probabilities, uncalibrated, of_label))
         mine = Predictions(np.concatenate(ids), *rest)
     if ranks is not None and ranks.size > 1:
         meter.merge(ranks)

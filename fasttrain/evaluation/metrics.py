@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +25,24 @@ if TYPE_CHECKING:
     from fasttrain.ranks import Ranks
 
 TOP_K = (1, 3, 5)
+Interval: TypeAlias = tuple[float, float]
+_NOT_FIGURES = ("classes", "confusion_matrix", "top1_interval")
 _CELLS = 1 << 20  # of a sparse matrix, that wait to be counted
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: precision, recall and F1 in [0, 1] (0 where undefined), `support` its samples in the
-    split."""
+    """One class: precision, recall and F1 in [0, 1] (0 where undefined), `support` its samples in the split.
+
+    `recall_interval`: 95 % (see `bootstrap`); None where it isn't known.
+    """
 
     name: str
     precision: float
     recall: float
     f1: float
     support: int
+    recall_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,9 @@ class Evaluation:
     Macro averages are over the classes with samples in the split (support > 0): a class that cannot be
     recalled says nothing about the model. Weighted averages weigh classes by support. `topK` with fewer than
     K classes counts all of them, so it is 1. `confusion_matrix` is int64[C, C]: rows the true class, columns
-    the predicted one; sparse where there are over 1,000 classes (see `confusion.Confusion`).
+    the predicted one; sparse where there are over 1,000 classes (see `confusion.Confusion`). `ece` is the expected
+    calibration error at the model's temperature, and `uncalibrated_ece` at temperature 1. `top1_interval`: 95 % (see
+    `bootstrap`). Each is None where it isn't known.
     """
 
     samples: int
@@ -64,8 +71,11 @@ class Evaluation:
     weighted_f1: float
     classes: tuple[ClassResult, ...]
     confusion_matrix: Confusion
+    ece: float | None = None
+    uncalibrated_ece: float | None = None
+    top1_interval: Interval | None = None
 
-    EACH_EPOCH: ClassVar = ("top1",)
+    EACH_EPOCH: ClassVar = ("top1", "macro_f1")
     """What an epoch's record has of it besides the loss."""
 
     def worst(self, count: int = 5) -> list[ClassResult]:
@@ -81,7 +91,7 @@ class Evaluation:
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("classes", "confusion_matrix")
+            if field.name not in _NOT_FIGURES and getattr(self, field.name) is not None
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +100,8 @@ class Evaluation:
         return {
             **self._figures(),
             "loss": self.loss if math.isfinite(self.loss) else None,
-            "classes": [asdict(result) for result in self.classes],
+            **({"top1_interval": list(self.top1_interval)} if self.top1_interval else {}),
+            "classes": [_plain_class(result) for result in self.classes],
             "confusion_matrix": plain_confusion(self.confusion_matrix),
             "worst_classes": [result.name for result in self.worst()],
         }
@@ -98,9 +109,17 @@ class Evaluation:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Evaluation:
         """The inverse of `to_dict`. Raises KeyError or TypeError for a dict that is none of its."""
-        known = {field.name: values[field.name] for field in fields(Evaluation)}
+        known = {
+            field.name: values[field.name]
+            for field in fields(Evaluation)
+            if field.name in values or field.default is MISSING
+        }
         known["loss"] = math.nan if known["loss"] is None else known["loss"]
-        known["classes"] = tuple(ClassResult(**result) for result in known["classes"])
+        known["top1_interval"] = _interval(known.get("top1_interval"))
+        known["classes"] = tuple(
+            ClassResult(**{**result, "recall_interval": _interval(result.get("recall_interval"))})
+            for result in known["classes"]
+        )
         known["confusion_matrix"] = confusion_from_plain(known["confusion_matrix"], len(known["classes"]))
         return Evaluation(**known)
 
@@ -239,6 +258,19 @@ class _Cells:
         return self.known, self.counts
 
 
+def _plain_class(result: ClassResult) -> dict[str, Any]:
+    plain = asdict(result)
+    interval = plain.pop("recall_interval")
+    return plain if interval is None else {**plain, "recall_interval": list(interval)}
+
+
+def _interval(plain: Any) -> Interval | None:
+    if plain is None:
+        return None
+    low, high = plain
+    return float(low), float(high)
+
+
 def _scores(matrix: Confusion, labels: npt.NDArray[np.int64], average: str | None) -> Any:
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -263,7 +295,7 @@ def _by_class(matrix: Confusion, names: list[str]) -> tuple[ClassResult, ...]:
     )
 
 
-def _averages(matrix: Confusion) -> dict[str, float]:
+def _averages(matrix: Confusion) -> dict[str, Any]:
     present = np.flatnonzero(matrix.sum(1))
     values: dict[str, float] = {}
     for average in ("macro", "weighted"):

@@ -13,6 +13,7 @@ import torch
 
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.location import user_path
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.photograph import Unreadable, read_photograph
 from fasttrain.device import choose_device, choose_workers
 from fasttrain.errors import UserError
@@ -26,7 +27,7 @@ _Read = tuple[Path, "Future[torch.Tensor]"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, in [0, 1].
+    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature.
 
     A multi-label model names the classes that reach their thresholds, with the probability of each; there may be none.
     """
@@ -128,13 +129,14 @@ class Predictor:
 
     def _decoded(self, images: Iterable[str | Path], refused: Callable[[Refused], None]) -> Iterator[_Read]:
         waiting: deque[_Read] = deque()
+        crop = evaluation_crop(self.spec.geometry)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="fasttrain-decode") as pool:
             try:
                 for found in find_photographs(images):
                     if isinstance(found, Refused):
                         refused(found)
                         continue
-                    waiting.append((found, pool.submit(read_photograph, found, self.spec.image_size)))
+                    waiting.append((found, pool.submit(read_photograph, found, crop)))
                     if len(waiting) > self._batch_size + 2 * self._threads:
                         yield waiting.popleft()
                 while waiting:
@@ -148,8 +150,9 @@ class Predictor:
             if self.spec.multi_label:
                 yield from self._seen(paths, logits.float().sigmoid().cpu())
                 return
-            likely = logits.softmax(dim=1).topk(self._top_k)
-        for path, indices, probabilities in zip(paths, likely.indices.tolist(), likely.values.tolist(), strict=True):
+            likely = logits.topk(self._top_k).indices
+            sure = (logits / self.spec.temperature).softmax(dim=1).gather(1, likely)
+        for path, indices, probabilities in zip(paths, likely.tolist(), sure.tolist(), strict=True):
             yield Prediction(path, tuple(self.spec.classes[index] for index in indices), tuple(probabilities))
 
     def _seen(self, paths: list[Path], probabilities: torch.Tensor) -> Iterator[Prediction]:

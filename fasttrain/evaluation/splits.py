@@ -17,6 +17,7 @@ from fasttrain.shards.format import ALL, MANIFEST, SPLITS
 if TYPE_CHECKING:
     import torch
 
+    from fasttrain.data.crops import PlannedCrop
     from fasttrain.model.factory import ModelSpec
     from fasttrain.shards.reader import ShardSet
 
@@ -66,18 +67,20 @@ def require_same_kind(data_is_multi_label: bool, model_is_multi_label: bool, dat
 
 
 def batches(
-    shards: ShardSet, ids: NDArray[np.int64], image_size: int, **options: Any
+    shards: ShardSet, ids: NDArray[np.int64], crop: PlannedCrop | int, **options: Any
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield `(images, labels, ids)` of the centre crops of `ids`, int64 [n], with `Loader`'s other `options`.
+    """Yield `(images, labels, ids)` of `ids`, int64 [n], with `Loader`'s other `options`.
+
+    crop: how they are seen, or the size of the usual centre crop.
 
     All of them come to this process, also under `torch.distributed`. Each split goes through a loader of its own, as
     FFCV's files hold one split each.
     """
-    from fasttrain.data.crops import CenterCrop
+    from fasttrain.data.crops import as_crop
     from fasttrain.data.loader import Loader
 
     splits = shards.index["split"][ids]
     for number in np.unique(splits):
-        chosen = {"split": SPLITS[number], "ids": ids[splits == number], "crop": CenterCrop(image_size)}
+        chosen = {"split": SPLITS[number], "ids": ids[splits == number], "crop": as_crop(crop, training=False)}
         with Loader(shards, **chosen, **_IN_ORDER, **options) as loader:
             yield from loader

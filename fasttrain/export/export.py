@@ -10,23 +10,24 @@ from typing import Any
 import torch
 
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.geometry import CROP_PCT, Geometry
 from fasttrain.config.location import user_path
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.errors import UserError, of_os
 from fasttrain.export.base import Format, Run, inferring
 from fasttrain.export.photographs import some_photographs
 from fasttrain.export.registry import make_format
 from fasttrain.export.speed import Speed, measure
 from fasttrain.files import atomic_folder, make_folder
+from fasttrain.loaders.plan import LETTERBOX_GREY
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.own import OwnModel
 from fasttrain.model.preprocess import Normalise
 from fasttrain.version import __version__
 
 INPUTS = ("uint8", "float")
-_PREPROCESS = (
-    "upright by its EXIF orientation, laid onto white where it is transparent, the centred square of 224/256 of the "
-    "short side, resized (bilinear, antialiased) to image_size"
-)
+_UPRIGHT = "upright by its EXIF orientation, laid onto white where it is transparent"
+_RESIZED = "resized (bilinear, antialiased)"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def export(
     checkpoint = user_path(checkpoint)
     path = user_path(out) if out else _folder(checkpoint) / f"model{kind.suffix}"
     trained, spec = load_trained(checkpoint, model)
-    pixels, source = some_photographs(data, photographs, spec.image_size)
+    pixels, source = some_photographs(data, photographs, evaluation_crop(spec.geometry))
     normalise = Normalise(spec.mean, spec.std, channels_last=False)
     graph = torch.nn.Sequential(normalise, trained).eval() if input == "uint8" else trained
     images = pixels if input == "uint8" else normalise(pixels)
@@ -123,19 +124,34 @@ def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
         "model": spec.name,
         "classes": list(spec.classes),
         "image_size": side,
+        "crop_pct": spec.crop_pct,
+        "resize_mode": spec.resize_mode,
         "mean": list(spec.mean),
         "std": list(spec.std),
         "input": takes[input],
-        "output": f"logits, float32 [n, {len(spec.classes)}]",
-        "preprocess": _PREPROCESS,
-        **_of_sets(spec),
+        **_output(spec),
+        "preprocess": _preprocess(spec.geometry),
     }
 
 
-def _of_sets(spec: ModelSpec) -> dict[str, Any]:
-    """Return what a multi-label model's user needs: each class is seen where its sigmoid reaches its threshold."""
-    thresholds = spec.thresholds or (0.5,) * len(spec.classes)
-    return {"multi_label": True, "thresholds": list(thresholds)} if spec.multi_label else {}
+def _output(spec: ModelSpec) -> dict[str, Any]:
+    """Return what makes predictions of logits: the softmax's temperature, or a threshold for each class's sigmoid."""
+    logits = f"logits, float32 [n, {len(spec.classes)}]; probabilities are"
+    if spec.multi_label:
+        thresholds = spec.thresholds or (0.5,) * len(spec.classes)
+        return {"output": f"{logits} sigmoid(logits)", "multi_label": True, "thresholds": list(thresholds)}
+    return {"output": f"{logits} softmax(logits / temperature)", "temperature": spec.temperature}
+
+
+def _preprocess(geometry: Geometry) -> str:
+    share = "224/256" if geometry.crop_pct == CROP_PCT else f"{geometry.crop_pct:g}"
+    seen = {
+        "crop": f"the centred square of {share} of the short side, {_RESIZED} to image_size",
+        "squash": f"{_RESIZED} to a square of image_size, whatever its aspect ratio",
+        "letterbox": f"{_RESIZED} until its longer side is image_size, in the middle of a square of grey "
+        f"({LETTERBOX_GREY})",
+    }
+    return f"{_UPRIGHT}, {seen[geometry.resize_mode]}"
 
 
 def _compare(run: Run, model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float, int]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fasttrain.config.location import is_url, user_path
+from fasttrain.data.crops import PlannedCrop
 from fasttrain.data.photograph import Unreadable, read_photograph
 from fasttrain.data.splits import split_ids
 from fasttrain.errors import UserError, of_os
@@ -22,9 +23,10 @@ from fasttrain.shards.format import ALL, MANIFEST
 from fasttrain.shards.reader import ShardSet
 
 
-def some_photographs(data: str | Path | None, count: int, image_size: int) -> tuple[torch.Tensor, str]:
-    """uint8 [n, image_size, image_size, 3], n at most `count`, evenly out of `data`; and where they come from.
+def some_photographs(data: str | Path | None, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
+    """uint8 [n, size, size, 3], n at most `count`, evenly out of `data`; and where they come from.
 
+    crop: how they are seen, or the size of the usual centre crop.
     `data` is shards (of all splits), a folder of photographs, a file, a glob, or None: then the sample's are drawn.
     Raises UserError where there is none that opens.
     """
@@ -35,27 +37,27 @@ def some_photographs(data: str | Path | None, count: int, image_size: int) -> tu
                 draw_sample(drawn, per_class=math.ceil(count / len(DISHES)))
             except OSError as error:
                 raise of_os(error, drawn, "set TMPDIR to another folder, or give --data") from error
-            return _from_files(drawn, count, image_size)[0], "drawn ones (--data gives others)"
+            return _from_files(drawn, count, crop)[0], "drawn ones (--data gives others)"
     if is_url(data) or (user_path(data) / MANIFEST).exists():
-        return _from_shards(data, count, image_size)
-    return _from_files(data, count, image_size)
+        return _from_shards(data, count, crop)
+    return _from_files(data, count, crop)
 
 
-def _from_shards(data: str | Path, count: int, image_size: int) -> tuple[torch.Tensor, str]:
+def _from_shards(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
     shards = ShardSet.open(data)
     ids = split_ids(shards, ALL, data)[_evenly(len(shards), count)]
-    with closing(batches(shards, ids, image_size, batch_size=count)) as loaded:
+    with closing(batches(shards, ids, crop, batch_size=count)) as loaded:
         return torch.cat([images for images, _, _ in loaded]), f"of the {len(shards):,} in {data}, all splits"
 
 
-def _from_files(data: str | Path, count: int, image_size: int) -> tuple[torch.Tensor, str]:
+def _from_files(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
     found = list(find_photographs([data]))
     paths = [each for each in found if isinstance(each, Path)]
     unread = [str(each) for each in found if isinstance(each, Refused)]
     pixels = []
     for number in _evenly(len(paths), count):
         try:
-            pixels.append(read_photograph(paths[number], image_size))
+            pixels.append(read_photograph(paths[number], crop))
         except Unreadable as error:
             unread.append(f"{paths[number]}: {error}")
     if not pixels:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.augment.augmentation import make_augmentation
+from fasttrain.augment.augmentation import Augmentation, make_augmentation
 from fasttrain.config.schema import TrainConfig
-from fasttrain.data.crops import RandomResizedCrop
+from fasttrain.data.crops import RandomResizedCrop, evaluation_crop
 from fasttrain.data.loader import Loader
+from fasttrain.data.splits import check_split, split_ids
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import choose_loader, loader_class
@@ -22,6 +23,7 @@ from fasttrain.report.as_seen import Shares, as_seen
 from fasttrain.report.contact_sheet import contact_sheet
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
+from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.progressive import progressive_side
 
@@ -66,31 +68,49 @@ class _Seen:
     captions: list[str]
 
 
-def preview(config: TrainConfig, *, epoch: int = 0, count: int = 24, compare: Sequence[str] = ()) -> Preview:
+def preview(
+    config: TrainConfig, *, split: str = "train", epoch: int = 0, count: int = 24, compare: Sequence[str] = ()
+) -> Preview:
     """The first `count` training photographs of `epoch`, from 0, augmented with `config`'s settings, as the model gets
-    them but for the normalisation.
+    them but for the normalisation. Those of another `split` are seen as in evaluation.
 
     compare: loaders, each of which gets a row with the same photographs; those that can't run here are named in
     `unavailable`. Raises UserError where there is nothing to show, or none of them runs.
     """
+    check_split(split)
+    config, _ = with_default_weights(config)
     config, _ = with_fitting_sizes(config)
     shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
-    if not len(shards.ids("train")):
-        raise UserError(f"{shards.location}: no photograph in the train split to show")
+    ids = split_ids(shards, split, config.data)
     device = choose_device(config.device)
     side = progressive_side(config.progressive, epoch, config.epochs) if config.progressive else config.image_size
+    training = split == "train"
     batch_size = count if config.batch_size == "auto" else config.batch_size
     loading = {
         "batch_size": batch_size,
-        "crop": RandomResizedCrop(side, scale=config.crop_scale),
+        "split": split,
+        "crop": RandomResizedCrop(side, scale=config.crop_scale) if training else evaluation_crop(config.geometry),
+        "hflip": config.hflip if training else 0,
+        "vflip": config.vflip if training else 0,
         "seed": config.seed,
         "workers": config.workers,
         "device": device,
         "limit": -(-count // batch_size),
-        "shuffle": "shards" if config.shuffle == "shards" else True,
+        "shuffle": training and ("shards" if config.shuffle == "shards" else True),
+        "sampling": config.sampling if training else "none",
     }
-    look = _Looker(config, shards, loading, device, epoch, count)
-    said = f"epoch {epoch}, {side} px{_described(config)}"
+    augmentation = Augmentation()
+    if training:
+        augmentation = make_augmentation(
+            config,
+            ids,
+            seed=config.seed,
+            classes=len(shards.classes),
+            mean=_input_mean(config.model),
+            device=device,
+        )
+    look = _Looker(shards, loading, augmentation, device, epoch, count)
+    said = f"epoch {epoch}, {side} px{_described(config)}" if training else f"{split}, {config.geometry}"
     return _compared(look, compare, said) if compare else _alone(look, config.loader, said)
 
 
@@ -134,24 +154,16 @@ class _Looker:
 
     def __init__(
         self,
-        config: TrainConfig,
         shards: ShardSet,
         loading: dict[str, Any],
+        augmentation: Augmentation,
         device: torch.device,
         epoch: int,
         count: int,
     ) -> None:
         self.shards, self.device = shards, device
         self._loading, self._epoch, self._count = loading, epoch, count
-        self._ids = shards.ids("train")
-        self._augmentation = make_augmentation(
-            config,
-            self._ids,
-            seed=config.seed,
-            classes=len(shards.classes),
-            mean=_input_mean(config.model),
-            device=device,
-        )
+        self._augmentation = augmentation
 
     def through(self, name: str) -> _Seen:
         loader = Loader(self.shards, loader=name, with_ids=True, rank=0, world_size=1, **self._loading)
@@ -193,7 +205,10 @@ def _input_mean(model: str) -> tuple[float, ...]:
 
 
 def _described(config: TrainConfig) -> str:
-    names = ("crop_scale", "rand_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
+    names = (
+        *("crop_scale", "hflip", "vflip"),
+        *("rand_augment", "trivial_augment", "color_jitter", "random_erasing", "mixup", "cutmix"),
+    )
     return "".join(f", {name}={getattr(config, name)}" for name in config.changed(names))
 
 

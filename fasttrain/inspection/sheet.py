@@ -1,4 +1,4 @@
-"""The duplicates as a picture, so that a person can tell the copies from the look-alikes."""
+"""Duplicates, and photographs whose label is doubtful, as a picture that a person can judge by."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.config.values import CacheSize
-from fasttrain.inspection.findings import Inspection, SampleName
+from fasttrain.inspection.findings import Inspection
+from fasttrain.inspection.labels import LabelIssues
 from fasttrain.report.contact_sheet import contact_sheet, save_sheet
 from fasttrain.shards.reader import ShardSet
 
@@ -28,7 +29,7 @@ def write_duplicates_sheet(found: Inspection, path: Path, cache_size: CacheSize 
     pairs = found.duplicates.pairs[:MOST]
     gap = np.full((SIDE, 4, 3), 255, np.uint8)
     pictures = [
-        np.concatenate([_photograph(shards, pair.first), gap, _photograph(shards, pair.second)], axis=1)
+        np.concatenate([_photograph(shards, pair.first.id), gap, _photograph(shards, pair.second.id)], axis=1)
         for pair in pairs
     ]
     captions = [
@@ -40,13 +41,29 @@ def write_duplicates_sheet(found: Inspection, path: Path, cache_size: CacheSize 
     return len(pairs)
 
 
-def _photograph(shards: ShardSet, sample: SampleName) -> NDArray[np.uint8]:
+def write_labels_sheet(found: LabelIssues, path: Path, cache_size: CacheSize | None = None) -> int:
+    """Draw the first issues, each with its label and the suggested one, into `path`. Return how many.
+
+    Without any it writes nothing. Raises UserError where the file can't be written.
+    """
+    issues = found.issues[:MOST]
+    if not issues:
+        return 0
+    shards = ShardSet.open(found.location, cache_size)
+    pictures = np.stack([_photograph(shards, each.sample) for each in issues])
+    captions = [f"{each.given} → {each.suggested}\n{each.score:+.2f} {each.file}" for each in issues]
+    title = f"{found.location}: {len(issues):,} of {len(found.issues):,} doubtful labels, the surest first"
+    save_sheet(contact_sheet(pictures, captions, title=title), path)
+    return len(issues)
+
+
+def _photograph(shards: ShardSet, sample: int) -> NDArray[np.uint8]:
     """uint8 [SIDE, SIDE, 3], on white."""
     from PIL import Image, ImageOps
 
-    data = shards.bytes(sample.id)
+    data = shards.bytes(sample)
     if shards.raw:
-        height, width = shards.sizes()[sample.id].tolist()
+        height, width = shards.sizes()[sample].tolist()
         image = Image.fromarray(np.frombuffer(data, np.uint8).reshape(height, width, 3))
     else:
         image = Image.open(io.BytesIO(data))

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasttrain.inspection.findings import DuplicatePair, DuplicatesFound, Inspection, SampleName, Spread
+from fasttrain.inspection.labels import LabelIssues
 from fasttrain.shards.format import REJECTED
 
 CLASSES_SHOWN = 30
@@ -163,3 +164,22 @@ def _spread(spread: Spread, unit: int = 1) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 10**9 else f"{count / 1e6:,.1f} MB"
+
+
+def labels_summary(found: LabelIssues) -> RenderableType:
+    """Show how many labels are doubtful, and the surest of them."""
+    share = len(found.issues) / found.photographs if found.photographs else 0.0
+    title = f"doubtful labels: {len(found.issues):,} of {found.photographs:,} photographs ({share:.1%})"
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    if found.photographs < found.stored:
+        left = found.stored - found.photographs
+        parts.append(Text(f"{left:,} others have no prediction by a model that didn't train on them", style="yellow"))
+    if found.issues:
+        table = Table(box=None, padding=(0, 1), pad_edge=False)
+        table.add_column("score", justify="right", header_style="bold")
+        for name in ("given", "suggested", "file"):
+            table.add_column(name, header_style="bold", overflow="ellipsis", no_wrap=True)
+        for each in found.issues[: 2 * LISTED]:
+            table.add_row(f"{each.score:.3f}", Text(each.given), Text(each.suggested), Text(each.file))
+        parts.append(table)
+    return Group(*parts)

@@ -32,6 +32,7 @@ class LoaderSettings:
     further_views: pictures of each photograph besides the one that `image_size` and `crop` describe.
     shuffle: "full" mixes all samples, "shards" those of a few shards at a time (see `plan.epoch_order`), for data
     larger than the memory that is left for the page cache; "none" keeps the order of the index.
+    sampling: "balanced" has every class come equally often in each shuffled epoch (see `plan.balanced_order`).
     on_bad_sample: "error" stops at the first sample that has changed since it was converted or doesn't decode; "skip"
     leaves such samples out of their batches, tells `report` of each once, and stops where they are too many.
     """
@@ -46,6 +47,7 @@ class LoaderSettings:
     world_size: int = 1
     limit_batches: int | None = None
     shuffle: Literal["full", "shards", "none"] = "full"
+    sampling: Literal["none", "balanced"] = "none"
     on_bad_sample: Literal["error", "skip"] = "error"
     further_views: tuple[View, ...] = ()
     report: Callable[[str], None] = log.warning
@@ -93,14 +95,32 @@ class Loader(ABC):
         if settings.shuffle == "none":
             return EpochPlan.in_order(self.ids, sizes, seed=seed, epoch=epoch, size=size, crop=crop)
         shards = self.shards.index["shard"][self.ids].astype(np.int64) if settings.shuffle == "shards" else None
-        return EpochPlan.training(self.ids, sizes, seed=seed, epoch=epoch, size=size, crop=crop, shards=shards)
+        return EpochPlan.training(
+            self.ids,
+            sizes,
+            seed=seed,
+            epoch=epoch,
+            size=size,
+            crop=crop,
+            shards=shards,
+            balanced=self.shards.class_numbers(self.ids) if settings.sampling == "balanced" else None,
+        )
 
     def plans(self) -> list[EpochPlan]:
         """Return the current epoch's plan of each view, over the same samples."""
         first, settings = self.plan(), self.settings
         seed, epoch, sizes = settings.seed, self.epoch, self.shards.sizes()
         return [first] + [
-            EpochPlan.in_order(first.ids, sizes, seed=seed, epoch=epoch, size=view.size, crop=view.crop, view=number)
+            EpochPlan.in_order(
+                first.ids,
+                sizes,
+                seed=seed,
+                epoch=epoch,
+                size=view.size,
+                crop=view.crop,
+                view=number,
+                draws=first.draws,
+            )
             for number, view in enumerate(settings.further_views, 1)
         ]
 

@@ -132,6 +132,7 @@ class DaliLoader(ShardLoader):
                 np.zeros((1, 2), np.int32),
                 whole,
                 np.zeros(1, np.int32),
+                np.zeros(1, np.int32),
                 side if letterbox else 0,
             )
         pipeline.schedule_run()
@@ -168,7 +169,8 @@ class DaliLoader(ShardLoader):
             if sample in self._bad:
                 jpegs[position], anchors[position], shapes[position] = self._black, 0, _BLACK
         side = batch.size[0] if batch.letterbox else 0
-        _put(pipeline, jpegs, anchors, shapes, batch.flips.astype(np.int32), side)
+        flips, vflips = batch.flips.astype(np.int32), batch.upside_down.astype(np.int32)
+        _put(pipeline, jpegs, anchors, shapes, flips, vflips, side)
         pipeline.schedule_run()
 
     def _drain(self, flying: Iterable[Batch]) -> None:
@@ -203,9 +205,10 @@ def _put(
     anchors: NDArray[np.int32],
     shapes: NDArray[np.int32],
     flips: NDArray[np.int32],
+    vflips: NDArray[np.int32],
     letterbox_side: int,
 ) -> None:
-    inputs: dict[str, Any] = {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips}
+    inputs: dict[str, Any] = {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips, "vflips": vflips}
     if letterbox_side:
         inner = np.array([letterbox_size(height, width, letterbox_side) for height, width in shapes.tolist()], np.int32)
         inputs |= {"inner": inner.astype(np.float32), "corners": -((letterbox_side - inner) // 2)}
@@ -214,10 +217,10 @@ def _put(
 
 
 def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int | None, letterbox: bool = False) -> Any:
-    """The DALI graph: inputs `jpegs` uint8 [bytes], `anchors` and `shapes` int32 [2] in (height, width), `flips` int32;
-    output uint8 [size, size, 3]. `device_id` None keeps all of it on the CPU and needs no driver. With `letterbox`
-    there are two more inputs: `inner` float32 [2], the size of each resized picture, and `corners` int32 [2], where the
-    square begins in it (negative numbers)."""
+    """The DALI graph: inputs `jpegs` uint8 [bytes], `anchors` and `shapes` int32 [2] in (height, width), `flips` and
+    `vflips` int32; output uint8 [size, size, 3]. `device_id` None keeps all of it on the CPU and needs no driver. With
+    `letterbox` there are two more inputs: `inner` float32 [2], the size of each resized picture, and `corners`
+    int32 [2], where the square begins in it (negative numbers)."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(
@@ -242,7 +245,11 @@ def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int |
         )
         inner = fn.external_source(name="inner", dtype=types.FLOAT, ndim=1) if letterbox else [size, size]
         resized = fn.resize(crops, size=inner, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)
-        flipped = fn.flip(resized, horizontal=fn.external_source(name="flips", dtype=types.INT32, ndim=0))
+        flipped = fn.flip(
+            resized,
+            horizontal=fn.external_source(name="flips", dtype=types.INT32, ndim=0),
+            vertical=fn.external_source(name="vflips", dtype=types.INT32, ndim=0),
+        )
         if not letterbox:
             return flipped
         return fn.slice(

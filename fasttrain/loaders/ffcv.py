@@ -1,8 +1,9 @@
 """`--loader ffcv`: FFCV's own `Loader` over a `.beton`, with a decoder that follows the plan.
 
 FFCV's stock decoder draws its own crops, decodes with the fast DCT, resizes with INTER_AREA and passes corrupt samples
-silently. Ours calls fasttrain's native decoder with the address of the sample's row in a table, as numba freezes the
-arrays that compiled code captures. The row holds the box and the flip, and the decoder notes there whether it failed.
+silently. Ours calls fasttrain's native decoder with the address of a row in a table, as numba freezes the arrays that
+compiled code captures. The row holds the box and the flip, and the decoder notes there whether it failed. There is a
+row for each place in the epoch, as a sample may come several times; FFCV is told place and sample in one number.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.util
 import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,8 @@ class FfcvLoader(ShardLoader):
             return "these shards hold pixels, FFCV's files JPEGs; use --loader native, or convert without --raw"
         if not shards.mapped:
             return "FFCV's files are made by `convert --format tar,beton`; use --loader native for a plain folder"
+        if shards.stored is not shards:
+            return "FFCV's files hold a whole split each, and a fold mixes train and val; use --loader native"
         if shards.remote:
             return "FFCV's files hold a whole split each and are not fetched from a URL; use --loader native"
         if importlib.util.find_spec("ffcv") is None:
@@ -81,7 +85,8 @@ class FfcvLoader(ShardLoader):
         if view not in self._views:
             samples = len(self.shards.ids(self.split))
             path = self.shards.folder / f"{self.split}.beton"
-            self._views[view] = _ViewReader(path, samples, self._first_id, side, self.settings)
+            rows = max(samples, len(self.ids))
+            self._views[view] = _ViewReader(path, samples, rows, self._first_id, side, self.settings)
         return self._views[view]
 
     def set_image_size(self, side: int) -> None:
@@ -111,24 +116,27 @@ class FfcvLoader(ShardLoader):
 class _ViewReader:
     """FFCV's own loader over the beton at `path`, which gives one picture of `side` px of each photograph."""
 
-    def __init__(self, path: Path, samples: int, first_id: int, side: int, settings: LoaderSettings) -> None:
-        self._first_id = first_id
-        # Compiled code holds its address, so it never moves. A row for each photograph of the beton.
-        self._table = np.zeros(samples, _PLANNED_ROW)
-        self._loader, self._order = _make_loader(path, self._table, side, settings)
+    def __init__(self, path: Path, samples: int, rows: int, first_id: int, side: int, settings: LoaderSettings) -> None:
+        """`samples` are the beton's; `rows` is the most that an epoch has."""
+        self._samples, self._first_id = samples, first_id
+        # Compiled code holds its address, so it never moves.
+        self._table = np.zeros(rows, _PLANNED_ROW)
+        self._loader, self._order = _make_loader(path, self._table, samples, side, settings)
 
     def read(self, batches: Sequence[Batch]) -> Generator[tuple[torch.Tensor, list[int]], None, None]:
         """Yield the pictures of each batch, and the positions of those that failed."""
-        for batch in batches:
-            rows = batch.ids - self._first_id
+        bounds = [0, *np.cumsum([len(batch) for batch in batches]).tolist()]
+        places = [slice(*each) for each in pairwise(bounds)]
+        for batch, rows in zip(batches, places, strict=True):
             self._table["box"][rows], self._table["flags"][rows] = batch.boxes, flags_of(batch)
-        self._order.rows = np.concatenate([batch.ids for batch in batches]) - self._first_id
+        samples = np.concatenate([batch.ids for batch in batches]) - self._first_id
+        self._order.numbers = np.arange(len(samples)) * self._samples + samples
         self._table["failed"] = 0
         with _torch_threads_kept():
             epoch = iter(self._loader)
         try:
-            for batch, (images,) in zip(batches, epoch, strict=True):
-                failed = np.flatnonzero(self._table["failed"][batch.ids - self._first_id])
+            for rows, (images,) in zip(places, epoch, strict=True):
+                failed = np.flatnonzero(self._table["failed"][rows])
                 # FFCV hands out slots of a ring that it writes again a few batches later.
                 yield images.clone(), failed.tolist()
         finally:
@@ -164,7 +172,9 @@ def _native_decode() -> Any:
     return function
 
 
-def _make_loader(path: Path, planned: NDArray[np.void], size: int, settings: LoaderSettings) -> tuple[Any, Any]:
+def _make_loader(
+    path: Path, planned: NDArray[np.void], samples: int, size: int, settings: LoaderSettings
+) -> tuple[Any, Any]:
     from ffcv.loader import Loader as FfcvOwnLoader
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
@@ -188,8 +198,9 @@ def _make_loader(path: Path, planned: NDArray[np.void], size: int, settings: Loa
 
             def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
                 for position in every(len(batch_indices)):
-                    row = np.uint64(batch_indices[position])
-                    field = metadata[row]
+                    number = np.uint64(batch_indices[position])
+                    row = number // np.uint64(samples)
+                    field = metadata[number % np.uint64(samples)]
                     jpeg = read(field["data_ptr"], storage_state)
                     native_decode(
                         jpeg.ctypes.data,
@@ -209,13 +220,13 @@ def _make_loader(path: Path, planned: NDArray[np.void], size: int, settings: Loa
     class PlannedOrder(TraversalOrder):
         def __init__(self) -> None:
             # FFCV fixes a loader's length by the first order it sees: it must be a whole epoch's.
-            self.rows = np.arange(len(planned))
+            self.numbers = np.arange(len(planned))
 
         def __call__(self, loader: Any) -> Any:  # FFCV calls what it is given, class or instance
             return self
 
         def sample_order(self, epoch: int) -> Any:
-            return self.rows
+            return self.numbers
 
     order = PlannedOrder()
     with _torch_threads_kept():

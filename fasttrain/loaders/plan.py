@@ -1,7 +1,8 @@
 """The augmentation plan: which photograph comes when, where it is cropped, whether it is flipped.
 
 Everything here is a pure function of (seed, epoch, sample id), so every loader, any number of workers and
-any number of ranks see the same crops, and a run resumes at the very sample where it stopped.
+any number of ranks see the same crops, and a run resumes at the very sample where it stopped. Where an epoch
+repeats samples, to balance classes, the number of the draw takes the id's place.
 
 Random words come straight from NumPy's `Philox` bit generator (Salmon et al., "Parallel random numbers: as
 easy as 1, 2, 3", SC 2011): its raw stream is fixed, while `Generator` methods may change between NumPy
@@ -11,13 +12,13 @@ releases. Arithmetic on them is limited to operations that IEEE 754 rounds exact
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM = range(5)
+ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM, CLASS_STREAM, DRAW_STREAM = range(7)
 
 SHARD_WINDOW = 8
 """Shards whose samples `shuffle` "shards" mixes: 8,000 photographs and some 400 MB as `convert` writes them."""
@@ -25,17 +26,22 @@ SHARD_WINDOW = 8
 _FIRST_VIEW_STREAM, _MOST_VIEWS = 16, 200  # streams of the crops of a photograph's further views
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
-_CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, flip, one spare: six Philox blocks
+_CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, both flips: six Philox blocks
+_FLIP, _VFLIP = 2 * _ATTEMPTS + 2, 2 * _ATTEMPTS + 3
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Crop:
-    """`RandomResizedCrop`'s settings: `scale` is the crop's share of the area, `ratio` width over height."""
+    """`RandomResizedCrop`'s settings: `scale` is the crop's share of the area, `ratio` width over height.
+
+    flip, vflip: the probability that the picture is mirrored, and that it is turned upside down, as in all rules.
+    """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    vflip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class CenterShare:
 
     share: float = 224 / 256
     flip: float = 0.0
+    vflip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class FullPicture:
 
     flip: float = 0.0
     letterbox: bool = False
+    vflip: float = 0.0
 
 
 CropRule = Crop | CenterShare | FullPicture
@@ -74,8 +82,10 @@ class Batch:
     """Planned samples, in order: what a loader must deliver at one position.
 
     ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
-    the photograph. flips: bool [n]. size: (height, width) of the output in pixels. view: the number of the view, where
-    each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see `letterbox_size`.
+    the photograph. flips: bool [n], mirrored. size: (height, width) of the output in pixels. view: the number of the
+    view, where each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see
+    `letterbox_size`. vflips: bool [n], upside down; None where no picture is. draws: int64 [n], numbers of the draws
+    that boxes and flips belong to; None where they belong to the ids.
     """
 
     ids: NDArray[np.int64]
@@ -84,13 +94,24 @@ class Batch:
     size: tuple[int, int]
     view: int = 0
     letterbox: bool = False
+    vflips: NDArray[np.bool_] | None = None
+    draws: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def upside_down(self) -> NDArray[np.bool_]:
+        """Bool [n], which pictures are upside down."""
+        return np.zeros(len(self), np.bool_) if self.vflips is None else self.vflips
+
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
         """Return the samples at the positions `rows`."""
-        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox)
+        vflips = None if self.vflips is None else self.vflips[rows]
+        draws = None if self.draws is None else self.draws[rows]
+        return Batch(
+            self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox, vflips, draws
+        )
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
@@ -123,14 +144,48 @@ def epoch_order(
     if not len(ids):
         return ids.astype(np.int64)
     words = random_words(seed, epoch, ORDER_STREAM, int(ids.max()) + 1, 4)[ids, 0]
+    return ids[_mixed(words, seed, epoch, shards)].astype(np.int64)
+
+
+def balanced_order(
+    ids: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    seed: int,
+    epoch: int,
+    shards: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return as many samples as `ids` has, every class equally often, in the epoch's order; and their draws' numbers.
+
+    All are int64 [n]; `labels` and `shards` belong to `ids`, and `shards` mixes as in `epoch_order`. Each class gets
+    n // classes draws, and classes chosen at random one more. The samples of a class take turns in a random order, so
+    none comes again before all of them have come.
+    """
+    if not len(ids):
+        return ids.astype(np.int64), ids.astype(np.int64)
+    words = random_words(seed, epoch, ORDER_STREAM, int(ids.max()) + 1, 4)[ids, 0]
+    by_class = np.lexsort((words, labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    draws = np.full(len(classes), len(ids) // len(classes))
+    of_class = random_words(seed, epoch, CLASS_STREAM, int(classes[-1]) + 1, 4)[classes, 0]
+    draws[np.argsort(of_class, kind="stable")[: len(ids) % len(classes)]] += 1
+    which = np.repeat(np.arange(len(classes)), draws)
+    turn = np.arange(len(ids)) - (np.cumsum(draws) - draws)[which]
+    rows = by_class[(np.cumsum(counts) - counts)[which] + turn % counts[which]]
+    words = random_words(seed, epoch, DRAW_STREAM, len(ids), 4)[:, 0]
+    numbers = _mixed(words, seed, epoch, None if shards is None else shards[rows])
+    return ids[rows[numbers]].astype(np.int64), numbers.astype(np.int64)
+
+
+def _mixed(words: NDArray[np.uint64], seed: int, epoch: int, shards: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return the positions that put `words` in order, within windows of shards where `shards` is given."""
     if shards is None:
-        return ids[np.argsort(words, kind="stable")].astype(np.int64)
+        return np.argsort(words, kind="stable")
     names, which = np.unique(shards, return_inverse=True)
     rank = np.empty(len(names), dtype=np.int64)
     rank[np.argsort(random_words(seed, epoch, SHARD_STREAM, int(names[-1]) + 1, 4)[names, 0], kind="stable")] = (
         np.arange(len(names))
     )
-    return ids[np.lexsort((words, rank[which] // SHARD_WINDOW))].astype(np.int64)
+    return np.lexsort((words, rank[which] // SHARD_WINDOW))
 
 
 def random_resized_crops(
@@ -142,9 +197,32 @@ def random_resized_crops(
     torchvision's `RandomResizedCrop` (ten attempts, then the largest centre crop within `ratio`) and
     `RandomHorizontalFlip`.
     """
-    stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     boxes = np.empty((len(ids), 4), dtype=np.int32)
     flips = np.empty(len(ids), dtype=np.bool_)
+    for rows, uniform in _crop_numbers(ids, seed, epoch, view):
+        boxes[rows], flips[rows] = _draw(uniform, sizes[rows], crop), uniform[:, _FLIP] < crop.flip
+    return boxes, flips
+
+
+def random_flips(
+    ids: NDArray[np.int64], seed: int, epoch: int, probability: float, view: int = 0, *, vertical: bool = False
+) -> NDArray[np.bool_]:
+    """Return bool [n], which of the samples `ids` are mirrored, or turned upside down where `vertical`.
+
+    They are mirrored alike under every `CropRule`.
+    """
+    flips = np.zeros(len(ids), dtype=np.bool_)
+    if probability:
+        for rows, uniform in _crop_numbers(ids, seed, epoch, view):
+            flips[rows] = uniform[:, _VFLIP if vertical else _FLIP] < probability
+    return flips
+
+
+def _crop_numbers(
+    ids: NDArray[np.int64], seed: int, epoch: int, view: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield positions in `ids`, and float64 [n, _CROP_WORDS] of the samples there, until all have had theirs."""
+    stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     by_id = np.argsort(ids, kind="stable")
     position = 0
     while position < len(by_id):  # in chunks of ids, so a million samples do not need gigabytes of words
@@ -153,9 +231,8 @@ def random_resized_crops(
         rows = by_id[position:end]
         offsets = ids[rows] - first
         words = random_words(seed, epoch, stream, int(offsets[-1]) + 1, _CROP_WORDS, first)[offsets]
-        boxes[rows], flips[rows] = _draw(unit(words), sizes[rows], crop)
+        yield rows, unit(words)
         position = end
-    return boxes, flips
 
 
 def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[np.int32]:
@@ -173,8 +250,8 @@ LETTERBOX_GREY = 114  # as Ultralytics fills
 
 
 def flags_of(batch: Batch) -> NDArray[np.int32]:
-    """Return int32 [n], what the native decoder does to each crop besides: 1 mirrors it, 2 letterboxes it."""
-    return batch.flips.astype(np.int32) | (2 if batch.letterbox else 0)
+    """Return int32 [n], the bits of `CropFlags` in native/decode/decode.h that each crop has."""
+    return batch.flips.astype(np.int32) | (2 if batch.letterbox else 0) | batch.upside_down.astype(np.int32) << 2
 
 
 def letterbox_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -197,13 +274,19 @@ class EpochPlan(Batch):
         size: int,
         crop: CropRule,
         shards: NDArray[np.int64] | None = None,
+        balanced: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
         """The training epoch over `ids`; `sizes` int32 [N, 2] is the whole index's, by sample id.
 
-        `shards`, int64 [n], keeps shards together: see `epoch_order`.
+        `shards`, int64 [n], keeps shards together: see `epoch_order`. `balanced`, int64 [n], are the labels of classes
+        that are to come equally often: see `balanced_order`.
         """
-        order = epoch_order(ids, seed, epoch, shards)
-        return EpochPlan.in_order(order, sizes, seed=seed, epoch=epoch, size=size, crop=crop)
+        draws: NDArray[np.int64] | None = None
+        if balanced is None:
+            order = epoch_order(ids, seed, epoch, shards)
+        else:
+            order, draws = balanced_order(ids, balanced, seed, epoch, shards)
+        return EpochPlan.in_order(order, sizes, seed=seed, epoch=epoch, size=size, crop=crop, draws=draws)
 
     @staticmethod
     def evaluation(ids: NDArray[np.int64], sizes: NDArray[np.int32], *, size: int) -> EpochPlan:
@@ -220,20 +303,24 @@ class EpochPlan(Batch):
         size: int,
         crop: CropRule,
         view: int = 0,
+        draws: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
-        """The samples `order`, int64 [n], as they stand; a sample's crop and flip don't depend on its place."""
+        """The samples `order`, int64 [n], as they stand; a sample's crop and flip don't depend on its place.
+
+        They belong to its id, or to the number of its draw, where `draws`, int64 [n], are given.
+        """
+        counters = order if draws is None else draws
         of_order, letterbox = sizes[order], isinstance(crop, FullPicture) and crop.letterbox
         if isinstance(crop, Crop):
-            boxes, flips = random_resized_crops(order, of_order, seed, epoch, crop, view)
+            boxes, flips = random_resized_crops(counters, of_order, seed, epoch, crop, view)
         else:
             if isinstance(crop, CenterShare):
                 boxes = centre_boxes(of_order, crop.share)
             else:
                 boxes = np.concatenate([np.zeros_like(of_order), of_order], axis=1)
-            flips = np.zeros(len(order), np.bool_)
-            if crop.flip:
-                _, flips = random_resized_crops(order, of_order, seed, epoch, Crop(flip=crop.flip), view)
-        return EpochPlan(order, boxes, flips, (size, size), view, letterbox)
+            flips = random_flips(counters, seed, epoch, crop.flip, view)
+        vflips = random_flips(counters, seed, epoch, crop.vflip, view, vertical=True) if crop.vflip else None
+        return EpochPlan(order, boxes, flips, (size, size), view, letterbox, vflips, draws)
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""
@@ -255,9 +342,7 @@ class EpochPlan(Batch):
         return EpochPlan(**vars(self.take(slice(samples, None))))
 
 
-def _draw(
-    uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def _draw(uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop) -> NDArray[np.int32]:
     height, width = (sizes[:, side].astype(np.int64) for side in (0, 1))
     low, high = _log(crop.ratio[0]), _log(crop.ratio[1])
     box_height, box_width = np.zeros_like(height), np.zeros_like(width)
@@ -280,8 +365,7 @@ def _draw(
         fallback = _largest_centre(height[left_over], width[left_over], crop.ratio)
         for ours, theirs in zip((top, left, box_height, box_width), fallback, strict=True):
             ours[left_over] = theirs
-    boxes = np.stack([top, left, box_height, box_width], axis=1).astype(np.int32)
-    return boxes, uniform[:, 2 * _ATTEMPTS + 2] < crop.flip
+    return np.stack([top, left, box_height, box_width], axis=1).astype(np.int32)
 
 
 def _largest_centre(

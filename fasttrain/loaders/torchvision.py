@@ -133,12 +133,13 @@ def decode_crop(
     size: tuple[int, int],
     raw_size: tuple[int, int] | None = None,
     letterbox: bool = False,
+    vflip: bool = False,
 ) -> torch.Tensor:
     """uint8 [H, W, 3]: `box` (top, left, height, width) of the photograph, resized to `size` (height, width).
 
-    letterbox: keeps the box's aspect ratio and fills the rest of the square with grey.
-    `raw_size` is the height and width where `data` is pixels, uint8 RGB, and None where it is a JPEG. Raises
-    RuntimeError where libjpeg can't decode the bytes, or where pixels are missing.
+    flip: mirrors it. vflip: turns it upside down. letterbox: keeps the box's aspect ratio and fills the rest of the
+    square with grey. raw_size: the height and width where `data` is pixels, uint8 RGB, and None where it is a JPEG.
+    Raises RuntimeError where libjpeg can't decode the bytes, or where pixels are missing.
     """
     top, left, height, width = (int(value) for value in box)
     rows, columns = slice(top, top + height), slice(left, left + width)
@@ -152,12 +153,20 @@ def decode_crop(
         crop = torch.from_numpy(pixels[rows, columns].copy()).permute(2, 0, 1)
     inner = letterbox_size(height, width, size[0]) if letterbox else size
     resized = F.resize(crop, list(inner), antialias=True)
-    picture = resized.flip(-1) if flip else resized
+    picture = resized.flip([-1] * flip + [-2] * vflip)
     if letterbox:
         above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
         around = [before, above, size[1] - inner[1] - before, size[0] - inner[0] - above]
         picture = F.pad(picture, around, fill=LETTERBOX_GREY)
     return picture.permute(1, 2, 0)
+
+
+def decode_planned(
+    data: bytes | memoryview, batch: Batch, position: int, raw_size: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Return `decode_crop` of the photograph at `position` of `batch`, as planned."""
+    flip, vflip = bool(batch.flips[position]), bool(batch.upside_down[position])
+    return decode_crop(data, batch.boxes[position], flip, batch.size, raw_size, batch.letterbox, vflip)
 
 
 @contextlib.contextmanager
@@ -224,12 +233,12 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
         bad = []
         for position, sample in enumerate(batch.ids):
             try:
-                data, flip = self.shards.bytes(int(sample)), bool(batch.flips[position])
+                data = self.shards.bytes(int(sample))
                 height, width = self._sizes[sample].tolist()
                 raw_size = (height, width) if self.shards.raw else None
                 if raw_size is None:
                     require_jpeg(data, width, height)  # else one said to be small could take all memory
-                images[position] = decode_crop(data, batch.boxes[position], flip, batch.size, raw_size, batch.letterbox)
+                images[position] = decode_planned(data, batch, position, raw_size)
             except (RuntimeError, ValueError) as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
             except UserError as error:  # as a value: what a worker raises, DataLoader wraps into a page of text

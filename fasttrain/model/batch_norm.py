@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from fasttrain.model.precision import Autocast
 
 
 @contextmanager
@@ -28,3 +30,57 @@ def running_statistics_if_lone(model: torch.nn.Module, samples: int, batch_size:
     finally:
         for each in norms:
             each.training = True
+
+
+@contextmanager
+def statistics_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Have BatchNorm that trains use each batch's statistics without updating the running ones."""
+    norms = [each for each in model.modules() if isinstance(each, _BatchNorm) and each.training]
+    norms = [each for each in norms if each.track_running_stats]
+    for each in norms:
+        each.track_running_stats = False
+    try:
+        yield
+    finally:
+        for each in norms:
+            each.track_running_stats = True
+
+
+def trained_norms(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> list[str]:
+    """Return the names of the BatchNorm layers with running statistics that aren't among the `frozen` modules."""
+    fixed = set(frozen)
+    return [
+        name
+        for name, each in model.named_modules()
+        if isinstance(each, _BatchNorm) and each.track_running_stats and each not in fixed
+    ]
+
+
+def estimate_statistics(
+    model: torch.nn.Module, names: Sequence[str], inputs: Iterable[torch.Tensor], autocast: Autocast
+) -> None:
+    """Replace the running statistics of the BatchNorm layers `names` by the mean over batches of `inputs`.
+
+    All else is in eval mode meanwhile, and the model stays in it. A batch of one is left out, as it has no variance;
+    where there is no other, the statistics stay as they are.
+    """
+    model.eval()
+    norms = [each for name, each in model.named_modules() if name in set(names) and isinstance(each, _BatchNorm)]
+    momenta = [each.momentum for each in norms]
+    begun = False
+    try:
+        with torch.no_grad():
+            for batch in inputs:
+                if len(batch) < 2:
+                    continue
+                for each in () if begun else norms:
+                    each.reset_running_stats()
+                    each.momentum = None  # a mean over all batches
+                    each.train()
+                begun = True
+                with autocast():
+                    model(batch)
+    finally:
+        for each, momentum in zip(norms, momenta, strict=True):
+            each.momentum = momentum
+        model.eval()

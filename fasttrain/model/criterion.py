@@ -25,19 +25,17 @@ class SetCrossEntropy(torch.nn.Module):
         """Return the loss of `logits` for `targets`, both float [n, classes]."""
         if self.label_smoothing:
             targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
-        each = F.binary_cross_entropy_with_logits(
-            logits.float(), targets.float(), pos_weight=self.pos_weight, reduction="none"
-        ).mean(dim=1)
+        each = self.decisions(logits.float(), targets.float()).mean(dim=1)
         return each.mean() if self.reduction == "mean" else each
+
+    def decisions(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each class, float [n, classes], for `targets` as they are."""
+        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="none")
 
 
 Criterion = torch.nn.CrossEntropyLoss | SetCrossEntropy
 
 
-def make_criterion(
-    *, multi_label: bool, class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0
-) -> Criterion:
-    """Return the loss; `class_weights`, float [classes], are `pos_weight` where photographs have sets of classes."""
-    if multi_label:
-        return SetCrossEntropy(class_weights, label_smoothing)
-    return torch.nn.CrossEntropyLoss(weight=class_weights, label_smoothing=label_smoothing)
+def validation_criterion(*, multi_label: bool) -> Criterion:
+    """Return the loss that validates, whatever the loss of training is."""
+    return SetCrossEntropy() if multi_label else torch.nn.CrossEntropyLoss()

@@ -14,6 +14,7 @@ import huggingface_hub
 import timm
 import torch
 
+from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
 from fasttrain.model.classifier import start_classifier
@@ -24,10 +25,11 @@ from fasttrain.model.own import OwnModel, create_own
 @dataclass(frozen=True)
 class ModelSpec:
     """What rebuilds a model: timm's name or an import path, the classes in label order, the input side in px, mean and
-    std of RGB in [0, 1], and timm's `img_size` where the model was made with one.
+    std of RGB in [0, 1], timm's `img_size` where the model was made with one, the rest of its `Geometry`, and the
+    `temperature` that divides logits before the softmax.
 
     multi_label: whether each class is a decision of its own; `thresholds` are then the probabilities, one a class, from
-    which on a class counts as seen. None stands for 0.5.
+    which on a class counts as seen. None stands for 0.5. The temperature is then 1.
     """
 
     name: str
@@ -38,6 +40,14 @@ class ModelSpec:
     img_size: int | None = None
     multi_label: bool = False
     thresholds: tuple[float, ...] | None = None
+    crop_pct: float = CROP_PCT
+    resize_mode: ResizeMode = "crop"
+    temperature: float = 1.0
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the model is shown photographs."""
+        return Geometry(self.image_size, self.crop_pct, self.resize_mode)
 
 
 def create_model(
@@ -46,25 +56,28 @@ def create_model(
     *,
     pretrained: bool = False,
     drop_rate: float = 0.0,
+    drop_path: float = 0.0,
     img_size: int | None = None,
 ) -> torch.nn.Module:
     """A timm model on the CPU, in fp32, its classifier made for `num_classes`; or the user's own: see `create_own`.
 
-    `img_size` is timm's, as `img_size_for` gives it. Raises UserError for an unknown name, no such weights, or no
-    network.
+    `img_size` is timm's, as `img_size_for` gives it. Raises UserError for an unknown name, no such weights, no
+    network, or a model without stochastic depth where `drop_path` is above 0.
     """
     if not isinstance(model, str) or is_own(model):
-        return create_own(model, num_classes, pretrained=pretrained, drop_rate=drop_rate)
+        return create_own(model, num_classes, pretrained=pretrained, drop_rate=drop_rate, drop_path=drop_path)
     require_model(name := model)
     made: Any
     arguments = {"num_classes": num_classes, "drop_rate": drop_rate, "img_size": img_size}  # timm leaves None out
     if not pretrained:
-        made = timm.create_model(name, **arguments)
+        made = _create(name, drop_path, **arguments)
         start_classifier(made)
         return made
     try:
         with _cache_only_without_network():
-            made = timm.create_model(name, pretrained=True, **arguments)
+            made = _create(name, drop_path, pretrained=True, **arguments)
+    except UserError:
+        raise
     except RuntimeError as error:  # timm's own word for "there are none"
         raise UserError(f"model = '{name}': {_first_line(error)}; give --weights FILE or --no-pretrained") from error
     except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
@@ -109,6 +122,24 @@ def _cache_only_without_network() -> Iterator[None]:
         yield
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE = offline_before
+
+
+def _create(name: str, drop_path: float, **arguments: Any) -> torch.nn.Module:
+    if not drop_path:
+        made: torch.nn.Module = timm.create_model(name, **arguments)
+        return made
+    try:
+        made = timm.create_model(name, drop_path_rate=drop_path, **arguments)
+        has_some = any(getattr(each, "drop_prob", 0.0) for each in made.modules())
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        has_some = False
+    if not has_some:
+        raise UserError(
+            f"drop_path = {drop_path:g}: model = '{name}' has no stochastic depth; use --drop-rate, or leave it out"
+        )
+    return made
 
 
 def _first_line(error: Exception) -> str:

@@ -47,6 +47,25 @@ def freeze_body(model: torch.nn.Module) -> list[torch.nn.Module]:
     return _frozen_modules(model)
 
 
+def freeze_all_but_classifier(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Module]]:
+    """Freeze what trains besides the classifier. Return these parameters, and all modules that must stay in eval mode.
+
+    Raises UserError where the model does not say what its classifier is.
+    """
+    get_classifier: Any = getattr(model, "get_classifier", tuple)
+    found = get_classifier()
+    heads = found if isinstance(found, tuple) else (found,)
+    own = {id(each) for head in heads if isinstance(head, torch.nn.Module) for each in head.parameters()}
+    if not own:
+        raise UserError(
+            f"head_epochs: {type(model).__name__} does not say what its classifier is; give it get_classifier()"
+        )
+    frozen = [each for each in model.parameters() if each.requires_grad and id(each) not in own]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen, _frozen_modules(model)
+
+
 def _frozen_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [
         module

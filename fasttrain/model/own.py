@@ -20,22 +20,28 @@ _GIVE = "give a function (num_classes) -> torch.nn.Module"
 
 
 def create_own(
-    model: str | OwnModel, num_classes: int, *, pretrained: bool = False, drop_rate: float = 0.0
+    model: str | OwnModel,
+    num_classes: int,
+    *,
+    pretrained: bool = False,
+    drop_rate: float = 0.0,
+    drop_path: float = 0.0,
 ) -> torch.nn.Module:
     """Return `model` where it is a module, else the one that it makes for `num_classes`.
 
-    A function gets `pretrained` and `drop_rate` where it has parameters of these names. Raises UserError.
+    A function gets `pretrained`, `drop_rate` and `drop_path` where it has parameters of these names. Raises UserError.
     """
     name = model_name(model)
     maker = find_maker(model) if isinstance(model, str) else model
     parameters = {} if isinstance(maker, torch.nn.Module) else _parameters(maker, name)
-    if drop_rate and "drop_rate" not in parameters:
-        raise UserError(
-            f"drop_rate = {drop_rate:g}: model = {name} has no parameter of that name; add one, or leave it out"
-        )
+    for setting, rate in (("drop_rate", drop_rate), ("drop_path", drop_path)):
+        if rate and setting not in parameters:
+            raise UserError(
+                f"{setting} = {rate:g}: model = {name} has no parameter of that name; add one, or leave it out"
+            )
     if isinstance(maker, torch.nn.Module):
         return maker
-    options = {"pretrained": pretrained, "drop_rate": drop_rate}
+    options = {"pretrained": pretrained, "drop_rate": drop_rate, "drop_path": drop_path}
     made = _call(maker, name, num_classes, {key: each for key, each in options.items() if key in parameters})
     if not isinstance(made, torch.nn.Module):
         raise UserError(f"model = {name} gives a {type(made).__name__}, not a torch.nn.Module; {_GIVE}")

@@ -12,14 +12,15 @@ from typing import Any
 
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
-from fasttrain.photos.rows import LABELS, PATHS, SPLITS, Table, looks_like_path, read_table
+from fasttrain.photos.rows import LABELS, PATHS, SPLITS, Table, looks_like_path, plain, read_table
 from fasttrain.photos.source import TRAIN, UNDECIDED, VAL, Listing, few
 from fasttrain.photos.table import split_in_cell
 from fasttrain.photos.walk import Ignored
 from fasttrain.text import nearest
 
 DROP = "drop"
-_NEW_LABELS = ["newlabel", "newclass", "new", "correct", "correctlabel", "fix", "fixed", "to", *LABELS]
+_SUGGESTED = "suggested"
+_NEW_LABELS = [_SUGGESTED, "newlabel", "newclass", "new", "correct", "correctlabel", "fix", "fixed", "to", *LABELS]
 
 
 def with_splits(listing: Listing, path: str | Path | None) -> Listing:
@@ -56,6 +57,7 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
 def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     """Give photographs the new labels of a file of (path, label), and leave out those whose label there is "drop".
 
+    Where the column is called "suggested", as `inspect --labels` writes it, an empty cell refuses the suggestion.
     Raises UserError for a path or a class that the source doesn't have, and for a photograph with two new labels.
     """
     if path is None:
@@ -77,6 +79,9 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     counts = Counter({"relabelled": 0, "dropped": 0, "unchanged": 0})
     for position, rows in found.items():
         labels = {str(table.rows[row][column]).strip() for row in rows}
+        if labels == {""} and plain(table.columns[column]) == _SUGGESTED:
+            counts["unchanged"] += 1
+            continue
         if len(labels) > 1:
             raise UserError(f"{table.where(rows[-1])}: {photos[position].path} has two new labels; keep one line")
         label = labels.pop()

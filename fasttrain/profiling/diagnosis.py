@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -139,7 +140,8 @@ def _faster_loader(config: TrainConfig, conditions: Conditions) -> Iterator[str]
 
 
 def _smaller_photographs(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
-    enough = -(-config.image_size * 8 // 7 // 32) * 32  # 256 px for 224, as validation has it
+    # 256 px for 224, as validation has it
+    enough = math.ceil(max(config.image_size, config.geometry.image_size) / config.crop_pct / 32) * 32
     if conditions.stored_side > 1.25 * enough:
         yield f"convert --max-size {enough}"
     if not conditions.raw and conditions.loader in ("native", "torchvision"):
@@ -159,6 +161,8 @@ def _for_augmenting(config: TrainConfig, conditions: Conditions) -> Iterator[str
             yield f"--rand-augment {RandAugment(rand_augment.n - 1, rand_augment.m)}"
         else:
             yield "leaving --rand-augment out"
+    if config.trivial_augment:
+        yield "--no-trivial-augment"
     for name in ("color_jitter", "random_erasing", "mixup", "cutmix"):
         if getattr(config, name):
             yield f"--{name.replace('_', '-')} 0"

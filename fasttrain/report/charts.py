@@ -132,7 +132,7 @@ def _by_epoch(
     log = log and any(record[field] > 0 for field in fields for record in history)
     epochs = [record["epoch"] for record in history]
     for field, colour in zip(fields, (_FIRST, _SECOND), strict=False):
-        values = [record[field] for record in history]
+        values = [record.get(field, math.nan) for record in history]  # a refit has no validation
         axes.plot(epochs, values, color=colour, linewidth=1.8, marker="o" if len(epochs) <= 30 else "", markersize=3.6)
     _dress(axes, share=share, log=log)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -140,7 +140,7 @@ def _by_epoch(
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     axes.set_xlabel("epoch")
     if not log:
-        shown = [record[field] for field in fields for record in history]
+        shown = [record[field] for field in fields for record in history if field in record]
         top, low = 1.08 * max(0, *shown), 1.08 * min(0, *shown)
         if fields == ("wait_share",):  # next to nothing must look like it
             top = max(top, 0.1)

@@ -10,6 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fasttrain.errors import UserError
+from fasttrain.evaluation.paired import Paired, compare_pairs
+from fasttrain.evaluation.prediction_file import StoredPredictions, read_predictions
 from fasttrain.report.summary import duration
 from fasttrain.tracking.runs import TrackedRun
 
@@ -49,7 +52,7 @@ def differences(runs: Sequence[TrackedRun]) -> dict[str, list[str | None]]:
 
 
 def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
-    """The figures side by side; those of curves are the best epoch's, the one with the lowest val_loss."""
+    """The figures side by side; those of curves are the best epoch's, by the run's `monitor`."""
 
     rows = [
         _row("epochs", [run.epochs for run in runs], _NEITHER, _whole),
@@ -67,12 +70,35 @@ def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
     return [each for each in rows if any(value is not None for value in each.values)]
 
 
+def paired_with_first(runs: Sequence[TrackedRun]) -> list[Paired | str]:
+    """Return each further run's comparison with the first, photograph by photograph, or why there is none."""
+    found: list[StoredPredictions | str] = [_predictions(run) for run in runs] if len(runs) > 1 else []
+    return [_paired(found[0], other) for other in found[1:]]
+
+
+def _paired(first: StoredPredictions | str, other: StoredPredictions | str) -> Paired | str:
+    if isinstance(first, str):
+        return first
+    return other if isinstance(other, str) else compare_pairs(first, other)
+
+
+def _predictions(run: TrackedRun) -> StoredPredictions | str:
+    if run.folder is None:
+        return f"{run.name}: its folder isn't known, so its predictions can't be compared"
+    try:
+        return read_predictions(run.folder / "predictions.npz")
+    except UserError as error:
+        return str(error)
+
+
 def comparison_dict(runs: Sequence[TrackedRun]) -> dict[str, Any]:
     """The comparison as JSON can hold it, with the curves by epoch."""
+    pairs = paired_with_first(runs)
     return {
         "runs": [run.to_dict() for run in runs],
         "differences": differences(runs),
         "metrics": {row.name: list(row.values) for row in metric_rows(runs)},
+        "paired_with_first": [{"why": each} if isinstance(each, str) else each.to_dict() for each in pairs],
         "curves": [{name: dict(values) for name, values in run.curves.items()} for run in runs],
     }
 
@@ -95,7 +121,32 @@ def comparison_table(runs: Sequence[TrackedRun]) -> RenderableType:
             cells[position].stylize("bold green")
         figures.add_row(row.name, *cells)
     none = Text("no setting differs", style="dim")
-    return Group(legend, Text(), settings if different else none, Text(), figures)
+    lines = [line for number, pair in enumerate(paired_with_first(runs), 1) for line in pair_lines(pair, label(number))]
+    return Group(legend, Text(), settings if different else none, Text(), figures, *([Text(), *lines] if lines else []))
+
+
+def pair_lines(pair: Paired | str, other: str) -> list[Text]:
+    """Say what the first run, A, and the run of the letter `other` got right of the same photographs."""
+    if isinstance(pair, str):
+        return [Text(f"A and {other} photograph by photograph: {pair}", style="yellow")]
+    lines = []
+    if not pair.same:
+        said = f"A evaluated {pair.first:,} photographs and {other} {pair.second:,}, not the same"
+        renamed = f", {pair.relabelled:,} of both have another label" if pair.relabelled else ""
+        counted = f"only {pair.photographs:,} are compared" if pair.photographs else "none can be compared"
+        lines.append(Text(f"{said}{renamed}: {counted}", style="yellow"))
+    if pair.photographs:
+        first, second = pair.top1
+        low, high = pair.interval
+        lines += [
+            Text(f"top1 on the same {pair.photographs:,} photographs: A {first:.2%}, {other} {second:.2%}"),
+            Text(
+                f"{other} - A = {100 * pair.difference:+.2f} points, 95 %: {100 * low:+.2f} to {100 * high:+.2f}; "
+                f"right in A alone {pair.only_first:,}, in {other} alone {pair.only_second:,}, "
+                f"McNemar's exact test p = {pair.p:.3g}"
+            ),
+        ]
+    return lines
 
 
 def _columns(first: str, runs: int) -> Table:

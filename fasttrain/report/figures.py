@@ -3,6 +3,7 @@ thread."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
     marker = "o" if len(epochs) <= 40 else ""
 
     def draw(axes: Axes, field: str, label: str, colour: str) -> None:
-        values = [record[field] for record in history]
+        values = [record.get(field, math.nan) for record in history]  # a refit has no validation
         axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3.5)
 
     sets = is_multi_label(history[-1])

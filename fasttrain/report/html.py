@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fasttrain.errors import of_os
-from fasttrain.evaluation.calibration import calibration_of
+from fasttrain.evaluation.calibration import calibration_of, uncalibrated
 from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
-from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, split_title
+from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, span, split_title
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions
@@ -31,9 +31,10 @@ class Report:
     """What the page says; what is empty is left out of it.
 
     title, subtitle: of the page. split: what was evaluated. worst: classes with photographs that were got wrong.
-    history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. facts: (label, value) of the
-    summary. commands: (what it does, command line). batch: pictures of the first one, and `batch_said`, a sentence
-    about them, or about why there are none. config: settings; `changed` names those that are not the defaults.
+    history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. weights: whose they are.
+    facts: (label, value) of the summary. commands: (what it does, command line). batch: pictures of the first one, and
+    `batch_said`, a sentence about them, or about why there are none. config: settings; `changed` names those that are
+    not the defaults. temperature: the model's, which divides its logits.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Report:
     worst: Sequence[WorstClass] = ()
     history: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
+    weights: str = ""
     facts: Sequence[tuple[str, str]] = ()
     commands: Sequence[tuple[str, str]] = ()
     batch: Sequence[Seen] = ()
@@ -51,6 +53,7 @@ class Report:
     config: Mapping[str, Any] | None = None
     changed: Sequence[str] = ()
     versions: Mapping[str, str] | None = None
+    temperature: float = 1.0
 
 
 def render(report: Report) -> str:
@@ -65,7 +68,13 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": duration, "setting": _setting, "split_title": split_title}
+    environment.filters |= {
+        "percent": percent,
+        "duration": duration,
+        "setting": _setting,
+        "split_title": split_title,
+        "span": span,
+    }
     evaluation = report.evaluation
     ranked: Sequence[ClassResult | SetClassResult]
     of_single_labels: dict[str, Any] = {}
@@ -100,6 +109,7 @@ def _of_single_labels(evaluation: Evaluation, predictions: Predictions) -> dict[
     calibration = calibration_of(predictions)
     return {
         "calibration": calibration,
+        "uncalibrated": uncalibrated(predictions),
         "reliability": reliability_chart(calibration),
         "few": FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
         "matrix": matrix_view(evaluation.confusion_matrix, names),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report, percent
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from fasttrain.training.result import TrainResult
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "mlflow")
+
+
+_REFITTED = "on train and val: these weights have no validation figure, test alone evaluates them"
 
 
 def report_of_run(
@@ -55,12 +58,15 @@ def report_of_run(
     rate = sum(record["img/s"] for record in history) / len(history)
     count = sum(parameter.numel() for parameter in model.parameters())
     facts = [
-        ("best epoch", f"{result.best_epoch} of {len(history)}"),
+        ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
+        *([("refit", _REFITTED)] if result.refit_epochs else []),
+        *([("weights", result.averaged.said)] if result.averaged is not None else []),
+        *_phase_facts(history),
         ("time", duration(result.seconds)),
         ("training speed", f"{rate:,.0f} images/s"),
         ("waiting for data", percent(waited / seconds if seconds else 0.0)),
         ("model", f"{spec.name}, {count / 1e6:.1f} M parameters"),
-        ("image size", f"{f'{config.progressive}, ' if config.progressive else ''}{spec.image_size} px"),
+        ("image size", _image_size(config, spec)),
         *_data_facts(shards),
         ("loader", loader),
         ("device", _device(device) + (f", {ranks} ranks" if ranks > 1 else "")),
@@ -72,8 +78,9 @@ def report_of_run(
     commands = [
         ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
         ("Predict", f"fasttrain predict --checkpoint {run} photograph.jpg"),
-        ("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"),
     ]
+    if not result.refit_epochs:
+        commands.append(("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"))
     settings = config.plain()
     return Report(
         title=result.folder.name,
@@ -84,6 +91,7 @@ def report_of_run(
         worst=worst_classes(result.evaluation, predictions, shards),
         history=history,
         best_epoch=result.best_epoch,
+        weights=result.weights_said,
         facts=facts,
         commands=commands,
         batch=batch,
@@ -91,6 +99,7 @@ def report_of_run(
         config=settings,
         changed=config.changed(settings),
         versions=versions(device),
+        temperature=spec.temperature,
     )
 
 
@@ -109,7 +118,7 @@ def report_of_evaluation(
     facts = [
         ("checkpoint", str(checkpoint)),
         ("model", spec.name),
-        ("image size", f"{spec.image_size} px"),
+        ("image size", str(spec.geometry)),
         ("data", str(data)),
         ("photographs", f"{evaluation.samples:,}, {split_title(split)}"),
         ("device", _device(device)),
@@ -131,7 +140,17 @@ def report_of_evaluation(
             ("Predict", f"fasttrain predict --checkpoint {quoted} photograph.jpg"),
         ],
         versions=versions(device),
+        temperature=spec.temperature,
     )  # fmt: skip
+
+
+def _image_size(config: TrainConfig, spec: ModelSpec) -> str:
+    """Return the sizes of training where they differ from evaluation's, and the geometry of evaluation."""
+    if config.progressive:
+        return f"{config.progressive}, {spec.geometry}"
+    if config.image_size != spec.image_size and not config.linear_probe:
+        return f"trained on {config.image_size} px, evaluated on {spec.geometry}"
+    return str(spec.geometry)
 
 
 def _made_by(spec: ModelSpec) -> str:
@@ -156,12 +175,17 @@ def versions(device: torch.device) -> dict[str, str]:
     return found
 
 
+def _phase_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    head = sum(record.get("phase") == "head" for record in history)
+    return [("phases", f"epochs 1 to {head}: the classifier alone")] if head else []
+
+
 def _subtitle(spec: ModelSpec) -> str:
     return f"{spec.name} · {len(spec.classes)} classes · {spec.image_size} px · {datetime.now():%d %B %Y, %H:%M}"
 
 
 def _data_facts(shards: ShardSet) -> list[tuple[str, str]]:
-    splits = ", ".join(f"{name} {count:,}" for name, count in shards.manifest.splits.items() if count)
+    splits = ", ".join(f"{name} {count:,}" for name, count in shards.split_sizes().items() if count)
     return [("data", str(shards.location)), ("photographs", splits)]
 
 
@@ -178,8 +202,9 @@ def _said_of_batch(config: TrainConfig, *, shown: int) -> str:
         )
     if not shown:
         return "There is none to show: its shards are no longer on this machine."
-    done = ["crop and flip"]
+    done = ["crop and flip" if config.hflip or config.vflip else "crop"]
     done += [f"RandAugment {config.rand_augment}"] if config.rand_augment else []
+    done += ["TrivialAugment"] if config.trivial_augment else []
     done += [f"colour jitter {config.color_jitter:g}"] if config.color_jitter else []
     done += [f"random erasing {config.random_erasing:g}"] if config.random_erasing else []
     done += [f"Mixup {config.mixup:g}"] if config.mixup else []

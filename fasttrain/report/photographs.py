@@ -136,17 +136,19 @@ def first_batch(
     settings: LoaderSettings,
     augmentation: Augmentation,
     device: torch.device,
+    epoch: int = 0,
 ) -> list[Seen]:
-    """The beginning of the run's first batch, of rank 0: cropped, flipped, augmented and mixed by the plan's numbers.
+    """The beginning of the first batch of `epoch`, of rank 0: cropped, flipped, augmented and mixed by the plan.
 
     `settings` are the training loader's as the first epoch had them. The photographs are decoded by torchvision here,
     whichever loader the run had: they all follow one plan, so only roundings differ.
     """
     import torch
 
-    from fasttrain.loaders.torchvision import TorchvisionLoader, decode_crop
+    from fasttrain.loaders.torchvision import TorchvisionLoader, decode_planned
 
     loader = TorchvisionLoader(shards, shards.ids("train"), replace(settings, workers=0, device="cpu"))
+    loader.set_epoch(epoch)
     first = loader.plan().batch(0, settings.batch_size, 0, settings.world_size)
     batch = _shown(first, shards, mixed=augmentation.mix is not None)
     if not len(batch):
@@ -154,12 +156,12 @@ def first_batch(
     sizes = shards.sizes()[batch.ids].tolist()
     pixels = torch.stack(
         [
-            decode_crop(shards.bytes(int(sample)), box, bool(flip), batch.size, tuple(size) if shards.raw else None)
-            for sample, box, flip, size in zip(batch.ids, batch.boxes, batch.flips, sizes, strict=True)
+            decode_planned(shards.bytes(int(sample)), batch, position, tuple(size) if shards.raw else None)
+            for position, (sample, size) in enumerate(zip(batch.ids, sizes, strict=True))
         ]
     ).to(device)
     labels = torch.from_numpy(shards.labels(batch.ids)).to(device)
-    seen, shares = as_seen(pixels, labels, batch.ids, 0, shards.classes, augmentation)
+    seen, shares = as_seen(pixels, labels, batch.ids, epoch, shards.classes, augmentation)
     return [Seen(_thumbnail_of_pixels(picture), _caption(each)) for picture, each in zip(seen, shares, strict=True)]
 
 

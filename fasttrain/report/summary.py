@@ -33,7 +33,7 @@ def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def is_multi_label(record: Mapping[str, Any]) -> bool:
     """Return whether an epoch's record is of a run on sets of classes."""
-    return "val_map" in record
+    return "train_subset_accuracy" in record
 
 
 def accuracy_rows(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -47,22 +47,14 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     """One epoch's record (as in `history.json`) in two lines; `epochs` is how many the run will have at
     most."""
     width = len(str(epochs))
-    head = f"epoch {record['epoch']:>{width}}/{epochs}"
+    head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
     text = Text(head, style="bold")
-    if is_multi_label(record):
-        said = (
-            f"  train loss {record['train_loss']:.4f}  val loss {record['val_loss']:.4f}"
-            f" mAP {record['val_map']:.4f} micro F1 {record['val_micro_f1']:.4f}"
-        )
+    text.append(_trained(record) + _validated(record), style="not bold")
+    if record.get("phase") == "refit":
+        text.append("\n  refit     ", "green")
     else:
-        said = (
-            f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}"
-            f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}"
-        )
-    text.append(said, style="not bold")
-    text.append(
-        "\n  improved  " if record["improved"] else "\n  no better ", "green" if record["improved"] else "yellow"
-    )
+        verdict = ("\n  improved  ", "green") if record["improved"] else ("\n  no better ", "yellow")
+        text.append(*verdict)
     field, _, short = epoch_parameter(record)
     text.append(
         f" {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
@@ -74,6 +66,21 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     if "cuda_peak_bytes" in record:
         text.append(f"  {record['cuda_peak_bytes'] / 2**30:.1f} GiB", style="not bold")
     return text
+
+
+def _trained(record: Mapping[str, Any]) -> str:
+    accuracy = "" if is_multi_label(record) else f" acc {record['train_top1']:6.2%}"
+    return f"  train loss {record['train_loss']:.4f}{accuracy}"
+
+
+def _validated(record: Mapping[str, Any]) -> str:
+    if "val_loss" not in record:
+        return ""
+    if is_multi_label(record):
+        rest = f"mAP {record['val_map']:.4f} micro F1 {record['val_micro_f1']:.4f}"
+    else:
+        rest = f"acc {record['val_top1']:6.2%}"
+    return f"  val loss {record['val_loss']:.4f} {rest}"
 
 
 def split_title(split: str) -> str:
@@ -88,13 +95,17 @@ def evaluation_table(evaluation: Evaluation | SetEvaluation, *, split: str) -> R
         return Group(title, *(_indented(part) for part in _set_tables(evaluation)))
     figures = _grid()
     figures.add_row("top-1 / 3 / 5", f"{evaluation.top1:.2%} / {evaluation.top3:.2%} / {evaluation.top5:.2%}")
+    if evaluation.top1_interval is not None:
+        figures.add_row("top-1, 95 %", f"{span(evaluation.top1_interval)} by bootstrap")
     figures.add_row("loss", f"{evaluation.loss:.4f}")
+    if evaluation.ece is not None and evaluation.uncalibrated_ece is not None:
+        figures.add_row("ECE", f"{evaluation.ece:.2%}  (without the temperature {evaluation.uncalibrated_ece:.2%})")
     for average in ("macro", "weighted"):
         precision, recall, f1 = (getattr(evaluation, f"{average}_{name}") for name in ("precision", "recall", "f1"))
         figures.add_row(average, f"F1 {f1:.4f}  precision {precision:.4f}  recall {recall:.4f}")
     worst = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
-    worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=36, header_style="bold")
-    for name in ("F1", "precision", "recall", "samples"):
+    worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=25, header_style="bold")
+    for name in ("F1", "precision", "recall", "95 %", "samples"):
         worst.add_column(name, justify="right", header_style="bold")
     for each in evaluation.worst(WORST):
         worst.add_row(
@@ -102,6 +113,7 @@ def evaluation_table(evaluation: Evaluation | SetEvaluation, *, split: str) -> R
             f"{each.f1:.3f}",
             f"{each.precision:.3f}",
             f"{each.recall:.3f}",
+            "{:.2f}–{:.2f}".format(*each.recall_interval) if each.recall_interval else "",
             f"{each.support:,}",
         )
     _add_absent(figures, evaluation)
@@ -132,13 +144,22 @@ def _set_tables(evaluation: SetEvaluation) -> tuple[Table, Table]:
     return figures, worst
 
 
+def span(interval: tuple[float, float]) -> str:
+    """Return "71.2 to 78.9 %" for (0.712, 0.789)."""
+    low, high = interval
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
 def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:
     """The summary as plain data that JSON can hold."""
-    best = result.history[result.best_epoch - 1]
+    best = result.best
     rates = [record["img/s"] for record in result.history]
     (train, _), (val, _) = accuracy_rows(best)
     return {
         "best_epoch": result.best_epoch,
+        "monitor": result.monitor,
+        "refit_epochs": result.refit_epochs,
+        "averaged": None if result.averaged is None else list(result.averaged.epochs),
         "best": {name: best[name] for name in ("train_loss", train, "val_loss", val)},
         "epochs": len(result.history),
         "training_seconds": result.seconds,
@@ -160,10 +181,14 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     values = summary_dict(result, split=split, artifacts=artifacts, tracker=tracker)
     best = values["best"]
     run = _grid()
-    run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}")
-    (train, of_train), (val, of_val) = accuracy_rows(best)
-    run.add_row("validation", f"loss {best['val_loss']:.4f}  {of_val} {best[val]:.2%}")
-    run.add_row("training", f"loss {best['train_loss']:.4f}  {of_train} {best[train]:.2%}")
+    run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}, {result.chosen_by}")
+    (train, train_name), (val, val_name) = accuracy_rows(best)
+    run.add_row("validation", f"loss {best['val_loss']:.4f}  {val_name} {best[val]:.2%}{_macro_f1(result.best)}")
+    if result.refit_epochs:
+        run.add_row("weights", Text(result.weights_said))
+    if result.averaged is not None:
+        run.add_row("weights", Text(f"{result.averaged.said}: {result.monitor} {result.averaged.value:.4f}"))
+    run.add_row("training", f"loss {best['train_loss']:.4f}  {train_name} {best[train]:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):
         run.add_row("bad samples", Text(f"{bad:,} left out of an epoch; fasttrain inspect --verify lists them"))
@@ -184,6 +209,10 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
         Text("next", style="bold"),
         _indented(_next_steps(result.folder, artifacts)),
     )
+
+
+def _macro_f1(record: Mapping[str, Any]) -> str:
+    return f"  macro F1 {record['val_macro_f1']:.4f}" if "val_macro_f1" in record else ""
 
 
 def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:

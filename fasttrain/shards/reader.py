@@ -167,6 +167,15 @@ class ShardSet:
         """Whether a sample's bytes are pixels, uint8 RGB [height, width, 3] (`convert --raw`), not a JPEG."""
         return bool(self.manifest.settings.get("raw"))
 
+    @property
+    def stored(self) -> ShardSet:
+        """Return the shards with the splits that they store, where this is a fold's view of them (`shards.folds`)."""
+        return self
+
+    def split_sizes(self) -> dict[str, int]:
+        """Return how many samples each split has."""
+        return dict(zip(SPLITS, np.bincount(self.index["split"], minlength=len(SPLITS)).tolist(), strict=True))
+
     def ids(self, split: str) -> NDArray[np.int64]:
         """int64 [n], the ids of "train", "val" or "test", in shard order; empty where there are none."""
         return np.flatnonzero(self.index["split"] == SPLITS.index(split)).astype(np.int64)
@@ -187,6 +196,10 @@ class ShardSet:
         """
         if self.multi_label:
             return unpacked(self.index["labels"][samples], len(self.classes)).astype(np.float32)
+        return self.class_numbers(samples)
+
+    def class_numbers(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64]:
+        """Return int64 [n], positions in `classes`, of shards that aren't multi-label."""
         return self.index["label"][samples].astype(np.int64)
 
     def class_counts(self, split: str) -> NDArray[np.int64]:

@@ -188,7 +188,8 @@ class Record:
         if any(str(epoch["epoch"]) not in self.times for epoch in history):
             self.note_times()
         for epoch in history:
-            values = {name: float(value) for name, value in epoch.items() if name != "epoch"}
+            numbers = {name: value for name, value in epoch.items() if isinstance(value, (int, float))}
+            values = {name: float(value) for name, value in numbers.items() if name != "epoch"}
             yield {"step": epoch["epoch"], "time": self.times[str(epoch["epoch"])], "metrics": values}
 
     def _final_rows(self) -> Iterator[dict[str, Any]]:
@@ -222,9 +223,13 @@ class Record:
 
 
 def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in `evaluation.json`, as `best_SPLIT_NAME` to keep them apart from the curves."""
+    """Return the metrics in `evaluation.json`, as `best_SPLIT_NAME` to keep them apart from the curves.
+
+    `best_epoch_NAME` is the value of the monitored metric at the best epoch, `averaged_NAME` that of an average.
+    """
     numbers = {name: float(value) for name, value in evaluation.items() if isinstance(value, (int, float))}
-    own = {name: numbers.pop(name) for name in ("training_seconds", "best_epoch") if name in numbers}
+    apart = ("training_seconds", "best_epoch", "averaged", "refit")
+    own = {name: numbers.pop(name) for name in list(numbers) if name.startswith(apart)}
     loss = numbers.pop("loss", math.nan)  # JSON holds none that isn't finite
     return {f"best_{evaluation['split']}_{name}": value for name, value in {"loss": loss, **numbers}.items()} | own
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
+from fasttrain.config.monitor import MONITORS, Monitor
 from fasttrain.errors import UserError
 from fasttrain.text import nearest
 from fasttrain.tracking.database import database_file
@@ -64,9 +65,13 @@ class TrackedRun:
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch, from 1, whose weights are kept: that of the lowest val_loss."""
-        losses = self.curves.get("val_loss", {})
-        return min(losses, key=lambda epoch: losses[epoch]) if losses else None
+        """The epoch, from 1, whose weights are kept: the best one by the run's `monitor`, the first of equal ones."""
+        monitor = _monitor(self.params)
+        curve = self.curves.get(monitor.field, {})
+        if not curve:
+            return None
+        sign = -1 if monitor.greater_is_better else 1
+        return min(sorted(curve), key=lambda epoch: sign * curve[epoch])
 
     def at_best(self, metric: str) -> float | None:
         """The value of a curve at the best epoch."""
@@ -184,14 +189,16 @@ def run_of_folder(path: Path) -> TrackedRun:
     evaluation = _readable(path / "evaluation.json", lambda file: read_json(file, {}))
     metrics = final_metrics(evaluation) if evaluation else {}
     metrics |= {name: history[-1][name] for name in ("epoch_seconds",) if history and name in history[-1]}
+    params = {name: str(value) for name, value in config.items()} | (record.params if record else {})
+    wanted = dict.fromkeys((*CURVES, _monitor(params).field))
     status = "finished" if evaluation else _STATUS[record.status if record else "RUNNING"]
     files = [file for name in (RECORD, "history.json") if (file := path / name).exists()]
     return TrackedRun(
         name=path.resolve().name,
         status=status,
-        params={name: str(value) for name, value in config.items()} | (record.params if record else {}),
+        params=params,
         metrics=metrics,
-        curves={name: {each["epoch"]: each[name] for each in history if name in each} for name in CURVES},
+        curves={name: {each["epoch"]: each[name] for each in history if name in each} for name in wanted},
         folder=path.resolve(),
         experiment=record.experiment if record else None,
         start=record.began / 1000 if record else None,
@@ -244,7 +251,9 @@ class _Reader:
     def tracked(self, run: Run, curves: Iterable[str]) -> TrackedRun:
         tags = run.data.tags
         changed = {name[len("changed.") :]: value for name, value in tags.items() if name.startswith("changed.")}
-        here = [name for name in curves if name in run.data.metrics]
+        params = {**run.data.params, **changed}
+        wanted = dict.fromkeys((*curves, _monitor(params).field))
+        here = [name for name in wanted if name in run.data.metrics]
         points = self._asked(lambda: {name: self._client.get_metric_history(run.info.run_id, name) for name in here})
         last = max((point.timestamp for metric in points.values() for point in metric), default=0)
         heard = max(run.info.start_time, run.info.end_time or 0, last) / 1000
@@ -254,7 +263,7 @@ class _Reader:
         return TrackedRun(
             name=run.info.run_name or run.info.run_id,
             status=_STATUS[run.info.status],
-            params={**run.data.params, **changed},
+            params=params,
             metrics=dict(run.data.metrics),
             curves={name: {point.step: point.value for point in metric} for name, metric in points.items()},
             folder=folder,
@@ -283,6 +292,10 @@ def _pages(ask: Any) -> Iterator[Any]:
         yield from page
         if not (token := page.token):
             return
+
+
+def _monitor(params: Mapping[str, str]) -> Monitor:
+    return MONITORS.get(params.get("monitor", "val_loss"), MONITORS["val_loss"])
 
 
 def _is_study(tags: Mapping[str, str]) -> bool:

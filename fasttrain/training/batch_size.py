@@ -37,7 +37,7 @@ _STEPS_AN_EPOCH = 8  # at least: with fewer there is little to schedule
 _CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take some
 _CPU_SHARE = 0.8  # of the memory that is free
 _TELLS = 256 << 20  # bytes: growth by less drowns in what Python and its libraries take and leave
-_TRIAL = {"pretrained": False, "weights": None, "compile": "off"}
+_TRIAL = {"pretrained": False, "weights": None, "compile": "off", "head_epochs": 0, "refit": False}
 
 
 def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) -> tuple[RunStart, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasttrain.data.crops import CenterCrop, RandomResizedCrop
+from fasttrain.data.crops import PlannedCrop, RandomResizedCrop
 from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
+from fasttrain.evaluation.splits import batches
 from fasttrain.loaders import base
 from fasttrain.loaders.read_ahead import require_room
+from fasttrain.loaders.registry import choose_loader
 from fasttrain.ranks import Ranks
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
@@ -43,9 +46,19 @@ class Loaders:
 
 
 def make_loaders(
-    shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], **options: Any
+    shards: ShardSet,
+    crop: RandomResizedCrop,
+    evaluated: PlannedCrop,
+    *,
+    shuffle: Literal[True, "shards"],
+    hflip: float,
+    vflip: float,
+    sampling: Literal["none", "balanced"] = "none",
+    **options: Any,
 ) -> Loaders:
-    """Return a loader of each split, with `Loader`'s `options`. `crop` is the training split's; others are centred.
+    """Return a loader of each split, with `Loader`'s `options`.
+
+    `crop`, flips, `shuffle` and `sampling` are the training split's; others are seen by the crop `evaluated`, in order.
 
     Raises UserError where there is nothing to train on or to validate with, or the cache is too small for the shards.
     """
@@ -64,17 +77,57 @@ def make_loaders(
     for split, mend in (("train", "add photographs"), ("val", room)):
         if not len(ids[split]):
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
-    center = CenterCrop(crop.size)
     return Loaders(
-        train=Loader(shards, split="train", crop=crop, shuffle=shuffle, with_ids=True, **options),
-        val=Loader(shards, split="val", crop=center, with_ids=True, **options),
-        test=Loader(shards, split="test", crop=center, with_ids=True, **options) if len(ids["test"]) else None,
+        train=Loader(
+            shards,
+            split="train",
+            crop=crop,
+            hflip=hflip,
+            vflip=vflip,
+            shuffle=shuffle,
+            sampling=sampling,
+            with_ids=True,
+            **options,
+        ),
+        val=Loader(shards, split="val", crop=evaluated, with_ids=True, **options),
+        test=Loader(shards, split="test", crop=evaluated, with_ids=True, **options) if len(ids["test"]) else None,
+    )
+
+
+def make_refit_loader(
+    shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], loader: str, **options: Any
+) -> base.Loader:
+    """Return a loader of the training and the validation split together, with `Loader`'s `options`.
+
+    FFCV reads one split at a time, so another loader takes its place, with the same photographs and crops.
+    """
+    ids = np.sort(np.concatenate([shards.ids("train"), shards.ids("val")]))
+    if choose_loader(loader, shards, str(options["device"]))[0].name == "ffcv":
+        loader = "native"
+    return Loader(shards, split="train", ids=ids, crop=crop, shuffle=shuffle, with_ids=True, loader=loader, **options)
+
+
+def photographs_in_order(
+    loader: base.Loader, ids: NDArray[np.int64], crop: PlannedCrop, device: torch.device
+) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+    """Yield `(images, labels, ids)` of `ids`, int64 [n], seen by `crop`, read as `loader` reads its own."""
+    settings = loader.settings
+    yield from batches(
+        loader.shards,
+        ids,
+        crop,
+        batch_size=settings.batch_size,
+        loader=loader.name,
+        workers=settings.workers,
+        device=device,
+        on_bad_sample=settings.on_bad_sample,
+        report=settings.report,
     )
 
 
 def photographs_of(shards: ShardSet) -> str:
     """Return "train 800, val 200 photographs" for the splits that have some."""
-    return ", ".join(f"{name} {count:,}" for name, count in shards.manifest.splits.items() if count) + " photographs"
+    return ", ".join(f"{name} {count:,}" for name, count in shards.split_sizes().items() if count) + " photographs"
 
 
 def absent_classes(shards: ShardSet) -> list[str]:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from fasttrain.errors import Diverged, UserError, mendable
 from fasttrain.files import atomic_write_bytes
-from fasttrain.model.criterion import make_criterion
+from fasttrain.model.criterion import validation_criterion
 from fasttrain.training.finite import Sign, StepDiverged, non_finite
 
 if TYPE_CHECKING:
@@ -164,6 +164,8 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
         "epoch": run.state.epoch,
         "step": note.step if note else run.state.step,
         "learning_rate": note.learning_rate if note else run.state.schedule.learning_rate,
+        "phase": run.state.phase,
+        "on_features": run.on_features,
         "precision": run.precision.name,
         "scale": sign.scale,
         "device": str(run.device),
@@ -173,6 +175,7 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
         "multi_label": spec.multi_label,
         "mean": list(spec.mean),
         "std": list(spec.std),
+        **({"teacher": teacher.identity} if (teacher := run.step.teacher) else {}),
     }
 
 
@@ -199,7 +202,7 @@ def _until(loader: Loader, delivered: int) -> Iterator[tuple[torch.Tensor, torch
 def _guilty_of_validation(run: RunParts, model: torch.nn.Module) -> Batches:
     """The first batch of the validation split whose loss is not finite, of this rank's; empty where there is none."""
     model.eval()
-    criterion = make_criterion(multi_label=run.spec.multi_label)
+    criterion = validation_criterion(multi_label=run.spec.multi_label)
     with torch.inference_mode(), closing(iter(run.loaders.val)) as batches:  # type: ignore[type-var]
         for images, labels, ids in batches:
             if not len(labels):

@@ -24,13 +24,17 @@ def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     refused = [side for side in sorted(sides_of(config)) if not takes(config.model, side, img_size)]
     if refused:
         why = f"a {config.model} of {config.image_size} px does not take {refused[0]} px"
-        raise UserError(f"progressive = '{config.progressive}': {why}; leave it out")
+        setting = f"progressive = '{config.progressive}'"
+        if refused[0] == config.eval_size:
+            setting = f"eval_size = {config.eval_size}"
+        raise UserError(f"{setting}: {why}; leave it out")
     return config, notes
 
 
 def sides_of(config: TrainConfig) -> set[int]:
     """Return the sides in px of all pictures that the run's model sees."""
+    sides = {config.image_size, config.geometry.image_size}
     if config.progressive is None:
-        return {config.image_size}
+        return sides
     epochs = range(config.epochs)
-    return {config.image_size, *(progressive_side(config.progressive, each, config.epochs) for each in epochs)}
+    return {*sides, *(progressive_side(config.progressive, each, config.epochs) for each in epochs)}

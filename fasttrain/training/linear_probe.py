@@ -7,6 +7,7 @@ since the loaders give features in place of pictures and the model's `forward` t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -17,18 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
 from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
-from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, epoch_order
+from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
+from fasttrain.shards.format import SPLITS
+from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
@@ -55,7 +60,11 @@ class FeatureLoader(base.Loader):
         order, settings = self.ids, self.settings
         if settings.shuffle != "none":
             shards = self.shards.index["shard"][order].astype(np.int64) if settings.shuffle == "shards" else None
-            order = epoch_order(order, settings.seed, self.epoch, shards)
+            if settings.sampling == "balanced":
+                labels = self.shards.class_numbers(order)
+                order, _ = balanced_order(order, labels, settings.seed, self.epoch, shards)
+            else:
+                order = epoch_order(order, settings.seed, self.epoch, shards)
         count, side = len(order), settings.image_size
         return EpochPlan(order, np.zeros((count, 4), np.int32), np.zeros(count, np.bool_), (side, side))
 
@@ -78,43 +87,62 @@ def to_features(
     device: torch.device,
     watched: Watched,
     say: Callable[[str], None],
+    setting: str,
 ) -> Loaders:
     """Turn the run of `state` into one on features, read from the cache or computed now. Return their loaders.
 
-    `state.model` takes features from then on. `watched` wraps batches and may raise to stop. Raises
-    UserError if the classifier is not the last thing the model does, or a feature is not finite.
+    `state.model` takes features from then on, until its `forward` is deleted. `watched` wraps batches and may raise to
+    stop. `setting` is the one that asked for it. Raises UserError if the classifier is not the last thing the model
+    does, or a feature is not finite.
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
+    shards, settings = loaders.train.shards.stored, loaders.train.settings
 
-    def of(pictures: base.Loader | None, split: str) -> FeatureLoader | None:
-        if pictures is None:
-            return None
+    @functools.cache
+    def of_split(split: str) -> torch.Tensor:
+        ids = shards.ids(split)
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
-        features = _read(path, len(pictures.ids))
+        features = _read(path, len(ids))
         if features is None:
-            began, settings = time.perf_counter(), pictures.settings
+            began = time.perf_counter()
             seen = batches(
-                pictures.shards,
-                pictures.ids,
-                settings.image_size,
+                shards,
+                ids,
+                evaluation_crop(spec.geometry),
                 batch_size=settings.batch_size,
-                loader=pictures.name,
+                loader=loaders.train.name,
                 workers=settings.workers,
                 device=device,
                 on_bad_sample=settings.on_bad_sample,
                 report=settings.report,
             )
             with closing(seen):
-                features = _compute(model, watched(seen), preprocess, autocast, device)
+                features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began
             say(f"features: {len(features):,} photographs of the {split} split in {seconds:.1f} s, kept in {path}")
         else:
             say(f"features: {len(features):,} photographs of the {split} split, from {path}")
+        return features
+
+    def of(pictures: base.Loader | None) -> FeatureLoader | None:
+        if pictures is None:
+            return None
+        numbers = shards.index["split"][pictures.ids]
+        parts: list[torch.Tensor] = []
+        order: list[NDArray[np.int64]] = []
+        for number in np.unique(numbers).tolist():  # a fold's photographs are of two splits
+            rows = np.flatnonzero(numbers == number)
+            found, ids = of_split(SPLITS[number]), shards.ids(SPLITS[number])
+            own = torch.from_numpy(np.searchsorted(ids, pictures.ids[rows]))
+            parts.append(found if len(rows) == len(ids) else found[own])
+            order.append(rows)
+        by_id = torch.from_numpy(np.argsort(np.concatenate(order)))
+        features = parts[0] if len(parts) == 1 else torch.cat(parts)[by_id]
         return FeatureLoader(pictures, features.to(device))
 
-    train, val, test = of(loaders.train, "train"), of(loaders.val, "val"), of(loaders.test, "test")
+    train, val, test = of(loaders.train), of(loaders.val), of(loaders.test)
     assert train is not None and val is not None
     head = _head(model)
     model.forward = lambda features: head(features)
@@ -169,6 +197,7 @@ def _compute(
     preprocess: torch.nn.Module,
     autocast: Autocast,
     device: torch.device,
+    setting: str,
 ) -> torch.Tensor:
     parts: list[torch.Tensor] = []
     model.eval()
@@ -181,24 +210,47 @@ def _compute(
                 if not finite.all():
                     sample = int(ids[int((~finite).nonzero()[0])])
                     raise UserError(
-                        f"linear_probe: the features of sample {sample} are not finite; use --no-amp or other --weights"
+                        f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
                     )
                 if not parts:
-                    _require_linear(model, inputs, features)
+                    _require_linear(model, inputs, features, setting)
             parts.append(features.float().cpu())
     return torch.cat(parts)
 
 
-def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> None:
+def classifier_alone_follows(model: Any, side: int) -> bool:
+    """Return whether `model` makes its logits from its features by one linear layer, and nothing else."""
+    if not all(hasattr(model, name) for name in ("get_classifier", "forward_features", "forward_head")):
+        return False
+    if not isinstance(_head(model), torch.nn.Linear):
+        return False
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            inputs = torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(0))
+            inputs = inputs.to(next(model.parameters()).device)
+            features = model.forward_head(model.forward_features(inputs), pre_logits=True)
+            return _is_linear(model, inputs, features)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _require_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor, setting: str = "linear_probe") -> None:
+    if not _is_linear(model, inputs, features):
+        raise UserError(f"{setting}: {type(model).__name__} does more to its features than its head; use --freeze")
+
+
+def _is_linear(model: Any, inputs: torch.Tensor, features: torch.Tensor) -> bool:
     head = _head(model)
-    if features.ndim == 2 and features.shape[1] == head.in_features:
-        started = head.weight.clone()
-        head.weight.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))  # a new head is all zeros
-        logits, expected = head(features), model(inputs)
-        head.weight.copy_(started)
-        if torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(float(expected.abs().max()), 1e-6)):
-            return
-    raise UserError(f"linear_probe: {type(model).__name__} does more to its features than its head; use --freeze")
+    if features.ndim != 2 or features.shape[1] != head.in_features:
+        return False
+    started = head.weight.clone()
+    head.weight.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))  # a new head is all zeros
+    logits, expected = head(features), model(inputs)
+    head.weight.copy_(started)
+    return torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(float(expected.abs().max()), 1e-6))
 
 
 def _write(path: Path, features: torch.Tensor) -> None:
@@ -217,12 +269,22 @@ def _read(path: Path, count: int) -> torch.Tensor | None:
     return features if len(features) == count else None
 
 
+def _photographs(shards: ShardSet) -> str:
+    """Return a digest of the photographs and their order, which other labels don't change."""
+    crc32s = shards.crc32s()
+    if crc32s is None or not crc32s.all():  # older shards have none, or 0
+        return shards.fingerprint
+    columns = (crc32s, shards.index["length"], shards.index["split"])
+    return hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in columns)).hexdigest()
+
+
 def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast) -> str:
     """Of all that shapes the features: the data, the body's weights, the pictures' size and decoder, the precision."""
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
-    what = [loader.shards.fingerprint, spec.name, spec.image_size, spec.mean, spec.std, loader.name, kind]
+    geometry = str(spec.geometry)
+    what = [_photographs(loader.shards.stored), spec.name, geometry, spec.mean, spec.std, loader.name, kind]
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -83,9 +83,10 @@ class Schedule:
         patience: int,
         factor: float,
         warmup_epochs: float,
+        greater_is_better: bool = False,
     ) -> None:
-        """`kind`: plateau (torch's ReduceLROnPlateau on validation loss), cosine (timm's), onecycle (torch's;
-        Smith and Topin 2018), constant."""
+        """`kind`: plateau (torch's ReduceLROnPlateau on the monitored metric), cosine (timm's), onecycle (torch's;
+        Smith and Topin 2018), constant. `greater_is_better`: plateau's direction."""
         self._total = epochs * steps_per_epoch
         self._optimizer, self._kind, self._base = optimizer, kind, learning_rate
         self._epochs, self._steps_per_epoch, self._position = epochs, steps_per_epoch, 0
@@ -94,7 +95,9 @@ class Schedule:
             for group in optimizer.param_groups:
                 group["lr"] *= group.get("lr_scale", 1.0)
         if kind == "plateau":
-            self._plateau = ReduceLROnPlateau(optimizer, patience=patience, factor=factor)
+            self._plateau = ReduceLROnPlateau(
+                optimizer, "max" if greater_is_better else "min", patience=patience, factor=factor
+            )
         elif kind == "cosine":
             self._cosine = CosineLRScheduler(
                 optimizer,
@@ -116,6 +119,11 @@ class Schedule:
         """The optimizer's current one, the head's where layers have their own."""
         return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of a constant schedule."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+
     def after_step(self) -> None:
         self._position += 1
         if self._cosine is not None:
@@ -127,9 +135,9 @@ class Schedule:
         """Count an epoch that was trained without steps of the optimizer, so that a later one finds its place."""
         self._position = min(self._position + self._steps_per_epoch, self._total)
 
-    def after_epoch(self, validation_loss: float) -> None:
+    def after_epoch(self, monitored: float) -> None:
         if self._plateau is not None:
-            self._plateau.step(validation_loss)
+            self._plateau.step(monitored)
 
     def state_dict(self) -> dict[str, Any]:
         active = self._plateau or self._cosine or self._onecycle

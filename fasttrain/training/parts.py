@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,14 +11,16 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttrain.config.schema import TrainConfig, ignored_by_linear_probe
+from fasttrain.loaders.base import Loader
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.precision import Precision
 from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, absent_classes, photographs_of
+from fasttrain.training.linear_probe import Watched, l2_strength, to_features
 from fasttrain.training.resume import RunStart
-from fasttrain.training.state import TrainingState
+from fasttrain.training.state import HEAD, REFIT, TrainingState
 from fasttrain.training.step import Step
 
 
@@ -26,7 +28,9 @@ from fasttrain.training.step import Step
 class RunParts:
     """The parts of one run. In `config`, `batch_size` is a number, never "auto".
 
-    `notes` are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it.
+    `on_features`: the classifier trains on cached features. `frozen` are the modules that never train, and `waiting`
+    the parameters that train from the next phase on. `make_refit` makes the loader of train and val together. `notes`
+    are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it.
     """
 
     start: RunStart
@@ -43,17 +47,79 @@ class RunParts:
     step: Step
     compiled: bool
     warn: Callable[[str], None]
+    on_features: bool
+    frozen: list[torch.nn.Module]
+    waiting: list[torch.nn.Parameter]
+    make_refit: Callable[[], Loader]
     notes: tuple[str, ...] = ()
+    _pictures: tuple[Loaders, Step] | None = None
 
     @property
     def batch_size(self) -> int:
         """Return the number of samples in one rank's batch."""
         return int(self.config.batch_size)
 
+    @property
+    def head_is_trained(self) -> bool:
+        """Return whether the phase of the classifier alone has all its epochs, and the next one has not begun."""
+        return self.state.phase == HEAD and self.state.epoch >= self.config.head_epochs
+
+    @property
+    def refit_epochs(self) -> int:
+        """Return for how many epochs a refit trains: as many as the best epoch's weights have had."""
+        return self.state.early_stopping.best_epoch + 1
+
+    @property
+    def last_epoch(self) -> int:
+        """Return the number, from 1, of the last epoch; of the refit's, once that has begun."""
+        refit = self.state.phase == REFIT
+        return self.state.phase_epoch + self.refit_epochs if refit else self.config.epochs
+
+    @property
+    def scheduled_epoch(self) -> int:
+        """Return the epoch, from 0, whose rate and picture size the present one has."""
+        return self.state.epoch - (self.state.phase_epoch if self.state.phase == REFIT else 0)
+
+    @property
+    def is_trained(self) -> bool:
+        """Return whether the search for the best epoch is over, or the refit, once that has begun."""
+        stopped = self.state.phase != REFIT and self.state.early_stopping.should_stop
+        return stopped or self.state.epoch >= self.last_epoch
+
+    @property
+    def l2(self) -> float:
+        """Return the L2 penalty of the present epoch, where the classifier trains on features."""
+        return l2_strength(self.state.epoch, self.config.head_epochs or self.config.epochs)
+
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm into its convolutions. Call it after the weights have been loaded."""
         if not self.compiled:  # the compiler does it itself
-            fold_frozen(self.model, self.step.frozen)
+            fold_frozen(self.model, self.frozen)
+
+    def enter_features(self, watched: Watched, say: Callable[[str], None]) -> None:
+        """Have the classifier train on features. Call it after the weights have been loaded; see `to_features`."""
+        step = self.step
+        self._pictures = self.loaders, step
+        self.loaders = to_features(
+            self.state,
+            self.loaders,
+            self.spec,
+            preprocess=step.preprocess,
+            autocast=step.autocast,
+            device=step.device,
+            watched=watched,
+            say=say,
+            setting="linear_probe" if self.config.linear_probe else "head_epochs",
+        )
+        self.step = replace(step, preprocess=torch.nn.Identity())
+
+    def leave_features(self) -> None:
+        """Have the model take photographs again, where it took features."""
+        self.on_features = False
+        if self._pictures is not None:
+            del self.model.forward
+            self.loaders, self.step = self._pictures
+            self.state.loader, self._pictures = self.loaders.train, None
 
     def describe(self, console: Console) -> None:
         """Print a line for each part, and for each setting that has no effect here."""
@@ -77,6 +143,15 @@ class RunParts:
         if config.linear_probe and (ignored := ignored_by_linear_probe(config)):
             line = f"not used, as the head is solved for without gradient steps: {', '.join(ignored)}"
             yield Text.assemble(("linear_probe: ", "yellow"), line)
+        if (teacher := self.step.teacher) is not None:
+            yield f"teacher: {teacher.name}, {teacher.weight:.0%} of the loss, at temperature {teacher.temperature:g}"
+            unused = config.changed(("loss", "label_smoothing")) if teacher.weight == 1 else []
+            if unused:
+                line = f"not used, as teacher_weight = 1 leaves the labels out: {', '.join(unused)}"
+                yield Text.assemble(("teacher: ", "yellow"), line)
+        if config.sampling == "balanced" and config.class_weights == "balanced":
+            line = "and sampling = balanced correct the same imbalance, so rare classes count twice over; leave one out"
+            yield Text.assemble(("class_weights: ", "yellow"), line)
         if config.sync_bn and (size == 1 or self.device.type != "cuda"):
             line = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
             yield Text.assemble(("sync_bn: ", "yellow"), line)

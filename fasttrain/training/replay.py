@@ -19,7 +19,7 @@ from fasttrain.config.schema import TrainConfig
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics_if_lone
-from fasttrain.model.criterion import make_criterion
+from fasttrain.model.criterion import validation_criterion
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
@@ -27,8 +27,11 @@ from fasttrain.model.input_size import img_size_for
 from fasttrain.model.precision import make_precision
 from fasttrain.training.diverged import DivergedStep
 from fasttrain.training.finite import gradient_norm, non_finite
+from fasttrain.training.phases import freeze_for
 from fasttrain.training.setup import make_step
+from fasttrain.training.state import FULL
 from fasttrain.training.step import StepBatch
+from fasttrain.training.teacher import load_teacher, require_same_teacher
 
 _LISTED = 3  # activations, gradients
 _WILD = 10  # times the loss of a guess
@@ -91,10 +94,10 @@ class Replay:
 def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
     """Replay the step `saved`, which the file `path` holds, and return where it breaks.
 
-    Raises UserError for a linear probe's, which can't be replayed.
+    Raises UserError for a linear probe's, or of another head on features, which can't be replayed.
     """
-    if saved.facts["config"].get("linear_probe"):
-        raise UserError(f"{path} is of a linear probe, which has no step to run again")
+    if saved.facts["config"].get("linear_probe") or saved.facts.get("on_features"):
+        raise UserError(f"{path} is of a head on cached features, which has no step to run again")
     target = choose_device(device)
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]
@@ -132,15 +135,28 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     config, spec = _config(saved), _spec(saved)
     model = _model(saved, config, device)
     frozen = freeze_blocks(model, config.freeze)
+    phase = saved.facts.get("phase", FULL)
+    _, waiting = freeze_for(model, phase)
     precision = make_precision(precision_name, model, device)
     ids = torch.cat([ids for _, _, ids in saved.batches]).numpy()
-    step = make_step(config, precision, spec, device=device, ids=ids, frozen=frozen, class_weights=saved.class_weights)
+    teacher = load_teacher(config, spec, precision.name, device) if training else None
+    require_same_teacher(teacher, saved.facts, "the run")
+    step = make_step(
+        config,
+        precision,
+        spec,
+        device=device,
+        ids=ids,
+        frozen=[*frozen, *waiting],
+        class_weights=saved.class_weights,
+        teacher=teacher,
+    )
     fold_frozen(model, frozen)
     model.train(training)
     if training:
-        keep_frozen(frozen)
+        keep_frozen(step.frozen)
     else:
-        step = replace(step, criterion=make_criterion(multi_label=spec.multi_label), augmentation=Augmentation())
+        step = replace(step, criterion=validation_criterion(multi_label=spec.multi_label), augmentation=Augmentation())
     scale = float(saved.facts["scale"]) if precision.name == saved.facts["precision"] else 1.0
     batches = [StepBatch(*parts, begin=0, end=0) for parts in saved.batches]
     _, weight = step.size(batches)
@@ -196,7 +212,13 @@ def _spec(saved: DivergedStep) -> ModelSpec:
 
 def _model(saved: DivergedStep, config: TrainConfig, device: torch.device) -> torch.nn.Module:
     img_size = img_size_for(config.model, config.image_size)
-    model = create_model(config.model, len(saved.facts["classes"]), drop_rate=config.drop_rate, img_size=img_size)
+    model = create_model(
+        config.model,
+        len(saved.facts["classes"]),
+        drop_rate=config.drop_rate,
+        drop_path=config.drop_path,
+        img_size=img_size,
+    )
     try:
         model.load_state_dict(saved.weights)
     except RuntimeError as error:

@@ -13,6 +13,7 @@ from fasttrain.config.resuming import changes, lasting
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.model.own import OwnModel
+from fasttrain.training.default_weights import keep_weights
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
     before, config = _resolve_resumed(lasting(then), file, given, origin)
     changed = changes(before, config, path)
     _require_epochs(config.epochs, found.state)
+    if found.state.get("phase") == "refit" and config.epochs != before.epochs:
+        raise UserError(
+            f"epochs = {before.epochs} can't become {config.epochs} in {path}: the refit has begun, for as many as the "
+            "best epoch; --resume an earlier checkpoint, or start a new run"
+        )
     _complete(found.state, before)
     went_back = restarted is None and not found.torn and not _is_newest(path)
     return RunStart(config, path.parents[1], found.state, changed, found.torn, before, went_back)
@@ -83,7 +89,7 @@ def _resolve_resumed(
     before, now = resolve(layers[0]), resolve(*layers, origin=origin)
     recipes = [recipe for layer in (given, file, then) if (recipe := layer.get("recipe")) is not None]
     before = before.model_copy(update={"recipe": then.get("recipe")})
-    update: dict[str, Any] = {"recipe": recipes[0] if recipes else None}
+    update: dict[str, Any] = {"recipe": recipes[0] if recipes else None, "model": keep_weights(before.model, now.model)}
     if now.batch_size == "auto":  # the number that was found when the run began
         update["batch_size"] = before.batch_size
     return before, now.model_copy(update=update)
@@ -98,6 +104,8 @@ def _is_newest(path: Path) -> bool:
 
 def _require_epochs(epochs: int, checkpoint: Mapping[str, Any]) -> None:
     begun = checkpoint.get("epoch", 0) + (checkpoint.get("loader", {}).get("samples", 0) > 0)
+    if checkpoint.get("phase") == "refit":  # whose epochs come after those that were asked for
+        begun = checkpoint["phase_epoch"]
     if epochs < begun:
         raise UserError(
             f"epochs = {epochs} is fewer than the {begun} that the checkpoint has begun; give at least {begun}, or "

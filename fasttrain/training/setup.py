@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.model_name import is_own
+from fasttrain.config.monitor import MONITORS
 from fasttrain.config.schema import TrainConfig
-from fasttrain.data.crops import RandomResizedCrop
+from fasttrain.data.crops import RandomResizedCrop, evaluation_crop
 from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
 from fasttrain.errors import UserError
-from fasttrain.model.criterion import make_criterion
+from fasttrain.evaluation.label_sets import SetEvaluation
+from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
@@ -30,18 +34,23 @@ from fasttrain.model.precision import Precision, choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.folds import FoldView
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
 from fasttrain.training.batch_size import with_fitting_batch
-from fasttrain.training.data import balanced_weights, make_loaders
+from fasttrain.training.data import balanced_weights, make_loaders, make_refit_loader
+from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
-from fasttrain.training.optim import Schedule, create_optimizer
+from fasttrain.training.loss import make_criterion
 from fasttrain.training.parts import RunParts
+from fasttrain.training.phases import describe_head, freeze_for, make_optimizer, needs_pixels, phase_of
 from fasttrain.training.resume import RunStart
 from fasttrain.training.seeds import seed_everything, seed_rank
-from fasttrain.training.state import Totals, TrainingState
+from fasttrain.training.soup import Candidates
+from fasttrain.training.state import HEAD, REFIT, Totals, TrainingState
 from fasttrain.training.step import Step
+from fasttrain.training.teacher import Teacher, load_teacher, require_same_teacher
 
 log = logging.getLogger("fasttrain")
 
@@ -51,7 +60,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
 
     Seeds every generator. Raises UserError for settings, data or a checkpoint that don't go together.
     """
-    config, why_sizes = with_fitting_sizes(start.config)
+    config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
+    config, why_sizes = with_fitting_sizes(config)
     start, why_batch = replace(start, config=config), ""
     if config.batch_size == "auto":
         quiet = make_console(quiet=True)
@@ -65,27 +75,47 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     keep_freed_memory(device)
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
+    _check_monitor(config, shards)
+    if config.fold is not None:
+        shards = FoldView(shards, config.fold, config.seed)
     warn = _warning_on(console, ranks)
-    loaders = make_loaders(
-        shards,
-        RandomResizedCrop(config.image_size, scale=config.crop_scale),
-        shuffle="shards" if config.shuffle == "shards" else True,
-        batch_size=int(config.batch_size),
-        limit=config.limit_batches,
-        loader=config.loader,
-        workers=ranks.workers(config.workers),
-        device=device,
-        seed=config.seed,
-        on_bad_sample=config.on_bad_sample,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        report=warn,
-    )
+    crop = RandomResizedCrop(config.image_size, scale=config.crop_scale)
+    options: dict[str, Any] = {
+        "hflip": config.hflip,
+        "vflip": config.vflip,
+        "shuffle": "shards" if config.shuffle == "shards" else True,
+        "sampling": config.sampling,
+        "batch_size": int(config.batch_size),
+        "limit": config.limit_batches,
+        "loader": config.loader,
+        "workers": ranks.workers(config.workers),
+        "device": device,
+        "seed": config.seed,
+        "on_bad_sample": config.on_bad_sample,
+        "rank": ranks.rank,
+        "world_size": ranks.size,
+        "report": warn,
+    }
+    loaders = make_loaders(shards, crop, evaluation_crop(config.geometry), **options)
+    make_refit = functools.partial(make_refit_loader, shards, crop, **options)
+    phase = phase_of(config, start.checkpoint)
+    if config.refit and loaders.test is None:
+        raise UserError(
+            f"refit: {shards.location} has no test split, which alone evaluates it; convert again with "
+            "--test-fraction 0.1, or leave refit out"
+        )
+    if phase == REFIT:
+        loaders.train.close()
+        loaders = replace(loaders, train=make_refit())
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
     spec = replace(spec, multi_label=shards.multi_label)
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
-    optimizer, schedule = _make_optimizer(config, model, -(-len(loaders.train) // config.grad_accumulation))
+    waiting, frozen_until_then = freeze_for(model, phase)
+    why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
+    optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
     precision = choose_precision(model, device, config.amp, config.amp_dtype)
+    teacher = ranks.in_turn(lambda: load_teacher(config, spec, precision.name, device))
+    require_same_teacher(teacher, start.checkpoint, start.folder)
     use_ema = config.ema_decay is not None and not config.linear_probe
     state = TrainingState(
         model=model,
@@ -93,10 +123,12 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         optimizer=optimizer,
         schedule=schedule,
         scaler=precision.scaler,
-        early_stopping=EarlyStopping(config.early_stopping),
+        early_stopping=EarlyStopping(config.early_stopping, config.monitor),
         totals=Totals(device, multi_label=shards.multi_label),
         loader=loaders.train,
         optimizer_kind=config.optimizer,
+        phase=phase,
+        candidates=Candidates(0 if config.linear_probe else config.average, config.monitor),
     )
     step = make_step(
         config,
@@ -104,16 +136,20 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         spec,
         device=device,
         ids=loaders.train.ids,
-        frozen=frozen,
+        frozen=[*frozen, *frozen_until_then],
         class_weights=balanced_weights(shards) if config.class_weights == "balanced" else None,
+        teacher=teacher,
         parallel=ranks.parallel(model),
         ranks=ranks.size,
     )
-    compiled = not config.linear_probe and compile_in_place(
-        model, device, config.compile, config.compile_mode, config.deterministic
+    compiled = (
+        not config.linear_probe
+        and phase != HEAD
+        and compile_in_place(model, device, config.compile, config.compile_mode, config.deterministic)
     )
     seed_rank(ranks.rank)
-    lines = (f"loader: {loaders.train.why}", *why_sizes, why_weights, why_batch)
+    why_head = describe_head(config, phase, why_pixels)
+    lines = (f"loader: {loaders.train.why}", *why_sizes, *why_tag, why_weights, why_batch, why_head)
     notes = tuple(line for line in lines if line)
     return RunParts(
         start=start,
@@ -130,6 +166,10 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         step=step,
         compiled=compiled,
         warn=warn,
+        on_features=config.linear_probe or (phase == HEAD and not why_pixels),
+        frozen=frozen,
+        waiting=waiting,
+        make_refit=make_refit,
         notes=notes,
     )
 
@@ -143,26 +183,26 @@ def make_step(
     ids: NDArray[np.int64],
     frozen: list[torch.nn.Module],
     class_weights: torch.Tensor | None,
+    teacher: Teacher | None = None,
     parallel: DistributedDataParallel | None = None,
     ranks: int = 1,
 ) -> Step:
     """Return the step that a run with these settings trains with. `ids` are the training split's, int64 [n]."""
     preprocess = Normalise(spec.mean, spec.std, channels_last=config.channels_last).to(device)
-    criterion = make_criterion(
-        multi_label=spec.multi_label, class_weights=class_weights, label_smoothing=config.label_smoothing
-    ).to(device)
     return Step(
         device,
         preprocess,
-        criterion,
+        make_criterion(config, class_weights, multi_label=spec.multi_label).to(device),
         precision.autocast,
         config.clip_grad,
         frozen,
         make_augmentation(config, ids, seed=config.seed, classes=len(spec.classes), mean=spec.mean, device=device),
         class_weights,
+        teacher,
         parallel,
         ranks,
         config.grad_accumulation,
+        config.sam,
     )
 
 
@@ -177,6 +217,7 @@ def _make_model(
         len(classes),
         pretrained=config.pretrained and not resumed and config.weights is None,
         drop_rate=config.drop_rate,
+        drop_path=config.drop_path,
         img_size=img_size,
     )
     if is_own(config.model):
@@ -188,30 +229,12 @@ def _make_model(
         why_weights = load_initial_weights(model, config.model, config.weights, classes)
     if config.grad_checkpointing:
         enable_grad_checkpointing(model)
-    spec = model_spec(model, config.model, classes, config.image_size, img_size)
+    spec = model_spec(model, config.model, classes, config.geometry.image_size, img_size)
+    spec = replace(spec, crop_pct=config.crop_pct, resize_mode=config.resize_mode)
     if config.sync_bn and ranks.size > 1 and device.type == "cuda":
         model = ranks.sync_batch_norm(model)
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec, why_weights
-
-
-def _make_optimizer(
-    config: TrainConfig, model: torch.nn.Module, steps_per_epoch: int
-) -> tuple[torch.optim.Optimizer, Schedule]:
-    optimizer = create_optimizer(
-        model, config.optimizer, config.learning_rate, config.weight_decay, config.momentum, config.layer_decay
-    )
-    schedule = Schedule(
-        optimizer,
-        config.scheduler,
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        patience=config.patience,
-        factor=config.factor,
-        warmup_epochs=config.warmup_epochs,
-    )
-    return optimizer, schedule
 
 
 def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
@@ -223,6 +246,14 @@ def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
             print(f"rank {ranks.rank}: {line}", file=sys.stderr)
 
     return warn
+
+
+def _check_monitor(config: TrainConfig, shards: ShardSet) -> None:
+    kind = SetEvaluation if shards.multi_label else Evaluation
+    if not config.monitored.measured_by(kind):
+        labels = "sets of classes" if shards.multi_label else "one class a photograph"
+        others = ", ".join(name for name, each in MONITORS.items() if each.measured_by(kind))
+        raise UserError(f"monitor = {config.monitor}: {shards.location} has {labels}; give --monitor one of {others}")
 
 
 def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:

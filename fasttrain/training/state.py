@@ -16,6 +16,10 @@ from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule
 from fasttrain.training.optimizer_state import load_optimizer, parameter_names
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
+from fasttrain.training.soup import Candidate, Candidates
+
+HEAD, FULL, REFIT = "head", "full", "refit"
+"""The phases of a run: the classifier alone trains; everything that isn't frozen; the same on train and val."""
 
 
 class Totals:
@@ -88,8 +92,10 @@ class Totals:
 class TrainingState:
     """`epoch` counts finished epochs, `step` optimizer steps, `seconds` training time over all sessions of the run.
 
-    optimizer_kind: its name in the settings. best: the best epoch's weights, on the host of rank 0; None before the
-    first epoch's end, and where a checkpoint of an older fasttrain doesn't hold them.
+    phase: `HEAD`, `FULL` or `REFIT`, which began at `phase_step` and `phase_epoch`. optimizer_kind: its name in the
+    settings. best: the best epoch's weights, on the host of rank 0; None before the first epoch's end, and where a
+    checkpoint of an older fasttrain doesn't hold them. initial: the weights that a run which is to be refitted began
+    with, on the host of rank 0. candidates: the epochs to average.
     """
 
     model: torch.nn.Module
@@ -106,13 +112,19 @@ class TrainingState:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     epoch_wait: float = 0.0
+    phase: str = FULL
+    phase_step: int = 0
+    phase_epoch: int = 0
+    candidates: Candidates = field(default_factory=lambda: Candidates(0, "val_loss"), repr=False)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, torch.Tensor] | None = field(default=None, repr=False)
+    initial: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     _best_step: int = -1
     watch: Watch = field(init=False, repr=False)
 
     _STATEFUL = ("model", "schedule", "scaler", "early_stopping", "totals", "loader")
     _PLAIN = ("epoch", "step", "seconds", "epoch_seconds", "epoch_wait", "history")
+    _PHASE = ("phase", "phase_step", "phase_epoch")
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.totals.device)
@@ -124,13 +136,36 @@ class TrainingState:
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
-        """The EMA's where there is one: what is validated, saved and exported."""
-        return self.model if self.ema is None else self.ema.module
+        """The EMA's where there is one: what is validated, saved and exported. It begins when the head's phase ends."""
+        return self.model if self.ema is None or self.phase == HEAD else self.ema.module
+
+    def begin_phase(self, phase: str) -> None:
+        """Begin `phase` with the weights at hand."""
+        self.phase, self.phase_step, self.phase_epoch = phase, self.step, self.epoch
+        self._best_step = -1
+        if self.ema is not None:
+            self.ema.module.load_state_dict(self.model.state_dict())
+
+    def average(self) -> None:
+        """Have the EMA follow the step that has just been made."""
+        if self.ema is not None and self.phase != HEAD:
+            self.ema.update(self.model, step=self.step - self.phase_step)
 
     @property
     def at_end_of_epoch(self) -> bool:
         """Whether an epoch has just been closed, and the next has not begun."""
         return self.epoch > 0 and self.loader.state_dict()["samples"] == 0
+
+    def offer(self, value: float, main: bool) -> None:
+        """Offer the epoch that has just been validated as a candidate for the average. Call it after `keep_best`."""
+
+        def weights() -> dict[str, torch.Tensor] | None:
+            if not main:
+                return None
+            best = self.best if self.early_stopping.best_epoch == self.epoch else None
+            return snapshot(self.evaluated_model.state_dict()) if best is None else best
+
+        self.candidates.offer(self.epoch, value, weights)
 
     def keep_best(self, apart: bool = False) -> None:
         """Takes the evaluated model's weights as the best epoch's; a checkpoint holds them `apart` if they may change
@@ -145,16 +180,18 @@ class TrainingState:
         """
         self.require_finite()
         state = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
-        state |= {name: getattr(self, name) for name in self._PLAIN}
+        state |= {name: getattr(self, name) for name in (*self._PLAIN, *self._PHASE)}
         names = parameter_names(self.optimizer, self.model)
         state["optimizer"] = {"kind": self.optimizer_kind, "names": names, **self.optimizer.state_dict()}
         # At the end of the best epoch they are the evaluated model's, and the file needs not hold them twice.
         state["best"] = None if self.step == self._best_step else self.best
+        state["initial"] = self.initial
+        state["average"] = self.candidates.state_dict()
         state["totals"] = self.totals.over(ranks).state_dict()
         rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
         if bad := sum(ranks.gather(self.loader.bad_count)):
             state["loader"]["bad_samples"] = bad
-        ema = self.ema.module.state_dict() if self.ema else None
+        ema = self.ema.module.state_dict() if self.ema and self.phase != HEAD else None
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 
     def load_state_dict(self, state: dict[str, Any], ranks: Ranks) -> None:
@@ -171,6 +208,9 @@ class TrainingState:
             getattr(self, name).load_state_dict(state[name])
         for name in self._PLAIN:
             setattr(self, name, state[name])
+        for name in self._PHASE:
+            setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints have none
+        self.initial = state.get("initial") if ranks.main else None
         evaluated = state["ema"] or state["model"]
         if self.ema is not None:
             self.ema.module.load_state_dict(evaluated)
@@ -178,6 +218,11 @@ class TrainingState:
             self.best, self._best_step = state["best"], -1
             if self.best is None:
                 self.best, self._best_step = evaluated, self.step
+        stopping = self.early_stopping
+        best = None
+        if "best" in state and stopping.best is not None:
+            best = Candidate(stopping.best_epoch, stopping.best, self.best)
+        self.candidates.load_state_dict(state.get("average", ()), best)
         states = [state["rng"], *state.get("rng_of_others", [])]
         if ranks.rank < len(states):
             load_rng_state(states[ranks.rank], self._rng_device(ranks))

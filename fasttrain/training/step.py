@@ -13,12 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.model.batch_norm import running_statistics_if_lone
+from fasttrain.model.batch_norm import running_statistics_if_lone, statistics_kept
 from fasttrain.model.criterion import Criterion
 from fasttrain.model.precision import Autocast
 from fasttrain.ranks import Agreed
 from fasttrain.training.finite import gradient_norm
+from fasttrain.training.sam import climbed
 from fasttrain.training.state import TrainingState
+from fasttrain.training.teacher import Teacher
 
 DATA, COPY, AUGMENT, FORWARD, BACKWARD, LOGGING, OPTIMIZER = PHASES = (
     "data",
@@ -30,7 +32,7 @@ DATA, COPY, AUGMENT, FORWARD, BACKWARD, LOGGING, OPTIMIZER = PHASES = (
     "optimizer",
 )
 """The phases of a step, in order. `data` waits for the loader; `augment` includes Normalise and Mixup, `forward` the
-loss, `optimizer` clipping, schedule and EMA, `logging` the sums for loss and top1."""
+loss and the teacher, `optimizer` clipping, schedule and EMA, `logging` the sums for loss and top1."""
 
 Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 
@@ -53,8 +55,9 @@ class StepBatch:
 class Step:
     """Everything that one training step needs besides the state that it changes.
 
-    `frozen` are the modules that stay in eval mode. `accumulate` is the number of batches a step. `class_weights` are
-    the criterion's, on the host. With several `ranks`, `parallel` is the model that averages their
+    `frozen` are the modules that stay in eval mode. `accumulate` is the number of batches a step. `sam` is the
+    radius of sharpness-aware minimization, 0 without. `class_weights` are the criterion's, on the host. `teacher` takes
+    the criterion's place, or a part of it. With several `ranks`, `parallel` is the model that averages their
     gradients. `phase(name)` is entered around each phase; a profiler or a stopwatch can be put there.
     """
 
@@ -66,9 +69,11 @@ class Step:
     frozen: list[torch.nn.Module]
     augmentation: Augmentation = field(default_factory=Augmentation)
     class_weights: torch.Tensor | None = None
+    teacher: Teacher | None = None
     parallel: DistributedDataParallel | None = None
     ranks: int = 1
     accumulate: int = 1
+    sam: float = 0.0
     phase: Phase = contextlib.nullcontext
 
     def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: Agreed) -> None:
@@ -76,16 +81,23 @@ class Step:
 
         `agreed` holds what all ranks bring to this step. Each batch is weighted by its share of the step's weight, so
         the gradient is that of the mean over all samples of the step. Ranks exchange gradients with the last batch
-        only.
+        only. With `sam` the batches run twice: where the weights are, with each rank's own gradient, and where that
+        leads to. Losses, metrics and BatchNorm's statistics are those of the first time.
         """
-        for batch in batches:
-            if self.parallel is None and not len(batch.labels):  # all of it were bad samples
-                continue
+        # All of a batch may be bad samples.
+        present = [each for each in batches if self.parallel is not None or len(each.labels)]
+        for batch in present:
             begin, rate = batches[0].begin, state.schedule.learning_rate
             state.watch.begin(state.epoch, state.step, begin, batch.begin, batch.end, rate)
-            last = batch is batches[-1]
-            with contextlib.nullcontext() if last or self.parallel is None else self.parallel.no_sync():
-                self._add_gradient(state, batch, self._weight(batch.labels) / (agreed.weight or 1.0), agreed.samples)
+            with self._exchanging(batch is batches[-1] and not self.sam):
+                loss, logits, targets = self._add_gradient(state, batch, agreed)
+            with self.phase(LOGGING):
+                state.totals.update(loss, logits, targets, self._share(batch, agreed) * agreed.samples)
+        if self.sam:
+            with climbed(state.model.parameters(), self.sam), statistics_kept(state.model):
+                for batch in present:
+                    with self._exchanging(batch is batches[-1]):
+                        self._add_gradient(state, batch, agreed, again=True)
         with self.phase(OPTIMIZER):
             self.update(state)
 
@@ -113,8 +125,13 @@ class Step:
             inputs, targets = self.augmentation(images, labels, batch.ids.numpy(), epoch, self.preprocess)
         with self.phase(FORWARD), self.autocast():
             logits = self.forward(self.parallel or model, inputs)
-            # A rank without samples still takes part in the backward pass.
-            return (self.criterion(logits, targets) if len(targets) else logits.sum()), logits, targets
+            if not len(targets):  # a rank without samples still takes part in the backward pass
+                loss = logits.sum()
+            elif self.teacher is None:
+                loss = self.criterion(logits, targets)
+            else:
+                loss = self.teacher.loss(self.criterion, inputs, logits, targets)
+            return loss, logits, targets
 
     def forward(self, model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits, float [n, classes], of `inputs`, float [n, 3, H, W].
@@ -132,20 +149,28 @@ class Step:
             ) from error
         return logits
 
-    def _add_gradient(self, state: TrainingState, batch: StepBatch, share: float, samples: int) -> None:
-        """Add the gradient of `batch`.
+    def _exchanging(self, exchange: bool) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which a backward pass exchanges gradients between ranks, or does not."""
+        return contextlib.nullcontext() if exchange or self.parallel is None else self.parallel.no_sync()
 
-        `share` in [0, 1] is its share of the step's weight. `samples` counts the step's samples on all ranks.
-        """
+    def _share(self, batch: StepBatch, agreed: Agreed) -> float:
+        """Return the share, in [0, 1], of `batch` in the step's weight."""
+        return self._weight(batch.labels) / (agreed.weight or 1.0)
+
+    def _add_gradient(
+        self, state: TrainingState, batch: StepBatch, agreed: Agreed, *, again: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Add the gradient of `batch`. Return what `loss` returns. `again`: its loss has been noted before."""
+        share = self._share(batch, agreed)
         with running_statistics_if_lone(state.model, len(batch.labels), state.loader.settings.batch_size):
             loss, logits, targets = self.loss(state.model, batch, state.epoch)
-            state.watch.loss(loss)
+            if not again:
+                state.watch.loss(loss)
             with self.phase(BACKWARD):
                 # DistributedDataParallel divides by the number of ranks.
                 weighted = loss if share * self.ranks == 1 else loss * (share * self.ranks)
                 state.watch.scaled(weighted, state.scaler).backward()
-        with self.phase(LOGGING):
-            state.totals.update(loss, logits, targets, share * samples)
+        return loss, logits, targets
 
     def update(self, state: TrainingState) -> None:
         """Clip the gradient, note whether it is finite, update the weights unless it isn't; then schedule and EMA."""
@@ -162,5 +187,4 @@ class Step:
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.schedule.after_step()
-        if state.ema is not None:
-            state.ema.update(state.model, step=state.step)
+        state.average()

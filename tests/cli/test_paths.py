@@ -27,12 +27,13 @@ NO_PATHS = {
     *("classes", "group_by", "path_column", "label_column", "split_column"),
     *("format", "cut", "part", "loader", "split", "device", "tta", "cache_size"),
     *("on_bad_sample", "input", "experiment", "sort", "host", "compare", "pruner", "batch_sizes"),
-    *("shuffle", "progressive", "rand_augment", "model", "recipe", "optimizer", "scheduler", "class_weights"),
-    *("amp_dtype", "compile", "compile_mode", "save_every", "log_format", "run_name", "batch_size"),
+    *("shuffle", "fold", "progressive", "rand_augment", "model", "recipe", "optimizer", "scheduler", "loss"),
+    *("class_weights", "sampling", "resize_mode"),
+    *("monitor", "amp_dtype", "compile", "compile_mode", "save_every", "log_format", "run_name", "batch_size"),
 }
 """Options of type str that hold no path."""
 
-PATHS_OR_MORE = {"source", "out", "data", "images", "names", "resume"}
+PATHS_OR_MORE = {"source", "out", "data", "images", "names", "resume", "teacher"}
 """Options of type str that hold a path, or a URL, a glob, a name, `auto`: what is called expands `~` in these."""
 
 
@@ -90,6 +91,10 @@ def test_every_option_of_type_str_is_known_here() -> None:
 
 def test_the_out_of_a_conversion_is_expanded(home: Path) -> None:
     assert destination("~/shards").location == home / "shards"
+
+
+def test_a_bucket_has_no_home() -> None:
+    pytest.importorskip("s3fs")
     assert destination("s3://bucket/~a").location == "s3://bucket/~a"
 
 
@@ -114,7 +119,7 @@ def test_every_path_among_the_settings_is_expanded(home: Path) -> None:
     fields = TrainConfig.model_fields.items()
     paths = [name for name, field in fields if Path in (field.annotation, *get_args(field.annotation))]
     assert {"data", "out", "weights"} <= set(paths)
-    for name in (*paths, "resume"):
+    for name in (*paths, "resume", "teacher"):
         (home / "c.toml").write_text(f'{name} = "~/x"\n')
         for given in ({name: "~/x"}, read_toml(Path("~/c.toml"))):
             assert str(getattr(resolve(given), name)) == resolve(given).plain()[name] == str(home / "x")

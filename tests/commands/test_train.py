@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,8 @@ from fasttrain import evaluate, predict, train
 from fasttrain.checkpoint.folder import checkpoints_of
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.errors import UserError
+from fasttrain.evaluation.prediction_file import read_predictions
+from fasttrain.shards.reader import ShardSet
 from tests.support.patience import PATIENCE
 from tests.support.runs import SMALL, last_state
 
@@ -47,6 +50,7 @@ def test_the_run_folder_holds_every_artifact(result):
         "class_to_idx.json",
         "model.json",
         "evaluation.json",
+        "predictions.npz",
         "config.toml",
         "history.json",
         "confusion_matrix.png",
@@ -57,7 +61,19 @@ def test_the_run_folder_holds_every_artifact(result):
     evaluation = json.loads((result.folder / "evaluation.json").read_text())
     assert {"top1", "top3", "top5", "macro_f1", "weighted_f1", "macro_precision", "macro_recall"} <= evaluation.keys()
     assert evaluation["top1"] == result.evaluation.top1
+    low, high = evaluation["top1_interval"]
+    assert low <= evaluation["top1"] <= high and all(each["recall_interval"] for each in evaluation["classes"])
     assert json.loads((result.folder / "class_to_idx.json").read_text())["donuts"] >= 0
+
+
+def test_its_predictions_are_those_that_were_evaluated(result, shard_folder):
+    shards, found = ShardSet.open(shard_folder), read_predictions(result.folder / "predictions.npz")
+    assert sorted(found.keys.tolist()) == sorted(shards.index["key"][shards.ids("val")].tolist())
+    assert (found.top[:, 0] == found.labels).mean() == pytest.approx(result.evaluation.top1)
+    assert found.classes.tolist() == shards.classes and (found.splits == 1).all()
+    first = np.take_along_axis(found.probabilities, (found.top == found.labels[:, None]).argmax(1)[:, None], 1)[:, 0]
+    known = (found.top == found.labels[:, None]).any(1)
+    np.testing.assert_allclose(first[known], found.of_label[known], rtol=1e-6)
 
 
 def test_config_toml_resolves_to_the_same_run(result):

@@ -32,6 +32,9 @@ GRAMMAR = {
     "progressive": st.tuples(st.integers(1, 64), st.integers(1, 64))
     .map(sorted)
     .map(lambda s: f"{s[0] * 32}:{s[1] * 32}"),
+    "fold": st.tuples(st.integers(1, 100), st.integers(2, 100))
+    .map(lambda pair: (min(pair), max(pair)))
+    .map(lambda pair: f"{pair[0]}/{pair[1]}"),
     "data": st.one_of(
         st.text(string.ascii_letters + " /äß-'\"\\#=.", min_size=1).map(Path),
         st.sampled_from(["s3://bucket/shards", "gs://a/b", "https://host:8/x"]),

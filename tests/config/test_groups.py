@@ -72,14 +72,16 @@ def test_help_shows_each_setting_once_in_the_panel_of_its_group() -> None:
 @pytest.mark.parametrize(
     ("command", "lacking"),
     [
-        ("profile", {"profile"}),
-        ("tune", {"resume", "run_name"}),
+        ("profile", {"profile", "folds"}),
+        ("tune", {"resume", "run_name", "folds"}),
         (
             "lr-find",
             {
                 *names_of(RunSettings) - {"log_format"},
-                *("progressive", "compile", "compile_mode", "ema_decay", "tta"),
-                *("learning_rate", "epochs", "scheduler", "warmup_epochs", "patience", "factor", "early_stopping"),
+                *("eval_size", "crop_pct", "resize_mode"),
+                *("progressive", "compile", "compile_mode", "ema_decay", "average", "refit", "tta"),
+                *("learning_rate", "epochs", "head_epochs", "scheduler", "warmup_epochs", "patience", "factor"),
+                *("monitor", "early_stopping"),
             },
         ),
     ],

@@ -47,6 +47,10 @@ def test_recipes_fit_what_they_are_given_beside():
     assert long.mixup and long.rand_augment and long.random_erasing and long.layer_decay == 0.9
     assert resolve({"recipe": "accurate", "pretrained": False}).layer_decay is None
     assert resolve({"recipe": "accurate", "pretrained": False, "weights": "a.pth"}).layer_decay == 0.9
+    trivial = resolve({"recipe": "accurate", "trivial_augment": True})
+    assert trivial.rand_augment is None and trivial.mixup
+    assert resolve({"recipe": "accurate", "hflip": 0}).tta == "none"
+    assert resolve({"recipe": "accurate", "hflip": 0, "tta": "flip"}).tta == "flip"
     for name in RECIPES:
         probe = resolve({"recipe": name, "linear_probe": True})
         assert probe.mixup == 0 and probe.tta == "none"
@@ -55,6 +59,10 @@ def test_recipes_fit_what_they_are_given_beside():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        (
+            {"rand_augment": "n1-m3", "trivial_augment": True},
+            "trivial_augment does not go with rand_augment = n1-m3; leave one of them out",
+        ),
         ({"recipe": "quick"}, "recipe = 'quick' is not one of fast, accurate, classic"),
         ({"progressive": "100:224"}, "needs multiples of 32; the nearest valid one is 96:224"),
         ({"progressive": "224:128"}, "runs backwards; did you mean 128:224?"),

@@ -15,7 +15,7 @@ from fasttrain.checkpoint.file import load_checkpoint, save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path
 from fasttrain.config.load import load_config, read_toml, resolve
 from fasttrain.config.schema import TrainConfig
-from fasttrain.config.values import CacheSize, InvalidValue, ParsedValue, Progressive, RandAugment, SaveEvery
+from fasttrain.config.values import CacheSize, Fold, InvalidValue, ParsedValue, Progressive, RandAugment, SaveEvery
 from fasttrain.errors import UserError
 from fasttrain.inspection.inspect import inspect
 from fasttrain.training.resume import start_of_run
@@ -25,6 +25,7 @@ WRITTEN: list[tuple[str, Any, ParsedValue]] = [
     ("rand_augment", "n2-m9", RandAugment(2, 9)),
     ("rand_augment", "rand-m7-n3", RandAugment(3, 7)),
     ("progressive", "128:224", Progressive(128, 224)),
+    ("fold", "2/5", Fold(2, 5)),
     ("cache_size", "50GB", CacheSize(50 * 10**9)),
     ("cache_size", "1.5 TiB", CacheSize(3 * 2**39)),
     ("cache_size", "50", CacheSize(50 * 10**9)),
@@ -59,6 +60,7 @@ def test_a_value_is_saved_as_it_was_written(name: str, written: Any, value: Pars
     [
         (RandAugment(2, 9), "n2-m9"),
         (Progressive(128, 224), "128:224"),
+        (Fold(2, 5), "2/5"),
         (CacheSize(2**40), "1099511627776B"),
         (SaveEvery(steps=7), "7"),
         (SaveEvery(seconds=600), "10min"),
@@ -68,7 +70,13 @@ def test_a_value_is_saved_as_it_was_written(name: str, written: Any, value: Pars
 )
 def test_a_value_made_in_python_has_a_text_that_parses_to_it(value: ParsedValue, text: str) -> None:
     assert str(value) == text and type(value).parse(text) == value
-    name = {RandAugment: "rand_augment", Progressive: "progressive", CacheSize: "cache_size", SaveEvery: "save_every"}
+    name = {
+        RandAugment: "rand_augment",
+        Progressive: "progressive",
+        CacheSize: "cache_size",
+        SaveEvery: "save_every",
+        Fold: "fold",
+    }
     config = TrainConfig(**{name[type(value)]: value})
     assert getattr(config, name[type(value)]) == value and resolve(config.plain()) == config
 
@@ -78,6 +86,7 @@ def test_a_value_made_in_python_has_a_text_that_parses_to_it(value: ParsedValue,
         st.builds(RandAugment, st.integers(1, 4), st.integers(0, 10)),
         st.tuples(st.integers(1, 64), st.integers(1, 64)).map(lambda s: Progressive(min(s) * 32, max(s) * 32)),
         st.builds(CacheSize, st.integers(1, 2**50)),
+        st.builds(Fold, st.just(1), st.integers(2, 100)),
         st.builds(SaveEvery, steps=st.integers(1, 2**40)),
         st.builds(SaveEvery, seconds=st.integers(1, 10**6)),
     )
@@ -93,6 +102,8 @@ def test_text_and_value_round_trip(value: ParsedValue) -> None:
         (lambda: RandAugment(5, 11), "rand_augment = 'n5-m11' is out of range; the nearest valid one is n4-m10"),
         (lambda: RandAugment.parse("rand-m11-n1"), "rand_augment = 'rand-m11-n1' is out of range"),
         (lambda: Progressive(224, 128), "progressive = '224:128' runs backwards; did you mean 128:224?"),
+        (lambda: Fold(6, 5), "fold = '6/5' is out of range; the nearest valid one is 5/5"),
+        (lambda: Fold.parse("2 of 5"), "fold = '2 of 5' is not understood; write 2/5"),
         (lambda: CacheSize(0), "cache_size = '0B' holds nothing"),
         (lambda: SaveEvery(steps=0), "save_every = 0 is out of range: the nearest valid value is 1, or off"),
         (lambda: SaveEvery(steps=1, seconds=60), "save_every takes steps or seconds, not both"),

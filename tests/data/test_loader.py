@@ -116,7 +116,10 @@ def test_evaluation_is_in_order_and_centred(shard_folder) -> None:
         wider, _ = one_pass(loader)
     with Loader(shard_folder, split="val", crop=CenterCrop(48), hflip=1, workers=1) as loader:
         mirrored, _ = one_pass(loader)
+    with Loader(shard_folder, split="val", crop=CenterCrop(48), vflip=1, workers=1) as loader:
+        upside_down, _ = one_pass(loader)
     assert not torch.equal(wider, images) and torch.equal(mirrored, images.flip(2))
+    assert torch.equal(upside_down, images.flip(1))
 
 
 def test_crops_do_not_depend_on_the_order(shard_folder) -> None:
@@ -207,6 +210,7 @@ def test_extra_labels_come_with_the_photographs(photographs, tmp_path) -> None:
         ({"workers": -1}, "workers = -1: give at least 1, and no negative number of workers"),
         ({"crop": "64"}, "crop = '64': give RandomResizedCrop(224), CenterCrop(224), or a size such as 224"),
         ({"hflip": 1.5}, "hflip = 1.5: give a probability, 0 to 1"),
+        ({"vflip": -0.1}, "vflip = -0.1: give a probability, 0 to 1"),
         ({"shuffle": "full"}, "shuffle = 'full' is not one of True, False, 'shards'"),
         ({"output": "half"}, "output = 'half' is not one of uint8, float"),
         ({"loader": "nativ"}, "loader = 'nativ' is not one of"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from fasttrain.data import photograph
+from fasttrain.data.crops import CenterCrop, PlannedCrop, Resize
 from fasttrain.data.photograph import read_photograph
 from fasttrain.photos.normalise import directly_decodable
 
@@ -24,12 +25,14 @@ def make_picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def both_ways(file: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def both_ways(
+    file: Path, monkeypatch: pytest.MonkeyPatch, crop: PlannedCrop | int = 48
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the pixels decoded directly, and those of what `convert` would store."""
-    directly = read_photograph(file, 48).numpy().astype(np.int64)
+    directly = read_photograph(file, crop).numpy().astype(np.int64)
     with monkeypatch.context() as patch:
         patch.setattr(photograph, "native_available", lambda: False)
-        return directly, read_photograph(file, 48).numpy().astype(np.int64)
+        return directly, read_photograph(file, crop).numpy().astype(np.int64)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -41,6 +44,16 @@ def test_it_is_upright(orientation, size, options, tmp_path, monkeypatch) -> Non
     make_picture(*size).save(tmp_path / "photo.jpg", quality=95, exif=exif, **options)
     directly, stored = both_ways(tmp_path / "photo.jpg", monkeypatch)
     assert np.abs(directly - stored).mean() < 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("crop", [Resize(47), Resize(47, "letterbox"), CenterCrop(47, crop_pct=1)])
+def test_it_is_upright_in_every_geometry(orientation, crop, tmp_path, monkeypatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    make_picture(121, 177).save(tmp_path / "photo.jpg", quality=95, exif=exif)
+    directly, stored = both_ways(tmp_path / "photo.jpg", monkeypatch, crop)
+    assert directly.shape == (47, 47, 3) and np.abs(directly - stored).max() <= 6
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fasttrain import ColorJitter, CutMix, Loader, Mixup, Normalize, RandAugment, RandomErasing, RandomResizedCrop
+from fasttrain import (
+    ColorJitter,
+    CutMix,
+    Loader,
+    Mixup,
+    Normalize,
+    RandAugment,
+    RandomErasing,
+    RandomResizedCrop,
+    TrivialAugment,
+)
 from fasttrain.errors import UserError
 
 CROP = RandomResizedCrop(48, scale=(0.35, 1))
@@ -17,7 +27,7 @@ def one_pass(data, transforms, **options) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-@pytest.mark.parametrize("transform", [RandAugment(2, 9), ColorJitter(0.4), RandomErasing(1.0)])
+@pytest.mark.parametrize("transform", [RandAugment(2, 9), TrivialAugment(), ColorJitter(0.4), RandomErasing(1.0)])
 def test_pixels_change_the_same_way_each_time(transform, shard_folder) -> None:
     plain, _ = one_pass(shard_folder, [])
     images, labels = one_pass(shard_folder, [transform])
@@ -68,7 +78,10 @@ def test_views_are_augmented_apart(shard_folder) -> None:
 @pytest.mark.parametrize(
     ("transforms", "said"),
     [
-        ([Normalize(), ColorJitter(0.4)], "transforms are applied in this order: RandAugment, ColorJitter"),
+        (
+            [Normalize(), ColorJitter(0.4)],
+            "transforms are applied in this order: RandAugment or TrivialAugment, ColorJitter",
+        ),
         ([Mixup(0.2)], "Mixup and CutMix need pictures of one view, normalized before"),
         (["flip"], "transforms: 'flip' is neither a transform of fasttrain's nor a function of a batch"),
         ([ColorJitter], "is neither a transform of fasttrain's nor a function of a batch"),

@@ -147,15 +147,24 @@ def test_a_letterbox_keeps_the_aspect_ratio(oblong) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hflip", [0, 1])
+@pytest.mark.parametrize(
+    ("crop", "hflip", "vflip"),
+    [
+        (Resize(48, mode="letterbox"), 0, 0),
+        (Resize(48, mode="letterbox"), 1, 0),
+        (Resize(48, mode="letterbox"), 0, 1),
+        (Resize(48, mode="squash"), 0, 0),
+        (CenterCrop(48, crop_pct=1), 0, 0),
+    ],
+)
 @pytest.mark.parametrize("name", [each for each in LOADERS if each != "torchvision"])
-def test_every_loader_letterboxes_alike(name, hflip, oblong) -> None:
+def test_every_loader_resizes_alike(name, crop, hflip, vflip, oblong) -> None:
     if reason := loader_class(name).unavailable(ShardSet.open(oblong), "cpu"):
         pytest.skip(reason)
     passes = []
     for each in ("torchvision", name):
-        options = {"crop": Resize(48, mode="letterbox"), "hflip": hflip, "loader": each, "seed": 1, "workers": 1}
-        with Loader(oblong, **options) as loader:
+        options = {"crop": crop, "loader": each, "seed": 1, "workers": 1}
+        with Loader(oblong, hflip=hflip, vflip=vflip, **options) as loader:
             ((images, _),) = loader
             passes.append(images.numpy().astype(int))
     expected, found = passes

@@ -18,6 +18,8 @@ from PIL import Image
 
 import fasttrain
 from fasttrain.commands import finish
+from fasttrain.config.geometry import Geometry
+from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.photograph import read_photograph
 from fasttrain.errors import UserError
 from tests.conftest import make_model_folder
@@ -223,10 +225,18 @@ def dinner(request: pytest.FixtureRequest, workplace: Path, photographs: Path) -
 
 def test_the_pixels_are_those_that_predict_sees(dinner: Path) -> None:
     (snippet,) = (each for each in SNIPPETS if each.file == "photograph.py")
-    seen = read_photograph(dinner, 48).numpy().astype(int)
-    found = _run(snippet)["load_photograph"](dinner, 48)
-    assert found.dtype == np.uint8 and found.shape == (48, 48, 3)
-    assert np.abs(seen - found).mean() < 1, "what is no JPEG is stored as one, which moves pixels a little"
+    load = _run(snippet)["load_photograph"]
+    for geometry in (
+        Geometry(48),
+        Geometry(48, crop_pct=1.0),
+        Geometry(48, resize_mode="squash"),
+        Geometry(48, resize_mode="letterbox"),
+    ):
+        seen = read_photograph(dinner, evaluation_crop(geometry)).numpy().astype(int)
+        found = load(dinner, 48, geometry.crop_pct, geometry.resize_mode)
+        assert found.dtype == np.uint8 and found.shape == (48, 48, 3)
+        assert np.abs(seen - found).mean() < 1, "what is no JPEG is stored as one, which moves pixels a little"
+    assert np.array_equal(load(dinner, 48), load(dinner, 48, 0.875, "crop"))
 
 
 @pytest.mark.parametrize("snippet", DEPLOYED, ids=lambda each: each.name)

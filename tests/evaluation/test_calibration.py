@@ -17,6 +17,7 @@ from fasttrain.evaluation.evaluate import Predictions
 @pytest.mark.parametrize("bins", [1, 10, 15])
 @pytest.mark.parametrize("sharpness", [0.5, 3.0])
 def test_ece_is_torchmetrics(bins: int, sharpness: float) -> None:
+    pytest.importorskip("torchmetrics")
     from torchmetrics.functional.classification import multiclass_calibration_error  # takes seconds
 
     generator = torch.Generator().manual_seed(bins)

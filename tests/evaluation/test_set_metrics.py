@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score, hamming_loss
 
 from fasttrain.augment.mix import PlannedMixup
 from fasttrain.evaluation.label_sets import SetPredictions, best_thresholds, evaluate_sets
-from fasttrain.model.criterion import SetCrossEntropy, make_criterion
+from fasttrain.model.criterion import SetCrossEntropy
 
 
 def drawn(count: int = 200, seed: int = 0) -> SetPredictions:
@@ -59,7 +59,7 @@ def test_the_loss_is_torchs() -> None:
     logits, targets = torch.randn(6, 3), (torch.rand(6, 3) > 0.5).float()
     weights = torch.tensor([1.0, 2.0, 5.0])
     theirs = torch.nn.BCEWithLogitsLoss(pos_weight=weights)(logits, targets * 0.8 + 0.1)
-    ours = make_criterion(multi_label=True, class_weights=weights, label_smoothing=0.2)
+    ours = SetCrossEntropy(weights, label_smoothing=0.2)
     assert torch.allclose(ours(logits, targets), theirs)
     each = SetCrossEntropy()
     each.reduction = "none"

@@ -11,6 +11,8 @@ from fasttrain.augment.batch import BatchAugment
 from fasttrain.augment.mix import PlannedMixup
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.values import RandAugment
+from fasttrain.data.crops import Resize
+from fasttrain.data.loader import Loader
 from fasttrain.errors import UserError
 from fasttrain.inspection.preview import preview
 from fasttrain.loaders.base import LoaderSettings
@@ -65,6 +67,23 @@ def test_augmented_and_mixed_as_a_training_step_does_it(config, shard_folder):
         for caption, target in zip(seen.captions[part], targets, strict=True):
             assert caption.split("\n")[0].split(" ")[0] == shards.classes[int(target.argmax())]
     assert any("%" in caption for caption in seen.captions)
+
+
+@pytest.mark.slow
+def test_other_splits_are_seen_as_in_evaluation(config, shard_folder):
+    changed = {
+        **config.model_dump(exclude_unset=True),
+        "eval_size": 48,
+        "resize_mode": "squash",
+        "rand_augment": "n2-m9",
+    }
+    seen = preview(TrainConfig(**changed), split="val", count=7)
+    with Loader(shard_folder, split="val", crop=Resize(48), loader="torchvision", workers=0, batch_size=7) as loader:
+        images, labels = next(iter(loader))
+    assert (seen.pictures["torchvision"] == images.numpy()).all()
+    assert seen.captions == [ShardSet.open(shard_folder).classes[label] for label in labels.tolist()]
+    with pytest.raises(UserError, match="split = 'vall' is not one of train, val, test, all"):
+        preview(config, split="vall")
 
 
 @pytest.mark.slow

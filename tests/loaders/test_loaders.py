@@ -15,6 +15,7 @@ from fasttrain.loaders.registry import LOADERS, choose_loader, loader_class
 from fasttrain.shards.reader import ShardSet
 
 TRAINING = LoaderSettings(batch_size=16, image_size=48, crop=Crop(), seed=3, workers=1)
+FLIPPED = Crop(vflip=0.5)
 # Each against torchvision's, in grey levels. DALI differs by the rounding of its IDCT and of its float resize. Ours,
 # which FFCV's loader calls too, resizes chroma at its own resolution, not rounded to RGB first: 0.5 was measured in
 # the mean, up to 1.4 where the crop is over four times the output and blocks are averaged first. A wrong box, flip or
@@ -79,6 +80,18 @@ def test_same_crops_as_torchvision(name, shards, split, workers):
 
 
 @pytest.mark.slow
+def test_vertical_flips_are_torchvisions(name, shards):
+    """Each picture is the plain one's upside down, bit for bit: flips come after the resize."""
+    plain, flipped = (make(name, shards, crop=Crop(vflip=vflip)) for vflip in (0, 1))
+    reference = make("torchvision", shards, workers=0, crop=Crop(vflip=1))
+    for one, other, theirs in zip(collect(plain), collect(flipped), collect(reference), strict=True):
+        assert torch.equal(one[0].flip(1), other[0])
+        assert (other[0].float() - theirs[0].float()).abs().mean(dim=(1, 2, 3)).max() <= MEAN_BOUND[name]
+    for loader in (plain, flipped):
+        loader.close()
+
+
+@pytest.mark.slow
 def test_epochs_differ_and_repeat(name, shards):
     loader = make(name, shards)
     first, second, again = collect(loader, 0), collect(loader, 1), collect(loader, 0)
@@ -92,14 +105,14 @@ def test_epochs_differ_and_repeat(name, shards):
 
 @pytest.mark.slow
 def test_resume_starts_at_the_next_batch(name, shards):
-    whole = collect(make(name, shards), epoch=2)
-    loader = make(name, shards)
+    whole = collect(make(name, shards, crop=FLIPPED), epoch=2)
+    loader = make(name, shards, crop=FLIPPED)
     loader.set_epoch(2)
     list(itertools.islice(loader, 2))
     state = loader.state_dict()
     assert state == {"epoch": 2, "samples": 32}, "prefetched batches must not count"
     loader.close()
-    resumed = make(name, shards)
+    resumed = make(name, shards, crop=FLIPPED)
     resumed.set_epoch(2)
     resumed.load_state_dict(state)
     rest = list(resumed)

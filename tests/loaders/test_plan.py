@@ -13,10 +13,13 @@ from torchvision.transforms import RandomResizedCrop
 
 from fasttrain.loaders.plan import (
     SHARD_WINDOW,
+    CenterShare,
     Crop,
     EpochPlan,
+    FullPicture,
     centre_boxes,
     epoch_order,
+    random_flips,
     random_resized_crops,
     random_words,
 )
@@ -26,6 +29,7 @@ IDS = np.arange(len(SIZES), dtype=np.int64)
 GOLDEN_WORDS = [[18185515313008464715, 7366093020013295891, 3471466659661956360, 4086101707980077086]]
 GOLDEN_BOXES = [[49, 122, 272, 258], [32, 34, 291, 303], [0, 383, 100, 133], [0, 0, 6, 5]]
 GOLDEN_DIGEST = "fafa32b5e6ef5ab1"
+GOLDEN_VFLIP_DIGEST = "0d7287ee442f90c3"
 GOLDEN_SHARD_ORDER = [1123, 1130, 1865, 775]
 GOLDEN_SHARD_DIGEST = "3ab61c1465bea7a6"
 
@@ -40,6 +44,30 @@ def test_golden_words_order_boxes_and_flips():
     boxes, flips = random_resized_crops(IDS, SIZES, seed=42, epoch=3, crop=Crop())
     assert boxes[:4].tolist() == GOLDEN_BOXES
     assert digest(epoch_order(IDS, 42, 3), boxes, flips) == GOLDEN_DIGEST
+
+
+def test_golden_vertical_flips():
+    flips = random_flips(IDS, 42, 3, 0.5, vertical=True)
+    assert digest(flips) == GOLDEN_VFLIP_DIGEST and abs(flips.mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("crop", [Crop(vflip=0.3), CenterShare(flip=0.5, vflip=0.3), FullPicture(flip=0.5, vflip=0.3)])
+def test_flips_are_alike_under_every_crop(crop):
+    plan = EpochPlan.in_order(IDS, SIZES, seed=42, epoch=3, size=32, crop=crop)
+    boxes, flips = random_resized_crops(IDS, SIZES, seed=42, epoch=3, crop=Crop())
+    assert np.array_equal(plan.flips, flips) and np.array_equal(
+        plan.upside_down, random_flips(IDS, 42, 3, 0.3, vertical=True)
+    )
+    assert not isinstance(crop, Crop) or np.array_equal(plan.boxes, boxes)
+    apart = np.corrcoef(plan.flips, plan.upside_down)[0, 1]
+    assert abs(apart) < 0.06 and abs(plan.upside_down.mean() - 0.3) < 0.04
+    for part in (plan.take(slice(5, 9)), plan.rest(5).batch(0, 4)):
+        assert np.array_equal(part.upside_down, plan.upside_down[5:9])
+
+
+def test_no_vertical_flip_by_default():
+    plan = EpochPlan.training(IDS, SIZES, seed=42, epoch=3, size=32, crop=Crop())
+    assert plan.vflips is None and not plan.upside_down.any()
 
 
 def test_golden_order_by_shards():

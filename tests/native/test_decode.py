@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+from tests.support.old_torch import OLD_TORCH
+
 native = pytest.importorskip("fasttrain._native")
 
 Picture = NDArray[np.uint8]
@@ -99,7 +101,7 @@ def test_random_crops_match_the_reference(stored: str, sampling: str) -> None:
             means.append(apart.mean())
             most = max(most, int(apart.max()))
     chroma = stored != "progressive"
-    assert np.mean(means) < (0.6 if chroma else 0.1)
+    assert np.mean(means) < (0.6 if chroma else 0.2 if OLD_TORCH else 0.1)
     assert max(means) < (1.2 if chroma else 0.5)
     assert most <= (20 if chroma else 2)
 

@@ -90,6 +90,25 @@ def test_batches_in_flight_match_single_decodes(threads: int) -> None:
         np.testing.assert_array_equal(batch.out, batch.expected())
 
 
+@pytest.mark.parametrize("side", [1, 2, 7, 33])
+def test_pictures_are_turned_upside_down_before_they_are_letterboxed(side: int) -> None:
+    """Flag 4 reverses the rows, also of an odd number, and leaves where the grey lies alone."""
+    made = {}
+    for flags in range(8):
+        batch = Batch(mixed(10))
+        batch.flips[:] = flags
+        batch.out = np.full((10, side, side, 3), 77, np.uint8)
+        pool = native.Pool(1)
+        assert pool.wait(batch.submit(pool)) == []
+        made[flags] = batch.out
+    for flags in (0, 1):
+        np.testing.assert_array_equal(made[flags | 4], made[flags][:, ::-1])
+        for upright, turned in zip(made[flags | 2], made[flags | 6], strict=True):
+            grey = (upright == 114).all((1, 2))
+            np.testing.assert_array_equal((turned == 114).all((1, 2)), grey)
+            np.testing.assert_array_equal(turned[~grey], upright[~grey][::-1])
+
+
 def test_raw_photographs() -> None:
     rng = np.random.default_rng(1)
     sizes = [(50, 60), (70, 31)]

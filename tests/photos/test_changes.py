@@ -80,6 +80,17 @@ def test_relabelling(folder) -> None:
         assert said in refused(folder, relabel=listed(folder, f"path,label\n{line}\n"))
 
 
+def test_an_empty_suggestion_is_refused_and_the_others_are_applied(folder) -> None:
+    rows = "cat/p0_cat.jpg,cat,dog,0.9\ncat/p1_cat.jpg,cat,,0.8\ncat/p2_cat.jpg,cat,drop,0.7\n"
+    source = opened(folder, relabel=listed(folder, f"file,given,suggested,score\n{rows}", "labels.csv"))
+    of = {path: source.classes[label] for path, label in zip(source.paths, source.labels, strict=True)}
+    assert of["cat/p0_cat.jpg"] == "dog" and of["cat/p1_cat.jpg"] == "cat" and "cat/p2_cat.jpg" not in of
+    assert source.notes == ("labels.csv: 1 relabelled, 1 dropped, 1 unchanged",)
+    assert "none of the photographs" in refused(
+        folder, relabel=listed(folder, "file,given,suggested,score\ncat/p9_cat.jpg,cat,dog,0.9\n", "labels.csv")
+    )
+
+
 def test_a_class_that_loses_all_its_photographs_is_listed(folder) -> None:
     lines = "".join(f"cat/p{number}_cat.jpg,drop\n" for number in range(4))
     source = opened(folder, relabel=listed(folder, f"path,label\n{lines}"))

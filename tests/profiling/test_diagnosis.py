@@ -111,6 +111,7 @@ def test_the_other_phases_propose_their_own_settings():
         "--color-jitter 0",
         "--mixup 0",
     )
+    assert proposed(measured(augment=60), CPU, trivial_augment=True) == ("--no-trivial-augment",)
     assert proposed(measured(augment=60), CPU, rand_augment="n1-m9") == ("leaving --rand-augment out",)
     slow = diagnose(measured(optimizer=60), TrainConfig(ema_decay=0.99, clip_grad=1.0), CPU)
     assert slow.sentence.startswith("the optimizer with EMA and clipping takes 60% of the time, 60.0 ms a step")

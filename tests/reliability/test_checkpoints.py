@@ -125,6 +125,7 @@ def test_a_checkpoint_is_a_bomb(killed, tmp_path, fault) -> None:
     )
 
 
+@pytest.mark.full
 def test_the_disk_fills_while_one_is_written(machine: Machine, shard_folder, alone, tmp_path, fault) -> None:
     """In the background: the run hears of it at a later step."""
     disk = machine.disk("8m")
@@ -165,6 +166,7 @@ main()
 """
 
 
+@pytest.mark.full
 def test_killed_between_writing_and_renaming(shard_folder, alone, tmp_path, fault) -> None:
     times = fault.times(1, 6)
     (tmp_path / "dies.py").write_text(DIES)

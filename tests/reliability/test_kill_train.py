@@ -160,6 +160,7 @@ def finish(server: Server, runs: Path, line: list[str], why: object, environment
     assert ended.code == 0 and not ended.orphans, f"{why}: {ended}"
 
 
+@pytest.mark.full
 def test_at_every_write(undisturbed, server: Server, scratch: Path, shard_folder: Path, fault) -> None:
     expected = alone("native", undisturbed, server, scratch, shard_folder)
     runs = scratch / "killed"

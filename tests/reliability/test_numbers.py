@@ -57,6 +57,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.full
 def test_nan_and_infinity_at_seeded_places(shard_folder, tmp_path, fault):
     times = fault.times(short=1, full=20)
     for number in range(times):

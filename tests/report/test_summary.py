@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from rich.console import Console, RenderableType
 from fasttrain.evaluation.metrics import ClassificationMeter
 from fasttrain.report.summary import duration, epoch_line, evaluation_table, run_summary, summary_dict
 from fasttrain.tracking.tracker import NullTracker
+from fasttrain.training.result import TrainResult
 
 NAMES = [f"grilled_cheese_sandwich_with_everything_{number}" for number in range(8)]
 
@@ -42,18 +42,20 @@ class Tracked(NullTracker):
 
 
 @pytest.fixture
-def result(tmp_path: Path) -> Any:
+def result(tmp_path: Path) -> TrainResult:
     meter = ClassificationMeter(8)
     labels = torch.arange(400) % 8
     logits = torch.nn.functional.one_hot(labels, 8).float()
     logits[:20] = logits[:20].roll(1, 0)
     meter.update(logits, labels, torch.tensor(123.0))
-    return SimpleNamespace(
+    return TrainResult(
         folder=Path("runs/20261124-201509-mobilenetv2_100"),
         history=[record(epoch=1, improved=False), record(epoch=2, val_top1=0.7), record(epoch=3)],
         best_epoch=2,
         evaluation=meter.compute(NAMES),
         seconds=3725.0,
+        mlflow_run_id=None,
+        monitor="top1",
     )
 
 
@@ -86,7 +88,15 @@ def test_an_epoch_on_a_gpu_at_its_widest_fits() -> None:
 def test_the_summary_says_all_that_it_should(result: Any) -> None:
     artifacts = [result.folder / "model.safetensors", result.folder / "evaluation.json"]
     text = shown(run_summary(result, split="test", artifacts=artifacts, tracker=Tracked()))
-    for said in ("2 of 3", "70.00%", "1 h 02 min", "1,234 img/s", "top-1 / 3 / 5", "F1 0.9", "test split, 400"):
+    for said in (
+        "2 of 3, highest validation top-1",
+        "70.00%",
+        "1 h 02 min",
+        "1,234 img/s",
+        "top-1 / 3 / 5",
+        "F1 0.9",
+        "test split, 400",
+    ):
         assert said in text
     for said in ("model.safetensors", "evaluation.json", str(result.folder), "0123456789abcdef0123456789abcdef"):
         assert said in text
@@ -103,7 +113,7 @@ def test_the_summary_says_all_that_it_should(result: Any) -> None:
 def test_the_summary_as_plain_data(result: Any) -> None:
     artifacts = [result.folder / "model.safetensors"]
     values = json.loads(json.dumps(summary_dict(result, split="val", artifacts=artifacts, tracker=Tracked())))
-    assert values["best_epoch"] == 2
+    assert (values["best_epoch"], values["monitor"]) == (2, "top1")
     assert values["best"]["val_top1"] == 0.7
     assert values["epochs"] == 3
     assert values["training_seconds"] == 3725.0

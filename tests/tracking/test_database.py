@@ -76,6 +76,7 @@ def test_where_there_are_no_links_it_is_renamed(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_killed_while_its_tables_are_made_the_next_run_makes_it(tmp_path):
     """MLflow's own way ends there for good: table … already exists."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"

@@ -66,6 +66,7 @@ def closed() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_server_that_dies_in_mid_run_and_comes_back_has_everything(
     here: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,18 @@ def together(runs):
 
 
 @pytest.mark.slow
+def test_the_head_first_on_two_ranks_as_on_one(shard_folder, tmp_path):
+    """On pictures, as features are for one process."""
+    settings = {"head_epochs": 1, "color_jitter": 0.1, "figures": False, "limit_batches": 3, "epochs": 2}
+    finish(start(train_line(shard_folder, tmp_path / "one", batch_size=4, **settings)))
+    said = [finish(each) for each in start_ranks(train_line(shard_folder, tmp_path / "two", **settings))]
+    assert "1 epochs of the classifier alone, on photographs" in " ".join(said[0].split())
+    ours, theirs = folder_in(tmp_path / "two"), folder_in(tmp_path / "one")
+    assert_same_run(ours, theirs, 1e-4)
+    assert [each["phase"] for each in last_state(ours)["history"]] == ["head", "full"]
+
+
+@pytest.mark.slow
 def test_two_ranks_train_as_one_does_with_the_batch_of_both(alone, together, shard_folder):
     folder, output = together
     assert_same_run(folder, alone, tolerance=1e-5)
@@ -227,6 +239,7 @@ def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_fol
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_torchrun_restarts_a_killed_rank_from_the_last_checkpoint(together, shard_folder, tmp_path):
     runs = tmp_path / "runs"
     line = train_line(shard_folder, runs, pause_at=3)

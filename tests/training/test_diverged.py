@@ -35,7 +35,14 @@ TINY: dict[str, Any] = {
     "scheduler": "constant",
 }
 # Dropout, Mixup and jitter: what a replay has to draw again. 16 px more or less matter to nobody here.
-RANDOM = {"drop_rate": 0.3, "mixup": 0.4, "color_jitter": 0.3, "label_smoothing": 0.1, "class_weights": "balanced"}
+RANDOM = {
+    "drop_rate": 0.3,
+    "drop_path": 0.3,
+    "mixup": 0.4,
+    "color_jitter": 0.3,
+    "label_smoothing": 0.1,
+    "class_weights": "balanced",
+}
 
 
 def run_until_diverged(shards: Path, out: Path, match: str, **settings: Any) -> tuple[Path, str]:
@@ -160,8 +167,9 @@ def test_replay_repeats_the_step_exactly_and_names_the_place(shard_folder, tmp_p
 
 
 @pytest.mark.slow
-def test_replay_draws_dropout_and_mixup_again(shard_folder, tmp_path):
+def test_replay_draws_dropout_and_mixup_again(shard_folder, model_folder, tmp_path):
     """What a hook broke is finite when run again; the loss is then the one of the run that was left alone."""
+    settings = {**RANDOM, "teacher": str(model_folder), "teacher_weight": 0.5}
     losses: list[float] = []
     noted = Watch.loss
 
@@ -171,9 +179,9 @@ def test_replay_draws_dropout_and_mixup_again(shard_folder, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Watch, "loss", note)
-        train(data=shard_folder, out=tmp_path / "alone", **{**TINY, **RANDOM, "epochs": 1})
+        train(data=shard_folder, out=tmp_path / "alone", **{**TINY, **settings, "epochs": 1})
     with broken_at(4):
-        folder, _ = run_until_diverged(shard_folder, tmp_path / "broken", "at step 4", **RANDOM)
+        folder, _ = run_until_diverged(shard_folder, tmp_path / "broken", "at step 4", **settings)
     found = replay(folder, device="cpu")
     assert found.tried[0].loss == pytest.approx(losses[3], rel=1e-6)
     assert found.tried[0].finite and "finite when run again" in found.why and "--deterministic" in found.mend

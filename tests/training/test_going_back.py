@@ -199,7 +199,7 @@ def test_extended_and_killed_at_once(run):
 @pytest.mark.slow
 def test_a_run_that_early_stopping_ended(given, epochs, run, monkeypatch):
     state = last_state(run)
-    state["early_stopping"] = {**state["early_stopping"], "waited": 2, "best_loss": 0.0}
+    state["early_stopping"] = {**state["early_stopping"], "waited": 2, "best": 0.0}
     state["config"].update(early_stopping=2, epochs=6)
     save_checkpoint(checkpoints_of(run)[0], state)
     assert len(train(resume=str(run), **given).history) == epochs

@@ -18,6 +18,8 @@ from fasttrain.errors import Stopped, UserError
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_body
+from fasttrain.photos.source import SourceOptions
+from fasttrain.shards.convert import convert
 from fasttrain.training import linear_probe
 from tests.support.runs import SMALL, killed_after, last_state
 
@@ -73,6 +75,20 @@ def test_a_probe_decodes_each_photograph_once_and_leaves_an_ordinary_run(shard_f
 
 
 @pytest.mark.slow
+def test_other_labels_of_the_same_photographs_need_no_new_features(
+    photographs, shard_folder, tmp_path, begin, monkeypatch
+):
+    counts = count_decoded(monkeypatch)
+    settings = {**PROBE, "weights": begin, "out": tmp_path, "epochs": 1}
+    first = train(data=shard_folder, **settings)
+    (tmp_path / "fixes.csv").write_text("path,label\npizza/0003.jpg,soup\n")
+    options = SourceOptions(relabel=tmp_path / "fixes.csv", splits=shard_folder / "splits.csv")
+    convert(photographs, tmp_path / "fixed", options=options, workers=1, progress=False)
+    second = train(data=tmp_path / "fixed", **settings)
+    assert sum(counts) == 96 and first.history[0]["train_loss"] != second.history[0]["train_loss"]
+
+
+@pytest.mark.slow
 def test_features_are_found_again_until_something_that_shapes_them_changes(
     shard_folder, tmp_path, begin, monkeypatch, cache
 ):
@@ -84,7 +100,9 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
         return sum(counts)
 
     assert decoded() == 96
-    assert decoded(learning_rate=0.01, batch_size=7, seed=8, drop_rate=0.1) == 0, "none of these shapes a feature"
+    assert decoded(learning_rate=0.01, batch_size=7, seed=8, drop_rate=0.1, drop_path=0.1) == 0, (
+        "none of these shapes a feature"
+    )
     torn = next(cache.glob("*-train.safetensors"))
     torn.write_bytes(torn.read_bytes()[:100])
     assert 0 < decoded() < 96, "the torn file, and that alone, is made again"
@@ -169,7 +187,7 @@ def test_features_that_are_not_finite_are_refused(shard_folder, tmp_path, begin)
 
 
 def test_what_needs_pixels_is_refused_in_one_line():
-    for name, value in (("rand_augment", "n2-m9"), ("mixup", 0.2), ("freeze", 3), ("tta", "flip")):
+    for name, value in (("rand_augment", "n2-m9"), ("mixup", 0.2), ("freeze", 3), ("tta", "flip"), ("vflip", 0.5)):
         with pytest.raises(UserError, match=f"{name} = .* does not go with linear_probe"):
             resolve({"linear_probe": True, name: value})
 

@@ -304,6 +304,7 @@ def test_each_mistake_is_one_line_before_training(model, said, shard_folder, tmp
         ({"freeze": 1}, "freeze = 1: SmallNet does not say what its blocks are"),
         ({"linear_probe": True}, "linear_probe is for timm's models"),
         ({"drop_rate": 0.5}, r"drop_rate = 0.5: model = SmallNet\(\) has no parameter of that name"),
+        ({"drop_path": 0.5}, r"drop_path = 0.5: model = SmallNet\(\) has no parameter of that name"),
         ({"grad_checkpointing": True}, "grad_checkpointing: SmallNet does not have it"),
         ({"callbacks": [Counter]}, "callbacks has the class Counter; give objects"),
         ({"callbacks": [print]}, "callbacks has a builtin_function_or_method; give objects"),
@@ -315,13 +316,13 @@ def test_what_does_not_go_with_a_model_of_ones_own_is_refused(settings, said, sh
 
 
 def test_a_functions_own_parameters_get_settings_of_their_names():
-    def make(number: int, pretrained: bool = True, drop_rate: float = 0.0) -> nn.Module:
-        seen.update(number=number, pretrained=pretrained, drop_rate=drop_rate)
+    def make(number: int, pretrained: bool = True, drop_rate: float = 0.0, drop_path: float = 0.0) -> nn.Module:
+        seen.update(number=number, pretrained=pretrained, drop_rate=drop_rate, drop_path=drop_path)
         return SmallNet(number)
 
     seen: dict[str, Any] = {}
-    create_model(make, 4, pretrained=False, drop_rate=0.5)
-    assert seen == {"number": 4, "pretrained": False, "drop_rate": 0.5}
+    create_model(make, 4, pretrained=False, drop_rate=0.5, drop_path=0.2)
+    assert seen == {"number": 4, "pretrained": False, "drop_rate": 0.5, "drop_path": 0.2}
     torchvision = create_model("torchvision.models:squeezenet1_1", 4)
     assert isinstance(torchvision, nn.Module)
 

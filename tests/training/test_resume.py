@@ -20,6 +20,7 @@ from tests.support.runs import last_state, paused, start_run
 
 # Dropout, so that a lost generator state shows; an odd save_every, so that a kill falls in mid-epoch.
 EXACT = {"deterministic": True, "drop_rate": 0.2, "save_every": 1, "ema_decay": 0.9, "track": False, "batch_size": 8}
+EXACT |= {"hflip": 0.3, "vflip": 0.5, "eval_size": 64, "resize_mode": "letterbox"}
 
 
 def only_run(runs: Path) -> Path:
@@ -62,7 +63,9 @@ def assert_same_end(run: Path, expected: dict) -> None:
         assert ours["train_loss"] == theirs["train_loss"] and ours["val_loss"] == theirs["val_loss"]
 
 
-@pytest.mark.parametrize("loader", list(LOADERS))
+@pytest.mark.parametrize(
+    "loader", [pytest.param(name, marks=pytest.mark.full if name == "ffcv" else ()) for name in LOADERS]
+)
 @pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed(loader, start, tmp_path, shard_folder):
     if reason := loader_class(loader).unavailable(ShardSet.open(shard_folder), "cpu"):

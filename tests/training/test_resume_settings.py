@@ -18,6 +18,7 @@ from fasttrain import device as device_module
 from fasttrain import train
 from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of
+from fasttrain.commands import final_evaluation
 from fasttrain.commands import run as run_module
 from fasttrain.commands.run_files import tracked_before
 from fasttrain.commands.train import make_run
@@ -89,11 +90,17 @@ def trainable(run: Resumed) -> int:
     return sum(each.requires_grad for each in run.model.parameters())
 
 
+def drop_probabilities(model: torch.nn.Module) -> list[float]:
+    return [each.drop_prob for each in model.modules() if hasattr(each, "drop_prob")]
+
+
 # What is given beside `resume`, what is then looked at, and what that must be.
 EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "workers": ({"workers": 1}, lambda run: run.loader.workers, 1),
     "on_bad_sample": ({"on_bad_sample": "skip"}, lambda run: run.loader.on_bad_sample, "skip"),
     "crop_scale": ({"crop_scale": (0.5, 0.6)}, lambda run: run.loader.crop.scale, (0.5, 0.6)),
+    "hflip": ({"hflip": 0.0}, lambda run: run.loader.crop.flip, 0.0),
+    "vflip": ({"vflip": 0.5}, lambda run: run.loader.crop.vflip, 0.5),
     "progressive": ({"progressive": "64:64"}, lambda run: run.state.history[-1]["image_size"], 64),
     "color_jitter": ({"color_jitter": 0.3}, lambda run: run.step.augmentation.pixels._color_jitter, 0.3),
     "rand_augment": (
@@ -101,11 +108,17 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
         lambda run: run.step.augmentation.pixels._rand_augment,
         RandAugment(1, 3),
     ),
+    "trivial_augment": (
+        {"trivial_augment": True},
+        lambda run: run.step.augmentation.pixels._trivial_augment,
+        True,
+    ),
     "random_erasing": ({"random_erasing": 0.5}, lambda run: run.step.augmentation.pixels._random_erasing, 0.5),
     "mixup": ({"mixup": 0.2}, lambda run: run.step.augmentation.mix._mixup.mixup_alpha, 0.2),
     "cutmix": ({"cutmix": 0.7}, lambda run: run.step.augmentation.mix._mixup.cutmix_alpha, 0.7),
     "freeze": ({"freeze": 2}, lambda run: 0 < trainable(run) < len(list(run.model.parameters())), True),
     "drop_rate": ({"drop_rate": 0.4}, lambda run: run.model.drop_rate, 0.4),
+    "drop_path": ({"drop_path": 0.3}, lambda run: max(drop_probabilities(run.model)), pytest.approx(0.3)),
     "epochs": ({"epochs": 4}, lambda run: run.state.schedule.state_dict()["epochs"], 4),
     "batch_size": ({"batch_size": 4}, lambda run: (run.loader.batch_size, run.run.parts.batch_size), (4, 4)),
     "grad_accumulation": ({"grad_accumulation": 3}, lambda run: run.step.accumulate, 3),
@@ -128,10 +141,14 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "patience": ({"patience": 9}, lambda run: run.state.schedule._plateau.patience, 9),
     "factor": ({"factor": 0.7}, lambda run: run.state.schedule._plateau.factor, 0.7),
     "early_stopping": ({"early_stopping": 9}, lambda run: run.state.early_stopping.patience, 9),
+    "loss": ({"loss": "focal"}, lambda run: run.step.criterion.gamma, 2.0),
+    "focal_gamma": ({"loss": "focal", "focal_gamma": 0.5}, lambda run: run.step.criterion.gamma, 0.5),
     "label_smoothing": ({"label_smoothing": 0.2}, lambda run: run.step.criterion.label_smoothing, 0.2),
     "class_weights": ({"class_weights": "balanced"}, lambda run: run.step.criterion.weight is not None, True),
     "clip_grad": ({"clip_grad": 0.5}, lambda run: run.step.clip_grad, 0.5),
+    "sam": ({"sam": 0.05}, lambda run: run.step.sam, 0.05),
     "ema_decay": ({"ema_decay": 0.9}, lambda run: last_state(run.run.folder.path)["ema"] is not None, True),
+    "average": ({"average": 3}, lambda run: len(run.state.candidates.best_first), 2),
     "device": ({"device": "auto"}, lambda run: run.run.parts.device, device_module.choose_device("auto")),
     "amp": ({"amp": True}, lambda run: run.run.parts.precision.name, "bf16"),
     "amp_dtype": ({"amp": True, "amp_dtype": "fp16"}, lambda run: run.state.scaler.is_enabled(), True),
@@ -158,19 +175,38 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
 
 FIXED: dict[str, Any] = {
     "shuffle": "shards",
+    "sampling": "balanced",
     "image_size": 64,
+    "eval_size": 64,
+    "crop_pct": 0.9,
+    "resize_mode": "squash",
     "limit_batches": 2,
     "model": "test_resnet",
     "pretrained": True,
     "weights": Path("other.safetensors"),
     "linear_probe": True,
+    "teacher": "elsewhere",
     "recipe": "fast",
+    "head_epochs": 1,
+    "refit": True,
+    "monitor": "top1",
     "seed": 7,
+    "fold": "2/5",
 }
 
-CALL = {"out", "profile", "resume", "run_name"}
+CALL = {"out", "folds", "profile", "resume", "run_name"}
 
-APART = {"data", "cache_size", "loader", "tta", "log_format", "experiment", "track"}
+APART = {
+    "teacher_temperature",
+    "teacher_weight",
+    "data",
+    "cache_size",
+    "loader",
+    "tta",
+    "log_format",
+    "experiment",
+    "track",
+}
 """Those that take effect, too, and have tests of their own below."""
 
 
@@ -270,6 +306,14 @@ def test_data_that_was_appended_to_is_refused_with_the_way_out(begun, tmp_path, 
         train(resume=str(copied(begun, tmp_path)), data=shards)
 
 
+def test_the_teachers_part_of_the_loss(begun, tmp_path, shard_folder, model_folder):
+    with killed_after(lambda state: state["epoch"] == 1):
+        train(data=shard_folder, out=tmp_path, **BEGUN, teacher=str(model_folder))
+    (folder,) = tmp_path.iterdir()
+    resumed = Resumed(folder, {"teacher_temperature": 2.0, "teacher_weight": 0.5}, steps=False)
+    assert (resumed.step.teacher.temperature, resumed.step.teacher.weight) == (2.0, 0.5)
+
+
 def test_another_loader(begun, tmp_path, shard_folder):
     name = other_loader(shard_folder)
     assert Resumed(copied(begun, tmp_path), {"loader": name}).run.parts.loader_name in (name, SMALL["loader"])
@@ -278,7 +322,7 @@ def test_another_loader(begun, tmp_path, shard_folder):
 def test_what_the_end_of_a_run_asks_for(begun, tmp_path, monkeypatch, capsys):
     """tta, and the form of what is printed."""
     averaged = []
-    monkeypatch.setattr(run_module, "FlipAveraged", lambda model: averaged.append(model) or model)
+    monkeypatch.setattr(final_evaluation, "FlipAveraged", lambda model: averaged.append(model) or model)
     monkeypatch.setattr(run_module, "write_result", lambda *given: None)
     train(resume=str(copied(begun, tmp_path)), tta="flip", log_format="json")
     said = capsys.readouterr().out.splitlines()

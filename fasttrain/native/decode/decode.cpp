@@ -131,20 +131,30 @@ void put_in_the_middle(uint8_t* out, OutputSize inner, OutputSize size) {
     }
 }
 
+void turn_upside_down(uint8_t* out, OutputSize size) {
+    const size_t row = size_t{3} * static_cast<size_t>(size.width);
+    uint8_t* above = out;
+    uint8_t* below = out + static_cast<size_t>(size.height) * row;
+    while (above + row < below) {
+        below -= row;
+        std::swap_ranges(above, above + row, below);
+        above += row;
+    }
+}
+
 }  // namespace
 
 void decode_planned(const Photograph& photograph, const CropBox& box, uint32_t flags, OutputSize size,
                     DecodeScratch& scratch, uint8_t* out) {
-    const bool mirrored = (flags & kMirrored) != 0;
     const int longer = std::max(box.height, box.width);
-    if ((flags & kLetterbox) == 0 || longer < 1) {
-        decode_crop(photograph, box, mirrored, size, scratch, out);
-        return;
-    }
-    const OutputSize inner{in_proportion(box.height, longer, size.height),
-                           in_proportion(box.width, longer, size.width)};
-    decode_crop(photograph, box, mirrored, inner, scratch, out);
-    put_in_the_middle(out, inner, size);
+    const bool letterbox = (flags & kLetterbox) != 0 && longer >= 1;
+    OutputSize inner = size;
+    if (letterbox)
+        inner = {in_proportion(box.height, longer, size.height),
+                 in_proportion(box.width, longer, size.width)};
+    decode_crop(photograph, box, (flags & kMirrored) != 0, inner, scratch, out);
+    if ((flags & kUpsideDown) != 0) turn_upside_down(out, inner);
+    if (letterbox) put_in_the_middle(out, inner, size);
 }
 
 void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,

@@ -48,11 +48,12 @@ void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, Ou
                  DecodeScratch& scratch, uint8_t* out);
 
 // Options of decode_planned, as bits of one number.
-enum CropFlags : uint32_t { kMirrored = 1, kLetterbox = 2 };
+enum CropFlags : uint32_t { kMirrored = 1, kLetterbox = 2, kUpsideDown = 4 };
 constexpr uint8_t kLetterboxGrey = 114;
 
-// Does what decode_crop does, by `flags`. With kLetterbox the crop keeps its aspect ratio: its longer side fills the output's,
-// the rest is grey on both sides. The output must be square then.
+// Does what decode_crop does, by `flags`. kMirrored flips the crop left to right, kUpsideDown top to bottom.
+// With kLetterbox it keeps its aspect ratio: its longer side fills the output's, the rest is grey on both
+// sides. The output must be square then.
 void decode_planned(const Photograph& photograph, const CropBox& box, uint32_t flags, OutputSize size,
                     DecodeScratch& scratch, uint8_t* out);
 

@@ -1,0 +1,72 @@
+"""The end of a run with `--average`: its best epochs' weights are averaged, where that is better on validation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import torch
+
+from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.data.crops import evaluation_crop
+from fasttrain.device import copy_to
+from fasttrain.evaluation.of_spec import AnyEvaluation
+from fasttrain.loaders.plan import epoch_order
+from fasttrain.model.batch_norm import estimate_statistics, trained_norms
+from fasttrain.training.data import photographs_in_order
+from fasttrain.training.parts import RunParts
+from fasttrain.training.result import Averaged
+from fasttrain.training.soup import Weights, averaged, greedy_soup
+
+_BATCHES = 200  # of photographs over which BatchNorm's statistics are taken anew
+
+Validate = Callable[[torch.nn.Module], AnyEvaluation]
+
+
+def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Callable[[str], None]) -> Averaged | None:
+    """Average the best epochs' weights and write them to `folder`, if that is better than the best epoch alone.
+
+    `validate` evaluates a model on the validation split. Return what was averaged, or None. The state of the run stays
+    as it is, so that a run which is stopped here, or resumed with more epochs, goes on from its last epoch.
+    """
+    state, config, ranks = parts.state, parts.config, parts.ranks
+    candidates = state.candidates.best_first
+    if len(candidates) < 2:
+        return None
+    model = copy.deepcopy(state.evaluated_model)
+    norms = trained_norms(state.model, parts.frozen)
+
+    def load(weights: Weights | None) -> None:
+        if weights is not None:
+            model.load_state_dict(weights)
+        ranks.share(model.state_dict().values())
+        if norms:
+            estimate_statistics(model, norms, _inputs(parts), parts.step.autocast)
+            ranks.share(model.buffers())
+
+    def evaluate(weights: Weights | None) -> float:
+        load(weights)
+        return config.monitored.of(validate(model))
+
+    chosen, value = greedy_soup(candidates, config.monitor, evaluate)
+    if len(chosen) < 2:
+        say("weights: those of the best epoch, as no average is better on validation")
+        return None
+    load(averaged([candidates[each].weights for each in chosen]))  # the last one that was tried may be another
+    if ranks.main:
+        folder.write_model(model)
+    made = Averaged(tuple(sorted(candidates[each].epoch + 1 for each in chosen)), value)
+    say(f"weights: {made.said}, {config.monitor} {value:.4f}; of the best epoch alone: {candidates[0].value:.4f}")
+    return made
+
+
+def _inputs(parts: RunParts) -> Iterator[torch.Tensor]:
+    """Yield the model's input for some of the training photographs, cropped as in validation, in a random order."""
+    train, val = parts.loaders.train, parts.loaders.val
+    order = epoch_order(train.ids, train.settings.seed, 0)
+    most = _BATCHES if parts.config.limit_batches is None else min(_BATCHES, parts.config.limit_batches)
+    chosen = order[: most * train.settings.batch_size]
+    with closing(photographs_in_order(val, chosen, evaluation_crop(parts.spec.geometry), parts.device)) as batches:
+        for images, _, _ in batches:
+            yield parts.step.preprocess(copy_to(parts.device, images))

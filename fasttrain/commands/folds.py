@@ -1,0 +1,279 @@
+"""`train --folds`: a run for each fold, and the out-of-fold prediction of every photograph."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from fasttrain.checkpoint.folder import CHECKPOINTS, FINISHED
+from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.commands.train import make_run
+from fasttrain.config.load import read_toml, resolve
+from fasttrain.config.location import user_path
+from fasttrain.config.resuming import changes, lasting
+from fasttrain.config.schema import TrainConfig
+from fasttrain.errors import Stopped, UserError, of_os
+from fasttrain.evaluation.bootstrap import accuracy_intervals
+from fasttrain.evaluation.metrics import Interval
+from fasttrain.evaluation.prediction_file import (
+    OUT_OF_FOLD,
+    StoredPredictions,
+    joined,
+    read_predictions,
+    write_predictions,
+)
+from fasttrain.files import atomic_write_bytes, make_folder
+from fasttrain.ranks import Ranks
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.folds import fold_of_each
+from fasttrain.shards.format import SPLITS
+from fasttrain.shards.reader import ShardSet
+from fasttrain.stop import StopRequest
+from fasttrain.terminal import make_console, tell
+from fasttrain.text import read_text
+from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.training.resume import start_of_run
+
+FOLDS = "folds.json"
+
+
+@dataclass(frozen=True)
+class FoldsResult:
+    """What the folds in `folder` leave: their runs' folders, and the share that each got right of its own fold.
+
+    mean, deviation: of `top1`, over the folds. overall: the share of all `photographs` that the model which wasn't
+    trained on them got right, with its 95 % bootstrap interval.
+    """
+
+    folder: Path
+    runs: list[Path]
+    top1: list[float]
+    mean: float
+    deviation: float
+    overall: float
+    interval: Interval
+    photographs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `folds.json` holds of them."""
+        return {
+            "top1": self.top1,
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "out_of_fold_top1": self.overall,
+            "interval": list(self.interval),
+            "photographs": self.photographs,
+        }
+
+
+def train_folds(
+    config: TrainConfig | str | Path | None = None, /, *, console: Console | None = None, **settings: Any
+) -> FoldsResult:
+    """Train a model for each of `folds` parts of the train and val splits, validated on that part.
+
+    `config` and `settings` are `train`'s. The runs lie in `out`/TIME-MODEL-folds, as fold-1, fold-2, …, with the
+    predictions of all photographs in `out_of_fold.npz`. `resume` takes that folder, or "auto" for the newest that isn't
+    finished. Raises UserError, and what stops `train`.
+    """
+    if isinstance(config, TrainConfig):
+        settings = {**config.model_dump(exclude_unset=True), **settings}
+        config = None
+    if Ranks.of_environment().size > 1:
+        raise UserError("--folds starts its runs in one process: start it without torchrun")
+    given = {name: each for name, each in settings.items() if each is not None}
+    given = {**(read_toml(Path(config)) if config else {}), **given}
+    asked = resolve(given, origin=str(config or "settings"))
+    for name in ("fold", "run_name"):
+        if name in given:
+            raise UserError(f"{name} = {given[name]}: --folds sets it for each fold; leave it out")
+    folder, count, before = _begun(asked)
+    own = {name: each for name, each in given.items() if name not in ("folds", "resume", "out")}
+    shared = {**before, **own}
+    now = resolve(shared)
+    if folder is None:
+        folder = _new_folder(asked)
+        _write(folder, count, lasting(now.plain()))
+    else:
+        changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
+    console = console or make_console(asked.log_format)
+    with StopRequest("stopping after this step, with a checkpoint") as stop:
+        return _Folds(folder, count, now, shared, console, stop).run()
+
+
+def is_folds_folder(path: str | Path | None) -> bool:
+    """Return whether `path` is a folder that `train_folds` made."""
+    return path is not None and (user_path(path) / FOLDS).is_file()
+
+
+class _Folds:
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        config: TrainConfig,
+        given: Mapping[str, Any],
+        console: Console,
+        stop: StopRequest,
+    ) -> None:
+        self.folder, self.count, self.config, self.given = folder, count, config, given
+        self.console, self.stop = console, stop
+
+    def run(self) -> FoldsResult:
+        shards = ShardSet.open(ensure_shards(self.config.data), self.config.cache_size)
+        expected = fold_of_each(shards, self.count, self.config.seed)  # says early what can't be divided
+        with self._tracker() as tracker:
+            for number in range(1, self.count + 1):
+                self._one_fold(number, tracker)
+            result = self._result(shards, expected)
+            tracker.log_metrics(
+                {"mean_top1": result.mean, "deviation_top1": result.deviation, "out_of_fold_top1": result.overall},
+                step=self.count,
+            )
+        self._say(result)
+        return result
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"fold-{number}"
+
+    def _one_fold(self, number: int, tracker: NullTracker) -> None:
+        path, title = self._path(number), f"fold {number}/{self.count}"
+        if (path / FINISHED).exists():
+            self.console.print(f"{title}: there already, in {path}", soft_wrap=True)
+            return
+        values = {"fold": number, "folds": self.count, "folder": path}
+        tell(self.console, "fold", values, Text.assemble((title, "bold cyan")))
+        make_folder(path / CHECKPOINTS)
+        tags = {"study": str(self.folder.resolve()), "trial": str(number)}
+        if parent := tracker.wait_for_run():
+            tags["mlflow.parentRunId"] = parent
+        settings = {**self.given, "fold": f"{number}/{self.count}", "run_name": title, "out": self.folder}
+        start = start_of_run(None, settings, restarted=path)
+        again = f"go on with: fasttrain train --resume {self.folder}"
+        try:
+            with Ranks() as ranks:
+                make_run(start, self.console, self.stop, ranks, tags=tags).run()
+        except Stopped as error:
+            raise Stopped(f"stopped in {title}; {again}") from error
+        except KeyboardInterrupt:
+            self.console.print(f"stopped in {title}; {again}", soft_wrap=True)
+            raise
+        if self.stop.requested and number < self.count:
+            if self.stop.requested is signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Stopped(f"stopped after {title}; {again}")
+
+    def _tracker(self) -> NullTracker:
+        if not self.config.track:
+            return NullTracker()
+        return Tracker.start(
+            experiment=self.config.given_experiment,
+            run_name=self.folder.name,
+            params={**lasting(self.config.plain()), "folds": self.count},
+            tags={"study": str(self.folder.resolve())},
+            folder=self.folder,
+            report=lambda line: self.console.print(line, style="yellow"),
+        )
+
+    def _result(self, shards: ShardSet, expected: Any) -> FoldsResult:
+        val = SPLITS.index("val")
+        parts: list[StoredPredictions] = []
+        for number in range(1, self.count + 1):
+            found = read_predictions(RunFolder(self._path(number)).predictions)
+            parts.append(found.part(np.flatnonzero(found.splits == val)))
+        everything = joined(parts)
+        place = {key: row for row, key in enumerate(shards.index["key"].tolist())}
+        order = np.argsort([place[key] for key in everything.keys.tolist()], kind="stable")
+        write_predictions(self.folder / OUT_OF_FOLD, everything.part(order))
+        top1 = [float(_right(each).mean()) for each in parts]
+        right = _right(everything)
+        low, high = accuracy_intervals(np.array([right.sum()]), np.array([len(right)]))[0].tolist()
+        result = FoldsResult(
+            folder=self.folder,
+            runs=[self._path(number) for number in range(1, self.count + 1)],
+            top1=top1,
+            mean=float(np.mean(top1)),
+            deviation=float(np.std(top1, ddof=1)),
+            overall=float(right.mean()),
+            interval=(low, high),
+            photographs=len(right),
+        )
+        if lost := int((expected >= 0).sum()) - len(right):
+            said = f"{lost:,} photographs have no prediction: they were left out as bad samples, or by --limit-batches"
+            self.console.print(said, style="yellow")
+        _write(self.folder, self.count, lasting(self.config.plain()), result.to_dict())
+        return result
+
+    def _say(self, result: FoldsResult) -> None:
+        each = "  ".join(f"{top1:.2%}" for top1 in result.top1)
+        low, high = result.interval
+        said = (
+            f"top1 of the folds: {each}; mean {result.mean:.2%}, standard deviation {result.deviation:.2%}\n"
+            f"out of fold: {result.overall:.2%} of {result.photographs:,} photographs, 95 %: {low:.2%} to {high:.2%}\n"
+            f"predictions: {self.folder / OUT_OF_FOLD}\n"
+            f"look for wrong labels: fasttrain inspect --labels {self.folder}"
+        )
+        tell(self.console, "folds", {"folder": self.folder, **result.to_dict()}, said)
+
+
+def _right(predictions: StoredPredictions) -> Any:
+    return predictions.top[:, 0] == predictions.labels
+
+
+def _begun(asked: TrainConfig) -> tuple[Path | None, int, dict[str, Any]]:
+    """Return the folder to go on in, how many folds it has, and their settings; None where there is none yet."""
+    if asked.resume is None or asked.resume == "auto":
+        found = _newest_unfinished(asked.out) if asked.resume else None
+        if found is None:
+            if asked.folds is None:
+                raise UserError("folds: give a number of folds, such as --folds 5")
+            return None, asked.folds, {}
+    else:
+        found = user_path(asked.resume)
+        if not is_folds_folder(found):
+            raise UserError(f"{found}: not a folder that `train --folds` made; give --resume one, or auto")
+    count, config = _read(found)
+    if asked.folds not in (None, count):
+        raise UserError(f"folds = {asked.folds}: {found} was begun with {count}; leave --folds out, or start anew")
+    return found, count, config
+
+
+def _newest_unfinished(out: Path) -> Path | None:
+    begun = [path.parent for path in out.glob(f"*/{FOLDS}") if not (path.parent / OUT_OF_FOLD).exists()]
+    return max(begun, key=lambda folder: (folder / FOLDS).stat().st_mtime_ns, default=None)
+
+
+def _new_folder(config: TrainConfig) -> Path:
+    """Make the folder of the folds, which no others have."""
+    run = RunFolder.create(config.out, f"{config.model.removesuffix('()')}-folds")
+    try:
+        run.checkpoints.rmdir()
+    except OSError as error:
+        raise of_os(error, run.path, "choose another --out") from error
+    return run.path
+
+
+def _write(folder: Path, count: int, config: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> None:
+    plain = {"folds": count, "config": config, **(result or {})}
+    try:
+        atomic_write_bytes(folder / FOLDS, (json.dumps(plain, indent=2) + "\n").encode())
+    except OSError as error:
+        raise of_os(error, folder, "choose another --out") from error
+
+
+def _read(folder: Path) -> tuple[int, dict[str, Any]]:
+    path = folder / FOLDS
+    try:
+        plain = json.loads(read_text(path))
+        return int(plain["folds"]), dict(plain["config"])
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give --resume another folder") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}); start the folds anew") from error

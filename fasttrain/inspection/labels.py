@@ -1,0 +1,119 @@
+"""Photographs whose label is probably wrong: confident learning on predictions of models that didn't train on them.
+
+Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70 (2021), section 3. It
+is written out here, as cleanlab takes probabilities of all classes, and a run keeps those of the five likeliest.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.config.load import read_toml
+from fasttrain.config.location import user_path
+from fasttrain.errors import UserError, of_os
+from fasttrain.evaluation.prediction_file import OUT_OF_FOLD, StoredPredictions, read_predictions
+from fasttrain.files import atomic_write_bytes
+from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.folds import keys_of_paths
+from fasttrain.shards.reader import ShardSet
+
+
+@dataclass(frozen=True)
+class LabelIssue:
+    """A photograph whose label the model contradicts. `sample` is its row in the index, `file` its path in the source.
+
+    score: the probability of the suggested class less that of the given one, in (-1, 1].
+    """
+
+    sample: int
+    file: str
+    given: str
+    suggested: str
+    score: float
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """The issues among `photographs` that have a prediction, the surest first; `stored` is how many the shards hold."""
+
+    location: str
+    photographs: int
+    stored: int
+    issues: list[LabelIssue]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return asdict(self)
+
+
+def find_label_issues(run: str | Path, data: str | Path | None = None) -> LabelIssues:
+    """Find photographs whose label the predictions in `run` contradict: a folder of folds, or a run's folder.
+
+    `data` is where the photographs are now; by default where the run was trained. Raises UserError.
+    """
+    folder = user_path(run)
+    of_folds = (folder / OUT_OF_FOLD).is_file()
+    predictions = read_predictions(folder / OUT_OF_FOLD if of_folds else RunFolder(folder).predictions)
+    if data is None:
+        data = read_toml(RunFolder(folder / "fold-1" if of_folds else folder).config)["data"]
+    shards = ShardSet.open(ensure_shards(data))
+    place = {key: number for number, key in enumerate(shards.index["key"].tolist())}
+    path_of = {key: path for path, key in keys_of_paths(shards).items()}
+    rows, suggested, scores = confident_issues(predictions)
+    issues = []
+    for row, label, score in zip(rows.tolist(), suggested.tolist(), scores.tolist(), strict=True):
+        key = predictions.keys[row]
+        if key not in place:
+            raise UserError(
+                f"{shards.location}: has no photograph {key.decode()}, which {folder} has; give its own data"
+            )
+        given, other = (str(predictions.classes[each]) for each in (predictions.labels[row], label))
+        issues.append(LabelIssue(place[key], path_of.get(key, key.decode()), given, other, score))
+    return LabelIssues(str(shards.location), len(predictions), len(shards), issues)
+
+
+def confident_issues(
+    predictions: StoredPredictions,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return rows of `predictions`, int64 [m], the class of each instead, and a score, float64 [m], greatest first.
+
+    A class's threshold is the mean probability that its own photographs are given for it. A photograph belongs to the
+    likeliest of the classes whose threshold it reaches; it is an issue where that is another than its label, and the
+    model prefers it to its label.
+    """
+    labels, top = predictions.labels.astype(np.int64), predictions.top.astype(np.int64)
+    classes = len(predictions.classes)
+    of_label = predictions.of_label.astype(np.float64)
+    counts = np.bincount(labels, minlength=classes)
+    with np.errstate(invalid="ignore"):
+        thresholds = np.bincount(labels, of_label, classes) / counts
+    thresholds[counts == 0] = np.inf  # a class without photographs has none to compare with
+    probabilities = predictions.probabilities.astype(np.float64)
+    reached = np.where(probabilities >= thresholds[top], probabilities, -1.0)
+    best = reached.argmax(1)
+    rows = np.arange(len(labels))
+    suggested, sure = top[rows, best], reached[rows, best]
+    wrong = np.flatnonzero((sure >= 0) & (suggested != labels) & (sure > of_label))
+    scores = sure[wrong] - of_label[wrong]
+    order = np.argsort(-scores, kind="stable")
+    return wrong[order], suggested[wrong[order]], scores[order]
+
+
+def write_label_table(found: LabelIssues, path: Path) -> None:
+    """Write `file,given,suggested,score`, which `convert --relabel` takes. Raises UserError if it can't be written."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("file", "given", "suggested", "score"))
+    table.writerows((each.file, each.given, each.suggested, f"{each.score:.4f}") for each in found.issues)
+    try:
+        atomic_write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise of_os(error, path, "give another place for the list") from error

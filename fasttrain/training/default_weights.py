@@ -1,0 +1,38 @@
+"""Which of timm's pretrained weights a new run starts from where `--model` names none."""
+
+from __future__ import annotations
+
+import timm
+
+from fasttrain.config.model_name import is_own
+from fasttrain.config.schema import TrainConfig
+
+DEFAULT_WEIGHTS = {
+    # 79.4 % ImageNet top1 at 256 px and 78.6 % at 224 px; timm's default, ra_in1k, has 77.7 % at 224 px
+    "efficientnet_b0": "ra4_e3600_r224_in1k",
+}
+"""The tag of the best weights of each model that has better ones than timm's default.
+
+The figures are those of timm's results/results-imagenet.csv. mobilenetv2_100 has one tag only: ra_in1k, 72.9 %.
+"""
+
+
+def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
+    """Return `config`, its model with the tag of the weights that a new run starts from, and a line that tells it.
+
+    A tag in `config.model` stays. Where the installed timm lacks the tag, timm's own default is taken.
+    """
+    name, tag = config.model, DEFAULT_WEIGHTS.get(config.model)
+    if tag is None or not config.pretrained or config.weights is not None:
+        return config, []
+    tagged = f"{name}.{tag}"
+    if tagged not in timm.list_pretrained(f"{name}.*"):
+        return config, [f"weights: timm's default, as timm {timm.__version__} has no {tagged}; a newer one may"]
+    note = f"weights: {tagged}, better on ImageNet than timm's default; others: --model {name}.TAG"
+    return config.model_copy(update={"model": tagged}), [note]
+
+
+def keep_weights(then: str, now: str) -> str:
+    """Return the model's name in a resumed run: `then`, with its tag, where `now` is the same model without one."""
+    same = not is_own(then) and then.partition(".")[0] == now
+    return then if same else now

@@ -1,0 +1,156 @@
+"""The phases of a run. With `--head-epochs` the classifier trains first, then everything (LP-FT, Kumar et al. 2022).
+
+`training.setup` makes the parts of the phase that a run begins or resumes in; `train_everything` replaces them where
+the first phase ends. A checkpoint says which phase it belongs to, and the border is crossed before the next epoch's
+first step, so a run that is resumed there crosses it again in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fasttrain.augment.augmentation import make_augmentation
+from fasttrain.checkpoint.packing import snapshot
+from fasttrain.config.model_name import is_own
+from fasttrain.config.schema import HEAD_NEEDS_PIXELS, TrainConfig
+from fasttrain.device import compile_in_place
+from fasttrain.model.freeze import freeze_all_but_classifier
+from fasttrain.ranks import Ranks
+from fasttrain.training.linear_probe import classifier_alone_follows
+from fasttrain.training.optim import Schedule, create_optimizer
+from fasttrain.training.seeds import seed_everything, seed_rank
+from fasttrain.training.state import FULL, HEAD, REFIT
+
+if TYPE_CHECKING:
+    from fasttrain.training.parts import RunParts
+
+
+def phase_of(config: TrainConfig, checkpoint: dict[str, Any] | None) -> str:
+    """Return the phase that a run begins in, or that its checkpoint belongs to."""
+    if checkpoint is not None:
+        return str(checkpoint.get("phase", FULL))
+    return HEAD if config.head_epochs else FULL
+
+
+def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parameter], list[torch.nn.Module]]:
+    """Freeze what does not train in `phase`, beside what is frozen already.
+
+    Return the parameters that the next phase trains again, and the modules that stay in eval mode until then.
+    """
+    return freeze_all_but_classifier(model) if phase == HEAD else ([], [])
+
+
+def make_optimizer(
+    config: TrainConfig, model: torch.nn.Module, phase: str, steps_per_epoch: int
+) -> tuple[torch.optim.Optimizer, Schedule]:
+    """Return optimizer and schedule of `phase`.
+
+    The head trains at a constant rate; the schedule begins after it. A refit has the schedule of the whole run; in
+    plateau's place it takes each epoch's rate from the history, as it has no validation.
+    """
+    head = phase == HEAD
+    kind = "constant" if head or (phase == REFIT and config.scheduler == "plateau") else config.scheduler
+    optimizer = create_optimizer(
+        model,
+        config.optimizer,
+        config.learning_rate,
+        config.weight_decay,
+        config.momentum,
+        None if head else config.layer_decay,
+    )
+    schedule = Schedule(
+        optimizer,
+        kind,
+        learning_rate=config.learning_rate,
+        epochs=config.head_epochs if head else config.epochs - config.head_epochs,
+        steps_per_epoch=steps_per_epoch,
+        patience=config.patience,
+        factor=config.factor,
+        warmup_epochs=config.warmup_epochs,
+        greater_is_better=config.monitored.greater_is_better,
+    )
+    return optimizer, schedule
+
+
+def needs_pixels(config: TrainConfig, model: torch.nn.Module, ranks: Ranks) -> str:
+    """Return why the head can't train on cached features; empty where it can."""
+    if changed := config.changed(HEAD_NEEDS_PIXELS):
+        return f"{changed[0]} = {config.plain()[changed[0]]!r} needs pixels"
+    if ranks.size > 1:
+        return f"features are for one process, not {ranks.size} ranks"
+    if is_own(config.model) or not classifier_alone_follows(model, config.image_size):
+        return f"{config.model} does not say what its features are, or does more to them than its classifier"
+    return ""
+
+
+def describe_head(config: TrainConfig, phase: str, why_pixels: str) -> str:
+    """Return a line about the first phase; empty where there is none, or where it is over."""
+    if phase != HEAD:
+        return ""
+    how = f"on photographs, as {why_pixels}" if why_pixels else "on cached features"
+    return f"phases: {config.head_epochs} epochs of the classifier alone, {how}; then everything"
+
+
+def train_everything(parts: RunParts) -> None:
+    """End the head's phase: all that the settings leave unfrozen trains, as in a run that begins here.
+
+    It begins with the best epoch's classifier. Optimizer, schedule and EMA are new.
+    """
+    state, config, ranks, model = parts.state, parts.config, parts.ranks, parts.model
+    parts.leave_features()
+    if state.early_stopping.best_epoch >= 0:
+        if state.best is not None:  # on rank 0
+            model.load_state_dict(state.best)
+        ranks.share(model.state_dict().values())
+    for each in parts.waiting:
+        each.requires_grad_(True)
+    parts.waiting = []
+    steps = -(-len(parts.loaders.train) // config.grad_accumulation)
+    state.optimizer, state.schedule = make_optimizer(config, model, FULL, steps)
+    state.begin_phase(FULL)
+    parts.step = replace(parts.step, frozen=parts.frozen, parallel=ranks.parallel(model))
+    parts.compiled = compile_in_place(model, parts.device, config.compile, config.compile_mode, config.deterministic)
+
+
+def keep_initial(parts: RunParts) -> None:
+    """Keep the weights that the run begins with, where it is to be refitted."""
+    if parts.config.refit and parts.ranks.main:
+        parts.state.initial = snapshot(parts.model.state_dict())
+
+
+def begin_refit(parts: RunParts) -> str:
+    """Begin the refit: train and val together, from the run's first weights, as in a run that begins here.
+
+    Return a line about it.
+    """
+    state, config, ranks, model = parts.state, parts.config, parts.ranks, parts.model
+    parts.loaders.train.close()
+    parts.loaders = replace(parts.loaders, train=parts.make_refit())
+    state.loader = parts.loaders.train
+    if state.initial is not None:  # on rank 0
+        model.load_state_dict(state.initial)
+    ranks.share(model.state_dict().values())
+    seed_everything(config.seed, config.deterministic)
+    seed_rank(ranks.rank)
+    steps = -(-len(state.loader) // config.grad_accumulation)
+    state.optimizer, state.schedule = make_optimizer(config, model, REFIT, steps)
+    state.begin_phase(REFIT)
+    augmentation = make_augmentation(
+        config,
+        state.loader.ids,
+        seed=config.seed,
+        classes=len(parts.spec.classes),
+        mean=parts.spec.mean,
+        device=parts.device,
+    )
+    parts.step = replace(parts.step, augmentation=augmentation)
+    return f"refit: {parts.refit_epochs} epochs on train and val together, {len(state.loader.ids):,} photographs"
+
+
+def set_found_rate(parts: RunParts) -> None:
+    """Give the refit's present epoch the rate that plateau had found by then."""
+    if parts.state.phase == REFIT and parts.config.scheduler == "plateau":
+        parts.state.schedule.set_rate(parts.state.history[parts.scheduled_epoch]["learning_rate"])

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Prints the command that installs packages into an environment, a word a line: usage: tools/installer.sh VENV
+# It is uv's, which takes a fraction of pip's time, where there is uv or pip can install it; else pip's. uv doesn't read pip's
+# settings, so it is given them, and takes the best version of all indexes, as pip does.
+set -euo pipefail
+pip=("$1/bin/python" -m pip --disable-pip-version-check)
+uv=$(command -v uv || true)
+if [ -z "$uv" ] && "${pip[@]}" install -q uv >/dev/null 2>&1; then uv=$1/bin/uv; fi
+if [ -z "$uv" ]; then
+    printf '%s\n' "${pip[@]}" install
+    exit
+fi
+printf '%s\n' "$uv" pip install --python "$1/bin/python" --index-strategy unsafe-best-match
+"${pip[@]}" config list |
+    sed -nE "s/^[^=]*\.(index-url|extra-index-url|find-links|constraint)='(.*)'$/\1 \2/p" | awk '!seen[$1]++' |
+    while read -r name values; do
+        for value in $values; do printf '%s\n' "--$name" "$value"; done
+    done
