@@ -20,7 +20,7 @@ from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of
 from fasttrain.commands import final_evaluation
 from fasttrain.commands import run as run_module
-from fasttrain.commands.run_files import tracked_before
+from fasttrain.commands.run_files import start_tracker, tracked_before
 from fasttrain.commands.train import make_run
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import RULES, OnResume, lasting, table
@@ -177,6 +177,7 @@ FIXED: dict[str, Any] = {
     "shuffle": "shards",
     "sampling": "balanced",
     "image_size": 64,
+    "interpolation": "bicubic",
     "eval_size": 64,
     "crop_pct": 0.9,
     "resize_mode": "squash",
@@ -334,7 +335,8 @@ def test_tracking(begun, tmp_path, monkeypatch):
     folder = copied(begun, tmp_path)
     started: list[dict[str, Any]] = []
     monkeypatch.setattr(Tracker, "start", lambda **given: started.append(given) or NullTracker())
-    Resumed(folder, {"track": True}).run._tracker()
+    run = Resumed(folder, {"track": True}).run
+    start_tracker(run.parts, run.folder.path, run.tracked, run.tags, run._tell)
     assert len(started) == 1 and started[0]["experiment"] == "fasttrain"
     path, start = folder / "tracking.json", start_of_run(None, {"resume": str(folder)})
     start.checkpoint.update(mlflow_run_id="1", journal="2")
