@@ -26,6 +26,7 @@ CASES = {
     "decode, 4:2:0": ("decode", 512, {"subsampling": "4:2:0"}, True),
     "decode, 4:4:4": ("decode", 512, {"subsampling": "4:4:4"}, True),
     "decode, 4:2:0, 4000 px": ("decode", 4000, {"subsampling": "4:2:0"}, True),
+    "decode, 4:2:0, bicubic": ("bicubic", 512, {"subsampling": "4:2:0"}, True),
     "decode, 4:2:0, not cut": ("decode", 512, {"subsampling": "4:2:0"}, False),
     "decode, progressive, not cut": ("decode", 512, {"subsampling": "4:2:0", "progressive": True}, False),
     "predict, 4:2:0, 500 px": ("predict", 500, {"subsampling": "4:2:0"}, False),

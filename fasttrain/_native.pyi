@@ -51,10 +51,9 @@ def slice_batch(
 def jpeg_info(jpeg: Buffer) -> JpegInfo: ...
 
 # Decoding crops. A box is (top, left, height, width) in the photograph's pixels. Pixels come out as uint8 RGB, resized
-# with the antialiased triangle filter of torchvision (`resize(antialias=True)`), mirrored where `flip` is true. Any
-# JPEG that
-# libjpeg-turbo reads is taken; those with restart markers (see `cut`) cost only the crop. Raw means uint8 pixels [h,
-# w, 3].
+# with an antialiased filter of torchvision (`resize(antialias=True)`), mirrored where `flip` is true. The filter is
+# bilinear unless `bicubic` is true. Any JPEG that libjpeg-turbo reads is taken; those with restart markers (see `cut`)
+# cost only the crop. Raw means uint8 pixels [h, w, 3].
 
 def decode_crop(
     data: Buffer,
@@ -62,6 +61,7 @@ def decode_crop(
     flip: bool,
     size: tuple[int, int],
     raw_size: tuple[int, int] | None = None,
+    bicubic: bool = False,
 ) -> NDArray[np.uint8]:
     """One crop, uint8 [*size, 3]; `raw_size` is the height and width of raw pixels, None for a JPEG.
 
@@ -69,7 +69,7 @@ def decode_crop(
     """
 
 def decode_intact_crop(
-    data: Buffer, box: tuple[int, int, int, int], flip: bool, size: tuple[int, int]
+    data: Buffer, box: tuple[int, int, int, int], flip: bool, size: tuple[int, int], bicubic: bool = False
 ) -> NDArray[np.uint8]:
     """Return `decode_crop` of a JPEG all of which is intact. A JPEG of one baseline scan is read once.
 
@@ -128,8 +128,8 @@ class Pool:
         """Queue n photographs and return the batch's ticket at once.
 
         `sizes` [n, 2] are heights and widths, `boxes` [n, 4], `flips` [n]: a sum of 1 to mirror a picture, 2 to
-        letterbox it, and 4 to turn it upside down. `out` [n, H, W, 3] is C-contiguous and writable: it's kept, and
-        mustn't be read before `wait` returns. Raises RuntimeError on a closed pool.
+        letterbox it, 4 to turn it upside down, and 8 to take the bicubic filter. `out` [n, H, W, 3] is C-contiguous and
+        writable: it's kept, and mustn't be read before `wait` returns. Raises RuntimeError on a closed pool.
         """
 
     def wait(self, ticket: int, timeout_ms: int = -1) -> list[tuple[int, str]] | None:

@@ -79,6 +79,7 @@ def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     import torch
 
     from fasttrain.checkpoint.run_folder import RunFolder
+    from fasttrain.config.geometry import Geometry
     from fasttrain.data.photograph import read_photograph
     from fasttrain.model.factory import model_spec
     from fasttrain.model.preprocess import Normalise
@@ -86,7 +87,7 @@ def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     classes = sorted(path.name for path in photographs.iterdir())
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=len(classes))  # with a random classifier
-    spec = model_spec(model, name, classes, 48)
+    spec = model_spec(model, name, classes, Geometry(48))
     some = torch.stack([read_photograph(path, 48) for path in sorted(photographs.glob("*/000[0-3].jpg"))])
     pictures = Normalise(spec.mean, spec.std, channels_last=False)(some)
     with torch.no_grad():

@@ -12,7 +12,7 @@ if [ -z "$uv" ]; then
 fi
 printf '%s\n' "$uv" pip install --python "$1/bin/python" --index-strategy unsafe-best-match
 "${pip[@]}" config list |
-    sed -nE "s/^[^=]*\.(index-url|extra-index-url|find-links|constraint)='(.*)'$/\1 \2/p" | awk '!seen[$1]++' |
+    sed -nE "s/\\\\n/ /g; s/^[^=]*\.(index-url|extra-index-url|find-links|constraint)='(.*)'$/\1 \2/p" | awk '!seen[$1]++' |
     while read -r name values; do
         for value in $values; do printf '%s\n' "--$name" "$value"; done
     done

@@ -16,7 +16,7 @@ debian_packages() {
     if ! command -v apt-get >/dev/null || dpkg -s "$@" >/dev/null 2>&1; then return; fi
     [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
     say "Debian's $*"
-    { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "$@"; } \
+    { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"; } \
         >/dev/null 2>&1 || say "no Debian packages ($*): going on without $without"
 }
 

@@ -1,4 +1,4 @@
-// Usage: count decode|predict|cut PASSES JPEG...   Does it to every file so many times, on one core.
+// Usage: count decode|bicubic|predict|cut PASSES JPEG...   Does it to every file so many times, on one core.
 
 #include <algorithm>
 #include <cstdint>
@@ -37,12 +37,13 @@ int main(int count, char** arguments) {
                 const int side = std::min(height, width) * 7 / 8;
                 decode_intact_crop(jpeg.data(), jpeg.size(),
                                    {(height - side) / 2, (width - side) / 2, side, side}, false, {224, 224},
-                                   scratch, out.data());
+                                   Filter::triangle, scratch, out.data());
                 continue;
             }
             // The centre's crop of a third of the area, which is what RandomResizedCrop takes on average.
             const CropBox box{height / 5, width / 5, height * 3 / 5, width * 3 / 5};
+            const Filter filter = work == "bicubic" ? Filter::cubic : Filter::triangle;
             decode_crop({jpeg.data(), jpeg.size(), height, width, Storage::jpeg}, box, false, {224, 224},
-                        scratch, out.data());
+                        filter, scratch, out.data());
         }
 }

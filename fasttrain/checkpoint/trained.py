@@ -16,26 +16,31 @@ from safetensors.torch import load_file
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import CHECKPOINTS
 from fasttrain.checkpoint.weights import weights_file
-from fasttrain.config.geometry import CROP_PCT, ResizeMode
+from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
+from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.own import OwnModel
 from fasttrain.text import read_text
 
 
-def load_trained(path: Path, model: str | OwnModel | None = None) -> tuple[torch.nn.Module, ModelSpec]:
+def load_trained(
+    path: Path, model: str | OwnModel | None = None, interpolation: Interpolation | None = None
+) -> tuple[torch.nn.Module, ModelSpec]:
     """The model in eval mode on the CPU, and its spec.
 
     `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
     file in `checkpoints` below it (the last weights; the EMA's where there is one). `model` makes the model where the
-    run's files can't; a module is copied. The spec's temperature is 1 for a checkpoint, whose weights it wasn't fitted
-    to. Raises UserError.
+    run's files can't; a module is copied. interpolation: the filter of the spec, in place of the run's. The spec's
+    temperature is 1 for a checkpoint, whose weights it wasn't fitted to. Raises UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
     if not bare:
         spec = replace(spec, temperature=1.0)
+    if interpolation is not None:
+        spec = replace(spec, geometry=replace(spec.geometry, interpolation=check_interpolation(interpolation)))
     source = spec.name if model is None else copy.deepcopy(model)
     made = create_model(source, len(spec.classes), img_size=spec.img_size)
     try:
@@ -71,29 +76,31 @@ def _read_spec(path: Path) -> ModelSpec:
         return ModelSpec(
             str(spec["model"]),
             tuple(spec["classes"]),
-            int(spec["image_size"]),
+            _read_geometry(spec),
             tuple(spec["mean"]),
             tuple(spec["std"]),
             None if spec.get("img_size") is None else int(spec["img_size"]),
-            **_seen(spec),
             multi_label=bool(spec.get("multi_label")),
             thresholds=None if spec.get("thresholds") is None else tuple(map(float, spec["thresholds"])),
             temperature=_temperature(spec.get("temperature", 1.0)),
         )
+    except UserError as error:
+        raise UserError(f"{path}: {error}; train again, or put the file back") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None
 
 
-def _seen(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the geometry besides the size; a model.json without one is older than the settings."""
+def _read_geometry(spec: dict[str, Any]) -> Geometry:
+    """Return the geometry. A setting that model.json lacks is newer than the model, which has its usual value."""
     crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")
     if mode not in get_args(ResizeMode):
         raise ValueError(f"resize_mode = {mode!r} is not one of {', '.join(get_args(ResizeMode))}")
-    return {"crop_pct": crop_pct, "resize_mode": mode}
+    interpolation = check_interpolation(spec.get("interpolation", "bilinear"))
+    return Geometry(int(spec["image_size"]), crop_pct, mode, interpolation)
 
 
 def _temperature(given: Any) -> float:

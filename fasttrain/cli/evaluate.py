@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from fasttrain.cli.train import OwnModel
+
+if TYPE_CHECKING:
+    from fasttrain.config.interpolation import Interpolation
 
 
 def evaluate(
@@ -28,6 +31,9 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     amp: Annotated[bool, typer.Option(help="bf16 mixed precision")] = False,
     tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
+    interpolation: Annotated[
+        str | None, typer.Option(help="bilinear or bicubic; default: what the model was trained with")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the whole evaluation as JSON")] = False,
     cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
     on_bad_sample: Annotated[str, typer.Option(help="error, or skip: leave out samples that have changed")] = "error",
@@ -61,6 +67,7 @@ def evaluate(
         device=device,
         amp=amp,
         tta=tta,
+        interpolation=cast("Interpolation | None", interpolation),
         cache_size=cache_size,
         on_bad_sample=on_bad_sample,
         report=report,

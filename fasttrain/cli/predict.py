@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from fasttrain.cli.train import OwnModel
 
 if TYPE_CHECKING:
+    from fasttrain.config.interpolation import Interpolation
     from fasttrain.evaluation.inputs import Refused
     from fasttrain.evaluation.predict import Prediction
 
@@ -24,6 +25,9 @@ def predict(
     top_k: Annotated[int, typer.Option(min=1, help="classes named for each photograph")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,
     tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
+    interpolation: Annotated[
+        str | None, typer.Option(help="bilinear or bicubic; default: what the model was trained with")
+    ] = None,
     format: Annotated[str, typer.Option(help="table, jsonl, csv or json")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -48,7 +52,14 @@ def predict(
 
     refused: list[Refused] = []
     predictor = Predictor(
-        checkpoint, model=model, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers
+        checkpoint,
+        model=model,
+        top_k=top_k,
+        device=device,
+        batch_size=batch_size,
+        tta=tta,
+        interpolation=cast("Interpolation | None", interpolation),
+        workers=workers,
     )
     predictions = _watched(predictor.stream(images, refused.append))
     width = make_console().width if sys.stdout.isatty() else None

@@ -67,6 +67,7 @@ def _inputs(parts: RunParts) -> Iterator[torch.Tensor]:
     order = epoch_order(train.ids, train.settings.seed, 0)
     most = _BATCHES if parts.config.limit_batches is None else min(_BATCHES, parts.config.limit_batches)
     chosen = order[: most * train.settings.batch_size]
-    with closing(photographs_in_order(val, chosen, evaluation_crop(parts.spec.geometry), parts.device)) as batches:
+    crop = evaluation_crop(parts.spec.geometry)
+    with closing(photographs_in_order(val, val.shards, chosen, crop, parts.device)) as batches:
         for images, _, _ in batches:
             yield parts.step.preprocess(copy_to(parts.device, images))

@@ -10,6 +10,7 @@ import torch
 
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.checkpoint.trained import load_trained, run_folder
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.config.values import CacheSize
@@ -47,6 +48,7 @@ def evaluate(
     device: str = "auto",
     amp: bool = False,
     tta: str = "none",
+    interpolation: Interpolation | None = None,
     cache_size: str | CacheSize | None = None,
     on_bad_sample: str = "error",
     report: str | Path | None = None,
@@ -64,7 +66,8 @@ def evaluate(
 
     A multi-label model is evaluated at the thresholds in its `model.json`; the result is then a `SetEvaluation`.
 
-    `tta` "flip" averages the logits of each photograph and of its mirror image. Raises UserError where the split is
+    `tta` "flip" averages the logits of each photograph and of its mirror image. interpolation: "bilinear" or "bicubic",
+    by default what the model was trained with. Raises UserError where the split is
     empty or absent, or the data has a class that the model doesn't know.
     """
     if on_bad_sample not in ("error", "skip"):
@@ -75,7 +78,7 @@ def evaluate(
     split = split or default_split(data)
     check_split(split)
     checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
-    trained, spec = load_trained(checkpoint, model)
+    trained, spec = load_trained(checkpoint, model, interpolation)
     if tta == "flip":
         trained = FlipAveraged(trained).eval()
     settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()
@@ -83,7 +86,7 @@ def evaluate(
     require_same_kind(shards.multi_label, spec.multi_label, data)
     labels = model_labels(shards.classes, spec.classes, data)
     ids = split_ids(shards, split, data)
-    for note in (shards.left_out(), _seen_in_training(checkpoint, data) if split == ALL else ""):
+    for note in (shards.left_out(), _seen_in_training(checkpoint, data, split)):
         if note:
             log.warning("%s", note)
     where = choose_device(device)
@@ -123,10 +126,20 @@ def evaluate(
     return evaluation
 
 
-def _seen_in_training(checkpoint: Path, data: str | Path) -> str:
-    """Return a warning where the run that `checkpoint` belongs to was trained on `data`, else nothing."""
+def _seen_in_training(checkpoint: Path, data: str | Path, split: str) -> str:
+    """Return a warning where the run of `checkpoint` was trained on photographs of `split` of `data`, else nothing.
+
+    That a model was trained on the split "train" needs no warning.
+    """
     config = RunFolder(run_folder(checkpoint)).config
-    trained_on = read_toml(config).get("data") if config.is_file() else None
+    settings = read_toml(config) if config.is_file() else {}
+    refitted, fold = settings.get("refit", False), settings.get("fold")
+    if split != ALL and (split != "val" or not (refitted or fold)):
+        return ""
+    trained_on = settings.get("data")
     if trained_on is None or user_path(trained_on).resolve() != user_path(data).resolve():
         return ""
+    if refitted or fold:
+        how = "refitted on train and val" if refitted else f"trained on the other folds of train and val (fold {fold})"
+        return f"the model was {how} of {data}; the test split alone is new to it"
     return f"the model was trained on most of {data}; --split val evaluates the photographs that validated it"

@@ -47,7 +47,7 @@ FOLDS = "folds.json"
 
 @dataclass(frozen=True)
 class FoldsResult:
-    """What the folds in `folder` leave: their runs' folders, and the share that each got right of its own fold.
+    """The result of the folds in `folder`: their runs' folders, and the top-1 of each on its own fold.
 
     mean, deviation: of `top1`, over the folds. overall: the share of all `photographs` that the model which wasn't
     trained on them got right, with its 95 % bootstrap interval.
@@ -94,13 +94,15 @@ def train_folds(
     for name in ("fold", "run_name"):
         if name in given:
             raise UserError(f"{name} = {given[name]}: --folds sets it for each fold; leave it out")
+    if asked.refit:
+        raise UserError("refit trains on the fold that --folds validates with; leave it out, and refit a single run")
     folder, count, before = _begun(asked)
     own = {name: each for name, each in given.items() if name not in ("folds", "resume", "out")}
     shared = {**before, **own}
     now = resolve(shared)
     if folder is None:
         folder = _new_folder(asked)
-        _write(folder, count, lasting(now.plain()))
+        _write(folder, count, _explicit(now))
     else:
         changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
     console = console or make_console(asked.log_format)
@@ -111,6 +113,11 @@ def train_folds(
 def is_folds_folder(path: str | Path | None) -> bool:
     """Return whether `path` is a folder that `train_folds` made."""
     return path is not None and (user_path(path) / FOLDS).is_file()
+
+
+def _explicit(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that were given. The others stay each fold's to choose, such as the size of a model."""
+    return lasting({name: each for name, each in config.plain().items() if name in config.model_fields_set})
 
 
 class _Folds:
@@ -191,7 +198,6 @@ class _Folds:
         everything = joined(parts)
         place = {key: row for row, key in enumerate(shards.index["key"].tolist())}
         order = np.argsort([place[key] for key in everything.keys.tolist()], kind="stable")
-        write_predictions(self.folder / OUT_OF_FOLD, everything.part(order))
         top1 = [float(_right(each).mean()) for each in parts]
         right = _right(everything)
         low, high = accuracy_intervals(np.array([right.sum()]), np.array([len(right)]))[0].tolist()
@@ -208,7 +214,8 @@ class _Folds:
         if lost := int((expected >= 0).sum()) - len(right):
             said = f"{lost:,} photographs have no prediction: they were left out as bad samples, or by --limit-batches"
             self.console.print(said, style="yellow")
-        _write(self.folder, self.count, lasting(self.config.plain()), result.to_dict())
+        _write(self.folder, self.count, _explicit(self.config), result.to_dict())
+        write_predictions(self.folder / OUT_OF_FOLD, everything.part(order))  # last: with it the folds are finished
         return result
 
     def _say(self, result: FoldsResult) -> None:

@@ -330,7 +330,7 @@ class Run:
             "img/s": images / seconds,
             "wait_share": state.epoch_wait / seconds,
             "image_size": state.loader.settings.image_size,
-            **self.parts.loaders.bad_samples(self.ranks),
+            **self.parts.loaders.bad_samples(self.ranks, validation is not None),
         }
         if (peak := memory_peak(self.parts.device)) is not None:
             record["cuda_peak_bytes"] = peak
@@ -385,7 +385,7 @@ class Run:
             seconds=state.seconds + time.perf_counter() - began,
             monitor=self.config.monitor,
             averaged=averaged,
-            refit_epochs=self.parts.refit_epochs if state.phase == REFIT else 0,
+            refit_epochs=state.epoch - state.phase_epoch if state.phase == REFIT else 0,
             mlflow_run_id=self.tracker.wait_for_run(),
         )
         self.saving.wait()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fasttrain.config.interpolation import Interpolation
+
 ResizeMode = Literal["crop", "squash", "letterbox"]
 
 CROP_PCT = 224 / 256
@@ -16,11 +18,13 @@ class Geometry:
 
     resize_mode: "crop" takes the centred square of `crop_pct` of the short side. "squash" takes the entire photograph
     and changes its aspect ratio, "letterbox" keeps the ratio and fills the rest with grey.
+    interpolation: the filter that resizes it.
     """
 
     image_size: int
     crop_pct: float = CROP_PCT
     resize_mode: ResizeMode = "crop"
+    interpolation: Interpolation = "bilinear"
 
     def __str__(self) -> str:
         how = {
@@ -28,4 +32,5 @@ class Geometry:
             "squash": ", squashed",
             "letterbox": ", letterboxed",
         }
-        return f"{self.image_size} px{how[self.resize_mode]}"
+        resized = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        return f"{self.image_size} px{how[self.resize_mode]}{resized}"

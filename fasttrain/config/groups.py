@@ -73,6 +73,9 @@ class DataSettings(Settings):
     crop_scale: tuple[Share, Share] = Field(
         (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
     )
+    interpolation: Literal["bilinear", "bicubic", "auto"] = Field(
+        "bilinear", description="filter that resizes photographs, in evaluation too; auto: the pretrained weights' own"
+    )
     hflip: float = Field(
         0.5, ge=0, le=1, description="probability of a horizontal flip; 0 for letters, signs, left and right hands"
     )
@@ -107,8 +110,9 @@ class DataSettings(Settings):
 
     @property
     def geometry(self) -> Geometry:
-        """How photographs are seen in evaluation."""
-        return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode)
+        """How photographs are seen in evaluation. An `interpolation` of "auto" must have been resolved."""
+        assert self.interpolation != "auto"
+        return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode, self.interpolation)
 
 
 class AugmentationSettings(Settings):

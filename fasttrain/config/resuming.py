@@ -65,6 +65,10 @@ RULES: dict[str, Rule] = {
     "crop_pct": Rule(OnResume.FIXED, _EVALUATED),
     "resize_mode": Rule(OnResume.FIXED, _EVALUATED),
     "crop_scale": _effect(_AUGMENTED),
+    "interpolation": Rule(
+        OnResume.FIXED,
+        f"but auto keeps the run's; epochs that are validated with different filters can't be compared; {_NEW_RUN}",
+    ),
     "hflip": _effect(_AUGMENTED),
     "vflip": _effect(_AUGMENTED),
     "progressive": _effect("the epoch at hand has the new size"),

@@ -21,12 +21,12 @@ from fasttrain.config.model_name import is_own
 from fasttrain.config.monitor import MONITORS, Monitor
 from fasttrain.config.recipes import RECIPES, recipe_defaults
 
-HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample")
+HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample", "teacher")
 """Settings with which the head trains on photographs in the epochs of `head_epochs`, in place of cached features."""
 
 NEEDS_PIXELS = (
     *HEAD_NEEDS_PIXELS,
-    *("vflip", "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit", "teacher"),
+    *("vflip", "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit"),
 )
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fasttrain.config.geometry import Geometry
+from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
 from fasttrain.loaders.plan import CenterShare, CropRule, FullPicture, View
 from fasttrain.loaders.plan import Crop as RandomCrop
@@ -14,13 +15,18 @@ from fasttrain.loaders.plan import Crop as RandomCrop
 
 @dataclass(frozen=True)
 class PlannedCrop(ABC):
-    """Base of the crops. `size` is the side of the square picture in pixels."""
+    """Base of the crops. `size` is the side of the square picture in pixels.
+
+    interpolation: the filter that resizes to it, "bilinear" or "bicubic", both antialiased.
+    """
 
     size: int
+    interpolation: Interpolation = field(default="bilinear", kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
             raise UserError(f"a crop of {self.size} px: give a whole number of pixels, such as 224")
+        check_interpolation(self.interpolation)
 
     @abstractmethod
     def rule(self, hflip: float, vflip: float) -> CropRule:
@@ -51,7 +57,7 @@ class RandomResizedCrop(PlannedCrop):
                 raise UserError(f"RandomResizedCrop({name}={(low, high)}): give two numbers above 0, the smaller first")
 
     def rule(self, hflip: float, vflip: float) -> CropRule:
-        return RandomCrop(scale=self.scale, ratio=self.ratio, flip=hflip, vflip=vflip)
+        return RandomCrop(self.scale, self.ratio, flip=hflip, vflip=vflip, interpolation=self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class CenterCrop(PlannedCrop):
             raise UserError(f"CenterCrop(crop_pct={self.crop_pct}): give a share above 0 and up to 1, such as 0.875")
 
     def rule(self, hflip: float, vflip: float) -> CropRule:
-        return CenterShare(self.crop_pct, flip=hflip, vflip=vflip)
+        return CenterShare(self.crop_pct, flip=hflip, vflip=vflip, interpolation=self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class Resize(PlannedCrop):
             raise UserError(f"Resize(mode={self.mode!r}): give 'squash' or 'letterbox'")
 
     def rule(self, hflip: float, vflip: float) -> CropRule:
-        return FullPicture(flip=hflip, vflip=vflip, letterbox=self.mode == "letterbox")
+        letterbox = self.mode == "letterbox"
+        return FullPicture(flip=hflip, vflip=vflip, letterbox=letterbox, interpolation=self.interpolation)
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
@@ -100,5 +107,5 @@ def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
 def evaluation_crop(geometry: Geometry) -> PlannedCrop:
     """Return the crop by which photographs are evaluated."""
     if geometry.resize_mode == "crop":
-        return CenterCrop(geometry.image_size, geometry.crop_pct)
-    return Resize(geometry.image_size, geometry.resize_mode)
+        return CenterCrop(geometry.image_size, geometry.crop_pct, interpolation=geometry.interpolation)
+    return Resize(geometry.image_size, geometry.resize_mode, interpolation=geometry.interpolation)

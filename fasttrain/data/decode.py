@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fasttrain.config.geometry import Geometry, ResizeMode
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.location import user_path
 from fasttrain.data.crops import PlannedCrop, evaluation_crop
 from fasttrain.data.photograph import Unreadable, decode_photograph, read_photograph
@@ -24,18 +25,20 @@ def decode(
     *,
     crop_pct: float = 0.875,
     resize_mode: ResizeMode = "crop",
+    interpolation: Interpolation = "bilinear",
     workers: int | None = None,
 ) -> torch.Tensor:
     """Return the centre crops of photographs as uint8 [n, size, size, 3], of a single one as [size, size, 3].
 
     Each is a path or the bytes of a file, in any format that `convert` takes. It is turned upright, and no more of a
     JPEG is decoded than the crop. crop_pct: the crop's share of the short side, in (0, 1]. resize_mode: "squash" or
-    "letterbox" takes the entire photograph in place of a crop. workers: threads, one a core by default. Raises
-    UserError, which names the photograph, for one that can't be read.
+    "letterbox" takes the entire photograph in place of a crop. interpolation: the antialiased filter, "bilinear" or
+    "bicubic". workers: threads, one a core by default. Raises UserError, which names the photograph, for one that can't
+    be read.
     """
     if size < 1 or not 0 < crop_pct <= 1:
         raise UserError(f"decode(size={size}, crop_pct={crop_pct}): give at least 1 px, and a share in (0, 1]")
-    crop = evaluation_crop(Geometry(size, crop_pct, resize_mode))
+    crop = evaluation_crop(Geometry(size, crop_pct, resize_mode, interpolation))
     if isinstance(photographs, (str, Path, bytes)):
         return _decode(photographs, "the photograph", crop)
     if not photographs:

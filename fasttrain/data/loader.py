@@ -84,10 +84,11 @@ class Loader(base.Loader):
         "val", "test" or "all". ids: only these samples, rows of the index.
 
         crop, hflip, shuffle: for "train" by default `RandomResizedCrop(224)`, 0.5 and True, for others
-        `CenterCrop(224)`, 0 and False. A number is the size of such a crop. hflip, vflip: the probabilities that a
-        picture is mirrored and that it is turned upside down. `shuffle` "shards" mixes a few shards at a time, for data
-        that don't fit into memory. sampling: "balanced" repeats and leaves out photographs so that every class comes
-        equally often in a pass, which has as many photographs as before.
+        `CenterCrop(224)`, 0 and False. A number is the size of such a crop; crops are bilinear unless they are given
+        `interpolation="bicubic"`. hflip, vflip: the probabilities that a picture is mirrored and that it is turned
+        upside down. `shuffle` "shards" mixes a few shards at a time, for data that don't fit into memory. sampling:
+        "balanced" repeats and leaves out photographs so that every class comes equally often in a pass, which has as
+        many photographs as before.
 
         views: several crops of each photograph in place of `crop`; `images` is then a list, a tensor for each.
         transforms: what happens to a batch on its device, in this order: `RandAugment` or `TrivialAugment`,
@@ -207,15 +208,23 @@ class Loader(base.Loader):
         """Return pictures of any samples, uint8 [n, size, size, 3] on the CPU, apart from the pass at hand.
 
         `ids` are row numbers of the index. boxes: int32 [n, 4], (top, left, height, width) in pixels of each
-        photograph; by default the centred square of 0.875 of the short side. size: by default that of the crop. Raises
-        UserError for a box that isn't within its photograph, and for a photograph that doesn't decode.
+        photograph; by default the centred square of 0.875 of the short side. size: by default that of the crop, whose
+        filter they have, too. Raises UserError for a box that isn't within its photograph, and for a photograph that
+        doesn't decode.
         """
         samples = _known(self.shards, ids)
         side = self.settings.image_size if size is None else size
         sizes = self.shards.sizes()[samples]
         if boxes is None:
             boxes = centre_boxes(sizes, CenterShare.share)
-        batch = Batch(samples, _within(boxes, samples, sizes), np.zeros(len(samples), np.bool_), (side, side))
+        crop = self.settings.crop
+        batch = Batch(
+            samples,
+            _within(boxes, samples, sizes),
+            np.zeros(len(samples), np.bool_),
+            (side, side),
+            interpolation="bilinear" if crop is None else crop.interpolation,
+        )
         if not len(samples):
             return torch.empty((0, side, side, 3), dtype=torch.uint8)
         if self._random_access is None:

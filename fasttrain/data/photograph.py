@@ -87,7 +87,7 @@ def _decode_directly(data: bytes, view: View) -> NDArray[np.uint8] | None:
         box, size = (left, top, box_width, box_height), (size[1], size[0])
     try:
         # Reads all of it: what `convert` refuses for its damage is refused here.
-        pixels = _native.decode_intact_crop(data, box, False, size)
+        pixels = _native.decode_intact_crop(data, box, False, size, planned.interpolation == "bicubic")
     except ValueError:  # damaged: `normalise` says how much
         return None
     upright = pixels.transpose(1, 0, 2) if transposed else pixels

@@ -16,7 +16,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Paired:
-    """What two runs got right of the `photographs` that both evaluated with the same label.
+    """The accuracy of two runs on the `photographs` that both evaluated with the same label.
 
     first, second: how many photographs each of them evaluated. relabelled: photographs of both that have another label
     in each, and don't count. only_first, only_second: what one of them alone got right. p: McNemar's exact, two-sided;

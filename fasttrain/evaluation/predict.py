@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.location import user_path
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.photograph import Unreadable, read_photograph
@@ -54,15 +55,17 @@ def predict(
     device: str = "auto",
     batch_size: int = 64,
     tta: str = "none",
+    interpolation: Interpolation | None = None,
     workers: int | None = None,
 ) -> list[Prediction]:
     """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
 
     A multi-label model names every class that reaches its threshold, and `top_k` means nothing to it.
 
-    Each is seen as in validation; `tta` "flip" averages the logits of it and its mirror image. `workers` threads
-    decode (default: one a core). Raises UserError for a file that is absent or can't be decoded; `Predictor.stream`
-    goes on after such a file, and holds no more than a batch.
+    Each is seen as in validation; `tta` "flip" averages the logits of it and its mirror image. interpolation:
+    "bilinear" or "bicubic", by default what the model was trained with. `workers` threads decode (default: one a core).
+    Raises UserError for a file that is absent or can't be decoded; `Predictor.stream` goes on after such a file, and
+    holds no more than a batch.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
     """
@@ -73,7 +76,14 @@ def predict(
 
     images = [images] if isinstance(images, (str, Path)) else images
     predictor = Predictor(
-        checkpoint, model=model, top_k=top_k, device=device, batch_size=batch_size, tta=tta, workers=workers
+        checkpoint,
+        model=model,
+        top_k=top_k,
+        device=device,
+        batch_size=batch_size,
+        tta=tta,
+        interpolation=interpolation,
+        workers=workers,
     )
     return list(predictor.stream(images, refuse))
 
@@ -90,12 +100,13 @@ class Predictor:
         device: str = "auto",
         batch_size: int = 64,
         tta: str = "none",
+        interpolation: Interpolation | None = None,
         workers: int | None = None,
     ) -> None:
         """As `predict`'s arguments. Raises UserError where there is no such model or device."""
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
-        trained, self.spec = load_trained(user_path(checkpoint), model)
+        trained, self.spec = load_trained(user_path(checkpoint), model, interpolation)
         self._device = choose_device(device)
         trained = FlipAveraged(trained).eval() if tta == "flip" else trained
         self._model = trained.to(self._device).to(memory_format=torch.channels_last)

@@ -27,7 +27,6 @@ from fasttrain.version import __version__
 
 INPUTS = ("uint8", "float")
 _UPRIGHT = "upright by its EXIF orientation, laid onto white where it is transparent"
-_RESIZED = "resized (bilinear, antialiased)"
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,9 @@ def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
         "model": spec.name,
         "classes": list(spec.classes),
         "image_size": side,
-        "crop_pct": spec.crop_pct,
-        "resize_mode": spec.resize_mode,
+        "crop_pct": spec.geometry.crop_pct,
+        "resize_mode": spec.geometry.resize_mode,
+        "interpolation": spec.geometry.interpolation,
         "mean": list(spec.mean),
         "std": list(spec.std),
         "input": takes[input],
@@ -145,10 +145,11 @@ def _output(spec: ModelSpec) -> dict[str, Any]:
 
 def _preprocess(geometry: Geometry) -> str:
     share = "224/256" if geometry.crop_pct == CROP_PCT else f"{geometry.crop_pct:g}"
+    resized = f"resized ({geometry.interpolation}, antialiased)"
     seen = {
-        "crop": f"the centred square of {share} of the short side, {_RESIZED} to image_size",
-        "squash": f"{_RESIZED} to a square of image_size, whatever its aspect ratio",
-        "letterbox": f"{_RESIZED} until its longer side is image_size, in the middle of a square of grey "
+        "crop": f"the centred square of {share} of the short side, {resized} to image_size",
+        "squash": f"{resized} to a square of image_size, whatever its aspect ratio",
+        "letterbox": f"{resized} until its longer side is image_size, in the middle of a square of grey "
         f"({LETTERBOX_GREY})",
     }
     return f"{_UPRIGHT}, {seen[geometry.resize_mode]}"

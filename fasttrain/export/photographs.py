@@ -24,7 +24,7 @@ from fasttrain.shards.reader import ShardSet
 
 
 def some_photographs(data: str | Path | None, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
-    """uint8 [n, size, size, 3], n at most `count`, evenly out of `data`; and where they come from.
+    """Return uint8 [n, size, size, 3], n at most `count`, evenly out of `data`; and where they come from.
 
     crop: how they are seen, or the size of the usual centre crop.
     `data` is shards (of all splits), a folder of photographs, a file, a glob, or None: then the sample's are drawn.

@@ -25,6 +25,7 @@ from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.image_size import with_fitting_sizes
+from fasttrain.training.interpolation import with_known_interpolation
 from fasttrain.training.progressive import progressive_side
 
 if TYPE_CHECKING:
@@ -79,17 +80,18 @@ def preview(
     """
     check_split(split)
     config, _ = with_default_weights(config)
-    config, _ = with_fitting_sizes(config)
+    config, _ = with_known_interpolation(with_fitting_sizes(config)[0])
     shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
     ids = split_ids(shards, split, config.data)
     device = choose_device(config.device)
     side = progressive_side(config.progressive, epoch, config.epochs) if config.progressive else config.image_size
     training = split == "train"
+    crop = RandomResizedCrop(side, scale=config.crop_scale, interpolation=config.geometry.interpolation)
     batch_size = count if config.batch_size == "auto" else config.batch_size
     loading = {
         "batch_size": batch_size,
         "split": split,
-        "crop": RandomResizedCrop(side, scale=config.crop_scale) if training else evaluation_crop(config.geometry),
+        "crop": crop if training else evaluation_crop(config.geometry),
         "hflip": config.hflip if training else 0,
         "vflip": config.vflip if training else 0,
         "seed": config.seed,
@@ -206,7 +208,7 @@ def _input_mean(model: str) -> tuple[float, ...]:
 
 def _described(config: TrainConfig) -> str:
     names = (
-        *("crop_scale", "hflip", "vflip"),
+        *("crop_scale", "interpolation", "hflip", "vflip"),
         *("rand_augment", "trivial_augment", "color_jitter", "random_erasing", "mixup", "cutmix"),
     )
     return "".join(f", {name}={getattr(config, name)}" for name in config.changed(names))

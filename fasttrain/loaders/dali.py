@@ -2,8 +2,8 @@
 
 Of cut shards it gets no whole JPEGs but those of `slices.py`, which hold just the crops: fewer bytes go to the decoder,
 and neither libjpeg-turbo nor nvJPEG has to find its way through MCUs that nobody wants.
-The graph is the same on both: decode a slice, resize (antialiased triangular filter), flip. With a GPU the decoder is
-nvJPEG (`device="mixed"`) and everything after it runs there; without one all of it runs on the CPU.
+The graph is the same on both: decode a slice, resize (antialiased: triangular or cubic), flip. With a GPU the decoder
+is nvJPEG (`device="mixed"`) and everything after it runs there; without one all of it runs on the CPU.
 Only the CPU graph has been run so far: a DALI GPU pipeline can't even be built without a driver.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.extras import install
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import LETTERBOX_GREY, BadSamples, Batch, letterbox_size
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _AHEAD = 2  # batches in DALI's hands while the consumer works
 _BLACK = 8  # px, the side of what stands for a bad photograph
+
+_Kind = tuple[int, bool, Interpolation]
+"""The pictures that a pipeline makes: their side, whether they are letterboxed, and the filter."""
 
 
 class DaliLoader(ShardLoader):
@@ -44,7 +48,7 @@ class DaliLoader(ShardLoader):
         super().__init__(shards, ids, settings)
         self.sliced = can_slice(shards)
         self._sizes = shards.sizes()
-        self._pipelines: dict[tuple[int, bool], Any] = {}  # by the pictures' side, and whether they are letterboxed
+        self._pipelines: dict[_Kind, Any] = {}
         self._bad: dict[int, str] = {}
         self._looked_at = np.zeros(len(self._sizes), np.bool_)
 
@@ -105,12 +109,12 @@ class DaliLoader(ShardLoader):
 
     def _pipeline(self, batch: Batch) -> Any:
         """Return the pipeline that makes pictures of the size of `batch`, started where there is none yet."""
-        kind = batch.size[0], batch.letterbox
+        kind = _kind(batch)
         if kind not in self._pipelines:
             self._start(*kind)
         return self._pipelines[kind]
 
-    def _start(self, side: int, letterbox: bool) -> None:
+    def _start(self, side: int, letterbox: bool, interpolation: Interpolation) -> None:
         from torchvision.io import encode_jpeg
 
         settings = self.settings
@@ -118,6 +122,7 @@ class DaliLoader(ShardLoader):
             batch_size=settings.batch_size,
             size=side,
             letterbox=letterbox,
+            interpolation=interpolation,
             threads=max(settings.workers, 1),
             device_id=torch.device(settings.device).index or 0 if self._on_gpu else None,
         )
@@ -139,7 +144,7 @@ class DaliLoader(ShardLoader):
         for _ in range(_AHEAD):
             pipeline.share_outputs()
             pipeline.release_outputs()
-        self._pipelines[side, letterbox] = pipeline
+        self._pipelines[side, letterbox, interpolation] = pipeline
 
     def _fill(self, waiting: Iterator[Batch], flying: deque[Batch]) -> None:
         while len(flying) < _AHEAD and (batch := next(waiting, None)) is not None:
@@ -176,7 +181,7 @@ class DaliLoader(ShardLoader):
     def _drain(self, flying: Iterable[Batch]) -> None:
         try:
             for batch in flying:
-                if pipeline := self._pipelines.get((batch.size[0], batch.letterbox)):
+                if pipeline := self._pipelines.get(_kind(batch)):
                     pipeline.share_outputs()
                     pipeline.release_outputs()
         except RuntimeError:  # a bad photograph that nobody waits for any more
@@ -199,6 +204,10 @@ class DaliLoader(ShardLoader):
             raise error
 
 
+def _kind(batch: Batch) -> _Kind:
+    return batch.size[0], batch.letterbox, batch.interpolation
+
+
 def _put(
     pipeline: Any,
     jpegs: list[NDArray[np.uint8]],
@@ -216,7 +225,15 @@ def _put(
         pipeline.feed_input(name, values)
 
 
-def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int | None, letterbox: bool = False) -> Any:
+def build_pipeline(
+    *,
+    batch_size: int,
+    size: int,
+    threads: int,
+    device_id: int | None,
+    letterbox: bool = False,
+    interpolation: Interpolation = "bilinear",
+) -> Any:
     """The DALI graph: inputs `jpegs` uint8 [bytes], `anchors` and `shapes` int32 [2] in (height, width), `flips` and
     `vflips` int32; output uint8 [size, size, 3]. `device_id` None keeps all of it on the CPU and needs no driver. With
     `letterbox` there are two more inputs: `inner` float32 [2], the size of each resized picture, and `corners`
@@ -244,7 +261,8 @@ def build_pipeline(*, batch_size: int, size: int, threads: int, device_id: int |
             jpeg_fancy_upsampling=True,
         )
         inner = fn.external_source(name="inner", dtype=types.FLOAT, ndim=1) if letterbox else [size, size]
-        resized = fn.resize(crops, size=inner, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)
+        filter_type = types.INTERP_CUBIC if interpolation == "bicubic" else types.INTERP_LINEAR
+        resized = fn.resize(crops, size=inner, interp_type=filter_type, antialias=True, dtype=types.UINT8)
         flipped = fn.flip(
             resized,
             horizontal=fn.external_source(name="flips", dtype=types.INT32, ndim=0),

@@ -18,7 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.config.interpolation import Interpolation
+
 ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM, CLASS_STREAM, DRAW_STREAM = range(7)
+LETTERBOX_GREY = 114  # as Ultralytics fills
 
 SHARD_WINDOW = 8
 """Shards whose samples `shuffle` "shards" mixes: 8,000 photographs and some 400 MB as `convert` writes them."""
@@ -42,6 +45,7 @@ class Crop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     vflip: float = 0.0
+    interpolation: Interpolation = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class CenterShare:
     share: float = 224 / 256
     flip: float = 0.0
     vflip: float = 0.0
+    interpolation: Interpolation = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class FullPicture:
     flip: float = 0.0
     letterbox: bool = False
     vflip: float = 0.0
+    interpolation: Interpolation = "bilinear"
 
 
 CropRule = Crop | CenterShare | FullPicture
@@ -85,7 +91,7 @@ class Batch:
     the photograph. flips: bool [n], mirrored. size: (height, width) of the output in pixels. view: the number of the
     view, where each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see
     `letterbox_size`. vflips: bool [n], upside down; None where no picture is. draws: int64 [n], numbers of the draws
-    that boxes and flips belong to; None where they belong to the ids.
+    that boxes and flips belong to; None where they belong to the ids. interpolation: the filter that resizes the boxes.
     """
 
     ids: NDArray[np.int64]
@@ -96,6 +102,7 @@ class Batch:
     letterbox: bool = False
     vflips: NDArray[np.bool_] | None = None
     draws: NDArray[np.int64] | None = None
+    interpolation: Interpolation = "bilinear"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,9 +116,8 @@ class Batch:
         """Return the samples at the positions `rows`."""
         vflips = None if self.vflips is None else self.vflips[rows]
         draws = None if self.draws is None else self.draws[rows]
-        return Batch(
-            self.ids[rows], self.boxes[rows], self.flips[rows], self.size, self.view, self.letterbox, vflips, draws
-        )
+        how = (self.size, self.view, self.letterbox, vflips, draws, self.interpolation)
+        return Batch(self.ids[rows], self.boxes[rows], self.flips[rows], *how)
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
@@ -181,10 +187,8 @@ def _mixed(words: NDArray[np.uint64], seed: int, epoch: int, shards: NDArray[np.
     if shards is None:
         return np.argsort(words, kind="stable")
     names, which = np.unique(shards, return_inverse=True)
-    rank = np.empty(len(names), dtype=np.int64)
-    rank[np.argsort(random_words(seed, epoch, SHARD_STREAM, int(names[-1]) + 1, 4)[names, 0], kind="stable")] = (
-        np.arange(len(names))
-    )
+    of_shards = random_words(seed, epoch, SHARD_STREAM, int(names[-1]) + 1, 4)[names, 0]
+    rank = np.argsort(np.argsort(of_shards, kind="stable"))
     return np.lexsort((words, rank[which] // SHARD_WINDOW))
 
 
@@ -197,8 +201,7 @@ def random_resized_crops(
     torchvision's `RandomResizedCrop` (ten attempts, then the largest centre crop within `ratio`) and
     `RandomHorizontalFlip`.
     """
-    boxes = np.empty((len(ids), 4), dtype=np.int32)
-    flips = np.empty(len(ids), dtype=np.bool_)
+    boxes, flips = np.empty((len(ids), 4), dtype=np.int32), np.empty(len(ids), dtype=np.bool_)
     for rows, uniform in _crop_numbers(ids, seed, epoch, view):
         boxes[rows], flips[rows] = _draw(uniform, sizes[rows], crop), uniform[:, _FLIP] < crop.flip
     return boxes, flips
@@ -246,12 +249,10 @@ def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[
     return np.stack([top, left, side, side], axis=1).astype(np.int32)
 
 
-LETTERBOX_GREY = 114  # as Ultralytics fills
-
-
 def flags_of(batch: Batch) -> NDArray[np.int32]:
     """Return int32 [n], the bits of `CropFlags` in native/decode/decode.h that each crop has."""
-    return batch.flips.astype(np.int32) | (2 if batch.letterbox else 0) | batch.upside_down.astype(np.int32) << 2
+    of_all = (2 if batch.letterbox else 0) | (8 if batch.interpolation == "bicubic" else 0)
+    return batch.flips.astype(np.int32) | batch.upside_down.astype(np.int32) << 2 | of_all
 
 
 def letterbox_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -320,7 +321,7 @@ class EpochPlan(Batch):
                 boxes = np.concatenate([np.zeros_like(of_order), of_order], axis=1)
             flips = random_flips(counters, seed, epoch, crop.flip, view)
         vflips = random_flips(counters, seed, epoch, crop.vflip, view, vertical=True) if crop.vflip else None
-        return EpochPlan(order, boxes, flips, (size, size), view, letterbox, vflips, draws)
+        return EpochPlan(order, boxes, flips, (size, size), view, letterbox, vflips, draws, crop.interpolation)
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
         """Batches a rank gets, the short last one included: the same number on every rank."""

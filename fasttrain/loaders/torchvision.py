@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, mendable, of_os
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import LETTERBOX_GREY, BadSamples, Batch, letterbox_size
@@ -37,7 +39,7 @@ _DYING_S = 1.0  # for a worker whose connections are closed to have an exit code
 
 
 class TorchvisionLoader(ShardLoader):
-    """Decodes the whole photograph, crops, resizes with torchvision's antialiased bilinear filter."""
+    """Decodes the whole photograph, crops, resizes with torchvision's antialiased filters."""
 
     name = "torchvision"
 
@@ -134,6 +136,7 @@ def decode_crop(
     raw_size: tuple[int, int] | None = None,
     letterbox: bool = False,
     vflip: bool = False,
+    interpolation: Interpolation = "bilinear",
 ) -> torch.Tensor:
     """uint8 [H, W, 3]: `box` (top, left, height, width) of the photograph, resized to `size` (height, width).
 
@@ -152,7 +155,7 @@ def decode_crop(
         pixels = np.frombuffer(data, dtype=np.uint8).reshape(*raw_size, 3)
         crop = torch.from_numpy(pixels[rows, columns].copy()).permute(2, 0, 1)
     inner = letterbox_size(height, width, size[0]) if letterbox else size
-    resized = F.resize(crop, list(inner), antialias=True)
+    resized = F.resize(crop, list(inner), InterpolationMode(interpolation), antialias=True)
     picture = resized.flip([-1] * flip + [-2] * vflip)
     if letterbox:
         above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
@@ -166,7 +169,8 @@ def decode_planned(
 ) -> torch.Tensor:
     """Return `decode_crop` of the photograph at `position` of `batch`, as planned."""
     flip, vflip = bool(batch.flips[position]), bool(batch.upside_down[position])
-    return decode_crop(data, batch.boxes[position], flip, batch.size, raw_size, batch.letterbox, vflip)
+    how = (batch.size, raw_size, batch.letterbox, vflip, batch.interpolation)
+    return decode_crop(data, batch.boxes[position], flip, *how)
 
 
 @contextlib.contextmanager

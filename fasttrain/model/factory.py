@@ -14,7 +14,7 @@ import huggingface_hub
 import timm
 import torch
 
-from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
+from fasttrain.config.geometry import Geometry
 from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
 from fasttrain.model.classifier import start_classifier
@@ -24,9 +24,11 @@ from fasttrain.model.own import OwnModel, create_own
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What rebuilds a model: timm's name or an import path, the classes in label order, the input side in px, mean and
-    std of RGB in [0, 1], timm's `img_size` where the model was made with one, the rest of its `Geometry`, and the
-    `temperature` that divides logits before the softmax.
+    """A description that a model can be rebuilt from.
+
+    It holds timm's name or an import path, the classes in label order, how the model is shown photographs, mean and std
+    of RGB in [0, 1], timm's `img_size` where the model was made with one, and the `temperature` that divides logits
+    before the softmax.
 
     multi_label: whether each class is a decision of its own; `thresholds` are then the probabilities, one a class, from
     which on a class counts as seen. None stands for 0.5. The temperature is then 1.
@@ -34,20 +36,18 @@ class ModelSpec:
 
     name: str
     classes: tuple[str, ...]
-    image_size: int
+    geometry: Geometry
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     img_size: int | None = None
     multi_label: bool = False
     thresholds: tuple[float, ...] | None = None
-    crop_pct: float = CROP_PCT
-    resize_mode: ResizeMode = "crop"
     temperature: float = 1.0
 
     @property
-    def geometry(self) -> Geometry:
-        """How the model is shown photographs."""
-        return Geometry(self.image_size, self.crop_pct, self.resize_mode)
+    def image_size(self) -> int:
+        """The side of the model's pictures in px."""
+        return self.geometry.image_size
 
 
 def create_model(
@@ -101,11 +101,11 @@ def enable_grad_checkpointing(model: torch.nn.Module) -> None:
 
 
 def model_spec(
-    model: torch.nn.Module, name: str, classes: Sequence[str], image_size: int, img_size: int | None = None
+    model: torch.nn.Module, name: str, classes: Sequence[str], geometry: Geometry, img_size: int | None = None
 ) -> ModelSpec:
-    """The spec of a model that `create_model` made, with `img_size`."""
+    """Return the spec of a model that `create_model` made, with `img_size`."""
     data = timm.data.resolve_model_data_config(model)
-    return ModelSpec(name, tuple(classes), image_size, data["mean"], data["std"], img_size)
+    return ModelSpec(name, tuple(classes), geometry, data["mean"], data["std"], img_size)
 
 
 @contextlib.contextmanager

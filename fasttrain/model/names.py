@@ -8,6 +8,7 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg
 
+from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.model_name import import_path, is_own
 from fasttrain.errors import UserError
 from fasttrain.model.own import find_maker
@@ -45,6 +46,14 @@ def pretrained_config(name: str) -> Any:
         return PretrainedCfg()
     current = timm.models.get_deprecated_models().get(name) or name
     return timm.models.get_pretrained_cfg(current) or PretrainedCfg()
+
+
+def own_interpolation(name: str) -> Interpolation:
+    """Return the filter that the pretrained weights of `name` were trained with, by timm.
+
+    It is "bilinear" for a model of one's own, and for weights that timm says another filter of.
+    """
+    return "bicubic" if not is_own(name) and pretrained_config(name).interpolation == "bicubic" else "bilinear"
 
 
 def _refuse_source(name: str) -> None:

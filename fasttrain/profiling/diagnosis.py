@@ -141,7 +141,7 @@ def _faster_loader(config: TrainConfig, conditions: Conditions) -> Iterator[str]
 
 def _smaller_photographs(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
     # 256 px for 224, as validation has it
-    enough = math.ceil(max(config.image_size, config.geometry.image_size) / config.crop_pct / 32) * 32
+    enough = math.ceil(max(config.image_size, config.eval_size or 0) / config.crop_pct / 32) * 32
     if conditions.stored_side > 1.25 * enough:
         yield f"convert --max-size {enough}"
     if not conditions.raw and conditions.loader in ("native", "torchvision"):

@@ -71,8 +71,8 @@ def deal(
     assigned = np.full(len(labels), -1, np.int64)
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
-    large = np.flatnonzero(sizes > 1)
-    for number in generator.permutation(large)[np.argsort(-sizes[large], kind="stable")].tolist() if len(large) else ():
+    large = generator.permutation(np.flatnonzero(sizes > 1))
+    for number in large[np.argsort(-sizes[large], kind="stable")].tolist():  # the largest first, as they fit worst
         counts = np.bincount(labels[members[number]], minlength=classes)
         # Where the group's classes are the fewest; of those the fold with the fewest photographs.
         fold = int(np.lexsort((held.sum(1), held @ counts))[0])

@@ -32,12 +32,12 @@ class Loaders:
     val: base.Loader
     test: base.Loader | None
 
-    def bad_samples(self, ranks: Ranks) -> dict[str, int]:
-        """`bad_samples`: those left out of this epoch's training and validation, on all ranks; empty where they stop
-        the run."""
+    def bad_samples(self, ranks: Ranks, validated: bool) -> dict[str, int]:
+        """`bad_samples`: those left out of this epoch's training, and of its validation if it was `validated`, on all
+        ranks; empty where they stop the run."""
         if self.train.settings.on_bad_sample == "error":
             return {}
-        return {"bad_samples": sum(ranks.gather(self.train.bad_count + self.val.bad_count))}
+        return {"bad_samples": sum(ranks.gather(self.train.bad_count + self.val.bad_count * validated))}
 
     def close(self) -> None:
         for loader in (self.train, self.val, self.test):
@@ -108,12 +108,12 @@ def make_refit_loader(
 
 
 def photographs_in_order(
-    loader: base.Loader, ids: NDArray[np.int64], crop: PlannedCrop, device: torch.device
+    loader: base.Loader, shards: ShardSet, ids: NDArray[np.int64], crop: PlannedCrop, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield `(images, labels, ids)` of `ids`, int64 [n], seen by `crop`, read as `loader` reads its own."""
+    """Yield `(images, labels, ids)` of `ids`, int64 [n], of `shards`, seen by `crop`, read as `loader` reads."""
     settings = loader.settings
     yield from batches(
-        loader.shards,
+        shards,
         ids,
         crop,
         batch_size=settings.batch_size,

@@ -33,7 +33,7 @@ def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 
 def sides_of(config: TrainConfig) -> set[int]:
     """Return the sides in px of all pictures that the run's model sees."""
-    sides = {config.image_size, config.geometry.image_size}
+    sides = {config.image_size, config.eval_size or config.image_size}
     if config.progressive is None:
         return sides
     epochs = range(config.epochs)

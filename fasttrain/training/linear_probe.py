@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from fasttrain.config.location import cache_root
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.evaluation.splits import batches
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
@@ -34,7 +34,7 @@ from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
-from fasttrain.training.data import Loaders
+from fasttrain.training.data import Loaders, photographs_in_order
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -97,7 +97,7 @@ def to_features(
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
-    shards, settings = loaders.train.shards.stored, loaders.train.settings
+    shards = loaders.train.shards.stored
 
     @functools.cache
     def of_split(split: str) -> torch.Tensor:
@@ -105,19 +105,8 @@ def to_features(
         path = cache_root() / "features" / f"{digest}-{split}.safetensors"
         features = _read(path, len(ids))
         if features is None:
-            began = time.perf_counter()
-            seen = batches(
-                shards,
-                ids,
-                evaluation_crop(spec.geometry),
-                batch_size=settings.batch_size,
-                loader=loaders.train.name,
-                workers=settings.workers,
-                device=device,
-                on_bad_sample=settings.on_bad_sample,
-                report=settings.report,
-            )
-            with closing(seen):
+            began, crop = time.perf_counter(), evaluation_crop(spec.geometry)
+            with closing(photographs_in_order(loaders.train, shards, ids, crop, device)) as seen:
                 features = _compute(model, watched(seen), preprocess, autocast, device, setting)
             _write(path, features)
             seconds = time.perf_counter() - began
@@ -283,8 +272,8 @@ def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"
-    geometry = str(spec.geometry)
-    what = [_photographs(loader.shards.stored), spec.name, geometry, spec.mean, spec.std, loader.name, kind]
+    seen = asdict(spec.geometry)
+    what = [_photographs(loader.shards.stored), spec.name, seen, spec.mean, spec.std, loader.name, kind]
     digest = hashlib.sha256(json.dumps(what).encode())
     head = {id(each) for each in model.get_classifier().parameters()}
     for name, tensor in model.state_dict(keep_vars=True).items():

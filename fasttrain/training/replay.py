@@ -132,7 +132,8 @@ class _Seen:
 
 def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Tried:
     training = saved.facts["kind"] != "validation"
-    config, spec = _config(saved), _spec(saved)
+    config = _config(saved)
+    spec = _spec(saved, config)
     model = _model(saved, config, device)
     frozen = freeze_blocks(model, config.freeze)
     phase = saved.facts.get("phase", FULL)
@@ -198,12 +199,12 @@ def _config(saved: DivergedStep) -> TrainConfig:
     return resolve({name: value for name, value in saved.facts["config"].items() if name != "recipe"})
 
 
-def _spec(saved: DivergedStep) -> ModelSpec:
-    facts, config = saved.facts, saved.facts["config"]
+def _spec(saved: DivergedStep, config: TrainConfig) -> ModelSpec:
+    facts = saved.facts
     return ModelSpec(
-        config["model"],
+        config.model,
         tuple(facts["classes"]),
-        config["image_size"],
+        config.geometry,
         tuple(facts["mean"]),
         tuple(facts["std"]),
         multi_label=bool(facts.get("multi_label")),

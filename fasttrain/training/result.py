@@ -36,7 +36,7 @@ class Averaged:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves: its folder, one record an epoch, the final evaluation of the best epoch's weights.
+    """The result of a finished run: its folder, one record an epoch, the final evaluation of the best epoch's weights.
 
     `monitor` is the metric that chose the best epoch. `averaged`: the weights are an average in place of that epoch's.
     `refit_epochs`: the weights were trained once more on train and val, for so many epochs.

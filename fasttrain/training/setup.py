@@ -42,6 +42,7 @@ from fasttrain.training.data import balanced_weights, make_loaders, make_refit_l
 from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
+from fasttrain.training.interpolation import with_known_interpolation
 from fasttrain.training.loss import make_criterion
 from fasttrain.training.parts import RunParts
 from fasttrain.training.phases import describe_head, freeze_for, make_optimizer, needs_pixels, phase_of
@@ -62,6 +63,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     """
     config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
     config, why_sizes = with_fitting_sizes(config)
+    config, why_filter = with_known_interpolation(config)
     start, why_batch = replace(start, config=config), ""
     if config.batch_size == "auto":
         quiet = make_console(quiet=True)
@@ -79,7 +81,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     if config.fold is not None:
         shards = FoldView(shards, config.fold, config.seed)
     warn = _warning_on(console, ranks)
-    crop = RandomResizedCrop(config.image_size, scale=config.crop_scale)
+    evaluated = config.geometry
+    crop = RandomResizedCrop(config.image_size, scale=config.crop_scale, interpolation=evaluated.interpolation)
     options: dict[str, Any] = {
         "hflip": config.hflip,
         "vflip": config.vflip,
@@ -96,7 +99,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         "world_size": ranks.size,
         "report": warn,
     }
-    loaders = make_loaders(shards, crop, evaluation_crop(config.geometry), **options)
+    loaders = make_loaders(shards, crop, evaluation_crop(evaluated), **options)
     make_refit = functools.partial(make_refit_loader, shards, crop, **options)
     phase = phase_of(config, start.checkpoint)
     if config.refit and loaders.test is None:
@@ -149,7 +152,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     )
     seed_rank(ranks.rank)
     why_head = describe_head(config, phase, why_pixels)
-    lines = (f"loader: {loaders.train.why}", *why_sizes, *why_tag, why_weights, why_batch, why_head)
+    lines = (f"loader: {loaders.train.why}", *why_sizes, why_filter, *why_tag, why_weights, why_batch, why_head)
     notes = tuple(line for line in lines if line)
     return RunParts(
         start=start,
@@ -229,8 +232,7 @@ def _make_model(
         why_weights = load_initial_weights(model, config.model, config.weights, classes)
     if config.grad_checkpointing:
         enable_grad_checkpointing(model)
-    spec = model_spec(model, config.model, classes, config.geometry.image_size, img_size)
-    spec = replace(spec, crop_pct=config.crop_pct, resize_mode=config.resize_mode)
+    spec = model_spec(model, config.model, classes, config.geometry, img_size)
     if config.sync_bn and ranks.size > 1 and device.type == "cuda":
         model = ranks.sync_batch_norm(model)
     model = model.to(device)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.geometry import Geometry
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
@@ -162,7 +163,7 @@ def _of_timm(name: str, classes: Sequence[str], side: int) -> tuple[torch.nn.Mod
     _require_classes(name, known, classes)  # before its weights are downloaded
     img_size = img_size_for(name, side)
     made = create_model(name, len(known), pretrained=True, img_size=img_size)
-    return made, model_spec(made, name, known, side, img_size)
+    return made, model_spec(made, name, known, Geometry(side), img_size)
 
 
 def _require_classes(name: str, known: Sequence[str], classes: Sequence[str]) -> None:

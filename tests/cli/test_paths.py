@@ -28,7 +28,7 @@ NO_PATHS = {
     *("format", "cut", "part", "loader", "split", "device", "tta", "cache_size"),
     *("on_bad_sample", "input", "experiment", "sort", "host", "compare", "pruner", "batch_sizes"),
     *("shuffle", "fold", "progressive", "rand_augment", "model", "recipe", "optimizer", "scheduler", "loss"),
-    *("class_weights", "sampling", "resize_mode"),
+    *("class_weights", "sampling", "resize_mode", "interpolation"),
     *("monitor", "amp_dtype", "compile", "compile_mode", "save_every", "log_format", "run_name", "batch_size"),
 }
 """Options of type str that hold no path."""

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import fasttrain
+from fasttrain import evaluate
 from fasttrain.commands.folds import train_folds
 from fasttrain.config.values import Fold
 from fasttrain.errors import UserError
@@ -101,7 +102,9 @@ def test_mlflow_has_the_folds_below_their_run(made: Any) -> None:
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_told(made: Any, shard_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_what_does_not_fit_is_told(
+    made: Any, shard_folder: Path, tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     whole, _, _ = made
     with pytest.raises(UserError, match=r"folds = 4: .* was begun with 3"):
         train_folds(folds=4, resume=str(whole.folder))
@@ -111,6 +114,13 @@ def test_what_does_not_fit_is_told(made: Any, shard_folder: Path, tmp_path: Path
         train_folds(folds=3, resume=str(tmp_path))
     with pytest.raises(UserError, match="fold = 1/3: --folds sets it"):
         train_folds(folds=3, fold="1/3")
+    with pytest.raises(UserError, match="refit trains on the fold"):
+        train_folds(folds=3, refit=True)
+    settings = json.loads((whole.folder / "folds.json").read_text())["config"]
+    assert "image_size" in settings and "warmup_epochs" not in settings, "only what was given"
+    with caplog.at_level("WARNING"):
+        evaluate(whole.runs[0], shard_folder, split="val", device="cpu", workers=0)
+        assert "the test split alone is new to it" in caplog.text
     with pytest.raises(UserError, match=r"fasttrain\.train_folds"):
         fasttrain.train(data=shard_folder, folds=3, out=tmp_path)
     with pytest.raises(UserError, match="a fold mixes train and val"):

@@ -154,12 +154,13 @@ def test_a_folder_of_photographs_can_be_trained_on(photographs, tmp_path, monkey
 
 
 def test_both_named_models_and_any_timm_name(shard_folder):
+    from fasttrain.config.geometry import Geometry
     from fasttrain.model.factory import create_model, model_spec
 
     for name in ("mobilenetv2_100", "efficientnet_b0", "resnet18"):
         model = create_model(name, 5)
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
-        assert model_spec(model, name, "abcde", 64).mean == pytest.approx((0.485, 0.456, 0.406))
+        assert model_spec(model, name, "abcde", Geometry(64)).mean == pytest.approx((0.485, 0.456, 0.406))
     with pytest.raises(UserError, match="did you mean 'efficientnet_b0'"):
         create_model("eficientnet_b0", 5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import fasttrain
-from fasttrain import CenterCrop, Loader, RandomResizedCrop
+from fasttrain import CenterCrop, Loader, RandomResizedCrop, Resize
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.photos.source import SourceOptions
@@ -236,6 +237,29 @@ def test_mistakes_are_told_in_one_line(options, said, shard_folder) -> None:
 def test_a_crop_has_ranges(make) -> None:
     with pytest.raises(UserError, match="give"):
         make()
+
+
+@pytest.mark.parametrize(
+    "kind", [RandomResizedCrop, CenterCrop, Resize, functools.partial(Resize, mode="letterbox")], ids=str
+)
+def test_crops_are_resized_with_their_own_filter(kind, shard_folder) -> None:
+    made = {}
+    for name in ("native", "torchvision"):
+        for interpolation in ("bilinear", "bicubic"):
+            crop = kind(48, interpolation=interpolation)
+            with Loader(shard_folder, split="val", batch_size=8, crop=crop, hflip=0, loader=name, workers=0) as loader:
+                made[name, interpolation] = next(iter(loader))[0].float()
+                if name == "native" and isinstance(crop, CenterCrop):
+                    assert torch.equal(loader.decode(loader.ids[:8]).float(), made[name, interpolation])
+    apart = {
+        each: (made["native", each] - made["torchvision", "bicubic"]).abs().mean() for each in ("bilinear", "bicubic")
+    }
+    assert apart["bicubic"] < 1.5 and apart["bicubic"] < apart["bilinear"] / 2
+
+
+def test_an_unknown_filter_is_told() -> None:
+    with pytest.raises(UserError, match=r"^interpolation = 'cubic' is not one of bilinear, bicubic$"):
+        CenterCrop(48, interpolation="cubic")
 
 
 def test_closing_ends_a_pass(shard_folder, recwarn) -> None:

@@ -153,6 +153,7 @@ def test_a_letterbox_keeps_the_aspect_ratio(oblong) -> None:
         (Resize(48, mode="letterbox"), 0, 0),
         (Resize(48, mode="letterbox"), 1, 0),
         (Resize(48, mode="letterbox"), 0, 1),
+        (Resize(48, mode="letterbox", interpolation="bicubic"), 1, 1),
         (Resize(48, mode="squash"), 0, 0),
         (CenterCrop(48, crop_pct=1), 0, 0),
     ],

@@ -231,12 +231,14 @@ def test_the_pixels_are_those_that_predict_sees(dinner: Path) -> None:
         Geometry(48, crop_pct=1.0),
         Geometry(48, resize_mode="squash"),
         Geometry(48, resize_mode="letterbox"),
+        Geometry(48, interpolation="bicubic"),
+        Geometry(48, resize_mode="letterbox", interpolation="bicubic"),
     ):
         seen = read_photograph(dinner, evaluation_crop(geometry)).numpy().astype(int)
-        found = load(dinner, 48, geometry.crop_pct, geometry.resize_mode)
+        found = load(dinner, 48, geometry.crop_pct, geometry.resize_mode, geometry.interpolation)
         assert found.dtype == np.uint8 and found.shape == (48, 48, 3)
         assert np.abs(seen - found).mean() < 1, "what is no JPEG is stored as one, which moves pixels a little"
-    assert np.array_equal(load(dinner, 48), load(dinner, 48, 0.875, "crop"))
+    assert np.array_equal(load(dinner, 48), load(dinner, 48, 0.875, "crop", "bilinear"))
 
 
 @pytest.mark.parametrize("snippet", DEPLOYED, ids=lambda each: each.name)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
-from fasttrain.evaluation import bootstrap as module
 from fasttrain.evaluation.bootstrap import accuracy_intervals, with_intervals
 from fasttrain.evaluation.confusion import sparse_confusion
 from fasttrain.evaluation.metrics import ClassResult, Evaluation
@@ -25,10 +23,11 @@ def evaluation_of(matrix: np.ndarray, confusion: object = None) -> Evaluation:
 def test_an_interval_is_that_of_photographs_drawn_one_by_one() -> None:
     right = np.zeros(400, np.bool_)
     right[:312] = True
-    theirs = bootstrap((right,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(1))
+    drawn = np.random.default_rng(1).choice(right, (4000, len(right))).mean(axis=1)
+    theirs = np.percentile(drawn, [2.5, 97.5])
     low, high = accuracy_intervals(np.array([312]), np.array([400]))[0]
-    assert low == pytest.approx(theirs.confidence_interval.low, abs=0.006)
-    assert high == pytest.approx(theirs.confidence_interval.high, abs=0.006)
+    assert low == pytest.approx(theirs[0], abs=0.006)
+    assert high == pytest.approx(theirs[1], abs=0.006)
     assert (low, high) == tuple(accuracy_intervals(np.array([312]), np.array([400]))[0])
 
 
@@ -62,11 +61,3 @@ def test_classes_without_photographs_have_none_and_json_holds_the_rest() -> None
     true, predicted = matrix.nonzero()
     sparse = sparse_confusion(3 * true + predicted, matrix[true, predicted], 3)
     assert with_intervals(evaluation_of(matrix, sparse)).top1_interval == found.top1_interval
-
-
-def test_a_hundred_thousand_photographs_take_no_time() -> None:
-    generator = np.random.default_rng(0)
-    matrix = generator.integers(0, 20, (101, 101)) + np.diag(generator.integers(0, 1000, 101))
-    began = time.process_time()
-    with_intervals(evaluation_of(matrix))
-    assert time.process_time() - began < 1 and module.REPLICATES >= 1000

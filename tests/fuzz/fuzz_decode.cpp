@@ -15,12 +15,12 @@ using namespace fasttrain;
 
 // Empty where the bytes were refused.
 std::vector<uint8_t> decode(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
-                            Simd level) {
+                            Filter filter, Simd level) {
     static DecodeScratch scratch;
     if (!set_simd_level(level)) std::abort();
     std::vector<uint8_t> out(static_cast<size_t>(size.height) * static_cast<size_t>(size.width) * 3);
     try {
-        decode_crop(photograph, box, flip, size, scratch, out.data());
+        decode_crop(photograph, box, flip, size, filter, scratch, out.data());
     } catch (const JpegError&) {
         out.clear();
     }
@@ -30,8 +30,8 @@ std::vector<uint8_t> decode(const Photograph& photograph, const CropBox& box, bo
 
 }  // namespace
 
-// The first bytes choose the box, the output's size, the mirror and the storage; the photograph follows, in
-// memory of its own length, so that AddressSanitizer sees a read beyond it.
+// The first bytes choose the box, the output's size, the mirror, the filter and the storage; the photograph
+// follows, in memory of its own length, so that AddressSanitizer sees a read beyond it.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     if (size < kChoiceBytes) return 0;
     const std::vector<uint8_t> stored(bytes + kChoiceBytes, bytes + size);
@@ -54,8 +54,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     box.width = 1 + bytes[5] * 4 % (photograph.width - box.left);
     const OutputSize output{1 + bytes[7] % 16 * 3, 1 + bytes[7] / 16 * 5};
     const bool flip = (bytes[6] & 1) != 0;
-    const std::vector<uint8_t> plain = decode(photograph, box, flip, output, Simd::plain);
-    if (set_simd_level(Simd::avx2) && decode(photograph, box, flip, output, Simd::avx2) != plain)
+    const Filter filter = (bytes[6] & 4) != 0 ? Filter::cubic : Filter::triangle;
+    const std::vector<uint8_t> plain = decode(photograph, box, flip, output, filter, Simd::plain);
+    if (set_simd_level(Simd::avx2) && decode(photograph, box, flip, output, filter, Simd::avx2) != plain)
         std::abort();
     return 0;
 }

@@ -33,6 +33,8 @@ constexpr double kWholeTolerance = 3;
 constexpr double kRgbTolerance = 1.7;
 // The same of luma, and of chroma times 1.772.
 constexpr double kPlanarTolerance = 4;
+// The sum of a cubic's weights without their signs, which the first pass's error is multiplied by.
+constexpr double kCubicGain = 1.25;
 
 [[noreturn]] void find(const char* what, double apart = 0) {
     std::fprintf(stderr, "DIFFERENCE: %s, %.2f levels\n", what, apart);
@@ -56,13 +58,13 @@ bool has_fill_bytes(const std::vector<uint8_t>& jpeg, const JpegHeader& header) 
 
 // False where ours refuses the file.
 bool decode(const std::vector<uint8_t>& jpeg, const JpegHeader& header, const CropBox& box, OutputSize size,
-            std::vector<uint8_t>& out) {
+            Filter filter, std::vector<uint8_t>& out) {
     static DecodeScratch scratch;
     const Photograph photograph{jpeg.data(), jpeg.size(), static_cast<int>(header.height),
                                 static_cast<int>(header.width), Storage::jpeg};
     out.resize(static_cast<size_t>(size.height * size.width) * 3);
     try {
-        decode_crop(photograph, box, false, size, scratch, out.data());
+        decode_crop(photograph, box, false, size, filter, scratch, out.data());
     } catch (const JpegError&) {
         return false;
     }
@@ -71,30 +73,31 @@ bool decode(const std::vector<uint8_t>& jpeg, const JpegHeader& header, const Cr
 
 // `rgb` is libjpeg's of the same photograph.
 void compare(const std::vector<uint8_t>& jpeg, const JpegHeader& header, const Reference& rgb,
-             const CropBox& box, OutputSize size) {
+             const CropBox& box, OutputSize size, Filter filter) {
     std::vector<uint8_t> got;
     const CropBox all{0, 0, static_cast<int>(header.height), static_cast<int>(header.width)};
     const OutputSize same{all.height, all.width};
-    if (!decode(jpeg, header, all, same, got)) return;
+    if (!decode(jpeg, header, all, same, filter, got)) return;
     const double whole = largest_difference(got, rgb);
     if (whole > kWholeTolerance) find("at its own size", whole);
 
-    if (!decode(jpeg, header, box, size, got)) return;
+    if (!decode(jpeg, header, box, size, filter, got)) return;
     // Where a crop is large, libjpeg decodes at a half or a quarter, and our planes are averaged.
     const int block = reduced_block(box.width, box.height, size);
     Reference scaled;
     if (block != 8 && !read_rgb(jpeg, block, scaled)) return;
-    const double from_rgb = resized_difference(got, block == 8 ? rgb : scaled, box, size);
-    if (from_rgb <= kRgbTolerance) return;
+    const double from_rgb = resized_difference(got, block == 8 ? rgb : scaled, box, size, filter);
+    const double gain = filter == Filter::cubic ? kCubicGain : 1;
+    if (from_rgb <= kRgbTolerance * gain) return;
     if (!planar(header)) find("resized", from_rgb);
     Reference planes;
     if (!read_planes(jpeg, planes)) find("no planes");
     Reference means = planes;
     for (ReferencePlane& plane : means.planes)
         average(plane, 8 / reduced_block(box.width * plane.across, box.height * plane.down, size));
-    const double from_planes =
-        std::min(resized_difference(got, planes, box, size), resized_difference(got, means, box, size));
-    if (from_planes > kPlanarTolerance) find("resized planes", from_planes);
+    const double from_planes = std::min(resized_difference(got, planes, box, size, filter),
+                                        resized_difference(got, means, box, size, filter));
+    if (from_planes > kPlanarTolerance * gain) find("resized planes", from_planes);
 }
 
 void compare_slice(const std::vector<uint8_t>& cut, const Reference& rgb, const CropBox& box) {
@@ -116,7 +119,7 @@ void compare_slice(const std::vector<uint8_t>& cut, const Reference& rgb, const 
 
 }  // namespace
 
-// The first bytes choose the box, the output's size and the cut, as fuzz_decode has them.
+// The first bytes choose the box, the output's size, the cut and the filter, as fuzz_decode has them.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     if (size < kChoiceBytes) return 0;
     const std::vector<uint8_t> jpeg(bytes + kChoiceBytes, bytes + size);
@@ -134,7 +137,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     box.height = 1 + bytes[4] * 4 % (height - box.top);
     box.width = 1 + bytes[5] * 4 % (width - box.left);
     const OutputSize output{1 + bytes[7] % 16 * 3, 1 + bytes[7] / 16 * 5};
-    compare(jpeg, header, rgb, box, output);
+    const Filter filter = (bytes[6] & 16) != 0 ? Filter::cubic : Filter::triangle;
+    compare(jpeg, header, rgb, box, output, filter);
 
     std::vector<uint8_t> cut;
     try {
@@ -147,7 +151,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     if (!read_rgb(cut, 8, again)) find("libjpeg refuses a cut photograph");
     for (size_t c = 0; c < 3; ++c)
         if (again.planes[c].samples != rgb.planes[c].samples) find("a cut");
-    compare(cut, parse_header(cut.data(), cut.size()), rgb, box, output);
+    compare(cut, parse_header(cut.data(), cut.size()), rgb, box, output, filter);
     compare_slice(cut, rgb, box);
     return 0;
 }

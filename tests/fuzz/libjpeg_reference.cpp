@@ -11,6 +11,7 @@
 #include <jerror.h>
 
 using fasttrain::CropBox;
+using fasttrain::Filter;
 using fasttrain::OutputSize;
 
 namespace {
@@ -62,27 +63,36 @@ struct Taps {
     std::vector<double> weights;
 };
 
-// Pillow's antialiased triangle filter for `pixels` of the photograph, over the samples that they touch.
+// The filter's value at the distance x, in samples of the coarser of source and output.
+double value_of(Filter filter, double x) {
+    x = std::fabs(x);
+    if (filter == Filter::triangle) return std::max(0.0, 1 - x);
+    if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
+    return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
+}
+
+// Pillow's antialiased filter for `pixels` of the photograph, over the samples that they touch.
 // Where `finest`, in samples a pixel as `density` is, has twice as many, the filter is that of the finest
 // plane, and each of its samples three quarters of the one that covers it and a quarter of that one's
 // neighbour.
-std::vector<Taps> make_taps(double density, double finest, int first_pixel, int pixels, int outputs) {
+std::vector<Taps> make_taps(Filter filter, double density, double finest, int first_pixel, int pixels,
+                            int outputs) {
     const bool half = density * 2 == finest;
     const double fine = half ? finest : density;
     const double begin = first_pixel * fine, end = (first_pixel + pixels) * fine;
     const int low = static_cast<int>(first_pixel * density);
     const int high = static_cast<int>(std::ceil((first_pixel + pixels) * density));
     const double scale = (end - begin) / outputs;
-    const double support = std::max(scale, 1.0);
+    const double shrinking = std::max(scale, 1.0);
     std::vector<Taps> made;
     for (int i = 0; i < outputs; ++i) {
         Taps taps{low, std::vector<double>(static_cast<size_t>(high - low))};
         const double centre = begin + (i + 0.5) * scale;
         double sum = 0;
         for (int k = static_cast<int>(std::floor(begin)); k < static_cast<int>(std::ceil(end)); ++k)
-            sum += std::max(0.0, 1 - std::fabs(k + 0.5 - centre) / support);
+            sum += value_of(filter, (k + 0.5 - centre) / shrinking);
         for (int k = static_cast<int>(std::floor(begin)); k < static_cast<int>(std::ceil(end)); ++k) {
-            const double weight = std::max(0.0, 1 - std::fabs(k + 0.5 - centre) / support) / sum;
+            const double weight = value_of(filter, (k + 0.5 - centre) / shrinking) / sum;
             if (weight == 0) continue;
             const int covering = half ? k / 2 : k;
             const int beside = half ? std::clamp(k % 2 == 0 ? covering - 1 : covering + 1, low, high - 1) : k;
@@ -100,9 +110,9 @@ std::vector<Taps> make_taps(double density, double finest, int first_pixel, int 
 }
 
 std::vector<double> resize(const ReferencePlane& plane, const ReferencePlane& finest, const CropBox& box,
-                           OutputSize size) {
-    const auto across = make_taps(plane.across, finest.across, box.left, box.width, size.width);
-    const auto down = make_taps(plane.down, finest.down, box.top, box.height, size.height);
+                           OutputSize size, Filter filter) {
+    const auto across = make_taps(filter, plane.across, finest.across, box.left, box.width, size.width);
+    const auto down = make_taps(filter, plane.down, finest.down, box.top, box.height, size.height);
     const int top = down.front().first;
     const int bottom = down.back().first + static_cast<int>(down.back().weights.size());
     std::vector<double> rows;
@@ -111,7 +121,7 @@ std::vector<double> resize(const ReferencePlane& plane, const ReferencePlane& fi
             double sum = 0;
             for (size_t k = 0; k < taps.weights.size(); ++k)
                 sum += taps.weights[k] * plane.at(taps.first + static_cast<int>(k), y);
-            rows.push_back(sum);
+            rows.push_back(std::clamp(sum, 0.0, 255.0));
         }
     const auto width = static_cast<size_t>(size.width);
     std::vector<double> made;
@@ -120,7 +130,7 @@ std::vector<double> resize(const ReferencePlane& plane, const ReferencePlane& fi
             double sum = 0;
             for (size_t k = 0; k < taps.weights.size(); ++k)
                 sum += taps.weights[k] * rows[(static_cast<size_t>(taps.first - top) + k) * width + x];
-            made.push_back(sum);
+            made.push_back(std::clamp(sum, 0.0, 255.0));
         }
     return made;
 }
@@ -244,11 +254,12 @@ int largest_difference(const std::vector<uint8_t>& got, const Reference& rgb) {
 }
 
 double resized_difference(const std::vector<uint8_t>& got, const Reference& reference, const CropBox& box,
-                          OutputSize size) {
+                          OutputSize size, Filter filter) {
     std::vector<double> planes[3];
     const bool grey = reference.planes.size() == 1;
     for (size_t c = 0; c < 3; ++c)
-        planes[c] = grey && c > 0 ? planes[0] : resize(reference.planes[c], reference.planes[0], box, size);
+        planes[c] =
+            grey && c > 0 ? planes[0] : resize(reference.planes[c], reference.planes[0], box, size, filter);
     double most = 0;
     for (size_t i = 0; i < planes[0].size(); ++i) {
         double rgb[3] = {planes[0][i], planes[1][i], planes[2][i]};

@@ -42,7 +42,9 @@ void average(ReferencePlane& plane, int ratio);
 int largest_difference(const std::vector<uint8_t>& got, const Reference& rgb);
 
 // The same of `reference`'s `box`, in pixels of the photograph, resized to `size` by Pillow's antialiased
-// triangle filter without any rounding, over the samples that the box touches; then turned into RGB. Planes
-// of half the first one's resolution are upsampled first, as libjpeg does it.
+// `filter` without any rounding, clamped to 0 .. 255 after each direction, over the samples that the box
+// touches; then turned into RGB. Planes of half the first one's resolution are upsampled first, as libjpeg
+// does it.
 double resized_difference(const std::vector<uint8_t>& got, const Reference& reference,
-                          const fasttrain::CropBox& box, fasttrain::OutputSize size);
+                          const fasttrain::CropBox& box, fasttrain::OutputSize size,
+                          fasttrain::Filter filter);

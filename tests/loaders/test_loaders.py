@@ -79,6 +79,19 @@ def test_same_crops_as_torchvision(name, shards, split, workers):
     loader.close()
 
 
+def test_every_loader_resizes_with_the_filter_asked_for(name, shards):
+    def first_batch(loader, interpolation):
+        made = make(loader, shards, crop=Crop(interpolation=interpolation), limit_batches=1)
+        ((images, _, _),) = collect(made)
+        made.close()
+        return images.float()
+
+    bicubic = first_batch("torchvision", "bicubic")
+    apart = {each: (first_batch(name, each) - bicubic).abs().mean(dim=(1, 2, 3)) for each in ("bicubic", "bilinear")}
+    assert apart["bicubic"].max() <= MEAN_BOUND[name]
+    assert apart["bicubic"].mean() < apart["bilinear"].mean() / 2
+
+
 @pytest.mark.slow
 def test_vertical_flips_are_torchvisions(name, shards):
     """Each picture is the plain one's upside down, bit for bit: flips come after the resize."""

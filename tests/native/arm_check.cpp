@@ -70,9 +70,15 @@ void check_kernels() {
         for (int taps : {1, 2, 7, 40}) {
             std::vector<uint16_t> weights(static_cast<size_t>(taps), static_cast<uint16_t>(65535 / taps));
             Bytes out(544);
-            weigh_lines(from.data(), 600, taps, weights.data(), length, out.data());
+            weigh_lines(Filter::triangle)(from.data(), 600, taps, weights.data(), length, out.data());
             out.resize(static_cast<size_t>(length));
             note("weigh_lines " + std::to_string(length) + " " + std::to_string(taps), out);
+            for (size_t k = 0; k < weights.size(); ++k)
+                weights[k] = static_cast<uint16_t>(k % 3 == 1 ? -2500 : 20000);
+            out.resize(544);
+            weigh_lines(Filter::cubic)(from.data(), 600, taps, weights.data(), length, out.data());
+            out.resize(static_cast<size_t>(length));
+            note("cubic weigh_lines " + std::to_string(length) + " " + std::to_string(taps), out);
         }
     Bytes turned(96 * 64);
     transpose(from.data(), 100, 64, 96, turned.data(), 64);
@@ -109,12 +115,14 @@ void check_crops(const Bytes& data, const std::string& name) {
     DecodeScratch scratch;
     for (const CropBox& box :
          {CropBox{0, 0, height, width}, CropBox{height / 5, width / 3, height / 2, width / 2}})
-        for (int size : {5, 12, 40, 67}) {
-            Bytes out(static_cast<size_t>(size * (size + 3) * 3));
-            decode_crop({data.data(), data.size(), height, width, Storage::jpeg}, box, size % 2 != 0,
-                        {size, size + 3}, scratch, out.data());
-            note(name + " crop of " + std::to_string(box.height) + " to " + std::to_string(size), out);
-        }
+        for (int size : {5, 12, 40, 67})
+            for (Filter filter : {Filter::triangle, Filter::cubic}) {
+                Bytes out(static_cast<size_t>(size * (size + 3) * 3));
+                decode_crop({data.data(), data.size(), height, width, Storage::jpeg}, box, size % 2 != 0,
+                            {size, size + 3}, filter, scratch, out.data());
+                const char* const how = filter == Filter::cubic ? " cubic crop of " : " crop of ";
+                note(name + how + std::to_string(box.height) + " to " + std::to_string(size), out);
+            }
 }
 
 void check_file(const Bytes& data, const std::string& name) {

@@ -1,5 +1,7 @@
 """The decode core against a plain one: Pillow decodes everything, torchvision resizes the crop (antialiased, uint8).
 
+Each comparison is made with both filters, bilinear and bicubic.
+
 The bounds. Ours and torchvision's resize each round to 8 bits twice, and our sums are within 0.02 grey levels of exact
 ones, so at full DCT size without chroma two results differ by at most 2. Chroma differs more: ours is upsampled and
 resized in one step, without rounding and clipping to RGB at the photograph's size first, and sees nothing outside of
@@ -19,6 +21,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from tests.support.old_torch import OLD_TORCH
@@ -53,10 +56,11 @@ def pixels(jpeg: bytes) -> Picture:
         return np.asarray(image.convert("RGB"))
 
 
-def reference(full: Picture, box: Box, flip: bool, size: tuple[int, int]) -> Picture:
+def reference(full: Picture, box: Box, flip: bool, size: tuple[int, int], bicubic: bool = False) -> Picture:
     top, left, height, width = box
     crop = torch.from_numpy(full[top : top + height, left : left + width].copy()).permute(2, 0, 1)
-    resized = F.resize(crop, list(size), antialias=True)
+    filter = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
+    resized = F.resize(crop, list(size), filter, antialias=True)
     return (resized.flip(-1) if flip else resized).permute(1, 2, 0).numpy()
 
 
@@ -74,6 +78,7 @@ def boxes(height: int, width: int, count: int, seed: int) -> Iterator[Box]:
     yield from [(0, 0, height, 1), (0, width - 1, height, 1), (0, 0, 1, width), (height - 1, 0, 1, width)]
 
 
+BOTH_FILTERS = pytest.mark.parametrize("bicubic", [False, True], ids=["bilinear", "bicubic"])
 SAMPLING = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 # Every path: our decoder with a restart marker a MCU, a row, none; libjpeg's for progressive.
 STORED: dict[str, dict[str, object]] = {
@@ -85,9 +90,10 @@ STORED: dict[str, dict[str, object]] = {
 }
 
 
+@BOTH_FILTERS
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("sampling", SAMPLING)
-def test_random_crops_match_the_reference(stored: str, sampling: str) -> None:
+def test_random_crops_match_the_reference(stored: str, sampling: str, bicubic: bool) -> None:
     rng = random.Random(sampling + stored)
     means, most = [], 0
     for seed, (height, width) in enumerate([(131, 197), (256, 192), (17, 301)]):
@@ -96,8 +102,8 @@ def test_random_crops_match_the_reference(stored: str, sampling: str) -> None:
         for box in boxes(height, width, 30, seed):
             size = (rng.randint(40, 90), rng.randint(60, 120))  # below 4 to 1: full DCT size
             flip = rng.random() < 0.5
-            got = native.decode_crop(jpeg, box, flip, size)
-            apart = difference(got, reference(full, box, flip, size))
+            got = native.decode_crop(jpeg, box, flip, size, bicubic=bicubic)
+            apart = difference(got, reference(full, box, flip, size, bicubic))
             means.append(apart.mean())
             most = max(most, int(apart.max()))
     chroma = stored != "progressive"
@@ -119,23 +125,27 @@ def test_grey_at_its_own_size_is_libjpegs_bit_for_bit(level: str, quality: int) 
             full = pixels(jpeg)
             for top, left, h, w in boxes(123, 91, 20, quality):
                 got = native.decode_crop(jpeg, (top, left, h, w), False, (h, w))
+                assert (native.decode_crop(jpeg, (top, left, h, w), False, (h, w), bicubic=True) == got).all()
                 np.testing.assert_array_equal(got, full[top : top + h, left : left + w])
     finally:
         native.set_simd(before)
 
 
-def test_grey_resized_is_within_two_levels() -> None:
+@BOTH_FILTERS
+def test_grey_resized_is_within_two_levels(bicubic: bool) -> None:
     jpeg = encode(picture(5, 240, 320).convert("L"), quality=90, restart_marker_blocks=1)
     full = pixels(jpeg)
     for box in boxes(240, 320, 150, 0):
         for size in [(224, 224), (96, 100)]:
-            assert difference(native.decode_crop(jpeg, box, False, size), reference(full, box, False, size)).max() <= 2
+            got = native.decode_crop(jpeg, box, False, size, bicubic=bicubic)
+            assert difference(got, reference(full, box, False, size, bicubic)).max() <= 2
 
 
 @pytest.mark.parametrize("block", [4, 2])
 @pytest.mark.parametrize("sampling", SAMPLING)
+@BOTH_FILTERS
 @pytest.mark.slow
-def test_reduced_blocks_stay_close(block: int, sampling: str) -> None:
+def test_reduced_blocks_stay_close(block: int, sampling: str, bicubic: bool) -> None:
     jpeg = encode(picture(1, 1003, 1201), quality=90, subsampling=SAMPLING[sampling], restart_marker_blocks=1)
     full = pixels(jpeg)
     rng = random.Random(block)
@@ -144,22 +154,46 @@ def test_reduced_blocks_stay_close(block: int, sampling: str) -> None:
         height, width = rng.randint(500, 1003), rng.randint(500, 1201)
         box = (rng.randint(0, 1003 - height), rng.randint(0, 1201 - width), height, width)
         size = (int(height / ratio), int(width / ratio))
-        apart = difference(native.decode_crop(jpeg, box, False, size), reference(full, box, False, size))
+        got = native.decode_crop(jpeg, box, False, size, bicubic=bicubic)
+        apart = difference(got, reference(full, box, False, size, bicubic))
         assert apart.mean() < 1.0
         assert apart.max() <= 16
 
 
 @pytest.mark.parametrize("kind", [k for k in jpegs.FACTORS if "cmyk" not in k and "ycck" not in k])
-def test_the_widest_instructions_change_nothing(kind: str) -> None:
+@BOTH_FILTERS
+def test_wider_instructions_change_nothing(kind: str, bicubic: bool) -> None:
     jpeg = jpegs.sample(kind, 150, 90, 1)
     widest = native.set_simd("plain")
+
+    def decoded() -> list[Picture]:
+        return [native.decode_crop(jpeg, box, True, (31, 45), bicubic=bicubic) for box in boxes(90, 150, 10, 3)]
+
     try:
-        plain = [native.decode_crop(jpeg, box, True, (31, 45)) for box in boxes(90, 150, 10, 3)]
-        native.set_simd(widest)
-        for box, expected in zip(boxes(90, 150, 10, 3), plain, strict=True):
-            np.testing.assert_array_equal(native.decode_crop(jpeg, box, True, (31, 45)), expected)
+        plain = decoded()
+        for level in dict.fromkeys(["plain" if widest == "plain" else "avx2", widest]):
+            native.set_simd(level)
+            for got, expected in zip(decoded(), plain, strict=True):
+                np.testing.assert_array_equal(got, expected)
     finally:
         native.set_simd(widest)
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 128, 254, 255])
+def test_a_flat_picture_stays_flat(level: int) -> None:
+    flat = np.full((600, 900, 3), level, np.uint8)
+    for box in boxes(600, 900, 10, level):
+        for size in [(2, 3), (61, 45), (700, 800)]:
+            assert (native.decode_crop(flat, box, False, size, raw_size=(600, 900), bicubic=True) == level).all()
+
+
+@pytest.mark.parametrize(("dark", "bright", "least", "most"), [(40, 200, 30, 210), (0, 255, 0, 255)])
+def test_bicubic_overshoots_at_an_edge_and_is_clamped(dark: int, bright: int, least: int, most: int) -> None:
+    edge = np.full((64, 64, 3), dark, np.uint8)
+    edge[:, 32:] = bright
+    got = native.decode_crop(edge, (0, 0, 64, 64), False, (64, 160), raw_size=(64, 64), bicubic=True)
+    assert (got.min(), got.max()) == (least, most)
+    assert difference(got, reference(edge, (0, 0, 64, 64), False, (64, 160), True)).max() <= 2
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)
@@ -191,11 +225,12 @@ def test_rare_colours() -> None:
         assert apart.max() <= 3
 
 
-def test_raw_pixels() -> None:
+@BOTH_FILTERS
+def test_raw_pixels(bicubic: bool) -> None:
     full = np.asarray(picture(3, 77, 130))
     for box in boxes(77, 130, 60, 1):
-        got = native.decode_crop(full, box, True, (40, 64), raw_size=(77, 130))
-        assert difference(got, reference(full, box, True, (40, 64))).max() <= 2
+        got = native.decode_crop(full, box, True, (40, 64), raw_size=(77, 130), bicubic=bicubic)
+        assert difference(got, reference(full, box, True, (40, 64), bicubic)).max() <= 2
 
 
 @pytest.mark.parametrize("stored", STORED)

@@ -43,8 +43,8 @@ class Batch:
     def expected(self) -> NDArray[np.uint8]:
         return np.stack(
             [
-                native.decode_crop(jpeg, tuple(box.tolist()), bool(flip), SIZE)
-                for jpeg, box, flip in zip(self.stored, self.boxes, self.flips, strict=True)
+                native.decode_crop(jpeg, tuple(box.tolist()), bool(flags & 1), SIZE, bicubic=bool(flags & 8))
+                for jpeg, box, flags in zip(self.stored, self.boxes, self.flips, strict=True)
             ]
         )
 
@@ -92,21 +92,31 @@ def test_batches_in_flight_match_single_decodes(threads: int) -> None:
 
 @pytest.mark.parametrize("side", [1, 2, 7, 33])
 def test_pictures_are_turned_upside_down_before_they_are_letterboxed(side: int) -> None:
-    """Flag 4 reverses the rows, also of an odd number, and leaves where the grey lies alone."""
+    """Flag 4 reverses the rows, also of an odd number, and leaves where the grey lies alone, with either filter."""
     made = {}
-    for flags in range(8):
+    for flags in range(16):
         batch = Batch(mixed(10))
         batch.flips[:] = flags
         batch.out = np.full((10, side, side, 3), 77, np.uint8)
         pool = native.Pool(1)
         assert pool.wait(batch.submit(pool)) == []
         made[flags] = batch.out
-    for flags in (0, 1):
+    for flags in (0, 1, 8, 9):
         np.testing.assert_array_equal(made[flags | 4], made[flags][:, ::-1])
         for upright, turned in zip(made[flags | 2], made[flags | 6], strict=True):
             grey = (upright == 114).all((1, 2))
             np.testing.assert_array_equal((turned == 114).all((1, 2)), grey)
             np.testing.assert_array_equal(turned[~grey], upright[~grey][::-1])
+
+
+def test_flag_8_is_the_bicubic_filter() -> None:
+    batch = Batch(mixed(10))
+    batch.flips |= 8
+    pool = native.Pool(1)
+    assert pool.wait(batch.submit(pool)) == []
+    np.testing.assert_array_equal(batch.out, batch.expected())
+    batch.flips ^= 8
+    assert (batch.out != batch.expected()).any()
 
 
 def test_raw_photographs() -> None:

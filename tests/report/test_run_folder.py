@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.config.geometry import Geometry
 from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
@@ -101,7 +102,7 @@ def test_weights_of_another_model_or_a_torn_file_are_named(folder: RunFolder) ->
 def test_each_file_is_there_and_says_what_it_should(
     folder: RunFolder, evaluation: Evaluation, predictions: Predictions
 ) -> None:
-    spec = ModelSpec("mobilenetv2_100", ("café", "bread", "cake", "$5 menu"), 96, (0.5,) * 3, (0.2,) * 3)
+    spec = ModelSpec("mobilenetv2_100", ("café", "bread", "cake", "$5 menu"), Geometry(96), (0.5,) * 3, (0.2,) * 3)
     record = {
         "epoch": 1,
         "train_loss": 1.0,
@@ -118,7 +119,9 @@ def test_each_file_is_there_and_says_what_it_should(
     folder.write_history([record])
     write_figures(folder, evaluation, predictions, [record], 1)
     write_page(folder.report, Report("run", "net", "test", evaluation, predictions))
-    folder.write_evaluation(evaluation.to_dict(), split="test", seconds=12.5, best_epoch=1)
+    folder.write_evaluation(
+        evaluation.to_dict(), split="test", seconds=12.5, best_epoch=1, monitor="top1", monitored=0.5
+    )
     assert {path.name for path in folder.artifacts()} == {
         "config.toml",
         "class_to_idx.json",

@@ -42,6 +42,7 @@ def cells(row: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_from_the_photographs_to_the_table_and_again_where_it_was_stopped(stand_in, tmp_path):
     out = tmp_path / "out"
 

@@ -107,6 +107,7 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
     torn.write_bytes(torn.read_bytes()[:100])
     assert 0 < decoded() < 96, "the torn file, and that alone, is made again"
     assert decoded(image_size=48) == 96
+    assert decoded(interpolation="bicubic") == 96
     assert decoded(weights=None, seed=9) == 96
     assert decoded() == 0
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fasttrain import train
 from fasttrain.augment.mix import PlannedMixup
+from fasttrain.config.geometry import Geometry
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec
@@ -75,7 +76,7 @@ def test_class_weights_weigh_the_divergence():
 
 
 def test_each_has_its_own_normalization_also_of_mixed_pictures(model_folder, classes):
-    student = ModelSpec("test_convnext", classes, 48, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    student = ModelSpec("test_convnext", classes, Geometry(48), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     loaded = load_teacher(TrainConfig(teacher=str(model_folder), image_size=48), student, "fp32", CPU)
     images = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8)
     own = json.loads((model_folder / "model.json").read_text())
@@ -87,7 +88,7 @@ def test_each_has_its_own_normalization_also_of_mixed_pictures(model_folder, cla
     theirs = loaded.network(results[1])
     torch.testing.assert_close(loaded.logits(results[0]), theirs, rtol=1e-4, atol=1e-4)
     assert not loaded.network.training and not any(each.requires_grad for each in loaded.network.parameters())
-    same = ModelSpec("test_convnext", classes, 48, tuple(own["mean"]), tuple(own["std"]))
+    same = ModelSpec("test_convnext", classes, Geometry(48), tuple(own["mean"]), tuple(own["std"]))
     assert load_teacher(TrainConfig(teacher=str(model_folder), image_size=48), same, "fp32", CPU).scale is None
 
 
@@ -122,11 +123,11 @@ def test_killed_in_mid_epoch_and_resumed_with_the_teacher_elsewhere(shard_folder
 
 
 def test_another_order_of_the_classes_is_refused_by_name(model_folder, classes, tmp_path):
-    student = ModelSpec("test_convnext", (*classes[:2], "other", *classes[3:]), 48, (0.5,) * 3, (0.5,) * 3)
+    student = ModelSpec("test_convnext", (*classes[:2], "other", *classes[3:]), Geometry(48), (0.5,) * 3, (0.5,) * 3)
     said = f"number 3 is 'other' in the data and '{classes[2]}' in the teacher"
     with pytest.raises(UserError, match=said):
         load_teacher(TrainConfig(teacher=str(model_folder), image_size=48), student, "fp32", CPU)
-    more = ModelSpec("test_convnext", (*classes, "zebra"), 48, (0.5,) * 3, (0.5,) * 3)
+    more = ModelSpec("test_convnext", (*classes, "zebra"), Geometry(48), (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(UserError, match=f"number {len(classes) + 1} is 'zebra' in the data and absent in the teacher"):
         load_teacher(TrainConfig(teacher=str(model_folder), image_size=48), more, "fp32", CPU)
 
@@ -145,7 +146,7 @@ def test_another_order_of_the_classes_is_refused_by_name(model_folder, classes, 
 )
 def test_what_is_no_teacher_of_these_classes(name, said, classes, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
-    student = ModelSpec("test_convnext", classes, 48, (0.5,) * 3, (0.5,) * 3)
+    student = ModelSpec("test_convnext", classes, Geometry(48), (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(UserError, match=said):
         load_teacher(TrainConfig(teacher=name, image_size=48), student, "fp32", CPU)
 

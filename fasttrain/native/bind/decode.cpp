@@ -177,7 +177,12 @@ nb::object decode_one(const nb::tuple& box, const nb::tuple& size, Decode decode
     return to_array(std::move(pixels), {height, width, 3});
 }
 
-nb::object crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size) {
+Filter filter_of(bool bicubic) {
+    return bicubic ? Filter::cubic : Filter::triangle;
+}
+
+nb::object crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb::object raw_size,
+                   bool bicubic) {
     const BufferView buffer(data);
     Photograph photograph{buffer.data(), buffer.size(), 0, 0, Storage::jpeg};
     if (raw_size.is_none()) {
@@ -192,15 +197,16 @@ nb::object crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size, nb
     }
     return decode_one(box, size,
                       [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
-                          decode_crop(photograph, crop, flip, output, scratch, out);
+                          decode_crop(photograph, crop, flip, output, filter_of(bicubic), scratch, out);
                       });
 }
 
-nb::object intact_crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size) {
+nb::object intact_crop_of(nb::handle data, nb::tuple box, bool flip, nb::tuple size, bool bicubic) {
     const BufferView buffer(data);
     return decode_one(box, size,
                       [&](const CropBox& crop, OutputSize output, DecodeScratch& scratch, uint8_t* out) {
-                          decode_intact_crop(buffer.data(), buffer.size(), crop, flip, output, scratch, out);
+                          decode_intact_crop(buffer.data(), buffer.size(), crop, flip, output,
+                                             filter_of(bicubic), scratch, out);
                       });
 }
 
@@ -219,8 +225,9 @@ std::string set_simd(std::string_view name) {
 }  // namespace
 
 void bind_decode(nb::module_& m) {
-    m.def("decode_crop", &crop_of, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none());
-    m.def("decode_intact_crop", &intact_crop_of, "data"_a, "box"_a, "flip"_a, "size"_a);
+    m.def("decode_crop", &crop_of, "data"_a, "box"_a, "flip"_a, "size"_a, "raw_size"_a = nb::none(),
+          "bicubic"_a = false);
+    m.def("decode_intact_crop", &intact_crop_of, "data"_a, "box"_a, "flip"_a, "size"_a, "bicubic"_a = false);
     m.def("decode_batch", &decode_batch, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),
           "lengths"_a.noconvert(), "sizes"_a, "boxes"_a, "flips"_a, "out"_a.noconvert(), "raw"_a = false);
     m.def("will_need", &will_need, "buffers"_a, "which"_a.noconvert(), "offsets"_a.noconvert(),

@@ -62,7 +62,7 @@ void make_rgb_planes(int left, int top, int columns, int rows, double scale, Dec
 
 namespace {
 
-void decode(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+void decode(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size, Filter filter,
             DecodeScratch& scratch, uint8_t* out, const ScanLimits* limits) {
     DecodeScratch::Buffers& buffers = scratch.buffers();
     int height = photograph.height;
@@ -91,14 +91,14 @@ void decode(const Photograph& photograph, const CropBox& box, bool flip, OutputS
         decode_rectangle(photograph.data, photograph.length, box, size, buffers, limits);
     else
         decode_with_libjpeg(photograph.data, photograph.length, box, size, buffers);
-    resize_planes(buffers.planes, buffers.colour, box, flip, size, buffers.resize, out);
+    resize_planes(buffers.planes, buffers.colour, box, flip, size, filter, buffers.resize, out);
 }
 
 }  // namespace
 
-void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size, Filter filter,
                  DecodeScratch& scratch, uint8_t* out) {
-    decode(photograph, box, flip, size, scratch, out, nullptr);
+    decode(photograph, box, flip, size, filter, scratch, out, nullptr);
 }
 
 namespace {
@@ -152,13 +152,14 @@ void decode_planned(const Photograph& photograph, const CropBox& box, uint32_t f
     if (letterbox)
         inner = {in_proportion(box.height, longer, size.height),
                  in_proportion(box.width, longer, size.width)};
-    decode_crop(photograph, box, (flags & kMirrored) != 0, inner, scratch, out);
+    const Filter filter = (flags & kBicubic) != 0 ? Filter::cubic : Filter::triangle;
+    decode_crop(photograph, box, (flags & kMirrored) != 0, inner, filter, scratch, out);
     if ((flags & kUpsideDown) != 0) turn_upside_down(out, inner);
     if (letterbox) put_in_the_middle(out, inner, size);
 }
 
 void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,
-                        DecodeScratch& scratch, uint8_t* out) {
+                        Filter filter, DecodeScratch& scratch, uint8_t* out) {
     const std::optional<ScanLimits> limits = limits_of_only_scan(jpeg, length);
     const auto photograph = [&]() -> Photograph {
         const JpegHeader header = parse_header(jpeg, length);
@@ -166,13 +167,13 @@ void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, 
     };
     if (limits) {
         try {
-            return decode(photograph(), box, flip, size, scratch, out, &*limits);
+            return decode(photograph(), box, flip, size, filter, scratch, out, &*limits);
         } catch (const JpegError&) {
             // cut_jpeg has the last word.
         }
     }
     cut_jpeg(jpeg, length, Interval::kNone, false, 1);
-    decode_crop(photograph(), box, flip, size, scratch, out);
+    decode_crop(photograph(), box, flip, size, filter, scratch, out);
 }
 
 }  // namespace fasttrain

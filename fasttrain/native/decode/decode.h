@@ -41,25 +41,25 @@ class DecodeScratch {
 
 constexpr uint64_t kMaxLibjpegPixels = 100'000'000;
 
-// Decodes only `box` of the photograph, resizes it to `size`, mirrors it if `flip`, and writes uint8 RGB rows
-// to `out`. Throws JpegError (broken or unsupported data, a box outside the picture, sizes that differ) and
-// then leaves `out` undefined.
-void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size,
+// Decodes only `box` of the photograph, resizes it to `size` with `filter`, mirrors it if `flip`, and writes
+// uint8 RGB rows to `out`. Throws JpegError (broken or unsupported data, a box outside the picture, sizes
+// that differ) and then leaves `out` undefined.
+void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, OutputSize size, Filter filter,
                  DecodeScratch& scratch, uint8_t* out);
 
 // Options of decode_planned, as bits of one number.
-enum CropFlags : uint32_t { kMirrored = 1, kLetterbox = 2, kUpsideDown = 4 };
+enum CropFlags : uint32_t { kMirrored = 1, kLetterbox = 2, kUpsideDown = 4, kBicubic = 8 };
 constexpr uint8_t kLetterboxGrey = 114;
 
 // Does what decode_crop does, by `flags`. kMirrored flips the crop left to right, kUpsideDown top to bottom.
 // With kLetterbox it keeps its aspect ratio: its longer side fills the output's, the rest is grey on both
-// sides. The output must be square then.
+// sides. The output must be square then. With kBicubic the filter is the cubic, otherwise the triangle.
 void decode_planned(const Photograph& photograph, const CropBox& box, uint32_t flags, OutputSize size,
                     DecodeScratch& scratch, uint8_t* out);
 
 // The same for a JPEG all of which is intact: throws JpegError also where cut_jpeg does. Reads it once where
 // cut_jpeg reads it without libjpeg.
 void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,
-                        DecodeScratch& scratch, uint8_t* out);
+                        Filter filter, DecodeScratch& scratch, uint8_t* out);
 
 }  // namespace fasttrain

@@ -15,9 +15,8 @@ constexpr uint16_t kRedCr = 22970, kGreenCb = 5638, kGreenCr = 11700, kBlueCb = 
 
 namespace fasttrain {
 
-void weigh_lines(const uint8_t* lines, size_t stride, int taps, const uint16_t* weights, int length,
-                 uint8_t* out) {
-    FASTTRAIN_DISPATCH(weigh_lines(lines, stride, taps, weights, length, out));
+WeighLines* weigh_lines(Filter filter) {
+    FASTTRAIN_DISPATCH(weigh_lines(filter));
 }
 
 void transpose(const uint8_t* from, size_t from_stride, int lines, int length, uint8_t* to,

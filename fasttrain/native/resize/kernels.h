@@ -11,9 +11,12 @@ namespace fasttrain {
 // multiple.
 constexpr size_t kVector = 32;
 
-// out[i] = the sum over k < taps of weights[k] / 65536 * lines[k * stride + i], rounded.
-void weigh_lines(const uint8_t* lines, size_t stride, int taps, const uint16_t* weights, int length,
-                 uint8_t* out);
+// out[i] = the sum over k < taps of weights[k] * lines[k * stride + i], rounded. The triangle's weights are
+// times 65536, the cubic's are signed and times 1 << kSignedBits; its sums are clamped to 0 .. 255.
+using WeighLines = void(const uint8_t* lines, size_t stride, int taps, const uint16_t* weights, int length,
+                        uint8_t* out);
+constexpr int kSignedBits = 14;  // an enlarging cubic has weights up to 1.125
+WeighLines* weigh_lines(Filter filter);
 
 // `lines` lines of `length` samples (both multiples of 16) into `length` lines of `lines` samples.
 void transpose(const uint8_t* from, size_t from_stride, int lines, int length, uint8_t* to, size_t to_stride);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "resize/kernels.h"
 
@@ -17,10 +18,78 @@ struct Extent {
     int samples;
 };
 
+// Fills the weights of one output, of the samples at the distances offset, offset + 1, ... from its centre.
+// Returns what is missing to a sum of one.
+using WeighOutput = int(ResizeAxis& axis, uint16_t* weights, int count, float offset, float inverse);
+
+int weigh_triangle(ResizeAxis&, uint16_t* weights, int count, float offset, float inverse) {
+    // The sum of 1 - |k + offset| / support over k < count, of which `before` have k + offset < 0: in
+    // closed form, for one division and one pass.
+    const auto before = static_cast<float>(std::clamp(static_cast<int>(1 - offset), 0, count));
+    const auto all = static_cast<float>(count);
+    const float distances =
+        all * offset + all * (all - 1) / 2 - 2 * (before * offset + before * (before - 1) / 2);
+    const float factor = 65536.0f / (all - distances * inverse);
+    int rest = 65536;
+    for (int k = 0; k < count; ++k) {
+        const float exact = factor * (1.0f - std::fabs(static_cast<float>(k) + offset) * inverse);
+        const int weight = static_cast<int>(std::clamp(exact + 0.5f, 0.0f, 65535.0f));
+        weights[k] = static_cast<uint16_t>(weight);
+        rest -= weight;
+    }
+    return rest;
+}
+
+// Keys' cubic convolution with a = -0.5.
+float cubic(float x) {
+    const float inner = (1.5f * x - 2.5f) * x * x + 1.0f;
+    const float outer = ((-0.5f * x + 2.5f) * x - 4.0f) * x + 2.0f;
+    return x < 1.0f ? inner : x < 2.0f ? outer : 0.0f;
+}
+
+int weigh_cubic(ResizeAxis& axis, uint16_t* weights, int count, float offset, float inverse) {
+    float* const exact = axis.exact.data();
+    for (int k = 0; k < count; ++k) exact[k] = cubic(std::fabs(static_cast<float>(k) + offset) * inverse);
+    float sum = 0;
+    for (int k = 0; k < count; ++k) sum += exact[k];
+    const float factor = static_cast<float>(1 << kSignedBits) / sum;
+    int rest = 1 << kSignedBits;
+    for (int k = 0; k < count; ++k) {
+        const int weight = static_cast<int>(std::floor(factor * exact[k] + 0.5f));
+        weights[k] = static_cast<uint16_t>(weight);
+        rest -= weight;
+    }
+    return rest;
+}
+
+// The cubic's are signed, and up to 1.125.
+constexpr int kMostTriangle = 65535;
+constexpr int kMostCubic = 32767;
+
+template <WeighOutput kWeigh, int kMost>
+void weigh_outputs(ResizeAxis& axis, double begin, double scale, double shrinking, double support,
+                   int outputs) {
+    const auto inverse = static_cast<float>(1.0 / shrinking);
+    uint16_t* weights = axis.weights.data();
+    for (int i = 0; i < outputs; ++i, weights += axis.taps) {
+        const double centre = begin + (i + 0.5) * scale;
+        const int first = std::max(axis.low, static_cast<int>(centre - support + 0.5));
+        const int count = std::min(axis.high, static_cast<int>(centre + support + 0.5)) - first;
+        const auto offset = static_cast<float>(first + 0.5 - centre);
+        const int rest = kWeigh(axis, weights, count, offset, inverse);
+        // The weights sum to one, or a flat picture would change; 65535 stands for one alone.
+        uint16_t& nearest = weights[std::clamp(static_cast<int>(centre) - first, 0, count - 1)];
+        nearest = static_cast<uint16_t>(std::clamp(nearest + rest, 0, kMost));
+        axis.first[static_cast<size_t>(i)] = first;
+        axis.count[static_cast<size_t>(i)] = count;
+    }
+}
+
 // As Pillow's precompute_coeffs, with taps clamped to the samples that the pixels touch.
-void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixels, int outputs) {
+void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixels, int outputs,
+              Filter filter) {
     const AxisSource source{extent.density, extent.origin, extent.samples, first_pixel,
-                            pixels,         outputs,       false};
+                            pixels,         outputs,       false,          filter};
     if (axis.source == source) return;
     axis.source = {};  // until all of it is there
     const double begin = first_pixel * extent.density;
@@ -28,39 +97,54 @@ void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixel
     axis.low = std::max(extent.origin, static_cast<int>(std::floor(begin)));
     axis.high = std::min(extent.origin + extent.samples, static_cast<int>(std::ceil(end)));
     const double scale = (end - begin) / outputs;
-    const double support = std::max(scale, 1.0);
-    const auto inverse = static_cast<float>(1.0 / support);
+    const double shrinking = std::max(scale, 1.0);
+    const double support = filter == Filter::cubic ? 2 * shrinking : shrinking;
     axis.taps = static_cast<int>(std::ceil(support)) * 2 + 1;
     axis.first.resize(static_cast<size_t>(outputs));
     axis.count.resize(static_cast<size_t>(outputs));
     axis.weights.resize(static_cast<size_t>(outputs) * static_cast<size_t>(axis.taps));
-    uint16_t* weights = axis.weights.data();
-    for (int i = 0; i < outputs; ++i, weights += axis.taps) {
-        const double centre = begin + (i + 0.5) * scale;
-        const int first = std::max(axis.low, static_cast<int>(centre - support + 0.5));
-        const int count = std::min(axis.high, static_cast<int>(centre + support + 0.5)) - first;
-        // The sum of 1 - |k + offset| / support over k < count, of which `before` have k + offset < 0: in
-        // closed form, for one division and one pass.
-        const auto offset = static_cast<float>(first + 0.5 - centre);
-        const auto before = static_cast<float>(std::clamp(static_cast<int>(1 - offset), 0, count));
-        const auto all = static_cast<float>(count);
-        const float distances =
-            all * offset + all * (all - 1) / 2 - 2 * (before * offset + before * (before - 1) / 2);
-        const float factor = 65536.0f / (all - distances * inverse);
-        int rest = 65536;
-        for (int k = 0; k < count; ++k) {
-            const float exact = factor * (1.0f - std::fabs(static_cast<float>(k) + offset) * inverse);
-            const int weight = static_cast<int>(std::clamp(exact + 0.5f, 0.0f, 65535.0f));
-            weights[k] = static_cast<uint16_t>(weight);
-            rest -= weight;
-        }
-        // The weights sum to one, or a flat picture would change; 65535 stands for one alone.
-        uint16_t& nearest = weights[std::clamp(static_cast<int>(centre) - first, 0, count - 1)];
-        nearest = static_cast<uint16_t>(std::clamp(nearest + rest, 0, 65535));
-        axis.first[static_cast<size_t>(i)] = first;
-        axis.count[static_cast<size_t>(i)] = count;
+    if (filter == Filter::cubic) {
+        axis.exact.resize(static_cast<size_t>(axis.taps));
+        weigh_outputs<weigh_cubic, kMostCubic>(axis, begin, scale, shrinking, support, outputs);
+    } else {
+        weigh_outputs<weigh_triangle, kMostTriangle>(axis, begin, scale, shrinking, support, outputs);
     }
     axis.source = source;
+}
+
+// `Weight` is the type of a weight that is `kOne` times the real one.
+template <class Weight, int kOne>
+void halve_weights(ResizeAxis& axis, const ResizeAxis& luma) {
+    constexpr int kMost = std::numeric_limits<Weight>::max();
+    const size_t outputs = luma.first.size();
+    const uint16_t* from = luma.weights.data();
+    uint16_t* weights = axis.weights.data();
+    for (size_t i = 0; i < outputs; ++i, from += luma.taps, weights += axis.taps) {
+        const int begin = luma.first[i];
+        const int taps = luma.count[i];
+        const int first = std::max(axis.low, (begin - 1) >> 1);
+        const int count = std::min(axis.high, ((begin + taps) >> 1) + 1) - first;
+        const auto at = [&](int finer) {
+            const auto k = static_cast<unsigned>(finer - begin);
+            return k < static_cast<unsigned>(taps) ? static_cast<Weight>(from[k]) : 0;
+        };
+        int rest = kOne;
+        int largest = 0;
+        for (int k = 0; k < count; ++k) {
+            const int finer = 2 * (first + k);
+            int quarters = at(finer - 1) + 3 * (at(finer) + at(finer + 1)) + at(finer + 2);
+            if (first + k == axis.low) quarters += at(finer);
+            if (first + k == axis.high - 1) quarters += at(finer + 1);
+            const int weight = std::min((quarters + 2) >> 2, kMost);
+            weights[k] = static_cast<uint16_t>(weight);
+            rest -= weight;
+            if (weight > static_cast<Weight>(weights[largest])) largest = k;
+        }
+        const int corrected = static_cast<Weight>(weights[largest]) + rest;
+        weights[largest] = static_cast<uint16_t>(std::min(corrected, kMost));
+        axis.first[i] = first;
+        axis.count[i] = count;
+    }
 }
 
 // Chroma samples that cover two of the luma's each take the luma's weights, led through libjpeg's "fancy"
@@ -78,43 +162,21 @@ void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
     axis.first.resize(outputs);
     axis.count.resize(outputs);
     axis.weights.resize(outputs * static_cast<size_t>(axis.taps));
-    const uint16_t* from = luma.weights.data();
-    uint16_t* weights = axis.weights.data();
-    for (size_t i = 0; i < outputs; ++i, from += luma.taps, weights += axis.taps) {
-        const int begin = luma.first[i];
-        const int taps = luma.count[i];
-        const int first = std::max(axis.low, (begin - 1) >> 1);
-        const int count = std::min(axis.high, ((begin + taps) >> 1) + 1) - first;
-        const auto at = [&](int finer) {
-            const auto k = static_cast<unsigned>(finer - begin);
-            return k < static_cast<unsigned>(taps) ? from[k] : 0;
-        };
-        int rest = 65536;
-        int largest = 0;
-        for (int k = 0; k < count; ++k) {
-            const int finer = 2 * (first + k);
-            int quarters = at(finer - 1) + 3 * (at(finer) + at(finer + 1)) + at(finer + 2);
-            if (first + k == axis.low) quarters += at(finer);
-            if (first + k == axis.high - 1) quarters += at(finer + 1);
-            weights[k] = static_cast<uint16_t>(std::min((quarters + 2) >> 2, 65535));
-            rest -= weights[k];
-            if (weights[k] > weights[largest]) largest = k;
-        }
-        weights[largest] = static_cast<uint16_t>(std::min(weights[largest] + rest, 65535));
-        axis.first[i] = first;
-        axis.count[i] = count;
-    }
+    if (source.filter == Filter::cubic)
+        halve_weights<int16_t, 1 << kSignedBits>(axis, luma);
+    else
+        halve_weights<uint16_t, 65536>(axis, luma);
     axis.source = source;
 }
 
 // The axis for chroma whose luma has the first one: the same where the resolution is.
 const ResizeAxis& chroma_axis(ResizeAxis axes[2], const Extent& chroma, const Extent& luma, int first_pixel,
-                              int pixels, int outputs) {
+                              int pixels, int outputs, Filter filter) {
     if (chroma.density == luma.density) return axes[0];
     if (chroma.density * 2 == luma.density)
         set_half_axis(axes[1], axes[0]);
     else
-        set_axis(axes[1], chroma, first_pixel, pixels, outputs);
+        set_axis(axes[1], chroma, first_pixel, pixels, outputs, filter);
     return axes[1];
 }
 
@@ -131,7 +193,8 @@ uint8_t* room(std::vector<uint8_t>& buffer, size_t size) {
 // Columns of `plane` weighted into the output's columns, each of axis.high - axis.low rows, then turned into
 // rows.
 const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const ResizeAxis& down, bool flip,
-                             int width, std::vector<uint8_t>& columns, std::vector<uint8_t>& rows) {
+                             int width, WeighLines* weigh, std::vector<uint8_t>& columns,
+                             std::vector<uint8_t>& rows) {
     const int height = down.high - down.low;
     const size_t stride = padded(height);
     uint8_t* made = room(columns, stride * padded(width));
@@ -139,9 +202,9 @@ const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const
     for (int x = 0; x < width; ++x) {
         const auto i = static_cast<size_t>(x);
         const uint8_t* first = from + static_cast<size_t>(across.first[i] - plane.left) * plane.stride;
-        weigh_lines(first, plane.stride, across.count[i],
-                    across.weights.data() + i * static_cast<size_t>(across.taps), height,
-                    made + static_cast<size_t>(flip ? width - 1 - x : x) * stride);
+        weigh(first, plane.stride, across.count[i],
+              across.weights.data() + i * static_cast<size_t>(across.taps), height,
+              made + static_cast<size_t>(flip ? width - 1 - x : x) * stride);
     }
     uint8_t* turned = room(rows, stride * padded(width));
     transpose(made, stride, static_cast<int>(padded(width)), static_cast<int>(stride), turned, padded(width));
@@ -151,29 +214,30 @@ const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const
 }  // namespace
 
 void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool flip, OutputSize size,
-                   ResizeScratch& scratch, uint8_t* out) {
+                   Filter filter, ResizeScratch& scratch, uint8_t* out) {
     const int count = colour == Colour::grey ? 1 : 3;
+    WeighLines* const weigh = weigh_lines(filter);
     const auto columns_of = [](const Plane& plane) {
         return Extent{plane.across, plane.left, plane.columns};
     };
     const auto rows_of = [](const Plane& plane) { return Extent{plane.down, plane.top, plane.rows}; };
     const Extent columns = columns_of(planes[0]);
     const Extent lines_down = rows_of(planes[0]);
-    set_axis(scratch.horizontal[0], columns, box.left, box.width, size.width);
-    set_axis(scratch.vertical[0], lines_down, box.top, box.height, size.height);
+    set_axis(scratch.horizontal[0], columns, box.left, box.width, size.width, filter);
+    set_axis(scratch.vertical[0], lines_down, box.top, box.height, size.height, filter);
     const ResizeAxis* across[3];
     const ResizeAxis* down[3];
     across[0] = &scratch.horizontal[0];
     down[0] = &scratch.vertical[0];
     if (count == 3) {
-        across[1] = across[2] =
-            &chroma_axis(scratch.horizontal, columns_of(planes[1]), columns, box.left, box.width, size.width);
-        down[1] = down[2] =
-            &chroma_axis(scratch.vertical, rows_of(planes[1]), lines_down, box.top, box.height, size.height);
+        across[1] = across[2] = &chroma_axis(scratch.horizontal, columns_of(planes[1]), columns, box.left,
+                                             box.width, size.width, filter);
+        down[1] = down[2] = &chroma_axis(scratch.vertical, rows_of(planes[1]), lines_down, box.top,
+                                         box.height, size.height, filter);
     }
     const uint8_t* rows[3];
     for (int i = 0; i < count; ++i)
-        rows[i] = resize_across(planes[i], *across[i], *down[i], flip, size.width, scratch.columns,
+        rows[i] = resize_across(planes[i], *across[i], *down[i], flip, size.width, weigh, scratch.columns,
                                 scratch.rows[i]);
     const size_t stride = padded(size.width);
     const size_t row_bytes = static_cast<size_t>(size.width) * 3;
@@ -185,9 +249,8 @@ void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool 
         for (int i = 0; i < count; ++i) {
             const ResizeAxis& axis = *down[i];
             const auto at = static_cast<size_t>(y);
-            weigh_lines(rows[i] + static_cast<size_t>(axis.first[at] - axis.low) * stride, stride,
-                        axis.count[at], axis.weights.data() + at * static_cast<size_t>(axis.taps), size.width,
-                        lines[i]);
+            weigh(rows[i] + static_cast<size_t>(axis.first[at] - axis.low) * stride, stride, axis.count[at],
+                  axis.weights.data() + at * static_cast<size_t>(axis.taps), size.width, lines[i]);
         }
         // Whole vectors run over a row's end into the next row, which is written later; not over the
         // picture's end.

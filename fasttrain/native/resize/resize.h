@@ -36,8 +36,11 @@ constexpr size_t kResizeSlack = 64;
 
 enum class Colour { grey, ycc, rgb };
 
-// The numbers that an axis is made from: a plane's samples a pixel, its first sample and their number, the box's first
-// pixel and their number, and the output's.
+// triangle: bilinear. cubic: bicubic with a = -0.5, as Pillow's and torchvision's.
+enum class Filter { triangle, cubic };
+
+// The numbers that an axis is made from: a plane's samples a pixel, its first sample and their number, the
+// box's first pixel and their number, and the output's.
 struct AxisSource {
     double density = 0;
     int origin = 0;
@@ -46,11 +49,12 @@ struct AxisSource {
     int pixels = 0;
     int outputs = 0;
     bool half = false;  // derived from the luma's axis, which is the rest
+    Filter filter = Filter::triangle;
 
     bool operator==(const AxisSource& other) const {
         return density == other.density && origin == other.origin && samples == other.samples &&
                first_pixel == other.first_pixel && pixels == other.pixels && outputs == other.outputs &&
-               half == other.half;
+               half == other.half && filter == other.filter;
     }
 };
 
@@ -59,7 +63,8 @@ struct ResizeAxis {
     AxisSource source;
     std::vector<int> first;
     std::vector<int> count;
-    std::vector<uint16_t> weights;  // `taps` for each output
+    std::vector<uint16_t> weights;  // `taps` for each output; the cubic's are signed
+    std::vector<float> exact;       // the cubic's of one output
     int taps = 0;
     int low = 0;
     int high = 0;
@@ -72,16 +77,17 @@ struct ResizeScratch {
     std::vector<uint8_t> rows[3];
 };
 
-// Resizes `box` of the planes (one, or three: the second and third alike) to `size` with the antialiased
-// triangle filter of Pillow and torchvision (plain bilinear where it enlarges), horizontally, rounded to 8
+// Resizes `box` of the planes (one, or three: the second and third alike) to `size` with an antialiased
+// filter of Pillow and torchvision (plain bilinear or bicubic where it enlarges), horizontally, rounded to 8
 // bits, then vertically; mirrors it if `flip`; converts it to RGB as JFIF says. Chroma of half the luma's
 // resolution is upsampled as libjpeg's "fancy" upsampling does it, in the same step. A component's samples
 // are taken to sit in the centre of the pixels that they cover; taps are clamped to the samples that `box`
 // touches. Writes size.height * size.width * 3 bytes.
 //
-// Weights have 16 bits and sums 8 bits beyond the point, so each pass is within 0.5 + n / 256 grey levels of
-// the exact one, n the taps: 0.55 at 4 to 1.
+// The triangle's weights have 16 bits and its sums 8 bits beyond the point, so each pass is within
+// 0.5 + n / 256 grey levels of the exact one, n the taps: 0.55 at 4 to 1. The cubic's sums are exact and its
+// weights have 14 bits beyond the point, with the same bound.
 void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool flip, OutputSize size,
-                   ResizeScratch& scratch, uint8_t* out);
+                   Filter filter, ResizeScratch& scratch, uint8_t* out);
 
 }  // namespace fasttrain

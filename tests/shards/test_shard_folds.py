@@ -39,6 +39,14 @@ def test_a_group_stays_together_and_classes_stay_even_nevertheless() -> None:
     assert (deal(labels, groups, 5, 5, 1) != dealt).any(), "another seed deals otherwise"
 
 
+def test_large_groups_are_dealt_before_small_ones() -> None:
+    sizes = np.array([2] * 30 + [40, 39, 38])
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    for seed in range(5):
+        dealt = deal(np.zeros(len(groups), np.int64), groups, 3, 1, seed)
+        assert np.ptp(np.bincount(dealt, minlength=3)) <= 2
+
+
 def test_each_photograph_of_train_and_val_validates_once_and_test_stays(shard_folder: Path) -> None:
     shards = ShardSet.open(shard_folder)
     views = [FoldView(shards, Fold(number, 4), 42) for number in range(1, 5)]
