@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from fasttrain import Loader, evaluate, train, train_folds
 from fasttrain.checkpoint.trained import load_trained
+from fasttrain.commands import finish
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.evaluation.label_sets import SetEvaluation
@@ -26,12 +28,34 @@ from fasttrain.training.teacher import Teacher, _require_kind
 from tests.support.runs import SMALL, killed_after, last_state
 
 RUN: dict[str, Any] = {**SMALL, "loader": "auto", "track": False, "deterministic": True, "crop_scale": (0.8, 1.0)}
+# One epoch of the classifier on features, then two of four steps each.
+MANY: dict[str, Any] = {
+    **RUN,
+    "epochs": 3,
+    "limit_batches": 4,
+    "save_every": 1,
+    "monitor": "map",
+    "head_epochs": 1,
+    "average": 2,
+    "sam": 0.02,
+    "loss": "focal",
+    "interpolation": "bicubic",
+    "tta": "flip",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTTRAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
 def result(multi_label_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    settings = {**RUN, "epochs": 3, "monitor": "map", "head_epochs": 1, "average": 2, "sam": 0.02, "loss": "focal"}
-    return train(data=multi_label_shards, out=tmp_path_factory.mktemp("runs"), save_every=1, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finish, "_write_pictures", lambda *arguments: None)  # as no_figures, for the module
+        return train(data=multi_label_shards, out=tmp_path_factory.mktemp("runs"), **MANY)
 
 
 @pytest.mark.slow
@@ -45,10 +69,18 @@ def test_map_chooses_the_best_epoch(result: TrainResult) -> None:
 
 
 @pytest.mark.slow
+def test_evaluate_sees_photographs_as_the_run_did(result: TrainResult, multi_label_shards: Path) -> None:
+    again = evaluate(result.folder, multi_label_shards, tta="flip")
+    other = evaluate(result.folder, multi_label_shards, tta="flip", interpolation="bilinear")
+    assert again.loss == pytest.approx(result.evaluation.loss, rel=1e-5)
+    assert other.loss != pytest.approx(result.evaluation.loss, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_killed_and_resumed_with_all_of_them(result: TrainResult, multi_label_shards: Path, tmp_path: Path) -> None:
-    settings = {**RUN, "epochs": 3, "monitor": "map", "head_epochs": 1, "average": 2, "sam": 0.02, "loss": "focal"}
-    with killed_after(lambda state: state["step"] == 12):
-        train(data=multi_label_shards, out=tmp_path, save_every=1, **settings)
+    with killed_after(lambda state: state["step"] == 6):
+        train(data=multi_label_shards, out=tmp_path, **MANY)
     resumed = train(resume="auto", out=tmp_path)
     ours, theirs = last_state(resumed.folder)["model"], last_state(result.folder)["model"]
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
@@ -57,12 +89,15 @@ def test_killed_and_resumed_with_all_of_them(result: TrainResult, multi_label_sh
 
 @pytest.mark.slow
 def test_a_refit_keeps_the_thresholds_of_weights_that_did_not_train_on_validation(
-    multi_label_pictures: Path, tmp_path: Path
+    multi_label_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = tmp_path / "shards"
     convert(multi_label_pictures / "labels.jsonl", shards, test_fraction=0.2, workers=1, progress=False)
-    plain = train(data=shards, out=tmp_path / "plain", **RUN)
-    refitted = train(data=shards, out=tmp_path / "refitted", refit=True, **RUN)
+    settings = {**RUN, "data": shards, "limit_batches": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "_write_pictures", lambda *arguments: None)
+        plain = train(out=tmp_path / "plain", **settings)
+    refitted = train(out=tmp_path / "refitted", refit=True, **settings)
     assert isinstance(plain.evaluation, SetEvaluation) and isinstance(refitted.evaluation, SetEvaluation)
     assert plain.best_epoch == refitted.best_epoch == refitted.refit_epochs
     assert refitted.evaluation.thresholds == plain.evaluation.thresholds
@@ -74,8 +109,10 @@ def test_a_refit_keeps_the_thresholds_of_weights_that_did_not_train_on_validatio
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_a_teacher_of_sets(result: TrainResult, multi_label_shards: Path, tmp_path: Path) -> None:
-    taught = train(data=multi_label_shards, out=tmp_path, teacher=str(result.folder), teacher_weight=0.5, **RUN)
+    settings = {**RUN, "epochs": 1, "limit_batches": 4}
+    taught = train(data=multi_label_shards, out=tmp_path, teacher=str(result.folder), teacher_weight=0.5, **settings)
     assert isinstance(taught.evaluation, SetEvaluation) and taught.history[-1]["train_loss"] > 0
 
 
