@@ -10,6 +10,8 @@
     python benchmarks/accuracy.py next                       # the next run that is missing; exit code 3: there is none
                                                              # --skip NAME: not this contender's
     while python benchmarks/accuracy.py next; do :; done     # all of them; stop it at any time, and start it again
+    python benchmarks/accuracy.py rates                      # measures how fast each contender is, nothing else
+    while python benchmarks/accuracy.py next --shared; do :; done  # on a machine that does other work, too
     python benchmarks/accuracy.py table                      # docs/benchmarks/accuracy.md
     python benchmarks/accuracy.py chart                      # docs/benchmarks/accuracy.svg
 
@@ -18,6 +20,9 @@ weights. Its seconds begin with the process and end with the trained model. Impo
 validation count; the evaluation of the 713 photographs doesn't. A contender that is told its epochs gets as many as
 fit. Two short runs of it, of one epoch and of two, measure that; their time counts for nobody. A run is a line in
 docs/benchmarks/accuracy.jsonl. One that was killed leaves none, and is done again.
+
+`rates`, and runs whose length depends on the clock, need a machine that does nothing else. The others learn the same
+in so many epochs however long these take: with `--shared` their seconds are what the two short runs make expect.
 """
 
 from __future__ import annotations
@@ -79,7 +84,7 @@ class Contest:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.photographs, self.weights, self.side = given.photographs, given.weights, given.side
-        self.scratch, self.results = given.scratch, given.results
+        self.scratch, self.results, self.shared = given.scratch, given.results, given.shared
         if missing := [str(path) for path in (self.weights, self.photographs) if not path.exists()]:
             raise SystemExit(f"{missing[0]} is not there; see --help")
         if hasattr(os, "sched_setaffinity"):
@@ -94,13 +99,30 @@ class Contest:
         contender = CONTENDERS[name]
         if why := left_out(contender):
             raise SystemExit(f"{name}: {why}")
-        if contender.epochs and epochs is None:
-            epochs = self.fitting_epochs(name, budget)
-        self.record(key, contender, seed, epochs, 60 * budget)
+        if not contender.epochs:
+            self.record(key, contender, seed, None, 60 * budget)
+            return
+        start, epoch = self.rate(name)
+        if epochs is None:
+            epochs = max(1, int((60 * budget - start) / epoch))
+        self.record(key, contender, seed, epochs, 60 * budget, start + epochs * epoch if self.shared else None)
 
-    def record(self, key: records.Record, contender: Contender, seed: int, epochs: int | None, seconds: float) -> None:
-        """Have the contender train, and append `key` with which of the evaluated photographs it got right."""
+    def record(
+        self,
+        key: records.Record,
+        contender: Contender,
+        seed: int,
+        epochs: int | None,
+        seconds: float,
+        expected: float | None = None,
+    ) -> None:
+        """Have the contender train, and append `key` with which of the evaluated photographs it got right.
+
+        expected: the seconds to record in place of those that the run took.
+        """
         found = self.start(contender, seed, epochs, seconds)
+        if expected is not None:
+            found |= {"seconds": round(expected, 1), "shared_seconds": found["seconds"]}
         predicted = found.pop("predicted")
         photographs = self.job(contender, seed, epochs, seconds, "").evaluated()
         right = "".join("01"[predicted[path.stem] == path.parent.name] for path in photographs)
@@ -137,15 +159,15 @@ class Contest:
                 raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}; see {self.scratch}/output.log")
             return json.loads(Path(job.out).read_text())
 
-    def fitting_epochs(self, name: str, budget: float) -> int:
-        """Return how many epochs fit into `budget` minutes, at least one, by the contender's own two short runs."""
+    def rate(self, name: str) -> tuple[float, float]:
+        """Return the contender's seconds to start and for an epoch, by two short runs of its own."""
         file = self.scratch / "rates.jsonl"
         known = [each for each in records.read(file) if each["contender"] == name and each["side"] == self.side]
         if not known:
             one, two = (self.start(CONTENDERS[name], 0, epochs, 0.0)["seconds"] for epochs in (1, 2))
-            known = [{"contender": name, "side": self.side, "start": one - (two - one), "epoch": two - one}]
+            known = [{"contender": name, "side": self.side, "start": 2 * one - two, "epoch": max(two - one, 0.1)}]
             records.append(file, known[0])
-        return max(1, int((60 * budget - known[-1]["start"]) / max(known[-1]["epoch"], 0.1)))
+        return known[-1]["start"], known[-1]["epoch"]
 
 
 def table(runs: list[records.Record]) -> str:
@@ -229,11 +251,12 @@ def add_options(parser: argparse.ArgumentParser, results: Path) -> None:
     parser.add_argument("--epochs", type=int, help="so many, whatever fits: for a rehearsal")
     parser.add_argument("--scratch", type=Path, default=Path("build/accuracy"))
     parser.add_argument("--results", type=Path, default=results)
+    parser.add_argument("--shared", action="store_true", help="the machine does other work, too")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["list", "run", "next", "table", "chart"])
+    parser.add_argument("what", choices=["list", "rates", "run", "next", "table", "chart"])
     parser.add_argument("contender", nargs="?", choices=list(CONTENDERS))
     parser.add_argument("budget", nargs="?", type=float, help="minutes")
     parser.add_argument("seed", nargs="?", type=int, default=1)
@@ -254,16 +277,26 @@ def main() -> None:
             if given.contender is None or given.budget is None:
                 parser.error("run takes a contender, minutes and a seed")
             contest.run(given.contender, given.budget, given.seed, given.epochs)
-        elif step := next_run(runs, given.skip):
+        elif given.what == "rates":
+            for name, contender in CONTENDERS.items():
+                if contender.epochs and name not in given.skip and not left_out(contender):
+                    print("{}: {:.1f} s to start, {:.1f} s an epoch".format(name, *contest.rate(name)), flush=True)
+        elif step := next_run(runs, given.skip, given.shared):
             contest.run(*step, given.epochs)
         else:
             print("all runs are there")
             sys.exit(NOTHING_LEFT)
 
 
-def next_run(runs: list[records.Record], skip: Sequence[str] = ()) -> tuple[str, float, int] | None:
-    """Return the first run without a record: all contenders with one seed and budget before the next ones."""
-    can_run = [name for name, contender in CONTENDERS.items() if name not in skip and not left_out(contender)]
+def next_run(
+    runs: list[records.Record], skip: Sequence[str] = (), shared: bool = False
+) -> tuple[str, float, int] | None:
+    """Return the first run without a record: all contenders with one seed and budget before the next ones.
+
+    shared: only those that are told their epochs.
+    """
+    able = {name: each for name, each in CONTENDERS.items() if name not in skip and (each.epochs or not shared)}
+    can_run = [name for name, contender in able.items() if not left_out(contender)]
     for seed, budget, name in product(SEEDS, BUDGETS, can_run):
         if not records.has(runs, {"contender": name, "minutes": budget, "seed": seed}):
             return name, budget, seed

@@ -22,6 +22,7 @@ ALWAYS_A_HAT = """
 from job import report
 
 def train(job):
+    sum(range(20_000_000))  # takes time that can be measured
     assert job.epochs == 3 and job.seed == 2 and job.options == {"rate": 1}
     return lambda: {path.stem: "hat" for path in job.evaluated()}
 
@@ -54,12 +55,18 @@ def test_a_contender_runs_as_a_process_and_is_recorded_once(contest, tmp_path, m
     contenders = Path(accuracy.__file__).parent / "contenders"
     script.write_text(f"import sys\nsys.path.insert(0, {str(contenders)!r})\n{ALWAYS_A_HAT}")
     monkeypatch.setitem(CONTENDERS, "hats", Contender(str(script), "json", {"rate": 1}))
+    records.append(contest.scratch / "rates.jsonl", {"contender": "hats", "side": 160, "start": 10.0, "epoch": 30.0})
     for _ in range(2):
-        contest.run("hats", 2.0, 2, epochs=3)
+        contest.run("hats", 2.0, 2)
     found = records.read(contest.results)
     assert len(found) == 1 and found[0]["right"] == "110110", "validation first, each split in order of its paths"
-    assert 0 < found[0]["seconds"] < 120 and found[0]["cpu_seconds"] > 0
+    assert found[0]["epochs"] == 3, "as many as fit into 120 s"
+    assert 0 < found[0]["seconds"] < 90 and found[0]["cpu_seconds"] > 0
     assert accuracy.next_run(found) != ("hats", 2.0, 2)
+    contest.shared = True
+    contest.run("hats", 1.9, 2)
+    shared = records.read(contest.results)[1]
+    assert shared["seconds"] == 100 and 0 < shared["shared_seconds"] < 90
 
 
 def test_a_line_that_a_kill_tore_is_no_record_and_spoils_no_other(tmp_path):
@@ -106,6 +113,8 @@ def test_next_takes_all_contenders_of_a_seed_and_budget_first(monkeypatch):
     first, second, *_ = (name for name, each in CONTENDERS.items() if each.ours)
     assert accuracy.next_run([]) == (first, 2.0, 1)
     assert accuracy.next_run([run_of(first, 1, "1")]) == accuracy.next_run([], skip=[first]) == (second, 2.0, 1)
+    by_the_clock = [name for name, each in CONTENDERS.items() if each.ours and not each.epochs]
+    assert accuracy.next_run([], shared=True)[0] not in by_the_clock
 
 
 def test_settings_that_this_fasttrain_lacks_are_a_reason():

@@ -7,6 +7,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from fasttrain.config.load import read_toml
+
 HEADER = ("model", "weights", "top1 on the test split, mean (seeds)", "goal", "minutes a run", "photographs", "GPU")
 GOALS = {"mobilenetv2_100": "84 %", "efficientnet_b0": "87 %"}
 
@@ -19,10 +21,12 @@ def row(runs: Path, gpu: str) -> list[str]:
         raise SystemExit(f"{runs}: evaluated on {splits.pop()}, not on the test split; convert Food-101's own splits")
     top1 = [100 * each["top1"] for each in found]
     name = json.loads(done[0].with_name("model.json").read_text())["model"]
+    config = read_toml(done[0].with_name("config.toml"))
+    tag = name.partition(".")[2] or "timm's default"
     minutes = statistics.mean(each["training_seconds"] for each in found) / 60
     return [
         runs.name,
-        name.partition(".")[2] or "timm's default",
+        tag if config.get("pretrained", True) else "none",
         f"{statistics.mean(top1):.2f} % ({', '.join(f'{each:.2f}' for each in top1)})",
         GOALS.get(runs.name, "–"),
         f"{minutes:.0f}" if minutes >= 1 else f"{minutes:.1f}",

@@ -80,6 +80,15 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
     return f"{said}; the classifier is new ({len(classes):,} classes; in the file {why})"
 
 
+def model_of(path: Path) -> str | None:
+    """Return the name of the model that the run folder, weights or checkpoint `path` is from; None if it isn't known.
+
+    Raises UserError for a file that can't be read.
+    """
+    path = _file_of(path)
+    return _origin(path, {}).model or _origin(path, _read(path)).model
+
+
 def _file_of(path: Path) -> Path:
     if path.is_file():
         return path

@@ -101,9 +101,12 @@ def train_folds(
     own = {name: each for name, each in given.items() if name not in ("folds", "resume", "out")}
     shared = {**before, **own}
     now = resolve(shared)
-    if folder is not None:
-        changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
     console = console or make_console(asked.log_format)
+    if folder is not None:
+        changed = changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
+        done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
+        if changed and done:
+            console.print(f"not for {', '.join(done)}, which finished before: {'; '.join(changed)}", style="yellow")
     with StopRequest("stopping after this step, with a checkpoint") as stop:
         shards = ShardSet.open(ensure_shards(now.data), now.cache_size)
         expected = fold_of_each(shards, count, now.seed)  # refuses what can't be divided before there is a folder

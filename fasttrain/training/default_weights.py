@@ -1,9 +1,10 @@
-"""Which of timm's pretrained weights a new run starts from where `--model` names none."""
+"""Choose the tag of timm's pretrained weights for a new run whose `--model` names none."""
 
 from __future__ import annotations
 
 import timm
 
+from fasttrain.checkpoint.initial_weights import model_of
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import TrainConfig
 
@@ -20,10 +21,16 @@ The figures are those of timm's results/results-imagenet.csv. mobilenetv2_100 ha
 def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     """Return `config`, its model with the tag of the weights that a new run starts from, and a line that tells it.
 
-    A tag in `config.model` stays. Where the installed timm lacks the tag, timm's own default is taken.
+    A tag in `config.model` stays. Where the installed timm lacks the tag, timm's own default is taken. With
+    `config.weights` the tag is that of the run which they are from, since it decides how pixels are normalized.
     """
     name, tag = config.model, DEFAULT_WEIGHTS.get(config.model)
-    if tag is None or not config.pretrained or config.weights is not None:
+    if config.weights is not None:
+        tagged = keep_weights(model_of(config.weights) or name, name)
+        if tagged == name:
+            return config, []
+        return config.model_copy(update={"model": tagged}), [f"model: {tagged}, from which {config.weights} came"]
+    if tag is None or not config.pretrained:
         return config, []
     tagged = f"{name}.{tag}"
     if tagged not in timm.list_pretrained(f"{name}.*"):

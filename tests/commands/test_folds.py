@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 import fasttrain
@@ -110,6 +112,9 @@ def test_what_does_not_fit_is_told(
         train_folds(folds=4, resume=str(whole.folder))
     with pytest.raises(UserError, match=r"seed = 42 can't become 1"):
         train_folds(resume=str(whole.folder), seed=1)
+    said = io.StringIO()
+    train_folds(resume=str(whole.folder), workers=1, console=Console(file=said, width=200))
+    assert "not for fold-1, fold-2, fold-3, which finished before: workers: 0 -> 1" in said.getvalue()
     with pytest.raises(UserError, match="not a folder that `train --folds` made"):
         train_folds(folds=3, resume=str(tmp_path))
     with pytest.raises(UserError, match="fold = 1/3: --folds sets it"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from huggingface_hub import constants
 from rich.console import Console
 from safetensors.torch import save_file
@@ -34,11 +35,32 @@ def test_the_tag_of_the_table_is_taken_and_told(tagged):
         {"model": "efficientnet_b0.ra_in1k"},
         {"model": "mobilenetv2_100"},
         {"model": "efficientnet_b0", "pretrained": False},
-        {"model": "efficientnet_b0", "weights": Path("mine.safetensors")},
     ],
 )
 def test_what_is_given_wins(given):
     config = resolve(given)
+    assert with_default_weights(config) == (config, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [("efficientnet_b0", B0), ("efficientnet_b0.ra_in1k", "efficientnet_b0.ra_in1k")]
+)
+@pytest.mark.parametrize("said_by", ["model.json", "checkpoint"])
+def test_weights_of_a_run_bring_its_tag_and_with_it_its_normalization(tmp_path, given, taken, said_by):
+    weights = tmp_path / ("model.safetensors" if said_by == "model.json" else "model_best.pth.tar")
+    if said_by == "model.json":
+        (tmp_path / "model.json").write_text(json.dumps({"model": B0, "classes": ["a", "b"]}))
+        save_file({"weight": torch.zeros(1)}, weights)
+    else:
+        torch.save({"arch": B0, "state_dict": {"weight": torch.zeros(1)}}, weights)
+    config, notes = with_default_weights(resolve({"model": given, "weights": weights}))
+    assert config.model == taken
+    assert notes == ([f"model: {B0}, from which {weights} came"] if taken != given else [])
+
+
+def test_weights_from_elsewhere_bring_no_tag(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "mine.safetensors")
+    config = resolve({"model": "efficientnet_b0", "weights": tmp_path / "mine.safetensors"})
     assert with_default_weights(config) == (config, [])
 
 
