@@ -55,6 +55,24 @@ def shard_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
+@pytest.fixture(scope="session")
+def multi_label_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures with any number of four shapes, and `labels.jsonl`."""
+    from tests.support.multi_label import draw_scenes
+
+    return draw_scenes(tmp_path_factory.mktemp("scenes") / "pictures", count=160).parent
+
+
+@pytest.fixture(scope="session")
+def multi_label_shards(multi_label_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, converted to shards."""
+    from fasttrain.shards.convert import convert
+
+    out = tmp_path_factory.mktemp("shards") / "scenes"
+    convert(multi_label_pictures / "labels.jsonl", out, workers=1, progress=False, shard_size=40, format="tar,beton")
+    return out
+
+
 def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     """A run folder in `runs` with the small model `name` for 48 px: not trained, but it tells photographs apart."""
     import timm

@@ -11,7 +11,7 @@ import torch
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
-from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.of_spec import AnyEvaluation
 from fasttrain.loaders.plan import epoch_order
 from fasttrain.model.batch_norm import estimate_statistics, trained_norms
 from fasttrain.training.data import photographs_in_order
@@ -19,7 +19,7 @@ from fasttrain.training.parts import RunParts
 from fasttrain.training.result import Averaged
 from fasttrain.training.soup import STATISTICS_BATCHES, Weights, averaged, greedy_soup
 
-Validate = Callable[[torch.nn.Module], Evaluation]
+Validate = Callable[[torch.nn.Module], AnyEvaluation]
 
 
 def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Callable[[str], None]) -> Averaged | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fasttrain.config.monitor import MONITORS
 from fasttrain.device import memory_peak
-from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.of_spec import AnyEvaluation
 from fasttrain.training.parts import RunParts
 
 
 def epoch_record(
-    parts: RunParts, images: int, learning_rate: float, validation: Evaluation | None, improved: bool
+    parts: RunParts, images: int, learning_rate: float, validation: AnyEvaluation | None, improved: bool
 ) -> dict[str, Any]:
     """Return the record of the epoch that the state of `parts` has just trained on so many `images`.
 
@@ -19,12 +18,13 @@ def epoch_record(
     """
     state, config, ranks = parts.state, parts.config, parts.ranks
     totals, seconds = state.totals.over(ranks), state.epoch_seconds
-    train_loss, train_top1 = totals.means()
+    train_loss, train_accuracy = totals.means()
+    each_epoch = () if validation is None else ("loss", *validation.EACH_EPOCH)
     record: dict[str, Any] = {
         "epoch": state.epoch + 1,
         "train_loss": train_loss,
-        "train_top1": train_top1,
-        **({} if validation is None else {each.field: each.of(validation) for each in MONITORS.values()}),
+        f"train_{totals.accuracy}": train_accuracy,
+        **{f"val_{name}": getattr(validation, name) for name in each_epoch},
         **({"l2": parts.l2} if parts.on_features else {"learning_rate": learning_rate}),
         **({"phase": state.phase} if config.head_epochs or config.refit else {}),
         "improved": improved,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
@@ -100,18 +101,19 @@ def train_folds(
     own = {name: each for name, each in given.items() if name not in ("folds", "resume", "out")}
     shared = {**before, **own}
     now = resolve(shared)
-    if folder is None:
-        folder = _new_folder(asked)
-        _write(folder, count, _explicit(now))
-        changed: tuple[str, ...] = ()
-    else:
-        changed = changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
     console = console or make_console(asked.log_format)
-    done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
-    if changed and done:
-        console.print(f"not for {', '.join(done)}, which finished before: {'; '.join(changed)}", style="yellow")
+    if folder is not None:
+        changed = changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
+        done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
+        if changed and done:
+            console.print(f"not for {', '.join(done)}, which finished before: {'; '.join(changed)}", style="yellow")
     with StopRequest("stopping after this step, with a checkpoint") as stop:
-        return _Folds(folder, count, now, shared, console, stop).run()
+        shards = ShardSet.open(ensure_shards(now.data), now.cache_size)
+        expected = fold_of_each(shards, count, now.seed)  # refuses what can't be divided before there is a folder
+        if folder is None:
+            folder = _new_folder(asked)
+            _write(folder, count, _explicit(now))
+        return _Folds(folder, count, now, shared, console, stop).run(shards, expected)
 
 
 def is_folds_folder(path: str | Path | None) -> bool:
@@ -137,9 +139,7 @@ class _Folds:
         self.folder, self.count, self.config, self.given = folder, count, config, given
         self.console, self.stop = console, stop
 
-    def run(self) -> FoldsResult:
-        shards = ShardSet.open(ensure_shards(self.config.data), self.config.cache_size)
-        expected = fold_of_each(shards, self.count, self.config.seed)  # says early what can't be divided
+    def run(self, shards: ShardSet, expected: npt.NDArray[np.int64]) -> FoldsResult:
         with self._tracker() as tracker:
             for number in range(1, self.count + 1):
                 self._one_fold(number, tracker)
@@ -193,7 +193,7 @@ class _Folds:
             report=lambda line: self.console.print(line, style="yellow"),
         )
 
-    def _result(self, shards: ShardSet, expected: Any) -> FoldsResult:
+    def _result(self, shards: ShardSet, expected: npt.NDArray[np.int64]) -> FoldsResult:
         val = SPLITS.index("val")
         parts: list[StoredPredictions] = []
         for number in range(1, self.count + 1):

@@ -17,20 +17,16 @@ from rich.text import Text
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.averaging import average_best
 from fasttrain.commands.epoch_record import epoch_record
+from fasttrain.commands.final_evaluation import evaluate_weights
 from fasttrain.commands.finish import write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
 from fasttrain.commands.timed import Timed
 from fasttrain.config.resuming import lasting
 from fasttrain.device import release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
-from fasttrain.evaluation.bootstrap import with_intervals
-from fasttrain.evaluation.calibration import with_calibration
-from fasttrain.evaluation.evaluate import Predictions, evaluate_model
-from fasttrain.evaluation.metrics import Evaluation
-from fasttrain.evaluation.temperature import LogitSample
+from fasttrain.evaluation.of_spec import AnyEvaluation, AnyPredictions, evaluate_split
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
-from fasttrain.model.tta import FlipAveraged
 from fasttrain.ranks import Agreed
 from fasttrain.report.summary import epoch_line
 from fasttrain.stop import StopRequest
@@ -48,7 +44,7 @@ from fasttrain.training.progress import EpochProgress
 from fasttrain.training.refused import refused
 from fasttrain.training.result import TrainResult
 from fasttrain.training.saving import Saving
-from fasttrain.training.state import HEAD, REFIT, Totals
+from fasttrain.training.state import HEAD, REFIT
 from fasttrain.training.step import Step
 from fasttrain.training.trace import Trace
 
@@ -283,25 +279,22 @@ class Run:
 
     def _evaluate(
         self, model: torch.nn.Module, loader: Loader, *, watched: bool = False, **options: Any
-    ) -> tuple[Evaluation, Predictions]:
-        return evaluate_model(
+    ) -> tuple[AnyEvaluation, AnyPredictions]:
+        return evaluate_split(
             model,
             self._watched(loader) if watched else loader,
-            num_classes=len(self.parts.shards.classes),
-            classes=self.parts.shards.classes,
+            self.parts.spec,
             device=self.parts.device,
             preprocess=self.parts.step.preprocess,
             autocast=self.parts.step.autocast,
-            criterion=torch.nn.CrossEntropyLoss(),
-            temperature=self.parts.spec.temperature,
             ranks=self.ranks,
             **options,
         )
 
-    def _validate(self, model: torch.nn.Module) -> Evaluation:
+    def _validate(self, model: torch.nn.Module) -> AnyEvaluation:
         return self._evaluate(model, self.parts.loaders.val, watched=True)[0]
 
-    def _judge(self, validation: Evaluation | None) -> bool:
+    def _judge(self, validation: AnyEvaluation | None) -> bool:
         """Note whether the epoch is the best so far, and keep its weights then. Return that."""
         state = self.state
         if validation is None:
@@ -318,7 +311,7 @@ class Run:
         state.offer(monitored, self.ranks.main)
         return improved
 
-    def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation | None) -> None:
+    def _close_epoch(self, images: int, learning_rate: float, validation: AnyEvaluation | None) -> None:
         state = self.state
         improved = self._judge(validation)
         record = epoch_record(self.parts, images, learning_rate, validation, improved)
@@ -327,7 +320,7 @@ class Run:
         state.seconds += state.epoch_seconds
         state.epoch += 1
         state.epoch_seconds = state.epoch_wait = 0.0
-        state.totals = Totals(self.parts.device)
+        state.totals = state.totals.begin_anew()
         state.loader.set_epoch(state.epoch)
         self._save()
         if self.ranks.main:
@@ -364,13 +357,7 @@ class Run:
         self.ranks.share(best.state_dict().values())
         if self.start.model is not None and best is not state.model:
             state.model.load_state_dict(best.state_dict())
-        kept = {}
-        if state.phase != REFIT:  # which has trained on the validation split
-            logits = LogitSample(len(loaders.val.ids), len(self.parts.shards.classes))
-            _, kept["val"] = self._evaluate(best, loaders.val, logits_seen=logits.add)
-            self.parts.spec = replace(self.parts.spec, temperature=logits.temperature(self.ranks))
-        evaluation, kept[split] = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
-        evaluation = with_intervals(with_calibration(evaluation, kept[split]))
+        evaluation, kept = evaluate_weights(self.parts, best, split, loader, self._evaluate)
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,

@@ -99,6 +99,10 @@ class _Search:
         self.study, self.space, self.config, self.given, self.out = study, space, config, given, out
         self.console = console
         self.shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
+        if self.shards.multi_label:
+            raise UserError(
+                f"{config.data}: tune compares val_top1, and sets of classes have none; compare runs of train"
+            )
 
     def run(self, trials: int, timeout: float | None) -> TuneResult:
         began = time.monotonic()

@@ -211,7 +211,8 @@ class OptimizationSettings(Settings):
     factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
     monitor: MonitorName = Field(
         "val_loss",
-        description="val_loss, top1 or macro_f1: it chooses the best epoch and counts for early stopping and plateau",
+        description="val_loss, top1, macro_f1, or map for sets of classes: it chooses the best epoch and counts for "
+        "early stopping and plateau",
     )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
     loss: Literal["cross_entropy", "focal"] = Field(
@@ -226,7 +227,12 @@ class OptimizationSettings(Settings):
     teacher_weight: float = Field(
         1.0, gt=0, le=1, description="the teacher's share of the loss, the rest is the labels'; 1: the teacher alone"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="CrossEntropyLoss's label_smoothing; of sets of classes, s / 2 and 1 - s / 2 as targets",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh classes by their inverse frequency"
     )

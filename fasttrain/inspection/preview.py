@@ -192,8 +192,10 @@ class _Looker:
 
 
 def _caption(shares: Shares) -> str:
-    (name, greatest), *rest = shares
-    if greatest >= 0.995 or not rest:
+    if all(share == 1 for _, share in shares):  # one class, or a set that isn't mixed with another
+        return "\n".join(name for name, _ in shares) or "none"
+    name, greatest = shares[0]
+    if greatest >= 0.995:
         return name
     return "\n".join(f"{each} {share:.0%}" for each, share in shares[:2])
 

@@ -60,6 +60,7 @@ class LoaderSettings:
 class Loader(ABC):
     """Iterates `(uint8 [n, H, W, 3] images, int64 [n] labels, int64 [n] ids)`, the short last batch included.
 
+    Labels of multi-label shards are float32 [n, classes], 1 for each class that a photograph has.
     Images lie on `settings.device` where that is CUDA; labels and ids are on the CPU. A subclass only turns planned
     batches into pixels (`_load`); order, boxes, flips, counting and resuming are the same for all of them, and so are
     bad samples: a batch comes without them, however few it has left. `bad_samples` holds those of the epoch at hand
@@ -102,7 +103,7 @@ class Loader(ABC):
             size=size,
             crop=crop,
             shards=shards,
-            balanced=self.shards.labels()[self.ids] if settings.sampling == "balanced" else None,
+            balanced=self.shards.class_numbers(self.ids) if settings.sampling == "balanced" else None,
         )
 
     def plans(self) -> list[EpochPlan]:
@@ -149,11 +150,10 @@ class Loader(ABC):
             self._bad_before = 0
         self.bad_samples = {}
         self._delivered, self._resume_at = self._resume_at, 0
-        labels = self.shards.labels()
         for number, (ids, images) in enumerate(self._decoded(batches)):
             self._delivered += min(step, left - number * step)
             # An empty one too: other ranks take this step, or it ends a group of accumulated batches.
-            yield images, torch.from_numpy(labels[ids]), torch.from_numpy(ids)
+            yield images, torch.from_numpy(self.shards.labels(ids)), torch.from_numpy(ids)
 
     def decode_batch(self, batch: Batch) -> torch.Tensor:
         """Return the pictures of one batch, which isn't empty, apart from any pass."""

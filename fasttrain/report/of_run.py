@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fasttrain.config.schema import TrainConfig
     from fasttrain.evaluation.evaluate import Predictions
+    from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
     from fasttrain.evaluation.metrics import Evaluation
     from fasttrain.model.factory import ModelSpec
     from fasttrain.shards.reader import ShardSet
@@ -34,7 +35,7 @@ _REFITTED = "on train and val: these weights have no validation figure, test alo
 
 def report_of_run(
     result: TrainResult,
-    predictions: Predictions,
+    predictions: Predictions | SetPredictions,
     *,
     split: str,
     config: TrainConfig,
@@ -103,8 +104,8 @@ def report_of_run(
 
 
 def report_of_evaluation(
-    evaluation: Evaluation,
-    predictions: Predictions,
+    evaluation: Evaluation | SetEvaluation,
+    predictions: Predictions | SetPredictions,
     *,
     checkpoint: Path,
     data: str | Path,

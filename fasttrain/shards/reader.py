@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fasttrain.config.location import is_url, user_path
 from fasttrain.errors import UserError, of_os
+from fasttrain.photos.label_bits import unpacked
 from fasttrain.shards.check import index_problem, members_problem
 from fasttrain.shards.checksum import sha256_of
 from fasttrain.shards.extra_labels import ExtraLabels, read_extra_labels
@@ -121,12 +122,12 @@ class ShardSet:
     A sample's id is its row in `index`: all train, then val, then test, and so again for each append.
 
     location (the folder or URL), folder (on this machine), remote (whether shards are fetched when they are needed),
-    manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
-    memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length
-    (of the JPEG or the pixels, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test),
-    and crc32 (of the same bytes), which older shards are without. Its numbers have been checked (`shards.check`).
-    mapped: whether the samples lie in files that are mapped into memory. Can be pickled and survives a fork: a worker
-    maps the files itself.
+    manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a memory-mapped
+    structured array [n] with key (S), shard (position in manifest.shards), offset and length (of the JPEG or the
+    pixels, in the tar, bytes), width and height (pixels), label (or `labels`, a set as `label_bits.packed` has it,
+    where the shards are `multi_label`), split (0 train, 1 val, 2 test), and crc32 (of the same bytes), which older
+    shards are without. Its numbers have been checked (`shards.check`). mapped: whether the samples lie in files that
+    are mapped into memory. Can be pickled and survives a fork: a worker maps the files itself.
     """
 
     mapped = True
@@ -183,9 +184,30 @@ class ShardSet:
         """int32 [N, 2], (height, width) in pixels of every sample."""
         return np.stack([self.index["height"], self.index["width"]], axis=1).astype(np.int32)
 
-    def labels(self) -> NDArray[np.int64]:
-        """int64 [N], positions in `classes`."""
-        return self.index["label"].astype(np.int64)
+    @property
+    def multi_label(self) -> bool:
+        """Whether a photograph has any number of classes."""
+        return self.manifest.multi_label
+
+    def labels(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64] | NDArray[np.float32]:
+        """int64 [n], positions in `classes`, of all samples or of some; of multi-label shards float32 [n, classes].
+
+        These are 1 where a photograph has the class, and 0 elsewhere.
+        """
+        if self.multi_label:
+            return unpacked(self.index["labels"][samples], len(self.classes)).astype(np.float32)
+        return self.class_numbers(samples)
+
+    def class_numbers(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64]:
+        """Return int64 [n], positions in `classes`, of shards that aren't multi-label."""
+        return self.index["label"][samples].astype(np.int64)
+
+    def class_counts(self, split: str) -> NDArray[np.int64]:
+        """int64 [classes], the photographs of each class in a split."""
+        rows = self.index[self.ids(split)]
+        if self.multi_label:
+            return unpacked(rows["labels"], len(self.classes)).sum(0, dtype=np.int64)
+        return np.bincount(rows["label"], minlength=len(self.classes))
 
     def extra_labels(self) -> ExtraLabels:
         """Return what the source's table says of each sample besides its class: a column each, empty without any.

@@ -26,7 +26,7 @@ from fasttrain.tracking.sync import waiting_records
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-CURVES = ("val_top1", "val_loss", "img/s", "train_top1", "train_loss", "learning_rate", "wait_share")
+CURVES = ("val_top1", "val_loss", "img/s", "val_map", "train_top1", "train_loss", "learning_rate", "wait_share")
 _LISTED = CURVES[:3]
 SORTS = ("start", "name", "model", "val_top1", "test_top1", "epochs", "img/s", "duration")
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}

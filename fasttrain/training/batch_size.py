@@ -187,7 +187,7 @@ def _try_steps(parts: RunParts, size: int) -> None:
     # Without the other ranks, who may be able to take a batch that this one can't.
     step = replace(parts.step, parallel=None, ranks=1)
     ids = torch.from_numpy(np.resize(parts.loaders.train.ids, size))
-    labels = torch.zeros(size, dtype=torch.int64)
+    labels = torch.from_numpy(parts.shards.labels(ids.numpy()))
     images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
     # A run holds all batches of a step, on the device where that is CUDA. One of them is enough to try.
     copies = [images.to(parts.device, copy=True) for _ in range(parts.step.accumulate)]

@@ -115,14 +115,16 @@ class RunView:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The epoch's metrics. After a step: this rank's `train_loss` and `train_top1` so far, for which it waits for
-        the device. After an epoch: its record. Both with what was logged."""
+        """The epoch's metrics. After a step: this rank's `train_loss` and `train_top1` so far (of multi-label data
+        `train_subset_accuracy`), for which it waits for the device. After an epoch: its record. Both with what was
+        logged."""
         if self._record is not None:
             return {**self._record, **self._logged}
         if self._state.at_end_of_epoch:
             return dict(self._state.history[-1])
-        loss, top1 = self._state.totals.means()
-        return {"train_loss": loss, "train_top1": top1, **self._logged}
+        totals = self._state.totals
+        loss, accuracy = totals.means()
+        return {"train_loss": loss, f"train_{totals.accuracy}": accuracy, **self._logged}
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Add `metrics` to the record of the epoch at hand: in `history.json` and in MLflow.

@@ -26,8 +26,8 @@ def solve_head(
     standardized features (mean 0, standard deviation 1). L-BFGS (Liu and Nocedal 1989) minimizes it over the full batch
     to convergence. It starts from the current weights, so a sequence of penalties costs little more than one.
 
-    `features`: float32 [n, D], finite. `labels`: int64 [n]. Both on the device of `head`. Returns False, with `head`
-    unchanged, if a stop was requested.
+    `features`: float32 [n, D], finite. `labels`: int64 [n], or float [n, classes] for `SetCrossEntropy`. Both on the
+    device of `head`. Returns False, with `head` unchanged, if a stop was requested.
     """
     precise = torch.float32 if features.device.type == "mps" else torch.float64
     deviation, mean = torch.std_mean(features.to(precise), dim=0, correction=0)

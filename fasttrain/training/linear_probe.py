@@ -63,7 +63,7 @@ class FeatureLoader(base.Loader):
         if settings.shuffle != "none":
             shards = self.shards.index["shard"][order].astype(np.int64) if settings.shuffle == "shards" else None
             if settings.sampling == "balanced":
-                labels = self.shards.labels()[order]
+                labels = self.shards.class_numbers(order)
                 order, _ = balanced_order(order, labels, settings.seed, self.epoch, shards)
             else:
                 order = epoch_order(order, settings.seed, self.epoch, shards)
@@ -180,7 +180,9 @@ def solve_epoch(
         return True
     device, head = state.totals.device, _head(state.model)
     features, labels = (torch.cat(each).to(device) for each in zip(*batches, strict=True))
-    if not solve_head(head, features, labels, criterion, l2, stop_requested=stop_requested):
+    # The loss of sets is a mean over classes: each class gets the penalty that a logistic regression of its own has.
+    penalty = l2 / labels.shape[1] if labels.ndim == 2 else l2
+    if not solve_head(head, features, labels, criterion, penalty, stop_requested=stop_requested):
         state.loader.load_state_dict(before)
         return False
     with torch.no_grad():

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 
-from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.of_spec import AnyEvaluation
 from fasttrain.loaders.base import Loader
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.ranks import Agreed
@@ -86,7 +86,7 @@ def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], 
         yield batches
 
 
-def require_finite_validation(validation: Evaluation | None, state: TrainingState) -> None:
+def require_finite_validation(validation: AnyEvaluation | None, state: TrainingState) -> None:
     """Raise StepDiverged if there is a `validation` whose loss is NaN or infinite."""
     if validation is not None and not math.isfinite(validation.loss):
         raise StepDiverged(Sign("validation", validation.loss), state.epoch, state.schedule.learning_rate)

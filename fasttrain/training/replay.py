@@ -19,6 +19,7 @@ from fasttrain.config.schema import TrainConfig
 from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics_if_lone
+from fasttrain.model.criterion import validation_criterion
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
@@ -156,7 +157,7 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     if training:
         keep_frozen(step.frozen)
     else:
-        step = replace(step, criterion=torch.nn.CrossEntropyLoss(), augmentation=Augmentation())
+        step = replace(step, criterion=validation_criterion(multi_label=spec.multi_label), augmentation=Augmentation())
     scale = float(saved.facts["scale"]) if precision.name == saved.facts["precision"] else 1.0
     batches = [StepBatch(*parts, begin=0, end=0) for parts in saved.batches]
     _, weight = step.size(batches)
@@ -200,7 +201,14 @@ def _config(saved: DivergedStep) -> TrainConfig:
 
 def _spec(saved: DivergedStep, config: TrainConfig) -> ModelSpec:
     facts = saved.facts
-    return ModelSpec(config.model, tuple(facts["classes"]), config.geometry, tuple(facts["mean"]), tuple(facts["std"]))
+    return ModelSpec(
+        config.model,
+        tuple(facts["classes"]),
+        config.geometry,
+        tuple(facts["mean"]),
+        tuple(facts["std"]),
+        multi_label=bool(facts.get("multi_label")),
+    )
 
 
 def _model(saved: DivergedStep, config: TrainConfig, device: torch.device) -> torch.nn.Module:

@@ -19,10 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.model_name import is_own
+from fasttrain.config.monitor import MONITORS
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop, evaluation_crop
 from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
 from fasttrain.errors import UserError
+from fasttrain.evaluation.label_sets import SetEvaluation
+from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
@@ -74,6 +77,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     keep_freed_memory(device)
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
+    _check_monitor(config, shards)
     if config.fold is not None:
         shards = FoldView(shards, config.fold, config.seed)
     warn = _warning_on(console, ranks)
@@ -107,6 +111,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         loaders.train.close()
         loaders = replace(loaders, train=make_refit())
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
+    spec = replace(spec, multi_label=shards.multi_label)
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
     waiting, frozen_until_then = freeze_for(model, phase)
     why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
@@ -122,7 +127,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         schedule=schedule,
         scaler=precision.scaler,
         early_stopping=EarlyStopping(config.early_stopping, config.monitor),
-        totals=Totals(device),
+        totals=Totals(device, multi_label=shards.multi_label),
         loader=loaders.train,
         optimizer_kind=config.optimizer,
         phase=phase,
@@ -190,7 +195,7 @@ def make_step(
     return Step(
         device,
         preprocess,
-        make_criterion(config, class_weights).to(device),
+        make_criterion(config, class_weights, multi_label=spec.multi_label).to(device),
         precision.autocast,
         config.clip_grad,
         frozen,
@@ -243,6 +248,14 @@ def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
             print(f"rank {ranks.rank}: {line}", file=sys.stderr)
 
     return warn
+
+
+def _check_monitor(config: TrainConfig, shards: ShardSet) -> None:
+    kind = SetEvaluation if shards.multi_label else Evaluation
+    if not config.monitored.measured_by(kind):
+        labels = "sets of classes" if shards.multi_label else "one class a photograph"
+        others = ", ".join(name for name, each in MONITORS.items() if each.measured_by(kind))
+        raise UserError(f"monitor = {config.monitor}: {shards.location} has {labels}; give --monitor one of {others}")
 
 
 def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:

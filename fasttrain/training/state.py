@@ -24,23 +24,31 @@ HEAD, FULL, REFIT = "head", "full", "refit"
 
 
 class Totals:
-    """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them."""
+    """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them.
 
-    def __init__(self, device: torch.device) -> None:
+    accuracy: what counts as right, "top1", or "subset_accuracy" where a photograph has a set of classes.
+    """
+
+    def __init__(self, device: torch.device, *, multi_label: bool = False) -> None:
+        self.accuracy = "subset_accuracy" if multi_label else "top1"
         # loss sum, correct, samples, skipped steps
         self._sums = torch.zeros(4, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
     def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weight: float) -> None:
         """Add a batch: its mean `loss`, float [], its `logits`, float [n, classes], and its `labels`.
 
-        `labels` are int64 [n], or float [n, classes] where they are mixed; then the greatest share counts as right.
+        `labels` are int64 [n], or float [n, classes] where they are mixed; then the greatest share counts as right. Of
+        sets, a photograph counts whose classes all have the logits' sign.
         `weight` is the number of samples that the loss stands for: n, unless the samples are weighted.
         """
         count = len(labels)
         loss = loss.detach() * weight
-        if labels.ndim == 2:
-            labels = labels.argmax(dim=1)
-        correct = (logits.argmax(dim=1) == labels).sum()
+        if self.accuracy == "subset_accuracy":
+            correct = ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
+        else:
+            if labels.ndim == 2:
+                labels = labels.argmax(dim=1)
+            correct = (logits.argmax(dim=1) == labels).sum()
         self._sums[:3] += torch.stack([loss, correct, torch.full_like(correct, count)]).to(self._sums)
 
     def skipped(self, norm: torch.Tensor, ranks: int) -> None:
@@ -56,7 +64,7 @@ class Totals:
         return round(self._sums[2].item())
 
     def means(self) -> tuple[float, float]:
-        """Loss and top1 over the samples so far. Waits for the device."""
+        """Loss and `accuracy` over the samples so far. Waits for the device."""
         loss, correct, samples, _ = self._sums.tolist()
         return loss / max(samples, 1), correct / max(samples, 1)
 
@@ -64,9 +72,13 @@ class Totals:
     def device(self) -> torch.device:
         return self._sums.device
 
+    def begin_anew(self) -> Totals:
+        """Return the same sums of no sample."""
+        return Totals(self.device, multi_label=self.accuracy == "subset_accuracy")
+
     def over(self, ranks: Ranks) -> Totals:
         """Those of all ranks together."""
-        everyones = Totals(self.device)
+        everyones = self.begin_anew()
         everyones.load_state_dict(torch.stack(ranks.gather(self.state_dict().cpu())).sum(dim=0))
         return everyones
 

@@ -14,6 +14,7 @@ from fasttrain.augment.augmentation import Augmentation
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics_if_lone, statistics_kept
+from fasttrain.model.criterion import Criterion
 from fasttrain.model.precision import Autocast
 from fasttrain.ranks import Agreed
 from fasttrain.training.finite import gradient_norm
@@ -38,7 +39,7 @@ Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A loader's batch: images uint8 [n, H, W, 3] on any device, labels int64 [n] and ids int64 [n] on the host.
+    """A loader's batch: images uint8 [n, H, W, 3] on any device, the loader's labels and ids int64 [n] on the host.
 
     `begin` and `end` are positions in the epoch, in samples over all ranks: before this batch and after it.
     """
@@ -62,7 +63,7 @@ class Step:
 
     device: torch.device
     preprocess: torch.nn.Module
-    criterion: torch.nn.CrossEntropyLoss
+    criterion: Criterion
     autocast: Autocast
     clip_grad: float | None
     frozen: list[torch.nn.Module]
@@ -105,11 +106,11 @@ class Step:
         return sum(len(batch.labels) for batch in batches), sum(self._weight(batch.labels) for batch in batches)
 
     def _weight(self, labels: torch.Tensor) -> float:
-        """Return the divisor of the criterion's mean over `labels`, int64 [n] on the host.
+        """Return the divisor of the criterion's mean over `labels`, those of a batch, on the host.
 
         That is their number, or the sum of their class weights.
         """
-        if self.class_weights is None or self.augmentation.mix is not None:
+        if self.class_weights is None or self.augmentation.mix is not None or labels.ndim == 2:
             return float(len(labels))
         return float(self.class_weights[labels].sum())
 

@@ -269,3 +269,20 @@ def test_what_one_rank_fails_with_ends_both_in_one_line(shard_folder, tmp_path):
         assert said in first.splitlines()[-1] and first.count("fasttrain: ") == 1 and "Traceback" not in first
         assert not second
     assert last_state(next((tmp_path / "runs").glob("*/checkpoints/step-*")).parents[1])["step"] == 3
+
+
+@pytest.mark.slow
+def test_two_ranks_train_on_sets_of_classes_as_one_does(
+    multi_label_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    found = []
+    for name, batch_size, command in (("one", 16, []), ("two", 8, [*TORCHRUN, str(free_port())])):
+        out = tmp_path_factory.mktemp(name)
+        line = train_line(multi_label_shards, out, batch_size=batch_size, save_every=1000, epochs=1, figures=False)
+        finish(start([*command, *line]))
+        run = folder_in(out)
+        found.append((last_state(run)["history"][-1], json.loads((run / "model.json").read_text())["thresholds"]))
+    (alone, cuts), (together, other_cuts) = found
+    for metric in ("train_loss", "val_loss", "val_map", "val_macro_f1", "train_subset_accuracy"):
+        assert together[metric] == pytest.approx(alone[metric], rel=1e-3), metric
+    assert other_cuts == pytest.approx(cuts, abs=1e-4)

@@ -18,6 +18,7 @@ from fasttrain import device as device_module
 from fasttrain import train
 from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of
+from fasttrain.commands import final_evaluation
 from fasttrain.commands import run as run_module
 from fasttrain.commands.run_files import start_tracker, tracked_before
 from fasttrain.commands.train import make_run
@@ -325,7 +326,7 @@ def test_another_loader(begun, tmp_path, shard_folder):
 def test_what_the_end_of_a_run_asks_for(begun, tmp_path, monkeypatch, capsys):
     """tta, and the form of what is printed."""
     averaged = []
-    monkeypatch.setattr(run_module, "FlipAveraged", lambda model: averaged.append(model) or model)
+    monkeypatch.setattr(final_evaluation, "FlipAveraged", lambda model: averaged.append(model) or model)
     monkeypatch.setattr(run_module, "write_result", lambda *given: None)
     train(resume=str(copied(begun, tmp_path)), tta="flip", log_format="json")
     said = capsys.readouterr().out.splitlines()
