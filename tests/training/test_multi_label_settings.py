@@ -15,12 +15,14 @@ from torch.nn import functional as F
 from fasttrain import Loader, evaluate, train, train_folds
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.commands import finish
+from fasttrain.config.geometry import Geometry
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.prediction_file import read_predictions
 from fasttrain.inspection.labels import find_label_issues
 from fasttrain.model.criterion import SetCrossEntropy
+from fasttrain.model.factory import ModelSpec
 from fasttrain.shards.convert import convert
 from fasttrain.training.loss import SetFocalLoss, make_criterion
 from fasttrain.training.result import TrainResult
@@ -129,7 +131,8 @@ def test_distillation_is_each_decision_s_divergence(weighted: bool) -> None:
     network, student = torch.nn.Linear(5, 4), torch.nn.Linear(5, 4)
     weights = torch.tensor([1.0, 2.0, 0.5, 3.0]) if weighted else None
     criterion = SetCrossEntropy(weights)
-    teacher = Teacher("t", "", network, nullcontext, None, None, 2.0)
+    spec = ModelSpec("t", ("a", "b", "c", "d"), Geometry(32))
+    teacher = Teacher("t", spec, "", network, nullcontext, None, None, 2.0)
     p, q = ((each(inputs) / 2).sigmoid() for each in (network, student))
     scale = 1.0 if weights is None else weights
     expected = (scale * p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean() * 4
