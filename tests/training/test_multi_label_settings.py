@@ -131,7 +131,7 @@ def test_distillation_is_each_decision_s_divergence(weighted: bool) -> None:
     network, student = torch.nn.Linear(5, 4), torch.nn.Linear(5, 4)
     weights = torch.tensor([1.0, 2.0, 0.5, 3.0]) if weighted else None
     criterion = SetCrossEntropy(weights)
-    spec = ModelSpec("t", ("a", "b", "c", "d"), Geometry(32))
+    spec = ModelSpec("t", ("a", "b", "c", "d"), Geometry(32), (0.5,) * 3, (0.5,) * 3)
     teacher = Teacher("t", spec, "", network, nullcontext, None, None, 2.0)
     p, q = ((each(inputs) / 2).sigmoid() for each in (network, student))
     scale = 1.0 if weights is None else weights
