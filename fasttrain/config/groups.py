@@ -154,6 +154,9 @@ class ModelSettings(Settings):
         None, description="start from this instead: a state_dict or checkpoint of any trainer, or a run folder"
     )
     freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
+    freeze_bn: Switch = Field(
+        "auto", description="BatchNorm keeps the running statistics it begins with; auto: behind head_epochs"
+    )
     linear_probe: bool = Field(
         False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
     )
@@ -212,7 +215,7 @@ class OptimizationSettings(Settings):
     monitor: MonitorName = Field(
         "val_loss",
         description="val_loss, top1, macro_f1, or map for sets of classes: it chooses the best epoch and counts for "
-        "early stopping and plateau",
+        "early stopping and plateau; auto: top1 or map",
     )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
     loss: Literal["cross_entropy", "focal"] = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-MonitorName = Literal["val_loss", "top1", "macro_f1", "map"]
+MonitorName = Literal["val_loss", "top1", "macro_f1", "map", "auto"]
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     TrivialAugment takes RandAugment's place.
     Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them. `minutes`
     chooses the epochs itself, and compiling would take a minute or more of them for each size.
-    Mirror images aren't averaged where training has none.
+    Mirror images aren't averaged where training has none. Behind a head that was solved for, the loss doesn't choose
+    the best epoch: label smoothing raises it, however many more photographs the model gets right.
     """
     if given.get("linear_probe"):
         return {}
@@ -66,6 +67,8 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     epochs = given.get("epochs", defaults.get("epochs"))
     if isinstance(epochs, int) and epochs >= _MANY_EPOCHS:
         defaults |= _NEEDS_MANY_EPOCHS.get(name, {})
+    if given.get("minutes") is not None or given.get("head_epochs"):
+        defaults["monitor"] = "auto"
     if given.get("trivial_augment"):
         defaults.pop("rand_augment", None)
     if given.get("pretrained") is False and not given.get("weights"):

@@ -92,6 +92,7 @@ RULES: dict[str, Rule] = {
     "pretrained": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
     "weights": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
     "freeze": _effect(f"blocks are frozen or trained from the next step on; {_MOMENTS}"),
+    "freeze_bn": _effect("from the next step on, with the statistics as they are then"),
     "linear_probe": Rule(
         OnResume.FIXED,
         "but it can be switched off: the run then continues by fine-tuning. Earlier epochs of fine-tuning have trained "

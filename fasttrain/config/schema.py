@@ -26,7 +26,7 @@ HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_
 
 NEEDS_PIXELS = (
     *HEAD_NEEDS_PIXELS,
-    *("vflip", "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit"),
+    *("vflip", "tta", "freeze", "freeze_bn", "layer_decay", "grad_checkpointing", "head_epochs", "refit"),
 )
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 
@@ -92,8 +92,13 @@ class TrainConfig(
 
     @property
     def monitored(self) -> Monitor:
-        """Return the metric that chooses the best epoch."""
-        return MONITORS[self.monitor]
+        """Return the metric that chooses the best epoch; top1 for "auto", until the data is known."""
+        return MONITORS["top1" if self.monitor == "auto" else self.monitor]
+
+    @property
+    def freezes_statistics(self) -> bool:
+        """Return whether BatchNorm keeps its running statistics while everything trains."""
+        return self.freeze_bn == "on" or (self.freeze_bn == "auto" and self.head_epochs > 0)
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
         """Return the settings as TOML and JSON can hold them: paths as strings, unset ones left out."""

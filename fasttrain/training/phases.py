@@ -17,7 +17,7 @@ from fasttrain.checkpoint.packing import snapshot
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import HEAD_NEEDS_PIXELS, TrainConfig
 from fasttrain.device import compile_in_place
-from fasttrain.model.freeze import freeze_all_but_classifier
+from fasttrain.model.freeze import freeze_all_but_classifier, freeze_blocks, freeze_body, freeze_statistics
 from fasttrain.ranks import Ranks
 from fasttrain.training.linear_probe import classifier_alone_follows
 from fasttrain.training.optim import Schedule, create_optimizer
@@ -34,6 +34,12 @@ def phase_of(config: TrainConfig, checkpoint: dict[str, Any] | None) -> str:
     if checkpoint is not None:
         return str(checkpoint.get("phase", FULL))
     return HEAD if config.head_epochs else FULL
+
+
+def freeze_for_good(model: torch.nn.Module, config: TrainConfig) -> list[torch.nn.Module]:
+    """Freeze what trains in no phase. Return the modules that must stay in eval mode, BatchNorm of `freeze_bn` too."""
+    frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
+    return frozen + (freeze_statistics(model) if config.freezes_statistics else [])
 
 
 def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parameter], list[torch.nn.Module]]:

@@ -22,12 +22,12 @@ from fasttrain.model.batch_norm import running_statistics_if_lone
 from fasttrain.model.criterion import validation_criterion
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.fold import fold_frozen
-from fasttrain.model.freeze import freeze_blocks, keep_frozen
+from fasttrain.model.freeze import keep_frozen
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.precision import make_precision
 from fasttrain.training.diverged import DivergedStep
 from fasttrain.training.finite import gradient_norm, non_finite
-from fasttrain.training.phases import freeze_for
+from fasttrain.training.phases import freeze_for, freeze_for_good
 from fasttrain.training.setup import make_step
 from fasttrain.training.state import FULL
 from fasttrain.training.step import StepBatch
@@ -135,7 +135,7 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     config = _config(saved)
     spec = _spec(saved, config)
     model = _model(saved, config, device)
-    frozen = freeze_blocks(model, config.freeze)
+    frozen = freeze_for_good(model, config)
     phase = saved.facts.get("phase", FULL)
     _, waiting = freeze_for(model, phase)
     precision = make_precision(precision_name, model, device)

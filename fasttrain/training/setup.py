@@ -27,7 +27,6 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
-from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.own import require_logits, require_same_structure
 from fasttrain.model.precision import Precision, choose_precision
@@ -45,7 +44,7 @@ from fasttrain.training.image_size import sides_of, with_fitting_sizes
 from fasttrain.training.interpolation import with_known_interpolation
 from fasttrain.training.loss import make_criterion
 from fasttrain.training.parts import RunParts
-from fasttrain.training.phases import describe_head, freeze_for, make_optimizer, needs_pixels, phase_of
+from fasttrain.training.phases import describe_head, freeze_for, freeze_for_good, make_optimizer, needs_pixels, phase_of
 from fasttrain.training.resume import RunStart
 from fasttrain.training.seeds import seed_everything, seed_rank
 from fasttrain.training.soup import Candidates
@@ -77,7 +76,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     keep_freed_memory(device)
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
-    _check_monitor(config, shards)
+    config = _with_monitor(config, shards)
     if config.fold is not None:
         shards = FoldView(shards, config.fold, config.seed)
     warn = _warning_on(console, ranks)
@@ -112,7 +111,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         loaders = replace(loaders, train=make_refit())
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
     spec = replace(spec, multi_label=shards.multi_label)
-    frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
+    frozen = freeze_for_good(model, config)
     waiting, frozen_until_then = freeze_for(model, phase)
     why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
     optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
@@ -250,12 +249,15 @@ def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
     return warn
 
 
-def _check_monitor(config: TrainConfig, shards: ShardSet) -> None:
+def _with_monitor(config: TrainConfig, shards: ShardSet) -> TrainConfig:
     kind = SetEvaluation if shards.multi_label else Evaluation
+    if config.monitor == "auto":
+        return config.model_copy(update={"monitor": "map" if shards.multi_label else "top1"})
     if not config.monitored.measured_by(kind):
         labels = "sets of classes" if shards.multi_label else "one class a photograph"
         others = ", ".join(name for name, each in MONITORS.items() if each.measured_by(kind))
         raise UserError(f"monitor = {config.monitor}: {shards.location} has {labels}; give --monitor one of {others}")
+    return config
 
 
 def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:

@@ -186,6 +186,7 @@ def test_training_that_spoils_the_head_leaves_the_head(shard_folder, tmp_path, c
     """Its epochs, their number chosen here, are among those that the best one is chosen from."""
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
     spoiling = {"learning_rate": 0.3, "warmup_epochs": 0, "color_jitter": 0.3, "average": 2, "head_epochs": 2}
+    spoiling |= {"freeze_bn": "off", "monitor": "val_loss"}
     run = train(data=shard_folder, out=tmp_path / "runs", **{**TIMED, **spoiling}, weights=begin)
     assert run.best_epoch <= 2 < len(run.history)
     assert [("l2" in each) for each in run.history[:3]] == [True, True, False]

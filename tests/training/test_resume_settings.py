@@ -116,6 +116,11 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "random_erasing": ({"random_erasing": 0.5}, lambda run: run.step.augmentation.pixels._random_erasing, 0.5),
     "mixup": ({"mixup": 0.2}, lambda run: run.step.augmentation.mix._mixup.mixup_alpha, 0.2),
     "cutmix": ({"cutmix": 0.7}, lambda run: run.step.augmentation.mix._mixup.cutmix_alpha, 0.7),
+    "freeze_bn": (
+        {"freeze_bn": "on"},
+        lambda run: any(isinstance(each, torch.nn.BatchNorm2d) and each.training for each in run.model.modules()),
+        False,
+    ),
     "freeze": ({"freeze": 2}, lambda run: 0 < trainable(run) < len(list(run.model.parameters())), True),
     "drop_rate": ({"drop_rate": 0.4}, lambda run: run.model.drop_rate, 0.4),
     "drop_path": ({"drop_path": 0.3}, lambda run: max(drop_probabilities(run.model)), pytest.approx(0.3)),
