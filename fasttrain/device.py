@@ -20,23 +20,35 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a t
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU. UserError for what this machine lacks."""
+    """Return the device `name`: CUDA's always with its number, which some of torch's functions need.
+
+    `auto` takes CUDA, then MPS, then the CPU. Raises UserError for what this machine lacks.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        name = "cuda" if cuda else "mps" if mps else "cpu"
     found = re.fullmatch(r"(cpu|cuda|mps)(?::(\d+))?", name)
     if found is None:
         kinds = ("auto", "cpu", "cuda", "mps")
         raise UserError(
             f"device = '{name}' is not one of auto, cpu, cuda, cuda:N, mps{nearest(name.strip().lower(), [*kinds])}"
         )
-    kind, index = found[1], int(found[2] or 0)
+    kind = found[1]
+    # A program that has used CUDA before may have made another device than the first one the current one.
+    current = torch.cuda.current_device() if kind == "cuda" and torch.cuda.is_initialized() else 0
+    index = current if found[2] is None else int(found[2])
     have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if index >= have:
         number = f"{have} {kind.upper()} device{'' if have == 1 else 's'}"
         raise UserError(f"device = '{name}': this machine has {number}; use --device {kind if have else 'auto'}")
-    return torch.device(kind) if found[2] is None or kind == "cpu" else torch.device(kind, index)
+    return torch.device("cuda", index) if kind == "cuda" else torch.device(kind)
+
+
+def make_current(device: torch.device) -> torch.device:
+    """Make `device` the one that torch takes where none is named, for page-locked memory and kernels; return it."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def choose_workers(workers: int | None) -> int:

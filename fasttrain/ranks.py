@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from fasttrain.device import choose_workers
+from fasttrain.device import choose_device, choose_workers, make_current
 from fasttrain.errors import Diverged, FasttrainError, InternalError, Stopped, UserError, one_line
 
 T = TypeVar("T")
@@ -148,19 +148,22 @@ class Ranks:
         elif isinstance(error, Exception):
             self._end_with(error)
 
-    def device(self, chosen: torch.device) -> torch.device:
-        """This rank's own of the kind that was `chosen`, and the group for its gradients."""
+    def device(self, name: str) -> torch.device:
+        """Return this rank's device of the kind `name`, made the current one. Make the group for its gradients.
+
+        Raises UserError for what this machine lacks.
+        """
+        chosen = choose_device(name)
         if self.size == 1:
-            return chosen
+            return make_current(chosen)
         if chosen.type == "cuda":
-            if chosen.index is not None:
-                raise UserError(f"device = '{chosen}': each of {self.size} ranks has its own; use --device cuda")
+            if ":" in name:
+                raise UserError(f"device = '{name}': each of {self.size} ranks has its own; use --device cuda")
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
                     f"{self.local_size} ranks on a machine with {have} CUDA devices; --nproc-per-node {have}"
                 )
-            chosen = torch.device("cuda", self.local_rank)
-            torch.cuda.set_device(chosen)
+            chosen = make_current(torch.device("cuda", self.local_rank))
         elif chosen.type != "cpu":
             raise UserError(f"device = '{chosen}' can't train with {self.size} ranks; use --device cpu")
         self._data = dist.new_group(backend=self.backend(chosen), timeout=_JOINING)

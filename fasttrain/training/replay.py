@@ -16,7 +16,7 @@ import torch
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
-from fasttrain.device import choose_device
+from fasttrain.device import choose_device, make_current
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics_if_lone
 from fasttrain.model.factory import ModelSpec, create_model
@@ -97,7 +97,7 @@ def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
     """
     if saved.facts["config"].get("linear_probe") or saved.facts.get("on_features"):
         raise UserError(f"{path} is of a head on cached features, which has no step to run again")
-    target = choose_device(device)
+    target = make_current(choose_device(device))
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]
     labels = saved.batches[-1][1]

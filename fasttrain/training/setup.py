@@ -21,7 +21,7 @@ from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop, evaluation_crop
-from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
+from fasttrain.device import compile_in_place, fast_math, keep_freed_memory
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.freeze import freeze_blocks, freeze_body
@@ -70,7 +70,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
     seed_everything(config.seed, config.deterministic)
     fast_math(config.deterministic)
-    device = ranks.device(choose_device(config.device))
+    device = ranks.device(config.device)
     keep_freed_memory(device)
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
