@@ -8,6 +8,8 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -65,8 +67,28 @@ def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def fast_math(deterministic: bool) -> None:
-    """TF32 for matrix products, as convolutions have it by default; full fp32 where `deterministic`."""
-    torch.set_float32_matmul_precision("highest" if deterministic else "high")
+    """Have CUDA's matrix products and convolutions use TF32, or full fp32 where `deterministic`."""
+    _set_precision("highest" if deterministic else "high", tf32_convolutions=not deterministic)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Have CUDA's matrix products and convolutions use full fp32: TF32 keeps three digits, too few to compare by."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    _set_precision("highest", tf32_convolutions=False)
+    try:
+        yield
+    finally:
+        _set_precision(products, tf32_convolutions=convolutions)
+
+
+def _set_precision(products: str, *, tf32_convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    # The older switch comes first. Torch 2.9 refuses to read it where it says something else than the newer ones.
+    torch.backends.cudnn.allow_tf32 = tf32_convolutions
+    for name in ("conv", "rnn"):
+        if (switch := getattr(torch.backends.cudnn, name, None)) is not None:
+            switch.fp32_precision = "tf32" if tf32_convolutions else "ieee"
 
 
 def compile_in_place(model: torch.nn.Module, device: torch.device, choice: str, mode: str, deterministic: bool) -> bool:

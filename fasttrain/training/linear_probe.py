@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
 from fasttrain.data.crops import evaluation_crop
-from fasttrain.device import copy_to
+from fasttrain.device import copy_to, full_precision
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
@@ -214,7 +214,7 @@ def classifier_alone_follows(model: Any, side: int) -> bool:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             inputs = torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(0))
             inputs = inputs.to(next(model.parameters()).device)
             features = model.forward_head(model.forward_features(inputs), pre_logits=True)

@@ -144,10 +144,16 @@ def test_a_model_without_grad_checkpointing_is_refused_in_one_line():
 
 
 def test_deterministic_runs_use_full_precision():
+    def settings() -> tuple[str, bool, str]:
+        cudnn = torch.backends.cudnn
+        newer = cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else {True: "tf32", False: "ieee"}[cudnn.allow_tf32]
+        return torch.get_float32_matmul_precision(), cudnn.allow_tf32, newer
+
     try:
         fast_math(deterministic=False)
-        assert torch.get_float32_matmul_precision() == "high"
+        assert settings() == ("high", True, "tf32")
         fast_math(deterministic=True)
-        assert torch.get_float32_matmul_precision() == "highest"
+        assert settings() == ("highest", False, "ieee")
     finally:
+        fast_math(deterministic=False)
         torch.set_float32_matmul_precision("highest")
