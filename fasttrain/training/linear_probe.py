@@ -35,6 +35,7 @@ from fasttrain.model.precision import Autocast
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, photographs_in_order
+from fasttrain.training.finite import LOOK_EVERY
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -71,7 +72,7 @@ class FeatureLoader(base.Loader):
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         for batch in batches:
             rows = torch.from_numpy(np.searchsorted(self.ids, batch.ids))
-            yield self._features[rows.to(self._features.device)], ()
+            yield self._features[copy_to(self._features.device, rows)], ()
 
     def close(self) -> None:
         self._pictures.close()
@@ -186,22 +187,35 @@ def _compute(
     device: torch.device,
     setting: str,
 ) -> torch.Tensor:
+    """Return the features, float32 [N, D] on the host, which waits for the device every `LOOK_EVERY` batches."""
     parts: list[torch.Tensor] = []
+    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def fetch() -> None:
+        features, ids = (torch.cat(each) for each in zip(*waiting, strict=True))
+        waiting.clear()
+        parts.append(features.cpu())
+        finite = parts[-1].flatten(1).isfinite().all(dim=1)
+        if not finite.all():
+            sample = int(ids[int((~finite).nonzero()[0])])
+            raise UserError(
+                f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
+            )
+
     model.eval()
     with torch.no_grad():
         for images, _, ids in batches:
             inputs = preprocess(copy_to(device, images))
             with autocast():
                 features = model.forward_head(model.forward_features(inputs), pre_logits=True)
-                finite = features.flatten(1).isfinite().all(dim=1)
-                if not finite.all():
-                    sample = int(ids[int((~finite).nonzero()[0])])
-                    raise UserError(
-                        f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
-                    )
+                waiting.append((features.float(), ids))
                 if not parts:
+                    fetch()
                     _require_linear(model, inputs, features, setting)
-            parts.append(features.float().cpu())
+            if len(waiting) == LOOK_EVERY:
+                fetch()
+        if waiting:
+            fetch()
     return torch.cat(parts)
 
 
