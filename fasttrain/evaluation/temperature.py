@@ -30,7 +30,7 @@ class LogitSample:
         self._labels: list[torch.Tensor] = []
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add a batch: `logits` float32 [n, C], `labels` int64 [n]. They stay on their device, so that no batch waits."""
+        """Add a batch: `logits` float32 [n, C], `labels` int64 [n]. The host does not wait for them."""
         first = -self._seen % self._every
         self._seen += len(labels)
         self._logits.append(logits[first :: self._every].clone())  # the next batch may be written where these lie
