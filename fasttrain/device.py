@@ -1,12 +1,10 @@
-"""The device: which one to use, how to compile for it, and how to keep its memory."""
+"""The device: which one to use, how precisely it computes, and how to keep its memory."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,31 +87,6 @@ def _set_precision(products: str, *, tf32_convolutions: bool) -> None:
     for name in ("conv", "rnn"):
         if (switch := getattr(torch.backends.cudnn, name, None)) is not None:
             switch.fp32_precision = "tf32" if tf32_convolutions else "ieee"
-
-
-def compile_in_place(model: torch.nn.Module, device: torch.device, choice: str, mode: str, deterministic: bool) -> bool:
-    """Has `model` run compiled from its first call on, with the same parameters, names and state_dict; says if so.
-
-    `choice`: "on", "off", or "auto": on CUDA, unless `deterministic`; there what can't be compiled runs as it is.
-    `mode` is torch.compile's. Copies of `model` (an EMA's) are not compiled. UserError where "on" can't be had.
-    """
-    if choice == "off" or (choice == "auto" and (deterministic or not _compile_pays(device))):
-        return False
-    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        raise UserError("compile = 'on' needs a C++ compiler on a CPU; install g++ or use --compile off")
-    import torch._dynamo
-
-    # Training and evaluation, the short last batch and progressive resizing have a graph each: 8 would be too few.
-    torch._dynamo.config.recompile_limit = 64
-    torch._dynamo.config.suppress_errors = choice == "auto"
-    model.compile(mode=mode)
-    return True
-
-
-def _compile_pays(device: torch.device) -> bool:
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (7, 0)  # Triton's least
 
 
 def memory_peak(device: torch.device) -> int | None:

@@ -51,6 +51,7 @@ from fasttrain.training.saving import Saving
 from fasttrain.training.state import HEAD, REFIT, Totals
 from fasttrain.training.step import Step
 from fasttrain.training.trace import Trace
+from fasttrain.training.warm_up import warm_up
 
 log = logging.getLogger("fasttrain")
 
@@ -206,6 +207,7 @@ class Run:
                 progressive_side(self.config.progressive, self.parts.scheduled_epoch, self.config.epochs)
             )
         set_found_rate(self.parts)
+        warm_up(self.parts, self._say)
         done = state.loader.state_dict()["samples"]
         total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
         title = f"epoch {state.epoch + 1}/{self.parts.last_epoch}"

@@ -21,8 +21,9 @@ from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop, evaluation_crop
-from fasttrain.device import compile_in_place, fast_math, keep_freed_memory
+from fasttrain.device import fast_math, keep_freed_memory
 from fasttrain.errors import UserError
+from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
@@ -143,7 +144,15 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     compiled = (
         not config.linear_probe
         and phase != HEAD
-        and compile_in_place(model, device, config.compile, config.compile_mode, config.deterministic)
+        and compile_in_place(
+            model,
+            device,
+            config.compile,
+            config.compile_mode,
+            config.deterministic,
+            batch_size=min(int(config.batch_size), len(loaders.train.ids)),
+            warn=warn,
+        )
     )
     seed_rank(ranks.rank)
     why_head = describe_head(config, phase, why_pixels)
