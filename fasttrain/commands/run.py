@@ -253,7 +253,10 @@ class Run:
     def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
         # An epoch needs a step to be closed.
         ended = self.callbacks.stopping and (self.state.epoch_seconds > 0 or self.state.at_end_of_epoch)
-        return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
+        agreed = self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
+        if 0 < agreed.samples < self.parts.batch_size * self.ranks.size * self.config.grad_accumulation:
+            self.ranks.share(self.state.model.buffers())  # BatchNorm may read them, for a lone sample
+        return agreed
 
     def _after_step(self, part: Agreed) -> None:
         self.callbacks.step_end()
