@@ -268,7 +268,9 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
         place = own.module or (own.broken_gradients[-1:] or ["the loss"])[0]
         most = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
         why = f"it is finite in fp32; {own.precision} overflows at {place}{most}"
-        mend = "use --amp-dtype bf16" if own.precision == "fp16" else "train with --no-amp"
+        # Fp16 takes the place of bf16 where a GPU has none.
+        asked_for = own.precision == "fp16" and facts["config"].get("amp_dtype") == "fp16"
+        mend = "use --amp-dtype bf16" if asked_for else "train with --no-amp"
         if full.loss > _WILD * math.log(len(facts["classes"])):
             mend += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
         return why, mend
