@@ -207,9 +207,10 @@ class Run:
                 progressive_side(self.config.progressive, self.parts.scheduled_epoch, self.config.epochs)
             )
         set_found_rate(self.parts)
-        warm_up(self.parts, self._say)
         done = state.loader.state_dict()["samples"]
         total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
+        if done < total:
+            warm_up(self.parts, self._say)
         title = f"epoch {state.epoch + 1}/{self.parts.last_epoch}"
         bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
         with bar as progress:

@@ -12,6 +12,7 @@ import torch
 
 from fasttrain.errors import UserError, one_line
 
+_UNCOMPILED = "the model runs uncompiled, which is slower"
 _LONGEST_REASON = 200  # characters: some messages hold the whole graph
 
 
@@ -27,12 +28,15 @@ def compile_in_place(
 ) -> bool:
     """Have `model` run compiled from its first call on, with the same parameters, names and state_dict; say if it does.
 
-    `choice` is "on", "off", or "auto": on CUDA, unless `deterministic`; where compiling fails, `warn` is then told why,
-    and the model runs as it is. `mode` is torch.compile's. Each picture size has a static graph for batches of
-    `batch_size`. Other batches, such as an epoch's last one, run as they are. Copies of `model` (an EMA's) are not
-    compiled. Raises UserError where "on" can't be had.
+    `choice` is "on", "off", or "auto": on CUDA, unless `deterministic`; where compiling can't be had or fails, `warn`
+    is then told why, and the model runs as it is. `mode` is torch.compile's. Each picture size has a static graph for
+    batches of `batch_size`. Other batches, such as an epoch's last one, run as they are. Copies of `model` (an EMA's)
+    are not compiled. Raises UserError where "on" can't be had.
     """
     if choice == "off" or (choice == "auto" and (deterministic or not _compile_pays(device))):
+        return False
+    if choice == "auto" and (problem := _compile_problem(device)):
+        warn(f"compile: {problem}; {_UNCOMPILED}")
         return False
     if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
         raise UserError("compile = 'on' needs a C++ compiler on a CPU; install g++ or use --compile off")
@@ -58,7 +62,7 @@ def stop_compiling(model: torch.nn.Module, error: Exception) -> None:
     if call.warn is None:
         raise UserError(f"compile = 'on': {reason}; use --compile off") from error
     model._compiled_call_impl = None
-    call.warn(f"compile: {reason}; the model runs uncompiled, which is slower")
+    call.warn(f"compile: {reason}; {_UNCOMPILED}")
 
 
 class _FullBatches:
@@ -84,6 +88,15 @@ class _FullBatches:
 
 
 def _compile_pays(device: torch.device) -> bool:
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (7, 0)  # Triton's least
+    return device.type == "cuda"
+
+
+def _compile_problem(device: torch.device) -> str | None:
+    """Return why the GPU `device` can't run compiled models, or None."""
+    if device.type != "cuda":
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "triton, which torch.compile needs on a GPU, is not installed"
+    if torch.cuda.get_device_capability(device) < (7, 0):
+        return f"triton does not compile for {torch.cuda.get_device_name(device)}"
+    return None

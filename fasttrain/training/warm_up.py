@@ -48,6 +48,8 @@ def warm_up(parts: RunParts, say: Callable[[str], None] = lambda line: None) -> 
     parts.compiled = state.model._compiled_call_impl is not None
     if parts.compiled:
         say(f"compile: {side} px, {time.perf_counter() - began:.1f} s")
+    else:
+        parts.fold_frozen()
 
 
 def _pass(parts: RunParts, side: int) -> None:

@@ -95,3 +95,19 @@ def test_where_it_was_asked_for_a_failure_is_an_error(monkeypatch):
     with pytest.raises(UserError, match=r"^compile = 'on': torch.compile failed \(RuntimeError: Failed to find C comp"):
         model(torch.randn(FULL, 3, 8, 8))
     assert not said
+
+
+def test_a_gpu_that_torch_does_not_compile_for_is_said_to_run_uncompiled(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    for capability, triton in (((9, 0), None), ((6, 0), "a spec")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=triton: found)
+        gpu = torch.device("cuda", 0)
+        assert not compile_in_place(Net(), gpu, "auto", "default", False, batch_size=FULL, warn=said.append)
+        assert not compile_in_place(Net(), gpu, "auto", "default", True, batch_size=FULL, warn=pytest.fail)
+    assert said == [
+        "compile: triton, which torch.compile needs on a GPU, is not installed; the model runs uncompiled, which is "
+        "slower",
+        "compile: triton does not compile for Tesla P100; the model runs uncompiled, which is slower",
+    ]
