@@ -62,6 +62,8 @@ def _pass(parts: RunParts, side: int) -> None:
     with step.parallel.no_sync() if step.parallel is not None else nullcontext():
         loss, _, _ = step.loss(parts.state.model, batch, parts.state.epoch)
         loss.backward()
+    # Also between passes: a CUDA graph's gradients can't be added up.
+    parts.state.optimizer.zero_grad(set_to_none=True)
 
 
 @contextmanager

@@ -85,3 +85,17 @@ def test_a_backward_pass_that_cannot_be_compiled_ends_in_one_line(shard_folder, 
     assert all(torch.equal(before[name], each) for name, each in parts.model.state_dict().items())
     assert all(each.grad is None for each in parts.model.parameters())
     parts.loaders.close()
+
+
+@pytest.mark.slow
+def test_gradients_of_its_passes_are_not_added_up(shard_folder, monkeypatch):
+    """A CUDA graph writes each gradient where the last one lay."""
+    compile_by(lambda graph, inputs: graph.forward, monkeypatch)
+    parts = parts_of(shard_folder, compile="on", drop_rate=0.0)
+    (bias,) = (each for name, each in parts.model.named_parameters() if name.endswith("fc.bias"))
+    seen: list[torch.Tensor] = []
+    bias.register_post_accumulate_grad_hook(lambda each: seen.append(each.grad.clone()))
+    warm_up(parts)
+    warm_up(parts)  # which has nothing left to do
+    assert len(seen) == 3 and seen[0].any() and all(torch.equal(each, seen[0]) for each in seen)
+    parts.loaders.close()
