@@ -22,9 +22,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from fasttrain.device import choose_workers
+from fasttrain.device import choose_device, choose_workers, make_current
 from fasttrain.errors import Diverged, FasttrainError, InternalError, Stopped, UserError, one_line
 
 T = TypeVar("T")
@@ -148,19 +149,22 @@ class Ranks:
         elif isinstance(error, Exception):
             self._end_with(error)
 
-    def device(self, chosen: torch.device) -> torch.device:
-        """This rank's own of the kind that was `chosen`, and the group for its gradients."""
+    def device(self, name: str) -> torch.device:
+        """Return this rank's device of the kind `name`, made the current one. Make the group for its gradients.
+
+        Raises UserError for what this machine lacks.
+        """
+        chosen = choose_device(name)
         if self.size == 1:
-            return chosen
+            return make_current(chosen)
         if chosen.type == "cuda":
-            if chosen.index is not None:
-                raise UserError(f"device = '{chosen}': each of {self.size} ranks has its own; use --device cuda")
+            if ":" in name:
+                raise UserError(f"device = '{name}': each of {self.size} ranks has its own; use --device cuda")
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
                     f"{self.local_size} ranks on a machine with {have} CUDA devices; --nproc-per-node {have}"
                 )
-            chosen = torch.device("cuda", self.local_rank)
-            torch.cuda.set_device(chosen)
+            chosen = make_current(torch.device("cuda", self.local_rank))
         elif chosen.type != "cpu":
             raise UserError(f"device = '{chosen}' can't train with {self.size} ranks; use --device cpu")
         self._data = dist.new_group(backend=self.backend(chosen), timeout=_JOINING)
@@ -240,10 +244,14 @@ class Ranks:
     def parallel(self, model: torch.nn.Module) -> DistributedDataParallel | None:
         """`model` under DistributedDataParallel; None where there is one rank.
 
-        Gradients are the ranks' mean, buffers rank 0's. A batch of no samples gives gradients of zero and leaves
-        BatchNorm's statistics alone.
+        Gradients are the ranks' mean. A batch of no samples gives gradients of zero and leaves BatchNorm's statistics
+        alone. These are each rank's own until `share` is called; other buffers are rank 0's in each forward pass.
         """
-        return DistributedDataParallel(_Part(model), process_group=self._data) if self.size > 1 else None
+        if self.size == 1:
+            return None
+        made = DistributedDataParallel(_Part(model), process_group=self._data, gradient_as_bucket_view=True)
+        made.broadcast_buffers = _has_other_buffers(model)  # an argument would leave them out at the start as well
+        return made
 
     def run_of_before(self) -> Path | None:
         """The folder of the run that this torchrun began, if these processes are its restart."""
@@ -297,6 +305,12 @@ class Ranks:
             dist.destroy_process_group()
         if not self.main:
             raise SystemExit(exit_code) from error
+
+
+def _has_other_buffers(model: torch.nn.Module) -> bool:
+    """Return whether `model` has buffers besides BatchNorm's statistics, which a training step doesn't read."""
+    norms = {id(each) for norm in model.modules() if isinstance(norm, _BatchNorm) for each in norm.buffers()}
+    return any(id(each) not in norms for each in model.buffers())
 
 
 class _Part(torch.nn.Module):

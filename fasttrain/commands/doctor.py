@@ -82,7 +82,7 @@ def _cuda() -> Finding:
             return Finding("MPS", True, f"Apple's GPU (fast bf16 {not amp_problem(torch.device('mps'), 'bf16')})")
         return Finding("CUDA", False, "no device", "training runs on the CPU; a GPU needs NVIDIA's driver")
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-    return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported()})")
+    return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported(False)})")
 
 
 def _package(part: str, module: str, mend: str, *others: str) -> Finding:

@@ -16,7 +16,7 @@ from fasttrain.config.location import user_path
 from fasttrain.config.values import CacheSize
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.splits import check_split, split_ids
-from fasttrain.device import choose_device
+from fasttrain.device import choose_device, make_current
 from fasttrain.errors import UserError
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
@@ -89,7 +89,7 @@ def evaluate(
     for note in (shards.left_out(), _seen_in_training(checkpoint, data, split)):
         if note:
             log.warning("%s", note)
-    where = choose_device(device)
+    where = make_current(choose_device(device))
     loading = batches(
         shards,
         ids,

@@ -27,6 +27,7 @@ from fasttrain.terminal import make_console
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
+from fasttrain.training.warm_up import warm_up
 
 _AMP_PAYS = 1.1  # times as fast: less is not worth other results
 _ENDLESS = 100_000  # epochs: however short they are, the learning rate's schedule must not end
@@ -58,6 +59,7 @@ def profile(
     try:
         parts.describe(console)
         parts.fold_frozen()
+        warm_up(parts)
         others = crowded()
         with console.status("measuring") as status:
             amp = _amp_to_try(parts)

@@ -47,6 +47,7 @@ from fasttrain.training.saving import Saving
 from fasttrain.training.state import HEAD, REFIT
 from fasttrain.training.step import Step
 from fasttrain.training.trace import Trace
+from fasttrain.training.warm_up import warm_up
 
 log = logging.getLogger("fasttrain")
 
@@ -201,6 +202,8 @@ class Run:
         prepare_epoch(self.parts)
         done = state.loader.state_dict()["samples"]
         total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
+        if done < total:
+            warm_up(self.parts, self._say)
         title = f"epoch {state.epoch + 1}/{self.parts.last_epoch}"
         bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
         with bar as progress:
@@ -244,7 +247,10 @@ class Run:
     def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
         begun = self.state.epoch_seconds > 0 or self.state.at_end_of_epoch  # an epoch needs a step to be closed
         ended = begun and (self.callbacks.stopping or self.timed.done)
-        return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
+        agreed = self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
+        if 0 < agreed.samples < self.parts.batch_size * self.ranks.size * self.config.grad_accumulation:
+            self.ranks.share(self.state.model.buffers())  # BatchNorm may read them, for a lone sample
+        return agreed
 
     def _after_step(self, part: Agreed) -> None:
         self.timed.after_step()

@@ -66,7 +66,7 @@ class StepDiverged(Diverged):
             "gradient": f"the gradient's norm became {sign.gradient} {where} (the loss: {sign.loss:.4g}), {rate}; "
             "lower --learning-rate",
             "scale": f"fp16's loss scale fell to {sign.scale:.1g} {where}, {rate}, since the gradients overflow at any "
-            "scale; use --amp-dtype bf16, or lower --learning-rate",
+            "scale; use --amp-dtype bf16 (--no-amp on a GPU without it), or lower --learning-rate",
             "validation": f"the validation loss became {sign.loss} {where}, {rate}; {mend}",
         }
         super().__init__(said[sign.kind])

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from fasttrain.config.location import cache_root
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import evaluation_crop
-from fasttrain.device import copy_to
+from fasttrain.device import copy_to, full_precision
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
@@ -36,6 +36,7 @@ from fasttrain.model.precision import Autocast
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, photographs_in_order
+from fasttrain.training.finite import LOOK_EVERY
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -73,7 +74,7 @@ class FeatureLoader(base.Loader):
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         for batch in batches:
             rows = torch.from_numpy(np.searchsorted(self.ids, batch.ids))
-            yield self._features[rows.to(self._features.device)], ()
+            yield self._features[copy_to(self._features.device, rows)], ()
 
     def close(self) -> None:
         self._pictures.close()
@@ -202,22 +203,35 @@ def _compute(
     device: torch.device,
     setting: str,
 ) -> torch.Tensor:
+    """Return the features, float32 [N, D] on the host, which waits for the device every `LOOK_EVERY` batches."""
     parts: list[torch.Tensor] = []
+    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def fetch() -> None:
+        features, ids = (torch.cat(each) for each in zip(*waiting, strict=True))
+        waiting.clear()
+        parts.append(features.cpu())
+        finite = parts[-1].flatten(1).isfinite().all(dim=1)
+        if not finite.all():
+            sample = int(ids[int((~finite).nonzero()[0])])
+            raise UserError(
+                f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
+            )
+
     model.eval()
     with torch.no_grad():
         for images, _, ids in batches:
             inputs = preprocess(copy_to(device, images))
             with autocast():
                 features = model.forward_head(model.forward_features(inputs), pre_logits=True)
-                finite = features.flatten(1).isfinite().all(dim=1)
-                if not finite.all():
-                    sample = int(ids[int((~finite).nonzero()[0])])
-                    raise UserError(
-                        f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
-                    )
+                waiting.append((features.float(), ids))
                 if not parts:
+                    fetch()
                     _require_linear(model, inputs, features, setting)
-            parts.append(features.float().cpu())
+            if len(waiting) == LOOK_EVERY:
+                fetch()
+        if waiting:
+            fetch()
     return torch.cat(parts)
 
 
@@ -230,7 +244,7 @@ def classifier_alone_follows(model: Any, side: int) -> bool:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             inputs = torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(0))
             inputs = inputs.to(next(model.parameters()).device)
             features = model.forward_head(model.forward_features(inputs), pre_logits=True)

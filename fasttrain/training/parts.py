@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ class RunParts:
 
     `on_features`: the classifier trains on cached features. `frozen` are the modules that never train, and `waiting`
     the parameters that train from the next phase on. `make_refit` makes the loader of train and val together. `notes`
-    are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it.
+    are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it. `warm` holds
+    the picture size and phase of each training graph that was compiled.
     """
 
     start: RunStart
@@ -52,12 +53,18 @@ class RunParts:
     waiting: list[torch.nn.Parameter]
     make_refit: Callable[[], Loader]
     notes: tuple[str, ...] = ()
+    warm: set[tuple[int, str]] = field(default_factory=set)
     _pictures: tuple[Loaders, Step] | None = None
 
     @property
     def batch_size(self) -> int:
         """Return the number of samples in one rank's batch."""
         return int(self.config.batch_size)
+
+    @property
+    def full_batch(self) -> int:
+        """Return the number of samples in one rank's greatest batch."""
+        return min(self.batch_size, len(self.loaders.train.ids))
 
     @property
     def head_is_trained(self) -> bool:
@@ -157,7 +164,7 @@ class RunParts:
             line = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
             yield Text.assemble(("sync_bn: ", "yellow"), line)
         if self.compiled:
-            yield f"compile: torch.compile, mode {config.compile_mode}; the first steps take longer"
+            yield f"compile: torch.compile, mode {config.compile_mode}, before the first step"
         if self.precision.unavailable:
             yield Text.assemble(("amp: ", "yellow"), self.precision.unavailable)
 

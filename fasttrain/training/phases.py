@@ -16,7 +16,7 @@ from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.packing import snapshot
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import HEAD_NEEDS_PIXELS, TrainConfig
-from fasttrain.device import compile_in_place
+from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.freeze import freeze_all_but_classifier, freeze_blocks, freeze_body, freeze_statistics
 from fasttrain.ranks import Ranks
 from fasttrain.training.linear_probe import classifier_alone_follows
@@ -122,7 +122,15 @@ def train_everything(parts: RunParts) -> None:
     state.optimizer, state.schedule = make_optimizer(config, model, FULL, steps)
     state.begin_phase(FULL)
     parts.step = replace(parts.step, frozen=parts.frozen, parallel=ranks.parallel(model))
-    parts.compiled = compile_in_place(model, parts.device, config.compile, config.compile_mode, config.deterministic)
+    parts.compiled = compile_in_place(
+        model,
+        parts.device,
+        config.compile,
+        config.compile_mode,
+        config.deterministic,
+        batch_size=parts.full_batch,
+        warn=parts.warn,
+    )
 
 
 def keep_initial(parts: RunParts) -> None:

@@ -16,7 +16,7 @@ import torch
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
-from fasttrain.device import choose_device
+from fasttrain.device import choose_device, make_current
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics_if_lone
 from fasttrain.model.criterion import validation_criterion
@@ -98,7 +98,7 @@ def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
     """
     if saved.facts["config"].get("linear_probe") or saved.facts.get("on_features"):
         raise UserError(f"{path} is of a head on cached features, which has no step to run again")
-    target = choose_device(device)
+    target = make_current(choose_device(device))
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]
     labels = saved.batches[-1][1]
@@ -276,7 +276,9 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
         place = own.module or (own.broken_gradients[-1:] or ["the loss"])[0]
         most = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
         why = f"it is finite in fp32; {own.precision} overflows at {place}{most}"
-        mend = "use --amp-dtype bf16" if own.precision == "fp16" else "train with --no-amp"
+        # Fp16 takes the place of bf16 where a GPU has none.
+        asked_for = own.precision == "fp16" and facts["config"].get("amp_dtype") == "fp16"
+        mend = "use --amp-dtype bf16" if asked_for else "train with --no-amp"
         if full.loss > _WILD * math.log(len(facts["classes"])):
             mend += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
         return why, mend

@@ -22,10 +22,11 @@ from fasttrain.config.model_name import is_own
 from fasttrain.config.monitor import MONITORS
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop, evaluation_crop
-from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
+from fasttrain.device import fast_math, keep_freed_memory
 from fasttrain.errors import UserError
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.own import require_logits, require_same_structure
@@ -72,7 +73,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
     seed_everything(config.seed, config.deterministic)
     fast_math(config.deterministic)
-    device = ranks.device(choose_device(config.device))
+    device = ranks.device(config.device)
     keep_freed_memory(device)
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
@@ -147,7 +148,15 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     compiled = (
         not config.linear_probe
         and phase != HEAD
-        and compile_in_place(model, device, config.compile, config.compile_mode, config.deterministic)
+        and compile_in_place(
+            model,
+            device,
+            config.compile,
+            config.compile_mode,
+            config.deterministic,
+            batch_size=min(int(config.batch_size), len(loaders.train.ids)),
+            warn=warn,
+        )
     )
     seed_rank(ranks.rank)
     why_head = describe_head(config, phase, why_pixels)

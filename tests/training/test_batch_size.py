@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +11,17 @@ from rich.console import Console
 
 from fasttrain import cgroups, memory, train
 from fasttrain.config.load import read_toml, resolve
+from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.ranks import Ranks
 from fasttrain.training import batch_size
-from fasttrain.training.batch_size import fitting, largest_below, largest_by_growth, largest_that_fits
+from fasttrain.training.batch_size import (
+    fitting,
+    largest_below,
+    largest_by_growth,
+    largest_that_fits,
+    with_fitting_batch,
+)
 from fasttrain.training.loop import Step
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
@@ -86,6 +94,22 @@ def test_nothing_is_tried_that_might_not_fit():
 
     assert largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), room=lambda: int(1.35e9)) == 4
     assert max(taken) <= 1.35
+
+
+def test_the_gpus_memory_is_bounded_while_sizes_are_tried(monkeypatch):
+    """Torch refuses to bound the memory of a CUDA device without a number."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    bounds: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch._C, "_cuda_setMemoryFraction", lambda *bound: bounds.append(bound), raising=False)
+    monkeypatch.setattr(batch_size, "release_memory", lambda device: None)
+    monkeypatch.setattr(batch_size, "largest_that_fits", lambda fits, most: min(48, most))
+    loaders = SimpleNamespace(train=SimpleNamespace(ids=range(1000)), close=lambda: None)
+    parts = SimpleNamespace(ranks=Ranks(), device=choose_device("auto"), loaders=loaders)
+    start, line = with_fitting_batch(RunStart(resolve({"batch_size": "auto"})), lambda start: parts)
+    assert start.config.batch_size == 48 and line == "batch size: 48 (tried on cuda:0)"
+    assert bounds == [(0.92, 0), (1.0, 0)]
 
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, limit: int, after: int = 0) -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
+from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 from tests.support import warm
@@ -219,6 +221,35 @@ def test_accumulated_parts_train_as_one_batch(shard_folder, tmp_path):
     assert mine["step"] == other["step"]
     for name, tensor in other["model"].items():
         torch.testing.assert_close(mine["model"][name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
+def test_only_what_a_step_reads_is_broadcast_in_each_step(monkeypatch):
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "fasttrain.ranks.DistributedDataParallel", lambda part, **given: made.append(given) or SimpleNamespace()
+    )
+    norms = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    with_others = torch.nn.Sequential(norms, torch.nn.utils.spectral_norm(torch.nn.Linear(4, 4)))
+    assert [Ranks(0, 2).parallel(each).broadcast_buffers for each in (norms, with_others)] == [False, True]
+    assert all(each["gradient_as_bucket_view"] for each in made)
+
+
+@pytest.mark.slow
+def test_resumed_before_a_lone_sample_that_batch_norm_does_not_train_on(photographs, tmp_path):
+    """It goes by the statistics that are rank 0's, whichever steps rank 1 has made since the last checkpoint."""
+    convert(str(photographs), tmp_path / "shards", workers=1, progress=False)
+    assert len(ShardSet.open(tmp_path / "shards").ids("train")) % 4 == 2, "each rank has one of the last step's two"
+    settings = {"model": "test_resnet", "epochs": 1, "save_every": 13, "keep": 100, "figures": False}
+    for each in start_ranks(train_line(tmp_path / "shards", tmp_path / "runs", **settings)):
+        finish(each)
+    run = folder_in(tmp_path / "runs")
+    uninterrupted = last_state(run)["model"]
+    checkpoints = sorted((run / "checkpoints").iterdir())
+    for each in start_ranks([*program(None, tmp_path, False), "train", "--resume", str(checkpoints[0])]):
+        finish(each)
+    resumed = last_state(run)
+    assert resumed["step"] > 13
+    assert all(torch.equal(resumed["model"][name], each) for name, each in uninterrupted.items())
 
 
 @pytest.mark.slow

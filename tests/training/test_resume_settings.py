@@ -248,7 +248,7 @@ def copied(begun: Path, tmp_path: Path) -> Path:
 def test_it_takes_effect(name, begun, tmp_path, monkeypatch, other_process):
     changed, look, expected = EFFECTS[name]
     monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)  # slow ones do here
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: setattr(self, "mode", mode))
+    monkeypatch.setattr(torch, "compile", lambda call, mode, dynamic: setattr(call.__self__, "mode", mode) or call)
     folder = copied(begun, tmp_path)
     steps = name != "amp_dtype" or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
     resumed = Resumed(folder, changed, steps)
