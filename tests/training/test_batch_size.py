@@ -13,7 +13,7 @@ from fasttrain.config.load import read_toml, resolve
 from fasttrain.errors import UserError
 from fasttrain.ranks import Ranks
 from fasttrain.training import batch_size
-from fasttrain.training.batch_size import fitting, largest_below, largest_by_growth, largest_that_fits
+from fasttrain.training.batch_size import fastest_that_fits, fitting, largest_below, largest_by_growth
 from fasttrain.training.loop import Step
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
@@ -22,10 +22,12 @@ from tests.support.runs import SMALL, killed_after, last_state
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "track": False, "deterministic": True, "drop_rate": 0.2}
 
 
-def up_to(limit: int, tried: list[int]) -> Callable[[int], bool]:
-    def fits(size: int) -> bool:
+def up_to(limit: int, tried: list[int]) -> Callable[[int], float]:
+    """A device that takes any batch up to `limit` in the same time."""
+
+    def fits(size: int) -> float:
         tried.append(size)
-        return size <= limit
+        return float(size) if size <= limit else 0.0
 
     return fits
 
@@ -36,9 +38,21 @@ def up_to(limit: int, tried: list[int]) -> Callable[[int], bool]:
 )
 def test_it_doubles_and_tries_the_one_in_between(limit, most, found):
     tried: list[int] = []
-    assert largest_that_fits(up_to(limit, tried), most) == found
+    assert fastest_that_fits(up_to(limit, tried), most) == found
     assert len(tried) == len(set(tried)) and max(tried) <= most
     assert found in tried, "nothing is promised that was not tried"
+
+
+@pytest.mark.parametrize(("saturated", "found"), [(8, 8), (64, 64), (100, 128), (150, 256)])
+def test_a_batch_that_is_no_faster_is_left_to_others(saturated, found):
+    tried: list[int] = []
+
+    def rate(size: int) -> float:
+        tried.append(size)
+        return 1000.0 * min(size, saturated) * (1 + 0.02 * (size % 3))  # a little noise
+
+    assert fastest_that_fits(rate, 4096) == found
+    assert max(tried) <= 4 * saturated
 
 
 def test_what_fits_below_a_batch_that_did_not():
