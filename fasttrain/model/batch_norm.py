@@ -67,7 +67,7 @@ def batches_counted_together(norms: Sequence[torch.nn.Module]) -> Iterator[None]
     The forward pass belongs inside it, where the counts are out of reach.
     """
     training = [each for each in norms if each.training and each.track_running_stats]
-    counts = [each._buffers[_COUNT] for each in training]
+    counts = [count for each in training if (count := each._buffers[_COUNT]) is not None]
     for each in training:
         each._buffers[_COUNT] = None
     try:

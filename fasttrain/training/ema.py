@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 _Places = list[tuple[dict[str, Any], dict[str, Any], str]]
 
 
-class Ema(ModelEmaV3):  # type: ignore[misc]
+class Ema(ModelEmaV3):
     """timm's ModelEmaV3, with the same results, in two operations a step.
 
     timm asks both models for their `state_dict` in each step, which takes the host over a millisecond, and copies each
@@ -30,9 +30,9 @@ class Ema(ModelEmaV3):  # type: ignore[misc]
         if any(mine.dtype.itemsize < 4 for mine, _ in averaged):  # timm rounds half precision in a way of its own
             super().apply_update_(model, decay)
             return
-        torch._foreach_lerp_(*map(list, zip(*averaged, strict=True)), weight=1.0 - decay)
+        torch._foreach_lerp_([mine for mine, _ in averaged], [other for _, other in averaged], weight=1.0 - decay)
         if copied:
-            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
+            torch._foreach_copy_([mine for mine, _ in copied], [other for _, other in copied])
 
 
 def _places(average: torch.nn.Module, model: torch.nn.Module) -> _Places:
