@@ -57,11 +57,14 @@ def choose_workers(workers: int | None) -> int:
 
 
 def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return `tensor` on `device`. Only CUDA copies it while the host goes on.
+    """Return `tensor` on `device`. Only CUDA copies it while the host goes on, from page-locked memory.
 
     A copy to MPS that nobody waits for may read memory that is freed or filled again (pytorch/pytorch#189690).
     """
-    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+    to_cuda = torch.device(device).type == "cuda"
+    if to_cuda and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=to_cuda)
 
 
 def fast_math(deterministic: bool) -> None:
@@ -115,7 +118,7 @@ def keep_freed_memory(device: torch.device) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Gives cached blocks back, as validation needs other sizes than training."""
+    """Give cached blocks back: after an out-of-memory error, or to whoever takes the device next."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

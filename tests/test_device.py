@@ -47,7 +47,9 @@ def test_a_runs_device_becomes_the_current_one(monkeypatch):
 
 @pytest.mark.parametrize(("device", "goes_on"), [("cpu", False), ("mps", False), ("cuda", True)])
 def test_only_a_copy_to_cuda_lets_the_host_go_on(monkeypatch, device, goes_on):
-    asked = {}
+    asked, locked = {}, []
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, where, **how: asked.update(how) or tensor)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: locked.append(tensor) or tensor)
     copy_to(torch.device(device), torch.zeros(1))
     assert asked == {"non_blocking": goes_on}
+    assert len(locked) == int(goes_on), "a copy from pageable memory makes the host wait"

@@ -214,7 +214,6 @@ class Run:
                     if not train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show):
                         total = state.totals.over(self.ranks).samples()
         learning_rate = state.schedule.learning_rate
-        release_memory(self.parts.device)
         self.ranks.share(state.evaluated_model.buffers())
         validation = None if state.phase == REFIT else self._validate(state.evaluated_model)
         require_finite_validation(validation, state)

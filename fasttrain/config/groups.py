@@ -196,7 +196,7 @@ class OptimizationSettings(Settings):
         0, ge=0, description="the first N epochs train the classifier alone, on cached features where they can"
     )
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
-        64, description="photographs a batch, of each rank under torchrun; auto: the most that fit into memory"
+        64, description="photographs a batch, of each rank under torchrun; auto: a GPU's fastest, a CPU's largest"
     )
     grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
     optimizer: str = Field("adamw", description="adamw, adam, sgd, or any name timm knows")

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.augment.augmentation import make_augmentation
@@ -26,6 +25,7 @@ from fasttrain.device import fast_math, keep_freed_memory
 from fasttrain.errors import UserError
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.model.activations import keep_inputs_of_activations
 from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
 from fasttrain.model.input_size import img_size_for
@@ -41,6 +41,7 @@ from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders, make_refit_loader
 from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.ema import Ema
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
 from fasttrain.training.interpolation import with_known_interpolation
 from fasttrain.training.loss import make_criterion
@@ -113,6 +114,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
     spec = replace(spec, multi_label=shards.multi_label)
     frozen = freeze_for_good(model, config)
+    if not is_own(config.model):  # one's own code may count on what an activation overwrites
+        keep_inputs_of_activations(model, frozen)
     waiting, frozen_until_then = freeze_for(model, phase)
     why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
     optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
@@ -122,7 +125,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     use_ema = config.ema_decay is not None and not config.linear_probe
     state = TrainingState(
         model=model,
-        ema=ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if use_ema else None,
+        ema=Ema(model, decay=config.ema_decay, use_warmup=True) if use_ema else None,
         optimizer=optimizer,
         schedule=schedule,
         scaler=precision.scaler,

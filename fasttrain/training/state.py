@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 
 from fasttrain.checkpoint.packing import snapshot
 from fasttrain.loaders.base import Loader
+from fasttrain.model.batch_norm import counting_norms
 from fasttrain.ranks import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.ema import Ema
 from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule
 from fasttrain.training.optimizer_state import load_optimizer, parameter_names
@@ -31,8 +33,9 @@ class Totals:
 
     def __init__(self, device: torch.device, *, multi_label: bool = False) -> None:
         self.accuracy = "subset_accuracy" if multi_label else "top1"
-        # loss sum, correct, samples, skipped steps
+        # loss sum, correct, samples (kept in `_samples`), skipped steps
         self._sums = torch.zeros(4, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self._samples = 0
 
     def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weight: float) -> None:
         """Add a batch: its mean `loss`, float [], its `logits`, float [n, classes], and its `labels`.
@@ -41,32 +44,32 @@ class Totals:
         sets, a photograph counts whose classes all have the logits' sign.
         `weight` is the number of samples that the loss stands for: n, unless the samples are weighted.
         """
-        count = len(labels)
-        loss = loss.detach() * weight
         if self.accuracy == "subset_accuracy":
             correct = ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
         else:
             if labels.ndim == 2:
                 labels = labels.argmax(dim=1)
             correct = (logits.argmax(dim=1) == labels).sum()
-        self._sums[:3] += torch.stack([loss, correct, torch.full_like(correct, count)]).to(self._sums)
+        self._sums[0].add_(loss.detach(), alpha=weight)
+        self._sums[1].add_(correct)
+        self._samples += len(labels)
 
     def skipped(self, norm: torch.Tensor, ranks: int) -> None:
         """Counts a step that GradScaler skips: where `norm`, its gradient's on each of the `ranks`, is not finite."""
-        self._sums[3] += ~torch.isfinite(norm) / ranks
+        self._sums[3].add_((norm - norm) != 0, alpha=1 / ranks)  # NaN where it is not finite
 
     def skipped_steps(self) -> int:
         """Waits for the device."""
         return round(self._sums[3].item())
 
     def samples(self) -> int:
-        """Waits for the device."""
-        return round(self._sums[2].item())
+        """Return how many samples there were."""
+        return self._samples
 
     def means(self) -> tuple[float, float]:
         """Loss and `accuracy` over the samples so far. Waits for the device."""
-        loss, correct, samples, _ = self._sums.tolist()
-        return loss / max(samples, 1), correct / max(samples, 1)
+        loss, correct, *_ = self._sums.tolist()
+        return loss / max(self._samples, 1), correct / max(self._samples, 1)
 
     @property
     def device(self) -> torch.device:
@@ -83,10 +86,13 @@ class Totals:
         return everyones
 
     def state_dict(self) -> torch.Tensor:
-        return self._sums.clone()
+        sums = self._sums.clone()
+        sums[2] = self._samples
+        return sums
 
     def load_state_dict(self, sums: torch.Tensor) -> None:
         self._sums[: len(sums)].copy_(sums)  # older checkpoints have no skipped steps
+        self._samples = round(float(sums[2]))
 
 
 @dataclass
@@ -100,7 +106,7 @@ class TrainingState:
     """
 
     model: torch.nn.Module
-    ema: ModelEmaV3 | None
+    ema: Ema | None
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
@@ -135,6 +141,16 @@ class TrainingState:
         """Waits for the device. StepDiverged where a loss or a gradient since the last look was not finite."""
         if sign := self.watch.look(self.scaler):
             raise StepDiverged(sign, self.epoch, sign.note.learning_rate if sign.note else self.schedule.learning_rate)
+
+    @cached_property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The model's, found once: looking for them takes longer than what each step does with them."""
+        return list(self.model.parameters())
+
+    @cached_property
+    def norms(self) -> list[torch.nn.Module]:
+        """The model's BatchNorm layers whose batches can be counted together."""
+        return counting_norms(self.model)
 
     @property
     def evaluated_model(self) -> torch.nn.Module:

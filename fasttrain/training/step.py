@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_
 
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.model.batch_norm import running_statistics_if_lone, statistics_kept
+from fasttrain.model.batch_norm import batches_counted_together, running_statistics_if_lone, statistics_kept
 from fasttrain.model.criterion import Criterion
 from fasttrain.model.precision import Autocast
 from fasttrain.ranks import Agreed
@@ -94,7 +95,7 @@ class Step:
             with self.phase(LOGGING):
                 state.totals.update(loss, logits, targets, self._share(batch, agreed) * agreed.samples)
         if self.sam:
-            with climbed(state.model.parameters(), self.sam), statistics_kept(state.model):
+            with climbed(state.parameters, self.sam), statistics_kept(state.model):
                 for batch in present:
                     with self._exchanging(batch is batches[-1]):
                         self._add_gradient(state, batch, agreed, again=True)
@@ -163,7 +164,8 @@ class Step:
         """Add the gradient of `batch`. Return what `loss` returns. `again`: its loss has been noted before."""
         share = self._share(batch, agreed)
         with running_statistics_if_lone(state.model, len(batch.labels), state.loader.settings.batch_size):
-            loss, logits, targets = self.loss(state.model, batch, state.epoch)
+            with batches_counted_together(state.norms):
+                loss, logits, targets = self.loss(state.model, batch, state.epoch)
             if not again:
                 state.watch.loss(loss)
             with self.phase(BACKWARD):
@@ -176,9 +178,9 @@ class Step:
         """Clip the gradient, note whether it is finite, update the weights unless it isn't; then schedule and EMA."""
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
-        else:
-            norm = gradient_norm(state.model.parameters())
+        norm = gradient_norm(state.parameters)
+        if self.clip_grad is not None:
+            clip_grads_with_norm_(state.parameters, self.clip_grad, norm)
         state.watch.gradient(norm, state.scaler)
         if state.scaler.is_enabled():
             state.totals.skipped(norm, self.ranks)

@@ -16,10 +16,10 @@ from fasttrain.errors import UserError
 from fasttrain.ranks import Ranks
 from fasttrain.training import batch_size
 from fasttrain.training.batch_size import (
+    fastest_that_fits,
     fitting,
     largest_below,
     largest_by_growth,
-    largest_that_fits,
     with_fitting_batch,
 )
 from fasttrain.training.loop import Step
@@ -30,10 +30,12 @@ from tests.support.runs import SMALL, killed_after, last_state
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "track": False, "deterministic": True, "drop_rate": 0.2}
 
 
-def up_to(limit: int, tried: list[int]) -> Callable[[int], bool]:
-    def fits(size: int) -> bool:
+def up_to(limit: int, tried: list[int]) -> Callable[[int], float]:
+    """A device that takes any batch up to `limit` in the same time."""
+
+    def fits(size: int) -> float:
         tried.append(size)
-        return size <= limit
+        return float(size) if size <= limit else 0.0
 
     return fits
 
@@ -44,9 +46,21 @@ def up_to(limit: int, tried: list[int]) -> Callable[[int], bool]:
 )
 def test_it_doubles_and_tries_the_one_in_between(limit, most, found):
     tried: list[int] = []
-    assert largest_that_fits(up_to(limit, tried), most) == found
+    assert fastest_that_fits(up_to(limit, tried), most) == found
     assert len(tried) == len(set(tried)) and max(tried) <= most
     assert found in tried, "nothing is promised that was not tried"
+
+
+@pytest.mark.parametrize(("saturated", "found"), [(8, 8), (64, 64), (100, 128), (150, 256)])
+def test_a_batch_that_is_no_faster_is_left_to_others(saturated, found):
+    tried: list[int] = []
+
+    def rate(size: int) -> float:
+        tried.append(size)
+        return 1000.0 * min(size, saturated) * (1 + 0.02 * (size % 3))  # a little noise
+
+    assert fastest_that_fits(rate, 4096) == found
+    assert max(tried) <= 4 * saturated
 
 
 def test_what_fits_below_a_batch_that_did_not():
@@ -104,7 +118,7 @@ def test_the_gpus_memory_is_bounded_while_sizes_are_tried(monkeypatch):
     bounds: list[tuple[float, int]] = []
     monkeypatch.setattr(torch._C, "_cuda_setMemoryFraction", lambda *bound: bounds.append(bound), raising=False)
     monkeypatch.setattr(batch_size, "release_memory", lambda device: None)
-    monkeypatch.setattr(batch_size, "largest_that_fits", lambda fits, most: min(48, most))
+    monkeypatch.setattr(batch_size, "fastest_that_fits", lambda fits, most: min(48, most))
     loaders = SimpleNamespace(train=SimpleNamespace(ids=range(1000)), close=lambda: None)
     parts = SimpleNamespace(ranks=Ranks(), device=choose_device("auto"), loaders=loaders)
     start, line = with_fitting_batch(RunStart(resolve({"batch_size": "auto"})), lambda start: parts)
