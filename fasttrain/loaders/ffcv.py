@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import BadSamples, Batch, flags_of
+from fasttrain.loaders.to_device import empty_pictures
 from fasttrain.photos.cut import native_available
 from fasttrain.shards.beton import BetonBytes, beton_problem
 from fasttrain.shards.format import SPLITS
@@ -118,7 +119,7 @@ class _ViewReader:
 
     def __init__(self, path: Path, samples: int, rows: int, first_id: int, side: int, settings: LoaderSettings) -> None:
         """`samples` are the beton's; `rows` is the most that an epoch has."""
-        self._samples, self._first_id = samples, first_id
+        self._samples, self._first_id, self._device = samples, first_id, settings.device
         # Compiled code holds its address, so it never moves.
         self._table = np.zeros(rows, _PLANNED_ROW)
         self._loader, self._order = _make_loader(path, self._table, samples, side, settings)
@@ -138,7 +139,7 @@ class _ViewReader:
             for rows, (images,) in zip(places, epoch, strict=True):
                 failed = np.flatnonzero(self._table["failed"][rows])
                 # FFCV hands out slots of a ring that it writes again a few batches later.
-                yield images.clone(), failed.tolist()
+                yield empty_pictures(tuple(images.shape), self._device).copy_(images), failed.tolist()
         finally:
             # Its thread reads the table: the next epoch must not fill it while that still runs.
             _end(epoch)

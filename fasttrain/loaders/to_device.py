@@ -11,12 +11,23 @@ if TYPE_CHECKING:
     import torch
 
 
+def empty_pictures(shape: tuple[int, ...], device: str) -> torch.Tensor:
+    """Return uint8 memory of the host, uninitialized: page-locked where `device` is CUDA.
+
+    A copy to the GPU from other memory makes the host wait. Torch keeps page-locked memory and gives it out again once
+    such copies are done.
+    """
+    import torch
+
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=device.startswith("cuda"))
+
+
 def copied_ahead(
     batches: Iterable[tuple[torch.Tensor, BadSamples]], device: str
 ) -> Generator[tuple[torch.Tensor, BadSamples], None, None]:
     """The same batches, in order, on `device`; elsewhere than on CUDA, and where they are there already, untouched.
 
-    Copies overlap with work only from page-locked memory, which the loaders use where CUDA is. One batch more than
+    Copies overlap with work only from page-locked memory, `empty_pictures`. One batch more than
     the consumer holds lies on the device.
     """
     import torch
