@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.extras import install
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
-from fasttrain.loaders.dali_graph import AHEAD, feed, make_pipeline
+from fasttrain.loaders.dali_graph import AHEAD, feed, make_pipeline, may_be_a_photograph, memory_errors
 from fasttrain.loaders.in_thread import in_thread
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
@@ -85,7 +85,7 @@ class DaliLoader(ShardLoader):
         device = self.settings.device if self._on_gpu else "cpu"
         stream = self._stream()
         try:
-            with nullcontext() if stream is None else torch.cuda.stream(stream):
+            with memory_errors(), nullcontext() if stream is None else torch.cuda.stream(stream):
                 self._fill(waiting, flying)
                 while flying:
                     batch = flying[0]
@@ -93,6 +93,8 @@ class DaliLoader(ShardLoader):
                         # Bound to a stream, they may still be in the making: without one DALI waits for the GPU.
                         (pixels,) = self._pipeline(batch).share_outputs(cuda_stream=stream)
                     except RuntimeError as error:
+                        if not may_be_a_photograph(error):
+                            raise
                         # DALI stops at the first bad photograph and does not say which.
                         self._find_bad(flying, error)
                         for each in flying:
@@ -108,6 +110,9 @@ class DaliLoader(ShardLoader):
                     bad = [(position, self._bad[sample]) for position, sample in ids if sample in self._bad]
                     yield images, bad, None if stream is None else stream.record_event()
                     del images
+        except Exception:
+            self._pipelines = {}  # one may hold half a batch
+            raise
         finally:
             self._drain(flying)
 
@@ -208,7 +213,7 @@ class DaliLoader(ShardLoader):
                 if pipeline := self._pipelines.get(_kind(batch)):
                     pipeline.share_outputs()
                     pipeline.release_outputs()
-        except RuntimeError:  # a bad photograph that nobody waits for any more
+        except (RuntimeError, MemoryError):  # a bad photograph that nobody waits for any more
             self._pipelines = {}
 
     def _find_bad(self, flying: Iterable[Batch], error: RuntimeError) -> None:

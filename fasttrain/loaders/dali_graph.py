@@ -6,15 +6,23 @@ the CPU. Only the CPU's has been run so far: a GPU pipeline can be described wit
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fasttrain.config.interpolation import Interpolation
+from fasttrain.errors import no_memory
 from fasttrain.loaders.plan import LETTERBOX_GREY, letterbox_size
 
 AHEAD = 2  # batches in DALI's hands while the consumer works
+
+_GPU_MEMORY = r"CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+"
+_CUDA = r"CUDA (runtime|driver) API error"
 
 
 def make_pipeline(
@@ -93,3 +101,24 @@ def feed(
         inputs |= {"inner": inner.astype(np.float32), "corners": -((letterbox_side - inner) // 2)}
     for name, values in inputs.items():
         pipeline.feed_input(name, values)
+
+
+def may_be_a_photograph(error: RuntimeError) -> bool:
+    """Return whether a photograph may be what DALI stopped at, and not the machine."""
+    return not (no_memory(str(error)) or re.search(_CUDA, str(error)))
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise torch's error where DALI lacks memory of the GPU, MemoryError where it lacks the host's.
+
+    DALI has a RuntimeError for all that fails, and a MemoryError for some of it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if lacking := re.search(_GPU_MEMORY, str(error)):
+            raise torch.OutOfMemoryError(f"CUDA out of memory in DALI ({lacking[0]})") from error
+        if no_memory(str(error)) and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise MemoryError("in DALI") from error
+        raise

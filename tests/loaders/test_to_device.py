@@ -26,7 +26,9 @@ def test_on_a_cpu_nothing_is_touched_or_taken_early():
 def test_what_lies_on_the_gpu_already_is_neither_copied_nor_taken_early():
     """A batch taken early would have the model wait for the next one before it works on this one."""
     with FakeTensorMode():
-        batches = [(torch.empty(2, 8, 8, 3, dtype=torch.uint8, device="cuda"), [(number, "why")]) for number in range(3)]
+        batches = [
+            (torch.empty(2, 8, 8, 3, dtype=torch.uint8, device="cuda"), [(number, "why")]) for number in range(3)
+        ]
     source = iter(batches)
     copied = copied_ahead(source, "cuda")
     images, bad = next(copied)
