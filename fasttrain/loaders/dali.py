@@ -20,7 +20,18 @@ from numpy.typing import NDArray
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.extras import install
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
-from fasttrain.loaders.dali_graph import AHEAD, feed, make_pipeline, may_be_a_photograph, memory_errors
+from fasttrain.loaders.dali_graph import (
+    AHEAD,
+    BLACK,
+    black_jpeg,
+    device_id_of,
+    feed,
+    make_pipeline,
+    may_be_a_photograph,
+    memory_errors,
+    start,
+    start_problem,
+)
 from fasttrain.loaders.in_thread import in_thread
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
@@ -30,8 +41,6 @@ from fasttrain.photos.jpeg import require_jpeg
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
-
-_BLACK = 8  # px, the side of what stands for a bad photograph
 
 _Kind = tuple[int, bool, Interpolation]
 """The pictures that a pipeline makes: their side, whether they are letterboxed, and the filter."""
@@ -60,7 +69,7 @@ class DaliLoader(ShardLoader):
             return "these shards hold pixels, its decoder takes JPEGs; use --loader native, or convert without --raw"
         if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
             return f"DALI is not installed; {install('dali')}"
-        return None
+        return start_problem(device if device.startswith("cuda") else "cpu")
 
     @classmethod
     def preference(cls, device: str) -> int:
@@ -143,36 +152,18 @@ class DaliLoader(ShardLoader):
         return self._pipelines[kind]
 
     def _start(self, side: int, letterbox: bool, interpolation: Interpolation) -> None:
-        from torchvision.io import encode_jpeg
-
         settings = self.settings
+        device = settings.device if self._on_gpu else "cpu"
         pipeline = make_pipeline(
             batch_size=settings.batch_size,
             size=side,
             letterbox=letterbox,
             interpolation=interpolation,
             threads=max(settings.workers, 1),
-            device_id=torch.device(settings.device).index or 0 if self._on_gpu else None,
+            device_id=device_id_of(device),
         )
-        pipeline.build()
-        self._black: NDArray[np.uint8] = encode_jpeg(torch.zeros((3, _BLACK, _BLACK), dtype=torch.uint8)).numpy()
-        # A pipeline's first run takes as many batches as it prefetches, however few the epoch has. Not photographs: a
-        # broken one would be met where no batch could be blamed.
-        for _ in range(AHEAD):
-            whole = np.full((1, 2), _BLACK, np.int32)
-            feed(
-                pipeline,
-                [self._black],
-                np.zeros((1, 2), np.int32),
-                whole,
-                np.zeros(1, np.int32),
-                np.zeros(1, np.int32),
-                side if letterbox else 0,
-            )
-        pipeline.schedule_run()
-        for _ in range(AHEAD):
-            pipeline.share_outputs()
-            pipeline.release_outputs()
+        letterbox_side = side if letterbox else 0
+        start(pipeline, batch_size=settings.batch_size, letterbox_side=letterbox_side, device=device)
         self._pipelines[side, letterbox, interpolation] = pipeline
 
     def _fill(self, waiting: Iterator[Batch], flying: deque[Batch]) -> None:
@@ -201,7 +192,7 @@ class DaliLoader(ShardLoader):
         shapes = np.array(batch.boxes[:, 2:], order="C")
         for position, sample in enumerate(batch.ids.tolist()) if self._bad else ():
             if sample in self._bad:
-                jpegs[position], anchors[position], shapes[position] = self._black, 0, _BLACK
+                jpegs[position], anchors[position], shapes[position] = black_jpeg(), 0, BLACK
         side = batch.size[0] if batch.letterbox else 0
         flips, vflips = batch.flips.astype(np.int32), batch.upside_down.astype(np.int32)
         feed(pipeline, jpegs, anchors, shapes, flips, vflips, side)

@@ -6,6 +6,7 @@ the CPU. Only the CPU's has been run so far: a GPU pipeline can be described wit
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from fasttrain.config.interpolation import Interpolation
-from fasttrain.errors import no_memory
+from fasttrain.errors import UserError, no_memory
 from fasttrain.loaders.plan import LETTERBOX_GREY, letterbox_size
 
 AHEAD = 2  # batches in DALI's hands while the consumer works
+BLACK = 8  # px, the side of what stands for a bad photograph
 
 _GPU_MEMORY = r"CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+"
 _CUDA = r"CUDA (runtime|driver) API error"
@@ -85,6 +87,37 @@ def make_pipeline(
     return graph()
 
 
+def start(pipeline: Any, *, batch_size: int, letterbox_side: int, device: str) -> None:
+    """Build `pipeline` and run it on batches of black pictures, after which it takes and gives a batch at a time.
+
+    The first run takes as many batches as it prefetches, however few the epoch has. Photographs are not given to it: a
+    broken one would be met where no batch could be blamed. Raises UserError where DALI can't start on `device`.
+    """
+    try:
+        pipeline.build()
+        places, sizes = np.zeros((batch_size, 2), np.int32), np.full((batch_size, 2), BLACK, np.int32)
+        flips = np.zeros(batch_size, np.int32)
+        for _ in range(AHEAD):
+            feed(pipeline, [black_jpeg()] * batch_size, places, sizes, flips, flips, letterbox_side)
+        pipeline.schedule_run()
+        for _ in range(AHEAD):
+            pipeline.share_outputs()
+            pipeline.release_outputs()
+    except RuntimeError as error:
+        if no_memory(str(error)):
+            raise
+        raise UserError(f"loader = 'dali': {_cannot_start(device, error)}; take another --loader") from error
+
+
+@functools.cache
+def black_jpeg() -> NDArray[np.uint8]:
+    """Return a black picture of `BLACK` px, uint8 [bytes]."""
+    from torchvision.io import encode_jpeg
+
+    jpeg: NDArray[np.uint8] = encode_jpeg(torch.zeros((3, BLACK, BLACK), dtype=torch.uint8)).numpy()
+    return jpeg
+
+
 def feed(
     pipeline: Any,
     jpegs: list[NDArray[np.uint8]],
@@ -101,6 +134,48 @@ def feed(
         inputs |= {"inner": inner.astype(np.float32), "corners": -((letterbox_side - inner) // 2)}
     for name, values in inputs.items():
         pipeline.feed_input(name, values)
+
+
+def start_problem(device: str) -> str | None:
+    """Return why DALI can't decode on `device` here, one line; None if it can. It is tried, once where it works."""
+    if device in _works:
+        return None
+    try:
+        start(
+            make_pipeline(batch_size=1, size=BLACK, threads=1, device_id=device_id_of(device)),
+            batch_size=1,
+            letterbox_side=0,
+            device=device,
+        )
+    except UserError as error:
+        return _cannot_start(device, error.__cause__ or error)
+    except Exception as error:  # a broken binary can raise anything on import
+        return _cannot_start(device, error)
+    _works.add(device)
+    return None
+
+
+def device_id_of(device: str) -> int | None:
+    """Return the number of the GPU for DALI; None for the CPU."""
+    if not device.startswith("cuda"):
+        return None
+    index = torch.device(device).index
+    return torch.cuda.current_device() if index is None else index
+
+
+_works: set[str] = set()
+
+
+def _cannot_start(device: str, error: BaseException) -> str:
+    return f"it can't start on {device} ({reason_of(error)})"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the sentence of DALI's error, of many lines, that says what is wrong."""
+    said = str(error).partition("encountered:\n")[2] or str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    sentence = re.sub(r"^Assert on .* failed: ", "", lines[0]) if lines else type(error).__name__
+    return sentence.split(". ")[0].rstrip(".")
 
 
 def may_be_a_photograph(error: RuntimeError) -> bool:
