@@ -23,6 +23,8 @@ from fasttrain.loaders.plan import LETTERBOX_GREY, letterbox_size
 AHEAD = 2  # batches in DALI's hands while the consumer works
 BLACK = 8  # px, the side of what stands for a bad photograph
 
+_OTHER_THREADS = 2  # the one that slices and feeds, and the training loop's
+
 _GPU_MEMORY = r"CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+"
 _CUDA = r"CUDA (runtime|driver) API error"
 
@@ -60,7 +62,7 @@ def make_pipeline(
             axis_names="HW",
             normalized_anchor=False,
             normalized_shape=False,
-            device="cpu" if device_id is None else "mixed",
+            **({"device": "cpu"} if device_id is None else {"device": "mixed", "affine": False}),
             output_type=types.RGB,
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
@@ -134,6 +136,15 @@ def feed(
         inputs |= {"inner": inner.astype(np.float32), "corners": -((letterbox_side - inner) // 2)}
     for name, values in inputs.items():
         pipeline.feed_input(name, values)
+
+
+def decoder_threads(workers: int, cores: int, device_id: int | None) -> int:
+    """Return how many threads DALI decodes with, for `workers` that were asked for on `cores` of this rank.
+
+    With a GPU the cores are the decoder's but for two, one of which the training loop launches kernels from. Without
+    one the model takes all cores anyway.
+    """
+    return max(min(workers, cores - _OTHER_THREADS) if device_id is not None else workers, 1)
 
 
 def start_problem(device: str) -> str | None:

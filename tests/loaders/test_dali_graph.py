@@ -1,0 +1,65 @@
+"""What DALI is asked for on a GPU, which can be described without one: a graph, and a number of threads."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from fasttrain.loaders import dali
+from fasttrain.loaders.base import LoaderSettings
+from fasttrain.loaders.dali import DaliLoader
+from fasttrain.loaders.dali_graph import decoder_threads, make_pipeline
+from fasttrain.loaders.plan import Crop
+from fasttrain.shards.reader import ShardSet
+
+pytest.importorskip("nvidia.dali")
+
+
+def decoder_of(device_id: int | None, **options: Any) -> dict[str, str]:
+    """Return the arguments of the graph's decoder, as DALI's C++ is given them."""
+    pipeline = make_pipeline(batch_size=4, size=32, threads=3, device_id=device_id, **options)
+    pipeline._build_graph()
+    (spec,) = (str(each.spec) for each in pipeline._ops if str(each.spec).startswith("OpSpec for decoders"))
+    return dict(re.findall(r"^    (\w+): (.*)$", spec, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "threads"),
+    [(16, 16, 14), (8, 16, 8), (15, 16, 14), (4, 4, 2), (2, 2, 1), (1, 1, 1), (0, 16, 1)],
+)
+def test_on_a_gpu_decoder_feeder_and_training_loop_share_the_cores(workers, cores, threads):
+    assert decoder_threads(workers, cores, 0) == threads
+    assert threads == 1 or threads + 2 <= cores
+
+
+def test_without_a_gpu_it_takes_as_many_threads_as_were_asked_for():
+    assert [decoder_threads(workers, 4, None) for workers in (0, 1, 4, 6)] == [1, 1, 4, 6]
+
+
+def test_no_thread_of_the_decoder_is_tied_to_a_core():
+    """DALI ties thread 0 of each process to the same core, where several ranks share a machine."""
+    assert decoder_of(0)["affine"] == "False" and decoder_of(0)["device"] == "mixed"
+    assert decoder_of(None)["device"] == "cpu"
+
+
+def test_a_loader_gives_dali_no_more_threads_and_slices_in_its_own(shard_folder, monkeypatch):
+    shards, given, sliced = ShardSet.open(shard_folder), [], []
+    make, slices = dali.make_pipeline, dali.sliced_jpegs
+
+    def on_the_cpu(**options):
+        given.append((options["threads"], options["device_id"]))
+        return make(**{**options, "device_id": None})
+
+    monkeypatch.setattr(dali, "make_pipeline", on_the_cpu)
+    monkeypatch.setattr(dali, "sliced_jpegs", lambda *given: sliced.append(given[2:]) or slices(*given))
+    monkeypatch.setattr(dali, "cores_of_process", lambda: 16)
+    for device in ("cpu", "cuda:1"):
+        loader = DaliLoader(shards, shards.ids("train"), LoaderSettings(16, 48, Crop(), workers=16, device=device))
+        pipeline = loader._pipeline(batch := loader.plan().batch(0, 16))
+        loader._feed(batch)
+        pipeline.share_outputs()
+        pipeline.release_outputs()
+        loader.close()
+    assert given == [(16, None), (14, 1)] and sliced == [()] * 2
