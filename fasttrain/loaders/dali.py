@@ -24,6 +24,7 @@ from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.dali_graph import (
     AHEAD,
     BLACK,
+    HW_DECODER_LOAD,
     black_jpeg,
     decoder_threads,
     device_id_of,
@@ -52,6 +53,7 @@ class DaliLoader(ShardLoader):
     """Feeds JPEG bytes, anchors and shapes of the plan to `decoders.image_slice`.
 
     sliced: whether the JPEGs are cut down to their crops first; the pixels are the same. True on cut shards.
+    hw_decoder_load: see `HW_DECODER_LOAD`.
     """
 
     name = "dali"
@@ -59,6 +61,7 @@ class DaliLoader(ShardLoader):
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         super().__init__(shards, ids, settings)
         self.sliced = can_slice(shards)
+        self.hw_decoder_load = HW_DECODER_LOAD
         self._sizes = shards.sizes()
         self._pipelines: dict[_Kind, Any] = {}
         self._running: Generator[Any, None, None] | None = None
@@ -164,6 +167,7 @@ class DaliLoader(ShardLoader):
             interpolation=interpolation,
             threads=decoder_threads(settings.workers, cores_of_process(), device_id),
             device_id=device_id,
+            hw_decoder_load=self.hw_decoder_load,
         )
         letterbox_side = side if letterbox else 0
         start(pipeline, batch_size=settings.batch_size, letterbox_side=letterbox_side, device=device)

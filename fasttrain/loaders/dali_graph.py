@@ -20,6 +20,13 @@ from fasttrain.config.interpolation import Interpolation
 from fasttrain.errors import UserError, no_memory
 from fasttrain.loaders.plan import LETTERBOX_GREY, letterbox_size
 
+HW_DECODER_LOAD = 0.0
+"""The part of each batch that a GPU's JPEG engine decodes, where it has one; CUDA kernels decode the rest.
+
+Which photographs those are depends on their places in the batch, and the two may round differently. So only 0 and 1
+give a photograph the same pixels wherever it comes in a batch, and only 0 gives them on GPUs without the engine, too.
+"""
+
 AHEAD = 2  # batches in DALI's hands while the consumer works
 BLACK = 8  # px, the side of what stands for a bad photograph
 
@@ -37,6 +44,7 @@ def make_pipeline(
     device_id: int | None,
     letterbox: bool = False,
     interpolation: Interpolation = "bilinear",
+    hw_decoder_load: float = HW_DECODER_LOAD,
 ) -> Any:
     """Return a pipeline that isn't built yet.
 
@@ -46,6 +54,10 @@ def make_pipeline(
     int32 [2], where the square begins in it (negative numbers).
     """
     from nvidia.dali import fn, pipeline_def, types
+
+    backend: dict[str, Any] = {"device": "cpu"}
+    if device_id is not None:
+        backend = {"device": "mixed", "affine": False, "hw_decoder_load": hw_decoder_load}
 
     @pipeline_def(
         batch_size=batch_size,
@@ -62,7 +74,7 @@ def make_pipeline(
             axis_names="HW",
             normalized_anchor=False,
             normalized_shape=False,
-            **({"device": "cpu"} if device_id is None else {"device": "mixed", "affine": False}),
+            **backend,
             output_type=types.RGB,
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
@@ -93,7 +105,8 @@ def start(pipeline: Any, *, batch_size: int, letterbox_side: int, device: str) -
     """Build `pipeline` and run it on batches of black pictures, after which it takes and gives a batch at a time.
 
     The first run takes as many batches as it prefetches, however few the epoch has. Photographs are not given to it: a
-    broken one would be met where no batch could be blamed. Raises UserError where DALI can't start on `device`.
+    broken one would be met where no batch could be blamed. The batches are full, as the first one decides how many
+    photographs of each batch a GPU's JPEG engine decodes. Raises UserError where DALI can't start on `device`.
     """
     try:
         pipeline.build()

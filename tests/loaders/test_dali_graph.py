@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fasttrain.loaders import dali
+from fasttrain.loaders import dali, dali_graph
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.dali import DaliLoader
 from fasttrain.loaders.dali_graph import decoder_threads, make_pipeline
@@ -42,6 +42,26 @@ def test_no_thread_of_the_decoder_is_tied_to_a_core():
     """DALI ties thread 0 of each process to the same core, where several ranks share a machine."""
     assert decoder_of(0)["affine"] == "False" and decoder_of(0)["device"] == "mixed"
     assert decoder_of(None)["device"] == "cpu"
+
+
+def test_a_photographs_pixels_do_not_depend_on_its_place_in_the_batch():
+    """DALI's own 0.65 has the JPEG engine decode some places, and CUDA kernels the others."""
+    assert float(decoder_of(0)["hw_decoder_load"]) == 0
+    assert float(decoder_of(0, hw_decoder_load=0.5)["hw_decoder_load"]) == 0.5
+    assert "hw_decoder_load" not in decoder_of(None)
+
+
+def test_a_pipeline_starts_with_full_batches(shard_folder, monkeypatch):
+    """By its first batch nvImageCodec decides, for good, how many photographs the JPEG engine decodes."""
+    fed = []
+    shards, feed = ShardSet.open(shard_folder), dali_graph.feed
+    monkeypatch.setattr(
+        dali_graph, "feed", lambda *given: fed.append([len(each) for each in given[1:6]]) or feed(*given)
+    )
+    loader = DaliLoader(shards, shards.ids("train"), LoaderSettings(16, 48, Crop(), workers=1))
+    loader._pipeline(loader.plan().batch(0, 16))
+    loader.close()
+    assert fed == [[16] * 5] * dali_graph.AHEAD
 
 
 def test_a_loader_gives_dali_no_more_threads_and_slices_in_its_own(shard_folder, monkeypatch):
