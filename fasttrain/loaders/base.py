@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -234,6 +234,10 @@ class Loader(ABC):
         self._delivered = self._resume_at = state["samples"]
         self._bad_before = state.get("bad_samples", 0) if self.settings.rank == 0 else 0
         self.bad_samples = {}
+
+    def holding_memory(self, batch_size: int) -> AbstractContextManager[None]:
+        """Return a context that holds the GPU's memory which decoding batches of `batch_size` takes, if any."""
+        return nullcontext()
 
     def close(self) -> None:
         """Ends worker processes and threads."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib.util
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from fasttrain.loaders.dali_graph import (
     make_pipeline,
     may_be_a_photograph,
     memory_errors,
+    release_unused_memory,
     start,
     start_problem,
 )
@@ -135,11 +138,31 @@ class DaliLoader(ShardLoader):
             self.close()
         super().set_image_size(side)
 
+    @contextmanager
+    def holding_memory(self, batch_size: int) -> Iterator[None]:
+        """Hold the GPU's memory that DALI takes to decode batches of `batch_size`, which torch doesn't know of."""
+        if not self._on_gpu:
+            yield
+            return
+        release_unused_memory()  # a batch that was too large may have left some
+        with closing(DaliLoader(self.shards, self.ids, replace(self.settings, batch_size=batch_size))) as other:
+            other.sliced, other.hw_decoder_load = self.sliced, self.hw_decoder_load
+            plans = other.plans()
+            count = min(AHEAD + 1, plans[0].batch_count(batch_size))
+            batches = [plan.batch(number, batch_size) for number in range(count) for plan in plans]
+            with closing(other._load(batches)) as decoded:  # type: ignore[type-var]
+                # As many as wait for the model while it works.
+                waiting = list(islice(decoded, 2))
+                yield
+                del waiting
+
     def close(self) -> None:
         if self._running is not None:
             self._running.close()
         super().close()
         self._pipelines = {}
+        if self._on_gpu:
+            release_unused_memory()
 
     @property
     def _on_gpu(self) -> bool:

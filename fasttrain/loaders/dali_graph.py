@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -158,6 +159,12 @@ def decoder_threads(workers: int, cores: int, device_id: int | None) -> int:
     one the model takes all cores anyway.
     """
     return max(min(workers, cores - _OTHER_THREADS) if device_id is not None else workers, 1)
+
+
+def release_unused_memory() -> None:
+    """Give the memory of pipelines that are gone back to the GPU, which DALI keeps for others."""
+    if (backend := sys.modules.get("nvidia.dali.backend")) is not None:
+        backend.ReleaseUnusedMemory()
 
 
 def start_problem(device: str) -> str | None:

@@ -34,7 +34,7 @@ Fits = Callable[[int], bool]
 
 _FIRST = 8
 _STEPS_AN_EPOCH = 8  # at least: with fewer there is little to schedule
-_CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take some
+_CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take the rest
 _CPU_SHARE = 0.8  # of the memory that is free
 _TELLS = 256 << 20  # bytes: growth by less drowns in what Python and its libraries take and leave
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "head_epochs": 0, "refit": False}
@@ -52,8 +52,7 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
     try:
         most = _rounded(min(max(len(parts.loaders.train.ids) // (ranks.size * _STEPS_AN_EPOCH), 1), 65_536))
         if device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(_CUDA_SHARE, device)
-            size = largest_that_fits(fitting(parts), most)
+            size = largest_that_fits(fitting(parts, lambda: _limit_torch(device)), most)
         elif device.type == "cpu":
             size = largest_by_growth(fitting(parts), most, ranks.local_size)
         else:
@@ -126,12 +125,17 @@ def largest_by_growth(
     return size
 
 
-def fitting(parts: RunParts) -> Fits:
-    """Whether steps with a batch of a size run on the device that `parts` are on. They change the weights."""
+def fitting(parts: RunParts, prepare: Callable[[], None] = lambda: None) -> Fits:
+    """Whether steps with a batch of a size run on the device that `parts` are on. They change the weights.
+
+    The loader's memory for such batches is held meanwhile; `prepare` is called once it is.
+    """
 
     def fits(size: int) -> bool:
         try:
-            _try_steps(parts, size)
+            with parts.loaders.train.holding_memory(size):
+                prepare()
+                _try_steps(parts, size)
             return True
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -148,13 +152,14 @@ def fitting(parts: RunParts) -> Fits:
 def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
     """Where `error` says that memory ran out: an error that offers a batch that fits, tried here. None otherwise.
 
-    `parts` are the run's own, whose weights it spoils; `run` is its folder.
+    `parts` are the run's own, whose weights it spoils and whose loaders it closes; `run` is its folder.
     """
     if not is_out_of_memory(error):
         return None
     if parts.device.type == "cuda" and not (isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)):
         return None  # the host's memory: a smaller batch is not what helps
     _let_go(error)
+    parts.loaders.close()
     parts.state.optimizer.zero_grad(set_to_none=True)
     release_memory(parts.device)
     try:
@@ -175,6 +180,13 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
         f"batch_size = {parts.batch_size} is too large for the memory of {parts.device}: {size} fits; go on with: "
         f"fasttrain train --resume {run} --batch-size {size}, or start anew with --batch-size {size} or auto"
     )
+
+
+def _limit_torch(device: torch.device) -> None:
+    """Have torch take no more than its share of the GPU: what others hold there, DALI for one, is taken off it."""
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    torch.cuda.set_per_process_memory_fraction(max(_CUDA_SHARE - others / total, 0.0), device)
 
 
 def _try_steps(parts: RunParts, size: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from typing import Any
 
 import pytest
+import torch
 
 from fasttrain.loaders import dali, dali_graph
 from fasttrain.loaders.base import LoaderSettings
@@ -83,3 +86,35 @@ def test_a_loader_gives_dali_no_more_threads_and_slices_in_its_own(shard_folder,
         pipeline.release_outputs()
         loader.close()
     assert given == [(16, None), (14, 1)] and sliced == [()] * 2
+
+
+def test_its_memory_for_batches_of_a_size_is_held_and_let_go(shard_folder, monkeypatch):
+    shards, sizes, released = ShardSet.open(shard_folder), [], []
+    make, empty = dali.make_pipeline, torch.empty
+
+    def on_the_cpu(**options):
+        sizes.append(options["batch_size"])
+        made = make(**{**options, "device_id": None})
+        alive.append(weakref.ref(made))
+        return made
+
+    alive: list[weakref.ref[Any]] = []
+    monkeypatch.setattr(dali, "make_pipeline", on_the_cpu)
+    monkeypatch.setattr(torch, "empty", lambda *shape, device=None, **options: empty(*shape, **options))
+    monkeypatch.setattr(DaliLoader, "_stream", lambda self: None)
+    monkeypatch.setattr(dali, "release_unused_memory", lambda: released.append(len(sizes)))
+    loader = DaliLoader(shards, shards.ids("train"), LoaderSettings(8, 48, Crop(), workers=1, device="cuda:0"))
+    for size in (4, 16):
+        with loader.holding_memory(size):
+            assert sizes[-1] == size and alive[-1]() is not None
+        gc.collect()
+        assert alive[-1]() is None
+    assert sizes == [4, 16] and released == [0, 1, 1, 2]
+    assert not loader._pipelines, "its own are made when they are needed"
+
+
+def test_without_a_gpu_none_is_held(shard_folder, monkeypatch):
+    shards = ShardSet.open(shard_folder)
+    monkeypatch.setattr(dali, "make_pipeline", None)
+    with DaliLoader(shards, shards.ids("train"), LoaderSettings(8, 48, Crop())).holding_memory(4):
+        pass
