@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.cores import cores_of_process
-from fasttrain.extras import install
+from fasttrain.extras import dali_extra, install
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.dali_graph import (
     AHEAD,
@@ -76,7 +76,7 @@ class DaliLoader(ShardLoader):
         if shards.raw:
             return "these shards hold pixels, its decoder takes JPEGs; use --loader native, or convert without --raw"
         if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-            return f"DALI is not installed; {install('dali')}"
+            return f"DALI is not installed; {install(dali_extra(torch.version.cuda))}"
         return start_problem(device if device.startswith("cuda") else "cpu")
 
     @classmethod
