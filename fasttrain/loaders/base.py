@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -193,8 +194,11 @@ class Loader(ABC):
 
         for position in sorted(bad):
             self._meet_bad(int(batch.ids[position]), bad[position])
-        kept = np.setdiff1d(np.arange(len(batch)), list(bad))
-        return batch.ids[kept], [images[torch.from_numpy(kept).to(images.device)] for images in pictures]
+        bounds = [-1, *sorted(bad), len(batch)]
+        # Slices, as a list of places would be copied to the GPU while the host waits.
+        kept = [slice(before + 1, after) for before, after in pairwise(bounds)]
+        ids = np.concatenate([batch.ids[each] for each in kept])
+        return ids, [torch.cat([images[each] for each in kept]) for images in pictures]
 
     def _meet_bad(self, sample: int, reason: str) -> None:
         settings, said = self.settings, f"{self.shards.describe(sample)}: {reason}"
