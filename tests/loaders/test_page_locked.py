@@ -1,7 +1,11 @@
-"""Batches bound for a GPU lie in page-locked memory: a copy from other memory makes the host wait."""
+"""Batches bound for a GPU lie in page-locked memory: a copy from other memory makes the host wait.
+
+FFCV's are copied there, by a thread other than the training loop's.
+"""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -16,7 +20,13 @@ SETTINGS = LoaderSettings(batch_size=8, image_size=32, crop=Crop(), seed=3, work
 
 
 @pytest.fixture
-def page_locked(monkeypatch) -> list[torch.Tensor]:
+def threads() -> set[str]:
+    """Return the names of the threads that asked for page-locked memory."""
+    return set()
+
+
+@pytest.fixture
+def page_locked(monkeypatch, threads) -> list[torch.Tensor]:
     """Return all memory that was asked for page-locked. Without a driver there is no such memory."""
     found, empty = [], torch.empty
 
@@ -24,6 +34,7 @@ def page_locked(monkeypatch) -> list[torch.Tensor]:
         memory = empty(*shape, **options)
         if pin_memory:
             found.append(memory)
+            threads.add(threading.current_thread().name)
         return memory
 
     monkeypatch.setattr(torch, "empty", noted)
@@ -31,7 +42,7 @@ def page_locked(monkeypatch) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["native", pytest.param("ffcv", marks=pytest.mark.slow)])
-def test_every_batch_for_a_gpu_is_page_locked(name, shard_folder, page_locked):
+def test_every_batch_for_a_gpu_is_page_locked(name, shard_folder, page_locked, threads):
     shards, kind = ShardSet.open(shard_folder), loader_class(name)
     if reason := kind.unavailable(shards, "cpu"):
         pytest.skip(reason)
@@ -44,6 +55,8 @@ def test_every_batch_for_a_gpu_is_page_locked(name, shard_folder, page_locked):
         assert images.data_ptr() in addresses and expected.data_ptr() not in addresses
     on_cpu.close()
     on_gpu.close()
+    assert threads == {"ffcv" if name == "ffcv" else threading.current_thread().name}
+    assert "ffcv" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_torchs_own_workers_are_told_to(shard_folder):
