@@ -6,7 +6,8 @@ import copy
 import gc
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,8 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
     try:
         most = _rounded(min(max(len(parts.loaders.train.ids) // (ranks.size * _STEPS_AN_EPOCH), 1), 65_536))
         if device.type == "cuda":
-            size = largest_that_fits(fitting(parts, lambda: _limit_torch(device)), most)
+            torch.cuda.set_per_process_memory_fraction(_CUDA_SHARE, device)
+            size = largest_that_fits(fitting(parts), most)
         elif device.type == "cpu":
             size = largest_by_growth(fitting(parts), most, ranks.local_size)
         else:
@@ -125,16 +127,12 @@ def largest_by_growth(
     return size
 
 
-def fitting(parts: RunParts, prepare: Callable[[], None] = lambda: None) -> Fits:
-    """Whether steps with a batch of a size run on the device that `parts` are on. They change the weights.
-
-    The loader's memory for such batches is held meanwhile; `prepare` is called once it is.
-    """
+def fitting(parts: RunParts) -> Fits:
+    """Whether steps with a batch of a size run on the device that `parts` are on. They change the weights."""
 
     def fits(size: int) -> bool:
         try:
-            with parts.loaders.train.holding_memory(size):
-                prepare()
+            with _beside_the_loader(parts, size):
                 _try_steps(parts, size)
             return True
         except (RuntimeError, MemoryError) as error:
@@ -182,11 +180,21 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
     )
 
 
-def _limit_torch(device: torch.device) -> None:
-    """Have torch take no more than its share of the GPU: what others hold there, DALI for one, is taken off it."""
-    free, total = torch.cuda.mem_get_info(device)
-    others = total - free - torch.cuda.memory_reserved(device)
-    torch.cuda.set_per_process_memory_fraction(max(_CUDA_SHARE - others / total, 0.0), device)
+@contextmanager
+def _beside_the_loader(parts: RunParts, size: int) -> Iterator[None]:
+    """Hold the memory that the loader takes for batches of `size`, and leave torch its share of a GPU without that."""
+    device = parts.device
+    with parts.loaders.train.holding_memory(size):
+        if device.type != "cuda":
+            yield
+            return
+        free, total = torch.cuda.mem_get_info(device)
+        others = total - free - torch.cuda.memory_reserved(device)
+        torch.cuda.set_per_process_memory_fraction(max(_CUDA_SHARE - others / total, 0.0), device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def _try_steps(parts: RunParts, size: int) -> None:

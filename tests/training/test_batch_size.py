@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,8 +138,8 @@ def test_the_loaders_memory_is_held_while_a_batch_is_tried(shard_folder, monkeyp
     forward = Step.forward
     monkeypatch.setattr(Step, "forward", lambda *given: told.append("step") or forward(*given))
     monkeypatch.setattr(parts.loaders.train._back_end, "holding_memory", held)
-    assert fitting(parts, lambda: told.append("limit"))(4)
-    assert told == [4, "limit", "step", "step", "let go"]
+    assert fitting(parts)(4)
+    assert told == [4, "step", "step", "let go"]
     parts.loaders.close()
 
 
@@ -152,8 +153,10 @@ def test_torch_is_left_what_others_do_not_hold(monkeypatch, free, reserved, shar
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved << 30)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *each: given.append(each))
-    batch_size._limit_torch(torch.device("cuda:1"))
-    assert given == [(pytest.approx(share), torch.device("cuda:1"))]
+    device, train = torch.device("cuda:1"), SimpleNamespace(holding_memory=lambda size: nullcontext())
+    with batch_size._beside_the_loader(SimpleNamespace(device=device, loaders=SimpleNamespace(train=train)), 8):
+        assert given == [(pytest.approx(share), device)]
+    assert given[1:] == [(1.0, device)]
 
 
 @pytest.mark.slow
