@@ -21,6 +21,12 @@ def usable_cores() -> int:
     return max(1, min([cores, *map(math.ceil, _quotas())]))
 
 
+def cores_of_process() -> int:
+    """Return this process's part of the usable cores, which torchrun's processes on this machine share."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(usable_cores() // max(int(processes) if processes.isdigit() else 1, 1), 1)
+
+
 def set_up_openmp() -> None:
     """Fit OpenMP, whose threads torch computes with, to a machine that is shared. Call it before torch is imported.
 

@@ -14,7 +14,7 @@ from fasttrain.config.schema import TrainConfig
 from fasttrain.cores import crowded, usable_cores
 from fasttrain.device import choose_workers, release_memory
 from fasttrain.errors import UserError
-from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.loaders.registry import loaders_to_try
 from fasttrain.memory import total_memory
 from fasttrain.model.precision import Autocast, amp_problem, make_precision
 from fasttrain.profiling.diagnosis import Conditions, diagnose
@@ -103,7 +103,7 @@ def _conditions(parts: RunParts, measured: Measured, others: str | None) -> Cond
         crowded=others,
         loader=parts.loader_name,
         workers=choose_workers(parts.config.workers),
-        faster_loaders=_faster_loaders(parts, device),
+        faster_loaders=loaders_to_try(parts.loader_name, shards, device),
         amp_pays=(
             parts.device.type != "cpu"
             if measured.amp_rate is None
@@ -115,10 +115,3 @@ def _conditions(parts: RunParts, measured: Measured, others: str | None) -> Cond
         raw=shards.raw,
         fits_memory=sum(shard.bytes for shard in shards.manifest.shards) < total_memory(),
     )
-
-
-def _faster_loaders(parts: RunParts, device: str) -> tuple[str, ...]:
-    least = loader_class(parts.loader_name).preference(device)
-    before = [kind for kind in map(loader_class, LOADERS) if kind.preference(device) > least]
-    usable = [kind for kind in before if kind.unavailable(parts.shards, device) is None]
-    return tuple(kind.name for kind in sorted(usable, key=lambda kind: -kind.preference(device)))

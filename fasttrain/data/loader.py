@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -244,6 +245,9 @@ class Loader(base.Loader):
         """Choose the size of the pictures of the next pass, in pixels."""
         super().set_image_size(side)
         self._back_end.set_image_size(side)
+
+    def holding_memory(self, batch_size: int) -> AbstractContextManager[None]:
+        return self._back_end.holding_memory(batch_size)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Have the next pass begin right after the batches that were delivered when `state` was taken."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -193,8 +194,11 @@ class Loader(ABC):
 
         for position in sorted(bad):
             self._meet_bad(int(batch.ids[position]), bad[position])
-        kept = np.setdiff1d(np.arange(len(batch)), list(bad))
-        return batch.ids[kept], [images[torch.from_numpy(kept).to(images.device)] for images in pictures]
+        bounds = [-1, *sorted(bad), len(batch)]
+        # Slices, as a list of places would be copied to the GPU while the host waits.
+        kept = [slice(before + 1, after) for before, after in pairwise(bounds)]
+        ids = np.concatenate([batch.ids[each] for each in kept])
+        return ids, [torch.cat([images[each] for each in kept]) for images in pictures]
 
     def _meet_bad(self, sample: int, reason: str) -> None:
         settings, said = self.settings, f"{self.shards.describe(sample)}: {reason}"
@@ -234,6 +238,10 @@ class Loader(ABC):
         self._delivered = self._resume_at = state["samples"]
         self._bad_before = state.get("bad_samples", 0) if self.settings.rank == 0 else 0
         self.bad_samples = {}
+
+    def holding_memory(self, batch_size: int) -> AbstractContextManager[None]:
+        """Return a context that holds the GPU's memory which decoding batches of `batch_size` takes, if any."""
+        return nullcontext()
 
     def close(self) -> None:
         """Ends worker processes and threads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +23,6 @@ from fasttrain.shards.extra_labels import ExtraLabels, read_extra_labels
 from fasttrain.shards.format import EXTRA, MANIFEST, REJECTED, SPLITS, Manifest, checksum_holds, read_manifest
 
 if TYPE_CHECKING:
-    import threading
-
     from fasttrain.config.values import CacheSize
 
 _OPEN_SHARDS = 256  # each holds a file descriptor, of which a process often has 1,024
@@ -142,6 +141,7 @@ class ShardSet:
         files.check(self.manifest)
         self.index = self._open_index()
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
+        self._mapping = threading.Lock()  # a loader's thread reads beside the one that compares checksums
         self._mappable = files.mappable(self.manifest)
 
     @classmethod
@@ -304,9 +304,13 @@ class ShardSet:
         return members_problem(self._shard(number), self.index[self.index["shard"] == number], self.raw)
 
     def _shard(self, number: int) -> memoryview:
-        if number in self._maps:
+        with self._mapping:
+            if number not in self._maps:
+                self._map(number)
             self._maps.move_to_end(number)
             return self._maps[number]
+
+    def _map(self, number: int) -> None:
         shard = self.manifest.shards[number]
         try:
             with self.files.open(shard.name) as file:
@@ -319,7 +323,6 @@ class ShardSet:
         self._maps[number] = mapped
         while len(self._maps) > _OPEN_SHARDS or self._maps_too_much():
             self._maps.popitem(last=False)  # unmapped once the last view of it is gone
-        return mapped
 
     def _maps_too_much(self) -> bool:
         if self._mappable is None or len(self._maps) == 1:

@@ -7,7 +7,8 @@ import gc
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ Fits = Callable[[int], float]
 
 _FIRST = 8
 _STEPS_AN_EPOCH = 8  # at least: with fewer there is little to schedule
-_CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take some
+_CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take the rest
 _CPU_SHARE = 0.8  # of the memory that is free
 _GAIN = 1.05  # in photographs a second, for which a batch is doubled: less is noise, and larger batches learn slower
 _TELLS = 256 << 20  # bytes: growth by less drowns in what Python and its libraries take and leave
@@ -144,7 +145,8 @@ def fitting(parts: RunParts) -> Fits:
 
     def fits(size: int) -> float:
         try:
-            return _try_steps(parts, size)
+            with _beside_the_loader(parts, size):
+                return _try_steps(parts, size)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -160,13 +162,14 @@ def fitting(parts: RunParts) -> Fits:
 def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
     """Where `error` says that memory ran out: an error that offers a batch that fits, tried here. None otherwise.
 
-    `parts` are the run's own, whose weights it spoils; `run` is its folder.
+    `parts` are the run's own, whose weights it spoils and whose loaders it closes; `run` is its folder.
     """
     if not is_out_of_memory(error):
         return None
     if parts.device.type == "cuda" and not (isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)):
         return None  # the host's memory: a smaller batch is not what helps
     _let_go(error)
+    parts.loaders.close()
     parts.state.optimizer.zero_grad(set_to_none=True)
     release_memory(parts.device)
     try:
@@ -187,6 +190,23 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
         f"batch_size = {parts.batch_size} is too large for the memory of {parts.device}: {size} fits; go on with: "
         f"fasttrain train --resume {run} --batch-size {size}, or start anew with --batch-size {size} or auto"
     )
+
+
+@contextmanager
+def _beside_the_loader(parts: RunParts, size: int) -> Iterator[None]:
+    """Hold the memory that the loader takes for batches of `size`, and leave torch its share of a GPU without that."""
+    device = parts.device
+    with parts.loaders.train.holding_memory(size):
+        if device.type != "cuda":
+            yield
+            return
+        free, total = torch.cuda.mem_get_info(device)
+        others = total - free - torch.cuda.memory_reserved(device)
+        torch.cuda.set_per_process_memory_fraction(max(_CUDA_SHARE - others / total, 0.0), device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def _try_steps(parts: RunParts, size: int) -> float:

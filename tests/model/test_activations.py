@@ -50,10 +50,10 @@ def test_gradients_are_the_same_without_a_copy_for_each_activation(name, count):
 
 
 def test_norms_that_train_but_for_their_statistics_are_not_frozen():
-    model = create_model("mobilenetv2_035", 3)
+    model = timm.create_model("mobilenetv2_035", num_classes=3)
     frozen = freeze_blocks(model, 3)
     both = [*frozen, *freeze_statistics(model)]
-    other = create_model("mobilenetv2_035", 3)
+    other = timm.create_model("mobilenetv2_035", num_classes=3)
     assert keep_inputs_of_activations(model, both) == keep_inputs_of_activations(other, freeze_blocks(other, 3)) > 0
 
 

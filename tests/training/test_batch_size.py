@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -122,7 +123,7 @@ def test_the_gpus_memory_is_bounded_while_sizes_are_tried(monkeypatch):
     loaders = SimpleNamespace(train=SimpleNamespace(ids=range(1000)), close=lambda: None)
     parts = SimpleNamespace(ranks=Ranks(), device=choose_device("auto"), loaders=loaders)
     start, line = with_fitting_batch(RunStart(resolve({"batch_size": "auto"})), lambda start: parts)
-    assert start.config.batch_size == 48 and line == "batch size: 48 (tried on cuda:0)"
+    assert start.config.batch_size == 48 and line == "batch size: 48 (the fastest tried on cuda:0)"
     assert bounds == [(0.92, 0), (1.0, 0)]
 
 
@@ -157,6 +158,42 @@ def test_real_steps_are_tried_and_errors_of_other_kinds_are_not_swallowed(shard_
     monkeypatch.setattr(Step, "forward", broken)
     with pytest.raises(RuntimeError, match="something else"):
         fitting(parts)(4)
+
+
+@pytest.mark.slow
+def test_the_loaders_memory_is_held_while_a_batch_is_tried(shard_folder, monkeypatch):
+    config = resolve({**RUN, "data": shard_folder, "epochs": 1, "limit_batches": 1})
+    parts = make_parts(RunStart(config), Console(quiet=True), Ranks())
+    told: list[object] = []
+
+    @contextmanager
+    def held(batch_size: int) -> Iterator[None]:
+        told.append(batch_size)
+        yield
+        told.append("let go")
+
+    forward = Step.forward
+    monkeypatch.setattr(Step, "forward", lambda *given: told.append("step") or forward(*given))
+    monkeypatch.setattr(parts.loaders.train._back_end, "holding_memory", held)
+    assert fitting(parts)(4)
+    assert told == [4, "step", "step", "let go"]
+    parts.loaders.close()
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "share"),
+    [(80, 0, 0.92), (76, 4, 0.92), (60, 4, 0.72), (8, 0, 0.02), (1, 2, 0.0)],
+    ids=["all free", "torch's own", "DALI's and others' 16 of 80", "nearly full", "full"],
+)
+def test_torch_is_left_what_others_do_not_hold(monkeypatch, free, reserved, share):
+    given = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved << 30)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *each: given.append(each))
+    device, train = torch.device("cuda:1"), SimpleNamespace(holding_memory=lambda size: nullcontext())
+    with batch_size._beside_the_loader(SimpleNamespace(device=device, loaders=SimpleNamespace(train=train)), 8):
+        assert given == [(pytest.approx(share), device)]
+    assert given[1:] == [(1.0, device)]
 
 
 @pytest.mark.slow
