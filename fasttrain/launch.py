@@ -139,7 +139,7 @@ class _Rank:
     def close(self) -> None:
         self.process.wait()
         for relay in self._relays:
-            relay.join(1.0)
+            relay.join(10.0)
         self.connection.close()
 
 

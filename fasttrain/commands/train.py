@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 from rich.console import Console
 
@@ -99,9 +101,8 @@ def train_here(
         del start  # each rank reads the checkpoint itself
         options = {"restarted": restarted, "model": model, "callbacks": callbacks, "tags": tags}
         work = partial(_rank, file, settings, after_epoch is not None, options)
-        result: TrainResult = run_in_ranks(work, count, stop, console, after_epoch)
-        if isinstance(model, torch.nn.Module):
-            RunFolder(result.folder).read_model(model)
+        result, remembered = run_in_ranks(work, count, stop, console, after_epoch)
+        _take_back(result, remembered, model, callbacks or (), console)
         return result
     start = replace(start, model=passed_object(model))
     return make_run(start, console, stop, ranks, after_epoch, tags, callbacks).run()
@@ -109,8 +110,36 @@ def train_here(
 
 def _rank(
     file: Path | None, settings: Mapping[str, Any], asks: bool, options: dict[str, Any], ask: AfterEpoch
-) -> TrainResult:
-    return _train(file, settings, started=True, after_epoch=ask if asks else None, **options)
+) -> tuple[TrainResult, list[bytes | None]]:
+    """Return the result, and what each callback holds at the end."""
+    result = _train(file, settings, started=True, after_epoch=ask if asks else None, **options)
+    return result, [_held(each) for each in options["callbacks"] or ()]
+
+
+def _held(callback: Callback) -> bytes | None:
+    """Return the attributes of `callback`, pickled; None where that fails, by whatever error of their own."""
+    try:
+        return bytes(cloudpickle.dumps(vars(callback)))
+    except Exception:
+        return None
+
+
+def _take_back(
+    result: TrainResult,
+    remembered: Sequence[bytes | None],
+    model: str | OwnModel | None,
+    callbacks: Sequence[Callback],
+    console: Console,
+) -> None:
+    """Give the caller's objects what rank 0's copies of them hold at the end."""
+    if isinstance(model, torch.nn.Module):
+        RunFolder(result.folder).read_model(model)
+    for callback, attributes in zip(callbacks, remembered, strict=True):
+        if attributes is None:
+            name = type(callback).__name__
+            console.print(f"{name}: it holds what can't be pickled, and stays as it was", style="yellow")
+        else:
+            vars(callback).update(pickle.loads(attributes))
 
 
 def with_gpus_of(start: RunStart, ranks: Ranks) -> RunStart:

@@ -106,15 +106,22 @@ class Head(torch.nn.Module):
         return self.layer(pictures.mean((2, 3)))
 
 class Counts(Callback):
+    steps = 0
     def on_step_end(self, run):
+        self.steps += 1
         print("rank", run.rank, "step", run.step)
 
-model, epochs = Head(), []
-result = train(data={data!r}, out={out!r}, model=model, callbacks=[Counts()],
+class Keeps(Callback):
+    def on_train_start(self, run):
+        self.run = run
+
+model, epochs, counts = Head(), [], Counts()
+result = train(data={data!r}, out={out!r}, model=model, callbacks=[counts, Keeps()],
                after_epoch=lambda record: epochs.append(record["epoch"]), gpus=2, **{settings})
 from safetensors.torch import load_file
 best = load_file(result.folder / "model.safetensors")
-print(epochs, len(result.history), all(torch.equal(model.state_dict()[name], best[name]) for name in best))
+same = all(torch.equal(model.state_dict()[name], best[name]) for name in best)
+print(epochs, counts.steps, len(result.history), same)
 """
 
 
@@ -125,8 +132,13 @@ def test_objects_of_a_notebook_train_on_several_ranks(shard_folder, tmp_path):
     cell = CELL.format(data=str(shard_folder), out=str(tmp_path / "runs"), settings=given)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     NotebookClient(notebook, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    said = "".join(output.get("text", "") for output in notebook.cells[0]["outputs"])
-    assert "[1, 2] 2 True" in said and "ranks: 2 (gloo), 2 x 4 = 8" in said
+    outputs = notebook.cells[0]["outputs"]
+    said = "".join(each.get("text", "") + each.get("data", {}).get("text/plain", "") for each in outputs)
+    assert (
+        "[1, 2] 4 2 True" in said
+        and "Keeps: it holds what can't be pickled" in said
+        and "ranks: 2 (gloo), 2 x 4 = 8" in said
+    )
     assert "rank 0 step 4" in said and "rank 1 step 4" in said
 
 
