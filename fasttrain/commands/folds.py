@@ -16,11 +16,12 @@ from rich.text import Text
 
 from fasttrain.checkpoint.folder import CHECKPOINTS, FINISHED
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.commands.train import make_run
+from fasttrain.commands.train import train_here
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.location import user_path
 from fasttrain.config.resuming import changes, lasting
 from fasttrain.config.schema import TrainConfig
+from fasttrain.environment import require_one_process
 from fasttrain.errors import Stopped, UserError, of_os
 from fasttrain.evaluation.bootstrap import accuracy_intervals
 from fasttrain.evaluation.metrics import Interval
@@ -41,7 +42,6 @@ from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console, tell
 from fasttrain.text import read_text
 from fasttrain.tracking.tracker import NullTracker, Tracker
-from fasttrain.training.resume import start_of_run
 
 FOLDS = "folds.json"
 
@@ -87,8 +87,7 @@ def train_folds(
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
-    if Ranks.of_environment().size > 1:
-        raise UserError("--folds starts its runs in one process: start it without torchrun")
+    require_one_process("--folds starts its runs itself")
     given = {name: each for name, each in settings.items() if each is not None}
     given = {**(read_toml(Path(config)) if config else {}), **given}
     asked = resolve(given, origin=str(config or "settings"))
@@ -166,11 +165,9 @@ class _Folds:
         if parent := tracker.wait_for_run():
             tags["mlflow.parentRunId"] = parent
         settings = {**self.given, "fold": f"{number}/{self.count}", "run_name": title, "out": self.folder}
-        start = start_of_run(None, settings, restarted=path)
         again = f"go on with: fasttrain train --resume {self.folder}"
         try:
-            with Ranks() as ranks:
-                make_run(start, self.console, self.stop, ranks, tags=tags).run()
+            train_here(Ranks(), self.stop, None, settings, restarted=path, console=self.console, tags=tags)
         except Stopped as error:
             raise Stopped(f"stopped in {title}; {again}") from error
         except KeyboardInterrupt:

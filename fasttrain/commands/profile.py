@@ -13,6 +13,7 @@ from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.cores import crowded, usable_cores
 from fasttrain.device import choose_workers, release_memory
+from fasttrain.environment import require_one_process
 from fasttrain.errors import UserError
 from fasttrain.loaders.registry import loaders_to_try
 from fasttrain.memory import total_memory
@@ -82,8 +83,9 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"resume = '{config.resume}': profile begins afresh; leave it out")
     if config.linear_probe:
         raise UserError("linear_probe computes features once and then has hardly a step to profile; leave it out")
-    if Ranks.of_environment().size > 1:
-        raise UserError("profile measures one process: start it without torchrun")
+    require_one_process("profile measures one process")
+    if (config.gpus or 1) > 1:
+        raise UserError(f"gpus = {config.gpus}: profile measures one process; give --gpus 1")
 
 
 def _amp_to_try(parts: RunParts) -> Autocast | None:

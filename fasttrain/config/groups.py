@@ -284,10 +284,16 @@ class HardwareSettings(Settings):
     """The device, and how it computes."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    gpus: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="train on N GPUs of this machine, a process each; CPU processes with --device cpu",
+    )
     amp: bool = Field(False, description="mixed precision")
     amp_dtype: Literal["bf16", "fp16"] = Field("bf16", description="fp16 adds a GradScaler")
     channels_last: bool = Field(True, description="NHWC memory format for the model")
-    sync_bn: bool = Field(False, description="BatchNorm over the samples of all ranks (torchrun, CUDA)")
+    sync_bn: bool = Field(False, description="BatchNorm over the samples of all ranks (several GPUs)")
     compile: Switch = Field("auto", description="torch.compile: auto (on CUDA), on or off")
     compile_mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = Field(
         "default", description="torch.compile's mode; reduce-overhead takes CUDA graphs"

@@ -152,6 +152,7 @@ RULES: dict[str, Rule] = {
     "tta": _effect(),
     # machine
     "device": _effect(),
+    "gpus": _effect("a step then has another number of photographs, as with another batch_size"),
     "amp": _effect(),
     "amp_dtype": _effect("fp16 begins with a fresh loss scale where the run had none"),
     "channels_last": _effect(),

@@ -26,8 +26,8 @@ _NAME = re.compile(r"[\w./ -]+")  # as MLflow takes them
 class Callback:
     """Base of a callback: override what you need.
 
-    Under torchrun each method is called on every rank, in the same order. A callback that changes weights must do the
-    same on all of them.
+    With several ranks each method is called on every rank, in the same order. A callback that changes weights must do
+    the same on all of them.
     """
 
     def on_train_start(self, run: RunView) -> None:
@@ -71,7 +71,7 @@ class RunView:
         self.device: torch.device = parts.device
         """The device that the model is on."""
         self.rank: int = parts.ranks.rank
-        """0 without torchrun. Rank 0 writes the files, and its metrics and states count."""
+        """0 in a single process. Rank 0 writes the files, and its metrics and states count."""
         self.stopped_by: str | None = None
         """Which callback asked the run to stop, and why; None while none has."""
         self._record: Mapping[str, Any] | None = None

@@ -155,6 +155,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "ema_decay": ({"ema_decay": 0.9}, lambda run: last_state(run.run.folder.path)["ema"] is not None, True),
     "average": ({"average": 3}, lambda run: len(run.state.candidates.best_first), 2),
     "device": ({"device": "auto"}, lambda run: run.run.parts.device, device_module.choose_device("auto")),
+    "gpus": ({"gpus": 1}, lambda run: (run.config.gpus, run.run.ranks.size), (1, 1)),  # more: test_gpus.py
     "amp": ({"amp": True}, lambda run: run.run.parts.precision.name, "bf16"),
     "amp_dtype": ({"amp": True, "amp_dtype": "fp16"}, lambda run: run.state.scaler.is_enabled(), True),
     "channels_last": (
