@@ -1,0 +1,116 @@
+"""Drive fasttrain's real training step, with a hand on what happens around each step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fasttrain.config.load import resolve
+from fasttrain.model.freeze import keep_frozen
+from fasttrain.ranks import Agreed, Ranks
+from fasttrain.training.finite import LOOK_EVERY
+from fasttrain.training.loop import step_batches
+from fasttrain.training.parts import RunParts
+from fasttrain.training.resume import RunStart
+from fasttrain.training.setup import make_parts
+from fasttrain.training.step import StepBatch
+from tools.gpu_check.registry import Setting
+
+Around = Callable[[], AbstractContextManager[Any]]
+
+_ENDLESS = 100_000
+"""Epochs: the learning rate's schedule must not end while steps are counted."""
+
+
+def settings_of(setting: Setting, **changes: Any) -> dict[str, Any]:
+    """Return the settings of a run that learns from random weights on `setting`'s shards, small in a rehearsal."""
+    size = {"model": "mobilenetv2_100", "image_size": 224, "batch_size": 64, "workers": 8}
+    if not setting.cuda:
+        size = {"model": "mobilenetv2_035", "image_size": 48, "batch_size": 16, "workers": 1}
+    same = {"pretrained": False, "device": setting.device, "loader": "native", "compile": "off", "track": False}
+    return {"data": setting.shards, "out": setting.folder / "runs", **size, **same, **changes}
+
+
+@contextmanager
+def made_parts(setting: Setting, **changes: Any) -> Iterator[RunParts]:
+    """Yield the parts of a run with `settings_of(setting, **changes)`, ready for its first step."""
+    config = resolve({}, settings_of(setting, **{"epochs": _ENDLESS, **changes}))
+    parts = make_parts(RunStart(config), Console(quiet=True), Ranks())
+    try:
+        parts.fold_frozen()
+        yield parts
+    finally:
+        parts.loaders.close()
+        if setting.cuda:
+            torch.cuda.empty_cache()
+
+
+def take_steps(
+    parts: RunParts,
+    count: int,
+    *,
+    around: Around = contextlib.nullcontext,
+    planned: Around = contextlib.nullcontext,
+) -> list[float]:
+    """Take `count` steps with the loader's batches. Return each batch's loss.
+
+    `around` is entered around each step and its wait for data, `planned` around each planned look at the device.
+    Raises StepDiverged where a loss or a gradient is not finite.
+    """
+    state, step = parts.state, parts.step
+    losses: list[torch.Tensor] = []
+    handle = step.criterion.register_forward_hook(lambda module, inputs, loss: losses.append(loss.detach().clone()))
+    state.model.train()
+    keep_frozen(step.frozen)
+    done = 0
+    try:
+        while done < count:
+            state.loader.set_epoch(state.epoch)
+            with contextlib.closing(step_batches(state.loader, step.accumulate)) as steps:
+                while done < count:
+                    with around():
+                        if (batches := next(steps, None)) is None:
+                            break
+                        step(state, batches, Agreed(*step.size(batches), None))
+                    done += 1
+                    if done % LOOK_EVERY == 0:
+                        with planned():
+                            state.require_finite()
+            state.epoch += 1
+        with planned():
+            state.require_finite()
+            return [float(each) for each in losses]
+    finally:
+        handle.remove()
+
+
+class HeldStep:
+    """The step of `parts` on one batch of random pixels that lies on the device: a loader that takes no time."""
+
+    def __init__(self, parts: RunParts) -> None:
+        count, side = parts.batch_size, parts.config.image_size
+        images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8).to(parts.device)
+        labels = torch.arange(count) % len(parts.shards.classes)
+        ids = torch.from_numpy(parts.loaders.train.ids)[torch.arange(count) % len(parts.loaders.train.ids)]
+        self._parts, self._batches = parts, [StepBatch(images, labels, ids, 0, count)]
+        self._since_look = 0
+        parts.state.model.train()
+        keep_frozen(parts.step.frozen)
+
+    def __call__(self) -> None:
+        """Take one step, and a look at the device as often as a run does."""
+        parts = self._parts
+        parts.step(parts.state, self._batches, Agreed(*parts.step.size(self._batches), None))
+        self._since_look += 1
+        if self._since_look == LOOK_EVERY:
+            self.look()
+
+    def look(self) -> None:
+        """Look at the device now, so that the next steps don't."""
+        self._since_look = 0
+        self._parts.state.require_finite()
