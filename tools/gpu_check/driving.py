@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,3 +115,29 @@ class HeldStep:
         """Look at the device now, so that the next steps don't."""
         self._since_look = 0
         self._parts.state.require_finite()
+
+
+class _Enough(Exception):
+    """Ends a run before its report."""
+
+
+def records(setting: Setting, epochs: int, **changes: Any) -> list[dict[str, Any]]:
+    """Train for `epochs` as `fasttrain.train` does. Return the epochs' records; no report is written."""
+    from fasttrain import train
+
+    found: list[dict[str, Any]] = []
+
+    def after_epoch(record: Any) -> None:
+        found.append(dict(record))
+        if len(found) == epochs:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        train(**settings_of(setting, epochs=epochs, early_stopping=0, **changes), after_epoch=after_epoch)
+    return found
+
+
+def only_run(folder: Path) -> Path:
+    """Return the folder of the one run in `folder`."""
+    (run,) = (each for each in folder.iterdir() if each.is_dir())
+    return run

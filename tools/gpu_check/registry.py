@@ -11,7 +11,10 @@ from typing import Any
 
 from tools.gpu_check.findings import Findings
 
-MODULES = tuple(f"tools.gpu_check.checks.{name}" for name in ("machine", "steps"))
+MODULES = tuple(
+    f"tools.gpu_check.checks.{name}"
+    for name in ("machine", "steps", "memory", "speed", "races", "compiling", "repeating", "ranks", "profiling")
+)
 """The modules that hold the checks."""
 
 
