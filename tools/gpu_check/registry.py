@@ -13,7 +13,7 @@ from tools.gpu_check.findings import Findings
 
 MODULES = tuple(
     f"tools.gpu_check.checks.{name}"
-    for name in ("machine", "steps", "memory", "speed", "races", "compiling", "repeating", "ranks", "profiling")
+    for name in ("machine", "steps", "memory", "speed", "races", "compiling", "repeating", "dali", "ranks", "profiling")
 )
 """The modules that hold the checks."""
 

@@ -95,7 +95,7 @@ def _flip_averaged(setting: Setting, findings: Findings) -> None:
         with torch.no_grad():
             for seed in range(4):  # a CUDA graph is recorded in the second run and replayed from the third
                 generator = torch.Generator().manual_seed(seed)
-                pictures = torch.randn((16, 3, side, side), generator=generator).to(parts.device)
+                pictures = torch.randn((parts.batch_size, 3, side, side), generator=generator).to(parts.device)
                 pictures = pictures.to(memory_format=torch.channels_last)
                 found = FlipAveraged(parts.model)(pictures).clone()
                 one, other = plain(pictures), plain(pictures.flip(3))

@@ -51,7 +51,8 @@ def _case(setting: Setting, findings: Findings, model: str, batch: int, mode: st
     from tools.gpu_check.driving import HeldStep, made_parts
 
     compiled = {"compile": "on", "compile_mode": _COMPILED[mode]} if mode in _COMPILED else {"compile": "off"}
-    with made_parts(setting, model=model, batch_size=batch, amp=setting.cuda, **compiled) as parts:
+    changes = {"data": setting.many, "model": model, "batch_size": batch, "amp": setting.cuda}
+    with made_parts(setting, **changes, **compiled) as parts:
         step = HeldStep(parts)
         figures = measure_step(step, step.look, batch, setting)
     findings.figure(f"{model}, {batch}, {mode}", figures)
