@@ -131,6 +131,21 @@ def test_the_checks_are_registered_in_order():
     assert checks[0].name == "data" and len({each.name for each in checks}) == 13
 
 
+@pytest.mark.slow
+def test_the_rehearsal_on_a_cpu_passes(tmp_path):
+    pytest.importorskip("fasttrain._native")
+    command = [sys.executable, "-m", "tools.gpu_check", "--device", "cpu", "--out", str(tmp_path / "out")]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10 * PATIENCE)
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
+    rows = rows_in(tmp_path / "out")
+    assert len(rows) == 13
+    assert {row["status"] for row in rows.values()} <= {"passed", "goal missed"}
+    needing_cuda = {part for row in rows.values() for part, why in row["skipped"].items() if why == "needs CUDA"}
+    assert {"advice", "compiled", "reduce-overhead", "SyncBN"} <= needing_cuda
+    for name in ("steps", "repeating", "diverging", "ranks"):
+        assert rows[name]["figures"], f"{name} has measured nothing"
+
+
 def test_a_trace_counts_what_the_gpu_did():
     def event(category: str, name: str, begin: float, length: float, **arguments: Any) -> dict[str, Any]:
         return {"cat": category, "name": name, "ts": begin, "dur": length, "args": arguments}
