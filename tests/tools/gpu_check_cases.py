@@ -40,6 +40,11 @@ def dies(setting: Setting, findings: Findings) -> None:
     os.kill(os.getpid(), 9)
 
 
+@check(7, "finds nothing to check", limit=30)
+def skips(setting: Setting, findings: Findings) -> None:
+    findings.skip("DALI", "not installed")
+
+
 @check(6, "needs a GPU", limit=30, needs_cuda=True)
 def needs_cuda(setting: Setting, findings: Findings) -> None:
     raise AssertionError("must not run on a CPU")

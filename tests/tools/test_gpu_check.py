@@ -36,12 +36,13 @@ def rows_in(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_figures_goals_and_failures_are_in_the_table(tmp_path):
-    passed, rows, table = run_cases(tmp_path, "passes", "fails", "misses", "needs_cuda")
+    passed, rows, table = run_cases(tmp_path, "passes", "fails", "misses", "skips", "needs_cuda")
     assert not passed
     assert {name: row["status"] for name, row in rows.items()} == {
         "passes": "passed",
         "fails": "failed",
         "misses": "goal missed",
+        "skips": "skipped",
         "needs_cuda": "needs CUDA",
     }
     assert rows["fails"]["figures"] == {"after the failure": True}, "a part that fails doesn't end the check"
@@ -55,10 +56,11 @@ def test_figures_goals_and_failures_are_in_the_table(tmp_path):
 
 
 def test_only_what_passed_missed_a_goal_or_needs_cuda_lets_it_pass(tmp_path):
-    assert run_cases(tmp_path / "good", "passes", "misses", "needs_cuda")[0]
+    assert run_cases(tmp_path / "good", "passes", "misses", "skips", "needs_cuda")[0]
     assert not run_cases(tmp_path / "bad", "passes", "dies")[0]
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_is_killed_and_its_figures_and_its_place_are_kept(tmp_path):
     _, rows, _ = run_cases(tmp_path, "hangs", "passes")
     hung = rows["hangs"]
@@ -73,11 +75,26 @@ def test_a_process_that_dies_is_reported_with_its_last_lines(tmp_path):
     assert rows["dies"]["failures"]["ended"] == "exit code -9\nthe last line"
 
 
+def test_what_a_former_run_found_is_not_reported_again(tmp_path):
+    run_cases(tmp_path, "passes")
+    (tmp_path / "mine.txt").write_text("another file in the same folder")
+    _, rows, _ = run_cases(tmp_path, "passes", seconds=0.5)
+    assert not any(row["figures"] for row in rows.values())
+    checks = [each for each in find_checks([CASES]) if each.name == "dies"]
+    findings = tmp_path / "05-dies" / "findings.json"
+    findings.parent.mkdir()
+    findings.write_text('{"figures": {"old": 1}, "missed": {}, "skipped": {}, "failures": {}}')
+    Runner(checks, "cpu", tmp_path, seconds=300, show=False).run()
+    assert rows_in(tmp_path)["dies"]["figures"] == {}
+    assert (tmp_path / "mine.txt").exists()
+
+
 def test_checks_that_no_time_is_left_for_say_so(tmp_path):
     passed, rows, _ = run_cases(tmp_path, "passes", "fails", seconds=0.5)
     assert not passed and {row["status"] for row in rows.values()} == {"no time left"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_cut_off_in_the_middle_has_reported_what_it_had(tmp_path, ended_by):
     script = f"""
@@ -139,7 +156,7 @@ def test_the_rehearsal_on_a_cpu_passes(tmp_path):
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
     rows = rows_in(tmp_path / "out")
     assert len(rows) == 13
-    assert {row["status"] for row in rows.values()} <= {"passed", "goal missed"}
+    assert {row["status"] for row in rows.values()} <= {"passed", "goal missed", "skipped"}
     needing_cuda = {part for row in rows.values() for part, why in row["skipped"].items() if why == "needs CUDA"}
     assert {"advice", "compiled", "reduce-overhead", "SyncBN"} <= needing_cuda
     for name in ("steps", "repeating", "diverging", "ranks"):

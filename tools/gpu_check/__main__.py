@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -29,8 +28,6 @@ def main(arguments: list[str] | None = None) -> int:
         photographs = ROOT / "photographs"
     if given.only is not None:
         checks = [each for each in checks if each.number == 0 or each.name in given.only]
-    if given.out.exists():
-        shutil.rmtree(given.out)
     real = given.device.startswith("cuda") and given.only is None
     seconds = given.seconds or (_SECONDS if given.device.startswith("cuda") else PATIENCE * _SECONDS)
     patience = 1 if real else PATIENCE

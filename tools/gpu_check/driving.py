@@ -32,7 +32,7 @@ def settings_of(setting: Setting, **changes: Any) -> dict[str, Any]:
     """Return the settings of a run that learns from random weights on `setting`'s shards, small in a rehearsal."""
     size = {"model": "mobilenetv2_100", "image_size": 224, "batch_size": 64, "workers": 8}
     if not setting.cuda:
-        size = {"model": "mobilenetv2_035", "image_size": 48, "batch_size": 16, "workers": 1}
+        size = {"model": "test_efficientnet", "image_size": 48, "batch_size": 16, "workers": 1}
     same = {"pretrained": False, "device": setting.device, "loader": "native", "compile": "off", "track": False}
     return {"data": setting.shards, "out": setting.folder / "runs", **size, **same, **changes}
 

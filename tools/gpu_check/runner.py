@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,15 +24,15 @@ _POLL_S = 0.1
 PATIENCE = 5
 """How many times its limit a check may take on a CPU, or where only some of the checks run."""
 
-_GOOD = ("passed", "needs CUDA", "goal missed")
+_GOOD = ("passed", "goal missed", "skipped", "needs CUDA")
 
 
 @dataclass
 class Row:
     """One check in the report.
 
-    `status` is "passed", "goal missed", "failed", "timed out", "cut off", "needs CUDA", "no time left", "running" or
-    "not run".
+    `status` is "passed", "goal missed", "failed", "skipped", "timed out", "cut off", "needs CUDA", "no time left",
+    "running" or "not run".
     """
 
     number: int
@@ -77,6 +78,8 @@ class Runner:
     def run(self) -> bool:
         """Run everything. Return whether all checks passed; a goal that was missed doesn't count against it."""
         self.out.mkdir(parents=True, exist_ok=True)
+        for name in ("data", "cache"):  # a former run's
+            shutil.rmtree(self.out / name, ignore_errors=True)
         self.write()
         for check, row in zip(self._checks, self.rows, strict=True):
             if check.needs_cuda and not self.device.startswith("cuda"):
@@ -111,7 +114,8 @@ class Runner:
 
     def _run_one(self, check: Check, row: Row) -> None:
         folder = self.out / f"{check.number:02}-{check.name}"
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         log = self.out / f"{folder.name}.log"
         row.status, row.limit = "running", round(min(check.limit * self._patience, self.left), 1)
         self.write()
@@ -184,7 +188,8 @@ class Runner:
     def _judge(self, code: int | None, log: Path, row: Row) -> None:
         if code != 0 and not row.failures:
             row.failures["ended"] = f"exit code {code}\n{_last_lines(log)}"
-        row.status = "failed" if row.failures else "goal missed" if row.missed else "passed"
+        alone = bool(row.skipped) and not row.figures
+        row.status = "failed" if row.failures else "goal missed" if row.missed else "skipped" if alone else "passed"
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -16,9 +16,6 @@ from tools.gpu_check.registry import Setting, check
 _SMALL_MODEL = "test_efficientnet"
 """Compiles in a few seconds."""
 
-_STEPS = 12
-"""More than two epochs of the photographs, each with a short last batch."""
-
 
 @check(7, "compile: losses and graphs, progressive sizes, TTA under CUDA graphs", limit=150)
 def compiling(setting: Setting, findings: Findings) -> None:
@@ -65,11 +62,12 @@ def _losses(setting: Setting, findings: Findings, mode: str, model: str) -> None
 
     changes = {"model": model, "learning_rate": 1e-4, "image_size": 128 if setting.cuda else 64}
     with made_parts(setting, **changes) as parts:
-        eager = take_steps(parts, _STEPS)
+        count = len(parts.loaders.train) + 3  # an epoch's short last batch, and some of the next epoch's
+        eager = take_steps(parts, count)
     counters = _graphs_anew()
     with made_parts(setting, **changes, compile="on", compile_mode=mode) as parts:
         assert parts.compiled, "the model is not compiled"
-        compiled = take_steps(parts, _STEPS)
+        compiled = take_steps(parts, count)
     graphs = counters["stats"]["unique_graphs"]
     off = [abs(one - other) / max(abs(other), 1e-6) for one, other in zip(compiled, eager, strict=True)]
     findings.figure(f"{mode}: greatest relative difference of a loss", max(off))

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tools.gpu_check.findings import Findings
+from tools.gpu_check.findings import Findings, Skipped
 from tools.gpu_check.registry import Setting, check
 
 _MANY = 16_384
@@ -71,6 +71,8 @@ def environment(setting: Setting, findings: Findings) -> None:
     if not setting.cuda:
         return
     with findings.part("driver"):
+        if shutil.which("nvidia-smi") is None:
+            raise Skipped("no nvidia-smi")
         asked = "--query-gpu=name,driver_version,memory.total,pcie.link.gen.max,pcie.link.width.max"
         said = subprocess.run(
             ["nvidia-smi", asked, "--format=csv,noheader"], capture_output=True, text=True, timeout=20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 from tools.gpu_check.findings import Findings, Skipped
@@ -62,6 +63,8 @@ def _advice(setting: Setting, findings: Findings) -> None:
         findings.figure("advice", said.replace(str(setting.folder), ""))
         found = re.search(r"(\d+) fits", said)
         assert found, f"no batch size that fits in {said!r}"
+        gc.collect()
+        torch.cuda.empty_cache()
         with made_parts(setting, data=setting.many, batch_size=int(found[1])) as parts:
             take_steps(parts, 3)
     finally:

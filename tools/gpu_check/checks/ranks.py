@@ -20,6 +20,8 @@ def ranks(setting: Setting, findings: Findings) -> None:
     import torch.distributed as dist
 
     with findings.part("one rank"):
+        if setting.cuda:
+            torch.cuda.set_device(0)
         store = f"file://{setting.folder}/store"
         backend = "nccl" if setting.cuda else "gloo"
         dist.init_process_group(backend, init_method=store, rank=0, world_size=1)

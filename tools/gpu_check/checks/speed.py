@@ -26,7 +26,7 @@ def speed(setting: Setting, findings: Findings) -> None:
     """Measure steps on a batch that lies on the GPU, the most valuable cases first, as many as there is time for."""
     if not setting.cuda:
         with findings.part("eager"):
-            _against_plain(setting, findings, "mobilenetv2_035", 8)
+            _against_plain(setting, findings, "test_efficientnet", 8)
         findings.skip("compiled", "needs CUDA")
         return
     for batch in _BATCHES:

@@ -49,10 +49,10 @@ def _variant(setting: Setting, findings: Findings, name: str, changes: dict[str,
     from tools.gpu_check.syncs import Syncs
     from tools.gpu_check.trace import trace
 
-    count = _STEPS if setting.cuda else 4
+    count = _STEPS if setting.cuda else 3
     with made_parts(setting, **changes) as parts:
         before = {key: each.detach().clone() for key, each in parts.model.named_parameters()}
-        take_steps(parts, _WARM_UP)
+        take_steps(parts, _WARM_UP if setting.cuda else 1)
         watch = Syncs(setting.cuda)
         losses = take_steps(parts, count, around=watch.watched)
         assert all(map(math.isfinite, losses)), f"losses {losses}"
@@ -77,16 +77,19 @@ def _linear_probe(setting: Setting, findings: Findings) -> None:
     watch, batches = Syncs(setting.cuda), [0]
 
     def watched(delivered: Any) -> Any:
-        for batch in delivered:
+        for number, batch in enumerate(delivered):
+            if number == 0:  # with which the head is tried
+                yield batch
+                continue
             batches[0] += 1
-            yield batch
+            with watch.watched():  # while the batch is worked on
+                yield batch
 
-    with made_parts(setting, linear_probe=True, amp=True, epochs=3) as parts:
-        with watch.watched():
-            parts.enter_features(watched, print)
+    with made_parts(setting, linear_probe=True, amp=True, epochs=3, batch_size=16) as parts:
+        parts.enter_features(watched, print)
         features = next(iter(parts.state.loader))[0]
         assert features.ndim == 2 and bool(features.isfinite().all()), f"features of shape {tuple(features.shape)}"
     if setting.cuda:
         waits = sum(watch.places.values())
-        findings.figure("linear probe: waits a batch", waits / max(batches[0], 1))
-        assert waits < batches[0], f"the host waited with each batch, at {watch.said}"
+        findings.figure("linear probe: waits a batch", waits / batches[0])
+        assert waits < batches[0] / 2, f"the host waited at {watch.said}"
