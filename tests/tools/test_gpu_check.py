@@ -17,6 +17,7 @@ from tests.support.patience import PATIENCE, wait_until
 from tools.gpu_check.findings import Findings
 from tools.gpu_check.registry import find_checks
 from tools.gpu_check.runner import Runner
+from tools.gpu_check.syncs import Syncs
 from tools.gpu_check.trace import Traced, read_trace
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,7 @@ def test_a_run_that_is_cut_off_in_the_middle_has_reported_what_it_had(tmp_path, 
         from pathlib import Path
         from tools.gpu_check.registry import find_checks
         from tools.gpu_check.runner import Runner
+from tools.gpu_check.syncs import Syncs
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         checks = [each for each in find_checks(["{CASES}"]) if each.name in ("passes", "hangs", "dies")]
         checks[1] = type(checks[1])(**{{**vars(checks[1]), "limit": 600}})
@@ -180,6 +182,18 @@ def test_a_trace_counts_what_the_gpu_did():
         {"name": "process_name", "ph": "M"},
     ]
     assert read_trace(events) == Traced(kernels=2, launches=2, busy_ms=1.0, pageable=1)
+
+
+def test_waits_are_counted_by_the_line_that_began_them_and_planned_looks_apart():
+    syncs, said = Syncs(cuda=False), "called a synchronizing CUDA operation"
+
+    def require_finite() -> None:
+        syncs.note(UserWarning(said), UserWarning, "finite.py", 1)
+
+    syncs.note(UserWarning(said), UserWarning, "/elsewhere/torch/_tensor.py", 7)
+    syncs.note(UserWarning("another warning"), UserWarning, "/elsewhere/torch/_tensor.py", 8)
+    require_finite()
+    assert syncs.planned == 1 and syncs.said == "elsewhere/torch/_tensor.py:7 x 1"
 
 
 def test_findings_survive_what_json_has_no_word_for(tmp_path):

@@ -15,7 +15,7 @@ from fasttrain.config.load import resolve
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.ranks import Agreed, Ranks
 from fasttrain.training.finite import LOOK_EVERY
-from fasttrain.training.loop import step_batches
+from fasttrain.training.loop import train_epoch
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
@@ -51,41 +51,29 @@ def made_parts(setting: Setting, **changes: Any) -> Iterator[RunParts]:
             torch.cuda.empty_cache()
 
 
-def take_steps(
-    parts: RunParts,
-    count: int,
-    *,
-    around: Around = contextlib.nullcontext,
-    planned: Around = contextlib.nullcontext,
-) -> list[float]:
-    """Take `count` steps with the loader's batches. Return each batch's loss.
+def take_steps(parts: RunParts, count: int, *, around: Around = contextlib.nullcontext) -> list[float]:
+    """Take `count` steps in a run's own loop, with the loader's batches. Return each batch's loss.
 
-    `around` is entered around each step and its wait for data, `planned` around each planned look at the device.
-    Raises StepDiverged where a loss or a gradient is not finite.
+    `around` is entered around each epoch's part of them. Raises StepDiverged where a loss or a gradient is not finite.
     """
-    state, step = parts.state, parts.step
+    state, step, done = parts.state, parts.step, 0
     losses: list[torch.Tensor] = []
+
+    def agree(samples: int, weight: float) -> Agreed:
+        return Agreed(samples, weight, None, ended=done == count)
+
+    def after_step(agreed: Agreed) -> None:
+        nonlocal done
+        done += 1
+
     handle = step.criterion.register_forward_hook(lambda module, inputs, loss: losses.append(loss.detach().clone()))
-    state.model.train()
-    keep_frozen(step.frozen)
-    done = 0
     try:
         while done < count:
             state.loader.set_epoch(state.epoch)
-            with contextlib.closing(step_batches(state.loader, step.accumulate)) as steps:
-                while done < count:
-                    with around():
-                        if (batches := next(steps, None)) is None:
-                            break
-                        step(state, batches, Agreed(*step.size(batches), None))
-                    done += 1
-                    if done % LOOK_EVERY == 0:
-                        with planned():
-                            state.require_finite()
+            with around():
+                train_epoch(state, step, agree=agree, after_step=after_step, show=lambda *told: None)
             state.epoch += 1
-        with planned():
-            state.require_finite()
-            return [float(each) for each in losses]
+        return [float(each) for each in losses]
     finally:
         handle.remove()
 

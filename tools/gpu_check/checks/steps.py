@@ -60,7 +60,7 @@ def _variant(setting: Setting, findings: Findings, name: str, changes: dict[str,
         still = sum(not each.requires_grad for each in parts.model.parameters())
         assert len(moved) >= (len(before) - still) // 2, f"only {len(moved)} of {len(before)} tensors have changed"
         if setting.cuda:
-            findings.figure(f"{name}: waits", sum(watch.places.values()))
+            findings.figure(f"{name}: waits, planned looks", f"{sum(watch.places.values())}, {watch.planned}")
             assert not watch.places, f"the host waited at {watch.said}"
             if name in _TRACED:
                 traced = trace(lambda: take_steps(parts, 3), setting.folder / "trace.json")
