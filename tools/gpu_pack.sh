@@ -28,9 +28,16 @@ mkdir -p "$pack/wheels" "$pack/tools"
 tools/wheel.sh "$python"
 # As an array, since a pipe to `head` would end `ls` by a signal.
 wheels=(dist/fasttrain_vision-*-cp312-abi3-*.whl)
-cp "$(printf '%s\n' "${wheels[@]}" | sort -V | tail -1)" "$pack/wheels/"
-# Without a tracker: MLflow would be most of the pack.
-"${fetch[@]}" -d "$pack/wheels" "pydantic>=2.10" "typer>=0.16" "rich>=13.7" "tomli-w>=1.1"
+wheel=$(printf '%s\n' "${wheels[@]}" | sort -V | tail -1)
+cp "$wheel" "$pack/wheels/"
+# What the wheel needs and the machine hasn't: torch and timm have brought fsspec, jinja2 and safetensors along. MLflow, which
+# would be most of the pack, is left out: the checks track nothing.
+there='torch|torchvision|timm|numpy|scipy|scikit-learn|matplotlib|pillow|fsspec|jinja2|safetensors'
+mapfile -t needs < <("$python" -c 'import sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+name = next(each for each in wheel.namelist() if each.endswith(".dist-info/METADATA"))
+print(wheel.read(name).decode())' "$wheel" | sed -n 's/^Requires-Dist: //p' | grep -vE "extra ==|^($there|mlflow)\\b")
+"${fetch[@]}" -d "$pack/wheels" "${needs[@]}"
 cp -r tools/gpu_check "$pack/tools/"
 find "$pack" -name __pycache__ -exec rm -r {} +
 cp tools/gpu_pack_run.sh "$pack/run.sh"

@@ -21,9 +21,9 @@ def copy_some(source: Path, out: Path, number: int) -> int:
         if path.suffix.lower() in _KINDS:
             by_class[path.parent.name].append(path)
     in_turn = [path for path in chain.from_iterable(zip_longest(*by_class.values())) if path is not None][:number]
-    for path in in_turn:
+    for place, path in enumerate(in_turn):
         (out / path.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, out / path.parent.name / path.name)
+        shutil.copyfile(path, out / path.parent.name / f"{place:05}{path.suffix}")
     return len(in_turn)
 
 

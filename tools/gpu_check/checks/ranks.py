@@ -69,9 +69,7 @@ def _two_ranks(setting: Setting, findings: Findings) -> None:
     from tools.gpu_check.driving import settings_of
 
     settings = settings_of(setting, epochs=1, batch_size=32, sync_bn=True, grad_accumulation=2, limit_batches=6)
-    settings.pop("device")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "fasttrain", "train", *options_of(settings)]
+    command = [sys.executable, "-m", "fasttrain", "train", "--gpus", "2", *options_of(settings)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=max(setting.left() - 2, 1))
     print(found.stdout, found.stderr)
     assert found.returncode == 0, f"exit code {found.returncode}: {found.stderr[-1500:]}"
