@@ -49,8 +49,7 @@ if [ $dali = yes ]; then
     rm -rf build/gpu_pack_dali
     mkdir -p build/gpu_pack_dali/wheels
     "${fetch[@]}" -d build/gpu_pack_dali/wheels "nvidia-dali-cuda130>=1.50"
-    # The machine has these.
-    rm -f build/gpu_pack_dali/wheels/{numpy,packaging,typing_extensions,six}-*.whl
+    rm -f build/gpu_pack_dali/wheels/numpy-*.whl # the machine has it, and torch there was built for its own
     tar -C build/gpu_pack_dali -c wheels | split -b 60000000 -d - build/gpu_pack_dali/part-
     rm -r build/gpu_pack_dali/wheels
     du -sh build/gpu_pack_dali
