@@ -7,6 +7,7 @@ import faulthandler
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from tools.gpu_check.findings import Findings
 from tools.gpu_check.registry import Setting, find_checks
@@ -29,7 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
     findings = Findings(given.folder / "findings.json")
     setting = Setting(given.device, given.folder, given.data, given.limit, given.photographs)
     (check,) = (each for each in find_checks((given.module,)) if each.name == given.name)
-    os.chdir(given.folder)
     with findings.part(given.name):
         check.function(setting, findings)
     findings.save()
@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if findings.failures else 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the check that the command line names, and end the process."""
     code = main()
     # What a check has left running, such as a loader's threads, must not keep the process from ending.
     sys.stdout.flush()

@@ -24,6 +24,13 @@ _POLL_S = 0.1
 PATIENCE = 5
 """How many times its limit a check may take on a CPU, or where only some of the checks run."""
 
+_CHILD = """import contextlib, sys
+with contextlib.suppress(ImportError):
+    import fasttrain  # the one that is installed, not the clone's folder, which has no native module
+sys.path.insert(0, sys.argv.pop(1))
+from tools.gpu_check.child import run
+run()"""
+
 _GOOD = ("passed", "goal missed", "skipped", "needs CUDA")
 
 
@@ -127,6 +134,7 @@ class Runner:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=folder,
                 env=self._environment(),
             )
             try:
@@ -145,7 +153,7 @@ class Runner:
                 self.write()
 
     def _command(self, check: Check, folder: Path, limit: float) -> list[str]:
-        command = [sys.executable, "-u", "-m", "tools.gpu_check.child", check.function.__module__, check.name]
+        command = [sys.executable, "-u", "-c", _CHILD, str(ROOT), check.function.__module__, check.name]
         command += [
             "--device",
             self.device,
@@ -160,9 +168,13 @@ class Runner:
         return command
 
     def _environment(self) -> dict[str, str]:
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        cache = str((self.out / "cache").resolve())
-        return {**os.environ, "PYTHONPATH": path, "FASTTRAIN_CACHE": cache, "MPLBACKEND": "agg"}
+        entries = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in entries),  # read in another folder
+            "FASTTRAIN_CACHE": str((self.out / "cache").resolve()),
+            "MPLBACKEND": "agg",
+        }
 
     def _watch(self, child: subprocess.Popen[bytes], folder: Path, row: Row, began: float) -> None:
         told = began

@@ -50,9 +50,12 @@ def _against_plain(setting: Setting, findings: Findings, model: str, batch: int)
 
 
 def _case(setting: Setting, findings: Findings, model: str, batch: int, mode: str) -> float:
+    import torch._dynamo
+
     from tools.gpu_check.driving import HeldStep, made_parts
 
     compiled = {"compile": "on", "compile_mode": _COMPILED[mode]} if mode in _COMPILED else {"compile": "off"}
+    torch._dynamo.reset()  # each case has graphs of its own
     changes = {"data": setting.many, "model": model, "batch_size": batch, "amp": setting.cuda}
     with made_parts(setting, **changes, **compiled) as parts:
         step = HeldStep(parts)
