@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -24,8 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, required=True)
     parser.add_argument("--photographs", type=Path)
     given = parser.parse_args(arguments)
-    # Where a check hangs, its log ends with the place, written before the runner kills it.
-    faulthandler.dump_traceback_later(max(given.limit - 1, 0.1), exit=False)
+    faulthandler.register(signal.SIGUSR1)  # by which the runner asks where a check hangs, before it kills it
     given.folder.mkdir(parents=True, exist_ok=True)
     findings = Findings(given.folder / "findings.json")
     setting = Setting(given.device, given.folder, given.data, given.limit, given.photographs)
@@ -33,7 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     with findings.part(given.name):
         check.function(setting, findings)
     findings.save()
-    faulthandler.cancel_dump_traceback_later()
     return 1 if findings.failures else 0
 
 

@@ -21,6 +21,8 @@ from tools.gpu_check.table import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_S = 0.1
+_ANSWER_S = 5
+_HEADER = "(most recent call first):\n"
 PATIENCE = 5
 """How many times its limit a check may take on a CPU, or where only some of the checks run."""
 
@@ -138,7 +140,7 @@ class Runner:
                 env=self._environment(),
             )
             try:
-                self._watch(child, folder, row, began)
+                self._watch(child, folder, log, row, began)
             except BaseException:  # the run itself is stopped
                 row.status = "cut off"
                 raise
@@ -176,12 +178,13 @@ class Runner:
             "MPLBACKEND": "agg",
         }
 
-    def _watch(self, child: subprocess.Popen[bytes], folder: Path, row: Row, began: float) -> None:
+    def _watch(self, child: subprocess.Popen[bytes], folder: Path, log: Path, row: Row, began: float) -> None:
         told = began
         while child.poll() is None:
             now = time.monotonic()
             if now - began > row.limit:
                 row.status = "timed out"
+                _ask_where(child, log)
                 return
             if now - told > 2:  # so that a run that is killed in the middle of a check has the figures so far
                 told, row.seconds = now, round(now - began, 1)
@@ -211,9 +214,18 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
+def _ask_where(child: subprocess.Popen[bytes], log: Path) -> None:
+    """Have a check that hangs write its place to its log, and wait a few seconds for it."""
+    child.send_signal(signal.SIGUSR1)
+    end = time.monotonic() + _ANSWER_S
+    while child.poll() is None and _HEADER not in log.read_text(errors="replace") and time.monotonic() < end:
+        time.sleep(_POLL_S)
+    time.sleep(_POLL_S)  # for the lines below the header
+
+
 def _place(log: Path) -> str:
-    """Return where a check was that was killed at its limit, as its process wrote it a moment before; else the end."""
-    _, header, dumped = log.read_text(errors="replace").rpartition("(most recent call first):\n")
+    """Return where a check was that was killed at its limit, as its process has written it; else the log's end."""
+    _, header, dumped = log.read_text(errors="replace").rpartition(_HEADER)
     return "\n".join(dumped.splitlines()[:LAST_LINES]) if header else _last_lines(log)
 
 
