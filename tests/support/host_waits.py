@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,7 +22,8 @@ def fake_gpu() -> Iterator[Counter[str]]:
     It waits for each value that it reads, and for each copy that it didn't ask to overlap. A value that is read is 1.
     """
     waits: Counter[str] = Counter()
-    with FakeTensorMode(allow_non_fake_inputs=True), _Counting(waits):
+    pinning = mock.patch.object(torch.Tensor, "pin_memory", torch.Tensor.clone)  # a real one needs a driver
+    with pinning, FakeTensorMode(allow_non_fake_inputs=True), _Counting(waits):
         yield waits
 
 
