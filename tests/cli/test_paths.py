@@ -27,7 +27,7 @@ NO_PATHS = {
     *("classes", "group_by", "path_column", "label_column", "split_column"),
     *("format", "cut", "part", "loader", "split", "device", "tta", "cache_size"),
     *("on_bad_sample", "input", "experiment", "sort", "host", "compare", "pruner", "batch_sizes"),
-    *("shuffle", "fold", "progressive", "rand_augment", "model", "recipe", "optimizer", "scheduler", "loss"),
+    *("shuffle", "fold", "freeze_bn", "progressive", "rand_augment", "model", "recipe", "optimizer", "scheduler", "loss"),
     *("class_weights", "sampling", "resize_mode", "interpolation"),
     *("monitor", "amp_dtype", "compile", "compile_mode", "save_every", "log_format", "run_name", "batch_size"),
 }
