@@ -42,8 +42,9 @@ def compile_in_place(
         raise UserError("compile = 'on' needs a C++ compiler on a CPU; install g++ or use --compile off")
     import torch._dynamo
 
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # torch 2.6
     # Training and evaluation and each size of progressive resizing have a graph each: 8 would be too few.
-    torch._dynamo.config.recompile_limit = 64
+    setattr(torch._dynamo.config, limit, 64)
     compiled = torch.compile(model._call_impl, mode=mode, dynamic=False)
     # Module.compile sets this attribute too: a copy of the model is made without it.
     model._compiled_call_impl = _FullBatches(model, compiled, batch_size, warn if choice == "auto" else None)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fasttrain.errors import FasttrainError
-from fasttrain.model.batch_norm import statistics_kept
+from fasttrain.model.batch_norm import batches_counted_together, statistics_kept
 from fasttrain.model.compiled import stop_compiling
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.training.memory import is_out_of_memory
@@ -60,7 +60,8 @@ def _pass(parts: RunParts, side: int) -> None:
     batch = StepBatch(images, torch.zeros(count, dtype=torch.int64), ids, 0, 0)
     # Not exchanged: a rank that can't compile must not leave the others waiting for its gradients.
     with step.parallel.no_sync() if step.parallel is not None else nullcontext():
-        loss, _, _ = step.loss(parts.state.model, batch, parts.state.epoch)
+        with batches_counted_together(parts.state.norms):  # as in a step: a graph holds only for the same buffers
+            loss, _, _ = step.loss(parts.state.model, batch, parts.state.epoch)
         loss.backward()
     # Also between passes: a CUDA graph's gradients can't be added up.
     parts.state.optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +22,8 @@ def fake_gpu() -> Iterator[Counter[str]]:
 
     It waits for each value that it reads, and for each copy that it didn't ask to overlap. A value that is read is 1.
     """
+    if torch.__version__ < (2, 7):
+        pytest.skip(f"torch {torch.__version__} asks the driver about a tensor on paper; 2.7 doesn't")
     waits: Counter[str] = Counter()
     pinning = mock.patch.object(torch.Tensor, "pin_memory", torch.Tensor.clone)  # a real one needs a driver
     with pinning, FakeTensorMode(allow_non_fake_inputs=True), _Counting(waits):
