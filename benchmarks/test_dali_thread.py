@@ -1,4 +1,4 @@
-"""What a thread of its own for DALI saves the training loop: RandomResizedCrop 224, flip, batch 64, on cut shards.
+"""Measure what DALI in a thread of its own saves the training loop: RandomResizedCrop 224, flip, batch 64, cut shards.
 
 The loop waits for a GPU, which a pause stands for, longer than DALI takes to decode: so nobody waits for data, and what
 the loop spends between two steps is the loader's own work. Epochs with the thread and without it take turns.

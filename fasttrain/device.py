@@ -51,6 +51,14 @@ def make_current(device: torch.device) -> torch.device:
     return device
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done all that it was given. A CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def choose_workers(workers: int | None) -> int:
     """The number asked for, else one for each core this process may use."""
     return usable_cores() if workers is None else workers

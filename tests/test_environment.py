@@ -1,4 +1,4 @@
-"""What torchrun and others say in variables, and what they left behind."""
+"""Variables that torchrun and other tools set, and ones that they left behind."""
 
 from __future__ import annotations
 

@@ -26,11 +26,11 @@ done
 rm -rf "$pack"
 mkdir -p "$pack/wheels" "$pack/tools"
 tools/wheel.sh "$python"
-# As an array, since a pipe to `head` would end `ls` by a signal.
+# An array, since a pipe to `head` would end `ls` by a signal.
 wheels=(dist/fasttrain_vision-*-cp312-abi3-*.whl)
 wheel=$(printf '%s\n' "${wheels[@]}" | sort -V | tail -1)
 cp "$wheel" "$pack/wheels/"
-# What the wheel needs and the machine hasn't: torch and timm have brought fsspec, jinja2 and safetensors along. MLflow, which
+# Packages that the wheel needs and the machine lacks: torch and timm have brought fsspec, jinja2 and safetensors along. MLflow, which
 # would be most of the pack, is left out: the checks track nothing.
 there='torch|torchvision|timm|numpy|scipy|scikit-learn|matplotlib|pillow|fsspec|jinja2|safetensors'
 mapfile -t needs < <("$python" -c 'import sys, zipfile

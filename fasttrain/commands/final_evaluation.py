@@ -32,7 +32,8 @@ def evaluate_weights(
     predictions are of `split`, and of the validation split where single labels were fitted on it.
     """
     if parts.spec.multi_label:
-        return _evaluate_sets(parts, model, split, loader, evaluate)
+        evaluation, predictions = _evaluate_sets(parts, model, loader, evaluate)
+        return evaluation, {split: predictions}
     kept: dict[str, AnyPredictions] = {}
     if parts.state.phase != REFIT:  # which has trained on the validation split
         val = parts.loaders.val
@@ -44,20 +45,19 @@ def evaluate_weights(
 
 
 def _evaluate_sets(
-    parts: RunParts,
-    model: torch.nn.Module,
-    split: str,
-    loader: Loader,
-    evaluate: Evaluate,
-) -> tuple[AnyEvaluation, dict[str, AnyPredictions]]:
-    """Choose the thresholds on the validation split; those of a refit with the best weights that didn't train on it."""
+    parts: RunParts, model: torch.nn.Module, loader: Loader, evaluate: Evaluate
+) -> tuple[AnyEvaluation, AnyPredictions]:
+    """Choose the thresholds on the validation split, then evaluate on `loader`.
+
+    A refit has trained on the validation split, so the best weights before it choose the thresholds.
+    """
     chooser = _best_of_search(parts, model) if parts.state.phase == REFIT else model
     evaluation, predictions = evaluate(_with_tta(parts, chooser), parts.loaders.val)
     assert isinstance(evaluation, SetEvaluation)
     parts.spec = replace(parts.spec, thresholds=evaluation.thresholds)
     if loader is not parts.loaders.val:
         evaluation, predictions = evaluate(_with_tta(parts, model), loader)
-    return evaluation, {split: predictions}
+    return evaluation, predictions
 
 
 def _best_of_search(parts: RunParts, model: torch.nn.Module) -> torch.nn.Module:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fasttrain.checkpoint.folder import CHECKPOINTS, FINISHED
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.commands.train import train_here
+from fasttrain.commands.train import STOPPING, train_here
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.location import user_path
 from fasttrain.config.resuming import changes, lasting
@@ -106,7 +106,7 @@ def train_folds(
         done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
         if changed and done:
             console.print(f"not for {', '.join(done)}, which finished before: {'; '.join(changed)}", style="yellow")
-    with StopRequest("stopping after this step, with a checkpoint") as stop:
+    with StopRequest(STOPPING) as stop:
         shards = ShardSet.open(ensure_shards(now.data), now.cache_size)
         expected = fold_of_each(shards, count, now.seed)  # refuses what can't be divided before there is a folder
         if folder is None:

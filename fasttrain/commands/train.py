@@ -34,7 +34,7 @@ from fasttrain.training.saving import Saving
 from fasttrain.training.setup import make_parts
 from fasttrain.training.time_plan import TimePlan
 
-_STOPPING = "stopping after this step, with a checkpoint"
+STOPPING = "stopping after this step, with a checkpoint"
 
 
 def train(
@@ -72,7 +72,7 @@ def train(
 def _train(file: Path | None, settings: Mapping[str, Any], *, started: bool = False, **options: Any) -> TrainResult:
     """Train as the rank that this process is. `started`: by `train_here`, which speaks of a Ctrl-C itself."""
     ranks = Ranks.of_environment()
-    with ranks, StopRequest("" if started else _STOPPING) as stop:
+    with ranks, StopRequest("" if started else STOPPING) as stop:
         return train_here(ranks, stop, file, settings, **options)
 
 
@@ -206,7 +206,6 @@ def _planned(start: RunStart, ranks: Ranks, began: float) -> tuple[RunStart, Tim
 
 def _pace(parts: RunParts, plan: TimePlan | None, began: float) -> Pace | None:
     """Return the pace of the `plan`, or of that in the checkpoint; None where there is none to follow."""
-    steps = -(-len(parts.loaders.train) // parts.config.grad_accumulation)
     if (stored := (parts.start.checkpoint or {}).get("pace")) is not None:
-        plan = resumed_plan(stored, parts.config, steps)
+        plan = resumed_plan(stored, parts.config, parts.steps_an_epoch)
     return None if plan is None else Pace(plan, began)

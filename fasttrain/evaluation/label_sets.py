@@ -50,7 +50,7 @@ class SetEvaluation:
     classes: tuple[SetClassResult, ...]
 
     EACH_EPOCH: ClassVar = ("map", "micro_f1", "macro_f1", "subset_accuracy", "hamming_loss")
-    """What an epoch's record has of it besides the loss."""
+    """The figures that an epoch's record holds besides the loss."""
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -67,7 +67,7 @@ class SetEvaluation:
         return {field.name: float(getattr(self, field.name)) for field in fields(self) if field.name != "classes"}
 
     def to_dict(self) -> dict[str, Any]:
-        """What strict JSON can hold: a number that isn't finite is None."""
+        """Return the evaluation as strict JSON can hold it: a number that isn't finite is None."""
         plain: dict[str, Any] = {"samples": self.samples}
         plain |= {name: _finite(value) for name, value in self.scalars().items() if name != "samples"}
         classes = [{**asdict(result), "ap": _finite(result.ap)} for result in self.classes]
@@ -76,7 +76,7 @@ class SetEvaluation:
 
 @dataclass(frozen=True)
 class SetPredictions:
-    """What the model said about each of N photographs.
+    """The answers of a model for each of N photographs.
 
     `ids` int64[N]: rows of the shards' index. `labels` bool[N, C]: the true sets. `probabilities` float32[N, C].
     """

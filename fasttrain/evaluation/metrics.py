@@ -76,7 +76,7 @@ class Evaluation:
     top1_interval: Interval | None = None
 
     EACH_EPOCH: ClassVar = ("top1", "macro_f1")
-    """What an epoch's record has of it besides the loss."""
+    """The figures that an epoch's record holds besides the loss."""
 
     def worst(self, count: int = 5) -> list[ClassResult]:
         """The `count` classes with samples of the lowest F1, ties by recall, then name; worst first."""

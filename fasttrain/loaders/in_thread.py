@@ -14,7 +14,7 @@ _LOOK_S = 0.2  # between two looks at whether the program is over, while nobody 
 
 
 class _Ready(NamedTuple, Generic[T]):
-    """What the thread hands over: an item, or that there are no more, and what the generator failed with."""
+    """A message of the thread: an item, or none at the end, then with the error that the generator failed with."""
 
     items: list[T]
     error: BaseException | None = None

@@ -30,7 +30,7 @@ class LabelSets:
 
     @property
     def single(self) -> bool:
-        """Whether every row has exactly one class."""
+        """Return whether every row has exactly one class."""
         return all(len(each) == 1 for each in self.sets)
 
 

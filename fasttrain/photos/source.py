@@ -116,7 +116,7 @@ class Source:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a photograph has any number of classes."""
+        """Return whether a photograph has any number of classes."""
         return self.labels.ndim == 2
 
     def read(self, row: int) -> bytes:

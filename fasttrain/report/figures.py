@@ -140,7 +140,7 @@ def accuracy_figure(classes: Sequence[ClassResult], top1: float) -> Figure:
 
 
 def precision_figure(evaluation: SetEvaluation) -> Figure:
-    """As `accuracy_figure`, with each class's average precision, and their mean marked."""
+    """Draw what `accuracy_figure` draws, with each class's average precision. Their mean is marked."""
     bars = [(each.name, each.ap) for each in evaluation.classes if each.support]
     return _bars(bars, evaluation.map, "Average precision by class")
 

@@ -186,7 +186,7 @@ class ShardSet:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a photograph has any number of classes."""
+        """Return whether a photograph has any number of classes."""
         return self.manifest.multi_label
 
     def labels(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64] | NDArray[np.float32]:

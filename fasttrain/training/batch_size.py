@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from timm.utils import decay_batch_step
 
-from fasttrain.device import release_memory
+from fasttrain.device import release_memory, synchronize
 from fasttrain.errors import OutOfMemory, UserError
 from fasttrain.memory import free_memory, give_back_heap, peak_memory, resident_memory
 from fasttrain.model.freeze import keep_frozen
@@ -232,13 +232,11 @@ def _try_steps(parts: RunParts, size: int) -> float:
     for each in state.model.modules():
         if isinstance(each, torch.nn.SyncBatchNorm):
             each.eval()  # in training it waits for the other ranks
-    on_cuda = parts.device.type == "cuda"
-    for steps in (2, 5) if on_cuda else (1, 1):
+    for steps in (2, 5) if parts.device.type == "cuda" else (1, 1):
         began = time.perf_counter()
         for _ in range(steps):
             step(state, batches[:1], Agreed(*step.size(batches[:1]), None))
-        if on_cuda:
-            torch.cuda.synchronize(parts.device)
+        synchronize(parts.device)
     return steps * size / (time.perf_counter() - began)
 
 

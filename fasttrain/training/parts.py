@@ -62,6 +62,11 @@ class RunParts:
         return int(self.config.batch_size)
 
     @property
+    def steps_an_epoch(self) -> int:
+        """Return the number of optimizer steps in an epoch of the training loader."""
+        return -(-len(self.loaders.train) // self.config.grad_accumulation)
+
+    @property
     def full_batch(self) -> int:
         """Return the number of samples in one rank's greatest batch."""
         return min(self.batch_size, len(self.loaders.train.ids))

@@ -118,8 +118,7 @@ def train_everything(parts: RunParts) -> None:
     for each in parts.waiting:
         each.requires_grad_(True)
     parts.waiting = []
-    steps = -(-len(parts.loaders.train) // config.grad_accumulation)
-    state.optimizer, state.schedule = make_optimizer(config, model, FULL, steps)
+    state.optimizer, state.schedule = make_optimizer(config, model, FULL, parts.steps_an_epoch)
     state.begin_phase(FULL)
     parts.step = replace(parts.step, frozen=parts.frozen, parallel=ranks.parallel(model))
     parts.compiled = compile_in_place(
@@ -153,8 +152,7 @@ def begin_refit(parts: RunParts) -> str:
     ranks.share(model.state_dict().values())
     seed_everything(config.seed, config.deterministic)
     seed_rank(ranks.rank)
-    steps = -(-len(state.loader) // config.grad_accumulation)
-    state.optimizer, state.schedule = make_optimizer(config, model, REFIT, steps)
+    state.optimizer, state.schedule = make_optimizer(config, model, REFIT, parts.steps_an_epoch)
     state.begin_phase(REFIT)
     augmentation = make_augmentation(
         config,

@@ -15,7 +15,7 @@ import torch
 
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import NEEDS_PIXELS, TrainConfig
-from fasttrain.device import copy_to, release_memory
+from fasttrain.device import copy_to, release_memory, synchronize
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import trained_norms
 from fasttrain.model.freeze import keep_frozen
@@ -130,7 +130,7 @@ def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Ca
             agreed = ranks.agree(None, *step.size(group))
             if agreed.samples:
                 step(state, group, agreed)
-            _synchronize(parts.device)
+            synchronize(parts.device)
             seconds.append(time.perf_counter() - began)
             del group
     kept = seconds[warm_up:] or seconds
@@ -148,18 +148,11 @@ def _evaluation_seconds(parts: RunParts, batches: int) -> float:
             if len(labels):
                 with step.autocast():
                     model(step.preprocess(copy_to(parts.device, images)))
-                _synchronize(parts.device)
+                synchronize(parts.device)
                 seconds.append((time.perf_counter() - began, len(labels)))
             began = time.perf_counter()
     kept = seconds[1:] or seconds
     return sum(each for each, _ in kept) / max(sum(count for _, count in kept), 1)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _sizes(asked: TrainConfig, config: TrainConfig, teacher: Teacher | None) -> tuple[list[int], set[int]]:
@@ -192,7 +185,7 @@ def _work(parts: RunParts, config: TrainConfig, head_epochs: int) -> Work:
 
     photographs, validation = len(loaders.train.ids), each(loaders.val)
     return Work(
-        steps=-(-len(loaders.train) // config.grad_accumulation),
+        steps=parts.steps_an_epoch,
         photographs=photographs,
         test=len(loaders.test.ids) if loaders.test else 0,
         validation=validation,

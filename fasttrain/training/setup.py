@@ -262,6 +262,7 @@ def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
 
 
 def _with_monitor(config: TrainConfig, shards: ShardSet) -> TrainConfig:
+    """Return `config` with the metric that "auto" means for these labels. Raises UserError for one they don't have."""
     kind = SetEvaluation if shards.multi_label else Evaluation
     if config.monitor == "auto":
         return config.model_copy(update={"monitor": "map" if shards.multi_label else "top1"})

@@ -1,5 +1,4 @@
-"""What DALI fails with: memory that ran out and CUDA's errors are told as what they are, and not searched for in the
-photographs."""
+"""DALI running out of memory, and CUDA errors: told as what they are, with no search for a bad photograph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DALI is asked for on a GPU, which can be described without one: a graph, and a number of threads."""
+"""The graph and the threads that DALI gets for a GPU. Both can be looked at without one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_photographs_pixels_do_not_depend_on_its_place_in_the_batch():
 
 
 def test_a_pipeline_starts_with_full_batches(shard_folder, monkeypatch):
-    """By its first batch nvImageCodec decides, for good, how many photographs the JPEG engine decodes."""
+    """Its first batch fixes how many photographs nvImageCodec gives to the JPEG engine."""
     fed = []
     shards, feed = ShardSet.open(shard_folder), dali_graph.feed
     monkeypatch.setattr(

@@ -46,7 +46,7 @@ _READS_VALUES = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", 
 _COMPARISONS = {"equal", "allclose"}
 _RANDOM = {"normal_", "uniform_"}  # of a new model's weights: nothing to fill
 _COPIES = {"_to_copy", "copy_"}
-# Of ATen/native/cuda/MultiTensorApply.cuh: tensors a launch by the number of lists, blocks a launch, values a block.
+# From ATen/native/cuda/MultiTensorApply.cuh: tensors a launch by the number of lists, blocks a launch, values a block.
 _TENSORS = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
 _BLOCKS, _CHUNK = 320, 65_536
 

@@ -1,4 +1,4 @@
-"""What ranks do in the tests of `fasttrain.launch`, without torch, whose import takes longer than these tests."""
+"""Work for the ranks in the tests of `fasttrain.launch`, without torch, whose import takes longer than these tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def questions(ask: Any) -> list[Any]:
 
 
 def refuse(ask: Any) -> None:
-    """As `Ranks` does with a user's mistake: rank 0 raises it, the others end with its code."""
+    """Raise a user's mistake on rank 0, and end the others with its exit code, as `Ranks` does."""
     if rank() == 0:
         raise UserError("data = nowhere: there is nothing; give --data a folder")
     raise SystemExit(2)

@@ -1,4 +1,4 @@
-"""What a training step asks of a GPU, counted without one: operations, and waits of the host for the device.
+"""Count what a training step asks of a GPU, without one: operations, and waits of the host for the device.
 
 The counts are those of `tests.support.fake_cuda`. Forward and backward pass of mobilenetv2_100 alone are 311: 52
 convolutions, 52 BatchNorms, 35 activations and 10 sums, each once in both directions, and 13 for pooling, classifier

@@ -80,7 +80,7 @@ def test_flip_averages_the_logits_of_both_images():
 
 
 def test_tta_of_a_model_that_writes_each_output_where_the_last_one_lay():
-    """As one under CUDA graphs does."""
+    """A model under CUDA graphs writes each output where the last one was."""
     output = torch.empty(2, 3)
     images = torch.randn(2, 3, 4, 4)
     expected = (images[:, :, 0, 0] + images[:, :, 0, -1]) / 2

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run() -> NoReturn:
     """Run the check that the command line names, and end the process."""
     code = main()
-    # What a check has left running, such as a loader's threads, must not keep the process from ending.
+    # A check may leave threads running, such as a loader's. They must not keep the process from ending.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What one check has found: figures, goals and failures, kept in a file that is rewritten after each of them."""
+"""Figures, goals and failures of one check, kept in a file that is rewritten after each of them."""
 
 from __future__ import annotations
 

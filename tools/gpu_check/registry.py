@@ -20,7 +20,7 @@ MODULES = tuple(
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a check runs, and what it may use.
+    """The device and the files that a check may use.
 
     `folder` is its own. `data` holds what the check `data` has made: `photographs`, `shards`, and on CUDA `many`,
     shards of the same photographs many times. `limit` is the number of seconds that the check has.

@@ -1,4 +1,4 @@
-"""Where the host waits for the GPU: torch's synchronization debug mode, with the place of each wait."""
+"""Find where the host waits for the GPU, by torch's synchronization debug mode."""
 
 from __future__ import annotations
 

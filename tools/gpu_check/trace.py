@@ -1,4 +1,4 @@
-"""What the GPU did, from a trace of torch.profiler."""
+"""Read what the GPU did from a trace of torch.profiler."""
 
 from __future__ import annotations
 
