@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +34,18 @@ def _patient_with_mlflow() -> Iterator[None]:
         for name in ("FINISH_TIMEOUT", "RUN_TIMEOUT", "_KILLED_S"):
             patch.setattr(mlflow, name, PATIENCE)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_at_its_start() -> Iterator[None]:
+    """Undo what a run in this process leaves in torch's process-wide switches, which the next test would inherit."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        from fasttrain.device import fast_math
+
+        torch.use_deterministic_algorithms(False)
+        fast_math(deterministic=False)
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")

@@ -129,15 +129,12 @@ def test_the_penalties_run_from_strong_to_weak():
 def test_a_gpu_that_rounds_to_tf32_solves_for_the_same_head():
     (features, labels), *_ = split(gaussian)
     heads = []
-    try:
-        fast_math(deterministic=False)
-        for mode in (contextlib.nullcontext(), EmulatedTF32()):
-            head = torch.nn.Linear(features.shape[1], 6)
-            torch.nn.init.zeros_(head.weight)
-            torch.nn.init.zeros_(head.bias)
-            with mode:
-                heads.append(solved(features, labels, 1e-2, head))
-        assert torch.get_float32_matmul_precision() == "high", "it is put back"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    fast_math(deterministic=False)
+    for mode in (contextlib.nullcontext(), EmulatedTF32()):
+        head = torch.nn.Linear(features.shape[1], 6)
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+        with mode:
+            heads.append(solved(features, labels, 1e-2, head))
+    assert torch.get_float32_matmul_precision() == "high", "it is put back"
     assert torch.equal(heads[0].weight, heads[1].weight) and torch.equal(heads[0].bias, heads[1].bias)
