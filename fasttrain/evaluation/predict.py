@@ -20,7 +20,7 @@ from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.photograph import Unreadable, decode_photograph, read_photograph
 from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.evaluation.runtime import open_runtime
+from fasttrain.evaluation.open_runtime import open_runtime
 from fasttrain.files import atomic_write_bytes, make_folder
 
 if TYPE_CHECKING:
