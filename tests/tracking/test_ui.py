@@ -47,7 +47,9 @@ def ui(here: Path) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
         assert address and str(port) in said, said
         yield process, address[0], port
     finally:
-        process.kill()
+        if process.poll() is None:  # SIGKILL would leave MLflow's server behind
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.slow
