@@ -102,9 +102,9 @@ class Contest:
         if not contender.epochs:
             self.record(key, contender, seed, None, 60 * budget)
             return
-        start, epoch = self.rate(name)
-        if epochs is None:
-            epochs = max(1, int((60 * budget - start) / epoch))
+        if epochs is None or self.shared:
+            start, epoch = self.rate(name)
+            epochs = epochs or max(1, int((60 * budget - start) / epoch))
         self.record(key, contender, seed, epochs, 60 * budget, start + epochs * epoch if self.shared else None)
 
     def record(

@@ -13,12 +13,19 @@ from fasttrain.cgroups import cgroup_folders
 _STAT = Path("/proc/stat")
 _LOOK_S = 0.3
 _COUNTS = 0.5  # cores: less is what any system does in the background
+_chosen: dict[str, str] = {}  # by `set_up_openmp`, not by the user
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use at a time: its affinity, or a container's quota where that is less."""
     cores = len(_affinity() or ()) or getattr(os, "process_cpu_count", os.cpu_count)() or 1  # Python 3.13 has the first
     return max(1, min([cores, *map(math.ceil, _quotas())]))
+
+
+def cores_of_process() -> int:
+    """Return this process's part of the usable cores, which torchrun's processes on this machine share."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(usable_cores() // max(int(processes) if processes.isdigit() else 1, 1), 1)
 
 
 def set_up_openmp() -> None:
@@ -29,10 +36,17 @@ def set_up_openmp() -> None:
     program takes a core, that made training 1.5 times as fast (`benchmarks/test_busy_machine.py`). What the user has
     set stays.
     """
-    if usable_cores() < len(_affinity() or ()):
-        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    if usable_cores() < len(_affinity() or ()) and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = _chosen["OMP_NUM_THREADS"] = str(usable_cores())
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def threads_of_each(processes: int) -> dict[str, str]:
+    """Return the variable that gives each of so many `processes` its part of the cores; what the user has set stays."""
+    if os.environ.get("OMP_NUM_THREADS") not in (None, _chosen.get("OMP_NUM_THREADS")):
+        return {}
+    return {"OMP_NUM_THREADS": str(max(usable_cores() // processes, 1))}
 
 
 def crowded(sleep: Callable[[float], None] = time.sleep) -> str | None:

@@ -1,13 +1,13 @@
-"""The device: which one to use, how to compile for it, and how to keep its memory."""
+"""The device: which one to use, how precisely it computes, and how to keep its memory."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
-import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,23 +20,43 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a t
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU. UserError for what this machine lacks."""
+    """Return the device `name`: CUDA's always with its number, which some of torch's functions need.
+
+    `auto` takes CUDA, then MPS, then the CPU. Raises UserError for what this machine lacks.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        name = "cuda" if cuda else "mps" if mps else "cpu"
     found = re.fullmatch(r"(cpu|cuda|mps)(?::(\d+))?", name)
     if found is None:
         kinds = ("auto", "cpu", "cuda", "mps")
         raise UserError(
             f"device = '{name}' is not one of auto, cpu, cuda, cuda:N, mps{nearest(name.strip().lower(), [*kinds])}"
         )
-    kind, index = found[1], int(found[2] or 0)
+    kind = found[1]
+    # A program that has used CUDA before may have made another device than the first one the current one.
+    current = torch.cuda.current_device() if kind == "cuda" and torch.cuda.is_initialized() else 0
+    index = current if found[2] is None else int(found[2])
     have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if index >= have:
         number = f"{have} {kind.upper()} device{'' if have == 1 else 's'}"
         raise UserError(f"device = '{name}': this machine has {number}; use --device {kind if have else 'auto'}")
-    return torch.device(kind) if found[2] is None or kind == "cpu" else torch.device(kind, index)
+    return torch.device("cuda", index) if kind == "cuda" else torch.device(kind)
+
+
+def make_current(device: torch.device) -> torch.device:
+    """Make `device` the one that torch takes where none is named, for page-locked memory and kernels; return it."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done all that it was given. A CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def choose_workers(workers: int | None) -> int:
@@ -45,41 +65,39 @@ def choose_workers(workers: int | None) -> int:
 
 
 def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return `tensor` on `device`. Only CUDA copies it while the host goes on.
+    """Return `tensor` on `device`. Only CUDA copies it while the host goes on, from page-locked memory.
 
     A copy to MPS that nobody waits for may read memory that is freed or filled again (pytorch/pytorch#189690).
     """
-    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+    to_cuda = torch.device(device).type == "cuda"
+    if to_cuda and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=to_cuda)
 
 
 def fast_math(deterministic: bool) -> None:
-    """TF32 for matrix products, as convolutions have it by default; full fp32 where `deterministic`."""
-    torch.set_float32_matmul_precision("highest" if deterministic else "high")
+    """Have CUDA's matrix products and convolutions use TF32, or full fp32 where `deterministic`."""
+    _set_precision("highest" if deterministic else "high", tf32_convolutions=not deterministic)
 
 
-def compile_in_place(model: torch.nn.Module, device: torch.device, choice: str, mode: str, deterministic: bool) -> bool:
-    """Has `model` run compiled from its first call on, with the same parameters, names and state_dict; says if so.
-
-    `choice`: "on", "off", or "auto": on CUDA, unless `deterministic`; there what can't be compiled runs as it is.
-    `mode` is torch.compile's. Copies of `model` (an EMA's) are not compiled. UserError where "on" can't be had.
-    """
-    if choice == "off" or (choice == "auto" and (deterministic or not _compile_pays(device))):
-        return False
-    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        raise UserError("compile = 'on' needs a C++ compiler on a CPU; install g++ or use --compile off")
-    import torch._dynamo
-
-    # Training and evaluation, the short last batch and progressive resizing have a graph each: 8 would be too few.
-    torch._dynamo.config.recompile_limit = 64
-    torch._dynamo.config.suppress_errors = choice == "auto"
-    model.compile(mode=mode)
-    return True
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Have CUDA's matrix products and convolutions use full fp32: TF32 keeps three digits, too few to compare by."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    _set_precision("highest", tf32_convolutions=False)
+    try:
+        yield
+    finally:
+        _set_precision(products, tf32_convolutions=convolutions)
 
 
-def _compile_pays(device: torch.device) -> bool:
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (7, 0)  # Triton's least
+def _set_precision(products: str, *, tf32_convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    # The older switch comes first. Torch 2.9 refuses to read it where it says something else than the newer ones.
+    torch.backends.cudnn.allow_tf32 = tf32_convolutions
+    for name in ("conv", "rnn"):
+        if (switch := getattr(torch.backends.cudnn, name, None)) is not None:
+            switch.fp32_precision = "tf32" if tf32_convolutions else "ieee"
 
 
 def memory_peak(device: torch.device) -> int | None:
@@ -108,7 +126,7 @@ def keep_freed_memory(device: torch.device) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Gives cached blocks back, as validation needs other sizes than training."""
+    """Give cached blocks back: after an out-of-memory error, or to whoever takes the device next."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

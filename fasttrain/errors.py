@@ -107,7 +107,7 @@ UNGUARDED = 'call what starts them below `if __name__ == "__main__":`, as each w
 
 _NO_MEMORY = (
     r"can't allocate memory|[Cc]annot allocate memory|std::bad_alloc|[Nn]ot enough memory|[Ii]nsufficient memory|"
-    "out of memory|could not create a (primitive|memory)"
+    r"out of memory|could not create a (primitive|memory)|CUDA allocation failed|Can't allocate \d+ bytes"
 )
 
 # What libraries raise as a plain RuntimeError or OSError, with nothing but words to tell it by.

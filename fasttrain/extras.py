@@ -21,6 +21,11 @@ def install(extra: str) -> str:
     return ("pip" if ours else f"{python} -m pip") + f" install '{DISTRIBUTION}[{extra}]'"
 
 
+def dali_extra(cuda: str | None) -> str:
+    """Return the extra with the DALI that goes with a torch built for `cuda`, such as "13.0"; None is for the CPU."""
+    return "dali-cuda130" if cuda is not None and int(cuda.split(".")[0]) >= 13 else "dali"
+
+
 def require(what: str, extra: str, *modules: str) -> None:
     """UserError that says how to get `extra` where one of `modules` isn't installed; imports none of them."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]

@@ -216,6 +216,11 @@ def delete_unlocked(path: Path) -> bool:
         os.close(descriptor)
 
 
+def terminate_self() -> None:
+    """Send SIGTERM to this process, from any of its threads."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def start_apart(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a process that a terminal's Ctrl-C doesn't reach, for `end_all`."""
     if WINDOWS:

@@ -1,6 +1,7 @@
 """Several processes that train one model together: which of them this is, and how they agree.
 
-`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process, and everything here is a plain call.
+torchrun and `train --gpus` set RANK, WORLD_SIZE and LOCAL_RANK. Without them there is one process, and everything here
+is a plain call.
 
 Decisions, errors and counts travel between the hosts (gloo), gradients and buffers between the devices (NCCL on CUDA).
 Every exchange of the first kind begins with the same all-reduce, so a rank that fails needs not know what the others
@@ -12,6 +13,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,20 +25,23 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from fasttrain.device import choose_workers
-from fasttrain.errors import Diverged, FasttrainError, InternalError, Stopped, UserError, one_line
+from fasttrain.device import choose_device, choose_workers, make_current
+from fasttrain.environment import described, place
+from fasttrain.errors import Diverged, FasttrainError, InternalError, OutOfMemory, Stopped, UserError, one_line
 
 T = TypeVar("T")
 
 _JOINING = timedelta(minutes=10)
 _PATIENCE = timedelta(days=7)  # rank 0 may be converting a data set; a rank that died is noticed by its closed socket
 _LAST_WORDS = timedelta(seconds=15)  # less than the 30 s that torchrun leaves the others
+_SILENT_S = 20.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ERRORS: dict[str, type[FasttrainError]] = {kind.__name__: kind for kind in (UserError, Diverged, Stopped)}
+_ERRORS: dict[str, type[FasttrainError]] = {kind.__name__: kind for kind in (Diverged, OutOfMemory, Stopped, UserError)}
 _TRANSPORTS = ("gloo", "nccl")  # named in what torch raises where a peer's socket closes
-_LOST = "another rank ended without a word; torchrun says which one"
+_LOST = "another rank ended without a word; what started the ranks says which one"
 _calls = itertools.count()
 
 
@@ -67,7 +73,7 @@ class _Failure:
         said = one_line(error)
         if not isinstance(error, FasttrainError):
             said = f"{type(error).__name__}: {said}"
-        kind = next((name for name in ("Diverged", "Stopped", "UserError") if isinstance(error, _ERRORS[name])), "")
+        kind = next((name for name, each in _ERRORS.items() if isinstance(error, each)), "")
         trace = "".join(traceback.format_exception(error))
         return _Failure(rank, kind, getattr(error, "exit_code", 1), said, trace)
 
@@ -93,18 +99,7 @@ class Ranks:
     @staticmethod
     def of_environment() -> Ranks:
         """As torchrun's variables say; one process without them. UserError where they are amiss."""
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-            return Ranks()
-        try:
-            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            local_rank = int(os.environ.get("LOCAL_RANK", rank))
-            ranks = Ranks(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
-            if not 0 <= rank < size or (size > 1 and not os.environ["MASTER_ADDR"] + os.environ["MASTER_PORT"]):
-                raise ValueError
-        except (ValueError, KeyError):
-            said = " ".join(f"{name}={os.environ.get(name, '')}" for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
-            raise UserError(f"{said}: these don't describe a rank; start with torchrun, or unset them") from None
-        return ranks
+        return Ranks(*(place() or ()))
 
     @property
     def main(self) -> bool:
@@ -114,6 +109,8 @@ class Ranks:
     def __enter__(self) -> Ranks:
         if self.size > 1:
             where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            waiting = threading.Timer(_SILENT_S, self._tell_of_waiting, (where,))
+            waiting.start()
             try:
                 self._join()
                 self._control = dist.new_group(backend="gloo", timeout=_PATIENCE)
@@ -122,7 +119,13 @@ class Ranks:
                 raise UserError(
                     f"rank {self.rank} of {self.size} can't join the others at {where}: {reason}"
                 ) from error
+            finally:
+                waiting.cancel()
         return self
+
+    def _tell_of_waiting(self, where: str) -> None:
+        line = f"rank {self.rank} of {self.size} waits for the others at {where}; where nothing starts them, another "
+        print(f"fasttrain: {line}tool left {described()}: unset these", file=sys.stderr, flush=True)
 
     def _join(self) -> None:
         if (store := _agents_store()) is None:
@@ -148,19 +151,22 @@ class Ranks:
         elif isinstance(error, Exception):
             self._end_with(error)
 
-    def device(self, chosen: torch.device) -> torch.device:
-        """This rank's own of the kind that was `chosen`, and the group for its gradients."""
+    def device(self, name: str) -> torch.device:
+        """Return this rank's device of the kind `name`, made the current one. Make the group for its gradients.
+
+        Raises UserError for what this machine lacks.
+        """
+        chosen = choose_device(name)
         if self.size == 1:
-            return chosen
+            return make_current(chosen)
         if chosen.type == "cuda":
-            if chosen.index is not None:
-                raise UserError(f"device = '{chosen}': each of {self.size} ranks has its own; use --device cuda")
+            if ":" in name:
+                raise UserError(f"device = '{name}': each of {self.size} ranks has its own; use --device cuda")
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
                     f"{self.local_size} ranks on a machine with {have} CUDA devices; --nproc-per-node {have}"
                 )
-            chosen = torch.device("cuda", self.local_rank)
-            torch.cuda.set_device(chosen)
+            chosen = make_current(torch.device("cuda", self.local_rank))
         elif chosen.type != "cpu":
             raise UserError(f"device = '{chosen}' can't train with {self.size} ranks; use --device cpu")
         self._data = dist.new_group(backend=self.backend(chosen), timeout=_JOINING)
@@ -240,10 +246,14 @@ class Ranks:
     def parallel(self, model: torch.nn.Module) -> DistributedDataParallel | None:
         """`model` under DistributedDataParallel; None where there is one rank.
 
-        Gradients are the ranks' mean, buffers rank 0's. A batch of no samples gives gradients of zero and leaves
-        BatchNorm's statistics alone.
+        Gradients are the ranks' mean. A batch of no samples gives gradients of zero and leaves BatchNorm's statistics
+        alone. These are each rank's own until `share` is called; other buffers are rank 0's in each forward pass.
         """
-        return DistributedDataParallel(_Part(model), process_group=self._data) if self.size > 1 else None
+        if self.size == 1:
+            return None
+        made = DistributedDataParallel(_Part(model), process_group=self._data, gradient_as_bucket_view=True)
+        made.broadcast_buffers = _has_other_buffers(model)  # an argument would leave them out at the start as well
+        return made
 
     def run_of_before(self) -> Path | None:
         """The folder of the run that this torchrun began, if these processes are its restart."""
@@ -297,6 +307,12 @@ class Ranks:
             dist.destroy_process_group()
         if not self.main:
             raise SystemExit(exit_code) from error
+
+
+def _has_other_buffers(model: torch.nn.Module) -> bool:
+    """Return whether `model` has buffers besides BatchNorm's statistics, which a training step doesn't read."""
+    norms = {id(each) for norm in model.modules() if isinstance(norm, _BatchNorm) for each in norm.buffers()}
+    return any(id(each) not in norms for each in model.buffers())
 
 
 class _Part(torch.nn.Module):

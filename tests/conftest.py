@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,18 @@ def _patient_with_mlflow() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _torch_as_at_its_start() -> Iterator[None]:
+    """Undo what a run in this process leaves in torch's process-wide switches, which the next test would inherit."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        from fasttrain.device import fast_math
+
+        torch.use_deterministic_algorithms(False)
+        fast_math(deterministic=False)
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of class folders: 6 classes of the sample, 16 photographs each."""
@@ -54,6 +67,24 @@ def shard_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     out = tmp_path_factory.mktemp("shards") / "sample"
     convert(str(photographs), out, workers=1, progress=False, shard_size=40, format="tar,beton")
+    return out
+
+
+@pytest.fixture(scope="session")
+def multi_label_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures with any number of four shapes, and `labels.jsonl`."""
+    from tests.support.multi_label import draw_scenes
+
+    return draw_scenes(tmp_path_factory.mktemp("scenes") / "pictures", count=160).parent
+
+
+@pytest.fixture(scope="session")
+def multi_label_shards(multi_label_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, converted to shards."""
+    from fasttrain.shards.convert import convert
+
+    out = tmp_path_factory.mktemp("shards") / "scenes"
+    convert(multi_label_pictures / "labels.jsonl", out, workers=1, progress=False, shard_size=40, format="tar,beton")
     return out
 
 

@@ -111,3 +111,12 @@ def test_an_idle_machine_is_not_crowded(tmp_path, monkeypatch):
     assert cores.crowded(sleep=lambda _: state(90, 5, 90)) == "other programs keep 2.0 of 2 cores busy"
     stat.unlink()
     assert cores.crowded(sleep=lambda _: None) is None
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(None, 8), ("1", 8), ("3", 2), ("16", 1), ("0", 8), ("two", 8)])
+def test_processes_that_torchrun_starts_share_the_cores(monkeypatch, processes, expected):
+    monkeypatch.setattr(cores, "usable_cores", lambda: 8)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert cores.cores_of_process() == expected

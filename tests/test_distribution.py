@@ -6,8 +6,13 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 import fasttrain
-from fasttrain.extras import DISTRIBUTION
+from fasttrain.commands import doctor
+from fasttrain.commands.doctor import dali_mismatch
+from fasttrain.extras import DISTRIBUTION, dali_extra, install
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,8 +47,38 @@ def test_no_installation_names_the_other_project():
 
 
 def test_extras_that_are_named_exist():
-    named = {extra for text in texts().values() for extra in re.findall(DISTRIBUTION + r"\[(\w+)\]", text)}
-    assert {"dali", "export", "s3"} <= named <= set(PROJECT["optional-dependencies"])
+    named = {extra for text in texts().values() for extra in re.findall(DISTRIBUTION + r"\[([\w-]+)\]", text)}
+    assert {"dali", "dali-cuda130", "export", "s3"} <= named <= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize(
+    ("cuda", "wheel"),
+    [("13.0", "cuda130"), ("13.2", "cuda130"), ("14.1", "cuda130"), ("12.8", "cuda120"), ("11.8", "cuda120")],
+)
+def test_dali_is_that_for_torchs_cuda(cuda, wheel):
+    (requirement,) = PROJECT["optional-dependencies"][dali_extra(cuda)]
+    assert requirement.startswith(f"nvidia-dali-{wheel}>=")
+    other = dali_mismatch(11, cuda)
+    assert cuda == "11.8" or f"pip uninstall nvidia-dali-cuda110, then {install(dali_extra(cuda))}" in other
+    assert dali_mismatch(int(cuda[:2]), cuda) == ""
+
+
+def test_without_cuda_any_dali_will_do():
+    assert dali_extra(None) == "dali" and dali_mismatch(13, None) == dali_mismatch(12, None) == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here DALI can start")
+def test_doctor_says_where_dali_does_not_go_with_torch_or_cannot_start(monkeypatch):
+    dali = pytest.importorskip("nvidia.dali")
+    assert doctor._dali().present, "without a GPU any will do"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(dali, "__cuda_version__", 12986)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    found = doctor._dali()
+    assert not found.present and found.mend.startswith("it is built for CUDA 12, torch for CUDA 13.0: pip uninstall ")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    found = doctor._dali()
+    assert not found.present and ": it can't start on cuda (" in found.found and found.mend
 
 
 def test_name_and_version_stand_in_one_place():

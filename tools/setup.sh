@@ -61,7 +61,13 @@ reason() {
 }
 
 extras=(heif jxl)
-if [ "$dev" = dev ] || [ $driver = yes ]; then extras+=(dali); fi
+if [ "$dev" = dev ] || [ $driver = yes ]; then
+    # DALI's wheels for CUDA 12 and 13 install the same files: the one that doesn't go with torch has to go first.
+    dali=$("$venv/bin/python" -c 'import torch; from fasttrain.extras import dali_extra; print(dali_extra(torch.version.cuda))')
+    if [ "$dali" = dali ]; then other=nvidia-dali-cuda130; else other=nvidia-dali-cuda120; fi
+    if "${pip[@]}" show -q "$other" 2>/dev/null; then "${pip[@]}" uninstall -qy nvidia-dali-cuda120 nvidia-dali-cuda130; fi
+    extras+=("$dali")
+fi
 if [ "$dev" = dev ]; then extras+=(ffcv); fi
 mkdir -p build
 for extra in "${extras[@]}"; do

@@ -34,19 +34,22 @@ def color_jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
     count, height, width, _ = images.shape
     brightness, contrast, saturation = factors.unbind(1)
+    _, less_contrast, less_saturation = (1 - factors).unbind(1)
     # Whole numbers sum exactly: a sample's mean, and so its pixels, depend neither on the batch nor on the threads.
     # int32 holds the sum of 2,900 x 2,900 pixels.
     means = images.reshape(count, -1, 3).sum(dim=1, dtype=torch.int32).float() / (height * width)
     mean_grey = means[:, 0] * _LUMA[0] + means[:, 1] * _LUMA[1] + means[:, 2] * _LUMA[2]
-    of_pixel = (brightness * contrast * saturation).view(count, 1, 1)
-    of_grey = (brightness * contrast * (1 - saturation)).view(count, 1, 1)
-    offset = (brightness * (1 - contrast) * mean_grey).view(count, 1, 1)
+    both = brightness * contrast
+    of_pixel = (both * saturation).view(count, 1, 1, 1)
+    of_grey = (both * less_saturation).view(count, 1, 1)
+    offset = (brightness * less_contrast * mean_grey).view(count, 1, 1)
 
+    planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    red, green, blue = planes.unbind(1)
+    shift = (red * _LUMA[0]).add_(green * _LUMA[1]).add_(blue * _LUMA[2]).mul_(of_grey).add_(offset)
+    planes.mul_(of_pixel).add_(shift.unsqueeze(1)).clamp_(0, 255).round_()
     result = torch.empty_like(images, memory_format=torch.contiguous_format)
-    red, green, blue = (images[..., channel].float() for channel in range(3))
-    shift = (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]).mul_(of_grey).add_(offset)
-    for channel, plane in enumerate((red, green, blue)):
-        result[..., channel] = as_bytes(plane.mul_(of_pixel).add_(shift))
+    result.permute(0, 3, 1, 2).copy_(planes)
     return result
 
 

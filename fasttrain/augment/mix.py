@@ -36,16 +36,18 @@ class PlannedMixup:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`inputs`, float [n, 3, H, W], mixed in place, and targets, float32 [n, classes], whose rows sum to 1.
 
-        `labels` is int64 [n] on the device of `inputs`, `ids` int64 [n] on the host.
+        `labels` is int64 [n], or float [n, classes] of sets of classes, on the device of `inputs`, `ids` int64 [n] on
+        the host.
         """
-        from timm.data.mixup import mixup_target
+        from timm.data.mixup import one_hot
 
         even = len(inputs) - len(inputs) % 2
-        targets = mixup_target(labels, self._classes)
+        targets = labels.clone() if labels.ndim == 2 else one_hot(labels, self._classes)
         if even:
             words = random_words(self._seed, epoch, MIX_STREAM, 1, 4, first=int(ids[0]))
             with _numpy_seeded(words.view(np.uint32).ravel()):
-                _, targets[:even] = self._mixup(inputs[:even], labels[:even])
+                share = self._mixup._mix_batch(inputs[:even])
+            targets[:even] = targets[:even] * share + targets[:even].flip(0) * (1.0 - share)
         return inputs, targets
 
 

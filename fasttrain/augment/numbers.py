@@ -62,5 +62,6 @@ def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
     """`array` as a tensor on `device`; the host does not wait for the copy."""
     import torch
 
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    from fasttrain.device import copy_to
+
+    return copy_to(device, torch.from_numpy(array))

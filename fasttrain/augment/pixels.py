@@ -5,6 +5,7 @@ Every function takes uint8 [n, H, W, 3] and returns a new tensor of the same kin
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from fasttrain.augment.color import as_bytes
@@ -41,14 +42,13 @@ def solarize(images: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
 
 def autocontrast(images: torch.Tensor) -> torch.Tensor:
     """Stretches each sample's channels to 0..255; a channel of one value stays as it is."""
-    import torch
 
     pixels = images.flatten(1, 2)
-    low = pixels.amin(dim=1).float().view(-1, 1, 1, 3)
-    spread = pixels.amax(dim=1).float().view(-1, 1, 1, 3) - low
+    low, high = (each.float().view(-1, 1, 1, 3) for each in pixels.aminmax(dim=1))
+    spread = high - low
     flat = spread == 0
-    scale = torch.where(flat, 1.0, 255 / spread)
-    return as_bytes(images.float().sub_(torch.where(flat, 0.0, low)).mul_(scale))
+    scale = (255 / spread).masked_fill_(flat, 1.0)
+    return as_bytes(images.float().sub_(low.masked_fill_(flat, 0.0)).mul_(scale))
 
 
 def equalize(images: torch.Tensor) -> torch.Tensor:
@@ -58,21 +58,28 @@ def equalize(images: torch.Tensor) -> torch.Tensor:
     return functional.equalize(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
+@cache
+def _centres(side: int, device: torch.device) -> torch.Tensor:
+    """Return where the middles of `side` pixels in a row lie between -1 and 1, float32 [side]."""
+    import torch
+
+    return ((torch.arange(side) * 2 + 1) / side - 1).to(device)
+
+
 def affine(images: torch.Tensor, matrices: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
     """Warps each sample bilinearly; what comes from outside is `fill`, float32 [3], grey levels.
 
     `matrices`, float32 [n, 2, 3], take (x, y, 1) of an output pixel to (x, y) in the input, in `grid_sample`'s
     coordinates: -1 and 1 are the outer edges of the image.
     """
-    import torch
     import torch.nn.functional as F
 
     height, width = images.shape[1:3]
-    x = (torch.arange(width, device=images.device) * 2 + 1) / width - 1
-    y = ((torch.arange(height, device=images.device) * 2 + 1) / height - 1).view(-1, 1)
-    rows = matrices.view(-1, 2, 3, 1, 1)
+    x = _centres(width, images.device).view(1, 1, -1, 1)
+    y = _centres(height, images.device).view(1, -1, 1, 1)
+    of_x, of_y, shift = matrices.view(-1, 1, 1, 2, 3).unbind(4)
     # affine_grid would multiply matrices, whose TF32 and batch-dependent kernels move pixels.
-    grid = torch.stack([rows[:, row, 0] * x + (rows[:, row, 1] * y + rows[:, row, 2]) for row in (0, 1)], dim=-1)
+    grid = of_x * x + (of_y * y).add_(shift)
     centred = images.float().sub_(fill).permute(0, 3, 1, 2)
     warped = F.grid_sample(centred, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return as_bytes(warped.permute(0, 2, 3, 1) + fill).contiguous()

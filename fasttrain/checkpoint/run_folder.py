@@ -44,6 +44,7 @@ class RunFolder:
         self.confusion_matrix = path / "confusion_matrix.png"
         self.curves = path / "curves.png"
         self.accuracy_by_class = path / "accuracy_by_class.png"
+        self.precision_by_class = path / "precision_by_class.png"
         self.reliability = path / "reliability.png"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
@@ -91,7 +92,8 @@ class RunFolder:
 
     def pictures(self) -> list[Path]:
         """Of the artifacts those that are to be looked at."""
-        ordered = [self.curves, self.confusion_matrix, self.accuracy_by_class, self.reliability, self.report]
+        ordered = [self.curves, self.confusion_matrix, self.accuracy_by_class, self.precision_by_class]
+        ordered += [self.reliability, self.report]
         return [path for path in ordered if path.exists()]
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
@@ -122,6 +124,7 @@ class RunFolder:
                 "std": list(spec.std),
                 "temperature": spec.temperature,
                 "classes": list(spec.classes),
+                **({"multi_label": True, "thresholds": spec.thresholds} if spec.multi_label else {}),
                 "versions": {
                     "fasttrain": __version__,
                     "timm": version("timm"),

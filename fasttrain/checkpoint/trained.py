@@ -80,7 +80,9 @@ def _read_spec(path: Path) -> ModelSpec:
             tuple(spec["mean"]),
             tuple(spec["std"]),
             None if spec.get("img_size") is None else int(spec["img_size"]),
-            _temperature(spec.get("temperature", 1.0)),
+            multi_label=bool(spec.get("multi_label")),
+            thresholds=None if spec.get("thresholds") is None else tuple(map(float, spec["thresholds"])),
+            temperature=_temperature(spec.get("temperature", 1.0)),
         )
     except UserError as error:
         raise UserError(f"{path}: {error}; train again, or put the file back") from None

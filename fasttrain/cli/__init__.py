@@ -26,11 +26,12 @@ from fasttrain.cli.preview import preview_command
 from fasttrain.cli.profile import profile_command
 from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
-from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses
+from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
 from fasttrain.cli.train import train_command
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.cores import set_up_openmp
+from fasttrain.environment import is_rank
 from fasttrain.errors import STDOUT, FasttrainError, InternalError, Stopped, UserError, internal, mendable, one_line
 from fasttrain.machine import NOT_ON_WINDOWS, WINDOWS
 from fasttrain.version import __version__
@@ -100,13 +101,11 @@ def main() -> None:
         os.environ["FASTTRAIN_DEBUG"] = "1"
     set_up_openmp()
     open_closed_streams()
-    if hasattr(sys.stdout, "reconfigure"):
-        # An epoch's line must reach a log file when the epoch ends, and a file's name may be no text.
-        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    write_by_line()
     debug = bool(os.environ.get("FASTTRAIN_DEBUG"))
     if not debug:
         sys.unraisablehook = lambda _: None  # what half-made loaders say when they are freed
-    if "RANK" not in os.environ:  # a rank may wait in C++ for the others, where no handler of Python's runs
+    if not is_rank():  # which may wait in C++ for the others, where no handler of Python's runs
         signal.signal(signal.SIGTERM, _terminated)
         atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python would set the default while it ends
     if WINDOWS and arguments[:1] in (["convert"], ["train"]):

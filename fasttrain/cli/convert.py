@@ -85,6 +85,14 @@ def convert(
     class_names: Annotated[
         Path | None, typer.Option(help="the classes' names, one a line, where labels are numbers")
     ] = None,
+    multi_label: Annotated[
+        bool | None,
+        typer.Option(
+            "--multi-label/--no-multi-label",
+            help="a table's photographs have any number of classes: lists, names separated by | ; , or spaces, several "
+            "rows, or a column of 0 and 1 for each class; default: as its cells look",
+        ),
+    ] = None,
     keep_duplicates_together: Annotated[
         bool,
         typer.Option("--keep-duplicates-together", help="look for near-duplicates first, and keep them in one split"),
@@ -142,6 +150,7 @@ def convert(
         group_by=group_by,
         splits=splits,
         relabel=relabel,
+        multi_label=multi_label,
         skip_empty_classes=skip_empty_classes,
         keep_duplicates_together=keep_duplicates_together,
     )

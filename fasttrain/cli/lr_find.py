@@ -16,8 +16,8 @@ _SETTINGS = names_of(TrainConfig) - names_of(RunSettings) | {"log_format"}
 _SETTINGS -= {
     *("eval_size", "crop_pct", "resize_mode"),
     *("progressive", "compile", "compile_mode", "ema_decay", "average", "refit", "tta"),
-    *("learning_rate", "epochs", "head_epochs", "scheduler", "warmup_epochs", "patience", "factor"),
-    *("monitor", "early_stopping"),
+    *("learning_rate", "epochs", "minutes", "head_epochs", "scheduler", "warmup_epochs"),
+    *("patience", "factor", "monitor", "early_stopping"),
 }
 
 

@@ -35,7 +35,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="decoding threads; default: one a core")] = None,
 ) -> None:
-    """Names the most likely classes of photographs, as they come.
+    """Names the most likely classes of photographs, as they come; of a multi-label model all that reach a threshold.
 
     Files that can't be read are listed at the end, on the standard error output; the exit code is then 2.
     """

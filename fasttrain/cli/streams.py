@@ -26,6 +26,12 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
+def write_by_line() -> None:
+    """Have each line reach a log file when it is printed, also where it holds a file's name that is no text."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+
+
 def stdout_refuses() -> bool:
     """Whether what was printed last could not be written; from now on all of it then goes nowhere."""
     try:

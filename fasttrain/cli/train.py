@@ -113,12 +113,13 @@ def wants_folds(config: Path | None, given: Mapping[str, Any]) -> bool:
 def check_settings(config: Path | None, given: Mapping[str, Any]) -> None:
     """Tells of a mistyped setting before torch takes its seconds to import: UserError, on torchrun's first rank."""
     from fasttrain.config.load import load_config
+    from fasttrain.environment import is_rank
     from fasttrain.errors import UserError
 
     try:
         load_config(config, given)
     except UserError:
-        if os.environ.get("RANK", "0") != "0":
+        if is_rank() and os.environ["RANK"] != "0":
             raise SystemExit(2) from None
         raise
 

@@ -11,17 +11,15 @@ import torch
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.device import copy_to
-from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.of_spec import AnyEvaluation
 from fasttrain.loaders.plan import epoch_order
 from fasttrain.model.batch_norm import estimate_statistics, trained_norms
 from fasttrain.training.data import photographs_in_order
 from fasttrain.training.parts import RunParts
 from fasttrain.training.result import Averaged
-from fasttrain.training.soup import Weights, averaged, greedy_soup
+from fasttrain.training.soup import STATISTICS_BATCHES, Weights, averaged, greedy_soup
 
-_BATCHES = 200  # of photographs over which BatchNorm's statistics are taken anew
-
-Validate = Callable[[torch.nn.Module], Evaluation]
+Validate = Callable[[torch.nn.Module], AnyEvaluation]
 
 
 def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Callable[[str], None]) -> Averaged | None:
@@ -65,7 +63,7 @@ def _inputs(parts: RunParts) -> Iterator[torch.Tensor]:
     """Yield the model's input for some of the training photographs, cropped as in validation, in a random order."""
     train, val = parts.loaders.train, parts.loaders.val
     order = epoch_order(train.ids, train.settings.seed, 0)
-    most = _BATCHES if parts.config.limit_batches is None else min(_BATCHES, parts.config.limit_batches)
+    most = min(STATISTICS_BATCHES, parts.config.limit_batches or STATISTICS_BATCHES)
     chosen = order[: most * train.settings.batch_size]
     crop = evaluation_crop(parts.spec.geometry)
     with closing(photographs_in_order(val, val.shards, chosen, crop, parts.device)) as batches:

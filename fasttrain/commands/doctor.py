@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from fasttrain.cores import crowded, usable_cores
-from fasttrain.extras import install
+from fasttrain.extras import dali_extra, install
+from fasttrain.loaders.dali_graph import start_problem
 from fasttrain.machine import native_fix
 from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import importing_mlflow, set_environment
@@ -50,7 +51,7 @@ def examine() -> list[Finding]:
         _package("timm", "timm", "pip install timm"),
         _package("MLflow", "mlflow", "pip install mlflow"),
         _package("native (the cut)", "fasttrain._native", native_fix()),
-        _package("DALI", "nvidia.dali", install("dali")),
+        _dali(),
         _package(
             "FFCV",
             "ffcv",
@@ -82,7 +83,28 @@ def _cuda() -> Finding:
             return Finding("MPS", True, f"Apple's GPU (fast bf16 {not amp_problem(torch.device('mps'), 'bf16')})")
         return Finding("CUDA", False, "no device", "training runs on the CPU; a GPU needs NVIDIA's driver")
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-    return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported()})")
+    return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported(False)})")
+
+
+def _dali() -> Finding:
+    """DALI, and on a machine with a GPU whether it goes with torch and decodes there."""
+    found = _package("DALI", "nvidia.dali", install(dali_extra(torch.version.cuda)))
+    if not found.present or not torch.cuda.is_available():
+        return found
+    version = int(sys.modules["nvidia.dali"].__cuda_version__)  # 12986 for 12.9
+    if mend := dali_mismatch(version // 1000, torch.version.cuda):
+        return Finding("DALI", False, found.found, mend)
+    if problem := start_problem("cuda"):
+        return Finding("DALI", False, f"{found.found}: {problem}", "training goes on with --loader native")
+    return found
+
+
+def dali_mismatch(major: int, cuda: str | None) -> str:
+    """Return how to get the DALI that goes with a torch built for `cuda`, empty where one built for `major` does."""
+    if cuda is None or int(cuda.split(".")[0]) == major:
+        return ""
+    wrong = f"it is built for CUDA {major}, torch for CUDA {cuda}: pip uninstall nvidia-dali-cuda{major}0"
+    return f"{wrong}, then {install(dali_extra(cuda))}"
 
 
 def _package(part: str, module: str, mend: str, *others: str) -> Finding:

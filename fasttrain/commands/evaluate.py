@@ -16,13 +16,12 @@ from fasttrain.config.location import user_path
 from fasttrain.config.values import CacheSize
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.splits import check_split, split_ids
-from fasttrain.device import choose_device
+from fasttrain.device import choose_device, make_current
 from fasttrain.errors import UserError
-from fasttrain.evaluation.bootstrap import with_intervals
-from fasttrain.evaluation.calibration import with_calibration
-from fasttrain.evaluation.evaluate import evaluate_model
+from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
-from fasttrain.evaluation.splits import batches, default_split, model_labels
+from fasttrain.evaluation.of_spec import evaluate_split, with_certainty
+from fasttrain.evaluation.splits import as_model, batches, default_split, model_labels, require_same_kind
 from fasttrain.model.own import OwnModel
 from fasttrain.model.precision import choose_precision
 from fasttrain.model.preprocess import Normalise
@@ -53,7 +52,7 @@ def evaluate(
     cache_size: str | CacheSize | None = None,
     on_bad_sample: str = "error",
     report: str | Path | None = None,
-) -> Evaluation:
+) -> Evaluation | SetEvaluation:
     """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`, a folder or a URL.
 
     split: "train", "val", "test" or "all"; by default all photographs of a folder of class folders, and "val" of data
@@ -64,6 +63,8 @@ def evaluate(
     a run's `report.html`.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
+
+    A multi-label model is evaluated at the thresholds in its `model.json`; the result is then a `SetEvaluation`.
 
     `tta` "flip" averages the logits of each photograph and of its mirror image. interpolation: "bilinear" or "bicubic",
     by default what the model was trained with. Raises UserError where the split is
@@ -82,12 +83,13 @@ def evaluate(
         trained = FlipAveraged(trained).eval()
     settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()
     shards = ShardSet.open(ensure_shards(data, settings, spec.classes), limit)
-    labels = torch.from_numpy(model_labels(shards.classes, spec.classes, data))
+    require_same_kind(shards.multi_label, spec.multi_label, data)
+    labels = model_labels(shards.classes, spec.classes, data)
     ids = split_ids(shards, split, data)
     for note in (shards.left_out(), _seen_in_training(checkpoint, data, split)):
         if note:
             log.warning("%s", note)
-    where = choose_device(device)
+    where = make_current(choose_device(device))
     loading = batches(
         shards,
         ids,
@@ -100,18 +102,15 @@ def evaluate(
     )
     precision = choose_precision(trained, where, amp, "bf16")
     with closing(loading) as loaded:
-        evaluation, predictions = evaluate_model(
+        evaluation, predictions = evaluate_split(
             trained.to(where).to(memory_format=torch.channels_last),
-            ((images, labels[of_data], samples) for images, of_data, samples in loaded),
-            num_classes=len(spec.classes),
-            classes=list(spec.classes),
+            ((images, as_model(of_data, labels, spec), samples) for images, of_data, samples in loaded),
+            spec,
             device=where,
             preprocess=Normalise(spec.mean, spec.std, channels_last=True).to(where),
             autocast=precision.autocast,
-            criterion=torch.nn.CrossEntropyLoss(),
-            temperature=spec.temperature,
         )
-    evaluation = with_intervals(with_calibration(evaluation, predictions))
+    evaluation = with_certainty(evaluation, predictions)
     if report is not None:
         page = report_of_evaluation(
             evaluation,

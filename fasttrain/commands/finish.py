@@ -13,6 +13,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable
 from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.label_sets import SetPredictions
 from fasttrain.evaluation.prediction_file import stored, write_predictions
 from fasttrain.report.figures import write_figures
 from fasttrain.report.html import Report, write_page
@@ -22,7 +23,7 @@ from fasttrain.report.summary import run_summary
 from fasttrain.terminal import tell
 from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.parts import RunParts
-from fasttrain.training.progressive import progressive_side
+from fasttrain.training.progressive import side_of_epoch
 from fasttrain.training.result import TrainResult
 
 log = logging.getLogger("fasttrain")
@@ -30,7 +31,7 @@ log = logging.getLogger("fasttrain")
 
 def write_result(
     result: TrainResult,
-    predictions: Mapping[str, Predictions],
+    predictions: Mapping[str, Predictions | SetPredictions],
     split: str,
     parts: RunParts,
     folder: RunFolder,
@@ -43,7 +44,9 @@ def write_result(
     the model has not trained on it.
     """
     folder.write_model_spec(parts.spec)
-    write_predictions(folder.predictions, stored(list(predictions.items()), parts.shards))
+    kept = [(name, each) for name, each in predictions.items() if isinstance(each, Predictions)]
+    if kept:  # one class a photograph; nothing compares sets
+        write_predictions(folder.predictions, stored(kept, parts.shards))
     page = functools.partial(page_of, parts, tracker, result, predictions[split], split)
     _write_pictures(result, predictions[split], folder, console, page)
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
@@ -66,7 +69,11 @@ def write_result(
 
 
 def _write_pictures(
-    result: TrainResult, predictions: Predictions, folder: RunFolder, console: Console, page: Callable[[], Report]
+    result: TrainResult,
+    predictions: Predictions | SetPredictions,
+    folder: RunFolder,
+    console: Console,
+    page: Callable[[], Report],
 ) -> None:
     """Write the figures and the report. A failure is reported and doesn't fail the run."""
     try:
@@ -79,11 +86,12 @@ def _write_pictures(
         console.print(said, style="yellow", soft_wrap=True)
 
 
-def page_of(parts: RunParts, tracker: NullTracker, result: TrainResult, predictions: Predictions, split: str) -> Report:
+def page_of(
+    parts: RunParts, tracker: NullTracker, result: TrainResult, predictions: Predictions | SetPredictions, split: str
+) -> Report:
     """Return the report of the run of `parts`, with the first batch as the model saw it."""
     config = parts.config
-    side = progressive_side(config.progressive, 0, config.epochs) if config.progressive else config.image_size
-    settings = replace(parts.loaders.train.settings, image_size=side)
+    settings = replace(parts.loaders.train.settings, image_size=side_of_epoch(config, 0))
     augmentation = parts.step.augmentation
     epoch = next((at for at, each in enumerate(result.history) if "l2" not in each), 0)  # the first on photographs
     batch = () if config.linear_probe else first_batch(parts.shards, settings, augmentation, parts.device, epoch)

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
 from fasttrain.checkpoint.folder import CHECKPOINTS, FINISHED
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.commands.train import make_run
+from fasttrain.commands.train import STOPPING, train_here
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.location import user_path
 from fasttrain.config.resuming import changes, lasting
 from fasttrain.config.schema import TrainConfig
+from fasttrain.environment import require_one_process
 from fasttrain.errors import Stopped, UserError, of_os
 from fasttrain.evaluation.bootstrap import accuracy_intervals
 from fasttrain.evaluation.metrics import Interval
@@ -40,7 +42,6 @@ from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console, tell
 from fasttrain.text import read_text
 from fasttrain.tracking.tracker import NullTracker, Tracker
-from fasttrain.training.resume import start_of_run
 
 FOLDS = "folds.json"
 
@@ -86,8 +87,7 @@ def train_folds(
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
-    if Ranks.of_environment().size > 1:
-        raise UserError("--folds starts its runs in one process: start it without torchrun")
+    require_one_process("--folds starts its runs itself")
     given = {name: each for name, each in settings.items() if each is not None}
     given = {**(read_toml(Path(config)) if config else {}), **given}
     asked = resolve(given, origin=str(config or "settings"))
@@ -100,18 +100,19 @@ def train_folds(
     own = {name: each for name, each in given.items() if name not in ("folds", "resume", "out")}
     shared = {**before, **own}
     now = resolve(shared)
-    if folder is None:
-        folder = _new_folder(asked)
-        _write(folder, count, _explicit(now))
-        changed: tuple[str, ...] = ()
-    else:
-        changed = changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
     console = console or make_console(asked.log_format)
-    done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
-    if changed and done:
-        console.print(f"not for {', '.join(done)}, which finished before: {'; '.join(changed)}", style="yellow")
-    with StopRequest("stopping after this step, with a checkpoint") as stop:
-        return _Folds(folder, count, now, shared, console, stop).run()
+    if folder is not None:
+        changed = changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
+        done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
+        if changed and done:
+            console.print(f"not for {', '.join(done)}, which finished before: {'; '.join(changed)}", style="yellow")
+    with StopRequest(STOPPING) as stop:
+        shards = ShardSet.open(ensure_shards(now.data), now.cache_size)
+        expected = fold_of_each(shards, count, now.seed)  # refuses what can't be divided before there is a folder
+        if folder is None:
+            folder = _new_folder(asked)
+            _write(folder, count, _explicit(now))
+        return _Folds(folder, count, now, shared, console, stop).run(shards, expected)
 
 
 def is_folds_folder(path: str | Path | None) -> bool:
@@ -137,9 +138,7 @@ class _Folds:
         self.folder, self.count, self.config, self.given = folder, count, config, given
         self.console, self.stop = console, stop
 
-    def run(self) -> FoldsResult:
-        shards = ShardSet.open(ensure_shards(self.config.data), self.config.cache_size)
-        expected = fold_of_each(shards, self.count, self.config.seed)  # says early what can't be divided
+    def run(self, shards: ShardSet, expected: npt.NDArray[np.int64]) -> FoldsResult:
         with self._tracker() as tracker:
             for number in range(1, self.count + 1):
                 self._one_fold(number, tracker)
@@ -166,11 +165,9 @@ class _Folds:
         if parent := tracker.wait_for_run():
             tags["mlflow.parentRunId"] = parent
         settings = {**self.given, "fold": f"{number}/{self.count}", "run_name": title, "out": self.folder}
-        start = start_of_run(None, settings, restarted=path)
         again = f"go on with: fasttrain train --resume {self.folder}"
         try:
-            with Ranks() as ranks:
-                make_run(start, self.console, self.stop, ranks, tags=tags).run()
+            train_here(Ranks(), self.stop, None, settings, restarted=path, console=self.console, tags=tags)
         except Stopped as error:
             raise Stopped(f"stopped in {title}; {again}") from error
         except KeyboardInterrupt:
@@ -193,7 +190,7 @@ class _Folds:
             report=lambda line: self.console.print(line, style="yellow"),
         )
 
-    def _result(self, shards: ShardSet, expected: Any) -> FoldsResult:
+    def _result(self, shards: ShardSet, expected: npt.NDArray[np.int64]) -> FoldsResult:
         val = SPLITS.index("val")
         parts: list[StoredPredictions] = []
         for number in range(1, self.count + 1):

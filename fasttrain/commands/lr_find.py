@@ -18,6 +18,7 @@ from fasttrain.config.location import user_path
 from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import release_memory
+from fasttrain.environment import require_one_process
 from fasttrain.errors import UserError
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.model.own import OwnModel, passed_object
@@ -65,8 +66,9 @@ def lr_find(
         raise UserError(f"resume = '{asked.resume}': lr-find begins afresh; leave it out")
     if asked.linear_probe:
         raise UserError("linear_probe has no learning rate, as it solves for the head; leave it out")
-    if Ranks.of_environment().size > 1:
-        raise UserError("lr-find runs in one process: start it without torchrun")
+    require_one_process("lr-find runs in one process")
+    if (asked.gpus or 1) > 1:
+        raise UserError(f"gpus = {asked.gpus}: lr-find runs in one process; give --gpus 1, and that GPU's batch size")
     if picture is not None:
         require_picture(picture)
     console = console or make_console(quiet=True)

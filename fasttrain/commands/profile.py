@@ -13,8 +13,9 @@ from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.cores import crowded, usable_cores
 from fasttrain.device import choose_workers, release_memory
+from fasttrain.environment import require_one_process
 from fasttrain.errors import UserError
-from fasttrain.loaders.registry import LOADERS, loader_class
+from fasttrain.loaders.registry import loaders_to_try
 from fasttrain.memory import total_memory
 from fasttrain.model.precision import Autocast, amp_problem, make_precision
 from fasttrain.profiling.diagnosis import Conditions, diagnose
@@ -27,6 +28,7 @@ from fasttrain.terminal import make_console
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
+from fasttrain.training.warm_up import warm_up
 
 _AMP_PAYS = 1.1  # times as fast: less is not worth other results
 _ENDLESS = 100_000  # epochs: however short they are, the learning rate's schedule must not end
@@ -58,6 +60,7 @@ def profile(
     try:
         parts.describe(console)
         parts.fold_frozen()
+        warm_up(parts)
         others = crowded()
         with console.status("measuring") as status:
             amp = _amp_to_try(parts)
@@ -80,8 +83,9 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"resume = '{config.resume}': profile begins afresh; leave it out")
     if config.linear_probe:
         raise UserError("linear_probe computes features once and then has hardly a step to profile; leave it out")
-    if Ranks.of_environment().size > 1:
-        raise UserError("profile measures one process: start it without torchrun")
+    require_one_process("profile measures one process")
+    if (config.gpus or 1) > 1:
+        raise UserError(f"gpus = {config.gpus}: profile measures one process; give --gpus 1")
 
 
 def _amp_to_try(parts: RunParts) -> Autocast | None:
@@ -101,7 +105,7 @@ def _conditions(parts: RunParts, measured: Measured, others: str | None) -> Cond
         crowded=others,
         loader=parts.loader_name,
         workers=choose_workers(parts.config.workers),
-        faster_loaders=_faster_loaders(parts, device),
+        faster_loaders=loaders_to_try(parts.loader_name, shards, device),
         amp_pays=(
             parts.device.type != "cpu"
             if measured.amp_rate is None
@@ -113,10 +117,3 @@ def _conditions(parts: RunParts, measured: Measured, others: str | None) -> Cond
         raw=shards.raw,
         fits_memory=sum(shard.bytes for shard in shards.manifest.shards) < total_memory(),
     )
-
-
-def _faster_loaders(parts: RunParts, device: str) -> tuple[str, ...]:
-    least = loader_class(parts.loader_name).preference(device)
-    before = [kind for kind in map(loader_class, LOADERS) if kind.preference(device) > least]
-    usable = [kind for kind in before if kind.unavailable(parts.shards, device) is None]
-    return tuple(kind.name for kind in sorted(usable, key=lambda kind: -kind.preference(device)))

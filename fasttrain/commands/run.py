@@ -16,20 +16,17 @@ from rich.text import Text
 
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.averaging import average_best
+from fasttrain.commands.epoch_record import epoch_record
+from fasttrain.commands.final_evaluation import evaluate_weights
 from fasttrain.commands.finish import write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
-from fasttrain.config.monitor import MONITORS
+from fasttrain.commands.timed import Timed
 from fasttrain.config.resuming import lasting
-from fasttrain.device import memory_peak, release_memory
+from fasttrain.device import release_memory
 from fasttrain.errors import Stopped, of_os, remember_trace
-from fasttrain.evaluation.bootstrap import with_intervals
-from fasttrain.evaluation.calibration import with_calibration
-from fasttrain.evaluation.evaluate import Predictions, evaluate_model
-from fasttrain.evaluation.metrics import Evaluation
-from fasttrain.evaluation.temperature import LogitSample
+from fasttrain.evaluation.of_spec import AnyEvaluation, AnyPredictions, evaluate_split
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
-from fasttrain.model.tta import FlipAveraged
 from fasttrain.ranks import Agreed
 from fasttrain.report.summary import epoch_line
 from fasttrain.stop import StopRequest
@@ -42,15 +39,15 @@ from fasttrain.training.linear_probe import Batches, solve_epoch
 from fasttrain.training.logfile import RunLog
 from fasttrain.training.loop import require_finite_validation, train_epoch
 from fasttrain.training.parts import RunParts
-from fasttrain.training.phases import begin_refit, keep_initial, set_found_rate, train_everything
+from fasttrain.training.phases import begin_refit, keep_initial, prepare_epoch, train_everything
 from fasttrain.training.progress import EpochProgress
-from fasttrain.training.progressive import progressive_side
 from fasttrain.training.refused import refused
 from fasttrain.training.result import TrainResult
 from fasttrain.training.saving import Saving
-from fasttrain.training.state import HEAD, REFIT, Totals
+from fasttrain.training.state import HEAD, REFIT
 from fasttrain.training.step import Step
 from fasttrain.training.trace import Trace
+from fasttrain.training.warm_up import warm_up
 
 log = logging.getLogger("fasttrain")
 
@@ -76,6 +73,7 @@ class Run:
         self.parts, self.folder, self.saving, self.console = parts, folder, saving, console
         self.start, self.config, self.ranks, self.state = parts.start, parts.config, parts.ranks, parts.state
         self.stop, self.after_epoch, self.tags = stop, after_epoch, tags
+        self.timed = Timed(parts)
         self.callbacks = Callbacks(callbacks, parts, folder.path)
         self.ended = self.traced = False
         self.tracked: dict[str, Any] = {"mlflow_run_id": None, "journal": None}
@@ -125,7 +123,7 @@ class Run:
             handler.close()
 
     def _train(self) -> None:
-        while not (self.ended or self.parts.is_trained):
+        while not (self.ended or self.parts.is_trained or self.timed.before_epoch()):
             with kept_if_diverged(self.parts, self.folder.path):
                 self._one_epoch()
 
@@ -150,6 +148,7 @@ class Run:
             self.folder.write_classes(self.parts.shards.classes)
             self.folder.write_model_spec(self.parts.spec)
         self.parts.fold_frozen()
+        self.timed.begin()
         if self.parts.on_features and not self.parts.head_is_trained:
             self.parts.enter_features(self._watched, self._say)
 
@@ -200,14 +199,11 @@ class Run:
         state = self.state
         if self.parts.head_is_trained:
             train_everything(self.parts)
-        state.loader.set_epoch(state.epoch)
-        if self.config.progressive:
-            state.loader.set_image_size(
-                progressive_side(self.config.progressive, self.parts.scheduled_epoch, self.config.epochs)
-            )
-        set_found_rate(self.parts)
+        prepare_epoch(self.parts)
         done = state.loader.state_dict()["samples"]
         total = min(len(state.loader.ids), len(state.loader) * self.parts.batch_size * self.ranks.size)
+        if done < total:
+            warm_up(self.parts, self._say)
         title = f"epoch {state.epoch + 1}/{self.parts.last_epoch}"
         bar = EpochProgress(self.console, title, total, done, lambda: state.schedule.learning_rate)
         with bar as progress:
@@ -218,7 +214,6 @@ class Run:
                     if not train_epoch(state, step, agree=self._agree, after_step=self._after_step, show=progress.show):
                         total = state.totals.over(self.ranks).samples()
         learning_rate = state.schedule.learning_rate
-        release_memory(self.parts.device)
         self.ranks.share(state.evaluated_model.buffers())
         validation = None if state.phase == REFIT else self._validate(state.evaluated_model)
         require_finite_validation(validation, state)
@@ -249,11 +244,15 @@ class Run:
             self.parts.warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run goes on")
 
     def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
-        # An epoch needs a step to be closed.
-        ended = self.callbacks.stopping and (self.state.epoch_seconds > 0 or self.state.at_end_of_epoch)
-        return self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
+        begun = self.state.epoch_seconds > 0 or self.state.at_end_of_epoch  # an epoch needs a step to be closed
+        ended = begun and (self.callbacks.stopping or self.timed.done)
+        agreed = self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
+        if 0 < agreed.samples < self.parts.batch_size * self.ranks.size * self.config.grad_accumulation:
+            self.ranks.share(self.state.model.buffers())  # BatchNorm may read them, for a lone sample
+        return agreed
 
     def _after_step(self, part: Agreed) -> None:
+        self.timed.after_step()
         self.callbacks.step_end()
         if stop := part.stop:
             self._stop(stop)
@@ -285,29 +284,26 @@ class Run:
 
     def _evaluate(
         self, model: torch.nn.Module, loader: Loader, *, watched: bool = False, **options: Any
-    ) -> tuple[Evaluation, Predictions]:
-        return evaluate_model(
+    ) -> tuple[AnyEvaluation, AnyPredictions]:
+        return evaluate_split(
             model,
             self._watched(loader) if watched else loader,
-            num_classes=len(self.parts.shards.classes),
-            classes=self.parts.shards.classes,
+            self.parts.spec,
             device=self.parts.device,
             preprocess=self.parts.step.preprocess,
             autocast=self.parts.step.autocast,
-            criterion=torch.nn.CrossEntropyLoss(),
-            temperature=self.parts.spec.temperature,
             ranks=self.ranks,
             **options,
         )
 
-    def _validate(self, model: torch.nn.Module) -> Evaluation:
+    def _validate(self, model: torch.nn.Module) -> AnyEvaluation:
         return self._evaluate(model, self.parts.loaders.val, watched=True)[0]
 
-    def _judge(self, validation: Evaluation | None) -> tuple[bool, dict[str, float]]:
-        """Note whether the epoch is the best so far, and keep its weights then. Return that, and its metrics."""
+    def _judge(self, validation: AnyEvaluation | None) -> bool:
+        """Note whether the epoch is the best so far, and keep its weights then. Return that."""
         state = self.state
         if validation is None:
-            return False, {}
+            return False
         monitored = self.config.monitored.of(validation)
         improved = state.early_stopping.update(state.epoch, monitored)
         if state.phase == HEAD:
@@ -318,38 +314,18 @@ class Run:
             state.keep_best(apart=bool(self.callbacks))
             self.folder.write_model(state.evaluated_model)
         state.offer(monitored, self.ranks.main)
-        return improved, {each.field: each.of(validation) for each in MONITORS.values()}
+        return improved
 
-    def _close_epoch(self, images: int, learning_rate: float, validation: Evaluation | None) -> None:
+    def _close_epoch(self, images: int, learning_rate: float, validation: AnyEvaluation | None) -> None:
         state = self.state
-        totals = state.totals.over(self.ranks)
-        train_loss, train_top1 = totals.means()
-        improved, validated = self._judge(validation)
-        seconds = state.epoch_seconds
-        record: dict[str, Any] = {
-            "epoch": state.epoch + 1,
-            "train_loss": train_loss,
-            "train_top1": train_top1,
-            **validated,
-            **({"l2": self.parts.l2} if self.parts.on_features else {"learning_rate": learning_rate}),
-            **({"phase": state.phase} if self.config.head_epochs or self.config.refit else {}),
-            "improved": improved,
-            "epoch_seconds": seconds,
-            "img/s": images / seconds,
-            "wait_share": state.epoch_wait / seconds,
-            "image_size": state.loader.settings.image_size,
-            **self.parts.loaders.bad_samples(self.ranks, validation is not None),
-        }
-        if (peak := memory_peak(self.parts.device)) is not None:
-            record["cuda_peak_bytes"] = peak
-        if state.scaler.is_enabled():
-            record["skipped_steps"] = totals.skipped_steps()
+        improved = self._judge(validation)
+        record = epoch_record(self.parts, images, learning_rate, validation, improved)
         self.callbacks.epoch_end(record)
         state.history.append(record)
-        state.seconds += seconds
+        state.seconds += state.epoch_seconds
         state.epoch += 1
         state.epoch_seconds = state.epoch_wait = 0.0
-        state.totals = Totals(self.parts.device)
+        state.totals = state.totals.begin_anew()
         state.loader.set_epoch(state.epoch)
         self._save()
         if self.ranks.main:
@@ -367,8 +343,10 @@ class Run:
         began = time.perf_counter()
         state = self.state
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
-            waited = state.early_stopping.waited
-            self.console.print(f"early stopping: no improvement of {self.config.monitor} for {waited} epochs")
+            said = f"no improvement of {self.config.monitor} for {state.early_stopping.waited} epochs"
+            self._say(f"early stopping: {said}")
+        if said := self.timed.summary():
+            self._say(said)
         if self.callbacks.stopping:
             self._say(f"stopped by {self.callbacks.view.stopped_by}")
         if not self.config.linear_probe:
@@ -384,13 +362,7 @@ class Run:
         self.ranks.share(best.state_dict().values())
         if self.start.model is not None and best is not state.model:
             state.model.load_state_dict(best.state_dict())
-        kept = {}
-        if state.phase != REFIT:  # which has trained on the validation split
-            logits = LogitSample(len(loaders.val.ids), len(self.parts.shards.classes))
-            _, kept["val"] = self._evaluate(best, loaders.val, logits_seen=logits.add)
-            self.parts.spec = replace(self.parts.spec, temperature=logits.temperature(self.ranks))
-        evaluation, kept[split] = self._evaluate(FlipAveraged(best) if self.config.tta == "flip" else best, loader)
-        evaluation = with_intervals(with_calibration(evaluation, kept[split]))
+        evaluation, kept = evaluate_weights(self.parts, best, split, loader, self._evaluate)
         result = TrainResult(
             folder=self.folder.path,
             history=state.history,

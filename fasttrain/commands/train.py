@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+import torch
 from rich.console import Console
 
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.run import AfterEpoch, Run
 from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
+from fasttrain.environment import tasks_apart
 from fasttrain.errors import UserError
+from fasttrain.launch import require_devices, run_in_ranks
 from fasttrain.model.own import OwnModel, passed_object
 from fasttrain.ranks import Ranks
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
 from fasttrain.training.callback import Callback, require_callbacks
+from fasttrain.training.pace import Pace, clock, resumed_plan
+from fasttrain.training.parts import RunParts
+from fasttrain.training.rates import with_time_plan
 from fasttrain.training.result import TrainResult
 from fasttrain.training.resume import RunStart, start_of_run
 from fasttrain.training.saving import Saving
 from fasttrain.training.setup import make_parts
+from fasttrain.training.time_plan import TimePlan
+
+STOPPING = "stopping after this step, with a checkpoint"
 
 
 def train(
@@ -43,6 +55,8 @@ def train(
     `callbacks` are called in their order. `after_epoch` is called on rank 0 after each epoch, `tags` go to MLflow's
     run, `console` gets the run's output.
 
+    `gpus` starts so many processes. They get copies of `model` and `callbacks`; `after_epoch` is called here.
+
     Raises UserError (what you can fix), Stopped (SIGTERM; resume with `resume="auto"`), KeyboardInterrupt (after a
     checkpoint; a second Ctrl-C skips it). Under torchrun, ranks above 0 raise SystemExit in place of the first two.
     """
@@ -51,16 +65,106 @@ def train(
         config = None
     if model is not None:
         settings["model"] = model_name(model)
+    file = Path(config) if config else None
+    return _train(file, settings, console=console, model=model, callbacks=callbacks, after_epoch=after_epoch, tags=tags)
+
+
+def _train(file: Path | None, settings: Mapping[str, Any], *, started: bool = False, **options: Any) -> TrainResult:
+    """Train as the rank that this process is. `started`: by `train_here`, which speaks of a Ctrl-C itself."""
     ranks = Ranks.of_environment()
-    with ranks, StopRequest("stopping after this step, with a checkpoint") as stop:
-        file = Path(config) if config else None
-        start = ranks.from_main(lambda: start_of_run(file, settings, ranks.run_of_before()))
-        if start.config.folds is not None:
-            raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
-        start = replace(start, model=passed_object(model))
-        if console is None or not ranks.main:
-            console = make_console(start.config.log_format, quiet=not ranks.main)
-        return make_run(start, console, stop, ranks, after_epoch, tags, callbacks).run()
+    with ranks, StopRequest("" if started else STOPPING) as stop:
+        return train_here(ranks, stop, file, settings, **options)
+
+
+def train_here(
+    ranks: Ranks,
+    stop: StopRequest,
+    file: Path | None,
+    settings: Mapping[str, Any],
+    *,
+    restarted: Path | None = None,
+    console: Console | None = None,
+    model: str | OwnModel | None = None,
+    callbacks: Sequence[Callback] | None = None,
+    after_epoch: AfterEpoch | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> TrainResult:
+    """Train one run: with `ranks`, or on new ones of this machine where the settings have more `gpus`.
+
+    The other arguments are those of `train` and `start_of_run`. Raises what `train` does.
+    """
+    start = ranks.from_main(lambda: start_of_run(file, settings, restarted or ranks.run_of_before()))
+    if start.config.folds is not None:
+        raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
+    start = with_gpus_of(start, ranks)
+    if console is None or not ranks.main:
+        console = make_console(start.config.log_format, quiet=not ranks.main)
+    if line := tasks_apart():
+        console.print(line, style="yellow", soft_wrap=True)
+    if (count := start.config.gpus or 1) > ranks.size:
+        del start  # each rank reads the checkpoint itself
+        options = {"restarted": restarted, "model": model, "callbacks": callbacks, "tags": tags}
+        work = partial(_rank, file, settings, after_epoch is not None, options)
+        result, remembered = run_in_ranks(work, count, stop, console, after_epoch)
+        _take_back(result, remembered, model, callbacks or (), console)
+        return result
+    start = replace(start, model=passed_object(model))
+    return make_run(start, console, stop, ranks, after_epoch, tags, callbacks).run()
+
+
+def _rank(
+    file: Path | None, settings: Mapping[str, Any], asks: bool, options: dict[str, Any], ask: AfterEpoch
+) -> tuple[TrainResult, list[bytes | None]]:
+    """Return the result, and what each callback holds at the end."""
+    result = _train(file, settings, started=True, after_epoch=ask if asks else None, **options)
+    return result, [_held(each) for each in options["callbacks"] or ()]
+
+
+def _held(callback: Callback) -> bytes | None:
+    """Return the attributes of `callback`, pickled; None where that fails, by whatever error of their own."""
+    try:
+        return bytes(cloudpickle.dumps(vars(callback)))
+    except Exception:
+        return None
+
+
+def _take_back(
+    result: TrainResult,
+    remembered: Sequence[bytes | None],
+    model: str | OwnModel | None,
+    callbacks: Sequence[Callback],
+    console: Console,
+) -> None:
+    """Give the caller's objects what rank 0's copies of them hold at the end."""
+    if isinstance(model, torch.nn.Module):
+        RunFolder(result.folder).read_model(model)
+    for callback, attributes in zip(callbacks, remembered, strict=True):
+        if attributes is None:
+            name = type(callback).__name__
+            console.print(f"{name}: it holds what can't be pickled, and stays as it was", style="yellow")
+        else:
+            vars(callback).update(pickle.loads(attributes))
+
+
+def with_gpus_of(start: RunStart, ranks: Ranks) -> RunStart:
+    """Return `start` with the `gpus` that there are: torchrun's ranks win over those that a resumed run had.
+
+    Raises UserError where this machine has too few, or where they were given and torchrun started others.
+    """
+    gpus = start.config.gpus
+    if gpus is None:
+        return start
+    if ranks.size == 1:
+        require_devices(start.config.device, gpus)
+        return start
+    if gpus == ranks.local_size == ranks.size:
+        return start
+    if start.before is None or start.before.gpus != gpus:
+        raise UserError(
+            f"gpus = {gpus}: torchrun has started {ranks.local_size} ranks on this machine; leave it out, or start "
+            "without torchrun"
+        )
+    return replace(start, config=start.config.model_copy(update={"gpus": None}))
 
 
 def make_run(
@@ -72,14 +176,36 @@ def make_run(
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[Callback] | None = None,
 ) -> Run:
-    """Make the run's parts and folder, and print them. Raises what `make_parts` and `require_callbacks` raise."""
+    """Make the run's parts and folder, and print them. Under `minutes` its time begins here.
+
+    Raises what `make_parts`, `with_time_plan` and `require_callbacks` raise.
+    """
     if change := require_callbacks(callbacks, start.checkpoint):
         start = replace(start, changed=(*start.changed, change))
+    began = clock()
+    start, plan = _planned(start, ranks, began)
     parts = make_parts(start, console, ranks)
     config = parts.config
+    if plan is not None:
+        parts.notes += (plan.line_of_choice(),)
+    parts.state.pace = _pace(parts, plan, began)
     folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
     ranks.remember_run(folder)
     saving = Saving(folder, config.save_every, config.keep, ranks.main)
     run = Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {}, callbacks)
     run.describe()
     return run
+
+
+def _planned(start: RunStart, ranks: Ranks, began: float) -> tuple[RunStart, TimePlan | None]:
+    if start.config.minutes is None or start.checkpoint is not None:
+        return start, None
+    quiet = make_console(quiet=True)
+    return with_time_plan(start, lambda trial: make_parts(trial, quiet, ranks), lambda: clock() - began)
+
+
+def _pace(parts: RunParts, plan: TimePlan | None, began: float) -> Pace | None:
+    """Return the pace of the `plan`, or of that in the checkpoint; None where there is none to follow."""
+    if (stored := (parts.start.checkpoint or {}).get("pace")) is not None:
+        plan = resumed_plan(stored, parts.config, parts.steps_an_epoch)
+    return None if plan is None else Pace(plan, began)

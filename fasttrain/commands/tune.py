@@ -18,10 +18,10 @@ from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.device import choose_device, release_memory
+from fasttrain.environment import require_one_process
 from fasttrain.errors import Diverged, OutOfMemory, Stopped, UserError
 from fasttrain.extras import require
 from fasttrain.files import make_folder
-from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
@@ -67,8 +67,7 @@ def tune(
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
-    if Ranks.of_environment().size > 1:
-        raise UserError("tune starts its runs in one process: start it without torchrun")
+    require_one_process("tune starts its runs itself")
     given = {**(read_toml(Path(config)) if config else {}), **_not_none(settings)}
     for name in ("resume", "run_name"):
         if name in given:
@@ -99,6 +98,10 @@ class _Search:
         self.study, self.space, self.config, self.given, self.out = study, space, config, given, out
         self.console = console
         self.shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
+        if self.shards.multi_label:
+            raise UserError(
+                f"{config.data}: tune compares val_top1, and sets of classes have none; compare runs of train"
+            )
 
     def run(self, trials: int, timeout: float | None) -> TuneResult:
         began = time.monotonic()

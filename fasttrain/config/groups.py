@@ -156,6 +156,9 @@ class ModelSettings(Settings):
         None, description="start from this instead: a state_dict or checkpoint of any trainer, or a run folder"
     )
     freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
+    freeze_bn: Switch = Field(
+        "auto", description="BatchNorm keeps the running statistics it begins with; auto: behind head_epochs"
+    )
     linear_probe: bool = Field(
         False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
     )
@@ -188,11 +191,14 @@ class OptimizationSettings(Settings):
         None, description="other defaults for the settings below: fast, accurate or classic"
     )
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
+    minutes: float | None = Field(
+        None, gt=0, le=1_000_000, description="the best model in so much time: chooses epochs and sizes on this machine"
+    )
     head_epochs: int = Field(
         0, ge=0, description="the first N epochs train the classifier alone, on cached features where they can"
     )
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
-        64, description="photographs a batch, of each rank under torchrun; auto: the most that fit into memory"
+        64, description="photographs a batch, of each rank under torchrun; auto: a GPU's fastest, a CPU's largest"
     )
     grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
     optimizer: str = Field("adamw", description="adamw, adam, sgd, or any name timm knows")
@@ -210,7 +216,8 @@ class OptimizationSettings(Settings):
     factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
     monitor: MonitorName = Field(
         "val_loss",
-        description="val_loss, top1 or macro_f1: it chooses the best epoch and counts for early stopping and plateau",
+        description="val_loss, top1, macro_f1, or map for sets of classes: it chooses the best epoch and counts for "
+        "early stopping and plateau; auto: top1 or map",
     )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
     loss: Literal["cross_entropy", "focal"] = Field(
@@ -225,7 +232,12 @@ class OptimizationSettings(Settings):
     teacher_weight: float = Field(
         1.0, gt=0, le=1, description="the teacher's share of the loss, the rest is the labels'; 1: the teacher alone"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="CrossEntropyLoss's label_smoothing")
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="CrossEntropyLoss's label_smoothing; of sets of classes, s / 2 and 1 - s / 2 as targets",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh classes by their inverse frequency"
     )
@@ -274,10 +286,16 @@ class HardwareSettings(Settings):
     """The device, and how it computes."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    gpus: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="train on N GPUs of this machine, a process each; CPU processes with --device cpu",
+    )
     amp: bool = Field(False, description="mixed precision")
     amp_dtype: Literal["bf16", "fp16"] = Field("bf16", description="fp16 adds a GradScaler")
     channels_last: bool = Field(True, description="NHWC memory format for the model")
-    sync_bn: bool = Field(False, description="BatchNorm over the samples of all ranks (torchrun, CUDA)")
+    sync_bn: bool = Field(False, description="BatchNorm over the samples of all ranks (several GPUs)")
     compile: Switch = Field("auto", description="torch.compile: auto (on CUDA), on or off")
     compile_mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = Field(
         "default", description="torch.compile's mode; reduce-overhead takes CUDA graphs"

@@ -38,7 +38,14 @@ _NEEDS_MANY_EPOCHS = {
     "accurate": {"rand_augment": "n2-m9", "mixup": 0.2, "random_erasing": 0.25, "layer_decay": 0.9},
 }
 _MANY_EPOCHS = 20
+_TIMED = "fast"  # the recipe of a run with `minutes` and no other
 RECIPES = tuple(_RECIPES)
+
+
+def recipe_of(given: Mapping[str, Any]) -> str | None:
+    """Return the name of the recipe whose defaults go with what is `given`: known, chosen by `minutes`, or None."""
+    name = given.get("recipe") or (_TIMED if given.get("minutes") is not None else None)
+    return name if name in RECIPES else None
 
 
 def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,15 +53,22 @@ def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Some depend on what is given. A linear probe has no use for any of them. Layer decay spares pretrained weights only.
     TrivialAugment takes RandAugment's place.
-    Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them.
-    Mirror images aren't averaged where training has none.
+    Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them. `minutes`
+    chooses the epochs itself, and compiling would take a minute or more of them for each size.
+    Mirror images aren't averaged where training has none. Behind a head that was solved for, the loss doesn't choose
+    the best epoch: label smoothing raises it, however many more photographs the model gets right.
     """
     if given.get("linear_probe"):
         return {}
     defaults = dict(_RECIPES[name])
+    if given.get("minutes") is not None:
+        defaults.pop("epochs", None)
+        defaults["compile"] = "off"
     epochs = given.get("epochs", defaults.get("epochs"))
     if isinstance(epochs, int) and epochs >= _MANY_EPOCHS:
         defaults |= _NEEDS_MANY_EPOCHS.get(name, {})
+    if given.get("minutes") is not None or given.get("head_epochs"):
+        defaults["monitor"] = "auto"
     if given.get("trivial_augment"):
         defaults.pop("rand_augment", None)
     if given.get("pretrained") is False and not given.get("weights"):

@@ -92,6 +92,7 @@ RULES: dict[str, Rule] = {
     "pretrained": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
     "weights": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
     "freeze": _effect(f"blocks are frozen or trained from the next step on; {_MOMENTS}"),
+    "freeze_bn": _effect("from the next step on, with the statistics as they are then"),
     "linear_probe": Rule(
         OnResume.FIXED,
         "but it can be switched off: the run then continues by fine-tuning. Earlier epochs of fine-tuning have trained "
@@ -103,6 +104,11 @@ RULES: dict[str, Rule] = {
     # optimisation
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
     "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
+    "minutes": Rule(
+        OnResume.FIXED,
+        "the plan is made when a run begins. A run that has one may get more or less time, up to its planned epochs",
+        may_change=lambda old, new: old is not None and new is not None,
+    ),
     "head_epochs": Rule(OnResume.FIXED, f"optimizer and schedule begin when they end; {_NEW_RUN}"),
     "batch_size": _effect("auto keeps the number that the run began with"),
     "grad_accumulation": _effect(),
@@ -146,6 +152,7 @@ RULES: dict[str, Rule] = {
     "tta": _effect(),
     # machine
     "device": _effect(),
+    "gpus": _effect("a step then has another number of photographs, as with another batch_size"),
     "amp": _effect(),
     "amp_dtype": _effect("fp16 begins with a fresh loss scale where the run had none"),
     "channels_last": _effect(),

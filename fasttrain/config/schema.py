@@ -19,14 +19,14 @@ from fasttrain.config.groups import (
 )
 from fasttrain.config.model_name import is_own
 from fasttrain.config.monitor import MONITORS, Monitor
-from fasttrain.config.recipes import RECIPES, recipe_defaults
+from fasttrain.config.recipes import recipe_defaults, recipe_of
 
 HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample", "teacher")
 """Settings with which the head trains on photographs in the epochs of `head_epochs`, in place of cached features."""
 
 NEEDS_PIXELS = (
     *HEAD_NEEDS_PIXELS,
-    *("vflip", "tta", "freeze", "layer_decay", "grad_checkpointing", "head_epochs", "refit"),
+    *("vflip", "tta", "freeze", "freeze_bn", "layer_decay", "grad_checkpointing", "head_epochs", "refit"),
 )
 """Settings that must keep their defaults under `linear_probe`, where only the head trains, on features."""
 
@@ -35,6 +35,13 @@ NEEDS_STEPS = (
     *("grad_accumulation", "clip_grad", "sam", "ema_decay", "average", "drop_rate", "drop_path", "profile"),
 )
 """Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
+
+_UNPLANNED = {
+    "eval_size": "which chooses the size to train at; give image_size, which is evaluated",
+    "refit": "whose time is over once the best epoch is known; use one of them",
+    "folds": "which plans one run; give fold, as 1/5, to one run after another",
+}
+"""Settings that `minutes` has no plan for, and why."""
 
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
@@ -48,8 +55,8 @@ class TrainConfig(
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("recipe") in RECIPES:
-            return {**recipe_defaults(given["recipe"], given), **given}
+        if isinstance(given, dict) and (recipe := recipe_of(given)) is not None:
+            return {**recipe_defaults(recipe, given), **given}
         return given
 
     @model_validator(mode="after")
@@ -58,6 +65,16 @@ class TrainConfig(
             raise ValueError(
                 f"compile_mode = '{self.compile_mode}': CUDA graphs overwrite the gradients that grad_accumulation = "
                 f"{self.grad_accumulation} keeps; use 'max-autotune-no-cudagraphs'"
+            )
+        if self.minutes is not None and self.scheduler == "plateau":
+            raise ValueError(
+                f"scheduler = 'plateau' follows the validation loss, not the time of minutes = {self.minutes:g}; use "
+                "cosine or onecycle"
+            )
+        if self.minutes is not None and (other := self.changed(_UNPLANNED)):
+            raise ValueError(
+                f"{other[0]} = {self.plain()[other[0]]!r} does not go with minutes = {self.minutes:g}, "
+                f"{_UNPLANNED[other[0]]}"
             )
         if self.refit and (other := self.changed(("head_epochs", "average"))):
             raise ValueError(
@@ -75,8 +92,13 @@ class TrainConfig(
 
     @property
     def monitored(self) -> Monitor:
-        """Return the metric that chooses the best epoch."""
-        return MONITORS[self.monitor]
+        """Return the metric that chooses the best epoch; top1 for "auto", until the data is known."""
+        return MONITORS["top1" if self.monitor == "auto" else self.monitor]
+
+    @property
+    def freezes_statistics(self) -> bool:
+        """Return whether BatchNorm keeps its running statistics while everything trains."""
+        return self.freeze_bn == "on" or (self.freeze_bn == "auto" and self.head_epochs > 0)
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
         """Return the settings as TOML and JSON can hold them: paths as strings, unset ones left out."""

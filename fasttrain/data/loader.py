@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +43,8 @@ class Loader(base.Loader):
     Each pass is the next epoch, with other crops in another order. They depend on (seed, epoch, photograph) alone, so
     any loader, number of workers and number of ranks delivers the same. `images` are uint8 [n, H, W, 3], or, with
     `output` "float", float32 [n, 3, H, W] in channels-last memory, normalized. `labels` are int64 [n], positions in
-    `classes`. Images lie on `device` where that is CUDA.
+    `classes`, or float32 [n, classes], 1 for each class of a photograph, where the shards are multi-label. Images lie
+    on `device` where that is CUDA.
     """
 
     batch_sampler = None  # Lightning asks for it wherever there is a `sampler`
@@ -116,6 +118,11 @@ class Loader(base.Loader):
         _check(hflip, vflip, shuffle, sampling, output, on_bad_sample)
         rank, world_size = _ranks(rank, world_size)
         shards = data if isinstance(data, ShardSet) else _opened(data, convert)
+        if sampling == "balanced" and shards.multi_label:
+            raise UserError(
+                f"sampling = balanced draws by a photograph's one class, and {shards.location} has sets; weigh rare "
+                "classes with class_weights = balanced"
+            )
         samples = split_ids(shards, split, shards.location) if ids is None else _known(shards, ids)
         self._device = choose_device(str(device))
         kind, self.why = choose_loader(loader, shards, str(self._device))
@@ -238,6 +245,9 @@ class Loader(base.Loader):
         """Choose the size of the pictures of the next pass, in pixels."""
         super().set_image_size(side)
         self._back_end.set_image_size(side)
+
+    def holding_memory(self, batch_size: int) -> AbstractContextManager[None]:
+        return self._back_end.holding_memory(batch_size)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Have the next pass begin right after the batches that were delivered when `state` was taken."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.config.groups import AugmentationSettings
 from fasttrain.config.values import RandAugment
+from fasttrain.device import copy_to
 from fasttrain.errors import UserError
 from fasttrain.model.preprocess import Normalise
 
@@ -150,7 +151,7 @@ class Transforms:
         """Return the pictures of each view and the targets: float32 [n, classes] on the device where mixed."""
         pictures = []
         if self.mixes:
-            labels = labels.to(self._device)
+            labels = copy_to(self._device, labels)
         for images, augmentation in zip(views, self._views, strict=True):
             images, labels = augmentation(images, labels, ids, epoch, self._normalized)
             for function in self._functions:

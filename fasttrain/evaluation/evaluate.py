@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fasttrain.errors import UserError
+from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions, evaluate_sets
 from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Predictions:
     probabilities: npt.NDArray[np.float32]
     uncalibrated: npt.NDArray[np.float32] | None = None
     of_label: npt.NDArray[np.float32] | None = None
+
+
+_P = TypeVar("_P", Predictions, SetPredictions)
 
 
 def evaluate_model(
@@ -63,8 +67,6 @@ def evaluate_model(
     """
     import torch
 
-    from fasttrain.device import copy_to
-
     meter = ClassificationMeter(num_classes, device)
     ids: list[npt.NDArray[np.int64]] = []
     labels: list[torch.Tensor] = []
@@ -72,31 +74,20 @@ def evaluate_model(
     probabilities: list[torch.Tensor] = []
     uncalibrated: list[torch.Tensor] = []
     of_label: list[torch.Tensor] = []
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for images, targets, batch_ids in batches:
-                if not len(targets):  # this rank's part of the last batch of several
-                    continue
-                with autocast():
-                    logits = model(preprocess(copy_to(device, images)))
-                logits = logits.float()
-                targets = copy_to(device, targets)
-                loss = criterion(logits, targets) * len(targets) if criterion else None
-                ranked = meter.update(logits, targets, loss)
-                ids.append(np.asarray(batch_ids, np.int64))
-                labels.append(targets)
-                top.append(ranked)
-                plain = logits.softmax(1)
-                uncalibrated.append(plain.gather(1, ranked))
-                of_label.append(plain.gather(1, targets[:, None])[:, 0])
-                probabilities.append((logits / temperature).softmax(1).gather(1, ranked))
-                if logits_seen is not None:
-                    logits_seen(logits, targets)
-    finally:
-        for module, flag in training.items():
-            module.training = flag
+    outputs = _outputs(model, batches, device=device, preprocess=preprocess, autocast=autocast)
+    with torch.inference_mode(), closing(outputs):
+        for logits, targets, batch_ids in outputs:
+            loss = criterion(logits, targets) * len(targets) if criterion else None
+            ranked = meter.update(logits, targets, loss)
+            ids.append(batch_ids)
+            labels.append(targets)
+            top.append(ranked)
+            plain = logits.softmax(1)
+            uncalibrated.append(plain.gather(1, ranked))
+            of_label.append(plain.gather(1, targets[:, None])[:, 0])
+            probabilities.append((logits / temperature).softmax(1).gather(1, ranked))
+            if logits_seen is not None:
+                logits_seen(logits, targets)
     mine = None
     if ids:
         rest = (torch.cat(each).cpu().numpy() for each in (labels, top, probabilities, uncalibrated, of_label))
@@ -109,9 +100,74 @@ def evaluate_model(
     return meter.compute(classes), mine
 
 
-def _by_id(parts: list[Predictions]) -> Predictions | None:
+def evaluate_multi_label(
+    model: torch.nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor, Any]],
+    *,
+    classes: Sequence[str],
+    device: torch.device | str,
+    preprocess: Callable[[torch.Tensor], torch.Tensor],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    thresholds: Sequence[float] | None = None,
+    ranks: Ranks | None = None,
+) -> tuple[SetEvaluation, SetPredictions]:
+    """Evaluate a model of label sets as `evaluate_model` does; labels are float32[N, C].
+
+    Without `thresholds` they are chosen on these photographs, see `label_sets.best_thresholds`.
+    """
+    import torch
+
+    ids: list[npt.NDArray[np.int64]] = []
+    columns: list[tuple[torch.Tensor, torch.Tensor]] = []
+    loss_sums: list[torch.Tensor] = []
+    outputs = _outputs(model, batches, device=device, preprocess=preprocess, autocast=autocast)
+    with torch.inference_mode(), closing(outputs):
+        for logits, targets, batch_ids in outputs:
+            loss_sums.append(criterion(logits, targets) * len(targets))
+            ids.append(batch_ids)
+            columns.append((targets > 0.5, logits.sigmoid()))
+    mine, loss_sum = None, float(torch.stack(loss_sums).double().sum()) if loss_sums else 0.0
+    if ids:
+        labels, probabilities = (torch.cat(each).cpu().numpy() for each in zip(*columns, strict=True))
+        mine = SetPredictions(np.concatenate(ids), labels, probabilities)
+    if ranks is not None and ranks.size > 1:
+        parts = ranks.gather((mine, loss_sum))
+        mine, loss_sum = _by_id([each for each, _ in parts if each is not None]), sum(each for _, each in parts)
+    if mine is None:
+        raise UserError("there are no photographs to evaluate in this split; choose another --split")
+    return evaluate_sets(mine, classes, loss_sum / len(mine.ids), thresholds), mine
+
+
+def _outputs(
+    model: torch.nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor, Any]],
+    *,
+    device: torch.device | str,
+    preprocess: Callable[[torch.Tensor], torch.Tensor],
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Generator[tuple[torch.Tensor, torch.Tensor, npt.NDArray[np.int64]], None, None]:
+    """Yield logits, targets and ids of each batch that isn't empty. The model is in eval mode meanwhile."""
+    from fasttrain.device import copy_to
+
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for images, targets, batch_ids in batches:
+            if not len(targets):  # this rank's part of the last batch of several
+                continue
+            with autocast():
+                logits = model(preprocess(copy_to(device, images)))
+            yield logits.float(), copy_to(device, targets), np.asarray(batch_ids, np.int64)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _by_id(parts: list[_P]) -> _P | None:
     if not parts:
         return None
     order = np.argsort(np.concatenate([part.ids for part in parts]), kind="stable")
-    columns = (np.concatenate([getattr(part, field.name) for part in parts])[order] for field in fields(Predictions))
-    return Predictions(*columns)
+    kind = type(parts[0])
+    columns = (np.concatenate([getattr(part, field.name) for part in parts])[order] for field in fields(kind))
+    return kind(*columns)

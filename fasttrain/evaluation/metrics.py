@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,9 @@ class Evaluation:
     ece: float | None = None
     uncalibrated_ece: float | None = None
     top1_interval: Interval | None = None
+
+    EACH_EPOCH: ClassVar = ("top1", "macro_f1")
+    """The figures that an epoch's record holds besides the loss."""
 
     def worst(self, count: int = 5) -> list[ClassResult]:
         """The `count` classes with samples of the lowest F1, ties by recall, then name; worst first."""

@@ -28,18 +28,22 @@ _Read = tuple[Path, "Future[torch.Tensor]"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature."""
+    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature.
+
+    A multi-label model names the classes that reach their thresholds, with the probability of each; there may be none.
+    """
 
     image: Path
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    multi_label: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         top = [
             {"class": name, "probability": probability}
             for name, probability in zip(self.classes, self.probabilities, strict=True)
         ]
-        return {"image": str(self.image), "top": top}
+        return {"image": str(self.image), "classes" if self.multi_label else "top": top}
 
 
 def predict(
@@ -55,6 +59,8 @@ def predict(
     workers: int | None = None,
 ) -> list[Prediction]:
     """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
+
+    A multi-label model names every class that reaches its threshold, and `top_k` means nothing to it.
 
     Each is seen as in validation; `tta` "flip" averages the logits of it and its mirror image. interpolation:
     "bilinear" or "bicubic", by default what the model was trained with. `workers` threads decode (default: one a core).
@@ -106,6 +112,7 @@ class Predictor:
         self._model = trained.to(self._device).to(memory_format=torch.channels_last)
         self._preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
         self._top_k, self._batch_size = min(top_k, len(self.spec.classes)), batch_size
+        self._thresholds = torch.tensor(self.spec.thresholds or [0.5] * len(self.spec.classes), dtype=torch.float64)
         self._threads = max(choose_workers(workers), 1)
 
     def stream(
@@ -151,7 +158,17 @@ class Predictor:
     def _predict(self, paths: list[Path], pixels: torch.Tensor) -> Iterator[Prediction]:
         with torch.inference_mode():
             logits = self._model(self._preprocess(pixels.to(self._device)))
+            if self.spec.multi_label:
+                yield from self._seen(paths, logits.float().sigmoid().cpu())
+                return
             likely = logits.topk(self._top_k).indices
             sure = (logits / self.spec.temperature).softmax(dim=1).gather(1, likely)
         for path, indices, probabilities in zip(paths, likely.tolist(), sure.tolist(), strict=True):
             yield Prediction(path, tuple(self.spec.classes[index] for index in indices), tuple(probabilities))
+
+    def _seen(self, paths: list[Path], probabilities: torch.Tensor) -> Iterator[Prediction]:
+        reached = probabilities.double() >= self._thresholds
+        for path, row, there in zip(paths, probabilities, reached, strict=True):
+            seen = sorted(there.nonzero().flatten().tolist(), key=lambda label: -float(row[label]))
+            names = tuple(self.spec.classes[label] for label in seen)
+            yield Prediction(path, names, tuple(float(row[label]) for label in seen), multi_label=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.files import atomic_write_bytes
 from fasttrain.shards.format import SPLITS
+from fasttrain.text import read_text
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
@@ -92,12 +94,22 @@ def read_predictions(path: Path) -> StoredPredictions:
         predictions = StoredPredictions(**columns)
         _require_consistent(predictions)
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; the run hasn't ended, or is one of an older fasttrain") from None
+        raise UserError(f"{path}: not there; {_why_absent(path)}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; evaluate again") from error
     except (ValueError, KeyError, TypeError, IndexError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: not predictions of fasttrain's ({error}); train again") from error
     return predictions
+
+
+def _why_absent(path: Path) -> str:
+    try:
+        sets = bool(json.loads(read_text(path.with_name("model.json"))).get("multi_label"))
+    except (OSError, ValueError, AttributeError):
+        sets = False
+    if sets:
+        return "its run has sets of classes, and predictions are kept where a photograph has one class"
+    return "the run hasn't ended, or is one of an older fasttrain"
 
 
 def _require_consistent(predictions: StoredPredictions) -> None:

@@ -63,6 +63,13 @@ def _csv(predictions: Iterable[Prediction], out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     started = False
     for prediction in predictions:
+        if prediction.multi_label:
+            if not started:
+                writer.writerow(["image", "classes", "probabilities"])
+                started = True
+            shares = (f"{probability:.6g}" for probability in prediction.probabilities)
+            writer.writerow([prediction.image, "|".join(prediction.classes), "|".join(shares)])
+            continue
         if not started:
             ranks = range(1, len(prediction.classes) + 1)
             writer.writerow(["image", *chain.from_iterable((f"class_{rank}", f"probability_{rank}") for rank in ranks)])
@@ -79,19 +86,34 @@ def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) ->
     names = max(len("photograph"), *(len(str(each.image)) for each in head))
     if width is not None:
         names = min(names, max(width * 2 // 5, 20))
+    if head[0].multi_label:
+        _table_of_sets(chain(head, predictions), out, width, names)
+        return
     classes = max(len("class"), *(len(each.classes[0]) for each in head))
     then = "  then" if len(head[0].classes) > 1 else ""
     out.write(f"{'photograph':<{names}}  {'class':<{classes}}  {'prob.':>6}{then}\n")
     for each in chain(head, predictions):
-        path = str(each.image)
-        if width is not None and len(path) > names:
-            path = "…" + path[1 - names :]
+        path = _fitting(str(each.image), width, names)
         rest = zip(each.classes[1:], each.probabilities[1:], strict=True)
         others = ", ".join(f"{name} {probability:.1%}" for name, probability in rest if probability >= _WORTH_NAMING)
         line = f"{path:<{names}}  {each.classes[0]:<{classes}}  {each.probabilities[0]:>6.1%}  {others}".rstrip()
         if width is not None and len(line) > width:
             line = line[: width - 1] + "…"
         out.write(line + "\n")
+
+
+def _table_of_sets(predictions: Iterable[Prediction], out: TextIO, width: int | None, names: int) -> None:
+    out.write(f"{'photograph':<{names}}  classes\n")
+    for each in predictions:
+        pairs = zip(each.classes, each.probabilities, strict=True)
+        said = ", ".join(f"{name} {probability:.1%}" for name, probability in pairs) or "none"
+        line = f"{_fitting(str(each.image), width, names):<{names}}  {said}"
+        out.write((line if width is None or len(line) <= width else line[: width - 1] + "…") + "\n")
+
+
+def _fitting(path: str, width: int | None, names: int) -> str:
+    """Return the path without its beginning where it is too long for the terminal."""
+    return "…" + path[1 - names :] if width is not None and len(path) > names else path
 
 
 _WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO], None]] = {

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.config.location import is_url, user_path
+from fasttrain.errors import UserError
 from fasttrain.photos.sources import divides_itself, require_known
 from fasttrain.shards.format import ALL, MANIFEST, SPLITS
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from fasttrain.data.crops import PlannedCrop
+    from fasttrain.model.factory import ModelSpec
     from fasttrain.shards.reader import ShardSet
 
 _IN_ORDER: dict[str, Any] = {"shuffle": False, "hflip": 0, "with_ids": True, "rank": 0, "world_size": 1}
@@ -44,6 +46,24 @@ def model_labels(classes: Sequence[str], known: Sequence[str], data: str | Path)
     require_known(classes, known, data)
     position = {name: number for number, name in enumerate(known)}
     return np.array([position[name] for name in classes], dtype=np.int64)
+
+
+def as_model(labels: torch.Tensor, position: NDArray[np.int64], spec: ModelSpec) -> torch.Tensor:
+    """Return the data's labels as the model's; `position` is that of `model_labels`."""
+    import torch
+
+    where = torch.from_numpy(position)
+    if labels.ndim == 1:
+        return where[labels]
+    return labels.new_zeros((len(labels), len(spec.classes))).index_copy_(1, where, labels)
+
+
+def require_same_kind(data_is_multi_label: bool, model_is_multi_label: bool, data: str | Path) -> None:
+    """Raise UserError where photographs have one class and the model says sets, or the other way round."""
+    if data_is_multi_label and not model_is_multi_label:
+        raise UserError(f"{data} has sets of classes, and the model says one class a photograph; give --data others")
+    if model_is_multi_label and not data_is_multi_label:
+        raise UserError(f"{data} has one class a photograph, and the model says sets; convert it with --multi-label")
 
 
 def batches(

@@ -26,19 +26,23 @@ class LogitSample:
     def __init__(self, photographs: int, classes: int) -> None:
         self._every = max(1, math.ceil(photographs * classes / _MOST_LOGITS))
         self._seen = 0
-        self._logits: list[npt.NDArray[np.float32]] = []
-        self._labels: list[npt.NDArray[np.int64]] = []
+        self._logits: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add a batch: `logits` float32 [n, C], `labels` int64 [n]."""
+        """Add a batch: `logits` float32 [n, C], `labels` int64 [n]. The host does not wait for them."""
         first = -self._seen % self._every
         self._seen += len(labels)
-        self._logits.append(logits[first :: self._every].cpu().numpy())
-        self._labels.append(labels[first :: self._every].cpu().numpy())
+        self._logits.append(logits[first :: self._every].clone())  # the next batch may be written where these lie
+        self._labels.append(labels[first :: self._every].clone())
 
     def temperature(self, ranks: Ranks) -> float:
         """Return the temperature for the photographs of all `ranks`, each of which calls this."""
-        mine = (np.concatenate(self._logits), np.concatenate(self._labels)) if self._labels else None
+        mine = None
+        if self._labels:
+            import torch
+
+            mine = torch.cat(self._logits).cpu().numpy(), torch.cat(self._labels).cpu().numpy()
         parts = [each for each in ranks.gather(mine) if each is not None]
         logits, labels = np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])
         return ranks.from_main(lambda: fit_temperature(logits, labels))

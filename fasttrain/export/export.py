@@ -129,10 +129,18 @@ def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
         "mean": list(spec.mean),
         "std": list(spec.std),
         "input": takes[input],
-        "output": f"logits, float32 [n, {len(spec.classes)}]; probabilities are softmax(logits / temperature)",
-        "temperature": spec.temperature,
+        **_output(spec),
         "preprocess": _preprocess(spec.geometry),
     }
+
+
+def _output(spec: ModelSpec) -> dict[str, Any]:
+    """Return what makes predictions of logits: the softmax's temperature, or a threshold for each class's sigmoid."""
+    logits = f"logits, float32 [n, {len(spec.classes)}]; probabilities are"
+    if spec.multi_label:
+        thresholds = spec.thresholds or (0.5,) * len(spec.classes)
+        return {"output": f"{logits} sigmoid(logits)", "multi_label": True, "thresholds": list(thresholds)}
+    return {"output": f"{logits} softmax(logits / temperature)", "temperature": spec.temperature}
 
 
 def _preprocess(geometry: Geometry) -> str:

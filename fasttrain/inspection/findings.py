@@ -80,11 +80,22 @@ class Spread:
         return Spread(int(values.min()), int(np.median(values)), int(values.max()))
 
 
+@dataclass(frozen=True)
+class Cardinality:
+    """How many classes a photograph has: the mean, the least and the greatest; `none`: photographs without any."""
+
+    mean: float
+    min: int
+    max: int
+    none: int
+
+
 @dataclass
 class Inspection:
     """The whole finding.
 
-    splits: photographs of each class in each split. split_bytes: of the photographs alone; shard_bytes: of the tars;
+    splits: photographs of each class in each split. split_samples: photographs in each. cardinality: None where each
+    photograph has one class. split_bytes: of the photographs alone; shard_bytes: of the tars;
     beton_bytes: of FFCV's files. width, height in pixels and length in bytes, None where the shards are empty.
     sampling: JPEGs by chroma sub-sampling ("4:2:0", "grey" ...), `progressive` of them; both empty for raw shards.
     counts and settings: the manifest's. rejected: files left out of the shards, by reason. duplicates: None where they
@@ -99,6 +110,7 @@ class Inspection:
     counts: dict[str, int]
     classes: list[str]
     splits: dict[str, dict[str, int]]
+    split_samples: dict[str, int]
     split_bytes: dict[str, int]
     shards: int
     shard_bytes: int
@@ -106,6 +118,7 @@ class Inspection:
     width: Spread | None
     height: Spread | None
     length: Spread | None
+    cardinality: Cardinality | None = None
     sampling: dict[str, int] = field(default_factory=dict)
     progressive: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
@@ -118,7 +131,7 @@ class Inspection:
 
     @property
     def photographs(self) -> int:
-        return sum(sum(counts.values()) for counts in self.splits.values())
+        return sum(self.split_samples.values())
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; `across` and `relabelled` stand in each pair, too."""

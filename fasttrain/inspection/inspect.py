@@ -17,6 +17,7 @@ from fasttrain.errors import UserError
 from fasttrain.inspection.findings import (
     LISTED_PAIRS,
     BrokenSample,
+    Cardinality,
     DuplicatePair,
     DuplicatesFound,
     Inspection,
@@ -29,7 +30,7 @@ from fasttrain.photos.duplicates import find_duplicates, perceptual_hashes
 from fasttrain.shards.beton import verify_betons
 from fasttrain.shards.checksum import CHANGED, crc32
 from fasttrain.shards.convert import ensure_shards
-from fasttrain.shards.format import REJECTED, SPLITS, Manifest
+from fasttrain.shards.format import REJECTED, SPLITS, Manifest, class_names
 from fasttrain.shards.reader import LocalFiles, ShardSet
 from fasttrain.terminal import bar, make_console
 
@@ -101,8 +102,7 @@ def _of_manifest(shards: ShardSet) -> Inspection:
     split_bytes: dict[str, int] = {}
     for split in SPLITS:
         rows = index[shards.ids(split)]
-        counts = np.bincount(rows["label"], minlength=len(shards.classes))
-        splits[split] = dict(zip(shards.classes, counts.tolist(), strict=True))
+        splits[split] = dict(zip(shards.classes, shards.class_counts(split).tolist(), strict=True))
         split_bytes[split] = int(rows["length"].sum(dtype=np.int64))
     width, height, length = (Spread.of(index[name]) if len(index) else None for name in ("width", "height", "length"))
     betons = [] if shards.remote else list(shards.folder.glob("*.beton"))
@@ -114,6 +114,7 @@ def _of_manifest(shards: ShardSet) -> Inspection:
         counts=dict(manifest.counts),
         classes=shards.classes,
         splits=splits,
+        split_samples={split: len(shards.ids(split)) for split in SPLITS},
         split_bytes=split_bytes,
         shards=len(manifest.shards),
         shard_bytes=sum(shard.bytes for shard in manifest.shards),
@@ -122,7 +123,15 @@ def _of_manifest(shards: ShardSet) -> Inspection:
         height=height,
         length=length,
         rejected=_rejected(shards),
+        cardinality=_cardinality(shards),
     )
+
+
+def _cardinality(shards: ShardSet) -> Cardinality | None:
+    if not shards.multi_label or not len(shards):
+        return None
+    held = np.unpackbits(shards.index["labels"], axis=1).sum(1)
+    return Cardinality(float(held.mean()), int(held.min()), int(held.max()), int((held == 0).sum()))
 
 
 def _rejected(shards: ShardSet) -> dict[str, int]:
@@ -216,7 +225,8 @@ def _headers(shards: ShardSet, ids: NDArray[np.int64], inspection: Inspection) -
 
 
 def _duplicates(shards: ShardSet, hashes: NDArray[np.uint64], ids: NDArray[np.int64], distance: int) -> DuplicatesFound:
-    splits, labels = (shards.index[name][ids].astype(np.int64) for name in ("split", "label"))
+    splits = shards.index["split"][ids].astype(np.int64)
+    labels = shards.index["labels" if shards.multi_label else "label"][ids].reshape(len(ids), -1)
     found = find_duplicates(hashes, splits, distance)
     first, second = found.pairs.T
     across = splits[first] != splits[second]
@@ -232,7 +242,7 @@ def _duplicates(shards: ShardSet, hashes: NDArray[np.uint64], ids: NDArray[np.in
         distance,
         len(found.pairs),
         int(across.sum()),
-        int((labels[first] != labels[second]).sum()),
+        int((labels[first] != labels[second]).any(1).sum()),
         dict(zip(SPLITS[1:], leaked[1:], strict=True)),
         pairs,
     )
@@ -240,7 +250,7 @@ def _duplicates(shards: ShardSet, hashes: NDArray[np.uint64], ids: NDArray[np.in
 
 def _name(shards: ShardSet, sample: int) -> SampleName:
     row = shards.index[sample]
-    return SampleName(sample, row["key"].decode(), SPLITS[row["split"]], shards.classes[row["label"]])
+    return SampleName(sample, row["key"].decode(), SPLITS[row["split"]], class_names(row, shards.classes))
 
 
 @contextmanager

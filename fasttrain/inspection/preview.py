@@ -26,7 +26,7 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.interpolation import with_known_interpolation
-from fasttrain.training.progressive import progressive_side
+from fasttrain.training.progressive import side_of_epoch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,7 +84,7 @@ def preview(
     shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
     ids = split_ids(shards, split, config.data)
     device = choose_device(config.device)
-    side = progressive_side(config.progressive, epoch, config.epochs) if config.progressive else config.image_size
+    side = side_of_epoch(config, epoch)
     training = split == "train"
     crop = RandomResizedCrop(side, scale=config.crop_scale, interpolation=config.geometry.interpolation)
     batch_size = count if config.batch_size == "auto" else config.batch_size
@@ -192,8 +192,10 @@ class _Looker:
 
 
 def _caption(shares: Shares) -> str:
-    (name, greatest), *rest = shares
-    if greatest >= 0.995 or not rest:
+    if all(share == 1 for _, share in shares):  # one class, or a set that isn't mixed with another
+        return "\n".join(name for name, _ in shares) or "none"
+    name, greatest = shares[0]
+    if greatest >= 0.995:
         return name
     return "\n".join(f"{each} {share:.0%}" for each, share in shares[:2])
 

@@ -43,6 +43,9 @@ def _facts(found: Inspection) -> Table:
     stored = [f"{how} {count:,}" for how, count in found.counts.items() if how not in _HOW]
     facts.add_row("stored", ", ".join(stored))
     facts.add_row("format", _format(found))
+    if (each := found.cardinality) is not None:
+        span = f"{each.mean:.2f} classes a photograph, {each.min:,} to {each.max:,}"
+        facts.add_row("multi-label", f"{span}; {each.none:,} photographs have none")
     if found.width and found.height and found.length:
         facts.add_row("", Text("least / median / greatest", style="dim"))
         facts.add_row("width", f"{_spread(found.width)} px")
@@ -71,7 +74,7 @@ def _splits(found: Inspection) -> Table:
     for name in ("photographs", "classes", "fewest a class", "most a class", "size"):
         table.add_column(name, justify="right")
     for split, counts in found.splits.items():
-        if total := sum(counts.values()):
+        if total := found.split_samples[split]:
             there = sum(count > 0 for count in counts.values())
             few, many = min(counts.values()), max(counts.values())
             table.add_row(split, f"{total:,}", f"{there:,}", f"{few:,}", f"{many:,}", _size(found.split_bytes[split]))
@@ -79,7 +82,7 @@ def _splits(found: Inspection) -> Table:
 
 
 def _classes(found: Inspection) -> Iterator[RenderableType]:
-    splits = [split for split, counts in found.splits.items() if any(counts.values())]
+    splits = [split for split, count in found.split_samples.items() if count]
     by_class = {name: tuple(found.splits[split][name] for split in splits) for name in found.classes}
     yield Text()
     if len(set(by_class.values())) == 1:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -60,6 +61,7 @@ class LoaderSettings:
 class Loader(ABC):
     """Iterates `(uint8 [n, H, W, 3] images, int64 [n] labels, int64 [n] ids)`, the short last batch included.
 
+    Labels of multi-label shards are float32 [n, classes], 1 for each class that a photograph has.
     Images lie on `settings.device` where that is CUDA; labels and ids are on the CPU. A subclass only turns planned
     batches into pixels (`_load`); order, boxes, flips, counting and resuming are the same for all of them, and so are
     bad samples: a batch comes without them, however few it has left. `bad_samples` holds those of the epoch at hand
@@ -102,7 +104,7 @@ class Loader(ABC):
             size=size,
             crop=crop,
             shards=shards,
-            balanced=self.shards.labels()[self.ids] if settings.sampling == "balanced" else None,
+            balanced=self.shards.class_numbers(self.ids) if settings.sampling == "balanced" else None,
         )
 
     def plans(self) -> list[EpochPlan]:
@@ -149,11 +151,10 @@ class Loader(ABC):
             self._bad_before = 0
         self.bad_samples = {}
         self._delivered, self._resume_at = self._resume_at, 0
-        labels = self.shards.labels()
         for number, (ids, images) in enumerate(self._decoded(batches)):
             self._delivered += min(step, left - number * step)
             # An empty one too: other ranks take this step, or it ends a group of accumulated batches.
-            yield images, torch.from_numpy(labels[ids]), torch.from_numpy(ids)
+            yield images, torch.from_numpy(self.shards.labels(ids)), torch.from_numpy(ids)
 
     def decode_batch(self, batch: Batch) -> torch.Tensor:
         """Return the pictures of one batch, which isn't empty, apart from any pass."""
@@ -193,8 +194,11 @@ class Loader(ABC):
 
         for position in sorted(bad):
             self._meet_bad(int(batch.ids[position]), bad[position])
-        kept = np.setdiff1d(np.arange(len(batch)), list(bad))
-        return batch.ids[kept], [images[torch.from_numpy(kept).to(images.device)] for images in pictures]
+        bounds = [-1, *sorted(bad), len(batch)]
+        # Slices, as a list of places would be copied to the GPU while the host waits.
+        kept = [slice(before + 1, after) for before, after in pairwise(bounds)]
+        ids = np.concatenate([batch.ids[each] for each in kept])
+        return ids, [torch.cat([images[each] for each in kept]) for images in pictures]
 
     def _meet_bad(self, sample: int, reason: str) -> None:
         settings, said = self.settings, f"{self.shards.describe(sample)}: {reason}"
@@ -234,6 +238,10 @@ class Loader(ABC):
         self._delivered = self._resume_at = state["samples"]
         self._bad_before = state.get("bad_samples", 0) if self.settings.rank == 0 else 0
         self.bad_samples = {}
+
+    def holding_memory(self, batch_size: int) -> AbstractContextManager[None]:
+        """Return a context that holds the GPU's memory which decoding batches of `batch_size` takes, if any."""
+        return nullcontext()
 
     def close(self) -> None:
         """Ends worker processes and threads."""

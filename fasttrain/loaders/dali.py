@@ -1,17 +1,18 @@
 """`--loader dali`: NVIDIA DALI decodes just the plan's boxes, on the GPU where there is one.
 
 Of cut shards it gets no whole JPEGs but those of `slices.py`, which hold just the crops: fewer bytes go to the decoder,
-and neither libjpeg-turbo nor nvJPEG has to find its way through MCUs that nobody wants.
-The graph is the same on both: decode a slice, resize (antialiased: triangular or cubic), flip. With a GPU the decoder
-is nvJPEG (`device="mixed"`) and everything after it runs there; without one all of it runs on the CPU.
-Only the CPU graph has been run so far: a DALI GPU pipeline can't even be built without a driver.
+and neither libjpeg-turbo nor nvJPEG has to find its way through MCUs that nobody wants. One thread of its own slices,
+feeds DALI and waits for it, so that the thread of the training loop does none of that.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,18 +20,33 @@ import torch
 from numpy.typing import NDArray
 
 from fasttrain.config.interpolation import Interpolation
-from fasttrain.extras import install
+from fasttrain.cores import cores_of_process
+from fasttrain.extras import dali_extra, install
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
-from fasttrain.loaders.plan import LETTERBOX_GREY, BadSamples, Batch, letterbox_size
+from fasttrain.loaders.dali_graph import (
+    AHEAD,
+    BLACK,
+    HW_DECODER_LOAD,
+    black_jpeg,
+    decoder_threads,
+    device_id_of,
+    feed,
+    make_pipeline,
+    may_be_a_photograph,
+    memory_errors,
+    release_unused_memory,
+    start,
+    start_problem,
+)
+from fasttrain.loaders.in_thread import in_thread
+from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.loaders.read_ahead import fetched_ahead
 from fasttrain.loaders.slices import can_slice, sliced_jpegs, whole_jpegs
+from fasttrain.loaders.to_device import received
 from fasttrain.photos.jpeg import require_jpeg
 
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
-
-_AHEAD = 2  # batches in DALI's hands while the consumer works
-_BLACK = 8  # px, the side of what stands for a bad photograph
 
 _Kind = tuple[int, bool, Interpolation]
 """The pictures that a pipeline makes: their side, whether they are letterboxed, and the filter."""
@@ -40,6 +56,7 @@ class DaliLoader(ShardLoader):
     """Feeds JPEG bytes, anchors and shapes of the plan to `decoders.image_slice`.
 
     sliced: whether the JPEGs are cut down to their crops first; the pixels are the same. True on cut shards.
+    hw_decoder_load: see `HW_DECODER_LOAD`.
     """
 
     name = "dali"
@@ -47,8 +64,10 @@ class DaliLoader(ShardLoader):
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         super().__init__(shards, ids, settings)
         self.sliced = can_slice(shards)
+        self.hw_decoder_load = HW_DECODER_LOAD
         self._sizes = shards.sizes()
         self._pipelines: dict[_Kind, Any] = {}
+        self._running: Generator[Any, None, None] | None = None
         self._bad: dict[int, str] = {}
         self._looked_at = np.zeros(len(self._sizes), np.bool_)
 
@@ -57,40 +76,60 @@ class DaliLoader(ShardLoader):
         if shards.raw:
             return "these shards hold pixels, its decoder takes JPEGs; use --loader native, or convert without --raw"
         if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-            return f"DALI is not installed; {install('dali')}"
-        return None
+            return f"DALI is not installed; {install(dali_extra(torch.version.cuda))}"
+        return start_problem(device if device.startswith("cuda") else "cpu")
 
     @classmethod
     def preference(cls, device: str) -> int:
-        # On the CPU it was measured slower than torchvision (1,173 to 1,411 img/s on two cores).
-        return 100 if device.startswith("cuda") else -10
+        # On a GPU it has not been measured yet, so it comes after the loaders that were, but for torchvision's. On the
+        # CPU it was measured slower than that one, too (1,173 to 1,411 img/s on two cores).
+        return 5 if device.startswith("cuda") else -10
 
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
+        # One thread alone has DALI in its hands: a pipeline's Python part isn't made for two.
+        with closing(in_thread(self._decoded_batches(batches), "dali")) as self._running:
+            for images, bad, ready in self._running:
+                yield images if ready is None else received(images, ready), bad
+
+    def _decoded_batches(
+        self, batches: Sequence[Batch]
+    ) -> Generator[tuple[torch.Tensor, BadSamples, torch.cuda.Event | None], None, None]:
+        """Yield the pixels and the bad samples of each batch, and on a GPU the event after which they are there."""
         from nvidia.dali.plugin.pytorch import feed_ndarray
 
         waiting = fetched_ahead(self.shards, batches, batches)
         flying: deque[Batch] = deque()
         device = self.settings.device if self._on_gpu else "cpu"
+        stream = self._stream()
         try:
-            self._fill(waiting, flying)
-            while flying:
-                batch = flying[0]
-                try:
-                    (pixels,) = self._pipeline(batch).share_outputs()
-                except RuntimeError as error:
-                    # DALI stops at the first bad photograph and does not say which.
-                    self._find_bad(flying, error)
-                    for each in flying:
-                        self._feed(each)
-                    continue
-                images = torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, device=device)
-                stream = torch.cuda.current_stream() if self._on_gpu else None
-                feed_ndarray(pixels.as_tensor(), images, cuda_stream=stream)
-                self._pipeline(batch).release_outputs()
-                flying.popleft()
+            with memory_errors(), nullcontext() if stream is None else torch.cuda.stream(stream):
                 self._fill(waiting, flying)
-                ids = enumerate(batch.ids.tolist())
-                yield images, [(position, self._bad[sample]) for position, sample in ids if sample in self._bad]
+                while flying:
+                    batch = flying[0]
+                    try:
+                        # Bound to a stream, they may still be in the making: without one DALI waits for the GPU.
+                        (pixels,) = self._pipeline(batch).share_outputs(cuda_stream=stream)
+                    except RuntimeError as error:
+                        if not may_be_a_photograph(error):
+                            raise
+                        # DALI stops at the first bad photograph and does not say which.
+                        self._find_bad(flying, error)
+                        for each in flying:
+                            self._feed(each)
+                        continue
+                    images = torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, device=device)
+                    feed_ndarray(pixels.as_tensor(), images, cuda_stream=stream)
+                    self._pipeline(batch).release_outputs()
+                    del pixels
+                    flying.popleft()
+                    self._fill(waiting, flying)
+                    ids = enumerate(batch.ids.tolist())
+                    bad = [(position, self._bad[sample]) for position, sample in ids if sample in self._bad]
+                    yield images, bad, None if stream is None else stream.record_event()
+                    del images
+        except Exception:
+            self._pipelines = {}  # one may hold half a batch
+            raise
         finally:
             self._drain(flying)
 
@@ -99,13 +138,39 @@ class DaliLoader(ShardLoader):
             self.close()
         super().set_image_size(side)
 
+    @contextmanager
+    def holding_memory(self, batch_size: int) -> Iterator[None]:
+        """Hold the GPU's memory that DALI takes to decode batches of `batch_size`, which torch doesn't know of."""
+        if not self._on_gpu:
+            yield
+            return
+        release_unused_memory()  # a batch that was too large may have left some
+        with closing(DaliLoader(self.shards, self.ids, replace(self.settings, batch_size=batch_size))) as other:
+            other.sliced, other.hw_decoder_load = self.sliced, self.hw_decoder_load
+            plans = other.plans()
+            count = min(AHEAD + 1, plans[0].batch_count(batch_size))
+            batches = [plan.batch(number, batch_size) for number in range(count) for plan in plans]
+            with closing(other._load(batches)) as decoded:  # type: ignore[type-var]
+                # As many as wait for the model while it works.
+                waiting = list(islice(decoded, 2))
+                yield
+                del waiting
+
     def close(self) -> None:
+        if self._running is not None:
+            self._running.close()
         super().close()
         self._pipelines = {}
+        if self._on_gpu:
+            release_unused_memory()
 
     @property
     def _on_gpu(self) -> bool:
         return self.settings.device.startswith("cuda")
+
+    def _stream(self) -> torch.cuda.Stream | None:
+        """Return a stream to take DALI's batches on, beside the one that the model computes on; None on a CPU."""
+        return torch.cuda.Stream(self.settings.device) if self._on_gpu else None
 
     def _pipeline(self, batch: Batch) -> Any:
         """Return the pipeline that makes pictures of the size of `batch`, started where there is none yet."""
@@ -115,39 +180,24 @@ class DaliLoader(ShardLoader):
         return self._pipelines[kind]
 
     def _start(self, side: int, letterbox: bool, interpolation: Interpolation) -> None:
-        from torchvision.io import encode_jpeg
-
         settings = self.settings
-        pipeline = build_pipeline(
+        device = settings.device if self._on_gpu else "cpu"
+        device_id = device_id_of(device)
+        pipeline = make_pipeline(
             batch_size=settings.batch_size,
             size=side,
             letterbox=letterbox,
             interpolation=interpolation,
-            threads=max(settings.workers, 1),
-            device_id=torch.device(settings.device).index or 0 if self._on_gpu else None,
+            threads=decoder_threads(settings.workers, cores_of_process(), device_id),
+            device_id=device_id,
+            hw_decoder_load=self.hw_decoder_load,
         )
-        self._black: NDArray[np.uint8] = encode_jpeg(torch.zeros((3, _BLACK, _BLACK), dtype=torch.uint8)).numpy()
-        # A pipeline's first run takes as many batches as it prefetches, however few the epoch has. Not photographs: a
-        # broken one would be met where no batch could be blamed.
-        for _ in range(_AHEAD):
-            whole = np.full((1, 2), _BLACK, np.int32)
-            _put(
-                pipeline,
-                [self._black],
-                np.zeros((1, 2), np.int32),
-                whole,
-                np.zeros(1, np.int32),
-                np.zeros(1, np.int32),
-                side if letterbox else 0,
-            )
-        pipeline.schedule_run()
-        for _ in range(_AHEAD):
-            pipeline.share_outputs()
-            pipeline.release_outputs()
+        letterbox_side = side if letterbox else 0
+        start(pipeline, batch_size=settings.batch_size, letterbox_side=letterbox_side, device=device)
         self._pipelines[side, letterbox, interpolation] = pipeline
 
     def _fill(self, waiting: Iterator[Batch], flying: deque[Batch]) -> None:
-        while len(flying) < _AHEAD and (batch := next(waiting, None)) is not None:
+        while len(flying) < AHEAD and (batch := next(waiting, None)) is not None:
             self._refuse(batch)
             self._feed(batch)
             flying.append(batch)
@@ -166,16 +216,17 @@ class DaliLoader(ShardLoader):
         """Schedules `batch`, with a black picture in each bad one's place."""
         pipeline = self._pipeline(batch)
         if self.sliced:
-            jpegs, anchors = sliced_jpegs(self.shards, batch, max(self.settings.workers, 1))
+            # This thread alone: it takes a fiftieth of what decoding takes.
+            jpegs, anchors = sliced_jpegs(self.shards, batch)
         else:
             jpegs, anchors = whole_jpegs(self.shards, batch)
         shapes = np.array(batch.boxes[:, 2:], order="C")
         for position, sample in enumerate(batch.ids.tolist()) if self._bad else ():
             if sample in self._bad:
-                jpegs[position], anchors[position], shapes[position] = self._black, 0, _BLACK
+                jpegs[position], anchors[position], shapes[position] = black_jpeg(), 0, BLACK
         side = batch.size[0] if batch.letterbox else 0
         flips, vflips = batch.flips.astype(np.int32), batch.upside_down.astype(np.int32)
-        _put(pipeline, jpegs, anchors, shapes, flips, vflips, side)
+        feed(pipeline, jpegs, anchors, shapes, flips, vflips, side)
         pipeline.schedule_run()
 
     def _drain(self, flying: Iterable[Batch]) -> None:
@@ -184,7 +235,7 @@ class DaliLoader(ShardLoader):
                 if pipeline := self._pipelines.get(_kind(batch)):
                     pipeline.share_outputs()
                     pipeline.release_outputs()
-        except RuntimeError:  # a bad photograph that nobody waits for any more
+        except (RuntimeError, MemoryError):  # a bad photograph that nobody waits for any more
             self._pipelines = {}
 
     def _find_bad(self, flying: Iterable[Batch], error: RuntimeError) -> None:
@@ -206,79 +257,3 @@ class DaliLoader(ShardLoader):
 
 def _kind(batch: Batch) -> _Kind:
     return batch.size[0], batch.letterbox, batch.interpolation
-
-
-def _put(
-    pipeline: Any,
-    jpegs: list[NDArray[np.uint8]],
-    anchors: NDArray[np.int32],
-    shapes: NDArray[np.int32],
-    flips: NDArray[np.int32],
-    vflips: NDArray[np.int32],
-    letterbox_side: int,
-) -> None:
-    inputs: dict[str, Any] = {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips, "vflips": vflips}
-    if letterbox_side:
-        inner = np.array([letterbox_size(height, width, letterbox_side) for height, width in shapes.tolist()], np.int32)
-        inputs |= {"inner": inner.astype(np.float32), "corners": -((letterbox_side - inner) // 2)}
-    for name, values in inputs.items():
-        pipeline.feed_input(name, values)
-
-
-def build_pipeline(
-    *,
-    batch_size: int,
-    size: int,
-    threads: int,
-    device_id: int | None,
-    letterbox: bool = False,
-    interpolation: Interpolation = "bilinear",
-) -> Any:
-    """The DALI graph: inputs `jpegs` uint8 [bytes], `anchors` and `shapes` int32 [2] in (height, width), `flips` and
-    `vflips` int32; output uint8 [size, size, 3]. `device_id` None keeps all of it on the CPU and needs no driver. With
-    `letterbox` there are two more inputs: `inner` float32 [2], the size of each resized picture, and `corners`
-    int32 [2], where the square begins in it (negative numbers)."""
-    from nvidia.dali import fn, pipeline_def, types
-
-    @pipeline_def(
-        batch_size=batch_size,
-        num_threads=threads,
-        device_id=device_id,
-        prefetch_queue_depth=_AHEAD,
-        exec_dynamic=True,
-    )
-    def graph() -> Any:
-        crops = fn.decoders.image_slice(
-            fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1),
-            fn.external_source(name="anchors", dtype=types.INT32, ndim=1),
-            fn.external_source(name="shapes", dtype=types.INT32, ndim=1),
-            axis_names="HW",
-            normalized_anchor=False,
-            normalized_shape=False,
-            device="cpu" if device_id is None else "mixed",
-            output_type=types.RGB,
-            adjust_orientation=False,
-            jpeg_fancy_upsampling=True,
-        )
-        inner = fn.external_source(name="inner", dtype=types.FLOAT, ndim=1) if letterbox else [size, size]
-        filter_type = types.INTERP_CUBIC if interpolation == "bicubic" else types.INTERP_LINEAR
-        resized = fn.resize(crops, size=inner, interp_type=filter_type, antialias=True, dtype=types.UINT8)
-        flipped = fn.flip(
-            resized,
-            horizontal=fn.external_source(name="flips", dtype=types.INT32, ndim=0),
-            vertical=fn.external_source(name="vflips", dtype=types.INT32, ndim=0),
-        )
-        if not letterbox:
-            return flipped
-        return fn.slice(
-            flipped,
-            start=fn.external_source(name="corners", dtype=types.INT32, ndim=1),
-            shape=[size, size],
-            axis_names="HW",
-            out_of_bounds_policy="pad",
-            fill_values=LETTERBOX_GREY,
-        )
-
-    pipeline = graph()
-    pipeline.build()
-    return pipeline

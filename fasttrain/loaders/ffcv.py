@@ -23,7 +23,9 @@ import torch
 from numpy.typing import NDArray
 
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
+from fasttrain.loaders.in_thread import in_thread
 from fasttrain.loaders.plan import BadSamples, Batch, flags_of
+from fasttrain.loaders.to_device import empty_pictures
 from fasttrain.photos.cut import native_available
 from fasttrain.shards.beton import BetonBytes, beton_problem
 from fasttrain.shards.format import SPLITS
@@ -118,7 +120,7 @@ class _ViewReader:
 
     def __init__(self, path: Path, samples: int, rows: int, first_id: int, side: int, settings: LoaderSettings) -> None:
         """`samples` are the beton's; `rows` is the most that an epoch has."""
-        self._samples, self._first_id = samples, first_id
+        self._samples, self._first_id, self._device = samples, first_id, settings.device
         # Compiled code holds its address, so it never moves.
         self._table = np.zeros(rows, _PLANNED_ROW)
         self._loader, self._order = _make_loader(path, self._table, samples, side, settings)
@@ -135,13 +137,19 @@ class _ViewReader:
         with _torch_threads_kept():
             epoch = iter(self._loader)
         try:
-            for rows, (images,) in zip(places, epoch, strict=True):
-                failed = np.flatnonzero(self._table["failed"][rows])
-                # FFCV hands out slots of a ring that it writes again a few batches later.
-                yield images.clone(), failed.tolist()
+            copies = self._copies(epoch, places)
+            # Where the model runs on a GPU, the training loop's thread has better to do than to copy.
+            with contextlib.closing(in_thread(copies, "ffcv") if self._device.startswith("cuda") else copies) as copied:
+                yield from copied
         finally:
             # Its thread reads the table: the next epoch must not fill it while that still runs.
             _end(epoch)
+
+    def _copies(self, epoch: Any, places: Sequence[slice]) -> Generator[tuple[torch.Tensor, list[int]], None, None]:
+        """Copy each batch: FFCV hands out slots of a ring that it writes again a few batches later."""
+        for rows, (images,) in zip(places, epoch, strict=True):
+            failed = np.flatnonzero(self._table["failed"][rows])
+            yield empty_pictures(tuple(images.shape), self._device).copy_(images), failed.tolist()
 
 
 def _end(epoch: Any) -> None:

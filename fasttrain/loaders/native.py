@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import BadSamples, Batch, flags_of
 from fasttrain.loaders.read_ahead import ReadAhead
+from fasttrain.loaders.to_device import empty_pictures
 from fasttrain.photos.cut import native_available
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ class NativeLoader(ShardLoader):
         return ticket, images
 
     def _output(self, batch: Batch) -> torch.Tensor:
-        if self.settings.device.startswith("cuda"):  # torch keeps a ring of these itself
-            return torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, pin_memory=True)
+        if self.settings.device.startswith("cuda"):
+            return empty_pictures((len(batch), *batch.size, 3), self.settings.device)
         # Fresh pages cost the kernel more than decoding a photograph, so memory is used again.
         shape = (max(self.settings.batch_size, len(batch)), *batch.size, 3)
         free = self._free[shape]

@@ -46,3 +46,16 @@ def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[ShardL
             return candidate, f"{candidate.name}, the fastest for {device} with these shards{why}"
         passed_over.append(f"{candidate.name}: {reason}")
     raise UserError(f"no loader can read {shards.location}: " + "; ".join(passed_over))
+
+
+def loaders_to_try(name: str, shards: ShardSet, device: str) -> tuple[str, ...]:
+    """Return the loaders that may be faster than `name` here: the ones that `auto` prefers to it, the best first.
+
+    On CUDA DALI follows them, as it decodes on the GPU: which is faster depends on the machine.
+    """
+    least = loader_class(name).preference(device)
+    better = sorted(map(loader_class, LOADERS), key=lambda each: -each.preference(device))
+    found = [each.name for each in better if each.preference(device) > least]
+    if device.startswith("cuda") and name != "dali" and "dali" not in found:
+        found.append("dali")
+    return tuple(each for each in found if loader_class(each).unavailable(shards, device) is None)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fasttrain.model.precision import Autocast
@@ -44,6 +45,38 @@ def statistics_kept(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for each in norms:
             each.track_running_stats = True
+
+
+_COUNTING = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, BatchNormAct2d)
+_COUNT = "num_batches_tracked"
+
+
+def counting_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the layers of `model` that count batches and make no use of the count."""
+    return [
+        each
+        for each in model.modules()
+        if type(each) in _COUNTING and each.momentum is not None and each._buffers.get(_COUNT) is not None
+    ]
+
+
+@contextmanager
+def batches_counted_together(norms: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Have those of `counting_norms` that train add the batch to their counts in one operation, not in one each.
+
+    The forward pass belongs inside it, where the counts are out of reach.
+    """
+    training = [each for each in norms if each.training and each.track_running_stats]
+    counts = [count for each in training if (count := each._buffers[_COUNT]) is not None]
+    for each in training:
+        each._buffers[_COUNT] = None
+    try:
+        yield
+    finally:
+        for each, count in zip(training, counts, strict=True):
+            each._buffers[_COUNT] = count
+    if counts:
+        torch._foreach_add_(counts, 1)
 
 
 def trained_norms(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from timm.layers import BatchNormAct2d
 
+from fasttrain.device import full_precision
+
 _PROBE = (2, 3, 64, 64)
 _TOLERANCE = 1e-3
 
@@ -30,7 +32,7 @@ def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> in
     features_of: Callable[[torch.Tensor], Any] = getattr(model, "forward_features", model)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             probe = torch.randn(_PROBE, generator=torch.Generator().manual_seed(0))
             probe = probe.to(next(model.parameters()).device)
             pairs, before = _find_pairs(model, features_of, convs, norms, probe)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fasttrain.errors import UserError
 
@@ -33,6 +34,15 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
         if name in frozen:
             parameter.requires_grad_(False)
     return _frozen_modules(model)
+
+
+def freeze_statistics(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the BatchNorm layers that have running statistics, which `keep_frozen` then leaves as they are.
+
+    Their weights and biases still train. A head that was trained on the features of such a model stays right while the
+    rest trains; statistics of small batches would change the features under it.
+    """
+    return [each for each in model.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
 
 
 def freeze_body(model: torch.nn.Module) -> list[torch.nn.Module]:

@@ -18,8 +18,8 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 class Precision:
     """A precision and what it takes: `autocast()` around the forward pass, `scaler` around the backward pass.
 
-    `name` is "fp32", "bf16" or "fp16". `scaler` is enabled for fp16 only. `unavailable` says why mixed precision was
-    asked for and isn't used; it is None otherwise.
+    `name` is "fp32", "bf16" or "fp16". `scaler` is enabled for fp16 only. `unavailable` says why the precision that was
+    asked for isn't used; it is None otherwise.
     """
 
     name: str
@@ -29,9 +29,17 @@ class Precision:
 
 
 def choose_precision(model: torch.nn.Module, device: torch.device, amp: bool, dtype: str) -> Precision:
-    """Return mixed precision in `dtype` ("bf16" or "fp16") if `amp` is set and `device` is fast in it, else fp32."""
-    unavailable = amp_problem(device, dtype) if amp else None
-    precision = make_precision(dtype if amp and unavailable is None else "fp32", model, device)
+    """Return mixed precision in `dtype` ("bf16" or "fp16") if `amp` is set and `device` is fast in it, else fp32.
+
+    A GPU that only emulates bf16 takes fp16 in its place.
+    """
+    if not amp:
+        return make_precision("fp32", model, device)
+    if dtype == "bf16" and _emulates_bf16(device):
+        why = f"{torch.cuda.get_device_name(device)} only emulates bf16: training in fp16"
+        return replace(make_precision("fp16", model, device), unavailable=why)
+    unavailable = amp_problem(device, dtype)
+    precision = make_precision(dtype if unavailable is None else "fp32", model, device)
     return replace(precision, unavailable=unavailable)
 
 
@@ -60,6 +68,11 @@ def amp_problem(device: torch.device, dtype: str) -> str | None:
     if device.type != "cpu" or _cpu_has_kernels(dtype):
         return None
     return f"this CPU ({torch.backends.cpu.get_cpu_capability()}) has no fast {dtype}: training in fp32"
+
+
+def _emulates_bf16(device: torch.device) -> bool:
+    """Return whether `device` is an NVIDIA GPU from before Ampere, such as a V100 or T4: their bf16 is slow."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
 
 
 def _cpu_has_kernels(dtype: str) -> bool:

@@ -13,5 +13,6 @@ class FlipAveraged(torch.nn.Module):
         self.model = model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        mean: torch.Tensor = (self.model(images) + self.model(images.flip(3))) / 2
-        return mean
+        # Copied, as the second run of a CUDA graph writes where the first one's logits lie.
+        logits: torch.Tensor = self.model(images).clone()
+        return (logits + self.model(images.flip(3))) / 2

@@ -63,6 +63,10 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     if path is None:
         return listing
     file = user_path(path)
+    if listing.multi_label:
+        raise UserError(
+            f"--relabel {file} gives one class a photograph, and {listing.name} has sets; change them there"
+        )
     table, paths, column = _two_columns(file, _NEW_LABELS, "new label")
     found, missing = _rows_of(listing, table, paths)
     if missing:

@@ -10,6 +10,22 @@ from numpy.typing import NDArray
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL
 
 
+def shares_of(count: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
+    """Return how many of a class's photographs validate and test.
+
+    Never all of them, and at least one each where the fraction isn't 0 and there are enough.
+    """
+    validate, left = _share(count, val_fraction, count - 1)
+    test, _ = _share(count, test_fraction, left)
+    return validate, test
+
+
+def _share(count: int, fraction: float, room: int) -> tuple[int, int]:
+    """Return how many of `count` the fraction is, at most `room`, and the room that is left."""
+    share = min(max(round(count * fraction), 1), room) if fraction else 0
+    return share, room - share
+
+
 def place_groups(
     groups: list[str],
     labels: NDArray[np.int32],
@@ -45,11 +61,11 @@ def place_groups(
         split_of[group] = max(shares, key=lambda split: lacks[split])
         for label, count in held[group].items():
             need[split_of[group]][label] -= count
-    _fill(split_of, held, free, list(shares))
+    fill(split_of, held, free, list(shares))
     return np.array([split_of[group] for group in groups], dtype=np.int8)
 
 
-def _fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
+def fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
     """Move the smallest of the `free` groups so that each class trains, and then is in the other splits, too."""
     by_class: dict[int, list[str]] = {}
     for group in sorted(free, key=lambda group: (sum(held[group].values()), group)):

@@ -31,10 +31,10 @@ from fasttrain.photos.row_files import (
     photograph_columns,
     read_table,
 )
-from fasttrain.photos.rows import LABELS, Table
+from fasttrain.photos.rows import LABELS, Table, text_of
 from fasttrain.photos.source import TEST, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
 from fasttrain.photos.spool import Spool
-from fasttrain.photos.table import label_column, label_of, split_column, split_in_cell, text_of
+from fasttrain.photos.table import label_column, label_of, split_column, split_in_cell
 from fasttrain.photos.walk import Ignored
 
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,15 @@ def plain(name: str) -> str:
 def looks_like_path(cell: Any) -> bool:
     """Return whether a cell ends as a photograph's file name does."""
     return isinstance(cell, str) and re.search(rf"{_PHOTOGRAPH}$", cell.strip(), re.IGNORECASE) is not None
+
+
+def text_of(cell: Any) -> str:
+    """Return a cell as text; empty for a missing value."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).strip()
 
 
 def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:

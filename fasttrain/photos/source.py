@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
+from fasttrain.photos.label_bits import packed
 from fasttrain.photos.walk import Ignored
 
 TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
@@ -33,6 +34,7 @@ class SourceOptions:
     group_by: str | None = None
     splits: str | Path | None = None
     relabel: str | Path | None = None
+    multi_label: bool | None = None
     skip_empty_classes: bool = False
     keep_duplicates_together: bool = False
 
@@ -41,7 +43,8 @@ class SourceOptions:
 class Photo:
     """One photograph. path: relative to its source, with slashes. name: of its class. size: bytes, -1 where it is
     missing; of the file where it is a row of one. stamp: see `walk.Found`. group: photographs of one group stay in one
-    split; "" is no group. extra: a value for each of the listing's `extra_columns`."""
+    split; "" is no group. extra: a value for each of the listing's `extra_columns`. names: of all its classes, where
+    the listing is multi-label; `name` is empty then."""
 
     path: str
     name: str
@@ -50,6 +53,7 @@ class Photo:
     stamp: tuple[int, int, int] = (0, 0, 0)
     group: str = ""
     extra: tuple[Any, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Listing:
     and is no photograph. folder: where class folders lie, "" or "train/"; None where there are none. content: whatever
     besides paths and sizes decides the labels, for the fingerprint. notes: lines for the user. settings: for the
     manifest. read: the bytes of the photograph at a path; by default the file below `root`. extra_columns: the names of
-    the photographs' extra labels.
+    the photographs' extra labels. multi_label: whether a photograph has any number of classes.
     """
 
     kind: str
@@ -75,6 +79,7 @@ class Listing:
     settings: dict[str, Any] = field(default_factory=dict)
     read: Callable[[str], bytes] | None = None
     extra_columns: tuple[str, ...] = ()
+    multi_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,13 @@ class Source:
     """The photographs of a data set, sorted by path.
 
     kind: the name of its module, such as "folder" or "table". paths: relative to `root`, with slashes. labels: int32
-    [n], positions in `classes`. splits: int8 [n], 0 train, 1 val, 2 test, -1 where `convert` decides between train
-    and val. ignored: (path, reason) of what lies there and is no photograph. fingerprint: "sha256:" and the
-    hash of all (path, size in bytes, split). local_state: the same of all (path, size, split, `walk.Found.stamp`);
-    it differs between copies of the photographs, and changes with each of them. groups: one name a photograph, or none
-    at all. extra: each further column of a table, with a value a photograph, as JSON has them. notes, settings, reader:
-    see `Listing`. twins: see `photos.together`. sizes: int64 [n], bytes, -1 where a photograph is missing; empty
-    where they are not known.
+    [n], positions in `classes`; of multi-label sources uint8 [n, bytes], see `label_bits.packed`. splits: int8 [n], 0
+    train, 1 val, 2 test, -1 where `convert` decides between train and val. ignored: (path, reason) of what lies there
+    and is no photograph. fingerprint: "sha256:" and the hash of all (path, size in bytes, split). local_state: the
+    same of all (path, size, split, `walk.Found.stamp`); it differs between copies of the photographs, and changes with
+    each of them. groups: one name a photograph, or none at all. extra: each further column of a table, with a value a
+    photograph, as JSON has them. notes, settings, reader: see `Listing`. twins: see `photos.together`. sizes: int64
+    [n], bytes, -1 where a photograph is missing; empty where they are not known.
     """
 
     kind: str
@@ -96,7 +101,7 @@ class Source:
     root: Path
     classes: tuple[str, ...]
     paths: tuple[str, ...]
-    labels: NDArray[np.int32]
+    labels: NDArray[np.int32] | NDArray[np.uint8]
     splits: NDArray[np.int8]
     ignored: tuple[Ignored, ...]
     fingerprint: str
@@ -109,6 +114,11 @@ class Source:
     twins: tuple[tuple[int, ...], ...] = ()
     sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
+    @property
+    def multi_label(self) -> bool:
+        """Return whether a photograph has any number of classes."""
+        return self.labels.ndim == 2
+
     def read(self, row: int) -> bytes:
         """Return the bytes of the photograph at position `row`. Raises OSError where they can't be read."""
         path = self.paths[row]
@@ -120,7 +130,9 @@ class Source:
 
     def summary(self) -> SourceSummary:
         """Return what the manifest says of the source."""
-        return SourceSummary(self.kind, self.name, self.classes, len(self.paths), self.ignored, self.fingerprint)
+        return SourceSummary(
+            self.kind, self.name, self.classes, len(self.paths), self.ignored, self.fingerprint, self.multi_label
+        )
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,7 @@ class SourceSummary:
     photos: int
     ignored: tuple[Ignored, ...]
     fingerprint: str
+    multi_label: bool = False
 
 
 def make_source(listing: Listing) -> Source:
@@ -144,7 +157,7 @@ def make_source(listing: Listing) -> Source:
         if not name or not name.isprintable():
             raise UserError(f"--source {listing.root}: the class name {name!r} isn't printable UTF-8; rename it")
     photos = sorted(listing.photos, key=lambda photo: photo.path)
-    used = {photo.name for photo in photos}
+    used = {name for photo in photos for name in (photo.names if listing.multi_label else (photo.name,))}
     classes = tuple(name for name in listing.names if name in used)
     if not classes:
         why = f": {reasons([reason for _, reason in listing.ignored])}" if listing.ignored else ""
@@ -166,7 +179,9 @@ def make_source(listing: Listing) -> Source:
         listing.root,
         classes,
         tuple(photo.path for photo in photos),
-        np.array([label[photo.name] for photo in photos], dtype=np.int32),
+        packed([[label[name] for name in photo.names] for photo in photos], len(classes))
+        if listing.multi_label
+        else np.array([label[photo.name] for photo in photos], dtype=np.int32),
         np.array([photo.split for photo in photos], dtype=np.int8),
         tuple(sorted(ignored)),
         f"sha256:{digest.hexdigest()}",

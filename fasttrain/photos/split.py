@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
-from fasttrain.photos.group_split import place_groups
+from fasttrain.photos.group_split import place_groups, shares_of
+from fasttrain.photos.label_bits import members
+from fasttrain.photos.set_split import place_sets
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Source
 
 _VALIDATION_STREAM = 1 << 62
@@ -36,12 +38,17 @@ def decide_splits(
         if not len(rows) or (candidates == TRAIN and not test):
             continue
         labels = source.labels[rows]
-        if source.groups:
-            groups = [source.groups[row] or f"\0{row}" for row in rows.tolist()]
+        if source.groups or source.multi_label:
+            names = source.groups or [""] * len(source.paths)
+            groups = [names[row] or f"\0{row}" for row in rows.tolist()]
             order = _shuffle(len(rows), seed, _VALIDATION_STREAM, 0)
-            splits[rows] = place_groups(groups, labels, val, test, order, held[rows])
+        if source.multi_label:
+            sets = [members(each) for each in labels]
+            splits[rows] = place_sets(groups, sets, val, test, order, held[rows])
+        elif source.groups:
+            splits[rows] = place_groups(groups, labels.astype(np.int32), val, test, order, held[rows])
         else:
-            splits[rows] = stratified_split(labels, val, seed, test, held[rows])
+            splits[rows] = stratified_split(labels.astype(np.int32), val, seed, test, held[rows])
     return splits
 
 
@@ -94,8 +101,7 @@ def stratified_split(
     by_class = np.argsort(labels, kind="stable")
     names, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     for label, start, count in zip(names.tolist(), starts.tolist(), counts.tolist(), strict=True):
-        validate, left = _share(count, val_fraction, count - 1)
-        test, _ = _share(count, test_fraction, left)
+        validate, test = shares_of(count, val_fraction, test_fraction)
         rows = by_class[start : start + count]
         validate, test = (max(n - int((held[rows] == split).sum()), 0) for n, split in ((validate, VAL), (test, TEST)))
         rows = rows[held[rows] == UNDECIDED]
@@ -103,12 +109,6 @@ def stratified_split(
         splits[rows[:validate]] = VAL
         splits[rows[validate : validate + test]] = TEST
     return splits
-
-
-def _share(count: int, fraction: float, room: int) -> tuple[int, int]:
-    """Return how many of `count` the fraction is, at most `room`, and the room that is left."""
-    share = min(max(round(count * fraction), 1), room) if fraction else 0
-    return share, room - share
 
 
 def shuffled(count: int, seed: int, block: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import json
 import os
 import posixpath
 import re
@@ -18,14 +18,16 @@ from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.photos.bucket import UrlRoot, find, found_in, reader
 from fasttrain.photos.extra import extra_columns
+from fasttrain.photos.label_sets import LabelSets, sets_in_cells, sets_in_columns
 from fasttrain.photos.labels import class_name, named_alike, read_class_names, sorted_names
-from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_like_path, read_table
+from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_like_path, read_table, text_of
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
 from fasttrain.photos.split_names import split_of
 from fasttrain.photos.walk import Ignored
 
-OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names", "root"})
+OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names", "root", "multi_label"})
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".tif", ".tiff", ".bmp")
+_NUMBER = re.compile(r"(-?[\d.]+(e-?\d+)?)?")
 _TRIED = 20
 _HAS_BUCKET = re.compile(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://[^/]+/")
 
@@ -41,7 +43,7 @@ def claims(source: str) -> bool:
 @dataclass(frozen=True)
 class _Columns:
     path: int
-    label: int
+    labels: tuple[int, ...]
     split: int | None
     group: int | None
 
@@ -126,10 +128,11 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     url = _url(table, str(source), options)
     place: _Place = _Disk(path, options.root) if url is None else _Remote(url)
     base = place.base
-    columns = _columns(table, place, options)
-    extra = extra_columns(table, (columns.path, columns.label, columns.split, columns.group))
+    columns, sets = _columns(table, place, options)
+    extra = extra_columns(table, (columns.path, *columns.labels, columns.split, columns.group))
+    multi_label = sets is not None and (options.multi_label is True or not sets.single)
     classes = None if options.class_names is None else read_class_names(user_path(options.class_names))
-    named: dict[str, tuple[str, int]] = {}
+    named: dict[str, tuple[tuple[str, ...], int, int]] = {}
     photos: list[Photo] = []
     ignored: list[Ignored] = []
     for number, row in enumerate(table.rows):
@@ -142,44 +145,61 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
                 "their paths"
             )
         full, size, stamp = place.found(given)
-        label = label_of(table, number, columns.label)
-        if not label:
+        found: tuple[str, ...]
+        if sets is None:
+            label = label_of(table, number, columns.labels[0])
+            found = (label,) if label else ()
+        else:
+            found = sets.sets[number]
+        if not found and not multi_label:
             ignored.append((full, f"no label in {path.name}"))
             continue
-        name = label if classes is None else class_name(classes, label, table.where(number))
+        names = found if classes is None else tuple(class_name(classes, each, table.where(number)) for each in found)
         if full in named:
-            before, line = named[full]
-            if before != name:
+            before, line, place_of = named[full]
+            if multi_label:
+                names = tuple(dict.fromkeys((*before, *names)))
+                photos[place_of] = replace(photos[place_of], names=names)
+                named[full] = names, line, place_of
+            elif before != names:
                 raise UserError(
-                    f"{table.where(number)}: {given} is {name!r} here and {before!r} in line {line}; a photograph has "
-                    "one class"
+                    f"{table.where(number)}: {given} is {names[0]!r} here and {before[0]!r} in line {line}; a "
+                    "photograph has one class, or give --multi-label"
                 )
-            ignored.append((full, f"named again in line {table.lines[number]} of {path.name}"))
+            else:
+                ignored.append((full, f"named again in line {table.lines[number]} of {path.name}"))
             continue
-        named[full] = name, table.lines[number]
+        named[full] = names, table.lines[number], len(photos)
         split = UNDECIDED if columns.split is None else split_in_cell(row[columns.split], table.where(number))
         group = "" if columns.group is None else text_of(row[columns.group])
         others = tuple(cells[number] for cells in extra.values())
-        photos.append(Photo(full, name, split, size, stamp, group, others))
+        photos.append(Photo(full, "" if multi_label else names[0], split, size, stamp, group, others, names))
     _require_some(table, photos, base)
     root = _root(base, photos)
     start = len(root.rstrip("/")) + 1
     photos = [replace(each, path=each.path[start:]) for each in photos]
-    names = sorted_names({photo.name for photo in photos}) if classes is None else [name for name in classes if name]
-    digest = hashlib.sha256("\n".join(names).encode())
+    known = sorted_names({name for photo in photos for name in photo.names})
+    if given_order := classes or (sets.names if sets is not None else ()):
+        known = [name for name in given_order if name]
+    digest = hashlib.sha256("\n".join(known).encode())
     for photo in sorted(photos, key=lambda photo: photo.path):
-        digest.update(b"\0".join(os.fsencode(each) for each in (photo.path, photo.name, photo.group)) + b"\n")
+        label = json.dumps(sorted(photo.names)) if multi_label else photo.name
+        digest.update(b"\0".join(os.fsencode(each) for each in (photo.path, label, photo.group)) + b"\n")
     return Listing(
         "table",
         path.name,
         Path(root) if url is None else UrlRoot(root),
-        names,
+        known,
         photos,
         [(full[start:] if full.startswith(f"{root}/") else full, reason) for full, reason in ignored],
         content=digest.digest(),
-        notes=(_note(table, columns, list(extra)),),
+        notes=(
+            _note(table, columns, list(extra)),
+            *_label_notes(table, columns, photos, sets if multi_label else None),
+        ),
         settings={} if columns.group is None else {"group_by": options.group_by},
         extra_columns=tuple(extra),
+        multi_label=multi_label,
         read=None if url is None else reader(root),
     )
 
@@ -193,13 +213,45 @@ def split_in_cell(cell: Any, where: str) -> int:
     return split
 
 
-def _columns(table: Table, place: _Place, options: SourceOptions) -> _Columns:
+def _columns(table: Table, place: _Place, options: SourceOptions) -> tuple[_Columns, LabelSets | None]:
+    """Return the columns, and the labels as sets where the cells of the label's column, or several columns, hold some.
+
+    Sets that all have one class are single labels, unless the user says otherwise.
+    """
     path = table.column(options.path_column) if options.path_column else _path_column(table, place)
-    label = table.column(options.label_column) if options.label_column else label_column(table, path)
-    split = table.column(options.split_column) if options.split_column else split_column(table, (path, label))
     given = options.group_by
     group = table.columns.index(given) if given in table.columns else None
-    return _Columns(path, label, split, group)
+    labels: tuple[int, ...]
+    sets: LabelSets | None
+    if (found := _truths(table, path, group, options)) is not None:
+        labels, sets = found
+    else:
+        label = table.column(options.label_column) if options.label_column else label_column(table, path)
+        wanted = options.multi_label is not False
+        labels, sets = (label,), sets_in_cells(table, label, told=options.multi_label is True) if wanted else None
+    split = table.column(options.split_column) if options.split_column else split_column(table, (path, *labels))
+    return _Columns(path, labels, split, group), sets
+
+
+def _truths(
+    table: Table, path: int, group: int | None, options: SourceOptions
+) -> tuple[tuple[int, ...], LabelSets] | None:
+    """Return the columns of 0 and 1, one for each class, and their sets; None where another column has the label."""
+    unnamed = table.columns == [str(1 + number) for number in range(len(table.columns))]
+    if options.label_column or unnamed or any(column != path for column in table.known(LABELS)):
+        return None
+    split = table.column(options.split_column) if options.split_column else split_column(table, (path,))
+    free = [column for column in range(len(table.columns)) if column not in (path, split, group)]
+    if options.class_names is not None:
+        classes = read_class_names(user_path(options.class_names))
+        free = [column for column in free if table.columns[column] in classes]
+    sets = sets_in_columns(table, free)
+    if sets is None or (options.multi_label is False and not sets.single):
+        return None
+    others = [column for column in free if table.columns[column] not in sets.names]
+    if options.multi_label is None and any(_holds_text(table, column) for column in others):
+        return None  # which may be the label, and these something else that is known of a photograph
+    return tuple(table.columns.index(name) for name in sets.names), sets
 
 
 def _path_column(table: Table, place: _Place) -> int:
@@ -222,7 +274,8 @@ def label_column(table: Table, path: int) -> int:
         named = [path + 1 if path + 1 < len(table.columns) else path - 1]
     if not named or named[0] < 0:
         raise UserError(
-            f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column"
+            f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column, "
+            "or --multi-label where each class has a column of 0 and 1"
         )
     texts = [[text_of(row[column]) for row in table.rows] for column in named]
     chosen = named_alike(texts)
@@ -242,9 +295,32 @@ def split_column(table: Table, taken: Sequence[int]) -> int | None:
 
 
 def _note(table: Table, columns: _Columns, extra: list[str]) -> str:
-    used = {"path": columns.path, "label": columns.label, "split": columns.split, "group": columns.group}
+    used = {"path": columns.path, "label": columns.labels[0], "split": columns.split, "group": columns.group}
     named = [f"{what} = {table.columns[column]}" for what, column in used.items() if column is not None]
+    if len(columns.labels) > 1:
+        named[1] = f"label = {len(columns.labels):,} columns of 0 and 1"
     return f"{table.path.name}: {', '.join(named)}" + (f"; extra labels: {', '.join(extra)[:200]}" if extra else "")
+
+
+def _holds_text(table: Table, column: int) -> bool:
+    """Return whether a cell is neither empty nor a number."""
+    return any(not _NUMBER.fullmatch(text_of(row[column])) for row in table.rows)
+
+
+def _label_notes(table: Table, columns: _Columns, photos: list[Photo], sets: LabelSets | None) -> list[str]:
+    """Say that labels are sets and how they were read, or that single labels look like sets."""
+    if sets is not None:
+        mean = sum(len(photo.names) for photo in photos) / max(len(photos), 1)
+        none = sum(not photo.names for photo in photos)
+        notes = [f"multi-label: {sets.how}; {mean:.2f} classes a photograph, {none:,} photographs have none"]
+        if absent := sorted(set(sets.names).difference(*(photo.names for photo in photos))):
+            notes.append(f"classes without a photograph, left out: {', '.join(absent)[:200]}")
+        return notes
+    texts = [text_of(row[columns.labels[0]]) for row in table.rows]
+    joined = [(mark, count) for mark in "|;" if (count := sum(mark in text for text in texts))]
+    return [
+        f"{count:,} labels hold {mark!r} and are one name each; --multi-label splits them" for mark, count in joined
+    ]
 
 
 def _require_some(table: Table, photos: list[Photo], base: str) -> None:
@@ -276,12 +352,3 @@ def label_of(table: Table, number: int, column: int) -> str:
             )
         cell = cell[0] if cell else ""
     return text_of(cell)
-
-
-def text_of(cell: Any) -> str:
-    """Return a cell as text; empty for a missing value."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return str(cell).strip()

@@ -22,8 +22,8 @@ COPY_TIES = 1.2  # the loader's rate holds the copies' in it, so the two are nev
 class Conditions:
     """What the diagnosis needs to know beside the settings.
 
-    device: cpu, cuda or mps. cores: of this process. loader, workers: those in use. faster_loaders: those that can read
-    these shards here and stand before it, the fastest first. amp_pays: mixed precision makes the step faster. fused:
+    device: cpu, cuda or mps. cores: of this process. loader, workers: those in use. faster_loaders: see
+    `loaders_to_try`. amp_pays: mixed precision makes the step faster. fused:
     the optimizer is one kernel. stored_side: median longer side of the photographs in the shards, px. raw: they are
     stored as pixels. fits_memory: all shards fit the page cache. crowded: `cores.crowded()` before it was measured.
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fasttrain.augment.augmentation import Augmentation
 
 Shares = list[tuple[str, float]]
-"""The classes in one picture and their shares of it, the greatest first; they sum to 1."""
+"""The classes in one picture and their shares of it, the greatest first; they sum to 1, but for sets of classes."""
 
 
 def as_seen(
@@ -27,8 +27,8 @@ def as_seen(
 ) -> tuple[NDArray[np.uint8], list[Shares]]:
     """Return a loader's batch as training augments it, without the normalization: pictures and their classes' shares.
 
-    `images` are uint8 [n, H, W, 3] and `labels` int64 [n], on one device; `ids` are int64 [n]. The pictures are uint8
-    [n, H, W, 3].
+    `images` are uint8 [n, H, W, 3] and `labels` int64 [n] or float [n, classes], on one device; `ids` are int64 [n].
+    The pictures are uint8 [n, H, W, 3].
     """
     import torch
 

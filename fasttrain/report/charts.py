@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fasttrain.report.summary import epoch_parameter
+from fasttrain.report.summary import epoch_parameter, is_multi_label
 from fasttrain.training.result import RECORDED
 
 if TYPE_CHECKING:
@@ -54,10 +54,22 @@ def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None
     logged = {name: [each for each in history if math.isfinite(each.get(name, math.nan))] for name in names}
     return [
         _by_epoch("loss", history, ("train_loss", "val_loss"), best_epoch, both),
-        _by_epoch("accuracy", history, ("train_top1", "val_top1"), best_epoch, both, share=True),
+        *_accuracy_charts(history, best_epoch, both),
         # A linear probe that was resumed as fine-tuning has both penalties and rates.
         _by_epoch(title, [record for record in history if field in record], (field,), best_epoch, log=True),
         *(_by_epoch(name, records, (name,), best_epoch) for name, records in logged.items() if records),
+    ]
+
+
+def _accuracy_charts(
+    history: Sequence[Mapping[str, Any]], best_epoch: int | None, both: tuple[tuple[str, str], ...]
+) -> list[Chart]:
+    if not is_multi_label(history[-1]):
+        return [_by_epoch("accuracy", history, ("train_top1", "val_top1"), best_epoch, both, share=True)]
+    fields = ("train_subset_accuracy", "val_subset_accuracy")
+    return [
+        _by_epoch("mAP of validation", history, ("val_map",), best_epoch, share=True),
+        _by_epoch("subset accuracy", history, fields, best_epoch, both, share=True),
     ]
 
 

@@ -58,10 +58,10 @@ def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
         _row("epochs", [run.epochs for run in runs], _NEITHER, _whole),
         _row("best_epoch", [run.best_epoch for run in runs], _NEITHER, _whole),
     ]
-    curves = ("val_top1", "val_loss", "train_top1", "train_loss")
+    curves = ("val_top1", "val_map", "val_loss", "train_top1", "train_loss")
     rows += [_row(name, [run.at_best(name) for run in runs], *_kind(name)) for name in curves]
     for split in ("val", "test"):
-        for name in ("top1", "top3", "top5", "loss", "macro_f1"):
+        for name in ("top1", "top3", "top5", "map", "loss", "micro_f1", "macro_f1"):
             values = [run.metrics.get(f"best_{split}_{name}") for run in runs]
             rows.append(_row(f"best_{split}_{name}", values, *_kind(name)))
     rows.append(_row("img/s", [run.mean("img/s") for run in runs], _GREATER, _whole))

@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from fasttrain.evaluation.calibration import calibration_of
 from fasttrain.evaluation.confusion import cells_of
+from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.report.figure_file import write_figure
-from fasttrain.report.summary import epoch_parameter
+from fasttrain.report.summary import epoch_parameter, is_multi_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from fasttrain.checkpoint.run_folder import RunFolder
     from fasttrain.evaluation.calibration import Calibration
     from fasttrain.evaluation.confusion import Confusion
-    from fasttrain.evaluation.evaluate import Predictions
+    from fasttrain.evaluation.label_sets import SetPredictions
     from fasttrain.evaluation.metrics import ClassResult, Evaluation
 
 CLUSTERED_FROM = 21
@@ -94,10 +96,18 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
         values = [record.get(field, math.nan) for record in history]  # a refit has no validation
         axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3.5)
 
-    for axes, field, title in ((loss, "loss", "loss"), (accuracy, "top1", "accuracy")):
-        draw(axes, f"train_{field}", "train", TRAIN)
-        draw(axes, f"val_{field}", "validation", VAL)
-        axes.set_title(title)
+    sets = is_multi_label(history[-1])
+    shares = (
+        (("val_map", "mAP", VAL), ("val_micro_f1", "micro F1", TRAIN))
+        if sets
+        else (("train_top1", "train", TRAIN), ("val_top1", "validation", VAL))
+    )
+    draw(loss, "train_loss", "train", TRAIN)
+    draw(loss, "val_loss", "validation", VAL)
+    for field, label, colour in shares:
+        draw(accuracy, field, label, colour)
+    loss.set_title("loss")
+    accuracy.set_title("mAP and micro F1 of validation" if sets else "accuracy")
     field, title, _ = epoch_parameter(history[-1])
     with_field = [record for record in history if field in record]
     rate.plot(
@@ -116,6 +126,8 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
         if best_epoch is not None:
             axes.axvline(best_epoch, color=MARK, linestyle=":", linewidth=1.2, label=f"best: epoch {best_epoch}")
     loss.legend(frameon=False)
+    if sets:
+        accuracy.legend(frameon=False)
     return figure
 
 
@@ -124,10 +136,20 @@ def accuracy_figure(classes: Sequence[ClassResult], top1: float) -> Figure:
 
     Of more than 1,000 classes the 153 lowest are drawn.
     """
+    return _bars([(each.name, each.recall) for each in classes if each.support], top1, "Accuracy by class")
+
+
+def precision_figure(evaluation: SetEvaluation) -> Figure:
+    """Draw what `accuracy_figure` draws, with each class's average precision. Their mean is marked."""
+    bars = [(each.name, each.ap) for each in evaluation.classes if each.support]
+    return _bars(bars, evaluation.map, "Average precision by class")
+
+
+def _bars(shares: Sequence[tuple[str, float]], marked: float, title: str) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    ranked = sorted((each for each in classes if each.support), key=lambda each: (-each.recall, each.name))
+    ranked = sorted(shares, key=lambda each: (-each[1], each[0]))
     of = f", the lowest {BARS_OF_MANY} of {len(ranked):,}" if len(ranked) > BARS_UP_TO else ""
     ranked = ranked[-BARS_OF_MANY:] if of else ranked
     columns = -(-len(ranked) // BARS_A_COLUMN)
@@ -135,19 +157,19 @@ def accuracy_figure(classes: Sequence[ClassResult], top1: float) -> Figure:
     figure = Figure(figsize=(1.2 + 4.6 * columns, 1.4 + max(1.2, 0.19 * rows)), layout="constrained")
     for number, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         shown = ranked[number * rows : (number + 1) * rows]
-        bars = axes.barh(range(len(shown)), [each.recall for each in shown], 0.72, color=TRAIN)
-        labels = axes.bar_label(bars, [f"{each.recall:.0%}" for each in shown], padding=3, fontsize=7.5, zorder=4)
+        bars = axes.barh(range(len(shown)), [share for _, share in shown], 0.72, color=TRAIN)
+        labels = axes.bar_label(bars, [f"{share:.0%}" for _, share in shown], padding=3, fontsize=7.5, zorder=4)
         for label in labels:  # legible where the dotted line runs through it
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
-        axes.set_yticks(range(len(shown)), [_short(each.name) for each in shown], fontsize=8)
+        axes.set_yticks(range(len(shown)), [_short(name) for name, _ in shown], fontsize=8)
         axes.set_ylim(rows - 0.4, -0.6)
         axes.set_xlim(0, 1.12)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.tick_params(axis="y", length=0)
-        axes.axvline(top1, color=MARK, linestyle=":", linewidth=1.2)
+        axes.axvline(marked, color=MARK, linestyle=":", linewidth=1.2)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"Accuracy by class{of} (dotted: all classes, {top1:.1%})", fontsize=11)
+    figure.suptitle(f"{title}{of} (dotted: all classes, {marked:.1%})", fontsize=11)
     return figure
 
 
@@ -239,15 +261,21 @@ def _short(name: str) -> str:
 
 def write_figures(
     folder: RunFolder,
-    evaluation: Evaluation,
-    predictions: Predictions,
+    evaluation: Evaluation | SetEvaluation,
+    predictions: Predictions | SetPredictions,
     history: Sequence[Mapping[str, Any]],
     best_epoch: int | None = None,
 ) -> None:
     """Write the figures for papers: `curves.png`, `confusion_matrix.png`, `accuracy_by_class.png`, `reliability.png`.
 
-    Raises OSError where the folder can't be written.
+    Sets of classes have no confusion matrix, but `precision_by_class.png` and `curves.png`. Raises OSError where the
+    folder can't be written.
     """
+    if isinstance(evaluation, SetEvaluation):
+        write_figure(folder.curves, curves_figure(history, best_epoch))
+        write_figure(folder.precision_by_class, precision_figure(evaluation))
+        return
+    assert isinstance(predictions, Predictions)
     names = [result.name for result in evaluation.classes]
     write_figure(folder.confusion_matrix, confusion_figure(evaluation.confusion_matrix, names))
     write_figure(folder.curves, curves_figure(history, best_epoch))

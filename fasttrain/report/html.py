@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fasttrain.errors import of_os
 from fasttrain.evaluation.calibration import calibration_of, uncalibrated
+from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
-from fasttrain.report.summary import duration, epoch_parameter, span, split_title
+from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, span, split_title
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions
-    from fasttrain.evaluation.metrics import Evaluation
+    from fasttrain.evaluation.metrics import ClassResult, Evaluation
     from fasttrain.report.photographs import Seen, WorstClass
 
 TEMPLATE = "report.html.jinja"
@@ -39,8 +40,8 @@ class Report:
     title: str
     subtitle: str
     split: str
-    evaluation: Evaluation
-    predictions: Predictions
+    evaluation: Evaluation | SetEvaluation
+    predictions: Predictions | SetPredictions
     worst: Sequence[WorstClass] = ()
     history: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
@@ -75,29 +76,45 @@ def render(report: Report) -> str:
         "span": span,
     }
     evaluation = report.evaluation
-    names = [result.name for result in evaluation.classes]
-    support = evaluation.confusion_matrix.sum(1)
-    pairs = most_confused(evaluation.confusion_matrix, min(PAIRS, len(names) + 4))
-    calibration = calibration_of(report.predictions)
-    ranked = sorted((each for each in evaluation.classes if each.support), key=lambda each: (each.recall, each.name))
+    ranked: Sequence[ClassResult | SetClassResult]
+    of_single_labels: dict[str, Any] = {}
+    if isinstance(evaluation, SetEvaluation):
+        ranked = evaluation.worst(len(evaluation.classes))
+    else:
+        present = (each for each in evaluation.classes if each.support)
+        ranked = sorted(present, key=lambda each: (each.recall, each.name))
+        of_single_labels = _of_single_labels(evaluation, cast("Predictions", report.predictions))
     unseen = [each.name for each in evaluation.classes if not each.support]
     return environment.get_template(TEMPLATE).render(
         report=report,
         evaluation=evaluation,
-        calibration=calibration,
-        uncalibrated=uncalibrated(report.predictions),
+        sets=isinstance(evaluation, SetEvaluation),
         learning=learning_charts(report.history, report.best_epoch) if report.history else (),
         parameter=epoch_parameter(report.history[-1]) if report.history else None,
+        accuracies=accuracy_rows(report.history[-1]) if report.history else (),
         speed=speed_charts(report.history) if report.history else (),
-        reliability=reliability_chart(calibration),
-        few=FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
-        matrix=matrix_view(evaluation.confusion_matrix, names),
-        pairs=[(names[true], names[taken], count, int(support[true])) for true, taken, count in pairs],
+        **of_single_labels,
         ranked=ranked if len(ranked) <= LISTED_UP_TO else ranked[:LISTED_OF_MANY],
         ranked_of=len(ranked),
         unseen=unseen if len(unseen) <= LISTED_UP_TO else unseen[:LISTED_OF_MANY],
         unseen_of=len(unseen),
     )
+
+
+def _of_single_labels(evaluation: Evaluation, predictions: Predictions) -> dict[str, Any]:
+    """Return what the page shows of confusion and calibration, which sets of classes don't have."""
+    names = [result.name for result in evaluation.classes]
+    support = evaluation.confusion_matrix.sum(1)
+    pairs = most_confused(evaluation.confusion_matrix, min(PAIRS, len(names) + 4))
+    calibration = calibration_of(predictions)
+    return {
+        "calibration": calibration,
+        "uncalibrated": uncalibrated(predictions),
+        "reliability": reliability_chart(calibration),
+        "few": FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
+        "matrix": matrix_view(evaluation.confusion_matrix, names),
+        "pairs": [(names[true], names[taken], count, int(support[true])) for true, taken, count in pairs],
+    }
 
 
 def write_page(path: Path, report: Report) -> None:

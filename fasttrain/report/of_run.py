@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fasttrain.config.schema import TrainConfig
     from fasttrain.evaluation.evaluate import Predictions
+    from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
     from fasttrain.evaluation.metrics import Evaluation
     from fasttrain.model.factory import ModelSpec
     from fasttrain.shards.reader import ShardSet
@@ -34,7 +35,7 @@ _REFITTED = "on train and val: these weights have no validation figure, test alo
 
 def report_of_run(
     result: TrainResult,
-    predictions: Predictions,
+    predictions: Predictions | SetPredictions,
     *,
     split: str,
     config: TrainConfig,
@@ -73,13 +74,13 @@ def report_of_run(
     if store is not None:
         facts += [("MLflow run", result.mlflow_run_id or "not yet made"), ("MLflow store", store)]
     run, data = shlex.quote(str(result.folder)) + _made_by(spec), shlex.quote(str(config.data))
-    more = len(history) * 2
+    more = f"--epochs {len(history) * 2}" + (f" --minutes {2 * config.minutes:g}" if config.minutes else "")
     commands = [
         ("Evaluate it again", f"fasttrain evaluate --checkpoint {run} --data {data} --split {split}"),
         ("Predict", f"fasttrain predict --checkpoint {run} photograph.jpg"),
     ]
     if not result.refit_epochs:
-        commands.append(("Train it for more epochs", f"fasttrain train --resume {run} --epochs {more}"))
+        commands.append(("Train it for more epochs", f"fasttrain train --resume {run} {more}"))
     settings = config.plain()
     return Report(
         title=result.folder.name,
@@ -103,8 +104,8 @@ def report_of_run(
 
 
 def report_of_evaluation(
-    evaluation: Evaluation,
-    predictions: Predictions,
+    evaluation: Evaluation | SetEvaluation,
+    predictions: Predictions | SetPredictions,
     *,
     checkpoint: Path,
     data: str | Path,

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
+from fasttrain.evaluation.metrics import ClassResult, Evaluation
 from fasttrain.report.as_seen import Shares, as_seen
 
 if TYPE_CHECKING:
@@ -18,8 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from fasttrain.augment.augmentation import Augmentation
-    from fasttrain.evaluation.evaluate import Predictions
-    from fasttrain.evaluation.metrics import ClassResult, Evaluation
     from fasttrain.loaders.base import LoaderSettings
     from fasttrain.loaders.plan import Batch
     from fasttrain.shards.reader import ShardSet
@@ -56,7 +57,7 @@ class Mistake:
 class WorstClass:
     """A class with its mistakes, the surest first; `wrong` counts them all."""
 
-    result: ClassResult
+    result: ClassResult | SetClassResult
     wrong: int
     mistakes: tuple[Mistake, ...]
 
@@ -70,12 +71,21 @@ class Seen:
 
 
 def worst_classes(
-    evaluation: Evaluation, predictions: Predictions, shards: ShardSet, *, classes: int = WORST_CLASSES
+    evaluation: Evaluation | SetEvaluation,
+    predictions: Predictions | SetPredictions,
+    shards: ShardSet,
+    *,
+    classes: int = WORST_CLASSES,
 ) -> list[WorstClass]:
     """The classes of the lowest F1 that have mistakes, with photographs of up to six of each, read from the shards.
 
+    Sets of classes have the lowest average precision first.
+
     Of remote shards only those count that lie on this machine. Raises UserError or OSError where they can't be read.
     """
+    if isinstance(evaluation, SetEvaluation) and isinstance(predictions, SetPredictions):
+        return _worst_of_sets(evaluation, predictions, shards, classes)
+    assert isinstance(evaluation, Evaluation) and isinstance(predictions, Predictions)
     wrong = predictions.top[:, 0] != predictions.labels
     here = _here(shards, predictions.ids)
     names = [result.name for result in evaluation.classes]
@@ -87,6 +97,34 @@ def worst_classes(
         surest = rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")]
         shown = [row for row in surest if here[row]][:WRONG_A_CLASS]
         mistakes = tuple(_mistake(predictions, int(row), names, shards) for row in shown)
+        found.append(WorstClass(result, len(rows), mistakes))
+        if len(found) == classes:
+            break
+    return found
+
+
+def _worst_of_sets(
+    evaluation: SetEvaluation, predictions: SetPredictions, shards: ShardSet, classes: int
+) -> list[WorstClass]:
+    here, found = _here(shards, predictions.ids), []
+    names = [result.name for result in evaluation.classes]
+    for result in evaluation.worst(len(names)):
+        label = names.index(result.name)
+        truth, probability = predictions.labels[:, label], predictions.probabilities[:, label]
+        rows = np.flatnonzero(truth != (probability >= result.threshold))
+        if not len(rows):
+            continue
+        furthest = rows[np.argsort(-np.abs(probability[rows] - result.threshold), kind="stable")]
+        mistakes = tuple(
+            Mistake(
+                picture=thumbnail(shards, sample := int(predictions.ids[row])),
+                key=shards.index[sample]["key"].decode(),
+                taken_for=f"{result.name} missed" if truth[row] else f"no {result.name}",
+                probability=float(probability[row]),
+                truth=None,
+            )
+            for row in [row for row in furthest.tolist() if here[row]][:WRONG_A_CLASS]
+        )
         found.append(WorstClass(result, len(rows), mistakes))
         if len(found) == classes:
             break
@@ -122,7 +160,7 @@ def first_batch(
             for position, (sample, size) in enumerate(zip(batch.ids, sizes, strict=True))
         ]
     ).to(device)
-    labels = torch.from_numpy(shards.labels()[batch.ids]).to(device)
+    labels = torch.from_numpy(shards.labels(batch.ids)).to(device)
     seen, shares = as_seen(pixels, labels, batch.ids, epoch, shards.classes, augmentation)
     return [Seen(_thumbnail_of_pixels(picture), _caption(each)) for picture, each in zip(seen, shares, strict=True)]
 
@@ -199,6 +237,6 @@ def _encoded(image: Image) -> Picture:
 
 
 def _caption(shares: Shares) -> str:
-    if len(shares) == 1:
-        return shares[0][0]
+    if all(share == 1 for _, share in shares):  # one class, or a set that isn't mixed with another
+        return " + ".join(name for name, _ in shares) or "none"
     return " + ".join(f"{name} {share:.0%}".replace("%", "\u00a0%") for name, share in shares)

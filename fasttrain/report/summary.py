@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.machine import relative_path
 from fasttrain.shards.format import ALL
 
@@ -30,16 +31,25 @@ def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
     return ("l2", "L2 penalty", "l2") if "l2" in record else ("learning_rate", "learning rate", "lr")
 
 
+def is_multi_label(record: Mapping[str, Any]) -> bool:
+    """Return whether an epoch's record is of a run on sets of classes."""
+    return "train_subset_accuracy" in record
+
+
+def accuracy_rows(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return (field, name) of what an epoch's record says of training and of validation besides the loss."""
+    if is_multi_label(record):
+        return (("train_subset_accuracy", "subset accuracy"), ("val_map", "mAP"))
+    return (("train_top1", "accuracy"), ("val_top1", "accuracy"))
+
+
 def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     """One epoch's record (as in `history.json`) in two lines; `epochs` is how many the run will have at
     most."""
     width = len(str(epochs))
     head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
     text = Text(head, style="bold")
-    text.append(
-        f"  train loss {record['train_loss']:.4f} acc {record['train_top1']:6.2%}" + _validated(record),
-        style="not bold",
-    )
+    text.append(_trained(record) + _validated(record), style="not bold")
     if record.get("phase") == "refit":
         text.append("\n  refit     ", "green")
     else:
@@ -58,10 +68,19 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     return text
 
 
+def _trained(record: Mapping[str, Any]) -> str:
+    accuracy = "" if is_multi_label(record) else f" acc {record['train_top1']:6.2%}"
+    return f"  train loss {record['train_loss']:.4f}{accuracy}"
+
+
 def _validated(record: Mapping[str, Any]) -> str:
     if "val_loss" not in record:
         return ""
-    return f"  val loss {record['val_loss']:.4f} acc {record['val_top1']:6.2%}"
+    if is_multi_label(record):
+        rest = f"mAP {record['val_map']:.4f} micro F1 {record['val_micro_f1']:.4f}"
+    else:
+        rest = f"acc {record['val_top1']:6.2%}"
+    return f"  val loss {record['val_loss']:.4f} {rest}"
 
 
 def split_title(split: str) -> str:
@@ -69,8 +88,11 @@ def split_title(split: str) -> str:
     return "all splits" if split == ALL else f"{split} split"
 
 
-def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
+def evaluation_table(evaluation: Evaluation | SetEvaluation, *, split: str) -> RenderableType:
     """The evaluation of `split` and its worst classes."""
+    title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
+    if isinstance(evaluation, SetEvaluation):
+        return Group(title, *(_indented(part) for part in _set_tables(evaluation)))
     figures = _grid()
     figures.add_row("top-1 / 3 / 5", f"{evaluation.top1:.2%} / {evaluation.top3:.2%} / {evaluation.top5:.2%}")
     if evaluation.top1_interval is not None:
@@ -94,11 +116,32 @@ def evaluation_table(evaluation: Evaluation, *, split: str) -> RenderableType:
             "{:.2f}–{:.2f}".format(*each.recall_interval) if each.recall_interval else "",
             f"{each.support:,}",
         )
+    _add_absent(figures, evaluation)
+    return Group(title, _indented(figures), _indented(worst))
+
+
+def _add_absent(figures: Table, evaluation: Evaluation | SetEvaluation) -> None:
     if absent := [each.name for each in evaluation.classes if not each.support]:
         named = ", ".join(absent[:WORST]) + (f" and {len(absent) - WORST:,} more" * (len(absent) > WORST))
         figures.add_row("no samples of", Text(f"{len(absent):,} of {len(evaluation.classes):,} classes: {named}"))
-    title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
-    return Group(title, _indented(figures), _indented(worst))
+
+
+def _set_tables(evaluation: SetEvaluation) -> tuple[Table, Table]:
+    figures = _grid()
+    figures.add_row("map", f"{evaluation.map:.4f}  (random scores: {evaluation.chance:.4f})")
+    figures.add_row("loss", f"{evaluation.loss:.4f}")
+    figures.add_row("F1", f"micro {evaluation.micro_f1:.4f}  macro {evaluation.macro_f1:.4f}")
+    figures.add_row("subset accuracy", f"{evaluation.subset_accuracy:.2%}")
+    figures.add_row("Hamming loss", f"{evaluation.hamming_loss:.4f}")
+    _add_absent(figures, evaluation)
+    worst = Table(box=None, padding=(0, 1), pad_edge=False, show_edge=False)
+    worst.add_column("worst classes", overflow="ellipsis", no_wrap=True, max_width=30, header_style="bold")
+    for name in ("AP", "threshold", "precision", "recall", "samples"):
+        worst.add_column(name, justify="right", header_style="bold")
+    for each in evaluation.worst(WORST):
+        shares = (f"{share:.3f}" for share in (each.ap, each.threshold, each.precision, each.recall))
+        worst.add_row(Text(each.name), *shares, f"{each.support:,}")
+    return figures, worst
 
 
 def span(interval: tuple[float, float]) -> str:
@@ -111,12 +154,13 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
     """The summary as plain data that JSON can hold."""
     best = result.best
     rates = [record["img/s"] for record in result.history]
+    (train, _), (val, _) = accuracy_rows(best)
     return {
         "best_epoch": result.best_epoch,
         "monitor": result.monitor,
         "refit_epochs": result.refit_epochs,
         "averaged": None if result.averaged is None else list(result.averaged.epochs),
-        "best": {name: best[name] for name in ("train_loss", "train_top1", "val_loss", "val_top1")},
+        "best": {name: best[name] for name in ("train_loss", train, "val_loss", val)},
         "epochs": len(result.history),
         "training_seconds": result.seconds,
         "img/s": sum(rates) / len(rates),
@@ -138,12 +182,13 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     best = values["best"]
     run = _grid()
     run.add_row("best epoch", f"{values['best_epoch']} of {values['epochs']}, {result.chosen_by}")
-    run.add_row("validation", _validation(best))
+    (train, train_name), (val, val_name) = accuracy_rows(best)
+    run.add_row("validation", f"loss {best['val_loss']:.4f}  {val_name} {best[val]:.2%}{_macro_f1(result.best)}")
     if result.refit_epochs:
         run.add_row("weights", Text(result.weights_said))
     if result.averaged is not None:
         run.add_row("weights", Text(f"{result.averaged.said}: {result.monitor} {result.averaged.value:.4f}"))
-    run.add_row("training", f"loss {best['train_loss']:.4f}  accuracy {best['train_top1']:.2%}")
+    run.add_row("training", f"loss {best['train_loss']:.4f}  {train_name} {best[train]:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):
         run.add_row("bad samples", Text(f"{bad:,} left out of an epoch; fasttrain inspect --verify lists them"))
@@ -166,9 +211,8 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     )
 
 
-def _validation(record: Mapping[str, Any]) -> str:
-    said = f"loss {record['val_loss']:.4f}  accuracy {record['val_top1']:.2%}"
-    return said + (f"  macro F1 {record['val_macro_f1']:.4f}" if "val_macro_f1" in record else "")
+def _macro_f1(record: Mapping[str, Any]) -> str:
+    return f"  macro F1 {record['val_macro_f1']:.4f}" if "val_macro_f1" in record else ""
 
 
 def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.errors import UserError
+from fasttrain.photos.label_bits import bytes_for, members, packed, widened
 from fasttrain.photos.source import UNDECIDED, VAL, Source, few
 from fasttrain.shards.assemble import index_of, list_line, require_training
 from fasttrain.shards.destination import Destination
@@ -97,11 +99,20 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
             f"--source {source.root} has none of the classes of {out} ({few(base.classes)}); give the folder or table "
             "that they were made from, grown"
         )
-    labels = np.array([classes.index(name) for name in source.classes], np.int32)[source.labels]
+    if source.multi_label != base.multi_label:
+        theirs, fix = ("sets of classes", "--multi-label") if base.multi_label else ("one class", "--no-multi-label")
+        raise UserError(f"{out} has {theirs} a photograph, and --source {source.root} has not; give {fix}")
+    position = np.array([classes.index(name) for name in source.classes], np.int32)
+    if source.multi_label:
+        sets = [position[members(each)].tolist() for each in source.labels]
+        labels: NDArray[Any] = packed(sets, len(classes))
+    else:
+        labels = position[source.labels]
     source = replace(source, classes=classes, labels=labels)
     paths = [*known, *(each for each in source.paths if each not in known)]  # so that the known ones keep their keys
     keys = dict(zip(paths, make_keys(paths), strict=True))
-    label_of = dict(zip((key.decode() for key in shards.index["key"]), shards.index["label"].tolist(), strict=True))
+    column = widened(shards.index["labels"], len(classes)) if base.multi_label else shards.index["label"]
+    label_of = dict(zip((key.decode() for key in shards.index["key"]), column.tolist(), strict=True))
     held = np.full(len(source.paths), UNDECIDED, np.int8)
     added = np.ones(len(source.paths), np.bool_)
     kept = [(path, _GONE) for path in known.keys() - set(source.paths) if keys[path] in label_of]
@@ -116,8 +127,9 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
         added[row] = False
         if other_size:
             kept.append((path, f"{source.sizes[row]:,} bytes, {size:,} when it was converted: {_KEPT}"))
-        elif label != labels[row]:
-            kept.append((path, f"of class {classes[labels[row]]!r}, in the shards {classes[label]!r}: {_KEPT}"))
+        elif label != labels[row].tolist():
+            ours, theirs = (_named(each, classes) for each in (labels[row].tolist(), label))
+            kept.append((path, f"of class {ours!r}, in the shards {theirs!r}: {_KEPT}"))
         elif source.splits[row] >= VAL and source.splits[row] != held[row]:
             kept.append((path, f"in {SPLITS[source.splits[row]]}, in the shards in {SPLITS[held[row]]}: {_KEPT}"))
     ordered = [keys[path] for path in source.paths]
@@ -153,7 +165,11 @@ def write_addition(
 
     rejected = sorted(list_line(*each) for each in (*source.ignored, *broken, *addition.kept))
     write(REJECTED, b"".join(sorted({*rejected, *_still_broken(out, addition)})))
-    old_labels = set(addition.index["label"][addition.index["split"] == 0].tolist())
+    trained = addition.index[addition.index["split"] == 0]
+    if base.multi_label:
+        old_labels = set(members(np.bitwise_or.reduce(trained["labels"], axis=0)))
+    else:
+        old_labels = set(trained["label"].tolist())
     require_training(f"{out}/{numbered(REJECTED, appends)}", source.classes, kept, dict(broken), old_labels)
     changed = _lines(out, base, CONVERTED) + [list_line(*each) for _, part in kept for each in part.changed]
     if changed:
@@ -170,7 +186,8 @@ def write_addition(
     if extra:
         write(EXTRA, b"".join(extra.values()))
     files |= {f"{job.name}.idx": part.index_sha256 for job, part in kept}
-    index = _joined(addition.index, index_of(kept), len(base.shards))
+    set_bytes = bytes_for(len(source.classes)) if base.multi_label else 0
+    index = _joined(addition.index, index_of(kept, set_bytes), len(base.shards), set_bytes)
     shards = [*base.shards, *(part.shard(job) for job, part in kept)]
     if conflicts := find_label_conflicts(out, index, [shard.name for shard in shards], source.classes, split_file):
         write(CONFLICTS, b"".join(list_line(*each) for each in conflicts))
@@ -284,11 +301,18 @@ def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str,
     return [(path, split, size) for path, (split, size) in rows.items()]
 
 
-def _joined(old: NDArray[np.void], new: NDArray[np.void], shards: int) -> NDArray[np.void]:
-    """Return the rows of both, in which `new` counts its shards from `shards` on."""
+def _named(label: int | list[int], classes: Sequence[str]) -> str:
+    """Return a class's name, or those of a set of bytes."""
+    if isinstance(label, int):
+        return classes[label]
+    return ", ".join(classes[each] for each in members(np.array(label, np.uint8))) or "none"
+
+
+def _joined(old: NDArray[np.void], new: NDArray[np.void], shards: int, set_bytes: int) -> NDArray[np.void]:
+    """Return the rows of both, in which `new` counts its shards from `shards` on; `set_bytes` as in `index_dtype`."""
     longest = max(old.dtype["key"].itemsize, new.dtype["key"].itemsize)
-    index = np.zeros(len(old) + len(new), index_dtype(longest))
+    index = np.zeros(len(old) + len(new), index_dtype(longest, set_bytes))
     for name in new.dtype.names or ():
-        index[name][: len(old)] = old[name]
+        index[name][: len(old)] = widened(old[name], 8 * set_bytes) if name == "labels" else old[name]
         index[name][len(old) :] = new[name] + shards if name == "shard" else new[name]
     return index

@@ -8,11 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from fasttrain.errors import UserError
+from fasttrain.photos.label_bits import bytes_for, packed
 from fasttrain.photos.source import TRAIN, SourceSummary
 from fasttrain.shards.destination import Destination
 from fasttrain.shards.format import (
@@ -52,7 +53,7 @@ def assemble(
     changed = sorted(changed for _, part in kept for changed in part.changed)
     if changed:
         out.write(CONVERTED, b"".join(list_line(path, reason) for path, reason in changed))
-    index = index_of(kept)
+    index = index_of(kept, bytes_for(len(source.classes)) if source.multi_label else 0)
     file = io.BytesIO()
     np.save(file, index)
     out.write(INDEX, file.getvalue())
@@ -65,7 +66,7 @@ def assemble(
     digests = {f"{job.name}.idx": part.index_sha256 for job, part in kept}
     how = sum((Counter(part.counts) for _, part in kept), Counter())
     manifest = Manifest(
-        schema=1,
+        schema=2 if source.multi_label else 1,
         classes=list(source.classes),
         splits={split: sum(len(part.keys) for job, part in kept if SPLITS[job.split] == split) for split in SPLITS},
         source=Origin(kind=source.kind, name=source.name, fingerprint=source.fingerprint),
@@ -79,6 +80,7 @@ def assemble(
             "broken": len(broken),
             "ignored": len(source.ignored),
         },
+        multi_label=source.multi_label,
         files={name: digests.get(name) or _sha256(out.read(name)) for name in (*lists, *digests)},
     )
     out.write(MANIFEST, manifest.to_bytes())
@@ -96,10 +98,10 @@ def require_training(
 
     `listed` is the file that says why.
     """
-    left = {*known, *(label for job, part in kept if job.split == TRAIN for label in part.labels)}
+    left = {*known, *(label for job, part in kept if job.split == TRAIN for label in part.classes)}
     for label, name in enumerate(classes):
         if label not in left:
-            if any(label in part.labels for _, part in kept):
+            if any(label in part.classes for _, part in kept):
                 raise UserError(
                     f"class {name!r} has no training photograph: all of its photographs validate or test; give it "
                     "more, or other splits"
@@ -112,10 +114,10 @@ def require_training(
             )
 
 
-def index_of(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.void]]:
-    """Return the rows of `index.npy` for these shards, which are counted from 0."""
+def index_of(kept: list[tuple[ShardJob, Part]], set_bytes: int = 0) -> np.ndarray[Any, np.dtype[np.void]]:
+    """Return the rows of `index.npy` for these shards, which are counted from 0; `set_bytes` as in `index_dtype`."""
     longest = max((len(key) for _, part in kept for key in part.keys), default=1)
-    index = np.zeros(sum(len(part.keys) for _, part in kept), dtype=index_dtype(longest))
+    index = np.zeros(sum(len(part.keys) for _, part in kept), dtype=index_dtype(longest, set_bytes))
     start = 0
     for number, (job, part) in enumerate(kept):
         rows = index[start : start + len(part.keys)]
@@ -123,7 +125,11 @@ def index_of(kept: list[tuple[ShardJob, Part]]) -> np.ndarray[Any, np.dtype[np.v
         rows["shard"], rows["split"] = number, job.split
         rows["offset"], rows["length"] = part.offsets, part.lengths
         rows["width"], rows["height"] = part.widths, part.heights
-        rows["label"], rows["crc32"] = part.labels, part.crcs
+        rows["crc32"] = part.crcs
+        if set_bytes:
+            rows["labels"] = packed(cast("list[list[int]]", part.labels), 8 * set_bytes)
+        else:
+            rows["label"] = part.labels
         start += len(rows)
     return index
 

@@ -37,6 +37,8 @@ from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import Located, ShardSet
 
 RECORD = "beton.json"
+NO_LABEL = -1
+"""The label in multi-label shards' files: FFCV's field holds one number, and no number stands for a set."""
 
 _SAMPLE = np.dtype([("image", IMAGE), ("label", IN_A_ROW[INT_FIELD])], align=True)
 _LEAST_PAGE = 1 << 23  # FFCV's default; no sample may cross a page
@@ -187,7 +189,7 @@ def _plan_layout(shards: ShardSet, ids: NDArray[np.int64]) -> _Layout:
     samples["image"]["mode"] = JPEG_MODE
     samples["image"]["width"], samples["image"]["height"] = rows["width"], rows["height"]
     samples["image"]["data_ptr"] = pointers
-    samples["label"] = rows["label"]
+    samples["label"] = NO_LABEL if shards.multi_label else rows["label"]
     allocations = np.zeros(len(ids), ALLOCATION)
     allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(len(ids)), pointers, lengths
     head = header.tobytes() + fields.tobytes() + samples.tobytes()

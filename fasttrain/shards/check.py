@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.photos.label_bits import bytes_for, unpacked
 from fasttrain.photos.normalise import MAX_PIXELS
-from fasttrain.shards.format import SPLITS, Manifest, index_dtype
-from fasttrain.shards.tar import BLOCK, member_header, npy_header, size_of_shard
+from fasttrain.shards.format import SPLITS, Manifest, index_dtype, label_in
+from fasttrain.shards.tar import BLOCK, label_member, member_header, npy_header, size_of_shard
 
 _IN_KEYS = np.zeros(256, np.bool_)
 _IN_KEYS[[0, *b"%/-_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"]] = True
@@ -22,7 +23,7 @@ _ROWS = 1 << 16  # checked at a time: a million samples' index is larger than wh
 
 def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
     """Why `index`, of any dtype, is not `manifest`'s; None where every row can be relied on."""
-    if not _is_index(index):
+    if not _is_index(index, manifest):
         return "not an index of shards"
     said = manifest.index.samples
     if len(index) != said or said != sum(shard.samples for shard in manifest.shards):
@@ -36,7 +37,7 @@ def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
         shard, length = rows["shard"], rows["length"].astype(np.uint64)
         if shard.max(initial=0) >= len(shards):
             return "shards that the manifest doesn't name"
-        if rows["label"].min() < 0 or rows["label"].max() >= len(manifest.classes):
+        if _labels_beyond(rows, len(manifest.classes), multi_label=manifest.multi_label):
             return "labels beyond the classes"
         if (rows["split"] != split_of[shard]).any():
             return "samples in another split than their shard"
@@ -55,6 +56,12 @@ def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
     return "samples that overlap" if _overlap(index) else None
 
 
+def _labels_beyond(rows: NDArray[np.void], classes: int, *, multi_label: bool) -> bool:
+    if multi_label:
+        return bool(unpacked(rows["labels"], 8 * bytes_for(classes))[:, classes:].any())
+    return bool(rows["label"].min() < 0 or rows["label"].max() >= classes)
+
+
 def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str | None:
     """Why the tar in `shard` is not what `convert` writes of the samples `rows`; None where it is, header by header.
 
@@ -63,13 +70,14 @@ def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str
     at = 0
     for row in rows[np.argsort(rows["offset"], kind="stable")]:
         key = row["key"].decode()
+        kind, text = label_member(label_in(row))
         for name, head, length in _members(key, row, raw):
             found = shard[at : at + BLOCK + len(head)]
             if found != member_header(name, len(head) + length) + head:
                 return f"its member at byte {at:,} is not {name}"
             data = at + BLOCK + len(head)
-            if name.endswith(".cls"):
-                if shard[data : data + length] != b"%d" % row["label"]:
+            if not head and name == f"{key}.{kind}":
+                if shard[data : data + length] != text:
                     return f"{name} holds another label than the index"
             elif data != int(row["offset"]):
                 return f"{name} lies where the index says another place"
@@ -82,16 +90,17 @@ def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str
 def _members(key: str, row: np.void, raw: bool) -> Iterator[tuple[str, bytes, int]]:
     head = npy_header(int(row["height"]), int(row["width"])) if raw else b""
     yield f"{key}.npy" if raw else f"{key}.jpg", head, int(row["length"])
-    yield f"{key}.cls", b"", len(b"%d" % row["label"])
+    kind, text = label_member(label_in(row))
+    yield f"{key}.{kind}", b"", len(text)
 
 
-def _is_index(index: NDArray[np.void]) -> bool:
+def _is_index(index: NDArray[np.void], manifest: Manifest) -> bool:
     if index.ndim != 1 or index.dtype.names is None or index.dtype.names[0] != "key":
         return False
     key = index.dtype["key"]
     if key.kind != "S":
         return False
-    columns = index_dtype(key.itemsize).descr
+    columns = index_dtype(key.itemsize, bytes_for(len(manifest.classes)) if manifest.multi_label else 0).descr
     return index.dtype.descr in (columns, columns[:-1])
 
 

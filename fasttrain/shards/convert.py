@@ -21,7 +21,7 @@ from fasttrain.photos.sources import open_source, require_known
 from fasttrain.photos.together import keep_together
 from fasttrain.shards.append import plan_addition, write_addition
 from fasttrain.shards.assemble import assemble
-from fasttrain.shards.beton import RECORD, write_betons
+from fasttrain.shards.beton import NO_LABEL, RECORD, write_betons
 from fasttrain.shards.destination import Destination, Folder
 from fasttrain.shards.extra_labels import extra_labels_file
 from fasttrain.shards.find import data_set_in, default_out
@@ -304,6 +304,8 @@ def _append(
 
 def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
     shards = ShardSet.open(out)
+    if shards.multi_label:
+        console.print(f"FFCV's label field holds one number, not a set: it is {NO_LABEL}; the sets are in index.npy")
     said = f"stopped: FFCV's files are not yet whole in {out}; the same command goes on from there"
     with ConvertProgress(console, len(shards), 0) as progress, stopping(stop, console, lambda: said):
 

@@ -42,10 +42,15 @@ def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
 
     Folds have as many photographs of each class as can be, and the photographs of a group share a fold: near-duplicates
     (`convert --keep-duplicates-together`) and `--group-by`'s groups. Raises UserError where there are fewer groups than
-    folds.
+    folds, and for sets of classes.
     """
+    if shards.multi_label:
+        raise UserError(
+            f"{shards.location}: has sets of classes, and folds are dealt by a photograph's one class; train on the "
+            "splits that convert made"
+        )
     ids = np.flatnonzero(shards.index["split"] != _TEST)
-    labels = shards.labels()[ids]
+    labels = shards.class_numbers(ids)
     groups = groups_of(shards)[ids]
     if len(np.unique(groups)) < folds:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,8 +21,10 @@ from pydantic import (
 )
 
 from fasttrain.errors import UserError
+from fasttrain.photos.label_bits import members
 
-SCHEMA = 1
+SCHEMA = 2
+"""The newest that is read. Shards with one class a photograph are written with 1, multi-label ones with 2."""
 MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv", ".parts"
 CONVERTED = "converted.tsv"
 CONFLICTS = "label_conflicts.tsv"
@@ -93,13 +96,14 @@ class IndexSummary(_Part):
 class Manifest(_Part):
     """`manifest.json`. `splits`: samples in each; `settings`: what shaped the bytes; `counts`: photographs.
 
+    multi_label: whether a photograph has any number of classes; written where it is true.
     files: the sha256 of each further file that belongs to the shards; empty where an older fasttrain wrote them.
     What is written has a checksum besides: see `checksum_holds`.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    schema_version: int = Field(SCHEMA, alias="schema", ge=1)
+    schema_version: int = Field(1, alias="schema", ge=1)
     classes: list[ClassName] = Field(min_length=1)
     splits: dict[SplitName, Annotated[int, Field(ge=0)]]
     source: Origin
@@ -108,6 +112,7 @@ class Manifest(_Part):
     settings: dict[str, Any]
     counts: dict[str, int]
     files: dict[FileName, str] = {}
+    multi_label: bool = False
 
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
@@ -140,6 +145,8 @@ class Manifest(_Part):
     def to_bytes(self) -> bytes:
         """The same bytes for the same content: no times, no machine names; with the checksum."""
         plain = {**self.model_dump(by_alias=True), "checksum": _NO_CHECKSUM}
+        if not self.multi_label:
+            del plain["multi_label"]
         text = (json.dumps(plain, indent=1) + "\n").encode()
         return _with_checksum(text, _NO_CHECKSUM, hashlib.sha256(text).hexdigest())
 
@@ -197,11 +204,13 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         raise UserError(f"{where}: damaged, not a manifest of shards; run fasttrain convert again") from error
 
 
-def index_dtype(key_bytes: int) -> np.dtype[np.void]:
+def index_dtype(key_bytes: int, set_bytes: int = 0) -> np.dtype[np.void]:
     """A row of `index.npy`; keys are ASCII of at most `key_bytes`, the rest is said in `ShardSet`.
 
-    Shards of fasttrains before it are without the last column.
+    Multi-label shards have sets of `set_bytes` in place of the label. Shards of fasttrains before it are without the
+    last column.
     """
+    label = ("labels", "u1", (set_bytes,)) if set_bytes else ("label", "<i4")
     return np.dtype(
         [
             ("key", f"S{max(key_bytes, 1)}"),
@@ -210,11 +219,22 @@ def index_dtype(key_bytes: int) -> np.dtype[np.void]:
             ("length", "<u4"),
             ("width", "<u4"),
             ("height", "<u4"),
-            ("label", "<i4"),
+            label,
             ("split", "u1"),
             ("crc32", "<u4"),
         ]
     )
+
+
+def label_in(row: np.void) -> int | list[int]:
+    """Return the label in a row of the index, or the classes of a multi-label one."""
+    return members(row["labels"]) if "labels" in (row.dtype.names or ()) else int(row["label"])
+
+
+def class_names(row: np.void, classes: Sequence[str]) -> str:
+    """Return the name of the class in a row of the index; of several with commas, "none" for an empty set."""
+    label = label_in(row)
+    return classes[label] if isinstance(label, int) else ", ".join(classes[each] for each in label) or "none"
 
 
 def _no_manifest(folder: Path) -> str:

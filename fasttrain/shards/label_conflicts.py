@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.shards.destination import Destination
+from fasttrain.shards.format import class_names
 from fasttrain.shards.keys import make_keys
 
 
@@ -30,10 +31,12 @@ def find_label_conflicts(
     path_of = dict(zip(make_keys(paths), paths, strict=True))
     found = []
     for rows in groups:
-        named = sorted((path_of.get(key := index["key"][row].decode(), key), int(index["label"][row])) for row in rows)
-        for path, label in named:
-            other, other_label = next(each for each in named if each[1] != label)
-            found.append((path, f"in class {classes[label]!r}, and in {classes[other_label]!r} as {other}"))
+        named = sorted(
+            (path_of.get(key := index["key"][row].decode(), key), class_names(index[row], classes)) for row in rows
+        )
+        for path, name in named:
+            other, other_name = next(each for each in named if each[1] != name)
+            found.append((path, f"in class {name!r}, and in {other_name!r} as {other}"))
     return sorted(found)
 
 
@@ -51,7 +54,7 @@ def _candidates(index: NDArray[np.void]) -> list[NDArray[np.int64]]:
     sums, rows = sums[repeated], rows[repeated]
     if not len(rows):
         return []
-    labels = index["label"][rows]
+    labels = _numbers(index[rows])
     starts = np.flatnonzero(np.concatenate(([True], sums[1:] != sums[:-1])))
     ends = np.append(starts[1:], len(sums))
     mixed = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
@@ -66,4 +69,11 @@ def _same_bytes(
     same: dict[bytes, list[int]] = defaultdict(list)
     for row, data in zip(rows.tolist(), out.read_ranges(places), strict=True):
         same[hashlib.sha256(data).digest()].append(row)
-    return [found for found in same.values() if len(set(index["label"][found].tolist())) > 1]
+    return [found for found in same.values() if len(set(_numbers(index[found]).tolist())) > 1]
+
+
+def _numbers(rows: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return a number for each row, the same for the same label or set."""
+    if "labels" in (rows.dtype.names or ()):
+        return np.unique(rows["labels"], axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return rows["label"].astype(np.int64)

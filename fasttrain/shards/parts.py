@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from fasttrain.errors import UserError, fault_of_machine, no_memory
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval
+from fasttrain.photos.label_bits import members
 from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
 from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
@@ -54,21 +55,30 @@ class Part:
     lengths: list[int] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list[int] | list[list[int]] = field(default_factory=list)
     crcs: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     broken: list[tuple[str, str]] = field(default_factory=list)
     changed: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def classes(self) -> list[int]:
+        """The labels, those of sets one by one."""
+        return [number for label in self.labels for number in (label if isinstance(label, list) else [label])]
+
     def fits(self, job: ShardJob) -> bool:
         """Whether this may be `job`'s: every column as long as the others, all numbers such as an index holds."""
-        columns = (self.offsets, self.lengths, self.widths, self.heights, self.labels, self.crcs)
+        columns = (self.offsets, self.lengths, self.widths, self.heights, self.crcs)
         keys = all(isinstance(key, str) and key.isascii() and key.isprintable() for key in self.keys)
         return (
             keys
             and len(self.keys) <= len(job.rows)
-            and all(len(column) == len(self.keys) for column in columns)
-            and all(type(value) is int and 0 <= value < 1 << 32 for column in columns[1:] for value in column)
+            and all(len(column) == len(self.keys) for column in (*columns, self.labels))
+            and all(
+                type(value) is int and 0 <= value < 1 << 32
+                for column in (*columns[1:], self.classes)
+                for value in column
+            )
             and all(type(value) is int and 0 <= value < 1 << 63 for value in self.offsets)
         )
 
@@ -193,7 +203,8 @@ def _write_part(
                 if strict:
                     part.check_strict(source.root)
             else:
-                _add(part, tar, photo, keys[row], int(source.labels[row]))
+                label = members(source.labels[row]) if source.multi_label else int(source.labels[row])
+                _add(part, tar, photo, keys[row], label)
                 if reason := photo.reason:
                     part.changed.append((source.paths[row], reason))
             advance()
@@ -211,7 +222,7 @@ def _write_part(
     return part
 
 
-def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: int) -> None:
+def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: Any) -> None:
     if isinstance(photo, RawPhoto):
         header = npy_header(photo.height, photo.width)
         data = photo.pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +16,13 @@ from numpy.typing import NDArray
 
 from fasttrain.config.location import is_url, user_path
 from fasttrain.errors import UserError, of_os
+from fasttrain.photos.label_bits import unpacked
 from fasttrain.shards.check import index_problem, members_problem
 from fasttrain.shards.checksum import sha256_of
 from fasttrain.shards.extra_labels import ExtraLabels, read_extra_labels
 from fasttrain.shards.format import EXTRA, MANIFEST, REJECTED, SPLITS, Manifest, checksum_holds, read_manifest
 
 if TYPE_CHECKING:
-    import threading
-
     from fasttrain.config.values import CacheSize
 
 _OPEN_SHARDS = 256  # each holds a file descriptor, of which a process often has 1,024
@@ -121,12 +121,12 @@ class ShardSet:
     A sample's id is its row in `index`: all train, then val, then test, and so again for each append.
 
     location (the folder or URL), folder (on this machine), remote (whether shards are fetched when they are needed),
-    manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a
-    memory-mapped structured array [n] with key (S), shard (position in manifest.shards), offset and length
-    (of the JPEG or the pixels, in the tar, bytes), width and height (pixels), label and split (0 train, 1 val, 2 test),
-    and crc32 (of the same bytes), which older shards are without. Its numbers have been checked (`shards.check`).
-    mapped: whether the samples lie in files that are mapped into memory. Can be pickled and survives a fork: a worker
-    maps the files itself.
+    manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a memory-mapped
+    structured array [n] with key (S), shard (position in manifest.shards), offset and length (of the JPEG or the
+    pixels, in the tar, bytes), width and height (pixels), label (or `labels`, a set as `label_bits.packed` has it,
+    where the shards are `multi_label`), split (0 train, 1 val, 2 test), and crc32 (of the same bytes), which older
+    shards are without. Its numbers have been checked (`shards.check`). mapped: whether the samples lie in files that
+    are mapped into memory. Can be pickled and survives a fork: a worker maps the files itself.
     """
 
     mapped = True
@@ -141,6 +141,7 @@ class ShardSet:
         files.check(self.manifest)
         self.index = self._open_index()
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
+        self._mapping = threading.Lock()  # a loader's thread reads beside the one that compares checksums
         self._mappable = files.mappable(self.manifest)
 
     @classmethod
@@ -183,9 +184,30 @@ class ShardSet:
         """int32 [N, 2], (height, width) in pixels of every sample."""
         return np.stack([self.index["height"], self.index["width"]], axis=1).astype(np.int32)
 
-    def labels(self) -> NDArray[np.int64]:
-        """int64 [N], positions in `classes`."""
-        return self.index["label"].astype(np.int64)
+    @property
+    def multi_label(self) -> bool:
+        """Return whether a photograph has any number of classes."""
+        return self.manifest.multi_label
+
+    def labels(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64] | NDArray[np.float32]:
+        """int64 [n], positions in `classes`, of all samples or of some; of multi-label shards float32 [n, classes].
+
+        These are 1 where a photograph has the class, and 0 elsewhere.
+        """
+        if self.multi_label:
+            return unpacked(self.index["labels"][samples], len(self.classes)).astype(np.float32)
+        return self.class_numbers(samples)
+
+    def class_numbers(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64]:
+        """Return int64 [n], positions in `classes`, of shards that aren't multi-label."""
+        return self.index["label"][samples].astype(np.int64)
+
+    def class_counts(self, split: str) -> NDArray[np.int64]:
+        """int64 [classes], the photographs of each class in a split."""
+        rows = self.index[self.ids(split)]
+        if self.multi_label:
+            return unpacked(rows["labels"], len(self.classes)).sum(0, dtype=np.int64)
+        return np.bincount(rows["label"], minlength=len(self.classes))
 
     def extra_labels(self) -> ExtraLabels:
         """Return what the source's table says of each sample besides its class: a column each, empty without any.
@@ -282,9 +304,13 @@ class ShardSet:
         return members_problem(self._shard(number), self.index[self.index["shard"] == number], self.raw)
 
     def _shard(self, number: int) -> memoryview:
-        if number in self._maps:
+        with self._mapping:
+            if number not in self._maps:
+                self._map(number)
             self._maps.move_to_end(number)
             return self._maps[number]
+
+    def _map(self, number: int) -> None:
         shard = self.manifest.shards[number]
         try:
             with self.files.open(shard.name) as file:
@@ -297,7 +323,6 @@ class ShardSet:
         self._maps[number] = mapped
         while len(self._maps) > _OPEN_SHARDS or self._maps_too_much():
             self._maps.popitem(last=False)  # unmapped once the last view of it is gone
-        return mapped
 
     def _maps_too_much(self) -> bool:
         if self._mappable is None or len(self._maps) == 1:

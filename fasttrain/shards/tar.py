@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import tarfile
+from collections.abc import Sequence
 from typing import IO
 
 BLOCK = tarfile.BLOCKSIZE
@@ -12,6 +14,14 @@ _INDEX_VERSION = "v1.2"
 _NPY_HEADER = 128
 _AT_ONCE = 1 << 20  # each write and each hash gives the GIL away, and waits for it after
 _NAME, _SIZE, _CHECKSUM = 100, 124, 148  # in a USTAR header: the name's length, and where these two stand
+
+
+def label_member(label: int | Sequence[int]) -> tuple[str, bytes]:
+    """Return the suffix and the bytes of a label's member: a number in `.cls`, or a set as `{"labels": [0, 3]}`.
+
+    WebDataset decodes `.cls` to one number, so a set goes into `.json`.
+    """
+    return ("cls", b"%d" % label) if isinstance(label, int) else ("json", json.dumps({"labels": [*label]}).encode())
 
 
 def npy_header(height: int, width: int) -> bytes:
@@ -43,19 +53,21 @@ class TarWriter:
         """64 hex digits."""
         return self._digest.hexdigest()
 
-    def add(self, key: str, photo: bytes, label: int, kind: str = "jpg", head: bytes = b"") -> int:
-        """Puts `head` and `photo` as one into `key`.`kind`, `label` into `key`.cls; returns where `photo` begins.
+    def add(self, key: str, photo: bytes, label: int | Sequence[int], kind: str = "jpg", head: bytes = b"") -> int:
+        """Puts `head` and `photo` as one into `key`.`kind`, `label` beside it; returns where `photo` begins.
 
         `key` is ASCII without spaces, its base name without a dot, at most 96 bytes. Raises
         ValueError otherwise.
         """
         if not key.isascii() or " " in key or "." in key.rpartition("/")[2] or len(key) + len(".cls") > _NAME:
             raise ValueError(f"not a shard's key: {key!r}")
-        text = b"%d" % label
+        label_kind, text = label_member(label)
         offset = self._member(f"{key}.{kind}", photo, head)
-        label_offset = self._member(f"{key}.cls", text)
+        label_offset = self._member(f"{key}.{label_kind}", text)
         length = len(head) + len(photo)
-        self._samples.append(f"{kind} {offset} {length} {key}.{kind} cls {label_offset} {len(text)} {key}.cls")
+        self._samples.append(
+            f"{kind} {offset} {length} {key}.{kind} {label_kind} {label_offset} {len(text)} {key}.{label_kind}"
+        )
         return offset + len(head)
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from fasttrain.tracking.sync import waiting_records
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-CURVES = ("val_top1", "val_loss", "img/s", "train_top1", "train_loss", "learning_rate", "wait_share")
+CURVES = ("val_top1", "val_loss", "img/s", "val_map", "train_top1", "train_loss", "learning_rate", "wait_share")
 _LISTED = CURVES[:3]
 SORTS = ("start", "name", "model", "val_top1", "test_top1", "epochs", "img/s", "duration")
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
@@ -191,6 +191,7 @@ def run_of_folder(path: Path) -> TrackedRun:
     metrics |= {name: history[-1][name] for name in ("epoch_seconds",) if history and name in history[-1]}
     params = {name: str(value) for name, value in config.items()} | (record.params if record else {})
     wanted = dict.fromkeys((*CURVES, _monitor(params).field))
+    points = {name: {each["epoch"]: each[name] for each in history if name in each} for name in wanted}
     status = "finished" if evaluation else _STATUS[record.status if record else "RUNNING"]
     files = [file for name in (RECORD, "history.json") if (file := path / name).exists()]
     return TrackedRun(
@@ -198,7 +199,7 @@ def run_of_folder(path: Path) -> TrackedRun:
         status=status,
         params=params,
         metrics=metrics,
-        curves={name: {each["epoch"]: each[name] for each in history if name in each} for name in wanted},
+        curves={name: curve for name, curve in points.items() if curve},
         folder=path.resolve(),
         experiment=record.experiment if record else None,
         start=record.began / 1000 if record else None,

@@ -1,12 +1,14 @@
-"""`--batch-size auto`: the largest batch that fits, by trying; and what fits where the run's own did not."""
+"""`--batch-size auto`: the fastest batch, by trying; and what fits where the run's own did not."""
 
 from __future__ import annotations
 
 import copy
 import gc
 import logging
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from timm.utils import decay_batch_step
 
-from fasttrain.device import release_memory
+from fasttrain.device import release_memory, synchronize
 from fasttrain.errors import OutOfMemory, UserError
 from fasttrain.memory import free_memory, give_back_heap, peak_memory, resident_memory
 from fasttrain.model.freeze import keep_frozen
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fasttrain")
 
-Fits = Callable[[int], bool]
+Fits = Callable[[int], float]
+"""Photographs a second with a batch of a size; 0 where it doesn't fit."""
 
 _FIRST = 8
 _STEPS_AN_EPOCH = 8  # at least: with fewer there is little to schedule
-_CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take some
+_CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take the rest
 _CPU_SHARE = 0.8  # of the memory that is free
+_GAIN = 1.05  # in photographs a second, for which a batch is doubled: less is noise, and larger batches learn slower
 _TELLS = 256 << 20  # bytes: growth by less drowns in what Python and its libraries take and leave
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "head_epochs": 0, "refit": False}
 
@@ -53,7 +57,7 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
         most = _rounded(min(max(len(parts.loaders.train.ids) // (ranks.size * _STEPS_AN_EPOCH), 1), 65_536))
         if device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(_CUDA_SHARE, device)
-            size = largest_that_fits(fitting(parts), most)
+            size = fastest_that_fits(fitting(parts), most)
         elif device.type == "cpu":
             size = largest_by_growth(fitting(parts), most, ranks.local_size)
         else:
@@ -66,22 +70,32 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
     del parts
     gc.collect()
     release_memory(device)
-    why = f"more would leave fewer than {_STEPS_AN_EPOCH} steps an epoch" if size == most else f"tried on {device}"
+    why = f"more would leave fewer than {_STEPS_AN_EPOCH} steps an epoch"
+    if size < most:
+        why = f"the fastest tried on {device}" if device.type == "cuda" else f"tried on {device}"
     update = {"batch_size": size}
     return replace(start, config=start.config.model_copy(update=update)), f"batch size: {size} ({why})"
 
 
-def largest_that_fits(fits: Fits, most: int) -> int:
-    """Doubles until a batch doesn't fit, then tries the one in between: 8, 16, 32, 64, 48. UserError if 1 doesn't."""
+def fastest_that_fits(fits: Fits, most: int) -> int:
+    """Double the batch while that trains at least `_GAIN` times as many photographs a second; return the last that did.
+
+    Where one doesn't fit, the one in between is tried: 8, 16, 32, 64, 48. Raises UserError where one photograph is too
+    much.
+    """
     size = min(_FIRST, most)
-    if not fits(size):
+    rate = fits(size)
+    if not rate:
         return largest_below(fits, size)
     while size < most:
         larger = min(2 * size, most)
-        if not fits(larger):
+        faster = fits(larger)
+        if not faster:
             between = decay_batch_step(larger)
-            return between if between > size and fits(between) else size
-        size = larger
+            return between if between > size and fits(between) >= _GAIN * rate else size
+        if faster < _GAIN * rate:
+            return size
+        size, rate = larger, faster
     return size
 
 
@@ -127,12 +141,12 @@ def largest_by_growth(
 
 
 def fitting(parts: RunParts) -> Fits:
-    """Whether steps with a batch of a size run on the device that `parts` are on. They change the weights."""
+    """Return how fast steps with a batch of a size are on the device that `parts` are on. They change the weights."""
 
-    def fits(size: int) -> bool:
+    def fits(size: int) -> float:
         try:
-            _try_steps(parts, size)
-            return True
+            with _beside_the_loader(parts, size):
+                return _try_steps(parts, size)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -140,7 +154,7 @@ def fitting(parts: RunParts) -> Fits:
         finally:
             parts.state.optimizer.zero_grad(set_to_none=True)
             release_memory(parts.device)
-        return False
+        return 0.0
 
     return fits
 
@@ -148,13 +162,14 @@ def fitting(parts: RunParts) -> Fits:
 def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
     """Where `error` says that memory ran out: an error that offers a batch that fits, tried here. None otherwise.
 
-    `parts` are the run's own, whose weights it spoils; `run` is its folder.
+    `parts` are the run's own, whose weights it spoils and whose loaders it closes; `run` is its folder.
     """
     if not is_out_of_memory(error):
         return None
     if parts.device.type == "cuda" and not (isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)):
         return None  # the host's memory: a smaller batch is not what helps
     _let_go(error)
+    parts.loaders.close()
     parts.state.optimizer.zero_grad(set_to_none=True)
     release_memory(parts.device)
     try:
@@ -177,8 +192,28 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
     )
 
 
-def _try_steps(parts: RunParts, size: int) -> None:
-    """Two steps: the optimizer makes its moments in the first."""
+@contextmanager
+def _beside_the_loader(parts: RunParts, size: int) -> Iterator[None]:
+    """Hold the memory that the loader takes for batches of `size`, and leave torch its share of a GPU without that."""
+    device = parts.device
+    with parts.loaders.train.holding_memory(size):
+        if device.type != "cuda":
+            yield
+            return
+        free, total = torch.cuda.mem_get_info(device)
+        others = total - free - torch.cuda.memory_reserved(device)
+        torch.cuda.set_per_process_memory_fraction(max(_CUDA_SHARE - others / total, 0.0), device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def _try_steps(parts: RunParts, size: int) -> float:
+    """Make a few steps and return photographs a second; the optimizer makes its moments in the first.
+
+    A GPU tries kernels in its first steps, and is fast enough for more.
+    """
     optimizer, side = parts.state.optimizer, parts.config.image_size
     still = Schedule(
         optimizer, "constant", learning_rate=1.0, epochs=1, steps_per_epoch=1, patience=0, factor=0.5, warmup_epochs=0
@@ -187,7 +222,7 @@ def _try_steps(parts: RunParts, size: int) -> None:
     # Without the other ranks, who may be able to take a batch that this one can't.
     step = replace(parts.step, parallel=None, ranks=1)
     ids = torch.from_numpy(np.resize(parts.loaders.train.ids, size))
-    labels = torch.zeros(size, dtype=torch.int64)
+    labels = torch.from_numpy(parts.shards.labels(ids.numpy()))
     images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
     # A run holds all batches of a step, on the device where that is CUDA. One of them is enough to try.
     copies = [images.to(parts.device, copy=True) for _ in range(parts.step.accumulate)]
@@ -197,10 +232,12 @@ def _try_steps(parts: RunParts, size: int) -> None:
     for each in state.model.modules():
         if isinstance(each, torch.nn.SyncBatchNorm):
             each.eval()  # in training it waits for the other ranks
-    for _ in range(2):
-        step(state, batches[:1], Agreed(*step.size(batches[:1]), None))
-    if parts.device.type == "cuda":
-        torch.cuda.synchronize(parts.device)
+    for steps in (2, 5) if parts.device.type == "cuda" else (1, 1):
+        began = time.perf_counter()
+        for _ in range(steps):
+            step(state, batches[:1], Agreed(*step.size(batches[:1]), None))
+        synchronize(parts.device)
+    return steps * size / (time.perf_counter() - began)
 
 
 def _let_go(error: BaseException | None) -> None:

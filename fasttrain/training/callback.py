@@ -26,8 +26,8 @@ _NAME = re.compile(r"[\w./ -]+")  # as MLflow takes them
 class Callback:
     """Base of a callback: override what you need.
 
-    Under torchrun each method is called on every rank, in the same order. A callback that changes weights must do the
-    same on all of them.
+    With several ranks each method is called on every rank, in the same order. A callback that changes weights must do
+    the same on all of them.
     """
 
     def on_train_start(self, run: RunView) -> None:
@@ -71,7 +71,7 @@ class RunView:
         self.device: torch.device = parts.device
         """The device that the model is on."""
         self.rank: int = parts.ranks.rank
-        """0 without torchrun. Rank 0 writes the files, and its metrics and states count."""
+        """0 in a single process. Rank 0 writes the files, and its metrics and states count."""
         self.stopped_by: str | None = None
         """Which callback asked the run to stop, and why; None while none has."""
         self._record: Mapping[str, Any] | None = None
@@ -115,14 +115,16 @@ class RunView:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The epoch's metrics. After a step: this rank's `train_loss` and `train_top1` so far, for which it waits for
-        the device. After an epoch: its record. Both with what was logged."""
+        """The epoch's metrics. After a step: this rank's `train_loss` and `train_top1` so far (of multi-label data
+        `train_subset_accuracy`), for which it waits for the device. After an epoch: its record. Both with what was
+        logged."""
         if self._record is not None:
             return {**self._record, **self._logged}
         if self._state.at_end_of_epoch:
             return dict(self._state.history[-1])
-        loss, top1 = self._state.totals.means()
-        return {"train_loss": loss, "train_top1": top1, **self._logged}
+        totals = self._state.totals
+        loss, accuracy = totals.means()
+        return {"train_loss": loss, f"train_{totals.accuracy}": accuracy, **self._logged}
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Add `metrics` to the record of the epoch at hand: in `history.json` and in MLflow.

@@ -64,10 +64,10 @@ def make_loaders(
     """
     require_room(shards, "shards" if shuffle == "shards" else "full")
     ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
-    if len(shards.classes) == 1:
+    if len(shards.classes) == 1 and not shards.multi_label:
         raise UserError(f"{shards.location}: one class only, {shards.classes[0]!r}; a classifier needs two")
     fraction = shards.manifest.settings.get("val_fraction", 0)
-    lone = len(ids["train"]) <= len(np.unique(shards.labels()[ids["train"]]))
+    lone = len(ids["train"]) <= np.count_nonzero(shards.class_counts("train"))
     if lone:
         room = "give a class two photographs or more"
     elif fraction:  # which draws at least one of each class, unless the source has some of its own
@@ -134,7 +134,7 @@ def absent_classes(shards: ShardSet) -> list[str]:
     """A line for each split that is there without some of the classes, and for what that means."""
     lines = []
     for split in SPLITS:
-        counts = np.bincount(shards.labels()[shards.ids(split)], minlength=len(shards.classes))
+        counts = shards.class_counts(split)
         absent = [name for name, count in zip(shards.classes, counts, strict=True) if not count]
         if absent and len(absent) < len(counts):
             named = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED:,} more" * (len(absent) > _NAMED))
@@ -144,7 +144,11 @@ def absent_classes(shards: ShardSet) -> list[str]:
 
 
 def balanced_weights(shards: ShardSet) -> torch.Tensor:
-    """float32 [classes]: n / (classes * n_class) over the training split, as scikit-learn's "balanced"."""
-    labels = shards.labels()[shards.ids("train")]
-    counts = np.bincount(labels, minlength=len(shards.classes))
-    return torch.from_numpy(len(labels) / (len(counts) * np.maximum(counts, 1))).float()
+    """float32 [classes]: n / (classes * n_class) over the training split, as scikit-learn's "balanced".
+
+    Of multi-label shards the photographs without a class over those with it, as `pos_weight` takes them.
+    """
+    counts, samples = shards.class_counts("train"), len(shards.ids("train"))
+    if shards.multi_label:
+        return torch.from_numpy((samples - counts).clip(1) / counts.clip(1)).float()
+    return torch.from_numpy(samples / (len(counts) * np.maximum(counts, 1))).float()

@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from fasttrain.errors import Diverged, UserError, mendable
 from fasttrain.files import atomic_write_bytes
+from fasttrain.model.criterion import validation_criterion
 from fasttrain.training.finite import Sign, StepDiverged, non_finite
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
         "rank": run.ranks.rank,
         "config": config.plain(),
         "classes": list(spec.classes),
+        "multi_label": spec.multi_label,
         "mean": list(spec.mean),
         "std": list(spec.std),
         **({"teacher": teacher.identity} if (teacher := run.step.teacher) else {}),
@@ -200,7 +202,7 @@ def _until(loader: Loader, delivered: int) -> Iterator[tuple[torch.Tensor, torch
 def _guilty_of_validation(run: RunParts, model: torch.nn.Module) -> Batches:
     """The first batch of the validation split whose loss is not finite, of this rank's; empty where there is none."""
     model.eval()
-    criterion = torch.nn.CrossEntropyLoss()
+    criterion = validation_criterion(multi_label=run.spec.multi_label)
     with torch.inference_mode(), closing(iter(run.loaders.val)) as batches:  # type: ignore[type-var]
         for images, labels, ids in batches:
             if not len(labels):

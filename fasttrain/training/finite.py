@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.nn.utils import get_total_norm
 
 from fasttrain.errors import Diverged
 
@@ -66,7 +65,7 @@ class StepDiverged(Diverged):
             "gradient": f"the gradient's norm became {sign.gradient} {where} (the loss: {sign.loss:.4g}), {rate}; "
             "lower --learning-rate",
             "scale": f"fp16's loss scale fell to {sign.scale:.1g} {where}, {rate}, since the gradients overflow at any "
-            "scale; use --amp-dtype bf16, or lower --learning-rate",
+            "scale; use --amp-dtype bf16 (--no-amp on a GPU without it), or lower --learning-rate",
             "validation": f"the validation loss became {sign.loss} {where}, {rate}; {mend}",
         }
         super().__init__(said[sign.kind])
@@ -83,6 +82,7 @@ class Watch:
         self._device = device
         self._broken = torch.zeros((), device=device)  # 1 from the first step that was not finite on
         self._none = torch.zeros((), device=device)
+        self._one = torch.ones((), device=device)
         self._notes: list[BatchNote] = []
         self._losses: list[torch.Tensor] = []
         self._norms: list[torch.Tensor] = []
@@ -96,7 +96,7 @@ class Watch:
 
     def loss(self, loss: torch.Tensor) -> None:
         """Note the loss, float [], of the batch that began last."""
-        loss = loss.detach().clone()  # the next run of a CUDA graph writes where this one lies
+        loss = loss.detach().to(torch.float32, copy=True)  # the next run of a CUDA graph writes where this one lies
         self._losses.append(loss)
         self._norms.append(self._none)
         self._break_unless(loss)
@@ -104,7 +104,7 @@ class Watch:
     def gradient(self, norm: torch.Tensor, scaler: torch.amp.GradScaler) -> None:
         """Note the norm, float [], of the gradient of the step that ends with the last batch."""
         if not scaler.is_enabled() and self._norms:
-            self._norms[-1] = norm
+            self._norms[-1] = norm = norm.to(self._device, torch.float32)
             self._break_unless(norm)
 
     def scaled(self, loss: torch.Tensor, scaler: torch.amp.GradScaler) -> torch.Tensor:
@@ -129,7 +129,7 @@ class Watch:
         """The first that was not finite since the last look, if any was. Waits for the device."""
         if not self._losses:
             return None
-        values = torch.stack([each.float() for each in (*self._losses, *self._norms)]).tolist()
+        values = torch.stack([*self._losses, *self._norms]).tolist()
         count = len(self._losses)
         notes = self._notes[-count:]
         scale = scaler.get_scale() if scaler.is_enabled() else 1.0
@@ -145,13 +145,21 @@ class Watch:
         return None
 
     def _break_unless(self, value: torch.Tensor) -> None:
-        self._broken.masked_fill_(~torch.isfinite(value), 1.0)
+        if self._device.type == "mps":  # which has the operation from torch 2.8 on
+            self._broken.masked_fill_(~torch.isfinite(value), 1.0)
+        else:  # GradScaler's check, in one operation; it multiplies the value by 1
+            torch._amp_foreach_non_finite_check_and_unscale_([value], self._broken, self._one)
 
 
 def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The 2-norm of all gradients together, float [], on their device: not finite where one of them isn't."""
+    """Return the 2-norm of all gradients together, float [], on their device: not finite where one of them isn't.
+
+    It is `torch.nn.utils.get_total_norm`'s for tensors of one device, without the time that takes to sort them.
+    """
     gradients = [each.grad for each in parameters if each.grad is not None]
-    norm: torch.Tensor = get_total_norm(gradients)
+    if not gradients:
+        return torch.tensor(0.0)
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     return norm
 
 

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import torch
 
+from fasttrain.device import full_precision
+
 _ITERATIONS_BETWEEN_LOOKS, _MOST_LOOKS = 20, 100
 _LEAST_GAIN = 1e-7  # of the objective, over the iterations between two looks
 
 
+@full_precision()
 def solve_head(
     head: torch.nn.Linear,
     features: torch.Tensor,
@@ -24,10 +27,11 @@ def solve_head(
 
     The objective is `criterion(logits, labels) + l2 / 2 * sum(weight ** 2)`, with the weights that `head` would have on
     standardized features (mean 0, standard deviation 1). L-BFGS (Liu and Nocedal 1989) minimizes it over the full batch
-    to convergence. It starts from the current weights, so a sequence of penalties costs little more than one.
+    to convergence, in full precision. It starts from the current weights, so a sequence of penalties costs little more
+    than one.
 
-    `features`: float32 [n, D], finite. `labels`: int64 [n]. Both on the device of `head`. Returns False, with `head`
-    unchanged, if a stop was requested.
+    `features`: float32 [n, D], finite. `labels`: int64 [n], or float [n, classes] for `SetCrossEntropy`. Both on the
+    device of `head`. Returns False, with `head` unchanged, if a stop was requested.
     """
     precise = torch.float32 if features.device.type == "mps" else torch.float64
     deviation, mean = torch.std_mean(features.to(precise), dim=0, correction=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.model.input_size import img_size_for, own_side, takes
-from fasttrain.training.progressive import progressive_side
+from fasttrain.training.progressive import side_of_epoch
 
 
 def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
@@ -34,7 +34,4 @@ def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 def sides_of(config: TrainConfig) -> set[int]:
     """Return the sides in px of all pictures that the run's model sees."""
     sides = {config.image_size, config.eval_size or config.image_size}
-    if config.progressive is None:
-        return sides
-    epochs = range(config.epochs)
-    return {*sides, *(progressive_side(config.progressive, each, config.epochs) for each in epochs)}
+    return sides | {side_of_epoch(config, each) for each in range(config.epochs if config.progressive else 0)}

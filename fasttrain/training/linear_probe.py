@@ -24,8 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fasttrain.config.location import cache_root
+from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import evaluation_crop
-from fasttrain.device import copy_to
+from fasttrain.device import copy_to, full_precision
 from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
@@ -35,6 +36,7 @@ from fasttrain.model.precision import Autocast
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, photographs_in_order
+from fasttrain.training.finite import LOOK_EVERY
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.state import TrainingState
 
@@ -42,6 +44,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 Watched = Callable[[Batches], Batches]
 
 _STRONGEST, _WEAKEST = 1.0, 1e-4  # L2 penalties on the weights of standardized features
+_MOST_UNDER_MINUTES = 10_000  # photographs; the classifier of more is hardly better to train everything from
 _TOLERANCE = 1e-2  # of the greatest logit: half precision
 
 
@@ -50,9 +53,9 @@ class FeatureLoader(base.Loader):
 
     name = "features"
 
-    def __init__(self, pictures: base.Loader, features: torch.Tensor) -> None:
-        """`features`, float32 [N, D]: of the samples `pictures.ids`, in that order."""
-        super().__init__(pictures.shards, pictures.ids, pictures.settings)
+    def __init__(self, pictures: base.Loader, ids: NDArray[np.int64], features: torch.Tensor) -> None:
+        """`features`, float32 [N, D]: of the samples `ids` of `pictures`, perhaps all of them, in that order."""
+        super().__init__(pictures.shards, ids, pictures.settings)
         self.load_state_dict(pictures.state_dict())
         self._pictures, self._features = pictures, features
 
@@ -61,7 +64,7 @@ class FeatureLoader(base.Loader):
         if settings.shuffle != "none":
             shards = self.shards.index["shard"][order].astype(np.int64) if settings.shuffle == "shards" else None
             if settings.sampling == "balanced":
-                labels = self.shards.labels()[order]
+                labels = self.shards.class_numbers(order)
                 order, _ = balanced_order(order, labels, settings.seed, self.epoch, shards)
             else:
                 order = epoch_order(order, settings.seed, self.epoch, shards)
@@ -71,7 +74,7 @@ class FeatureLoader(base.Loader):
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         for batch in batches:
             rows = torch.from_numpy(np.searchsorted(self.ids, batch.ids))
-            yield self._features[rows.to(self._features.device)], ()
+            yield self._features[copy_to(self._features.device, rows)], ()
 
     def close(self) -> None:
         self._pictures.close()
@@ -88,21 +91,23 @@ def to_features(
     watched: Watched,
     say: Callable[[str], None],
     setting: str,
+    most: int | None = None,
 ) -> Loaders:
     """Turn the run of `state` into one on features, read from the cache or computed now. Return their loaders.
 
     `state.model` takes features from then on, until its `forward` is deleted. `watched` wraps batches and may raise to
-    stop. `setting` is the one that asked for it. Raises UserError if the classifier is not the last thing the model
-    does, or a feature is not finite.
+    stop. `setting` is the one that asked for it. `most`: the run trains on evenly spaced photographs, so many at most.
+    Raises UserError if the classifier is not the last thing the model does, or a feature is not finite.
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
     shards = loaders.train.shards.stored
 
     @functools.cache
-    def of_split(split: str) -> torch.Tensor:
-        ids = shards.ids(split)
-        path = cache_root() / "features" / f"{digest}-{split}.safetensors"
+    def of_split(split: str, spacing: int) -> torch.Tensor:
+        ids = shards.ids(split)[::spacing]
+        which = split if spacing == 1 else f"{split}-{spacing}"
+        path = cache_root() / "features" / f"{digest}-{which}.safetensors"
         features = _read(path, len(ids))
         if features is None:
             began, crop = time.perf_counter(), evaluation_crop(spec.geometry)
@@ -115,23 +120,25 @@ def to_features(
             say(f"features: {len(features):,} photographs of the {split} split, from {path}")
         return features
 
-    def of(pictures: base.Loader | None) -> FeatureLoader | None:
+    def of(pictures: base.Loader | None, spacing: int = 1) -> FeatureLoader | None:
         if pictures is None:
             return None
-        numbers = shards.index["split"][pictures.ids]
+        chosen = pictures.ids[::spacing]
+        numbers = shards.index["split"][chosen]
         parts: list[torch.Tensor] = []
         order: list[NDArray[np.int64]] = []
         for number in np.unique(numbers).tolist():  # a fold's photographs are of two splits
             rows = np.flatnonzero(numbers == number)
-            found, ids = of_split(SPLITS[number]), shards.ids(SPLITS[number])
-            own = torch.from_numpy(np.searchsorted(ids, pictures.ids[rows]))
+            found, ids = of_split(SPLITS[number], spacing), shards.ids(SPLITS[number])[::spacing]
+            own = torch.from_numpy(np.searchsorted(ids, chosen[rows]))
             parts.append(found if len(rows) == len(ids) else found[own])
             order.append(rows)
         by_id = torch.from_numpy(np.argsort(np.concatenate(order)))
         features = parts[0] if len(parts) == 1 else torch.cat(parts)[by_id]
-        return FeatureLoader(pictures, features.to(device))
+        return FeatureLoader(pictures, chosen, features.to(device))
 
-    train, val, test = of(loaders.train), of(loaders.val), of(loaders.test)
+    spacing = 1 if most is None else -(-len(loaders.train.ids) // most)
+    train, val, test = of(loaders.train, spacing), of(loaders.val), of(loaders.test)
     assert train is not None and val is not None
     head = _head(model)
     model.forward = lambda features: head(features)
@@ -142,6 +149,14 @@ def to_features(
 def _head(model: Any) -> torch.nn.Linear:
     head: torch.nn.Linear = model.get_classifier()
     return head
+
+
+def most_for_head(config: TrainConfig) -> int | None:
+    """Return how many photographs' features the head's phase takes at most; None for those of all.
+
+    A fold takes all, since a part of the stored training split is validated on.
+    """
+    return _MOST_UNDER_MINUTES if config.minutes and not config.linear_probe and config.fold is None else None
 
 
 def l2_strength(epoch: int, epochs: int) -> float:
@@ -166,7 +181,9 @@ def solve_epoch(
         return True
     device, head = state.totals.device, _head(state.model)
     features, labels = (torch.cat(each).to(device) for each in zip(*batches, strict=True))
-    if not solve_head(head, features, labels, criterion, l2, stop_requested=stop_requested):
+    # The loss of sets is a mean over classes: each class gets the penalty that a logistic regression of its own has.
+    penalty = l2 / labels.shape[1] if labels.ndim == 2 else l2
+    if not solve_head(head, features, labels, criterion, penalty, stop_requested=stop_requested):
         state.loader.load_state_dict(before)
         return False
     with torch.no_grad():
@@ -186,22 +203,35 @@ def _compute(
     device: torch.device,
     setting: str,
 ) -> torch.Tensor:
+    """Return the features, float32 [N, D] on the host, which waits for the device every `LOOK_EVERY` batches."""
     parts: list[torch.Tensor] = []
+    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def fetch() -> None:
+        features, ids = (torch.cat(each) for each in zip(*waiting, strict=True))
+        waiting.clear()
+        parts.append(features.cpu())
+        finite = parts[-1].flatten(1).isfinite().all(dim=1)
+        if not finite.all():
+            sample = int(ids[int((~finite).nonzero()[0])])
+            raise UserError(
+                f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
+            )
+
     model.eval()
     with torch.no_grad():
         for images, _, ids in batches:
             inputs = preprocess(copy_to(device, images))
             with autocast():
                 features = model.forward_head(model.forward_features(inputs), pre_logits=True)
-                finite = features.flatten(1).isfinite().all(dim=1)
-                if not finite.all():
-                    sample = int(ids[int((~finite).nonzero()[0])])
-                    raise UserError(
-                        f"{setting}: the features of sample {sample} are not finite; use --no-amp or other --weights"
-                    )
+                waiting.append((features.float(), ids))
                 if not parts:
+                    fetch()
                     _require_linear(model, inputs, features, setting)
-            parts.append(features.float().cpu())
+            if len(waiting) == LOOK_EVERY:
+                fetch()
+        if waiting:
+            fetch()
     return torch.cat(parts)
 
 
@@ -214,7 +244,7 @@ def classifier_alone_follows(model: Any, side: int) -> bool:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             inputs = torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(0))
             inputs = inputs.to(next(model.parameters()).device)
             features = model.forward_head(model.forward_features(inputs), pre_logits=True)

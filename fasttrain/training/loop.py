@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Callable, Generator
 
-from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.evaluation.of_spec import AnyEvaluation
 from fasttrain.loaders.base import Loader
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.ranks import Agreed
 from fasttrain.training.finite import LOOK_EVERY, Sign, StepDiverged
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import DATA, Step, StepBatch
+from fasttrain.training.waiting import DataWait
 
 
 def train_epoch(
@@ -35,18 +36,18 @@ def train_epoch(
     state.model.train()
     keep_frozen(step.frozen)
     images_done, unchecked, whole = 0, LOOK_EVERY, True
-    waited = 0.0
+    wait = DataWait(step.device)
     epoch_start = time.perf_counter()
     seconds_before, wait_before = state.epoch_seconds, state.epoch_wait
     with contextlib.closing(step_batches(state.loader, step.accumulate)) as steps:
         while True:
-            asked = time.perf_counter()
+            wait.begin()
             with step.phase(DATA):
                 batches = next(steps, None)
             if batches is None:
                 break
             agreed = agree(*step.size(batches))
-            waited += time.perf_counter() - asked
+            wait.end()
             if agreed.ended:
                 whole = False
                 break
@@ -55,18 +56,19 @@ def train_epoch(
             step(state, batches, agreed)
             images_done += agreed.samples
             state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
-            state.epoch_wait = wait_before + waited
+            state.epoch_wait = wait_before + wait.seconds()
             unchecked += len(batches)
             if unchecked >= LOOK_EVERY:
                 unchecked = 0
                 state.require_finite()
                 loss, _ = state.totals.means()
                 now = time.perf_counter() - epoch_start
-                show(images_done, loss, images_done / now, waited / now)
+                show(images_done, loss, images_done / now, wait.seconds() / now)
             del batches  # else they would stay in memory beside the next step's
             after_step(agreed)
     state.require_finite()
     state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
+    state.epoch_wait = wait_before + wait.seconds()
     return whole
 
 
@@ -86,7 +88,7 @@ def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], 
         yield batches
 
 
-def require_finite_validation(validation: Evaluation | None, state: TrainingState) -> None:
+def require_finite_validation(validation: AnyEvaluation | None, state: TrainingState) -> None:
     """Raise StepDiverged if there is a `validation` whose loss is NaN or infinite."""
     if validation is not None and not math.isfinite(validation.loss):
         raise StepDiverged(Sign("validation", validation.loss), state.epoch, state.schedule.learning_rate)

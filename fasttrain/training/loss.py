@@ -1,4 +1,4 @@
-"""The training losses: cross-entropy, or focal loss for classes that are hard or rare."""
+"""The training losses: cross-entropy, or focal loss for classes that are hard or rare; of sets the binary ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import torch
 import torch.nn.functional as F
 
 from fasttrain.config.groups import OptimizationSettings
+from fasttrain.model.criterion import Criterion, SetCrossEntropy
 
 
-def make_criterion(settings: OptimizationSettings, class_weights: torch.Tensor | None) -> torch.nn.CrossEntropyLoss:
-    """Return the loss that `settings` ask for, with `class_weights`, float32 [classes]."""
+def make_criterion(
+    settings: OptimizationSettings, class_weights: torch.Tensor | None, *, multi_label: bool = False
+) -> Criterion:
+    """Return the loss that `settings` ask for, with `class_weights`, float32 [classes]: `pos_weight` of sets."""
+    if multi_label and settings.loss == "focal":
+        return SetFocalLoss(settings.focal_gamma, class_weights, settings.label_smoothing)
+    if multi_label:
+        return SetCrossEntropy(class_weights, settings.label_smoothing)
     if settings.loss == "focal":
         return FocalLoss(settings.focal_gamma, class_weights, settings.label_smoothing)
     return torch.nn.CrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
@@ -44,3 +51,26 @@ class FocalLoss(torch.nn.CrossEntropyLoss):
         if self.weight is None or target.ndim != 1:
             return losses.sum() / len(losses)
         return losses.sum() / self.weight[target].sum()
+
+
+class SetFocalLoss(SetCrossEntropy):
+    """Focal loss over a sigmoid for each class, as in the paper: `SetCrossEntropy` with its easy terms scaled down.
+
+    A class of probability p adds `-log(p) * (1 - p) ** gamma * pos_weight` where a photograph has it, and
+    `-log(1 - p) * p ** gamma` where it has not. Other targets mix the two. It equals `SetCrossEntropy` for gamma 0.
+    """
+
+    def __init__(self, gamma: float, pos_weight: torch.Tensor | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__(pos_weight, label_smoothing)
+        self.gamma = gamma
+
+    def decisions(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each class, float [n, classes]."""
+        # The root of 0, for a gamma below 1, has no finite gradient.
+        there, absent = (
+            -F.logsigmoid(each) * torch.sigmoid(-each).clamp_min(torch.finfo(each.dtype).tiny) ** self.gamma
+            for each in (logits, -logits)
+        )
+        if self.pos_weight is not None:
+            there = there * self.pos_weight
+        return targets * there + (1 - targets) * absent

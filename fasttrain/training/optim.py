@@ -95,7 +95,8 @@ class Schedule:
         Smith and Topin 2018), constant. `greater_is_better`: plateau's direction."""
         self._total = epochs * steps_per_epoch
         self._optimizer, self._kind, self._base = optimizer, kind, learning_rate
-        self._epochs, self._steps_per_epoch, self._position = epochs, steps_per_epoch, 0
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._position: float = 0
         self._plateau = self._cosine = self._onecycle = None
         if kind != "cosine":  # timm's schedule applies layer decay itself, torch's know nothing of it
             for group in optimizer.param_groups:
@@ -137,6 +138,11 @@ class Schedule:
         elif self._onecycle is not None and self._position <= self._total:
             self._onecycle.step()
 
+    def move_to(self, progress: float) -> None:
+        """Take the rate that belongs to a share of the run, in [0, 1], that needs not be that of its steps."""
+        self._position = progress * self._total
+        self._place()
+
     def skip_epoch(self) -> None:
         """Count an epoch that was trained without steps of the optimizer, so that a later one finds its place."""
         self._position = min(self._position + self._steps_per_epoch, self._total)
@@ -169,9 +175,13 @@ class Schedule:
         self._position = min(position, self._total)
         if self._plateau is not None and state["kind"] == self._kind:
             self._load_plateau(self._plateau, state)
-        elif self._cosine is not None and self._position:
+        elif self._position:
+            self._place()
+
+    def _place(self) -> None:
+        if self._cosine is not None:
             self._cosine.step_update(self._position)
-        elif self._onecycle is not None and self._position:
+        elif self._onecycle is not None:
             # The count of steps only serves a warning, which a schedule that begins here would give.
             self._onecycle.load_state_dict({"last_epoch": self._position - 1, "_step_count": self._position + 1})
             self._onecycle.step()

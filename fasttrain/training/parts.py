@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from fasttrain.model.precision import Precision
 from fasttrain.ranks import Ranks
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.data import Loaders, absent_classes, photographs_of
-from fasttrain.training.linear_probe import Watched, l2_strength, to_features
+from fasttrain.training.linear_probe import Watched, l2_strength, most_for_head, to_features
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import HEAD, REFIT, TrainingState
 from fasttrain.training.step import Step
@@ -30,7 +30,8 @@ class RunParts:
 
     `on_features`: the classifier trains on cached features. `frozen` are the modules that never train, and `waiting`
     the parameters that train from the next phase on. `make_refit` makes the loader of train and val together. `notes`
-    are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it.
+    are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it. `warm` holds
+    the picture size and phase of each training graph that was compiled.
     """
 
     start: RunStart
@@ -52,12 +53,23 @@ class RunParts:
     waiting: list[torch.nn.Parameter]
     make_refit: Callable[[], Loader]
     notes: tuple[str, ...] = ()
+    warm: set[tuple[int, str]] = field(default_factory=set)
     _pictures: tuple[Loaders, Step] | None = None
 
     @property
     def batch_size(self) -> int:
         """Return the number of samples in one rank's batch."""
         return int(self.config.batch_size)
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Return the number of optimizer steps in an epoch of the training loader."""
+        return -(-len(self.loaders.train) // self.config.grad_accumulation)
+
+    @property
+    def full_batch(self) -> int:
+        """Return the number of samples in one rank's greatest batch."""
+        return min(self.batch_size, len(self.loaders.train.ids))
 
     @property
     def head_is_trained(self) -> bool:
@@ -98,18 +110,19 @@ class RunParts:
 
     def enter_features(self, watched: Watched, say: Callable[[str], None]) -> None:
         """Have the classifier train on features. Call it after the weights have been loaded; see `to_features`."""
-        step = self.step
+        step, probe = self.step, self.config.linear_probe
         self._pictures = self.loaders, step
         self.loaders = to_features(
             self.state,
-            self.loaders,
+            self.loaders if probe else replace(self.loaders, test=None),  # the head's phase ends before the test
             self.spec,
             preprocess=step.preprocess,
             autocast=step.autocast,
             device=step.device,
             watched=watched,
             say=say,
-            setting="linear_probe" if self.config.linear_probe else "head_epochs",
+            setting="linear_probe" if probe else "head_epochs",
+            most=most_for_head(self.config),
         )
         self.step = replace(step, preprocess=torch.nn.Identity())
 
@@ -156,7 +169,7 @@ class RunParts:
             line = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
             yield Text.assemble(("sync_bn: ", "yellow"), line)
         if self.compiled:
-            yield f"compile: torch.compile, mode {config.compile_mode}; the first steps take longer"
+            yield f"compile: torch.compile, mode {config.compile_mode}, before the first step"
         if self.precision.unavailable:
             yield Text.assemble(("amp: ", "yellow"), self.precision.unavailable)
 

@@ -16,11 +16,12 @@ from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.packing import snapshot
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import HEAD_NEEDS_PIXELS, TrainConfig
-from fasttrain.device import compile_in_place
-from fasttrain.model.freeze import freeze_all_but_classifier
+from fasttrain.model.compiled import compile_in_place
+from fasttrain.model.freeze import freeze_all_but_classifier, freeze_blocks, freeze_body, freeze_statistics
 from fasttrain.ranks import Ranks
 from fasttrain.training.linear_probe import classifier_alone_follows
 from fasttrain.training.optim import Schedule, create_optimizer
+from fasttrain.training.progressive import side_of_epoch
 from fasttrain.training.seeds import seed_everything, seed_rank
 from fasttrain.training.state import FULL, HEAD, REFIT
 
@@ -33,6 +34,12 @@ def phase_of(config: TrainConfig, checkpoint: dict[str, Any] | None) -> str:
     if checkpoint is not None:
         return str(checkpoint.get("phase", FULL))
     return HEAD if config.head_epochs else FULL
+
+
+def freeze_for_good(model: torch.nn.Module, config: TrainConfig) -> list[torch.nn.Module]:
+    """Freeze what trains in no phase. Return the modules that must stay in eval mode, BatchNorm of `freeze_bn` too."""
+    frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
+    return frozen + (freeze_statistics(model) if config.freezes_statistics else [])
 
 
 def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parameter], list[torch.nn.Module]]:
@@ -76,8 +83,11 @@ def make_optimizer(
 
 
 def needs_pixels(config: TrainConfig, model: torch.nn.Module, ranks: Ranks) -> str:
-    """Return why the head can't train on cached features; empty where it can."""
-    if changed := config.changed(HEAD_NEEDS_PIXELS):
+    """Return why the head can't train on cached features; empty where it can.
+
+    Under `minutes` it does without augmentation: the plan has no time for more than features.
+    """
+    if changed := config.changed(HEAD_NEEDS_PIXELS if config.minutes is None else ("on_bad_sample",)):
         return f"{changed[0]} = {config.plain()[changed[0]]!r} needs pixels"
     if ranks.size > 1:
         return f"features are for one process, not {ranks.size} ranks"
@@ -108,11 +118,18 @@ def train_everything(parts: RunParts) -> None:
     for each in parts.waiting:
         each.requires_grad_(True)
     parts.waiting = []
-    steps = -(-len(parts.loaders.train) // config.grad_accumulation)
-    state.optimizer, state.schedule = make_optimizer(config, model, FULL, steps)
+    state.optimizer, state.schedule = make_optimizer(config, model, FULL, parts.steps_an_epoch)
     state.begin_phase(FULL)
     parts.step = replace(parts.step, frozen=parts.frozen, parallel=ranks.parallel(model))
-    parts.compiled = compile_in_place(model, parts.device, config.compile, config.compile_mode, config.deterministic)
+    parts.compiled = compile_in_place(
+        model,
+        parts.device,
+        config.compile,
+        config.compile_mode,
+        config.deterministic,
+        batch_size=parts.full_batch,
+        warn=parts.warn,
+    )
 
 
 def keep_initial(parts: RunParts) -> None:
@@ -135,8 +152,7 @@ def begin_refit(parts: RunParts) -> str:
     ranks.share(model.state_dict().values())
     seed_everything(config.seed, config.deterministic)
     seed_rank(ranks.rank)
-    steps = -(-len(state.loader) // config.grad_accumulation)
-    state.optimizer, state.schedule = make_optimizer(config, model, REFIT, steps)
+    state.optimizer, state.schedule = make_optimizer(config, model, REFIT, parts.steps_an_epoch)
     state.begin_phase(REFIT)
     augmentation = make_augmentation(
         config,
@@ -150,7 +166,11 @@ def begin_refit(parts: RunParts) -> str:
     return f"refit: {parts.refit_epochs} epochs on train and val together, {len(state.loader.ids):,} photographs"
 
 
-def set_found_rate(parts: RunParts) -> None:
-    """Give the refit's present epoch the rate that plateau had found by then."""
-    if parts.state.phase == REFIT and parts.config.scheduler == "plateau":
-        parts.state.schedule.set_rate(parts.state.history[parts.scheduled_epoch]["learning_rate"])
+def prepare_epoch(parts: RunParts) -> None:
+    """Set the loader to the present epoch and its pictures' size. A refit's gets the rate that plateau had found."""
+    state, config = parts.state, parts.config
+    state.loader.set_epoch(state.epoch)
+    if config.progressive:
+        state.loader.set_image_size(side_of_epoch(config, parts.scheduled_epoch))
+    if state.phase == REFIT and config.scheduler == "plateau":
+        state.schedule.set_rate(state.history[parts.scheduled_epoch]["learning_rate"])

@@ -16,17 +16,18 @@ import torch
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
-from fasttrain.device import choose_device
+from fasttrain.device import choose_device, make_current
 from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import running_statistics_if_lone
+from fasttrain.model.criterion import validation_criterion
 from fasttrain.model.factory import ModelSpec, create_model
 from fasttrain.model.fold import fold_frozen
-from fasttrain.model.freeze import freeze_blocks, keep_frozen
+from fasttrain.model.freeze import keep_frozen
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.precision import make_precision
 from fasttrain.training.diverged import DivergedStep
 from fasttrain.training.finite import gradient_norm, non_finite
-from fasttrain.training.phases import freeze_for
+from fasttrain.training.phases import freeze_for, freeze_for_good
 from fasttrain.training.setup import make_step
 from fasttrain.training.state import FULL
 from fasttrain.training.step import StepBatch
@@ -97,7 +98,7 @@ def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
     """
     if saved.facts["config"].get("linear_probe") or saved.facts.get("on_features"):
         raise UserError(f"{path} is of a head on cached features, which has no step to run again")
-    target = choose_device(device)
+    target = make_current(choose_device(device))
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]
     labels = saved.batches[-1][1]
@@ -134,7 +135,7 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     config = _config(saved)
     spec = _spec(saved, config)
     model = _model(saved, config, device)
-    frozen = freeze_blocks(model, config.freeze)
+    frozen = freeze_for_good(model, config)
     phase = saved.facts.get("phase", FULL)
     _, waiting = freeze_for(model, phase)
     precision = make_precision(precision_name, model, device)
@@ -156,7 +157,7 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     if training:
         keep_frozen(step.frozen)
     else:
-        step = replace(step, criterion=torch.nn.CrossEntropyLoss(), augmentation=Augmentation())
+        step = replace(step, criterion=validation_criterion(multi_label=spec.multi_label), augmentation=Augmentation())
     scale = float(saved.facts["scale"]) if precision.name == saved.facts["precision"] else 1.0
     batches = [StepBatch(*parts, begin=0, end=0) for parts in saved.batches]
     _, weight = step.size(batches)
@@ -200,7 +201,14 @@ def _config(saved: DivergedStep) -> TrainConfig:
 
 def _spec(saved: DivergedStep, config: TrainConfig) -> ModelSpec:
     facts = saved.facts
-    return ModelSpec(config.model, tuple(facts["classes"]), config.geometry, tuple(facts["mean"]), tuple(facts["std"]))
+    return ModelSpec(
+        config.model,
+        tuple(facts["classes"]),
+        config.geometry,
+        tuple(facts["mean"]),
+        tuple(facts["std"]),
+        multi_label=bool(facts.get("multi_label")),
+    )
 
 
 def _model(saved: DivergedStep, config: TrainConfig, device: torch.device) -> torch.nn.Module:
@@ -268,7 +276,9 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
         place = own.module or (own.broken_gradients[-1:] or ["the loss"])[0]
         most = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
         why = f"it is finite in fp32; {own.precision} overflows at {place}{most}"
-        mend = "use --amp-dtype bf16" if own.precision == "fp16" else "train with --no-amp"
+        # Fp16 takes the place of bf16 where a GPU has none.
+        asked_for = own.precision == "fp16" and facts["config"].get("amp_dtype") == "fp16"
+        mend = "use --amp-dtype bf16" if asked_for else "train with --no-amp"
         if full.loss > _WILD * math.log(len(facts["classes"])):
             mend += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
         return why, mend

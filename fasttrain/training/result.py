@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fasttrain.config.monitor import MONITORS
+from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
 
 RECORDED = frozenset(
     {
         *("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "val_macro_f1", "learning_rate", "l2"),
+        *("train_subset_accuracy", "val_subset_accuracy", "val_map", "val_micro_f1", "val_hamming_loss"),
         *("improved", "epoch_seconds", "img/s", "wait_share", "image_size", "bad_samples", "cuda_peak_bytes"),
         *("skipped_steps", "phase"),
     }
@@ -43,7 +45,7 @@ class TrainResult:
     folder: Path
     history: list[dict[str, Any]]
     best_epoch: int
-    evaluation: Evaluation
+    evaluation: Evaluation | SetEvaluation
     seconds: float
     mlflow_run_id: str | None
     monitor: str = "val_loss"

@@ -92,8 +92,9 @@ def _resolve_resumed(
     update: dict[str, Any] = {"recipe": recipes[0] if recipes else None, "model": keep_weights(before.model, now.model)}
     if now.batch_size == "auto":  # the number that was found when the run began
         update["batch_size"] = before.batch_size
-    if now.interpolation == "auto":
-        update["interpolation"] = before.interpolation
+    for name in ("interpolation", "monitor"):  # what was found when the run began
+        if getattr(now, name) == "auto":
+            update[name] = getattr(before, name)
     return before, now.model_copy(update=update)
 
 

@@ -13,18 +13,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.augment.augmentation import make_augmentation
 from fasttrain.checkpoint.initial_weights import load_initial_weights
 from fasttrain.config.model_name import is_own
+from fasttrain.config.monitor import MONITORS
 from fasttrain.config.schema import TrainConfig
 from fasttrain.data.crops import RandomResizedCrop, evaluation_crop
-from fasttrain.device import choose_device, compile_in_place, fast_math, keep_freed_memory
+from fasttrain.device import fast_math, keep_freed_memory
 from fasttrain.errors import UserError
+from fasttrain.evaluation.label_sets import SetEvaluation
+from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.model.activations import keep_inputs_of_activations
+from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
-from fasttrain.model.freeze import freeze_blocks, freeze_body
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.own import require_logits, require_same_structure
 from fasttrain.model.precision import Precision, choose_precision
@@ -39,12 +42,13 @@ from fasttrain.training.batch_size import with_fitting_batch
 from fasttrain.training.data import balanced_weights, make_loaders, make_refit_loader
 from fasttrain.training.default_weights import with_default_weights
 from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.ema import Ema
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
 from fasttrain.training.interpolation import with_known_interpolation
 from fasttrain.training.loss import make_criterion
 from fasttrain.training.optim import require_known_optimizer
 from fasttrain.training.parts import RunParts
-from fasttrain.training.phases import describe_head, freeze_for, make_optimizer, needs_pixels, phase_of
+from fasttrain.training.phases import describe_head, freeze_for, freeze_for_good, make_optimizer, needs_pixels, phase_of
 from fasttrain.training.resume import RunStart
 from fasttrain.training.seeds import seed_everything, seed_rank
 from fasttrain.training.soup import Candidates
@@ -74,10 +78,11 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
     seed_everything(config.seed, config.deterministic)
     fast_math(config.deterministic)
-    device = ranks.device(choose_device(config.device))
+    device = ranks.device(config.device)
     keep_freed_memory(device)
     shards = ranks.in_turn(lambda: ShardSet.open(ensure_shards(config.data), config.cache_size))
     _check_same_data(start, shards, ranks)
+    config = _with_monitor(config, shards)
     if config.fold is not None:
         shards = FoldView(shards, config.fold, config.seed)
     warn = _warning_on(console, ranks)
@@ -111,7 +116,10 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         loaders.train.close()
         loaders = replace(loaders, train=make_refit())
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
-    frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
+    spec = replace(spec, multi_label=shards.multi_label)
+    frozen = freeze_for_good(model, config)
+    if not is_own(config.model):  # one's own code may count on what an activation overwrites
+        keep_inputs_of_activations(model, frozen)
     waiting, frozen_until_then = freeze_for(model, phase)
     why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
     optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
@@ -121,12 +129,12 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     use_ema = config.ema_decay is not None and not config.linear_probe
     state = TrainingState(
         model=model,
-        ema=ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if use_ema else None,
+        ema=Ema(model, decay=config.ema_decay, use_warmup=True) if use_ema else None,
         optimizer=optimizer,
         schedule=schedule,
         scaler=precision.scaler,
         early_stopping=EarlyStopping(config.early_stopping, config.monitor),
-        totals=Totals(device),
+        totals=Totals(device, multi_label=shards.multi_label),
         loader=loaders.train,
         optimizer_kind=config.optimizer,
         phase=phase,
@@ -147,7 +155,15 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     compiled = (
         not config.linear_probe
         and phase != HEAD
-        and compile_in_place(model, device, config.compile, config.compile_mode, config.deterministic)
+        and compile_in_place(
+            model,
+            device,
+            config.compile,
+            config.compile_mode,
+            config.deterministic,
+            batch_size=min(int(config.batch_size), len(loaders.train.ids)),
+            warn=warn,
+        )
     )
     seed_rank(ranks.rank)
     why_head = describe_head(config, phase, why_pixels)
@@ -194,7 +210,7 @@ def make_step(
     return Step(
         device,
         preprocess,
-        make_criterion(config, class_weights).to(device),
+        make_criterion(config, class_weights, multi_label=spec.multi_label).to(device),
         precision.autocast,
         config.clip_grad,
         frozen,
@@ -247,6 +263,18 @@ def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
             print(f"rank {ranks.rank}: {line}", file=sys.stderr)
 
     return warn
+
+
+def _with_monitor(config: TrainConfig, shards: ShardSet) -> TrainConfig:
+    """Return `config` with the metric that "auto" means for these labels. Raises UserError for one they don't have."""
+    kind = SetEvaluation if shards.multi_label else Evaluation
+    if config.monitor == "auto":
+        return config.model_copy(update={"monitor": "map" if shards.multi_label else "top1"})
+    if not config.monitored.measured_by(kind):
+        labels = "sets of classes" if shards.multi_label else "one class a photograph"
+        others = ", ".join(name for name, each in MONITORS.items() if each.measured_by(kind))
+        raise UserError(f"monitor = {config.monitor}: {shards.location} has {labels}; give --monitor one of {others}")
+    return config
 
 
 def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:

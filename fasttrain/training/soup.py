@@ -10,6 +10,9 @@ import torch
 
 from fasttrain.config.monitor import MONITORS
 
+STATISTICS_BATCHES = 200
+"""Batches of photographs over which BatchNorm's statistics of an average are taken anew, at most."""
+
 Weights = dict[str, torch.Tensor]
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 
 from fasttrain.checkpoint.packing import snapshot
 from fasttrain.loaders.base import Loader
+from fasttrain.model.batch_norm import counting_norms
 from fasttrain.ranks import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
+from fasttrain.training.ema import Ema
 from fasttrain.training.finite import StepDiverged, Watch
 from fasttrain.training.optim import Schedule
 from fasttrain.training.optimizer_state import load_optimizer, parameter_names
+from fasttrain.training.pace import Pace
 from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
 from fasttrain.training.soup import Candidate, Candidates
 
@@ -23,57 +26,73 @@ HEAD, FULL, REFIT = "head", "full", "refit"
 
 
 class Totals:
-    """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them."""
+    """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them.
 
-    def __init__(self, device: torch.device) -> None:
-        # loss sum, correct, samples, skipped steps
+    accuracy: what counts as right, "top1", or "subset_accuracy" where a photograph has a set of classes.
+    """
+
+    def __init__(self, device: torch.device, *, multi_label: bool = False) -> None:
+        self.accuracy = "subset_accuracy" if multi_label else "top1"
+        # loss sum, correct, samples (kept in `_samples`), skipped steps
         self._sums = torch.zeros(4, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self._samples = 0
 
     def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weight: float) -> None:
         """Add a batch: its mean `loss`, float [], its `logits`, float [n, classes], and its `labels`.
 
-        `labels` are int64 [n], or float [n, classes] where they are mixed; then the greatest share counts as right.
+        `labels` are int64 [n], or float [n, classes] where they are mixed; then the greatest share counts as right. Of
+        sets, a photograph counts whose classes all have the logits' sign.
         `weight` is the number of samples that the loss stands for: n, unless the samples are weighted.
         """
-        count = len(labels)
-        loss = loss.detach() * weight
-        if labels.ndim == 2:
-            labels = labels.argmax(dim=1)
-        correct = (logits.argmax(dim=1) == labels).sum()
-        self._sums[:3] += torch.stack([loss, correct, torch.full_like(correct, count)]).to(self._sums)
+        if self.accuracy == "subset_accuracy":
+            correct = ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
+        else:
+            if labels.ndim == 2:
+                labels = labels.argmax(dim=1)
+            correct = (logits.argmax(dim=1) == labels).sum()
+        self._sums[0].add_(loss.detach(), alpha=weight)
+        self._sums[1].add_(correct)
+        self._samples += len(labels)
 
     def skipped(self, norm: torch.Tensor, ranks: int) -> None:
         """Counts a step that GradScaler skips: where `norm`, its gradient's on each of the `ranks`, is not finite."""
-        self._sums[3] += ~torch.isfinite(norm) / ranks
+        self._sums[3].add_((norm - norm) != 0, alpha=1 / ranks)  # NaN where it is not finite
 
     def skipped_steps(self) -> int:
         """Waits for the device."""
         return round(self._sums[3].item())
 
     def samples(self) -> int:
-        """Waits for the device."""
-        return round(self._sums[2].item())
+        """Return how many samples there were."""
+        return self._samples
 
     def means(self) -> tuple[float, float]:
-        """Loss and top1 over the samples so far. Waits for the device."""
-        loss, correct, samples, _ = self._sums.tolist()
-        return loss / max(samples, 1), correct / max(samples, 1)
+        """Loss and `accuracy` over the samples so far. Waits for the device."""
+        loss, correct, *_ = self._sums.tolist()
+        return loss / max(self._samples, 1), correct / max(self._samples, 1)
 
     @property
     def device(self) -> torch.device:
         return self._sums.device
 
+    def begin_anew(self) -> Totals:
+        """Return the same sums of no sample."""
+        return Totals(self.device, multi_label=self.accuracy == "subset_accuracy")
+
     def over(self, ranks: Ranks) -> Totals:
         """Those of all ranks together."""
-        everyones = Totals(self.device)
+        everyones = self.begin_anew()
         everyones.load_state_dict(torch.stack(ranks.gather(self.state_dict().cpu())).sum(dim=0))
         return everyones
 
     def state_dict(self) -> torch.Tensor:
-        return self._sums.clone()
+        sums = self._sums.clone()
+        sums[2] = self._samples
+        return sums
 
     def load_state_dict(self, sums: torch.Tensor) -> None:
         self._sums[: len(sums)].copy_(sums)  # older checkpoints have no skipped steps
+        self._samples = round(float(sums[2]))
 
 
 @dataclass
@@ -81,13 +100,13 @@ class TrainingState:
     """`epoch` counts finished epochs, `step` optimizer steps, `seconds` training time over all sessions of the run.
 
     phase: `HEAD`, `FULL` or `REFIT`, which began at `phase_step` and `phase_epoch`. optimizer_kind: its name in the
-    settings. best: the best epoch's weights, on the host of rank 0; None before the first epoch's end, and where a
-    checkpoint of an older fasttrain doesn't hold them. initial: the weights that a run which is to be refitted began
-    with, on the host of rank 0. candidates: the epochs to average.
+    settings. pace: the schedule follows it; None without `--minutes`. best: the best epoch's weights, on the host of
+    rank 0; None before the first epoch's end, and where a checkpoint of an older fasttrain doesn't hold them. initial:
+    the weights that a run which is to be refitted began with, on the host of rank 0. candidates: the epochs to average.
     """
 
     model: torch.nn.Module
-    ema: ModelEmaV3 | None
+    ema: Ema | None
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
@@ -105,6 +124,7 @@ class TrainingState:
     phase_epoch: int = 0
     candidates: Candidates = field(default_factory=lambda: Candidates(0, "val_loss"), repr=False)
     history: list[dict[str, Any]] = field(default_factory=list)
+    pace: Pace | None = None
     best: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     initial: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     _best_step: int = -1
@@ -121,6 +141,16 @@ class TrainingState:
         """Waits for the device. StepDiverged where a loss or a gradient since the last look was not finite."""
         if sign := self.watch.look(self.scaler):
             raise StepDiverged(sign, self.epoch, sign.note.learning_rate if sign.note else self.schedule.learning_rate)
+
+    @cached_property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The model's, found once: looking for them takes longer than what each step does with them."""
+        return list(self.model.parameters())
+
+    @cached_property
+    def norms(self) -> list[torch.nn.Module]:
+        """The model's BatchNorm layers whose batches can be counted together."""
+        return counting_norms(self.model)
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
@@ -179,6 +209,8 @@ class TrainingState:
         rng, *rng_of_others = ranks.gather(rng_state(self._rng_device(ranks)))
         if bad := sum(ranks.gather(self.loader.bad_count)):
             state["loader"]["bad_samples"] = bad
+        if self.pace is not None:
+            state["pace"] = self.pace.state_dict()
         ema = self.ema.module.state_dict() if self.ema and self.phase != HEAD else None
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 
@@ -198,6 +230,10 @@ class TrainingState:
             setattr(self, name, state[name])
         for name in self._PHASE:
             setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints have none
+        if self.pace is not None and "pace" in state:
+            self.pace.load_state_dict(state["pace"])
+            if self.phase != HEAD:
+                self.schedule.move_to(self.pace.progress)
         self.initial = state.get("initial") if ranks.main else None
         evaluated = state["ema"] or state["model"]
         if self.ema is not None:

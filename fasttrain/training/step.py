@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_
 
 from fasttrain.augment.augmentation import Augmentation
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.model.batch_norm import running_statistics_if_lone, statistics_kept
+from fasttrain.model.batch_norm import batches_counted_together, running_statistics_if_lone, statistics_kept
+from fasttrain.model.criterion import Criterion
 from fasttrain.model.precision import Autocast
 from fasttrain.ranks import Agreed
 from fasttrain.training.finite import gradient_norm
 from fasttrain.training.sam import climbed
-from fasttrain.training.state import TrainingState
+from fasttrain.training.state import HEAD, TrainingState
 from fasttrain.training.teacher import Teacher
 
 DATA, COPY, AUGMENT, FORWARD, BACKWARD, LOGGING, OPTIMIZER = PHASES = (
@@ -38,7 +40,7 @@ Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A loader's batch: images uint8 [n, H, W, 3] on any device, labels int64 [n] and ids int64 [n] on the host.
+    """A loader's batch: images uint8 [n, H, W, 3] on any device, the loader's labels and ids int64 [n] on the host.
 
     `begin` and `end` are positions in the epoch, in samples over all ranks: before this batch and after it.
     """
@@ -62,7 +64,7 @@ class Step:
 
     device: torch.device
     preprocess: torch.nn.Module
-    criterion: torch.nn.CrossEntropyLoss
+    criterion: Criterion
     autocast: Autocast
     clip_grad: float | None
     frozen: list[torch.nn.Module]
@@ -93,7 +95,7 @@ class Step:
             with self.phase(LOGGING):
                 state.totals.update(loss, logits, targets, self._share(batch, agreed) * agreed.samples)
         if self.sam:
-            with climbed(state.model.parameters(), self.sam), statistics_kept(state.model):
+            with climbed(state.parameters, self.sam), statistics_kept(state.model):
                 for batch in present:
                     with self._exchanging(batch is batches[-1]):
                         self._add_gradient(state, batch, agreed, again=True)
@@ -105,11 +107,11 @@ class Step:
         return sum(len(batch.labels) for batch in batches), sum(self._weight(batch.labels) for batch in batches)
 
     def _weight(self, labels: torch.Tensor) -> float:
-        """Return the divisor of the criterion's mean over `labels`, int64 [n] on the host.
+        """Return the divisor of the criterion's mean over `labels`, those of a batch, on the host.
 
         That is their number, or the sum of their class weights.
         """
-        if self.class_weights is None or self.augmentation.mix is not None:
+        if self.class_weights is None or self.augmentation.mix is not None or labels.ndim == 2:
             return float(len(labels))
         return float(self.class_weights[labels].sum())
 
@@ -162,7 +164,8 @@ class Step:
         """Add the gradient of `batch`. Return what `loss` returns. `again`: its loss has been noted before."""
         share = self._share(batch, agreed)
         with running_statistics_if_lone(state.model, len(batch.labels), state.loader.settings.batch_size):
-            loss, logits, targets = self.loss(state.model, batch, state.epoch)
+            with batches_counted_together(state.norms):
+                loss, logits, targets = self.loss(state.model, batch, state.epoch)
             if not again:
                 state.watch.loss(loss)
             with self.phase(BACKWARD):
@@ -175,9 +178,9 @@ class Step:
         """Clip the gradient, note whether it is finite, update the weights unless it isn't; then schedule and EMA."""
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
-        else:
-            norm = gradient_norm(state.model.parameters())
+        norm = gradient_norm(state.parameters)
+        if self.clip_grad is not None:
+            clip_grads_with_norm_(state.parameters, self.clip_grad, norm)
         state.watch.gradient(norm, state.scaler)
         if state.scaler.is_enabled():
             state.totals.skipped(norm, self.ranks)
@@ -185,5 +188,8 @@ class Step:
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        state.schedule.after_step()
+        if state.pace is None or state.phase == HEAD:
+            state.schedule.after_step()
+        else:
+            state.schedule.move_to(state.pace.after_step(state.loader.settings.image_size))
         state.average()

@@ -18,6 +18,7 @@ from fasttrain.config.geometry import Geometry
 from fasttrain.config.model_name import is_own
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
+from fasttrain.model.criterion import Criterion, SetCrossEntropy
 from fasttrain.model.factory import ModelSpec, create_model, model_spec
 from fasttrain.model.input_size import img_size_for, takes
 from fasttrain.model.names import pretrained_config
@@ -31,11 +32,13 @@ from fasttrain.training.image_size import sides_of
 class Teacher:
     """A trained model, in eval mode and without gradients, whose probabilities the student learns.
 
-    name: as it was given. sha256: of its tensors. scale, shift: float32 [3, 1, 1], which make its input of the
-    student's; None where both normalize alike. weight: the share of the teacher in the loss; the rest is the labels'.
+    name: as it was given. spec: of its network. sha256: of its tensors. scale, shift: float32 [3, 1, 1], which make its
+    input of the student's; None where both normalize alike. weight: the share of the teacher in the loss; the rest is
+    the labels'.
     """
 
     name: str
+    spec: ModelSpec
     sha256: str
     network: torch.nn.Module
     autocast: Autocast
@@ -48,6 +51,10 @@ class Teacher:
     def identity(self) -> dict[str, str]:
         """Return what a checkpoint keeps of it."""
         return {"path": self.name, "sha256": self.sha256}
+
+    def takes(self, side: int) -> bool:
+        """Return whether it is known to take pictures of `side` px, without trying them."""
+        return not is_own(self.spec.name) and takes(self.spec.name, side, self.spec.img_size)
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return its logits, float [n, classes], of the student's `inputs`, float [n, 3, H, W].
@@ -62,7 +69,7 @@ class Teacher:
 
     def loss(
         self,
-        criterion: torch.nn.CrossEntropyLoss,
+        criterion: Criterion,
         inputs: torch.Tensor,
         logits: torch.Tensor,
         targets: torch.Tensor,
@@ -70,31 +77,46 @@ class Teacher:
         """Return the student's mean loss, float [].
 
         That is the Kullback-Leibler divergence from the teacher's probabilities at `temperature`, times its square, and
-        the `criterion`'s of `targets`. The class weights of `criterion` weigh both alike.
+        the `criterion`'s of `targets`. The class weights of `criterion` weigh both alike. Of sets of classes it is the
+        mean of the classes' divergences, whose probabilities are sigmoids.
         """
-        theirs, ours = ((each.float() / self.temperature).log_softmax(1) for each in (self.logits(inputs), logits))
-        divergences = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1) * self.temperature**2
-        if criterion.weight is None or targets.ndim == 2:
-            divergence = divergences.mean()
+        theirs, ours = (each.float() / self.temperature for each in (self.logits(inputs), logits))
+        if isinstance(criterion, SetCrossEntropy):
+            divergence = _set_divergence(ours, theirs, criterion.pos_weight) * self.temperature**2
         else:
-            weights = criterion.weight[targets]
-            divergence = (divergences * weights).sum() / weights.sum()
+            weights = None if criterion.weight is None or targets.ndim == 2 else criterion.weight[targets]
+            divergence = _divergence(ours, theirs, weights, self.temperature)
         if self.weight == 1:
             return divergence
         labels: torch.Tensor = criterion(logits, targets)
         return self.weight * divergence + (1 - self.weight) * labels
 
 
+def _divergence(
+    ours: torch.Tensor, theirs: torch.Tensor, weights: torch.Tensor | None, temperature: float
+) -> torch.Tensor:
+    theirs, ours = theirs.log_softmax(1), ours.log_softmax(1)
+    divergences = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1) * temperature**2
+    return divergences.mean() if weights is None else (divergences * weights).sum() / weights.sum()
+
+
+def _set_divergence(ours: torch.Tensor, theirs: torch.Tensor, pos_weight: torch.Tensor | None) -> torch.Tensor:
+    shares = theirs.sigmoid()
+    cross, own = (F.binary_cross_entropy_with_logits(each, shares, pos_weight=pos_weight) for each in (ours, theirs))
+    return cross - own
+
+
 def load_teacher(config: TrainConfig, student: ModelSpec, precision: str, device: torch.device) -> Teacher | None:
     """Return the teacher that `config` names, on `device`, for the `student`; None where it names none.
 
-    `precision` is the student's. Raises UserError for a teacher of other classes or an other order of them, or one that
-    doesn't take the run's pictures.
+    `precision` is the student's. Raises UserError for a teacher of other classes or an other order of them, one that
+    says sets where the data has single labels or the other way round, or one that doesn't take the run's pictures.
     """
     if (name := config.teacher) is None:
         return None
     network, spec = _of_run(name) if Path(name).exists() else _of_timm(name, student.classes, config.image_size)
     _require_classes(name, spec.classes, student.classes)
+    _require_kind(name, spec.multi_label, student.multi_label)
     _require_sizes(config, network, spec)
     sha256 = _digest(network)
     network.requires_grad_(False).eval()
@@ -109,6 +131,7 @@ def load_teacher(config: TrainConfig, student: ModelSpec, precision: str, device
         scale, shift = std / own_std, (mean - own_mean) / own_std
     return Teacher(
         name=name,
+        spec=spec,
         sha256=sha256,
         network=network,
         autocast=make_precision(precision, network, device).autocast,
@@ -161,6 +184,13 @@ def _require_classes(name: str, known: Sequence[str], classes: Sequence[str]) ->
         f"teacher = {name} has other classes: number {at + 1} is {here} in the data and {there} in the teacher; give a "
         "teacher that was trained on the same classes"
     )
+
+
+def _require_kind(name: str, teacher_is_multi_label: bool, student_is_multi_label: bool) -> None:
+    if teacher_is_multi_label != student_is_multi_label:
+        kinds = "one class a photograph", "sets of classes"
+        here, there = kinds[student_is_multi_label], kinds[teacher_is_multi_label]
+        raise UserError(f"teacher = {name} says {there}, and the data has {here}; give a teacher trained on such data")
 
 
 def _require_sizes(config: TrainConfig, network: torch.nn.Module, spec: ModelSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,9 @@ from fasttrain import (
     RandomResizedCrop,
     TrivialAugment,
 )
+from fasttrain.data.transforms import Transforms
 from fasttrain.errors import UserError
+from tests.support.host_waits import GPU, fake_gpu
 
 CROP = RandomResizedCrop(48, scale=(0.35, 1))
 
@@ -105,3 +108,14 @@ def test_mistakes(transforms, said, shard_folder) -> None:
 def test_values_have_ranges(make) -> None:
     with pytest.raises(UserError):
         make()
+
+
+def test_mixing_does_not_wait_for_the_device() -> None:
+    ids = np.arange(4)
+    with fake_gpu() as waits:
+        with GPU:
+            made = Transforms([Normalize(), Mixup()], ids, seed=0, classes=3, views=1, device=GPU)
+        images, labels = torch.zeros(4, 8, 8, 3, dtype=torch.uint8, device=GPU), torch.tensor([0, 1, 2, 0])
+        waits.clear()
+        (mixed,), targets = made([images], labels, ids, 0)
+    assert mixed.is_cuda and targets.is_cuda and targets.shape == (4, 3) and not waits

@@ -18,6 +18,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation import temperature as module
 from fasttrain.evaluation.temperature import LogitSample, fit_temperature
 from fasttrain.ranks import Ranks
+from tests.support.host_waits import GPU, fake_gpu
 from tests.support.runs import SMALL
 
 
@@ -56,6 +57,20 @@ def test_of_many_photographs_every_kth_counts(monkeypatch: pytest.MonkeyPatch) -
     for part in np.split(np.arange(3000), [1, 8, 1024, 1025]):
         sample.add(torch.tensor(logits[part]), torch.tensor(labels[part]))
     assert sample.temperature(Ranks()) == fit_temperature(logits[::5], labels[::5])
+
+
+def test_logits_may_lie_where_the_last_batchs_lay_as_a_cuda_graphs_do() -> None:
+    logits, labels = drawn(1.7, 3000)
+    sample, output = LogitSample(3000, 7), torch.empty(1000, 7)
+    for part in np.split(np.arange(3000), 3):
+        sample.add(output.copy_(torch.tensor(logits[part])), torch.tensor(labels[part]))
+    assert sample.temperature(Ranks()) == fit_temperature(logits, labels)
+
+
+def test_no_batch_waits_for_the_device() -> None:
+    with fake_gpu() as waits:
+        LogitSample(8, 7).add(torch.randn(8, 7, device=GPU), torch.zeros(8, dtype=torch.int64, device=GPU))
+    assert not waits
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
@@ -157,6 +159,34 @@ def test_ranks_take_as_many_steps_and_every_sample_once(damaged):
         assert loader.bad_count == (0 if rank else 3), "a checkpoint's are all ranks'"
     assert steps[0] == steps[1] == -(-len(damaged.ids("train")) // 2)
     assert sorted(seen) == sorted(set(damaged.ids("train").tolist()) - set(BAD))
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of the operations that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("bad", [{0}, {7}, {2, 3, 6}, set(range(8))])
+def test_leaving_them_out_on_a_gpu_copies_nothing_from_the_host(sound, bad):
+    loader = make("torchvision", sound, workers=0, report=lambda line: None)
+    batch = loader.plan().batch(0, 8)
+    kept = [place for place in range(8) if place not in bad]
+    pixels = torch.arange(8 * 3, dtype=torch.uint8).reshape(8, 1, 1, 3)
+    ids, (images,) = loader._good(batch, [pixels], dict.fromkeys(bad, "why"))
+    assert ids.tolist() == batch.ids[kept].tolist() and torch.equal(images, pixels[kept])
+    with FakeTensorMode(), Operations() as operations:
+        on_gpu = torch.empty(8, 1, 1, 3, dtype=torch.uint8, device="cuda")
+        operations.names.clear()
+        _, (images,) = loader._good(batch, [on_gpu], dict.fromkeys(bad, "why"))
+    assert images.is_cuda and len(images) == len(kept)
+    assert set(operations.names) - {"device"} == {"slice", "cat"}
 
 
 @pytest.mark.parametrize("count", [10, 11])

@@ -11,7 +11,7 @@ import torch
 from fasttrain.errors import UserError
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
-from fasttrain.loaders.registry import LOADERS, choose_loader, loader_class
+from fasttrain.loaders.registry import LOADERS, choose_loader, loader_class, loaders_to_try
 from fasttrain.shards.reader import ShardSet
 
 TRAINING = LoaderSettings(batch_size=16, image_size=48, crop=Crop(), seed=3, workers=1)
@@ -197,3 +197,25 @@ def test_auto_says_what_it_chose_and_why(shards):
     assert choose_loader("torchvision", shards, "cpu")[1] == "torchvision, as asked"
     with pytest.raises(UserError, match="did you mean 'torchvision'"):
         choose_loader("torchvison", shards, "cpu")
+
+
+def test_on_cuda_auto_takes_what_was_measured(shards, monkeypatch):
+    for name in LOADERS:
+        monkeypatch.setattr(loader_class(name), "unavailable", lambda shards, device: None)
+    for name in ("native", "ffcv", "dali", "torchvision"):
+        chosen, why = choose_loader("auto", shards, "cuda:0")
+        assert chosen.name == name and why.startswith(f"{name}, the fastest for cuda:0")
+        monkeypatch.setattr(chosen, "unavailable", lambda shards, device: "it was taken")
+
+
+def test_dali_is_worth_a_try_on_cuda_alone(shards, monkeypatch):
+    for name in LOADERS:
+        monkeypatch.setattr(loader_class(name), "unavailable", lambda shards, device: None)
+    assert loaders_to_try("torchvision", shards, "cpu") == ("native", "ffcv")
+    assert loaders_to_try("dali", shards, "cpu") == ("native", "ffcv", "torchvision")
+    assert loaders_to_try("native", shards, "cpu") == ()
+    assert loaders_to_try("native", shards, "cuda") == ("dali",)
+    assert loaders_to_try("torchvision", shards, "cuda") == ("native", "ffcv", "dali")
+    assert loaders_to_try("dali", shards, "cuda") == ("native", "ffcv")
+    monkeypatch.setattr(loader_class("dali"), "unavailable", lambda shards, device: "no driver")
+    assert loaders_to_try("native", shards, "cuda") == ()

@@ -13,6 +13,7 @@ from fasttrain import evaluate, train
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from tests.support.runs import SMALL
+from tests.support.tf32 import EmulatedTF32
 
 FROZEN = 12
 
@@ -71,6 +72,13 @@ def test_frozen_norms_are_not_computed_and_their_activations_are_not_kept(model)
     assert little < everything / 5
     operations = torch.fx.symbolic_trace(model.blocks[2]).code
     assert "batch_norm" not in operations, "the frozen norm still runs"
+
+
+def test_a_gpu_that_rounds_to_tf32_folds_as_much(model):
+    with EmulatedTF32():
+        assert torch.backends.cudnn.allow_tf32, "as convolutions have it by default"
+        assert fold_frozen(model, freeze_blocks(model, FROZEN)) == 1 + 2 + 10 * 3
+    assert torch.backends.cudnn.allow_tf32, "it is put back"
 
 
 def test_what_trains_is_never_folded(model):

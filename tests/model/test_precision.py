@@ -43,3 +43,18 @@ def test_on_mps_amp_is_left_out_where_macos_or_torch_is_too_old(monkeypatch):
     monkeypatch.setattr("torch.backends.mps.is_macos_or_newer", lambda major, minor: (major, minor) <= (14, 0))
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.10.0"))
     assert amp_problem(mps, "bf16") is None and amp_problem(mps, "fp16") is None
+
+
+def test_a_gpu_that_only_emulates_bf16_trains_in_fp16_and_says_so(monkeypatch):
+    device, layer = torch.device("cuda", 0), torch.nn.Linear(2, 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    for capability, name, said in (
+        ((7, 5), "fp16", "Tesla T4 only emulates bf16: training in fp16"),
+        ((8, 0), "bf16", None),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        for dtype, chosen in (("bf16", name), ("fp16", "fp16")):
+            precision = choose_precision(layer, device, True, dtype)
+            assert precision.name == chosen
+            assert precision.unavailable == (said if dtype == "bf16" else None)
+        assert choose_precision(layer, device, False, "bf16").name == "fp32"

@@ -24,13 +24,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(file: Path, text: str | bytes | None = None, **options: str | Path) -> Source:
+def opened(file: Path, text: str | bytes | None = None, **options: str | Path | bool) -> Source:
     if text is not None:
         file.write_bytes(text.encode() if isinstance(text, str) else text)
     return open_source(file, options=SourceOptions(**options))
 
 
-def refused(file: Path, text: str | bytes | None = None, **options: str | Path) -> str:
+def refused(file: Path, text: str | bytes | None = None, **options: str | Path | bool) -> str:
     with pytest.raises(UserError) as caught:
         opened(file, text, **options)
     assert "\n" not in str(caught.value)
@@ -190,7 +190,8 @@ def test_nothing_of_a_table_is_lost_in_silence(folder) -> None:
     assert "holds no rows" in refused(folder / "t.csv", "\n\n")
     assert "line 2: no JSON" in refused(folder / "t.jsonl", '{"path": "a.jpg", "label": "cat"}\n{\n')
     assert "line 1: no JSON object" in refused(folder / "t.jsonl", "[1]\n")
-    assert "line 1: 2 labels" in refused(folder / "t.jsonl", '{"path": "a.jpg", "label": ["cat", "dog"]}\n')
+    two = '{"path": "a.jpg", "label": ["cat", "dog"]}\n'
+    assert "line 1: 2 labels" in refused(folder / "t.jsonl", two, multi_label=False)
     assert "not UTF-8" in refused(folder / "t.csv", "path,label\na.jpg,crème\n".encode("cp1252"))
     assert "one class only" in refused(folder / "t.csv", "path,label\na.jpg,cat\ne.jpg,cat\n")
 

@@ -135,7 +135,7 @@ def test_a_manifest_edited_by_hand_is_found(copied, fault):
         {"settings": {**plain["settings"], "seed": 1}},
         {"splits": {**plain["splits"], "val": plain["splits"]["val"] + 1}},
         {"schema": 0},
-        {"schema": 2},
+        {"schema": 3},
     ]
     for edit in edits:
         path.write_text(json.dumps({**plain, **edit}, indent=1) + "\n")

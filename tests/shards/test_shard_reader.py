@@ -79,8 +79,8 @@ def test_not_shards(tmp_path) -> None:
 def test_newer_and_damaged_manifests(copied) -> None:
     manifest = copied / "manifest.json"
     plain = json.loads(manifest.read_bytes())
-    manifest.write_text(json.dumps({**plain, "schema": 2}))
-    assert "schema 2 is newer" in refused(copied)
+    manifest.write_text(json.dumps({**plain, "schema": 3}))
+    assert "schema 3 is newer" in refused(copied)
     manifest.write_text(json.dumps({**plain, "shards": [{"name": "x"}]}))
     assert "damaged (shards.0." in refused(copied)
     manifest.write_text(manifest.read_text()[:100])

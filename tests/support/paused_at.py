@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from in_ranks import first  # beside this program
 
 from fasttrain.checkpoint.writer import CheckpointWriter
 from fasttrain.cli import main
@@ -33,5 +36,5 @@ def pause_at(step: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    pause_at(int(sys.argv.pop(1)), Path(sys.argv.pop(1)))
+    first(partial(pause_at, int(sys.argv.pop(1)), Path(sys.argv.pop(1))))
     main()

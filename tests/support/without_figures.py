@@ -5,9 +5,16 @@ python tests/support/without_figures.py train …
 
 from __future__ import annotations
 
+from in_ranks import first  # beside this program
+
 from fasttrain.cli import main
 from fasttrain.commands import finish
 
-if __name__ == "__main__":
+
+def draw_none() -> None:
     finish._write_pictures = lambda *arguments: None
+
+
+if __name__ == "__main__":
+    first(draw_none)
     main()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +12,17 @@ from rich.console import Console
 
 from fasttrain import cgroups, memory, train
 from fasttrain.config.load import read_toml, resolve
+from fasttrain.device import choose_device
 from fasttrain.errors import UserError
 from fasttrain.ranks import Ranks
 from fasttrain.training import batch_size
-from fasttrain.training.batch_size import fitting, largest_below, largest_by_growth, largest_that_fits
+from fasttrain.training.batch_size import (
+    fastest_that_fits,
+    fitting,
+    largest_below,
+    largest_by_growth,
+    with_fitting_batch,
+)
 from fasttrain.training.loop import Step
 from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
@@ -22,10 +31,12 @@ from tests.support.runs import SMALL, killed_after, last_state
 RUN = {**SMALL, "model": "test_convnext", "image_size": 32, "track": False, "deterministic": True, "drop_rate": 0.2}
 
 
-def up_to(limit: int, tried: list[int]) -> Callable[[int], bool]:
-    def fits(size: int) -> bool:
+def up_to(limit: int, tried: list[int]) -> Callable[[int], float]:
+    """A device that takes any batch up to `limit` in the same time."""
+
+    def fits(size: int) -> float:
         tried.append(size)
-        return size <= limit
+        return float(size) if size <= limit else 0.0
 
     return fits
 
@@ -36,9 +47,21 @@ def up_to(limit: int, tried: list[int]) -> Callable[[int], bool]:
 )
 def test_it_doubles_and_tries_the_one_in_between(limit, most, found):
     tried: list[int] = []
-    assert largest_that_fits(up_to(limit, tried), most) == found
+    assert fastest_that_fits(up_to(limit, tried), most) == found
     assert len(tried) == len(set(tried)) and max(tried) <= most
     assert found in tried, "nothing is promised that was not tried"
+
+
+@pytest.mark.parametrize(("saturated", "found"), [(8, 8), (64, 64), (100, 128), (150, 256)])
+def test_a_batch_that_is_no_faster_is_left_to_others(saturated, found):
+    tried: list[int] = []
+
+    def rate(size: int) -> float:
+        tried.append(size)
+        return 1000.0 * min(size, saturated) * (1 + 0.02 * (size % 3))  # a little noise
+
+    assert fastest_that_fits(rate, 4096) == found
+    assert max(tried) <= 4 * saturated
 
 
 def test_what_fits_below_a_batch_that_did_not():
@@ -88,6 +111,22 @@ def test_nothing_is_tried_that_might_not_fit():
     assert max(taken) <= 1.35
 
 
+def test_the_gpus_memory_is_bounded_while_sizes_are_tried(monkeypatch):
+    """Torch refuses to bound the memory of a CUDA device without a number."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    bounds: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch._C, "_cuda_setMemoryFraction", lambda *bound: bounds.append(bound), raising=False)
+    monkeypatch.setattr(batch_size, "release_memory", lambda device: None)
+    monkeypatch.setattr(batch_size, "fastest_that_fits", lambda fits, most: min(48, most))
+    loaders = SimpleNamespace(train=SimpleNamespace(ids=range(1000)), close=lambda: None)
+    parts = SimpleNamespace(ranks=Ranks(), device=choose_device("auto"), loaders=loaders)
+    start, line = with_fitting_batch(RunStart(resolve({"batch_size": "auto"})), lambda start: parts)
+    assert start.config.batch_size == 48 and line == "batch size: 48 (the fastest tried on cuda:0)"
+    assert bounds == [(0.92, 0), (1.0, 0)]
+
+
 def small_memory(monkeypatch: pytest.MonkeyPatch, limit: int, after: int = 0) -> None:
     """Steps with more photographs than `limit` raise what CUDA raises, from optimizer step `after` on."""
     forward = Step.forward
@@ -109,7 +148,7 @@ def test_real_steps_are_tried_and_errors_of_other_kinds_are_not_swallowed(shard_
     parts = make_parts(RunStart(config), Console(quiet=True), Ranks())
     small_memory(monkeypatch, limit=20)
     before = [each.clone() for each in parts.model.parameters()]
-    assert [fitting(parts)(size) for size in (4, 16, 24, 20)] == [True, True, False, True]
+    assert [bool(fitting(parts)(size)) for size in (4, 16, 24, 20)] == [True, True, False, True]
     assert any(not torch.equal(a, b) for a, b in zip(before, parts.model.parameters(), strict=True)), "real steps"
     assert all(each.grad is None for each in parts.model.parameters())
 
@@ -119,6 +158,42 @@ def test_real_steps_are_tried_and_errors_of_other_kinds_are_not_swallowed(shard_
     monkeypatch.setattr(Step, "forward", broken)
     with pytest.raises(RuntimeError, match="something else"):
         fitting(parts)(4)
+
+
+@pytest.mark.slow
+def test_the_loaders_memory_is_held_while_a_batch_is_tried(shard_folder, monkeypatch):
+    config = resolve({**RUN, "data": shard_folder, "epochs": 1, "limit_batches": 1})
+    parts = make_parts(RunStart(config), Console(quiet=True), Ranks())
+    told: list[object] = []
+
+    @contextmanager
+    def held(batch_size: int) -> Iterator[None]:
+        told.append(batch_size)
+        yield
+        told.append("let go")
+
+    forward = Step.forward
+    monkeypatch.setattr(Step, "forward", lambda *given: told.append("step") or forward(*given))
+    monkeypatch.setattr(parts.loaders.train._back_end, "holding_memory", held)
+    assert fitting(parts)(4)
+    assert told == [4, "step", "step", "let go"]
+    parts.loaders.close()
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "share"),
+    [(80, 0, 0.92), (76, 4, 0.92), (60, 4, 0.72), (8, 0, 0.02), (1, 2, 0.0)],
+    ids=["all free", "torch's own", "DALI's and others' 16 of 80", "nearly full", "full"],
+)
+def test_torch_is_left_what_others_do_not_hold(monkeypatch, free, reserved, share):
+    given = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved << 30)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *each: given.append(each))
+    device, train = torch.device("cuda:1"), SimpleNamespace(holding_memory=lambda size: nullcontext())
+    with batch_size._beside_the_loader(SimpleNamespace(device=device, loaders=SimpleNamespace(train=train)), 8):
+        assert given == [(pytest.approx(share), device)]
+    assert given[1:] == [(1.0, device)]
 
 
 @pytest.mark.slow

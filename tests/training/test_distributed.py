@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
+from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 from tests.support import warm
@@ -221,6 +223,35 @@ def test_accumulated_parts_train_as_one_batch(shard_folder, tmp_path):
         torch.testing.assert_close(mine["model"][name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
+def test_only_what_a_step_reads_is_broadcast_in_each_step(monkeypatch):
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "fasttrain.ranks.DistributedDataParallel", lambda part, **given: made.append(given) or SimpleNamespace()
+    )
+    norms = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    with_others = torch.nn.Sequential(norms, torch.nn.utils.spectral_norm(torch.nn.Linear(4, 4)))
+    assert [Ranks(0, 2).parallel(each).broadcast_buffers for each in (norms, with_others)] == [False, True]
+    assert all(each["gradient_as_bucket_view"] for each in made)
+
+
+@pytest.mark.slow
+def test_resumed_before_a_lone_sample_that_batch_norm_does_not_train_on(photographs, tmp_path):
+    """It goes by the statistics that are rank 0's, whichever steps rank 1 has made since the last checkpoint."""
+    convert(str(photographs), tmp_path / "shards", workers=1, progress=False)
+    assert len(ShardSet.open(tmp_path / "shards").ids("train")) % 4 == 2, "each rank has one of the last step's two"
+    settings = {"model": "test_resnet", "epochs": 1, "save_every": 13, "keep": 100, "figures": False}
+    for each in start_ranks(train_line(tmp_path / "shards", tmp_path / "runs", **settings)):
+        finish(each)
+    run = folder_in(tmp_path / "runs")
+    uninterrupted = last_state(run)["model"]
+    checkpoints = sorted((run / "checkpoints").iterdir())
+    for each in start_ranks([*program(None, tmp_path, False), "train", "--resume", str(checkpoints[0])]):
+        finish(each)
+    resumed = last_state(run)
+    assert resumed["step"] > 13
+    assert all(torch.equal(resumed["model"][name], each) for name, each in uninterrupted.items())
+
+
 @pytest.mark.slow
 def test_sigterm_stops_both_at_one_step_and_one_process_goes_on(alone, shard_folder, tmp_path):
     runs = tmp_path / "runs"
@@ -269,3 +300,20 @@ def test_what_one_rank_fails_with_ends_both_in_one_line(shard_folder, tmp_path):
         assert said in first.splitlines()[-1] and first.count("fasttrain: ") == 1 and "Traceback" not in first
         assert not second
     assert last_state(next((tmp_path / "runs").glob("*/checkpoints/step-*")).parents[1])["step"] == 3
+
+
+@pytest.mark.slow
+def test_two_ranks_train_on_sets_of_classes_as_one_does(
+    multi_label_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    found = []
+    for name, batch_size, command in (("one", 16, []), ("two", 8, [*TORCHRUN, str(free_port())])):
+        out = tmp_path_factory.mktemp(name)
+        line = train_line(multi_label_shards, out, batch_size=batch_size, save_every=1000, epochs=1, figures=False)
+        finish(start([*command, *line]))
+        run = folder_in(out)
+        found.append((last_state(run)["history"][-1], json.loads((run / "model.json").read_text())["thresholds"]))
+    (alone, cuts), (together, other_cuts) = found
+    for metric in ("train_loss", "val_loss", "val_map", "val_macro_f1", "train_subset_accuracy"):
+        assert together[metric] == pytest.approx(alone[metric], rel=1e-3), metric
+    assert other_cuts == pytest.approx(cuts, abs=1e-4)

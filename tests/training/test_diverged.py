@@ -21,6 +21,7 @@ from fasttrain.errors import Diverged, UserError
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.diverged import NAME, DivergedStep, find_diverged
 from fasttrain.training.finite import Watch
+from fasttrain.training.replay import run_again
 from fasttrain.training.state import Totals
 from tests.support.breaking import broken_at
 from tests.support.runs import SMALL, last_state
@@ -285,6 +286,9 @@ def test_what_only_fp16_can_not_hold_is_told_from_what_nothing_can(shard_folder,
     full, half = found.tried
     assert full.finite and not half.finite and half.module and half.precision == "fp16"
     assert "fp16 overflows at blocks" in found.why and "--amp-dtype bf16" in found.mend
+    saved = DivergedStep.load(folder / NAME)
+    saved.facts["config"]["amp_dtype"] = "bf16"  # on a GPU without it, where fp16 stood in
+    assert "--no-amp" in run_again(saved, folder / NAME, "cpu").mend
 
 
 def test_a_file_that_can_not_be_written_does_not_hide_the_news(shard_folder, tmp_path):

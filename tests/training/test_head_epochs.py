@@ -96,6 +96,28 @@ def test_the_classifier_first_then_everything(pictures, shard_folder, tmp_path, 
     assert "epochs 1 to 2: the classifier alone" in page
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"head_epochs": 0}, False),
+        ({"head_epochs": 0, "freeze_bn": "on"}, True),
+        ({}, True),
+        ({"freeze_bn": "off"}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
+def test_behind_a_head_batch_norm_keeps_the_statistics_that_the_head_was_trained_on(
+    settings, kept, shard_folder, tmp_path, monkeypatch
+):
+    states = States(monkeypatch)
+    train(data=shard_folder, out=tmp_path / "runs", **{**RUN, "epochs": 3, **settings})
+    moved = changed(states[1]["model"], states[2]["model"])
+    assert any("running" in name for name in moved) != kept
+    assert "bn1.weight" in moved, "its weights train all the same"
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_everything_begins_with_the_best_classifier_and_patience_begins_anew(shard_folder, tmp_path, monkeypatch):

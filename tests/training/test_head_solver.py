@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from fasttrain.device import fast_math
 from fasttrain.training.head_solver import solve_head
 from fasttrain.training.linear_probe import l2_strength
+from tests.support.tf32 import EmulatedTF32
 
 
 def gaussian(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -120,3 +124,17 @@ def test_a_requested_stop_leaves_the_head_unchanged():
 def test_the_penalties_run_from_strong_to_weak():
     assert [l2_strength(epoch, 3) for epoch in range(3)] == pytest.approx([1, 1e-2, 1e-4])
     assert l2_strength(0, 1) == pytest.approx(1e-2)
+
+
+def test_a_gpu_that_rounds_to_tf32_solves_for_the_same_head():
+    (features, labels), *_ = split(gaussian)
+    heads = []
+    fast_math(deterministic=False)
+    for mode in (contextlib.nullcontext(), EmulatedTF32()):
+        head = torch.nn.Linear(features.shape[1], 6)
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+        with mode:
+            heads.append(solved(features, labels, 1e-2, head))
+    assert torch.get_float32_matmul_precision() == "high", "it is put back"
+    assert torch.equal(heads[0].weight, heads[1].weight) and torch.equal(heads[0].bias, heads[1].bias)

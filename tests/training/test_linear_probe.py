@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,9 +19,11 @@ from fasttrain.errors import Stopped, UserError
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_body
+from fasttrain.model.preprocess import Normalise
 from fasttrain.photos.source import SourceOptions
 from fasttrain.shards.convert import convert
 from fasttrain.training import linear_probe
+from tests.support.host_waits import GPU, fake_gpu
 from tests.support.runs import SMALL, killed_after, last_state
 
 PROBE = {**SMALL, "image_size": 32, "linear_probe": True, "track": False, "deterministic": True}
@@ -203,3 +206,17 @@ def test_a_head_that_is_more_than_one_layer_is_refused():
         with pytest.raises(UserError, match="more to its features than its head"):
             linear_probe._require_linear(model, torch.ones(1, 3, 32, 32), features + 1)
     assert not model.classifier.weight.any(), "the check leaves the head as it was"
+
+
+def test_the_host_waits_for_features_once_in_ten_batches(monkeypatch):
+    monkeypatch.setattr(linear_probe, "_require_linear", lambda *_: None)  # it needs a generator of a real GPU
+    with fake_gpu() as waits:
+        with GPU:
+            model = create_model("mobilenetv2_035", 6)
+            preprocess = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channels_last=True)
+        ids = torch.arange(4)
+        batches = ((torch.zeros(4, 32, 32, 3, dtype=torch.uint8), ids, ids) for _ in range(31))
+        waits.clear()
+        features = linear_probe._compute(model, batches, preprocess, contextlib.nullcontext, GPU, "linear_probe")
+    assert features.shape == (31 * 4, 1280) and not features.is_cuda
+    assert waits == {"copy": 1 + 3}, "the first batch, and three times ten"

@@ -18,6 +18,7 @@ from fasttrain import device as device_module
 from fasttrain import train
 from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of
+from fasttrain.commands import final_evaluation
 from fasttrain.commands import run as run_module
 from fasttrain.commands.run_files import start_tracker, tracked_before
 from fasttrain.commands.train import make_run
@@ -115,6 +116,11 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "random_erasing": ({"random_erasing": 0.5}, lambda run: run.step.augmentation.pixels._random_erasing, 0.5),
     "mixup": ({"mixup": 0.2}, lambda run: run.step.augmentation.mix._mixup.mixup_alpha, 0.2),
     "cutmix": ({"cutmix": 0.7}, lambda run: run.step.augmentation.mix._mixup.cutmix_alpha, 0.7),
+    "freeze_bn": (
+        {"freeze_bn": "on"},
+        lambda run: any(isinstance(each, torch.nn.BatchNorm2d) and each.training for each in run.model.modules()),
+        False,
+    ),
     "freeze": ({"freeze": 2}, lambda run: 0 < trainable(run) < len(list(run.model.parameters())), True),
     "drop_rate": ({"drop_rate": 0.4}, lambda run: run.model.drop_rate, 0.4),
     "drop_path": ({"drop_path": 0.3}, lambda run: max(drop_probabilities(run.model)), pytest.approx(0.3)),
@@ -149,6 +155,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
     "ema_decay": ({"ema_decay": 0.9}, lambda run: last_state(run.run.folder.path)["ema"] is not None, True),
     "average": ({"average": 3}, lambda run: len(run.state.candidates.best_first), 2),
     "device": ({"device": "auto"}, lambda run: run.run.parts.device, device_module.choose_device("auto")),
+    "gpus": ({"gpus": 1}, lambda run: (run.config.gpus, run.run.ranks.size), (1, 1)),  # more: test_gpus.py
     "amp": ({"amp": True}, lambda run: run.run.parts.precision.name, "bf16"),
     "amp_dtype": ({"amp": True, "amp_dtype": "fp16"}, lambda run: run.state.scaler.is_enabled(), True),
     "channels_last": (
@@ -187,12 +194,15 @@ FIXED: dict[str, Any] = {
     "linear_probe": True,
     "teacher": "elsewhere",
     "recipe": "fast",
+    "minutes": 5.0,
     "head_epochs": 1,
     "refit": True,
     "monitor": "top1",
     "seed": 7,
     "fold": "2/5",
 }
+
+GOES_WITH = {"minutes": {"scheduler": "cosine"}}  # else they are refused beside plateau, with another line
 
 CALL = {"out", "folds", "profile", "resume", "run_name"}
 
@@ -239,7 +249,7 @@ def copied(begun: Path, tmp_path: Path) -> Path:
 def test_it_takes_effect(name, begun, tmp_path, monkeypatch, other_process):
     changed, look, expected = EFFECTS[name]
     monkeypatch.setattr("fasttrain.model.precision._cpu_has_kernels", lambda dtype: True)  # slow ones do here
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: setattr(self, "mode", mode))
+    monkeypatch.setattr(torch, "compile", lambda call, mode, dynamic: setattr(call.__self__, "mode", mode) or call)
     folder = copied(begun, tmp_path)
     steps = name != "amp_dtype" or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
     resumed = Resumed(folder, changed, steps)
@@ -255,7 +265,7 @@ def test_it_is_refused_in_one_line_before_anything_is_written(name, begun, tmp_p
     folder = copied(begun, tmp_path)
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     with pytest.raises(UserError) as caught:
-        train(resume=str(folder), **{name: FIXED[name]})
+        train(resume=str(folder), **{name: FIXED[name], **GOES_WITH.get(name, {})})
     old = resolve(BEGUN).plain().get(name)
     assert str(caught.value).startswith(f"{name} = {old} can't become {FIXED[name]} in the run of {folder}")
     assert str(caught.value).endswith(RULES[name].explanation.replace("RUN/", f"{folder}/"))
@@ -322,7 +332,7 @@ def test_another_loader(begun, tmp_path, shard_folder):
 def test_what_the_end_of_a_run_asks_for(begun, tmp_path, monkeypatch, capsys):
     """tta, and the form of what is printed."""
     averaged = []
-    monkeypatch.setattr(run_module, "FlipAveraged", lambda model: averaged.append(model) or model)
+    monkeypatch.setattr(final_evaluation, "FlipAveraged", lambda model: averaged.append(model) or model)
     monkeypatch.setattr(run_module, "write_result", lambda *given: None)
     train(resume=str(copied(begun, tmp_path)), tta="flip", log_format="json")
     said = capsys.readouterr().out.splitlines()

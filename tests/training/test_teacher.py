@@ -35,7 +35,8 @@ class Seen(torch.nn.Module):
 
 def teacher(**changes: Any) -> Teacher:
     given = {"network": Seen(), "autocast": torch.enable_grad, "scale": None, "shift": None}
-    return Teacher("there", "0" * 64, **{**given, **changes})
+    spec = ModelSpec("test_convnext", ("a", "b", "c"), Geometry(32), (0.5,) * 3, (0.5,) * 3)
+    return Teacher("there", spec, "0" * 64, **{**given, **changes})
 
 
 @pytest.fixture(autouse=True)

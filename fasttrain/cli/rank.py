@@ -1,0 +1,81 @@
+"""The process of one rank of `train --gpus`, which `fasttrain.launch` starts."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fasttrain.cli.streams import open_closed_streams, outlive_stdout, write_by_line
+from fasttrain.cores import set_up_openmp
+from fasttrain.errors import InternalError, Stopped, one_line
+from fasttrain.machine import terminate_self
+
+_LEFT_ALONE_S = 600.0  # for the last step and its checkpoint
+
+
+class _Starter:
+    """The process that started this one. Where it ends first, this rank stops as SIGTERM asks it to."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self._connection = Connection(descriptor)
+        self._replies: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self.work = self._connection.recv_bytes()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ask(self, value: Any) -> Any:
+        """Return what the starter answers to `value`. Raises what it raises there."""
+        self._connection.send_bytes(pickle.dumps(("ask", value)))
+        kind, reply = self._replies.get()
+        if kind == "raise":
+            raise reply
+        return reply
+
+    def tell(self, kind: str, value: Any) -> None:
+        """Report the end of the work, "result" or "error"."""
+        self._connection.send_bytes(pickle.dumps((kind, value)))
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._replies.put(pickle.loads(self._connection.recv_bytes()))
+        except (EOFError, OSError):
+            self._replies.put(("raise", Stopped("the process that started this one has ended")))
+            terminate_self()
+            time.sleep(_LEFT_ALONE_S)
+            os._exit(Stopped.exit_code)
+
+
+def main() -> None:
+    """Do the work that the starter sends, and report how it ended."""
+    set_up_openmp()
+    open_closed_streams()
+    write_by_line()
+    outlive_stdout()
+    if not os.environ.get("FASTTRAIN_DEBUG"):
+        sys.unraisablehook = lambda _: None
+    starter = _Starter(int(sys.argv.pop()))
+    try:
+        starter.tell("result", pickle.loads(starter.work)(starter.ask))
+    except (Exception, KeyboardInterrupt) as error:
+        with suppress(OSError):  # nobody is left to hear it
+            starter.tell("error", _sendable(error))
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", InternalError.exit_code))
+
+
+def _sendable(error: BaseException) -> tuple[BaseException, str]:
+    """Return `error`, or one that says the same where it can't be pickled, and the text of its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return InternalError(f"{type(error).__name__}: {one_line(error)}"), trace
+    return error, trace

@@ -1,0 +1,73 @@
+"""The evaluation at the end of a run, and what is fitted on validation for it: a temperature, or thresholds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from fasttrain.evaluation.label_sets import SetEvaluation
+from fasttrain.evaluation.of_spec import AnyEvaluation, AnyPredictions, with_certainty
+from fasttrain.evaluation.temperature import LogitSample
+from fasttrain.loaders.base import Loader
+from fasttrain.model.tta import FlipAveraged
+from fasttrain.training.parts import RunParts
+from fasttrain.training.state import REFIT
+
+Evaluate = Callable[..., tuple[AnyEvaluation, AnyPredictions]]
+
+
+def evaluate_weights(
+    parts: RunParts,
+    model: torch.nn.Module,
+    split: str,
+    loader: Loader,
+    evaluate: Evaluate,
+) -> tuple[AnyEvaluation, dict[str, AnyPredictions]]:
+    """Evaluate the run's final `model` on `split`, which `loader` delivers. Return that, and predictions by split.
+
+    `evaluate` evaluates a model on a loader by `parts.spec`, which gets the temperature or the thresholds first. The
+    predictions are of `split`, and of the validation split where single labels were fitted on it.
+    """
+    if parts.spec.multi_label:
+        evaluation, predictions = _evaluate_sets(parts, model, loader, evaluate)
+        return evaluation, {split: predictions}
+    kept: dict[str, AnyPredictions] = {}
+    if parts.state.phase != REFIT:  # which has trained on the validation split
+        val = parts.loaders.val
+        logits = LogitSample(len(val.ids), len(parts.shards.classes))
+        _, kept["val"] = evaluate(model, val, logits_seen=logits.add)
+        parts.spec = replace(parts.spec, temperature=logits.temperature(parts.ranks))
+    evaluation, predictions = evaluate(_with_tta(parts, model), loader)
+    return with_certainty(evaluation, predictions), {**kept, split: predictions}
+
+
+def _evaluate_sets(
+    parts: RunParts, model: torch.nn.Module, loader: Loader, evaluate: Evaluate
+) -> tuple[AnyEvaluation, AnyPredictions]:
+    """Choose the thresholds on the validation split, then evaluate on `loader`.
+
+    A refit has trained on the validation split, so the best weights before it choose the thresholds.
+    """
+    chooser = _best_of_search(parts, model) if parts.state.phase == REFIT else model
+    evaluation, predictions = evaluate(_with_tta(parts, chooser), parts.loaders.val)
+    assert isinstance(evaluation, SetEvaluation)
+    parts.spec = replace(parts.spec, thresholds=evaluation.thresholds)
+    if loader is not parts.loaders.val:
+        evaluation, predictions = evaluate(_with_tta(parts, model), loader)
+    return evaluation, predictions
+
+
+def _best_of_search(parts: RunParts, model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of `model` with the weights of the best epoch before the refit."""
+    best = copy.deepcopy(model)
+    if parts.state.best is not None:  # on rank 0
+        best.load_state_dict(parts.state.best)
+    parts.ranks.share(best.state_dict().values())
+    return best
+
+
+def _with_tta(parts: RunParts, model: torch.nn.Module) -> torch.nn.Module:
+    return FlipAveraged(model) if parts.config.tta == "flip" else model

@@ -1,0 +1,66 @@
+"""Evaluation of a model by what its spec says of it: one class a photograph, or a set of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fasttrain.evaluation.bootstrap import with_intervals
+from fasttrain.evaluation.calibration import with_calibration
+from fasttrain.evaluation.evaluate import Predictions, evaluate_model, evaluate_multi_label
+from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
+from fasttrain.evaluation.metrics import Evaluation
+from fasttrain.model.criterion import validation_criterion
+from fasttrain.model.factory import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from fasttrain.ranks import Ranks
+
+AnyEvaluation: TypeAlias = Evaluation | SetEvaluation
+AnyPredictions: TypeAlias = Predictions | SetPredictions
+
+
+def evaluate_split(
+    model: torch.nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor, Any]],
+    spec: ModelSpec,
+    *,
+    device: torch.device,
+    preprocess: Callable[[torch.Tensor], torch.Tensor],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ranks: Ranks | None = None,
+    logits_seen: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
+) -> tuple[AnyEvaluation, AnyPredictions]:
+    """Evaluate the model that `spec` describes: see `evaluate_model` and `evaluate_multi_label`.
+
+    The temperature and the thresholds are the spec's. Where a multi-label model has no thresholds, they are chosen on
+    these photographs.
+    """
+    criterion = validation_criterion(multi_label=spec.multi_label)
+    shared: Any = {"device": device, "preprocess": preprocess, "autocast": autocast, "criterion": criterion}
+    classes = list(spec.classes)
+    if spec.multi_label:
+        return evaluate_multi_label(model, batches, classes=classes, thresholds=spec.thresholds, ranks=ranks, **shared)
+    return evaluate_model(
+        model,
+        batches,
+        num_classes=len(classes),
+        classes=classes,
+        temperature=spec.temperature,
+        ranks=ranks,
+        logits_seen=logits_seen,
+        **shared,
+    )
+
+
+def with_certainty(evaluation: AnyEvaluation, predictions: AnyPredictions) -> AnyEvaluation:
+    """Return `evaluation`, to which the `predictions` belong, with calibration errors and intervals.
+
+    That of sets has neither, and stays as it is.
+    """
+    if isinstance(evaluation, SetEvaluation) or isinstance(predictions, SetPredictions):
+        return evaluation
+    return with_intervals(with_calibration(evaluation, predictions))

@@ -1,0 +1,103 @@
+"""torch.compile: where it pays, a static graph for each shape of a full batch, and a model that can't be compiled."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fasttrain.errors import UserError, one_line
+
+_UNCOMPILED = "the model runs uncompiled, which is slower"
+_LONGEST_REASON = 200  # characters: some messages hold the whole graph
+
+
+def compile_in_place(
+    model: torch.nn.Module,
+    device: torch.device,
+    choice: str,
+    mode: str,
+    deterministic: bool,
+    *,
+    batch_size: int,
+    warn: Callable[[str], None],
+) -> bool:
+    """Have `model` run compiled from its first call on, with the same parameters, names and state_dict; say if it does.
+
+    `choice` is "on", "off", or "auto": on CUDA, unless `deterministic`; where compiling can't be had or fails, `warn`
+    is then told why, and the model runs as it is. `mode` is torch.compile's. Each picture size has a static graph for
+    batches of `batch_size`. Other batches, such as an epoch's last one, run as they are. Copies of `model` (an EMA's)
+    are not compiled. Raises UserError where "on" can't be had.
+    """
+    if choice == "off" or (choice == "auto" and (deterministic or not _compile_pays(device))):
+        return False
+    if choice == "auto" and (problem := _compile_problem(device)):
+        warn(f"compile: {problem}; {_UNCOMPILED}")
+        return False
+    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise UserError("compile = 'on' needs a C++ compiler on a CPU; install g++ or use --compile off")
+    import torch._dynamo
+
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # torch 2.6
+    # Training and evaluation and each size of progressive resizing have a graph each: 8 would be too few.
+    setattr(torch._dynamo.config, limit, 64)
+    compiled = torch.compile(model._call_impl, mode=mode, dynamic=False)
+    # Module.compile sets this attribute too: a copy of the model is made without it.
+    model._compiled_call_impl = _FullBatches(model, compiled, batch_size, warn if choice == "auto" else None)
+    return True
+
+
+def stop_compiling(model: torch.nn.Module, error: Exception) -> None:
+    """Have the compiled `model` run as it is, since compiling raised `error`, and warn of it.
+
+    Raises UserError where compiling was asked for.
+    """
+    call = model._compiled_call_impl
+    assert isinstance(call, _FullBatches)
+    cause = getattr(error, "inner_exception", error)
+    reason = f"torch.compile failed ({type(cause).__name__}: {one_line(cause)[:_LONGEST_REASON]})"
+    if call.warn is None:
+        raise UserError(f"compile = 'on': {reason}; use --compile off") from error
+    model._compiled_call_impl = None
+    call.warn(f"compile: {reason}; {_UNCOMPILED}")
+
+
+class _FullBatches:
+    """The call of a model that runs compiled for full batches alone."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        compiled: Callable[..., Any],
+        batch_size: int,
+        warn: Callable[[str], None] | None,
+    ) -> None:
+        self.warn = warn
+        self._model, self._compiled, self._batch_size = model, compiled, batch_size
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        if len(images) == self._batch_size:
+            try:
+                return self._compiled(images)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                stop_compiling(self._model, error)
+        return self._model._call_impl(images)
+
+
+def _compile_pays(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _compile_problem(device: torch.device) -> str | None:
+    """Return why the GPU `device` can't run compiled models, or None."""
+    if device.type != "cuda":
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "triton, which torch.compile needs on a GPU, is not installed"
+    if torch.cuda.get_device_capability(device) < (7, 0):
+        return f"triton does not compile for {torch.cuda.get_device_name(device)}"
+    return None

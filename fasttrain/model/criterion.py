@@ -1,0 +1,41 @@
+"""The losses: cross-entropy where a photograph has one class, binary cross-entropy a class where it has any number."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+class SetCrossEntropy(torch.nn.Module):
+    """The binary cross-entropy of each class with logits, averaged over classes and, by default, over samples.
+
+    `pos_weight`, float [classes], weighs what a photograph has. With `label_smoothing` s, targets are s / 2 and
+    1 - s / 2 in place of 0 and 1. `reduction` "none" gives a loss a sample, float [n].
+    """
+
+    pos_weight: torch.Tensor | None
+
+    def __init__(self, pos_weight: torch.Tensor | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("pos_weight", pos_weight, persistent=False)
+        self.label_smoothing = label_smoothing
+        self.reduction = "mean"
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of `logits` for `targets`, both float [n, classes]."""
+        if self.label_smoothing:
+            targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+        each = self.decisions(logits.float(), targets.float()).mean(dim=1)
+        return each.mean() if self.reduction == "mean" else each
+
+    def decisions(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each class, float [n, classes], for `targets` as they are."""
+        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="none")
+
+
+Criterion = torch.nn.CrossEntropyLoss | SetCrossEntropy
+
+
+def validation_criterion(*, multi_label: bool) -> Criterion:
+    """Return the loss that validates, whatever the loss of training is."""
+    return SetCrossEntropy() if multi_label else torch.nn.CrossEntropyLoss()

@@ -1,0 +1,37 @@
+"""Sets of classes as bits: how multi-label data are held in memory and in the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def bytes_for(classes: int) -> int:
+    """Return how many bytes hold a bit for each class."""
+    return -(-classes // 8)
+
+
+def packed(sets: Sequence[Sequence[int]], classes: int) -> NDArray[np.uint8]:
+    """Return uint8 [n, bytes_for(classes)]: bit `c % 8` of byte `c // 8` is 1 where set i holds class c."""
+    bits = np.zeros((len(sets), bytes_for(classes)), np.uint8)
+    rows = np.repeat(np.arange(len(sets)), [len(each) for each in sets])
+    members = np.array([member for each in sets for member in each], np.int64)
+    np.bitwise_or.at(bits, (rows, members >> 3), np.left_shift(1, members & 7).astype(np.uint8))
+    return bits
+
+
+def unpacked(bits: NDArray[np.uint8], classes: int) -> NDArray[np.bool_]:
+    """Return bool [n, classes], the inverse of `packed`."""
+    return np.unpackbits(np.ascontiguousarray(bits), axis=1, count=classes, bitorder="little").view(np.bool_)
+
+
+def members(bits: NDArray[np.uint8]) -> list[int]:
+    """Return the classes in one set, uint8 [bytes], in ascending order."""
+    return np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist()
+
+
+def widened(bits: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
+    """Return the same sets with room for more `classes`."""
+    return np.pad(bits, ((0, 0), (0, bytes_for(classes) - bits.shape[1])))

@@ -1,0 +1,204 @@
+"""Measure how fast this machine trains and evaluates, and plan a run under `--minutes` from it."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from fasttrain.config.model_name import is_own
+from fasttrain.config.schema import NEEDS_PIXELS, TrainConfig
+from fasttrain.device import copy_to, release_memory, synchronize
+from fasttrain.errors import UserError
+from fasttrain.model.batch_norm import trained_norms
+from fasttrain.model.freeze import keep_frozen
+from fasttrain.model.input_size import img_size_for, takes
+from fasttrain.training.linear_probe import most_for_head
+from fasttrain.training.loop import step_batches
+from fasttrain.training.parts import RunParts
+from fasttrain.training.phases import needs_pixels
+from fasttrain.training.resume import RunStart
+from fasttrain.training.soup import STATISTICS_BATCHES
+from fasttrain.training.teacher import Teacher
+from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, sides_to_try
+
+_TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None, "head_epochs": 0}
+_WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; elsewhere more, as they are short and begin slowly
+_WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
+_MEASURING_SHARE = 0.1  # of the budget: where it is over, one step and one batch have to do
+_LEAST_SIZE, _STRIDE = 128, 32  # px
+_PENALTIES = 6  # epochs of the head, each with its own L2 penalty
+
+
+def with_time_plan(
+    start: RunStart, make: Callable[[RunStart], RunParts], elapsed: Callable[[], float]
+) -> tuple[RunStart, TimePlan]:
+    """Return `start` with the settings that its `minutes` lead to, and the plan, the same on all ranks.
+
+    `make` makes a run's parts: ones for trying, which are thrown away. `elapsed` tells the seconds that are gone.
+    Raises UserError for settings that contradict `minutes`.
+    """
+    asked = start.config
+    assert asked.minutes is not None
+    if asked.linear_probe:
+        raise UserError("linear_probe takes seconds, and nothing of it can be planned; leave --minutes out")
+    trial = asked.model_copy(update=_TRIAL)
+    parts = make(replace(start, config=trial, model=copy.deepcopy(start.model)))
+    ranks = parts.ranks
+    try:
+        config = parts.config.model_copy(update={name: getattr(asked, name) for name in (*_TRIAL, "interpolation")})
+        sizes, sides = _sizes(asked, config, parts.step.teacher)
+        given = asked.model_fields_set
+        progressive = asked.progressive if "progressive" in given else None
+        tried = sides_to_try(sizes, sides, progressive)
+        most = _MEASURING_SHARE * 60 * asked.minutes
+        measured = measure_rates(
+            parts, sorted({min(tried), max(tried)}), lambda: ranks.from_main(lambda: elapsed() > most)
+        )
+        rates, spent = ranks.from_main(lambda: (measured, elapsed()))
+        head_epochs = asked.head_epochs if "head_epochs" in given else _PENALTIES
+        work = _work(parts, config, head_epochs)
+    finally:
+        parts.loaders.close()
+    device = parts.device
+    del parts
+    gc.collect()
+    release_memory(device)
+    plan = make_time_plan(
+        60 * asked.minutes,
+        spent,
+        rates,
+        work,
+        sizes,
+        sides,
+        progressive=progressive,
+        epochs=asked.epochs - asked.head_epochs if "epochs" in given else None,
+        learning_rate=asked.learning_rate if "learning_rate" in given else None,
+    )
+    chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
+    if plan.learning_rate is not None:
+        chosen["learning_rate"] = plan.learning_rate
+    if plan.epochs < config.warmup_epochs:
+        chosen["warmup_epochs"] = float(plan.epochs)
+    if plan.head == "alone":
+        chosen |= {"linear_probe": True, "epochs": _PENALTIES}
+    elif plan.head == "first":
+        chosen |= {"head_epochs": head_epochs, "epochs": head_epochs + plan.epochs}
+    elif asked.head_epochs:
+        raise UserError(
+            f"head_epochs = {asked.head_epochs}: minutes = {asked.minutes:g} has no time for them, or features "
+            "can't be cached here; leave head_epochs out"
+        )
+    return replace(start, config=config.model_copy(update=chosen)), plan
+
+
+def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool]) -> Rates:
+    """Train a few steps with pictures of each of `sides`, evaluate a few batches, and return the seconds they took.
+
+    The weights change. All ranks make the same steps. Once it is `late`, which all ranks ask at once, the first side
+    has a step, others have none, and a single batch is evaluated.
+    """
+    kind = parts.device.type
+    warm_up, timed = _WARM_UP.get(kind, _WARM_UP_ELSEWHERE), _TIMED.get(kind, _TIMED_ELSEWHERE)
+    size = parts.loaders.val.settings.image_size
+    steps: dict[int, float] = {}
+    for side in sides:
+        if not steps or not late():
+            steps[side] = _step_seconds(parts, side, warm_up, timed, late)
+    return Rates(steps, _evaluation_seconds(parts, 1 if late() else warm_up + timed), size)
+
+
+def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Callable[[], bool]) -> float:
+    state, step, ranks = parts.state, parts.step, parts.ranks
+    state.model.train()
+    keep_frozen(step.frozen)
+    state.loader.set_epoch(state.loader.epoch + 1)  # from its first batch on
+    state.loader.set_image_size(side)
+    seconds: list[float] = []
+    with closing(step_batches(state.loader, step.accumulate)) as batches:
+        while len(seconds) < warm_up + timed and not (seconds and late()):
+            began = time.perf_counter()
+            if (group := next(batches, None)) is None:
+                break
+            agreed = ranks.agree(None, *step.size(group))
+            if agreed.samples:
+                step(state, group, agreed)
+            synchronize(parts.device)
+            seconds.append(time.perf_counter() - began)
+            del group
+    kept = seconds[warm_up:] or seconds
+    return sum(kept) / len(kept)
+
+
+def _evaluation_seconds(parts: RunParts, batches: int) -> float:
+    """Return the seconds of a photograph; the first batch of several warms up."""
+    model, step = parts.state.evaluated_model, parts.step
+    model.eval()
+    seconds: list[tuple[float, int]] = []
+    with torch.inference_mode(), closing(iter(parts.loaders.val)) as loader:  # type: ignore[type-var]
+        began = time.perf_counter()
+        for images, labels, _ in islice(loader, batches):
+            if len(labels):
+                with step.autocast():
+                    model(step.preprocess(copy_to(parts.device, images)))
+                synchronize(parts.device)
+                seconds.append((time.perf_counter() - began, len(labels)))
+            began = time.perf_counter()
+    kept = seconds[1:] or seconds
+    return sum(each for each, _ in kept) / max(sum(count for _, count in kept), 1)
+
+
+def _sizes(asked: TrainConfig, config: TrainConfig, teacher: Teacher | None) -> tuple[list[int], set[int]]:
+    """Return the sides in px that may be evaluated, the greatest first, and those that the model may train on besides.
+
+    `config` has the size that was `asked` for, or else the model's own. A `teacher` sees the same pictures.
+    """
+    own, name = config.image_size, config.model
+    if is_own(name):
+        return [own], set()
+    img_size = img_size_for(name, own)
+    sides = {side for side in range(_STRIDE, own + 1, _STRIDE) if takes(name, side, img_size)}
+    if teacher is not None:
+        sides = {side for side in sides if teacher.takes(side)}
+    if "image_size" in asked.model_fields_set or img_size is not None:
+        return [own], sides
+    smaller = [side for side in sorted(sides, reverse=True) if _LEAST_SIZE <= side < own]
+    return [own, *smaller], sides
+
+
+def _work(parts: RunParts, config: TrainConfig, head_epochs: int) -> Work:
+    loaders, ranks = parts.loaders, parts.ranks
+    known = config.pretrained or config.weights is not None
+    head = known and head_epochs > 0 and not needs_pixels(config, parts.model, ranks)
+    tta = 2 if config.tta == "flip" else 1
+
+    def each(loader: object) -> int:
+        batches = len(loader)  # type: ignore[arg-type]
+        return min(batches * parts.batch_size, -(-len(loader.ids) // ranks.size))  # type: ignore[attr-defined]
+
+    photographs, validation = len(loaders.train.ids), each(loaders.val)
+    return Work(
+        steps=parts.steps_an_epoch,
+        photographs=photographs,
+        test=len(loaders.test.ids) if loaders.test else 0,
+        validation=validation,
+        end=validation + each(loaders.test or loaders.val) * tta + _averaging(parts, config.average, validation),
+        solved=min(photographs, most_for_head(config) or photographs) if head else 0,
+        alone=head and not config.changed(NEEDS_PIXELS),
+    )
+
+
+def _averaging(parts: RunParts, epochs: int, validation: int) -> int:
+    """Return how many photographs the model sees at most while the weights of so many `epochs` are averaged."""
+    if epochs < 2:
+        return 0
+    seen = min(len(parts.loaders.train.ids), STATISTICS_BATCHES * parts.batch_size)
+    statistics = seen if trained_norms(parts.model, parts.frozen) else 0
+    return (epochs - 1) * (validation + statistics) + statistics

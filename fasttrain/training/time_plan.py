@@ -1,0 +1,280 @@
+"""The plan of a run under `--minutes`: a pure function of measured rates, counts and the seconds that are left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from fasttrain.config.values import Progressive
+from fasttrain.errors import UserError
+from fasttrain.training.progressive import progressive_side
+
+_MOST_EPOCHS = 30
+_LEAST_EPOCHS = 1.5  # measured before `freeze_bn`: one epoch behind a solved head ended at 73.9 %, the head at 84.0 %
+_ENOUGH = (4.0, 2.0, _LEAST_EPOCHS)  # epochs at the usual side, growing up to it, at the small one
+_LEAST_STEPS = 200  # as many steps are worth it also where they are a small part of an epoch
+_FEWEST_STEPS = 20  # fewer change nothing for the better
+_LEAST_PART = 0.2  # of an epoch: less is not worth its validation
+_GENTLE = 3e-4  # the learning rate where there are fewer epochs than the first of `_ENOUGH`
+_STRIDE = 32
+_TRAINED_SHARE = 0.8  # of the evaluated side: random crops enlarge what is in them (Touvron et al. 2019)
+_SMALL_SHARE, _SMALLEST = 0.6, 96  # of the evaluated side, and px
+_HEAD_SHARE = 0.5  # of the time, at most: nothing else raises the accuracy as fast
+_SOLVE = 1e-3  # seconds a photograph, for the first penalties: the others are left out where they take too long
+_REPORT = 5.0  # seconds for the figures, the report and the files
+_MARGIN, _MOST_MARGIN = 0.02, 20.0  # of the budget, and in seconds
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds on this machine.
+
+    steps: of a training step, its data included, by the side of the pictures in px; one side or more.
+    evaluation: of a photograph that is evaluated at `evaluated_side` px.
+    """
+
+    steps: dict[int, float]
+    evaluation: float
+    evaluated_side: int
+
+    def step_line(self) -> tuple[float, float]:
+        """Return (a, b) so that a step takes a + b * side ** 2 seconds, both at least 0."""
+        sides = sorted(self.steps)
+        first, last = sides[0], sides[-1]
+        if first == last:
+            return 0.0, self.steps[first] / first**2
+        slope = (self.steps[last] - self.steps[first]) / (last**2 - first**2)
+        slope = min(max(slope, 0.0), self.steps[first] / first**2)
+        return self.steps[first] - slope * first**2, slope
+
+    def evaluate(self, side: int) -> float:
+        """Return the seconds of a photograph at `side` px."""
+        return self.evaluation * (side / self.evaluated_side) ** 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts of a run: optimizer steps an epoch, and photographs of the training and the test split.
+
+    `validation` and `end` are the photographs that one rank evaluates after each epoch and at the end. `solved` are
+    those of the training split on whose features the classifier can be solved for first; 0 where it can't. `alone` says
+    if that may be all of the run, on all photographs.
+    """
+
+    steps: int
+    photographs: int
+    test: int
+    validation: int
+    end: int
+    solved: int
+    alone: bool
+
+
+@dataclass(frozen=True)
+class TimePlan:
+    """The choices for one run, and the seconds they should take.
+
+    head: "first" (solve for the classifier, then train everything), "alone" or "none". `training` are the seconds of
+    all steps; the last epoch may end early. A step takes `line[0] + line[1] * side ** 2`, one validation `validation`,
+    and `finish` is kept for the end. `learning_rate` is one for few epochs behind a solved head, where the plan may
+    choose it and the settings' own is too great.
+    """
+
+    budget: float
+    image_size: int
+    progressive: Progressive | None
+    epochs: int
+    head: str
+    training: float
+    line: tuple[float, float]
+    steps: int
+    head_seconds: float
+    validation: float
+    finish: float
+    learning_rate: float | None = None
+
+    @property
+    def epochs_that_fit(self) -> float:
+        """Return the epochs that `training` is enough for, the last of them perhaps a part."""
+        done, left = 0, self.training
+        for cost in epoch_costs(self.line, self.steps, self.progressive, self.image_size, self.epochs):
+            if left < cost:
+                return done + left / cost
+            done, left = done + 1, left - cost
+        return float(done)
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds from here to the end of the run."""
+        return self.head_seconds + self.training + self.epochs * self.validation + self.finish
+
+    def line_of_choice(self) -> str:
+        """Return what was chosen, in one line."""
+        minutes = f"minutes: {self.budget / 60:g}"
+        if self.head == "alone":
+            late = self.seconds > self.budget
+            why = f"it takes about {self.seconds:.0f} s, more than there is" if late else "too little to train the rest"
+            return f"{minutes}; the head alone, solved for on frozen features at {self.image_size} px: {why}"
+        head = f"the head solved for first ({self.head_seconds:.0f} s), then " if self.head == "first" else ""
+        growing = self.progressive
+        rate = f", learning rate {self.learning_rate:g}" if self.learning_rate else ""
+        constant = growing is not None and growing.first == growing.last
+        shown = growing.last if growing and constant else growing or self.image_size
+        return (
+            f"{minutes}; {head}{self.epochs_that_fit:.3g} epochs at {shown} px{rate} ({self.training:.0f} s), "
+            f"evaluated at {self.image_size} px; {self.finish:.0f} s kept for the end"
+        )
+
+
+def epoch_costs(
+    line: tuple[float, float], steps: int, progressive: Progressive | None, image_size: int, epochs: int
+) -> list[float]:
+    """Return the planned seconds of the steps of each epoch."""
+    sides = [progressive_side(progressive, each, epochs) if progressive else image_size for each in range(epochs)]
+    return [steps * (line[0] + line[1] * side**2) for side in sides]
+
+
+def make_time_plan(
+    budget: float,
+    spent: float,
+    rates: Rates,
+    work: Work,
+    sizes: Sequence[int],
+    sides: Collection[int],
+    *,
+    progressive: Progressive | None = None,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+) -> TimePlan:
+    """Return the plan for what is left of `budget` seconds when `spent` are gone.
+
+    sizes: sides in px to choose the evaluated one from, the greatest first. sides: those that the model can train on
+    besides. `progressive`, `epochs` and `learning_rate` are the user's, None where the plan may choose them.
+
+    The greatest size that leaves enough epochs is taken. Where none does, the least one is trained on smaller pictures.
+    Where even that is too slow, the head alone is left, if it is fast enough for all photographs or nothing else is.
+    Raises UserError for `epochs` that don't fit.
+    """
+    plan = _choose(budget, spent, rates, work, sizes, sides, progressive, epochs)
+    if learning_rate is None and plan.head == "first" and plan.epochs_that_fit < _ENOUGH[0]:
+        plan = replace(plan, learning_rate=_GENTLE)
+    return plan
+
+
+def _choose(
+    budget: float,
+    spent: float,
+    rates: Rates,
+    work: Work,
+    sizes: Sequence[int],
+    sides: Collection[int],
+    progressive: Progressive | None,
+    epochs: int | None,
+) -> TimePlan:
+    ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
+    tried = [((size, next(_ladder(size, sides, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
+    tried += list(zip(ladder, _ENOUGH, strict=False))
+    if progressive is not None or len(ladder) == 1:
+        tried[-1] = (ladder[-1], _LEAST_EPOCHS)
+    for (size, growing), enough in tried:
+        plan = _fitted(budget, budget - spent, rates, work, size, growing, epochs)
+        if epochs is not None and plan.epochs_that_fit >= epochs * (1 - 1e-9):
+            return plan
+        if epochs is None and plan.epochs_that_fit >= enough:
+            return plan
+    if plan.epochs_that_fit * plan.steps >= _LEAST_STEPS and epochs is None:
+        return plan
+    if epochs is not None:
+        costs = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, epochs)
+        needed = spent + plan.head_seconds + sum(costs) + epochs * plan.validation + plan.finish
+        raise UserError(
+            f"epochs = {epochs} takes about {math.ceil(needed / 6) / 10:g} minutes on this machine, more than "
+            f"minutes = {budget / 60:g}; give --minutes that, or leave --epochs out"
+        )
+    alone = _head_alone(plan, rates, work)
+    fits = spent + alone.seconds <= budget
+    few = plan.epochs_that_fit * plan.steps < _FEWEST_STEPS
+    return alone if work.alone and (fits or few) else plan
+
+
+def sides_to_try(sizes: Sequence[int], sides: Collection[int], progressive: Progressive | None) -> set[int]:
+    """Return the sides in px that a plan may train on."""
+    tried = set()
+    for size in sizes:
+        for growing in _ladder(size, sides, progressive):
+            tried |= {growing.first, growing.last} if growing else {size}
+    return tried
+
+
+def _ladder(size: int, sides: Collection[int], progressive: Progressive | None) -> Iterator[Progressive | None]:
+    """Yield the training sides to try for the evaluated `size`, the best first; None for `size` itself."""
+    if progressive is not None:
+        yield progressive
+        return
+    last = max(round(size * _TRAINED_SHARE / _STRIDE), 1) * _STRIDE
+    small = max(round(size * _SMALL_SHARE / _STRIDE) * _STRIDE, min(last, _SMALLEST))
+    if last > size or last not in sides:
+        yield None
+        return
+    yield Progressive(last, last)
+    if small < last and small in sides:
+        yield Progressive(small, last)
+        yield Progressive(small, small)
+
+
+def _fitted(
+    budget: float,
+    left: float,
+    rates: Rates,
+    work: Work,
+    size: int,
+    progressive: Progressive | None,
+    epochs: int | None,
+) -> TimePlan:
+    """Return the plan with these sides and as many epochs as fit, `epochs` at most."""
+    line = rates.step_line()
+    validation = work.validation * rates.evaluate(size)
+    finish = _REPORT + work.end * rates.evaluate(size) + min(_MARGIN * budget, _MOST_MARGIN)
+    head_seconds = _head_seconds(rates, work, size) if work.solved else math.inf
+    head = "first" if head_seconds <= _HEAD_SHARE * left else "none"
+    head_seconds = head_seconds if head == "first" else 0.0
+    room = left - head_seconds - finish
+
+    def with_epochs(count: int) -> TimePlan:
+        most = sum(epoch_costs(line, work.steps, progressive, size, count))
+        training = max(min(most, room - count * validation), 0.0)
+        return TimePlan(
+            budget, size, progressive, count, head, training, line, work.steps, head_seconds, validation, finish
+        )
+
+    if epochs is not None:
+        return with_epochs(epochs)
+    best = with_epochs(1)
+    for count in range(2, _MOST_EPOCHS + 1):
+        plan = with_epochs(count)
+        if plan.epochs_that_fit < count - 1 + _LEAST_PART:
+            break
+        best = plan
+    return best
+
+
+def _head_alone(plan: TimePlan, rates: Rates, work: Work) -> TimePlan:
+    features = (work.photographs + work.validation + work.test) * rates.evaluate(plan.image_size)
+    return TimePlan(
+        budget=plan.budget,
+        image_size=plan.image_size,
+        progressive=None,
+        epochs=1,
+        head="alone",
+        training=0.0,
+        line=plan.line,
+        steps=plan.steps,
+        head_seconds=features + work.photographs * _SOLVE,
+        validation=0.0,
+        finish=_REPORT,
+    )
+
+
+def _head_seconds(rates: Rates, work: Work, size: int) -> float:
+    return (work.solved + work.validation) * rates.evaluate(size) + work.solved * _SOLVE

@@ -1,0 +1,47 @@
+"""How long training waits for data: on CUDA the time in which the GPU has nothing to do, elsewhere the host's."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import torch
+
+
+class DataWait:
+    """The sum of the waits for data between `begin` and `end`.
+
+    On CUDA the host runs ahead of the GPU and may wait for data while the GPU is busy, which costs nothing. There an
+    event on the current stream marks either side of a wait. Between the two the GPU does nothing but wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds = self._began = 0.0
+        self._begun: torch.cuda.Event | None = None
+        self._unread: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def begin(self) -> None:
+        """Note that the host asks for data."""
+        if self._device.type == "cuda":
+            self._begun = self._event()
+        self._began = time.perf_counter()
+
+    def end(self) -> None:
+        """Note that the data has come."""
+        if self._begun is not None:
+            self._unread.append((self._begun, self._event()))
+        else:
+            self._seconds += time.perf_counter() - self._began
+
+    def seconds(self) -> float:
+        """Return the sum of the waits that the device has come past. The host does not wait for it."""
+        while self._unread and self._unread[0][1].query():
+            begun, ended = self._unread.popleft()
+            self._seconds += begun.elapsed_time(ended) / 1e3
+        return self._seconds
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event

@@ -1,0 +1,131 @@
+"""Drive fasttrain's real training step, with a hand on what happens around each step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fasttrain.config.load import resolve
+from fasttrain.model.freeze import keep_frozen
+from fasttrain.ranks import Agreed, Ranks
+from fasttrain.training.finite import LOOK_EVERY
+from fasttrain.training.loop import train_epoch
+from fasttrain.training.parts import RunParts
+from fasttrain.training.resume import RunStart
+from fasttrain.training.setup import make_parts
+from fasttrain.training.step import StepBatch
+from tools.gpu_check.registry import Setting
+
+Around = Callable[[], AbstractContextManager[Any]]
+
+_ENDLESS = 100_000
+"""Epochs: the learning rate's schedule must not end while steps are counted."""
+
+
+def settings_of(setting: Setting, **changes: Any) -> dict[str, Any]:
+    """Return the settings of a run that learns from random weights on `setting`'s shards, small in a rehearsal."""
+    size = {"model": "mobilenetv2_100", "image_size": 224, "batch_size": 64, "workers": 8}
+    if not setting.cuda:
+        size = {"model": "test_efficientnet", "image_size": 48, "batch_size": 16, "workers": 1}
+    same = {"pretrained": False, "device": setting.device, "loader": "native", "compile": "off", "track": False}
+    return {"data": setting.shards, "out": setting.folder / "runs", **size, **same, **changes}
+
+
+@contextmanager
+def made_parts(setting: Setting, **changes: Any) -> Iterator[RunParts]:
+    """Yield the parts of a run with `settings_of(setting, **changes)`, ready for its first step."""
+    config = resolve({}, settings_of(setting, **{"epochs": _ENDLESS, **changes}))
+    parts = make_parts(RunStart(config), Console(quiet=True), Ranks())
+    try:
+        parts.fold_frozen()
+        yield parts
+    finally:
+        parts.loaders.close()
+        if setting.cuda:
+            torch.cuda.empty_cache()
+
+
+def take_steps(parts: RunParts, count: int, *, around: Around = contextlib.nullcontext) -> list[float]:
+    """Take `count` steps in a run's own loop, with the loader's batches. Return each batch's loss.
+
+    `around` is entered around each epoch's part of them. Raises StepDiverged where a loss or a gradient is not finite.
+    """
+    state, step, done = parts.state, parts.step, 0
+    losses: list[torch.Tensor] = []
+
+    def agree(samples: int, weight: float) -> Agreed:
+        return Agreed(samples, weight, None, ended=done == count)
+
+    def after_step(agreed: Agreed) -> None:
+        nonlocal done
+        done += 1
+
+    handle = step.criterion.register_forward_hook(lambda module, inputs, loss: losses.append(loss.detach().clone()))
+    try:
+        while done < count:
+            state.loader.set_epoch(state.epoch)
+            with around():
+                train_epoch(state, step, agree=agree, after_step=after_step, show=lambda *told: None)
+            state.epoch += 1
+        return [float(each) for each in losses]
+    finally:
+        handle.remove()
+
+
+class HeldStep:
+    """The step of `parts` on one batch of random pixels that lies on the device: a loader that takes no time."""
+
+    def __init__(self, parts: RunParts) -> None:
+        count, side = parts.batch_size, parts.config.image_size
+        images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8).to(parts.device)
+        labels = torch.arange(count) % len(parts.shards.classes)
+        ids = torch.from_numpy(parts.loaders.train.ids)[torch.arange(count) % len(parts.loaders.train.ids)]
+        self._parts, self._batches = parts, [StepBatch(images, labels, ids, 0, count)]
+        self._since_look = 0
+        parts.state.model.train()
+        keep_frozen(parts.step.frozen)
+
+    def __call__(self) -> None:
+        """Take one step, and a look at the device as often as a run does."""
+        parts = self._parts
+        parts.step(parts.state, self._batches, Agreed(*parts.step.size(self._batches), None))
+        self._since_look += 1
+        if self._since_look == LOOK_EVERY:
+            self.look()
+
+    def look(self) -> None:
+        """Look at the device now, so that the next steps don't."""
+        self._since_look = 0
+        self._parts.state.require_finite()
+
+
+class _Enough(Exception):
+    """Ends a run before its report."""
+
+
+def records(setting: Setting, epochs: int, **changes: Any) -> list[dict[str, Any]]:
+    """Train for `epochs` as `fasttrain.train` does. Return the epochs' records; no report is written."""
+    from fasttrain import train
+
+    found: list[dict[str, Any]] = []
+
+    def after_epoch(record: Any) -> None:
+        found.append(dict(record))
+        if len(found) == epochs:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        train(**settings_of(setting, epochs=epochs, early_stopping=0, **changes), after_epoch=after_epoch)
+    return found
+
+
+def only_run(folder: Path) -> Path:
+    """Return the folder of the one run in `folder`."""
+    (run,) = (each for each in folder.iterdir() if each.is_dir())
+    return run
