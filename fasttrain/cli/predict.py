@@ -23,7 +23,10 @@ _IGNORED_SHOWN = 10
 
 def predict(
     images: Annotated[list[str], typer.Argument(help="photographs, folders of them, or quoted globs")],
-    checkpoint: Annotated[Path, typer.Option(help="run folder, its weights, a checkpoint, or exported .onnx or .xml")],
+    checkpoint: Annotated[
+        Path,
+        typer.Option(help="a run folder, a checkpoint, an exported .onnx or .xml, or latest: the newest run in runs"),
+    ],
     model: OwnModel = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes named for each photograph")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,
