@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ class TorchRuntime(Runtime):
         return class_activation(self._model, self._inputs(pixels), labels)
 
     def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        classifier = self._model.get_classifier() if hasattr(self._model, "get_classifier") else None
+        get_classifier: Any = getattr(self._model, "get_classifier", lambda: None)
+        classifier = get_classifier()
         if not isinstance(classifier, torch.nn.Module):
             raise UserError(f"embeddings: {type(self._model).__name__} has no get_classifier() as timm's models do")
         seen: list[torch.Tensor] = []

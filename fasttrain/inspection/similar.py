@@ -63,7 +63,7 @@ def similar(
     batch_size: int = 64,
     loader: str = "auto",
     workers: int | None = None,
-    cache_size: int | str | CacheSize | None = None,
+    cache_size: str | CacheSize | None = None,
 ) -> list[Similar]:
     """Return the `count` photographs of `data` with the most similar embeddings to each of `images`, by their cosine.
 
