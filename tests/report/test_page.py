@@ -19,7 +19,8 @@ from PIL import Image
 from fasttrain import evaluate, train
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import ClassificationMeter
-from fasttrain.report.html import Report, percent, render, write_page
+from fasttrain.report.html import Report, render, write_page
+from fasttrain.report.summary import percent
 from fasttrain.shards.convert import convert
 from fasttrain.training.result import TrainResult
 from tests.support.runs import SMALL
