@@ -94,7 +94,7 @@ def evaluation_table(
 ) -> RenderableType:
     """The evaluation of `split`, a `warning` about it, and its worst classes."""
     title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
-    noted = () if warning is None else (_indented(Text(warning, style="yellow")),)
+    noted = () if warning is None else (Text(f"  {warning}", style="yellow"),)  # a padding would crop it
     if isinstance(evaluation, SetEvaluation):
         return Group(title, *noted, *(_indented(part) for part in _set_tables(evaluation)))
     figures = _grid()

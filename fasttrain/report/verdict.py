@@ -37,7 +37,7 @@ def baseline_warning(
     compared = _compared(evaluation, baseline.share)
     if compared is None or baseline.share == 1:
         return None
-    said = f"top-1 {_percent(evaluation.top1)} is {compared} always answering {baseline.name}"
+    said = f"Top-1 {_percent(evaluation.top1)} is {compared} always answering {baseline.name}"
     said += f" ({_percent(baseline.share)})"
     reasons = _of_answers(evaluation) + _of_training(history, baseline.share, pretrained)
     if baseline.share >= _UNEVEN:
@@ -60,7 +60,7 @@ def _of_answers(evaluation: Evaluation) -> list[str]:
     likeliest = int(answers.argmax())
     if (share := answers[likeliest] / evaluation.samples) < _ONE_ANSWER:
         return []
-    return [f"it answers {evaluation.classes[likeliest].name} for {_percent(share)} of them"]
+    return [f"it answers {evaluation.classes[likeliest].name} for {_percent(share)} of the photographs"]
 
 
 def _of_training(history: Sequence[Mapping[str, Any]], share: float, pretrained: bool) -> list[str]:
@@ -84,7 +84,7 @@ def _of_training(history: Sequence[Mapping[str, Any]], share: float, pretrained:
 
 
 def _line(said: str, reasons: Sequence[str]) -> str:
-    return f"{said}; likeliest: {'; '.join(reasons[:_REASONS])}"
+    return f"{said}. Likely reasons: {'; '.join(reasons[:_REASONS])}"
 
 
 def _percent(share: float) -> str:

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from fasttrain.evaluation.baseline import majority_baseline
-from fasttrain.evaluation.bootstrap import Interval
 from fasttrain.evaluation.label_sets import SetEvaluation
-from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
+from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation, Interval
 from fasttrain.report.verdict import baseline_warning
 
 NAMES = ["cake", "pizza", "soup"]
@@ -44,8 +43,8 @@ def test_a_good_model_gets_no_line() -> None:
 @pytest.mark.parametrize(
     ("evaluation", "said"),
     [
-        (WORSE, "top-1 10.0 % is worse than always answering pizza (40.0 %)"),
-        (evaluated([1] * 10, LABELS), "top-1 40.0 % is hardly better than"),
+        (WORSE, "Top-1 10.0 % is worse than always answering pizza (40.0 %)"),
+        (evaluated([1] * 10, LABELS), "Top-1 40.0 % is hardly better than"),
         (evaluated([0, 0, 1, 1, 1, 0, 0, 0, 0, 2], LABELS, (0.3, 0.9)), "on 10 photographs not surely better than"),
     ],
 )
@@ -57,7 +56,7 @@ def test_how_far_it_is_from_the_baseline(evaluation: Evaluation, said: str) -> N
 @pytest.mark.parametrize(
     ("evaluation", "epochs", "pretrained", "reason"),
     [
-        (evaluated([1] * 10, LABELS), history(1.0, 0.9), True, "it answers pizza for 100.0 % of them"),
+        (evaluated([1] * 10, LABELS), history(1.0, 0.9), True, "it answers pizza for 100.0 % of the photographs"),
         (WORSE, history(*[1.1] * 9), True, "the training loss did not fall"),
         (WORSE, history(1.1, 0.5), False, "began without pretrained weights; 2 epochs may be too few"),
         (WORSE, history(1.1, 0.1, top1=0.98), True, "it learned the training photographs (98.0 %)"),
@@ -71,7 +70,7 @@ def test_the_likeliest_reasons(
 ) -> None:
     line = baseline_warning(evaluation, epochs, pretrained=pretrained)
     assert line is not None and (reason in line or reason == "fasttrain")
-    assert line.partition("likeliest: ")[2].count("; ") <= 1, "two at most"
+    assert line.partition("Likely reasons: ")[2].count("; ") <= 1, "two at most"
 
 
 def test_sets_of_classes_are_compared_with_random_scores() -> None:
