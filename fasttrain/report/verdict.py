@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,27 +33,37 @@ def baseline_warning(
         if evaluation.map > NEAR * evaluation.chance:
             return None
         said = f"mAP {evaluation.map:.3f} is hardly better than that of random scores ({evaluation.chance:.3f})"
-        return _line(said, _of_training(history, evaluation.chance, pretrained))
+        return _line(said, _of_loss(history, math.inf) + _of_training(history, evaluation.chance, pretrained))
     baseline = majority_baseline(evaluation)
-    compared = _compared(evaluation, baseline.share)
-    if compared is None or baseline.share == 1:
+    top1, share = evaluation.top1, baseline.share
+    always = f"always answering {baseline.name} ({_percent(share)})"
+    if share == 1 or (top1 > NEAR * share and not _may_be_chance(evaluation, share)):
         return None
-    said = f"Top-1 {_percent(evaluation.top1)} is {compared} always answering {baseline.name}"
-    said += f" ({_percent(baseline.share)})"
-    reasons = _of_answers(evaluation) + _of_training(history, baseline.share, pretrained)
-    if baseline.share >= _UNEVEN:
+    if top1 > NEAR * share:
+        return f"Top-1 {_percent(top1)} may be no better than {always}: {evaluation.samples:,} photographs can't tell"
+    said = f"Top-1 {_percent(top1)} is {'worse' if top1 < share else 'hardly better'} than {always}"
+    reasons = _of_loss(history, 3 * math.log(len(evaluation.classes))) + _of_answers(evaluation)
+    reasons += _of_training(history, share, pretrained)
+    if share >= _UNEVEN:
         reasons.append("most photographs are of one class (--sampling balanced, --monitor macro_f1)")
     return _line(said, reasons)
 
 
-def _compared(evaluation: Evaluation, share: float) -> str | None:
-    if evaluation.top1 < share:
-        return "worse than"
-    if evaluation.top1 <= NEAR * share:
-        return "hardly better than"
-    if evaluation.top1_interval is not None and evaluation.top1_interval[0] <= share:
-        return f"on {evaluation.samples:,} photographs not surely better than"
-    return None
+def _may_be_chance(evaluation: Evaluation, share: float) -> bool:
+    return evaluation.top1_interval is not None and evaluation.top1_interval[0] <= share
+
+
+def _of_loss(history: Sequence[Mapping[str, Any]], exploded: float) -> list[str]:
+    """Return what the loss says: that it ended above `exploded`, some multiple of that of guessing, or did not fall."""
+    if not history:
+        return []
+    losses = [record["train_loss"] for record in history]
+    last = max(losses[-1], history[-1].get("val_loss", 0.0))
+    if last > exploded:
+        return [f"the loss exploded, to {last:,.1f}, so lower --learning-rate"]
+    if len(losses) > 1 and not min(losses[1:]) < _FELL * losses[0]:
+        return ["the training loss did not fall, so try another --learning-rate (fasttrain lr-find)"]
+    return []
 
 
 def _of_answers(evaluation: Evaluation) -> list[str]:
@@ -66,18 +77,13 @@ def _of_answers(evaluation: Evaluation) -> list[str]:
 def _of_training(history: Sequence[Mapping[str, Any]], share: float, pretrained: bool) -> list[str]:
     if not history:
         return ["other photographs or labels than the model was trained on (fasttrain inspect shows them)"]
-    losses = [record["train_loss"] for record in history]
     learned = max(record.get("train_top1", 0.0) for record in history)
     if learned > share + _LEARNED:
-        said = (
-            f"it learned the training photographs ({_percent(learned)}), so their labels or look may differ from these"
-        )
-        return [said, "there are too few for the epochs"]
-    reasons = []
-    if len(losses) > 1 and not min(losses[1:]) < _FELL * losses[0]:
-        reasons.append("the training loss did not fall, so try another --learning-rate (fasttrain lr-find)")
-    if not pretrained:
-        reasons.append("it began without pretrained weights")
+        return [
+            f"it learned the training photographs ({_percent(learned)}), so the labels or the look of these may differ",
+            "too few photographs for so many epochs",
+        ]
+    reasons = [] if pretrained else ["it began without pretrained weights"]
     if len(history) <= _FEW_EPOCHS:
         reasons.append(f"{len(history)} epoch{'s' * (len(history) > 1)} may be too few")
     return reasons or ["the labels may be wrong (fasttrain inspect --labels)"]
