@@ -77,7 +77,7 @@ def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
     bar = figure.colorbar(image, cax=scale, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.set_ticklabels([percent(share, 0) for share in (0, 0.05, 0.25, 0.5, 1)], fontsize=8.5)
     bar.set_label("share of the true class", fontsize=8.5)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     right, total = int(matrix.diagonal().sum()), int(matrix.sum())
     axes.set_title(f"Confusion matrix: {right:,} of {total:,} right ({percent(right / max(1, total))})", loc="left")
     if count < len(classes):

@@ -41,6 +41,7 @@ def write_mistakes(
     """
     names = [each.name for each in evaluation.classes]
     file_of = files_of(shards)
+    columns: Row
     if isinstance(predictions, SetPredictions):
         assert isinstance(evaluation, SetEvaluation)
         columns, rows = SET_COLUMNS, list(_wrong_sets(evaluation, predictions, names, file_of))
