@@ -14,8 +14,8 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 OUT = Path(__file__).resolve().parents[1] / "pictures" / "report.png"
-WIDTH, HEIGHT = 960, 1170  # px of a column
-SCALE = 0.833
+WIDTH, HEIGHT = 1100, 1340  # px of a column
+SCALE = 0.7273
 
 
 def picture(page: Page) -> Image.Image:
