@@ -28,6 +28,7 @@ from fasttrain.model.precision import choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.html import write_page
+from fasttrain.report.mistakes import mistakes_beside, write_mistakes
 from fasttrain.report.of_run import report_of_evaluation
 from fasttrain.report.photographs import mistake_maps
 from fasttrain.shards.convert import ensure_shards
@@ -63,7 +64,7 @@ def evaluate(
 
     cache_size: "50GB", of shards fetched from a URL. on_bad_sample: "skip" leaves out what has changed since it was
     converted or doesn't decode, as `train` does, in place of stopping there. report: where to write a page about it, as
-    a run's `report.html`.
+    a run's `report.html`; beside it a CSV of all photographs that were got wrong.
 
     explain: whether the report's mistakes show class-activation maps, which needs the extra `explain` and a
     convolutional model.
@@ -123,6 +124,8 @@ def evaluate(
         )
     evaluation = with_certainty(evaluation, predictions)
     if report is not None:
+        table = mistakes_beside(report)
+        wrong = write_mistakes(table, evaluation, predictions, shards)
         page = report_of_evaluation(
             evaluation,
             predictions,
@@ -132,6 +135,7 @@ def evaluate(
             shards=shards,
             spec=spec,
             device=where,
+            mistakes=(wrong, table.name),
             maps=mistake_maps(seen_alone, spec, shards, where) if explain else None,
         )
         write_page(report, page)

@@ -18,6 +18,7 @@ from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.evaluation.metrics import ClassResult, Evaluation
 from fasttrain.report.as_seen import Shares, as_seen
+from fasttrain.report.mistakes import FileOf, files_of
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ class Mistake:
     """
 
     picture: Picture
-    key: str
+    file: str
     taken_for: str
     probability: float
     truth: float | None
@@ -96,7 +97,7 @@ def worst_classes(
         return _worst_of_sets(evaluation, predictions, shards, classes)
     assert isinstance(evaluation, Evaluation) and isinstance(predictions, Predictions)
     wrong = predictions.top[:, 0] != predictions.labels
-    here = _here(shards, predictions.ids)
+    here, file_of = _here(shards, predictions.ids), files_of(shards)
     names = [result.name for result in evaluation.classes]
     found = []
     for result in evaluation.worst(len(names)):
@@ -105,7 +106,7 @@ def worst_classes(
             continue
         surest = rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")]
         shown = [row for row in surest if here[row]][:WRONG_A_CLASS]
-        mistakes = tuple(_mistake(predictions, int(row), names, shards, maps) for row in shown)
+        mistakes = tuple(_mistake(predictions, int(row), names, shards, file_of, maps) for row in shown)
         found.append(WorstClass(result, len(rows), mistakes))
         if len(found) == classes:
             break
@@ -115,7 +116,7 @@ def worst_classes(
 def _worst_of_sets(
     evaluation: SetEvaluation, predictions: SetPredictions, shards: ShardSet, classes: int
 ) -> list[WorstClass]:
-    here, found = _here(shards, predictions.ids), []
+    here, file_of, found = _here(shards, predictions.ids), files_of(shards), []
     names = [result.name for result in evaluation.classes]
     for result in evaluation.worst(len(names)):
         label = names.index(result.name)
@@ -127,7 +128,7 @@ def _worst_of_sets(
         mistakes = tuple(
             Mistake(
                 picture=thumbnail(shards, sample := int(predictions.ids[row])),
-                key=shards.index[sample]["key"].decode(),
+                file=file_of(sample),
                 taken_for=f"{result.name} missed" if truth[row] else f"no {result.name}",
                 probability=float(probability[row]),
                 truth=None,
@@ -229,13 +230,14 @@ def _mistake(
     row: int,
     names: Sequence[str],
     shards: ShardSet,
+    file_of: FileOf,
     maps: Callable[[int, int], Picture] | None,
 ) -> Mistake:
     sample = int(predictions.ids[row])
     place = np.flatnonzero(predictions.top[row] == predictions.labels[row])
     return Mistake(
         picture=thumbnail(shards, sample),
-        key=shards.index[sample]["key"].decode(),
+        file=file_of(sample),
         taken_for=names[predictions.top[row, 0]],
         probability=float(predictions.probabilities[row, 0]),
         truth=float(predictions.probabilities[row, place[0]]) if len(place) else None,
