@@ -71,7 +71,7 @@ class Outlived:
                 raise
             discard_stdout()
             with contextlib.suppress(OSError):
-                print(f"{of_os(error, STDOUT)}: the run goes on without", file=sys.stderr)
+                print(f"{of_os(error, STDOUT)}: the run continues without it", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

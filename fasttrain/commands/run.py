@@ -261,7 +261,7 @@ class Run:
 
     def _stop(self, asked: signal.Signals) -> None:
         self._save()
-        said = f"saved {self.saving.wait()}; go on with: {self._resumed_by()}"
+        said = f"saved {self.saving.wait()}; resume with: {self._resumed_by()}"
         tell(self.console, "stopped", {"signal": asked.name, "folder": self.folder.path}, said)
         if asked is signal.SIGINT:
             raise KeyboardInterrupt

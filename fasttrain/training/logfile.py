@@ -1,4 +1,4 @@
-"""`train.log`: an extra, which a run outlives."""
+"""`train.log`: a run continues if it can't be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from fasttrain.errors import of_os
 
 
 class RunLog(logging.FileHandler):
-    """Writes the file at `path`. Where that can't be done, `say` hears of it once, and the run goes on without."""
+    """Write log records to the file at `path`.
+
+    If that fails, tell the user once through `say` and let the run continue.
+    """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
@@ -24,7 +27,7 @@ class RunLog(logging.FileHandler):
 
     @property
     def kept(self) -> bool:
-        """True if the file holds everything that was logged so far."""
+        """True if the file holds everything logged so far."""
         return not self._refused
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -39,10 +42,10 @@ class RunLog(logging.FileHandler):
             super().handleError(record)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what is left of a line that found no room
+        with contextlib.suppress(OSError):  # a partly written line
             super().close()
 
     def _refuse(self, error: OSError) -> None:
         self._refused = True
-        self._say(f"the log can't be kept ({of_os(error, self.baseFilename)}); the run goes on without")
+        self._say(f"the log can't be written ({of_os(error, self.baseFilename)}); the run continues without it")
         self.close()

@@ -1,4 +1,4 @@
-"""Make a run's parts before its first step: device, data, model, optimizer, step. No run folder is made here."""
+"""Build the parts of a run before its first step: device, data, model, optimizer, step. No run folder is made."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ log = logging.getLogger("fasttrain")
 
 
 def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
-    """Make the parts of the run that `start` describes, and tell `console` of problems with the data.
+    """Build the parts of the run that `start` describes, and print problems of the data to `console`.
 
-    Seeds every generator. Raises UserError for settings, data or a checkpoint that don't go together.
+    Seeds every generator. Raises UserError if settings, data and checkpoint don't match.
     """
     config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
     config, why_sizes = with_fitting_sizes(config)
@@ -105,7 +105,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     phase = phase_of(config, start.checkpoint)
     if config.refit and loaders.test is None:
         raise UserError(
-            f"refit: {shards.location} has no test split, which alone evaluates it; convert again with "
+            f"refit: {shards.location} has no test split, the only split left to evaluate it; convert again with "
             "--test-fraction 0.1, or leave refit out"
         )
     if phase == REFIT:
@@ -114,7 +114,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
     spec = replace(spec, multi_label=shards.multi_label)
     frozen = freeze_for_good(model, config)
-    if not is_own(config.model):  # one's own code may count on what an activation overwrites
+    if not is_own(config.model):  # custom code may rely on activations that overwrite their input
         keep_inputs_of_activations(model, frozen)
     waiting, frozen_until_then = freeze_for(model, phase)
     why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
@@ -201,7 +201,7 @@ def make_step(
     parallel: DistributedDataParallel | None = None,
     ranks: int = 1,
 ) -> Step:
-    """Return the step that a run with these settings trains with. `ids` are the training split's, int64 [n]."""
+    """Return the training step for these settings. `ids`, int64 [n], are those of the training split."""
     preprocess = Normalise(spec.mean, spec.std, channels_last=config.channels_last).to(device)
     return Step(
         device,
@@ -223,7 +223,7 @@ def make_step(
 def _make_model(
     start: RunStart, classes: list[str], device: torch.device, ranks: Ranks
 ) -> tuple[torch.nn.Module, ModelSpec, str]:
-    """Return the model on `device`, its spec, and a line about the weights that it starts from."""
+    """Return the model on `device`, its spec, and a line about its initial weights."""
     config, resumed = start.config, start.checkpoint is not None
     img_size = img_size_for(config.model, config.image_size)
     model = create_model(
@@ -262,7 +262,7 @@ def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
 
 
 def _with_monitor(config: TrainConfig, shards: ShardSet) -> TrainConfig:
-    """Return `config` with the metric that "auto" means for these labels. Raises UserError for one they don't have."""
+    """Replace monitor = "auto" by the metric for these labels. Raises UserError for a metric that they don't have."""
     kind = SetEvaluation if shards.multi_label else Evaluation
     if config.monitor == "auto":
         return config.model_copy(update={"monitor": "map" if shards.multi_label else "top1"})
@@ -278,10 +278,10 @@ def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:
         raise UserError(f"{start.config.data} is not the same on all machines: copy one's shards to the others")
     if start.checkpoint and shards.manifest.contains(start.checkpoint["shards"]):
         raise UserError(
-            f"{shards.location} was appended to after {start.folder} began; start a new run from its weights: "
+            f"{shards.location} has grown since {start.folder} began; start a new run from its weights: "
             f"--weights {start.folder}/model.safetensors"
         )
     if start.checkpoint and start.checkpoint["shards"] != shards.fingerprint:
         raise UserError(
-            f"{shards.location} is not the data that {start.folder} began with; give --data that, or leave --resume out"
+            f"{shards.location} is not the data that {start.folder} began with; give its --data, or leave --resume out"
         )

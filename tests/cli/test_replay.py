@@ -37,7 +37,7 @@ def test_train_says_where_the_step_is_and_replay_why(diverged):
     folder, line = diverged
     (run,) = (folder / "runs").iterdir()
     assert line.startswith("fasttrain: the ") and "in epoch 1 at step" in line
-    assert line.endswith(f"`fasttrain replay {run.relative_to(folder)}` says where it came from")
+    assert line.endswith(f"`fasttrain replay {run.relative_to(folder)}` shows the cause")
     printed, _ = fasttrain(folder, "replay", str(run), code=0)
     assert "why" in printed and "mend" in printed and "lower --learning-rate (100) to 10" in " ".join(printed.split())
     assert (run / "diverged.png").exists()

@@ -55,7 +55,7 @@ def test_weights_of_a_run_bring_its_tag_and_with_it_its_normalization(tmp_path, 
         torch.save({"arch": B0, "state_dict": {"weight": torch.zeros(1)}}, weights)
     config, notes = with_default_weights(resolve({"model": given, "weights": weights}))
     assert config.model == taken
-    assert notes == ([f"model: {B0}, from which {weights} came"] if taken != given else [])
+    assert notes == ([f"model: {B0}, the source of {weights}"] if taken != given else [])
 
 
 def test_weights_from_elsewhere_bring_no_tag(tmp_path):
@@ -69,7 +69,7 @@ def test_an_older_timm_without_the_tag_takes_its_own_default_and_says_so(monkeyp
     config, notes = with_default_weights(resolve({"model": "efficientnet_b0"}))
     assert config.model == "efficientnet_b0"
     assert notes == [
-        f"weights: timm's default, as timm {timm.__version__} has no efficientnet_b0.of_a_later_timm; a newer one may"
+        f"weights: timm's default, as timm {timm.__version__} has no efficientnet_b0.of_a_later_timm; a newer timm may"
     ]
 
 

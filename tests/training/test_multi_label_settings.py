@@ -119,9 +119,9 @@ def test_a_teacher_of_sets(result: TrainResult, multi_label_shards: Path, tmp_pa
 
 
 def test_a_teacher_of_another_kind_is_refused() -> None:
-    with pytest.raises(UserError, match="runs/a says one class a photograph, and the data has sets of classes"):
+    with pytest.raises(UserError, match="runs/a predicts one class a photograph, but the data has sets of classes"):
         _require_kind("runs/a", False, True)
-    with pytest.raises(UserError, match="runs/a says sets of classes, and the data has one class a photograph"):
+    with pytest.raises(UserError, match="runs/a predicts sets of classes, but the data has one class a photograph"):
         _require_kind("runs/a", True, False)
 
 

@@ -183,7 +183,7 @@ class WithASet(Strange):
     ("kind", "said"),
     [
         (WithClosure, "can't train here (TypeError: "),
-        (WithModes, "must be told when training pauses for validation"),
+        (WithModes, "must be switched to evaluation mode for validation"),
         (WithASet, "can't train here (InternalError: a checkpoint can't hold a set"),
     ],
 )

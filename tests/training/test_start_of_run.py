@@ -97,7 +97,7 @@ def test_a_checkpoint_that_lies_elsewhere_is_no_runs(run, tmp_path, monkeypatch)
     elsewhere = tmp_path / "copied" / there.name
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(there.read_bytes())
-    with pytest.raises(UserError, match="not in a run's checkpoints folder"):
+    with pytest.raises(UserError, match="not in the checkpoints folder of a run"):
         start_of_run(None, {"resume": str(elsewhere)})
     save_checkpoint(there, {"step": 2})
     with pytest.raises(UserError, match="not a checkpoint of a run"):
