@@ -182,7 +182,7 @@ def test_folders_of_photographs_are_converted_once_into_the_cache(mixed, tmp_pat
     assert json.loads((shards / "manifest.json").read_bytes())["classes"] == ["cat", "dog"]
     with pytest.raises(UserError, match="does not exist; make some: fasttrain convert"):
         ensure_shards(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="neither shards nor photographs"):
+    with pytest.raises(UserError, match="neither shards nor usable photographs"):
         ensure_shards(mixed / "cat")
 
 

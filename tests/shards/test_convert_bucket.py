@@ -167,7 +167,7 @@ def test_parts_of_many_machines_are_merged_in_the_bucket(server, mixed, tmp_path
     assert not [name for name in (*server.gets, *server.puts) if name.endswith((".tar", ".idx"))], "no data moved"
     assert held() == whole
     assert merge(URL).index.samples > 20, "a second time there is nothing to do"
-    with pytest.raises(UserError, match="holds a whole data set"):
+    with pytest.raises(UserError, match="holds a complete data set"):
         convert_part(mixed, URL, "1/3", settings, progress=False)
 
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_a_destination_is_said(mixed, tmp_path):
         convert(mixed, Path("s3://bucket/shards"), progress=False)
     with pytest.raises(UserError, match=r"--out https://127.0.0.1:1/shards: a web server takes no files"):
         convert(mixed, "https://127.0.0.1:1/shards", progress=False)
-    with pytest.raises(UserError, match="--format tar,beton goes with a local --out only"):
+    with pytest.raises(UserError, match="--format tar,beton works only with a local --out"):
         convert(mixed, "memory://bucket/betons", format="tar,beton", progress=False)
 
 

@@ -288,7 +288,7 @@ def test_lists_parts_and_strictness_go_with_containers(animals, tmp_path, folder
     merge(tmp_path / "parts")
     assert folder_of(tmp_path / "parts") == folder_of(tmp_path / "whole")
     write_tar(tmp_path / "packed" / "data-999.tar", {"1.jpg": b"\xff\xd8\xffbroken", "1.cls": "0"})
-    with pytest.raises(UserError, match=r"data-999\.tar/1\.jpg: .*; mend or remove it"):
+    with pytest.raises(UserError, match=r"data-999\.tar/1\.jpg: .*; fix or remove it"):
         made(tmp_path / "packed", tmp_path / "strict", strict=True)
 
 

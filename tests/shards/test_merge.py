@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_said_in_one_line(mixed, tmp_path):
         merge(out)
     parts(mixed, out, (2,))
     merge(out)
-    with pytest.raises(UserError, match="holds a whole data set"):
+    with pytest.raises(UserError, match="holds a complete data set"):
         convert_part(mixed, out, "1/3", SETTINGS, progress=False)
     for wrong in ("0/3", "4/3", "3", "a/b", "1/0"):
         with pytest.raises(UserError, match="--part"):

@@ -50,7 +50,7 @@ def test_a_scheduler_says_which_part(environment, part):
         ({"RANK": "3"}, "RANK is, but not WORLD_SIZE"),
         ({"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_ID is, but not SLURM_ARRAY_TASK_COUNT"),
         (array(7, 1, 3, 1), r"SLURM_ARRAY_TASK_ID=7 is none of 3 tasks .*sbatch --array=1-3"),
-        (array(4, 1, 3, 2), "SLURM_ARRAY_TASK_ID=4 is none of 3 tasks in even steps"),
+        (array(4, 1, 3, 2), "SLURM_ARRAY_TASK_ID=4 is not one of 3 evenly spaced tasks"),
         ({**POD, "JOB_COMPLETION_INDEX": "16"}, "JOB_COMPLETION_INDEX=16 is none of 16 parts"),
         ({**POD, "FASTTRAIN_PARTS": "many"}, "FASTTRAIN_PARTS='many' is no number"),
         ({**TORCHRUN, "RANK": "-1"}, "RANK='-1' is no number"),

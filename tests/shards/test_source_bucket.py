@@ -88,7 +88,7 @@ def test_what_it_cannot_take_is_one_line(server):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=f"--root /tmp means nothing for --source {URL}"):
         open_source(URL, options=SourceOptions(root="/tmp"))
-    with pytest.raises(UserError, match=f"--out {URL}/shards lies within --source {URL}"):
+    with pytest.raises(UserError, match=f"--out {URL}/shards is inside --source {URL}"):
         convert(URL, f"{URL}/shards", progress=False)
 
 

@@ -167,11 +167,11 @@ def test_what_needs_one_class_a_photograph_is_refused(multi_label_shards: Path, 
     for settings, said in (
         ({"monitor": "top1"}, "monitor = top1: .* has sets of classes; give --monitor one of val_loss, macro_f1, map"),
         ({"sampling": "balanced"}, "sampling = balanced draws by a photograph's one class, and .* has sets"),
-        ({"fold": "1/3"}, "has sets of classes, and folds are dealt by a photograph's one class"),
+        ({"fold": "1/3"}, "has sets of classes, and folds need one class per photograph"),
     ):
         with pytest.raises(UserError, match=said):
             train(data=multi_label_shards, out=tmp_path, **{**RUN, **settings})
-    with pytest.raises(UserError, match="folds are dealt by a photograph's one class"):
+    with pytest.raises(UserError, match="folds need one class per photograph"):
         train_folds(data=multi_label_shards, out=tmp_path, folds=3, **RUN)
     with pytest.raises(UserError, match="class_weights = balanced"):
         Loader(multi_label_shards, batch_size=8, sampling="balanced")
