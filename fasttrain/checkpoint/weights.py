@@ -1,4 +1,4 @@
-"""Which file `--checkpoint` means; a mistyped path is told before torch takes its seconds to import."""
+"""Find the file that `--checkpoint` means, and report a mistyped path before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ WEIGHTS = "model.safetensors"
 
 
 def weights_file(path: Path) -> Path:
-    """`path` itself, or the best epoch's weights in the run folder `path`. Raises UserError where there are none."""
+    """Return `path`, or the best epoch's weights if it is a run folder. Raises UserError if there are none."""
     if path.is_file():
         return path
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
     runs = sorted(path.glob(f"*/{WEIGHTS}"), key=lambda each: each.stat().st_mtime)
     if runs:
-        raise UserError(f"{path}: no run folder, it holds some; give --checkpoint one, the newest is {runs[-1].parent}")
+        raise UserError(
+            f"{path}: not a run folder, but it holds some; give --checkpoint one, such as {runs[-1].parent}"
+        )
     what = f"no {WEIGHTS} in it" if path.is_dir() else "no such file"
     raise UserError(f"{path}: {what}; give --checkpoint a run folder, its {WEIGHTS} or a checkpoint")

@@ -145,5 +145,5 @@ def test_a_tensor_named_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["load", "float33", "nn", ""])
 def test_a_dtype_that_is_none_is_refused(name):
-    with pytest.raises(ValueError, match="is no dtype"):
+    with pytest.raises(ValueError, match="is not a dtype"):
         unpack({}, f'{{"a":{{"$dtype":"{name}"}}}}')

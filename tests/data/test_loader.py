@@ -199,7 +199,7 @@ def test_extra_labels_come_with_the_photographs(photographs, tmp_path) -> None:
             assert more["weight"].dtype == torch.float64
             for label, weight, caption in zip(labels, more["weight"], more["caption"], strict=True):
                 assert loader.classes[label] == caption.split("/")[0] and files[int(2 * weight)] == caption
-    with pytest.raises(UserError, match="has no column 'price', only weight, caption"):
+    with pytest.raises(UserError, match="has no column 'price'; it has weight, caption"):
         Loader(tmp_path / "shards", extra_labels=["price"])
 
 

@@ -70,7 +70,7 @@ def test_another_model_is_refused_and_none_found_is_a_fresh_start(run, tmp_path)
 def test_torn_ones_are_told(run):
     checkpoint_path(run, 2).write_bytes(b"torn")
     start = start_of_run(None, {"resume": str(run)})
-    assert start.checkpoint["step"] == 1 and len(start.torn) == 1 and "going on from step-00000001" in start.torn[0]
+    assert start.checkpoint["step"] == 1 and len(start.torn) == 1 and "resuming from step-00000001" in start.torn[0]
     assert not start.went_back, "what came after it is lost, not abandoned"
     assert not start_of_run(None, {"resume": str(checkpoint_path(run, 1))}).went_back, "by its own name, too"
 
