@@ -21,7 +21,7 @@ COPY_TIES = 1.2  # the loader's rate includes the copies, so the two are never q
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the diagnosis depends on besides the settings.
+    """The facts that the diagnosis depends on, besides the settings.
 
     `device`: cpu, cuda or mps. `cores`: of this process. `loader`, `workers`: those in use. `faster_loaders`: see
     `loaders_to_try`. `amp_pays`: mixed precision makes the step faster. `fused`: the optimizer is one kernel.
