@@ -184,7 +184,7 @@ def test_a_server_that_stays_away_is_one_line(bucket, monkeypatch, tmp_path):
 
 def test_a_missing_bucket_and_missing_rights_are_one_line(bucket, monkeypatch):
     with pytest.raises(
-        UserError, match=r"s3://nobody/sample/manifest.json is not there; .*aws s3 sync shards s3://nobody"
+        UserError, match=r"s3://nobody/sample/manifest.json does not exist; .*aws s3 sync shards s3://nobody"
     ):
         ShardSet.open("s3://nobody/sample")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -194,7 +194,7 @@ def test_an_archive_makes_the_shards_of_its_folder(animals, tmp_path, folder_of,
     made(archive, tmp_path / "archive", workers=3)
     first, second = folder_of(tmp_path / "folder"), folder_of(tmp_path / "archive")
     assert {name for name in first if first[name] != second[name]} == {"manifest.json"}
-    with pytest.raises(UserError, match="means nothing for --source"):
+    with pytest.raises(UserError, match="has no effect on --source"):
         made(archive, tmp_path / "no", class_names=tmp_path)
 
 
