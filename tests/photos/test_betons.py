@@ -134,7 +134,7 @@ def test_damaged_betons_are_refused(tmp_path) -> None:
     path.write_bytes(whole[: HEADER.itemsize] + b"\xff" + whole[HEADER.itemsize + 1 :])
     assert "its field 'image' has a custom type" in refused(path)
     assert "its fields are image" in refused(written(path, {"image": 2}, [{"image": (0, 2, 1)}], b"\xff\xd8\xff"))
-    assert "without samples" in refused(written(path, FIELDS, []))
+    assert "it has no samples" in refused(written(path, FIELDS, []))
 
 
 def test_which_integer_is_the_label(tmp_path) -> None:

@@ -159,7 +159,7 @@ def test_other_files_are_never_touched(mixed, tmp_path) -> None:
     (out / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"thesis\.tex"):
         made(mixed, out, overwrite=True)
-    with pytest.raises(UserError, match="within --source"):
+    with pytest.raises(UserError, match="is inside --source"):
         made(mixed, mixed / "shards")
     with pytest.raises(UserError, match="is a file"):
         made(mixed, out / "thesis.tex")

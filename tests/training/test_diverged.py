@@ -297,7 +297,7 @@ def test_a_file_that_can_not_be_written_does_not_hide_the_news(shard_folder, tmp
     with pytest.MonkeyPatch.context() as patch, broken_at(2):
         patch.setattr(diverged, "NAME", "no/such/folder.safetensors")
         _, said = run_until_diverged(shard_folder, tmp_path, "the loss became nan in epoch 1 at step 2")
-    assert "its batch could not be kept" in said and "replay" not in said
+    assert "its batch could not be saved" in said and "replay" not in said
 
 
 def test_replay_refuses_what_is_no_diverged_step(tmp_path):
