@@ -7,6 +7,7 @@ because the loaders yield features instead of images and the model's `forward` a
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -31,6 +32,7 @@ from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
+from fasttrain.model.criterion import Criterion
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
 from fasttrain.shards.format import SPLITS
@@ -43,7 +45,7 @@ from fasttrain.training.state import TrainingState
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 Watched = Callable[[Batches], Batches]
 
-_STRONGEST, _WEAKEST = 1.0, 1e-4  # L2 penalties on the weights of standardized features
+_STRONGEST, _WEAKEST = 1e-4, 1.0  # C of scikit-learn: 1 / (L2 penalty * samples), on standardized features
 _MOST_UNDER_MINUTES = 10_000  # photographs; a head fitted on more is hardly a better start for fine-tuning
 _TOLERANCE = 1e-2  # relative to the greatest logit, for half precision
 
@@ -163,20 +165,20 @@ def most_for_head(config: TrainConfig) -> int | None:
     return _MOST_UNDER_MINUTES if config.minutes and not config.linear_probe and config.fold is None else None
 
 
-def l2_strength(epoch: int, epochs: int) -> float:
-    """Return the L2 penalty of `epoch`, counted from 0, out of `epochs`: evenly spaced on a log scale from 1 to 1e-4.
+def l2_strength(epoch: int, epochs: int, samples: int) -> float:
+    """Return the L2 penalty of `epoch`, counted from 0, out of `epochs`, from strong to weak.
 
-    A single epoch uses the middle, 1e-2. In scikit-learn's terms the penalty is 1 / (C * samples).
+    In scikit-learn's terms the penalty is 1 / (C * samples). C is evenly spaced on a log scale from 1e-4 to 1. A single
+    epoch uses the middle, 1e-2.
     """
     share = epoch / (epochs - 1) if epochs > 1 else 0.5
-    return _STRONGEST * (_WEAKEST / _STRONGEST) ** share
+    return 1 / (samples * _STRONGEST * (_WEAKEST / _STRONGEST) ** share)
 
 
-def solve_epoch(
-    state: TrainingState, criterion: torch.nn.Module, l2: float, *, stop_requested: Callable[[], bool]
-) -> bool:
+def solve_epoch(state: TrainingState, criterion: Criterion, l2: float, *, stop_requested: Callable[[], bool]) -> bool:
     """Fit the head of `state.model` on the features of the epoch of `state.loader`, and count the epoch.
 
+    Labels are not smoothed: the L2 penalty regularizes, and both together cost a point of top1 (`docs/recipes.md`).
     Returns False and leaves the state unchanged if a stop was requested. Does nothing for an epoch that is already
     done.
     """
@@ -188,6 +190,8 @@ def solve_epoch(
     features, labels = (torch.cat(each).to(device) for each in zip(*batches, strict=True))
     # The multi-label loss is a mean over classes: give each class the penalty of its own logistic regression.
     penalty = l2 / labels.shape[1] if labels.ndim == 2 else l2
+    criterion = copy.copy(criterion)
+    criterion.label_smoothing = 0.0
     if not solve_head(head, features, labels, criterion, penalty, stop_requested=stop_requested):
         state.loader.load_state_dict(before)
         return False

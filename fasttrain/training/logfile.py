@@ -1,4 +1,4 @@
-"""`train.log`: a run continues if it can't be written."""
+"""Keep a run's warnings and stack traces in `train.log`. A run continues if it can't be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fasttrain.errors import of_os
 
 
 class RunLog(logging.FileHandler):
-    """Write log records to the file at `path`.
+    """Write log records to the file at `path`, which is created with the first record.
 
     If that fails, tell the user once through `say` and let the run continue.
     """
@@ -20,10 +20,6 @@ class RunLog(logging.FileHandler):
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
         self._say, self._refused = say, False
-        try:
-            self.stream = self._open()
-        except OSError as error:
-            self._refuse(error)
 
     @property
     def kept(self) -> bool:
@@ -31,8 +27,12 @@ class RunLog(logging.FileHandler):
         return not self._refused
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._refused:
+        if self._refused:
+            return
+        try:
             super().emit(record)
+        except OSError as error:  # raised where the file can't be made; logging catches what a write raises
+            self._refuse(error)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

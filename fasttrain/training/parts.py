@@ -101,7 +101,8 @@ class RunParts:
     @property
     def l2(self) -> float:
         """Return the current epoch's L2 penalty, for a classifier that trains on features."""
-        return l2_strength(self.state.epoch, self.config.head_epochs or self.config.epochs)
+        epochs = self.config.head_epochs or self.config.epochs
+        return l2_strength(self.state.epoch, epochs, len(self.state.loader.ids))
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm layers into their convolutions. Call it after the weights have been loaded."""
