@@ -103,7 +103,7 @@ class Predictor:
         interpolation: Interpolation | None = None,
         workers: int | None = None,
     ) -> None:
-        """As `predict`'s arguments. Raises UserError where there is no such model or device."""
+        """The arguments are those of `predict`. Raises UserError if the model or the device does not exist."""
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
         trained, self.spec = load_trained(user_path(checkpoint), model, interpolation)

@@ -207,8 +207,10 @@ def most_confused(matrix: Confusion, count: int) -> list[tuple[int, int, int]]:
 
 
 def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """What of a matrix can be drawn, dense, and its labels, int64, in order: all of it; of a sparse one the 100 classes
-    that take part in the most mistakes."""
+    """Return the part of a matrix that can be drawn, dense, and its labels, int64, in order.
+
+    This is all of a dense matrix, and of a sparse one the 100 classes with the most mistakes.
+    """
     if isinstance(matrix, np.ndarray):
         return matrix, np.arange(len(matrix))
     right = matrix.diagonal()

@@ -1,4 +1,4 @@
-"""What the report of a run, or of an evaluation alone, says: their parts put into words."""
+"""Fill the report of a run, or of an evaluation alone, from its results."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _made_by(spec: ModelSpec) -> str:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Of fasttrain, Python, the packages that shape a result, and the machine; those that aren't there left out."""
+    """Return the versions of fasttrain, Python and the installed packages that affect a result, and the machine."""
     import torch
 
     found = {"fasttrain": __version__, "Python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""What a run says for itself: two lines after each epoch, a summary at the end. Made to fit 80 columns."""
+"""The lines that a run prints: two after each epoch, a summary at the end. They fit 80 columns."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_from_the_command_line(mixed, tmp_path):
         (("--format", "nonsense"), "--format nonsense: 'nonsense' is neither tar nor beton; give tar or tar,beton"),
         (("--format", "betonx"), "--format betonx: 'betonx' is neither tar nor beton; give tar or tar,beton"),
         (("--format", ""), "--format : '' is neither tar nor beton; give tar or tar,beton"),
-        (("--format", "tar,beton", "--raw", "--max-size", 64), "--format tar,beton holds JPEGs"),
+        (("--format", "tar,beton", "--raw", "--max-size", 64), "--format tar,beton needs JPEGs"),
         (("--quality", 0), "--quality 0"),
         (("--cut", "some"), "--cut some"),
         (("--max-size", 1), "--max-size 1"),

@@ -52,9 +52,9 @@ def test_a_scheduler_says_which_part(environment, part):
         (array(7, 1, 3, 1), r"SLURM_ARRAY_TASK_ID=7 is not one of 3 evenly spaced tasks.*sbatch --array=1-3"),
         (array(4, 1, 3, 2), "SLURM_ARRAY_TASK_ID=4 is not one of 3 evenly spaced tasks"),
         ({**POD, "JOB_COMPLETION_INDEX": "16"}, "JOB_COMPLETION_INDEX=16 is not one of 16 parts"),
-        ({**POD, "FASTTRAIN_PARTS": "many"}, "FASTTRAIN_PARTS='many' is no number"),
-        ({**TORCHRUN, "RANK": "-1"}, "RANK='-1' is no number"),
-        ({**POD, **TORCHRUN}, "part 6/8 by RANK, 1/16 by JOB_COMPLETION_INDEX; say which"),
+        ({**POD, "FASTTRAIN_PARTS": "many"}, "FASTTRAIN_PARTS='many' is not a number"),
+        ({**TORCHRUN, "RANK": "-1"}, "RANK='-1' is not a number"),
+        ({**POD, **TORCHRUN}, "part 6/8 by RANK, 1/16 by JOB_COMPLETION_INDEX; choose one"),
         ({**array(1, 1, 4, 1), **SRUN}, "part 1/4 by SLURM_ARRAY_TASK_ID, 4/4 by SLURM_PROCID"),
     ],
 )

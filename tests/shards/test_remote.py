@@ -94,7 +94,7 @@ def test_what_is_there_is_not_fetched_again(memory):
     assert pickle.loads(pickle.dumps(shards)).bytes(2) == expected
     with pytest.raises(UserError) as error:
         shards.bytes(3)
-    assert f"{URL}/train-00001.tar is not there" in said(error)
+    assert f"{URL}/train-00001.tar does not exist" in said(error)
 
 
 def test_other_photographs_under_the_same_names_and_sizes(memory):
@@ -150,7 +150,7 @@ def test_a_worker_s_error_stays_one_line(memory):
     except UserError as error:
         told = str(error)
     loader.close()
-    assert told.startswith(f"{URL}/train-00001.tar is not there") and "\n" not in told
+    assert told.startswith(f"{URL}/train-00001.tar does not exist") and "\n" not in told
 
 
 def test_the_least_recently_used_shard_goes_and_mapped_ones_stay(memory, cache):
