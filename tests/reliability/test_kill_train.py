@@ -1,4 +1,4 @@
-"""`train`, killed at every write and at random instants, and gone on with, ends with the same weights and history."""
+"""`train`, killed at every write and at random moments and then resumed, ends with the same weights and history."""
 
 from __future__ import annotations
 
