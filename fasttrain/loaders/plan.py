@@ -1,12 +1,10 @@
 """The augmentation plan: the order of photographs, and the crop and the flips of each.
 
-Everything here is a pure function of (seed, epoch, sample id). So every loader, any number of workers and any number
-of ranks see the same crops, and a run resumes at the exact sample where it stopped. If an epoch repeats samples to
-balance classes, the number of the draw is used instead of the id.
+Everything is a pure function of (seed, epoch, sample id), so all loaders, workers and ranks see the same crops, and a
+run resumes at the exact sample. Where classes are balanced, the number of the draw is used instead of the id.
 
-Random words come directly from NumPy's `Philox` bit generator (Salmon et al., "Parallel random numbers: as easy as 1,
-2, 3", SC 2011). Its raw stream is fixed, while `Generator` methods may change between NumPy releases. Arithmetic on
-the words is limited to operations that IEEE 754 rounds exactly, so that two CPUs agree.
+Random words are NumPy's raw `Philox` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), because
+`Generator` methods may change. Arithmetic is limited to operations that IEEE 754 rounds exactly on every CPU.
 """
 
 from __future__ import annotations
@@ -36,10 +34,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Crop:
-    """`RandomResizedCrop`'s settings. `scale` is the crop's share of the area, `ratio` is width over height.
-
-    `flip`, `vflip`: the probabilities of a horizontal and a vertical flip, as in all rules.
-    """
+    """`RandomResizedCrop`: `scale` is the share of the area, `ratio` width / height, `flip` and `vflip` are chances."""
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -331,8 +326,7 @@ class EpochPlan(Batch):
         return -(-len(self) // (batch_size * world_size))
 
     def batch(self, number: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Return batch `number` of `rank`: a slice of the global batch, so that the order never depends on
-        `world_size`.
+        """Return batch `number` of `rank`: a slice of the global batch, so the order never depends on `world_size`.
 
         The last global batch is divided evenly, without padding: ranks may get unequal or even empty parts.
         """
