@@ -101,7 +101,7 @@ RULES: dict[str, Rule] = {
     ),
     "drop_rate": _effect(),
     "drop_path": _effect(),
-    # optimisation
+    # optimization
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
     "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
     "minutes": Rule(

@@ -13,7 +13,7 @@ from fasttrain.errors import fault_of_machine
 from fasttrain.loaders.plan import LETTERBOX_GREY, Batch, EpochPlan, View, letterbox_size
 from fasttrain.loaders.torchvision import decode_planned
 from fasttrain.photos.cut import native_available
-from fasttrain.photos.normalise import BrokenPhoto, directly_decodable, normalise
+from fasttrain.photos.normalize import BrokenPhoto, directly_decodable, normalize
 
 # Exif orientations 1 to 8: whether the stored image is transposed, then mirrored horizontally and vertically.
 _TURNS = {
@@ -54,7 +54,7 @@ def decode_photograph(data: bytes, crop: PlannedCrop | int) -> torch.Tensor:
         pixels = _decode_directly(data, view) if native_available() else None
         if pixels is not None:
             return torch.from_numpy(pixels)
-        photo = normalise(data, max_size=None, quality=95, cut="none", optimize=False)
+        photo = normalize(data, max_size=None, quality=95, cut="none", optimize=False)
         return decode_planned(photo.jpeg, _planned(photo.height, photo.width, view), 0)
     except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
         raise Unreadable(str(error).splitlines()[0]) from None
@@ -67,7 +67,7 @@ def _planned(height: int, width: int, view: View) -> Batch:
 
 
 def _decode_directly(data: bytes, view: View) -> NDArray[np.uint8] | None:
-    """Decode only the crop of a JPEG. Return None if `normalise` must handle the file first."""
+    """Decode only the crop of a JPEG. Return None if `normalize` must handle the file first."""
     from fasttrain import _native
 
     header = directly_decodable(data)
@@ -88,7 +88,7 @@ def _decode_directly(data: bytes, view: View) -> NDArray[np.uint8] | None:
     try:
         # This reads the complete file, so damage that `convert` refuses is refused here, too.
         pixels = _native.decode_intact_crop(data, box, False, size, planned.interpolation == "bicubic")
-    except ValueError:  # damaged: `normalise` finds out how much
+    except ValueError:  # damaged: `normalize` finds out how much
         return None
     upright = pixels.transpose(1, 0, 2) if transposed else pixels
     upright = upright[:, ::-1] if mirrored else upright

@@ -15,7 +15,7 @@ from fasttrain.config.groups import AugmentationSettings
 from fasttrain.config.values import RandAugment
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Transforms:
         mean = (normalize or Normalize()).mean
         self._normalize = None
         if normalize is not None:
-            self._normalize = Normalise(normalize.mean, normalize.std, channels_last=True).to(device)
+            self._normalize = NormalizePixels(normalize.mean, normalize.std, channels_last=True).to(device)
         self._device = device
         self._views = [
             make_augmentation(chosen, ids, seed=_seed(seed, view), classes=classes, mean=mean, device=device)

@@ -39,7 +39,7 @@ TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#555555"
 
 
 def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
-    """Rows (the true classes) normalised to 1, with the most confused pairs listed beside them.
+    """Rows (the true classes) normalized to 1, with the most confused pairs listed beside them.
 
     `matrix` int64[C, C] of counts, `classes` C names in label order. Counts are printed for up to 20 classes;
     more are ordered so that what is confused lies together (average linkage on the confusion rates, SciPy),

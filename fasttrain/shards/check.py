@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.photos.label_bits import bytes_for, unpacked
-from fasttrain.photos.normalise import MAX_PIXELS
+from fasttrain.photos.normalize import MAX_PIXELS
 from fasttrain.shards.format import SPLITS, Manifest, index_dtype, label_in
 from fasttrain.shards.tar import BLOCK, label_member, member_header, npy_header, size_of_shard
 

@@ -102,10 +102,10 @@ def convert(
     `format`: "tar", or "tar,beton" to also write FFCV's files, with the same JPEG bytes. `val_fraction`: share of each
     class's training photographs to validate with, in [0, 1); unused if the source has its own validation photographs.
     `test_fraction`: the same for testing. `seed`: of this choice and of the order, in [0, 2**63). `max_size`,
-    `quality`, `optimize`: see `normalise`. `cut`: "mcu", "row" or "none", the interval of the lossless rewrite's
+    `quality`, `optimize`: see `normalize`. `cut`: "mcu", "row" or "none", the interval of the lossless rewrite's
     restart markers; "auto" is "mcu" with the C++ module and "none" without it. `shard_size`: photographs per shard.
     `raw`: store decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) instead of JPEGs; this needs
-    max_size, and quality, cut and optimize have no effect. `color`: "auto", "keep" or "srgb", see `normalise`.
+    max_size, and quality, cut and optimize have no effect. `color`: "auto", "keep" or "srgb", see `normalize`.
     `accept_damaged`: the share of a damaged JPEG, in [0, 1], that must be intact for it to be stored. `options`: how
     the source is read, see `SourceOptions`. `workers`: threads, by default one per core. `strict`: raise an error for
     a broken photograph instead of leaving it out. `overwrite`: replace other shards in `out`. `append`: add the

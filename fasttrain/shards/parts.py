@@ -20,7 +20,7 @@ from fasttrain.errors import UserError, fault_of_machine, no_memory
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval
 from fasttrain.photos.label_bits import members
-from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
+from fasttrain.photos.normalize import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalize
 from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import crc32
@@ -149,7 +149,7 @@ def write_parts(
                 return decode(
                     data, max_size=settings.max_size, color=color, accept_damaged=settings.accept_damaged, hold=hold
                 )
-            return normalise(
+            return normalize(
                 data,
                 max_size=settings.max_size,
                 quality=settings.quality,

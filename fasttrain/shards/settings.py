@@ -8,7 +8,7 @@ from typing import Any, get_args
 from fasttrain.errors import UserError
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval, native_available
-from fasttrain.photos.normalise import ACCEPT_DAMAGED
+from fasttrain.photos.normalize import ACCEPT_DAMAGED
 from fasttrain.version import __version__
 
 ADDED = {"raw": False, "color": "keep", "test_fraction": 0.0, "accept_damaged": ACCEPT_DAMAGED}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fasttrain.config.location import cache_root, user_path
 from fasttrain.errors import UserError, fault_of_machine, of_os
 from fasttrain.files import atomic_folder, make_folder
-from fasttrain.photos.normalise import BrokenPhoto, directly_decodable, normalise
+from fasttrain.photos.normalize import BrokenPhoto, directly_decodable, normalize
 from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.photos.sources import open_source
@@ -176,7 +176,7 @@ def _look_at(source: Source, row: int, hold: Hold) -> tuple[int, int, bytes] | s
                     data = head + file.read()
                     header = directly_decodable(data)
                     if header is None or header.orientation != 1:
-                        photo = normalise(data, hold=hold)
+                        photo = normalize(data, hold=hold)
                         return photo.width, photo.height, photo.jpeg
     except BrokenPhoto as error:
         return str(error)

@@ -31,7 +31,7 @@ from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpo
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.own import require_logits, require_same_structure
 from fasttrain.model.precision import Precision, choose_precision
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.find import data_set_in
@@ -206,7 +206,7 @@ def make_step(
     ranks: int = 1,
 ) -> Step:
     """Return the training step for these settings. `ids`, int64 [n], are those of the training split."""
-    preprocess = Normalise(spec.mean, spec.std, channels_last=config.channels_last).to(device)
+    preprocess = NormalizePixels(spec.mean, spec.std, channels_last=config.channels_last).to(device)
     return Step(
         device,
         preprocess,

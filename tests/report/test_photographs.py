@@ -21,7 +21,7 @@ from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.torchvision import TorchvisionLoader
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.report.photographs import Picture, first_batch, thumbnail, worst_classes
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
@@ -111,7 +111,7 @@ def test_the_first_batch_is_what_the_model_saw(shards: ShardSet, mixed: bool) ->
     where = list(range(24))
     if mix is not None:
         where = [*range(12), *range(28, 40)]
-        inputs, targets = mix(Normalise(MEAN, STD, channels_last=True)(images), labels, ids.numpy(), 0)
+        inputs, targets = mix(NormalizePixels(MEAN, STD, channels_last=True)(images), labels, ids.numpy(), 0)
         images = (inputs.permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)).clamp(0, 1) * 255
         names = [in_shares(row, shards.classes) for row in targets.tolist()]
         assert any(" + " in name for name in names)

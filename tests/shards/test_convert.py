@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fasttrain.errors import UserError
-from fasttrain.photos import normalise as normalising
+from fasttrain.photos import normalize as normalizing
 from fasttrain.photos.sources import open_source
 from fasttrain.shards import parts
 from fasttrain.shards.convert import convert, ensure_shards
@@ -253,7 +253,7 @@ def test_no_more_pixels_are_decoded_at_a_time_than_fit(mixed, tmp_path, folder_o
     made = {"shard_size": 6, "progress": False}
     convert(mixed, tmp_path / "whole", workers=1, **made)
     lock, flying, most = threading.Lock(), [0], []
-    decode_picture = normalising.decode_picture
+    decode_picture = normalizing.decode_picture
 
     def counted(picture):
         pixels = picture.image.width * picture.image.height
@@ -267,7 +267,7 @@ def test_no_more_pixels_are_decoded_at_a_time_than_fit(mixed, tmp_path, folder_o
             with lock:
                 flying[0] -= pixels
 
-    monkeypatch.setattr(normalising, "decode_picture", counted)
+    monkeypatch.setattr(normalizing, "decode_picture", counted)
     for fits, highest in ((2 * 320 * 240, 2 * 320 * 240), (1, 320 * 240), (10**9, 10**9)):
         most.clear()
         monkeypatch.setattr(parts, "pixels_that_fit", lambda fits=fits: fits)

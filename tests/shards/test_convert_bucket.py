@@ -256,21 +256,21 @@ def test_any_url_of_fsspec_does(mixed, tmp_path, folder_of, monkeypatch, url):
     url = url.format(tmp_path=tmp_path)
     whole = alone(mixed, tmp_path / "alone", folder_of)
     stopped = []
-    normalise = parts.normalise
+    normalize = parts.normalize
 
     def stop(data, **options):
         stopped.append(1)
         if len(stopped) == 12:
             raise RuntimeError
-        return normalise(data, **options)
+        return normalize(data, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "normalise", stop)
+        patch.setattr(parts, "normalize", stop)
         with pytest.raises(RuntimeError):
             convert(mixed, url, **SETTINGS, workers=1, progress=False)
     stopped.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "normalise", lambda data, **options: stopped.append(1) or normalise(data, **options))
+        patch.setattr(parts, "normalize", lambda data, **options: stopped.append(1) or normalize(data, **options))
         convert(mixed, url, **SETTINGS, progress=False)
     assert held(url) == whole and 0 < len(stopped) <= 20, "two shards were there"
     for number in (1, 2):

@@ -101,7 +101,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_stores_the_tag_and_has_its_normalisation_before_and_after_resuming(hub_cache, shard_folder, tmp_path):
+def test_a_run_stores_the_tag_and_has_its_normalization_before_and_after_resuming(hub_cache, shard_folder, tmp_path):
     said = io.StringIO()
     settings = {**SMALL, "model": "efficientnet_b0", "pretrained": True, "epochs": 1, "limit_batches": 1}
     arguments = {"data": shard_folder, "track": False, "out": tmp_path / "runs", **settings}

@@ -20,7 +20,7 @@ from fasttrain.errors import Stopped, UserError
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_body
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.photos.source import SourceOptions
 from fasttrain.shards.convert import convert
 from fasttrain.training import linear_probe
@@ -39,7 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Path:
-    """Weights whose features tell classes apart somewhat: random ones, normalised by one pass of BatchNorm."""
+    """Weights whose features tell classes apart somewhat: random ones, normalized by one pass of BatchNorm."""
     torch.manual_seed(3)
     model = create_model("mobilenetv2_035", 6)
     model.train()(torch.randn(16, 3, 32, 32))
@@ -214,7 +214,7 @@ def test_the_host_waits_for_features_once_in_ten_batches(monkeypatch):
     with fake_gpu() as waits:
         with GPU:
             model = create_model("mobilenetv2_035", 6)
-            preprocess = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channels_last=True)
+            preprocess = NormalizePixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channels_last=True)
         ids = torch.arange(4)
         batches = ((torch.zeros(4, 32, 32, 3, dtype=torch.uint8), ids, ids) for _ in range(31))
         waits.clear()

@@ -71,7 +71,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 @pytest.fixture(scope="module")
 def begin(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights that stand for pretrained ones: random ones, normalised by one pass of BatchNorm."""
+    """Weights that stand for pretrained ones: random ones, normalized by one pass of BatchNorm."""
     from timm import create_model
 
     torch.manual_seed(3)

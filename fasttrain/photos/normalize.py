@@ -85,7 +85,7 @@ class RawPhoto(_Outcome):
     pixels: bytes
 
 
-def normalise(
+def normalize(
     data: bytes,
     *,
     max_size: int | None = None,
@@ -141,8 +141,8 @@ def decode(
 ) -> RawPhoto:
     """Return the pixels to store for the file `data`: upright, on white if it is transparent, grey as RGB.
 
-    They equal Pillow's, and are shrunk by the filter of `normalise` if the longest side exceeds `max_size`. `color`,
-    `accept_damaged`, `hold`: see `normalise`. Raises BrokenPhoto as `normalise` does.
+    They equal Pillow's, and are shrunk by the filter of `normalize` if the longest side exceeds `max_size`. `color`,
+    `accept_damaged`, `hold`: see `normalize`. Raises BrokenPhoto as `normalize` does.
     """
 
     def decoded(data: bytes) -> RawPhoto:
