@@ -140,7 +140,7 @@ def _sweep(state: TrainingState, step: Step, rates: list[float], show: Callable[
             step(state, batches, Agreed(samples, weight, None))
             loss, _ = state.totals.means()
             state.totals = Totals(step.device)
-            if not math.isfinite(loss) or state.watch.look(state.scaler):
+            if not math.isfinite(loss) or state.finite_check.look(state.scaler):
                 return losses
             losses.append(loss)
             show(rates[len(losses) - 1], loss)

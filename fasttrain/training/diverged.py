@@ -17,7 +17,7 @@ from safetensors.torch import save
 from fasttrain.errors import Diverged, UserError, mendable
 from fasttrain.files import atomic_write_bytes
 from fasttrain.model.criterion import validation_criterion
-from fasttrain.training.finite import Sign, StepDiverged, non_finite
+from fasttrain.training.finite import DivergenceCause, StepDiverged, non_finite
 
 if TYPE_CHECKING:
     from fasttrain.loaders.base import Loader
@@ -114,11 +114,11 @@ def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
     try:
         yield
     except StepDiverged as error:
-        kind, message = error.sign.kind, str(error)
+        kind, message = error.cause.kind, str(error)
         if kind in ("gradient", "scale"):  # all ranks raise these; a rank whose own loss is not finite reports first
             run.ranks.agree()
         try:
-            path = _keep(run, error.sign, folder)
+            path = _keep(run, error.cause, folder)
         except Exception as why:  # the divergence is what the user must hear about, not this
             path = None
             message += f" (its batch could not be saved: {mendable(why) or why or type(why).__name__})"
@@ -129,13 +129,13 @@ def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
         raise Diverged(message) from error
 
 
-def _keep(run: RunParts, sign: Sign, folder: Path) -> Path | None:
-    if sign.kind == "validation":
+def _keep(run: RunParts, cause: DivergenceCause, folder: Path) -> Path | None:
+    if cause.kind == "validation":
         model: torch.nn.Module = run.state.evaluated_model
         batches = _guilty_of_validation(run, model)
     else:
         model = run.state.model
-        batches = _read_again(run, sign)
+        batches = _read_again(run, cause)
     if not batches:
         return None
     weights = model.state_dict()
@@ -145,10 +145,10 @@ def _keep(run: RunParts, sign: Sign, folder: Path) -> Path | None:
     step = DivergedStep(
         batches,
         weights,
-        sign.note.rng if sign.note else (),
+        cause.note.rng if cause.note else (),
         run.step.class_weights,
         {
-            **_facts(run, sign),
+            **_facts(run, cause),
             "keys": [run.shards.index[int(each)]["key"].decode() for each in ids],
             "broken_weights": [name for name in broken if name in learned],
             "broken_buffers": [name for name in broken if name not in learned],
@@ -159,20 +159,20 @@ def _keep(run: RunParts, sign: Sign, folder: Path) -> Path | None:
     return path
 
 
-def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
+def _facts(run: RunParts, cause: DivergenceCause) -> dict[str, Any]:
     """Return what is known about the step as JSON data. Numbers that are not finite become text, such as "nan"."""
-    note, config, spec = sign.note, run.config, run.spec
+    note, config, spec = cause.note, run.config, run.spec
     return {
-        "kind": sign.kind,
-        "loss": repr(sign.loss),
-        "gradient": None if sign.gradient is None else repr(sign.gradient),
+        "kind": cause.kind,
+        "loss": repr(cause.loss),
+        "gradient": None if cause.gradient is None else repr(cause.gradient),
         "epoch": run.state.epoch,
         "step": note.step if note else run.state.step,
         "learning_rate": note.learning_rate if note else run.state.schedule.learning_rate,
         "phase": run.state.phase,
         "on_features": run.on_features,
         "precision": run.precision.name,
-        "scale": sign.scale,
+        "scale": cause.scale,
         "device": str(run.device),
         "rank": run.ranks.rank,
         "config": config.plain(),
@@ -184,15 +184,15 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
     }
 
 
-def _read_again(run: RunParts, sign: Sign) -> Batches:
+def _read_again(run: RunParts, cause: DivergenceCause) -> Batches:
     """Return the faulty batch, read again with the run's own loader.
 
     The epoch's plan gives the same batch again, so no step has to keep its own.
     """
-    note, loader = sign.note, run.state.loader
+    note, loader = cause.note, run.state.loader
     assert note is not None
     start = note.begin
-    if sign.kind != "loss":  # any batch of the accumulation group may be the cause
+    if cause.kind != "loss":  # any batch of the accumulation group may be the cause
         most = _MOST_BATCHES * loader.settings.batch_size * loader.settings.world_size
         start = max(note.step_begin, note.end - most)
     loader.load_state_dict({"epoch": note.epoch, "samples": start})

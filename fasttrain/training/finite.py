@@ -41,7 +41,7 @@ class BatchNote:
 
 
 @dataclass(frozen=True)
-class Sign:
+class DivergenceCause:
     """The first value that was not finite.
 
     `kind`: "loss"; "gradient", for a batch whose loss was finite; "scale", if fp16's loss scale fell too low;
@@ -57,25 +57,25 @@ class Sign:
 
 
 class StepDiverged(Diverged):
-    """A step or a validation was not finite. `sign` says which value, and where."""
+    """A step or a validation was not finite. `cause` says which value, and where."""
 
-    def __init__(self, sign: Sign, epoch: int, learning_rate: float) -> None:
-        self.sign = sign
-        where = f"in epoch {epoch + 1}" + (f" at step {sign.note.step + 1}" if sign.note else "")
+    def __init__(self, cause: DivergenceCause, epoch: int, learning_rate: float) -> None:
+        self.cause = cause
+        where = f"in epoch {epoch + 1}" + (f" at step {cause.note.step + 1}" if cause.note else "")
         rate = f"at learning_rate = {learning_rate:g}"
         fix = "lower --learning-rate, or set --clip-grad 1"
         messages = {
-            "loss": f"the loss became {sign.loss} {where}, {rate}; {fix}",
-            "gradient": f"the gradient's norm became {sign.gradient} {where} (the loss: {sign.loss:.4g}), {rate}; "
+            "loss": f"the loss became {cause.loss} {where}, {rate}; {fix}",
+            "gradient": f"the gradient's norm became {cause.gradient} {where} (the loss: {cause.loss:.4g}), {rate}; "
             "lower --learning-rate",
-            "scale": f"fp16's loss scale fell to {sign.scale:.1g} {where}, {rate}, since the gradients overflow at any "
+            "scale": f"fp16's loss scale fell to {cause.scale:.1g} {where}, {rate}, since the gradients overflow at any "
             "scale; use --amp-dtype bf16 (--no-amp on a GPU without it), or lower --learning-rate",
-            "validation": f"the validation loss became {sign.loss} {where}, {rate}; {fix}",
+            "validation": f"the validation loss became {cause.loss} {where}, {rate}; {fix}",
         }
-        super().__init__(messages[sign.kind])
+        super().__init__(messages[cause.kind])
 
 
-class Watch:
+class FiniteCheck:
     """Checks losses and gradients for values that are not finite.
 
     The device records each loss and gradient norm. The host reads them every `LOOK_EVERY` batches. Until then a flag
@@ -132,7 +132,7 @@ class Watch:
         elif not self._broken:
             optimizer.step()
 
-    def look(self, scaler: torch.amp.GradScaler) -> Sign | None:
+    def look(self, scaler: torch.amp.GradScaler) -> DivergenceCause | None:
         """Return the first value since the last call that was not finite, or None. Waits for the device."""
         if not self._losses:
             return None
@@ -142,11 +142,11 @@ class Watch:
         scale = scaler.get_scale() if scaler.is_enabled() else 1.0
         for note, loss, norm in zip(notes, values[:count], values[count:], strict=True):
             if not math.isfinite(loss):
-                return Sign("loss", loss, None, note, scale)
+                return DivergenceCause("loss", loss, None, note, scale)
             if not math.isfinite(norm):
-                return Sign("gradient", loss, norm, note, scale)
+                return DivergenceCause("gradient", loss, norm, note, scale)
         if scale < LEAST_SCALE:
-            return Sign("scale", values[count - 1], None, notes[-1], scale)
+            return DivergenceCause("scale", values[count - 1], None, notes[-1], scale)
         for noted in (self._notes, self._losses, self._norms):
             noted.clear()
         return None

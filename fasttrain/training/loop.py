@@ -11,7 +11,7 @@ from fasttrain.evaluation.of_spec import AnyEvaluation
 from fasttrain.loaders.base import Loader
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.ranks import Agreed
-from fasttrain.training.finite import LOOK_EVERY, Sign, StepDiverged
+from fasttrain.training.finite import LOOK_EVERY, DivergenceCause, StepDiverged
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import DATA, Step, StepBatch
 from fasttrain.training.waiting import DataWait
@@ -91,4 +91,4 @@ def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], 
 def require_finite_validation(validation: AnyEvaluation | None, state: TrainingState) -> None:
     """Raise StepDiverged if there is a `validation` and its loss is NaN or infinite."""
     if validation is not None and not math.isfinite(validation.loss):
-        raise StepDiverged(Sign("validation", validation.loss), state.epoch, state.schedule.learning_rate)
+        raise StepDiverged(DivergenceCause("validation", validation.loss), state.epoch, state.schedule.learning_rate)

@@ -14,7 +14,7 @@ from fasttrain.model.batch_norm import counting_norms
 from fasttrain.ranks import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.ema import Ema
-from fasttrain.training.finite import StepDiverged, Watch
+from fasttrain.training.finite import FiniteCheck, StepDiverged
 from fasttrain.training.optim import Schedule
 from fasttrain.training.optimizer_state import load_optimizer, parameter_names
 from fasttrain.training.pace import Pace
@@ -129,19 +129,21 @@ class TrainingState:
     best: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     initial: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     _best_step: int = -1
-    watch: Watch = field(init=False, repr=False)
+    finite_check: FiniteCheck = field(init=False, repr=False)
 
     _STATEFUL = ("model", "schedule", "scaler", "early_stopping", "totals", "loader")
     _PLAIN = ("epoch", "step", "seconds", "epoch_seconds", "epoch_wait", "history")
     _PHASE = ("phase", "phase_step", "phase_epoch")
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.totals.device)
+        self.finite_check = FiniteCheck(self.totals.device)
 
     def require_finite(self) -> None:
         """Raise StepDiverged if a loss or gradient since the last call was not finite. Waits for the device."""
-        if sign := self.watch.look(self.scaler):
-            raise StepDiverged(sign, self.epoch, sign.note.learning_rate if sign.note else self.schedule.learning_rate)
+        if cause := self.finite_check.look(self.scaler):
+            raise StepDiverged(
+                cause, self.epoch, cause.note.learning_rate if cause.note else self.schedule.learning_rate
+            )
 
     @cached_property
     def parameters(self) -> list[torch.nn.Parameter]:

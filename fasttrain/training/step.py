@@ -92,7 +92,7 @@ class Step:
         present = [each for each in batches if self.parallel is not None or len(each.labels)]
         for batch in present:
             begin, rate = batches[0].begin, state.schedule.learning_rate
-            state.watch.begin(state.epoch, state.step, begin, batch.begin, batch.end, rate)
+            state.finite_check.begin(state.epoch, state.step, begin, batch.begin, batch.end, rate)
             with self._exchanging(batch is batches[-1] and not self.sam):
                 loss, logits, targets = self._add_gradient(state, batch, agreed)
             with self.phase(LOGGING):
@@ -170,11 +170,11 @@ class Step:
             with batches_counted_together(state.norms):
                 loss, logits, targets = self.loss(state.model, batch, state.epoch)
             if not again:
-                state.watch.loss(loss)
+                state.finite_check.loss(loss)
             with self.phase(BACKWARD):
                 # DistributedDataParallel divides by the number of ranks.
                 weighted = loss if share * self.ranks == 1 else loss * (share * self.ranks)
-                state.watch.scaled(weighted, state.scaler).backward()
+                state.finite_check.scaled(weighted, state.scaler).backward()
         return loss, logits, targets
 
     def update(self, state: TrainingState) -> None:
@@ -187,10 +187,10 @@ class Step:
         norm = gradient_norm(state.parameters)
         if self.clip_grad is not None:
             clip_grads_with_norm_(state.parameters, self.clip_grad, norm)
-        state.watch.gradient(norm, state.scaler)
+        state.finite_check.gradient(norm, state.scaler)
         if state.scaler.is_enabled():
             state.totals.skipped(norm, self.ranks)
-        state.watch.update(state.optimizer, state.scaler)
+        state.finite_check.update(state.optimizer, state.scaler)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1

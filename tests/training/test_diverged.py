@@ -20,7 +20,7 @@ from fasttrain.commands.replay import replay
 from fasttrain.errors import Diverged, UserError
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.diverged import NAME, DivergedStep, find_diverged
-from fasttrain.training.finite import Watch
+from fasttrain.training.finite import FiniteCheck
 from fasttrain.training.replay import run_again
 from fasttrain.training.state import Totals
 from tests.support.breaking import broken_at
@@ -172,14 +172,14 @@ def test_replay_draws_dropout_and_mixup_again(shard_folder, model_folder, tmp_pa
     """What a hook broke is finite when run again; the loss is then the one of the run that was left alone."""
     settings = {**RANDOM, "teacher": str(model_folder), "teacher_weight": 0.5}
     losses: list[float] = []
-    noted = Watch.loss
+    noted = FiniteCheck.loss
 
-    def note(self: Watch, loss: torch.Tensor) -> None:
+    def note(self: FiniteCheck, loss: torch.Tensor) -> None:
         losses.append(float(loss.detach()))
         noted(self, loss)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watch, "loss", note)
+        patch.setattr(FiniteCheck, "loss", note)
         train(data=shard_folder, out=tmp_path / "alone", **{**TINY, **settings, "epochs": 1})
     with broken_at(4):
         folder, _ = run_until_diverged(shard_folder, tmp_path / "broken", "at step 4", **settings)
@@ -325,19 +325,19 @@ def test_the_weights_stay_whoever_looks_at_the_flag():
         from fasttrain.training.optim import create_optimizer
 
         model = torch.nn.Linear(2, 2)
-        optimizer, watch = create_optimizer(model, name, 0.1, 0.0, 0.9), Watch(torch.device("cpu"))
+        optimizer, check = create_optimizer(model, name, 0.1, 0.0, 0.9), FiniteCheck(torch.device("cpu"))
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         before = model.weight.detach().clone()
         for number, value in enumerate((1.0, math.nan, 1.0)):
-            watch.begin(0, number, number + 1, 1, number, 0.1)
-            watch.loss(torch.tensor(value))
+            check.begin(0, number, number + 1, 1, number, 0.1)
+            check.loss(torch.tensor(value))
             for each in model.parameters():
                 each.grad = torch.ones_like(each)
-            watch.update(optimizer, scaler)
+            check.update(optimizer, scaler)
             if number == 0:
                 assert not torch.equal(model.weight, before)
                 before = model.weight.detach().clone()
         assert torch.equal(model.weight, before), name
-        sign = watch.look(scaler)
-        assert sign is not None and sign.note is not None and sign.note.step == 1 and math.isnan(sign.loss)
-        assert sign.kind == "loss"
+        cause = check.look(scaler)
+        assert cause is not None and cause.note is not None and cause.note.step == 1 and math.isnan(cause.loss)
+        assert cause.kind == "loss"
