@@ -38,7 +38,7 @@ _calls = itertools.count()
 
 
 @dataclass(frozen=True)
-class Agreed:
+class StepAgreement:
     """Sums and decisions that all ranks share for one step.
 
     `samples` and `weight` are sums over the ranks. `stop` is the signal that asked any of them to stop. `overdue` says
@@ -183,19 +183,19 @@ class Ranks:
         weight: float = 0.0,
         overdue: bool = False,
         ended: bool = False,
-    ) -> Agreed:
+    ) -> StepAgreement:
         """Return sums over the ranks, by one small all-reduce between hosts.
 
         Raises the error of another rank that failed.
         """
         if self.size == 1:
-            return Agreed(samples, weight, stop, overdue, ended)
+            return StepAgreement(samples, weight, stop, overdue, ended)
         sums = self._reduce([*(float(stop == each) for each in _SIGNALS), 0.0, samples, weight, overdue, ended])
         if sums[2]:
             self._raise_failure(self._failures(None))
         stop = next((each for each, count in zip(_SIGNALS, sums[:2], strict=True) if count), None)
         self._stopping |= stop is not None
-        return Agreed(int(sums[3]), sums[4], stop, bool(sums[5]), bool(sums[6]))
+        return StepAgreement(int(sums[3]), sums[4], stop, bool(sums[5]), bool(sums[6]))
 
     def gather(self, value: T) -> list[T]:
         """Return each rank's `value`, which must be picklable, by rank, on all ranks."""

@@ -16,7 +16,7 @@ from fasttrain.device import copy_to
 from fasttrain.loaders.base import Loader
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.model.precision import Autocast
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import COPY, DATA, FORWARD, LOGGING, PHASES, Step
@@ -174,9 +174,9 @@ def _time_steps(state: TrainingState, step: Step, steps: int, epochs: _Epochs) -
     watch = Stopwatch(step.device)
     images: list[int] = []
 
-    def agree(samples: int, weight: float) -> Agreed:
+    def agree(samples: int, weight: float) -> StepAgreement:
         images.append(samples)
-        return Agreed(samples, weight, None)
+        return StepAgreement(samples, weight, None)
 
     while (missing := WARM_UP + steps + _TAIL - len(images)) > 0:
         epochs.next(state.loader, missing * step.accumulate)

@@ -21,7 +21,7 @@ from fasttrain.device import release_memory, synchronize
 from fasttrain.errors import OutOfMemory, UserError
 from fasttrain.memory import free_memory, give_back_heap, peak_memory, resident_memory
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.training.memory import is_out_of_memory
 from fasttrain.training.optim import Schedule
 from fasttrain.training.resume import RunStart
@@ -243,7 +243,7 @@ def _try_steps(parts: RunParts, size: int) -> float:
     for steps in (2, 5) if parts.device.type == "cuda" else (1, 1):
         began = time.perf_counter()
         for _ in range(steps):
-            step(state, batches[:1], Agreed(*step.size(batches[:1]), None))
+            step(state, batches[:1], StepAgreement(*step.size(batches[:1]), None))
         synchronize(parts.device)
     return steps * size / (time.perf_counter() - began)
 

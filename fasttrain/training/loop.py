@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from fasttrain.evaluation.of_spec import AnyEvaluation
 from fasttrain.loaders.base import Loader
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.training.finite import LOOK_EVERY, DivergenceCause, StepDiverged
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import DATA, Step, StepBatch
@@ -21,8 +21,8 @@ def train_epoch(
     state: TrainingState,
     step: Step,
     *,
-    agree: Callable[[int, float], Agreed],
-    after_step: Callable[[Agreed], None],
+    agree: Callable[[int, float], StepAgreement],
+    after_step: Callable[[StepAgreement], None],
     show: Callable[[int, float, float, float], None],
 ) -> bool:
     """Run the rest of the current epoch of `state.loader`. Return False if the ranks agreed to end it early.

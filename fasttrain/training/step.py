@@ -17,7 +17,7 @@ from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import batches_counted_together, running_statistics_if_lone, statistics_kept
 from fasttrain.model.criterion import Criterion
 from fasttrain.model.precision import Autocast
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.training.finite import gradient_norm
 from fasttrain.training.sam import climbed
 from fasttrain.training.state import HEAD, TrainingState
@@ -80,7 +80,7 @@ class Step:
     sam: float = 0.0
     phase: Phase = contextlib.nullcontext
 
-    def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: Agreed) -> None:
+    def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: StepAgreement) -> None:
         """Add up the gradients of `batches` and update the weights once.
 
         `agreed` holds what all ranks bring to this step. Each batch is weighted by its share of the step's weight, so
@@ -157,12 +157,12 @@ class Step:
         """Return a context in which backward passes exchange gradients between ranks if `exchange` is true."""
         return contextlib.nullcontext() if exchange or self.parallel is None else self.parallel.no_sync()
 
-    def _share(self, batch: StepBatch, agreed: Agreed) -> float:
+    def _share(self, batch: StepBatch, agreed: StepAgreement) -> float:
         """Return the share, in [0, 1], of `batch` in the step's weight."""
         return self._weight(batch.labels) / (agreed.weight or 1.0)
 
     def _add_gradient(
-        self, state: TrainingState, batch: StepBatch, agreed: Agreed, *, again: bool = False
+        self, state: TrainingState, batch: StepBatch, agreed: StepAgreement, *, again: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Add the gradient of `batch` and return what `loss` returns. `again`: its loss has already been recorded."""
         share = self._share(batch, agreed)
