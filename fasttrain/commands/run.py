@@ -251,12 +251,12 @@ class Run:
             self.ranks.share(self.state.model.buffers())  # BatchNorm may read them, for a lone sample
         return agreed
 
-    def _after_step(self, part: StepAgreement) -> None:
+    def _after_step(self, agreement: StepAgreement) -> None:
         self.timed.after_step()
         self.callbacks.step_end()
-        if stop := part.stop:
+        if stop := agreement.stop:
             self._stop(stop)
-        if self.saving.due(self.state.step, part.overdue):
+        if self.saving.due(self.state.step, agreement.overdue):
             self._save()
 
     def _stop(self, asked: signal.Signals) -> None:

@@ -99,11 +99,11 @@ def needs_pixels(config: TrainConfig, model: torch.nn.Module, ranks: Ranks) -> s
     return ""
 
 
-def describe_head(config: TrainConfig, phase: str, why_pixels: str) -> str:
+def describe_head(config: TrainConfig, phase: str, pixels_reason: str) -> str:
     """Return a line about the head's phase, or "" if there is none or it is over."""
     if phase != HEAD:
         return ""
-    how = f"on photographs, because {why_pixels}" if why_pixels else "on cached features"
+    how = f"on photographs, because {pixels_reason}" if pixels_reason else "on cached features"
     return f"phases: {config.head_epochs} epochs of the classifier alone, {how}; then everything"
 
 

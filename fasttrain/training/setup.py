@@ -65,14 +65,14 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     Seeds every generator. Raises UserError if settings, data and checkpoint don't match.
     """
     require_known_optimizer(start.config.optimizer)
-    config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
+    config, tag_notes = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
     config = config.model_copy(update={"data": data_set_in(config.data)})
-    config, why_sizes = with_fitting_sizes(config)
-    config, why_filter = with_known_interpolation(config)
-    start, why_batch = replace(start, config=config), ""
+    config, size_notes = with_fitting_sizes(config)
+    config, interpolation_note = with_known_interpolation(config)
+    start, batch_note = replace(start, config=config), ""
     if config.batch_size == "auto":
         quiet = make_console(quiet=True)
-        start, why_batch = with_fitting_batch(start, lambda trial: make_parts(trial, quiet, ranks))
+        start, batch_note = with_fitting_batch(start, lambda trial: make_parts(trial, quiet, ranks))
         config = start.config
     if config.linear_probe and ranks.size > 1:
         raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
@@ -115,13 +115,13 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     if phase == REFIT:
         loaders.train.close()
         loaders = replace(loaders, train=make_refit())
-    model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
+    model, spec, weights_note = _make_model(start, shards.classes, device, ranks)
     spec = replace(spec, multi_label=shards.multi_label)
     frozen = freeze_for_good(model, config)
     if not is_own(config.model):  # custom code may rely on activations that overwrite their input
         keep_inputs_of_activations(model, frozen)
     waiting, frozen_until_then = freeze_for(model, phase)
-    why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
+    pixels_reason = needs_pixels(config, model, ranks) if phase == HEAD else ""
     optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
     precision = choose_precision(model, device, config.amp, config.amp_dtype)
     teacher = ranks.in_turn(lambda: load_teacher(config, spec, precision.name, device))
@@ -166,8 +166,16 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         )
     )
     seed_rank(ranks.rank)
-    why_head = describe_head(config, phase, why_pixels)
-    lines = (f"loader: {loaders.train.why}", *why_sizes, why_filter, *why_tag, why_weights, why_batch, why_head)
+    head_note = describe_head(config, phase, pixels_reason)
+    lines = (
+        f"loader: {loaders.train.why}",
+        *size_notes,
+        interpolation_note,
+        *tag_notes,
+        weights_note,
+        batch_note,
+        head_note,
+    )
     notes = tuple(line for line in lines if line)
     return RunParts(
         start=start,
@@ -184,7 +192,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         step=step,
         compiled=compiled,
         warn=warn,
-        on_features=config.linear_probe or (phase == HEAD and not why_pixels),
+        on_features=config.linear_probe or (phase == HEAD and not pixels_reason),
         frozen=frozen,
         waiting=waiting,
         make_refit=make_refit,
@@ -242,16 +250,16 @@ def _make_model(
         require_logits(model, config.model, len(classes), sides_of(config))
     if start.checkpoint is not None:
         require_same_structure(model, config.model, start.checkpoint["model"])
-    why_weights = ""
+    weights_note = ""
     if config.weights is not None and not resumed:
-        why_weights = load_initial_weights(model, config.model, config.weights, classes)
+        weights_note = load_initial_weights(model, config.model, config.weights, classes)
     if config.grad_checkpointing:
         enable_grad_checkpointing(model)
     spec = model_spec(model, config.model, classes, config.geometry, img_size)
     if config.sync_bn and ranks.size > 1 and device.type == "cuda":
         model = ranks.sync_batch_norm(model)
     model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec, why_weights
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec, weights_note
 
 
 def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
