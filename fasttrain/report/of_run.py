@@ -60,7 +60,7 @@ def report_of_run(
     facts = [
         ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
         *([("refit", _REFITTED)] if result.refit_epochs else []),
-        *([("weights", result.averaged.said)] if result.averaged is not None else []),
+        *([("weights", result.averaged.description)] if result.averaged is not None else []),
         *_phase_facts(history),
         ("time", duration(result.seconds)),
         ("training speed", f"{rate:,.0f} images/s"),

@@ -29,7 +29,7 @@ class Averaged:
     value: float
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """Return a phrase for people."""
         return f"average of epochs {', '.join(map(str, self.epochs))}"
 
@@ -62,7 +62,7 @@ class TrainResult:
         """Return a phrase for people that says which weights these are."""
         if self.refit_epochs:
             return f"weights refitted on train and val for {self.refit_epochs} epochs, which have no validation figure"
-        return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.said
+        return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.description
 
     @property
     def chosen_by(self) -> str:
