@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
 from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
-_LEAST_EPOCHS = 1.5  # measured before `freeze_bn`: one epoch after a fitted head reached 73.9 %, the head alone 84.0 %
-_ENOUGH = (4.0, 2.0, _LEAST_EPOCHS)  # epochs at the usual side, growing up to it, and at the small one
+_ENOUGH = (4.0, 2.0, 1.5)  # epochs at the usual side, growing up to it, and at the small one
+_ENOUGH_BEHIND_HEAD = 2.0  # one epoch, or small pictures, end worse than a solved head alone
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer don't improve the model
 _LEAST_PART = 0.2  # of an epoch; a smaller part is not worth its validation
-_GENTLE = 3e-4  # the learning rate for fewer epochs than the first of `_ENOUGH`
 _STRIDE = 32
 _TRAINED_SHARE = 0.8  # of the evaluated side; random crops enlarge objects (Touvron et al. 2019)
 _SMALL_SHARE, _SMALLEST = 0.6, 96  # of the evaluated side; in px
@@ -75,10 +74,9 @@ class Work:
 class TimePlan:
     """The choices for a run, and the seconds that they should take.
 
-    `head`: "first" (fit the classifier, then train everything), "alone" or "none". `training`: seconds of all steps;
-    the last epoch may end early. `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `validation`: seconds
-    of one validation. `finish`: seconds reserved for the end. `learning_rate`: set for few epochs after a fitted head,
-    if the plan may choose it and the settings' own is too high.
+    `head`: "first" (solve for the classifier, then train everything), "alone" or "none". `training`: seconds of all
+    steps; the last epoch may end early. `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `validation`:
+    seconds of one validation. `finish`: seconds reserved for the end.
     """
 
     budget: float
@@ -92,7 +90,6 @@ class TimePlan:
     head_seconds: float
     validation: float
     finish: float
-    learning_rate: float | None = None
 
     @property
     def epochs_that_fit(self) -> float:
@@ -118,11 +115,10 @@ class TimePlan:
             return f"{minutes}; the head alone, solved for on frozen features at {self.image_size} px: {why}"
         head = f"the head solved for first ({self.head_seconds:.0f} s), then " if self.head == "first" else ""
         growing = self.progressive
-        rate = f", learning rate {self.learning_rate:g}" if self.learning_rate else ""
         constant = growing is not None and growing.first == growing.last
         shown = growing.last if growing and constant else growing or self.image_size
         return (
-            f"{minutes}; {head}{self.epochs_that_fit:.3g} epochs at {shown} px{rate} ({self.training:.0f} s), "
+            f"{minutes}; {head}{self.epochs_that_fit:.3g} epochs at {shown} px ({self.training:.0f} s), "
             f"evaluated at {self.image_size} px; {self.finish:.0f} s kept for the end"
         )
 
@@ -145,38 +141,24 @@ def make_time_plan(
     *,
     progressive: Progressive | None = None,
     epochs: int | None = None,
-    learning_rate: float | None = None,
 ) -> TimePlan:
     """Return the plan for the rest of `budget` seconds after `spent` seconds.
 
     `sizes`: sides in px for evaluation, the greatest first. `sides`: other sides that the model can train on.
-    `progressive`, `epochs` and `learning_rate` are the user's; None if the plan may choose them.
+    `progressive` and `epochs` are the user's; None if the plan may choose them.
 
-    The greatest size that leaves enough epochs is chosen. If none does, the smallest one is trained on smaller images.
-    If even that is too slow, only the head is fitted, provided that this is fast enough for all photographs or nothing
-    else is. Raises UserError if `epochs` don't fit.
+    The greatest size that leaves enough epochs is chosen. If none does, the smallest one is chosen: trained on smaller
+    pictures if there is no solved head, and as the head alone if there is one and it has time for all photographs.
+    Raises UserError if `epochs` don't fit.
     """
-    plan = _choose(budget, spent, rates, work, sizes, sides, progressive, epochs)
-    if learning_rate is None and plan.head == "first" and plan.epochs_that_fit < _ENOUGH[0]:
-        plan = replace(plan, learning_rate=_GENTLE)
-    return plan
-
-
-def _choose(
-    budget: float,
-    spent: float,
-    rates: Rates,
-    work: Work,
-    sizes: Sequence[int],
-    sides: Collection[int],
-    progressive: Progressive | None,
-    epochs: int | None,
-) -> TimePlan:
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
+    enough_of: tuple[float, ...] = _ENOUGH
+    if work.solved:
+        ladder, enough_of = ladder[:1], (_ENOUGH_BEHIND_HEAD,)
     tried = [((size, next(_ladder(size, sides, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
-    tried += list(zip(ladder, _ENOUGH, strict=False))
-    if progressive is not None or len(ladder) == 1:
-        tried[-1] = (ladder[-1], _LEAST_EPOCHS)
+    tried += list(zip(ladder, enough_of, strict=False))
+    if not work.solved and (progressive is not None or len(ladder) == 1):
+        tried[-1] = (ladder[-1], _ENOUGH[-1])
     for (size, growing), enough in tried:
         plan = _fitted(budget, budget - spent, rates, work, size, growing, epochs)
         if epochs is not None and plan.epochs_that_fit >= epochs * (1 - 1e-9):
