@@ -1,4 +1,4 @@
-"""What `convert` costs: shards against FFCV's own writer, and the cut alone against a decode of every pixel.
+"""Measure the cost of `convert`: shards against FFCV's own writer, and the cut alone against a decode of every pixel.
 
 Rounds in which each runs once in turn, and medians over them.
 """

@@ -57,7 +57,7 @@ def _prefixed(prefix: str, model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _wrapped(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """As FSDP, activation checkpointing and torch.compile name the parameters of layers they wrap."""
+    """Name parameters as FSDP, activation checkpointing and torch.compile do for layers that they wrap."""
     state = model.state_dict()
     inside = {
         key.replace("layer1.0.", "layer1._fsdp_wrapped_module.0._checkpoint_wrapped_module."): state[key]

@@ -30,7 +30,7 @@ DTYPES = [
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
-    """Of any dtype and shape, dense, transposed or a view with gaps."""
+    """Draw tensors of any dtype and shape, dense, transposed or a view with gaps."""
     shape = draw(st.lists(st.integers(0, 4), max_size=4))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     whole = torch.randint(0, 100, shape, generator=generator).to(draw(st.sampled_from(DTYPES)))

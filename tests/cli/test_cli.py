@@ -115,7 +115,7 @@ def test_an_internal_error_is_exit_code_1():
 
 @pytest.fixture(scope="module")
 def doctors():
-    """What `doctor` found, once for all: it imports everything there is."""
+    """Return the findings of `doctor`, run only once because it imports everything."""
     return json.loads(fasttrain("doctor", "--json").stdout)
 
 

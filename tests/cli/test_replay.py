@@ -25,7 +25,7 @@ def fasttrain(folder: Path, *line: str, code: int) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def diverged(shard_folder, tmp_path_factory) -> tuple[Path, str]:
-    """Where an absurd learning rate was trained with, and the last line it printed."""
+    """Return the folder of a run with an absurd learning rate, and its last line."""
     folder = tmp_path_factory.mktemp("absurd")
     absurd = {"model": "test_convnext", "optimizer": "sgd", "learning_rate": 100.0, "image_size": 32, "track": False}
     _, said = fasttrain(folder, "train", *arguments(data=shard_folder, out="runs", **{**SMALL, **absurd}), code=2)

@@ -197,7 +197,7 @@ def test_both_outcomes_are_listed_by_name(folder, tmp_path) -> None:
 
 @pytest.mark.parametrize("cut", ["mcu", "row", "none"])
 def test_a_restart_marker_with_a_wrong_number_costs_nothing(folder, cut) -> None:
-    """Where libjpeg passes over the number, all is there; the next one's number would mean a lost interval."""
+    """If libjpeg ignores the number, nothing is missing; the next marker's number would mean a lost interval."""
     damaged = (folder / "cat" / "restart numbered wrongly.jpg").read_bytes()
     stored = normalize(damaged, cut=cut, accept_damaged=1)
     assert stored.reason == "damaged; 100 % of the picture is known to be intact"

@@ -1,4 +1,4 @@
-"""What else a machine refuses: open files, memory, shared memory, permission, a name; and who reads the output."""
+"""Further limits of a machine: open files, memory, shared memory, permission, names; and readers of the output."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_file_where_a_folder_should_be(machine: Machine, made: Made, fault: Fa
 
 @pytest.mark.parametrize("name", ["with space", "new\nline", "Käse 寿司 🍣", "[red]$(x);'\"", "x" * 255])
 def test_odd_names(machine: Machine, made: Made, fault: Fault, name: str) -> None:
-    """As the folder of everything, and as a class's."""
+    """The name is that of the folder of everything, and that of a class."""
     place = machine.folder() / name
     place.mkdir()
     ended = machine.run(*made.commands(place)["convert"])

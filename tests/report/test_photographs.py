@@ -42,7 +42,7 @@ def pixels_of(picture: Picture) -> np.ndarray:
 
 
 def said(shards: ShardSet, taken_for: dict[int, tuple[int, float]]) -> tuple[Evaluation, Predictions]:
-    """What a model said of the training split: right and 90 % sure, but for `taken_for`'s (class, probability)."""
+    """Return predictions for the training split: right and 90 % sure, but for `taken_for`'s (class, probability)."""
     ids, labels = shards.ids("train"), shards.labels()[shards.ids("train")]
     first, sure = labels.copy(), np.full(len(ids), 0.9, np.float32)
     for sample, (label, probability) in taken_for.items():

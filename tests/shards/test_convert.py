@@ -230,7 +230,7 @@ def test_a_photograph_that_is_replaced_is_converted_again(how, photographs, tmp_
 
 
 def test_an_interrupted_conversion_of_photographs_that_change_begins_anew(mixed, tmp_path) -> None:
-    """What is left of it holds the former ones."""
+    """Its remains hold the earlier photographs."""
     out, said = tmp_path / "out", []
     out.mkdir()
 

@@ -153,7 +153,7 @@ def test_parts_of_several_machines_make_the_same(animals, tmp_path, folder_of) -
 
 
 def test_without_options_manifests_hold_what_they_held(animals, tmp_path) -> None:
-    """What wasn't asked for isn't recorded."""
+    """Options that weren't given aren't recorded."""
     shards = made(animals, tmp_path / "out")
     assert sorted(shards.manifest.settings) == [
         *("accept_damaged", "color", "cut", "fasttrain", "max_size", "optimize", "quality", "raw", "seed"),

@@ -169,7 +169,7 @@ def test_replay_repeats_the_step_exactly_and_names_the_place(shard_folder, tmp_p
 
 @pytest.mark.slow
 def test_replay_draws_dropout_and_mixup_again(shard_folder, model_folder, tmp_path):
-    """What a hook broke is finite when run again; the loss is then the one of the run that was left alone."""
+    """A step that a hook broke is finite when run again; its loss is then that of the undisturbed run."""
     settings = {**RANDOM, "teacher": str(model_folder), "teacher_weight": 0.5}
     losses: list[float] = []
     noted = FiniteCheck.loss

@@ -44,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class States(list):
-    """What each checkpoint of the runs inside it holds, copied."""
+    """Collect a copy of each checkpoint's content of the runs inside it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from fasttrain.checkpoint.packing import snapshot

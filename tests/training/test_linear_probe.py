@@ -118,7 +118,7 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
 
 @pytest.mark.slow
 def test_features_of_a_photograph_that_was_replaced_are_computed_again(photographs, tmp_path, begin, monkeypatch):
-    """By another one of the same name, size and time of modification, in a folder of photographs."""
+    """The new photograph has the same name, size and time of modification, in a folder of photographs."""
     folder = tmp_path / "photographs"
     for name in ("pizza", "soup"):
         shutil.copytree(photographs / name, folder / name)

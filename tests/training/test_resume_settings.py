@@ -402,7 +402,7 @@ def moments_known(folder: Path) -> set[str]:
 
 
 def test_a_checkpoint_that_does_not_name_its_moments(begun, tmp_path):
-    """As older fasttrains wrote them: they fit the same groups, and none else."""
+    """Older versions wrote such checkpoints: they fit the same groups, and no others."""
     folder = copied(begun, tmp_path)
     before, state = moments(folder), last_state(folder)
     for part, added in (("optimizer", ("kind", "names")), ("schedule", ("kind", "learning_rate"))):
@@ -453,7 +453,7 @@ def test_a_rate_that_plateau_has_lowered_stays_low(begun, tmp_path):
 
 
 def test_a_recipe_is_not_applied_once_more(tmp_path):
-    """What it would set by now, the run went without."""
+    """The run began without the values that the recipe sets today."""
     then = resolve({"recipe": "accurate", "linear_probe": True})
     save_checkpoint(checkpoint_path(tmp_path / "run", 1), {"step": 1, "config": then.plain()})
     start = start_of_run(None, {"resume": str(tmp_path / "run"), "linear_probe": False})
