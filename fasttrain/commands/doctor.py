@@ -1,4 +1,4 @@
-"""What this machine has: looked at, not guessed."""
+"""Show what this machine has and whether it works; everything is tried, nothing guessed."""
 
 from __future__ import annotations
 

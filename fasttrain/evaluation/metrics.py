@@ -95,8 +95,7 @@ class Evaluation:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """What strict JSON can hold (a loss that isn't finite is None), with the five worst classes by
-        name."""
+        """Return the values for strict JSON: a loss that isn't finite is None, the five worst classes are named."""
         return {
             **self._figures(),
             "loss": self.loss if math.isfinite(self.loss) else None,

@@ -90,13 +90,13 @@ class TrackedRun:
         return None if best is None else self.curves.get(metric, {}).get(best)
 
     def mean(self, metric: str) -> float | None:
-        """Of a curve, over the epochs."""
+        """Return the mean of a curve over the epochs."""
         values = list(self.curves.get(metric, {}).values())
         return sum(values) / len(values) if values else None
 
     @property
     def silent(self) -> bool:
-        """Whether it says it runs, but has been silent for so long that it was probably killed by SIGKILL."""
+        """Return whether a run marked as running has been silent for so long that SIGKILL probably ended it."""
         if self.status != "running" or self.heard is None or self.alive:
             return False
         return time.time() - self.heard > max(_QUIET_S, 3 * self.metrics.get("speed/epoch_seconds", 0.0))
@@ -111,7 +111,7 @@ class TrackedRun:
         return (time.time() if self.alive else self.heard) - self.start
 
     def to_dict(self) -> dict[str, Any]:
-        """What `fasttrain runs --json` prints; times in ISO 8601, UTC."""
+        """Return the object that `fasttrain runs --json` prints; times are in ISO 8601, UTC."""
         asked = self.params.get("epochs")
         return {
             "experiment": self.experiment,
@@ -137,7 +137,7 @@ class TrackedRun:
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked: $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
+    """Return where runs are tracked: $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
 
     Raises UserError where that is a local database that isn't there, which MLflow would make.
     """

@@ -251,7 +251,7 @@ class Tracker(NullTracker):
             raise RuntimeError("the MLflow run is finished; this came too late")
         self._record.save()
         if problem := self._record.problem:
-            self._tell("record", f"MLflow's state can't be kept ({problem}); the run goes on without")
+            self._tell("record", f"MLflow's state can't be kept ({problem}); the run continues without it")
         with self._changed:
             self._news += 1
             self._changed.notify()

@@ -115,7 +115,7 @@ def test_an_internal_error_is_exit_code_1():
 
 @pytest.fixture(scope="module")
 def doctors():
-    """What `doctor` found, once for all: it imports everything there is."""
+    """Return the findings of `doctor`, run only once because it imports everything."""
     return json.loads(fasttrain("doctor", "--json").stdout)
 
 
@@ -146,6 +146,6 @@ def test_a_mistyped_checkpoint_is_told_before_torch_is_imported(model_folder, tm
         words = [command[0], "--checkpoint", str(model_folder.parent), *command[1:]]
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 2 and done.stdout == "False\n", done.stderr
-        assert f"no run folder, it holds some; give --checkpoint one, the newest is {model_folder}" in done.stderr
+        assert f"not a run folder, but it holds some; give --checkpoint one, such as {model_folder}" in done.stderr
     done = fasttrain("evaluate", "--checkpoint", tmp_path)
     assert done.stderr.startswith(f"fasttrain: {tmp_path}: no model.safetensors in it; give --checkpoint")

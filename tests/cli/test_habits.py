@@ -1,4 +1,4 @@
-"""What people type by habit: short options, underscores, arguments in place of options, `latest`."""
+"""People type these by habit: short options, underscores, arguments in place of options, `latest`."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_nothing_counted_is_an_error() -> None:
 def test_random_inputs_agree_with_scikit_learn(
     num_classes: int, samples: int, seed: int, present: set[int] | None
 ) -> None:
-    """Of one class or many, with classes that are never true, never predicted, or neither, and of few samples."""
+    """Inputs have one class or many, classes that are never true, never predicted, or neither, and few samples."""
     there = None if present is None else sorted({label % num_classes for label in present})
     meter, logits, labels = fill(num_classes, samples, seed, there)
     result, predicted = meter.compute(), logits.argmax(1)

@@ -177,7 +177,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Made:
-    """What commands read: class folders of photographs, their shards, a small run; and each command, by its name."""
+    """The inputs of commands: class folders of photographs, their shards, a small run; and each command by name."""
 
     photos: Path
     shards: Path
