@@ -20,6 +20,7 @@ from fasttrain.text import nearest
 from fasttrain.tracking.database import database_file
 from fasttrain.tracking.lock import is_locked
 from fasttrain.tracking.record import RECORD, Record, final_metrics, read_json, record_files
+from fasttrain.tracking.sqlite_client import sqlite_client
 from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
 from fasttrain.tracking.sync import waiting_records
 
@@ -230,7 +231,7 @@ class _Reader:
     def __init__(self, uri: str) -> None:
         set_environment()
         self.uri = uri
-        self._client = self._asked(lambda: Store(uri).client)
+        self._client: Any = sqlite_client(uri) or self._asked(lambda: Store(uri).client)
         self._experiments: dict[str, str] = {}
 
     def runs(self, experiment: str | None, limit: int | None) -> list[Run]:
