@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ def write_result(
     tracker: NullTracker,
     console: Console,
 ) -> None:
-    """Write the `result` of the run of `parts` to its folder, log it and print it.
+    """Write the `result` of the run of `parts` to its folder, and log it.
 
     Its evaluation is of `split`. `predictions` are those to keep, by split: that one, and the validation split where
     the model has not trained on it.
@@ -62,6 +63,18 @@ def write_result(
         averaged=None if result.averaged is None else (result.averaged.epochs, result.averaged.value),
     )
     tracker.sync()
+
+
+def tell_result(result: TrainResult, split: str, folder: RunFolder, tracker: NullTracker, console: Console) -> None:
+    """Wait until the tracker's store has the run, and print its summary, after which nothing is left to do."""
+    with contextlib.ExitStack() as waiting:
+        waiting.callback(_print_summary, result, split, folder, tracker, console)
+        if tracker.uri is not None and console.is_terminal:
+            waiting.enter_context(console.status("bringing the run to MLflow"))
+        tracker.finish()
+
+
+def _print_summary(result: TrainResult, split: str, folder: RunFolder, tracker: NullTracker, console: Console) -> None:
     summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
     values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "monitor": result.monitor}
     values["seconds"] = result.seconds
