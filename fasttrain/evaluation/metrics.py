@@ -272,10 +272,10 @@ def _interval(plain: Any) -> Interval | None:
 
 
 def _by_class(matrix: Confusion, names: list[str]) -> tuple[ClassResult, ...]:
-    scores = class_scores(matrix)
+    precision, recall, f1 = class_scores(matrix)
     support = matrix.sum(1)
     return tuple(
-        ClassResult(name, *(float(each[label]) for each in scores), int(support[label]))
+        ClassResult(name, float(precision[label]), float(recall[label]), float(f1[label]), int(support[label]))
         for label, name in enumerate(names)
     )
 
