@@ -19,6 +19,7 @@ from fasttrain.cli.evaluate import evaluate
 from fasttrain.cli.export import export
 from fasttrain.cli.inspect import inspect
 from fasttrain.cli.lr_find import lr_find_command
+from fasttrain.cli.models import models
 from fasttrain.cli.paths import with_user_paths
 from fasttrain.cli.predict import predict
 from fasttrain.cli.preview import preview_command
@@ -56,6 +57,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "merge": merge,
     "inspect": inspect,
     "preview": preview_command(),
+    "models": models,
     "train": train_command(),
     "profile": profile_command(),
     "replay": replay,

@@ -17,6 +17,7 @@ from fasttrain.config.groups import GROUPS
 from fasttrain.config.model_name import import_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.values import ParsedValue
+from fasttrain.model.published import complete_model
 
 ConfigFile = Annotated[
     Path | None,
@@ -113,9 +114,14 @@ def _option(name: str, field: FieldInfo, panel: str) -> Any:
     flag = "--" + name.replace("_", "-")
     flags = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
     default = "" if field.default is None else _shown(field.default)
-    callback = find_own_model if name == "model" else None
+    is_model = name == "model"
     return typer.Option(
-        flags, help=field.description, show_default=default or False, rich_help_panel=panel, callback=callback
+        flags,
+        help=field.description,
+        show_default=default or False,
+        rich_help_panel=panel,
+        callback=find_own_model if is_model else None,
+        autocompletion=complete_model if is_model else None,
     )
 
 
