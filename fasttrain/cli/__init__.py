@@ -17,6 +17,7 @@ from fasttrain.cli.convert import convert, merge
 from fasttrain.cli.doctor import doctor
 from fasttrain.cli.evaluate import evaluate
 from fasttrain.cli.export import export
+from fasttrain.cli.init import init
 from fasttrain.cli.inspect import inspect
 from fasttrain.cli.lr_find import lr_find_command
 from fasttrain.cli.models import models
@@ -55,6 +56,7 @@ def common(debug: bool = DEBUG) -> None:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "merge": merge,
+    "init": init,
     "inspect": inspect,
     "preview": preview_command(),
     "models": models,
