@@ -28,7 +28,7 @@ from fasttrain.cli.profile import profile_command
 from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
-from fasttrain.cli.train import train_command
+from fasttrain.cli.train import train_command, with_trackers_named
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.cores import set_up_openmp
@@ -83,6 +83,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["FASTTRAIN_DEBUG"] = "1"
+    arguments = with_trackers_named(arguments)
     set_up_openmp()
     open_closed_streams()
     write_by_line()

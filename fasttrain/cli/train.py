@@ -89,6 +89,19 @@ def with_settings(
     return command
 
 
+def with_trackers_named(arguments: list[str]) -> list[str]:
+    """Return `arguments` with the forms of `--track` that older versions had: `--no-track` is `--track none`.
+
+    `--track` without a value is `--track mlflow`.
+    """
+    named: list[str] = []
+    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+        named += ["--track", "none"] if argument == "--no-track" else [argument]
+        if argument == "--track" and after.startswith("-"):
+            named.append("mlflow")
+    return named
+
+
 def wants_folds(config: Path | None, given: Mapping[str, Any]) -> bool:
     """Return whether the command line, or the TOML file, asks for folds."""
     from fasttrain.config.load import read_toml

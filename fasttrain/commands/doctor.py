@@ -59,6 +59,8 @@ def examine() -> list[Finding]:
         ),
         _package("export", "onnx", install("export"), "onnxruntime", "onnxscript"),
         _package("tune", "optuna", install("tune")),
+        _package("wandb", "wandb", install("wandb")),
+        _package("tensorboard", "tensorboard", install("tensorboard")),
         _package("s3://", "s3fs", install("s3")),
         _package("gs://", "gcsfs", install("gcs")),
         _package("https://", "aiohttp", install("http")),

@@ -24,6 +24,7 @@ from fasttrain.model.own import OwnModel, passed_object
 from fasttrain.ranks import Ranks
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
+from fasttrain.tracking.mirrored import require_trackers
 from fasttrain.training.callback import Callback, require_callbacks
 from fasttrain.training.pace import Pace, clock, resumed_plan
 from fasttrain.training.parts import RunParts
@@ -96,6 +97,7 @@ def train_here(
     start = ranks.from_main(lambda: start_of_run(file, settings, restarted or ranks.run_of_before()))
     if start.config.folds is not None:
         raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
+    require_trackers(start.config.track)
     start = with_gpus_of(start, ranks)
     if console is None or not ranks.main:
         console = make_console(start.config.log_format, quiet=not ranks.main)
