@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,8 +18,8 @@ from fasttrain.inspection.inspect import inspect
 from fasttrain.inspection.suggestions import Suggestion, class_counts, imbalance, suggest
 from fasttrain.memory import total_memory
 from fasttrain.shards.convert import convert
+from fasttrain.shards.find import default_out, source_name
 
-_ENDINGS = re.compile(r"(\.(tar|tgz|zip|gz|bz2|xz|zst|csv|tsv|jsonl|parquet|txt|beton|tfrecords?))+$", re.IGNORECASE)
 _WIDTH = 100
 
 
@@ -30,13 +29,12 @@ def init(source: str, out: str | Path | None = None, *, overwrite: bool = False)
     `source`: what `convert` takes, or shards. A folder is converted into the cache, where `train` finds it; anything
     else into shards/NAME. `out`: default: NAME.toml in the working directory. Raises UserError.
     """
-    name = _name(source)
-    path = user_path(out if out is not None else f"{name}.toml")
+    path = user_path(out if out is not None else f"{source_name(source)}.toml")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; give another --out, or --overwrite")
     data = source
     if not user_path(source).is_dir() and (not is_url(source) or source.startswith("hf://")):
-        data = f"shards/{name}"
+        data = default_out(source)
         convert(source, data)
     found = inspect(data, duplicates=False)
     suggestions = suggest(found, cuda=torch.cuda.is_available(), memory=total_memory())
@@ -91,9 +89,3 @@ def facts(found: Inspection) -> Iterator[str]:
 def _comment(text: str) -> list[str]:
     plain = " ".join(text.split())
     return [f"# {line}" for line in textwrap.wrap(plain, _WIDTH - 2, break_long_words=False, break_on_hyphens=False)]
-
-
-def _name(source: str) -> str:
-    """Return the last part of a path or URL without the endings of archives and tables."""
-    place = source.partition("://")[2] if is_url(source) else str(user_path(source).absolute())
-    return _ENDINGS.sub("", Path(place).name) or "data"
