@@ -110,7 +110,7 @@ def with_trackers_named(arguments: list[str]) -> list[str]:
     `--track` without a value is `--track mlflow`.
     """
     named: list[str] = []
-    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=False):
         named += ["--track", "none"] if argument == "--no-track" else [argument]
         if argument == "--track" and after.startswith("-"):
             named.append("mlflow")

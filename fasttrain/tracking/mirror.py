@@ -13,6 +13,7 @@ from fasttrain.machine import relative_path
 from fasttrain.tracking.record import Entry, Record
 from fasttrain.tracking.sync import reason
 
+OPEN_TIMEOUT = 10.0  # seconds that a run's summary waits for a tracker to say where the run is
 FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for a tracker
 _KILLED_S = 20.0  # the same for a run that is stopped, and will be resumed
 _AWAY_S = 5.0  # the same for a tracker that failed the last time
@@ -36,6 +37,7 @@ class Mirror(ABC):
         self.record, self.report = record, report
         self._delivered: set[str] = set()
         self._opened = self._told = False
+        self._tried = threading.Event()  # to open the run, with whatever end
         self._failures = self._news = 0
         self._status: str | None = None
         self._left = False
@@ -56,7 +58,13 @@ class Mirror(ABC):
 
     @abstractmethod
     def place(self) -> str:
-        """Return where people find the run: an address, or a command."""
+        """Return where people find the open run: an address, or a command."""
+
+    def where(self) -> str:
+        """Return `place`, once the tracker has opened the run; wait for that, for a while only."""
+        self._tried.wait(OPEN_TIMEOUT)
+        self._tried.set()  # it was waited for: never again
+        return self.place() if self._opened else "not yet made"
 
     def start(self) -> None:
         self._thread.start()
@@ -94,6 +102,7 @@ class Mirror(ABC):
                 if not self._opened:
                     self.open()
                     self._opened = True
+                    self._tried.set()
                 if entries := [each for each in self.record.entries() if each.key not in self._delivered]:
                     self.write(entries)
                     self._delivered |= {each.key for each in entries}
@@ -111,6 +120,7 @@ class Mirror(ABC):
     def _fail(self, error: Exception, status: str | None) -> None:
         """Report the first failure, and wait until it is time to try again."""
         self._failures += 1
+        self._tried.set()
         if not self._told:
             self._told = True
             self.report(f"{self.title} fails ({reason(error)}); the run goes on, and its folder keeps everything")

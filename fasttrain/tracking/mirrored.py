@@ -90,10 +90,8 @@ class Mirrored(NullTracker):
 
     def __init__(self, base: Tracker | RecordOnly, others: Sequence[Mirror]) -> None:
         self._base, self._others = base, others
-        self._finished = False
+        self._begun = self._finished = False
         self.uri, self.uuid = base.uri, base.uuid
-        for each in others:
-            each.start()
 
     @property
     def run_id(self) -> str | None:  # type: ignore[override]
@@ -103,7 +101,15 @@ class Mirrored(NullTracker):
     @property
     def places(self) -> Mapping[str, str]:  # type: ignore[override]
         """Where people find the run at each of the others."""
-        return {each.title: each.place() for each in self._others}
+        return {each.title: each.where() for each in self._others}
+
+    def begin(self) -> None:
+        """Start the threads, whose imports would slow the first step down."""
+        self._base.begin()
+        if not self._begun:
+            self._begun = True
+            for each in self._others:
+                each.start()
 
     def wait_for_run(self, timeout: float | None = None) -> str | None:
         return self._base.wait_for_run(timeout)
@@ -128,6 +134,7 @@ class Mirrored(NullTracker):
         if self._finished:
             return
         self._finished = True
+        self.begin()
         for each in self._others:
             each.finish(status)
         self._base.finish(status, timeout)
@@ -143,6 +150,7 @@ class Mirrored(NullTracker):
         self.finish(status)
 
     def _notify(self) -> None:
+        self.begin()
         for each in self._others:
             each.notify()
 

@@ -41,6 +41,9 @@ class NullTracker:
     uuid: str | None = None
     places: Mapping[str, str] = MappingProxyType({})  # where the run is at trackers besides MLflow
 
+    def begin(self) -> None:
+        """Do nothing."""
+
     def wait_for_run(self, timeout: float | None = None) -> str | None:
         """Return the run's id; None here."""
         return None

@@ -69,8 +69,6 @@ class Wandb(Mirror):
         self._run.finish(exit_code=int(status != "FINISHED"))
 
     def place(self) -> str:
-        if not hasattr(self, "_run"):
-            return "not yet made"
         return str(self._run.url or f"wandb sync --id {self.record.uuid} {shorter_path(Path(self._run.dir).parent)}")
 
     def _init(self, mode: str, run_id: str) -> Any:

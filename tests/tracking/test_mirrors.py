@@ -33,9 +33,11 @@ from tests.support.runs import paused, start_run
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for name in ("FINISH_TIMEOUT", "_KILLED_S", "_AWAY_S"):
+    for name in ("OPEN_TIMEOUT", "FINISH_TIMEOUT", "_KILLED_S", "_AWAY_S"):
         monkeypatch.setattr(mirror, name, PATIENCE)
-    return tmp_path
+    yield tmp_path
+    if (wandb := sys.modules.get("wandb")) is not None:
+        wandb.teardown()  # it reads the environment once a process
 
 
 def write_history(folder: Path, epochs: int) -> None:
@@ -96,6 +98,7 @@ def test_other_names_are_refused_in_one_line(written, said):
 def test_the_forms_of_older_versions_still_work():
     assert with_trackers_named(["train", "--no-track"]) == ["train", "--track", "none"]
     assert with_trackers_named(["train", "--track", "--amp"]) == ["train", "--track", "mlflow", "--amp"]
+    assert with_trackers_named([]) == []
     assert with_trackers_named(["train", "--track"]) == ["train", "--track", "mlflow"]
     assert with_trackers_named(["train", "--track", "wandb"]) == ["train", "--track", "wandb"]
 
@@ -248,7 +251,7 @@ def test_a_run_that_is_killed_and_resumed(shard_folder, here):
     process = start_run(shard_folder, here, resume="auto", bare=True, figures=False)
     output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, output
-    assert "TensorBoard" in output and "wandb sync" in output
+    assert "TensorBoard" in output and "wandb sync" in output, output
     scalars, _ = events(folder)
     assert [step for step, _ in scalars["val/loss"]] == [1, 2]
     history = json.loads((folder / "history.json").read_text())
