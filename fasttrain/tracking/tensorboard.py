@@ -30,7 +30,7 @@ class TensorBoard(Mirror):
 
         self._earlier = list(self.record.folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
         # The step of the purge makes a TensorBoard that is running forget what it read from the earlier files.
-        self._writer: SummaryWriter = SummaryWriter(str(self.record.folder), purge_step=0, filename_suffix=_SUFFIX)  # type: ignore[no-untyped-call]
+        self._writer: SummaryWriter = SummaryWriter(str(self.record.folder), purge_step=0, filename_suffix=_SUFFIX)
 
     def write(self, entries: Sequence[Entry]) -> None:
         step = 0
