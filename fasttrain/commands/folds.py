@@ -171,7 +171,7 @@ class _Folds:
         if parent := tracker.wait_for_run():
             tags["mlflow.parentRunId"] = parent
         settings = {**self.given, "fold": f"{number}/{self.count}", "run_name": title, "out": self.folder}
-        again = f"go on with: fasttrain train --resume {self.folder}"
+        again = f"resume with: fasttrain train --resume {self.folder}"
         try:
             train_here(Ranks(), self.stop, None, settings, restarted=path, console=self.console, tags=tags)
         except Stopped as error:

@@ -101,6 +101,7 @@ def start_tracker(
         uuid=tracked["journal"],
         folder=folder,
         report=report,
+        delayed=True,
     )
 
 

@@ -113,7 +113,7 @@ class DataSettings(Settings):
 
     @property
     def geometry(self) -> Geometry:
-        """How photographs are seen in evaluation. An `interpolation` of "auto" must have been resolved."""
+        """The geometry of evaluation. An `interpolation` of "auto" must have been resolved."""
         assert self.interpolation != "auto"
         return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode, self.interpolation)
 
