@@ -1,4 +1,4 @@
-"""What a run of the benchmarks found: JSON, one table, one picture."""
+"""The results of a run of the benchmarks: JSON, one table, one picture."""
 
 from __future__ import annotations
 

@@ -55,5 +55,5 @@ def similar(
     for each in found:
         print(each.image)
         for near in each.neighbours:
-            print(f"  {near.similarity:.3f}  {' + '.join(near.classes)}  {near.split} {near.key}  (row {near.index})")
+            print(f"  {near.similarity:.3f}  {' + '.join(near.classes)}  {near.split} {near.file}  (row {near.index})")
     print(f"contact sheet: {out}")

@@ -25,7 +25,7 @@ from fasttrain.evaluation.splits import as_model, batches, default_split, model_
 from fasttrain.extras import require
 from fasttrain.model.own import OwnModel
 from fasttrain.model.precision import choose_precision
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.html import write_page
 from fasttrain.report.mistakes import mistakes_beside, write_mistakes
@@ -119,7 +119,7 @@ def evaluate(
             ((images, as_model(of_data, labels, spec), samples) for images, of_data, samples in loaded),
             spec,
             device=where,
-            preprocess=Normalise(spec.mean, spec.std, channels_last=True).to(where),
+            preprocess=NormalizePixels(spec.mean, spec.std, channels_last=True).to(where),
             autocast=precision.autocast,
         )
     evaluation = with_certainty(evaluation, predictions)

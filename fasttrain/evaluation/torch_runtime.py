@@ -16,7 +16,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.explain import class_activation
 from fasttrain.evaluation.runtime import Runtime
 from fasttrain.model.own import OwnModel
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 
 
 class TorchRuntime(Runtime):
@@ -29,7 +29,7 @@ class TorchRuntime(Runtime):
         trained, self.spec = load_trained(checkpoint, model, interpolation)
         self._device = choose_device(device)
         self._model = trained.to(self._device).to(memory_format=torch.channels_last)
-        self._preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
+        self._preprocess = NormalizePixels(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -165,7 +165,7 @@ def _row(name: str, values: Sequence[float | None], better: int, shown: Callable
 
 
 def _kind(name: str) -> tuple[int, Callable[[float], str]]:
-    """What is better, and how it is written."""
+    """Return whether more or less of the metric `name` is better, and the function that formats it."""
     if name.endswith("loss"):
         return _LESS, lambda value: f"{value:.4f}"
     return _GREATER, (lambda value: f"{value:.4f}") if name.endswith("f1") else (lambda value: f"{value:.2%}")

@@ -45,7 +45,7 @@ UNIT = "\u00a0%"
 
 
 def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
-    """Rows (the true classes) normalised to 1, with the most confused pairs listed beside them.
+    """Rows (the true classes) normalized to 1, with the most confused pairs listed beside them.
 
     `matrix` int64[C, C] of counts, `classes` C names in label order. Counts are printed for up to 20 classes;
     more are ordered so that what is confused lies together (average linkage on the confusion rates, SciPy),
@@ -250,8 +250,10 @@ def most_confused(matrix: Confusion, count: int) -> list[tuple[int, int, int]]:
 
 
 def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """What of a matrix can be drawn, dense, and its labels, int64, in order: all of it; of a sparse one the 100 classes
-    that take part in the most mistakes."""
+    """Return the part of a matrix that can be drawn, dense, and its labels, int64, in order.
+
+    This is all of a dense matrix, and of a sparse one the 100 classes with the most mistakes.
+    """
     if isinstance(matrix, np.ndarray):
         return matrix, np.arange(len(matrix))
     right = matrix.diagonal()

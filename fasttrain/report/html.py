@@ -29,7 +29,7 @@ LISTED_UP_TO, LISTED_OF_MANY = 1000, 200
 
 @dataclass(frozen=True)
 class Report:
-    """What the page says; what is empty is left out of it.
+    """The content of the page. Empty parts are left out.
 
     title, subtitle: of the page. split: what was evaluated. worst: classes with photographs that were got wrong.
     history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. weights: whose they are.

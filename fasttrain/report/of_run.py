@@ -1,4 +1,4 @@
-"""What the report of a run, or of an evaluation alone, says: their parts put into words."""
+"""Fill the report of a run, or of an evaluation alone, from its results."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def report_of_run(
     facts = [
         ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
         *([("refit", _REFITTED)] if result.refit_epochs else []),
-        *([("weights", result.averaged.said)] if result.averaged is not None else []),
+        *([("weights", result.averaged.description)] if result.averaged is not None else []),
         *_phase_facts(history),
         ("time", duration(result.seconds)),
         ("training speed", f"{rate:,.0f} images/s"),
@@ -173,7 +173,7 @@ def _made_by(spec: ModelSpec) -> str:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Of fasttrain, Python, the packages that shape a result, and the machine; those that aren't there left out."""
+    """Return the versions of fasttrain, Python and the installed packages that affect a result, and the machine."""
     import torch
 
     found = {"fasttrain": __version__, "Python": platform.python_version()}

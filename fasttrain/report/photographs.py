@@ -210,12 +210,12 @@ def mistake_maps(
     import torch
 
     from fasttrain.evaluation.explain import class_activation, overlay
-    from fasttrain.model.preprocess import Normalise
+    from fasttrain.model.preprocess import NormalizePixels
 
     if spec.multi_label or shards.raw:
         raise UserError("--explain: the report has maps where a photograph has one class, and shards hold JPEGs")
     crop = evaluation_crop(spec.geometry)
-    preprocess = Normalise(spec.mean, spec.std, channels_last=True).to(device)
+    preprocess = NormalizePixels(spec.mean, spec.std, channels_last=True).to(device)
 
     def draw(sample: int, label: int) -> Picture:
         pixels = decode_photograph(bytes(shards.bytes(sample)), crop)[None]

@@ -1,4 +1,4 @@
-"""What a run says for itself: two lines after each epoch, a summary at the end. Made to fit 80 columns."""
+"""The lines that a run prints: two after each epoch, a summary at the end. They fit 80 columns."""
 
 from __future__ import annotations
 
@@ -176,6 +176,7 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
         "run_folder": str(result.folder.resolve()),
         "artifacts": {path.name: str(path.resolve()) for path in artifacts},
         "mlflow": {"run_id": tracker.wait_for_run(), "store": tracker.uri},
+        "trackers": dict(tracker.places),
     }
 
 
@@ -195,7 +196,7 @@ def run_summary(
     if result.refit_epochs:
         run.add_row("weights", Text(result.weights_said))
     if result.averaged is not None:
-        run.add_row("weights", Text(f"{result.averaged.said}: {result.monitor} {result.averaged.value:.4f}"))
+        run.add_row("weights", Text(f"{result.averaged.description}: {result.monitor} {result.averaged.value:.4f}"))
     run.add_row("training", f"loss {best['train_loss']:.4f}  {train_name} {best[train]:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):
@@ -207,6 +208,8 @@ def run_summary(
     if tracker.uri is not None:
         places.add_row("MLflow run", values["mlflow"]["run_id"] or "not yet made")
         places.add_row("MLflow store", _path(tracker.uri))
+    for title, place in tracker.places.items():
+        places.add_row(title, _path(place))
     return Group(
         Text(),
         Text("summary", style="bold green"),

@@ -17,7 +17,7 @@ _SIDES = {"history": (8, 4.5), "epochs": (8, 4.5), "parallel": (9, 4.5), "import
 
 
 def write_plots(study: optuna.Study, out: Path) -> list[Path]:
-    """Writes what the trials so far allow into `out`: history, epochs, parallel, importances, slices."""
+    """Write the plots that the trials allow so far into `out`: history, epochs, parallel, importances, slices."""
     import optuna
 
     states = optuna.trial.TrialState
@@ -25,7 +25,7 @@ def write_plots(study: optuna.Study, out: Path) -> list[Path]:
     if not complete:
         return []
     with _drawing(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna calls this backend experimental, each plot anew
+        warnings.simplefilter("ignore")  # Optuna warns in each plot that this backend is experimental
         from optuna.visualization import matplotlib as plots
 
         kinds: dict[str, Callable[[], Any]] = {

@@ -74,7 +74,7 @@ def record_of(folder: Path) -> Record:
 
 
 def logged(folder: Path) -> Rows:
-    """What the run's folder holds."""
+    """Return the values in the run's folder."""
     history = json.loads((folder / "history.json").read_text()) if (folder / "history.json").exists() else []
     times = record_of(folder).times
     rows = Counter(
@@ -89,7 +89,7 @@ def logged(folder: Path) -> Rows:
 
 
 def arrived(client: Any, run: Any) -> Rows:
-    """What the store has."""
+    """Return the values in the store."""
     return Counter(
         (name, point.step, repr(point.value), point.timestamp)
         for name in run.data.metrics

@@ -1,4 +1,4 @@
-"""Of thousands of classes the page and the figures show those that matter, and stay of a size that can be looked at."""
+"""With thousands of classes the page and the figures show those that matter, and stay small."""
 
 from __future__ import annotations
 

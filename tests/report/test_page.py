@@ -88,7 +88,7 @@ def synthetic(classes: int) -> Report:
 
 
 def text_of(page: str) -> str:
-    """What the page says, without markup."""
+    """Return the text of the page, without markup."""
     bare = re.sub(r"<(script|style|svg).*?</\1>", " ", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", bare)).split())
 

@@ -1,4 +1,4 @@
-"""What a run says, at 80 columns."""
+"""The lines that a run prints fit 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's folder says of its MLflow run: what a store has and lacks, and what older versions wrote."""
+"""The record of an MLflow run in its folder: what a store has and lacks, and what older versions wrote."""
 
 from __future__ import annotations
 
