@@ -19,6 +19,7 @@ import typer
 
 import fasttrain
 from fasttrain.cli import app
+from fasttrain.cli.train import take_argument
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
 from tests.support.patience import PATIENCE
@@ -163,6 +164,7 @@ def test_command_lines_are_ones_that_fasttrain_takes(page, line):
     path, values = parsed([placeholders.get(word, word) for word in line])
     if path == "train":
         values.pop("config", None)
+        take_argument(values.pop("data_set", None), values)
         resolve({}, values, origin="the page")
 
 
