@@ -46,6 +46,7 @@ class RunFolder:
         self.accuracy_by_class = path / "accuracy_by_class.png"
         self.precision_by_class = path / "precision_by_class.png"
         self.reliability = path / "reliability.png"
+        self.mistakes = path / "mistakes.csv"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.log = path / "train.log"
@@ -93,7 +94,7 @@ class RunFolder:
     def pictures(self) -> list[Path]:
         """Return the existing artifacts that are for looking at."""
         ordered = [self.curves, self.confusion_matrix, self.accuracy_by_class, self.precision_by_class]
-        ordered += [self.reliability, self.report]
+        ordered += [self.reliability, self.mistakes, self.report]
         return [path for path in ordered if path.exists()]
 
     def write_config(self, settings: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from fasttrain.model.precision import choose_precision
 from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.html import write_page
+from fasttrain.report.mistakes import mistakes_beside, write_mistakes
 from fasttrain.report.of_run import report_of_evaluation
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import ALL
@@ -60,7 +61,7 @@ def evaluate(
 
     cache_size: "50GB", of shards fetched from a URL. on_bad_sample: "skip" leaves out what has changed since it was
     converted or doesn't decode, as `train` does, in place of stopping there. report: where to write a page about it, as
-    a run's `report.html`.
+    a run's `report.html`; beside it a CSV of all photographs that were got wrong.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
 
@@ -112,6 +113,8 @@ def evaluate(
         )
     evaluation = with_certainty(evaluation, predictions)
     if report is not None:
+        table = mistakes_beside(report)
+        wrong = write_mistakes(table, evaluation, predictions, shards)
         page = report_of_evaluation(
             evaluation,
             predictions,
@@ -121,6 +124,7 @@ def evaluate(
             shards=shards,
             spec=spec,
             device=where,
+            mistakes=(wrong, table.name),
         )
         write_page(report, page)
     return evaluation

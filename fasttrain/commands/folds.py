@@ -144,7 +144,11 @@ class _Folds:
                 self._one_fold(number, tracker)
             result = self._result(shards, expected)
             tracker.log_metrics(
-                {"mean_top1": result.mean, "deviation_top1": result.deviation, "out_of_fold_top1": result.overall},
+                {
+                    "val/mean_top1": result.mean,
+                    "val/deviation_top1": result.deviation,
+                    "val/out_of_fold_top1": result.overall,
+                },
                 step=self.count,
             )
         self._say(result)

@@ -29,21 +29,21 @@ def write_plots(study: optuna.Study, out: Path) -> list[Path]:
         from optuna.visualization import matplotlib as plots
 
         kinds: dict[str, Callable[[], Any]] = {
-            "history": lambda: plots.plot_optimization_history(study, target_name="val_top1"),
+            "history": lambda: plots.plot_optimization_history(study, target_name="val/top1"),
             "epochs": lambda: _by_epoch(plots.plot_intermediate_values(study)),
         }
         if len(complete) > 1:
-            kinds["parallel"] = lambda: plots.plot_parallel_coordinate(study, target_name="val_top1")
-            kinds["slices"] = lambda: plots.plot_slice(study, target_name="val_top1")
+            kinds["parallel"] = lambda: plots.plot_parallel_coordinate(study, target_name="val/top1")
+            kinds["slices"] = lambda: plots.plot_slice(study, target_name="val/top1")
             if len({trial.value for trial in complete}) > 1:
-                kinds["importances"] = lambda: plots.plot_param_importances(study, target_name="val_top1")
+                kinds["importances"] = lambda: plots.plot_param_importances(study, target_name="val/top1")
         return [_write(name, plot(), out / f"{name}.png") for name, plot in kinds.items()]
 
 
 def _by_epoch(axes: Any) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set(title="Trials by epoch", xlabel="epoch", ylabel="val_top1 of the epoch kept so far")
+    axes.set(title="Trials by epoch", xlabel="epoch", ylabel="val/top1 of the epoch kept so far")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return axes
 

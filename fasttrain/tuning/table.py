@@ -15,7 +15,7 @@ def trials_table(result: TuneResult) -> Table:
     """Return a table with a row per trial: complete ones by top1, then pruned ones, then failed ones."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("trial", justify="right", header_style="bold")
-    for name in ("learning rate", "weight decay", "batch", "epochs", "val_top1"):
+    for name in ("learning rate", "weight decay", "batch", "epochs", "val/top1"):
         table.add_column(name, justify="right", header_style="bold")
     table.add_column("", header_style="bold")
     rank = {"complete": 0, "pruned": 1}
