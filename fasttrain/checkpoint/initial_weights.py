@@ -56,7 +56,7 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
     flat = _without_wrappers(dict(_flattened(content)), own)
     if not flat:
         raise UserError(f"{path}: no tensors in it; {_GIVE}")
-    prefix = _best_prefix(flat, own)
+    prefix, others = _best_prefix(flat, own)
     raw: Tensors = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
     given = raw
     optional = _of_classifier(model, own)
@@ -73,6 +73,9 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
     line = f"weights: {len(loaded):,} of {len(own):,} tensors from {path}"
     line += f", where their names begin with '{prefix}'" if prefix else ""
     line += f", {resampled:,} of them resampled" if resampled else ""
+    if others:
+        kind = "the averaged weights (EMA)" if _AVERAGED.search(prefix) else "the first of them"
+        line += f"; {' and '.join(map(repr, others))} would fit as well, and {kind} are taken"
     if kept:
         return f"{line}; the classifier is kept"
     had = {len(raw[key]) for key in outputs if key in raw and raw[key].ndim}
@@ -143,8 +146,8 @@ def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
     }
 
 
-def _best_prefix(flat: Tensors, own: Tensors) -> str:
-    """Return the prefix of names in `flat` with which most tensors fit those of `own`."""
+def _best_prefix(flat: Tensors, own: Tensors) -> tuple[str, list[str]]:
+    """Return the prefix of names in `flat` with which the most tensors fit those of `own`, and those with as many."""
     fitting: Counter[str] = Counter()
     named: Counter[str] = Counter({"": 0})
     for key, value in flat.items():
@@ -155,7 +158,9 @@ def _best_prefix(flat: Tensors, own: Tensors) -> str:
                 prefix = key.removesuffix(name)
                 named[prefix] += 1
                 fitting[prefix] += own[name].shape == value.shape
-    return max(named, key=lambda each: (fitting[each], named[each], bool(_AVERAGED.search(each))))
+    best = max(named, key=lambda each: (fitting[each], named[each], bool(_AVERAGED.search(each))))
+    equal = [each for each in named if each != best and 0 < fitting[best] == fitting[each]]
+    return best, equal
 
 
 def _of_classifier(model: torch.nn.Module, own: Tensors) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -41,7 +42,7 @@ def write_result(
     tracker: NullTracker,
     console: Console,
 ) -> None:
-    """Write the `result` of the run of `parts` to its folder, log it and print it.
+    """Write the `result` of the run of `parts` to its folder, and log it.
 
     Its evaluation is of `split`. `predictions` are those to keep, by split: that one, and the validation split where
     the model has not trained on it.
@@ -50,9 +51,7 @@ def write_result(
     kept = [(name, each) for name, each in predictions.items() if isinstance(each, Predictions)]
     if kept:  # one class a photograph; nothing compares sets
         write_predictions(folder.predictions, stored(kept, parts.shards))
-    begun = parts.config.pretrained or parts.config.weights is not None
-    warning = baseline_warning(result.evaluation, result.history, pretrained=begun)
-    page = functools.partial(page_of, parts, tracker, result, predictions[split], split, warning)
+    page = functools.partial(page_of, parts, tracker, result, predictions[split], split, _warning(result, parts))
     _write_pictures(result, predictions[split], folder, console, page, parts.shards)
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
     # Written last: a run without this file is unfinished and will be resumed.
@@ -67,6 +66,27 @@ def write_result(
         averaged=None if result.averaged is None else (result.averaged.epochs, result.averaged.value),
     )
     tracker.sync()
+
+
+def _warning(result: TrainResult, parts: RunParts) -> str | None:
+    begun = parts.config.pretrained or parts.config.weights is not None
+    return baseline_warning(result.evaluation, result.history, pretrained=begun)
+
+
+def tell_result(
+    result: TrainResult, split: str, parts: RunParts, folder: RunFolder, tracker: NullTracker, console: Console
+) -> None:
+    """Wait until the tracker's store has the run, and print its summary, after which nothing is left to do."""
+    with contextlib.ExitStack() as waiting:
+        waiting.callback(_print_summary, result, split, folder, tracker, console, _warning(result, parts))
+        if tracker.uri is not None and console.is_terminal:
+            waiting.enter_context(console.status("bringing the run to MLflow"))
+        tracker.finish()
+
+
+def _print_summary(
+    result: TrainResult, split: str, folder: RunFolder, tracker: NullTracker, console: Console, warning: str | None
+) -> None:
     summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker, warning=warning)
     values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "monitor": result.monitor}
     values |= {"seconds": result.seconds, "warning": warning}

@@ -18,7 +18,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.averaging import average_best
 from fasttrain.commands.epoch_record import epoch_record
 from fasttrain.commands.final_evaluation import evaluate_weights
-from fasttrain.commands.finish import write_result
+from fasttrain.commands.finish import tell_result, write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
 from fasttrain.commands.timed import Timed
 from fasttrain.config.resuming import lasting
@@ -252,6 +252,7 @@ class Run:
         return agreed
 
     def _after_step(self, agreement: StepAgreement) -> None:
+        self.tracker.begin()
         self.timed.after_step()
         self.callbacks.step_end()
         if stop := agreement.stop:
@@ -378,4 +379,6 @@ class Run:
         if self.ranks.main:
             write_result(result, kept, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
+        if self.ranks.main:
+            tell_result(result, split, self.parts, self.folder, self.tracker, self.console)
         return result

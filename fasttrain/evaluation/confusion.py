@@ -37,6 +37,19 @@ def cells_of(
     return true, predicted, count
 
 
+def class_scores(
+    matrix: Confusion,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return precision, recall and F1 of each class, float64[C]; 0 where one is undefined."""
+    hits, predicted, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+    return ratio(hits, predicted), ratio(hits, support), ratio(2 * hits, predicted + support)
+
+
+def ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return `part` / `whole` of counts; 0 where both are 0."""
+    return np.asarray(part / np.maximum(whole, 1), np.float64)
+
+
 def plain_confusion(matrix: Confusion) -> list[list[int]] | dict[str, list[int]]:
     """Return `matrix` for JSON: rows of counts, or only the cells that are not 0 if it is sparse."""
     if isinstance(matrix, np.ndarray):

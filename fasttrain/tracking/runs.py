@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from fasttrain.tracking.database import database_file
 from fasttrain.tracking.lock import is_locked
 from fasttrain.tracking.names import EPOCH, current_name, current_names, epoch_metrics, final_metrics
 from fasttrain.tracking.record import RECORD, Record, read_json, record_files
-from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.sqlite_client import sqlite_client
+from fasttrain.tracking.store import Store, configured_uri, is_remote, set_environment, shown
 from fasttrain.tracking.sync import waiting_records
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ class TrackedRun:
 def tracking_uri() -> str:
     """Return where runs are tracked: $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
 
-    Raises UserError where that is a local database that isn't there, which MLflow would make.
+    Raises UserError where MLflow has no such store, or would make it: a local database that isn't there.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
+    uri = configured_uri()
     if (path := database_file(uri)) is not None and not path.is_file():
         raise UserError(f"{path}: no runs are tracked here; go to the folder you train in, or set MLFLOW_TRACKING_URI")
     return uri
@@ -244,7 +244,7 @@ class _Reader:
     def __init__(self, uri: str) -> None:
         set_environment()
         self.uri = uri
-        self._client = self._asked(lambda: Store(uri).client)
+        self._client: Any = sqlite_client(uri) or self._asked(lambda: Store(uri).client)
         self._experiments: dict[str, str] = {}
 
     def runs(self, experiment: str | None, limit: int | None) -> list[Run]:

@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttrain.config.schema import TrainConfig, ignored_by_linear_probe
+from fasttrain.config.no_effect import without_effect
+from fasttrain.config.schema import TrainConfig
 from fasttrain.loaders.base import Loader
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.fold import fold_frozen
@@ -157,15 +158,10 @@ class RunParts:
         if size > 1:
             batch = self.batch_size
             yield f"ranks: {size} ({self.ranks.backend(self.device)}), {size} x {batch} = {size * batch} images a step"
-        if config.linear_probe and (ignored := ignored_by_linear_probe(config)):
-            line = f"not used, because the head is fitted without gradient steps: {', '.join(ignored)}"
-            yield Text.assemble(("linear_probe: ", "yellow"), line)
         if (teacher := self.step.teacher) is not None:
             yield f"teacher: {teacher.name}, {teacher.weight:.0%} of the loss, at temperature {teacher.temperature:g}"
-            unused = config.changed(("loss", "label_smoothing")) if teacher.weight == 1 else []
-            if unused:
-                line = f"not used, because teacher_weight = 1 leaves the labels out: {', '.join(unused)}"
-                yield Text.assemble(("teacher: ", "yellow"), line)
+        for cause, line in without_effect(config):
+            yield Text.assemble((f"{cause}: ", "yellow"), line)
         if config.sampling == "balanced" and config.class_weights == "balanced":
             line = "and sampling = balanced correct the same imbalance, so rare classes count twice; use only one"
             yield Text.assemble(("class_weights: ", "yellow"), line)

@@ -115,6 +115,7 @@ def test_of_two_state_dicts_the_averaged_one_is_taken(keys, tmp_path):
     model, said = filled(tmp_path / "weights.pth")
     assert_same(model, source)
     assert f"where their names begin with '{keys[1]}." in said
+    assert f"; '{keys[0]}.' would fit as well, and the averaged weights (EMA) are taken; the classifier" in said
 
 
 def test_counters_of_batches_may_be_absent(tmp_path):

@@ -129,6 +129,30 @@ def test_doctor_looks_at_this_machine(doctors):
     assert findings["export"]["found"].startswith("onnx ") and "onnxruntime " in findings["export"]["found"]
 
 
+def test_doctor_tells_what_is_absent_broken_or_not_named_as_it_is_installed(tmp_path, monkeypatch):
+    from fasttrain.commands.doctor import Finding, _package
+
+    (tmp_path / "broken_one.py").write_text("import ctypes\nctypes.CDLL('libnone.so')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _package("x", "broken_one", "mend", thorough=False) == Finding("x", True, "present", "")
+    assert _package("x", "broken_one", "mend", thorough=True).found.startswith("does not import: OSError: libnone.so")
+    assert _package("x", "no_such.module", "mend", thorough=False) == Finding("x", False, "not installed", "mend")
+    several = _package("x", "rich", "mend", "no_such", thorough=False)
+    assert several == Finding("x", False, "not installed: no_such", "mend")
+
+
+@pytest.mark.slow
+def test_doctor_imports_torch_alone():
+    code = (
+        "import sys; sys.argv = ['fasttrain', 'doctor']\n"
+        "import atexit; atexit.register(lambda: print({'mlflow', 'timm', 'torchvision', 'ffcv', 'nvidia.dali', "
+        "'onnx', 'optuna', 'scipy', 'pandas'} & set(sys.modules)))\n"
+        "from fasttrain.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.endswith("\nset()\n"), done.stdout + done.stderr
+
+
 @pytest.mark.full
 @pytest.mark.slow
 def test_square_brackets_are_the_users(doctors, photographs, tmp_path):

@@ -257,7 +257,6 @@ _IMPORTED = (
         "matplotlib.backends.backend_agg",
         "mlflow.store.tracking.sqlalchemy_store",
         "mlflow.tracking",
-        "sklearn.metrics",
     ),
     # torch's optimizers import the second when they first step.
     *("timm", "torch._dynamo", "torchvision.transforms.v2", "optuna", "torch.utils.data"),

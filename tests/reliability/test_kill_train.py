@@ -45,7 +45,6 @@ IMPORTED = (
     "fasttrain.loaders.native",
     "fasttrain.report.charts",
     "fasttrain.report.figures",
-    "sklearn.metrics",
     "scipy.stats",
     "matplotlib.font_manager",
     "matplotlib.backends.backend_svg",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from fasttrain.report.runs_table import runs_table
 from fasttrain.tracking.names import epoch_metrics, final_metrics
 from fasttrain.tracking.runs import TrackedRun, find_runs, list_runs, run_of_folder, tracking_uri
 from fasttrain.tracking.tracker import Tracker
-from tests.support.patience import wait_until
+from tests.support.patience import PATIENCE, wait_until
 
 
 def track(here: Path, name: str, losses: list[float], error: BaseException | None = None, **params: Any) -> str:
@@ -87,6 +90,26 @@ def test_runs_are_sorted_and_limited(three: dict[str, str]) -> None:
         names(sort="val/top")
     with pytest.raises(UserError, match="did you mean 'food'"):
         list_runs(experiment="foods")
+
+
+def test_the_file_is_read_as_mlflow_reads_it(
+    three: dict[str, str], here: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track(here, "odd", [math.nan, math.inf, 0.5])
+    client.delete_run(three["broken"])
+    monkeypatch.setattr("fasttrain.tracking.runs._PAGE", 2)
+    ours = list_runs()
+    monkeypatch.setattr("fasttrain.tracking.runs.sqlite_client", lambda uri: None)
+    assert repr(ours) == repr(list_runs())
+    assert [run.name for run in ours][:3] == ["odd", "stopped", "good"]
+
+
+def test_the_file_is_read_without_mlflow(three: dict[str, str]) -> None:
+    code = "import sys; sys.argv = ['fasttrain', 'runs', '--json']\n"
+    code += "import atexit; atexit.register(lambda: print({'mlflow', 'torch', 'sqlalchemy'} & set(sys.modules)))\n"
+    code += "from fasttrain.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.endswith("]\nset()\n"), done.stdout + done.stderr
 
 
 def test_a_run_that_still_runs_is_told_from_one_that_was_killed_without_a_word(here: Path, client: Any) -> None:

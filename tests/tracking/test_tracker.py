@@ -354,3 +354,15 @@ def test_what_is_set_aside_is_a_run_of_its_own(here: Path, client: Any) -> None:
     assert client.get_run(before.run_id).info.run_name == "one"
     set_aside(run, {"abandoned": "again"})
     assert sorted(path.name for path in run.glob("tracking*")) == ["tracking-1.json", "tracking-2.json"]
+
+
+def test_a_delayed_run_leaves_the_store_alone_until_it_begins(here: Path) -> None:
+    tracker = Tracker.start("food", "late", {}, folder=here / "run", delayed=True)
+    assert (here / "run" / RECORD).is_file()
+    assert not tracker._sync.connected.wait(0.5) and tracker._sync.asked_at is None
+    tracker.begin()
+    wait_until(lambda: delivered(tracker))
+    tracker.finish()
+    with Tracker.start("food", "short", {}, folder=here / "short", delayed=True) as other:
+        pass
+    assert other.run_id is not None, "the end of a run doesn't wait for its first step"
