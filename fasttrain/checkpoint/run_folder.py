@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fasttrain.model.factory import ModelSpec
 
 MODEL_SCHEMA = 1
+PROVENANCE_SCHEMA = 1
 
 
 class RunFolder:
@@ -38,6 +39,7 @@ class RunFolder:
         self.model_spec = path / "model.json"
         self.class_to_idx = path / "class_to_idx.json"
         self.config = path / "config.toml"
+        self.provenance = path / "provenance.json"
         self.history = path / "history.json"
         self.evaluation = path / "evaluation.json"
         self.predictions = path / "predictions.npz"
@@ -80,6 +82,7 @@ class RunFolder:
         checkpoints."""
         ordered = [
             self.config,
+            self.provenance,
             self.class_to_idx,
             self.model_spec,
             self.trace,
@@ -103,12 +106,22 @@ class RunFolder:
         known = {name: value for name, value in settings.items() if value is not None}
         atomic_write_bytes(self.config, tomli_w.dumps(known).encode())
 
+    def add_start(self, start: Mapping[str, Any]) -> None:
+        """Add `start` to `provenance.json`: what made the run, once for each process that began or resumed it."""
+        try:
+            starts = list(json.loads(self.provenance.read_bytes())["starts"])
+        except (OSError, ValueError, KeyError, TypeError):
+            starts = []
+        _write_json(self.provenance, {"schema": PROVENANCE_SCHEMA, "starts": [*starts, start]})
+
     def write_classes(self, classes: Sequence[str]) -> None:
         """`class_to_idx.json`: each class's label."""
         _write_json(self.class_to_idx, {name: label for label, name in enumerate(classes)})
 
     def write_model_spec(self, spec: ModelSpec) -> None:
         """`model.json`: what rebuilds the model and feeds it, and the versions that it was trained with."""
+        from fasttrain.model.hub import hub_model, repository
+
         _write_json(
             self.model_spec,
             {
@@ -125,6 +138,7 @@ class RunFolder:
                 "temperature": spec.temperature,
                 "classes": list(spec.classes),
                 **({"multi_label": True, "thresholds": spec.thresholds} if spec.multi_label else {}),
+                **({"hub": hub_model(spec.name).to_dict()} if repository(spec.name) else {}),
                 "versions": {
                     "fasttrain": __version__,
                     "timm": version("timm"),

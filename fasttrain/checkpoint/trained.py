@@ -20,6 +20,7 @@ from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
+from fasttrain.model.hub import remember
 from fasttrain.model.own import OwnModel
 from fasttrain.text import read_text
 
@@ -73,6 +74,8 @@ def run_folder(path: Path) -> Path:
 def _read_spec(path: Path) -> ModelSpec:
     try:
         spec = json.loads(read_text(path))
+        if "hub" in spec:
+            remember(str(spec["model"]), spec["hub"])
         return ModelSpec(
             str(spec["model"]),
             tuple(spec["classes"]),

@@ -147,7 +147,8 @@ class ModelSettings(Settings):
     """The model, and the weights that it starts from."""
 
     model: str = Field(
-        "mobilenetv2_100", description="mobilenetv2_100, or any name timm knows; package.module:function of your own"
+        "mobilenetv2_100",
+        description="mobilenetv2_100, or any name timm knows; hf-hub:OWNER/NAME; package.module:function of your own",
     )
     pretrained: bool = Field(True, description="start from timm's ImageNet weights")
     weights: Path | None = Field(

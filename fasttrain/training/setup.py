@@ -28,6 +28,7 @@ from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.model.activations import keep_inputs_of_activations
 from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
+from fasttrain.model.hub import remember
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.own import require_logits, require_same_structure
 from fasttrain.model.precision import Precision, choose_precision
@@ -62,6 +63,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
 
     Seeds every generator. Raises UserError for settings, data or a checkpoint that don't go together.
     """
+    if (described := (start.checkpoint or {}).get("hub")) is not None:
+        remember(start.config.model, described)
     config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
     config, why_sizes = with_fitting_sizes(config)
     config, why_filter = with_known_interpolation(config)
