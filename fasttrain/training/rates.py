@@ -34,7 +34,7 @@ _WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; elsewhere more, as they are 
 _WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
 _MEASURING_SHARE = 0.1  # of the budget: where it is over, one step and one batch have to do
 _LEAST_SIZE, _STRIDE = 128, 32  # px
-_PENALTIES = 6  # epochs of the head, each with its own L2 penalty
+_PENALTIES = 7  # epochs of the head, each with its own L2 penalty
 
 
 def with_time_plan(

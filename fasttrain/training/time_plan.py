@@ -21,7 +21,7 @@ _STRIDE = 32
 _TRAINED_SHARE = 0.8  # of the evaluated side: random crops enlarge what is in them (Touvron et al. 2019)
 _SMALL_SHARE, _SMALLEST = 0.6, 96  # of the evaluated side, and px
 _HEAD_SHARE = 0.5  # of the time, at most: nothing else raises the accuracy as fast
-_SOLVE = 1e-3  # seconds a photograph, for the first penalties: the others are left out where they take too long
+_SOLVE = 2e-3  # seconds a photograph, for the first penalties: the others are left out where they take too long
 _REPORT = 5.0  # seconds for the figures, the report and the files
 _MARGIN, _MOST_MARGIN = 0.02, 20.0  # of the budget, and in seconds
 
