@@ -80,7 +80,9 @@ class Provenance:
 def tags_of(start: Mapping[str, Any]) -> dict[str, str]:
     """Return MLflow's tags for `start`, which `Provenance.to_dict` returned."""
     git, command = start["git"], start["command"]
-    tags = {"mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+    words = shlex.split(command)
+    program = words[1] if words[:1] == ["python"] else " ".join(words[:2])  # MLflow's page cuts a name at slashes
+    tags = {"command": command, "mlflow.source.name": program, "mlflow.source.type": "LOCAL"}
     if "commit" in git:
         tags["mlflow.source.git.commit"] = git["commit"]
     if git.get("clean") is not None:

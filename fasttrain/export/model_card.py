@@ -123,11 +123,15 @@ def _data(run: RunFolder, spec: ModelSpec) -> Iterator[str]:
     yield "## Data"
     yield ""
     try:
-        manifest = ShardSet.open(read_toml(run.config)["data"]).manifest
+        shards = Path(read_toml(run.config)["data"])
+        manifest = ShardSet.open(shards).manifest if shards.is_dir() else None
+    except (UserError, KeyError):
+        manifest = None
+    if manifest is None:
+        yield "The shards were not on this machine when the card was written."
+    else:
         counts = ", ".join(f"{count:,} for {split}" for split, count in manifest.splits.items() if count)
         yield f"{_text(manifest.source.name)}: photographs {counts}."
-    except (UserError, OSError, KeyError):
-        yield "The data was not at hand when this card was written."
     yield ""
     names = ", ".join(map(_text, spec.classes[:_MOST_CLASSES]))
     yield f"Classes: {names}{', …' if len(spec.classes) > _MOST_CLASSES else ''}."

@@ -38,6 +38,7 @@ def test_it_is_evaluated_as_it_was_then() -> None:
     assert found.confusion_matrix.tolist() == then["confusion_matrix"]
 
 
+@pytest.mark.slow
 def test_the_killed_one_resumes_and_trains_as_it_would_have_then(tmp_path: Path) -> None:
     shutil.copytree(HERE / "stopped", tmp_path / "stopped")
     result = train(resume=str(tmp_path / "stopped"), data=DATA / "shards")

@@ -96,7 +96,9 @@ def test_a_resumed_run_adds_its_start_and_what_is_unreadable_begins_anew(tmp_pat
 
 
 def test_mlflow_shows_the_command_and_the_commit() -> None:
-    start = {"command": "fasttrain train", "git": {"root": "/p", "commit": "abc", "clean": False}}
-    source = {"mlflow.source.name": "fasttrain train", "mlflow.source.type": "LOCAL"}
+    start = {"command": "fasttrain train --data a/b", "git": {"root": "/p", "commit": "abc", "clean": False}}
+    source = {"mlflow.source.name": "fasttrain train", "mlflow.source.type": "LOCAL", "command": start["command"]}
     assert tags_of(start) == {**source, "mlflow.source.git.commit": "abc", "mlflow.source.git.dirty": "true"}
     assert tags_of({**start, "git": {"problem": "git is not installed"}}) == source
+    script = {**start, "command": "python a/train_it.py 3", "git": {}}
+    assert tags_of(script)["mlflow.source.name"] == "a/train_it.py"

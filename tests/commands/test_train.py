@@ -105,7 +105,7 @@ def test_mlflow_has_settings_metrics_artifacts_and_an_end(result, store):
     assert run.data.metrics["training_seconds"] > 0
     (start,) = json.loads((result.folder / "provenance.json").read_text())["starts"]
     assert (start["step"], start["folder"]) == (0, str(Path.cwd())) and "pytest" in start["command"]
-    assert run.data.tags["mlflow.source.name"] == start["command"]
+    assert run.data.tags["command"] == start["command"]
     artifacts = {each.path for each in client.list_artifacts(run.info.run_id)}
     assert {"model.safetensors", "confusion_matrix.png", "evaluation.json", "config.toml"} <= artifacts
 

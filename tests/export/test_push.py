@@ -96,6 +96,7 @@ def test_names_of_classes_are_no_markup(run: Path, tmp_path: Path) -> None:
     assert "Classes: a\\|b, &lt;b&gt; \\# x." in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_transformers_loads_the_folder(run: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     push(run, "me/clothes", out=tmp_path / "out")
