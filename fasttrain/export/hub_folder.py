@@ -50,6 +50,7 @@ def hub_config(model: torch.nn.Module, spec: ModelSpec) -> dict[str, Any]:
         own["img_size"] = spec.img_size
     side, geometry = spec.image_size, spec.geometry
     config = {key: made.pretrained_cfg[key] for key in CONFIGURED if made.pretrained_cfg.get(key) is not None}
+    config.pop("pool_size", None)  # of pictures of the pretrained weights' size
     config |= {
         "custom_load": False,
         "input_size": [3, side, side],

@@ -17,8 +17,18 @@ import timm
 from fasttrain.errors import UserError
 
 _NAME = re.compile(r"hf[-_]hub:(?P<repository>[\w.-]+/[\w.-]+(?:@[\w./-]+)?)")
-CONFIGURED = ("input_size", "interpolation", "mean", "std", "crop_pct", "num_classes", "classifier", "first_conv")
-CONFIGURED += ("fixed_input_size", "pool_size")
+CONFIGURED = (
+    "input_size",
+    "interpolation",
+    "mean",
+    "std",
+    "crop_pct",
+    "num_classes",
+    "classifier",
+    "first_conv",
+    "fixed_input_size",
+    "pool_size",
+)
 """The fields of timm's PretrainedCfg that say how a model is made and fed, not where its weights lie."""
 
 # What decides where weights come from and what is made of the model is not for a file to say.
