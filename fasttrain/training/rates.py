@@ -80,11 +80,8 @@ def with_time_plan(
         sides,
         progressive=progressive,
         epochs=asked.epochs - asked.head_epochs if "epochs" in given else None,
-        learning_rate=asked.learning_rate if "learning_rate" in given else None,
     )
     chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
-    if plan.learning_rate is not None:
-        chosen["learning_rate"] = plan.learning_rate
     if plan.epochs < config.warmup_epochs:
         chosen["warmup_epochs"] = float(plan.epochs)
     if plan.head == "alone":
