@@ -102,7 +102,9 @@ def _save(folder: RunFolder, spec: ModelSpec, out: Path) -> None:
         outputs=Schema([ColSpec(Array(kind), name) for name, kind in lists.items()]),
         params=ParamSchema([ParamSpec("top_k", DataType.long, 5)]),
     )
-    packages = {DISTRIBUTION if package == "fasttrain" else package: each for package, each in versions().items()}
+    loaders = ("ffcv", "nvidia-dali")  # for training alone
+    packages = {package: each for package, each in versions().items() if not package.startswith(loaders)}
+    packages = {DISTRIBUTION: packages.pop("fasttrain"), **packages}
     logger = logging.getLogger("mlflow")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -17,6 +17,7 @@ from fasttrain import predict
 from fasttrain.commands.register import register
 from fasttrain.errors import UserError
 from fasttrain.tracking.tracker import Tracker
+from fasttrain.version import __version__
 from tests.support import tiny_timm
 
 TESTS = Path(__file__).parents[1]
@@ -55,6 +56,8 @@ def test_mlflow_loads_it_and_answers_as_predict_does(run: Path) -> None:
         model = mlflow.pyfunc.load_model(second.uri)
         rows = pd.DataFrame({"image": [path.read_bytes() for path in PICTURES]})
         answers = model.predict(rows)
+        needed = mlflow.pyfunc.get_model_dependencies(second.uri)
+        assert f"fasttrain-vision=={__version__}" in Path(needed).read_text() and "dali" not in Path(needed).read_text()
         assert model.metadata.get_input_schema().input_names() == ["image"]
         assert len(model.predict(rows, params={"top_k": 1})["classes"][0]) == 1
         with pytest.raises(ValueError, match="row 1: "):
