@@ -109,10 +109,11 @@ class RunFolder:
     def add_start(self, start: Mapping[str, Any]) -> None:
         """Add `start` to `provenance.json`: what made the run, once for each process that began or resumed it."""
         try:
-            starts = list(json.loads(self.provenance.read_bytes())["starts"])
-        except (OSError, ValueError, KeyError, TypeError):
-            starts = []
-        _write_json(self.provenance, {"schema": PROVENANCE_SCHEMA, "starts": [*starts, start]})
+            known = json.loads(self.provenance.read_bytes())
+            known["starts"].append(start)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            known = {"schema": PROVENANCE_SCHEMA, "starts": [start]}
+        _write_json(self.provenance, known)
 
     def write_classes(self, classes: Sequence[str]) -> None:
         """`class_to_idx.json`: each class's label."""

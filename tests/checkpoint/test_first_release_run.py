@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from fasttrain import evaluate, predict, train
+from fasttrain.checkpoint.trained import load_trained
+from fasttrain.errors import UserError
 from tests.support import tiny_timm
 
 HERE = Path(__file__).with_name("first_release")
@@ -36,6 +38,14 @@ def test_it_is_evaluated_as_it_was_then() -> None:
     found = evaluate(HERE / "finished", DATA / "shards", split="val", loader="torchvision")
     assert found.loss == pytest.approx(then["loss"], **CLOSE)
     assert found.confusion_matrix.tolist() == then["confusion_matrix"]
+
+
+def test_a_model_of_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
+    newer = shutil.copytree(HERE / "finished", tmp_path / "newer")
+    spec = json.loads((newer / "model.json").read_text())
+    (newer / "model.json").write_text(json.dumps({**spec, "schema": 2}))
+    with pytest.raises(UserError, match=r"model\.json: schema 2 is newer than this fasttrain's 1; upgrade fasttrain$"):
+        load_trained(newer)
 
 
 @pytest.mark.slow
