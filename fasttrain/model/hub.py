@@ -103,6 +103,9 @@ def _fetch(name: str, found: str) -> HubModel:
         raise UserError(
             f"model = '{name}': its config.json is not timm's ({error} is absent); choose another"
         ) from error
+    except RuntimeError as error:  # timm could not import the client
+        versions = f"timm {timm.__version__} does not work with huggingface_hub {huggingface_hub.__version__}"
+        raise UserError(f"model = '{name}': {versions}; upgrade timm") from error
     except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

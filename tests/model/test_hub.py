@@ -20,7 +20,7 @@ from fasttrain.model import hub as models
 from fasttrain.model.factory import create_model
 from fasttrain.model.names import pretrained_config, require_model
 from tests.support import tiny_timm
-from tests.support.hub_server import Hub, running_hub, stop
+from tests.support.hub_server import Hub, has_hf_hub, needs_hub, running_hub, stop
 from tests.support.runs import killed_after
 
 DATA = Path(__file__).parents[1] / "shards" / "first_release"
@@ -61,6 +61,7 @@ def away(hub: Hub) -> None:
     models._known.clear()
 
 
+@needs_hub
 @pytest.mark.slow
 def test_a_run_of_a_hubs_model_resumes_and_is_used_without_a_hub(hub: Hub, tmp_path: Path) -> None:
     alone = train(model="hf-hub:me/tiny", out=tmp_path / "alone", **SETTINGS)
@@ -84,6 +85,7 @@ def test_a_run_of_a_hubs_model_resumes_and_is_used_without_a_hub(hub: Hub, tmp_p
     assert export(killed, "torchscript", speed=False, photographs=4).same_top1 == 4
 
 
+@needs_hub
 def test_it_is_downloaded_once(hub: Hub) -> None:
     made = create_model("hf-hub:me/tiny", 5, pretrained=True)
     weights = hub.repositories["me/tiny"]["model.safetensors"]
@@ -96,6 +98,7 @@ def test_it_is_downloaded_once(hub: Hub) -> None:
     assert pretrained_config("hf-hub:me/tiny").interpolation == "bicubic"
 
 
+@needs_hub
 def test_the_weights_of_a_tag_of_timms_are_downloaded_once(hub: Hub) -> None:
     weights = timm.create_model("test_resnet").state_dict()
     hub.repositories["timm/test_resnet.r160_in1k"] = {"model.safetensors": save(weights)}
@@ -105,6 +108,7 @@ def test_the_weights_of_a_tag_of_timms_are_downloaded_once(hub: Hub) -> None:
     assert torch.equal(again["layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
 
 
+@needs_hub
 def test_what_is_no_model_of_timms_is_refused_in_a_line(hub: Hub) -> None:
     hub.repositories["me/vit"] = {"config.json": b'{"model_type": "vit"}'}
     hub.repositories["me/newer"] = {"config.json": b'{"architecture": "newer", "pretrained_cfg": {}}'}
@@ -117,4 +121,10 @@ def test_what_is_no_model_of_timms_is_refused_in_a_line(hub: Hub) -> None:
             require_model(f"hf-hub:{name}")
     away(hub)
     with pytest.raises(UserError, match=r"model = 'hf-hub:me/tiny': its config\.json can't be downloaded"):
+        require_model("hf-hub:me/tiny")
+
+
+@pytest.mark.skipif(has_hf_hub(), reason="this timm works with the huggingface_hub that is installed")
+def test_a_timm_that_is_too_old_is_said(hub: Hub) -> None:
+    with pytest.raises(UserError, match=r"model = 'hf-hub:me/tiny': timm .* does not work with .*; upgrade timm"):
         require_model("hf-hub:me/tiny")
