@@ -15,11 +15,14 @@ from safetensors.torch import load_file
 
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import CHECKPOINTS
+from fasttrain.checkpoint.pickled import TooNew
+from fasttrain.checkpoint.run_folder import MODEL_SCHEMA
 from fasttrain.checkpoint.weights import weights_file
 from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec, create_model
+from fasttrain.model.hub import remember
 from fasttrain.model.own import OwnModel
 from fasttrain.text import read_text
 
@@ -73,6 +76,10 @@ def run_folder(path: Path) -> Path:
 def _read_spec(path: Path) -> ModelSpec:
     try:
         spec = json.loads(read_text(path))
+        if (schema := int(spec.get("schema", MODEL_SCHEMA))) > MODEL_SCHEMA:
+            raise TooNew(f"{path}: schema {schema} is newer than this fasttrain's {MODEL_SCHEMA}; upgrade fasttrain")
+        if "hub" in spec:
+            remember(str(spec["model"]), spec["hub"])
         return ModelSpec(
             str(spec["model"]),
             tuple(spec["classes"]),
@@ -84,6 +91,8 @@ def _read_spec(path: Path) -> ModelSpec:
             thresholds=None if spec.get("thresholds") is None else tuple(map(float, spec["thresholds"])),
             temperature=_temperature(spec.get("temperature", 1.0)),
         )
+    except TooNew:
+        raise
     except UserError as error:
         raise UserError(f"{path}: {error}; train again, or put the file back") from None
     except OSError as error:

@@ -34,6 +34,7 @@ import reference  # noqa: E402
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # Options of other programs that the pages name outside of blocks and of the migration tables' first column.
 FOREIGN = {
+    "--env-manager",
     "--install",
     "--lear",
     "--results",
