@@ -17,8 +17,20 @@ from fasttrain.text import read_text
 
 def read_spec(path: Path) -> ModelSpec:
     """Return the spec in `model.json`. Raises UserError where it is absent or damaged."""
+    # These import torch and timm, which takes seconds and which an exported file's metadata don't need.
+    from fasttrain.checkpoint.pickled import TooNew
+    from fasttrain.checkpoint.run_folder import MODEL_SCHEMA
+    from fasttrain.model.hub import remember
+
     try:
-        return spec_of(json.loads(read_text(path)))
+        spec = json.loads(read_text(path))
+        if (schema := int(spec.get("schema", MODEL_SCHEMA))) > MODEL_SCHEMA:
+            raise TooNew(f"{path}: schema {schema} is newer than this fasttrain's {MODEL_SCHEMA}; upgrade fasttrain")
+        if "hub" in spec:
+            remember(str(spec["model"]), spec["hub"])
+        return spec_of(spec)
+    except TooNew:
+        raise
     except UserError as error:
         raise UserError(f"{path}: {error}; train again, or put the file back") from None
     except OSError as error:
