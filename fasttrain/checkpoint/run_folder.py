@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fasttrain.checkpoint.spec_file import MODEL_SCHEMA
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable, of_os
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from fasttrain.model.factory import ModelSpec
 
-MODEL_SCHEMA = 1
 PROVENANCE_SCHEMA = 1
 
 
@@ -142,6 +142,7 @@ class RunFolder:
                 "classes": list(spec.classes),
                 **({"multi_label": True, "thresholds": spec.thresholds} if spec.multi_label else {}),
                 **({"hub": hub_model(spec.name).to_dict()} if repository(spec.name) else {}),
+                **({} if spec.reject_threshold is None else {"reject_threshold": spec.reject_threshold}),
                 "versions": {
                     "fasttrain": __version__,
                     "timm": version("timm"),
@@ -149,6 +150,11 @@ class RunFolder:
                 },
             },
         )
+
+    def write_reject_threshold(self, threshold: float) -> None:
+        """Put the threshold into `model.json`, and leave the rest of it as it is."""
+        known = json.loads(self.model_spec.read_text(encoding="utf-8"))
+        _write_json(self.model_spec, {**known, "reject_threshold": threshold})
 
     def write_model(self, model: torch.nn.Module) -> None:
         """Write the model's `state_dict` as safetensors, on the CPU, with each tensor contiguous and separate."""

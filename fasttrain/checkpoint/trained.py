@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -15,15 +13,14 @@ from safetensors.torch import load_file
 
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import CHECKPOINTS
-from fasttrain.checkpoint.pickled import TooNew
-from fasttrain.checkpoint.run_folder import MODEL_SCHEMA
+from fasttrain.checkpoint.spec_file import read_spec
 from fasttrain.checkpoint.weights import weights_file
-from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
-from fasttrain.model.factory import ModelSpec, create_model
+from fasttrain.model.factory import create_model
 from fasttrain.model.hub import remember
 from fasttrain.model.own import OwnModel
+from fasttrain.model.spec import ModelSpec
 from fasttrain.text import read_text
 
 
@@ -35,13 +32,13 @@ def load_trained(
     `path` is a run folder (its best epoch's weights), a `model.safetensors` next to its `model.json`, or a file in its
     `checkpoints` (the last weights, or the EMA's if there is one). `model` builds the model if the run's files can't;
     a module is copied. `interpolation`: replaces the filter in the run's spec. The spec's temperature is 1 for a
-    checkpoint, because it was not fitted to those weights. Raises UserError.
+    checkpoint, because it was not fitted to those weights, and there is no reject threshold. Raises UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
     spec = _read_spec(folder / "model.json")
     if not bare:
-        spec = replace(spec, temperature=1.0)
+        spec = replace(spec, temperature=1.0, reject_threshold=None)
     if interpolation is not None:
         spec = replace(spec, geometry=replace(spec.geometry, interpolation=check_interpolation(interpolation)))
     source = spec.name if model is None else copy.deepcopy(model)
@@ -74,46 +71,11 @@ def run_folder(path: Path) -> Path:
 
 
 def _read_spec(path: Path) -> ModelSpec:
+    """Return the spec in `model.json`, after what the hub said of its model has become known."""
+    spec = read_spec(path)
     try:
-        spec = json.loads(read_text(path))
-        if (schema := int(spec.get("schema", MODEL_SCHEMA))) > MODEL_SCHEMA:
-            raise TooNew(f"{path}: schema {schema} is newer than this fasttrain's {MODEL_SCHEMA}; upgrade fasttrain")
-        if "hub" in spec:
-            remember(str(spec["model"]), spec["hub"])
-        return ModelSpec(
-            str(spec["model"]),
-            tuple(spec["classes"]),
-            _read_geometry(spec),
-            tuple(spec["mean"]),
-            tuple(spec["std"]),
-            None if spec.get("img_size") is None else int(spec["img_size"]),
-            multi_label=bool(spec.get("multi_label")),
-            thresholds=None if spec.get("thresholds") is None else tuple(map(float, spec["thresholds"])),
-            temperature=_temperature(spec.get("temperature", 1.0)),
-        )
-    except TooNew:
-        raise
-    except UserError as error:
-        raise UserError(f"{path}: {error}; train again, or put the file back") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; it must be next to the weights, where `train` put it") from None
+        if said := json.loads(read_text(path)).get("hub"):
+            remember(spec.name, said)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error})") from None
-
-
-def _read_geometry(spec: dict[str, Any]) -> Geometry:
-    """Return the geometry. Settings that an older model.json lacks have their usual values."""
-    crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
-    if not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")
-    if mode not in get_args(ResizeMode):
-        raise ValueError(f"resize_mode = {mode!r} is not one of {', '.join(get_args(ResizeMode))}")
-    interpolation = check_interpolation(spec.get("interpolation", "bilinear"))
-    return Geometry(int(spec["image_size"]), crop_pct, mode, interpolation)
-
-
-def _temperature(given: Any) -> float:
-    found = float(given)
-    if not (math.isfinite(found) and found > 0):
-        raise ValueError(f"temperature {given}: a number above 0 was expected")
-    return found
+        raise UserError(f"{path}: 'hub' is damaged ({type(error).__name__}: {error}); put the file back") from None
+    return spec

@@ -30,6 +30,7 @@ from fasttrain.cli.push import push
 from fasttrain.cli.register import register
 from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
+from fasttrain.cli.similar import similar
 from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
 from fasttrain.cli.suggest import options_of, suggestion
 from fasttrain.cli.train import train_command, with_trackers_named
@@ -88,6 +89,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replay,
     "evaluate": evaluate,
     "predict": predict,
+    "similar": similar,
     "export": export,
     "push": push,
     "register": register,

@@ -44,6 +44,9 @@ def evaluate(
     on_bad_sample: Annotated[str, typer.Option(help="error, or skip: leave out samples that have changed")] = "error",
     out: Annotated[Path | None, typer.Option(help="also write the JSON to this file")] = None,
     report: Annotated[Path | None, typer.Option(help="also write a page to this file, as a run's report.html")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="the page's mistakes show what spoke for them; extra explain")
+    ] = False,
 ) -> None:
     """Evaluates a trained model on one split: top1, top3, top5, precision, recall, F1, the worst classes."""
     import json
@@ -77,6 +80,7 @@ def evaluate(
         cache_size=cache_size,
         on_bad_sample=on_bad_sample,
         report=report,
+        explain=explain,
     )
     whole = json.dumps({"data": data, "split": split, **evaluation.to_dict()}, indent=2)
     if as_json:

@@ -11,6 +11,9 @@ import typer
 from fasttrain.cli.train import OwnModel
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fasttrain.config.interpolation import Interpolation
     from fasttrain.evaluation.inputs import Refused
     from fasttrain.evaluation.predict import Prediction
@@ -21,7 +24,8 @@ _IGNORED_SHOWN = 10
 def predict(
     images: Annotated[list[str], typer.Argument(help="photographs, folders of them, or quoted globs")],
     checkpoint: Annotated[
-        Path, typer.Option(help="a run folder, its model.safetensors, a checkpoint, or latest: the newest run in runs")
+        Path,
+        typer.Option(help="a run folder, a checkpoint, an exported .onnx or .xml, or latest: the newest run in runs"),
     ],
     model: OwnModel = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes named for each photograph")] = 5,
@@ -29,6 +33,24 @@ def predict(
     tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
     interpolation: Annotated[
         str | None, typer.Option(help="bilinear or bicubic; default: what the model was trained with")
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="also write what the classifier saw: .npy or .parquet", show_default=False),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="a folder for pictures of what spoke for each answer; extra explain", show_default=False),
+    ] = None,
+    reject: Annotated[
+        float | None, typer.Option(help='least probability of an answer, below it "unknown"; 0 answers always')
+    ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="0.98: choose and store --reject on the validation split, so that this share is right"),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="shards for --precision; default: those of the run", show_default=False)
     ] = None,
     format: Annotated[str, typer.Option(help="table, jsonl, csv or json")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
@@ -48,11 +70,19 @@ def predict(
     format = check_format("json" if as_json and format == "table" else format)
     if as_json and format != "json":
         raise UserError(f"--json and --format {format} ask for two things; leave one out")
+    if reject is not None and precision is not None:
+        raise UserError("--reject is a threshold and --precision chooses one; leave one out")
+    if data is not None and precision is None:
+        raise UserError("--data is for --precision; leave it out")
     weights_file(checkpoint)
+    from fasttrain.evaluation.embedding_file import check_embeddings_file, write_embeddings
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.terminal import make_console
 
     refused: list[Refused] = []
+    kept: list[tuple[str, NDArray[np.float32]]] = []
+    if embeddings is not None:
+        check_embeddings_file(embeddings)
     predictor = Predictor(
         checkpoint,
         model=model,
@@ -62,15 +92,34 @@ def predict(
         tta=tta,
         interpolation=cast("Interpolation | None", interpolation),
         workers=workers,
+        reject=reject,
+        explain=explain,
+        with_embeddings=embeddings is not None,
     )
+    if precision is not None:
+        from fasttrain.evaluation.reject import choose_rejection
+
+        print(choose_rejection(predictor, checkpoint, precision, data), file=sys.stderr)
     predictions = _watched(predictor.stream(images, refused.append))
+    if embeddings is not None:
+        predictions = _kept(predictions, kept)
     width = make_console().width if sys.stdout.isatty() else None
     shown = print_predictions(predictions, format, sys.stdout, width=width)
     sys.stdout.flush()
+    if embeddings is not None:
+        write_embeddings(embeddings, [image for image, _ in kept], [row for _, row in kept])
     broken = [each for each in refused if each.broken]
     _list_refused(broken, [each for each in refused if not each.broken])
     if broken:
         raise UserError(f"{len(broken):,} could not be read, as listed; {shown:,} photographs were predicted")
+
+
+def _kept(predictions: Iterator[Prediction], kept: list[tuple[str, NDArray[np.float32]]]) -> Iterator[Prediction]:
+    """Yield the same, and append each one's photograph and embedding to `kept`."""
+    for prediction in predictions:
+        assert prediction.embedding is not None
+        kept.append((str(prediction.image), prediction.embedding))
+        yield prediction
 
 
 def _watched(predictions: Iterator[Prediction]) -> Iterator[Prediction]:

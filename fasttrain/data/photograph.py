@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fasttrain.data.crops import PlannedCrop, as_crop
 from fasttrain.errors import fault_of_machine
 from fasttrain.loaders.plan import LETTERBOX_GREY, Batch, EpochPlan, View, letterbox_size
-from fasttrain.loaders.torchvision import decode_planned
 from fasttrain.photos.cut import native_available
-from fasttrain.photos.normalize import BrokenPhoto, directly_decodable, normalize
+from fasttrain.photos.normalize import BrokenPhoto, StoredPhoto, directly_decodable, normalize
 
 # Exif orientations 1 to 8: whether the stored image is transposed, then mirrored horizontally and vertically.
 _TURNS = {
@@ -32,7 +31,7 @@ class Unreadable(Exception):
     """A photograph that can't be read or decoded. The message is a short reason."""
 
 
-def read_photograph(path: Path, crop: PlannedCrop | int) -> torch.Tensor:
+def read_photograph(path: Path, crop: PlannedCrop | int) -> NDArray[np.uint8]:
     """Read a file and return `decode_photograph` of it. Raises Unreadable."""
     try:
         data = path.read_bytes()
@@ -43,7 +42,7 @@ def read_photograph(path: Path, crop: PlannedCrop | int) -> torch.Tensor:
     return decode_photograph(data, crop)
 
 
-def decode_photograph(data: bytes, crop: PlannedCrop | int) -> torch.Tensor:
+def decode_photograph(data: bytes, crop: PlannedCrop | int) -> NDArray[np.uint8]:
     """Return the photograph as seen by `crop` in validation, uint8 [size, size, 3], upright and in sRGB.
 
     `data` is a file in any format that `convert` accepts. `crop`: a `CenterCrop` or `Resize`, or the size of the usual
@@ -53,11 +52,27 @@ def decode_photograph(data: bytes, crop: PlannedCrop | int) -> torch.Tensor:
     try:
         pixels = _decode_directly(data, view) if native_available() else None
         if pixels is not None:
-            return torch.from_numpy(pixels)
+            return pixels
         photo = normalize(data, max_size=None, quality=95, cut="none", optimize=False)
-        return decode_planned(photo.jpeg, _planned(photo.height, photo.width, view), 0)
-    except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
+        return _decode_normalized(photo, view)
+    except BrokenPhoto as error:
         raise Unreadable(str(error).splitlines()[0]) from None
+
+
+def _decode_normalized(photo: StoredPhoto, view: View) -> NDArray[np.uint8]:
+    """Decode with Pillow, whose filters are torchvision's to a grey level, without the seconds of importing torch."""
+    from PIL import Image
+
+    planned = _planned(photo.height, photo.width, view)
+    top, left, height, width = planned.boxes[0].tolist()
+    rows, columns = letterbox_size(height, width, view.size) if planned.letterbox else planned.size
+    try:
+        with Image.open(io.BytesIO(photo.jpeg)) as image:
+            crop = image.convert("RGB").crop((left, top, left + width, top + height))
+    except OSError as error:  # Pillow's word for a damaged JPEG, which shows without the C++ module only
+        raise Unreadable(str(error).splitlines()[0]) from None
+    pixels = np.array(crop.resize((columns, rows), Image.Resampling[planned.interpolation.upper()]))
+    return _letterboxed(pixels, view.size) if planned.letterbox else pixels
 
 
 def _planned(height: int, width: int, view: View) -> Batch:

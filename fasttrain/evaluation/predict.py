@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.location import user_path
+from fasttrain.cores import usable_cores
 from fasttrain.data.crops import evaluation_crop
-from fasttrain.data.photograph import Unreadable, read_photograph
-from fasttrain.device import choose_device, choose_workers
-from fasttrain.errors import UserError
+from fasttrain.data.photograph import Unreadable, decode_photograph, read_photograph
+from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.model.own import OwnModel
-from fasttrain.model.preprocess import NormalizePixels
-from fasttrain.model.tta import FlipAveraged
+from fasttrain.evaluation.open_runtime import open_runtime
+from fasttrain.files import atomic_write_bytes, make_folder
 
-_Read = tuple[Path, "Future[torch.Tensor]"]
+if TYPE_CHECKING:
+    from fasttrain.model.own import OwnModel
+
+UNKNOWN = "unknown"
+
+_Read = tuple[Path, "Future[NDArray[np.uint8]]"]
 
 
 @dataclass(frozen=True)
@@ -31,19 +36,33 @@ class Prediction:
     """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature.
 
     A multi-label model names the classes that reach their thresholds, with the probability of each; there may be none.
+    image: the photograph's file, None where it was given as bytes. unknown: whether the likeliest class is less
+    probable than the reject threshold; None where there is no threshold. explanation: the picture that `explain` asked
+    for. embedding: the features that the classifier saw, [features], where they were asked for.
     """
 
-    image: Path
+    image: Path | None
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     multi_label: bool = False
+    unknown: bool | None = None
+    explanation: Path | None = None
+    embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def answer(self) -> str:
+        """The likeliest class, or "unknown"."""
+        return UNKNOWN if self.unknown else self.classes[0]
 
     def to_dict(self) -> dict[str, Any]:
         top = [
             {"class": name, "probability": probability}
             for name, probability in zip(self.classes, self.probabilities, strict=True)
         ]
-        return {"image": str(self.image), "classes" if self.multi_label else "top": top}
+        image = {} if self.image is None else {"image": str(self.image)}
+        answer = {} if self.unknown is None else {"answer": self.answer}
+        picture = {} if self.explanation is None else {"explanation": str(self.explanation)}
+        return {**image, **answer, "classes" if self.multi_label else "top": top, **picture}
 
 
 def predict(
@@ -57,8 +76,13 @@ def predict(
     tta: str = "none",
     interpolation: Interpolation | None = None,
     workers: int | None = None,
+    reject: float | None = None,
+    explain: str | Path | None = None,
 ) -> list[Prediction]:
     """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
+
+    checkpoint: a run folder, its `model.safetensors`, a checkpoint, or an exported `.onnx` or `.xml` file, which
+    runs on the CPU and needs no torch.
 
     A multi-label model names every class that reaches its threshold, and `top_k` means nothing to it.
 
@@ -68,6 +92,12 @@ def predict(
     holds no more than a batch.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
+
+    reject: the probability of the likeliest class below which the answer is "unknown", by default the
+    `reject_threshold` in `model.json`, which `choose_rejection` stores; 0 answers always.
+
+    explain: a folder for a picture of each photograph: how the model saw it and, to its right, the class-activation map
+    of the likeliest class. It needs the extra `explain`, a run folder and a convolutional model.
     """
 
     def refuse(what: Refused) -> None:
@@ -84,12 +114,18 @@ def predict(
         tta=tta,
         interpolation=interpolation,
         workers=workers,
+        reject=reject,
+        explain=explain,
     )
     return list(predictor.stream(images, refuse))
 
 
 class Predictor:
-    """A trained model that photographs are shown to, in batches."""
+    """A trained model that photographs are shown to. Torch runs a run folder, and an exported file needs no torch.
+
+    A service calls `read` for each photograph, in threads, `probabilities` for a batch of them and `prediction` for
+    each row. `stream` does all three for files.
+    """
 
     def __init__(
         self,
@@ -102,18 +138,84 @@ class Predictor:
         tta: str = "none",
         interpolation: Interpolation | None = None,
         workers: int | None = None,
+        reject: float | None = None,
+        explain: str | Path | None = None,
+        with_embeddings: bool = False,
     ) -> None:
-        """The arguments are those of `predict`. Raises UserError if the model or the device does not exist."""
+        """Open the model. The arguments are those of `predict`; with_embeddings: `stream` gives each one's embedding.
+
+        Raises UserError where there is no such model or device.
+        """
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
-        trained, self.spec = load_trained(user_path(checkpoint), model, interpolation)
-        self._device = choose_device(device)
-        trained = FlipAveraged(trained).eval() if tta == "flip" else trained
-        self._model = trained.to(self._device).to(memory_format=torch.channels_last)
-        self._preprocess = NormalizePixels(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
-        self._top_k, self._batch_size = min(top_k, len(self.spec.classes)), batch_size
-        self._thresholds = torch.tensor(self.spec.thresholds or [0.5] * len(self.spec.classes), dtype=torch.float64)
-        self._threads = max(choose_workers(workers), 1)
+        self._runtime = open_runtime(user_path(checkpoint), model=model, device=device, interpolation=interpolation)
+        self.spec = self._runtime.spec
+        self.classes = self.spec.classes
+        if reject is not None and self.spec.multi_label:
+            raise UserError("reject: a model of sets has a threshold for each class in model.json; leave it out")
+        if not 0 <= (reject or 0) <= 1:
+            raise UserError(f"reject = {reject:g}: give a probability in [0, 1], such as 0.9")
+        self.reject_threshold = self.spec.reject_threshold if reject is None else reject
+        self._crop = evaluation_crop(self.spec.geometry)
+        self._top_k, self._batch_size, self._tta = top_k, batch_size, tta
+        self._thresholds = np.array(self.spec.thresholds or [0.5] * len(self.classes))
+        self._explain = None if explain is None else user_path(explain)
+        self._explained = 0
+        self._with_embeddings = with_embeddings
+        if with_embeddings and tta != "none":
+            raise UserError("--embeddings are of one view of each photograph; leave out --tta")
+        self._threads = max(usable_cores() if workers is None else workers, 1)
+
+    def read(self, photograph: str | Path | bytes) -> NDArray[np.uint8]:
+        """Return a photograph, a path or the bytes of a file, as the model sees it: uint8 [size, size, 3].
+
+        Threads may call it at the same time. Raises Unreadable.
+        """
+        if isinstance(photograph, bytes):
+            return decode_photograph(photograph, self._crop)
+        return read_photograph(user_path(photograph), self._crop)
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the calibrated probabilities, [n, classes], of photographs that `read` gave, [n, size, size, 3]."""
+        logits = self._runtime.logits(pixels)
+        if self._tta == "flip":
+            logits += self._runtime.logits(np.ascontiguousarray(pixels[:, :, ::-1]))
+            logits /= 2
+        return self._calibrated(logits)
+
+    def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return the features that the classifier sees, [n, features], and the calibrated probabilities, [n, classes].
+
+        Raises UserError for an exported file, and for a model without timm's `get_classifier`.
+        """
+        embeddings, logits = self._runtime.embeddings(pixels)
+        return embeddings, self._calibrated(logits)
+
+    def _calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        wide = logits.astype(np.float64)
+        if self.spec.multi_label:
+            reached: NDArray[np.float64] = np.exp(-np.logaddexp(0, -wide))
+            return reached
+        scaled = wide / self.spec.temperature
+        shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        likely: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+        return likely
+
+    def prediction(
+        self, probabilities: NDArray[np.float64], image: Path | None = None, *, top_k: int | None = None
+    ) -> Prediction:
+        """Return the answer to one photograph, of which `probabilities` is the row, [classes].
+
+        top_k: the number of classes, in place of the predictor's own.
+        """
+        order = np.argsort(-probabilities, kind="stable")
+        if self.spec.multi_label:
+            order = order[probabilities[order] >= self._thresholds[order]]
+        else:
+            order = order[: top_k or self._top_k]
+        names = tuple(self.classes[label] for label in order)
+        unknown = bool(probabilities[order[0]] < self.reject_threshold) if self.reject_threshold else None
+        return Prediction(image, names, tuple(probabilities[order].tolist()), self.spec.multi_label, unknown)
 
     def stream(
         self, images: Iterable[str | Path], refused: Callable[[Refused], None] | None = None
@@ -124,7 +226,7 @@ class Predictor:
         """
         refused = refused or (lambda what: None)
         paths: list[Path] = []
-        pixels: list[torch.Tensor] = []
+        pixels: list[NDArray[np.uint8]] = []
         for path, decoded in self._decoded(images, refused):
             try:
                 pixels.append(decoded.result())
@@ -133,21 +235,20 @@ class Predictor:
                 continue
             paths.append(path)
             if len(paths) == self._batch_size:
-                yield from self._predict(paths, torch.stack(pixels))
+                yield from self._predict(paths, np.stack(pixels))
                 paths, pixels = [], []
         if paths:
-            yield from self._predict(paths, torch.stack(pixels))
+            yield from self._predict(paths, np.stack(pixels))
 
     def _decoded(self, images: Iterable[str | Path], refused: Callable[[Refused], None]) -> Iterator[_Read]:
         waiting: deque[_Read] = deque()
-        crop = evaluation_crop(self.spec.geometry)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="fasttrain-decode") as pool:
             try:
                 for found in find_photographs(images):
                     if isinstance(found, Refused):
                         refused(found)
                         continue
-                    waiting.append((found, pool.submit(read_photograph, found, crop)))
+                    waiting.append((found, pool.submit(self.read, found)))
                     if len(waiting) > self._batch_size + 2 * self._threads:
                         yield waiting.popleft()
                 while waiting:
@@ -155,20 +256,43 @@ class Predictor:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _predict(self, paths: list[Path], pixels: torch.Tensor) -> Iterator[Prediction]:
-        with torch.inference_mode():
-            logits = self._model(self._preprocess(pixels.to(self._device)))
-            if self.spec.multi_label:
-                yield from self._seen(paths, logits.float().sigmoid().cpu())
-                return
-            likely = logits.topk(self._top_k).indices
-            sure = (logits / self.spec.temperature).softmax(dim=1).gather(1, likely)
-        for path, indices, probabilities in zip(paths, likely.tolist(), sure.tolist(), strict=True):
-            yield Prediction(path, tuple(self.spec.classes[index] for index in indices), tuple(probabilities))
+    def _predict(self, paths: list[Path], pixels: NDArray[np.uint8]) -> Iterator[Prediction]:
+        embeddings: list[NDArray[np.float32] | None] = [None] * len(paths)
+        if self._with_embeddings:
+            rows, probabilities = self.embeddings(pixels)
+            embeddings = list(rows)
+        else:
+            probabilities = self.probabilities(pixels)
+        pictures = self._write_maps(paths, pixels, probabilities) if self._explain else [None] * len(paths)
+        for path, row, picture, embedding in zip(paths, probabilities, pictures, embeddings, strict=True):
+            yield replace(self.prediction(row, path), explanation=picture, embedding=embedding)
 
-    def _seen(self, paths: list[Path], probabilities: torch.Tensor) -> Iterator[Prediction]:
-        reached = probabilities.double() >= self._thresholds
-        for path, row, there in zip(paths, probabilities, reached, strict=True):
-            seen = sorted(there.nonzero().flatten().tolist(), key=lambda label: -float(row[label]))
-            names = tuple(self.spec.classes[label] for label in seen)
-            yield Prediction(path, names, tuple(float(row[label]) for label in seen), multi_label=True)
+    def maps(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the class-activation maps, [n, size, size] in [0, 1], of a class of each photograph, int64 [n].
+
+        Raises UserError where there are none: for an exported file, a model that isn't convolutional, or without the
+        extra `explain`.
+        """
+        return self._runtime.maps(pixels, labels)
+
+    def _write_maps(
+        self, paths: list[Path], pixels: NDArray[np.uint8], probabilities: NDArray[np.float64]
+    ) -> list[Path | None]:
+        """Write the pictures that `explain` asks for; they are numbered, as photographs may share a name."""
+        from PIL import Image
+
+        from fasttrain.evaluation.explain import overlay
+
+        assert self._explain is not None
+        maps = overlay(pixels, self.maps(pixels, probabilities.argmax(axis=1)))
+        written: list[Path | None] = []
+        try:
+            make_folder(self._explain)
+            for path, pair in zip(paths, np.concatenate([pixels, maps], axis=2), strict=True):
+                self._explained += 1
+                Image.fromarray(pair).save(file := io.BytesIO(), "JPEG", quality=90)
+                written.append(self._explain / f"{self._explained:05d}-{path.stem}.jpg")
+                atomic_write_bytes(self._explain / f"{self._explained:05d}-{path.stem}.jpg", file.getvalue())
+        except OSError as error:
+            raise of_os(error, self._explain, "give --explain another folder") from error
+        return written

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report
-from fasttrain.report.photographs import Seen, worst_classes
+from fasttrain.report.photographs import Picture, Seen, worst_classes
 from fasttrain.report.summary import duration, percent, split_title
 from fasttrain.report.verdict import baseline_warning
 from fasttrain.version import __version__
@@ -121,8 +121,12 @@ def report_of_evaluation(
     spec: ModelSpec,
     device: torch.device,
     mistakes: tuple[int, str] | None = None,
+    maps: Callable[[int, int], Picture] | None = None,
 ) -> Report:
-    """The report of an evaluation: the same page without what only a training run knows."""
+    """The report of an evaluation: the same page without what only a training run knows.
+
+    maps: draws the class-activation map of a sample for a class, see `mistake_maps`; None draws none.
+    """
     facts = [
         ("checkpoint", str(checkpoint)),
         ("model", spec.name),
@@ -140,7 +144,7 @@ def report_of_evaluation(
         split=split,
         evaluation=evaluation,
         predictions=predictions,
-        worst=worst_classes(evaluation, predictions, shards),
+        worst=worst_classes(evaluation, predictions, shards, maps=maps),
         facts=facts,
         commands=[
             ("Evaluate it again", f"fasttrain evaluate --checkpoint {quoted} --data {shlex.quote(str(data))}"
