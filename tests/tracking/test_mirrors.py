@@ -224,7 +224,8 @@ def test_wandb_without_its_server_or_a_key_is_offline(here, monkeypatch):
     with started(folder, "wandb", said) as tracker:
         tracker.sync()
     assert "W&B is offline (http://127.0.0.1:9 does not answer)" in said[1] and len(said) == 2
-    assert [row["_step"] for row in wandb_file.history(offline_run(folder))] == [1, 2]
+    run = offline_run(folder)
+    wait_until(lambda: [row["_step"] for row in wandb_file.history(run)] == [1, 2])  # W&B's process writes it
 
 
 def test_mlflow_gets_what_it_lacks_of_a_run_that_went_on_without_it(here):
