@@ -25,6 +25,7 @@ from fasttrain.cli.preview import preview_command
 from fasttrain.cli.profile import profile_command
 from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
+from fasttrain.cli.serve import serve
 from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
 from fasttrain.cli.train import train_command
 from fasttrain.cli.tune import tune_command
@@ -61,6 +62,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replay,
     "evaluate": evaluate,
     "predict": predict,
+    "serve": serve,
     "export": export,
     "lr-find": lr_find_command(),
     "tune": tune_command(),
