@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import signal
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from PIL import Image
 from fasttrain import predict
 from tests.support.patience import PATIENCE
 from tests.support.service import Service, answer_of, form, head, serving
+from tests.support.soak import bomb
 
 pytest.importorskip("fastapi_offline", reason="without the extra `serve`")
 
@@ -30,16 +29,6 @@ def service(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def pictures(photographs: Path) -> list[Path]:
     return sorted(photographs.glob("*/0000.jpg"))[:3]
-
-
-def bomb() -> bytes:
-    """Return a PNG of 100 megapixels by its header."""
-    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
-    chunks = {b"IHDR": header, b"IDAT": zlib.compress(bytes(100_000)), b"IEND": b""}
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks.items()
-    )
 
 
 def test_the_answers_are_those_of_predict(service, model_folder, pictures):

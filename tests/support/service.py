@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,9 +82,10 @@ def form(files: Sequence[bytes], name: str = "images") -> tuple[bytes, str]:
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
-def head(length: int) -> bytes:
-    """Return the head of a request to predict, whose body has `length` bytes."""
-    return f"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n\r\n".encode()
+def head(length: int | None) -> bytes:
+    """Return the head of a request to predict, whose body has `length` bytes, or comes in chunks."""
+    body = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    return f"POST /predict HTTP/1.1\r\nHost: here\r\n{body}\r\n\r\n".encode()
 
 
 def answer_of(connection: socket.socket) -> bytes:
@@ -93,13 +95,16 @@ def answer_of(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def serving(model: Path, folder: Path, *options: str, **environment: str) -> Iterator[Service]:
-    """A service of the run folder `model` until the end of the context; its log is in `folder`."""
+def serving(model: Path, folder: Path, *options: str, cold: bool = False, **environment: str) -> Iterator[Service]:
+    """A service of `model` until the end of the context; its log is in `folder`. A `cold` one is as users start it."""
     log, errors = folder / "log.jsonl", folder / "errors.txt"
-    command = ["-m", "fasttrain", "serve", str(model), "--port", "0", "--device", "cpu", "--workers", "2", *options]
+    command = ["-m", "fasttrain", "serve", str(model), "--port", "0", "--device", "cpu", *options]
     with log.open("wb") as out, errors.open("wb") as error:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        process = warm.Popen(command, env=environment, cwd=folder, stdout=out, stderr=error)
+        streams: Any = {"cwd": folder, "stdout": out, "stderr": error}
+        if cold:
+            process = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment}, **streams)
+        else:
+            process = warm.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, **streams)
         try:
             wait_until(lambda: b"Ctrl-C" in errors.read_bytes() or process.poll() is not None)
             if process.poll() is not None:
