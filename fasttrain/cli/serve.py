@@ -44,9 +44,9 @@ def serve(
     from fasttrain.device import choose_workers
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.serving.limits import Limits
+    from fasttrain.serving.model import Model
     from fasttrain.serving.server import read_token
     from fasttrain.serving.server import serve as run
-    from fasttrain.serving.trained import TrainedModel
 
     token = read_token(token_file)
     limits = Limits(
@@ -64,7 +64,7 @@ def serve(
         print(f"{predictor.spec.name}: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
     run(
-        TrainedModel(predictor),
+        Model(predictor),
         host,
         port,
         limits=limits,

@@ -24,7 +24,7 @@ from fasttrain.serving.classify import Classifier, Wanted
 from fasttrain.serving.limits import Limits, Refused
 from fasttrain.serving.log import FIELDS, GONE, Logged
 from fasttrain.serving.metrics import Metrics
-from fasttrain.serving.model import Servable
+from fasttrain.serving.model import Model
 from fasttrain.version import __version__
 
 _PAGE = Path(__file__).with_name("page")
@@ -52,7 +52,7 @@ _BODY = {
 }
 
 
-def make_app(model: Servable, limits: Limits, *, workers: int, top_k: int = 5, token: str | None = None) -> ASGIApp:
+def make_app(model: Model, limits: Limits, *, workers: int, top_k: int = 5, token: str | None = None) -> ASGIApp:
     """Return the service of `model`; `workers` threads decode. With a `token`, requests must bear it."""
     admission = Admission(limits)
     metrics = Metrics(model.name, lambda: admission.photographs, limits.queue)
@@ -115,7 +115,7 @@ def _add_prediction(
         return _answered(model, entries, fields)
 
 
-def _answered(model: Servable, entries: list[dict[str, Any]], fields: dict[str, Any]) -> Response:
+def _answered(model: Model, entries: list[dict[str, Any]], fields: dict[str, Any]) -> Response:
     """Return 200, or where a photograph was refused its status, 422 among several."""
     statuses = [entry.pop("status") for entry in entries if "error" in entry]
     status = 200 if not statuses else statuses[0] if len(entries) == 1 else 422
@@ -130,10 +130,10 @@ def _answered(model: Servable, entries: list[dict[str, Any]], fields: dict[str, 
     return Response(body, status, media_type="application/json")
 
 
-def _explained(model: Servable, explain: str | None) -> int | None:
+def _explained(model: Model, explain: str | None) -> int | None:
     if explain is None:
         return None
-    if not model.explains:
+    if model.heat_map is None:
         raise Refused(400, "this service has no heat maps; leave `explain` out")
     if explain and explain not in model.classes:
         raise Refused(400, f"explain = {explain!r} is not one of the classes")
@@ -144,9 +144,9 @@ def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: L
     model = classifier.model
     about = answers.Model(
         name=model.name,
-        classes=list(model.classes),
+        classes=model.classes,
         multi_label=model.multi_label,
-        explains=model.explains,
+        explains=model.heat_map is not None,
         max_bytes=limits.body,
         max_pixels=limits.pixels,
         max_images=limits.images,

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.data.photograph import Unreadable
 from fasttrain.photos.pictures import BrokenPhoto, picture_size
 from fasttrain.serving.admission import Place
 from fasttrain.serving.batches import Batches
 from fasttrain.serving.body import Upload
 from fasttrain.serving.limits import Limits, Refused
 from fasttrain.serving.metrics import Metrics
-from fasttrain.serving.model import Servable
+from fasttrain.serving.model import Model
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Seen:
-    probabilities: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
     heat_map: bytes | None
 
 
 class Classifier:
     """A model, its decoding threads and its batches."""
 
-    def __init__(self, model: Servable, limits: Limits, metrics: Metrics, workers: int) -> None:
+    def __init__(self, model: Model, limits: Limits, metrics: Metrics, workers: int) -> None:
         self.model = model
         self._limits, self._metrics = limits, metrics
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fasttrain-decode")
@@ -88,9 +89,10 @@ class Classifier:
         try:
             with self._batches.expect():
                 pixels = await asyncio.wrap_future(decoding)
-        except (Refused, BrokenPhoto) as error:
+        except (Refused, Unreadable, BrokenPhoto) as error:
             self._metrics.photographs.labels("refused").inc()
-            return {**name, "error": error.reason, "status": error.status if isinstance(error, Refused) else 422}
+            status, reason = (error.status, error.reason) if isinstance(error, Refused) else (422, str(error))
+            return {**name, "error": reason, "status": status}
         decoded = monotonic()
         seen = await self._batches.run(_Job(pixels, wanted.explain))
         self._metrics.stages.labels("decode").observe(decoded - start)
@@ -103,24 +105,20 @@ class Classifier:
         if width * height > self._limits.pixels:
             most = f"{self._limits.pixels / 1e6:g} megapixels"
             raise Refused(413, f"{width} x {height} px is more than {most}; send a smaller picture")
-        return self.model.decode(data)
+        return self.model.predictor.read(data)
 
     def _see(self, jobs: Sequence[_Job]) -> list[_Seen]:
         self._metrics.batches.observe(len(jobs))
-        rows = self.model.probabilities(np.stack([job.pixels for job in jobs]))
+        rows = self.model.predictor.probabilities(np.stack([job.pixels for job in jobs]))
         return [_Seen(row, self._heat_map(job, row)) for job, row in zip(jobs, rows, strict=True)]
 
-    def _heat_map(self, job: _Job, row: NDArray[np.float32]) -> bytes | None:
-        if job.explain is None:
+    def _heat_map(self, job: _Job, row: NDArray[np.float64]) -> bytes | None:
+        if job.explain is None or self.model.heat_map is None:
             return None
         return self.model.heat_map(job.pixels, int(row.argmax()) if job.explain < 0 else job.explain)
 
     def _answer(self, seen: _Seen, wanted: Wanted) -> dict[str, Any]:
-        chosen = [
-            {"class": self.model.classes[label], "probability": float(seen.probabilities[label])}
-            for label in self.model.chosen(seen.probabilities, wanted.top_k)
-        ]
-        answer: dict[str, Any] = {"classes" if self.model.multi_label else "top": chosen}
+        answer = self.model.predictor.prediction(seen.probabilities, top_k=wanted.top_k).to_dict()
         if seen.heat_map is not None:
             answer["heat_map"] = "data:image/png;base64," + base64.b64encode(seen.heat_map).decode()
         return answer

@@ -1,30 +1,41 @@
-"""What a service needs of a model."""
+"""A trained model as the service takes it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.evaluation.predict import Predictor
 
-class Servable(Protocol):
-    """A trained model. `decode` is called by several threads at a time, the others by one."""
+HeatMap = Callable[[NDArray[np.uint8], int], bytes]
+"""Makes a PNG of a photograph, [size, size, 3], that shows what speaks for the class of an index."""
 
-    name: str
-    classes: Sequence[str]
-    multi_label: bool
-    explains: bool
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Return a photograph's file as the model sees it, uint8 [size, size, 3]. Raises BrokenPhoto."""
+@dataclass
+class Model:
+    """A predictor, and a function that makes heat maps where their library is installed."""
 
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities [n, classes] of photographs [n, size, size, 3]."""
+    predictor: Predictor
+    heat_map: HeatMap | None = None
 
-    def chosen(self, probabilities: NDArray[np.float32], top_k: int) -> list[int]:
-        """Return the classes to name, by their index, the likeliest first."""
+    @property
+    def name(self) -> str:
+        return self.predictor.spec.name
 
-    def heat_map(self, pixels: NDArray[np.uint8], label: int) -> bytes:
-        """Return a PNG of the photograph with what speaks for the class `label`; called where `explains` is true."""
+    @property
+    def multi_label(self) -> bool:
+        return self.predictor.spec.multi_label
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return list(self.predictor.spec.classes)
+
+    def warm_up(self, *batches: int) -> None:
+        """Run the model once on each number of photographs: the first run of a size takes longer."""
+        size = self.predictor.spec.geometry.size
+        for number in batches:
+            self.predictor.probabilities(np.zeros((number, size, size, 3), np.uint8))

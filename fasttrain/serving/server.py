@@ -18,14 +18,14 @@ from fasttrain.serving.app import make_app
 from fasttrain.serving.connection import connection_type
 from fasttrain.serving.limits import Limits
 from fasttrain.serving.log import JsonHandler
-from fasttrain.serving.model import Servable
+from fasttrain.serving.model import Model
 
 TOKEN = "FASTTRAIN_SERVE_TOKEN"
 _BACKLOG = 2048
 
 
 def serve(
-    model: Servable,
+    model: Model,
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
@@ -40,6 +40,7 @@ def serve(
     `say` gets the address once the service answers. Raises UserError where the port is taken.
     """
     listener = _listen(host, port)
+    model.warm_up(1, limits.batch)
     app = make_app(model, limits, workers=workers, top_k=top_k, token=token)
     log = logging.getLogger("uvicorn.error")
     log.handlers, log.propagate = [JsonHandler()], False
