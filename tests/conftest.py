@@ -88,6 +88,7 @@ def multi_label_shards(multi_label_pictures: Path, tmp_path_factory: pytest.Temp
 
 def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     """A run folder in `runs` with the small model `name` for 48 px: not trained, but it tells photographs apart."""
+    import numpy as np
     import timm
     import torch
 
@@ -101,8 +102,8 @@ def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=len(classes))  # with a random classifier
     spec = model_spec(model, name, classes, Geometry(48))
-    some = torch.stack([read_photograph(path, 48) for path in sorted(photographs.glob("*/000[0-3].jpg"))])
-    pictures = Normalise(spec.mean, spec.std, channels_last=False)(some)
+    some = np.stack([read_photograph(path, 48) for path in sorted(photographs.glob("*/000[0-3].jpg"))])
+    pictures = Normalise(spec.mean, spec.std, channels_last=False)(torch.from_numpy(some))
     with torch.no_grad():
         for _ in range(20):  # BatchNorm's running means, which are those of no picture at first
             model(pictures)

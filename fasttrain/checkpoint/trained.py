@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -15,13 +12,13 @@ from safetensors.torch import load_file
 
 from fasttrain.checkpoint.file import load_checkpoint
 from fasttrain.checkpoint.folder import CHECKPOINTS
+from fasttrain.checkpoint.spec_file import read_spec
 from fasttrain.checkpoint.weights import weights_file
-from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.interpolation import Interpolation, check_interpolation
 from fasttrain.errors import UserError
-from fasttrain.model.factory import ModelSpec, create_model
+from fasttrain.model.factory import create_model
 from fasttrain.model.own import OwnModel
-from fasttrain.text import read_text
+from fasttrain.model.spec import ModelSpec
 
 
 def load_trained(
@@ -36,7 +33,7 @@ def load_trained(
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
-    spec = _read_spec(folder / "model.json")
+    spec = read_spec(folder / "model.json")
     if not bare:
         spec = replace(spec, temperature=1.0)
     if interpolation is not None:
@@ -68,43 +65,3 @@ def run_folder(path: Path) -> Path:
     path = weights_file(path).absolute()
     bare = path.suffix == ".safetensors" and path.parent.name != CHECKPOINTS
     return path.parent if bare else path.parents[1]
-
-
-def _read_spec(path: Path) -> ModelSpec:
-    try:
-        spec = json.loads(read_text(path))
-        return ModelSpec(
-            str(spec["model"]),
-            tuple(spec["classes"]),
-            _read_geometry(spec),
-            tuple(spec["mean"]),
-            tuple(spec["std"]),
-            None if spec.get("img_size") is None else int(spec["img_size"]),
-            multi_label=bool(spec.get("multi_label")),
-            thresholds=None if spec.get("thresholds") is None else tuple(map(float, spec["thresholds"])),
-            temperature=_temperature(spec.get("temperature", 1.0)),
-        )
-    except UserError as error:
-        raise UserError(f"{path}: {error}; train again, or put the file back") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None
-
-
-def _read_geometry(spec: dict[str, Any]) -> Geometry:
-    """Return the geometry. A setting that model.json lacks is newer than the model, which has its usual value."""
-    crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
-    if not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")
-    if mode not in get_args(ResizeMode):
-        raise ValueError(f"resize_mode = {mode!r} is not one of {', '.join(get_args(ResizeMode))}")
-    interpolation = check_interpolation(spec.get("interpolation", "bilinear"))
-    return Geometry(int(spec["image_size"]), crop_pct, mode, interpolation)
-
-
-def _temperature(given: Any) -> float:
-    found = float(given)
-    if not (math.isfinite(found) and found > 0):
-        raise ValueError(f"temperature {given}: a number above 0 was expected")
-    return found

@@ -55,8 +55,8 @@ def decode(
 def _decode(photograph: Photograph, name: str, crop: PlannedCrop) -> torch.Tensor:
     try:
         if isinstance(photograph, bytes):
-            return decode_photograph(photograph, crop)
-        return read_photograph(user_path(photograph), crop)
+            return torch.from_numpy(decode_photograph(photograph, crop))
+        return torch.from_numpy(read_photograph(user_path(photograph), crop))
     except Unreadable as error:
         name = name if isinstance(photograph, bytes) else str(photograph)
         raise UserError(f"{name}: {error}; give photographs that open") from None

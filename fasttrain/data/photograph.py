@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fasttrain.data.crops import PlannedCrop, as_crop
 from fasttrain.errors import fault_of_machine
 from fasttrain.loaders.plan import LETTERBOX_GREY, Batch, EpochPlan, View, letterbox_size
-from fasttrain.loaders.torchvision import decode_planned
 from fasttrain.photos.cut import native_available
-from fasttrain.photos.normalise import BrokenPhoto, directly_decodable, normalise
+from fasttrain.photos.normalise import BrokenPhoto, StoredPhoto, directly_decodable, normalise
 
 # Orientations 1 to 8 of Exif: whether the stored picture is transposed, then mirrored left to right and top to bottom.
 _TURNS = {
@@ -32,7 +30,7 @@ class Unreadable(Exception):
     """A photograph that can't be read or decoded, in a few words."""
 
 
-def read_photograph(path: Path, crop: PlannedCrop | int) -> torch.Tensor:
+def read_photograph(path: Path, crop: PlannedCrop | int) -> NDArray[np.uint8]:
     """Return `decode_photograph` of a file. Raises Unreadable."""
     try:
         data = path.read_bytes()
@@ -43,7 +41,7 @@ def read_photograph(path: Path, crop: PlannedCrop | int) -> torch.Tensor:
     return decode_photograph(data, crop)
 
 
-def decode_photograph(data: bytes, crop: PlannedCrop | int) -> torch.Tensor:
+def decode_photograph(data: bytes, crop: PlannedCrop | int) -> NDArray[np.uint8]:
     """Return the photograph as `crop` shows it in validation, uint8 [size, size, 3], upright and in sRGB.
 
     `data` is a file in any format that `convert` takes. crop: a `CenterCrop` or `Resize`, or the size of the usual
@@ -53,11 +51,20 @@ def decode_photograph(data: bytes, crop: PlannedCrop | int) -> torch.Tensor:
     try:
         pixels = _decode_directly(data, view) if native_available() else None
         if pixels is not None:
-            return torch.from_numpy(pixels)
+            return pixels
         photo = normalise(data, max_size=None, quality=95, cut="none", optimize=False)
-        return decode_planned(photo.jpeg, _planned(photo.height, photo.width, view), 0)
+        return _decode_normalised(photo, view)
     except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
         raise Unreadable(str(error).splitlines()[0]) from None
+
+
+def _decode_normalised(photo: StoredPhoto, view: View) -> NDArray[np.uint8]:
+    pixels = _decode_directly(photo.jpeg, view) if native_available() else None
+    if pixels is not None:
+        return pixels
+    from fasttrain.loaders.torchvision import decode_planned  # torch takes seconds to import
+
+    return decode_planned(photo.jpeg, _planned(photo.height, photo.width, view), 0).numpy()
 
 
 def _planned(height: int, width: int, view: View) -> Batch:

@@ -7,23 +7,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.location import user_path
+from fasttrain.cores import usable_cores
 from fasttrain.data.crops import evaluation_crop
-from fasttrain.data.photograph import Unreadable, read_photograph
-from fasttrain.device import choose_device, choose_workers
+from fasttrain.data.photograph import Unreadable, decode_photograph, read_photograph
 from fasttrain.errors import UserError
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.model.own import OwnModel
-from fasttrain.model.preprocess import Normalise
-from fasttrain.model.tta import FlipAveraged
+from fasttrain.evaluation.runtime import open_runtime
 
-_Read = tuple[Path, "Future[torch.Tensor]"]
+if TYPE_CHECKING:
+    from fasttrain.model.own import OwnModel
+
+_Read = tuple[Path, "Future[NDArray[np.uint8]]"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class Prediction:
     """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature.
 
     A multi-label model names the classes that reach their thresholds, with the probability of each; there may be none.
+    image: the photograph's file, None where it was given as bytes.
     """
 
-    image: Path
+    image: Path | None
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     multi_label: bool = False
@@ -43,7 +45,8 @@ class Prediction:
             {"class": name, "probability": probability}
             for name, probability in zip(self.classes, self.probabilities, strict=True)
         ]
-        return {"image": str(self.image), "classes" if self.multi_label else "top": top}
+        image = {} if self.image is None else {"image": str(self.image)}
+        return {**image, "classes" if self.multi_label else "top": top}
 
 
 def predict(
@@ -59,6 +62,9 @@ def predict(
     workers: int | None = None,
 ) -> list[Prediction]:
     """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
+
+    checkpoint: a run folder, its `model.safetensors`, a checkpoint, or an exported `.onnx` or `.xml` file, which
+    runs on the CPU and needs no torch.
 
     A multi-label model names every class that reaches its threshold, and `top_k` means nothing to it.
 
@@ -89,7 +95,11 @@ def predict(
 
 
 class Predictor:
-    """A trained model that photographs are shown to, in batches."""
+    """A trained model that photographs are shown to. Torch runs a run folder, and an exported file needs no torch.
+
+    A service calls `read` for each photograph, in threads, `probabilities` for a batch of them and `prediction` for
+    each row. `stream` does all three for files.
+    """
 
     def __init__(
         self,
@@ -103,17 +113,57 @@ class Predictor:
         interpolation: Interpolation | None = None,
         workers: int | None = None,
     ) -> None:
-        """As `predict`'s arguments. Raises UserError where there is no such model or device."""
+        """Open the model. The arguments are those of `predict`.
+
+        Raises UserError where there is no such model or device.
+        """
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
-        trained, self.spec = load_trained(user_path(checkpoint), model, interpolation)
-        self._device = choose_device(device)
-        trained = FlipAveraged(trained).eval() if tta == "flip" else trained
-        self._model = trained.to(self._device).to(memory_format=torch.channels_last)
-        self._preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
-        self._top_k, self._batch_size = min(top_k, len(self.spec.classes)), batch_size
-        self._thresholds = torch.tensor(self.spec.thresholds or [0.5] * len(self.spec.classes), dtype=torch.float64)
-        self._threads = max(choose_workers(workers), 1)
+        self._runtime = open_runtime(user_path(checkpoint), model=model, device=device, interpolation=interpolation)
+        self.spec = self._runtime.spec
+        self.classes = self.spec.classes
+        self._crop = evaluation_crop(self.spec.geometry)
+        self._top_k, self._batch_size, self._tta = top_k, batch_size, tta
+        self._thresholds = np.array(self.spec.thresholds or [0.5] * len(self.classes))
+        self._threads = max(usable_cores() if workers is None else workers, 1)
+
+    def read(self, photograph: str | Path | bytes) -> NDArray[np.uint8]:
+        """Return a photograph, a path or the bytes of a file, as the model sees it: uint8 [size, size, 3].
+
+        Threads may call it at the same time. Raises Unreadable.
+        """
+        if isinstance(photograph, bytes):
+            return decode_photograph(photograph, self._crop)
+        return read_photograph(user_path(photograph), self._crop)
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the calibrated probabilities, [n, classes], of photographs that `read` gave, [n, size, size, 3]."""
+        logits = self._runtime.logits(pixels)
+        if self._tta == "flip":
+            logits = (logits + self._runtime.logits(np.ascontiguousarray(pixels[:, :, ::-1]))) / 2
+        wide = logits.astype(np.float64)
+        if self.spec.multi_label:
+            reached: NDArray[np.float64] = np.exp(-np.logaddexp(0, -wide))
+            return reached
+        scaled = wide / self.spec.temperature
+        shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        likely: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+        return likely
+
+    def prediction(
+        self, probabilities: NDArray[np.float64], image: Path | None = None, *, top_k: int | None = None
+    ) -> Prediction:
+        """Return the answer to one photograph, of which `probabilities` is the row, [classes].
+
+        top_k: the number of classes, in place of the predictor's own.
+        """
+        order = np.argsort(-probabilities, kind="stable")
+        if self.spec.multi_label:
+            order = order[probabilities[order] >= self._thresholds[order]]
+        else:
+            order = order[: top_k or self._top_k]
+        names = tuple(self.classes[label] for label in order)
+        return Prediction(image, names, tuple(probabilities[order].tolist()), self.spec.multi_label)
 
     def stream(
         self, images: Iterable[str | Path], refused: Callable[[Refused], None] | None = None
@@ -124,7 +174,7 @@ class Predictor:
         """
         refused = refused or (lambda what: None)
         paths: list[Path] = []
-        pixels: list[torch.Tensor] = []
+        pixels: list[NDArray[np.uint8]] = []
         for path, decoded in self._decoded(images, refused):
             try:
                 pixels.append(decoded.result())
@@ -133,21 +183,20 @@ class Predictor:
                 continue
             paths.append(path)
             if len(paths) == self._batch_size:
-                yield from self._predict(paths, torch.stack(pixels))
+                yield from self._predict(paths, np.stack(pixels))
                 paths, pixels = [], []
         if paths:
-            yield from self._predict(paths, torch.stack(pixels))
+            yield from self._predict(paths, np.stack(pixels))
 
     def _decoded(self, images: Iterable[str | Path], refused: Callable[[Refused], None]) -> Iterator[_Read]:
         waiting: deque[_Read] = deque()
-        crop = evaluation_crop(self.spec.geometry)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="fasttrain-decode") as pool:
             try:
                 for found in find_photographs(images):
                     if isinstance(found, Refused):
                         refused(found)
                         continue
-                    waiting.append((found, pool.submit(read_photograph, found, crop)))
+                    waiting.append((found, pool.submit(self.read, found)))
                     if len(waiting) > self._batch_size + 2 * self._threads:
                         yield waiting.popleft()
                 while waiting:
@@ -155,20 +204,6 @@ class Predictor:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _predict(self, paths: list[Path], pixels: torch.Tensor) -> Iterator[Prediction]:
-        with torch.inference_mode():
-            logits = self._model(self._preprocess(pixels.to(self._device)))
-            if self.spec.multi_label:
-                yield from self._seen(paths, logits.float().sigmoid().cpu())
-                return
-            likely = logits.topk(self._top_k).indices
-            sure = (logits / self.spec.temperature).softmax(dim=1).gather(1, likely)
-        for path, indices, probabilities in zip(paths, likely.tolist(), sure.tolist(), strict=True):
-            yield Prediction(path, tuple(self.spec.classes[index] for index in indices), tuple(probabilities))
-
-    def _seen(self, paths: list[Path], probabilities: torch.Tensor) -> Iterator[Prediction]:
-        reached = probabilities.double() >= self._thresholds
-        for path, row, there in zip(paths, probabilities, reached, strict=True):
-            seen = sorted(there.nonzero().flatten().tolist(), key=lambda label: -float(row[label]))
-            names = tuple(self.spec.classes[label] for label in seen)
-            yield Prediction(path, names, tuple(float(row[label]) for label in seen), multi_label=True)
+    def _predict(self, paths: list[Path], pixels: NDArray[np.uint8]) -> Iterator[Prediction]:
+        for path, probabilities in zip(paths, self.probabilities(pixels), strict=True):
+            yield self.prediction(probabilities, path)

@@ -63,7 +63,7 @@ def _from_files(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[
     if not pixels:
         raise UserError(f"{unread[-1] if unread else data}; give --data shards or photographs")
     also = f"; {len(unread):,} could not be read, such as {unread[-1]}" if unread else ""
-    return torch.stack(pixels), f"of the {len(paths):,} in {data}{also}"
+    return torch.from_numpy(np.stack(pixels)), f"of the {len(paths):,} in {data}{also}"
 
 
 def _evenly(length: int, count: int) -> list[int]:

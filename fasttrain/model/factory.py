@@ -6,7 +6,6 @@ import contextlib
 import socket
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,34 +19,7 @@ from fasttrain.errors import UserError
 from fasttrain.model.classifier import start_classifier
 from fasttrain.model.names import require_model
 from fasttrain.model.own import OwnModel, create_own
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A description that a model can be rebuilt from.
-
-    It holds timm's name or an import path, the classes in label order, how the model is shown photographs, mean and std
-    of RGB in [0, 1], timm's `img_size` where the model was made with one, and the `temperature` that divides logits
-    before the softmax.
-
-    multi_label: whether each class is a decision of its own; `thresholds` are then the probabilities, one a class, from
-    which on a class counts as seen. None stands for 0.5. The temperature is then 1.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    geometry: Geometry
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    img_size: int | None = None
-    multi_label: bool = False
-    thresholds: tuple[float, ...] | None = None
-    temperature: float = 1.0
-
-    @property
-    def image_size(self) -> int:
-        """The side of the model's pictures in px."""
-        return self.geometry.image_size
+from fasttrain.model.spec import ModelSpec as ModelSpec
 
 
 def create_model(

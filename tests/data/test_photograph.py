@@ -29,10 +29,10 @@ def both_ways(
     file: Path, monkeypatch: pytest.MonkeyPatch, crop: PlannedCrop | int = 48
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the pixels decoded directly, and those of what `convert` would store."""
-    directly = read_photograph(file, crop).numpy().astype(np.int64)
+    directly = read_photograph(file, crop).astype(np.int64)
     with monkeypatch.context() as patch:
         patch.setattr(photograph, "native_available", lambda: False)
-        return directly, read_photograph(file, crop).numpy().astype(np.int64)
+        return directly, read_photograph(file, crop).astype(np.int64)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -234,7 +234,7 @@ def test_the_pixels_are_those_that_predict_sees(dinner: Path) -> None:
         Geometry(48, interpolation="bicubic"),
         Geometry(48, resize_mode="letterbox", interpolation="bicubic"),
     ):
-        seen = read_photograph(dinner, evaluation_crop(geometry)).numpy().astype(int)
+        seen = read_photograph(dinner, evaluation_crop(geometry)).astype(int)
         found = load(dinner, 48, geometry.crop_pct, geometry.resize_mode, geometry.interpolation)
         assert found.dtype == np.uint8 and found.shape == (48, 48, 3)
         assert np.abs(seen - found).mean() < 1, "what is no JPEG is stored as one, which moves pixels a little"

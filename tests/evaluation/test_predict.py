@@ -108,7 +108,7 @@ def test_no_more_than_what_is_decoded_ahead_is_asked_for(food, predictor):
 def test_tta_averages_the_logits_of_the_mirror_image_too(food, model_folder):
     path = food / "pizza" / "0.jpg"
     model, spec = load_trained(model_folder)
-    pixels = read_photograph(path, spec.image_size)
+    pixels = torch.from_numpy(read_photograph(path, spec.image_size))
     inputs = Normalise(spec.mean, spec.std, channels_last=True)(torch.stack([pixels, pixels.flip(1)]))
     with torch.inference_mode():
         logits = model(inputs)

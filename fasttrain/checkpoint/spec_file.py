@@ -1,0 +1,63 @@
+"""`model.json` and an exported file's metadata: what rebuilds a model and feeds it. Reading them needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
+from fasttrain.config.interpolation import check_interpolation
+from fasttrain.errors import UserError
+from fasttrain.model.spec import ModelSpec
+from fasttrain.text import read_text
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Return the spec in `model.json`. Raises UserError where it is absent or damaged."""
+    try:
+        return spec_of(json.loads(read_text(path)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}; train again, or put the file back") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None
+
+
+def spec_of(values: Mapping[str, Any]) -> ModelSpec:
+    """Return the spec that the values of `model.json`, or of an exported file's metadata, describe.
+
+    Raises UserError, ValueError, KeyError or TypeError where they describe none.
+    """
+    return ModelSpec(
+        str(values["model"]),
+        tuple(values["classes"]),
+        _geometry(values),
+        tuple(values["mean"]),
+        tuple(values["std"]),
+        None if values.get("img_size") is None else int(values["img_size"]),
+        multi_label=bool(values.get("multi_label")),
+        thresholds=None if values.get("thresholds") is None else tuple(map(float, values["thresholds"])),
+        temperature=_temperature(values.get("temperature", 1.0)),
+    )
+
+
+def _geometry(spec: Mapping[str, Any]) -> Geometry:
+    """Return the geometry. A setting that model.json lacks is newer than the model, which has its usual value."""
+    crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")
+    if mode not in get_args(ResizeMode):
+        raise ValueError(f"resize_mode = {mode!r} is not one of {', '.join(get_args(ResizeMode))}")
+    interpolation = check_interpolation(spec.get("interpolation", "bilinear"))
+    return Geometry(int(spec["image_size"]), crop_pct, mode, interpolation)
+
+
+def _temperature(given: Any) -> float:
+    found = float(given)
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"temperature {given}: a number above 0 was expected")
+    return found
