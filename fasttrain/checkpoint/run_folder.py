@@ -125,6 +125,7 @@ class RunFolder:
                 "temperature": spec.temperature,
                 "classes": list(spec.classes),
                 **({"multi_label": True, "thresholds": spec.thresholds} if spec.multi_label else {}),
+                **({} if spec.reject_threshold is None else {"reject_threshold": spec.reject_threshold}),
                 "versions": {
                     "fasttrain": __version__,
                     "timm": version("timm"),
@@ -132,6 +133,11 @@ class RunFolder:
                 },
             },
         )
+
+    def write_reject_threshold(self, threshold: float) -> None:
+        """Put the threshold into `model.json`, and leave the rest of it as it is."""
+        known = json.loads(self.model_spec.read_text(encoding="utf-8"))
+        _write_json(self.model_spec, {**known, "reject_threshold": threshold})
 
     def write_model(self, model: torch.nn.Module) -> None:
         """The model's `state_dict` as safetensors, on the CPU, each tensor contiguous and by itself."""

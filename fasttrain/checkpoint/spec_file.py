@@ -42,6 +42,7 @@ def spec_of(values: Mapping[str, Any]) -> ModelSpec:
         multi_label=bool(values.get("multi_label")),
         thresholds=None if values.get("thresholds") is None else tuple(map(float, values["thresholds"])),
         temperature=_temperature(values.get("temperature", 1.0)),
+        reject_threshold=None if values.get("reject_threshold") is None else float(values["reject_threshold"]),
     )
 
 

@@ -29,13 +29,14 @@ def load_trained(
     `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
     file in `checkpoints` below it (the last weights; the EMA's where there is one). `model` makes the model where the
     run's files can't; a module is copied. interpolation: the filter of the spec, in place of the run's. The spec's
-    temperature is 1 for a checkpoint, whose weights it wasn't fitted to. Raises UserError.
+    temperature is 1 for a checkpoint, whose weights it wasn't fitted to, and there is no reject threshold then. Raises
+    UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
     spec = read_spec(folder / "model.json")
     if not bare:
-        spec = replace(spec, temperature=1.0)
+        spec = replace(spec, temperature=1.0, reject_threshold=None)
     if interpolation is not None:
         spec = replace(spec, geometry=replace(spec.geometry, interpolation=check_interpolation(interpolation)))
     source = spec.name if model is None else copy.deepcopy(model)

@@ -28,6 +28,16 @@ def predict(
     interpolation: Annotated[
         str | None, typer.Option(help="bilinear or bicubic; default: what the model was trained with")
     ] = None,
+    reject: Annotated[
+        float | None, typer.Option(help='least probability of an answer, below it "unknown"; 0 answers always')
+    ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="0.98: choose and store --reject on the validation split, so that this share is right"),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="shards for --precision; default: those of the run", show_default=False)
+    ] = None,
     format: Annotated[str, typer.Option(help="table, jsonl, csv or json")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -46,6 +56,10 @@ def predict(
     format = check_format("json" if as_json and format == "table" else format)
     if as_json and format != "json":
         raise UserError(f"--json and --format {format} ask for two things; leave one out")
+    if reject is not None and precision is not None:
+        raise UserError("--reject is a threshold and --precision chooses one; leave one out")
+    if data is not None and precision is None:
+        raise UserError("--data is for --precision; leave it out")
     weights_file(checkpoint)
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.terminal import make_console
@@ -60,7 +74,12 @@ def predict(
         tta=tta,
         interpolation=cast("Interpolation | None", interpolation),
         workers=workers,
+        reject=reject,
     )
+    if precision is not None:
+        from fasttrain.evaluation.reject import choose_rejection
+
+        print(choose_rejection(predictor, checkpoint, precision, data), file=sys.stderr)
     predictions = _watched(predictor.stream(images, refused.append))
     width = make_console().width if sys.stdout.isatty() else None
     shown = print_predictions(predictions, format, sys.stdout, width=width)

@@ -24,6 +24,8 @@ from fasttrain.evaluation.runtime import open_runtime
 if TYPE_CHECKING:
     from fasttrain.model.own import OwnModel
 
+UNKNOWN = "unknown"
+
 _Read = tuple[Path, "Future[NDArray[np.uint8]]"]
 
 
@@ -32,13 +34,20 @@ class Prediction:
     """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature.
 
     A multi-label model names the classes that reach their thresholds, with the probability of each; there may be none.
-    image: the photograph's file, None where it was given as bytes.
+    image: the photograph's file, None where it was given as bytes. unknown: whether the likeliest class is less
+    probable than the reject threshold; None where there is no threshold.
     """
 
     image: Path | None
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     multi_label: bool = False
+    unknown: bool | None = None
+
+    @property
+    def answer(self) -> str:
+        """The likeliest class, or "unknown"."""
+        return UNKNOWN if self.unknown else self.classes[0]
 
     def to_dict(self) -> dict[str, Any]:
         top = [
@@ -46,7 +55,8 @@ class Prediction:
             for name, probability in zip(self.classes, self.probabilities, strict=True)
         ]
         image = {} if self.image is None else {"image": str(self.image)}
-        return {**image, "classes" if self.multi_label else "top": top}
+        answer = {} if self.unknown is None else {"answer": self.answer}
+        return {**image, **answer, "classes" if self.multi_label else "top": top}
 
 
 def predict(
@@ -60,6 +70,7 @@ def predict(
     tta: str = "none",
     interpolation: Interpolation | None = None,
     workers: int | None = None,
+    reject: float | None = None,
 ) -> list[Prediction]:
     """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
 
@@ -74,6 +85,9 @@ def predict(
     holds no more than a batch.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
+
+    reject: the probability of the likeliest class below which the answer is "unknown", by default the
+    `reject_threshold` in `model.json`, which `choose_rejection` stores; 0 answers always.
     """
 
     def refuse(what: Refused) -> None:
@@ -90,6 +104,7 @@ def predict(
         tta=tta,
         interpolation=interpolation,
         workers=workers,
+        reject=reject,
     )
     return list(predictor.stream(images, refuse))
 
@@ -112,6 +127,7 @@ class Predictor:
         tta: str = "none",
         interpolation: Interpolation | None = None,
         workers: int | None = None,
+        reject: float | None = None,
     ) -> None:
         """Open the model. The arguments are those of `predict`.
 
@@ -122,6 +138,11 @@ class Predictor:
         self._runtime = open_runtime(user_path(checkpoint), model=model, device=device, interpolation=interpolation)
         self.spec = self._runtime.spec
         self.classes = self.spec.classes
+        if reject is not None and self.spec.multi_label:
+            raise UserError("reject: a model of sets has a threshold for each class in model.json; leave it out")
+        if not 0 <= (reject or 0) <= 1:
+            raise UserError(f"reject = {reject:g}: give a probability in [0, 1], such as 0.9")
+        self.reject_threshold = self.spec.reject_threshold if reject is None else reject
         self._crop = evaluation_crop(self.spec.geometry)
         self._top_k, self._batch_size, self._tta = top_k, batch_size, tta
         self._thresholds = np.array(self.spec.thresholds or [0.5] * len(self.classes))
@@ -163,7 +184,8 @@ class Predictor:
         else:
             order = order[: top_k or self._top_k]
         names = tuple(self.classes[label] for label in order)
-        return Prediction(image, names, tuple(probabilities[order].tolist()), self.spec.multi_label)
+        unknown = bool(probabilities[order[0]] < self.reject_threshold) if self.reject_threshold else None
+        return Prediction(image, names, tuple(probabilities[order].tolist()), self.spec.multi_label, unknown)
 
     def stream(
         self, images: Iterable[str | Path], refused: Callable[[Refused], None] | None = None

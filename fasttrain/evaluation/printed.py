@@ -72,11 +72,14 @@ def _csv(predictions: Iterable[Prediction], out: TextIO) -> None:
             continue
         if not started:
             ranks = range(1, len(prediction.classes) + 1)
-            writer.writerow(["image", *chain.from_iterable((f"class_{rank}", f"probability_{rank}") for rank in ranks)])
+            answer = [] if prediction.unknown is None else ["answer"]
+            columns = chain.from_iterable((f"class_{rank}", f"probability_{rank}") for rank in ranks)
+            writer.writerow(["image", *answer, *columns])
             started = True
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         row = chain.from_iterable((name, f"{probability:.6g}") for name, probability in pairs)
-        writer.writerow([prediction.image, *row])
+        answer = [] if prediction.unknown is None else [prediction.answer]
+        writer.writerow([prediction.image, *answer, *row])
 
 
 def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) -> None:
@@ -89,14 +92,15 @@ def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) ->
     if head[0].multi_label:
         _table_of_sets(chain(head, predictions), out, width, names)
         return
-    classes = max(len("class"), *(len(each.classes[0]) for each in head))
-    then = "  then" if len(head[0].classes) > 1 else ""
+    classes = max(len("class"), *(len(each.answer) for each in head))
+    then = "  then" if len(head[0].classes) > 1 or head[0].unknown is not None else ""
     out.write(f"{'photograph':<{names}}  {'class':<{classes}}  {'prob.':>6}{then}\n")
     for each in chain(head, predictions):
         path = _fitting(str(each.image), width, names)
-        rest = zip(each.classes[1:], each.probabilities[1:], strict=True)
+        first = 0 if each.unknown else 1
+        rest = zip(each.classes[first:], each.probabilities[first:], strict=True)
         others = ", ".join(f"{name} {probability:.1%}" for name, probability in rest if probability >= _WORTH_NAMING)
-        line = f"{path:<{names}}  {each.classes[0]:<{classes}}  {each.probabilities[0]:>6.1%}  {others}".rstrip()
+        line = f"{path:<{names}}  {each.answer:<{classes}}  {each.probabilities[0]:>6.1%}  {others}".rstrip()
         if width is not None and len(line) > width:
             line = line[: width - 1] + "…"
         out.write(line + "\n")

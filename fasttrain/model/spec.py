@@ -17,6 +17,8 @@ class ModelSpec:
 
     multi_label: whether each class is a decision of its own; `thresholds` are then the probabilities, one a class, from
     which on a class counts as seen. None stands for 0.5. The temperature is then 1.
+
+    reject_threshold: the probability below which the answer is "unknown"; None where none was chosen.
     """
 
     name: str
@@ -28,6 +30,7 @@ class ModelSpec:
     multi_label: bool = False
     thresholds: tuple[float, ...] | None = None
     temperature: float = 1.0
+    reject_threshold: float | None = None
 
     @property
     def image_size(self) -> int:
