@@ -13,7 +13,7 @@ _MODULES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "pyt
 
 
 def serve(
-    checkpoint: Annotated[Path, typer.Argument(help="a run folder, its model.safetensors, or a checkpoint")],
+    checkpoint: Annotated[Path, typer.Argument(help="run folder, its weights, checkpoint, or exported .onnx or .xml")],
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one")] = 8000,
     token_file: Annotated[
@@ -27,6 +27,10 @@ def serve(
     max_pixels: Annotated[float, typer.Option(min=0.001, help="megapixels of a photograph")] = 50.0,
     max_images: Annotated[int, typer.Option(min=1, help="photographs of a request")] = 64,
     timeout: Annotated[float, typer.Option(min=0.1, help="seconds for a body to come, and then for its answer")] = 30.0,
+    reject: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="answer unknown below this probability; default: the model's own threshold"),
+    ] = None,
     model: OwnModel = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="decoding threads; default: one a core")] = None,
@@ -41,7 +45,7 @@ def serve(
     require(
         "serve", "serve", "fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn"
     )
-    from fasttrain.device import choose_workers
+    from fasttrain.cores import usable_cores
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.serving.limits import Limits
     from fasttrain.serving.model import Model
@@ -58,7 +62,7 @@ def serve(
         batch_wait=batch_wait / 1000,
         timeout=timeout,
     )
-    predictor = Predictor(checkpoint, model=model, device=device)
+    predictor = Predictor(checkpoint, model=model, device=device, reject=reject)
 
     def say(address: str) -> None:
         print(f"{predictor.spec.name}: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
@@ -68,7 +72,7 @@ def serve(
         host,
         port,
         limits=limits,
-        workers=choose_workers(workers),
+        workers=usable_cores() if workers is None else workers,
         top_k=top_k,
         token=token,
         say=say,

@@ -16,6 +16,9 @@ class Prediction(BaseModel):
     """One photograph: its classes, the likeliest first, or an error."""
 
     image: str = Field(description="the file's name, as the client gave it")
+    answer: str | None = Field(
+        None, description='the likeliest class, or "unknown" below the reject threshold; only where there is one'
+    )
     top: list[ClassProbability] | None = None
     classes: list[ClassProbability] | None = Field(None, description="in place of `top`, of a multi-label model")
     heat_map: str | None = Field(None, description="a PNG as a data URL")

@@ -52,8 +52,9 @@ async function classify(file) {
     if (model && file.size > model.max_bytes) throw new Error(`It is larger than ${model.max_bytes / 1e6} MB.`);
     const { predictions: [seen] } = await ask("predict", { method: "POST", body: file });
     const found = seen.top ?? seen.classes;
-    state.hidden = found.length > 0;
-    state.textContent = seen.note ?? "None of the classes.";
+    const unknown = seen.answer === "unknown" && found[0].class !== "unknown";
+    state.hidden = found.length > 0 && !unknown;
+    state.textContent = unknown ? "Unknown: no class is likely enough." : "None of the classes.";
     for (const each of found) list(card, each);
     if (model?.explains && found.length) offerHeatMap(card, file, found[0].class);
   } catch (error) {
