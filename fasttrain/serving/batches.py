@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -27,10 +27,9 @@ class Batches(Generic[Given, Made]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fasttrain-model")
         self._task: asyncio.Task[None] | None = None
         self.on_the_way = 0
-        self.done: Callable[[int], None] = lambda size: None
 
     @contextlib.contextmanager
-    def expect(self):  # type: ignore[no-untyped-def]
+    def expect(self) -> Iterator[None]:
         """Announce one more, for which a batch that isn't full waits."""
         self.on_the_way += 1
         try:
@@ -74,7 +73,6 @@ class Batches(Generic[Given, Made]):
                     if not future.done():
                         future.set_exception(error)
                 continue
-            self.done(len(batch))
             for (_, future), each in zip(batch, made, strict=True):
                 if not future.done():
                     future.set_result(each)

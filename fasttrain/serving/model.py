@@ -36,6 +36,6 @@ class Model:
 
     def warm_up(self, *batches: int) -> None:
         """Run the model once on each number of photographs: the first run of a size takes longer."""
-        size = self.predictor.spec.geometry.size
+        size = self.predictor.spec.geometry.image_size
         for number in batches:
             self.predictor.probabilities(np.zeros((number, size, size, 3), np.uint8))
