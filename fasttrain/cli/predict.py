@@ -28,6 +28,10 @@ def predict(
     interpolation: Annotated[
         str | None, typer.Option(help="bilinear or bicubic; default: what the model was trained with")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="a folder for pictures of what spoke for each answer; extra explain", show_default=False),
+    ] = None,
     reject: Annotated[
         float | None, typer.Option(help='least probability of an answer, below it "unknown"; 0 answers always')
     ] = None,
@@ -75,6 +79,7 @@ def predict(
         interpolation=cast("Interpolation | None", interpolation),
         workers=workers,
         reject=reject,
+        explain=explain,
     )
     if precision is not None:
         from fasttrain.evaluation.reject import choose_rejection

@@ -48,7 +48,7 @@ def serve(
     from fasttrain.cores import usable_cores
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.serving.limits import Limits
-    from fasttrain.serving.model import Model
+    from fasttrain.serving.model import Model, heat_maps
     from fasttrain.serving.server import read_token
     from fasttrain.serving.server import serve as run
 
@@ -68,7 +68,7 @@ def serve(
         print(f"{predictor.spec.name}: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
     run(
-        Model(predictor),
+        Model(predictor, heat_maps(predictor)),
         host,
         port,
         limits=limits,

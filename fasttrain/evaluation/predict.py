@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from fasttrain.config.location import user_path
 from fasttrain.cores import usable_cores
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.photograph import Unreadable, decode_photograph, read_photograph
-from fasttrain.errors import UserError
+from fasttrain.errors import UserError, of_os
 from fasttrain.evaluation.inputs import Refused, find_photographs
-from fasttrain.evaluation.runtime import open_runtime
+from fasttrain.evaluation.open_runtime import open_runtime
+from fasttrain.files import atomic_write_bytes, make_folder
 
 if TYPE_CHECKING:
     from fasttrain.model.own import OwnModel
@@ -35,7 +37,8 @@ class Prediction:
 
     A multi-label model names the classes that reach their thresholds, with the probability of each; there may be none.
     image: the photograph's file, None where it was given as bytes. unknown: whether the likeliest class is less
-    probable than the reject threshold; None where there is no threshold.
+    probable than the reject threshold; None where there is no threshold. explanation: the picture that `explain` asked
+    for.
     """
 
     image: Path | None
@@ -43,6 +46,7 @@ class Prediction:
     probabilities: tuple[float, ...]
     multi_label: bool = False
     unknown: bool | None = None
+    explanation: Path | None = None
 
     @property
     def answer(self) -> str:
@@ -56,7 +60,8 @@ class Prediction:
         ]
         image = {} if self.image is None else {"image": str(self.image)}
         answer = {} if self.unknown is None else {"answer": self.answer}
-        return {**image, **answer, "classes" if self.multi_label else "top": top}
+        picture = {} if self.explanation is None else {"explanation": str(self.explanation)}
+        return {**image, **answer, "classes" if self.multi_label else "top": top, **picture}
 
 
 def predict(
@@ -71,6 +76,7 @@ def predict(
     interpolation: Interpolation | None = None,
     workers: int | None = None,
     reject: float | None = None,
+    explain: str | Path | None = None,
 ) -> list[Prediction]:
     """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
 
@@ -88,6 +94,9 @@ def predict(
 
     reject: the probability of the likeliest class below which the answer is "unknown", by default the
     `reject_threshold` in `model.json`, which `choose_rejection` stores; 0 answers always.
+
+    explain: a folder for a picture of each photograph: how the model saw it and, to its right, the class-activation map
+    of the likeliest class. It needs the extra `explain`, a run folder and a convolutional model.
     """
 
     def refuse(what: Refused) -> None:
@@ -105,6 +114,7 @@ def predict(
         interpolation=interpolation,
         workers=workers,
         reject=reject,
+        explain=explain,
     )
     return list(predictor.stream(images, refuse))
 
@@ -128,6 +138,7 @@ class Predictor:
         interpolation: Interpolation | None = None,
         workers: int | None = None,
         reject: float | None = None,
+        explain: str | Path | None = None,
     ) -> None:
         """Open the model. The arguments are those of `predict`.
 
@@ -146,6 +157,8 @@ class Predictor:
         self._crop = evaluation_crop(self.spec.geometry)
         self._top_k, self._batch_size, self._tta = top_k, batch_size, tta
         self._thresholds = np.array(self.spec.thresholds or [0.5] * len(self.classes))
+        self._explain = None if explain is None else user_path(explain)
+        self._explained = 0
         self._threads = max(usable_cores() if workers is None else workers, 1)
 
     def read(self, photograph: str | Path | bytes) -> NDArray[np.uint8]:
@@ -227,5 +240,37 @@ class Predictor:
                 pool.shutdown(cancel_futures=True)
 
     def _predict(self, paths: list[Path], pixels: NDArray[np.uint8]) -> Iterator[Prediction]:
-        for path, probabilities in zip(paths, self.probabilities(pixels), strict=True):
-            yield self.prediction(probabilities, path)
+        probabilities = self.probabilities(pixels)
+        pictures = self._write_maps(paths, pixels, probabilities) if self._explain else [None] * len(paths)
+        for path, row, picture in zip(paths, probabilities, pictures, strict=True):
+            yield replace(self.prediction(row, path), explanation=picture)
+
+    def maps(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the class-activation maps, [n, size, size] in [0, 1], of a class of each photograph, int64 [n].
+
+        Raises UserError where there are none: for an exported file, a model that isn't convolutional, or without the
+        extra `explain`.
+        """
+        return self._runtime.maps(pixels, labels)
+
+    def _write_maps(
+        self, paths: list[Path], pixels: NDArray[np.uint8], probabilities: NDArray[np.float64]
+    ) -> list[Path | None]:
+        """Write the pictures that `explain` asks for; they are numbered, as photographs may share a name."""
+        from PIL import Image
+
+        from fasttrain.evaluation.explain import overlay
+
+        assert self._explain is not None
+        maps = overlay(pixels, self.maps(pixels, probabilities.argmax(axis=1)))
+        written: list[Path | None] = []
+        try:
+            make_folder(self._explain)
+            for path, pair in zip(paths, np.concatenate([pixels, maps], axis=2), strict=True):
+                self._explained += 1
+                Image.fromarray(pair).save(file := io.BytesIO(), "JPEG", quality=90)
+                written.append(self._explain / f"{self._explained:05d}-{path.stem}.jpg")
+                atomic_write_bytes(self._explain / f"{self._explained:05d}-{path.stem}.jpg", file.getvalue())
+        except OSError as error:
+            raise of_os(error, self._explain, "give --explain another folder") from error
+        return written

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.config.interpolation import Interpolation
 from fasttrain.errors import UserError
 from fasttrain.model.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from fasttrain.model.own import OwnModel
 
 
 class Runtime(ABC):
@@ -26,31 +20,16 @@ class Runtime(ABC):
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits, [n, classes], of photographs as the spec's geometry shows them, [n, size, size, 3]."""
 
+    def maps(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return class-activation maps, [n, size, size] in [0, 1]; `labels`: the class to explain for each photograph.
 
-def open_runtime(
-    checkpoint: Path,
-    *,
-    model: str | OwnModel | None = None,
-    device: str = "auto",
-    interpolation: Interpolation | None = None,
-) -> Runtime:
-    """Return the runtime for `checkpoint`: torch's, or for an exported `.onnx` or `.xml` file that format's own.
+        Raises UserError where the runtime has no gradients, or the model no such maps.
+        """
+        raise UserError("--explain: an exported file has no gradients; give --checkpoint the run folder")
 
-    The arguments are those of `load_trained`; an exported file takes no `model` and runs on the CPU. Torch is imported
-    for run folders and checkpoints only. Raises UserError where the model can't be opened.
-    """
-    if checkpoint.suffix.lower() not in EXPORTED:
-        from fasttrain.evaluation.torch_runtime import TorchRuntime
+    def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the features that the classifier sees, [n, features], and the logits, [n, classes].
 
-        return TorchRuntime(checkpoint, model=model, device=device, interpolation=interpolation)
-    from fasttrain.evaluation.exported import open_exported
-
-    if model is not None:
-        raise UserError(f"{checkpoint} is a complete model, and --model goes with a run folder; leave it out")
-    if device not in ("auto", "cpu"):
-        raise UserError(f"{checkpoint} runs on the CPU, not on device = '{device}'; leave it out, or give a run folder")
-    return open_exported(checkpoint, interpolation)
-
-
-EXPORTED = (".onnx", ".xml")
-"""The suffixes of exported files that a runtime opens: ONNX and OpenVINO."""
+        Raises UserError where the runtime can't look inside the model.
+        """
+        raise UserError("embeddings: an exported file gives logits alone; give --checkpoint the run folder")

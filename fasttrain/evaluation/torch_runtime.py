@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from fasttrain.checkpoint.trained import load_trained
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.device import choose_device
+from fasttrain.errors import UserError
+from fasttrain.evaluation.explain import class_activation
 from fasttrain.evaluation.runtime import Runtime
 from fasttrain.model.own import OwnModel
 from fasttrain.model.preprocess import Normalise
@@ -30,5 +32,24 @@ class TorchRuntime(Runtime):
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: torch.Tensor = self._model(self._preprocess(torch.from_numpy(pixels).to(self._device)))
+            logits: torch.Tensor = self._model(self._inputs(pixels))
             return logits.float().cpu().numpy()
+
+    def maps(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        return class_activation(self._model, self._inputs(pixels), labels)
+
+    def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        classifier = self._model.get_classifier() if hasattr(self._model, "get_classifier") else None
+        if not isinstance(classifier, torch.nn.Module):
+            raise UserError(f"embeddings: {type(self._model).__name__} has no get_classifier() as timm's models do")
+        seen: list[torch.Tensor] = []
+        hook = classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        try:
+            logits = self.logits(pixels)
+        finally:
+            hook.remove()
+        return seen[-1].flatten(1).float().cpu().numpy(), logits
+
+    def _inputs(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+        inputs: torch.Tensor = self._preprocess(torch.from_numpy(pixels).to(self._device))
+        return inputs
