@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,11 @@ def test_a_photograph_gets_the_classes_of_predict(browser, service, model_folder
     shown = tab.locator("article li").first.inner_text().split()[-2]
     assert float(shown) == pytest.approx(100 * expected.probabilities[0], abs=0.51)
     assert tab.locator(".photograph").evaluate("image => image.naturalWidth") > 0
+    if importlib.util.find_spec("captum"):
+        tab.locator("article li").nth(1).click()
+        tab.wait_for_selector(".heat:visible")
+        assert tab.locator(".heat").get_attribute("alt") == f"Heat map of {expected.classes[1]}"
+        assert tab.locator(".heat").evaluate("image => image.naturalWidth") > 0
     tab.set_input_files("#files", [str(picture), str(picture)])
     tab.wait_for_function("document.querySelectorAll('article li').length === 15")
     assert tab.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [WIDTHS[device][0]] * 2

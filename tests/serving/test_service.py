@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import signal
@@ -81,7 +82,6 @@ def test_a_wrong_request_is_told_why(service, pictures):
     status, answer, _ = service.ask("POST", "/predict", body, {"Content-Type": kind})
     assert status == 400 and "Too many files" in answer["detail"]
     assert service.predict(good, query="?top_k=0")[0] == 422
-    assert service.predict(good, query="?explain=cat")[0] == 400
     assert service.ask("GET", "/predict")[0] == 405
     assert service.ask("GET", "/nothing")[0] == 404
     assert answer_of(service.begin(b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400")
@@ -118,6 +118,21 @@ def test_every_request_is_a_line_of_json_and_counted(service, pictures):
     assert lines[1]["detail"] == "not a photograph: no known picture format"
     assert service.metric("fasttrain_batch_size_count") >= 1
     assert service.metric('fasttrain_photographs_total{result="refused"}') >= 1
+
+
+def test_a_heat_map_is_drawn_for_a_class(service, pictures):
+    pytest.importorskip("captum", reason="without the extra `explain`")
+    good = pictures[0].read_bytes()
+    _, answer, _ = service.predict(good, query="?explain=")
+    found = answer["predictions"][0]
+    _, same, _ = service.predict(good, query=f"?explain={found['top'][0]['class']}")
+    assert same["predictions"][0]["heat_map"] == found["heat_map"]
+    kind, _, data = found["heat_map"].partition(",")
+    assert kind == "data:image/png;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (48, 48)
+    _, another, _ = service.predict(good, query=f"?explain={found['top'][1]['class']}")
+    assert another["predictions"][0]["heat_map"] != found["heat_map"]
+    status, answer, _ = service.predict(good, query="?explain=cat")
+    assert status == 400 and "cat" in answer["detail"]
 
 
 def test_the_addresses_are_described(service):
