@@ -11,6 +11,9 @@ import typer
 from fasttrain.cli.train import OwnModel
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fasttrain.config.interpolation import Interpolation
     from fasttrain.evaluation.inputs import Refused
     from fasttrain.evaluation.predict import Prediction
@@ -20,13 +23,20 @@ _IGNORED_SHOWN = 10
 
 def predict(
     images: Annotated[list[str], typer.Argument(help="photographs, folders of them, or quoted globs")],
-    checkpoint: Annotated[Path, typer.Option(help="run folder, its weights, a checkpoint, or exported .onnx or .xml")],
+    checkpoint: Annotated[
+        Path,
+        typer.Option(help="a run folder, a checkpoint, an exported .onnx or .xml, or latest: the newest run in runs"),
+    ],
     model: OwnModel = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes named for each photograph")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,
     tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
     interpolation: Annotated[
         str | None, typer.Option(help="bilinear or bicubic; default: what the model was trained with")
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="also write what the classifier saw: .npy or .parquet", show_default=False),
     ] = None,
     explain: Annotated[
         Path | None,
@@ -65,10 +75,14 @@ def predict(
     if data is not None and precision is None:
         raise UserError("--data is for --precision; leave it out")
     weights_file(checkpoint)
+    from fasttrain.evaluation.embedding_file import check_embeddings_file, write_embeddings
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.terminal import make_console
 
     refused: list[Refused] = []
+    kept: list[tuple[str, NDArray[np.float32]]] = []
+    if embeddings is not None:
+        check_embeddings_file(embeddings)
     predictor = Predictor(
         checkpoint,
         model=model,
@@ -80,19 +94,32 @@ def predict(
         workers=workers,
         reject=reject,
         explain=explain,
+        with_embeddings=embeddings is not None,
     )
     if precision is not None:
         from fasttrain.evaluation.reject import choose_rejection
 
         print(choose_rejection(predictor, checkpoint, precision, data), file=sys.stderr)
     predictions = _watched(predictor.stream(images, refused.append))
+    if embeddings is not None:
+        predictions = _kept(predictions, kept)
     width = make_console().width if sys.stdout.isatty() else None
     shown = print_predictions(predictions, format, sys.stdout, width=width)
     sys.stdout.flush()
+    if embeddings is not None:
+        write_embeddings(embeddings, [image for image, _ in kept], [row for _, row in kept])
     broken = [each for each in refused if each.broken]
     _list_refused(broken, [each for each in refused if not each.broken])
     if broken:
         raise UserError(f"{len(broken):,} could not be read, as listed; {shown:,} photographs were predicted")
+
+
+def _kept(predictions: Iterator[Prediction], kept: list[tuple[str, NDArray[np.float32]]]) -> Iterator[Prediction]:
+    """Yield the same, and append each one's photograph and embedding to `kept`."""
+    for prediction in predictions:
+        assert prediction.embedding is not None
+        kept.append((str(prediction.image), prediction.embedding))
+        yield prediction
 
 
 def _watched(predictions: Iterator[Prediction]) -> Iterator[Prediction]:

@@ -6,7 +6,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class Prediction:
     A multi-label model names the classes that reach their thresholds, with the probability of each; there may be none.
     image: the photograph's file, None where it was given as bytes. unknown: whether the likeliest class is less
     probable than the reject threshold; None where there is no threshold. explanation: the picture that `explain` asked
-    for.
+    for. embedding: the features that the classifier saw, [features], where they were asked for.
     """
 
     image: Path | None
@@ -47,6 +47,7 @@ class Prediction:
     multi_label: bool = False
     unknown: bool | None = None
     explanation: Path | None = None
+    embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
     def answer(self) -> str:
@@ -139,8 +140,9 @@ class Predictor:
         workers: int | None = None,
         reject: float | None = None,
         explain: str | Path | None = None,
+        with_embeddings: bool = False,
     ) -> None:
-        """Open the model. The arguments are those of `predict`.
+        """Open the model. The arguments are those of `predict`; with_embeddings: `stream` gives each one's embedding.
 
         Raises UserError where there is no such model or device.
         """
@@ -159,6 +161,9 @@ class Predictor:
         self._thresholds = np.array(self.spec.thresholds or [0.5] * len(self.classes))
         self._explain = None if explain is None else user_path(explain)
         self._explained = 0
+        self._with_embeddings = with_embeddings
+        if with_embeddings and tta != "none":
+            raise UserError("--embeddings are of one view of each photograph; leave out --tta")
         self._threads = max(usable_cores() if workers is None else workers, 1)
 
     def read(self, photograph: str | Path | bytes) -> NDArray[np.uint8]:
@@ -175,6 +180,17 @@ class Predictor:
         logits = self._runtime.logits(pixels)
         if self._tta == "flip":
             logits = (logits + self._runtime.logits(np.ascontiguousarray(pixels[:, :, ::-1]))) / 2
+        return self._calibrated(logits)
+
+    def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return the features that the classifier sees, [n, features], and the calibrated probabilities, [n, classes].
+
+        Raises UserError for an exported file, and for a model without timm's `get_classifier`.
+        """
+        embeddings, logits = self._runtime.embeddings(pixels)
+        return embeddings, self._calibrated(logits)
+
+    def _calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         wide = logits.astype(np.float64)
         if self.spec.multi_label:
             reached: NDArray[np.float64] = np.exp(-np.logaddexp(0, -wide))
@@ -240,10 +256,14 @@ class Predictor:
                 pool.shutdown(cancel_futures=True)
 
     def _predict(self, paths: list[Path], pixels: NDArray[np.uint8]) -> Iterator[Prediction]:
-        probabilities = self.probabilities(pixels)
+        embeddings: Sequence[NDArray[np.float32] | None] = [None] * len(paths)
+        if self._with_embeddings:
+            embeddings, probabilities = self.embeddings(pixels)
+        else:
+            probabilities = self.probabilities(pixels)
         pictures = self._write_maps(paths, pixels, probabilities) if self._explain else [None] * len(paths)
-        for path, row, picture in zip(paths, probabilities, pictures, strict=True):
-            yield replace(self.prediction(row, path), explanation=picture)
+        for path, row, picture, embedding in zip(paths, probabilities, pictures, embeddings, strict=True):
+            yield replace(self.prediction(row, path), explanation=picture, embedding=embedding)
 
     def maps(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the class-activation maps, [n, size, size] in [0, 1], of a class of each photograph, int64 [n].

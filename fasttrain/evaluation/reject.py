@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.checkpoint.run_folder import RunFolder
-from fasttrain.checkpoint.weights import WEIGHTS
+from fasttrain.checkpoint.weights import WEIGHTS, weights_file
 from fasttrain.config.load import read_toml
 from fasttrain.config.location import user_path
 from fasttrain.data.crops import evaluation_crop
@@ -79,10 +79,10 @@ def choose_rejection(
         raise UserError(f"--precision {precision:g}: give a share above 0 and up to 1, such as 0.98")
     if predictor.spec.multi_label:
         raise UserError("--precision: a model of sets has a threshold for each class in model.json; leave it out")
-    path = user_path(checkpoint)
-    if path.is_file() and path.name != WEIGHTS:
-        raise UserError(f"{path}: the threshold is chosen for a run's final weights; give its run folder, then export")
-    run = RunFolder(path.parent if path.is_file() else path)
+    weights = weights_file(user_path(checkpoint))
+    if weights.name != WEIGHTS:
+        raise UserError(f"{weights}: --precision is for a run's final weights; give its run folder, then export it")
+    run = RunFolder(weights.parent)
     confidence, right = _on_validation(predictor, _data_of(run) if data is None else data)
     found = best_rejection(confidence, right, precision)
     if found is None:

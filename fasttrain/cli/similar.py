@@ -1,0 +1,56 @@
+"""`fasttrain similar`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def similar(
+    images: Annotated[list[Path], typer.Argument(help="photographs to find others like")],
+    checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
+    data: Annotated[str, typer.Option(help="shards (a folder or a URL), or a folder of photographs")] = "shards",
+    count: Annotated[int, typer.Option(min=1, help="neighbours of each photograph")] = 12,
+    split: Annotated[str, typer.Option(help="train, val, test or all")] = "all",
+    out: Annotated[Path, typer.Option(help="the contact sheet: .png, .jpg or .webp")] = Path("similar.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,
+    loader: Annotated[str, typer.Option(help="auto, or a loader's name")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, help="loader processes or threads")] = None,
+    cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
+) -> None:
+    """Finds the photographs of a data set that a model finds most like yours; prints them and draws a contact sheet."""
+    import json
+
+    from fasttrain.checkpoint.weights import weights_file
+    from fasttrain.report.contact_sheet import picture_format
+
+    weights_file(checkpoint)
+    picture_format(out)  # a name that won't do is told before the work
+    from fasttrain.inspection.similar import similar as run
+    from fasttrain.inspection.similar import write_similar_sheet
+
+    found = run(
+        checkpoint,
+        images,
+        data,
+        count=count,
+        split=split,
+        device=device,
+        batch_size=batch_size,
+        loader=loader,
+        workers=workers,
+        cache_size=cache_size,
+    )
+    write_similar_sheet(found, out)
+    if as_json:
+        print(json.dumps([each.to_dict() for each in found], indent=2, ensure_ascii=False))
+        return
+    for each in found:
+        print(each.image)
+        for near in each.neighbours:
+            print(f"  {near.similarity:.3f}  {' + '.join(near.classes)}  {near.split} {near.key}  (row {near.index})")
+    print(f"contact sheet: {out}")
