@@ -52,7 +52,7 @@ def open_page(browser: Any, address: str, device: str) -> tuple[Any, list[str]]:
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.on("request", lambda request: complaints.append(request.url) if is_elsewhere(request.url, address) else None)
     tab.goto(address)
-    tab.wait_for_function("document.querySelector('#model').textContent.includes('classes')")
+    tab.wait_for_selector("#model:has-text('classes')")
     return tab, complaints
 
 
@@ -79,7 +79,7 @@ def test_a_photograph_gets_the_classes_of_predict(browser, service, model_folder
         assert tab.locator(".heat").get_attribute("alt") == f"Heat map of {expected.classes[1]}"
         assert tab.locator(".heat").evaluate("image => image.naturalWidth") > 0
     tab.set_input_files("#files", [str(picture), str(picture)])
-    tab.wait_for_function("document.querySelectorAll('article li').length === 15")
+    tab.locator("article li").nth(14).wait_for()
     assert tab.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [WIDTHS[device][0]] * 2
     buttons = tab.locator("button:visible").evaluate_all("all => all.map(each => each.getBoundingClientRect().height)")
     assert len(buttons) == 2 and min(buttons) >= 44
@@ -90,7 +90,6 @@ def test_a_photograph_gets_the_classes_of_predict(browser, service, model_folder
 def test_the_camera_takes_a_photograph(browser, service):
     tab, complaints = open_page(browser, service.address, "phone")
     tab.click("#camera")
-    tab.wait_for_function("document.querySelector('video').videoWidth > 0")
     tab.click("#shoot")
     tab.wait_for_selector("article li")
     assert tab.locator("figcaption").inner_text() == "camera.jpg" and not tab.locator("dialog").is_visible()
@@ -107,7 +106,7 @@ def test_what_is_no_photograph_is_told_why(browser, service):
     tab.wait_for_selector(".state.bad")
     assert "not a photograph" in tab.locator(".state").inner_text()
     tab.set_input_files("#files", {"name": "huge.jpg", "mimeType": "image/jpeg", "buffer": bytes(1_000_001)})
-    tab.wait_for_function("document.querySelector('.state').textContent.includes('larger than 1 MB')")
+    tab.wait_for_selector(".state:has-text('larger than 1 MB')")
     tab.context.close()
 
 
@@ -117,7 +116,7 @@ def test_the_page_asks_for_the_token(browser, model_folder, tmp_path):
         tab.goto(service.address)
         tab.fill("#secret", "secret")
         tab.click("#token button")
-        tab.wait_for_function("document.querySelector('#model').textContent.includes('classes')")
+        tab.wait_for_selector("#model:has-text('classes')")
         assert not tab.locator("#token").is_visible()
         tab.close()
 

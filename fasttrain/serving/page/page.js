@@ -66,7 +66,7 @@ async function classify(file) {
 function list(card, { class: name, probability }) {
   const row = document.createElement("li");
   const percent = 100 * probability;
-  for (const text of [name, `${percent < 10 ? percent.toFixed(1) : Math.round(percent)} %`]) {
+  for (const text of [name, `${percent < 10 || percent > 99 ? percent.toFixed(1) : Math.round(percent)} %`]) {
     row.append(Object.assign(document.createElement("span"), { textContent: text }));
   }
   row.dataset.class = name;
