@@ -93,10 +93,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_serve(model, some, short, results, tmp_path):
-    rounds = 2 if short else 5
+    rounds = 2 if short else 4
     predict = Predict(model)
     ours, theirs, rates = [], [], {CLIENTS: [], 1: []}
-    with serving(model, tmp_path, cold=True) as service:
+    with serving(model, tmp_path, "--timeout", "600", cold=True) as service:
         for number in range(rounds + 1):  # the first one warms up
             _, cpu = predict.run(some)
             before = cpu_seconds(service.process.pid)

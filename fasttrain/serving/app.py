@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp
 
 from fasttrain.serving import answers
@@ -72,6 +73,7 @@ def make_app(model: Model, limits: Limits, *, workers: int, top_k: int = 5, toke
         lifespan=lifespan,
     )
     app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
     allowed = [] if token is None else [Depends(_Token(token))]
     _add_prediction(app, classifier, admission, limits, top_k, allowed)
@@ -192,7 +194,7 @@ class _Token(HTTPBearer):
         super().__init__(auto_error=False)
         self._token = token.encode()
 
-    async def __call__(self, request: Request) -> HTTPAuthorizationCredentials:
+    async def __call__(self, request: HTTPConnection) -> HTTPAuthorizationCredentials:
         given = await super().__call__(request)
         if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), self._token):
             raise Refused(401, "give the service's token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
@@ -203,6 +205,12 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     request.scope[FIELDS]["detail"] = error.reason
     return JSONResponse({"detail": error.reason}, error.status, error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return await _refused(request, Refused(400, f"{first['loc'][-1]} = {first['input']!r}: {first['msg']}"))
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -24,7 +24,7 @@ GONE = 499
 def write_line(**fields: Any) -> None:
     """Write one line, with the time first."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    sys.stdout.write(json.dumps({"time": now, **fields}, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps({"time": now, **fields}) + "\n")
     sys.stdout.flush()
 
 

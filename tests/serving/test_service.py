@@ -81,7 +81,8 @@ def test_a_wrong_request_is_told_why(service, pictures):
     body, kind = form([good] * 5)
     status, answer, _ = service.ask("POST", "/predict", body, {"Content-Type": kind})
     assert status == 400 and "Too many files" in answer["detail"]
-    assert service.predict(good, query="?top_k=0")[0] == 422
+    status, answer, _ = service.predict(good, query="?top_k=0")
+    assert status == 400 and answer["detail"].startswith("top_k = '0': ")
     assert service.ask("GET", "/predict")[0] == 405
     assert service.ask("GET", "/nothing")[0] == 404
     assert answer_of(service.begin(b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400")
