@@ -22,9 +22,9 @@ def read_spec(path: Path) -> ModelSpec:
     except UserError as error:
         raise UserError(f"{path}: {error}; train again, or put the file back") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
+        raise UserError(f"{path}: {error.strerror}; it must be next to the weights, where `train` put it") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error})") from None
 
 
 def spec_of(values: Mapping[str, Any]) -> ModelSpec:
@@ -47,7 +47,7 @@ def spec_of(values: Mapping[str, Any]) -> ModelSpec:
 
 
 def _geometry(spec: Mapping[str, Any]) -> Geometry:
-    """Return the geometry. A setting that model.json lacks is newer than the model, which has its usual value."""
+    """Return the geometry. Settings that an older model.json lacks have their usual values."""
     crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")

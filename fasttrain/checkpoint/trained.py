@@ -1,4 +1,4 @@
-"""A trained model from what a run left: its folder, `model.safetensors`, or a full checkpoint."""
+"""Load a trained model from a run folder, `model.safetensors`, or a full checkpoint."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ from fasttrain.model.spec import ModelSpec
 def load_trained(
     path: Path, model: str | OwnModel | None = None, interpolation: Interpolation | None = None
 ) -> tuple[torch.nn.Module, ModelSpec]:
-    """The model in eval mode on the CPU, and its spec.
+    """Return the model in eval mode on the CPU, and its spec.
 
-    `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
-    file in `checkpoints` below it (the last weights; the EMA's where there is one). `model` makes the model where the
-    run's files can't; a module is copied. interpolation: the filter of the spec, in place of the run's. The spec's
-    temperature is 1 for a checkpoint, whose weights it wasn't fitted to, and there is no reject threshold then. Raises
-    UserError.
+    `path` is a run folder (its best epoch's weights), a `model.safetensors` next to its `model.json`, or a file in its
+    `checkpoints` (the last weights, or the EMA's if there is one). `model` builds the model if the run's files can't;
+    a module is copied. `interpolation`: replaces the filter in the run's spec. The spec's temperature is 1 for a
+    checkpoint, because it was not fitted to those weights, and there is no reject threshold. Raises UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
@@ -59,9 +58,9 @@ def load_trained(
 
 
 def run_folder(path: Path) -> Path:
-    """Return the folder of the run whose weights or checkpoint `path` is, or which it is itself.
+    """Return the folder of the run that `path` (the folder itself, weights or a checkpoint) belongs to.
 
-    Raises UserError where there are no weights.
+    Raises UserError if there are no weights.
     """
     path = weights_file(path).absolute()
     bare = path.suffix == ".safetensors" and path.parent.name != CHECKPOINTS

@@ -18,8 +18,10 @@ from fasttrain.cli.convert import convert, merge
 from fasttrain.cli.doctor import doctor
 from fasttrain.cli.evaluate import evaluate
 from fasttrain.cli.export import export
+from fasttrain.cli.init import init
 from fasttrain.cli.inspect import inspect
 from fasttrain.cli.lr_find import lr_find_command
+from fasttrain.cli.models import models
 from fasttrain.cli.paths import with_user_paths
 from fasttrain.cli.predict import predict
 from fasttrain.cli.preview import preview_command
@@ -29,7 +31,8 @@ from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.serve import serve
 from fasttrain.cli.similar import similar
 from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
-from fasttrain.cli.train import train_command
+from fasttrain.cli.suggest import options_of, suggestion
+from fasttrain.cli.train import train_command, with_trackers_named
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.cores import set_up_openmp
@@ -76,8 +79,10 @@ def common(debug: bool = DEBUG, version: bool = VERSION_OPTION) -> None:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "merge": merge,
+    "init": init,
     "inspect": inspect,
     "preview": preview_command(),
+    "models": models,
     "train": train_command(),
     "profile": profile_command(),
     "replay": replay,
@@ -103,6 +108,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["FASTTRAIN_DEBUG"] = "1"
+    arguments = with_trackers_named(arguments)
     set_up_openmp()
     open_closed_streams()
     write_by_line()
@@ -140,6 +146,13 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise SystemExit(Stopped.exit_code)
 
 
+def _explained(error: Any) -> str:
+    """Return what a mistake on the command line is, with the option that may be meant."""
+    if type(error).__name__ == "NoSuchOption" and error.ctx is not None:
+        return f"{error.message}{suggestion(error.option_name, options_of(error.ctx.command))}".rstrip("?")
+    return str(error.format_message().rstrip(".?"))
+
+
 def _run(arguments: list[str]) -> None:
     """Run the command and exit. Raise UserError for a mistake on the command line, OSError where a print failed."""
     try:
@@ -149,7 +162,7 @@ def _run(arguments: list[str]) -> None:
             error.show()
             sys.exit(2)
         line = " ".join(["fasttrain", *arguments[: _with_hyphens(arguments[0]) in _COMMANDS], "--help"])
-        raise UserError(f"{error.format_message().rstrip('.?')}; see {line}") from error
+        raise UserError(f"{_explained(error)}; see {line}") from error
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # typer turns it into exit code 1
             raise leaving.__context__ from None

@@ -44,6 +44,9 @@ def evaluate(
     on_bad_sample: Annotated[str, typer.Option(help="error, or skip: leave out samples that have changed")] = "error",
     out: Annotated[Path | None, typer.Option(help="also write the JSON to this file")] = None,
     report: Annotated[Path | None, typer.Option(help="also write a page to this file, as a run's report.html")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="the page's mistakes show what spoke for them; extra explain")
+    ] = False,
 ) -> None:
     """Evaluates a trained model on one split: top1, top3, top5, precision, recall, F1, the worst classes."""
     import json
@@ -55,6 +58,7 @@ def evaluate(
     from fasttrain.evaluation.splits import default_split
     from fasttrain.files import atomic_write_bytes, require_place
     from fasttrain.report.summary import evaluation_table
+    from fasttrain.report.verdict import baseline_warning
     from fasttrain.terminal import make_console
 
     for place in (out, report):
@@ -76,13 +80,14 @@ def evaluate(
         cache_size=cache_size,
         on_bad_sample=on_bad_sample,
         report=report,
+        explain=explain,
     )
     whole = json.dumps({"data": data, "split": split, **evaluation.to_dict()}, indent=2)
     if as_json:
         print(whole)
     else:
         console = make_console()
-        console.print(evaluation_table(evaluation, split=split))
+        console.print(evaluation_table(evaluation, split=split, warning=baseline_warning(evaluation)))
         for name, place in (("page", report), ("figures", out)):
             if place is not None:
                 console.print(f"{name}: {place}", soft_wrap=True)

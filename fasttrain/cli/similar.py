@@ -10,8 +10,11 @@ import typer
 
 def similar(
     images: Annotated[list[Path], typer.Argument(help="photographs to find others like")],
-    checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
-    data: Annotated[str, typer.Option(help="shards (a folder or a URL), or a folder of photographs")] = "shards",
+    checkpoint: Annotated[Path, typer.Option(help="a run folder, a checkpoint, or latest: the newest run in runs")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="shards (a folder or a URL), or a folder of photographs; default: what the run trained on"),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="neighbours of each photograph")] = 12,
     split: Annotated[str, typer.Option(help="train, val, test or all")] = "all",
     out: Annotated[Path, typer.Option(help="the contact sheet: .png, .jpg or .webp")] = Path("similar.png"),
@@ -25,10 +28,10 @@ def similar(
     """Finds the photographs of a data set that a model finds most like yours; prints them and draws a contact sheet."""
     import json
 
-    from fasttrain.checkpoint.weights import weights_file
+    from fasttrain.checkpoint.weights import data_of_run, weights_file
     from fasttrain.report.contact_sheet import picture_format
 
-    weights_file(checkpoint)
+    data = data or data_of_run(weights_file(checkpoint)) or "shards"
     picture_format(out)  # a name that won't do is told before the work
     from fasttrain.inspection.similar import similar as run
     from fasttrain.inspection.similar import write_similar_sheet
@@ -52,5 +55,5 @@ def similar(
     for each in found:
         print(each.image)
         for near in each.neighbours:
-            print(f"  {near.similarity:.3f}  {' + '.join(near.classes)}  {near.split} {near.key}  (row {near.index})")
+            print(f"  {near.similarity:.3f}  {' + '.join(near.classes)}  {near.split} {near.file}  (row {near.index})")
     print(f"contact sheet: {out}")

@@ -22,12 +22,15 @@ from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.evaluation.of_spec import evaluate_split, with_certainty
 from fasttrain.evaluation.splits import as_model, batches, default_split, model_labels, require_same_kind
+from fasttrain.extras import require
 from fasttrain.model.own import OwnModel
 from fasttrain.model.precision import choose_precision
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.html import write_page
+from fasttrain.report.mistakes import mistakes_beside, write_mistakes
 from fasttrain.report.of_run import report_of_evaluation
+from fasttrain.report.photographs import mistake_maps
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import ALL
 from fasttrain.shards.reader import ShardSet
@@ -52,6 +55,7 @@ def evaluate(
     cache_size: str | CacheSize | None = None,
     on_bad_sample: str = "error",
     report: str | Path | None = None,
+    explain: bool = False,
 ) -> Evaluation | SetEvaluation:
     """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`, a folder or a URL.
 
@@ -60,7 +64,10 @@ def evaluate(
 
     cache_size: "50GB", of shards fetched from a URL. on_bad_sample: "skip" leaves out what has changed since it was
     converted or doesn't decode, as `train` does, in place of stopping there. report: where to write a page about it, as
-    a run's `report.html`.
+    a run's `report.html`; beside it a CSV of all photographs that were got wrong.
+
+    explain: whether the report's mistakes show class-activation maps, which needs the extra `explain` and a
+    convolutional model.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
 
@@ -77,8 +84,13 @@ def evaluate(
     limit = CacheSize.of(cache_size)
     split = split or default_split(data)
     check_split(split)
+    if explain and report is None:
+        raise UserError("--explain is for the report's mistakes; give --report FILE too")
+    if explain:
+        require("--explain", "explain", "captum")
     checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
     trained, spec = load_trained(checkpoint, model, interpolation)
+    seen_alone = trained
     if tta == "flip":
         trained = FlipAveraged(trained).eval()
     settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()
@@ -107,11 +119,13 @@ def evaluate(
             ((images, as_model(of_data, labels, spec), samples) for images, of_data, samples in loaded),
             spec,
             device=where,
-            preprocess=Normalise(spec.mean, spec.std, channels_last=True).to(where),
+            preprocess=NormalizePixels(spec.mean, spec.std, channels_last=True).to(where),
             autocast=precision.autocast,
         )
     evaluation = with_certainty(evaluation, predictions)
     if report is not None:
+        table = mistakes_beside(report)
+        wrong = write_mistakes(table, evaluation, predictions, shards)
         page = report_of_evaluation(
             evaluation,
             predictions,
@@ -121,6 +135,8 @@ def evaluate(
             shards=shards,
             spec=spec,
             device=where,
+            mistakes=(wrong, table.name),
+            maps=mistake_maps(seen_alone, spec, shards, where) if explain else None,
         )
         write_page(report, page)
     return evaluation

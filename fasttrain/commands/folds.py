@@ -41,7 +41,8 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console, tell
 from fasttrain.text import read_text
-from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.tracking.mirrored import require_trackers, start_trackers
+from fasttrain.tracking.tracker import NullTracker
 
 FOLDS = "folds.json"
 
@@ -91,6 +92,7 @@ def train_folds(
     given = {name: each for name, each in settings.items() if each is not None}
     given = {**(read_toml(Path(config)) if config else {}), **given}
     asked = resolve(given, origin=str(config or "settings"))
+    require_trackers(asked.track)
     for name in ("fold", "run_name"):
         if name in given:
             raise UserError(f"{name} = {given[name]}: --folds sets it for each fold; leave it out")
@@ -144,7 +146,11 @@ class _Folds:
                 self._one_fold(number, tracker)
             result = self._result(shards, expected)
             tracker.log_metrics(
-                {"mean_top1": result.mean, "deviation_top1": result.deviation, "out_of_fold_top1": result.overall},
+                {
+                    "val/mean_top1": result.mean,
+                    "val/deviation_top1": result.deviation,
+                    "val/out_of_fold_top1": result.overall,
+                },
                 step=self.count,
             )
         self._say(result)
@@ -165,7 +171,7 @@ class _Folds:
         if parent := tracker.wait_for_run():
             tags["mlflow.parentRunId"] = parent
         settings = {**self.given, "fold": f"{number}/{self.count}", "run_name": title, "out": self.folder}
-        again = f"go on with: fasttrain train --resume {self.folder}"
+        again = f"resume with: fasttrain train --resume {self.folder}"
         try:
             train_here(Ranks(), self.stop, None, settings, restarted=path, console=self.console, tags=tags)
         except Stopped as error:
@@ -179,9 +185,8 @@ class _Folds:
             raise Stopped(f"stopped after {title}; {again}")
 
     def _tracker(self) -> NullTracker:
-        if not self.config.track:
-            return NullTracker()
-        return Tracker.start(
+        return start_trackers(
+            self.config.track,
             experiment=self.config.given_experiment,
             run_name=self.folder.name,
             params={**lasting(self.config.plain()), "folds": self.count},

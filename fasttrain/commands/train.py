@@ -17,6 +17,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.run import AfterEpoch, Run
 from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
+from fasttrain.config.trackers import MLFLOW
 from fasttrain.environment import tasks_apart
 from fasttrain.errors import UserError
 from fasttrain.launch import require_devices, run_in_ranks
@@ -24,6 +25,8 @@ from fasttrain.model.own import OwnModel, passed_object
 from fasttrain.ranks import Ranks
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
+from fasttrain.tracking.mirrored import require_trackers
+from fasttrain.tracking.store import configured_uri
 from fasttrain.training.callback import Callback, require_callbacks
 from fasttrain.training.pace import Pace, clock, resumed_plan
 from fasttrain.training.parts import RunParts
@@ -93,7 +96,7 @@ def train_here(
 
     The other arguments are those of `train` and `start_of_run`. Raises what `train` does.
     """
-    start = ranks.from_main(lambda: start_of_run(file, settings, restarted or ranks.run_of_before()))
+    start = ranks.from_main(lambda: _start(file, settings, restarted or ranks.run_of_before()))
     if start.config.folds is not None:
         raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
     start = with_gpus_of(start, ranks)
@@ -110,6 +113,14 @@ def train_here(
         return result
     start = replace(start, model=passed_object(model))
     return make_run(start, console, stop, ranks, after_epoch, tags, callbacks).run()
+
+
+def _start(file: Path | None, settings: Mapping[str, Any], restarted: Path | None) -> RunStart:
+    start = start_of_run(file, settings, restarted)
+    require_trackers(start.config.track)
+    if MLFLOW in start.config.track.names:
+        configured_uri()  # raises where there is no such store, before anything is read or made
+    return start
 
 
 def _rank(

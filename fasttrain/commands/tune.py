@@ -25,7 +25,8 @@ from fasttrain.files import make_folder
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
-from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.tracking.mirrored import require_trackers, start_trackers
+from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.data import photographs_of
 from fasttrain.tuning.result import Trial, TuneResult
 from fasttrain.tuning.search import STUDY, TRIALS, Space, alone_in, open_study
@@ -54,7 +55,7 @@ def tune(
     console: Console | None = None,
     **settings: Any,
 ) -> TuneResult:
-    """Searches with Optuna (TPE) for the settings with the greatest `val_top1`, of the epoch whose weights a run keeps:
+    """Searches with Optuna (TPE) for the settings with the greatest `val/top1`, of the epoch whose weights a run keeps:
     the best one by `monitor`.
 
     `config` and `settings` are `train`'s. The study lies in `out`/study.db: the same call again goes on until it has
@@ -73,6 +74,7 @@ def tune(
         if name in given:
             raise UserError(f"{name} = {given[name]!r}: tune sets it for each trial; leave it out")
     asked = resolve(given, origin=str(config or "settings"))
+    require_trackers(asked.track)
     if asked.refit:
         raise UserError("refit trains once more after the validation that a trial is judged by; leave it out")
     if asked.linear_probe:
@@ -100,7 +102,7 @@ class _Search:
         self.shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
         if self.shards.multi_label:
             raise UserError(
-                f"{config.data}: tune compares val_top1, and sets of classes have none; compare runs of train"
+                f"{config.data}: tune compares val/top1, and sets of classes have none; compare runs of train"
             )
 
     def run(self, trials: int, timeout: float | None) -> TuneResult:
@@ -119,7 +121,7 @@ class _Search:
                 self.console.print(f"--timeout: stopped after {len(self._ended())} of {trials} trials")
             result = self._result()
             if result.best is not None and result.best.top1 is not None:
-                tracker.log_metrics({"best_val_top1": result.best.top1}, step=len(result.trials))
+                tracker.log_metrics({"best/top1": result.best.top1}, step=len(result.trials))
                 tracker.set_tags({"best_trial": result.best.number, "best_command": result.command})
             tracker.log_artifacts(result.plots)
         return result
@@ -141,9 +143,8 @@ class _Search:
                 self.study.enqueue_trial(trial.params, user_attrs=attributes)
 
     def _tracker(self) -> NullTracker:
-        if not self.config.track:
-            return NullTracker()
-        return Tracker.start(
+        return start_trackers(
+            self.config.track,
             experiment=self.config.given_experiment,
             run_name=f"tune {self.out.resolve().name}",
             params={
@@ -185,8 +186,9 @@ class _Search:
         else:
             self.study.tell(trial, top1)
             mark = ("  best", "green") if self.study.best_trial.number == trial.number else ("", "")
-        self.console.print(Text.assemble(f"{title}  val_top1 {top1:.2%}", mark), soft_wrap=True)
-        tracker.log_metrics({"val_top1": top1, **drawn}, step=_own_number(trial))
+        self.console.print(Text.assemble(f"{title}  val/top1 {top1:.2%}", mark), soft_wrap=True)
+        settings = {f"train/{name}": value for name, value in drawn.items()}
+        tracker.log_metrics({"val/top1": top1, **settings}, step=_own_number(trial))
 
     def _train(self, trial: optuna.Trial, drawn: dict[str, Any], tracker: NullTracker, say: Said) -> tuple[float, bool]:
         """The validation top1 of the epoch that the run keeps, and whether the trial was pruned."""
@@ -200,7 +202,7 @@ class _Search:
             records.append(record)
             trial.report(_kept_top1(records), record["epoch"])
             pruned = trial.should_prune() and record["epoch"] < self.config.epochs
-            say(f"epoch {record['epoch']}/{self.config.epochs}  val_top1 {_kept_top1(records):.2%}")
+            say(f"epoch {record['epoch']}/{self.config.epochs}  val/top1 {_kept_top1(records):.2%}")
             return pruned
 
         for record in _epochs_before(folder):
@@ -267,7 +269,7 @@ def _epochs_before(folder: Path) -> list[dict[str, Any]]:
 
 
 def _kept_top1(records: Sequence[Mapping[str, Any]]) -> float:
-    """`val_top1` of the epoch whose weights `train` keeps: the last that improved the monitored metric."""
+    """The `val/top1` of the epoch whose weights `train` keeps: the last that improved the monitored metric."""
     kept: float = next(record["val_top1"] for record in reversed(records) if record["improved"])
     return kept
 

@@ -179,7 +179,8 @@ class Predictor:
         """Return the calibrated probabilities, [n, classes], of photographs that `read` gave, [n, size, size, 3]."""
         logits = self._runtime.logits(pixels)
         if self._tta == "flip":
-            logits = (logits + self._runtime.logits(np.ascontiguousarray(pixels[:, :, ::-1]))) / 2
+            logits += self._runtime.logits(np.ascontiguousarray(pixels[:, :, ::-1]))
+            logits /= 2
         return self._calibrated(logits)
 
     def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -256,9 +257,10 @@ class Predictor:
                 pool.shutdown(cancel_futures=True)
 
     def _predict(self, paths: list[Path], pixels: NDArray[np.uint8]) -> Iterator[Prediction]:
-        embeddings: Sequence[NDArray[np.float32] | None] = [None] * len(paths)
+        embeddings: list[NDArray[np.float32] | None] = [None] * len(paths)
         if self._with_embeddings:
-            embeddings, probabilities = self.embeddings(pixels)
+            rows, probabilities = self.embeddings(pixels)
+            embeddings = list(rows)
         else:
             probabilities = self.probabilities(pixels)
         pictures = self._write_maps(paths, pixels, probabilities) if self._explain else [None] * len(paths)

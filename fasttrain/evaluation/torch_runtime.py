@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.explain import class_activation
 from fasttrain.evaluation.runtime import Runtime
 from fasttrain.model.own import OwnModel
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 
 
 class TorchRuntime(Runtime):
@@ -28,7 +29,7 @@ class TorchRuntime(Runtime):
         trained, self.spec = load_trained(checkpoint, model, interpolation)
         self._device = choose_device(device)
         self._model = trained.to(self._device).to(memory_format=torch.channels_last)
-        self._preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
+        self._preprocess = NormalizePixels(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -39,7 +40,8 @@ class TorchRuntime(Runtime):
         return class_activation(self._model, self._inputs(pixels), labels)
 
     def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        classifier = self._model.get_classifier() if hasattr(self._model, "get_classifier") else None
+        get_classifier: Any = getattr(self._model, "get_classifier", lambda: None)
+        classifier = get_classifier()
         if not isinstance(classifier, torch.nn.Module):
             raise UserError(f"embeddings: {type(self._model).__name__} has no get_classifier() as timm's models do")
         seen: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""What a format is: it writes a model with its metadata, and runs the file it wrote."""
+"""The interface of a format: it writes a model with its metadata, and runs the file that it wrote."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Format(ABC):
 
     @abstractmethod
     def open(self, path: Path, threads: int) -> Run:
-        """What runs the file at `path` on `threads` threads of the CPU."""
+        """Return a function that runs the file at `path` on `threads` threads of the CPU."""
 
     @abstractmethod
     def read_metadata(self, path: Path) -> dict[str, Any]:
-        """What `write` was given."""
+        """Return the metadata that `write` stored in the file at `path`."""

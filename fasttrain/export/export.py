@@ -22,7 +22,7 @@ from fasttrain.files import atomic_folder, make_folder
 from fasttrain.loaders.plan import LETTERBOX_GREY
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.own import OwnModel
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.version import __version__
 
 INPUTS = ("uint8", "float")
@@ -65,7 +65,7 @@ def export(
 ) -> ExportResult:
     """Writes the model that `checkpoint` (see `load_trained`) holds to `out`, default: `model.SUFFIX` beside it.
 
-    `input` "uint8": the file takes pixels, [n, H, W, 3] RGB in 0..255, and normalises them itself; "float": it takes
+    `input` "uint8": the file takes pixels, [n, H, W, 3] RGB in 0..255, and normalizes them itself; "float": it takes
     float32 [n, 3, H, W], (x / 255 - mean) / std. Any n. It gives logits, float32 [n, classes]. It is compared with the
     model on `photographs` of `data` (see `some_photographs`); `tolerance` is of the greatest logit, or of 1 where
     that is more. Raises UserError where they differ by more (nothing is written then), or a package is missing.
@@ -79,9 +79,9 @@ def export(
     path = user_path(out) if out else _folder(checkpoint) / f"model{kind.suffix}"
     trained, spec = load_trained(checkpoint, model)
     pixels, source = some_photographs(data, photographs, evaluation_crop(spec.geometry))
-    normalise = Normalise(spec.mean, spec.std, channels_last=False)
-    graph = torch.nn.Sequential(normalise, trained).eval() if input == "uint8" else trained
-    images = pixels if input == "uint8" else normalise(pixels)
+    normalize = NormalizePixels(spec.mean, spec.std, channels_last=False)
+    graph = torch.nn.Sequential(normalize, trained).eval() if input == "uint8" else trained
+    images = pixels if input == "uint8" else normalize(pixels)
     metadata = _metadata(spec, input)
     threads = torch.get_num_threads()
     say(f"exporting {spec.name} as {format}")
@@ -178,5 +178,5 @@ def _require_close(difference: float, greatest: float, tolerance: float, kind: F
 
 
 def _eager(model: torch.nn.Module, spec: ModelSpec) -> Run:
-    fast = torch.nn.Sequential(Normalise(spec.mean, spec.std, channels_last=True), model).eval()
+    fast = torch.nn.Sequential(NormalizePixels(spec.mean, spec.std, channels_last=True), model).eval()
     return inferring(fast.to(memory_format=torch.channels_last))

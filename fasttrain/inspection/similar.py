@@ -20,6 +20,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.predict import Predictor
 from fasttrain.evaluation.splits import batches
 from fasttrain.report.contact_sheet import contact_sheet, save_sheet
+from fasttrain.report.mistakes import FileOf, files_of
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import ALL, SPLITS
 from fasttrain.shards.reader import ShardSet
@@ -28,13 +29,13 @@ from fasttrain.shards.settings import ShardSettings
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A photograph of the data set: its row of the index, its name, split and classes.
+    """A photograph of the data set: its row of the index, its path in the source, split and classes.
 
     similarity: the cosine of the angle between its embedding and the given photograph's, 1 for the same.
     """
 
     index: int
-    key: str
+    file: str
     split: str
     classes: tuple[str, ...]
     similarity: float
@@ -63,7 +64,7 @@ def similar(
     batch_size: int = 64,
     loader: str = "auto",
     workers: int | None = None,
-    cache_size: int | str | CacheSize | None = None,
+    cache_size: str | CacheSize | None = None,
 ) -> list[Similar]:
     """Return the `count` photographs of `data` with the most similar embeddings to each of `images`, by their cosine.
 
@@ -93,10 +94,11 @@ def similar(
             scores, nearest = np.take_along_axis(scores, order, 1), np.take_along_axis(nearest, order, 1)
             seen.update(zip(samples.tolist(), pixels, strict=True))
             seen = {sample: seen[sample] for sample in np.unique(nearest).tolist()}
+    file_of = files_of(shards)
     return [
         Similar(
             path,
-            tuple(_neighbour(shards, sample, score) for sample, score in zip(row, of_row, strict=True)),
+            tuple(_neighbour(shards, file_of, sample, score) for sample, score in zip(row, of_row, strict=True)),
             np.stack([picture, *(seen[sample] for sample in row)]),
         )
         for path, picture, row, of_row in zip(paths, given, nearest.tolist(), scores.tolist(), strict=True)
@@ -108,7 +110,7 @@ def write_similar_sheet(found: Sequence[Similar], path: Path) -> None:
     captions = []
     for each in found:
         captions.append(f"{each.image.name}\ngiven")
-        captions += [f"{near.similarity:.3f} {' + '.join(near.classes)}\n{near.key}" for near in each.neighbours]
+        captions += [f"{near.similarity:.3f} {' + '.join(near.classes)}\n{near.file}" for near in each.neighbours]
     pixels = np.concatenate([each.pixels for each in found])
     save_sheet(contact_sheet(pixels, captions, columns=len(found[0].pixels) if len(found) > 1 else None), path)
 
@@ -126,9 +128,9 @@ def _unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _neighbour(shards: ShardSet, sample: int, score: float) -> Neighbour:
+def _neighbour(shards: ShardSet, file_of: FileOf, sample: int, score: float) -> Neighbour:
     row = shards.index[sample]
     labels = shards.labels(np.array([sample]))[0]
     chosen = np.flatnonzero(labels) if shards.multi_label else [labels]
     names = tuple(shards.classes[int(label)] for label in chosen)
-    return Neighbour(sample, row["key"].decode(), SPLITS[row["split"]], names, round(score, 6))
+    return Neighbour(sample, file_of(sample), SPLITS[row["split"]], names, round(score, 6))

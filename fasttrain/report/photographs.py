@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fasttrain.data.crops import evaluation_crop
+from fasttrain.data.photograph import decode_photograph
+from fasttrain.errors import UserError
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.evaluation.metrics import ClassResult, Evaluation
 from fasttrain.report.as_seen import Shares, as_seen
+from fasttrain.report.mistakes import FileOf, files_of
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from fasttrain.augment.augmentation import Augmentation
     from fasttrain.loaders.base import LoaderSettings
     from fasttrain.loaders.plan import Batch
+    from fasttrain.model.spec import ModelSpec
     from fasttrain.shards.reader import ShardSet
 
 SIDE = 192  # px, the longest side of a thumbnail
@@ -44,13 +49,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A photograph, what it was taken for and how surely, in [0, 1]; `truth`: its own class's probability, if known."""
+    """A photograph, what it was taken for and how surely, in [0, 1]; `truth`: its own class's probability, if known.
+
+    map: where the picture speaks for `taken_for`, if that was asked for.
+    """
 
     picture: Picture
-    key: str
+    file: str
     taken_for: str
     probability: float
     truth: float | None
+    map: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,11 @@ def worst_classes(
     shards: ShardSet,
     *,
     classes: int = WORST_CLASSES,
+    maps: Callable[[int, int], Picture] | None = None,
 ) -> list[WorstClass]:
     """The classes of the lowest F1 that have mistakes, with photographs of up to six of each, read from the shards.
 
-    Sets of classes have the lowest average precision first.
+    Sets of classes have the lowest average precision first, and no `maps`, which draws a sample's map of a class.
 
     Of remote shards only those count that lie on this machine. Raises UserError or OSError where they can't be read.
     """
@@ -87,7 +97,7 @@ def worst_classes(
         return _worst_of_sets(evaluation, predictions, shards, classes)
     assert isinstance(evaluation, Evaluation) and isinstance(predictions, Predictions)
     wrong = predictions.top[:, 0] != predictions.labels
-    here = _here(shards, predictions.ids)
+    here, file_of = _here(shards, predictions.ids), files_of(shards)
     names = [result.name for result in evaluation.classes]
     found = []
     for result in evaluation.worst(len(names)):
@@ -96,7 +106,7 @@ def worst_classes(
             continue
         surest = rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")]
         shown = [row for row in surest if here[row]][:WRONG_A_CLASS]
-        mistakes = tuple(_mistake(predictions, int(row), names, shards) for row in shown)
+        mistakes = tuple(_mistake(predictions, int(row), names, shards, file_of, maps) for row in shown)
         found.append(WorstClass(result, len(rows), mistakes))
         if len(found) == classes:
             break
@@ -106,7 +116,7 @@ def worst_classes(
 def _worst_of_sets(
     evaluation: SetEvaluation, predictions: SetPredictions, shards: ShardSet, classes: int
 ) -> list[WorstClass]:
-    here, found = _here(shards, predictions.ids), []
+    here, file_of, found = _here(shards, predictions.ids), files_of(shards), []
     names = [result.name for result in evaluation.classes]
     for result in evaluation.worst(len(names)):
         label = names.index(result.name)
@@ -118,7 +128,7 @@ def _worst_of_sets(
         mistakes = tuple(
             Mistake(
                 picture=thumbnail(shards, sample := int(predictions.ids[row])),
-                key=shards.index[sample]["key"].decode(),
+                file=file_of(sample),
                 taken_for=f"{result.name} missed" if truth[row] else f"no {result.name}",
                 probability=float(probability[row]),
                 truth=None,
@@ -190,15 +200,48 @@ def _here(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.isin(numbers, list(present))
 
 
-def _mistake(predictions: Predictions, row: int, names: Sequence[str], shards: ShardSet) -> Mistake:
+def mistake_maps(
+    model: torch.nn.Module, spec: ModelSpec, shards: ShardSet, device: torch.device
+) -> Callable[[int, int], Picture]:
+    """Return a function that draws what of a sample speaks for a class: as the model sees it, with the map over it.
+
+    Raises UserError where the model or the shards have no such maps.
+    """
+    import torch
+
+    from fasttrain.evaluation.explain import class_activation, overlay
+    from fasttrain.model.preprocess import NormalizePixels
+
+    if spec.multi_label or shards.raw:
+        raise UserError("--explain: the report has maps where a photograph has one class, and shards hold JPEGs")
+    crop = evaluation_crop(spec.geometry)
+    preprocess = NormalizePixels(spec.mean, spec.std, channels_last=True).to(device)
+
+    def draw(sample: int, label: int) -> Picture:
+        pixels = decode_photograph(bytes(shards.bytes(sample)), crop)[None]
+        inputs = preprocess(torch.from_numpy(pixels).to(device))
+        return _thumbnail_of_pixels(overlay(pixels, class_activation(model, inputs, np.array([label])))[0])
+
+    return draw
+
+
+def _mistake(
+    predictions: Predictions,
+    row: int,
+    names: Sequence[str],
+    shards: ShardSet,
+    file_of: FileOf,
+    maps: Callable[[int, int], Picture] | None,
+) -> Mistake:
     sample = int(predictions.ids[row])
     place = np.flatnonzero(predictions.top[row] == predictions.labels[row])
     return Mistake(
         picture=thumbnail(shards, sample),
-        key=shards.index[sample]["key"].decode(),
+        file=file_of(sample),
         taken_for=names[predictions.top[row, 0]],
         probability=float(predictions.probabilities[row, 0]),
         truth=float(predictions.probabilities[row, place[0]]) if len(place) else None,
+        map=None if maps is None else maps(sample, int(predictions.top[row, 0])),
     )
 
 

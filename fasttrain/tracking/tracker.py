@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 from uuid import uuid4
 
 from fasttrain.errors import Stopped
 from fasttrain.files import make_folder
 from fasttrain.tracking.lock import FolderLock
-from fasttrain.tracking.record import RECORD, RUNNING, Record, now
-from fasttrain.tracking.store import is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.record import RECORD, RUNNING, Record
+from fasttrain.tracking.store import configured_uri, is_remote, set_environment, shown
 from fasttrain.tracking.sync import Busy, Sync, reason, sync_beside
 
 FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for its store
@@ -30,6 +30,7 @@ RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
 EXPERIMENT = "fasttrain"  # where nothing says which
 _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
 _AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
+_DELAY_S = 30.0  # how long a delayed run waits for its first step
 _KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed
 
 
@@ -39,6 +40,10 @@ class NullTracker:
     run_id: str | None = None
     uri: str | None = None
     uuid: str | None = None
+    places: Mapping[str, str] = MappingProxyType({})  # where the run is at trackers besides MLflow
+
+    def begin(self) -> None:
+        """Do nothing."""
 
     def wait_for_run(self, timeout: float | None = None) -> str | None:
         """Return the run's id; None here."""
@@ -79,13 +84,14 @@ class Tracker(NullTracker):
         self.uri = shown(uri)
         self.run_id = run_id
         self.uuid = record.uuid
-        self._record = record
+        self.record = self._record = record
         self._lock = FolderLock(record.folder)
         self._sync = Sync(record, uri, report, run_id=run_id)
         self._report = report
         self._told: set[str] = set()
         self._finished = False
         self._news = self._seen = 0
+        self._begun = threading.Event()
         self._left = threading.Event()
         self._delivered = threading.Event()
         self._failures = 0
@@ -105,6 +111,7 @@ class Tracker(NullTracker):
         run_id: str | None = None,
         uuid: str | None = None,
         report: Callable[[str], None] | None = None,
+        delayed: bool = False,
     ) -> Tracker:
         """Start a run, or continue the one that the folder's `tracking.json`, `run_id` or `uuid` names.
 
@@ -116,30 +123,20 @@ class Tracker(NullTracker):
         `uri`: MLflow's tracking URI; default: where the run was tracked before, else $MLFLOW_TRACKING_URI, else
         `mlflow.db` in the working directory (artifacts beside it, in `mlartifacts`). `params`: any number, any length;
         a continued run keeps its own and gets the tag `changed.NAME` for each that differs. `report` takes one line
-        for people, once for each thing that goes wrong, from another thread; default: the log.
+        for people, once for each thing that goes wrong, from another thread; default: the log. `delayed`: leave MLflow,
+        whose import takes CPU seconds, alone until `begin`, for half a minute at most.
 
         Return at once, whatever the store does; `run_id` is known a few seconds later.
         Set MLflow's time-outs, retries and telemetry in os.environ, where the user has not.
         """
         set_environment()
         report = report or logging.getLogger("fasttrain").warning
-        try:
-            record = Record.load(folder / RECORD)
-        except (OSError, ValueError) as error:
-            report(f"MLflow: {folder / RECORD} can't be read ({error}); it is written anew")
-            record = None
-        if record is None:
-            record = _new_record(folder, experiment, run_name, uuid)
-            if uuid is None and run_id is None:
-                run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # as MLflow does, whose next run is another
-        else:
-            record.keep_final_metrics()
-        record.params = {name: str(value) for name, value in params.items()}
-        record.tags |= {name: str(value) for name, value in (tags or {}).items()}
-        if run_name:
-            record.tags["mlflow.runName"] = run_name
-        record.status, record.ended, record.artifacts = RUNNING, None, []
-        configured = uri or os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
+        record, is_new = _load_record(folder, experiment, run_name, uuid, report)
+        if is_new and uuid is None and run_id is None:
+            run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # as MLflow does, whose next run is another
+        _begin(record, run_name, params, tags)
+        record.mlflow = True
+        configured = uri or configured_uri()
         # The record keeps no passwords, so the configured URI is taken where both mean the same store.
         if uri is None and record.uri is not None and record.run_id and record.uri != shown(configured):
             configured = record.uri
@@ -152,14 +149,21 @@ class Tracker(NullTracker):
         tracker = Tracker(record, configured, run_id, report)
         tracker._lock.take()
         tracker._save()
+        if delayed:
+            tracker._begun.clear()
         tracker._thread.start()
         return tracker
+
+    def begin(self) -> None:
+        """Begin to sync a run that was started `delayed`."""
+        self._begun.set()
 
     def wait_for_run(self, timeout: float | None = None) -> str | None:
         """Return the run's id in the store.
 
         Waits at most `timeout` seconds (`RUN_TIMEOUT`), over all calls together, and returns the id known by then.
         """
+        self.begin()
         if not self._sync.connected.wait(RUN_TIMEOUT if timeout is None else timeout):
             self._sync.connected.set()
         self.run_id = self._sync.run_id or self.run_id
@@ -167,9 +171,7 @@ class Tracker(NullTracker):
 
     def sync(self) -> None:
         """Bring what is new in the folder (`history.json`, `evaluation.json`) to the store, without waiting for it."""
-        with suppress(OSError, ValueError), self._record.lock:  # the thread says so
-            self._record.ready = True
-            self._record.note_times()
+        self._record.catch_up()
         self._save()
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
@@ -177,27 +179,17 @@ class Tracker(NullTracker):
 
         A value that the run logged before it was resumed, at the same step, isn't logged again.
         """
-        with self._record.lock:
-            rows = self._record.metrics
-            before = {
-                (name, repr(each)) for row in rows if row["step"] == step for name, each in row["metrics"].items()
-            }
-            values = {name: float(value) for name, value in metrics.items()}
-            if new := {name: value for name, value in values.items() if (name, repr(value)) not in before}:
-                rows.append({"step": step, "time": now(), "metrics": new})
+        self._record.log_metrics(metrics, step)
         self._save()
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
         """Log files that lie in the run's folder, once they are there."""
-        names = [path.resolve().relative_to(self._record.folder.resolve()).as_posix() for path in paths]
-        with self._record.lock:
-            self._record.artifacts = list(dict.fromkeys([*self._record.artifacts, *names]))
+        self._record.log_artifacts(paths)
         self._save()
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run; values as text, cut at MLflow's 8,000 characters."""
-        with self._record.lock:
-            self._record.tags |= {name: str(value) for name, value in tags.items()}
+        self._record.set_tags(tags)
         self._save()
 
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
@@ -208,8 +200,7 @@ class Tracker(NullTracker):
         """
         if self._finished:
             return
-        with self._record.lock:
-            self._record.status, self._record.ended = status, now()
+        self._record.end(status)
         self._save()
         with self._changed:
             self._finished = True
@@ -251,7 +242,8 @@ class Tracker(NullTracker):
             raise RuntimeError("the MLflow run is finished; this came too late")
         self._record.save()
         if problem := self._record.problem:
-            self._tell("record", f"MLflow's state can't be kept ({problem}); the run goes on without")
+            self._tell("record", f"MLflow's state can't be kept ({problem}); the run continues without it")
+        self.begin()
         with self._changed:
             self._news += 1
             self._changed.notify()
@@ -263,6 +255,7 @@ class Tracker(NullTracker):
 
     def _work(self) -> None:
         beside: threading.Thread | None = None
+        self._begun.wait(_DELAY_S)
         while not self._left.is_set():
             self._seen, finished = self._news, self._finished
             try:
@@ -322,6 +315,53 @@ class Tracker(NullTracker):
             if now - began > min(timeout, limits[away]):
                 return
             self._thread.join(0.05)
+
+
+def begin_record(
+    experiment: str | None,
+    run_name: str | None,
+    params: Mapping[str, Any],
+    tags: Mapping[str, Any] | None,
+    *,
+    folder: Path,
+    uuid: str | None,
+    report: Callable[[str], None],
+) -> Record:
+    """Return the record of a run that MLflow doesn't get, new or continued; the arguments are `Tracker.start`'s.
+
+    A run that MLflow got before stays one that `fasttrain runs --deliver` brings to it.
+    """
+    record, is_new = _load_record(folder, experiment, run_name, uuid, report)
+    if is_new:
+        record.mlflow = False
+    _begin(record, run_name, params, tags)
+    with suppress(OSError):  # the record's failure to be saved says so
+        make_folder(folder)
+    return record
+
+
+def _load_record(
+    folder: Path, experiment: str | None, run_name: str | None, uuid: str | None, report: Callable[[str], None]
+) -> tuple[Record, bool]:
+    """Return the record in `folder`, or a new one, and whether it is new."""
+    try:
+        record = Record.load(folder / RECORD)
+    except (OSError, ValueError) as error:
+        report(f"MLflow: {folder / RECORD} can't be read ({error}); it is written anew")
+        record = None
+    if record is None:
+        return _new_record(folder, experiment, run_name, uuid), True
+    record.keep_final_metrics()
+    return record, False
+
+
+def _begin(record: Record, run_name: str | None, params: Mapping[str, Any], tags: Mapping[str, Any] | None) -> None:
+    """Make the record that of a run that is going on."""
+    record.params = {name: str(value) for name, value in params.items()}
+    record.tags |= {name: str(value) for name, value in (tags or {}).items()}
+    if run_name:
+        record.tags["mlflow.runName"] = run_name
+    record.status, record.ended, record.artifacts = RUNNING, None, []
 
 
 def _new_record(folder: Path, experiment: str | None, run_name: str | None, uuid: str | None) -> Record:

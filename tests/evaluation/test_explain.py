@@ -12,6 +12,7 @@ import timm
 import torch
 from PIL import Image
 
+from fasttrain.commands.evaluate import evaluate
 from fasttrain.errors import UserError
 from fasttrain.evaluation.explain import class_activation, overlay
 
@@ -54,6 +55,19 @@ def test_the_overlay_keeps_the_picture_visible():
 def test_a_transformer_is_refused():
     with pytest.raises(UserError, match="is not convolutional"):
         class_activation(timm.create_model("test_vit", img_size=32).eval(), torch.zeros(1, 3, 32, 32), np.array([0]))
+
+
+@pytest.mark.slow
+def test_the_mistakes_of_a_report_show_what_spoke_for_them(model_folder, shard_folder, tmp_path):
+    evaluate(model_folder, shard_folder, device="cpu", workers=0, report=tmp_path / "plain.html")
+    evaluate(model_folder, shard_folder, device="cpu", workers=0, report=tmp_path / "maps.html", explain=True)
+    plain, maps = ((tmp_path / name).read_text() for name in ("plain.html", "maps.html"))
+    mistakes = plain.count(", taken for ")
+    assert 0 < mistakes <= 36
+    assert maps.count('alt="what speaks for ') == mistakes and "what speaks for" not in plain
+    assert len(maps) < len(plain) + mistakes * 20_000
+    with pytest.raises(UserError, match="give --report FILE too"):
+        evaluate(model_folder, shard_folder, explain=True)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from fasttrain.errors import UserError
 from fasttrain.export.export import export
 from fasttrain.export.photographs import some_photographs
 from fasttrain.export.registry import FORMATS, make_format
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 
 
 @pytest.fixture(scope="module", params=list(FORMATS))
@@ -30,7 +30,7 @@ def test_the_file_gives_the_models_logits_for_any_number_of_pictures(exported, m
     model, spec = load_trained(model_folder)
     pixels = torch.randint(0, 256, (11, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = model(Normalise(spec.mean, spec.std, channels_last=False)(pixels))
+        expected = model(NormalizePixels(spec.mean, spec.std, channels_last=False)(pixels))
     run = make_format(name).open(result.path, 1)
     for count in (1, 2, 11):
         torch.testing.assert_close(run(pixels[:count]), expected[:count], rtol=1e-3, atol=1e-3)
@@ -57,7 +57,7 @@ def test_the_result_is_the_comparison(exported, photographs):
 
 
 @pytest.mark.slow
-def test_normalised_pictures_can_be_what_it_takes(model_folder, photographs, tmp_path):
+def test_normalized_pictures_can_be_what_it_takes(model_folder, photographs, tmp_path):
     result = export(
         model_folder, "torchscript", tmp_path / "f.pt", input="float", data=photographs, photographs=5, speed=False
     )

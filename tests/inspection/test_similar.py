@@ -16,7 +16,7 @@ from fasttrain.data.photograph import read_photograph
 from fasttrain.errors import UserError
 from fasttrain.evaluation.embedding_file import check_embeddings_file
 from fasttrain.evaluation.predict import Predictor
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def embedding(model_folder: Path, photograph: Path) -> np.ndarray:
     model, spec = load_trained(model_folder)
     pixels = torch.from_numpy(read_photograph(photograph, spec.image_size))[None]
     with torch.inference_mode():
-        features = model.forward_features(Normalise(spec.mean, spec.std, channels_last=True)(pixels))
+        features = model.forward_features(NormalizePixels(spec.mean, spec.std, channels_last=True)(pixels))
         return model.forward_head(features, pre_logits=True)[0].numpy()
 
 
@@ -66,7 +66,7 @@ def test_the_nearest_photographs_are_found_and_drawn(
     files = [photographs / "soup" / "0003.jpg", photographs / "pizza" / "0002.jpg"]
     line = ["similar", "--checkpoint", model_folder, "--data", shard_folder, *files, "--count", 3, "--device", "cpu"]
     line += ["--batch-size", 16, "--out", tmp_path / "s.png", "--json"]
-    assert run(monkeypatch, *line) == 0
+    assert not run(monkeypatch, *line)
     every = {path: embedding(model_folder, path) for path in sorted(photographs.glob("*/*.jpg"))}
     for file, found in zip(files, json.loads(capsys.readouterr().out), strict=True):
         assert found["image"] == str(file) and len(found["neighbours"]) == 3
@@ -77,6 +77,6 @@ def test_the_nearest_photographs_are_found_and_drawn(
         wanted = sorted(cosines.values(), reverse=True)[:3]
         assert [each["similarity"] for each in found["neighbours"]] == pytest.approx(wanted, abs=5e-3)
         nearest = found["neighbours"][0]
-        assert nearest["classes"] == [file.parent.name] and file.stem in nearest["key"]
+        assert nearest["classes"] == [file.parent.name] and nearest["file"] == f"{file.parent.name}/{file.name}"
     sheet = Image.open(tmp_path / "s.png")
     assert sheet.width > sheet.height, "a row of four pictures for each"

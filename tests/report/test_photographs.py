@@ -21,7 +21,8 @@ from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.torchvision import TorchvisionLoader
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
+from fasttrain.report.mistakes import files_of
 from fasttrain.report.photographs import Picture, first_batch, thumbnail, worst_classes
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
@@ -42,7 +43,7 @@ def pixels_of(picture: Picture) -> np.ndarray:
 
 
 def said(shards: ShardSet, taken_for: dict[int, tuple[int, float]]) -> tuple[Evaluation, Predictions]:
-    """What a model said of the training split: right and 90 % sure, but for `taken_for`'s (class, probability)."""
+    """Return predictions for the training split: right and 90 % sure, but for `taken_for`'s (class, probability)."""
     ids, labels = shards.ids("train"), shards.labels()[shards.ids("train")]
     first, sure = labels.copy(), np.full(len(ids), 0.9, np.float32)
     for sample, (label, probability) in taken_for.items():
@@ -62,7 +63,7 @@ def test_the_worst_classes_and_their_surest_mistakes(shards: ShardSet) -> None:
     worst, second = worst_classes(*said(shards, wrong), shards)
     assert (worst.result.name, worst.wrong, len(worst.mistakes)) == (shards.classes[2], 8, 6)
     assert [each.probability for each in worst.mistakes] == pytest.approx([0.57, 0.56, 0.55, 0.54, 0.53, 0.52])
-    assert [each.key for each in worst.mistakes] == [shards.index[sample]["key"].decode() for sample in bad[:1:-1]]
+    assert [each.file for each in worst.mistakes] == [files_of(shards)(int(sample)) for sample in bad[:1:-1]]
     assert {each.taken_for for each in worst.mistakes} == {shards.classes[3]}
     assert worst.mistakes[0].truth == pytest.approx((1 - 0.57) / 2)
     assert [each.taken_for for each in second.mistakes] == [shards.classes[1], shards.classes[0]]
@@ -111,7 +112,7 @@ def test_the_first_batch_is_what_the_model_saw(shards: ShardSet, mixed: bool) ->
     where = list(range(24))
     if mix is not None:
         where = [*range(12), *range(28, 40)]
-        inputs, targets = mix(Normalise(MEAN, STD, channels_last=True)(images), labels, ids.numpy(), 0)
+        inputs, targets = mix(NormalizePixels(MEAN, STD, channels_last=True)(images), labels, ids.numpy(), 0)
         images = (inputs.permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)).clamp(0, 1) * 255
         names = [in_shares(row, shards.classes) for row in targets.tolist()]
         assert any(" + " in name for name in names)
@@ -143,8 +144,8 @@ def test_shards_behind_a_url_are_not_fetched_for_a_picture(
     assert [len(each.mistakes) for each in nowhere] == [0] * 6 and all(each.wrong for each in nowhere)
     assert first_batch(remote, settings, Augmentation(), torch.device("cpu")) == []
     remote.fetch(0)
-    keys = {remote.index[sample]["key"].decode() for sample in there}
-    shown = {mistake.key for each in worst_classes(*said(remote, wrong), remote) for mistake in each.mistakes}
-    assert shown and shown <= keys
+    files = {files_of(remote)(int(sample)) for sample in there}
+    shown = {mistake.file for each in worst_classes(*said(remote, wrong), remote) for mistake in each.mistakes}
+    assert shown and shown <= files
     assert 0 < len(first_batch(remote, settings, Augmentation(), torch.device("cpu"))) < 8
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1
