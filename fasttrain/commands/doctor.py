@@ -58,6 +58,7 @@ def examine() -> list[Finding]:
             "apt-get install pkg-config libturbojpeg0-dev libopencv-dev, then " + install("ffcv"),
         ),
         _package("export", "onnx", install("export"), "onnxruntime", "onnxscript"),
+        _package("openvino", "openvino", install("openvino")),
         _package("tune", "optuna", install("tune")),
         _package("s3://", "s3fs", install("s3")),
         _package("gs://", "gcsfs", install("gcs")),

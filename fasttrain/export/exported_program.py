@@ -13,15 +13,6 @@ from fasttrain.errors import UserError
 from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
-def exported(model: torch.nn.Module, examples: torch.Tensor, format: str) -> torch.export.ExportedProgram:
-    """Return `model` as torch.export has it, for any number of pictures like `examples`. Raises UserError."""
-    try:
-        return torch.export.export(model, (examples[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
-    except Exception as error:  # dynamo, the tracer and the shape solver each have their own
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--format {format}: torch can't export this model ({reason})") from error
-
-
 class ExportedProgram(Format):
     """The metadata are JSON, in the extra file `metadata.json`."""
 
@@ -29,7 +20,11 @@ class ExportedProgram(Format):
     runtime = "torch.export"
 
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
-        program = exported(model, examples, "exported-program")
+        try:
+            program = torch.export.export(model, (examples[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
+        except Exception as error:  # dynamo, the tracer and the shape solver each have their own
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--format exported-program: torch can't export this model ({reason})") from error
         # Not into the file: where the disk is full, torch's writer ends the whole process.
         file = io.BytesIO()
         torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})

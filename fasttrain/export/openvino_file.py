@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fasttrain.export.base import Format, Metadata, Run, as_text, from_text
-from fasttrain.export.exported_program import exported
+from fasttrain.export.onnx_file import Onnx
 
 if TYPE_CHECKING:
     import openvino
 
 _SECTION = "fasttrain"
+
+
+@contextmanager
+def converted(model: torch.nn.Module, examples: torch.Tensor) -> Iterator[openvino.Model]:
+    """Yield `model` as OpenVINO has it, by way of ONNX. Raises UserError where it can't be had in that form."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
+        plain = Path(folder) / "model.onnx"
+        Onnx().write(model, examples, plain, {})
+        yield openvino.Core().read_model(plain)  # `openvino.convert_model` would report its use to its makers
+
+
+def save(made: openvino.Model, path: Path, metadata: Metadata) -> None:
+    """Write `made` to `path`, weights as they are, and its metadata."""
+    import openvino
+
+    for key, value in metadata.items():
+        made.set_rt_info(as_text(value), [_SECTION, key])
+    openvino.save_model(made, path, compress_to_fp16=False)
 
 
 class OpenVino(Format):
@@ -24,29 +47,12 @@ class OpenVino(Format):
 
     suffix = ".xml"
     runtime = "OpenVINO"
-    needs = ("openvino",)
+    needs = ("openvino", "onnx", "onnxscript")
     extra = "openvino"
 
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
-        self.save(self.convert(model, examples), path, metadata)
-
-    def convert(self, model: torch.nn.Module, examples: torch.Tensor) -> openvino.Model:
-        """Return `model` as OpenVINO has it, for any number of pictures. Raises UserError where that can't be had."""
-        import openvino
-
-        made = openvino.convert_model(exported(model, examples, "openvino"))
-        made.reshape(openvino.PartialShape([-1, *examples.shape[1:]]))
-        made.inputs[0].get_tensor().set_names({"images"})
-        made.outputs[0].get_tensor().set_names({"logits"})
-        return made
-
-    def save(self, made: openvino.Model, path: Path, metadata: Metadata) -> None:
-        """Write `made` to `path`, weights as they are."""
-        import openvino
-
-        for key, value in metadata.items():
-            made.set_rt_info(as_text(value), [_SECTION, key])
-        openvino.save_model(made, path, compress_to_fp16=False)
+        with converted(model, examples) as made:
+            save(made, path, metadata)
 
     def open(self, path: Path, threads: int) -> Run:
         import openvino
