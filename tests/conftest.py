@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -152,3 +154,16 @@ def signed() -> Callable[[Path], Path]:
         return folder
 
     return sign
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real, headless Chromium."""
+    sync_playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright").sync_playwright
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)  # with --headless and --no-sandbox
+        yield browser
+        browser.close()

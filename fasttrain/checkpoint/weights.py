@@ -1,22 +1,43 @@
-"""Which file `--checkpoint` means; a mistyped path is told before torch takes its seconds to import."""
+"""Find the file that `--checkpoint` names; a mistyped path is told before torch takes its seconds to import."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from fasttrain.config.load import read_toml
 from fasttrain.errors import UserError
 
 WEIGHTS = "model.safetensors"
+_CONFIG = "config.toml"
+_LATEST, _RUNS = Path("latest"), Path("runs")
 
 
 def weights_file(path: Path) -> Path:
-    """`path` itself, or the best epoch's weights in the run folder `path`. Raises UserError where there are none."""
+    """Return `path` itself, or the best epoch's weights in the run folder `path`.
+
+    The path "latest" is the newest run in `runs`. Raises UserError where there are none.
+    """
+    if path == _LATEST and not path.exists():
+        if not (newest := _newest_first(_RUNS)):
+            raise UserError(f"latest: {_RUNS} holds no run with a {WEIGHTS}; give --checkpoint a run folder")
+        return newest[0]
     if path.is_file():
         return path
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
-    runs = sorted(path.glob(f"*/{WEIGHTS}"), key=lambda each: each.stat().st_mtime)
-    if runs:
-        raise UserError(f"{path}: no run folder, it holds some; give --checkpoint one, the newest is {runs[-1].parent}")
+    if runs := _newest_first(path):
+        raise UserError(f"{path}: no run folder, it holds some; give --checkpoint one, the newest is {runs[0].parent}")
     what = f"no {WEIGHTS} in it" if path.is_dir() else "no such file"
     raise UserError(f"{path}: {what}; give --checkpoint a run folder, its {WEIGHTS} or a checkpoint")
+
+
+def data_of_run(weights: Path) -> str | None:
+    """Return the data set on which the run that made this file of weights, or checkpoint, trained; None if unknown."""
+    for folder in weights.absolute().parents[:2]:
+        if (folder / _CONFIG).is_file():
+            return read_toml(folder / _CONFIG).get("data")
+    return None
+
+
+def _newest_first(runs: Path) -> list[Path]:
+    return sorted(runs.glob(f"*/{WEIGHTS}"), key=lambda each: each.stat().st_mtime, reverse=True)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -31,8 +32,15 @@ from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.cores import set_up_openmp
 from fasttrain.environment import is_rank
-from fasttrain.errors import STDOUT, FasttrainError, InternalError, Stopped, internal, mendable, one_line
+from fasttrain.errors import STDOUT, FasttrainError, InternalError, Stopped, UserError, internal, mendable, one_line
 from fasttrain.machine import NOT_ON_WINDOWS, WINDOWS
+from fasttrain.version import __version__
+
+
+def _with_hyphens(name: str) -> str:
+    """Let options and commands be typed with underscores, as they are named in TOML and Python."""
+    return name.replace("_", "-")
+
 
 app = typer.Typer(
     name="fasttrain",
@@ -42,11 +50,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # typer doesn't export it
 DEBUG = typer.Option(False, "--debug", help="show a stack trace when something fails")
 
 
-@app.callback()
-def common(debug: bool = DEBUG) -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fasttrain {__version__}")
+        raise typer.Exit
+
+
+VERSION_OPTION = typer.Option(
+    False, "--version", "-V", help="print the version", callback=_print_version, is_eager=True
+)
+
+
+@app.callback(context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _with_hyphens})
+def common(debug: bool = DEBUG, version: bool = VERSION_OPTION) -> None:
     if debug:
         os.environ["FASTTRAIN_DEBUG"] = "1"
 
@@ -117,11 +137,17 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    """Runs the command, which ends in SystemExit; what it printed is written by then, or an OSError raised."""
+    """Run the command and exit. Raise UserError for a mistake on the command line, OSError where a print failed."""
     try:
-        app(args=arguments, standalone_mode=True)
+        sys.exit(app(args=arguments, prog_name="fasttrain", standalone_mode=False))
+    except _USAGE_ERROR as error:
+        if not arguments:  # typer shows the help by raising an error
+            error.show()
+            sys.exit(2)
+        line = " ".join(["fasttrain", *arguments[: _with_hyphens(arguments[0]) in _COMMANDS], "--help"])
+        raise UserError(f"{error.format_message().rstrip('.?')}; see {line}") from error
     except SystemExit as leaving:
-        if isinstance(leaving.__context__, BrokenPipeError):  # which typer makes an exit code of its own of
+        if isinstance(leaving.__context__, BrokenPipeError):  # typer turns it into exit code 1
             raise leaving.__context__ from None
         sys.stdout.flush()
         if signal.getsignal(signal.SIGTERM) is _terminated:  # what is done is done, while Python and torch take leave

@@ -20,18 +20,26 @@ _MANY = 5  # files with the same reason are counted, not listed one by one
 
 
 def convert(
+    photographs: Annotated[
+        str | None, typer.Argument(help="the same as --source", metavar="[SOURCE]", show_default=False)
+    ] = None,
     source: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="food101 (downloads it), sample (draws a small one), a folder of photographs, a zip or tar of one, "
             "WebDataset's tars, FFCV's .beton files, TFRecords, a table of paths and labels (.csv, .tsv, .jsonl, "
             ".parquet, .txt), or a Hugging Face data set (hf://OWNER/NAME, a folder that `datasets` saved, Parquet "
-            "files); a folder or table may be a URL (s3://bucket/photographs)"
+            "files); a folder or table may be a URL (s3://bucket/photographs)",
+            show_default="food101",
         ),
-    ] = "food101",
+    ] = None,
     out: Annotated[
-        str, typer.Option(help="where the shards are written: a folder, or a URL (s3://bucket/shards)")
-    ] = "shards",
+        str | None,
+        typer.Option(
+            help="where the shards are written: a folder, or a URL (s3://bucket/shards)",
+            show_default="shards/NAME, by the source's",
+        ),
+    ] = None,
     format: Annotated[str, typer.Option(help="tar, or tar,beton: FFCV's files too")] = "tar",
     val_fraction: Annotated[
         float, typer.Option(help="share of each class's training photographs that validates")
@@ -108,10 +116,16 @@ def convert(
 ) -> None:
     """Converts photographs into shards, once; stopped half-way, the same command goes on where it was."""
 
+    from fasttrain.errors import UserError
     from fasttrain.photos.source import SourceOptions
     from fasttrain.shards.convert import convert as run
+    from fasttrain.shards.find import default_out
     from fasttrain.terminal import make_console
 
+    if photographs is not None and source is not None:
+        raise UserError(f"{photographs} and --source {source} are two sources; give one")
+    source = photographs or source or "food101"
+    out = default_out(source) if out is None else out
     console = make_console()
     settings: dict[str, Any] = {
         "val_fraction": val_fraction,

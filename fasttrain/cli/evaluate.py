@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="a run folder, its model.safetensors, a checkpoint, or latest: the newest run in runs")
+    ],
     data: Annotated[
-        str, typer.Option(help="shards (a folder or an s3:// URL), or a folder of class folders")
-    ] = "shards",
+        str | None,
+        typer.Option(
+            help="shards (a folder or an s3:// URL), or a folder of class folders; default: what the run trained on"
+        ),
+    ] = None,
     model: OwnModel = None,
     split: Annotated[
         str | None,
@@ -43,9 +48,9 @@ def evaluate(
     """Evaluates a trained model on one split: top1, top3, top5, precision, recall, F1, the worst classes."""
     import json
 
-    from fasttrain.checkpoint.weights import weights_file
+    from fasttrain.checkpoint.weights import data_of_run, weights_file
 
-    weights_file(checkpoint)
+    data = data or data_of_run(weights_file(checkpoint)) or "shards"
     from fasttrain.commands.evaluate import evaluate as run
     from fasttrain.evaluation.splits import default_split
     from fasttrain.files import atomic_write_bytes, require_place

@@ -12,7 +12,9 @@ from fasttrain.export.registry import FORMATS
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="a run folder, its model.safetensors, a checkpoint, or latest: the newest run in runs")
+    ],
     format: Annotated[str, typer.Option(help="one of " + ", ".join(FORMATS))] = "onnx",
     out: Annotated[
         Path | None, typer.Option(help="the file; default: model.onnx and the like beside the weights")

@@ -20,7 +20,9 @@ _IGNORED_SHOWN = 10
 
 def predict(
     images: Annotated[list[str], typer.Argument(help="photographs, folders of them, or quoted globs")],
-    checkpoint: Annotated[Path, typer.Option(help="a run folder, its model.safetensors, or a checkpoint")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="a run folder, its model.safetensors, a checkpoint, or latest: the newest run in runs")
+    ],
     model: OwnModel = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes named for each photograph")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,

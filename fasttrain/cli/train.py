@@ -49,11 +49,26 @@ OwnModel = Annotated[
 ]
 
 
+DataSet = Annotated[str | None, typer.Argument(help="the same as --data", metavar="[DATA]", show_default=False)]
+
+
+def take_argument(data_set: str | None, given: dict[str, Any]) -> None:
+    """Make the command's argument the setting `data`. Raises UserError where `--data` is given, too."""
+    from fasttrain.errors import UserError
+
+    if data_set is None:
+        return
+    if given.get("data") is not None:
+        raise UserError(f"{data_set} and --data {given['data']} are two data sets; give one")
+    given["data"] = data_set
+
+
 def train_command() -> Callable[..., None]:
     """`train`, with one option for each field of `TrainConfig`."""
 
-    def train(config: ConfigFile = None, **given: Any) -> None:
+    def train(data_set: DataSet = None, config: ConfigFile = None, **given: Any) -> None:
         """Trains a model on shards (or a folder of photographs), evaluates it and tracks the run."""
+        take_argument(data_set, given)
         if given.get("resume") is None:
             check_settings(config, given)
         from fasttrain.cli.streams import outlive_stdout
@@ -109,14 +124,36 @@ def check_settings(config: Path | None, given: Mapping[str, Any]) -> None:
         raise
 
 
+_ALIASES = {"learning_rate": "--lr", "image_size": "--imgsz", "batch_size": "--batch"}
+"""Short names of options, as timm's and Ultralytics' users type them."""
+
+
 def _option(name: str, field: FieldInfo, panel: str) -> Any:
     flag = "--" + name.replace("_", "-")
-    flags = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
+    flags = [f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag]
+    flags += [_ALIASES[name]] if name in _ALIASES else []
     default = "" if field.default is None else _shown(field.default)
     callback = find_own_model if name == "model" else None
     return typer.Option(
-        flags, help=field.description, show_default=default or False, rich_help_panel=panel, callback=callback
+        *flags,
+        help=f"{field.description} \\[default: {default}]" if default else field.description,
+        show_default=False,
+        rich_help_panel=panel,
+        callback=callback,
+        metavar="|".join(_choices(field.annotation)) or None,
     )
+
+
+def _choices(annotation: Any) -> list[str]:
+    """Return the values that a setting of this type can have; none where there are too many to list."""
+    if get_origin(annotation) is Literal:
+        return [str(each) for each in get_args(annotation)]
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [each for each in get_args(annotation) if each is not type(None)]
+        found = [_choices(each) for each in kinds]
+        if all(found):
+            return [choice for each in found for choice in each]
+    return []
 
 
 def _shown(default: Any) -> str:

@@ -40,7 +40,9 @@ class DataSettings(Settings):
     """Photographs, and how they are read and cropped."""
 
     data: str | Path = Field(
-        Path("shards"), description="shards made by `convert` (a folder, s3://, gs://, https://), or class folders"
+        Path("shards"),
+        description="shards made by `convert` (a folder, s3://, gs://, https://), or class folders; a folder "
+        "with one data set in it means that one",
     )
     cache_size: CacheSize | None = Field(
         None, description="50GB: most that shards fetched from a URL may take; default: all but 5 GB of the disk"

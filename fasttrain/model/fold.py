@@ -1,4 +1,4 @@
-"""Frozen BatchNorm costs nothing: its scale and shift go into the convolution before it."""
+"""BatchNorm with frozen statistics costs next to nothing: its scale and shift go into the convolution before it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.padding import pad_same
 
 from fasttrain.device import full_precision
 
@@ -17,14 +18,19 @@ _TOLERANCE = 1e-3
 
 
 def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:
-    """Has each BatchNorm among the `frozen` modules, which stay in eval mode, be done by the convolution before it.
+    """Have the convolution before each BatchNorm of the `frozen` modules, which stay in eval mode, do its work.
 
-    Returns how many: those that a trial run of `model` finds, 0 where its features would not stay the same within
-    rounding or where it can't take pictures of 64 px. Parameters, buffers and `state_dict` stay as they are; call it
-    when they have been loaded, and not before the model is copied.
+    Return how many were folded: those that a trial run of `model` finds, 0 where its features would not stay the same
+    within rounding or where it can't take pictures of 64 px. Parameters, buffers and `state_dict` stay as they are.
+    Call it when they have been loaded, and not before the model is copied.
+
+    What trains is folded anew in each forward pass, on a CPU only: passes over activations are what takes time there.
+    A GPU would launch more operations.
     """
     norms: set[torch.nn.Module] = {each for each in frozen if type(each) in (torch.nn.BatchNorm2d, BatchNormAct2d)}
-    convs: set[torch.nn.Module] = {each for each in frozen if type(each) is torch.nn.Conv2d}
+    device = next(model.parameters()).device
+    among = model.modules() if device.type == "cpu" else frozen
+    convs: set[torch.nn.Module] = {each for each in among if type(each) in (torch.nn.Conv2d, Conv2dSame)}
     if not norms or not convs:
         return 0
     training = {module: module.training for module in model.modules()}
@@ -33,8 +39,7 @@ def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> in
     model.eval()
     try:
         with torch.no_grad(), full_precision():
-            probe = torch.randn(_PROBE, generator=torch.Generator().manual_seed(0))
-            probe = probe.to(next(model.parameters()).device)
+            probe = torch.randn(_PROBE, generator=torch.Generator().manual_seed(0)).to(device)
             pairs, before = _find_pairs(model, features_of, convs, norms, probe)
             for conv, norm in pairs:
                 _fold(conv, norm)
@@ -61,11 +66,24 @@ def _alike(before: Any, after: Any) -> bool:
 def _fold(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> None:
     variance, mean = norm.running_var, norm.running_mean
     assert variance is not None and mean is not None
-    scale = torch.rsqrt(variance + norm.eps) * (1 if norm.weight is None else norm.weight)
-    weight = conv.weight * scale.reshape(-1, 1, 1, 1)
-    bias = (-mean if conv.bias is None else conv.bias - mean) * scale
-    bias = bias if norm.bias is None else bias + norm.bias
-    conv.forward = lambda inputs: conv._conv_forward(inputs, weight, bias)  # type: ignore[method-assign, assignment]
+    inverse = torch.rsqrt(variance + norm.eps)
+
+    def folded() -> tuple[torch.Tensor, torch.Tensor]:
+        scale = inverse if norm.weight is None else inverse * norm.weight
+        bias = (-mean if conv.bias is None else conv.bias - mean) * scale
+        return conv.weight * scale.reshape(-1, 1, 1, 1), bias if norm.bias is None else bias + norm.bias
+
+    constant = folded()
+    parameters = [*conv.parameters(), *norm.parameters()]
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        # A phase that freezes more, and ends, changes what requires a gradient.
+        weight, bias = folded() if any(each.requires_grad for each in parameters) else constant
+        if isinstance(conv, Conv2dSame):
+            inputs = pad_same(inputs, conv.kernel_size, conv.stride, conv.dilation)
+        return conv._conv_forward(inputs, weight, bias)
+
+    conv.forward = forward  # type: ignore[method-assign, assignment]
     norm.forward = _rest_of(norm)  # type: ignore[method-assign, assignment]
 
 

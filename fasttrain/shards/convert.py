@@ -24,6 +24,7 @@ from fasttrain.shards.assemble import assemble
 from fasttrain.shards.beton import NO_LABEL, RECORD, write_betons
 from fasttrain.shards.destination import Destination, Folder
 from fasttrain.shards.extra_labels import extra_labels_file
+from fasttrain.shards.find import data_set_in, default_out
 from fasttrain.shards.format import EXTRA, MANIFEST, PARTS, Manifest, read_manifest
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.layout import Earlier, ShardJob, lay_out, split_files
@@ -68,7 +69,7 @@ class ConvertResult:
 
 def convert(
     source: str | Path = "food101",
-    out: str | Path = "shards",
+    out: str | Path | None = None,
     *,
     format: str = "tar",
     val_fraction: float = ShardSettings.val_fraction,
@@ -91,7 +92,8 @@ def convert(
 ) -> ConvertResult:
     """Writes the shards of `source` ("food101", "sample", a path: see `open_source`) into `out`.
 
-    out: a folder, or a URL that fsspec can write, such as "s3://bucket/shards".
+    out: a folder, or a URL that fsspec can write, such as "s3://bucket/shards"; shards/NAME by default, after the last
+    part of `source`.
 
     format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
     each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
@@ -111,7 +113,7 @@ def convert(
     """
     formats = parse_formats(format, raw=raw)
     console = make_console(stderr=True, quiet=not progress)
-    place = destination(out)
+    place = destination(default_out(str(source)) if out is None else out)
     if not isinstance(place, Folder) and "beton" in formats:
         raise UserError(
             f"--format {format} goes with a local --out only; give a folder, then copy it: --out {out} is a URL"
@@ -184,13 +186,15 @@ def convert_part(
 def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:
     """`data` where it holds shards or is a URL; where it holds photographs, their shards in the cache, made once.
 
+    Where `data` is a folder with one data set in it, such as shards/food for `shards`, that one is taken.
+
     They are made again if a photograph was added, removed or changed since: see `Source.local_state`. `settings` are
     for photographs: other settings make other shards. `known`: a model's classes; the photographs may then be of some
-    of them only, even of one. Raises UserError where it holds neither, or other classes.
+    of them only, even of one. Raises UserError where it holds neither, several data sets, or other classes.
     """
     if is_url(data):
         return data
-    data = user_path(data)
+    data = user_path(data_set_in(data))
     if not data.exists() and (url := url_in_path(data)):
         raise UserError(f"{data} does not exist; did you mean '{url}'? A Path takes a slash from a URL: give a string")
     if (data / MANIFEST).exists():

@@ -1,7 +1,8 @@
-"""MLflow's own page on the store that runs are tracked in."""
+"""Serve MLflow's own page on the store that runs are tracked in."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,8 +11,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
-from typing import IO
+from collections.abc import Callable, Mapping
+from typing import IO, Any
 
 from fasttrain.errors import UserError
 from fasttrain.machine import WINDOWS, end_all, start_apart
@@ -50,7 +51,7 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
                 if server.poll() is not None:
                     raise UserError(f"MLflow's server on {shown(uri)} ended: {_last_line(log)}")
                 if not told and (told := _answers(page)):
-                    say(f"MLflow: {page} (Ctrl-C ends it), on {shown(uri)}")
+                    say(f"MLflow: {_address_of_runs(page)} (Ctrl-C ends it), on {shown(uri)}")
                 time.sleep(0.2)
         finally:
             end_all(server, _GRACE_S)
@@ -76,6 +77,29 @@ def _answers(page: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def _address_of_runs(page: str) -> str:
+    """Return the address of the newest run's experiment, as MLflow 3 has it; the page's where there is no run."""
+    newest = {"max_results": 1, "order_by": ["attributes.start_time DESC"]}
+    try:
+        experiments = _ask(page, "experiments/search", {"max_results": 1000}).get("experiments", [])
+        ids = [each["experiment_id"] for each in experiments]
+        runs = _ask(page, "runs/search", {"experiment_ids": ids, **newest}).get("runs", [])
+    except (OSError, ValueError):
+        return page
+    if not runs:
+        return page
+    return f"{page}/#/experiments/{runs[0]['info']['experiment_id']}?workflowType=machine_learning"
+
+
+def _ask(page: str, what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answer of MLflow's REST API."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{page}/api/2.0/mlflow/{what}", json.dumps(values).encode(), headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
 
 
 def _last_line(log: IO[bytes]) -> str:

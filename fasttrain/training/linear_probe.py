@@ -7,6 +7,7 @@ since the loaders give features in place of pictures and the model's `forward` t
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -31,6 +32,7 @@ from fasttrain.errors import UserError
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.loaders import base
 from fasttrain.loaders.plan import BadSamples, Batch, EpochPlan, balanced_order, epoch_order
+from fasttrain.model.criterion import Criterion
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.precision import Autocast
 from fasttrain.shards.format import SPLITS
@@ -43,7 +45,7 @@ from fasttrain.training.state import TrainingState
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 Watched = Callable[[Batches], Batches]
 
-_STRONGEST, _WEAKEST = 1.0, 1e-4  # L2 penalties on the weights of standardized features
+_STRONGEST, _WEAKEST = 1e-4, 1.0  # C of scikit-learn: 1 / (L2 penalty * samples), on standardized features
 _MOST_UNDER_MINUTES = 10_000  # photographs; the classifier of more is hardly better to train everything from
 _TOLERANCE = 1e-2  # of the greatest logit: half precision
 
@@ -159,20 +161,20 @@ def most_for_head(config: TrainConfig) -> int | None:
     return _MOST_UNDER_MINUTES if config.minutes and not config.linear_probe and config.fold is None else None
 
 
-def l2_strength(epoch: int, epochs: int) -> float:
-    """Return the L2 penalty of `epoch`, from 0, of `epochs`: evenly spaced logarithms from 1 down to 1e-4.
+def l2_strength(epoch: int, epochs: int, samples: int) -> float:
+    """Return the L2 penalty of `epoch`, from 0, of `epochs`, from strong to weak.
 
-    One epoch alone takes the middle, 1e-2. In scikit-learn's terms the penalty is 1 / (C * samples).
+    In scikit-learn's terms it is 1 / (C * samples). C runs from 1e-4 up to 1 in even logarithms; one epoch alone takes
+    1e-2, the middle.
     """
     share = epoch / (epochs - 1) if epochs > 1 else 0.5
-    return _STRONGEST * (_WEAKEST / _STRONGEST) ** share
+    return 1 / (samples * _STRONGEST * (_WEAKEST / _STRONGEST) ** share)
 
 
-def solve_epoch(
-    state: TrainingState, criterion: torch.nn.Module, l2: float, *, stop_requested: Callable[[], bool]
-) -> bool:
+def solve_epoch(state: TrainingState, criterion: Criterion, l2: float, *, stop_requested: Callable[[], bool]) -> bool:
     """Solve for the head of `state.model` on the features of the epoch of `state.loader`, and count the epoch.
 
+    Labels aren't smoothed: the L2 penalty regularizes, and both together cost a point of top1 (`docs/recipes.md`).
     Returns False, with the state unchanged, if a stop was requested. An epoch that was solved before is left alone.
     """
     before, began = state.loader.state_dict(), time.perf_counter()
@@ -183,6 +185,8 @@ def solve_epoch(
     features, labels = (torch.cat(each).to(device) for each in zip(*batches, strict=True))
     # The loss of sets is a mean over classes: each class gets the penalty that a logistic regression of its own has.
     penalty = l2 / labels.shape[1] if labels.ndim == 2 else l2
+    criterion = copy.copy(criterion)
+    criterion.label_smoothing = 0.0
     if not solve_head(head, features, labels, criterion, penalty, stop_requested=stop_requested):
         state.loader.load_state_dict(before)
         return False

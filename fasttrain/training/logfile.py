@@ -1,4 +1,4 @@
-"""`train.log`: an extra, which a run outlives."""
+"""Keep a run's warnings and stack trace in `train.log`, without which the run goes on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from fasttrain.errors import of_os
 
 
 class RunLog(logging.FileHandler):
-    """Writes the file at `path`. Where that can't be done, `say` hears of it once, and the run goes on without."""
+    """Write the file at `path`, from the first record on. Where that can't be done, `say` is told once."""
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
         self._say, self._refused = say, False
-        try:
-            self.stream = self._open()
-        except OSError as error:
-            self._refuse(error)
 
     @property
     def kept(self) -> bool:
@@ -28,8 +24,12 @@ class RunLog(logging.FileHandler):
         return not self._refused
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._refused:
+        if self._refused:
+            return
+        try:
             super().emit(record)
+        except OSError as error:  # raised where the file can't be made; logging catches what a write raises
+            self._refuse(error)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

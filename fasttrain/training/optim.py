@@ -18,6 +18,13 @@ from fasttrain.training.optimizer_check import require_usable
 timm.optim.kron.has_dynamo = False  # it compiles four graphs for each shape of parameter: minutes before the first step
 
 
+def require_known_optimizer(name: str) -> None:
+    """Raise UserError, with the nearest name, where timm has no optimizer `name`."""
+    kind = name.lower().removeprefix("lookahead_")
+    if kind not in list_optimizers():
+        raise UserError(f"optimizer = '{name}' is not known to timm{nearest(kind, list_optimizers())}")
+
+
 def create_optimizer(
     model: torch.nn.Module,
     name: str,
@@ -35,8 +42,7 @@ def create_optimizer(
     it can't train here: see `require_usable`.
     """
     kind = name.lower().removeprefix("lookahead_")
-    if kind not in list_optimizers():
-        raise UserError(f"optimizer = '{name}' is not known to timm{nearest(kind, list_optimizers())}")
+    require_known_optimizer(name)
 
     def make(model: torch.nn.Module, layer_decay: float | None = None) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = create_optimizer_v2(

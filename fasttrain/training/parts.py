@@ -101,7 +101,8 @@ class RunParts:
     @property
     def l2(self) -> float:
         """Return the L2 penalty of the present epoch, where the classifier trains on features."""
-        return l2_strength(self.state.epoch, self.config.head_epochs or self.config.epochs)
+        epochs = self.config.head_epochs or self.config.epochs
+        return l2_strength(self.state.epoch, epochs, len(self.state.loader.ids))
 
     def fold_frozen(self) -> None:
         """Fold frozen BatchNorm into its convolutions. Call it after the weights have been loaded."""

@@ -34,7 +34,7 @@ _WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; elsewhere more, as they are 
 _WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
 _MEASURING_SHARE = 0.1  # of the budget: where it is over, one step and one batch have to do
 _LEAST_SIZE, _STRIDE = 128, 32  # px
-_PENALTIES = 6  # epochs of the head, each with its own L2 penalty
+_PENALTIES = 7  # epochs of the head, each with its own L2 penalty
 
 
 def with_time_plan(
@@ -80,11 +80,8 @@ def with_time_plan(
         sides,
         progressive=progressive,
         epochs=asked.epochs - asked.head_epochs if "epochs" in given else None,
-        learning_rate=asked.learning_rate if "learning_rate" in given else None,
     )
     chosen: dict[str, Any] = {"image_size": plan.image_size, "progressive": plan.progressive, "epochs": plan.epochs}
-    if plan.learning_rate is not None:
-        chosen["learning_rate"] = plan.learning_rate
     if plan.epochs < config.warmup_epochs:
         chosen["warmup_epochs"] = float(plan.epochs)
     if plan.head == "alone":

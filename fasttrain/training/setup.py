@@ -34,6 +34,7 @@ from fasttrain.model.precision import Precision, choose_precision
 from fasttrain.model.preprocess import Normalise
 from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
+from fasttrain.shards.find import data_set_in
 from fasttrain.shards.folds import FoldView
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
@@ -45,6 +46,7 @@ from fasttrain.training.ema import Ema
 from fasttrain.training.image_size import sides_of, with_fitting_sizes
 from fasttrain.training.interpolation import with_known_interpolation
 from fasttrain.training.loss import make_criterion
+from fasttrain.training.optim import require_known_optimizer
 from fasttrain.training.parts import RunParts
 from fasttrain.training.phases import describe_head, freeze_for, freeze_for_good, make_optimizer, needs_pixels, phase_of
 from fasttrain.training.resume import RunStart
@@ -62,7 +64,9 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
 
     Seeds every generator. Raises UserError for settings, data or a checkpoint that don't go together.
     """
+    require_known_optimizer(start.config.optimizer)
     config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
+    config = config.model_copy(update={"data": data_set_in(config.data)})
     config, why_sizes = with_fitting_sizes(config)
     config, why_filter = with_known_interpolation(config)
     start, why_batch = replace(start, config=config), ""

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fasttrain.config.values import Progressive
 from fasttrain.errors import UserError
 from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
-_LEAST_EPOCHS = 1.5  # measured before `freeze_bn`: one epoch behind a solved head ended at 73.9 %, the head at 84.0 %
-_ENOUGH = (4.0, 2.0, _LEAST_EPOCHS)  # epochs at the usual side, growing up to it, at the small one
+_ENOUGH = (4.0, 2.0, 1.5)  # epochs at the usual side, growing up to it, at the small one
+_ENOUGH_BEHIND_HEAD = 2.0  # one epoch, or pictures of the small side, end below a solved head
 _LEAST_STEPS = 200  # as many steps are worth it also where they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer change nothing for the better
 _LEAST_PART = 0.2  # of an epoch: less is not worth its validation
-_GENTLE = 3e-4  # the learning rate where there are fewer epochs than the first of `_ENOUGH`
 _STRIDE = 32
 _TRAINED_SHARE = 0.8  # of the evaluated side: random crops enlarge what is in them (Touvron et al. 2019)
 _SMALL_SHARE, _SMALLEST = 0.6, 96  # of the evaluated side, and px
 _HEAD_SHARE = 0.5  # of the time, at most: nothing else raises the accuracy as fast
-_SOLVE = 1e-3  # seconds a photograph, for the first penalties: the others are left out where they take too long
+_SOLVE = 2e-3  # seconds a photograph, for the first penalties: the others are left out where they take too long
 _REPORT = 5.0  # seconds for the figures, the report and the files
 _MARGIN, _MOST_MARGIN = 0.02, 20.0  # of the budget, and in seconds
 
@@ -77,8 +76,7 @@ class TimePlan:
 
     head: "first" (solve for the classifier, then train everything), "alone" or "none". `training` are the seconds of
     all steps; the last epoch may end early. A step takes `line[0] + line[1] * side ** 2`, one validation `validation`,
-    and `finish` is kept for the end. `learning_rate` is one for few epochs behind a solved head, where the plan may
-    choose it and the settings' own is too great.
+    and `finish` is kept for the end.
     """
 
     budget: float
@@ -92,7 +90,6 @@ class TimePlan:
     head_seconds: float
     validation: float
     finish: float
-    learning_rate: float | None = None
 
     @property
     def epochs_that_fit(self) -> float:
@@ -118,11 +115,10 @@ class TimePlan:
             return f"{minutes}; the head alone, solved for on frozen features at {self.image_size} px: {why}"
         head = f"the head solved for first ({self.head_seconds:.0f} s), then " if self.head == "first" else ""
         growing = self.progressive
-        rate = f", learning rate {self.learning_rate:g}" if self.learning_rate else ""
         constant = growing is not None and growing.first == growing.last
         shown = growing.last if growing and constant else growing or self.image_size
         return (
-            f"{minutes}; {head}{self.epochs_that_fit:.3g} epochs at {shown} px{rate} ({self.training:.0f} s), "
+            f"{minutes}; {head}{self.epochs_that_fit:.3g} epochs at {shown} px ({self.training:.0f} s), "
             f"evaluated at {self.image_size} px; {self.finish:.0f} s kept for the end"
         )
 
@@ -145,38 +141,24 @@ def make_time_plan(
     *,
     progressive: Progressive | None = None,
     epochs: int | None = None,
-    learning_rate: float | None = None,
 ) -> TimePlan:
     """Return the plan for what is left of `budget` seconds when `spent` are gone.
 
     sizes: sides in px to choose the evaluated one from, the greatest first. sides: those that the model can train on
-    besides. `progressive`, `epochs` and `learning_rate` are the user's, None where the plan may choose them.
+    besides. `progressive` and `epochs` are the user's, None where the plan may choose them.
 
-    The greatest size that leaves enough epochs is taken. Where none does, the least one is trained on smaller pictures.
-    Where even that is too slow, the head alone is left, if it is fast enough for all photographs or nothing else is.
+    The greatest size that leaves enough epochs is taken. Where none does, the least one is taken: with smaller pictures
+    if there is no solved head, and if there is one and it has time for all photographs, as the head alone.
     Raises UserError for `epochs` that don't fit.
     """
-    plan = _choose(budget, spent, rates, work, sizes, sides, progressive, epochs)
-    if learning_rate is None and plan.head == "first" and plan.epochs_that_fit < _ENOUGH[0]:
-        plan = replace(plan, learning_rate=_GENTLE)
-    return plan
-
-
-def _choose(
-    budget: float,
-    spent: float,
-    rates: Rates,
-    work: Work,
-    sizes: Sequence[int],
-    sides: Collection[int],
-    progressive: Progressive | None,
-    epochs: int | None,
-) -> TimePlan:
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
+    enough_of: tuple[float, ...] = _ENOUGH
+    if work.solved:
+        ladder, enough_of = ladder[:1], (_ENOUGH_BEHIND_HEAD,)
     tried = [((size, next(_ladder(size, sides, progressive))), _ENOUGH[0]) for size in sizes[:-1]]
-    tried += list(zip(ladder, _ENOUGH, strict=False))
-    if progressive is not None or len(ladder) == 1:
-        tried[-1] = (ladder[-1], _LEAST_EPOCHS)
+    tried += list(zip(ladder, enough_of, strict=False))
+    if not work.solved and (progressive is not None or len(ladder) == 1):
+        tried[-1] = (ladder[-1], _ENOUGH[-1])
     for (size, growing), enough in tried:
         plan = _fitted(budget, budget - spent, rates, work, size, growing, epochs)
         if epochs is not None and plan.epochs_that_fit >= epochs * (1 - 1e-9):

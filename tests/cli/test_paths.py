@@ -44,7 +44,7 @@ NO_PATHS = {
 }
 """Options of type str that hold no path."""
 
-PATHS_OR_MORE = {"source", "out", "data", "images", "names", "resume", "teacher"}
+PATHS_OR_MORE = {"photographs", "data_set", "source", "out", "data", "images", "names", "resume", "teacher"}
 """Options of type str that hold a path, or a URL, a glob, a name, `auto`: what is called expands `~` in these."""
 
 

@@ -168,7 +168,7 @@ def test_command_lines_are_ones_that_fasttrain_takes(page, line):
 
 @functools.cache
 def options() -> set[str]:
-    found = {"--help", "--debug", "--install-completion", "--show-completion"}
+    found = {"--help", "--version", "--debug", "--install-completion", "--show-completion"}
     for command in reference.commands():
         for parameter in command.parameters:
             found |= set(re.findall(r"--[a-z][a-z-]*", parameter.typed))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fasttrain import evaluate, train
 from fasttrain.model.fold import fold_frozen
-from fasttrain.model.freeze import freeze_blocks, keep_frozen
+from fasttrain.model.freeze import freeze_blocks, freeze_statistics, keep_frozen
 from tests.support.runs import SMALL
 from tests.support.tf32 import EmulatedTF32
 
@@ -62,6 +62,27 @@ def test_folding_changes_neither_gradients_nor_tensors(model):
     for name, each in model.state_dict().items():
         if name.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2", "blocks.3")):
             assert torch.equal(each, before[name]), name
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "tf_mobilenetv3_small_minimal_100"])  # the other pads by itself
+def test_layers_that_train_under_frozen_statistics_are_folded_and_get_the_same_gradients(model, name):
+    if name != "mobilenetv2_035":
+        model = timm.create_model(name, num_classes=6)
+    other = copy.deepcopy(model)
+    plain, _ = gradients(other, freeze_statistics(other))
+    before = {key: each.clone() for key, each in model.state_dict().items()}
+    norms = freeze_statistics(model)
+    assert fold_frozen(model, norms) == len(norms)
+    ours, _ = gradients(model, norms)
+    assert ours.keys() == plain.keys() == dict(model.named_parameters()).keys()
+    for key, each in ours.items():
+        torch.testing.assert_close(each, plain[key], atol=1e-4, rtol=1e-3)
+    assert all(torch.equal(each, before[key]) for key, each in model.state_dict().items())
+    with torch.no_grad():
+        model.bn1.weight.mul_(2)
+        other.bn1.weight.mul_(2)
+    inputs = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model.eval()(inputs), other.eval()(inputs), atol=1e-4, rtol=1e-3)
 
 
 def test_frozen_norms_are_not_computed_and_their_activations_are_not_kept(model):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -198,18 +197,6 @@ def test_a_linear_probe_has_its_photographs(
     run = train(data=shard_folder, out=tmp_path / "runs", **settings)
     page = (run.folder / "report.html").read_text()
     assert "the head was trained on features" in page and "<figure title=" in page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright").sync_playwright
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium)  # with --headless and --no-sandbox
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -9,7 +10,9 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,12 +28,9 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-@pytest.mark.slow
-def test_the_page_shows_runs_and_their_files_and_ends_with_ctrl_c(here: Path) -> None:
-    (here / "run").mkdir()
-    (here / "run" / "config.toml").write_text("epochs = 3\n")
-    with Tracker.start("food", "r", {"lr": 0.1}, folder=here / "run") as tracker:
-        tracker.log_artifacts([here / "run" / "config.toml"])
+@contextlib.contextmanager
+def ui(here: Path) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
+    """Start `fasttrain ui` in a process of its own: the process, the address that it printed, and its port."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "fasttrain", "ui", "--port", str(port)],
@@ -43,22 +43,49 @@ def test_the_page_shows_runs_and_their_files_and_ends_with_ctrl_c(here: Path) ->
     try:
         assert process.stdout is not None
         said = process.stdout.readline()
-        address = re.search(r"http://127\.0\.0\.1:\d+", said)
+        address = re.search(r"http://127\.0\.0\.1:\d+\S*", said)
         assert address and str(port) in said, said
-        page = urllib.request.urlopen(address[0], timeout=PATIENCE).read().decode()
-        assert "MLflow" in page
-        wanted = f"{address[0]}/get-artifact?path=config.toml&run_uuid={tracker.run_id}"
+        yield process, address[0], port
+    finally:
+        if process.poll() is None:  # SIGKILL would leave MLflow's server behind
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.slow
+def test_the_page_shows_runs_and_their_files_and_ends_with_ctrl_c(here: Path) -> None:
+    (here / "run").mkdir()
+    (here / "run" / "config.toml").write_text("epochs = 3\n")
+    with Tracker.start("food", "r", {"lr": 0.1}, folder=here / "run") as tracker:
+        tracker.log_artifacts([here / "run" / "config.toml"])
+    with ui(here) as (process, address, port):
+        page = address.partition("/#")[0]
+        assert "MLflow" in urllib.request.urlopen(page, timeout=PATIENCE).read().decode()
+        wanted = f"{page}/get-artifact?path=config.toml&run_uuid={tracker.run_id}"
         assert urllib.request.urlopen(wanted, timeout=PATIENCE).read() == b"epochs = 3\n"
         with pytest.raises(UserError, match="in use; give another --port"):
             serve(f"sqlite:///{here / 'mlflow.db'}", "127.0.0.1", port, print)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
     assert process.returncode == 130 and error == ""
     with socket.socket() as again:  # nothing of the server is left
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", port))
+
+
+@pytest.mark.slow
+def test_the_printed_address_shows_the_newest_experiments_runs_in_a_browser(here: Path, browser: Any) -> None:
+    for number, experiment in enumerate(("earlier", "food")):
+        (here / experiment).mkdir()
+        with Tracker.start(experiment, f"run-{number}-of-mine", {"lr": 0.1}, folder=here / experiment) as tracker:
+            tracker.log_metrics({"top1": 0.5}, step=1)
+    with ui(here) as (_, address, _):
+        tab = browser.new_page(viewport={"width": 1400, "height": 900})
+        tab.goto(address)
+        tab.get_by_text("run-1-of-mine").first.wait_for(timeout=1000 * PATIENCE)
+        assert not tab.get_by_text("run-0-of-mine").count()
+        if picture := os.environ.get("FASTTRAIN_PICTURES"):
+            tab.screenshot(path=f"{picture}/mlflow.png")
 
 
 def test_a_tracking_server_has_its_own_page() -> None:

@@ -91,7 +91,7 @@ def test_a_path_of_penalties_is_not_worse_than_scikit_learn_with_its_own_choice(
     right_theirs = theirs.predict(standardize(test[0], train[0])) == test[1]
     head, best = torch.nn.Linear(features.shape[1], int(train[1].max()) + 1), (np.inf, np.empty(0))
     for epoch in range(10):
-        solved(*train, l2_strength(epoch, 10), head)
+        solved(*train, l2_strength(epoch, 10, len(train[1])), head)
         loss = loss_of(logits_of(head, val[0]), val[1])
         best = min(best, (loss, logits_of(head, test[0])), key=lambda each: each[0])
     right = best[1].argmax(1) == test[1]
@@ -122,8 +122,8 @@ def test_a_requested_stop_leaves_the_head_unchanged():
 
 
 def test_the_penalties_run_from_strong_to_weak():
-    assert [l2_strength(epoch, 3) for epoch in range(3)] == pytest.approx([1, 1e-2, 1e-4])
-    assert l2_strength(0, 1) == pytest.approx(1e-2)
+    assert [l2_strength(epoch, 3, 1000) for epoch in range(3)] == pytest.approx([10, 1e-1, 1e-3])
+    assert l2_strength(0, 1, 1000) == pytest.approx(1e-1)
 
 
 def test_a_gpu_that_rounds_to_tf32_solves_for_the_same_head():

@@ -26,24 +26,27 @@ def plan_for(minutes: float, sizes: tuple[int, ...] = (160,), work: Work = WORK,
 
 
 @pytest.mark.parametrize("sizes", [(160,), (224, 192, 160, 128)])
-@pytest.mark.parametrize("minutes", [0.6, 0.8, 1, 1.3, 1.7, 2, 3, 4, 5, 7, 10, 15, 30, 60, 600])
+@pytest.mark.parametrize("minutes", [0.65, 0.8, 1, 1.3, 1.7, 2, 3, 4, 5, 7, 10, 15, 30, 60, 600])
 def test_a_plan_fills_its_budget_and_never_exceeds_it(minutes, sizes):
     plan = plan_for(minutes, sizes)
     if plan.head == "alone":
-        assert minutes < 1.5
+        assert minutes < 2.5
         return
     assert SPENT + plan.seconds <= 60 * minutes
     costs = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, plan.epochs)
-    assert sum(costs[:-1]) <= plan.training <= sum(costs) and plan.epochs_that_fit >= 1.5
+    assert sum(costs[:-1]) <= plan.training <= sum(costs) and plan.epochs_that_fit >= 2
     unused = 60 * minutes - SPENT - plan.seconds
     assert unused <= 0.2 * max(costs) + plan.validation + 1e-6 or plan.epochs == 30
 
 
 def test_more_time_means_more_epochs_then_larger_pictures():
-    found = {minutes: plan_for(minutes) for minutes in (1.5, 2.2, 5, 10, 60)}
-    assert found[1.5].progressive == Progressive(96, 96) and found[2.2].progressive == Progressive(96, 128)
-    assert found[5].progressive == found[10].progressive == Progressive(128, 128), "four fifths of what is evaluated"
-    assert all(plan.head == "first" for plan in found.values())
+    new = replace(WORK, solved=0, alone=False)
+    begun = {minutes: plan_for(minutes, work=new) for minutes in (1.2, 2, 5)}
+    assert begun[1.2].progressive == Progressive(96, 96) and begun[2].progressive == Progressive(96, 128)
+    assert begun[5].progressive == Progressive(128, 128), "four fifths of what is evaluated"
+    found = {minutes: plan_for(minutes) for minutes in (3, 5, 10, 60)}
+    assert all(plan.head == "first" and plan.progressive == Progressive(128, 128) for plan in found.values())
+    assert 2 <= found[3].epochs_that_fit < 3
     assert found[60].epochs == 30, "more epochs don't pay"
     free = {minutes: plan_for(minutes, (224, 192, 160, 128)) for minutes in (2, 5, 10, 60)}
     sizes = [plan.image_size for plan in free.values()]
@@ -67,7 +70,7 @@ def test_a_head_that_cannot_be_alone_or_first():
     assert own.head == "none" and own.head_seconds == 0
     assert own.training + own.epochs * own.validation > plan_for(5).training, "the time goes into training"
     many = replace(WORK, photographs=10**7, solved=10**4, steps=10**5)
-    assert plan_for(10, work=many).head == "first" and plan_for(10, work=many).head_seconds < 60
+    assert plan_for(10, work=many).head == "first" and plan_for(10, work=many).head_seconds < 70
     assert plan_for(10, work=many).training > 500, "a small part of an epoch, but many steps"
 
 
@@ -76,8 +79,6 @@ def test_what_the_user_set_is_kept_or_refused_in_one_line():
     assert plan_for(30, epochs=3).progressive == Progressive(128, 128)
     grown = plan_for(5, progressive=Progressive(64, 160))
     assert grown.progressive == Progressive(64, 160) and grown.epochs > 1
-    assert plan_for(2).learning_rate == 3e-4 and "learning rate 0.0003" in plan_for(2).line_of_choice()
-    assert plan_for(10).learning_rate is None and plan_for(2, learning_rate=0.01).learning_rate is None
     with pytest.raises(UserError, match=r"^epochs = 40 takes about [\d.]+ minutes on this machine, more than minutes"):
         plan_for(5, epochs=40)
     with pytest.raises(UserError, match=r"scheduler = 'plateau' follows the validation loss, not the time of minutes"):
@@ -149,7 +150,7 @@ def paced(plan: TimePlan, slower: float, from_step: int = 0) -> tuple[Pace, list
     return pace, shares, now + plan.finish
 
 
-@pytest.mark.parametrize("minutes", [2, 5, 10])
+@pytest.mark.parametrize("minutes", [3, 5, 10])
 @pytest.mark.parametrize(("slower", "from_step"), [(1, 0), (1.02, 0), (1.5, 0), (4, 0), (2, 60), (0.7, 0)])
 def test_the_pace_ends_in_time_at_the_end_of_its_schedule(minutes, slower, from_step):
     plan = plan_for(minutes)

@@ -1,0 +1,43 @@
+"""Find the data set that a folder of data sets holds, and name new ones."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fasttrain.config.location import is_url, user_path
+from fasttrain.errors import UserError
+from fasttrain.shards.format import MANIFEST
+
+SHARDS = "shards"
+"""The folder below which `convert` puts data sets by default."""
+
+_ENDINGS = re.compile(r"(\.(tar|tgz|zip|gz|bz2|xz|zst|csv|tsv|jsonl|parquet|txt|beton|tfrecords?))+$", re.IGNORECASE)
+
+
+def default_out(source: str) -> str:
+    """Return where the shards of `source` are written by default: shards/NAME, by the last part of its path or URL.
+
+    In a working folder whose `shards` is a data set itself, as older versions made it, this is `shards`.
+    """
+    if (Path(SHARDS) / MANIFEST).is_file():
+        return SHARDS
+    path = source.partition("://")[2] if is_url(source) else str(user_path(source).absolute())
+    name = Path(path.split("::")[0]).name
+    return f"{SHARDS}/{_ENDINGS.sub('', name) or 'data'}"
+
+
+def data_set_in(data: str | Path) -> str | Path:
+    """Return `data`, or the only data set in the folder `data`.
+
+    Raises UserError that lists the data sets, where there are several.
+    """
+    if is_url(data):
+        return data
+    folder = user_path(data)
+    if (folder / MANIFEST).is_file():
+        return data
+    found = sorted(each.parent for each in folder.glob(f"*/{MANIFEST}") if any(each.parent.glob("index*.npy")))
+    if len(found) > 1:
+        raise UserError(f"{folder} holds {len(found)} data sets; choose one: {', '.join(map(str, found))}")
+    return found[0] if found else data

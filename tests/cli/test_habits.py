@@ -1,0 +1,111 @@
+"""What people type by habit: short options, underscores, arguments in place of options, `latest`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from fasttrain.checkpoint.weights import weights_file
+from fasttrain.cli import main
+from fasttrain.errors import UserError
+from fasttrain.version import __version__
+
+
+@pytest.fixture
+def fasttrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Return a function that runs a command line in this process: exit code, standard output and error output."""
+
+    def run(*line: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fasttrain", *line])
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return run
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(fasttrain, flag):
+    assert fasttrain(flag) == (0, f"fasttrain {__version__}\n", "")
+
+
+@pytest.mark.parametrize("line", [["-h"], ["train", "-h"], ["lr-find", "-h"], ["lr_find", "--help"]])
+def test_help(fasttrain, line):
+    code, out, err = fasttrain(*line)
+    assert code == 0 and "Usage: fasttrain" in out and not err
+
+
+def test_help_lists_choices_and_defaults_as_they_are_typed(fasttrain):
+    _, out, _ = fasttrain("train", "--help")
+    option = {found[1]: line for line in out.splitlines() if (found := re.match(r"│ (--[\w-]+)", line))}
+    assert "crop|squash|letterbox" in option["--resize-mode"] and "[default: crop]" in option["--resize-mode"]
+    assert "--lr" in option["--learning-rate"] and "[default: 0.0" in option["--learning-rate"]
+    assert "--imgsz" in option["--image-size"] and "--batch " in option["--batch-size"]
+    assert "default: (" not in out
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["train", "--learning-rat", "1"], "No such option: --learning-rat (Possible options: --learning-rate"),
+        (["train", "--lr", "fast"], "Invalid value for '--learning-rate' / '--lr'"),
+        (["train", "--imgsz"], "Option '--imgsz' requires an argument; see fasttrain train --help"),
+        (["evaluate"], "Missing option '--checkpoint'; see fasttrain evaluate --help"),
+        (["trian"], "No such command 'trian'. Did you mean 'train'; see fasttrain --help"),
+    ],
+)
+def test_a_mistyped_line_is_told_in_one_line(fasttrain, line, said):
+    code, out, err = fasttrain(*line)
+    assert code == 2 and not out
+    assert err.startswith(f"fasttrain: {said}") and err.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_shown(fasttrain):
+    code, out, err = fasttrain()
+    assert code == 2 and "Usage: fasttrain" in out + err and "Error" not in err
+
+
+@pytest.mark.parametrize("line", [["train", "shards/pets"], ["train", "--data", "shards/pets"]])
+def test_the_data_set_may_be_an_argument(fasttrain, tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    assert fasttrain(*line)[2].startswith("fasttrain: shards/pets does not exist")
+
+
+def test_two_data_sets_or_sources_are_one_too_many(fasttrain):
+    assert "are two data sets; give one" in fasttrain("train", "a", "--data", "b")[2]
+    assert "are two sources; give one" in fasttrain("convert", "a", "--source", "b")[2]
+
+
+def test_convert_takes_the_photographs_as_an_argument_and_names_the_shards(
+    fasttrain, photographs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photographs, tmp_path / "pets")
+    code, out, _ = fasttrain("convert", "pets")
+    assert code == 0 and "next: fasttrain train --data shards/pets" in out
+    assert (tmp_path / "shards" / "pets" / "manifest.json").is_file()
+
+
+def test_an_unknown_optimizer_is_told_before_anything_is_read(fasttrain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = fasttrain("train", "nowhere", "--optimizer", "adamx", "--no-track")
+    assert code == 2 and err.startswith("fasttrain: optimizer = 'adamx' is not known to timm; did you mean")
+
+
+def test_latest_is_the_newest_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="latest: runs holds no run"):
+        weights_file(Path("latest"))
+    for number, name in enumerate(("b", "a")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        save_file({}, tmp_path / "runs" / name / "model.safetensors")
+        os.utime(tmp_path / "runs" / name / "model.safetensors", (number, number))
+    assert weights_file(Path("latest")) == Path("runs/a/model.safetensors")
