@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 
-from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.checkpoint.trained import load_trained, run_folder
-from fasttrain.checkpoint.weights import weights_file
-from fasttrain.config.load import read_toml
+from fasttrain.checkpoint.weights import data_of_run, weights_file
 from fasttrain.config.location import is_url, user_path
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.errors import UserError, of_os
@@ -91,10 +89,10 @@ def export(
     if input not in INPUTS:
         raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")
     kind = make_format(format)
-    checkpoint = user_path(checkpoint)
+    checkpoint = weights_file(user_path(checkpoint))
     path = user_path(out) if out else _folder(checkpoint) / f"model{kind.suffix}"
     trained, spec = load_trained(checkpoint, model)
-    data = _data_of_run(checkpoint) if data is None else data
+    data = _shards_of_run(checkpoint) if data is None else data
     crop = evaluation_crop(spec.geometry)
     pixels, source = some_photographs(data, photographs, crop)
     shards = labelled_shards(data, spec)
@@ -148,15 +146,12 @@ def export(
 
 
 def _folder(checkpoint: Path) -> Path:
-    if checkpoint.is_dir():
-        return checkpoint
     return checkpoint.parent if checkpoint.suffix == ".safetensors" else checkpoint.parents[1]
 
 
-def _data_of_run(checkpoint: Path) -> str | None:
+def _shards_of_run(checkpoint: Path) -> str | None:
     """Return the shards that the run was trained on, where they are still on this machine."""
-    config = RunFolder(run_folder(checkpoint)).config
-    data = read_toml(config).get("data") if config.is_file() else None
+    data = data_of_run(checkpoint)
     return data if data is not None and not is_url(data) and (user_path(data) / MANIFEST).exists() else None
 
 
@@ -172,7 +167,7 @@ def _calibrating(shards: ShardSet | None, format: str) -> ShardSet:
 def _reject_threshold(checkpoint: Path) -> float | None:
     """Return that of model.json; it wasn't chosen for the weights of a checkpoint."""
     folder = run_folder(checkpoint)
-    if weights_file(checkpoint).absolute().parent != folder:
+    if checkpoint.absolute().parent != folder:
         return None
     found: float | None = json.loads(read_text(folder / "model.json")).get("reject_threshold")
     return found

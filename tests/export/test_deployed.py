@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import fasttrain
 from fasttrain.export.export import export
 from fasttrain.export.registry import make_format
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
 _ALONE = """
 import runpy, sys
 sys.modules["fasttrain"] = sys.modules["torch"] = None
@@ -47,3 +49,9 @@ def test_the_file_alone_names_the_classes_that_predict_names(format, model_folde
     found = _names(file, some)
     same = sum(one == other for one, other in zip(found, expected, strict=True))
     assert same >= (0.8 if "int8" in format else 1) * len(some), "a random classifier has many close calls"
+
+
+def test_the_script_loads_photographs_as_the_page_says():
+    page = (DOCS / "how-to" / "deploy.md").read_text("utf-8")
+    (code,) = re.findall(r'```python title="photograph.py"\n(.*?)```', page, re.DOTALL)
+    assert (EXAMPLES / "photograph.py").read_text("utf-8") == code

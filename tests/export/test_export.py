@@ -19,7 +19,7 @@ from fasttrain.export.registry import FORMATS, make_format
 from fasttrain.model.preprocess import Normalise
 from fasttrain.shards.reader import ShardSet
 
-LONG = ("onnx-int8", "openvino", "openvino-int8")
+LONG = ("onnx-fp16", "onnx-int8", "openvino", "openvino-int8")
 
 
 @pytest.fixture(
