@@ -196,14 +196,13 @@ def _require_close(difference: float, greatest: float, tolerance: float, kind: F
 
 
 def _require_accurate(accuracy: Accuracy | None, accept_drop: float, kind: Format) -> None:
-    if accuracy is None or -100 * accuracy.difference <= accept_drop:
+    if accuracy is None or (drop := 100 * (accuracy.model - accuracy.exported)) <= accept_drop:
         return
-    low, high = accuracy.difference_interval
+    most, least = (-100 * each for each in accuracy.difference_interval)
     raise UserError(
-        f"{kind.runtime} loses {-100 * accuracy.difference:.2f} points of {accuracy.measure} (95 %: {-100 * high:.2f} "
-        f"to {-100 * low:.2f}) on {accuracy.photographs:,} photographs, {100 * accuracy.model:.2f} % to "
-        f"{100 * accuracy.exported:.2f} %: more than {accept_drop:g}; nothing was written; raise --accept-drop if that "
-        "is good enough"
+        f"{kind.runtime} loses {drop:.2f} points of {accuracy.measure} (95 %: {least:.2f} to {most:.2f}) on "
+        f"{accuracy.photographs:,} photographs, {100 * accuracy.model:.2f} % to {100 * accuracy.exported:.2f} %: more "
+        f"than {accept_drop:g}; nothing was written; raise --accept-drop if that is good enough"
     )
 
 

@@ -37,7 +37,7 @@ def test_layers_that_integers_harm_stay_in_floating_point(tmp_path):
     judged = images[1::2].numpy()
     expected = logits_of(path.read_bytes(), judged)
     assert kept == quantizer.layers[1:3], "the uneven channel lies between these two"
-    assert relative_error(made, judged, expected) <= 0.1 < relative_error(everything, judged, expected)
+    assert relative_error(made, judged, expected) < 0.3 and relative_error(everything, judged, expected) > 1
     types = [node.op_type for node in made.graph.node]
     assert types.count("QuantizeLinear") >= 2 and "Clip" not in types, "ReLU6 is the end of a range"
     int8 = [each for each in made.graph.initializer if each.data_type == 3]
