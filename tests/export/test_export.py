@@ -144,7 +144,7 @@ def test_the_command_writes_beside_the_weights_and_tells_its_speed(model_folder,
     monkeypatch.setattr(sys, "argv", ["fasttrain", *line])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 0
+    assert not ended.value.code
     said = json.loads(capsys.readouterr().out)
     assert Path(said["path"]) == model_folder / "model.torchscript"
     assert [each["batch"] for each in said["speeds"]] == [1, 32]
