@@ -87,7 +87,7 @@ def right_of(folder: Path, shards: Path, split: str, settings: dict[str, Any]) -
     from fasttrain.evaluation.evaluate import evaluate_model
     from fasttrain.loaders.base import LoaderSettings
     from fasttrain.loaders.registry import choose_loader
-    from fasttrain.model.preprocess import Normalise
+    from fasttrain.model.preprocess import NormalizePixels
     from fasttrain.model.tta import FlipAveraged
     from fasttrain.shards.reader import ShardSet
 
@@ -103,7 +103,7 @@ def right_of(folder: Path, shards: Path, split: str, settings: dict[str, Any]) -
             loader,
             num_classes=len(spec.classes),
             device="cpu",
-            preprocess=Normalise(spec.mean, spec.std, channels_last=True),
+            preprocess=NormalizePixels(spec.mean, spec.std, channels_last=True),
         )
     finally:
         loader.close()

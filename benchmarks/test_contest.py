@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from peers import ALL, PEERS_AT_SOURCE_RESOLUTION, folder_of
-from results import draw_bars
+from results import draw_loaders
 
 BASELINE = Path(__file__).with_name("baseline.json")
 TOLERANCE = 0.7  # other CPUs and a busy CI machine move a ratio by up to a fifth
@@ -95,13 +95,7 @@ def report(results, part, rates):
     }
     results.add("ratios", found)
     results.add_table("ratios", ["ratio", "measured"], [[what, f"{ratio:.2f}"] for what, ratio in found.items()])
-    shown = {name: found["img/s"] for name, found in part.items() if name != "floor"}
-    draw_bars(
-        results.folder / "loaders.png",
-        "RandomResizedCrop(224), area (0.08, 1), flip, batch 64, two cores",
-        shown,
-        part["floor"]["img/s"],
-    )
+    draw_loaders(results.folder, part)
 
 
 def check_baseline(part, photographs, pytestconfig):

@@ -1,4 +1,4 @@
-"""What `convert` costs: shards against FFCV's own writer, and the cut alone against a decode of every pixel.
+"""Measure the cost of `convert`: shards against FFCV's own writer, and the cut alone against a decode of every pixel.
 
 Rounds in which each runs once in turn, and medians over them.
 """
@@ -19,7 +19,7 @@ from fasttrain.device import choose_workers
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import cut_jpeg, native_available
 from fasttrain.photos.jpeg import strip_metadata
-from fasttrain.photos.normalise import normalise
+from fasttrain.photos.normalize import normalize
 from fasttrain.shards.convert import convert
 from tests.support.profiles import ADOBE, P3, SRGB, profile
 
@@ -95,7 +95,7 @@ def test_color(photographs, short, results, tmp_path):
         return [jpeg[:2] + b"\xff\xe2" + (len(body) + 2).to_bytes(2, "big") + body + jpeg[2:] for jpeg in plain]
 
     def stored(jpegs: list[bytes], color: Color, out: Path) -> int:
-        return sum(bool(normalise(jpeg, cut="mcu", color=color).jpeg) for jpeg in jpegs)
+        return sum(bool(normalize(jpeg, cut="mcu", color=color).jpeg) for jpeg in jpegs)
 
     running = {"no profile": partial(stored, plain, "auto")}
     for name, icc in profiles.items():

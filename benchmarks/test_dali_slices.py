@@ -1,4 +1,4 @@
-"""What DALI on the CPU gains from slices: RandomResizedCrop 224, flip, batch 64, the same pixels with and without."""
+"""Measure DALI's gain from slices, on the CPU: RandomResizedCrop 224, flip, batch 64, the same pixels in both."""
 
 from __future__ import annotations
 

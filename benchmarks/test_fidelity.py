@@ -38,7 +38,7 @@ def test_psnr(photographs, short, results):
 
     from fasttrain import _native
     from fasttrain.loaders.plan import Crop, random_resized_crops
-    from fasttrain.photos.normalise import normalise
+    from fasttrain.photos.normalize import normalize
 
     paths = sorted(photographs.rglob("*.jp*g"))[::5]
     pictures = [decode_image(str(path), ImageReadMode.RGB).permute(1, 2, 0).contiguous().numpy() for path in paths]
@@ -55,7 +55,7 @@ def test_psnr(photographs, short, results):
             "INTER_AREA": cv2.resize(crop, (224, 224), interpolation=cv2.INTER_AREA),
         }
         for size in (512, 400, 256):
-            photo = normalise(path.read_bytes(), max_size=size if size < 512 else None, cut="mcu")
+            photo = normalize(path.read_bytes(), max_size=size if size < 512 else None, cut="mcu")
             place = scaled(box, picture.shape[:2], (photo.height, photo.width))
             ours = _native.decode_crop(photo.jpeg, tuple(int(n) for n in place), False, (224, 224))
             small = rgb_image.resizer(picture, size)

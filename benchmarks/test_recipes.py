@@ -1,4 +1,4 @@
-"""What the recipes reach, and that loaders do not change it: the drawn sample, small enough for two cores.
+"""Measure the accuracy of the recipes, which loaders must not change: the drawn sample, small enough for two cores.
 
 One model, size, batch and number of epochs for all; the rest is the recipe's. From scratch, as this needs no network:
 `layer_decay`, which spares weights that were trained before, is left out by the recipe itself.

@@ -17,7 +17,7 @@ from fasttrain.model.factory import create_model
 from fasttrain.model.fold import fold_frozen
 from fasttrain.model.freeze import freeze_blocks, keep_frozen
 from fasttrain.model.precision import amp_problem, make_precision
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.training.optim import create_optimizer
 
 BATCH, SIDE, CLASSES, ROUNDS = 16, 224, 101, 5
@@ -57,7 +57,7 @@ def make_step(
     frozen = freeze_blocks(model, freeze)
     keep_frozen(frozen)
     fold_frozen(model, frozen)
-    preprocess = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), channels_last=channels_last).to(device)
+    preprocess = NormalizePixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), channels_last=channels_last).to(device)
     optimizer = create_optimizer(model, "sgd", 0.01, 1e-4, 0.9)
     images = torch.randint(0, 256, (BATCH, SIDE, SIDE, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(0, CLASSES, (BATCH,), device=device)

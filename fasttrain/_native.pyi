@@ -1,4 +1,4 @@
-"""What the C++ module offers. All release the GIL; bad JPEGs raise ValueError with a short reason."""
+"""The functions of the C++ module. All release the GIL. Bad JPEGs raise ValueError with a short reason."""
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict
@@ -87,7 +87,7 @@ def decode_batch(
     out: NDArray[np.uint8],
     raw: bool = False,
 ) -> list[tuple[int, str]]:
-    """As `Pool.submit` and `Pool.wait`, in the calling thread."""
+    """`Pool.submit` and `Pool.wait` in the calling thread."""
 
 def will_need(
     buffers: Sequence[Buffer], which: NDArray[np.int32], offsets: NDArray[np.uint64], lengths: NDArray[np.uint64]

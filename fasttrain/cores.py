@@ -1,4 +1,4 @@
-"""How many cores this process may use, and how many of them other programs keep busy."""
+"""Find out how many cores this process may use, and how many of them other programs keep busy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fasttrain.cgroups import cgroup_folders
 
 _STAT = Path("/proc/stat")
 _LOOK_S = 0.3
-_COUNTS = 0.5  # cores: less is what any system does in the background
+_COUNTS = 0.5  # cores; less is normal background activity of a system
 _chosen: dict[str, str] = {}  # by `set_up_openmp`, not by the user
 
 

@@ -1,4 +1,4 @@
-"""Errors for people: one line each, and the exit code the command line ends with."""
+"""Errors for people: one line each, with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fasttrain.memory import limit
 
 
 class FasttrainError(Exception):
-    """Base of every error that fasttrain raises on purpose; `exit_code` is the process's."""
+    """Base of all errors that fasttrain raises on purpose. `exit_code` is that of the process."""
 
     exit_code = 1
 
 
 class UserError(FasttrainError):
-    """What the user can mend. The message is one line: the file, the value, the mend."""
+    """An error that the user can fix. The message is one line: the file, the value, the fix."""
 
     exit_code = 2
 
@@ -29,17 +29,17 @@ class Diverged(UserError):
 
 
 class OutOfMemory(UserError):
-    """The memory, the machine's or the device's, does not do for what was asked."""
+    """There is not enough memory, on the machine or the device, for what was asked."""
 
 
 class InternalError(FasttrainError):
-    """A fault of fasttrain's own."""
+    """A fault of fasttrain itself."""
 
     exit_code = 1
 
 
 class Stopped(FasttrainError):
-    """The run was stopped and can be resumed (SIGTERM, `--limit-batches` excluded)."""
+    """The run was stopped by SIGTERM and can be resumed."""
 
     exit_code = 75
 
@@ -154,20 +154,21 @@ _DATABASES = ("sqlite3", "sqlalchemy", "optuna", "mlflow")
 
 
 def fault_of_machine(error: OSError) -> bool:
-    """Whether no file is at fault: any other could not be read now either."""
+    """Return whether the machine, and not a file, is at fault: other files can't be read now either."""
     return error.errno in _OF_MACHINE
 
 
 def no_memory(said: str) -> bool:
-    """Whether a library's words about a picture mean that there is no memory left, and not that it is broken."""
+    """Return whether a library's message about a picture means that memory ran out, and not that the picture is
+    broken."""
     return re.search(_NO_MEMORY, said) is not None
 
 
 def mendable(error: BaseException, path: str | Path | None = None, mend: str | None = None) -> UserError | None:
-    """What the machine refused (a full disk, no permission, no memory, …) as an error of one line; None where `error`
-    is something else, or a UserError already.
+    """Return an error of one line if the machine refused something (a full disk, no permission, no memory, …).
 
-    `path` wins over the error's own file, `mend` over what most people would do.
+    Returns None if `error` is something else, or already a UserError. `path` takes precedence over the error's own
+    file, and `mend` over the usual fix.
     """
     if isinstance(error, FasttrainError):
         return None
@@ -188,8 +189,11 @@ def mendable(error: BaseException, path: str | Path | None = None, mend: str | N
 
 
 def of_os(error: OSError, path: str | Path | None = None, mend: str | None = None) -> UserError:
-    """An OSError as an error of one line. `path` and `mend` as in `mendable`; a mend that has nothing to do with the
-    place, such as a limit to raise, wins over `mend`."""
+    """Return an OSError as an error of one line.
+
+    `path` and `mend` are as in `mendable`. A fix that does not depend on the place, such as a limit to raise, takes
+    precedence over `mend`.
+    """
     where = path if path is not None else _name(error)
     if _gone(error):
         said = "its folder is gone" if where else "the working directory is gone"
@@ -210,7 +214,7 @@ def of_os(error: OSError, path: str | Path | None = None, mend: str | None = Non
 
 
 def _gone(error: OSError) -> bool:
-    """Whether a folder that was there is no longer: any other missing file is for its reader to explain."""
+    """Return whether a folder that existed is gone. Any other missing file is for its reader to explain."""
     if error.errno != errno.ENOENT:
         return False
     name = _name(error)
@@ -229,7 +233,7 @@ def _name(error: OSError) -> str:
 
 
 def _free(path: str | Path | None) -> str:
-    """How much of the disk is free, or that it has no more inodes, in brackets."""
+    """Return how much of the disk is free, or that it has no more inodes, in brackets."""
     if not path or path == STDOUT:
         return ""
     folder = Path(path)

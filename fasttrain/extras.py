@@ -1,4 +1,4 @@
-"""Extras, installed where they are wanted: fasttrain-vision[dali], [ffcv], [heif], [export], [tune] …"""
+"""Optional dependencies, installed when they are needed: fasttrain-vision[dali], [ffcv], [heif], [export], [tune] …"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DISTRIBUTION = "fasttrain-vision"  # `fasttrain` on the Python Package Index is 
 
 
 def install(extra: str) -> str:
-    """The command that adds `extra` to the Python that runs, whether or not its environment is activated."""
+    """Return the command that adds `extra` to the running Python, whether or not its environment is activated."""
     pip = shutil.which("pip")
     ours = pip is not None and Path(pip).parent == Path(sys.executable).parent
     python = min(sys.executable, relative_path(sys.executable), key=len)
@@ -27,7 +27,7 @@ def dali_extra(cuda: str | None) -> str:
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """UserError that says how to get `extra` where one of `modules` isn't installed; imports none of them."""
+    """Raise UserError, which says how to get `extra`, if one of `modules` isn't installed. Imports none of them."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}: {install(extra)}")

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: temporary name, fsync, rename, fsync of the folder."""
+"""Files that are either complete or absent: temporary name, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DAY = 86_400  # seconds
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut. Windows opens no folders, and NTFS has a journal."""
+    """Make a rename in `folder` survive a power cut. Windows opens no folders, and NTFS has a journal."""
     if WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -34,29 +34,29 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """`mkdir -p` that survives a power cut."""
+    """Create a folder like `mkdir -p`, so that it survives a power cut."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    with contextlib.suppress(PermissionError):  # one may write in some folders and not look into them
+    with contextlib.suppress(PermissionError):  # some folders can be written but not read
         fsync_folder(folder.parent)
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Removes what killed processes left of `atomic_write`; for a folder in which nobody else writes now."""
+    """Remove what killed processes left of `atomic_write`. Only for a folder in which nobody else writes."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if (found := _TEMPORARY.fullmatch(path.name)) and (path.is_file() or _is_left(path, found)):
             _remove(path)
 
 
 def temporary_for(path: Path) -> Path:
-    """Where this process may build `path`: `.NAME.PLACE.PID.tmp` beside it."""
+    """Return the temporary path at which this process may build `path`: `.NAME.PLACE.PID.tmp` next to it."""
     return path.with_name(f".{path.name}.{_here()}.{os.getpid()}.tmp")
 
 
 def require_place(path: Path) -> None:
-    """Raises OSError where `path` can't be written: to be known before the work is done, and not after it."""
+    """Raise OSError if `path` can't be written, so that this is known before the work is done."""
     make_folder(path.parent)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -73,10 +73,10 @@ class _Tried(Exception):
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Yields a binary file that takes `path`'s place only once it is whole and on the disk.
+    """Yield a binary file that replaces `path` only once it is complete and on the disk.
 
-    The temporary lies beside `path`, so the rename never crosses file systems; it is removed when the body raises.
-    Raises OSError where the folder cannot be written.
+    The temporary file is next to `path`, so the rename never crosses file systems. It is removed if the body raises.
+    Raises OSError if the folder can't be written.
     """
     temporary = temporary_for(path)
     _clear_left_behind(path)
@@ -97,9 +97,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`; the files in it take their places there once all are on the disk.
+    """Yield an empty folder next to `path`. Its files are moved next to `path` once all are on the disk.
 
-    `path` itself comes last: where it is, so are the others. Raises OSError where the folder cannot be written.
+    `path` itself comes last: if it exists, so do the others. Raises OSError if the folder can't be written.
     """
     temporary = temporary_for(path)
     _clear_left_behind(path)
@@ -135,7 +135,7 @@ def _remove(path: Path) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _left_behind(folder: Path) -> dict[str, list[Path]]:
-    """Temporaries of processes that are no more, by the name that they were to take; looked for once a folder."""
+    """Return temporaries of ended processes, by their final name. Each folder is searched once."""
     found: dict[str, list[Path]] = {}
     with contextlib.suppress(OSError):  # the write itself says what is wrong with the folder
         for path in folder.iterdir():
@@ -145,7 +145,7 @@ def _left_behind(folder: Path) -> dict[str, list[Path]]:
 
 
 def _is_left(path: Path, name: re.Match[str]) -> bool:
-    """Whether nobody writes the temporary any more. What another machine, or container, does can only be guessed."""
+    """Return whether nobody writes the temporary any more. For another machine or container this is a guess."""
     if name[2] == _here():
         return not is_running(int(name[3]))
     return time.time() - path.stat().st_mtime > _DAY
@@ -153,7 +153,7 @@ def _is_left(path: Path, name: re.Match[str]) -> bool:
 
 @functools.cache
 def _here() -> str:
-    """This boot of this machine or container, within which a number is one process: 8 hex digits."""
+    """Return an id of this boot of this machine or container, within which process numbers are unique: 8 hex digits."""
     try:
         boot, container = Path("/proc/sys/kernel/random/boot_id").read_text(), Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
@@ -162,6 +162,6 @@ def _here() -> str:
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """`atomic_write` for bytes already in hand."""
+    """Write bytes with `atomic_write`."""
     with atomic_write(path) as file:
         file.write(data)

@@ -103,7 +103,7 @@ def _store() -> Iterator[int]:
 
 
 class _Rank:
-    """A process, and the connection that carries its work there, and its questions and its result back."""
+    """A process, and the connection that carries its work, its questions and its result."""
 
     def __init__(self, number: int, environment: dict[str, str], out: TextIO | int | None, err: TextIO | None) -> None:
         self.number = number
@@ -144,7 +144,7 @@ class _Rank:
 
 
 class _Group:
-    """The ranks; a context manager that leaves none of them running."""
+    """The group of ranks; a context manager that leaves none of them running."""
 
     def __init__(self, count: int, port: int, payload: bytes, console: Console | None) -> None:
         self._payload = payload
@@ -218,7 +218,7 @@ class _Group:
             rank.process.send_signal(number)
 
     def _ready(self) -> list[_Rank]:
-        """Return the ranks that have something to say, after a moment at most."""
+        """Return the ranks that have sent something, after a short wait at most."""
         open_ones = [rank for rank in self._ranks if not rank.connection.closed]
         if not open_ones:
             time.sleep(_LOOK_S)
@@ -247,7 +247,7 @@ class _Group:
             rank.connection.send_bytes(cloudpickle.dumps(reply))
 
     def _patience(self, told: bool) -> float:
-        """Return the seconds that are left when one has ended; endless while all run, or stop as they should."""
+        """Return the seconds left once a rank has ended; infinite while all run, or stop as requested."""
         codes = [rank.process.returncode for rank in self._ranks if rank.process.returncode is not None]
         if any(code < 0 for code in codes):
             return _AFTER_A_KILL_S

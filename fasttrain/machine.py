@@ -1,4 +1,4 @@
-"""What Linux, macOS and Windows do in different ways, so that other modules need not ask where they run.
+"""Hide the differences between Linux, macOS and Windows from other modules.
 
 No other module uses `fcntl` or a function that Windows lacks, which `tests/test_machine.py` checks. `memory` counts
 memory, `cores` cores.

@@ -1,4 +1,4 @@
-"""How much memory this process has taken, and how much more it may take."""
+"""Find out how much memory this process uses, and how much more it may use."""
 
 from __future__ import annotations
 

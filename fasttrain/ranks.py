@@ -1,12 +1,4 @@
-"""Several processes that train one model together: which of them this is, and how they agree.
-
-torchrun and `train --gpus` set RANK, WORLD_SIZE and LOCAL_RANK. Without them there is one process, and everything here
-is a plain call.
-
-Decisions, errors and counts travel between the hosts (gloo), gradients and buffers between the devices (NCCL on CUDA).
-Every exchange of the first kind begins with the same all-reduce, so a rank that fails needs not know what the others
-are at: they learn of it there, and all of them end with its one line.
-"""
+"""Several processes that train one model together: the rank of this one, and how they agree."""
 
 from __future__ import annotations
 
@@ -46,7 +38,7 @@ _calls = itertools.count()
 
 
 @dataclass(frozen=True)
-class Agreed:
+class StepAgreement:
     """Sums and decisions that all ranks share for one step.
 
     `samples` and `weight` are sums over the ranks. `stop` is the signal that asked any of them to stop. `overdue` says
@@ -79,14 +71,14 @@ class _Failure:
 
 
 class PeerLost(InternalError):
-    """Another rank is gone without a word."""
+    """Another rank has ended without an error message."""
 
 
 class Ranks:
-    """The processes that train together, and this one's place among them; a context manager that joins and leaves.
+    """The processes that train together, and this one's rank among them; a context manager that joins and leaves.
 
-    Inside it, what one rank raises ends all: rank 0 raises it too, the others raise SystemExit with its exit code, so
-    that one line is printed.
+    Inside it, an exception on one rank ends all: rank 0 raises it too, and the others raise SystemExit with its exit
+    code, so that one line is printed.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
@@ -98,12 +90,15 @@ class Ranks:
 
     @staticmethod
     def of_environment() -> Ranks:
-        """As torchrun's variables say; one process without them. UserError where they are amiss."""
+        """Return the ranks that torchrun's variables describe, or one process without them.
+
+        Raises UserError if they are invalid.
+        """
         return Ranks(*(place() or ()))
 
     @property
     def main(self) -> bool:
-        """Whether this is rank 0, which alone prints and writes."""
+        """Return whether this is rank 0, the only one that prints and writes."""
         return self.rank == 0
 
     def __enter__(self) -> Ranks:
@@ -174,11 +169,11 @@ class Ranks:
 
     @staticmethod
     def backend(device: torch.device) -> str:
-        """What carries gradients between ranks on `device`."""
+        """Return the backend that carries gradients between ranks on `device`."""
         return "nccl" if device.type == "cuda" else "gloo"
 
     def workers(self, asked: int | None) -> int:
-        """Loader processes or threads: the number asked for, else this rank's part of the machine's cores."""
+        """Return the number of loader processes or threads: as asked, or this rank's share of the machine's cores."""
         return choose_workers(asked) if asked is not None else max(choose_workers(None) // self.local_size, 1)
 
     def agree(
@@ -188,19 +183,22 @@ class Ranks:
         weight: float = 0.0,
         overdue: bool = False,
         ended: bool = False,
-    ) -> Agreed:
-        """Sums over the ranks, by one small all-reduce between hosts. Raises what another rank failed with."""
+    ) -> StepAgreement:
+        """Return sums over the ranks, by one small all-reduce between hosts.
+
+        Raises the error of another rank that failed.
+        """
         if self.size == 1:
-            return Agreed(samples, weight, stop, overdue, ended)
+            return StepAgreement(samples, weight, stop, overdue, ended)
         sums = self._reduce([*(float(stop == each) for each in _SIGNALS), 0.0, samples, weight, overdue, ended])
         if sums[2]:
             self._raise_failure(self._failures(None))
         stop = next((each for each, count in zip(_SIGNALS, sums[:2], strict=True) if count), None)
         self._stopping |= stop is not None
-        return Agreed(int(sums[3]), sums[4], stop, bool(sums[5]), bool(sums[6]))
+        return StepAgreement(int(sums[3]), sums[4], stop, bool(sums[5]), bool(sums[6]))
 
     def gather(self, value: T) -> list[T]:
-        """Each rank's `value`, which can be pickled, by rank; on all of them."""
+        """Return each rank's `value`, which must be picklable, by rank, on all ranks."""
         if self.size == 1:
             return [value]
         self.agree()
@@ -209,7 +207,7 @@ class Ranks:
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns on rank 0, on all ranks."""
+        """Return the result of `make` on rank 0, on all ranks."""
         if self.size == 1:
             return make()
         value = [make() if self.main else None]
@@ -218,7 +216,8 @@ class Ranks:
         return value[0]  # type: ignore[return-value]
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """`make` on rank 0, then on the first rank of each machine, then on the others, which find its work done."""
+        """Run `make` on rank 0, then on the first rank of each machine, then on the others, which find
+        its work done."""
         turn = 0 if self.main else 1 if self.local_rank == 0 else 2
         for number in range(3):
             if number == turn:
@@ -227,7 +226,7 @@ class Ranks:
         return value
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Overwrites the `tensors`, on this rank's device, by rank 0's."""
+        """Overwrite `tensors`, on this rank's device, with rank 0's."""
         if self.size == 1:
             return
         self.agree()
@@ -236,7 +235,7 @@ class Ranks:
         self._heard(lambda: [work.wait() for work in works])
 
     def sync_batch_norm(self, model: torch.nn.Module) -> torch.nn.Module:
-        """`model` with BatchNorm over all ranks' samples: torch's SyncBatchNorm, or timm's where it holds the
+        """Return `model` with BatchNorm over all ranks' samples: torch's SyncBatchNorm, or timm's if it has an
         activation."""
         from timm.layers import convert_sync_batchnorm
 
@@ -244,10 +243,10 @@ class Ranks:
         return converted
 
     def parallel(self, model: torch.nn.Module) -> DistributedDataParallel | None:
-        """`model` under DistributedDataParallel; None where there is one rank.
+        """Return `model` under DistributedDataParallel, or None if there is one rank.
 
-        Gradients are the ranks' mean. A batch of no samples gives gradients of zero and leaves BatchNorm's statistics
-        alone. These are each rank's own until `share` is called; other buffers are rank 0's in each forward pass.
+        Gradients are the ranks' mean. An empty batch gives zero gradients and leaves BatchNorm's statistics unchanged.
+        These are each rank's own until `share` is called; other buffers are rank 0's in each forward pass.
         """
         if self.size == 1:
             return None
@@ -256,12 +255,12 @@ class Ranks:
         return made
 
     def run_of_before(self) -> Path | None:
-        """The folder of the run that this torchrun began, if these processes are its restart."""
+        """Return the folder of the run that this torchrun began, if these processes are its restart."""
         store = _agents_store() if self.main else None
         return Path(store.get(self._key).decode()) if store and store.check([self._key]) else None
 
     def remember_run(self, folder: Path) -> None:
-        """For `run_of_before`, should torchrun restart the ranks."""
+        """Store the folder for `run_of_before`, in case torchrun restarts the ranks."""
         if self.main and (store := _agents_store()):
             store.set(self._key, str(folder.resolve()))
 
@@ -290,7 +289,7 @@ class Ranks:
         raise kind(f"rank {first.rank}: {first.said}") from RuntimeError(first.trace)
 
     def _end_with(self, error: Exception) -> None:
-        """Tells the others of `error`, unless it is theirs, or they are gone."""
+        """Tell the others about `error`, unless it is theirs, or they are gone."""
         if self._told:
             dist.destroy_process_group()
             return
@@ -331,7 +330,7 @@ class _Part(torch.nn.Module):
 
 
 def _agents_store() -> Any:
-    """torchrun's own store, which outlives the ranks that it restarts."""
+    """Return torchrun's own store, which outlives the ranks that it restarts."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

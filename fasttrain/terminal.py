@@ -1,4 +1,4 @@
-"""Where a command says what it does: prose and bars for people, or one JSON object a line for machines."""
+"""Output of commands: prose and bars for people, or one JSON object per line for machines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rich.progress import (
 
 
 class JsonConsole(Console):
-    """`--log-format json`: each line is an object with `time` (UTC, ISO 8601), `event` and that event's values.
+    """The console of `--log-format json`: each line is an object with `time` (UTC, ISO 8601), `event` and its values.
 
-    What is only prose elsewhere comes as `{"event": "message", "text": …}`. Numbers that JSON can't hold are null.
+    Plain prose becomes `{"event": "message", "text": …}`. Numbers that JSON can't hold are null.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -41,9 +41,9 @@ class JsonConsole(Console):
 
 
 def make_console(log_format: str = "text", *, quiet: bool = False, stderr: bool = False) -> Console:
-    """The console of `--log-format`, text or json.
+    """Return the console for `--log-format`, text or json.
 
-    Strings are printed as they are: `[`, `]` and numbers in them are the user's, no mark-up.
+    Strings are printed unchanged: `[`, `]` and numbers in them are not mark-up.
     """
     if log_format == "json":
         return JsonConsole(quiet=quiet)
@@ -51,9 +51,9 @@ def make_console(log_format: str = "text", *, quiet: bool = False, stderr: bool 
 
 
 def bar(console: Console, said: ProgressColumn | None = None) -> Progress:
-    """A bar for people that is gone when it is done: title, share, count, what `said` says, the time left.
+    """Return a bar for people that disappears when it is done: title, share, count, the column `said`, the time left.
 
-    It is drawn in a terminal or a notebook only.
+    It is only drawn in a terminal or a notebook.
     """
     return Progress(
         TextColumn("{task.description}", style="bold", markup=False),
@@ -70,9 +70,9 @@ def bar(console: Console, said: ProgressColumn | None = None) -> Progress:
 def tell(
     console: Console, event: str, values: Mapping[str, Any], prose: str | RenderableType, *, wrap: bool = False
 ) -> None:
-    """Something that has both: `values` for a machine, or else `prose` for people.
+    """Report something as `values` to a machine, or as `prose` to people.
 
-    `wrap`: breaks lines between words, in a terminal or a notebook; a path or a command stays whole without.
+    `wrap` breaks lines between words in a terminal or a notebook; without it a path or a command stays in one piece.
     """
     if isinstance(console, JsonConsole):
         console.event(event, values)

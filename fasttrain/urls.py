@@ -19,7 +19,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "
 
 
 class Cancelled(Exception):
-    """Whoever asked for a file ahead of its use doesn't want it any more."""
+    """The requester of a file fetched ahead doesn't need it any more."""
 
 
 def file_system(location: str) -> tuple[Any, str]:

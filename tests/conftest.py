@@ -97,14 +97,14 @@ def make_model_folder(photographs: Path, runs: Path, name: str) -> Path:
     from fasttrain.config.geometry import Geometry
     from fasttrain.data.photograph import read_photograph
     from fasttrain.model.factory import model_spec
-    from fasttrain.model.preprocess import Normalise
+    from fasttrain.model.preprocess import NormalizePixels
 
     classes = sorted(path.name for path in photographs.iterdir())
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=len(classes))  # with a random classifier
     spec = model_spec(model, name, classes, Geometry(48))
     some = torch.stack([read_photograph(path, 48) for path in sorted(photographs.glob("*/000[0-3].jpg"))])
-    pictures = Normalise(spec.mean, spec.std, channels_last=False)(some)
+    pictures = NormalizePixels(spec.mean, spec.std, channels_last=False)(some)
     with torch.no_grad():
         for _ in range(20):  # BatchNorm's running means, which are those of no picture at first
             model(pictures)

@@ -1,4 +1,4 @@
-"""What an internal error says: its kind, and where its traceback is."""
+"""The message of an internal error: its kind, and where its traceback is."""
 
 from __future__ import annotations
 

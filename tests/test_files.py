@@ -26,7 +26,7 @@ HERE = atomic._here()
 
 @pytest.fixture
 def acts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What is done to the disk, in order: ("fsync" or "replace", name)."""
+    """Record the operations on the disk, in order: ("fsync" or "replace", name)."""
     done: list[tuple[str, str]] = []
     fsync, replace = os.fsync, Path.replace
 

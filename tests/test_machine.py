@@ -1,4 +1,4 @@
-"""What differs between Linux, macOS and Windows: one module knows it, and works where a function is missing."""
+"""The differences between Linux, macOS and Windows: one module knows them, and works where a function is missing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNIX_NAMES = {
 
 
 def unguarded(tree: ast.Module) -> list[str]:
-    """What a module uses that Windows or macOS lacks."""
+    """Return the names that a module uses and that Windows or macOS lacks."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

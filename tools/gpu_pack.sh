@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs what `python -m tools.gpu_check` needs on a GPU machine without a network, into build/gpu_pack, at most 64 MiB:
 # usage: tools/gpu_pack.sh [--photographs FOLDER] [--dali]
-# That machine has Python 3.12 or newer, torch, torchvision, timm, numpy, scipy, scikit-learn, matplotlib and pillow; there,
+# That machine has Python 3.12 or newer, torch, torchvision, timm, numpy, scipy, matplotlib and pillow; there,
 # build/gpu_pack/run.sh installs the rest beside itself and runs the checks. --photographs: a folder of class folders, of which
 # a few hundred photographs go along; without it the checks draw some. --dali: also build/gpu_pack_dali, DALI for CUDA 13 in
 # parts of 60 MB; laid into the pack as the folder dali, they are joined and installed there.
@@ -32,7 +32,7 @@ wheel=$(printf '%s\n' "${wheels[@]}" | sort -V | tail -1)
 cp "$wheel" "$pack/wheels/"
 # Packages that the wheel needs and the machine lacks: torch and timm have brought fsspec, jinja2 and safetensors along. MLflow, which
 # would be most of the pack, is left out: the checks track nothing.
-there='torch|torchvision|timm|numpy|scipy|scikit-learn|matplotlib|pillow|fsspec|jinja2|safetensors'
+there='torch|torchvision|timm|numpy|scipy|matplotlib|pillow|fsspec|jinja2|safetensors'
 mapfile -t needs < <("$python" -c 'import sys, zipfile
 wheel = zipfile.ZipFile(sys.argv[1])
 name = next(each for each in wheel.namelist() if each.endswith(".dist-info/METADATA"))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every fault of tests/reliability happen as often as docs/reliability.md says, and writes its table (about an hour).
+# Makes every fault of tests/reliability happen as often as docs/faults.md says, and writes its table (about an hour).
 # Arguments go to pytest; a run of some tests renews their rows and keeps the others'.
 set -euo pipefail
 cd "$(dirname "$0")/.."

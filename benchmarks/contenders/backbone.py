@@ -23,16 +23,16 @@ def create_backbone(job: Job, classes: int) -> torch.nn.Module:
     return model
 
 
-def normalisation(model: torch.nn.Module) -> transforms.Normalize:
-    """Return the normalisation that the weights were trained with."""
+def normalization(model: torch.nn.Module) -> transforms.Normalize:
+    """Return the normalization that the weights were trained with."""
     config = timm.data.resolve_model_data_config(model)
     return transforms.Normalize(config["mean"], config["std"])
 
 
-def centre_crop(side: int, normalise: transforms.Normalize) -> transforms.Compose:
+def centre_crop(side: int, normalize: transforms.Normalize) -> transforms.Compose:
     """Return the usual evaluation: the short side to side / 0.875, and the centre of it."""
     resize = transforms.Resize(round(side / 0.875))
-    return transforms.Compose([resize, transforms.CenterCrop(side), transforms.ToTensor(), normalise])
+    return transforms.Compose([resize, transforms.CenterCrop(side), transforms.ToTensor(), normalize])
 
 
 def predict_with(job: Job, model: torch.nn.Module, look: transforms.Compose) -> Predict:

@@ -1,7 +1,7 @@
 """fastai's `vision_learner` and `fine_tune`: the head alone for an epoch, then everything, by one-cycle.
 
 `vision_learner` can only load a hub's weights by itself, so the body that it makes gets the same tensors from the file.
-Everything else is what it does for pretrained timm models: timm's normalisation, frozen body, discriminative rates.
+Everything else is what it does for pretrained timm models: timm's normalization, frozen body, discriminative rates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a contender is told to do and what it reports: `python benchmarks/contenders/NAME.py JOB.json`.
+"""The job of a contender and the report that it writes: `python benchmarks/contenders/NAME.py JOB.json`.
 
 `benchmarks/accuracy.py` starts each contender as a process of its own, with the Python that has its packages. So this
 file imports nothing but the standard library.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from backbone import BATCH, WORKERS, centre_crop, create_backbone, normalisation
+from backbone import BATCH, WORKERS, centre_crop, create_backbone, normalization
 from job import Job, Predict, report
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -15,7 +15,7 @@ from torchvision import datasets
 
 def train(job: Job) -> Predict:
     body = create_backbone(job, 0).eval()
-    look = centre_crop(job.side, normalisation(body))
+    look = centre_crop(job.side, normalization(body))
     data = {split: datasets.ImageFolder(job.folder(split), look) for split in ("train", "validation", "test")}
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from backbone import BATCH, WORKERS, centre_crop, create_backbone, normalisation, predict_with
+from backbone import BATCH, WORKERS, centre_crop, create_backbone, normalization, predict_with
 from job import Job, Predict, report
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -14,10 +14,10 @@ from torchvision import datasets, transforms
 def train(job: Job) -> Predict:
     torch.manual_seed(job.seed)
     model = create_backbone(job, len(job.classes())).to(memory_format=torch.channels_last)
-    normalise = normalisation(model)
+    normalize = normalization(model)
     crop = [transforms.RandomResizedCrop(job.side, scale=(0.35, 1.0)), transforms.RandomHorizontalFlip()]
-    augment = transforms.Compose([*crop, transforms.ToTensor(), normalise])
-    look = centre_crop(job.side, normalise)
+    augment = transforms.Compose([*crop, transforms.ToTensor(), normalize])
+    look = centre_crop(job.side, normalize)
     training = datasets.ImageFolder(job.folder("train"), augment)
     validation = datasets.ImageFolder(job.folder("validation"), look)
     batches = DataLoader(training, BATCH, shuffle=True, num_workers=WORKERS)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import timm
 import torch
-from backbone import BATCH, WORKERS, centre_crop, normalisation, predict_with
+from backbone import BATCH, WORKERS, centre_crop, normalization, predict_with
 from job import MODEL, Job, Predict, report
 
 
@@ -30,7 +30,7 @@ def train(job: Job) -> Predict:
     model = timm.create_model(MODEL, num_classes=len(job.classes()))
     best = torch.load(Path(job.scratch) / "timm" / "model_best.pth.tar", map_location="cpu", weights_only=False)
     model.load_state_dict(best["state_dict_ema" if "--model-ema" in job.options["arguments"] else "state_dict"])
-    return predict_with(job, model, centre_crop(job.side, normalisation(model)))
+    return predict_with(job, model, centre_crop(job.side, normalization(model)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from backbone import BATCH, WORKERS, create_backbone, normalisation
+from backbone import BATCH, WORKERS, create_backbone, normalization
 from job import Job, Predict, report
 from PIL import Image
 from ultralytics.data.augment import classify_transforms
@@ -20,10 +20,10 @@ class Backbone(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
-        self.normalise, self.linear = normalisation(model), model
+        self.normalize, self.linear = normalization(model), model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        logits = self.linear(self.normalise(images))
+        logits = self.linear(self.normalize(images))
         return logits if self.training else (logits.softmax(1), logits)
 
 

@@ -87,5 +87,5 @@ def contender_class(name: str) -> type[Contender]:
 
 
 def folder_of(name: str, root: Path) -> Path:
-    """Where the contender's data set lies below `root`."""
+    """Return the folder of the contender's data set below `root`."""
     return root / name.replace(", ", "-").replace(" ", "_")

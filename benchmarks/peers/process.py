@@ -70,7 +70,7 @@ class ContenderProcess:
             )
 
     def cold(self) -> dict[str, Any]:
-        """As `epoch`, newly opened, with nothing of its data in the page cache."""
+        """Run `epoch` newly opened, with none of its data in the page cache."""
         return self.ask("cold")
 
     def memory(self) -> float:
@@ -101,7 +101,7 @@ class ContenderProcess:
 
 
 def cpu_seconds() -> float:
-    """Of this process, its ended children, and those that live."""
+    """Return the CPU seconds of this process, of its ended children, and of those that run."""
     ended = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     alive = 0.0
     for pid in family()[1:]:

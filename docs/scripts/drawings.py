@@ -253,7 +253,7 @@ def pipeline() -> str:
     ]
     parts += [
         _text(12, 222, "The loader crops, decodes and flips;", "s"),
-        _text(12, 242, "the device normalises and augments.", "s"),
+        _text(12, 242, "the device normalizes and augments.", "s"),
     ]
     parts += [
         _text(660, 222, "A checkpoint holds the loader’s", "s"),

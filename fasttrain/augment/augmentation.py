@@ -1,4 +1,4 @@
-"""Build a run's augmentation from its settings, for everyone who trains on batches or shows them."""
+"""Build a run's augmentation from its settings, for training on batches and for showing them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augment a batch on its device: `pixels` before it is normalized, `mix` after. None switches a part off."""
+    """Augment a batch on its device: `pixels` before normalization, `mix` after it. None disables a step."""
 
     pixels: BatchAugment | None = None
     mix: PlannedMixup | None = None
@@ -35,7 +35,7 @@ class Augmentation:
         """Return the model's inputs and targets for a loader's batch.
 
         `images` are uint8 [n, H, W, 3] and `labels` int64 [n], both on the device. `ids` are int64 [n]. `normalize`
-        turns images into inputs, float [n, 3, H, W]. Targets are int64 [n], or float [n, classes] where `mix` is on.
+        turns images into inputs, float [n, 3, H, W]. Targets are int64 [n], or float [n, classes] with `mix`.
         """
         if self.pixels is not None and len(ids):
             images = self.pixels(images, ids, epoch)
@@ -52,9 +52,9 @@ def make_augmentation(
     mean: tuple[float, ...],
     device: torch.device,
 ) -> Augmentation:
-    """Return the augmentation that `settings` ask for.
+    """Return the augmentation for `settings`.
 
-    `ids` are the training split's, int64 [n]. `mean` is the model's, of pixels in 0..1; it fills what is empty.
+    `ids`, int64 [n], are those of the training split. `mean` is the model's, for pixels in 0..1; it fills empty areas.
     """
     pixels = mix = None
     if settings.color_jitter or settings.rand_augment or settings.trivial_augment or settings.random_erasing:

@@ -1,4 +1,4 @@
-"""All augmentations of a batch between the loader and the model, in timm's order."""
+"""Apply all augmentations of a batch between the loader and the model, in timm's order."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from fasttrain.config.values import RandAugment
 
-_CPU_PART = 8  # more at once fall out of the cache and of malloc's pools: 1.5 times slower at 64
+_CPU_PART = 8  # larger parts exceed the cache and malloc's pools: 1.5 times slower at 64
 
 
 class BatchAugment:
-    """RandAugment or TrivialAugment, then colour jitter, then random erasing, each where it is on.
+    """RandAugment or TrivialAugment, then colour jitter, then random erasing, each if it is enabled.
 
-    A sample's result is a function of its pixels and of (seed, epoch, sample id) alone, whatever it is batched with.
+    A sample's result depends only on its pixels and on (seed, epoch, sample id), not on the rest of its batch.
     """
 
     def __init__(
@@ -39,9 +39,10 @@ class BatchAugment:
         trivial_augment: bool = False,
         random_erasing: float = 0.0,
     ) -> None:
-        """`ids`, int64 [n]: the training split's. `mean`: the model's, of pixels in 0..1, which fills what is empty.
+        """Prepare the augmentations for the samples `ids`, int64 [n], of the training split.
 
-        color_jitter: strength, 0..1. random_erasing: a probability.
+        `mean`: the model's, for pixels in 0..1; it fills empty areas. `color_jitter`: strength, 0..1.
+        `random_erasing`: a probability.
         """
         import torch
 
@@ -52,7 +53,7 @@ class BatchAugment:
         self._trivial_augment = trivial_augment
 
     def __call__(self, images: torch.Tensor, ids: NDArray[np.int64], epoch: int) -> torch.Tensor:
-        """uint8 [n, H, W, 3] on the device, augmented; `images` itself is left as it is. `ids` is int64 [n]."""
+        """Return augmented images, uint8 [n, H, W, 3], on the device. `images` is unchanged. `ids` is int64 [n]."""
         import torch
 
         numbers = self._numbers.of(ids, epoch)

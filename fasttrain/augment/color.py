@@ -1,4 +1,4 @@
-"""`ColorJitter` on a batch, each sample with factors of its own."""
+"""`ColorJitter` for a batch, with different factors for each sample."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _LUMA = (0.2989, 0.587, 0.114)  # torchvision's, ITU-R BT.601
 
 
 def draw_factors(numbers: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
-    """Factors float32 [n, 3] for brightness, contrast and saturation, uniform in [max(0, 1 - strength), 1 + strength].
+    """Return factors for brightness, contrast and saturation, float32 [n, 3].
 
-    `numbers` is float32 [n, 3] in [0, 1).
+    They are uniform in [max(0, 1 - strength), 1 + strength]. `numbers` is float32 [n, 3] in [0, 1).
     """
     low = max(0.0, 1.0 - strength)
     return (low + numbers * np.float32(1.0 + strength - low)).astype(np.float32)
 
 
 def color_jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, H, W, 3], brightness, contrast and saturation changed by `factors`, float32 [n, 3], all >= 0.
+    """Change brightness, contrast and saturation by `factors`, float32 [n, 3], all >= 0. Return uint8 [n, H, W, 3].
 
-    The blends are torchvision's `adjust_brightness`, `adjust_contrast` and `adjust_saturation`. Without rounding and
-    clamping in between these commute, so all three are one affine map of a pixel and its grey value, rounded once, and
-    the order, which torchvision draws, does not matter. A single factor gives torchvision's result to two grey levels
-    (it rounds down, twice); with several, pixels differ where torchvision clamps half-way.
+    The blends are those of torchvision's `adjust_brightness`, `adjust_contrast` and `adjust_saturation`. Without
+    intermediate rounding and clamping they commute. So all three are one affine map of a pixel and its grey value,
+    rounded once, and their order, which torchvision draws at random, does not matter. A single factor gives
+    torchvision's result to two grey levels (torchvision rounds down, twice). With several factors pixels also differ
+    where torchvision clamps in between.
     """
     import torch
 
     count, height, width, _ = images.shape
     brightness, contrast, saturation = factors.unbind(1)
     _, less_contrast, less_saturation = (1 - factors).unbind(1)
-    # Whole numbers sum exactly: a sample's mean, and so its pixels, depend neither on the batch nor on the threads.
-    # int32 holds the sum of 2,900 x 2,900 pixels.
+    # Sums of integers are exact: a sample's mean, and so its pixels, don't depend on the batch or on the threads.
     means = images.reshape(count, -1, 3).sum(dim=1, dtype=torch.int32).float() / (height * width)
     mean_grey = means[:, 0] * _LUMA[0] + means[:, 1] * _LUMA[1] + means[:, 2] * _LUMA[2]
     both = brightness * contrast
@@ -54,7 +54,7 @@ def color_jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 
 def as_bytes(values: torch.Tensor) -> torch.Tensor:
-    """float `values` (overwritten) as uint8, rounded and clamped."""
+    """Return float `values` (overwritten) as uint8, rounded and clamped."""
     import torch
 
     return values.clamp_(0, 255).round_().to(torch.uint8)

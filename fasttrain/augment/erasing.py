@@ -16,10 +16,11 @@ RATIO = (0.3, 3.3)
 
 
 def draw_boxes(numbers: NDArray[np.float32], probability: float, height: int, width: int) -> NDArray[np.int64]:
-    """int64 [n, 4], (top, left, bottom, right) in pixels; empty for the samples that stay whole.
+    """Return boxes to erase, int64 [n, 4], (top, left, bottom, right) in pixels; empty for samples that are not
+    erased.
 
-    `numbers` is float32 [n, 5] in [0, 1). The area is uniform in 2 % to 33 %, the logarithm of the ratio in
-    0.3 to 3.3, as timm's `RandomErasing`; where timm would draw again as a side is too long (0.4 %), it is cut short.
+    `numbers` is float32 [n, 5] in [0, 1). The area is uniform in 2 % to 33 %, and so is the logarithm of the ratio in
+    0.3 to 3.3, as in timm's `RandomErasing`. If a side is too long (0.4 %), timm draws again; here it is shortened.
     """
     apply, area, ratio, top, left = numbers.astype(np.float64).T
     root_area = np.sqrt((SCALE[0] + area * (SCALE[1] - SCALE[0])) * height * width)
@@ -34,7 +35,7 @@ def draw_boxes(numbers: NDArray[np.float32], probability: float, height: int, wi
 
 
 def erase(images: torch.Tensor, boxes: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, H, W, 3] with each sample's box, int64 [n, 4] as `draw_boxes`', set to `fill`, uint8 [3]."""
+    """Return uint8 [n, H, W, 3] with each sample's box, int64 [n, 4] as from `draw_boxes`, set to `fill`, uint8 [3]."""
     import torch
 
     height, width = images.shape[1:3]

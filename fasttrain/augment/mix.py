@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 
 class PlannedMixup:
-    """timm's `Mixup` (mode "batch": one lambda a batch, sample i with sample n - 1 - i) with the plan's numbers.
+    """timm's `Mixup` (mode "batch": one lambda per batch, sample i with sample n - 1 - i) with numbers from the plan.
 
-    With both alphas above 0 each batch gets one of the two, by a fair coin, as timm's. The draw is a function of
-    (seed, epoch, id of the batch's first sample), so a resumed run repeats it; the partners follow from the batch, and
-    so from its size and the number of ranks. The last sample of an odd batch stays unmixed.
+    With both alphas above 0 each batch gets one of the two by a fair coin toss, as in timm. The draw depends only on
+    (seed, epoch, id of the batch's first sample), so a resumed run repeats it. The partners depend on the batch, and
+    so on its size and the number of ranks. The last sample of an odd batch stays unmixed.
     """
 
     def __init__(self, mixup: float, cutmix: float, classes: int, seed: int) -> None:
-        """`mixup` and `cutmix` are the alphas, of which one must be above 0."""
+        """`mixup` and `cutmix` are the alphas. At least one must be above 0."""
         from timm.data.mixup import Mixup
 
-        # Smoothing stays CrossEntropyLoss's: of a mixed target it is the mix of smoothed ones.
+        # CrossEntropyLoss does the label smoothing: for a mixed target the result is the mix of the smoothed ones.
         self._mixup = Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=classes)
         self._classes, self._seed = classes, seed
 
     def __call__(
         self, inputs: torch.Tensor, labels: torch.Tensor, ids: NDArray[np.int64], epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`inputs`, float [n, 3, H, W], mixed in place, and targets, float32 [n, classes], whose rows sum to 1.
+        """Return `inputs`, float [n, 3, H, W], mixed in place, and targets, float32 [n, classes], whose rows sum to 1.
 
-        `labels` is int64 [n], or float [n, classes] of sets of classes, on the device of `inputs`, `ids` int64 [n] on
-        the host.
+        `labels` is int64 [n], or float [n, classes] for multi-label data, on the device of `inputs`. `ids` is int64
+        [n] on the host.
         """
         from timm.data.mixup import one_hot
 
@@ -53,7 +53,7 @@ class PlannedMixup:
 
 @contextmanager
 def _numpy_seeded(words: NDArray[np.uint32]) -> Iterator[None]:
-    # timm draws from NumPy's global generator, which other code, and its checkpoint, must find untouched.
+    # timm draws from NumPy's global generator, whose state other code and checkpoints rely on.
     before = np.random.get_state()
     np.random.seed(words)
     try:

@@ -1,7 +1,7 @@
-"""The random numbers of the batch augmentations: a pure function of (seed, epoch, sample id).
+"""The random numbers of batch augmentations: a pure function of (seed, epoch, sample id).
 
-Each sample has one row of 16 numbers an epoch, whichever operations are on, so switching one on or off leaves the
-draws of the others alone.
+Each sample has one row of 16 numbers per epoch, whichever operations are enabled. So enabling one does not change the
+draws of the others.
 """
 
 from __future__ import annotations
@@ -19,39 +19,42 @@ if TYPE_CHECKING:
 NUMBERS = 16
 COLOR_JITTER = slice(0, 3)
 RANDOM_ERASING = slice(3, 8)
-RAND_AUGMENT = slice(8, NUMBERS)  # TrivialAugment's, too: a run has one of the two
+RAND_AUGMENT = slice(8, NUMBERS)  # also for TrivialAugment: a run has one of the two
 
 _CHUNK = 1 << 16
 
 
 def epoch_numbers(seed: int, epoch: int, count: int, first: int = 0) -> NDArray[np.float32]:
-    """float32 [count, 16] in [0, 1): row i belongs to sample id `first + i`.
+    """Return float32 [count, 16] in [0, 1). Row i belongs to sample id `first + i`.
 
-    64 bytes a sample (5 MB for Food-101, 82 MB for ImageNet), and at most 25 MB more while it is drawn. `seed` and
-    `epoch` are `plan.random_words`'.
+    This takes 64 bytes per sample (5 MB for Food-101, 82 MB for ImageNet), and up to 25 MB more while drawing. `seed`
+    and `epoch` are as in `plan.random_words`.
     """
     numbers = np.empty((count, NUMBERS), dtype=np.float32)
     for start in range(0, count, _CHUNK):
         part = numbers[start : start + _CHUNK]
         words = random_words(seed, epoch, AUGMENT_STREAM, len(part), NUMBERS, first + start)
-        # The upper 24 bits: what float32 holds exactly. `plan.unit`'s 53 could round up to 1.
+        # Use the upper 24 bits, which float32 holds exactly. The 53 bits of `plan.unit` could round up to 1.
         part[:] = words >> np.uint64(40)
         part *= np.float32(2.0**-24)
     return numbers
 
 
 class EpochNumbers:
-    """Looks rows up in the current epoch's table, which is drawn when an epoch is first asked for."""
+    """Look up rows in the current epoch's table, which is drawn when an epoch is first requested."""
 
     def __init__(self, ids: NDArray[np.int64], seed: int) -> None:
-        """`ids`, int64 [n]: all that can be asked for; the table spans from the least to the greatest of them."""
+        """`ids`, int64 [n], are all samples that can be requested.
+
+        The table spans from the smallest to the greatest id.
+        """
         self._first, self._count = int(ids.min()), int(ids.max() - ids.min()) + 1
         self._seed = seed
         self._epoch = -1
         self._table = np.empty((0, NUMBERS), dtype=np.float32)
 
     def of(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.float32]:
-        """float32 [n, 16] in [0, 1) of the samples `ids`, int64 [n], in any order."""
+        """Return the numbers of the samples `ids`, int64 [n], in any order: float32 [n, 16] in [0, 1)."""
         if epoch != self._epoch:
             self._table = epoch_numbers(self._seed, epoch, self._count, self._first)
             self._epoch = epoch
@@ -59,7 +62,7 @@ class EpochNumbers:
 
 
 def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    """`array` as a tensor on `device`; the host does not wait for the copy."""
+    """Return `array` as a tensor on `device`. The host does not wait for the copy."""
     import torch
 
     from fasttrain.device import copy_to

@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al. 2020, arXiv:1909.13719) on a batch, each sample with operations of its own."""
+"""RandAugment (Cubuk et al. 2020, arXiv:1909.13719) on a batch, with different operations for each sample."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ KINDS = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "contrast", "color"),
     *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
 )
-"""Drawn uniformly: torchvision's RandAugment's and the paper's set."""
+"""The operations, drawn uniformly: the set of the paper and of torchvision's RandAugment."""
 
-# Kinds that one call applies together, in KINDS' order: a sample's group follows from its kind.
+# The group of each kind, in the order of KINDS. One call applies the kinds of a group together.
 _GROUPS = (
     *("identity", "affine", "affine", "affine", "affine", "affine", "color", "color", "color"),
     *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
@@ -32,10 +32,10 @@ _GROUPS = (
 
 @cache
 def parameters(magnitude: int, height: int, width: int) -> NDArray[np.float32]:
-    """float32 [14, 2, 6]: what each kind is called with at `magnitude` (0..10), as `parameter_table`.
+    """Return the parameters of each kind at `magnitude` (0..10), float32 [14, 2, 6], as `parameter_table` does.
 
-    Ranges are torchvision's, at magnitude 10: shear 0.3, translation 150/331 of the side, 30 degrees, factors 1 ± 0.9,
-    posterize to 4 bits, solarize from 0.
+    The ranges are torchvision's, at magnitude 10: shear 0.3, translation 150/331 of the side, 30 degrees, factors 1 ±
+    0.9, posterize to 4 bits, solarize from 0.
     """
     share = magnitude / 10
     return parameter_table(
@@ -63,10 +63,10 @@ def parameter_table(
     bits: int,
     threshold: float,
 ) -> NDArray[np.float32]:
-    """Return what each kind is called with, for the signs - and +, float32 [14, 2, 6].
+    """Return the parameters of each kind for the signs - and +, float32 [14, 2, 6].
 
-    Affine kinds: the matrix that `pixels.affine` takes, row by row. Colour kinds: three factors. The others: one value.
-    `across` and `down` are in pixels, `factor` is the distance to 1. Shear is about the top left corner, as Pillow's.
+    Affine kinds: the matrix for `pixels.affine`, row by row. Colour kinds: three factors. Others: one value. `across`
+    and `down` are in pixels; `factor` is the distance to 1. Shear is about the top left corner, as in Pillow.
     """
     table = np.zeros((len(KINDS), 2, 6), dtype=np.float32)
     tall, wide = height / width, width / height
@@ -94,10 +94,10 @@ def parameter_table(
 def rand_augment(
     images: torch.Tensor, numbers: NDArray[np.float32], operations: int, magnitude: int, fill: torch.Tensor
 ) -> torch.Tensor:
-    """A new uint8 [n, H, W, 3]: each sample of `images` after `operations` operations at `magnitude` (0..10).
+    """Return each sample of `images` after `operations` operations at `magnitude` (0..10), uint8 [n, H, W, 3].
 
-    `numbers` is float32 [n, 2 * operations or more] in [0, 1), two for each operation: the kind and the sign. `fill`,
-    float32 [3], grey levels, is what shears, translations and rotations bring in.
+    `numbers` is float32 [n, 2 * operations or more] in [0, 1), two per operation: the kind and the sign. `fill`,
+    float32 [3] in grey levels, fills the areas that shears, translations and rotations leave empty.
     """
     kinds = (numbers[:, 0 : 2 * operations : 2] * len(KINDS)).astype(np.int64)
     signs = (numbers[:, 1 : 2 * operations : 2] >= 0.5).astype(np.int64)
@@ -109,8 +109,8 @@ def apply_kinds(
 ) -> torch.Tensor:
     """Return `images` after the operations `kinds`, int64 [n, operations], with `values`, float32 [n, operations, 6].
 
-    The kinds are drawn on the host, which so knows which samples each operation takes: every sample costs one operation
-    a layer, and the host never waits for the device.
+    The kinds are drawn on the host, which therefore knows which samples each operation applies to. Every sample costs
+    one operation per layer, and the host never waits for the device.
     """
     order = np.argsort(kinds, axis=0, kind="stable")
     order_there = to_device(order, images.device)

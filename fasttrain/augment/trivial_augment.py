@@ -1,4 +1,4 @@
-"""TrivialAugment (Müller & Hutter 2021, arXiv:2103.10158): one operation a sample, at a magnitude of its own."""
+"""TrivialAugment (Müller & Hutter 2021, arXiv:2103.10158): one operation per sample, each at a random magnitude."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     import torch
 
 MAGNITUDES = 31
-_TRANSLATION = 32  # px, whatever the size of the picture
+_TRANSLATION = 32  # px, regardless of the image's size
 
 
 @cache
 def wide_parameters(height: int, width: int) -> NDArray[np.float32]:
-    """float32 [31, 14, 2, 6]: each magnitude's table, as `rand_augment.parameter_table`.
+    """Return the table of each magnitude, float32 [31, 14, 2, 6], as `rand_augment.parameter_table` does.
 
-    Ranges are those of torchvision's `TrivialAugmentWide`: shear 0.99, 32 px, 135 degrees, factors 1 ± 0.99, posterize
-    to 2 bits, solarize from 0.
+    The ranges are those of torchvision's `TrivialAugmentWide`: shear 0.99, 32 px, 135 degrees, factors 1 ± 0.99,
+    posterize to 2 bits, solarize from 0.
     """
     tables = []
     for share in np.linspace(0, 1, MAGNITUDES).tolist():
@@ -44,10 +44,10 @@ def wide_parameters(height: int, width: int) -> NDArray[np.float32]:
 
 
 def trivial_augment(images: torch.Tensor, numbers: NDArray[np.float32], fill: torch.Tensor) -> torch.Tensor:
-    """A new uint8 [n, H, W, 3]: each sample of `images` after one operation.
+    """Return each sample of `images` after one operation, uint8 [n, H, W, 3].
 
-    `numbers` is float32 [n, 3 or more] in [0, 1): the kind, the magnitude and the sign. `fill`, float32 [3], grey
-    levels, is what shears, translations and rotations bring in.
+    `numbers` is float32 [n, 3 or more] in [0, 1): the kind, the magnitude and the sign. `fill`, float32 [3] in grey
+    levels, fills the areas that shears, translations and rotations leave empty.
     """
     kinds = (numbers[:, :1] * len(KINDS)).astype(np.int64)
     magnitudes = (numbers[:, 1:2] * MAGNITUDES).astype(np.int64)

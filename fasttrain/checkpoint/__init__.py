@@ -1,1 +1,1 @@
-"""Checkpoints: everything a run needs to go on, in one file of tensors and plain data."""
+"""Checkpoints: everything that a run needs to resume, in one file of tensors and plain data."""

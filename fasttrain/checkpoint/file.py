@@ -1,4 +1,4 @@
-"""Writes and reads checkpoint files: safetensors, with everything that is no tensor as JSON in its metadata."""
+"""Write and read checkpoint files: safetensors, with everything that is not a tensor as JSON in the metadata."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from fasttrain.shards.checksum import sha256_of
 SCHEMA = 3
 _BEGIN = b'{"__metadata__":{"sha256":"'
 _DIGEST_AT, _DIGEST_LENGTH = 8 + len(_BEGIN), 64
-"""The digest is that of the whole file with zeros in its own place. Later schemas keep this beginning, so that an
-intact file of one is told from a torn one."""
+"""The digest is that of the complete file, with zeros in the place of the digest.
+
+Later schemas keep this beginning, so that an intact file of a later one can be distinguished from a torn one.
+"""
 
 _DTYPES = {
     torch.float64: "F64",
@@ -38,13 +40,13 @@ _DTYPES = {
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors on the CPU and plain data) so that `path` is either the old file or the whole new one.
+    """Write `state`, tensors on the CPU and plain data, to `path`, atomically.
 
-    Raises UserError where the folder can't be written or the disk is full; the old file is still there then.
+    Raises UserError if the folder can't be written or the disk is full. The old file then remains.
     """
     tensors, packed = pack(state)
-    # safetensors' own `save` builds the file in memory twice and keeps the interpreter lock, so training would wait.
-    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # each is aligned then
+    # safetensors' own `save` builds the file in memory twice and holds the GIL, so training would wait.
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # this aligns each tensor
     header = _header(ordered, packed)
     try:
         make_folder(path.parent)
@@ -60,9 +62,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU, with its "schema". No file can run code; of older schemas are migrated.
+    """Return the state in `path`, on the CPU, with its "schema". Reading never runs code. Older schemas are migrated.
 
-    Raises UserError for a file that is absent, torn, not a checkpoint, or of a newer schema.
+    Raises UserError for a file that is missing, torn, not a checkpoint, or of a newer schema.
     """
     try:
         with path.open("rb") as file:
@@ -71,16 +73,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             if path.suffix != ".safetensors":
                 return load_pickled(path)
             raise UserError(
-                f"{path}: not a fasttrain checkpoint, or torn at its beginning; bare weights go to --weights"
+                f"{path}: not a fasttrain checkpoint, or damaged at its beginning; use --weights for a file of weights"
             )
         if begin[_DIGEST_AT:].decode("ascii", "replace") != _digest(path):
-            raise UserError(f"{path}: not an intact fasttrain checkpoint (its checksum is another)")
+            raise UserError(f"{path}: not an intact fasttrain checkpoint (its checksum is wrong)")
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             if int(metadata["schema"]) > SCHEMA:
                 schema = metadata["schema"]
                 raise TooNew(f"{path}: schema {schema} is newer than this fasttrain's {SCHEMA}; upgrade fasttrain")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         return {"schema": SCHEMA, **unpack(tensors, metadata["state"])}
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give --resume a run folder or a checkpoint") from None
@@ -102,7 +104,7 @@ def _header(tensors: dict[str, torch.Tensor], packed: str) -> bytes:
 
 
 def _bytes(tensor: torch.Tensor) -> Any:
-    # as_strided, since what has one element or none may have any strides and still be contiguous.
+    # as_strided, because a tensor with at most one element may have any strides and still be contiguous.
     return tensor.contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
 
 

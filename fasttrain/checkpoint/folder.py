@@ -1,4 +1,4 @@
-"""The checkpoints of a run: their names, which of them is the newest intact one, and which of them go."""
+"""The checkpoints of a run: their names, the newest intact one, and the removal of old ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fasttrain.errors import UserError
 
 CHECKPOINTS = "checkpoints"
 FINISHED = "evaluation.json"
-"""Written last of all: a run folder without it is unfinished."""
+"""This file is written last: a run folder without it is unfinished."""
 
 _BEFORE_SCHEMA_3 = "last.pt"
 
@@ -23,7 +23,7 @@ log = logging.getLogger("fasttrain")
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint's file and state, and a line for each newer one that is not intact."""
+    """A checkpoint's file and state, and a line for each newer one that is damaged."""
 
     path: Path
     state: dict[str, Any]
@@ -31,12 +31,12 @@ class Found:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where the run in the folder `run` is saved after `step` optimizer steps."""
+    """Return the path of the checkpoint that the run in the folder `run` saves after `step` optimizer steps."""
     return run / CHECKPOINTS / f"step-{step:08d}.safetensors"
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """Those of the run in the folder `run`, the newest first, intact or not."""
+    """Return the checkpoints of the run in the folder `run`, the newest first, intact or not."""
     numbered = [(_step(path), path) for path in (run / CHECKPOINTS).glob("step-*.safetensors")]
     newest_first = sorted(((step, path) for step, path in numbered if step is not None), reverse=True)
     old = run / CHECKPOINTS / _BEFORE_SCHEMA_3
@@ -44,9 +44,9 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 def newest_checkpoint(run: Path) -> Found:
-    """The newest intact one of the run in the folder `run`.
+    """Return the newest intact checkpoint of the run in the folder `run`.
 
-    Raises UserError where there is none, or the newest intact one is of a newer fasttrain.
+    Raises UserError if there is none, or if it was written by a newer version.
     """
     paths = checkpoints_of(run)
     if not paths:
@@ -60,17 +60,17 @@ def newest_checkpoint(run: Path) -> Found:
         except UserError as error:
             torn.append(error)
             continue
-        return Found(path, state, tuple(f"{each}; going on from {path.name}" for each in torn))
+        return Found(path, state, tuple(f"{each}; resuming from {path.name}" for each in torn))
     if len(torn) == 1:
         raise torn[0]
     raise UserError(f"{run / CHECKPOINTS}: none of its {len(torn)} checkpoints is intact: {torn[0]}")
 
 
 def find_checkpoint(resume: str, out: Path) -> Found | None:
-    """The checkpoint that `resume` means: a file, a run folder's newest, or for `auto` the newest unfinished run's in
+    """Return the checkpoint for the setting `resume`: a file, a run folder, or "auto" for the newest unfinished run in
     `out`.
 
-    None where `auto` finds nothing to resume. Raises UserError where what is meant has no intact checkpoint.
+    Returns None if "auto" finds nothing to resume. Raises UserError if there is no intact checkpoint.
     """
     if resume == "auto":
         run = newest_unfinished(out)
@@ -89,7 +89,7 @@ def find_checkpoint(resume: str, out: Path) -> Found | None:
 
 
 def newest_unfinished(out: Path) -> Path | None:
-    """The folder in `out` of the run that has a checkpoint, but no end, and was saved last."""
+    """Return the folder in `out` of the unfinished run with a checkpoint that was saved last, or None."""
     saved: dict[Path, int] = {}
     for path in (*out.glob(f"*/{CHECKPOINTS}/step-*.safetensors"), *out.glob(f"*/{CHECKPOINTS}/{_BEFORE_SCHEMA_3}")):
         run = path.parents[1]
@@ -99,19 +99,23 @@ def newest_unfinished(out: Path) -> Path | None:
 
 
 def remove_old(newest: Path, keep: int) -> None:
-    """Of the checkpoints beside `newest`, which is safe on the disk, leaves the newest `keep`.
+    """Keep the newest `keep` checkpoints up to `newest`, which is safe on the disk, and delete the others.
 
-    Those of later steps go, too: they are torn, or of a run that went back to an earlier step.
+    Those of later steps are deleted, too: they are torn, or the run went back to an earlier step.
     """
     paths = checkpoints_of(newest.parents[1])
     if newest not in paths:
         return
     at = paths.index(newest)
-    for path in (*newest.parent.glob(".step-*.tmp"), *paths[:at], *paths[at + keep :]):  # temporaries of killed ones
+    for path in (
+        *newest.parent.glob(".step-*.tmp"),
+        *paths[:at],
+        *paths[at + keep :],
+    ):  # with the temporary files of killed runs
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("%s can't be removed: %s", path, error)
+            log.warning("can't remove %s: %s", path, error)
 
 
 def _step(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""`--weights`: a new run that starts from the tensors of a file, whoever wrote it."""
+"""`--weights`: start a new run from the tensors in a file, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fasttrain.model.classifier import classifier_names
 from fasttrain.text import read_text
 
 _AVERAGED = re.compile(r"(^|[._])ema([._]|$)")
-_PICKLED = (b"PK", b"\x80")  # a zip, as torch.save writes it, and what it wrote before version 1.6
+_PICKLED = (b"PK", b"\x80")  # a zip, as torch.save writes it, and the format before version 1.6
 _GIVE = "give --weights a state_dict, a checkpoint or a run folder"
 
 Tensors = Mapping[str, torch.Tensor]
@@ -32,7 +32,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class _Origin:
-    """The model that a file of weights is from: timm's name, and the classes in the order of the outputs."""
+    """The model that a file of weights comes from: timm's name, and the classes in the order of the outputs."""
 
     model: str | None = None
     classes: tuple[str, ...] | None = None
@@ -42,12 +42,12 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
     """Fill `model`, timm's `name`, from `path`. Return a line about what was loaded and about the classifier.
 
     `path` is a state_dict (.safetensors, or a file of `torch.save`), a checkpoint that holds one at any depth and with
-    any prefix, or a run's folder or checkpoint. Where there are several state_dicts, the one that fits best is taken,
-    the EMA's among equal ones. What timm resamples in its own weights, above all position embeddings of another image
-    size, is resampled here, too.
+    any prefix, or a run's folder or checkpoint. Among several state_dicts the best fit is used, and the EMA's if
+    several fit equally. Tensors that timm resamples in its own weights, such as position embeddings for another image
+    size, are resampled here, too.
 
-    The classifier is kept where it has as many outputs as there are `classes`, unless the file is known to be of other
-    classes. Raises UserError for a file that can't be read, or lacks any other tensor of the model.
+    The classifier is kept if it has as many outputs as there are `classes`, unless the file is known to have other
+    classes. Raises UserError for a file that can't be read, or that lacks any other tensor of the model.
     """
     path = _file_of(path)
     content = _read(path)
@@ -56,7 +56,7 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
     flat = _without_wrappers(dict(_flattened(content)), own)
     if not flat:
         raise UserError(f"{path}: no tensors in it; {_GIVE}")
-    prefix = _best_prefix(flat, own)
+    prefix, others = _best_prefix(flat, own)
     raw: Tensors = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
     given = raw
     optional = _of_classifier(model, own)
@@ -70,18 +70,21 @@ def load_initial_weights(model: torch.nn.Module, name: str, path: Path, classes:
     loaded = {key: given[key] for key in own if _fits(given, own, key) and (kept or key not in outputs)}
     model.load_state_dict(loaded, strict=False)
     resampled = sum(key in raw and raw[key].shape != value.shape for key, value in loaded.items())
-    said = f"weights: {len(loaded):,} of {len(own):,} tensors from {path}"
-    said += f", where their names begin with '{prefix}'" if prefix else ""
-    said += f", {resampled:,} of them resampled" if resampled else ""
+    line = f"weights: {len(loaded):,} of {len(own):,} tensors from {path}"
+    line += f", where their names begin with '{prefix}'" if prefix else ""
+    line += f", {resampled:,} of them resampled" if resampled else ""
+    if others:
+        kind = "the averaged weights (EMA)" if _AVERAGED.search(prefix) else "the first of them"
+        line += f"; {' and '.join(map(repr, others))} would fit as well, and {kind} are taken"
     if kept:
-        return f"{said}; the classifier is kept"
+        return f"{line}; the classifier is kept"
     had = {len(raw[key]) for key in outputs if key in raw and raw[key].ndim}
-    why = "it is of other classes" if not same else f"it has {max(had):,} outputs" if had else "there is none"
-    return f"{said}; the classifier is new ({len(classes):,} classes; in the file {why})"
+    why = "it is for other classes" if not same else f"it has {max(had):,} outputs" if had else "there is none"
+    return f"{line}; the classifier is new ({len(classes):,} classes; in the file {why})"
 
 
 def model_of(path: Path) -> str | None:
-    """Return the name of the model that the run folder, weights or checkpoint `path` is from; None if it isn't known.
+    """Return the name of the model that the run folder, weights or checkpoint `path` comes from, or None if unknown.
 
     Raises UserError for a file that can't be read.
     """
@@ -115,12 +118,12 @@ def _read(path: Path) -> Mapping[Any, Any]:
 
 
 def _origin(path: Path, content: Mapping[Any, Any]) -> _Origin:
-    """Return what the run around `path`, or else the checkpoint itself, says of its model."""
+    """Return what the run around `path`, or else the checkpoint itself, records about its model."""
     run = path.absolute().parents[1 if path.absolute().parent.name == CHECKPOINTS else 0]
     try:
         spec = json.loads(read_text(run / "model.json"))
         return _Origin(str(spec["model"]), tuple(map(str, spec["classes"])))
-    except (OSError, UserError, ValueError, KeyError, TypeError):  # no run of ours
+    except (OSError, UserError, ValueError, KeyError, TypeError):  # not one of our runs
         config = content.get("config")
         named = content.get("arch") or (config.get("model") if isinstance(config, Mapping) else None)
         return _Origin(named if isinstance(named, str) else None)
@@ -135,7 +138,7 @@ def _flattened(content: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str
 
 
 def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
-    """Remove the parts of names that torch's wrappers put in, such as `_orig_mod` and `_fsdp_wrapped_module`."""
+    """Remove the parts of names that torch's wrappers add, such as `_orig_mod` and `_fsdp_wrapped_module`."""
     parts = {part for key in own for part in key.split(".")}
     return {
         ".".join(part for part in key.split(".") if not part.startswith("_") or part in parts): value
@@ -143,8 +146,8 @@ def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
     }
 
 
-def _best_prefix(flat: Tensors, own: Tensors) -> str:
-    """Return the prefix of names in `flat` with which the most tensors fit those of `own`."""
+def _best_prefix(flat: Tensors, own: Tensors) -> tuple[str, list[str]]:
+    """Return the prefix of names in `flat` with which the most tensors fit those of `own`, and those with as many."""
     fitting: Counter[str] = Counter()
     named: Counter[str] = Counter({"": 0})
     for key, value in flat.items():
@@ -155,7 +158,9 @@ def _best_prefix(flat: Tensors, own: Tensors) -> str:
                 prefix = key.removesuffix(name)
                 named[prefix] += 1
                 fitting[prefix] += own[name].shape == value.shape
-    return max(named, key=lambda each: (fitting[each], named[each], bool(_AVERAGED.search(each))))
+    best = max(named, key=lambda each: (fitting[each], named[each], bool(_AVERAGED.search(each))))
+    equal = [each for each in named if each != best and 0 < fitting[best] == fitting[each]]
+    return best, equal
 
 
 def _of_classifier(model: torch.nn.Module, own: Tensors) -> set[str]:
@@ -173,19 +178,19 @@ def _fits(given: Tensors, own: Tensors, key: str) -> bool:
 
 
 def _lacking(given: Tensors, own: Tensors, optional: set[str]) -> list[str]:
-    # Whole numbers are counters and indices, which the model can do without or knows itself.
+    # Integers are counters and indices, which the model doesn't need from the file.
     needed = (key for key, value in own.items() if value.is_floating_point() and key not in optional)
     return [key for key in needed if not _fits(given, own, key)]
 
 
 def _resampled(given: Tensors, model: torch.nn.Module) -> Tensors:
-    """`given` as timm fits weights of its own to `model`: for another image or patch size, or from older names."""
+    """Return `given` adapted to `model` by timm's filter: for another image or patch size, or from older names."""
     fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if fit is None:
         return given
     try:
         fitted = fit(dict(given), model)
-    except Exception:  # it is made for its own model's weights
+    except Exception:  # the filter is made for its own model's weights
         return given
     return fitted if isinstance(fitted, Mapping) else given
 
@@ -194,8 +199,8 @@ def _misfit(name: str, given: Tensors, own: Tensors, lacking: list[str], origin:
     fitting = sum(_fits(given, own, key) for key in own)
     first = lacking[0]
     what = "is absent" if first not in given else f"is {list(given[first].shape)}, not {list(own[first].shape)}"
-    said = f"only {fitting:,} of {name}'s {len(own):,} tensors are in it ('{first}' {what})"
+    message = f"only {fitting:,} of {name}'s {len(own):,} tensors are in it ('{first}' {what})"
     if origin.model is not None and origin.model.partition(".")[0] != name.partition(".")[0]:
-        return f"{said}, as it is of {origin.model}; give --model {origin.model}"
+        return f"{message}, because it is for {origin.model}; give --model {origin.model}"
     example = "" if fitting else f", which has names like '{next(iter(given), '')}'"
-    return f"{said}; give the --model that it was made for{example}"
+    return f"{message}; give the --model that it was made for{example}"

@@ -1,4 +1,4 @@
-"""A run's state as tensors with names and JSON with everything else, and back, exactly."""
+"""Convert a run's state to named tensors and JSON for everything else, and back, exactly."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _TENSOR, _STRIDE, _TUPLE, _FLOAT, _ITEMS, _DTYPE = "$tensor", "$stride", "$tuple
 
 
 def snapshot(value: Any) -> Any:
-    """`value` with every tensor copied to the host, in its own memory layout, and every container built anew: training
-    goes on while it is written. Tensors that lie on the host are copied, too."""
+    """Return a copy of `value` with all tensors on the host, in their own memory layout, and with new containers.
+
+    Training can then continue while the copy is written. Tensors on the host are copied, too.
+    """
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
@@ -27,18 +29,20 @@ def snapshot(value: Any) -> Any:
 
 
 def pack(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors of `state`, named by their paths ("model.conv_stem.weight"), and JSON that says where they belong.
+    """Return the tensors of `state`, named by their paths ("model.conv_stem.weight"), and JSON with their places.
 
-    Takes dicts with any plain keys, lists, tuples, tensors, None, bool, int, float (infinite and NaN, too), str and
-    torch.dtype. InternalError for anything else.
+    Accepts dicts with any plain keys, lists, tuples, tensors, None, bool, int, float (infinite and NaN, too), str and
+    torch.dtype. Raises InternalError for anything else.
     """
     tensors: dict[str, torch.Tensor] = {}
     return tensors, json.dumps(_packed(state, "", tensors), allow_nan=False, separators=(",", ":"))
 
 
 def unpack(tensors: Mapping[str, torch.Tensor], packed: str) -> Any:
-    """What `pack` was given; the tensors own their memory. ValueError, KeyError or RuntimeError for what it didn't
-    make."""
+    """Return the value that `pack` was given. Its tensors own their memory.
+
+    Raises ValueError, KeyError or RuntimeError for data that `pack` did not write.
+    """
     return _unpacked(json.loads(packed), dict(tensors))
 
 
@@ -51,7 +55,7 @@ def _packed(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
         return {_DTYPE: str(value).removeprefix("torch.")}
     if isinstance(value, torch.Tensor):
         name = path
-        while name in tensors or name in ("", "__metadata__"):  # {"a.b": …} beside {"a": {"b": …}}
+        while name in tensors or name in ("", "__metadata__"):  # {"a.b": …} next to {"a": {"b": …}}
             name += "'"
         tensors[name] = value
         usual = not value.numel() or value.stride() == _row_major(value.shape)
@@ -73,7 +77,9 @@ def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     if _TENSOR in value:
-        return _laid_out(tensors.pop(value[_TENSOR]), value.get(_STRIDE))  # named twice, it would be many
+        return _laid_out(
+            tensors.pop(value[_TENSOR]), value.get(_STRIDE)
+        )  # each tensor is used once: naming it twice would multiply it
     if _TUPLE in value:
         return tuple(_unpacked(each, tensors) for each in value[_TUPLE])
     if _FLOAT in value:
@@ -88,12 +94,12 @@ def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
-        raise ValueError(f"{name!r} is no dtype")
+        raise ValueError(f"{name!r} is not a dtype")
     return found
 
 
 def _laid_out(tensor: torch.Tensor, stride: list[int] | None) -> torch.Tensor:
-    # Optimizers' fused kernels walk parameters and moments side by side in memory: the layout is part of the state.
+    # Fused kernels of optimizers read parameters and moments in memory order, so the layout is part of the state.
     if stride is None:
         return tensor.clone()
     extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, stride, strict=True))

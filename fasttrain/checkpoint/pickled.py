@@ -14,17 +14,17 @@ from fasttrain.errors import UserError
 from fasttrain.model.zipped import require_honest_sizes
 
 SCHEMA = 2
-"""The last one that was a pickle."""
+"""The last schema that was a pickle."""
 
 
 class TooNew(UserError):
-    """An intact checkpoint of a schema that this fasttrain doesn't know."""
+    """An intact checkpoint whose schema is newer than this version knows."""
 
 
 def load_pickled(path: Path) -> dict[str, Any]:
-    """The state in `path`, as the newest schema has it, read with `weights_only=True`.
+    """Return the state in `path` in the form of the newest schema, read with `weights_only=True`.
 
-    Raises UserError for a file that is torn, holds code, is no checkpoint or of a newer schema; OSError.
+    Raises UserError for a file that is torn, holds code, is not a checkpoint, or has a newer schema; and OSError.
     """
     state = load_tensors_only(path, "fasttrain checkpoint")
     if not isinstance(state, dict) or not isinstance(state.get("schema"), int):
@@ -37,27 +37,27 @@ def load_pickled(path: Path) -> dict[str, Any]:
 
 
 def load_tensors_only(path: Path, what: str) -> Any:
-    """The tensors and plain data in `path`, which `torch.save` wrote; none of its code is run.
+    """Return the tensors and plain data in a file of `torch.save`. None of its code is run.
 
-    Raises UserError for a file that holds code, or is not an intact `what`; OSError.
+    Raises UserError for a file that holds code, or is not an intact `what`; and OSError.
     """
     require_honest_sizes(path)
     try:
-        # timm and torchvision keep their command line in their checkpoints: a class of attributes, without code.
+        # timm and torchvision store their command line in checkpoints as a Namespace, which holds no code.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of what is then refused
+            warnings.simplefilter("ignore")  # warnings about what is then refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # a made-up pickle can raise anything
-        said = " ".join(str(error).split()) or type(error).__name__
-        if code := re.search(r"GLOBAL ([\w.]+)", said):
+    except Exception as error:  # a crafted pickle can raise anything
+        message = " ".join(str(error).split()) or type(error).__name__
+        if code := re.search(r"GLOBAL ([\w.]+)", message):
             raise UserError(
-                f"{path}: refused, as it names code to run ({code[1]}) where a checkpoint has tensors and plain data "
-                "only; nothing of it was run"
+                f"{path}: refused, because it names code to run ({code[1]}), but a checkpoint has only tensors and "
+                "plain data; none of the code was run"
             ) from error
-        found = re.search(r"WeightsUnpickler error: (.{,60}?)(?: Check the documentation|$)", said)
-        reason = f"{found[1]}; nothing of it was run" if found else said[:120]
+        found = re.search(r"WeightsUnpickler error: (.{,60}?)(?: Check the documentation|$)", message)
+        reason = f"{found[1]}; none of its code was run" if found else message[:120]
         raise UserError(f"{path}: not an intact {what} ({reason})") from error
 
 

@@ -1,4 +1,4 @@
-"""A run's folder: the one place that knows what each file in it is called."""
+"""A run's folder: the only place that knows the names of its files."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MODEL_SCHEMA = 1
 
 
 class RunFolder:
-    """`RUNS/YYYYmmdd-HHMMSS-MODEL`; every file in it is written whole or not at all.
+    """The folder `RUNS/YYYYmmdd-HHMMSS-MODEL`. Every file in it is written completely or not at all.
 
-    The `write_` methods raise OSError where the folder cannot be written.
+    The `write_` methods raise OSError if the folder can't be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +46,7 @@ class RunFolder:
         self.accuracy_by_class = path / "accuracy_by_class.png"
         self.precision_by_class = path / "precision_by_class.png"
         self.reliability = path / "reliability.png"
+        self.mistakes = path / "mistakes.csv"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.log = path / "train.log"
@@ -53,9 +54,9 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, model: str, now: datetime | None = None) -> RunFolder:
-        """Makes a folder that no other run has, with `checkpoints/` in it: `-2`, `-3` … within one second.
+        """Create a folder that no other run has, with `checkpoints/` in it. Within one second names get `-2`, `-3`, …
 
-        Raises UserError where it can't be made.
+        Raises UserError if it can't be created.
         """
         stamp = f"{now or datetime.now():%Y%m%d-%H%M%S}"
         name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]+', '-', model.removesuffix('()'))}"
@@ -76,8 +77,8 @@ class RunFolder:
             raise of_os(error, mend="choose another --out") from error
 
     def artifacts(self) -> list[Path]:
-        """The files that are there for people and for `predict`, in the order of their making; no
-        checkpoints."""
+        """Return the existing files for people and for `predict`, without checkpoints, in the order of
+        their creation."""
         ordered = [
             self.config,
             self.class_to_idx,
@@ -91,24 +92,25 @@ class RunFolder:
         return [path for path in ordered if path.exists()] + self.pictures()
 
     def pictures(self) -> list[Path]:
-        """Of the artifacts those that are to be looked at."""
+        """Return the existing artifacts that are for looking at."""
         ordered = [self.curves, self.confusion_matrix, self.accuracy_by_class, self.precision_by_class]
-        ordered += [self.reliability, self.report]
+        ordered += [self.reliability, self.mistakes, self.report]
         return [path for path in ordered if path.exists()]
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
-        """The resolved settings as TOML, which has no null: those that are None are left out."""
+        """Write the resolved settings as TOML. Settings that are None are left out, because TOML has no null."""
         import tomli_w
 
         known = {name: value for name, value in settings.items() if value is not None}
         atomic_write_bytes(self.config, tomli_w.dumps(known).encode())
 
     def write_classes(self, classes: Sequence[str]) -> None:
-        """`class_to_idx.json`: each class's label."""
+        """Write `class_to_idx.json`: the label of each class."""
         _write_json(self.class_to_idx, {name: label for label, name in enumerate(classes)})
 
     def write_model_spec(self, spec: ModelSpec) -> None:
-        """`model.json`: what rebuilds the model and feeds it, and the versions that it was trained with."""
+        """Write `model.json`: what is needed to rebuild and use the model, and the versions that it was
+        trained with."""
         _write_json(
             self.model_spec,
             {
@@ -134,15 +136,14 @@ class RunFolder:
         )
 
     def write_model(self, model: torch.nn.Module) -> None:
-        """The model's `state_dict` as safetensors, on the CPU, each tensor contiguous and by itself."""
+        """Write the model's `state_dict` as safetensors, on the CPU, with each tensor contiguous and separate."""
         self.write_weights(model.state_dict())
 
     def write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """`write_model` of a model whose `state_dict` is `weights`."""
+        """Write `weights`, a `state_dict`, as `write_model` does."""
         from safetensors.torch import save
 
-        # safetensors refuses tensors that share memory (tied weights): each gets its own, so that any loader
-        # fits.
+        # safetensors refuses tensors that share memory (tied weights), so each gets its own.
         seen: set[int] = set()
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in weights.items():
@@ -154,7 +155,7 @@ class RunFolder:
         atomic_write_bytes(self.model, save(tensors, metadata={"format": "pt"}))
 
     def read_weights(self) -> dict[str, torch.Tensor] | None:
-        """The tensors of `model.safetensors`; None where it is absent or torn."""
+        """Return the tensors of `model.safetensors`, or None if the file is missing or torn."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -164,16 +165,16 @@ class RunFolder:
             return None
 
     def reopen(self) -> None:
-        """Removes what says that the run has ended, and how: it goes on. OSError where that can't be removed."""
+        """Remove the files that mark the run as finished, because it continues. Raises OSError if that fails."""
         for path in (self.evaluation, self.predictions, *self.pictures()):
             if path.is_file():
                 path.unlink()
         fsync_folder(self.path)
 
     def read_model(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Puts the saved weights into `model`, where it is, and returns it.
+        """Load the saved weights into `model`, on its device, and return it.
 
-        Raises UserError for a file that is torn, missing or another model's.
+        Raises UserError for a file that is torn, missing or from another model.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -188,7 +189,7 @@ class RunFolder:
         return model
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """One record an epoch."""
+        """Write a list with one record per epoch."""
         _write_json(self.history, list(history))
 
     def write_evaluation(
@@ -205,9 +206,9 @@ class RunFolder:
     ) -> None:
         """Write `Evaluation.to_dict()` with its split, the training time in seconds and the weights' epoch, from 1.
 
-        `monitor` is the metric that chose the epoch, `monitored` its value then. `averaged`: the epochs
-        whose weights were averaged, and the metric's value. `refit_epochs`: how long
-        they were trained once more on train and val; 0 where they weren't.
+        `monitor` is the metric that chose the epoch, `monitored` its value then. `averaged`: the epochs whose weights
+        were averaged, and the metric's value. `refit_epochs`: for how many epochs the weights were trained again on
+        train and val; 0 if they weren't.
         """
         field = MONITORS[monitor].field
         _write_json(
@@ -225,11 +226,11 @@ class RunFolder:
         )
 
     def write_trace(self, export: Callable[[str], None]) -> None:
-        """`trace.json.gz`, of the JSON that `export` writes to the path that it is given."""
+        """Write `trace.json.gz`. `export` writes the JSON to the path that it is given."""
         import gzip
         import shutil
 
-        # Not packed by torch: it does so in the system's temporary folder, and says nothing where that is full.
+        # Torch would compress it in the system's temporary folder, and gives no error if that is full.
         temporary = temporary_for(self.path / "trace.json")
         try:
             export(str(temporary))

@@ -1,4 +1,4 @@
-"""A trained model from what a run left: its folder, `model.safetensors`, or a full checkpoint."""
+"""Load a trained model from a run folder, `model.safetensors`, or a full checkpoint."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fasttrain.text import read_text
 def load_trained(
     path: Path, model: str | OwnModel | None = None, interpolation: Interpolation | None = None
 ) -> tuple[torch.nn.Module, ModelSpec]:
-    """The model in eval mode on the CPU, and its spec.
+    """Return the model in eval mode on the CPU, and its spec.
 
-    `path` is a run folder (its best epoch's weights), a `model.safetensors` beside its `model.json`, or a
-    file in `checkpoints` below it (the last weights; the EMA's where there is one). `model` makes the model where the
-    run's files can't; a module is copied. interpolation: the filter of the spec, in place of the run's. The spec's
-    temperature is 1 for a checkpoint, whose weights it wasn't fitted to. Raises UserError.
+    `path` is a run folder (its best epoch's weights), a `model.safetensors` next to its `model.json`, or a file in its
+    `checkpoints` (the last weights, or the EMA's if there is one). `model` builds the model if the run's files can't;
+    a module is copied. `interpolation`: replaces the filter in the run's spec. The spec's temperature is 1 for a
+    checkpoint, because it was not fitted to those weights. Raises UserError.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
@@ -61,9 +61,9 @@ def load_trained(
 
 
 def run_folder(path: Path) -> Path:
-    """Return the folder of the run whose weights or checkpoint `path` is, or which it is itself.
+    """Return the folder of the run that `path` (the folder itself, weights or a checkpoint) belongs to.
 
-    Raises UserError where there are no weights.
+    Raises UserError if there are no weights.
     """
     path = weights_file(path).absolute()
     bare = path.suffix == ".safetensors" and path.parent.name != CHECKPOINTS
@@ -87,13 +87,13 @@ def _read_spec(path: Path) -> ModelSpec:
     except UserError as error:
         raise UserError(f"{path}: {error}; train again, or put the file back") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; it must lie beside the weights, as `train` left it") from None
+        raise UserError(f"{path}: {error.strerror}; it must be next to the weights, where `train` put it") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a model.json of fasttrain's ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error})") from None
 
 
 def _read_geometry(spec: dict[str, Any]) -> Geometry:
-    """Return the geometry. A setting that model.json lacks is newer than the model, which has its usual value."""
+    """Return the geometry. Settings that an older model.json lacks have their usual values."""
     crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")

@@ -1,4 +1,4 @@
-"""Find the file that `--checkpoint` names; a mistyped path is told before torch takes its seconds to import."""
+"""Find the file that `--checkpoint` means, and report a mistyped path before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LATEST, _RUNS = Path("latest"), Path("runs")
 
 
 def weights_file(path: Path) -> Path:
-    """Return `path` itself, or the best epoch's weights in the run folder `path`.
+    """Return `path`, or the best epoch's weights if it is a run folder.
 
-    The path "latest" is the newest run in `runs`. Raises UserError where there are none.
+    The path "latest" is the newest run in `runs`. Raises UserError if there are no weights.
     """
     if path == _LATEST and not path.exists():
         if not (newest := _newest_first(_RUNS)):
@@ -26,7 +26,7 @@ def weights_file(path: Path) -> Path:
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
     if runs := _newest_first(path):
-        raise UserError(f"{path}: no run folder, it holds some; give --checkpoint one, the newest is {runs[0].parent}")
+        raise UserError(f"{path}: not a run folder, but it holds some; give --checkpoint one, such as {runs[0].parent}")
     what = f"no {WEIGHTS} in it" if path.is_dir() else "no such file"
     raise UserError(f"{path}: {what}; give --checkpoint a run folder, its {WEIGHTS} or a checkpoint")
 

@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on."""
+"""Write checkpoints in the background."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fasttrain.checkpoint.folder import checkpoint_path, remove_old
 from fasttrain.checkpoint.packing import snapshot
 
 _COPIES = ("best", "average", "initial")
-"""Weights that are copies already, which nobody changes."""
+"""Weights that are already copies and never change."""
 
 
 class CheckpointWriter:
-    """Writes checkpoints into the run folder `run`, from a thread, one at a time, and leaves the newest `keep`.
+    """Writes checkpoints into the run folder `run` from a thread, one at a time, and keeps the newest `keep`.
 
-    What the thread failed with is raised by the next call of any method.
+    An error in the thread is raised by the next call of any method.
     """
 
     def __init__(self, run: Path, keep: int) -> None:
@@ -27,21 +27,21 @@ class CheckpointWriter:
         self._path: Path | None = None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Copies `state`, which has its "step", and begins to write it, once the one before is on the disk."""
+        """Copy `state`, which has its "step", and start to write it once the previous checkpoint is on the disk."""
         self.wait()
         copied = {name: each if name in _COPIES else snapshot(each) for name, each in state.items()}
         path = checkpoint_path(self._run, copied["step"])
-        # A daemon: a second Ctrl-C need not wait for the disk.
+        # A daemon thread: a second Ctrl-C does not wait for the disk.
         self._thread = threading.Thread(target=self._write, args=(path, copied), name="checkpoint", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises what the thread failed with, without waiting for it."""
+        """Raise the error of the thread, if any, without waiting for it."""
         if self._thread is None or not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> Path | None:
-        """Returns the last checkpoint, once it is on the disk; None where there was none."""
+        """Wait until the last checkpoint is on the disk. Return its path, or None if there is none."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -55,5 +55,5 @@ class CheckpointWriter:
             save_checkpoint(path, state)
             self._path = path
             remove_old(path, self._keep)
-        except BaseException as error:  # it is the run's to say
+        except BaseException as error:  # raised by the run's next call
             self._failure = error

@@ -27,6 +27,7 @@ from fasttrain.cli.profile import profile_command
 from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
+from fasttrain.cli.suggest import options_of, suggestion
 from fasttrain.cli.train import train_command
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
@@ -136,6 +137,13 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise SystemExit(Stopped.exit_code)
 
 
+def _explained(error: Any) -> str:
+    """Return what a mistake on the command line is, with the option that may be meant."""
+    if type(error).__name__ == "NoSuchOption" and error.ctx is not None:
+        return f"{error.message}{suggestion(error.option_name, options_of(error.ctx.command))}".rstrip("?")
+    return str(error.format_message().rstrip(".?"))
+
+
 def _run(arguments: list[str]) -> None:
     """Run the command and exit. Raise UserError for a mistake on the command line, OSError where a print failed."""
     try:
@@ -145,7 +153,7 @@ def _run(arguments: list[str]) -> None:
             error.show()
             sys.exit(2)
         line = " ".join(["fasttrain", *arguments[: _with_hyphens(arguments[0]) in _COMMANDS], "--help"])
-        raise UserError(f"{error.format_message().rstrip('.?')}; see {line}") from error
+        raise UserError(f"{_explained(error)}; see {line}") from error
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # typer turns it into exit code 1
             raise leaving.__context__ from None

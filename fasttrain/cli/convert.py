@@ -29,15 +29,14 @@ def convert(
             help="food101 (downloads it), sample (draws a small one), a folder of photographs, a zip or tar of one, "
             "WebDataset's tars, FFCV's .beton files, TFRecords, a table of paths and labels (.csv, .tsv, .jsonl, "
             ".parquet, .txt), or a Hugging Face data set (hf://OWNER/NAME, a folder that `datasets` saved, Parquet "
-            "files); a folder or table may be a URL (s3://bucket/photographs)",
-            show_default="food101",
+            "files); a folder or table may be a URL (s3://bucket/photographs) \\[default: food101]",
         ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            help="where the shards are written: a folder, or a URL (s3://bucket/shards)",
-            show_default="shards/NAME, by the source's",
+            help="where the shards are written: a folder, or a URL (s3://bucket/shards) "
+            "\\[default: shards/NAME, by the source's]",
         ),
     ] = None,
     format: Annotated[str, typer.Option(help="tar, or tar,beton: FFCV's files too")] = "tar",

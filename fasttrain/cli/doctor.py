@@ -7,7 +7,12 @@ from typing import Annotated
 import typer
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+def doctor(
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="import each package, too, which finds broken ones and takes a while")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
     """Says what this machine has for training, and what to install for more."""
     import json
 
@@ -17,7 +22,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
     from fasttrain.commands.doctor import examine
     from fasttrain.terminal import make_console
 
-    findings = examine()
+    findings = examine(thorough)
     if as_json:
         print(json.dumps([finding.to_dict() for finding in findings], indent=2))
         return

@@ -55,6 +55,7 @@ def evaluate(
     from fasttrain.evaluation.splits import default_split
     from fasttrain.files import atomic_write_bytes, require_place
     from fasttrain.report.summary import evaluation_table
+    from fasttrain.report.verdict import baseline_warning
     from fasttrain.terminal import make_console
 
     for place in (out, report):
@@ -82,7 +83,7 @@ def evaluate(
         print(whole)
     else:
         console = make_console()
-        console.print(evaluation_table(evaluation, split=split))
+        console.print(evaluation_table(evaluation, split=split, warning=baseline_warning(evaluation)))
         for name, place in (("page", report), ("figures", out)):
             if place is not None:
                 console.print(f"{name}: {place}", soft_wrap=True)

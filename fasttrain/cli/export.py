@@ -21,7 +21,7 @@ def export(
     ] = None,
     model: OwnModel = None,
     input: Annotated[
-        str, typer.Option(help="uint8: the file takes pixels and normalises them; float: it takes normalised NCHW")
+        str, typer.Option(help="uint8: the file takes pixels and normalizes them; float: it takes normalized NCHW")
     ] = "uint8",
     data: Annotated[
         str | None,

@@ -15,9 +15,9 @@ def inspect(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="shards (a folder or an s3:// URL), or a folder of class folders; with --labels by default the run's",
+            help="shards (a folder or an s3:// URL), or a folder of class folders; with --labels by default the run's "
+            "\\[default: shards]",
             metavar="DIR",
-            show_default="shards",
         ),
     ] = None,
     verify: Annotated[

@@ -17,7 +17,7 @@ def runs(
     ] = False,
     experiment: Annotated[str | None, typer.Option(help="only this MLflow experiment's")] = None,
     sort: Annotated[
-        str, typer.Option(help="start, val_top1, test_top1, img/s, duration, epochs, name or model")
+        str, typer.Option(help="start, val/top1, test/top1, speed/images_per_second, duration, epochs, name or model")
     ] = "start",
     limit: Annotated[int, typer.Option(min=1, help="at most this many")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,

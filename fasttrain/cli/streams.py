@@ -33,7 +33,7 @@ def write_by_line() -> None:
 
 
 def stdout_refuses() -> bool:
-    """Whether what was printed last could not be written; from now on all of it then goes nowhere."""
+    """Return whether the last output could not be written. If so, later output is discarded."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -43,7 +43,7 @@ def stdout_refuses() -> bool:
 
 
 def discard_stdout() -> None:
-    """Has what is left to print go nowhere, as Python would try once more when it ends."""
+    """Discard later output, including what is buffered, which Python would otherwise try to write when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -71,7 +71,7 @@ class Outlived:
                 raise
             discard_stdout()
             with contextlib.suppress(OSError):
-                print(f"{of_os(error, STDOUT)}: the run goes on without", file=sys.stderr)
+                print(f"{of_os(error, STDOUT)}: the run continues without it", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

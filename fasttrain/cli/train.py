@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from fasttrain.cli.streams import outlive_stdout
 from fasttrain.config.groups import GROUPS
 from fasttrain.config.model_name import import_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.values import ParsedValue
+from fasttrain.version import __version__
 
 ConfigFile = Annotated[
     Path | None,
@@ -69,13 +71,14 @@ def train_command() -> Callable[..., None]:
     def train(data_set: DataSet = None, config: ConfigFile = None, **given: Any) -> None:
         """Trains a model on shards (or a folder of photographs), evaluates it and tracks the run."""
         take_argument(data_set, given)
+        log_format = given.get("log_format")
         if given.get("resume") is None:
-            check_settings(config, given)
-        from fasttrain.cli.streams import outlive_stdout
+            log_format = check_settings(config, given).log_format
+        outlive_stdout()
+        say_that_it_starts(log_format)
         from fasttrain.commands.folds import is_folds_folder, train_folds
         from fasttrain.commands.train import train as run
 
-        outlive_stdout()
         if wants_folds(config, given) or is_folds_folder(given.get("resume")):
             train_folds(config, **given)
         else:
@@ -110,14 +113,25 @@ def wants_folds(config: Path | None, given: Mapping[str, Any]) -> bool:
     return given.get("folds") is not None or (config is not None and "folds" in read_toml(config))
 
 
-def check_settings(config: Path | None, given: Mapping[str, Any]) -> None:
-    """Tells of a mistyped setting before torch takes its seconds to import: UserError, on torchrun's first rank."""
+def say_that_it_starts(log_format: str | None) -> None:
+    """Print a line for people, since torch takes seconds to import; once for all of torchrun's ranks."""
+    from fasttrain.environment import is_rank
+
+    if log_format == "json" or (is_rank() and os.environ["RANK"] != "0"):
+        return
+    if log_format is None and not sys.stdout.isatty():  # a resumed run, whose folder may say json
+        return
+    print(f"fasttrain {__version__}: loading PyTorch and timm", flush=True)
+
+
+def check_settings(config: Path | None, given: Mapping[str, Any]) -> TrainConfig:
+    """Return the settings, before torch takes its seconds to import. Raise UserError, on torchrun's first rank."""
     from fasttrain.config.load import load_config
     from fasttrain.environment import is_rank
     from fasttrain.errors import UserError
 
     try:
-        load_config(config, given)
+        return load_config(config, given)
     except UserError:
         if is_rank() and os.environ["RANK"] != "0":
             raise SystemExit(2) from None
@@ -159,7 +173,9 @@ def _choices(annotation: Any) -> list[str]:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
-    return " ".join(str(each) for each in default) if isinstance(default, tuple) else str(default)
+    if isinstance(default, tuple):
+        return " ".join(map(_shown, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _cli_type(annotation: Any) -> Any:

@@ -67,7 +67,7 @@ def tune_command() -> Callable[..., None]:
             print(json.dumps(result.to_dict(), indent=2))
             return
         console.print(trials_table(result))
-        console.print(f"val_top1 is of the val split's {result.photographs:,} photographs")
+        console.print(f"val/top1 is of the val split's {result.photographs:,} photographs")
         if result.plots:
             names = ", ".join(path.name for path in result.plots)
             console.print(f"plots: {names} in {out}", soft_wrap=True)

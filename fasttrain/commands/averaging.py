@@ -55,7 +55,8 @@ def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Ca
     if ranks.main:
         folder.write_model(model)
     made = Averaged(tuple(sorted(candidates[each].epoch + 1 for each in chosen)), value)
-    say(f"weights: {made.said}, {config.monitor} {value:.4f}; of the best epoch alone: {candidates[0].value:.4f}")
+    alone = candidates[0].value
+    say(f"weights: {made.description}, {config.monitor} {value:.4f}; of the best epoch alone: {alone:.4f}")
     return made
 
 

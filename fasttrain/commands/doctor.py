@@ -1,9 +1,12 @@
-"""What this machine has: looked at, not guessed."""
+"""Show what this machine has and whether it works; everything is tried, nothing guessed."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import platform
 import sys
 from dataclasses import asdict, dataclass
@@ -17,6 +20,9 @@ from fasttrain.loaders.dali_graph import start_problem
 from fasttrain.machine import native_fix
 from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import importing_mlflow, set_environment
+
+_DISTRIBUTIONS = {"nvidia.dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "fasttrain._native": ()}
+"""The names under which modules are installed, where these are others."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,14 @@ class Finding:
         return asdict(self)
 
 
-def examine() -> list[Finding]:
-    """Python, cores, CPU abilities, torch, CUDA, and each optional package, actually imported."""
+def examine(thorough: bool = False) -> list[Finding]:
+    """Return what there is: Python, cores, CPU abilities, torch, CUDA, and each optional package.
+
+    Packages are looked up, which takes no time. `thorough` imports each of them, too: one may be installed and broken.
+    """
     set_environment()
     others = crowded()
+    package = functools.partial(_package, thorough=thorough)
     return [
         Finding("Python", True, platform.python_version()),
         Finding(
@@ -47,22 +57,22 @@ def examine() -> list[Finding]:
         _cpu_abilities(),
         Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
         _cuda(),
-        _package("torchvision", "torchvision", "pip install torchvision"),
-        _package("timm", "timm", "pip install timm"),
-        _package("MLflow", "mlflow", "pip install mlflow"),
-        _package("native (the cut)", "fasttrain._native", native_fix()),
-        _dali(),
-        _package(
+        package("torchvision", "torchvision", "pip install torchvision"),
+        package("timm", "timm", "pip install timm"),
+        package("MLflow", "mlflow", "pip install mlflow"),
+        _package("native (the cut)", "fasttrain._native", native_fix(), thorough=True),
+        _dali(thorough),
+        package(
             "FFCV",
             "ffcv",
             "apt-get install pkg-config libturbojpeg0-dev libopencv-dev, then " + install("ffcv"),
         ),
-        _package("export", "onnx", install("export"), "onnxruntime", "onnxscript"),
-        _package("openvino", "openvino", install("openvino")),
-        _package("tune", "optuna", install("tune")),
-        _package("s3://", "s3fs", install("s3")),
-        _package("gs://", "gcsfs", install("gcs")),
-        _package("https://", "aiohttp", install("http")),
+        package("export", "onnx", install("export"), "onnxruntime", "onnxscript"),
+        package("openvino", "openvino", install("openvino")),
+        package("tune", "optuna", install("tune")),
+        package("s3://", "s3fs", install("s3")),
+        package("gs://", "gcsfs", install("gcs")),
+        package("https://", "aiohttp", install("http")),
     ]
 
 
@@ -87,10 +97,11 @@ def _cuda() -> Finding:
     return Finding("CUDA", True, f"{names} (CUDA {torch.version.cuda}, bf16 {torch.cuda.is_bf16_supported(False)})")
 
 
-def _dali() -> Finding:
-    """DALI, and on a machine with a GPU whether it goes with torch and decodes there."""
-    found = _package("DALI", "nvidia.dali", install(dali_extra(torch.version.cuda)))
-    if not found.present or not torch.cuda.is_available():
+def _dali(thorough: bool = False) -> Finding:
+    """Find DALI, and on a machine with a GPU whether it goes with torch and decodes there."""
+    on_gpu = torch.cuda.is_available()
+    found = _package("DALI", "nvidia.dali", install(dali_extra(torch.version.cuda)), thorough=thorough or on_gpu)
+    if not found.present or not on_gpu:
         return found
     version = int(sys.modules["nvidia.dali"].__cuda_version__)  # 12986 for 12.9
     if mend := dali_mismatch(version // 1000, torch.version.cuda):
@@ -108,21 +119,33 @@ def dali_mismatch(major: int, cuda: str | None) -> str:
     return f"{wrong}, then {install(dali_extra(cuda))}"
 
 
-def _package(part: str, module: str, mend: str, *others: str) -> Finding:
-    """`module`, whose version is told, and the `others` that the part needs besides."""
+def _package(part: str, module: str, mend: str, *others: str, thorough: bool) -> Finding:
+    """Find `module`, whose version is told, and the `others` that the part needs besides."""
     for name in (module, *others):
         try:
-            with importing_mlflow():
-                importlib.import_module(name)
-        except ImportError as error:
-            absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in name
-            said = f": {name}" if others else ""
-            return Finding(part, False, f"not installed{said}" if absent else f"does not import: {error}", mend)
+            if not _is_installed(name):
+                said = f": {name}" if others else ""
+                return Finding(part, False, f"not installed{said}", mend)
+            if thorough:
+                with importing_mlflow():
+                    importlib.import_module(name)
         except Exception as error:  # a broken binary can raise anything on import, and doctor is there to say so
-            return Finding(part, False, f"does not import: {type(error).__name__}: {error}", mend)
-    return Finding(part, True, ", ".join(_version(name, bool(others)) for name in (module, *others)))
+            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+            return Finding(part, False, f"does not import: {kind}{error}", mend)
+    return Finding(
+        part, True, ", ".join(f"{name} {_version(name)}" if others else _version(name) for name in (module, *others))
+    )
 
 
-def _version(module: str, named: bool) -> str:
-    version = str(getattr(sys.modules[module], "__version__", "present"))
-    return f"{module} {version}" if named else version
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that holds it
+        return False
+
+
+def _version(module: str) -> str:
+    for name in _DISTRIBUTIONS.get(module, (module,)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return str(getattr(sys.modules.get(module), "__version__", "present"))

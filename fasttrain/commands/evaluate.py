@@ -24,9 +24,10 @@ from fasttrain.evaluation.of_spec import evaluate_split, with_certainty
 from fasttrain.evaluation.splits import as_model, batches, default_split, model_labels, require_same_kind
 from fasttrain.model.own import OwnModel
 from fasttrain.model.precision import choose_precision
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.model.tta import FlipAveraged
 from fasttrain.report.html import write_page
+from fasttrain.report.mistakes import mistakes_beside, write_mistakes
 from fasttrain.report.of_run import report_of_evaluation
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.format import ALL
@@ -60,7 +61,7 @@ def evaluate(
 
     cache_size: "50GB", of shards fetched from a URL. on_bad_sample: "skip" leaves out what has changed since it was
     converted or doesn't decode, as `train` does, in place of stopping there. report: where to write a page about it, as
-    a run's `report.html`.
+    a run's `report.html`; beside it a CSV of all photographs that were got wrong.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
 
@@ -107,11 +108,13 @@ def evaluate(
             ((images, as_model(of_data, labels, spec), samples) for images, of_data, samples in loaded),
             spec,
             device=where,
-            preprocess=Normalise(spec.mean, spec.std, channels_last=True).to(where),
+            preprocess=NormalizePixels(spec.mean, spec.std, channels_last=True).to(where),
             autocast=precision.autocast,
         )
     evaluation = with_certainty(evaluation, predictions)
     if report is not None:
+        table = mistakes_beside(report)
+        wrong = write_mistakes(table, evaluation, predictions, shards)
         page = report_of_evaluation(
             evaluation,
             predictions,
@@ -121,6 +124,7 @@ def evaluate(
             shards=shards,
             spec=spec,
             device=where,
+            mistakes=(wrong, table.name),
         )
         write_page(report, page)
     return evaluation

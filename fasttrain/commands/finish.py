@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -17,9 +18,12 @@ from fasttrain.evaluation.label_sets import SetPredictions
 from fasttrain.evaluation.prediction_file import stored, write_predictions
 from fasttrain.report.figures import write_figures
 from fasttrain.report.html import Report, write_page
+from fasttrain.report.mistakes import write_mistakes
 from fasttrain.report.of_run import report_of_run
 from fasttrain.report.photographs import first_batch
 from fasttrain.report.summary import run_summary
+from fasttrain.report.verdict import baseline_warning
+from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import tell
 from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.parts import RunParts
@@ -38,7 +42,7 @@ def write_result(
     tracker: NullTracker,
     console: Console,
 ) -> None:
-    """Write the `result` of the run of `parts` to its folder, log it and print it.
+    """Write the `result` of the run of `parts` to its folder, and log it.
 
     Its evaluation is of `split`. `predictions` are those to keep, by split: that one, and the validation split where
     the model has not trained on it.
@@ -47,8 +51,8 @@ def write_result(
     kept = [(name, each) for name, each in predictions.items() if isinstance(each, Predictions)]
     if kept:  # one class a photograph; nothing compares sets
         write_predictions(folder.predictions, stored(kept, parts.shards))
-    page = functools.partial(page_of, parts, tracker, result, predictions[split], split)
-    _write_pictures(result, predictions[split], folder, console, page)
+    page = functools.partial(page_of, parts, tracker, result, predictions[split], split, _warning(result, parts))
+    _write_pictures(result, predictions[split], folder, console, page, parts.shards)
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
     # Written last: a run without this file is unfinished and will be resumed.
     folder.write_evaluation(
@@ -62,9 +66,30 @@ def write_result(
         averaged=None if result.averaged is None else (result.averaged.epochs, result.averaged.value),
     )
     tracker.sync()
-    summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker)
+
+
+def _warning(result: TrainResult, parts: RunParts) -> str | None:
+    begun = parts.config.pretrained or parts.config.weights is not None
+    return baseline_warning(result.evaluation, result.history, pretrained=begun)
+
+
+def tell_result(
+    result: TrainResult, split: str, parts: RunParts, folder: RunFolder, tracker: NullTracker, console: Console
+) -> None:
+    """Wait until the tracker's store has the run, and print its summary, after which nothing is left to do."""
+    with contextlib.ExitStack() as waiting:
+        waiting.callback(_print_summary, result, split, folder, tracker, console, _warning(result, parts))
+        if tracker.uri is not None and console.is_terminal:
+            waiting.enter_context(console.status("bringing the run to MLflow"))
+        tracker.finish()
+
+
+def _print_summary(
+    result: TrainResult, split: str, folder: RunFolder, tracker: NullTracker, console: Console, warning: str | None
+) -> None:
+    summary = run_summary(result, split=split, artifacts=folder.artifacts(), tracker=tracker, warning=warning)
     values = {"folder": folder.path, "split": split, "best_epoch": result.best_epoch, "monitor": result.monitor}
-    values["seconds"] = result.seconds
+    values |= {"seconds": result.seconds, "warning": warning}
     tell(console, "finished", {**values, **result.evaluation.scalars()}, summary)
 
 
@@ -73,12 +98,14 @@ def _write_pictures(
     predictions: Predictions | SetPredictions,
     folder: RunFolder,
     console: Console,
-    page: Callable[[], Report],
+    page: Callable[[tuple[int, str]], Report],
+    shards: ShardSet,
 ) -> None:
-    """Write the figures and the report. A failure is reported and doesn't fail the run."""
+    """Write the figures, the list of mistakes and the report. A failure is reported and doesn't fail the run."""
     try:
         write_figures(folder, result.evaluation, predictions, result.history, result.best_epoch)
-        write_page(folder.report, page())
+        wrong = write_mistakes(folder.mistakes, result.evaluation, predictions, shards)
+        write_page(folder.report, page((wrong, folder.mistakes.name)))
     except Exception as error:
         log.exception("the report of %s failed", folder.path)
         why = mendable(error) or (error if isinstance(error, UserError) else type(error).__name__)
@@ -87,7 +114,13 @@ def _write_pictures(
 
 
 def page_of(
-    parts: RunParts, tracker: NullTracker, result: TrainResult, predictions: Predictions | SetPredictions, split: str
+    parts: RunParts,
+    tracker: NullTracker,
+    result: TrainResult,
+    predictions: Predictions | SetPredictions,
+    split: str,
+    warning: str | None,
+    mistakes: tuple[int, str],
 ) -> Report:
     """Return the report of the run of `parts`, with the first batch as the model saw it."""
     config = parts.config
@@ -108,4 +141,6 @@ def page_of(
         ranks=parts.ranks.size,
         store=tracker.uri,
         batch=batch,
+        warning=warning,
+        mistakes=mistakes,
     )

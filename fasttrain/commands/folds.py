@@ -144,7 +144,11 @@ class _Folds:
                 self._one_fold(number, tracker)
             result = self._result(shards, expected)
             tracker.log_metrics(
-                {"mean_top1": result.mean, "deviation_top1": result.deviation, "out_of_fold_top1": result.overall},
+                {
+                    "val/mean_top1": result.mean,
+                    "val/deviation_top1": result.deviation,
+                    "val/out_of_fold_top1": result.overall,
+                },
                 step=self.count,
             )
         self._say(result)
@@ -165,7 +169,7 @@ class _Folds:
         if parent := tracker.wait_for_run():
             tags["mlflow.parentRunId"] = parent
         settings = {**self.given, "fold": f"{number}/{self.count}", "run_name": title, "out": self.folder}
-        again = f"go on with: fasttrain train --resume {self.folder}"
+        again = f"resume with: fasttrain train --resume {self.folder}"
         try:
             train_here(Ranks(), self.stop, None, settings, restarted=path, console=self.console, tags=tags)
         except Stopped as error:

@@ -22,7 +22,7 @@ from fasttrain.environment import require_one_process
 from fasttrain.errors import UserError
 from fasttrain.model.freeze import keep_frozen
 from fasttrain.model.own import OwnModel, passed_object
-from fasttrain.ranks import Agreed, Ranks
+from fasttrain.ranks import Ranks, StepAgreement
 from fasttrain.report.figure_file import require_picture, write_picture
 from fasttrain.terminal import make_console
 from fasttrain.training.loop import step_batches
@@ -137,10 +137,10 @@ def _sweep(state: TrainingState, step: Step, rates: list[float], show: Callable[
             samples, weight = step.size(batches)
             if not samples:
                 continue
-            step(state, batches, Agreed(samples, weight, None))
+            step(state, batches, StepAgreement(samples, weight, None))
             loss, _ = state.totals.means()
             state.totals = Totals(step.device)
-            if not math.isfinite(loss) or state.watch.look(state.scaler):
+            if not math.isfinite(loss) or state.finite_check.look(state.scaler):
                 return losses
             losses.append(loss)
             show(rates[len(losses) - 1], loss)

@@ -18,7 +18,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.averaging import average_best
 from fasttrain.commands.epoch_record import epoch_record
 from fasttrain.commands.final_evaluation import evaluate_weights
-from fasttrain.commands.finish import write_result
+from fasttrain.commands.finish import tell_result, write_result
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
 from fasttrain.commands.timed import Timed
 from fasttrain.config.resuming import lasting
@@ -27,7 +27,7 @@ from fasttrain.errors import Stopped, of_os, remember_trace
 from fasttrain.evaluation.of_spec import AnyEvaluation, AnyPredictions, evaluate_split
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.report.summary import epoch_line
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import tell
@@ -243,7 +243,7 @@ class Run:
         except OSError as error:
             self.parts.warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run goes on")
 
-    def _agree(self, samples: int = 0, weight: float = 0.0) -> Agreed:
+    def _agree(self, samples: int = 0, weight: float = 0.0) -> StepAgreement:
         begun = self.state.epoch_seconds > 0 or self.state.at_end_of_epoch  # an epoch needs a step to be closed
         ended = begun and (self.callbacks.stopping or self.timed.done)
         agreed = self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
@@ -251,17 +251,18 @@ class Run:
             self.ranks.share(self.state.model.buffers())  # BatchNorm may read them, for a lone sample
         return agreed
 
-    def _after_step(self, part: Agreed) -> None:
+    def _after_step(self, agreement: StepAgreement) -> None:
+        self.tracker.begin()
         self.timed.after_step()
         self.callbacks.step_end()
-        if stop := part.stop:
+        if stop := agreement.stop:
             self._stop(stop)
-        if self.saving.due(self.state.step, part.overdue):
+        if self.saving.due(self.state.step, agreement.overdue):
             self._save()
 
     def _stop(self, asked: signal.Signals) -> None:
         self._save()
-        said = f"saved {self.saving.wait()}; go on with: {self._resumed_by()}"
+        said = f"saved {self.saving.wait()}; resume with: {self._resumed_by()}"
         tell(self.console, "stopped", {"signal": asked.name, "folder": self.folder.path}, said)
         if asked is signal.SIGINT:
             raise KeyboardInterrupt
@@ -378,4 +379,6 @@ class Run:
         if self.ranks.main:
             write_result(result, kept, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
+        if self.ranks.main:
+            tell_result(result, split, self.parts, self.folder, self.tracker, self.console)
         return result

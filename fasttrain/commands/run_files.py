@@ -99,6 +99,7 @@ def start_tracker(
         uuid=tracked["journal"],
         folder=folder,
         report=report,
+        delayed=True,
     )
 
 

@@ -24,6 +24,7 @@ from fasttrain.model.own import OwnModel, passed_object
 from fasttrain.ranks import Ranks
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
+from fasttrain.tracking.store import configured_uri
 from fasttrain.training.callback import Callback, require_callbacks
 from fasttrain.training.pace import Pace, clock, resumed_plan
 from fasttrain.training.parts import RunParts
@@ -93,7 +94,7 @@ def train_here(
 
     The other arguments are those of `train` and `start_of_run`. Raises what `train` does.
     """
-    start = ranks.from_main(lambda: start_of_run(file, settings, restarted or ranks.run_of_before()))
+    start = ranks.from_main(lambda: _start(file, settings, restarted or ranks.run_of_before()))
     if start.config.folds is not None:
         raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
     start = with_gpus_of(start, ranks)
@@ -110,6 +111,13 @@ def train_here(
         return result
     start = replace(start, model=passed_object(model))
     return make_run(start, console, stop, ranks, after_epoch, tags, callbacks).run()
+
+
+def _start(file: Path | None, settings: Mapping[str, Any], restarted: Path | None) -> RunStart:
+    start = start_of_run(file, settings, restarted)
+    if start.config.track:
+        configured_uri()  # raises where there is no such store, before anything is read or made
+    return start
 
 
 def _rank(

@@ -54,7 +54,7 @@ def tune(
     console: Console | None = None,
     **settings: Any,
 ) -> TuneResult:
-    """Searches with Optuna (TPE) for the settings with the greatest `val_top1`, of the epoch whose weights a run keeps:
+    """Searches with Optuna (TPE) for the settings with the greatest `val/top1`, of the epoch whose weights a run keeps:
     the best one by `monitor`.
 
     `config` and `settings` are `train`'s. The study lies in `out`/study.db: the same call again goes on until it has
@@ -100,7 +100,7 @@ class _Search:
         self.shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
         if self.shards.multi_label:
             raise UserError(
-                f"{config.data}: tune compares val_top1, and sets of classes have none; compare runs of train"
+                f"{config.data}: tune compares val/top1, and sets of classes have none; compare runs of train"
             )
 
     def run(self, trials: int, timeout: float | None) -> TuneResult:
@@ -119,7 +119,7 @@ class _Search:
                 self.console.print(f"--timeout: stopped after {len(self._ended())} of {trials} trials")
             result = self._result()
             if result.best is not None and result.best.top1 is not None:
-                tracker.log_metrics({"best_val_top1": result.best.top1}, step=len(result.trials))
+                tracker.log_metrics({"best/top1": result.best.top1}, step=len(result.trials))
                 tracker.set_tags({"best_trial": result.best.number, "best_command": result.command})
             tracker.log_artifacts(result.plots)
         return result
@@ -185,8 +185,9 @@ class _Search:
         else:
             self.study.tell(trial, top1)
             mark = ("  best", "green") if self.study.best_trial.number == trial.number else ("", "")
-        self.console.print(Text.assemble(f"{title}  val_top1 {top1:.2%}", mark), soft_wrap=True)
-        tracker.log_metrics({"val_top1": top1, **drawn}, step=_own_number(trial))
+        self.console.print(Text.assemble(f"{title}  val/top1 {top1:.2%}", mark), soft_wrap=True)
+        settings = {f"train/{name}": value for name, value in drawn.items()}
+        tracker.log_metrics({"val/top1": top1, **settings}, step=_own_number(trial))
 
     def _train(self, trial: optuna.Trial, drawn: dict[str, Any], tracker: NullTracker, say: Said) -> tuple[float, bool]:
         """The validation top1 of the epoch that the run keeps, and whether the trial was pruned."""
@@ -200,7 +201,7 @@ class _Search:
             records.append(record)
             trial.report(_kept_top1(records), record["epoch"])
             pruned = trial.should_prune() and record["epoch"] < self.config.epochs
-            say(f"epoch {record['epoch']}/{self.config.epochs}  val_top1 {_kept_top1(records):.2%}")
+            say(f"epoch {record['epoch']}/{self.config.epochs}  val/top1 {_kept_top1(records):.2%}")
             return pruned
 
         for record in _epochs_before(folder):
@@ -267,7 +268,7 @@ def _epochs_before(folder: Path) -> list[dict[str, Any]]:
 
 
 def _kept_top1(records: Sequence[Mapping[str, Any]]) -> float:
-    """`val_top1` of the epoch whose weights `train` keeps: the last that improved the monitored metric."""
+    """The `val/top1` of the epoch whose weights `train` keeps: the last that improved the monitored metric."""
     kept: float = next(record["val_top1"] for record in reversed(records) if record["improved"])
     return kept
 

@@ -14,11 +14,11 @@ CROP_PCT = 224 / 256
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a photograph becomes the square of `image_size` px that a model is evaluated on.
+    """How a photograph becomes the square of `image_size` px on which a model is evaluated.
 
-    resize_mode: "crop" takes the centred square of `crop_pct` of the short side. "squash" takes the entire photograph
-    and changes its aspect ratio, "letterbox" keeps the ratio and fills the rest with grey.
-    interpolation: the filter that resizes it.
+    `resize_mode`: "crop" uses the centred square of `crop_pct` of the short side. "squash" uses the entire photograph
+    and changes its aspect ratio, "letterbox" keeps the ratio and fills the rest with grey. `interpolation`: the
+    resizing filter.
     """
 
     image_size: int

@@ -112,7 +112,7 @@ class DataSettings(Settings):
 
     @property
     def geometry(self) -> Geometry:
-        """How photographs are seen in evaluation. An `interpolation` of "auto" must have been resolved."""
+        """The geometry of evaluation. An `interpolation` of "auto" must have been resolved."""
         assert self.interpolation != "auto"
         return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode, self.interpolation)
 
@@ -327,7 +327,7 @@ class RunSettings(Settings):
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines")
     resume: str | None = Field(None, description="auto (the newest unfinished run in --out), or a checkpoint")
     experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")
-    run_name: str | None = Field(None, description="MLflow's run name; default: the run folder's")
+    run_name: str | None = Field(None, description="name in MLflow and title of the report; default: the run folder's")
     track: bool = Field(True, description="log to MLflow ($MLFLOW_TRACKING_URI, else a local SQLite file)")
 
     @property

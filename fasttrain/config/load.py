@@ -1,4 +1,4 @@
-"""Defaults, then a resumed run's settings, then a TOML file, then the command line: later ones win."""
+"""Resolve settings: defaults, then a resumed run's, then a TOML file's, then the command line's; later ones win."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def load_config(config: TrainConfig | str | Path | None, settings: Mapping[str, 
 
 
 def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig:
-    """Merges the layers, the last one strongest, and validates. None means "not given".
+    """Merge the layers, the last one strongest, and validate them. None means "not given".
 
-    Raises UserError, one line, naming `origin`, the setting, its value and the nearest valid one.
+    Raises UserError, one line, with `origin`, the setting, its value and the nearest valid one.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -57,7 +57,7 @@ def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig
 
 
 def explain(error: ValidationError) -> str:
-    """The first thing wrong, in one line, with the nearest valid setting or value."""
+    """Return the first error in one line, with the nearest valid setting or value."""
     detail = error.errors()[0]
     kind, context = detail["type"], detail.get("ctx", {})
     if not detail["loc"]:

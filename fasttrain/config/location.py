@@ -1,4 +1,4 @@
-"""Where data lies: a folder, also below `~`, or a URL."""
+"""The location of data: a folder, also below `~`, or a URL."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ _UPLOAD = {"s3": "aws s3 sync", "gs": "gcloud storage rsync --recursive"}
 
 
 class NoSuchHome(UserError, ValueError):
-    """A path begins with `~`, and there is no such home folder. A ValueError, too, since validators of settings raise
-    those."""
+    """A path begins with `~`, but there is no such home folder.
+
+    It is also a ValueError, which validators of settings must raise.
+    """
 
 
 def user_path(path: str | Path) -> Path:
@@ -48,27 +50,27 @@ def cache_root() -> Path:
 
 
 def is_url(location: str | Path) -> bool:
-    """Whether `location` is one that fsspec opens: s3://, gs://, https://, file://, memory://."""
+    """Return whether fsspec opens `location`: s3://, gs://, https://, file://, memory://."""
     return isinstance(location, str) and "://" in location
 
 
 def url_in_path(location: str | Path) -> str | None:
-    """The URL that `Path` took a slash from (`s3:/bucket`) or that is whole; None for a folder."""
+    """Return the complete URL, also if `Path` removed one of its slashes (`s3:/bucket`), or None for a folder."""
     found = re.match(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", str(location))
     return None if found is None else f"{found[1]}://{str(location)[found.end() :]}"
 
 
 def upload_command(url: str) -> str | None:
-    """What copies the folder `shards` to `url`; None where there is no common tool for it."""
+    """Return a command that copies the folder `shards` to `url`, or None if there is no common tool for it."""
     tool = _UPLOAD.get(url.partition("://")[0])
     return None if tool is None else f"{tool} shards {url}"
 
 
 def parse_location(location: str | Path) -> str | Path:
-    """A URL as str, without slashes at its end; anything else as Path, with `~` expanded."""
+    """Return a URL as str, without trailing slashes, and anything else as Path, with `~` expanded."""
     return location.rstrip("/") if isinstance(location, str) and is_url(location) else user_path(location)
 
 
 def shown_size(size: int) -> str:
-    """ "1.4 GB", or "3.0 MB" for what is less than one."""
+    """Return a size as "1.4 GB", or "3.0 MB" if it is less than one."""
     return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"

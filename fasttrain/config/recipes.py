@@ -49,14 +49,13 @@ def recipe_of(given: Mapping[str, Any]) -> str | None:
 
 
 def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of the recipe `name`, one of `RECIPES`, beside what is `given`.
+    """Return the defaults of the recipe `name`, one of `RECIPES`, given the settings in `given`.
 
-    Some depend on what is given. A linear probe has no use for any of them. Layer decay spares pretrained weights only.
-    TrivialAugment takes RandAugment's place.
-    Strong augmentation and layer decay are left out below 20 epochs, which are too few to learn with them. `minutes`
-    chooses the epochs itself, and compiling would take a minute or more of them for each size.
-    Mirror images aren't averaged where training has none. Behind a head that was solved for, the loss doesn't choose
-    the best epoch: label smoothing raises it, however many more photographs the model gets right.
+    Some depend on these settings. A linear probe uses none of them. Layer decay only helps pretrained weights.
+    TrivialAugment replaces RandAugment. Strong augmentation and layer decay are left out below 20 epochs, which are
+    too few to learn with them. `minutes` chooses the epochs itself, and compiling would take a minute or more for each
+    size. Mirror images aren't averaged if training has none. After a fitted head the loss doesn't choose the best
+    epoch: label smoothing raises it, even if the model gets more photographs right.
     """
     if given.get("linear_probe"):
         return {}

@@ -101,7 +101,7 @@ RULES: dict[str, Rule] = {
     ),
     "drop_rate": _effect(),
     "drop_path": _effect(),
-    # optimisation
+    # optimization
     "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
     "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
     "minutes": Rule(
@@ -181,14 +181,15 @@ RULES: dict[str, Rule] = {
 
 
 def lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` without those that belong to one call: what a run's folder, its checkpoints and MLflow keep."""
+    """Return `settings` without those that belong to one call, as a run's folder, its checkpoints and MLflow store
+    them."""
     return {name: each for name, each in settings.items() if name not in RULES or RULES[name].kind != OnResume.CALL}
 
 
 def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str, ...]:
-    """The settings that differ between a checkpoint and the run that resumes it, each as "name: old -> new".
+    """Return the settings that differ between a checkpoint and the run that resumes it, each as "name: old -> new".
 
-    Raises UserError that names the first one that can't change.
+    Raises UserError for the first one that can't change.
     """
     before, after = lasting(then.plain()), lasting(now.plain())
     changed = []
@@ -205,7 +206,7 @@ def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str,
 
 
 def table() -> str:
-    """The rules as a Markdown table, which docs/how-to/resume.md holds."""
+    """Return the rules as a Markdown table, which docs/how-to/resume.md contains."""
     lines = ["| setting | given with `--resume` | |", "| --- | --- | --- |"]
     for name, rule in RULES.items():
         lines.append(f"| `{name}` | {rule.kind.value} | {rule.explanation} |")

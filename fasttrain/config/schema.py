@@ -103,8 +103,3 @@ class TrainConfig(
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
         """Return the settings as TOML and JSON can hold them: paths as strings, unset ones left out."""
         return self.model_dump(mode="json", exclude_none=True)
-
-
-def ignored_by_linear_probe(config: TrainConfig) -> list[str]:
-    """Return the settings that were changed from their defaults and that a linear probe does not use, as name=value."""
-    return [f"{name}={getattr(config, name)}" for name in config.changed(NEEDS_STEPS)]

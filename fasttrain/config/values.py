@@ -28,9 +28,9 @@ class InvalidValue(UserError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedValue(ABC):
-    """Base of these values. `text` is how the user wrote one: it is shown and saved so, and ignored by `==`.
+    """Base of these values. `text` is what the user wrote: it is shown and saved, and ignored by `==`.
 
-    A field of a pydantic model takes the text or the value, and is dumped as `plain()`.
+    A field of a pydantic model accepts the text or the value, and is dumped as `plain()`.
     """
 
     text: str = field(default="", compare=False, repr=False)

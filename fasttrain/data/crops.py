@@ -1,4 +1,4 @@
-"""Crops: the part of each photograph that becomes a picture, and the picture's size."""
+"""Crops: which part of a photograph is used, and the size that it is resized to."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fasttrain.loaders.plan import Crop as RandomCrop
 
 @dataclass(frozen=True)
 class PlannedCrop(ABC):
-    """Base of the crops. `size` is the side of the square picture in pixels.
+    """Base of the crops. `size` is the side of the square image in pixels.
 
-    interpolation: the filter that resizes to it, "bilinear" or "bicubic", both antialiased.
+    `interpolation`: the resizing filter, "bilinear" or "bicubic", both antialiased.
     """
 
     size: int
@@ -25,18 +25,18 @@ class PlannedCrop(ABC):
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
-            raise UserError(f"a crop of {self.size} px: give a whole number of pixels, such as 224")
+            raise UserError(f"a crop of {self.size} px: give an integer number of pixels, such as 224")
         check_interpolation(self.interpolation)
 
     @abstractmethod
     def rule(self, hflip: float, vflip: float) -> CropRule:
-        """Return the rule by which the plan places this crop.
+        """Return the rule that the plan uses for this crop.
 
-        hflip: the probability that it is mirrored. vflip: the probability that it is turned upside down.
+        `hflip`: the probability of a horizontal flip. `vflip`: the probability of a vertical flip.
         """
 
     def view(self, hflip: float, vflip: float) -> View:
-        """Return the pictures that this crop makes, flipped with these probabilities."""
+        """Return the view that this crop produces with these flip probabilities."""
         return View(self.size, self.rule(hflip, vflip))
 
 
@@ -44,7 +44,7 @@ class PlannedCrop(ABC):
 class RandomResizedCrop(PlannedCrop):
     """A random part of the photograph, resized to `size` x `size` px, as torchvision's transform of that name.
 
-    scale: the crop's share of the area, at random between the two. ratio: its width over its height.
+    `scale`: the range of the crop's share of the area. `ratio`: the range of its width divided by its height.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -62,7 +62,7 @@ class RandomResizedCrop(PlannedCrop):
 
 @dataclass(frozen=True)
 class CenterCrop(PlannedCrop):
-    """The centred square of `crop_pct` of the short side, resized to `size` x `size` px: timm's `crop_pct`."""
+    """A centred square of `crop_pct` of the short side, resized to `size` x `size` px, as timm's `crop_pct`."""
 
     crop_pct: float = 0.875
 
@@ -79,7 +79,7 @@ class CenterCrop(PlannedCrop):
 class Resize(PlannedCrop):
     """The entire photograph as `size` x `size` px, so that nothing at the edges is lost.
 
-    mode: "squash" changes the aspect ratio, "letterbox" keeps it and fills the rest with grey (114, as Ultralytics).
+    `mode`: "squash" changes the aspect ratio; "letterbox" keeps it and fills the rest with grey (114, as Ultralytics).
     """
 
     mode: Literal["squash", "letterbox"] = "squash"
@@ -95,7 +95,7 @@ class Resize(PlannedCrop):
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
-    """Return `given`, or the usual crop of that size, by default 224 px. Raises UserError for anything else."""
+    """Return `given`, or the usual crop of that size (by default 224 px). Raises UserError for anything else."""
     if isinstance(given, PlannedCrop):
         return given
     if isinstance(given, bool) or (given is not None and not isinstance(given, int)):
@@ -105,7 +105,7 @@ def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
 
 
 def evaluation_crop(geometry: Geometry) -> PlannedCrop:
-    """Return the crop by which photographs are evaluated."""
+    """Return the crop for evaluating photographs."""
     if geometry.resize_mode == "crop":
         return CenterCrop(geometry.image_size, geometry.crop_pct, interpolation=geometry.interpolation)
     return Resize(geometry.image_size, geometry.resize_mode, interpolation=geometry.interpolation)

@@ -1,4 +1,4 @@
-"""`fasttrain.decode`: photographs that were never converted, as pixels."""
+"""`fasttrain.decode`: turn unconverted photographs into pixels."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def decode(
     interpolation: Interpolation = "bilinear",
     workers: int | None = None,
 ) -> torch.Tensor:
-    """Return the centre crops of photographs as uint8 [n, size, size, 3], of a single one as [size, size, 3].
+    """Return the centre crops of photographs as uint8 [n, size, size, 3], or of a single one as [size, size, 3].
 
-    Each is a path or the bytes of a file, in any format that `convert` takes. It is turned upright, and no more of a
-    JPEG is decoded than the crop. crop_pct: the crop's share of the short side, in (0, 1]. resize_mode: "squash" or
-    "letterbox" takes the entire photograph in place of a crop. interpolation: the antialiased filter, "bilinear" or
-    "bicubic". workers: threads, one a core by default. Raises UserError, which names the photograph, for one that can't
-    be read.
+    Each photograph is a path or the bytes of a file, in any format that `convert` accepts. It is turned upright, and
+    only the crop of a JPEG is decoded. `crop_pct`: the crop's share of the short side, in (0, 1]. `resize_mode`:
+    "squash" or "letterbox" uses the entire photograph instead of a crop. `interpolation`: the antialiased filter,
+    "bilinear" or "bicubic". `workers`: threads, by default one per core. Raises UserError, which names the photograph,
+    if one can't be read.
     """
     if size < 1 or not 0 < crop_pct <= 1:
         raise UserError(f"decode(size={size}, crop_pct={crop_pct}): give at least 1 px, and a share in (0, 1]")
@@ -59,4 +59,4 @@ def _decode(photograph: Photograph, name: str, crop: PlannedCrop) -> torch.Tenso
         return read_photograph(user_path(photograph), crop)
     except Unreadable as error:
         name = name if isinstance(photograph, bytes) else str(photograph)
-        raise UserError(f"{name}: {error}; give photographs that open") from None
+        raise UserError(f"{name}: {error}; give photographs that can be opened") from None

@@ -1,4 +1,4 @@
-"""`fasttrain.Loader`: the data pipeline, for training loops of one's own and for `train`."""
+"""`fasttrain.Loader`: the data pipeline, for custom training loops and for `train`."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ log = logging.getLogger("fasttrain")
 
 
 class Loader(base.Loader):
-    """Iterate over batches of photographs, decoded, cropped and resized: `(images, labels)`.
+    """Iterate over batches of decoded, cropped and resized photographs: `(images, labels)`.
 
         loader = Loader("shards", batch_size=256, crop=RandomResizedCrop(224), hflip=0.5, device="cuda")
         for epoch in range(10):
             for images, labels in loader:
                 ...
 
-    Each pass is the next epoch, with other crops in another order. They depend on (seed, epoch, photograph) alone, so
-    any loader, number of workers and number of ranks delivers the same. `images` are uint8 [n, H, W, 3], or, with
-    `output` "float", float32 [n, 3, H, W] in channels-last memory, normalized. `labels` are int64 [n], positions in
-    `classes`, or float32 [n, classes], 1 for each class of a photograph, where the shards are multi-label. Images lie
-    on `device` where that is CUDA.
+    Each pass is the next epoch, with other crops in another order. They depend only on (seed, epoch, photograph), so
+    any loader, number of workers and number of ranks delivers the same. `images` are uint8 [n, H, W, 3], or with
+    `output` "float" normalized float32 [n, 3, H, W] in channels-last memory. `labels` are int64 [n], positions in
+    `classes`; for multi-label shards they are float32 [n, classes], 1 for each class of a photograph. Images are on
+    `device` if that is CUDA.
     """
 
-    batch_sampler = None  # Lightning asks for it wherever there is a `sampler`
+    batch_sampler = None  # Lightning reads it if there is a `sampler`
 
     def __init__(
         self,
@@ -78,49 +78,50 @@ class Loader(base.Loader):
         world_size: int | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        """Open the data; threads or processes start with the first pass.
+        """Open the data. Threads or processes start with the first pass.
 
-        data: a folder of shards, their URL, an open `ShardSet`, or a folder of photographs, which is converted once
-        into the cache. convert: False reads photographs straight from their folder, in place of that. split: "train",
-        "val", "test" or "all". ids: only these samples, rows of the index.
+        `data`: a folder of shards, their URL, an open `ShardSet`, or a folder of photographs, which is converted once
+        into the cache. `convert`: False reads photographs directly from their folder instead. `split`: "train", "val",
+        "test" or "all". `ids`: use only these samples, given as rows of the index.
 
-        crop, hflip, shuffle: for "train" by default `RandomResizedCrop(224)`, 0.5 and True, for others
-        `CenterCrop(224)`, 0 and False. A number is the size of such a crop; crops are bilinear unless they are given
-        `interpolation="bicubic"`. hflip, vflip: the probabilities that a picture is mirrored and that it is turned
-        upside down. `shuffle` "shards" mixes a few shards at a time, for data that don't fit into memory. sampling:
-        "balanced" repeats and leaves out photographs so that every class comes equally often in a pass, which has as
-        many photographs as before.
+        `crop`, `hflip`, `shuffle`: the defaults are `RandomResizedCrop(224)`, 0.5 and True for "train", and
+        `CenterCrop(224)`, 0 and False for other splits. A number is the size of such a crop. Crops are bilinear unless
+        they have `interpolation="bicubic"`. `hflip`, `vflip`: the probabilities of a horizontal and a vertical flip.
+        `shuffle` "shards" mixes a few shards at a time, for data that does not fit into memory. `sampling`: "balanced"
+        repeats and leaves out photographs so that every class comes equally often in a pass, which has as many
+        photographs as before.
 
-        views: several crops of each photograph in place of `crop`; `images` is then a list, a tensor for each.
-        transforms: what happens to a batch on its device, in this order: `RandAugment` or `TrivialAugment`,
+        `views`: several crops of each photograph instead of `crop`; `images` is then a list with a tensor for each.
+        `transforms`: applied to a batch on its device, in this order: `RandAugment` or `TrivialAugment`,
         `ColorJitter`, `RandomErasing`, `Normalize`, `Mixup` or `CutMix`, your own functions of the images. After
-        `Mixup` or `CutMix`, labels are float32 [n, classes]. output: "float" adds `Normalize()`.
+        `Mixup` or `CutMix`, labels are float32 [n, classes]. `output`: "float" adds `Normalize()`.
 
-        drop_last: leaves out a short last batch. limit: batches a pass at the most. loader: "auto", "native", "dali",
-        "ffcv" or "torchvision". workers: threads or processes, one a core by default. with_ids: yields int64 [n] row
-        numbers of the index as well. extra_labels: columns of the table that the photographs were converted from; each
-        batch then ends with a dictionary of these, tensors of numbers and truth values, lists of all else.
-        on_bad_sample: "skip" leaves out photographs that have changed or don't decode, and tells `report` of each, by
-        default the log. rank, world_size: those of `torch.distributed` by default.
+        `drop_last`: leave out a short last batch. `limit`: the maximum number of batches per pass. `loader`: "auto",
+        "native", "dali", "ffcv" or "torchvision". `workers`: threads or processes, by default one per core.
+        `with_ids`: also yield int64 [n], row numbers of the index. `extra_labels`: columns of the table that the
+        photographs were converted from; each batch then ends with a dictionary of these, with tensors for numbers and
+        booleans, and lists for anything else. `on_bad_sample`: "skip" leaves out photographs that have changed or
+        can't be decoded, and passes a line about each to `report`, by default the log. `rank`, `world_size`: by
+        default those of `torch.distributed`.
 
-        Raises UserError, one line, for what can't be had.
+        Raises UserError, one line, for invalid or unavailable settings.
         """
         check_split(split)
         training = split == "train"
         if views is not None and (crop is not None or not views):
-            raise UserError("views: give one crop or more, and no other crop beside them")
+            raise UserError("views: give at least one crop, and don't set crop, too")
         crops = [as_crop(each, training=training) for each in ([crop] if views is None else views)]
         hflip = (0.5 if training else 0.0) if hflip is None else hflip
         shuffle = training if shuffle is None else shuffle
         if batch_size < 1 or (limit is not None and limit < 1) or (workers is not None and workers < 0):
             given = f"batch_size = {batch_size}, limit = {limit}, workers = {workers}"
-            raise UserError(f"{given}: give at least 1, and no negative number of workers")
+            raise UserError(f"{given}: give at least 1, and at least 0 workers")
         _check(hflip, vflip, shuffle, sampling, output, on_bad_sample)
         rank, world_size = _ranks(rank, world_size)
         shards = data if isinstance(data, ShardSet) else _opened(data, convert)
         if sampling == "balanced" and shards.multi_label:
             raise UserError(
-                f"sampling = balanced draws by a photograph's one class, and {shards.location} has sets; weigh rare "
+                f"sampling = balanced needs one class per photograph, and {shards.location} has sets; weight rare "
                 "classes with class_weights = balanced"
             )
         samples = split_ids(shards, split, shards.location) if ids is None else _known(shards, ids)
@@ -163,7 +164,7 @@ class Loader(base.Loader):
         self._epoch_chosen = False
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """Start a pass, which ends the one before. One that was left early starts the same epoch again."""
+        """Start a pass and end the previous one. If that was stopped early, the same epoch starts again."""
         if self._pass is not None:
             self._pass.close()
         if not self._epoch_chosen and self._all_delivered():
@@ -184,34 +185,34 @@ class Loader(base.Loader):
         return self._back_end._load(batches)
 
     def _all_delivered(self) -> bool:
-        # Not by the pass's end: loops that count batches never ask for one more than there are.
+        # Don't rely on the end of the pass: loops that count batches never request one more than there are.
         a_step = self.settings.batch_size * self.settings.world_size
         return 0 < min(len(self.ids), len(self) * a_step) <= self._delivered
 
     @property
     def sampler(self) -> Loader:
-        """This loader: Lightning and timm choose the epoch by `loader.sampler.set_epoch`."""
+        """This loader, because Lightning and timm choose the epoch by `loader.sampler.set_epoch`."""
         return self
 
     @property
     def classes(self) -> list[str]:
-        """The classes' names, by label."""
+        """The names of the classes, by label."""
         return list(self.shards.classes)
 
     @property
     def samples(self) -> int:
-        """The photographs of the split, on all ranks."""
+        """The number of photographs in the split, over all ranks."""
         return len(self.ids)
 
     def decode(
         self, ids: Sequence[int] | NDArray[np.int64], boxes: NDArray[np.int32] | None = None, *, size: int | None = None
     ) -> torch.Tensor:
-        """Return pictures of any samples, uint8 [n, size, size, 3] on the CPU, apart from the pass at hand.
+        """Return images of any samples, uint8 [n, size, size, 3], on the CPU, independent of the current pass.
 
-        `ids` are row numbers of the index. boxes: int32 [n, 4], (top, left, height, width) in pixels of each
-        photograph; by default the centred square of 0.875 of the short side. size: by default that of the crop, whose
-        filter they have, too. Raises UserError for a box that isn't within its photograph, and for a photograph that
-        doesn't decode.
+        `ids` are row numbers of the index. `boxes`: int32 [n, 4], (top, left, height, width) in pixels of each
+        photograph; by default a centred square of 0.875 of the short side. `size`: by default that of the loader's
+        crop, whose filter is also used. Raises UserError for a box that is not within its photograph, and for a
+        photograph that can't be decoded.
         """
         samples = _known(self.shards, ids)
         side = self.settings.image_size if size is None else size
@@ -237,12 +238,12 @@ class Loader(base.Loader):
         return self._random_access.decode_batch(batch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass."""
+        """Set the epoch of the next pass."""
         super().set_epoch(epoch)
         self._epoch_chosen = True
 
     def set_image_size(self, side: int) -> None:
-        """Choose the size of the pictures of the next pass, in pixels."""
+        """Set the image size of the next pass, in pixels."""
         super().set_image_size(side)
         self._back_end.set_image_size(side)
 
@@ -250,12 +251,12 @@ class Loader(base.Loader):
         return self._back_end.holding_memory(batch_size)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Have the next pass begin right after the batches that were delivered when `state` was taken."""
+        """Make the next pass continue right after the batches delivered when `state` was taken."""
         super().load_state_dict(state)
         self._epoch_chosen = False
 
     def close(self) -> None:
-        """End the pass at hand, threads and processes."""
+        """End the current pass, threads and processes."""
         if self._pass is not None:
             self._pass.close()
         self._back_end.close()
@@ -275,7 +276,7 @@ def _columns(shards: ShardSet, names: Sequence[str]) -> dict[str, torch.Tensor |
     found = shards.extra_labels()
     if missing := [name for name in names if name not in found]:
         there = ", ".join(found) or "none: convert a table with more columns"
-        raise UserError(f"extra_labels: {shards.location} has no column '{missing[0]}', only {there}")
+        raise UserError(f"extra_labels: {shards.location} has no column '{missing[0]}'; it has {there}")
     return {
         name: torch.from_numpy(column) if isinstance(column := found[name], np.ndarray) else column for name in names
     }
@@ -299,7 +300,9 @@ def _known(shards: ShardSet, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[
 def _within(boxes: NDArray[np.int32], samples: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
     found = np.ascontiguousarray(boxes, dtype=np.int32)
     if found.shape != (len(samples), 4):
-        raise UserError(f"boxes: {found.shape} in place of ({len(samples)}, 4): (top, left, height, width) of each")
+        raise UserError(
+            f"boxes: the shape is {found.shape}; give ({len(samples)}, 4), (top, left, height, width) of each"
+        )
     wrong = (found[:, :2] < 0).any(1) | (found[:, 2:] < 1).any(1) | (found[:, :2] + found[:, 2:] > sizes).any(1)
     if wrong.any():
         row = int(wrong.argmax())
@@ -319,12 +322,12 @@ def _check(hflip: float, vflip: float, shuffle: Any, sampling: str, output: str,
         f"vflip = {vflip}: give a probability, 0 to 1": 0 <= vflip <= 1,
         f"shuffle = {shuffle!r} is not one of True, False, 'shards'": shuffle in (True, False, "shards"),
         f"sampling = {sampling!r} is not one of none, balanced": sampling in ("none", "balanced"),
-        f"sampling = {sampling!r} draws each pass anew: give shuffle=True or 'shards'": sampling == "none" or shuffle,
+        f"sampling = {sampling!r} needs shuffling: give shuffle=True or 'shards'": sampling == "none" or shuffle,
         f"output = {output!r} is not one of uint8, float": output in ("uint8", "float"),
         f"on_bad_sample = {on_bad!r} is not one of error, skip": on_bad in ("error", "skip"),
     }
-    for problem, right in rules.items():
-        if not right:
+    for problem, valid in rules.items():
+        if not valid:
             raise UserError(problem)
 
 
@@ -335,8 +338,8 @@ def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
         return dist.get_rank(), dist.get_world_size()
     if rank is None and world_size is None and (started := os.environ.get("WORLD_SIZE", "1")) != "1":
         log.warning(
-            "WORLD_SIZE is %s, but torch.distributed isn't initialized: this loader delivers all batches, not a "
-            "rank's; initialize it first, or give rank and world_size",
+            "WORLD_SIZE is %s, but torch.distributed isn't initialized: this loader delivers all batches, not those "
+            "of a rank; initialize it first, or give rank and world_size",
             started,
         )
     rank, world_size = rank or 0, world_size or 1

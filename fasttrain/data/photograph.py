@@ -1,4 +1,4 @@
-"""One photograph as the model sees it in validation, straight from its file."""
+"""Read a photograph from its file as the model sees it in validation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fasttrain.errors import fault_of_machine
 from fasttrain.loaders.plan import LETTERBOX_GREY, Batch, EpochPlan, View, letterbox_size
 from fasttrain.loaders.torchvision import decode_planned
 from fasttrain.photos.cut import native_available
-from fasttrain.photos.normalise import BrokenPhoto, directly_decodable, normalise
+from fasttrain.photos.normalize import BrokenPhoto, directly_decodable, normalize
 
-# Orientations 1 to 8 of Exif: whether the stored picture is transposed, then mirrored left to right and top to bottom.
+# Exif orientations 1 to 8: whether the stored image is transposed, then mirrored horizontally and vertically.
 _TURNS = {
     1: (False, False, False),
     2: (False, True, False),
@@ -29,11 +29,11 @@ _TURNS = {
 
 
 class Unreadable(Exception):
-    """A photograph that can't be read or decoded, in a few words."""
+    """A photograph that can't be read or decoded. The message is a short reason."""
 
 
 def read_photograph(path: Path, crop: PlannedCrop | int) -> torch.Tensor:
-    """Return `decode_photograph` of a file. Raises Unreadable."""
+    """Read a file and return `decode_photograph` of it. Raises Unreadable."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -44,9 +44,9 @@ def read_photograph(path: Path, crop: PlannedCrop | int) -> torch.Tensor:
 
 
 def decode_photograph(data: bytes, crop: PlannedCrop | int) -> torch.Tensor:
-    """Return the photograph as `crop` shows it in validation, uint8 [size, size, 3], upright and in sRGB.
+    """Return the photograph as seen by `crop` in validation, uint8 [size, size, 3], upright and in sRGB.
 
-    `data` is a file in any format that `convert` takes. crop: a `CenterCrop` or `Resize`, or the size of the usual
+    `data` is a file in any format that `convert` accepts. `crop`: a `CenterCrop` or `Resize`, or the size of the usual
     centre crop. Raises Unreadable.
     """
     view = as_crop(crop, training=False).view(hflip=0, vflip=0)
@@ -54,20 +54,20 @@ def decode_photograph(data: bytes, crop: PlannedCrop | int) -> torch.Tensor:
         pixels = _decode_directly(data, view) if native_available() else None
         if pixels is not None:
             return torch.from_numpy(pixels)
-        photo = normalise(data, max_size=None, quality=95, cut="none", optimize=False)
+        photo = normalize(data, max_size=None, quality=95, cut="none", optimize=False)
         return decode_planned(photo.jpeg, _planned(photo.height, photo.width, view), 0)
     except (BrokenPhoto, RuntimeError) as error:  # RuntimeError: torchvision's libjpeg
         raise Unreadable(str(error).splitlines()[0]) from None
 
 
 def _planned(height: int, width: int, view: View) -> Batch:
-    """Return the plan of one upright photograph."""
+    """Return the plan of a single upright photograph."""
     sizes = np.array([[height, width]], dtype=np.int32)
     return EpochPlan.in_order(np.zeros(1, np.int64), sizes, seed=0, epoch=0, size=view.size, crop=view.crop)
 
 
 def _decode_directly(data: bytes, view: View) -> NDArray[np.uint8] | None:
-    """Decode no more of a JPEG than the crop. Return None where `normalise` must see the file first."""
+    """Decode only the crop of a JPEG. Return None if `normalize` must handle the file first."""
     from fasttrain import _native
 
     header = directly_decodable(data)
@@ -86,9 +86,9 @@ def _decode_directly(data: bytes, view: View) -> NDArray[np.uint8] | None:
     if transposed:
         box, size = (left, top, box_width, box_height), (size[1], size[0])
     try:
-        # Reads all of it: what `convert` refuses for its damage is refused here.
+        # This reads the complete file, so damage that `convert` refuses is refused here, too.
         pixels = _native.decode_intact_crop(data, box, False, size, planned.interpolation == "bicubic")
-    except ValueError:  # damaged: `normalise` says how much
+    except ValueError:  # damaged: `normalize` finds out how much
         return None
     upright = pixels.transpose(1, 0, 2) if transposed else pixels
     upright = upright[:, ::-1] if mirrored else upright

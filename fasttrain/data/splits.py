@@ -21,12 +21,12 @@ def check_split(split: str) -> None:
 
 
 def split_ids(shards: ShardSet, split: str, data: str | Path) -> NDArray[np.int64]:
-    """Return int64 [n], the ids of the photographs in `split`, which may be "all".
+    """Return the ids of the photographs in `split`, which may be "all", int64 [n].
 
-    Raises UserError where there are none; `data` is what the user gave.
+    Raises UserError if there are none. `data` is what the user gave.
     """
     if not len(shards):
-        raise UserError(f"{data}: there is no photograph in it; give --data others")
+        raise UserError(f"{data}: there is no photograph in it; give another --data")
     ids = np.arange(len(shards), dtype=np.int64) if split == ALL else shards.ids(split)
     if not len(ids):
         there = [f"{name} ({count:,})" for name, count in shards.manifest.splits.items() if count]

@@ -1,4 +1,4 @@
-"""Transforms of a batch on its device, as values: their random numbers are the plan's, so every loader agrees."""
+"""Transforms of a batch on its device, as values. Their random numbers come from the plan, so all loaders agree."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from fasttrain.config.groups import AugmentationSettings
 from fasttrain.config.values import RandAugment
 from fasttrain.device import copy_to
 from fasttrain.errors import UserError
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 
 
 @dataclass(frozen=True)
 class TrivialAugment:
-    """TrivialAugmentWide (Müller & Hutter 2021, arXiv:2103.10158): one operation a picture, at a magnitude of its own.
+    """TrivialAugmentWide (Müller & Hutter 2021, arXiv:2103.10158): one operation per image, at a random magnitude.
 
-    It takes RandAugment's place.
+    Use it instead of RandAugment.
     """
 
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Random brightness, contrast and saturation, each changed by at most `strength`, 0 to 1 (torchvision)."""
+    """Change brightness, contrast and saturation randomly by at most `strength`, 0 to 1, as torchvision does."""
 
     strength: float = 0.4
 
@@ -48,7 +48,7 @@ class RandomErasing:
 
 @dataclass(frozen=True)
 class Mixup:
-    """Blend pairs of a batch, by a share drawn from Beta(alpha, alpha) (Zhang et al. 2018, arXiv:1710.09412)."""
+    """Blend pairs of a batch with a share drawn from Beta(alpha, alpha) (Zhang et al. 2018, arXiv:1710.09412)."""
 
     alpha: float = 0.2
 
@@ -58,7 +58,7 @@ class Mixup:
 
 @dataclass(frozen=True)
 class CutMix:
-    """Paste a rectangle of one picture of a batch into another (Yun et al. 2019, arXiv:1905.04899)."""
+    """Paste a rectangle of one image of a batch into another (Yun et al. 2019, arXiv:1905.04899)."""
 
     alpha: float = 1.0
 
@@ -75,7 +75,7 @@ class Normalize:
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(f"{self}: give three numbers each, those of std above 0")
+            raise UserError(f"{self}: give three numbers for each, and numbers above 0 for std")
 
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -98,15 +98,16 @@ class Transforms:
         views: int,
         device: torch.device,
     ) -> None:
-        """Check the transforms. `ids`, int64 [n], are the split's samples; random numbers depend on them and `seed`.
+        """Check the transforms. `ids`, int64 [n], are the split's samples; random numbers depend on them and on
+        `seed`.
 
-        Raises UserError for values out of range, or in an order in which they aren't applied.
+        Raises UserError for values out of range, and for transforms in the wrong order.
         """
         places = [_place(each) for each in transforms]
         if places != sorted(places):
             order = "ColorJitter, RandomErasing, Normalize, Mixup or CutMix, your own functions"
             raise UserError(
-                f"transforms are applied in this order: RandAugment or TrivialAugment, {order}; give them so"
+                f"transforms are applied in this order: RandAugment or TrivialAugment, {order}; give them in this order"
             )
         normalize: Normalize | None = None
         settings: dict[str, Any] = {}
@@ -133,12 +134,12 @@ class Transforms:
             raise UserError("transforms: RandAugment and TrivialAugment exclude each other; leave one of them out")
         self.mixes = "mixup" in settings or "cutmix" in settings
         if self.mixes and (normalize is None or views > 1):
-            raise UserError("Mixup and CutMix need pictures of one view, normalized before: add Normalize()")
+            raise UserError("Mixup and CutMix need normalized images of a single view: add Normalize()")
         chosen = AugmentationSettings(**settings)
         mean = (normalize or Normalize()).mean
         self._normalize = None
         if normalize is not None:
-            self._normalize = Normalise(normalize.mean, normalize.std, channels_last=True).to(device)
+            self._normalize = NormalizePixels(normalize.mean, normalize.std, channels_last=True).to(device)
         self._device = device
         self._views = [
             make_augmentation(chosen, ids, seed=_seed(seed, view), classes=classes, mean=mean, device=device)
@@ -148,7 +149,7 @@ class Transforms:
     def __call__(
         self, views: list[torch.Tensor], labels: torch.Tensor, ids: NDArray[np.int64], epoch: int
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return the pictures of each view and the targets: float32 [n, classes] on the device where mixed."""
+        """Return the images of each view and the targets. Mixed targets are float32 [n, classes] on the device."""
         pictures = []
         if self.mixes:
             labels = copy_to(self._device, labels)
@@ -168,7 +169,7 @@ def _place(transform: Transform) -> int:
         if isinstance(transform, kind):
             return place
     if not callable(transform) or isinstance(transform, type):
-        raise UserError(f"transforms: {transform!r} is neither a transform of fasttrain's nor a function of a batch")
+        raise UserError(f"transforms: {transform!r} is neither a transform of fasttrain nor a function of a batch")
     return len(_ORDER)
 
 
@@ -178,5 +179,5 @@ def _require(name: str, value: float, most: float) -> None:
 
 
 def _seed(seed: int, view: int) -> int:
-    # Views of one photograph must not be augmented alike.
+    # The views of a photograph must be augmented differently.
     return (seed + (view << 48)) % (1 << 64)

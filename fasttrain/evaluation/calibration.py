@@ -36,9 +36,10 @@ class Calibration:
 
 
 def calibrate(confidences: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], *, bins: int = BINS) -> Calibration:
-    """Of N samples, `confidences` float[N] in [0, 1] of the predicted class, and whether it was `right`, bool[N].
+    """Return the calibration over N samples: `confidences`, float[N], of the predicted classes, and `right`, bool[N].
 
-    As Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2. Raises ValueError without samples.
+    It follows Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2. Raises ValueError without
+    samples.
     """
     if not len(confidences):
         raise ValueError("no samples to calibrate on")
@@ -52,7 +53,7 @@ def calibrate(confidences: npt.NDArray[np.floating], right: npt.NDArray[np.bool_
 
 
 def calibration_of(predictions: Predictions) -> Calibration:
-    """Of what a model said, by the probability of its first choice."""
+    """Return the calibration of `predictions`, by the probability of the first choice."""
     return calibrate(predictions.probabilities[:, 0], predictions.top[:, 0] == predictions.labels)
 
 

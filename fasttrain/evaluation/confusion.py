@@ -18,7 +18,7 @@ Confusion: TypeAlias = "npt.NDArray[np.int64] | csr_array"
 
 
 def sparse_confusion(cells: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], classes: int) -> csr_array:
-    """Of `cells` int64[N], each true * `classes` + predicted, and how often each was met."""
+    """Return the matrix of `cells`, int64[N], each true * `classes` + predicted, and the count of each."""
     from scipy.sparse import csr_array
 
     return csr_array((counts, (cells // classes, cells % classes)), shape=(classes, classes), dtype=np.int64)
@@ -37,8 +37,21 @@ def cells_of(
     return true, predicted, count
 
 
+def class_scores(
+    matrix: Confusion,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return precision, recall and F1 of each class, float64[C]; 0 where one is undefined."""
+    hits, predicted, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+    return ratio(hits, predicted), ratio(hits, support), ratio(2 * hits, predicted + support)
+
+
+def ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return `part` / `whole` of counts; 0 where both are 0."""
+    return np.asarray(part / np.maximum(whole, 1), np.float64)
+
+
 def plain_confusion(matrix: Confusion) -> list[list[int]] | dict[str, list[int]]:
-    """As JSON holds it: rows of counts, or where it is sparse the cells that are not 0."""
+    """Return `matrix` for JSON: rows of counts, or only the cells that are not 0 if it is sparse."""
     if isinstance(matrix, np.ndarray):
         rows: list[list[int]] = matrix.tolist()
         return rows

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model said about each of N samples; K = min(5, C).
+    """A model's predictions for N samples, each with its K = min(5, C) most probable classes.
 
     `ids` int64[N]: rows of the shards' index. `labels` int64[N]: the true classes. `top` int64[N, K]:
     predicted classes, the likeliest first. `probabilities` float32[N, K] in [0, 1]: theirs, at the model's temperature.

@@ -1,4 +1,4 @@
-"""What `predict` was given, one photograph after another: files, folders, globs."""
+"""Find the photographs that `predict` was given as files, folders or globs."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from fasttrain.evaluation.confusion import ratio
+
 Truth = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float32]
 
@@ -93,18 +95,16 @@ def evaluate_sets(
     thresholds: Sequence[float] | None = None,
 ) -> SetEvaluation:
     """Return the metrics; without `thresholds` they are chosen on these very predictions, see `best_thresholds`."""
-    from sklearn.metrics import average_precision_score
-
     truth, scores = predictions.labels, predictions.probabilities
     cuts = best_thresholds(truth, scores) if thresholds is None else np.array(thresholds, np.float64)
     said = scores >= cuts
     support = truth.sum(0)
     hits, alarms, misses = (each.sum(0) for each in (truth & said, ~truth & said, truth & ~said))
-    precision, recall = _ratio(hits, hits + alarms), _ratio(hits, hits + misses)
-    f1 = _ratio(2 * hits, 2 * hits + alarms + misses)
+    precision, recall = ratio(hits, hits + alarms), ratio(hits, hits + misses)
+    f1 = ratio(2 * hits, 2 * hits + alarms + misses)
     ap = np.full(len(classes), math.nan)
     for label in np.flatnonzero(support):
-        ap[label] = average_precision_score(truth[:, label], scores[:, label])
+        ap[label] = average_precision(truth[:, label], scores[:, label])
     there = support > 0
     total = int((2 * hits + alarms + misses).sum())
     return SetEvaluation(
@@ -131,6 +131,20 @@ def evaluate_sets(
     )
 
 
+def average_precision(truth: Truth, scores: Scores) -> float:
+    """Return the average precision of one class, for `truth` bool[N] with a positive and `scores` float32[N].
+
+    It is the sum, over the distinct scores, of the precision at that threshold times the recall gained there.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each distinct score
+    hits = np.cumsum(truth[order])[last]
+    precision, recall = hits / (last + 1), hits / hits[-1]
+    lost = np.diff(recall[::-1], append=0.0)  # summed from the lowest score up, as scikit-learn does
+    return float(max(0.0, -np.sum(lost * precision[::-1])))
+
+
 def best_thresholds(truth: Truth, scores: Scores) -> npt.NDArray[np.float64]:
     """Return float64[C]: for each class the threshold of the greatest F1, 0.5 where no photograph has the class.
 
@@ -147,10 +161,6 @@ def best_thresholds(truth: Truth, scores: Scores) -> npt.NDArray[np.float64]:
         best = int(f1.argmax())
         cuts[label] = (sorted_scores[best] + below[best]) / 2
     return cuts
-
-
-def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return np.asarray(part / np.maximum(whole, 1), np.float64)
 
 
 def _finite(value: float) -> float | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fasttrain.evaluation.confusion import (
     DENSE_UP_TO,
     Confusion,
-    cells_of,
+    class_scores,
     confusion_from_plain,
     plain_confusion,
     sparse_confusion,
@@ -95,8 +95,7 @@ class Evaluation:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """What strict JSON can hold (a loss that isn't finite is None), with the five worst classes by
-        name."""
+        """Return the values for strict JSON: a loss that isn't finite is None, the five worst classes are named."""
         return {
             **self._figures(),
             "loss": self.loss if math.isfinite(self.loss) else None,
@@ -198,7 +197,7 @@ class ClassificationMeter:
     def compute(self, classes: Sequence[str] | None = None) -> Evaluation:
         """The evaluation so far; `classes`: names in label order (default: their numbers).
 
-        Precision, recall and F1 are scikit-learn's. Raises ValueError before the first sample.
+        Precision, recall and F1 equal scikit-learn's. Raises ValueError before the first sample.
         """
         if not self._samples:
             raise ValueError("no samples to evaluate")
@@ -271,35 +270,20 @@ def _interval(plain: Any) -> Interval | None:
     return float(low), float(high)
 
 
-def _scores(matrix: Confusion, labels: npt.NDArray[np.int64], average: str | None) -> Any:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    # Each cell of the matrix is one weighted sample, so that a million samples cost no more than a hundred.
-    true, predicted, counts = cells_of(matrix)
-    return precision_recall_fscore_support(
-        true,
-        predicted,
-        labels=labels,
-        average=average,
-        sample_weight=counts,
-        zero_division=0.0,
-    )
-
-
 def _by_class(matrix: Confusion, names: list[str]) -> tuple[ClassResult, ...]:
-    precision, recall, f1, _ = _scores(matrix, np.arange(len(names)), None)
+    precision, recall, f1 = class_scores(matrix)
     support = matrix.sum(1)
     return tuple(
-        ClassResult(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-        for i, name in enumerate(names)
+        ClassResult(name, float(precision[label]), float(recall[label]), float(f1[label]), int(support[label]))
+        for label, name in enumerate(names)
     )
 
 
 def _averages(matrix: Confusion) -> dict[str, Any]:
-    present = np.flatnonzero(matrix.sum(1))
+    support = matrix.sum(1)
+    present = support > 0
     values: dict[str, float] = {}
-    for average in ("macro", "weighted"):
-        scores = _scores(matrix, present, average)
-        for name, score in zip(("precision", "recall", "f1"), scores, strict=False):
-            values[f"{average}_{name}"] = float(score)
+    for name, scores in zip(("precision", "recall", "f1"), class_scores(matrix), strict=True):
+        values[f"macro_{name}"] = float(scores[present].mean())
+        values[f"weighted_{name}"] = float(np.average(scores[present], weights=support[present]))
     return values

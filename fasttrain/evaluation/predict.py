@@ -20,7 +20,7 @@ from fasttrain.device import choose_device, choose_workers
 from fasttrain.errors import UserError
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.model.own import OwnModel
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.model.tta import FlipAveraged
 
 _Read = tuple[Path, "Future[torch.Tensor]"]
@@ -103,14 +103,14 @@ class Predictor:
         interpolation: Interpolation | None = None,
         workers: int | None = None,
     ) -> None:
-        """As `predict`'s arguments. Raises UserError where there is no such model or device."""
+        """The arguments are those of `predict`. Raises UserError if the model or the device does not exist."""
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
         trained, self.spec = load_trained(user_path(checkpoint), model, interpolation)
         self._device = choose_device(device)
         trained = FlipAveraged(trained).eval() if tta == "flip" else trained
         self._model = trained.to(self._device).to(memory_format=torch.channels_last)
-        self._preprocess = Normalise(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
+        self._preprocess = NormalizePixels(self.spec.mean, self.spec.std, channels_last=True).to(self._device)
         self._top_k, self._batch_size = min(top_k, len(self.spec.classes)), batch_size
         self._thresholds = torch.tensor(self.spec.thresholds or [0.5] * len(self.spec.classes), dtype=torch.float64)
         self._threads = max(choose_workers(workers), 1)

@@ -1,4 +1,4 @@
-"""What a format is: it writes a model with its metadata, and runs the file it wrote."""
+"""The interface of a format: it writes a model with its metadata, and runs the file that it wrote."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class Format(ABC):
 
     @abstractmethod
     def open(self, path: Path, threads: int) -> Run:
-        """Return what runs the file at `path` on `threads` threads of the CPU."""
+        """Return a function that runs the file at `path` on `threads` threads of the CPU."""
 
     @abstractmethod
     def read_metadata(self, path: Path) -> dict[str, Any]:
-        """Return the metadata in the file at `path`."""
+        """Return the metadata that `write` stored in the file at `path`."""

@@ -24,7 +24,7 @@ from fasttrain.export.speed import Speed, measure
 from fasttrain.files import atomic_folder, make_folder
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.own import OwnModel
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.shards.format import MANIFEST
 from fasttrain.shards.reader import ShardSet
 from fasttrain.text import read_text
@@ -74,7 +74,7 @@ def export(
 ) -> ExportResult:
     """Writes the model that `checkpoint` (see `load_trained`) holds to `out`, default: `model.SUFFIX` beside it.
 
-    `input` "uint8": the file takes pixels, [n, H, W, 3] RGB in 0..255, and normalises them itself; "float": it takes
+    `input` "uint8": the file takes pixels, [n, H, W, 3] RGB in 0..255, and normalizes them itself; "float": it takes
     float32 [n, 3, H, W], (x / 255 - mean) / std. Any n. It gives logits, float32 [n, classes]. It is compared with the
     model on `photographs` of `data` (see `some_photographs`), by default what the run was trained on, where that is
     still there; `tolerance` is of the greatest logit, or of 1 where that is more, and by default the format's. Where
@@ -99,9 +99,9 @@ def export(
     examples = torch.cat([pixels[:1], pixels[:1]])
     if kind.calibration:
         examples = calibration_photographs(_calibrating(shards, format), kind.calibration, crop)
-    normalise = Normalise(spec.mean, spec.std, channels_last=False)
-    graph = torch.nn.Sequential(normalise, trained).eval() if input == "uint8" else trained
-    takes: Run = normalise if input == "float" else lambda images: images
+    normalize = NormalizePixels(spec.mean, spec.std, channels_last=False)
+    graph = torch.nn.Sequential(normalize, trained).eval() if input == "uint8" else trained
+    takes: Run = normalize if input == "float" else lambda images: images
     metadata = metadata_of(spec, input, _reject_threshold(checkpoint))
     threads = torch.get_num_threads()
     accuracy: Accuracy | None = None
@@ -207,5 +207,5 @@ def _require_accurate(accuracy: Accuracy | None, accept_drop: float, kind: Forma
 
 
 def _eager(model: torch.nn.Module, spec: ModelSpec) -> Run:
-    fast = torch.nn.Sequential(Normalise(spec.mean, spec.std, channels_last=True), model).eval()
+    fast = torch.nn.Sequential(NormalizePixels(spec.mean, spec.std, channels_last=True), model).eval()
     return inferring(fast.to(memory_format=torch.channels_last))

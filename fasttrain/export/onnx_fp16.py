@@ -11,7 +11,7 @@ from fasttrain.export.onnx_file import Onnx, save_onnx
 
 
 class OnnxHalf(Onnx):
-    """Weights and arithmetic in float16; the logits, and normalised pictures that go in, stay float32."""
+    """Weights and arithmetic in float16; the logits, and normalized pictures that go in, stay float32."""
 
     suffix = ".fp16.onnx"
     tolerance = 5e-2

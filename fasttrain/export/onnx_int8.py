@@ -83,7 +83,7 @@ class Quantizer:
         nodes = self._plain.graph.node
         self.layers = [node.name for node in nodes if node.op_type in _LAYERS]
         first = next((number for number, node in enumerate(nodes) if node.name in self.layers), 0)
-        self._outside = [node.name for node in nodes[:first]]  # normalisation
+        self._outside = [node.name for node in nodes[:first]]  # normalization
 
     def fit(self, images: NDArray[Any]) -> tuple[onnx.ModelProto, list[str]]:
         """Return a model whose logits of `images` are close to the float one's, and the layers that stay in float.

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -47,7 +47,7 @@ class OpenVino(Format):
 
     suffix = ".xml"
     runtime = "OpenVINO"
-    needs = ("openvino", "onnx", "onnxscript")
+    needs: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "onnxscript")
     extra = "openvino"
 
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:

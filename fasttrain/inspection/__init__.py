@@ -1,1 +1,1 @@
-"""Looks into shards: what they hold, what is in them twice, what is broken."""
+"""Inspect shards: their contents, duplicates, and broken samples."""

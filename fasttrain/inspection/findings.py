@@ -1,4 +1,4 @@
-"""What `inspect` finds, as plain data."""
+"""The findings of `inspect`, as plain data."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 LISTED_PAIRS = 10_000
-"""Of a data set that holds each photograph many times there are millions: the rest are counted only."""
+"""The greatest number of pairs to list.
+
+A data set with many copies of each photograph has millions; others are only counted.
+"""
 
 
 @dataclass(frozen=True)
 class SampleName:
-    """A sample as people find it again: its row in the index, its key in the tar, its split and its class."""
+    """A sample in the form in which people find it: its row in the index, its key in the tar, its split
+    and its class."""
 
     id: int
     key: str
@@ -24,7 +28,7 @@ class SampleName:
 
 @dataclass(frozen=True)
 class BrokenSample:
-    """A sample that doesn't decode, the shard it lies in, and why."""
+    """A sample that can't be decoded, its shard, and the reason."""
 
     sample: SampleName
     shard: str
@@ -33,7 +37,7 @@ class BrokenSample:
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two samples whose perceptual hashes differ in `distance` bits; `identical` where their bytes are the same."""
+    """Two samples whose perceptual hashes differ in `distance` bits. `identical`: their bytes are the same."""
 
     first: SampleName
     second: SampleName
@@ -42,21 +46,21 @@ class DuplicatePair:
 
     @property
     def across(self) -> bool:
-        """Whether they lie in different splits: the model is then tested on what it learned from."""
+        """True if they are in different splits. The model is then tested on a photograph that it was trained on."""
         return self.first.split != self.second.split
 
     @property
     def relabelled(self) -> bool:
-        """Whether they are in different classes: one of the labels is wrong."""
+        """True if they are in different classes. One of the labels is then wrong."""
         return self.first.class_name != self.second.class_name
 
 
 @dataclass(frozen=True)
 class DuplicatesFound:
-    """How many pairs are at most `distance` bits apart, of these how many across splits and in different classes.
+    """The number of pairs at most `distance` bits apart, and how many are across splits and in different classes.
 
-    pairs: the first of them (see `LISTED_PAIRS`), those across splits first, then the nearest. leaked: how many
-    photographs of "val" and "test" have such a twin in an earlier split.
+    `pairs`: the first of them (see `LISTED_PAIRS`), those across splits first, then by distance. `leaked`: the number
+    of photographs of "val" and "test" with a duplicate in an earlier split.
     """
 
     distance: int
@@ -69,7 +73,7 @@ class DuplicatesFound:
 
 @dataclass(frozen=True)
 class Spread:
-    """The least, the median and the greatest."""
+    """The minimum, the median and the maximum."""
 
     min: int
     median: int
@@ -82,7 +86,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Cardinality:
-    """How many classes a photograph has: the mean, the least and the greatest; `none`: photographs without any."""
+    """How many classes a photograph has: mean, minimum and maximum. `none`: the photographs without any."""
 
     mean: float
     min: int
@@ -92,15 +96,15 @@ class Cardinality:
 
 @dataclass
 class Inspection:
-    """The whole finding.
+    """The complete result of an inspection.
 
-    splits: photographs of each class in each split. split_samples: photographs in each. cardinality: None where each
-    photograph has one class. split_bytes: of the photographs alone; shard_bytes: of the tars;
-    beton_bytes: of FFCV's files. width, height in pixels and length in bytes, None where the shards are empty.
-    sampling: JPEGs by chroma sub-sampling ("4:2:0", "grey" ...), `progressive` of them; both empty for raw shards.
-    counts and settings: the manifest's. rejected: files left out of the shards, by reason. duplicates: None where they
-    weren't looked for. problems: what is wrong with whole files; broken: with samples. decoded: whether every sample
-    was; verified: whether every checksum was compared, too.
+    `splits`: photographs of each class in each split. `split_samples`: photographs in each split. `cardinality`: None
+    for single-label shards. `split_bytes`: of the photographs only. `shard_bytes`: of the tars. `beton_bytes`: of
+    FFCV's files. `width`, `height`: in pixels; `length`: in bytes; None if the shards are empty. `sampling`: JPEGs by
+    chroma sub-sampling ("4:2:0", "grey" ...). `progressive`: how many JPEGs are progressive. Both are empty for raw
+    shards. `counts`, `settings`: those of the manifest. `rejected`: files left out of the shards, by reason.
+    `duplicates`: None if they weren't searched for. `problems`: those of entire files. `broken`: broken samples.
+    `decoded`: whether every sample was decoded. `verified`: whether every checksum was compared, too.
     """
 
     location: str
@@ -134,7 +138,7 @@ class Inspection:
         return sum(self.split_samples.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold; `across` and `relabelled` stand in each pair, too."""
+        """Return the result as JSON data, with `across` and `relabelled` in each pair."""
         plain = asdict(self)
         if self.duplicates is not None:
             for pair, shown in zip(self.duplicates.pairs, plain["duplicates"]["pairs"], strict=True):

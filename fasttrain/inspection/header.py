@@ -1,4 +1,4 @@
-"""What a stored JPEG's header says, read by the native module where it is there."""
+"""Read the header of a stored JPEG, with the native module if it is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAMPLINGS: dict[tuple[tuple[int, int], ...], str] = {
 
 @dataclass(frozen=True)
 class Header:
-    """Size in pixels; `sampling` as "4:2:0", "grey" or "other"."""
+    """The size in pixels, and `sampling` as "4:2:0", "grey" or "other"."""
 
     width: int
     height: int
@@ -27,7 +27,7 @@ class Header:
 
 
 def jpeg_header(data: memoryview) -> Header:
-    """Raises ValueError where the markers make no sense."""
+    """Return the header of a JPEG. Raises ValueError for invalid markers."""
     if native_available():
         from fasttrain import _native
 

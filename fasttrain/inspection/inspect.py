@@ -1,4 +1,4 @@
-"""`inspect`: what shards hold, which photographs are in them twice, and what is broken."""
+"""`inspect`: find out what shards hold, which photographs are duplicates, and what is broken."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def inspect(
     cache_size: str | CacheSize | None = None,
     progress: bool = True,
 ) -> Inspection:
-    """Looks through the shards in `data` (a folder or a URL; of a folder of photographs, those made of it).
+    """Inspect the shards in `data`: a folder, a URL, or a folder of photographs, whose shards are made first.
 
-    verify: compares every checksum too, and goes on where shards are missing or cut off, so that all of them are
-    listed. duplicates: decodes each photograph, to 32 x 32 pixels, and finds those whose perceptual hashes differ in
-    at most `distance` of 64 bits (0 to 16); without it and without `verify` only headers are read. workers: threads,
-    by default one a core. cache_size: "50GB", of shards fetched from a URL.
+    `verify`: also compare every checksum, and list all shards that are missing or truncated. `duplicates`: decode each
+    photograph to 32 x 32 pixels and find those whose perceptual hashes differ in at most `distance` of 64 bits (0 to
+    16). Without `duplicates` and `verify` only headers are read. `workers`: threads, by default one per core.
+    `cache_size`: the cache for shards from a URL, such as "50GB".
 
-    Raises UserError, one line, where there are no shards, or (without `verify`) where one is missing or cut off.
+    Raises UserError, one line, if there are no shards, or, without `verify`, if one is missing or truncated.
     """
     if not 0 <= distance <= 16:
-        raise UserError(f"distance = {distance} is out of range: 0 to 16 of the hash's 64 bits, 4 where in doubt")
+        raise UserError(f"distance = {distance} is out of range: give 0 to 16 of the hash's 64 bits, usually 4")
     limit = CacheSize.of(cache_size)
     start = time.monotonic()
     location = ensure_shards(data)
@@ -83,20 +83,20 @@ def inspect(
 
 
 class _Changed(LocalFiles):
-    """Opens shards whose index isn't the one that was written: what is wrong with it is listed."""
+    """Opens shards even if the index has changed since it was written, so that its problems can be listed."""
 
     index_must_match = False
 
 
 class _Unchecked(_Changed):
-    """Opens shards of which some are missing or cut off, too: `verify` lists them all."""
+    """Opens shards even if some are missing or truncated, so that `verify` can list all of them."""
 
     def check(self, manifest: Manifest) -> None:
         pass
 
 
 def _of_manifest(shards: ShardSet) -> Inspection:
-    """What manifest, index and `rejected.tsv` say, without a look into the shards."""
+    """Return what manifest, index and `rejected.tsv` tell, without reading the shards."""
     manifest, index = shards.manifest, shards.index
     splits: dict[str, dict[str, int]] = {}
     split_bytes: dict[str, int] = {}
@@ -135,7 +135,7 @@ def _cardinality(shards: ShardSet) -> Cardinality | None:
 
 
 def _rejected(shards: ShardSet) -> dict[str, int]:
-    """How many files were left out for each reason; of shards behind a URL the manifest's counts are all there is."""
+    """Return how many files were left out for each reason. Empty for shards behind a URL."""
     path = shards.folder / shards.manifest.current(REJECTED)
     if shards.remote or not path.is_file():
         return {}
@@ -152,19 +152,19 @@ def _read(
     workers: int | None,
     advance: Callable[[int], None],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Fills in what only the samples say. Returns uint64 [N], every sample's hash, and the ids of those that decode."""
+    """Fill in what only the samples tell. Return every sample's hash, uint64 [N], and the ids of intact samples."""
     hashes, well = np.zeros(len(shards), np.uint64), np.zeros(len(shards), np.bool_)
     shard_of = shards.index["shard"].astype(np.int64)
     order = np.argsort(shard_of, kind="stable")
     for ids in np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1) if len(order) else ():
         shard = shards.manifest.shards[shard_of[ids[0]]].name
         readable, why_not = _readable(shards, ids, shard)
-        if why_not:  # says more than the checksum
+        if why_not:  # this is more precise than the checksum
             inspection.problems = [problem for problem in inspection.problems if shard not in problem] + [why_not]
         bad = _changed(shards, readable) if verify else {}
         bad |= _headers(shards, readable[~np.isin(readable, list(bad))], inspection)
-        whole = readable[~np.isin(readable, list(bad))]
-        for thumbnails in read_thumbnails(shards, whole, workers) if decode else ():
+        intact = readable[~np.isin(readable, list(bad))]
+        for thumbnails in read_thumbnails(shards, intact, workers) if decode else ():
             hashes[thumbnails.ids] = perceptual_hashes(thumbnails.pixels)
             well[thumbnails.ids] = True
             bad |= {int(thumbnails.ids[position]): reason for position, reason in thumbnails.bad}
@@ -179,13 +179,14 @@ def _read(
 
 
 def _readable(shards: ShardSet, ids: NDArray[np.int64], shard: str) -> tuple[NDArray[np.int64], str]:
-    """Those of `ids`, all in one shard, whose bytes are there, and what is wrong with the shard where some aren't."""
+    """Return those of `ids`, all in one shard, whose bytes exist, and what is wrong with the shard if some are
+    missing."""
     none = ids[:0]
     try:
         room = int(shards.locate_shards([int(shards.index["shard"][ids[0]])]).lengths[0])
     except UserError as error:
         return none, str(error)
-    except (OSError, ValueError) as error:  # ValueError: mmap's word for an empty file
+    except (OSError, ValueError) as error:  # ValueError: mmap refuses an empty file
         return none, f"{shards.location}/{shard}: can't be read ({getattr(error, 'strerror', None) or error})"
     rows = shards.index[ids]
     there = rows["offset"].astype(np.int64) + rows["length"].astype(np.int64) <= room
@@ -196,7 +197,7 @@ def _readable(shards: ShardSet, ids: NDArray[np.int64], shard: str) -> tuple[NDA
 
 
 def _changed(shards: ShardSet, ids: NDArray[np.int64]) -> dict[int, str]:
-    """The samples whose bytes aren't those of their checksum: which of a shard's it is, where the shard's is wrong."""
+    """Return the samples whose checksum is wrong. They locate the damage if the checksum of a shard is wrong."""
     crc32s = shards.crc32s()
     if crc32s is None:
         return {}
@@ -204,7 +205,7 @@ def _changed(shards: ShardSet, ids: NDArray[np.int64]) -> dict[int, str]:
 
 
 def _headers(shards: ShardSet, ids: NDArray[np.int64], inspection: Inspection) -> dict[int, str]:
-    """Counts the JPEGs' kinds; the samples whose header makes no sense, and why."""
+    """Count the kinds of JPEGs. Return the samples with an invalid header, with the reasons."""
     if shards.raw:
         return {}
     sampling: Counter[str] = Counter(inspection.sampling)
@@ -255,7 +256,10 @@ def _name(shards: ShardSet, sample: int) -> SampleName:
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[str, int], AbstractContextManager[Callable[[int], None]]]]:
-    """What makes a bar with a title and a total; bars are live in a terminal, and gone when they are done."""
+    """Yield a function that shows a bar with a title and a total.
+
+    Bars are only shown in a terminal, until they are done.
+    """
     bars = bar(make_console(stderr=True, quiet=not shown))
 
     @contextmanager

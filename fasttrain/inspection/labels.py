@@ -1,7 +1,8 @@
-"""Photographs whose label is probably wrong: confident learning on predictions of models that didn't train on them.
+"""Find labels that are probably wrong: confident learning on predictions of models that did not train on the
+photographs.
 
 Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70 (2021), section 3. It
-is written out here, as cleanlab takes probabilities of all classes, and a run keeps those of the five likeliest.
+is implemented here because cleanlab needs the probabilities of all classes, and a run stores only the five highest.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from fasttrain.shards.reader import ShardSet
 class LabelIssue:
     """A photograph whose label the model contradicts. `sample` is its row in the index, `file` its path in the source.
 
-    score: the probability of the suggested class less that of the given one, in (-1, 1].
+    `score`: the probability of the suggested class minus that of the given one, in (-1, 1].
     """
 
     sample: int
@@ -42,7 +43,7 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """The issues among `photographs` that have a prediction, the surest first; `stored` is how many the shards hold."""
+    """The issues among `photographs` with a prediction, the surest first. `stored`: how many the shards hold."""
 
     location: str
     photographs: int
@@ -50,14 +51,14 @@ class LabelIssues:
     issues: list[LabelIssue]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return the issues as JSON data."""
         return asdict(self)
 
 
 def find_label_issues(run: str | Path, data: str | Path | None = None) -> LabelIssues:
-    """Find photographs whose label the predictions in `run` contradict: a folder of folds, or a run's folder.
+    """Find photographs whose label the predictions in `run`, a folder of folds or a run's folder, contradict.
 
-    `data` is where the photographs are now; by default where the run was trained. Raises UserError.
+    `data` is where the photographs are now, by default where the run was trained. Raises UserError.
     """
     folder = user_path(run)
     of_folds = (folder / OUT_OF_FOLD).is_file()
@@ -73,7 +74,7 @@ def find_label_issues(run: str | Path, data: str | Path | None = None) -> LabelI
         key = predictions.keys[row]
         if key not in place:
             raise UserError(
-                f"{shards.location}: has no photograph {key.decode()}, which {folder} has; give its own data"
+                f"{shards.location} has no photograph {key.decode()}, which {folder} has; give the data of that run"
             )
         given, other = (str(predictions.classes[each]) for each in (predictions.labels[row], label))
         issues.append(LabelIssue(place[key], path_of.get(key, key.decode()), given, other, score))
@@ -83,11 +84,11 @@ def find_label_issues(run: str | Path, data: str | Path | None = None) -> LabelI
 def confident_issues(
     predictions: StoredPredictions,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return rows of `predictions`, int64 [m], the class of each instead, and a score, float64 [m], greatest first.
+    """Return rows of `predictions`, int64 [m], the suggested class of each, and scores, float64 [m], greatest first.
 
-    A class's threshold is the mean probability that its own photographs are given for it. A photograph belongs to the
-    likeliest of the classes whose threshold it reaches; it is an issue where that is another than its label, and the
-    model prefers it to its label.
+    A class's threshold is the mean probability that the model gives to it for its own photographs. A photograph
+    belongs to the most probable of the classes whose threshold it reaches. It is an issue if that class is not its
+    label, and the model prefers it to the label.
     """
     labels, top = predictions.labels.astype(np.int64), predictions.top.astype(np.int64)
     classes = len(predictions.classes)
@@ -95,7 +96,7 @@ def confident_issues(
     counts = np.bincount(labels, minlength=classes)
     with np.errstate(invalid="ignore"):
         thresholds = np.bincount(labels, of_label, classes) / counts
-    thresholds[counts == 0] = np.inf  # a class without photographs has none to compare with
+    thresholds[counts == 0] = np.inf  # a class without photographs has no threshold
     probabilities = predictions.probabilities.astype(np.float64)
     reached = np.where(probabilities >= thresholds[top], probabilities, -1.0)
     best = reached.argmax(1)
@@ -108,7 +109,7 @@ def confident_issues(
 
 
 def write_label_table(found: LabelIssues, path: Path) -> None:
-    """Write `file,given,suggested,score`, which `convert --relabel` takes. Raises UserError if it can't be written."""
+    """Write `file,given,suggested,score`, a table for `convert --relabel`. Raises UserError if it can't be written."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("file", "given", "suggested", "score"))
@@ -116,4 +117,4 @@ def write_label_table(found: LabelIssues, path: Path) -> None:
     try:
         atomic_write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise of_os(error, path, "give another place for the list") from error
+        raise of_os(error, path, "give another path for the list") from error

@@ -1,4 +1,4 @@
-"""`preview`: the first photographs of an epoch as the model sees them, from one loader or from several."""
+"""`preview`: the first photographs of an epoch as the model sees them, from one loader or several."""
 
 from __future__ import annotations
 
@@ -36,8 +36,11 @@ REFERENCE = "torchvision"
 
 @dataclass(frozen=True)
 class Difference:
-    """A loader's pictures against torchvision's, before augmentation, in grey levels of 0 to 255: the mean over all
-    pixels, that of the picture with the greatest, and how many pictures."""
+    """The difference between a loader's images and torchvision's before augmentation, in grey levels of 0 to 255.
+
+    `mean`: over all pixels. `worst`: the mean of the image with the greatest difference. `pictures`: the number of
+    images.
+    """
 
     mean: float
     worst: float
@@ -46,10 +49,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Preview:
-    """The contact sheet, and what is on it: each loader's pictures, uint8 [n, H, W, 3], and the n captions.
+    """The contact sheet, and its contents: each loader's images, uint8 [n, H, W, 3], and the n captions.
 
-    Where several loaders were compared, each one's difference from torchvision, and why others were left out; `why`
-    says why the one was chosen.
+    If loaders were compared: each one's difference from torchvision, and why others were left out. Otherwise `why`
+    says why the loader was chosen.
     """
 
     sheet: Image
@@ -62,7 +65,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class _Seen:
-    """crops uint8 [n, H, W, 3] from the loader, pictures the same after augmentation and mixing, captions [n]."""
+    """The loader's crops, uint8 [n, H, W, 3], the same after augmentation and mixing, and captions [n]."""
 
     crops: NDArray[np.uint8]
     pictures: NDArray[np.uint8]
@@ -72,11 +75,11 @@ class _Seen:
 def preview(
     config: TrainConfig, *, split: str = "train", epoch: int = 0, count: int = 24, compare: Sequence[str] = ()
 ) -> Preview:
-    """The first `count` training photographs of `epoch`, from 0, augmented with `config`'s settings, as the model gets
-    them but for the normalisation. Those of another `split` are seen as in evaluation.
+    """Show the first `count` training photographs of `epoch`, from 0, with the augmentation of `config`.
 
-    compare: loaders, each of which gets a row with the same photographs; those that can't run here are named in
-    `unavailable`. Raises UserError where there is nothing to show, or none of them runs.
+    They are as the model gets them, before normalization. Those of another `split` are shown as in evaluation.
+    `compare`: loaders that each get a row with the same photographs; those that can't run here are named in
+    `unavailable`. Raises UserError if there is nothing to show, or if no loader can run.
     """
     check_split(split)
     config, _ = with_default_weights(config)
@@ -152,7 +155,7 @@ def _compared(look: _Looker, names: Sequence[str], said: str) -> Preview:
 
 
 class _Looker:
-    """Takes pictures through a loader and everything that training does to them before it normalises them."""
+    """Passes photographs through a loader and everything that training does before normalization."""
 
     def __init__(
         self,
@@ -192,7 +195,7 @@ class _Looker:
 
 
 def _caption(shares: Shares) -> str:
-    if all(share == 1 for _, share in shares):  # one class, or a set that isn't mixed with another
+    if all(share == 1 for _, share in shares):  # one class, or a set that is not mixed with another
         return "\n".join(name for name, _ in shares) or "none"
     name, greatest = shares[0]
     if greatest >= 0.995:
@@ -201,7 +204,7 @@ def _caption(shares: Shares) -> str:
 
 
 def _input_mean(model: str) -> tuple[float, ...]:
-    """What erased and empty pixels are filled with: timm's mean for `model`, which need not be built for that."""
+    """Return the colour that fills erased and empty pixels: timm's mean for `model`, without building it."""
     mean: tuple[float, ...] = pretrained_config(model).mean
     return mean
 

@@ -1,4 +1,4 @@
-"""Duplicates, and photographs whose label is doubtful, as a picture that a person can judge by."""
+"""Contact sheets of duplicates and of photographs with doubtful labels, for people to judge."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MOST = 60  # pairs
 
 
 def write_duplicates_sheet(found: Inspection, path: Path, cache_size: CacheSize | None = None) -> int:
-    """Draws the first pairs, the two photographs of each side by side, into `path`; returns how many.
+    """Draw the first pairs, with the two photographs side by side, into `path`. Return the number of pairs.
 
-    Without any it writes nothing. Raises UserError where the file can't be written.
+    Writes nothing if there are none. Raises UserError if the file can't be written.
     """
     if found.duplicates is None or not found.duplicates.pairs:
         return 0
@@ -42,9 +42,9 @@ def write_duplicates_sheet(found: Inspection, path: Path, cache_size: CacheSize 
 
 
 def write_labels_sheet(found: LabelIssues, path: Path, cache_size: CacheSize | None = None) -> int:
-    """Draw the first issues, each with its label and the suggested one, into `path`. Return how many.
+    """Draw the first issues, each with its label and the suggested one, into `path`. Return the number of issues.
 
-    Without any it writes nothing. Raises UserError where the file can't be written.
+    Writes nothing if there are none. Raises UserError if the file can't be written.
     """
     issues = found.issues[:MOST]
     if not issues:
@@ -58,7 +58,7 @@ def write_labels_sheet(found: LabelIssues, path: Path, cache_size: CacheSize | N
 
 
 def _photograph(shards: ShardSet, sample: int) -> NDArray[np.uint8]:
-    """uint8 [SIDE, SIDE, 3], on white."""
+    """Return the photograph on white, uint8 [SIDE, SIDE, 3]."""
     from PIL import Image, ImageOps
 
     data = shards.bytes(sample)

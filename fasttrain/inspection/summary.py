@@ -1,4 +1,4 @@
-"""An inspection for people, made to fit 80 columns."""
+"""An inspection in text for people, in at most 80 columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOW = ("photos", "stored", "broken", "ignored")
 
 
 def inspection_summary(found: Inspection) -> RenderableType:
-    """The whole of it; what is broken comes last, where a terminal shows it."""
+    """Return the inspection as text. Broken samples come last, where a terminal shows them."""
     return Group(*_parts(found))
 
 
@@ -134,7 +134,7 @@ def _apart(pair: DuplicatePair) -> str:
 
 def _named(sample: SampleName, pair: DuplicatePair) -> Text:
     text = Text.assemble((sample.split, "bold red" if pair.across else "dim"), f" {sample.key}")
-    # A key mostly begins with its class: say it where the two differ, or it isn't there.
+    # A key usually begins with its class. Name the class if the two differ and the key does not show it.
     if pair.relabelled and not sample.key.startswith(f"{sample.class_name}/"):
         text.append(f" ({sample.class_name})", "yellow")
     return text
@@ -144,11 +144,13 @@ def _wrong(found: Inspection) -> Iterator[RenderableType]:
     yield Text()
     count = len(found.problems) + len(found.broken)
     if not count:
-        said = "every checksum is right and every photograph decodes" if found.verified else "every photograph decodes"
+        result = (
+            "every checksum is right and every photograph decodes" if found.verified else "every photograph decodes"
+        )
         if found.decoded:
-            yield Text.assemble(("✓ ", "green"), f"{said} ({found.seconds:,.1f} s)")
+            yield Text.assemble(("✓ ", "green"), f"{result} ({found.seconds:,.1f} s)")
         else:
-            yield Text("read the headers only; --verify compares checksums and decodes", style="dim")
+            yield Text("only the headers were read; --verify compares checksums and decodes", style="dim")
         return
     for problem in found.problems:
         yield Text.assemble(("✗ ", "red"), problem)
@@ -167,7 +169,7 @@ def _size(count: int) -> str:
 
 
 def labels_summary(found: LabelIssues) -> RenderableType:
-    """Show how many labels are doubtful, and the surest of them."""
+    """Return the number of doubtful labels, and a table of the surest."""
     share = len(found.issues) / found.photographs if found.photographs else 0.0
     title = f"doubtful labels: {len(found.issues):,} of {found.photographs:,} photographs ({share:.1%})"
     parts: list[RenderableType] = [Text(title, style="bold")]

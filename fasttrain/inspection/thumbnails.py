@@ -1,4 +1,4 @@
-"""Every sample decoded once, to 32 x 32 pixels: what perceptual hashes are made of, and the test of what decodes."""
+"""Decode every sample once to 32 x 32 pixels, for perceptual hashes and to find samples that can't be decoded."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from fasttrain.photos.cut import native_available
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
-SIDE = 32  # px, as imagehash.phash's
+SIDE = 32  # px, as in imagehash.phash
 _BLOCK = 256  # samples
-_AHEAD = 2  # blocks in work
+_AHEAD = 2  # blocks being decoded
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """ids int64 [n]; pixels uint8 RGB [n, 32, 32, 3], stretched to the square; bad: (position, reason) of each that
-    doesn't decode, whose pixels are zero."""
+    """Small versions of samples.
+
+    `ids`: int64 [n]. `pixels`: uint8 RGB [n, 32, 32, 3], stretched to a square. `bad`: (position, reason) of each
+    sample that can't be decoded, whose pixels are zero.
+    """
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.uint8]
@@ -34,10 +37,11 @@ class Thumbnails:
 
 
 def read_thumbnails(shards: ShardSet, ids: NDArray[np.int64], workers: int | None = None) -> Iterator[Thumbnails]:
-    """The samples `ids`, int64 [n], a few hundred at a time, in order; `workers` threads, default: one a core.
+    """Yield thumbnails of the samples `ids`, int64 [n], in order, a few hundred at a time.
 
-    The native decoder reads every MCU and is both quicker and stricter than Pillow's `draft` mode, which stands in
-    where the module isn't there: it finds files that end too early, but takes most damaged bytes for pixels.
+    `workers`: threads, by default one per core. The native decoder reads every MCU. It is both faster and stricter
+    than Pillow's `draft` mode, which is used if the native module is missing: that finds truncated files, but decodes
+    most damaged bytes without an error.
     """
     threads = workers or usable_cores()
     blocks = [ids[start : start + _BLOCK] for start in range(0, len(ids), _BLOCK)]
@@ -75,7 +79,7 @@ def _pillow(shards: ShardSet, blocks: list[NDArray[np.int64]], threads: int) -> 
     sizes = shards.sizes()
     with ThreadPoolExecutor(threads) as pool:
         for block in blocks:
-            # Shards are mapped by this thread alone: a ShardSet isn't made for several.
+            # Shards are mapped only in this thread: a ShardSet is not made for several threads.
             found = list(
                 pool.map(
                     _thumbnail, map(shards.bytes, block.tolist()), sizes[block].tolist(), [shards.raw] * len(block)
@@ -87,7 +91,7 @@ def _pillow(shards: ShardSet, blocks: list[NDArray[np.int64]], threads: int) -> 
 
 
 def _thumbnail(data: memoryview, size: list[int], raw: bool) -> NDArray[np.uint8] | str:
-    """The pixels, or why there are none."""
+    """Return the pixels, or the reason why the sample can't be decoded."""
     from PIL import Image
 
     height, width = size
@@ -98,5 +102,5 @@ def _thumbnail(data: memoryview, size: list[int], raw: bool) -> NDArray[np.uint8
             image = Image.open(io.BytesIO(data), formats=("JPEG",))
             image.draft("RGB", (SIDE, SIDE))
         return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    except Exception as error:  # Pillow raises all kinds on damaged files
+    except Exception as error:  # Pillow raises all kinds of errors on damaged files
         return " ".join(str(error).split()) or type(error).__name__

@@ -1,1 +1,1 @@
-"""Loaders: shards in, uint8 NHWC batches out; one augmentation plan for all of them."""
+"""Loaders: read shards and deliver uint8 NHWC batches, all following the same augmentation plan."""

@@ -1,4 +1,4 @@
-"""What every loader is: planned batches in, `(images, labels, ids)` out, resumable at any batch."""
+"""The interface and the common parts of all loaders: planned batches in, `(images, labels, ids)` out, resumable."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ log = logging.getLogger("fasttrain")
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """What a loader needs beyond the shards. `crop` is None for evaluation (centre crops, index order).
+    """The settings of a loader, besides the shards.
 
-    further_views: pictures of each photograph besides the one that `image_size` and `crop` describe.
-    shuffle: "full" mixes all samples, "shards" those of a few shards at a time (see `plan.epoch_order`), for data
-    larger than the memory that is left for the page cache; "none" keeps the order of the index.
-    sampling: "balanced" has every class come equally often in each shuffled epoch (see `plan.balanced_order`).
-    on_bad_sample: "error" stops at the first sample that has changed since it was converted or doesn't decode; "skip"
-    leaves such samples out of their batches, tells `report` of each once, and stops where they are too many.
+    `crop`: None for evaluation (centre crops, order of the index). `further_views`: additional images of each
+    photograph, besides the one that `image_size` and `crop` describe. `shuffle`: "full" mixes all samples; "shards"
+    mixes those of a few shards at a time (see `plan.epoch_order`), for data larger than the page cache; "none" keeps
+    the order of the index. `sampling`: "balanced" delivers every class equally often in each shuffled epoch (see
+    `plan.balanced_order`). `on_bad_sample`: "error" stops at the first sample that has changed since its conversion or
+    can't be decoded; "skip" leaves such samples out of their batches, reports each once, and stops if there are too
+    many. `report`: called with a line about each.
     """
 
     batch_size: int
@@ -54,18 +55,18 @@ class LoaderSettings:
     report: Callable[[str], None] = log.warning
 
     def most_bad(self, samples: int) -> int:
-        """Bad samples that an epoch over `samples` may have on each rank: a hundredth of the rank's, or 10."""
+        """Return how many bad samples an epoch may have on each rank: 1 % of the rank's `samples`, but at least 10."""
         return max(10, samples // (100 * self.world_size))
 
 
 class Loader(ABC):
-    """Iterates `(uint8 [n, H, W, 3] images, int64 [n] labels, int64 [n] ids)`, the short last batch included.
+    """Iterate over `(uint8 [n, H, W, 3] images, int64 [n] labels, int64 [n] ids)`, including a short last batch.
 
-    Labels of multi-label shards are float32 [n, classes], 1 for each class that a photograph has.
-    Images lie on `settings.device` where that is CUDA; labels and ids are on the CPU. A subclass only turns planned
-    batches into pixels (`_load`); order, boxes, flips, counting and resuming are the same for all of them, and so are
-    bad samples: a batch comes without them, however few it has left. `bad_samples` holds those of the epoch at hand
-    that this process has met: id and reason. `why` says why it was chosen, where somebody chose it.
+    Labels of multi-label shards are float32 [n, classes], 1 for each class of a photograph. Images are on
+    `settings.device` if that is CUDA; labels and ids are on the CPU. A subclass only turns planned batches into pixels
+    (`_load`). Order, boxes, flips, counting and resuming are the same for all loaders, and so is the handling of bad
+    samples: they are left out of their batch, even if nothing remains. `bad_samples` maps the ids of those that this
+    process has met in the current epoch to the reasons. `why` says why the loader was chosen, if it was.
     """
 
     name: str
@@ -81,14 +82,14 @@ class Loader(ABC):
         self._resume_at = 0
         self.bad_samples: dict[int, str] = {}
         self._bad_before = 0
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
 
     @abstractmethod
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         """Yield the pixels, uint8 [n, H, W, 3], and the bad samples of each planned batch, in order."""
 
     def plan(self) -> EpochPlan:
-        """The whole current epoch, for all ranks."""
+        """Return the plan of the complete current epoch, for all ranks."""
         sizes, settings = self.shards.sizes(), self.settings
         if settings.crop is None:
             return EpochPlan.evaluation(self.ids, sizes, size=settings.image_size)
@@ -126,7 +127,7 @@ class Loader(ABC):
         ]
 
     def __len__(self) -> int:
-        """Batches in a whole epoch on this rank, wherever a resumed one starts."""
+        """Return the number of batches in a full epoch on this rank, wherever a resumed one starts."""
         per_step = self.settings.batch_size * self.settings.world_size
         return self._limited(-(-len(self.ids) // per_step))
 
@@ -136,14 +137,14 @@ class Loader(ABC):
                 yield images, labels, ids
 
     def views(self) -> Generator[tuple[list[torch.Tensor], torch.Tensor, torch.Tensor], None, None]:
-        """Yield batches as `__iter__` does, with a list of the images of each view."""
+        """Yield batches as `__iter__` does, but with a list of the images of each view."""
         import torch
 
         settings = self.settings
         step = settings.batch_size * settings.world_size
         plans, first = [plan.rest(self._resume_at) for plan in self.plans()], self._resume_at // step
         left = len(plans[0])
-        # None are left where fewer were to be delivered, had the epoch begun with this batch size.
+        # Nothing is left if an epoch with this batch size, limited to fewer batches, would already have ended.
         count = max(self._limited(plans[0].batch_count(settings.batch_size, settings.world_size) + first) - first, 0)
         share = settings.batch_size, settings.rank, settings.world_size
         batches = [[plan.batch(each, *share) for plan in plans] for each in range(count)]
@@ -153,41 +154,41 @@ class Loader(ABC):
         self._delivered, self._resume_at = self._resume_at, 0
         for number, (ids, images) in enumerate(self._decoded(batches)):
             self._delivered += min(step, left - number * step)
-            # An empty one too: other ranks take this step, or it ends a group of accumulated batches.
+            # Empty batches are delivered, too: other ranks take this step, or it ends an accumulation group.
             yield images, torch.from_numpy(self.shards.labels(ids)), torch.from_numpy(ids)
 
     def decode_batch(self, batch: Batch) -> torch.Tensor:
-        """Return the pictures of one batch, which isn't empty, apart from any pass."""
+        """Return the images of one non-empty batch, independent of any pass."""
         ((_, (images,)),) = self._decoded([[batch]])
         return images
 
     def _decoded(self, batches: list[list[Batch]]) -> Iterator[tuple[NDArray[np.int64], list[torch.Tensor]]]:
-        """Yield the ids and the pictures of each view of each batch without its bad samples."""
+        """Yield the ids and the images of each view for each batch, without its bad samples."""
         import torch
 
         planned = [views for views in batches if len(views[0])]
         in_turn = [batch for views in planned for batch in views]
-        # Closed here: what a decoder has in flight must not wait for the garbage collector after an error.
+        # Close it here, so that a decoder's pending work does not wait for the garbage collector after an error.
         with closing(copied_ahead(self._load(in_turn), self.settings.device)) as pixels:
-            # Asked after the pixels: it starts a thread, and `_load` may fork.
+            # Start the checksums after the loader: they use a thread, and `_load` may fork.
             first_views = [views[0] for views in planned]
             changed: Iterable[BadSamples]
             changed = self._checksums.beside(first_views) if self._checksums else [()] * len(planned)
             by_batch = _grouped(pixels, 1 + len(self.settings.further_views))
             for batch, (pictures, bad), other in zip(first_views, by_batch, changed, strict=True):
                 yield self._good(batch, pictures, {**bad, **dict(other)})
-        for views in batches[len(planned) :]:  # this rank's share of the last global batch, where it has none
+        for views in batches[len(planned) :]:  # this rank has no share of the last global batch
             yield views[0].ids, [torch.empty((0, *view.size, 3), dtype=torch.uint8) for view in views]
 
     @property
     def bad_count(self) -> int:
-        """Samples left out of the epoch so far; after a resume those of before count on rank 0."""
+        """The number of samples left out of the epoch so far. After a resume, earlier ones count on rank 0."""
         return self._bad_before + len(self.bad_samples)
 
     def _good(
         self, batch: Batch, pictures: list[torch.Tensor], bad: dict[int, str]
     ) -> tuple[NDArray[np.int64], list[torch.Tensor]]:
-        """Return the ids and pictures of `batch` without those at the positions `bad`, which are reported."""
+        """Return the ids and images of `batch` without those at the positions `bad`, which are reported."""
         if not bad:
             return batch.ids, pictures
         import torch
@@ -195,56 +196,58 @@ class Loader(ABC):
         for position in sorted(bad):
             self._meet_bad(int(batch.ids[position]), bad[position])
         bounds = [-1, *sorted(bad), len(batch)]
-        # Slices, as a list of places would be copied to the GPU while the host waits.
+        # Use slices, because a list of positions would be copied to the GPU while the host waits.
         kept = [slice(before + 1, after) for before, after in pairwise(bounds)]
         ids = np.concatenate([batch.ids[each] for each in kept])
         return ids, [torch.cat([images[each] for each in kept]) for images in pictures]
 
     def _meet_bad(self, sample: int, reason: str) -> None:
-        settings, said = self.settings, f"{self.shards.describe(sample)}: {reason}"
-        lists = f"`fasttrain inspect {self.shards.location} --verify` lists all that is broken"
+        settings, problem = self.settings, f"{self.shards.describe(sample)}: {reason}"
+        lists = f"`fasttrain inspect {self.shards.location} --verify` lists everything that is broken"
         if no_memory(reason):
-            raise MemoryError(f"at {said}")
+            raise MemoryError(f"at {problem}")
         if settings.on_bad_sample == "error":
-            raise UserError(f"{said}; {lists}; copy it again, or leave such samples out: --on-bad-sample skip")
+            raise UserError(f"{problem}; {lists}; copy it again, or leave such samples out: --on-bad-sample skip")
         self.bad_samples[sample] = reason
-        if sample not in self._told:
-            self._told.add(sample)
-            settings.report(f"bad sample left out: {said}")
-        # Those before a resume are all ranks'.
+        if sample not in self._reported:
+            self._reported.add(sample)
+            settings.report(f"bad sample left out: {problem}")
+        # The count from before a resume covers all ranks.
         met = self.bad_count if settings.world_size == 1 else len(self.bad_samples)
         if met > (most := settings.most_bad(len(self.ids))):
-            raise UserError(f"{said}; more than {most:,} bad samples in one epoch; {lists}; copy or convert them again")
+            raise UserError(
+                f"{problem}; more than {most:,} bad samples in one epoch; {lists}; copy or convert them again"
+            )
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next iteration runs; a resume point in another epoch is dropped."""
+        """Set the epoch of the next iteration. A resume position in another epoch is dropped."""
         if epoch != self.epoch:
             self._delivered = self._resume_at = self._bad_before = 0
             self.bad_samples = {}
         self.epoch = epoch
 
     def set_image_size(self, side: int) -> None:
-        """The next iteration gives pictures of `side` px; what a loader holds for the former size, it makes again."""
+        """Set the image side, in px, for the next iteration. Anything the loader holds for another size is rebuilt."""
         self.settings = replace(self.settings, image_size=side)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the iteration stands: samples delivered over all ranks, not those prefetched."""
+        """Return the position of the iteration: samples delivered over all ranks, without prefetched ones."""
         bad = {"bad_samples": self.bad_count} if self.bad_count else {}
         return {"epoch": self.epoch, "samples": self._delivered, **bad}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration goes on right after the samples delivered when `state` was taken."""
+        """Make the next iteration continue right after the samples delivered when `state` was taken."""
         self.epoch = state["epoch"]
         self._delivered = self._resume_at = state["samples"]
         self._bad_before = state.get("bad_samples", 0) if self.settings.rank == 0 else 0
         self.bad_samples = {}
 
     def holding_memory(self, batch_size: int) -> AbstractContextManager[None]:
-        """Return a context that holds the GPU's memory which decoding batches of `batch_size` takes, if any."""
+        """Return a context that holds the GPU memory needed to decode batches of `batch_size`, if any."""
         return nullcontext()
 
     def close(self) -> None:
-        """Ends worker processes and threads."""
+        """End worker processes and threads."""
         if self._checksums is not None:
             self._checksums.close()
 
@@ -255,12 +258,12 @@ class Loader(ABC):
 def _grouped(
     pixels: Iterable[tuple[torch.Tensor, BadSamples]], views: int
 ) -> Iterator[tuple[list[torch.Tensor], dict[int, str]]]:
-    """Yield the pictures of `views` batches at a time, and the bad samples of all of them."""
+    """Yield the images of `views` batches at a time, with the bad samples of all of them."""
     pictures: list[torch.Tensor] = []
     bad: dict[int, str] = {}
     for images, problems in pixels:
         pictures.append(images)
-        del images  # its memory is used again once the consumer lets it go
+        del images  # its memory is reused once the consumer releases it
         bad.update(problems)
         if len(pictures) == views:
             yield pictures, bad
@@ -268,7 +271,7 @@ def _grouped(
 
 
 class ShardLoader(Loader):
-    """A loader that decodes the photographs of shards, checks their bytes, and can be chosen by its name."""
+    """A loader that decodes the photographs of shards, checks their bytes, and can be chosen by name."""
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         super().__init__(shards, ids, settings)
@@ -277,12 +280,12 @@ class ShardLoader(Loader):
     @classmethod
     @abstractmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
-        """Return why this loader can't read these shards on this machine, and the fix; None if it can."""
+        """Return why this loader can't read these shards on this machine, with the fix, or None if it can."""
 
     @classmethod
     @abstractmethod
     def preference(cls, device: str) -> int:
-        """Return a rank: `auto` takes the available loader with the greatest."""
+        """Return a number: `auto` chooses the available loader with the greatest one."""
 
     def _stored(self, samples: NDArray[np.int64]) -> Located:
         """Return where this loader reads the bytes of `samples`, int64 [n]."""

@@ -1,7 +1,8 @@
-"""Stored bytes against the index's CRC-32, each sample once a process, by a thread beside those that decode.
+"""Compare stored bytes with the CRC-32 in the index, once per sample and process, in a separate thread.
 
-What a flipped bit makes of a photograph mostly decodes, and one decoder takes what another refuses: so that a sample is
-bad for all loaders or for none, its bytes decide. What they were when it was converted, every decoder has read whole.
+A photograph with a flipped bit can usually still be decoded, and decoders differ in what they refuse. Comparing bytes
+makes a sample bad for all loaders or for none. Bytes that are unchanged since the conversion can be read by every
+decoder.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ _AHEAD = 2  # batches compared while the consumer works
 
 
 class Checksums:
-    """`stored` finds the bytes of samples, int64 [n], where the native module can read them.
+    """Compares the checksums of samples. `stored` locates the bytes of samples, int64 [n], for the native module.
 
-    Nothing is compared where the index has no checksums, nor behind a URL: what is fetched is compared by SHA-256.
+    Nothing is compared if the index has no checksums, or for shards behind a URL, whose SHA-256 is checked when they
+    are fetched.
     """
 
     def __init__(self, shards: ShardSet, stored: Callable[[NDArray[np.int64]], Located]) -> None:
@@ -39,7 +41,7 @@ class Checksums:
         self._thread: ThreadPoolExecutor | None = None
 
     def beside(self, batches: Iterable[Batch]) -> Iterator[list[tuple[int, str]]]:
-        """For each batch, the positions of the samples whose bytes have changed, and that word."""
+        """Yield, for each batch, the positions of the samples whose bytes have changed, each with the reason."""
         flying: deque[tuple[Batch, Future[None] | None]] = deque()
         for batch in batches:
             flying.append((batch, self._submit(batch)))
@@ -49,7 +51,7 @@ class Checksums:
             yield self._waited(*flying.popleft())
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
             self._thread = None
@@ -61,7 +63,7 @@ class Checksums:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="checksums")
         expected = self._crc32s[fresh]
         if native_available():
-            # Looked up by this thread alone: a ShardSet isn't made for several.
+            # Locate the bytes in this thread: a ShardSet is not made for several threads.
             return self._thread.submit(self._compare, fresh, expected, self._stored(fresh))
         stored = [self._shards.bytes(sample) for sample in fresh.tolist()]
         return self._thread.submit(self._compare, fresh, expected, stored)
@@ -69,7 +71,7 @@ class Checksums:
     def _compare(
         self, samples: NDArray[np.int64], expected: NDArray[np.uint32], stored: Located | list[memoryview]
     ) -> None:
-        # Noted here: whoever asked may be gone, and nobody asks again.
+        # Record the results here: the caller may be gone, and a sample is compared only once.
         self._bad.update(samples[_crc32s(stored) != expected].tolist())
         self._compared[samples] = True
 

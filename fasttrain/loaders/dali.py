@@ -1,8 +1,8 @@
-"""`--loader dali`: NVIDIA DALI decodes just the plan's boxes, on the GPU where there is one.
+"""`--loader dali`: NVIDIA DALI decodes only the planned boxes, on the GPU if there is one.
 
-Of cut shards it gets no whole JPEGs but those of `slices.py`, which hold just the crops: fewer bytes go to the decoder,
-and neither libjpeg-turbo nor nvJPEG has to find its way through MCUs that nobody wants. One thread of its own slices,
-feeds DALI and waits for it, so that the thread of the training loop does none of that.
+For cut shards it receives the JPEGs from `slices.py`, which hold only the crops. Fewer bytes go to the decoder, and
+neither libjpeg-turbo nor nvJPEG has to skip unwanted MCUs. A separate thread slices, feeds DALI and waits for it, so
+that this costs the training loop's thread nothing.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
 _Kind = tuple[int, bool, Interpolation]
-"""The pictures that a pipeline makes: their side, whether they are letterboxed, and the filter."""
+"""The kind of images that a pipeline makes: their side, whether they are letterboxed, and the filter."""
 
 
 class DaliLoader(ShardLoader):
-    """Feeds JPEG bytes, anchors and shapes of the plan to `decoders.image_slice`.
+    """Feed JPEG bytes and the plan's anchors and shapes to `decoders.image_slice`.
 
-    sliced: whether the JPEGs are cut down to their crops first; the pixels are the same. True on cut shards.
-    hw_decoder_load: see `HW_DECODER_LOAD`.
+    `sliced`: whether the JPEGs are first cut down to their crops; the pixels are the same. True for cut shards.
+    `hw_decoder_load`: see `HW_DECODER_LOAD`.
     """
 
     name = "dali"
@@ -74,19 +74,21 @@ class DaliLoader(ShardLoader):
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if shards.raw:
-            return "these shards hold pixels, its decoder takes JPEGs; use --loader native, or convert without --raw"
+            return (
+                "these shards hold pixels, but its decoder needs JPEGs; use --loader native, or convert without --raw"
+            )
         if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
             return f"DALI is not installed; {install(dali_extra(torch.version.cuda))}"
         return start_problem(device if device.startswith("cuda") else "cpu")
 
     @classmethod
     def preference(cls, device: str) -> int:
-        # On a GPU it has not been measured yet, so it comes after the loaders that were, but for torchvision's. On the
-        # CPU it was measured slower than that one, too (1,173 to 1,411 img/s on two cores).
+        # On a GPU it has not been measured yet, so it comes after the measured loaders, except torchvision's. On the
+        # CPU it was measured to be slower than torchvision's (1,173 to 1,411 img/s on two cores).
         return 5 if device.startswith("cuda") else -10
 
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
-        # One thread alone has DALI in its hands: a pipeline's Python part isn't made for two.
+        # Only one thread uses DALI, because the Python part of a pipeline is not thread-safe.
         with closing(in_thread(self._decoded_batches(batches), "dali")) as self._running:
             for images, bad, ready in self._running:
                 yield images if ready is None else received(images, ready), bad
@@ -94,7 +96,8 @@ class DaliLoader(ShardLoader):
     def _decoded_batches(
         self, batches: Sequence[Batch]
     ) -> Generator[tuple[torch.Tensor, BadSamples, torch.cuda.Event | None], None, None]:
-        """Yield the pixels and the bad samples of each batch, and on a GPU the event after which they are there."""
+        """Yield the pixels and the bad samples of each batch, and on a GPU the event that signals that
+        they are ready."""
         from nvidia.dali.plugin.pytorch import feed_ndarray
 
         waiting = fetched_ahead(self.shards, batches, batches)
@@ -107,12 +110,12 @@ class DaliLoader(ShardLoader):
                 while flying:
                     batch = flying[0]
                     try:
-                        # Bound to a stream, they may still be in the making: without one DALI waits for the GPU.
+                        # With a stream the outputs may still be in progress. Without one DALI would wait for the GPU.
                         (pixels,) = self._pipeline(batch).share_outputs(cuda_stream=stream)
                     except RuntimeError as error:
                         if not may_be_a_photograph(error):
                             raise
-                        # DALI stops at the first bad photograph and does not say which.
+                        # DALI stops at the first bad photograph and does not say which one it is.
                         self._find_bad(flying, error)
                         for each in flying:
                             self._feed(each)
@@ -128,7 +131,7 @@ class DaliLoader(ShardLoader):
                     yield images, bad, None if stream is None else stream.record_event()
                     del images
         except Exception:
-            self._pipelines = {}  # one may hold half a batch
+            self._pipelines = {}  # a pipeline may hold half a batch
             raise
         finally:
             self._drain(flying)
@@ -140,7 +143,7 @@ class DaliLoader(ShardLoader):
 
     @contextmanager
     def holding_memory(self, batch_size: int) -> Iterator[None]:
-        """Hold the GPU's memory that DALI takes to decode batches of `batch_size`, which torch doesn't know of."""
+        """Hold the GPU memory that DALI needs to decode batches of `batch_size`, which torch doesn't know about."""
         if not self._on_gpu:
             yield
             return
@@ -151,7 +154,7 @@ class DaliLoader(ShardLoader):
             count = min(AHEAD + 1, plans[0].batch_count(batch_size))
             batches = [plan.batch(number, batch_size) for number in range(count) for plan in plans]
             with closing(other._load(batches)) as decoded:  # type: ignore[type-var]
-                # As many as wait for the model while it works.
+                # Keep as many batches as wait for the model while it works.
                 waiting = list(islice(decoded, 2))
                 yield
                 del waiting
@@ -169,11 +172,11 @@ class DaliLoader(ShardLoader):
         return self.settings.device.startswith("cuda")
 
     def _stream(self) -> torch.cuda.Stream | None:
-        """Return a stream to take DALI's batches on, beside the one that the model computes on; None on a CPU."""
+        """Return a stream for DALI's batches, separate from the model's, or None on a CPU."""
         return torch.cuda.Stream(self.settings.device) if self._on_gpu else None
 
     def _pipeline(self, batch: Batch) -> Any:
-        """Return the pipeline that makes pictures of the size of `batch`, started where there is none yet."""
+        """Return the pipeline for images of the size of `batch`. Starts it if there is none yet."""
         kind = _kind(batch)
         if kind not in self._pipelines:
             self._start(*kind)
@@ -203,7 +206,7 @@ class DaliLoader(ShardLoader):
             flying.append(batch)
 
     def _refuse(self, batch: Batch) -> None:
-        """Notes the samples that are no JPEG of their size: one said to be small could take all memory."""
+        """Record samples that are not JPEGs of their size: a JPEG that claims to be small could take all memory."""
         for sample in batch.ids[~self._looked_at[batch.ids]].tolist():
             self._looked_at[sample] = True
             height, width = self._sizes[sample].tolist()
@@ -213,10 +216,10 @@ class DaliLoader(ShardLoader):
                 self._bad[sample] = f"DALI can't decode it ({error})"
 
     def _feed(self, batch: Batch) -> None:
-        """Schedules `batch`, with a black picture in each bad one's place."""
+        """Schedule `batch`, with a black image in the place of each bad sample."""
         pipeline = self._pipeline(batch)
         if self.sliced:
-            # This thread alone: it takes a fiftieth of what decoding takes.
+            # In this thread: slicing takes a fiftieth of the time of decoding.
             jpegs, anchors = sliced_jpegs(self.shards, batch)
         else:
             jpegs, anchors = whole_jpegs(self.shards, batch)
@@ -239,7 +242,7 @@ class DaliLoader(ShardLoader):
             self._pipelines = {}
 
     def _find_bad(self, flying: Iterable[Batch], error: RuntimeError) -> None:
-        """Has torchvision find the photographs that DALI may have stopped at; raises `error` where there are none."""
+        """Find the photographs that DALI may have stopped at, using torchvision. Raise `error` if there are none."""
         from fasttrain.loaders.torchvision import decode_crop
 
         known = len(self._bad)

@@ -1,7 +1,7 @@
 """The graph of `--loader dali`: decode a slice, resize (antialiased: triangular or cubic), flip.
 
-With a GPU the decoder is nvJPEG (`device="mixed"`) and everything after it runs there; without one all of it runs on
-the CPU. Only the CPU's has been run so far: a GPU pipeline can be described without a driver, but not built.
+With a GPU the decoder is nvJPEG (`device="mixed"`) and everything after it runs there. Without one everything runs on
+the CPU. Only the CPU version has been run so far: a GPU pipeline can be described without a driver, but not built.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fasttrain.errors import UserError, no_memory
 from fasttrain.loaders.plan import LETTERBOX_GREY, letterbox_size
 
 HW_DECODER_LOAD = 0.0
-"""The part of each batch that a GPU's JPEG engine decodes, where it has one; CUDA kernels decode the rest.
+"""The share of each batch that a GPU's JPEG engine decodes, if it has one. CUDA kernels decode the rest.
 
-Which photographs those are depends on their places in the batch, and the two may round differently. So only 0 and 1
-give a photograph the same pixels wherever it comes in a batch, and only 0 gives them on GPUs without the engine, too.
+Which photographs the engine decodes depends on their positions in the batch, and the two may round differently. So
+only 0 and 1 give a photograph the same pixels at any position, and only 0 does so on GPUs without the engine, too.
 """
 
-AHEAD = 2  # batches in DALI's hands while the consumer works
-BLACK = 8  # px, the side of what stands for a bad photograph
+AHEAD = 2  # batches that DALI processes while the consumer works
+BLACK = 8  # px, the side of the image that stands in for a bad photograph
 
 _OTHER_THREADS = 2  # the one that slices and feeds, and the training loop's
 
@@ -47,12 +47,12 @@ def make_pipeline(
     interpolation: Interpolation = "bilinear",
     hw_decoder_load: float = HW_DECODER_LOAD,
 ) -> Any:
-    """Return a pipeline that isn't built yet.
+    """Return a pipeline that is not built yet.
 
     Its inputs are `jpegs` uint8 [bytes], `anchors` and `shapes` int32 [2] in (height, width), `flips` and `vflips`
-    int32; the output is uint8 [size, size, 3]. `device_id` None keeps all of it on the CPU and needs no driver. With
-    `letterbox` there are two more inputs: `inner` float32 [2], the size of each resized picture, and `corners`
-    int32 [2], where the square begins in it (negative numbers).
+    int32. The output is uint8 [size, size, 3]. With `device_id` None everything runs on the CPU and no driver is
+    needed. With `letterbox` there are two more inputs: `inner` float32 [2], the size of each resized image, and
+    `corners` int32 [2], where the square begins in it (negative numbers).
     """
     from nvidia.dali import fn, pipeline_def, types
 
@@ -103,11 +103,12 @@ def make_pipeline(
 
 
 def start(pipeline: Any, *, batch_size: int, letterbox_side: int, device: str) -> None:
-    """Build `pipeline` and run it on batches of black pictures, after which it takes and gives a batch at a time.
+    """Build `pipeline` and run it on batches of black images. After that it takes and returns a batch at a time.
 
-    The first run takes as many batches as it prefetches, however few the epoch has. Photographs are not given to it: a
-    broken one would be met where no batch could be blamed. The batches are full, as the first one decides how many
-    photographs of each batch a GPU's JPEG engine decodes. Raises UserError where DALI can't start on `device`.
+    The first run takes as many batches as the pipeline prefetches, even if the epoch has fewer. It gets no
+    photographs, because an error from a broken one could not be traced to a batch. The batches are full, because the
+    first one decides how many photographs of each batch a GPU's JPEG engine decodes. Raises UserError if DALI can't
+    start on `device`.
     """
     try:
         pipeline.build()
@@ -122,12 +123,12 @@ def start(pipeline: Any, *, batch_size: int, letterbox_side: int, device: str) -
     except RuntimeError as error:
         if no_memory(str(error)):
             raise
-        raise UserError(f"loader = 'dali': {_cannot_start(device, error)}; take another --loader") from error
+        raise UserError(f"loader = 'dali': {_cannot_start(device, error)}; use another --loader") from error
 
 
 @functools.cache
 def black_jpeg() -> NDArray[np.uint8]:
-    """Return a black picture of `BLACK` px, uint8 [bytes]."""
+    """Return a black JPEG with a side of `BLACK` px, uint8 [bytes]."""
     from torchvision.io import encode_jpeg
 
     jpeg: NDArray[np.uint8] = encode_jpeg(torch.zeros((3, BLACK, BLACK), dtype=torch.uint8)).numpy()
@@ -143,7 +144,7 @@ def feed(
     vflips: NDArray[np.int32],
     letterbox_side: int,
 ) -> None:
-    """Give a batch to the inputs of `pipeline`; `letterbox_side` is 0 for one without letterbox."""
+    """Feed a batch to the inputs of `pipeline`. `letterbox_side` is 0 for a pipeline without letterboxing."""
     inputs: dict[str, Any] = {"jpegs": jpegs, "anchors": anchors, "shapes": shapes, "flips": flips, "vflips": vflips}
     if letterbox_side:
         inner = np.array([letterbox_size(height, width, letterbox_side) for height, width in shapes.tolist()], np.int32)
@@ -153,22 +154,22 @@ def feed(
 
 
 def decoder_threads(workers: int, cores: int, device_id: int | None) -> int:
-    """Return how many threads DALI decodes with, for `workers` that were asked for on `cores` of this rank.
+    """Return the number of threads for DALI's decoder, given the requested `workers` and the `cores` of this rank.
 
-    With a GPU the cores are the decoder's but for two, one of which the training loop launches kernels from. Without
-    one the model takes all cores anyway.
+    With a GPU the decoder gets all cores but two, one of which launches the training loop's kernels. Without a GPU the
+    model uses all cores anyway.
     """
     return max(min(workers, cores - _OTHER_THREADS) if device_id is not None else workers, 1)
 
 
 def release_unused_memory() -> None:
-    """Give the memory of pipelines that are gone back to the GPU, which DALI keeps for others."""
+    """Return the memory of ended pipelines to the GPU, which DALI would keep for others."""
     if (backend := sys.modules.get("nvidia.dali.backend")) is not None:
         backend.ReleaseUnusedMemory()
 
 
 def start_problem(device: str) -> str | None:
-    """Return why DALI can't decode on `device` here, one line; None if it can. It is tried, once where it works."""
+    """Return why DALI can't decode on `device`, in one line, or None if it can. A success is tried only once."""
     if device in _works:
         return None
     try:
@@ -187,7 +188,7 @@ def start_problem(device: str) -> str | None:
 
 
 def device_id_of(device: str) -> int | None:
-    """Return the number of the GPU for DALI; None for the CPU."""
+    """Return DALI's number of the GPU, or None for the CPU."""
     if not device.startswith("cuda"):
         return None
     index = torch.device(device).index
@@ -202,23 +203,23 @@ def _cannot_start(device: str, error: BaseException) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the sentence of DALI's error, of many lines, that says what is wrong."""
-    said = str(error).partition("encountered:\n")[2] or str(error)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """Return the sentence in DALI's multi-line error that says what is wrong."""
+    message = str(error).partition("encountered:\n")[2] or str(error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     sentence = re.sub(r"^Assert on .* failed: ", "", lines[0]) if lines else type(error).__name__
     return sentence.split(". ")[0].rstrip(".")
 
 
 def may_be_a_photograph(error: RuntimeError) -> bool:
-    """Return whether a photograph may be what DALI stopped at, and not the machine."""
+    """Return whether DALI may have stopped because of a photograph, and not because of the machine."""
     return not (no_memory(str(error)) or re.search(_CUDA, str(error)))
 
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raise torch's error where DALI lacks memory of the GPU, MemoryError where it lacks the host's.
+    """Raise torch's error if DALI lacks GPU memory, and MemoryError if it lacks the host's.
 
-    DALI has a RuntimeError for all that fails, and a MemoryError for some of it.
+    DALI raises RuntimeError for every failure, and MemoryError for some.
     """
     try:
         yield

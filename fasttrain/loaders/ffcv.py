@@ -1,9 +1,10 @@
 """`--loader ffcv`: FFCV's own `Loader` over a `.beton`, with a decoder that follows the plan.
 
-FFCV's stock decoder draws its own crops, decodes with the fast DCT, resizes with INTER_AREA and passes corrupt samples
-silently. Ours calls fasttrain's native decoder with the address of a row in a table, as numba freezes the arrays that
-compiled code captures. The row holds the box and the flip, and the decoder notes there whether it failed. There is a
-row for each place in the epoch, as a sample may come several times; FFCV is told place and sample in one number.
+FFCV's stock decoder draws its own crops, decodes with the fast DCT, resizes with INTER_AREA, and ignores corrupt
+samples silently. This one calls fasttrain's native decoder with the address of a row in a table, because numba freezes
+the arrays that compiled code captures. The row holds the box and the flip, and the decoder records there whether it
+failed. There is a row for each position in the epoch, because a sample may occur several times; FFCV gets position and
+sample in one number.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _PLANNED_ROW = np.dtype([("box", np.int32, 4), ("flags", np.int32), ("failed", n
 
 
 class FfcvLoader(ShardLoader):
-    """One split of shards that `convert --format tar,beton` made."""
+    """A loader for one split of shards made by `convert --format tar,beton`."""
 
     name = "ffcv"
 
@@ -52,13 +53,15 @@ class FfcvLoader(ShardLoader):
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
         if shards.raw:
-            return "these shards hold pixels, FFCV's files JPEGs; use --loader native, or convert without --raw"
+            return (
+                "these shards hold pixels, but FFCV's files need JPEGs; use --loader native, or convert without --raw"
+            )
         if not shards.mapped:
             return "FFCV's files are made by `convert --format tar,beton`; use --loader native for a plain folder"
         if shards.stored is not shards:
-            return "FFCV's files hold a whole split each, and a fold mixes train and val; use --loader native"
+            return "FFCV's files hold one split each, but a fold mixes train and val; use --loader native"
         if shards.remote:
-            return "FFCV's files hold a whole split each and are not fetched from a URL; use --loader native"
+            return "FFCV's files are not fetched from a URL; use --loader native"
         if importlib.util.find_spec("ffcv") is None:
             return "FFCV is not installed; `fasttrain doctor` says how"
         if not native_available():
@@ -111,22 +114,22 @@ class FfcvLoader(ShardLoader):
             jpeg = self.shards.bytes(int(batch.ids[position]))
             _native.decode_crop(jpeg, tuple(batch.boxes[position].tolist()), False, (height, width))
         except ValueError as error:
-            return f"FFCV's file holds it broken ({error})"
-        return "FFCV's file holds it broken, the shard whole"
+            return f"it is broken in FFCV's file ({error})"
+        return "it is broken in FFCV's file, but intact in the shard"
 
 
 class _ViewReader:
-    """FFCV's own loader over the beton at `path`, which gives one picture of `side` px of each photograph."""
+    """FFCV's own loader over the beton at `path`, for one image of `side` px of each photograph."""
 
     def __init__(self, path: Path, samples: int, rows: int, first_id: int, side: int, settings: LoaderSettings) -> None:
-        """`samples` are the beton's; `rows` is the most that an epoch has."""
+        """`samples`: the number in the beton. `rows`: the greatest number in an epoch."""
         self._samples, self._first_id, self._device = samples, first_id, settings.device
-        # Compiled code holds its address, so it never moves.
+        # Compiled code holds its address, so it must never move.
         self._table = np.zeros(rows, _PLANNED_ROW)
         self._loader, self._order = _make_loader(path, self._table, samples, side, settings)
 
     def read(self, batches: Sequence[Batch]) -> Generator[tuple[torch.Tensor, list[int]], None, None]:
-        """Yield the pictures of each batch, and the positions of those that failed."""
+        """Yield the images of each batch, and the positions of those that failed."""
         bounds = [0, *np.cumsum([len(batch) for batch in batches]).tolist()]
         places = [slice(*each) for each in pairwise(bounds)]
         for batch, rows in zip(batches, places, strict=True):
@@ -138,15 +141,15 @@ class _ViewReader:
             epoch = iter(self._loader)
         try:
             copies = self._copies(epoch, places)
-            # Where the model runs on a GPU, the training loop's thread has better to do than to copy.
+            # If the model runs on a GPU, copying is left to another thread.
             with contextlib.closing(in_thread(copies, "ffcv") if self._device.startswith("cuda") else copies) as copied:
                 yield from copied
         finally:
-            # Its thread reads the table: the next epoch must not fill it while that still runs.
+            # FFCV's thread reads the table, so it must end before the next epoch fills it.
             _end(epoch)
 
     def _copies(self, epoch: Any, places: Sequence[slice]) -> Generator[tuple[torch.Tensor, list[int]], None, None]:
-        """Copy each batch: FFCV hands out slots of a ring that it writes again a few batches later."""
+        """Copy each batch: FFCV hands out slots of a ring buffer, which it overwrites a few batches later."""
         for rows, (images,) in zip(places, epoch, strict=True):
             failed = np.flatnonzero(self._table["failed"][rows])
             yield empty_pictures(tuple(images.shape), self._device).copy_(images), failed.tolist()
@@ -154,7 +157,7 @@ class _ViewReader:
 
 def _end(epoch: Any) -> None:
     epoch.close()
-    while epoch.is_alive():  # FFCV's thread puts its last word into a queue that may be full, and waits there
+    while epoch.is_alive():  # FFCV's thread may be waiting to put its last message into a full queue
         with contextlib.suppress(queue.Empty):
             epoch.output_queue.get_nowait()
         epoch.join(0.01)
@@ -162,7 +165,7 @@ def _end(epoch: Any) -> None:
 
 @contextlib.contextmanager
 def _torch_threads_kept() -> Iterator[None]:
-    """FFCV sets torch's number of threads to its own, which would slow the model and change its sums."""
+    """Keep torch's number of threads, which FFCV would set to its own: that slows the model and changes its sums."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -192,7 +195,7 @@ def _make_loader(
     from ffcv.traversal_order.base import TraversalOrder
 
     native_decode = _native_decode()
-    # Compiled code knows addresses only: the one module that handles them.
+    # Compiled code only works with addresses. This is the only module that handles them.
     table, row_bytes = planned.ctypes.data, _PLANNED_ROW.itemsize
 
     class PlannedDecoder(Operation):
@@ -227,7 +230,7 @@ def _make_loader(
 
     class PlannedOrder(TraversalOrder):
         def __init__(self) -> None:
-            # FFCV fixes a loader's length by the first order it sees: it must be a whole epoch's.
+            # FFCV takes a loader's length from the first order that it sees, so this must be a full epoch.
             self.numbers = np.arange(len(planned))
 
         def __call__(self, loader: Any) -> Any:  # FFCV calls what it is given, class or instance

@@ -1,4 +1,4 @@
-"""Runs a generator in a thread of its own, so that its work costs the thread of the training loop nothing."""
+"""Run a generator in its own thread, so that its work costs the training loop's thread nothing."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-_LOOK_S = 0.2  # between two looks at whether the program is over, while nobody takes what is ready
+_LOOK_S = 0.2  # seconds between checks for the program's end while nobody takes the item
 
 
 class _Ready(NamedTuple, Generic[T]):
-    """A message of the thread: an item, or none at the end, then with the error that the generator failed with."""
+    """A message of the thread: an item, or none at the end, with the generator's error if it failed."""
 
     items: list[T]
     error: BaseException | None = None
 
 
 def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, None]:
-    """Yield what `items` yields, which runs in a thread called `name` from the first item on.
+    """Yield the items of `items`, which runs in a thread called `name` from the first item on.
 
-    One item is ready, and the one after it is made, while the consumer works. What `items` raises is raised here.
+    While the consumer works, one item is ready and the next one is being made. Exceptions of `items` are raised here.
     Closing this generator closes `items`, in its thread, and waits for that.
     """
     ready: queue.Queue[_Ready[T]] = queue.Queue(1)
@@ -35,7 +35,7 @@ def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, 
             with contextlib.closing(items):
                 for item in items:
                     made = [item]
-                    del item  # the consumer alone keeps it alive
+                    del item  # only the consumer keeps it alive
                     if not _hand_over(ready, _Ready(made), stop):
                         return
                     del made
@@ -59,7 +59,10 @@ def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, 
 
 
 def _hand_over(ready: queue.Queue[_Ready[T]], made: _Ready[T], stop: threading.Event) -> bool:
-    """Return whether somebody may still take `made`. A program that ends in mid-epoch waits for its threads."""
+    """Pass `made` on, and return whether somebody may still take it.
+
+    False if the program ends, which waits for threads.
+    """
     while not stop.is_set() and threading.main_thread().is_alive():
         with contextlib.suppress(queue.Full):
             ready.put(made, timeout=_LOOK_S)

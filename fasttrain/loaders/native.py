@@ -1,6 +1,7 @@
-"""`--loader native`: our own C++ pool, which decodes only the crop's part of each photograph.
+"""`--loader native`: a C++ thread pool that decodes only the crop of each photograph.
 
-Works on every shard; fastest on those cut at every MCU (`convert --cut mcu`, the default with the native module).
+It works on all shards, and is fastest on those cut at every MCU (`convert --cut mcu`, the default with the native
+module).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from fasttrain.photos.cut import native_available
 if TYPE_CHECKING:
     from fasttrain.shards.reader import Located, ShardSet
 
-_LOCATED = 8  # batches looked up at a time: a look-up costs the consumer's thread about as much for all as for one
-_AHEAD = 3  # batches in the pool's hands while the consumer works
+_LOCATED = 8  # batches located at a time; locating all costs the consumer's thread about as much as locating one
+_AHEAD = 3  # batches in the pool while the consumer works
 
 
 class NativeLoader(ShardLoader):
-    """Threads of one process; memory is `_AHEAD` + 1 batches beyond those that the consumer keeps."""
+    """A loader with threads in one process. Its memory is `_AHEAD` + 1 batches more than the consumer keeps."""
 
     name = "native"
 
@@ -37,7 +38,7 @@ class NativeLoader(ShardLoader):
         self._sizes = shards.sizes()
         self._pool: Any = None
         self._views = 1 + len(settings.further_views)
-        # Memory of batches that nobody holds any more, by its shape.
+        # Memory of batches that are no longer in use, by its shape.
         self._free: defaultdict[tuple[int, ...], deque[NDArray[np.uint8]]] = defaultdict(
             lambda: deque(maxlen=(_AHEAD + 1) * self._views)
         )
@@ -75,7 +76,7 @@ class NativeLoader(ShardLoader):
                 yield images, bad
         finally:
             read_ahead.close()
-            if self._pool is not None:  # `close` has waited for all of them
+            if self._pool is not None:  # otherwise `close` has waited for all of them
                 for ticket, _ in flying:
                     self._pool.wait(ticket)
 
@@ -90,7 +91,10 @@ class NativeLoader(ShardLoader):
             self._pool = None
 
     def _located(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Located]]:
-        """Each batch with where its bytes lie; of shards behind a URL only as it comes, as others aren't here yet."""
+        """Yield each batch with the location of its bytes.
+
+        Batches of shards behind a URL are located one at a time, because others are not fetched yet.
+        """
         at_a_time = (_LOCATED if self.shards.mapped and not self.shards.remote else 1) * self._views
         for start in range(0, len(batches), at_a_time):
             several = batches[start : start + at_a_time]
@@ -117,11 +121,11 @@ class NativeLoader(ShardLoader):
     def _output(self, batch: Batch) -> torch.Tensor:
         if self.settings.device.startswith("cuda"):
             return empty_pictures((len(batch), *batch.size, 3), self.settings.device)
-        # Fresh pages cost the kernel more than decoding a photograph, so memory is used again.
+        # Fresh pages cost the kernel more than decoding a photograph, so memory is reused.
         shape = (max(self.settings.batch_size, len(batch)), *batch.size, 3)
         free = self._free[shape]
         buffer = free.pop() if free else np.empty(shape, dtype=np.uint8)
         images = buffer[: len(batch)]
-        # Whatever shares the tensor's storage (its views, its slices, arrays made of it) keeps `images` alive.
+        # Everything that shares the tensor's storage (views, slices, arrays made from it) keeps `images` alive.
         weakref.finalize(images, free.append, buffer).atexit = False
         return torch.from_numpy(images)

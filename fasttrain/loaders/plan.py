@@ -1,12 +1,10 @@
-"""The augmentation plan: which photograph comes when, where it is cropped, whether it is flipped.
+"""The augmentation plan: the order of photographs, and the crop and the flips of each.
 
-Everything here is a pure function of (seed, epoch, sample id), so every loader, any number of workers and
-any number of ranks see the same crops, and a run resumes at the very sample where it stopped. Where an epoch
-repeats samples, to balance classes, the number of the draw takes the id's place.
+Everything is a pure function of (seed, epoch, sample id), so all loaders, workers and ranks see the same crops, and a
+run resumes at the exact sample. Where classes are balanced, the number of the draw is used instead of the id.
 
-Random words come straight from NumPy's `Philox` bit generator (Salmon et al., "Parallel random numbers: as
-easy as 1, 2, 3", SC 2011): its raw stream is fixed, while `Generator` methods may change between NumPy
-releases. Arithmetic on them is limited to operations that IEEE 754 rounds exactly, so that two CPUs agree.
+Random words are NumPy's raw `Philox` (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), because
+`Generator` methods may change. Arithmetic is limited to operations that IEEE 754 rounds exactly on every CPU.
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ from numpy.typing import NDArray
 from fasttrain.config.interpolation import Interpolation
 
 ORDER_STREAM, CROP_STREAM, AUGMENT_STREAM, MIX_STREAM, SHARD_STREAM, CLASS_STREAM, DRAW_STREAM = range(7)
-LETTERBOX_GREY = 114  # as Ultralytics fills
+LETTERBOX_GREY = 114  # as in Ultralytics
 
 SHARD_WINDOW = 8
-"""Shards whose samples `shuffle` "shards" mixes: 8,000 photographs and some 400 MB as `convert` writes them."""
+"""The number of shards that `shuffle` "shards" mixes: 8,000 photographs, about 400 MB with `convert`'s defaults."""
 
-_FIRST_VIEW_STREAM, _MOST_VIEWS = 16, 200  # streams of the crops of a photograph's further views
+_FIRST_VIEW_STREAM, _MOST_VIEWS = 16, 200  # random streams for the crops of a photograph's further views
 
-_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 _CROP_WORDS = 2 * _ATTEMPTS + 4  # area and ratio for each attempt, top, left, both flips: six Philox blocks
 _FLIP, _VFLIP = 2 * _ATTEMPTS + 2, 2 * _ATTEMPTS + 3
 _CHUNK = 1 << 16
@@ -36,10 +34,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Crop:
-    """`RandomResizedCrop`'s settings: `scale` is the crop's share of the area, `ratio` width over height.
-
-    flip, vflip: the probability that the picture is mirrored, and that it is turned upside down, as in all rules.
-    """
+    """`RandomResizedCrop`: `scale` is the share of the area, `ratio` width / height, `flip` and `vflip` are chances."""
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -50,7 +45,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class CenterShare:
-    """The centred square whose side is `share` of the short side: `CenterCrop` after a `Resize` by 1 / share."""
+    """A centred square whose side is `share` of the short side: `CenterCrop` after a `Resize` by 1 / share."""
 
     share: float = 224 / 256
     flip: float = 0.0
@@ -60,7 +55,7 @@ class CenterShare:
 
 @dataclass(frozen=True)
 class FullPicture:
-    """The entire photograph, squashed to a square or, with `letterbox`, made as large as fits into one."""
+    """The entire photograph, squashed to a square or, with `letterbox`, scaled to fit into one."""
 
     flip: float = 0.0
     letterbox: bool = False
@@ -73,25 +68,26 @@ CropRule = Crop | CenterShare | FullPicture
 
 @dataclass(frozen=True)
 class View:
-    """One picture of each photograph, `size` x `size` px, cropped by `crop`."""
+    """One image of each photograph, `size` x `size` px, cropped by `crop`."""
 
     size: int
     crop: CropRule
 
 
 BadSamples = Sequence[tuple[int, str]]
-"""(position in the batch, reason) of each photograph that could not be decoded."""
+"""(position in the batch, reason) for each photograph that could not be decoded."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Planned samples, in order: what a loader must deliver at one position.
+    """Planned samples, in order, that a loader must deliver as a batch.
 
-    ids: int64 [n], row numbers of the shards' index. boxes: int32 [n, 4], (top, left, height, width) in pixels of
-    the photograph. flips: bool [n], mirrored. size: (height, width) of the output in pixels. view: the number of the
-    view, where each photograph is delivered in several. letterbox: whether a box keeps its aspect ratio, see
-    `letterbox_size`. vflips: bool [n], upside down; None where no picture is. draws: int64 [n], numbers of the draws
-    that boxes and flips belong to; None where they belong to the ids. interpolation: the filter that resizes the boxes.
+    `ids`: int64 [n], row numbers of the shards' index. `boxes`: int32 [n, 4], (top, left, height, width) in pixels of
+    the photograph. `flips`: bool [n], flipped horizontally. `size`: (height, width) of the output in pixels. `view`:
+    the number of the view, if each photograph has several. `letterbox`: whether a box keeps its aspect ratio, see
+    `letterbox_size`. `vflips`: bool [n], flipped vertically; None if none is. `draws`: int64 [n], the numbers of the
+    draws that boxes and flips belong to; None if they belong to the ids. `interpolation`: the filter that resizes the
+    boxes.
     """
 
     ids: NDArray[np.int64]
@@ -109,7 +105,7 @@ class Batch:
 
     @property
     def upside_down(self) -> NDArray[np.bool_]:
-        """Bool [n], which pictures are upside down."""
+        """Which images are flipped vertically, bool [n]."""
         return np.zeros(len(self), np.bool_) if self.vflips is None else self.vflips
 
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
@@ -121,10 +117,10 @@ class Batch:
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
-    """uint64 [count, words]: row i belongs to sample id `first + i`, whatever `count` and `first` are.
+    """Return uint64 [count, words]. Row i belongs to sample id `first + i`, for any `count` and `first`.
 
-    `words` must be a multiple of 4 (a Philox block), `seed` in [0, 2**64), `epoch` in [0, 2**56),
-    `stream` in [0, 256). Raises ValueError otherwise.
+    `words` must be a multiple of 4 (a Philox block), `seed` in [0, 2**64), `epoch` in [0, 2**56), and `stream` in [0,
+    256). Raises ValueError otherwise.
     """
     if words % 4 or not 0 <= seed < 1 << 64 or not 0 <= epoch < 1 << 56 or not 0 <= stream < 256:
         raise ValueError(f"no such stream: seed={seed} epoch={epoch} stream={stream} words={words}")
@@ -134,18 +130,18 @@ def random_words(seed: int, epoch: int, stream: int, count: int, words: int, fir
 
 
 def unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """float64 in [0, 1), from the upper 53 bits of each word."""
+    """Return float64 in [0, 1), from the upper 53 bits of each word."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def epoch_order(
     ids: NDArray[np.int64], seed: int, epoch: int, shards: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """int64 [n]: `ids` in the epoch's order, by a stable argsort of one word a sample.
+    """Return `ids` in the epoch's order, int64 [n], by a stable argsort of one word per sample.
 
-    With `shards`, int64 [n], the shard that each sample lies in, the shards are put in a random order and only the
-    samples of each `SHARD_WINDOW` of them are mixed, as WebDataset's and FFCV's (`QUASI_RANDOM`) windows are: the
-    disk is then read nearly in sequence.
+    With `shards`, int64 [n], the shard of each sample, the shards are put in a random order, and only samples within
+    each window of `SHARD_WINDOW` shards are mixed. The disk is then read nearly in sequence. WebDataset's and FFCV's
+    (`QUASI_RANDOM`) windows work the same way.
     """
     if not len(ids):
         return ids.astype(np.int64)
@@ -160,11 +156,12 @@ def balanced_order(
     epoch: int,
     shards: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return as many samples as `ids` has, every class equally often, in the epoch's order; and their draws' numbers.
+    """Return as many samples as `ids` has, with every class equally often, in the epoch's order, and their draw
+    numbers.
 
-    All are int64 [n]; `labels` and `shards` belong to `ids`, and `shards` mixes as in `epoch_order`. Each class gets
-    n // classes draws, and classes chosen at random one more. The samples of a class take turns in a random order, so
-    none comes again before all of them have come.
+    All arrays are int64 [n]. `labels` and `shards` belong to `ids`, and `shards` mixes as in `epoch_order`. Each class
+    gets n // classes draws, and randomly chosen classes get one more. The samples of a class take turns in a random
+    order, so none is repeated before all have been used.
     """
     if not len(ids):
         return ids.astype(np.int64), ids.astype(np.int64)
@@ -183,7 +180,7 @@ def balanced_order(
 
 
 def _mixed(words: NDArray[np.uint64], seed: int, epoch: int, shards: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Return the positions that put `words` in order, within windows of shards where `shards` is given."""
+    """Return the positions that sort `words`, within windows of shards if `shards` is given."""
     if shards is None:
         return np.argsort(words, kind="stable")
     names, which = np.unique(shards, return_inverse=True)
@@ -197,8 +194,8 @@ def random_resized_crops(
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Return boxes int32 [n, 4] (top, left, height, width) and flips bool [n] of the samples `ids`.
 
-    `sizes` is int32 [n, 2], (height, width) of each. Each `view` has numbers of its own. The distribution is
-    torchvision's `RandomResizedCrop` (ten attempts, then the largest centre crop within `ratio`) and
+    `sizes` is int32 [n, 2], (height, width) of each. Each `view` has its own random numbers. The distribution is that
+    of torchvision's `RandomResizedCrop` (ten attempts, then the largest centre crop within `ratio`) and
     `RandomHorizontalFlip`.
     """
     boxes, flips = np.empty((len(ids), 4), dtype=np.int32), np.empty(len(ids), dtype=np.bool_)
@@ -210,9 +207,9 @@ def random_resized_crops(
 def random_flips(
     ids: NDArray[np.int64], seed: int, epoch: int, probability: float, view: int = 0, *, vertical: bool = False
 ) -> NDArray[np.bool_]:
-    """Return bool [n], which of the samples `ids` are mirrored, or turned upside down where `vertical`.
+    """Return which of the samples `ids` are flipped horizontally, or vertically if `vertical`, bool [n].
 
-    They are mirrored alike under every `CropRule`.
+    The flips are the same for every `CropRule`.
     """
     flips = np.zeros(len(ids), dtype=np.bool_)
     if probability:
@@ -224,11 +221,11 @@ def random_flips(
 def _crop_numbers(
     ids: NDArray[np.int64], seed: int, epoch: int, view: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Yield positions in `ids`, and float64 [n, _CROP_WORDS] of the samples there, until all have had theirs."""
+    """Yield positions in `ids` and the numbers of their samples, float64 [n, _CROP_WORDS], until all are covered."""
     stream = _FIRST_VIEW_STREAM + view if view else CROP_STREAM
     by_id = np.argsort(ids, kind="stable")
     position = 0
-    while position < len(by_id):  # in chunks of ids, so a million samples do not need gigabytes of words
+    while position < len(by_id):  # in chunks of ids, so that a million samples don't need gigabytes of words
         first = int(ids[by_id[position]])
         end = int(np.searchsorted(ids, first + _CHUNK, sorter=by_id))
         rows = by_id[position:end]
@@ -239,10 +236,10 @@ def _crop_numbers(
 
 
 def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[np.int32]:
-    """Evaluation boxes int32 [n, 4]: the centred square whose side is `share` of the short side.
+    """Return evaluation boxes, int32 [n, 4]: a centred square whose side is `share` of the short side.
 
-    Resizing this box to the crop is `Resize(crop / share)` followed by `CenterCrop(crop)`, rounded to whole
-    source pixels. `sizes` is int32 [n, 2], (height, width).
+    Resizing this box to the crop equals `Resize(crop / share)` followed by `CenterCrop(crop)`, rounded to whole source
+    pixels. `sizes` is int32 [n, 2], (height, width).
     """
     side = np.maximum(np.rint(sizes.min(axis=1) * share), 1).astype(np.int32)
     top, left = (sizes[:, 0] - side) // 2, (sizes[:, 1] - side) // 2
@@ -250,13 +247,13 @@ def centre_boxes(sizes: NDArray[np.int32], share: float = 224 / 256) -> NDArray[
 
 
 def flags_of(batch: Batch) -> NDArray[np.int32]:
-    """Return int32 [n], the bits of `CropFlags` in native/decode/decode.h that each crop has."""
+    """Return the bits of `CropFlags` (native/decode/decode.h) for each crop, int32 [n]."""
     of_all = (2 if batch.letterbox else 0) | (8 if batch.interpolation == "bicubic" else 0)
     return batch.flips.astype(np.int32) | batch.upside_down.astype(np.int32) << 2 | of_all
 
 
 def letterbox_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Return the height and width of a picture that is scaled until its longer side is `side` px."""
+    """Return the height and width of an image scaled so that its longer side is `side` px."""
     longer = max(height, width)
     scaled_height, scaled_width = ((2 * side * each + longer) // (2 * longer) for each in (height, width))
     return max(1, scaled_height), max(1, scaled_width)
@@ -277,10 +274,10 @@ class EpochPlan(Batch):
         shards: NDArray[np.int64] | None = None,
         balanced: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
-        """The training epoch over `ids`; `sizes` int32 [N, 2] is the whole index's, by sample id.
+        """Return the plan of a training epoch over `ids`. `sizes`, int32 [N, 2], cover the full index, by sample id.
 
         `shards`, int64 [n], keeps shards together: see `epoch_order`. `balanced`, int64 [n], are the labels of classes
-        that are to come equally often: see `balanced_order`.
+        to deliver equally often: see `balanced_order`.
         """
         draws: NDArray[np.int64] | None = None
         if balanced is None:
@@ -291,7 +288,7 @@ class EpochPlan(Batch):
 
     @staticmethod
     def evaluation(ids: NDArray[np.int64], sizes: NDArray[np.int32], *, size: int) -> EpochPlan:
-        """The same order and centre crops each time."""
+        """Return a plan with the same order and centre crops each time."""
         return EpochPlan.in_order(ids, sizes, seed=0, epoch=0, size=size, crop=CenterShare())
 
     @staticmethod
@@ -306,9 +303,10 @@ class EpochPlan(Batch):
         view: int = 0,
         draws: NDArray[np.int64] | None = None,
     ) -> EpochPlan:
-        """The samples `order`, int64 [n], as they stand; a sample's crop and flip don't depend on its place.
+        """Return a plan of the samples `order`, int64 [n], in that order.
 
-        They belong to its id, or to the number of its draw, where `draws`, int64 [n], are given.
+        A sample's crop and flips don't depend on its position. They belong to its id, or to the number of its draw if
+        `draws`, int64 [n], are given.
         """
         counters = order if draws is None else draws
         of_order, letterbox = sizes[order], isinstance(crop, FullPicture) and crop.letterbox
@@ -324,13 +322,13 @@ class EpochPlan(Batch):
         return EpochPlan(order, boxes, flips, (size, size), view, letterbox, vflips, draws, crop.interpolation)
 
     def batch_count(self, batch_size: int, world_size: int = 1) -> int:
-        """Batches a rank gets, the short last one included: the same number on every rank."""
+        """Return the number of batches per rank, including a short last one. It is the same on every rank."""
         return -(-len(self) // (batch_size * world_size))
 
     def batch(self, number: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Batch `number` of `rank`: a slice of the global batch, so the order never depends on `world_size`.
+        """Return batch `number` of `rank`: a slice of the global batch, so the order never depends on `world_size`.
 
-        The last global batch is shared out evenly, without padding: ranks may get unequal (even empty) parts.
+        The last global batch is divided evenly, without padding: ranks may get unequal or even empty parts.
         """
         start = number * batch_size * world_size
         stop = min(start + batch_size * world_size, len(self))
@@ -339,7 +337,7 @@ class EpochPlan(Batch):
         return self.take(slice(first, first + share + (rank < more)))
 
     def rest(self, samples: int) -> EpochPlan:
-        """What is left after the first `samples` samples."""
+        """Return the plan without the first `samples` samples."""
         return EpochPlan(**vars(self.take(slice(samples, None))))
 
 
@@ -347,7 +345,7 @@ def _draw(uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop) ->
     height, width = (sizes[:, side].astype(np.int64) for side in (0, 1))
     low, high = _log(crop.ratio[0]), _log(crop.ratio[1])
     box_height, box_width = np.zeros_like(height), np.zeros_like(width)
-    left_over = np.arange(len(sizes))  # most need one attempt: the rest is drawn for the others only
+    left_over = np.arange(len(sizes))  # most samples need one attempt; the others are computed only for the rest
     for attempt in range(_ATTEMPTS):
         size = height[left_over], width[left_over]
         share, shape = uniform[left_over, attempt], uniform[left_over, _ATTEMPTS + attempt]
@@ -380,7 +378,7 @@ def _largest_centre(
 
 
 def _exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    # np.exp differs in the last bit between CPUs (SVML); multiplication and addition do not.
+    # np.exp differs in the last bit between CPUs (SVML). Multiplication and addition do not.
     halved = x / 16
     total = np.ones_like(halved)
     for n in range(16, 0, -1):
@@ -392,7 +390,7 @@ def _exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @functools.cache
 def _log(x: float) -> float:
-    # By Newton's method on _exp, for the same reason; x is a ratio near 1.
+    # By Newton's method on _exp, for the same reason. x is a ratio near 1.
     y = 0.0
     for _ in range(64):
         e = float(_exp(np.array([y]))[0])

@@ -1,8 +1,8 @@
-"""Asks for planned photographs' bytes before the decoding threads touch them: of the kernel, and of the network.
+"""Request the bytes of planned photographs from the kernel or the network before the decoding threads need them.
 
-On a cold page cache a thread that decodes from mapped memory waits for the disk at each photograph, with one read in
-flight. Told of the next ones, the kernel keeps the disk's queue full (`madvise(MADV_WILLNEED)`). Shards behind a URL
-are fetched whole, a window of them ahead, several at a time.
+On a cold page cache, a thread that decodes from mapped memory waits for the disk at each photograph, with one read in
+flight. If the kernel knows the next ones, it keeps the disk's queue full (`madvise(MADV_WILLNEED)`). Shards behind a
+URL are fetched completely, a window of them ahead, several at a time.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PHOTOGRAPHS = 1024  # some 50 MB of Food-101's
-_PHOTOGRAPHS_BY_SHARD = SHARD_WINDOW * 500  # half a window of shards as `convert` makes them
-_FETCHES = 4  # shards on their way at a time
-_WINDOWS_KEPT = 3  # the one just left, whose last batches are still decoded, the one being read, and the next
+_PHOTOGRAPHS = 1024  # about 50 MB of Food-101
+_PHOTOGRAPHS_BY_SHARD = SHARD_WINDOW * 500  # half a window of shards with `convert`'s defaults
+_FETCHES = 4  # shards fetched at the same time
+_WINDOWS_KEPT = 3  # the previous one, whose last batches are still decoded, the current one, and the next
 
 
 class ReadAhead:
-    """Runs in front of a loader through the same planned batches; threads of its own ask, so nobody waits for them.
+    """Runs ahead of a loader through the same planned batches, in its own threads.
 
-    With `whole_shards` it asks for each shard as a whole, in the order in which the plan comes to them: a disk then
-    reads in sequence. What is read lies in the page cache, not in the process; what is fetched, in the disk's cache.
+    With `whole_shards` it requests each shard completely, in the order in which the plan needs them, so that a disk
+    reads in sequence. Data that was read is in the page cache, not in the process. Data that was fetched is in the
+    disk's cache.
     """
 
     def __init__(self, shards: ShardSet, batches: Iterable[Batch], *, whole_shards: bool) -> None:
         self._shards = shards
-        # Where samples aren't mapped, each is read before it is decoded, and there is nothing to ask for.
+        # Samples that are not mapped are read before they are decoded, so there is nothing to request.
         self._batches = iter(batches if shards.mapped else ())
         self._whole_shards = whole_shards
         self._distance = _PHOTOGRAPHS_BY_SHARD if whole_shards else _PHOTOGRAPHS
         if shards.remote and whole_shards:
             self._distance = SHARD_WINDOW * -(-len(shards) // len(shards.manifest.shards))
-        # Asking costs a look-up and the waking of a thread, while the consumer waits: several batches at a time.
+        # A request costs a lookup and wakes a thread while the consumer waits, so it covers several batches.
         self._slack = 0 if shards.remote else self._distance // 4
         self._asked = self._reached = 0
         self._seen: set[int] = set()
@@ -56,7 +57,7 @@ class ReadAhead:
         self._threads = ThreadPoolExecutor(_FETCHES if shards.remote else 1, thread_name_prefix="read-ahead")
 
     def advance(self, photographs: int) -> None:
-        """The loader has taken so many more photographs to decode."""
+        """Note that the loader has taken this many more photographs."""
         self._reached += photographs
         if self._asked > self._reached + self._distance - self._slack:
             return
@@ -76,7 +77,7 @@ class ReadAhead:
             self._threads.submit(_ask, where)
 
     def close(self) -> None:
-        """Drops what has not been asked for yet, and downloads that nobody waits for."""
+        """Drop pending requests, and downloads that nobody waits for."""
         self._stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
@@ -93,12 +94,12 @@ class ReadAhead:
         fresh = self._unseen(numbers)
         for number in fresh:
             self._threads.submit(self._fetch, number)
-        # What was just fetched is in the page cache.
+        # Freshly fetched data is already in the page cache.
         if not (self._whole_shards or fresh) and self._here.issuperset(numbers):
             self._threads.submit(_ask, self._shards.locate(batch.ids))
 
     def _fetch(self, number: int) -> None:
-        # What goes wrong here goes wrong again for the one who needs the shard, and is told there.
+        # An error here occurs again when the shard is needed, and is reported there.
         path = self._shards.fetch(number, self._stop)
         self._here.add(number)
         if self._whole_shards:
@@ -107,9 +108,9 @@ class ReadAhead:
 
 
 def fetched_ahead(shards: ShardSet, batches: Sequence[Batch], results: Iterable[T]) -> Iterator[T]:
-    """`results`, one for each of `batches`, while the shards of the batches after it are fetched.
+    """Yield `results`, one for each of `batches`, while the shards of later batches are fetched.
 
-    For a local folder nothing is done. Threads start with the first result, so processes forked before are safe.
+    Does nothing for a local folder. Threads start with the first result, so processes forked before that are safe.
     """
     if not shards.remote:
         yield from results
@@ -124,20 +125,20 @@ def fetched_ahead(shards: ShardSet, batches: Sequence[Batch], results: Iterable[
 
 
 def require_room(shards: ShardSet, shuffle: str) -> None:
-    """UserError where shuffled epochs would fetch the same shards over and over, since the cache can't hold them."""
+    """Raise UserError if shuffled epochs would fetch the same shards repeatedly because the cache is too small."""
     budget = shards.files.budget()
     sizes = sorted((shard.bytes for shard in shards.manifest.shards), reverse=True)
     if budget is None or sum(sizes) <= budget:
         return
-    said = f"{shards.location}: {shown_size(sum(sizes))} of shards, and the cache may hold {shown_size(budget)}"
+    problem = f"{shards.location}: {shown_size(sum(sizes))} of shards, and the cache may hold {shown_size(budget)}"
     if shuffle != "shards":
         raise UserError(
-            f"{said}; add --shuffle shards, which fetches each once an epoch, or give a greater --cache-size"
+            f"{problem}; add --shuffle shards, which fetches each once an epoch, or give a greater --cache-size"
         )
     needed = sum(sizes[: _WINDOWS_KEPT * SHARD_WINDOW])
     if needed > budget:
         raise UserError(
-            f"{said}; --shuffle shards mixes {SHARD_WINDOW} and fetches the next ones ahead: give --cache-size "
+            f"{problem}; --shuffle shards mixes {SHARD_WINDOW} and fetches the next ones ahead: give --cache-size "
             f"{shown_size(needed)} or more, or convert with a smaller --shard-size"
         )
 

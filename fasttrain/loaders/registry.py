@@ -1,4 +1,4 @@
-"""Which loaders there are, and which one `auto` takes. A new loader is a new file and one line here."""
+"""The list of loaders, and the choice of `auto`. A new loader is a new file and one line here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOADERS = {
 
 
 def loader_class(name: str) -> type[ShardLoader]:
-    """The class registered as `name`; UserError names the nearest one."""
+    """Return the class registered as `name`. Raises UserError, which suggests the nearest name."""
     if name not in LOADERS:
         names = ["auto", *LOADERS]
         raise UserError(f"loader = '{name}' is not one of {', '.join(names)}{nearest(name, names)}")
@@ -31,7 +31,7 @@ def loader_class(name: str) -> type[ShardLoader]:
 
 
 def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[ShardLoader], str]:
-    """The loader to use, and one line that says why. UserError where `name` can't run here."""
+    """Return the loader to use and a line that says why. Raises UserError if `name` can't run here."""
     if name != "auto":
         chosen = loader_class(name)
         if reason := chosen.unavailable(shards, device):
@@ -49,9 +49,9 @@ def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[ShardL
 
 
 def loaders_to_try(name: str, shards: ShardSet, device: str) -> tuple[str, ...]:
-    """Return the loaders that may be faster than `name` here: the ones that `auto` prefers to it, the best first.
+    """Return the loaders that may be faster than `name` here: those that `auto` prefers to it, the best first.
 
-    On CUDA DALI follows them, as it decodes on the GPU: which is faster depends on the machine.
+    On CUDA DALI is added last. It decodes on the GPU, so it depends on the machine whether it is faster.
     """
     least = loader_class(name).preference(device)
     better = sorted(map(loader_class, LOADERS), key=lambda each: -each.preference(device))

@@ -1,4 +1,7 @@
-"""JPEGs that hold just a batch's crops, for decoders that take files: copied out of cut shards undecoded."""
+"""JPEGs that hold only the crops of a batch, for decoders that take files.
+
+They are copied out of cut shards undecoded.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,21 @@ if TYPE_CHECKING:
 
 
 def can_slice(shards: ShardSet) -> bool:
-    """Whether these shards are cut and fasttrain has its C++ module."""
+    """Return whether these shards are cut and fasttrain has its C++ module."""
     return shards.manifest.settings.get("cut") in ("mcu", "row") and native_available()
 
 
 def whole_jpegs(shards: ShardSet, batch: Batch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
-    """As `sliced_jpegs`, of the photographs as they are stored; nothing is copied."""
+    """Return what `sliced_jpegs` does, but with the complete photographs as they are stored. Nothing is copied."""
     jpegs = [np.frombuffer(shards.bytes(int(sample)), dtype=np.uint8) for sample in batch.ids]
     return jpegs, np.ascontiguousarray(batch.boxes[:, :2])
 
 
 def sliced_jpegs(shards: ShardSet, batch: Batch, threads: int = 1) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
-    """n JPEGs, uint8 [bytes] each, and int32 [n, 2], where (top, left) each one's crop begins in it, in pixels.
+    """Return n JPEGs, uint8 [bytes] each, and the (top, left) of each one's crop in it, in pixels, int32 [n, 2].
 
-    See `fasttrain.photos.cut.slice_jpeg`. A photograph that can't be sliced, a broken one included, comes whole.
+    See `fasttrain.photos.cut.slice_jpeg`. A photograph that can't be sliced, such as a broken one, is returned
+    completely.
     """
     from fasttrain import _native
 

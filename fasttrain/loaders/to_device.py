@@ -1,4 +1,4 @@
-"""Batches on their way to the GPU: one is copied on a stream of its own while the model works on the one before."""
+"""Move batches to the GPU: one is copied on its own stream while the model works on the previous one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ if TYPE_CHECKING:
 
 
 def empty_pictures(shape: tuple[int, ...], device: str) -> torch.Tensor:
-    """Return uint8 memory of the host, uninitialized: page-locked where `device` is CUDA.
+    """Return uninitialized uint8 memory on the host, page-locked if `device` is CUDA.
 
-    A copy to the GPU from other memory makes the host wait. Torch keeps page-locked memory and gives it out again once
-    such copies are done.
+    A copy to the GPU from other memory makes the host wait. Torch reuses page-locked memory once such copies are done.
     """
     import torch
 
@@ -25,10 +24,10 @@ def empty_pictures(shape: tuple[int, ...], device: str) -> torch.Tensor:
 def copied_ahead(
     batches: Iterable[tuple[torch.Tensor, BadSamples]], device: str
 ) -> Generator[tuple[torch.Tensor, BadSamples], None, None]:
-    """The same batches, in order, on `device`; elsewhere than on CUDA, and where they are there already, untouched.
+    """Yield the same batches, in order, on `device`.
 
-    Copies overlap with work only from page-locked memory, `empty_pictures`. One batch more than the consumer holds lies
-    on the device.
+    Batches already on the device are unchanged, and so are all batches if the device is not CUDA. Copies overlap with
+    work only from page-locked memory (`empty_pictures`). The device holds one batch more than the consumer.
     """
     import torch
 
@@ -58,5 +57,5 @@ def received(images: torch.Tensor, ready: torch.cuda.Event) -> torch.Tensor:
 
     reader = torch.cuda.current_stream(images.device)
     reader.wait_event(ready)
-    images.record_stream(reader)  # else its memory may be given out again while the model still reads it
+    images.record_stream(reader)  # otherwise its memory may be reused while the model still reads it
     return images

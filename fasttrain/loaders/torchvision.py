@@ -1,4 +1,4 @@
-"""`--loader torchvision`: libjpeg-turbo through torchvision in worker processes. Runs wherever torch does."""
+"""`--loader torchvision`: libjpeg-turbo through torchvision in worker processes. It runs wherever torch does."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from fasttrain.photos.jpeg import require_jpeg
 if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
-_DYING_S = 1.0  # for a worker whose connections are closed to have an exit code
+_DYING_S = 1.0  # time for a worker whose connections are closed to get an exit code
 
 
 class TorchvisionLoader(ShardLoader):
-    """Decodes the whole photograph, crops, resizes with torchvision's antialiased filters."""
+    """Decode the complete photograph, crop it, and resize it with torchvision's antialiased filters."""
 
     name = "torchvision"
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         super().__init__(shards, ids, settings)
         if settings.workers and getattr(multiprocessing.current_process(), "_inheriting", False):
-            # This process is itself a worker, which imports the script that started it. Python refuses, too, to start
-            # workers here, but later, when there is a second run folder.
+            # This process is itself a worker that imports the script that started it. Python also refuses to start
+            # workers here, but only later, when there is already a second run folder.
             raise UserError(f"this script starts worker processes while one of them imports it; {UNGUARDED}")
-        self._planned: list[Batch] = []  # whole batches are the "indices", so that workers keep no state
+        self._planned: list[Batch] = []  # the "indices" are complete batches, so that workers keep no state
         self._batches = DataLoader(
             _DecodedBatches(shards),
             batch_size=None,
             sampler=self._planned,
-            # Its own: each iteration draws a seed, which would move the global generator on when a run is resumed.
+            # A separate generator: each iteration draws a seed, which would advance the global one in a resumed run.
             generator=torch.Generator(),
             num_workers=settings.workers,
             persistent_workers=settings.workers > 0,
@@ -75,15 +75,15 @@ class TorchvisionLoader(ShardLoader):
         self._planned[:] = batches
         try:
             with _starting_workers():
-                workers = iter(self._batches)  # forks, which must come before there are threads
-        except ConnectionError as error:  # to a worker that failed as it started
+                workers = iter(self._batches)  # forks, so it must come before any threads
+        except ConnectionError as error:  # the connection to a worker that failed at its start
             raise self._worker_ended() from error
         except OSError as error:
             if self.settings.workers and error.errno in (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.ENOSYS):
-                raise of_os(error, "/dev/shm", NO_SHM) from error  # where Python keeps the workers' locks
+                raise of_os(error, "/dev/shm", NO_SHM) from error  # Python keeps the workers' locks there
             raise
         if isinstance(workers, _MultiProcessingDataLoaderIter):
-            # A program may end without `close`, and Python waits at its end for workers that take no SIGTERM.
+            # A program may end without `close`, and then Python waits for workers, which ignore SIGTERM.
             multiprocessing.util.Finalize(self, _kill, (workers._workers,), exitpriority=1)
         try:
             for images, bad in fetched_ahead(self.shards, batches, workers):
@@ -98,11 +98,11 @@ class TorchvisionLoader(ShardLoader):
             raise self._worker_ended() from error
 
     def _worker_ended(self) -> RuntimeError:
-        """Tell how a worker ended, which torch does not: by which signal, or with which exit code."""
+        """Return an error that says how a worker ended, which torch does not: its signal or exit code."""
         iterator = self._batches._iterator
         workers = iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
         sentinels = [worker.sentinel for worker in workers]
-        # Its connections are closed a moment before it has an exit code. Without sentinels `wait` would sleep.
+        # The connections close a moment before there is an exit code. Without sentinels `wait` would sleep.
         ended = multiprocessing.connection.wait(sentinels, timeout=_DYING_S) if sentinels else []
         for worker in workers:
             if worker.sentinel in ended:
@@ -118,7 +118,7 @@ class TorchvisionLoader(ShardLoader):
         super().close()
         iterator, self._batches._iterator = self._batches._iterator, None
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            # Not left to be freed: a traceback may hold it, and Python waits for workers that take no SIGTERM.
+            # Don't leave it to the garbage collector: a traceback may hold it, and workers ignore SIGTERM.
             iterator._shutdown_workers()
             _kill(iterator._workers)
 
@@ -138,11 +138,11 @@ def decode_crop(
     vflip: bool = False,
     interpolation: Interpolation = "bilinear",
 ) -> torch.Tensor:
-    """uint8 [H, W, 3]: `box` (top, left, height, width) of the photograph, resized to `size` (height, width).
+    """Return `box` (top, left, height, width) of the photograph, resized to `size` (height, width): uint8 [H, W, 3].
 
-    flip: mirrors it. vflip: turns it upside down. letterbox: keeps the box's aspect ratio and fills the rest of the
-    square with grey. raw_size: the height and width where `data` is pixels, uint8 RGB, and None where it is a JPEG.
-    Raises RuntimeError where libjpeg can't decode the bytes, or where pixels are missing.
+    `flip`: flip horizontally. `vflip`: flip vertically. `letterbox`: keep the box's aspect ratio and fill the rest of
+    the square with grey. `raw_size`: the height and width if `data` is pixels, uint8 RGB; None if it is a JPEG. Raises
+    RuntimeError if libjpeg can't decode the bytes, or if pixels are missing.
     """
     top, left, height, width = (int(value) for value in box)
     rows, columns = slice(top, top + height), slice(left, left + width)
@@ -151,7 +151,7 @@ def decode_crop(
         crop = picture[:, rows, columns]
     else:
         if len(data) != raw_size[0] * raw_size[1] * 3:
-            raise RuntimeError(f"{len(data):,} bytes where {raw_size[1]}x{raw_size[0]} pixels have 3 each")
+            raise RuntimeError(f"{len(data):,} bytes, but {raw_size[1]}x{raw_size[0]} pixels need 3 each")
         pixels = np.frombuffer(data, dtype=np.uint8).reshape(*raw_size, 3)
         crop = torch.from_numpy(pixels[rows, columns].copy()).permute(2, 0, 1)
     inner = letterbox_size(height, width, size[0]) if letterbox else size
@@ -167,7 +167,7 @@ def decode_crop(
 def decode_planned(
     data: bytes | memoryview, batch: Batch, position: int, raw_size: tuple[int, int] | None = None
 ) -> torch.Tensor:
-    """Return `decode_crop` of the photograph at `position` of `batch`, as planned."""
+    """Return the planned crop of the photograph at `position` of `batch`: see `decode_crop`."""
     flip, vflip = bool(batch.flips[position]), bool(batch.upside_down[position])
     how = (batch.size, raw_size, batch.letterbox, vflip, batch.interpolation)
     return decode_crop(data, batch.boxes[position], flip, *how)
@@ -175,17 +175,18 @@ def decode_planned(
 
 @contextlib.contextmanager
 def _starting_workers() -> Iterator[None]:
-    """Without torch's handler of SIGCHLD, and with no worker left where not all could start.
+    """Disable torch's SIGCHLD handler while workers start, and kill all of them if one could not start.
 
-    The handler raises for a killed worker wherever the program is: within `Condition.__enter__` too, whose lock nobody
-    gives back then, so that the process never ends. Without it torch looks at its workers after 5 s of no batch.
+    The handler raises for a killed worker wherever the program is. If that is within `Condition.__enter__`, nobody
+    releases the lock, and the process never ends. Without the handler torch checks its workers after 5 s without a
+    batch.
     """
     others = set(multiprocessing.active_children())
     handled, signal_handling._SIGCHLD_handler_set = signal_handling._SIGCHLD_handler_set, True
     try:
         yield
     except BaseException:
-        for worker in set(multiprocessing.active_children()) - others:  # which `close` can't know of yet
+        for worker in set(multiprocessing.active_children()) - others:  # `close` does not know of these yet
             worker.kill()
         raise
     finally:
@@ -193,7 +194,7 @@ def _starting_workers() -> Iterator[None]:
 
 
 def _signal_name(number: int) -> str:
-    """Return the name of signal `number`; real-time signals have none but for the first and the last."""
+    """Return the name of signal `number`. Most real-time signals have none."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -207,10 +208,12 @@ def _started() -> str:
 
 class _Queue(multiprocessing.queues.Queue):
     def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
-        """Sends the error in place of a batch that can't be sent (each needs a file descriptor), for which the run
-        would wait for ever; Python prints it."""
-        said = mendable(error) or UserError(f"a worker process can't hand over its batch: {error}")
-        self.put((item[0], (None, said)))
+        """Send the error in place of a batch that can't be sent, for which the run would wait forever.
+
+        Each batch needs a file descriptor. Python itself would only print the error.
+        """
+        problem = mendable(error) or UserError(f"a worker process can't hand over its batch: {error}")
+        self.put((item[0], (None, problem)))
 
 
 def _context() -> multiprocessing.context.BaseContext:
@@ -221,8 +224,9 @@ def _context() -> multiprocessing.context.BaseContext:
 
 def _begin_worker(worker: int) -> None:
     if not os.environ.get("FASTTRAIN_DEBUG"):
-        sys.excepthook = lambda *_: None  # Python's resource sharer prints a page for each descriptor it can't have
-    # A terminal's Ctrl-C and a cluster's SIGTERM reach them too, and the run still needs a batch or two to stop well.
+        sys.excepthook = lambda *_: None  # Python prints a page for each missing descriptor
+    # A terminal's Ctrl-C and a cluster's SIGTERM also reach workers, but the run needs another batch or two to stop
+    # properly.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -241,15 +245,17 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
                 height, width = self._sizes[sample].tolist()
                 raw_size = (height, width) if self.shards.raw else None
                 if raw_size is None:
-                    require_jpeg(data, width, height)  # else one said to be small could take all memory
+                    require_jpeg(data, width, height)  # otherwise a JPEG that claims to be small could take all memory
                 images[position] = decode_planned(data, batch, position, raw_size)
             except (RuntimeError, ValueError) as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
-            except UserError as error:  # as a value: what a worker raises, DataLoader wraps into a page of text
+            except (
+                UserError
+            ) as error:  # returned as a value, because DataLoader wraps a raised error into a page of text
                 return images, error
         if get_worker_info() is not None:
             try:
-                images.share_memory_()  # else a thread does, whose failure nobody hears of: the run would wait for ever
+                images.share_memory_()  # otherwise a thread does it, and if that fails the run waits forever
             except RuntimeError as error:
                 return torch.empty(0), UserError(f"/dev/shm: no room for a batch ({error}); {NO_SHM}")
         return images, bad

@@ -43,7 +43,7 @@ def img_size_for(name: str, side: int) -> int | None:
 
 
 def takes(name: str, side: int, img_size: int | None = None) -> bool:
-    """Whether the model `name`, made with `img_size`, takes pictures of `side` px.
+    """Return whether the model `name`, made with `img_size`, takes pictures of `side` px.
 
     A model of one's own is asked when it has been made: see `require_logits`.
     """
@@ -85,7 +85,7 @@ def _fits(name: str, side: int) -> bool:
 
 @functools.cache
 def _device(name: str) -> str:
-    """Where to try: on the CPU, with real weights, where this timm can't make `name` on the meta device."""
+    """Return the device to try on: "meta", or "cpu" with real weights if this timm can't make `name` on "meta"."""
     return "cpu" if isinstance(_outcome(name, own_side(name), None, "meta"), str) else "meta"
 
 

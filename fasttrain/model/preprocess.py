@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-class Normalise(torch.nn.Module):
+class NormalizePixels(torch.nn.Module):
     """uint8 [n, H, W, 3] in 0..255 to float [n, 3, H, W], (x / 255 - mean) / std.
 
     With `channels_last` the result keeps the NHWC memory it came in, so the conversion is one pass.

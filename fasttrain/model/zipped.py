@@ -1,4 +1,4 @@
-"""Whether a `.pt` or `.pth` file, a zip, is as large as it says."""
+"""Check that a `.pt` or `.pth` file, which is a zip, unpacks to no more than its own size."""
 
 from __future__ import annotations
 

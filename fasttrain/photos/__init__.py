@@ -1,1 +1,1 @@
-"""Photographs: where they come from, how they are split, and the JPEG each is stored as."""
+"""Photographs: their sources, their splits, and the JPEG that each is stored as."""

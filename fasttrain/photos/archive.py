@@ -1,4 +1,4 @@
-"""Zips and tars of class folders, read in place: one, or one for each class or split."""
+"""Zips and tars of class folders, read in place: a single archive, or one for each class or split."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _MOST_LINKS = 8
 class _Member:
     """A file in an archive, or a folder, whose path ends with a slash.
 
-    reason: why it is left out. link: where a symbolic link leads to. twin: the file of which it is another name.
-    checksum: as a zip has it. stamp: the archive's, see `walk.Found`.
+    `reason`: why it is left out. `link`: the target of a symbolic link. `twin`: the file that this is another name of.
+    `checksum`: the zip's. `stamp`: the archive's, see `walk.Found`.
     """
 
     path: str
@@ -58,7 +58,7 @@ class _Member:
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a file that begins or is named as an archive, or a folder of files so named."""
+    """Return whether `source` is a file with an archive's first bytes or name, or a folder of files with such names."""
     path = user_path(source)
     if path.is_dir():
         return holds(path, _FILES)
@@ -70,9 +70,9 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in an archive, or in a folder's archives, each of which stands for a folder of its name.
+    """List the photographs in an archive, or in a folder's archives, each of which counts as a folder of its name.
 
-    Raises UserError where one is damaged, encrypted, or can't be read in place.
+    Raises UserError if an archive is damaged, encrypted, or can't be read in place.
     """
     path = user_path(source)
     contents = _Contents({}, set(), [])
@@ -106,7 +106,7 @@ class _Contents:
     ignored: list[Ignored]
 
     def add(self, inner: _Contents, folder: str) -> None:
-        """Put the contents of another archive into a folder; what lies there in a folder of the same name, too."""
+        """Put the contents of another archive into a folder. A folder of the same name in that archive is skipped."""
         own = f"{folder.rpartition('/')[2]}/"
         passed = own if all(name.startswith(own) or is_hidden(name) for name in inner.members) else ""
         for name, member in inner.members.items():
@@ -134,7 +134,7 @@ def _read(path: Path) -> _Contents:
             contents.ignored.append((member.path, "its path leads out of the archive"))
             continue
         if name in contents.members and not is_hidden(name):
-            contents.ignored.append((name, "there twice: the last one is read, as after unpacking"))
+            contents.ignored.append((name, "it is there twice: the last one is read, as after unpacking"))
         if member.twin is not None:
             twin = contents.members.get(_plain(member.twin) or "")
             member = twin or replace(member, reason="a link to a file that isn't in the archive")
@@ -143,7 +143,8 @@ def _read(path: Path) -> _Contents:
 
 
 def _refuse_numbered(folder: Path, names: list[str]) -> None:
-    """Raise UserError where archives are counted, `000`, `001`, …, as parts of a data set are, and classes are not."""
+    """Raise UserError if the archives are numbered, `000`, `001`, …, like the parts of a data set, and so are not
+    classes."""
     numbers = [re.findall(r"\d{3,}", name) for name in names]
     words = {re.sub(r"\d", "", name) for name in names}
     if len(names) < 2 or len(words) > 1 or any(len(found) != 1 for found in numbers):
@@ -151,15 +152,15 @@ def _refuse_numbered(folder: Path, names: list[str]) -> None:
     counted = sorted(int(found[0]) for found in numbers)
     if counted[0] in (0, 1) and counted[-1] - counted[0] == len(names) - 1:
         raise UserError(
-            f"--source {folder}: {names[0]} and those counted after it are no classes, and have no labels beside their "
-            "photographs (KEY.cls, KEY.txt or KEY.json), as WebDataset's tars have; give each class an archive"
+            f"--source {folder}: {names[0]} and the files numbered after it are not classes, and have no labels next "
+            "to their photographs (KEY.cls, KEY.txt or KEY.json), as WebDataset's tars have; give each class an archive"
         )
 
 
 class _Tree:
-    """An archive's members, without hidden ones. A lone folder that holds all the others is passed through.
+    """The members of an archive, without hidden ones. A single folder that contains everything else is skipped.
 
-    above: (path, reason) of what lies beside such a folder.
+    `above`: (path, reason) of what is next to such a folder.
     """
 
     def __init__(self, root: Path, contents: _Contents) -> None:
@@ -179,7 +180,7 @@ class _Tree:
             self._start += f"{inner}/"
 
     def member(self, path: str) -> _Member:
-        """Return the file at a path, or to which a link leads from there."""
+        """Return the file at a path, or the target of a link there."""
         return self._members[self._target(self._start + path)]
 
     def read(self, path: str) -> bytes:
@@ -198,7 +199,7 @@ class _Tree:
             yield self._judged(name)
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
-        """See `Tree`. A link to another class folder's file is yielded as ignored, as is one to any folder."""
+        """See `Tree`. A link to a folder, or to another class folder's file, is yielded as ignored."""
         base, known = self._start + prefix, set(names)
         for name in names:
             for file in self._below(f"{base}{name}"):
@@ -258,7 +259,8 @@ class _Tree:
 
 
 def _plain(name: str) -> str | None:
-    """Return a member's path from the top of the archive on, as `tar` unpacks it; None where it leads out of it."""
+    """Return a member's path from the top of the archive, as `tar` unpacks it, or None if it leads out
+    of the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if ".." in parts else "/".join(parts)
 

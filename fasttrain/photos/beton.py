@@ -27,16 +27,16 @@ from fasttrain.photos.walk import Ignored
 
 OPTIONS = frozenset({"class_names", "label_column"})
 FILES = re.compile(r"\.beton$", re.IGNORECASE)
-_CUT_OFF = "cut off, or never finished"
+_CUT_OFF = "truncated, or never finished"
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a .beton, a pattern of them, or a folder that holds nothing else."""
+    """Return whether `source` is a .beton, a pattern of them, or a folder with nothing else."""
     return holds(source, FILES)
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in FFCV's files. Raises UserError where one is damaged, or has no image or integer field."""
+    """List the photographs in FFCV's files. Raises UserError if one is damaged, or lacks an image or integer field."""
     files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
@@ -66,10 +66,10 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.int64]]]:
-    """Return each sample's image, as in `IMAGE`, and its integers by the names of their fields."""
+    """Return the image of each sample, as in `IMAGE`, and its integers by the names of their fields."""
     header = _array(container, 0, 1, HEADER)[0]
     if header["version"] != VERSION:
-        raise _refused(container, f"of version {header['version']}, where {VERSION} can be read")
+        raise _refused(container, f"its version is {header['version']}, but only {VERSION} can be read")
     fields = _array(container, HEADER.itemsize, int(header["num_fields"]), FIELD)
     names = [bytes(field["name"]).rstrip(b"\0").decode("utf-8", "replace") for field in fields]
     kinds = fields["type_id"].tolist()
@@ -77,21 +77,19 @@ def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.
     integers = [name for name, kind in zip(names, kinds, strict=True) if kind == INT_FIELD]
     unknown = [name for name, kind in zip(names, kinds, strict=True) if kind not in IN_A_ROW]
     if unknown:
-        raise _refused(container, f"its field {unknown[0]!r} is of a type of somebody's own")
+        raise _refused(container, f"its field {unknown[0]!r} has a custom type")
     if len(images) != 1 or not integers or len(set(names)) < len(names):
-        raise _refused(
-            container, f"its fields are {', '.join(names)}, where one RGB image and an integer label are read"
-        )
+        raise _refused(container, f"its fields are {', '.join(names)}, but it needs one RGB image and an integer label")
     layout = np.dtype([(str(number), IN_A_ROW[kind]) for number, kind in enumerate(kinds)], align=True)
     rows = _array(container, HEADER.itemsize + fields.nbytes, int(header["num_samples"]), layout)
     if not len(rows):
-        raise _refused(container, "without samples")
+        raise _refused(container, "it has no samples")
     columns = {name: rows[str(number)] for number, name in enumerate(names)}
     return columns[images[0]], {name: columns[name] for name in integers}
 
 
 def _sizes(container: Container, pointers: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the bytes that each pointer leads to; -1 where it leads nowhere."""
+    """Return the number of bytes at each pointer, or -1 if it is invalid."""
     table = int(_array(container, 0, 1, HEADER)[0]["alloc_table_ptr"])
     count, rest = divmod(container.size - table, ALLOCATION.itemsize)
     if not table or rest or count < len(pointers):
@@ -106,9 +104,9 @@ def _sizes(container: Container, pointers: NDArray[np.uint64]) -> NDArray[np.int
 
 def _why_not(mode: int, width: int, height: int, size: int) -> str | None:
     if size < 0:
-        return "its pointer leads nowhere"
+        return "its pointer is invalid"
     if mode not in (JPEG_MODE, RAW_MODE):
-        return f"stored in a way ({mode}) that isn't known"
+        return f"stored in an unknown mode ({mode})"
     if mode == RAW_MODE and size != width * height * 3:
         return f"{size:,} bytes for {width} x {height} pixels"
     return None
@@ -121,6 +119,4 @@ def _array(container: Container, start: int, count: int, kind: np.dtype[np.void]
 
 
 def _refused(container: Container, why: str) -> UserError:
-    return UserError(
-        f"{container.path}: no .beton that can be read ({why}); write it again with FFCV, or copy it again"
-    )
+    return UserError(f"{container.path}: not a readable .beton ({why}); write it again with FFCV, or copy it again")

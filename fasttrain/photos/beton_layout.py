@@ -1,7 +1,7 @@
-"""The layout of FFCV's `.beton`, version 2: header, fields, one row a sample, pages of data, table of allocations.
+"""The layout of FFCV's `.beton`, version 2: header, fields, one row per sample, pages of data, allocation table.
 
-It is FFCV 1.0's (`ffcv/types.py`, `ffcv/fields`, `ffcv/writer.py`). Every number is little-endian, every pointer an
-offset in the file.
+It follows FFCV 1.0 (`ffcv/types.py`, `ffcv/fields`, `ffcv/writer.py`). All numbers are little-endian, and all pointers
+are offsets in the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_p
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 FLOAT_FIELD, INT_FIELD, IMAGE_FIELD, BYTES_FIELD, ARRAY_FIELD, JSON_FIELD, TENSOR_FIELD = range(7)
-"""Ids of the fields' types; FFCV writes 255 for subclasses of its own, which its reader refuses."""
+"""Ids of the fields' types. FFCV writes 255 for custom subclasses, which its reader refuses."""
 IN_A_ROW = {
     FLOAT_FIELD: np.dtype("<f8"),
     INT_FIELD: np.dtype("<i8"),
@@ -34,5 +34,5 @@ IN_A_ROW = {
     JSON_FIELD: np.dtype([("ptr", "<u8"), ("size", "<u8")]),
     TENSOR_FIELD: np.dtype("<u8"),
 }
-"""How a field of each type stands in a sample's row."""
+"""The form of each field type in a sample's row."""
 JPEG_MODE, RAW_MODE = 0, 1

@@ -21,7 +21,7 @@ from fasttrain.photos.walk import PHOTOGRAPHS, Found, Ignored, is_hidden, left_o
 from fasttrain.urls import retried, stamp_of
 
 OPTIONS = frozenset({"classes"})
-_AT_ONCE = 256  # files of unknown suffixes that are looked into at a time
+_AT_ONCE = 256  # files with unknown suffixes that are examined at a time
 
 
 def claims(source: str) -> bool:
@@ -30,9 +30,9 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs below a URL. Raises UserError, one line, where there are none, or it can't be listed.
+    """List the photographs below a URL. Raises UserError, one line, if there are none, or it can't be listed.
 
-    The listing is that of a local copy: the same photographs make the same shards, wherever they lie.
+    The listing equals that of a local copy: the same photographs make the same shards, wherever they are.
     """
     url = str(source).rstrip("/")
     tree, name = _BucketTree(url), url.rpartition("/")[2]
@@ -42,7 +42,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def reader(url: str) -> Callable[[str], bytes]:
-    """Return a function that reads the file at a path below a URL. It raises FileNotFoundError, and UserError."""
+    """Return a function that reads the file at a path below a URL. It raises FileNotFoundError and UserError."""
 
     def read(path: str) -> bytes:
         try:
@@ -54,14 +54,14 @@ def reader(url: str) -> Callable[[str], bytes]:
 
 
 class UrlRoot(PosixPath):
-    """A URL in the place of a source's root: for messages only."""
+    """A URL used as a source's root, only for messages."""
 
     def __str__(self) -> str:
         return super().__str__().replace(":/", "://", 1)
 
 
 class _BucketTree:
-    """All that lies below a URL, listed once: see `Tree`. Hidden files are passed over."""
+    """Everything below a URL, listed once: see `Tree`. Hidden files are skipped."""
 
     def __init__(self, url: str) -> None:
         self.root: Path = UrlRoot(url)
@@ -101,7 +101,7 @@ class _BucketTree:
 
 
 def find(url: str) -> dict[str, dict[str, Any]]:
-    """Return what the driver knows of each file below a URL, by its path, without hidden files. Raises UserError."""
+    """Return the driver's information on each file below a URL, by its path, without hidden files. Raises UserError."""
 
     def listed(files: Any, root: str) -> dict[str, dict[str, Any]]:
         files.invalidate_cache()
@@ -113,7 +113,7 @@ def find(url: str) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         found = {}
     if not found:
-        raise UserError(f"--source {url}: nothing lies there; give the URL of a folder that holds photographs")
+        raise UserError(f"--source {url}: nothing is there; give the URL of a folder that holds photographs")
     return {
         path: info
         for path, info in found.items()
@@ -122,7 +122,7 @@ def find(url: str) -> dict[str, dict[str, Any]]:
 
 
 def found_in(info: dict[str, Any]) -> tuple[int, tuple[int, int, int]]:
-    """Return a file's size in bytes, and a stamp as `walk.Found` has it."""
+    """Return a file's size in bytes, and a stamp as in `walk.Found`."""
     return int(info["size"] or 0), (int.from_bytes(hashlib.sha256(stamp_of(info).encode()).digest()[:8], "big"), 0, 0)
 
 

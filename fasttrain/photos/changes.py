@@ -1,4 +1,4 @@
-"""The user's own lists, applied to the photographs of a source: they change splits, labels and groups."""
+"""Apply the user's own lists to a source's photographs: change their splits, labels and groups."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _NEW_LABELS = [_SUGGESTED, "newlabel", "newclass", "new", "correct", "correctlab
 def with_splits(listing: Listing, path: str | Path | None) -> Listing:
     """Put photographs into the splits that a file of (path, split) gives them.
 
-    Others keep the split that they have; where the file has photographs that validate, all others train. Raises
-    UserError for a photograph in two splits, and where the file names none of the photographs.
+    Others keep their split. If the file lists validation photographs, all undecided ones train. Raises UserError for a
+    photograph in two splits, and if the file names none of the photographs.
     """
     if path is None:
         return listing
@@ -44,7 +44,7 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
         photos[position] = replace(photos[position], split=splits.pop())
     if any(photo.split == VAL for photo in photos):
         photos = [replace(photo, split=TRAIN) if photo.split == UNDECIDED else photo for photo in photos]
-    gone: list[Ignored] = [(table.rows[row][paths], f"named in {file.name}, but not there") for row in missing]
+    gone: list[Ignored] = [(table.rows[row][paths], f"named in {file.name}, but missing") for row in missing]
     return replace(
         listing,
         photos=photos,
@@ -55,23 +55,23 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
 
 
 def relabelled(listing: Listing, path: str | Path | None) -> Listing:
-    """Give photographs the new labels of a file of (path, label), and leave out those whose label there is "drop".
+    """Give photographs the new labels of a file of (path, label). Leave out those with the label "drop".
 
-    Where the column is called "suggested", as `inspect --labels` writes it, an empty cell refuses the suggestion.
-    Raises UserError for a path or a class that the source doesn't have, and for a photograph with two new labels.
+    If the column is called "suggested", as `inspect --labels` writes it, an empty cell rejects the suggestion. Raises
+    UserError for a path or class that the source does not have, and for a photograph with two new labels.
     """
     if path is None:
         return listing
     file = user_path(path)
     if listing.multi_label:
         raise UserError(
-            f"--relabel {file} gives one class a photograph, and {listing.name} has sets; change them there"
+            f"--relabel {file} gives one class per photograph, but {listing.name} has sets; change them there"
         )
     table, paths, column = _two_columns(file, _NEW_LABELS, "new label")
     found, missing = _rows_of(listing, table, paths)
     if missing:
         raise UserError(
-            f"{table.where(missing[0])}: {table.rows[missing[0]][paths]!r} is none of the photographs "
+            f"{table.where(missing[0])}: {table.rows[missing[0]][paths]!r} is not one of the photographs "
             f"(lines like that: {len(missing):,}); paths start from {listing.root}"
         )
     photos = list(listing.photos)
@@ -89,25 +89,25 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
             dropped.add(position)
         elif label not in listing.names:
             fix = nearest(label, list(listing.names)) or f"; give one of them ({few(listing.names)}) or drop"
-            raise UserError(f"{table.where(rows[0])}: {label!r} is none of the classes{fix}")
+            raise UserError(f"{table.where(rows[0])}: {label!r} is not one of the classes{fix}")
         same = photos[position].name == label
         counts["dropped" if position in dropped else "unchanged" if same else "relabelled"] += 1
         photos[position] = replace(photos[position], name=label)
     left_out: list[Ignored] = [(listing.photos[each].path, f"dropped by {file.name}") for each in sorted(dropped)]
-    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    summary = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     return replace(
         listing,
         photos=[photo for position, photo in enumerate(photos) if position not in dropped],
         ignored=[*listing.ignored, *left_out],
-        notes=(*listing.notes, f"{file.name}: {said}"),
+        notes=(*listing.notes, f"{file.name}: {summary}"),
         settings={**listing.settings, "relabel": {"file": _checksum(file), **counts}},
     )
 
 
 def grouped(listing: Listing, pattern: str | None) -> Listing:
-    """Group photographs by what a regular expression finds in their paths: its groups, or all it matches.
+    """Group photographs by what a regular expression finds in their paths: its groups, or the complete match.
 
-    A table that has a column of that name has done so already. Raises UserError where a path has no match.
+    Does nothing for a table that was grouped by a column of that name. Raises UserError if a path has no match.
     """
     if pattern is None or "group_by" in listing.settings:
         return listing
@@ -118,7 +118,7 @@ def grouped(listing: Listing, pattern: str | None) -> Listing:
     matches = [compiled.search(photo.path) for photo in listing.photos]
     lone = [photo.path for photo, found in zip(listing.photos, matches, strict=True) if not (found and found[0])]
     if lone:
-        column = f"no column of {listing.name}, and as a pattern " if listing.kind == "table" else ""
+        column = f"{listing.name} has no such column, and as a pattern " if listing.kind == "table" else ""
         raise UserError(
             f"--group-by {pattern}: {column}it finds nothing in the path of {len(lone):,} of {len(matches):,} "
             f"photographs ({few(lone)}); give one that matches every path"
@@ -151,11 +151,11 @@ def _two_columns(file: Path, names: list[str], what: str) -> tuple[Table, int, i
 
 
 def _rows_of(listing: Listing, table: Table, column: int) -> tuple[dict[int, list[int]], list[int]]:
-    """Return the rows of each photograph that the table names, by its position, and the rows of no photograph."""
+    """Return the rows of each photograph that the table names, by its position, and the rows without a photograph."""
     position = {photo.path: number for number, photo in enumerate(listing.photos)}
     found: dict[int, list[int]] = {}
     missing = []
-    root = f"{os.path.abspath(listing.root)}/"  # noqa: PTH100 - a link to the photographs stays one
+    root = f"{os.path.abspath(listing.root)}/"  # noqa: PTH100 - keep links to the photographs
     for row, cells in enumerate(table.rows):
         given: Any = cells[column]
         plain = os.path.normpath(str(given).strip().replace("\\", "/")).removeprefix(root)

@@ -1,4 +1,4 @@
-"""ICC profiles: how far one moves a picture's colours from what their numbers mean in sRGB, and the conversion."""
+"""ICC profiles: how far a profile moves colours from their meaning in sRGB, and the conversion to sRGB."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 Color = Literal["auto", "keep", "srgb"]
 
 MOST_LEVELS = 4.0
-"""With "auto", colours that move by more than so many of 256 levels on average are converted."""
+"""With "auto", colours that move by more than this many of 256 levels on average are converted."""
 
-_SAME_LEVELS = 2.0  # by which no color moves where a profile is sRGB in other words
+_SAME_LEVELS = 2.0  # a profile that moves no colour by more is sRGB under another name
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
 _THUMBNAIL = 64
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile other than sRGB. name: as it calls itself. mode: the one of Pillow's that it describes."""
+    """A profile other than sRGB. `name`: its own name. `mode`: the mode of Pillow that it describes."""
 
     name: str
     mode: str
     transform: ImageCmsTransform
 
     def levels(self, image: Image) -> float:
-        """Return by how many of 256 levels the profile moves the colours of `image`, mode RGB, L, CMYK or LAB."""
+        """Return by how many of 256 levels the profile moves the colours of `image`, which has mode RGB, L, CMYK or
+        LAB."""
         from PIL.Image import Resampling
 
         width, height = image.size
@@ -40,7 +41,7 @@ class Profile:
         return _apart(self.transform, image.resize(size, Resampling.BOX) if size != image.size else image)
 
     def convert(self, image: Image) -> Image:
-        """Return `image`, mode RGB, RGBA, L, CMYK or LAB, in sRGB."""
+        """Return `image`, which has mode RGB, RGBA, L, CMYK or LAB, in sRGB."""
         if image.mode == "RGBA":
             converted = self.convert(image.convert("RGB"))
             converted.putalpha(image.getchannel("A"))
@@ -50,12 +51,12 @@ class Profile:
 
 
 def read_profile(icc: bytes, mode: str) -> Profile | None:
-    """Return the profile; None where it is sRGB, unreadable, or not one for pixels of `mode`."""
+    """Return the profile, or None if it is sRGB, unreadable, or not for pixels of `mode`."""
     found = _read(icc) if icc else None
     return found if found and found.mode == ("RGB" if mode == "RGBA" else mode) else None
 
 
-@functools.lru_cache(maxsize=64)  # a data set has few, each in thousands of files
+@functools.lru_cache(maxsize=64)  # a data set has only a few, each in thousands of files
 def _read(icc: bytes) -> Profile | None:
     from PIL import Image, ImageCms
 
@@ -76,7 +77,7 @@ def _read(icc: bytes) -> Profile | None:
 
 def _apart(transform: ImageCmsTransform, image: Image, *, most: bool = False) -> float:
     if image.mode == "LAB":
-        return 256.0  # Pillow has no other way from it to RGB
+        return 256.0  # Pillow has no other conversion to RGB
     moved = np.asarray(transform.apply(image), dtype=np.int16)
     apart = np.abs(moved - np.asarray(image.convert("RGB"), dtype=np.int16)).mean(axis=-1)
     return float(apart.max() if most else apart.mean())

@@ -1,4 +1,4 @@
-"""Files that hold many photographs: which of them a source names, and reading from any place in them."""
+"""Files that hold many photographs: find those that a source names, and read from any position in them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class Container:
-    """A file that is read in place, by any number of threads.
+    """A file that any number of threads read in place.
 
-    It is opened for each read, since a source may have more files than a process may open. stamp: see `walk.Found`.
+    It is opened for each read, because a source may have more files than a process may open. `stamp`: see
+    `walk.Found`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,9 +35,9 @@ class Container:
         self.stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
 
     def read(self, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start` on.
+        """Return `length` bytes from `start`.
 
-        Raises OSError where they aren't there, and UserError where the file has changed since it was listed.
+        Raises OSError if they don't exist, and UserError if the file has changed since it was listed.
         """
         if start < 0 or start + length > self.size:
             raise damaged(f"it ends before byte {start + length:,}", self.path)
@@ -54,12 +55,12 @@ class Container:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def open(self) -> IO[bytes]:
-        """Open the file to go through it once."""
+        """Open the file for a single sequential read."""
         return self.path.open("rb")
 
 
 class Within(Container):
-    """A file that lies in a container as it is, such as a tar in a tar."""
+    """A file stored uncompressed in a container, such as a tar in a tar."""
 
     def __init__(self, outer: Container, start: int, size: int) -> None:
         self.path, self.stamp, self.size = outer.path, outer.stamp, size
@@ -98,7 +99,7 @@ class _Window(io.RawIOBase):
 
 
 def damaged(what: str, path: Path) -> OSError:
-    """Return the error for a photograph whose bytes can't be had, although the disk can be read."""
+    """Return the error for a photograph whose bytes are lost, although the disk can be read."""
     return OSError(errno.EIO, f"{path.name} is damaged: {what}", str(path))
 
 
@@ -106,8 +107,8 @@ def damaged(what: str, path: Path) -> OSError:
 class Files:
     """The container files that a source names.
 
-    root: the file, where it is one, or the folder that they lie in. paths: sorted. splits: as their names say, or
-    `UNDECIDED`. ignored: what lies beside them.
+    `root`: the file, if there is one, or their folder. `paths`: sorted. `splits`: according to their names, or
+    `UNDECIDED`. `ignored`: other files next to them.
     """
 
     root: Path
@@ -116,15 +117,16 @@ class Files:
     ignored: list[Ignored]
 
     def name(self, number: int) -> str:
-        """Return a file's path below the root, with a slash, for what is in it; "" where the root is that file."""
+        """Return a file's path below the root, with a slash, as a prefix for its contents; "" if the root is that
+        file."""
         path = self.paths[number]
         return "" if path == self.root else f"{path.relative_to(self.root).as_posix()}/"
 
 
 def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = True) -> Files:
-    """Return the files of a source that `holds` some: one, a pattern such as `train-{00..12}.tar`, or a folder's.
+    """Return the files of a source that `holds` some: a file, a pattern such as `train-{00..12}.tar`, or a folder.
 
-    Raises UserError where one is missing, or only some are named as splits.
+    Raises UserError if one is missing, or if only some are named after splits.
     """
     root, paths = file_paths(source, match)
     if not root.is_dir():
@@ -164,7 +166,7 @@ def _splits(root: Path, paths: list[Path]) -> list[int]:
 
 
 def _split_of(name: str) -> int | None:
-    """Return the split that a file's name means, or else the folder that it lies in; None where none does."""
+    """Return the split that a file's name means, or else the name of its folder. Returns None if neither does."""
     for part in reversed(name.split("/")):
         found = splits_in(part)
         if len(found) > 1:
@@ -175,9 +177,9 @@ def _split_of(name: str) -> int | None:
 
 
 def holds(source: str | Path, match: re.Pattern[str]) -> bool:
-    """Return whether a source is files that `match`: one, a pattern of them, or a folder of nothing but such files.
+    """Return whether a source is files that `match`: a file, a pattern, or a folder with nothing else.
 
-    The files of a folder may lie in folders, one for each split.
+    The files of a folder may be in subfolders, one for each split.
     """
     path = user_path(source)
     if not path.is_dir():
@@ -198,7 +200,7 @@ def _expanded(path: Path) -> list[Path]:
     paths = []
     for each in _choices(str(path)):
         if not Path(each).is_file():
-            raise UserError(f"--source {path}: {each} is not there; give the numbers of the files that are")
+            raise UserError(f"--source {path}: {each} does not exist; give the numbers of the existing files")
         paths.append(Path(each))
     return paths
 

@@ -1,4 +1,4 @@
-"""Which files of a Hugging Face data set hold which split: by its card, by its folders, and by their names."""
+"""Find the split of each file in a Hugging Face data set: by its card, by its folders, and by the files' names."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class DataFile:
 class Card:
     """The front matter of a data set's README.md.
 
-    files: by configuration, the patterns of its files, each with its split's name, None where it has none. default: the
-    configuration that is used where none is named. features: each configuration's; "" is that of all.
+    `files`: for each configuration, its file patterns, each with the split's name or None. `default`: the
+    configuration to use if none is named. `features`: those of each configuration; "" applies to all.
     """
 
     files: dict[str, list[tuple[str | None, str]]] = field(default_factory=dict)
@@ -46,9 +46,9 @@ class Card:
 def choose_files(
     names: Sequence[str], card: Card, config: str | None, where: str, how: str
 ) -> tuple[list[DataFile], str]:
-    """Return the files of rows among all files of a data set, and the name of the configuration they are of.
+    """Return the files of rows among all files of a data set, and the name of their configuration.
 
-    Raises UserError, which names `where`, for a configuration that isn't there, and where one must be chosen; `how`
+    Raises UserError, which names `where`, for a configuration that does not exist, or if one must be chosen. `how`
     says what to give then.
     """
     found = [name for name in names if name.lower().endswith(SUFFIXES) and not re.search(r"(^|/)[._]", name)]
@@ -74,17 +74,21 @@ def choose_files(
 
 
 def without_other_splits(files: list[DataFile], where: str) -> tuple[list[DataFile], list[Ignored]]:
-    """Leave out files whose names are those of no split, where others have one. Raises UserError if none trains."""
+    """Leave out files without a split in their name, if others have one. Raises UserError if none is for training."""
     if all(file.split == UNDECIDED for file in files):
         return files, []
     if not any(file.split == TRAIN for file in files):
-        raise UserError(f"{where} has no training split, only {few([file.name for file in files])}; give one that has")
+        raise UserError(
+            f"{where} has no training split, only {few([file.name for file in files])}; give a data set with one"
+        )
     kept = [file for file in files if file.split != UNDECIDED]
-    return kept, [(file.name, "of no split: neither train, validation nor test") for file in files if file not in kept]
+    return kept, [
+        (file.name, "belongs to no split: neither train, validation nor test") for file in files if file not in kept
+    ]
 
 
 def read_card(path: Path) -> Card:
-    """Read a README.md's front matter; an empty card where there is none, or none that can be read."""
+    """Read a README.md's front matter. Returns an empty card if there is none, or if it can't be read."""
     import yaml
 
     try:
@@ -100,7 +104,7 @@ def read_card(path: Path) -> Card:
 
 
 def saved_features(folder: Path) -> Features:
-    """Return the features in the dataset_info.json that `datasets` saves beside the rows, or none."""
+    """Return the features in the dataset_info.json that `datasets` saves next to the rows, or none."""
     try:
         found = json.loads((folder / "dataset_info.json").read_bytes())["features"]
         return {name: each for name, each in found.items() if isinstance(each, dict)}
@@ -135,7 +139,7 @@ def _patterns(given: Any, split: str | None = None) -> list[tuple[str | None, st
 
 
 def _feature(given: dict[str, Any]) -> dict[str, Any]:
-    """Return a column of a card in the form that `datasets` has in its files."""
+    """Return a column of a card in the form that `datasets` uses in its files."""
     for outer in ("sequence", "list"):
         if isinstance(inner := given.get(outer), dict):
             return {"_type": "Sequence", "feature": _feature({"dtype": inner})}
@@ -153,7 +157,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _config_of(name: str) -> str:
-    """Return the first folder that is neither "data" nor a split's: the Hub has one for each configuration."""
+    """Return the first folder that is neither "data" nor a split. The Hub has a folder for each configuration."""
     folders = [part for part in name.split("/")[:-1] if part != "data" and _split_word(part) is None]
     return folders[0] if folders else _DEFAULT
 
@@ -174,6 +178,6 @@ def _split(name: str, given: str | None) -> int:
 
 
 def _split_word(part: str) -> int | None:
-    """Return the split that a file or folder is named after: `train-00000-of-00003`, `food101-train`."""
+    """Return the split in a file's or folder's name: `train-00000-of-00003`, `food101-train`."""
     stem = _NUMBERED.sub("", part)
     return next((split for each in (stem, stem.rpartition("-")[2]) if (split := split_of(each)) is not None), None)

@@ -1,4 +1,4 @@
-"""Finds a data set in one of Hugging Face's forms, and the split that each of its files holds."""
+"""Find a data set in one of Hugging Face's forms, and the split of each of its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fasttrain.photos.source import UNDECIDED
 from fasttrain.photos.split_names import split_of
 
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
-_LOOKED_AT = 64  # of a folder's entries, before it is taken for one without files of rows
+_LOOKED_AT = 64  # entries of a folder, before it is treated as one without files of rows
 
 
 def is_saved(folder: Path) -> bool:
@@ -29,9 +29,9 @@ def is_saved(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set on this machine. root: a folder, or the only file, whose name in `files` is then "".
+    """A data set on this machine. `root`: a folder, or the only file, whose name in `files` is then "".
 
-    features: each column's, as its card or its dataset_info.json has them. config: None where there is no choice.
+    `features`: each column's, from its card or its dataset_info.json. `config`: None if there is no choice.
     """
 
     root: Path
@@ -42,7 +42,7 @@ class DataSet:
 
 
 def find_data_set(source: str) -> DataSet:
-    """Return the data set at `source`, downloaded first where that is on the Hub. Raises UserError, one line."""
+    """Return the data set at `source`. It is downloaded first if it is on the Hub. Raises UserError, one line."""
     if source.startswith(HUB):
         there = download(source)
         name = source.removeprefix(HUB).replace("/", "-").replace(":", "-")
@@ -65,7 +65,7 @@ def find_data_set(source: str) -> DataSet:
         return DataSet(path, name, [DataFile(file, UNDECIDED) for file in _saved(path)], saved_features(path))
     card = read_card(path / CARD)
     names = [each.relative_to(path).as_posix() for each in row_files(path, every=True)]
-    files, config = choose_files(names, card, None, f"--source {path}", "a folder that holds one alone")
+    files, config = choose_files(names, card, None, f"--source {path}", "a folder that holds only one")
     return DataSet(path, name, files, {**saved_features(path), **_features(card, config)}, config)
 
 
@@ -84,9 +84,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: missing or no JSON; save the data set again with `save_to_disk`") from error
+        raise UserError(f"{path}: missing or not JSON; save the data set again with `save_to_disk`") from error
     if not isinstance(plain, dict):
-        raise UserError(f"{path}: no JSON object; save the data set again with `save_to_disk`")
+        raise UserError(f"{path}: not a JSON object; save the data set again with `save_to_disk`")
     return plain
 
 
@@ -95,9 +95,9 @@ def _features(card: Card, config: str) -> Features:
 
 
 def row_files(folder: Path, *, every: bool = False) -> Iterator[Path]:
-    """Yield the files of rows in a folder and, two levels down, in its folders.
+    """Yield the files of rows in a folder and in its subfolders, two levels deep.
 
-    Unless `every`, not all entries are looked at: class folders may hold millions of photographs.
+    Unless `every`, only some entries are examined, because class folders may hold millions of photographs.
     """
     level = [folder] if folder.is_dir() else []
     for _ in range(3):

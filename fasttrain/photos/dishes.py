@@ -1,4 +1,4 @@
-"""The dishes of the drawn sample: each paints itself onto a plate, never twice alike."""
+"""The dishes of the drawn sample. Each paints itself onto a plate, and never the same twice."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Brush:
-    """Draws in a plate's own coordinates: the unit disc, turned, seen at a slant, shifted in the picture.
+    """Draws in the coordinates of a plate: the unit disc, rotated, seen at an angle, and shifted in the picture.
 
-    `radius` in pixels, `squash` (0, 1] is the slant's foreshortening, `turn` in radians.
+    `radius` is in pixels, `squash`, in (0, 1], is the foreshortening, and `turn` is in radians.
     """
 
     draw: ImageDraw
@@ -33,7 +33,7 @@ class Brush:
         return float(self.rng.uniform(low, high))
 
     def count(self, low: int, high: int) -> int:
-        """Low to high, both included."""
+        """Return a random integer from `low` to `high`, both included."""
         return int(self.rng.integers(low, high + 1))
 
     def choice(self, colours: list[Colour]) -> Colour:
@@ -44,7 +44,7 @@ class Brush:
         return red, green, blue
 
     def within(self, radius: float) -> tuple[float, float]:
-        """A point, uniform over the disc."""
+        """Return a random point, uniform over the disc."""
         angle, distance = self.between(0, 2 * math.pi), radius * math.sqrt(self.between(0, 1))
         return distance * math.cos(angle), distance * math.sin(angle)
 
@@ -61,7 +61,7 @@ class Brush:
         self.draw.ellipse((across - half, down - tall, across + half, down + tall), fill=colour)
 
     def blob(self, x: float, y: float, radius: float, colour: Colour, wobble: float = 0.1) -> None:
-        """A disc with a wavy edge."""
+        """Draw a disc with a wavy edge."""
         phases = self.rng.uniform(0, 2 * math.pi, 3)
         points = []
         for step in range(28):
@@ -93,7 +93,7 @@ class Brush:
 
 
 def donuts(brush: Brush, plate: Colour) -> None:
-    """One to five rings with glaze and sprinkles; the plate shows through the hole."""
+    """Draw one to five rings with glaze and sprinkles. The plate shows through the hole."""
     count = brush.count(1, 5)
     size = {1: 0.8, 2: 0.46, 3: 0.43, 4: 0.38, 5: 0.34}[count]
     sprinkles: list[Colour] = [
@@ -120,7 +120,7 @@ def donuts(brush: Brush, plate: Colour) -> None:
 
 
 def pancakes(brush: Brush, plate: Colour) -> None:
-    """A stack seen from the side and above, with syrup, butter and berries."""
+    """Draw a stack, seen from the side and above, with syrup, butter and berries."""
     layers = brush.count(3, 6)
     size = brush.between(0.6, 0.8)
     rise = brush.between(0.1, 0.16)
@@ -143,7 +143,7 @@ def pancakes(brush: Brush, plate: Colour) -> None:
 
 
 def pizza(brush: Brush, plate: Colour) -> None:
-    """Crust, sauce, molten cheese, salami and basil, cut into slices now and then."""
+    """Draw crust, sauce, molten cheese, salami and basil, sometimes cut into slices."""
     brush.blob(0, 0, 0.97, brush.vary((196, 140, 78)), 0.03)
     brush.blob(0, 0, 0.84, brush.vary((185, 58, 28)), 0.03)
     brush.blob(0, 0, 0.79, brush.vary((238, 192, 96), 10), 0.05)
@@ -165,7 +165,7 @@ def pizza(brush: Brush, plate: Colour) -> None:
 
 
 def salad(brush: Brush, plate: Colour) -> None:
-    """Leaves in many greens, tomato, cucumber, onion rings, cheese."""
+    """Draw leaves in many greens, tomato, cucumber, onion rings and cheese."""
     greens: list[Colour] = [(70, 130, 40), (110, 165, 60), (40, 95, 35), (150, 190, 90), (90, 60, 80)]
     for _ in range(brush.count(60, 90)):
         brush.leaf(*brush.within(0.78), brush.between(0.12, 0.28), brush.vary(brush.choice(greens)))
@@ -186,7 +186,7 @@ def salad(brush: Brush, plate: Colour) -> None:
 
 
 def soup(brush: Brush, plate: Colour) -> None:
-    """A smooth surface in a deep bowl, a swirl of cream, croutons or herbs, and the window's reflection."""
+    """Draw a smooth surface in a deep bowl, a swirl of cream, croutons or herbs, and a window's reflection."""
     rim: Colour = (int(plate[0] * 0.72), int(plate[1] * 0.72), int(plate[2] * 0.72))
     brush.disc(0, 0, 0.95, rim)
     liquid = brush.choice([(206, 70, 26), (230, 132, 30), (232, 164, 60), (216, 104, 40)])
@@ -206,7 +206,7 @@ def soup(brush: Brush, plate: Colour) -> None:
 
 
 def sushi(brush: Brush, plate: Colour) -> None:
-    """Rolls in rows, or rice with fish on it; wasabi and ginger at the side."""
+    """Draw rolls in rows, or rice with fish on it, with wasabi and ginger at the side."""
     fish: list[Colour] = [(240, 125, 75), (205, 50, 60), (245, 180, 150), (120, 170, 70), (250, 210, 90)]
     filling = brush.choice(fish)
     across, down = brush.count(3, 4), brush.count(2, 4)
@@ -239,4 +239,4 @@ def sushi(brush: Brush, plate: Colour) -> None:
 DISHES: dict[str, Callable[[Brush, Colour], None]] = {
     dish.__name__: dish for dish in (donuts, pancakes, pizza, salad, soup, sushi)
 }
-"""Class name to painter; a painter gets a brush over the plate and the plate's colour."""
+"""The painter of each class. It gets a brush over the plate, and the plate's colour."""

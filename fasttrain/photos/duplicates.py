@@ -1,4 +1,4 @@
-"""Photographs that are there twice: perceptual hashes, and the pairs of them that are near each other."""
+"""Find duplicate photographs: perceptual hashes, and the pairs of hashes that are close to each other."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ONES = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pairs of positions, int64 [m, 2], the lesser first, and their distances, int64 [m]: bits that differ.
+    """Pairs of positions, int64 [m, 2], the smaller first, and their distances, int64 [m]: the bits that differ.
 
-    leaked: int64, the positions of validation and test samples that are near one of an earlier split.
+    `leaked`: int64, the positions of validation and test samples that are close to a sample of an earlier split.
     """
 
     pairs: NDArray[np.int64]
@@ -26,14 +26,15 @@ class Duplicates:
 
 
 def perceptual_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """uint64 [n] of uint8 RGB [n, 32, 32, 3]: `imagehash.phash`'s bits, the first one the highest.
+    """Return the perceptual hashes of uint8 RGB [n, 32, 32, 3] as uint64 [n]: `imagehash.phash`'s bits, the first one
+    highest.
 
-    The signs, about their median, of the 8 x 8 lowest frequencies of the luma's DCT-II (Zauner 2010). It is
-    written out here since a batch takes a tenth of the time that imagehash takes picture by picture.
+    The bits are the signs, relative to their median, of the 8 x 8 lowest frequencies of the luma's DCT-II (Zauner
+    2010). It is implemented here because a batch takes a tenth of the time that imagehash takes image by image.
     """
     from scipy.fft import dct  # type: ignore[import-untyped]
 
-    # Pillow's convert("L"), in its fixed point.
+    # Pillow's convert("L"), in its fixed-point arithmetic.
     luma = (thumbnails.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 0x8000) >> 16
     frequencies = dct(dct(luma.astype(np.float64), axis=1), axis=2)[:, :8, :8].reshape(len(luma), HASH_BITS)
     bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
@@ -41,10 +42,11 @@ def perceptual_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def find_duplicates(hashes: NDArray[np.uint64], splits: NDArray[np.int64], distance: int) -> Duplicates:
-    """The pairs of samples whose `hashes`, uint64 [n], differ in at most `distance` bits (0 to 32).
+    """Return the pairs of samples whose `hashes`, uint64 [n], differ in at most `distance` bits (0 to 32).
 
-    `splits`, int64 [n]: 0 train, 1 val, 2 test. Of the samples with one hash, the first of each split stands for the
-    others there, which are paired with it alone: a thousand copies make a thousand pairs, not half a million.
+    `splits`, int64 [n]: 0 train, 1 val, 2 test. Among samples with the same hash, the first in each split represents
+    the others of that split, which are paired only with it: a thousand copies make a thousand pairs, not half a
+    million.
     """
     different, which = np.unique(hashes, return_inverse=True)
     first = np.full((len(different), 3), len(hashes), np.int64)  # the first sample of each hash in each split
@@ -71,10 +73,10 @@ def find_duplicates(hashes: NDArray[np.uint64], splits: NDArray[np.int64], dista
 
 
 def _near(hashes: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of positions of `hashes`, all different, at most `distance` bits apart, and how many: int64 [m] each.
+    """Return pairs of positions of distinct `hashes` at most `distance` bits apart, and the distances: int64 [m] each.
 
-    Multi-index hashing (Norouzi et al. 2012): cut into `distance` + 1 bands, two such hashes agree in one of them at
-    least, so only those that share a band's value are compared. 100,000 hashes take a second.
+    Multi-index hashing (Norouzi et al. 2012): if hashes are cut into `distance` + 1 bands, two such hashes agree in at
+    least one band. So only those with the same value in a band are compared. 100,000 hashes take a second.
     """
     found = [np.empty((3, 0), np.int64)]
     for left, right in _candidates(hashes, distance + 1) if distance else ():
@@ -88,12 +90,12 @@ def _near(hashes: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.int64],
 
 
 def _candidates(hashes: NDArray[np.uint64], bands: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of positions that agree in a band, in arrays no longer than `hashes`."""
+    """Yield pairs of positions that agree in a band, in arrays no longer than `hashes`."""
     for low, high in itertools.pairwise(HASH_BITS * band // bands for band in range(bands + 1)):
         values = hashes >> np.uint64(low) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(values, kind="stable")
         values = values[order]
-        # Neighbours at 1, 2, 3 ... places in the sorted list, for as long as any two still agree.
+        # Compare neighbours at distances 1, 2, 3, ... in the sorted list, as long as any two still agree.
         starts, step = np.arange(len(values)), 0
         while len(starts):
             step += 1

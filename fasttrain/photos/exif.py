@@ -1,19 +1,19 @@
-"""Which way up a photograph is, decided for every format as Chromium decides it for JPEG."""
+"""The orientation of a photograph, decided for every format as Chromium decides it for JPEG."""
 
 from __future__ import annotations
 
 import struct
 
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-"""How a TIFF header begins, and its byte order as `struct` writes it."""
+"""The beginning of a TIFF header, and its byte order for `struct`."""
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 
 
 def exif_orientation(block: bytes) -> int:
-    """Return the orientation, 1 to 8, that an Exif block (a TIFF header and its first directory) gives.
+    """Return the orientation, 1 to 8, given by an Exif block (a TIFF header and its first directory).
 
-    The first orientation entry of the first directory counts, if it is one SHORT from 1 to 8. Everything else is 1, as
-    is a block that is foreign or cut off: metadata is no reason to lose a photograph. XMP is never asked.
+    The first orientation entry of the first directory counts, if it is a single SHORT from 1 to 8. Everything else,
+    including an invalid or truncated block, gives 1: bad metadata is no reason to lose a photograph. XMP is ignored.
     """
     order = BYTE_ORDERS.get(block[:4])
     if order is None or len(block) < 8:

@@ -1,4 +1,4 @@
-"""Columns of a table that have no other use: kept as extra labels of the photographs."""
+"""Columns of a table without another use: they are kept as extra labels of the photographs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 from fasttrain.photos.rows import TEXT, Table
 
-# Names in digits are no numbers: those with leading zeros, and those that a number of 64 bits doesn't hold.
+# Some names in digits are not numbers: those with leading zeros, and those that don't fit into 64 bits.
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[Any]]:
-    """Return the columns other than those at the positions `used`, a value a row: a number, a truth value, text, a
-    list of these, or None where the cell is empty.
+    """Return the columns other than those at the positions `used`, with a value for each row.
 
-    A text file's column is of numbers, or of lists in JSON, where all its cells are. Columns of one name get numbers.
+    A value is a number, a boolean, text, a list of these, or None for an empty cell. A column of a text file is
+    numbers, or lists in JSON, if all its cells are. Columns with the same name get numbers.
     """
     text = table.path.suffix.lower() in TEXT
     found: dict[str, list[Any]] = {}
@@ -51,7 +51,7 @@ def _list(cell: str) -> bool:
 
 
 def plain_value(cell: Any) -> Any:
-    """Return a value in a form that JSON has; None where it is no number."""
+    """Return a value in a form that JSON supports. NaN becomes None."""
     if cell is None or isinstance(cell, (str, bool, int)):
         return cell
     if isinstance(cell, (float, Decimal)):

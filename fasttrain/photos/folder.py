@@ -1,4 +1,4 @@
-"""Folders of photographs: class folders, alone or in a folder for each split."""
+"""Folders of photographs: class folders, directly or in a folder for each split."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def claims(source: str) -> bool:
-    """Return True: this kind is asked last, and takes what no other does."""
+    """Return True: this kind is tried last, and accepts what no other does."""
     return True
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs of a folder. Raises UserError where it holds neither class folders nor split folders."""
+    """List the photographs of a folder. Raises UserError if it holds neither class folders nor split folders."""
     root = user_path(source)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
@@ -36,9 +36,9 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def divides_itself(folder: Path) -> bool:
-    """Return whether `folder` says by its folders which of its photographs validate or test.
+    """Return whether the folders in `folder` say which of its photographs validate or test.
 
-    Raises UserError where it can't be read.
+    Raises UserError if it can't be read.
     """
     try:
         tree = DiskTree(folder)
@@ -57,7 +57,7 @@ def list_tree(tree: Tree, kind: str, name: str, options: SourceOptions) -> Listi
 
 
 def _split_folders(tree: Tree) -> dict[str, int]:
-    """Return which of the folders is which split, or nothing where the folders are classes."""
+    """Return which folder is which split, or nothing if the folders are classes."""
     names = tree.folders("")
     folders = {name: split for name in names if (split := split_of(name)) is not None}
     trains = [name for name, split in folders.items() if split == TRAIN]
@@ -67,7 +67,7 @@ def _split_folders(tree: Tree) -> dict[str, int]:
 
 
 def _refuse_loose_splits(tree: Tree) -> None:
-    """Raise UserError if folders are named as splits but can't be used so: they would become the classes."""
+    """Raise UserError if folders are named after splits but can't be used as such: they would become the classes."""
     named = {name: split for name in tree.folders("") if (split := split_of(name)) is not None}
     if len(set(named.values())) < 2:
         return
@@ -140,9 +140,9 @@ def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_o
     if split == VAL:
         loose = sum(reason == _NO_CLASS for _, reason in left_out)
         what = f"{loose:,} photographs but no class folders" if loose else f"no photographs ({': '.join(left_out[0])})"
-        mend = "give each class a folder there" if loose else "add some"
+        fix = "give each class a folder there" if loose else "add some"
         raise UserError(
-            f"--source {where} holds {what}; {mend}, or remove {folder}/: then --val-fraction decides which of the "
+            f"--source {where} holds {what}; {fix}, or remove {folder}/: then --val-fraction decides which of the "
             "training photographs validate"
         )
     return []
@@ -151,11 +151,11 @@ def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_o
 def _no_folders(tree: Tree, beside: list[Ignored]) -> str:
     photos = sum(reason == _NO_CLASS for _, reason in beside)
     where = f"{photos:,} photographs but no class folders" if photos else "no class folders"
-    return where + (_table_hint(tree) or "; give each class a folder of its own")
+    return where + (_table_hint(tree) or "; give each class its own folder")
 
 
 def _table_hint(tree: Tree) -> str:
-    """Return a hint at a file in the folder that may say which photograph is of which class, or nothing."""
+    """Return a hint at a file in the folder that may be the table of labels, or ""."""
     tables = [path for path, _ in _beside(tree) if path.lower().endswith(_TABLES)]
     return f"; is {tables[0]} their table? Then give --source {tree.root / tables[0]}" if tables else ""
 
@@ -172,6 +172,6 @@ def _walk_classes(tree: Tree, prefix: str, names: Iterable[str], split: int) -> 
 
 
 def _beside(tree: Tree, start: str = "") -> list[Ignored]:
-    """Return what lies loose beside the class folders."""
+    """Return the files that are not in a class folder."""
     loose = tree.loose(start)
     return [(item.path, _NO_CLASS) if isinstance(item, Found) else item for item in loose]

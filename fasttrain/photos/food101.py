@@ -1,4 +1,4 @@
-"""Food-101 (Bossard, Guillaumin, Van Gool, ECCV 2014), by torchvision's own download and checksum, and its layout."""
+"""Food-101 (Bossard, Guillaumin, Van Gool, ECCV 2014): torchvision's download and checksum, and its layout."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fasttrain.photos.walk import Found, Ignored
 from fasttrain.text import decode_text, read_text
 
 OPTIONS: frozenset[str] = frozenset()
-_INSTEAD = "use --source sample (built in) or --source DIR (a folder of yours)"
+_INSTEAD = "use --source sample (built in) or --source DIR (your own folder)"
 _SILENCE_S = 60.0
 _PARTS = {"train": TRAIN, "test": TEST}
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is "food101", or a folder laid out as Food-101 is."""
+    """Return whether `source` is "food101", or a folder with Food-101's layout."""
     return source == "food101" or is_food101(user_path(source))
 
 
@@ -44,7 +44,7 @@ def has_meta(tree: Tree) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs that the two files in `meta/` name. Raises UserError where Food-101 can't be downloaded."""
+    """List the photographs named in the two files in `meta/`. Raises UserError if Food-101 can't be downloaded."""
     if source == "food101":
         root, kind, name = download_food101(cache_root()), "food101", "food101"
     else:
@@ -56,10 +56,13 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def list_meta(tree: Tree, read: Callable[[str], bytes], kind: str, name: str, options: SourceOptions) -> Listing:
-    """List a tree that `has_meta`, as a folder of the same files is. read: the bytes of the file at a path."""
+    """List a tree that `has_meta`, like a folder with the same files.
+
+    `read` returns the bytes of the file at a path.
+    """
     if options.classes is not None:
         raise UserError(
-            f"--classes {options.classes} means nothing for Food-101's layout, which {tree.root} has: leave it out"
+            f"--classes {options.classes} has no effect on Food-101's layout, which {tree.root} has: leave it out"
         )
     files = {part: f"meta/{part}.txt" for part in _PARTS}
     meta = {part: decode_text(read(file), tree.root / file) for part, file in files.items()}
@@ -68,7 +71,7 @@ def list_meta(tree: Tree, read: Callable[[str], bytes], kind: str, name: str, op
 
 
 def _list(tree: Tree, images: str, meta: dict[str, str], base: Path, kind: str, name: str) -> Listing:
-    """List the photographs below the folder `images` of a tree, by what the files in `meta/` hold."""
+    """List the photographs below the folder `images` of a tree, according to the files in `meta/`."""
     named = {line.strip(): split for part, split in _PARTS.items() for line in meta[part].splitlines() if line.strip()}
     there: dict[str, Found] = {}
     ignored: list[Ignored] = []
@@ -91,17 +94,17 @@ def _list(tree: Tree, images: str, meta: dict[str, str], base: Path, kind: str, 
 
 
 def download_food101(cache: Path) -> Path:
-    """The folder `cache`/food-101 with `images/` and `meta/`, downloaded (5 GB) and unpacked once.
+    """Return the folder `cache`/food-101 with `images/` and `meta/`. It is downloaded (5 GB) and unpacked once.
 
-    It appears under its name only when it is whole; the archive of an interrupted unpacking is
-    used again. Raises UserError where the network, the checksum or the disk fails.
+    It gets its name only when it is complete. The archive of an interrupted unpacking is used again. Raises UserError
+    if the network, the checksum or the disk fails.
     """
     done = cache / "food-101"
     if done.is_dir():
         return done
     from torchvision.datasets import Food101
 
-    # torchvision takes a half-unpacked folder for a whole one, so it may only ever see one of its own making.
+    # torchvision takes a partly unpacked folder for a complete one, so it only sees a folder that it made itself.
     staging = cache / "food-101.partial"
     shutil.rmtree(staging / "food-101", ignore_errors=True)
     waits = socket.getdefaulttimeout()
@@ -109,12 +112,12 @@ def download_food101(cache: Path) -> Path:
     try:
         staging.mkdir(parents=True, exist_ok=True)
         Food101(str(staging), split="train", download=True)
-        sync_disks()  # 101,000 files, whose names may reach the disk before what is in them
+        sync_disks()  # 101,000 files, whose names may reach the disk before their contents
         (staging / "food-101").rename(done)
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         with contextlib.suppress(OSError):
             staging.rmdir()
-        # urllib's errors are OSErrors, a wrong checksum is torchvision's RuntimeError.
+        # urllib's errors are OSErrors; a wrong checksum is a RuntimeError of torchvision.
         why = " ".join(str(getattr(error, "reason", error)).split())
         raise mendable(error, staging, "set FASTTRAIN_CACHE to a folder with room for it") or UserError(
             f"Food-101 can't be downloaded into {cache} ({why}): {_INSTEAD}"

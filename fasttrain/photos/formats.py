@@ -1,4 +1,4 @@
-"""Which format a file has, by its first bytes alone, and why a format can't be read."""
+"""Recognize a file's format by its first bytes, and say why a format can't be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 from fasttrain.extras import install
 
 HEAD = 512
-"""So many bytes are enough for `sniff`."""
+"""The number of bytes that `sniff` needs."""
 
 PILLOW = {
     "JPEG": "JPEG",
@@ -25,7 +25,7 @@ PILLOW = {
     "HEIC": "HEIF",
     "JPEG XL": "JXL",
 }
-"""The formats that are photographs, and Pillow's names for them."""
+"""The supported formats of photographs, with Pillow's names."""
 
 _EXTRAS = {"HEIC": ("pillow_heif", "heif"), "JPEG XL": ("pillow_jxl", "jxl")}
 _ELSEWHERE = "save it as JPEG or PNG"
@@ -96,7 +96,7 @@ _DIB_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
 def sniff(head: bytes) -> str:
-    """Return the format of a file that begins with `head`: a key of `PILLOW`, or another name for `why_not`, or ""."""
+    """Return the format of a file that begins with `head`: a key of `PILLOW`, another name for `why_not`, or ""."""
     for start, kind in _START:
         if head.startswith(start):
             return kind
@@ -120,7 +120,7 @@ def sniff(head: bytes) -> str:
 
 
 def why_not(kind: str) -> str | None:
-    """Return why a file of the format `kind`, see `sniff`, can't be read here; None where it can."""
+    """Return why a file of the format `kind` (see `sniff`) can't be read here, or None if it can."""
     if kind in _WHY:
         return _WHY[kind]
     if kind in _EXTRAS:

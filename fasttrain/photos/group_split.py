@@ -1,4 +1,4 @@
-"""Groups of photographs (a patient's, a product's, a burst) that stay in one split."""
+"""Keep groups of photographs (of a patient, a product, a burst) in one split."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL
 
 
 def shares_of(count: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
-    """Return how many of a class's photographs validate and test.
+    """Return how many photographs of a class validate and test.
 
-    Never all of them, and at least one each where the fraction isn't 0 and there are enough.
+    Never all of them, and at least one each if the fraction isn't 0 and there are enough.
     """
     validate, left = _share(count, val_fraction, count - 1)
     test, _ = _share(count, test_fraction, left)
@@ -21,7 +21,7 @@ def shares_of(count: int, val_fraction: float, test_fraction: float) -> tuple[in
 
 
 def _share(count: int, fraction: float, room: int) -> tuple[int, int]:
-    """Return how many of `count` the fraction is, at most `room`, and the room that is left."""
+    """Return the share of `count` for `fraction`, at most `room`, and the remaining room."""
     share = min(max(round(count * fraction), 1), room) if fraction else 0
     return share, room - share
 
@@ -34,11 +34,11 @@ def place_groups(
     order: NDArray[np.int64],
     before: NDArray[np.int8] | None = None,
 ) -> NDArray[np.int8]:
-    """Return int8 [n], 0 train, 1 val, 2 test, the same for all photographs of a group.
+    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test, the same within each group.
 
-    The largest groups are placed first, each where its classes lack the most; `order`, a permutation of 0 .. n - 1,
-    decides between equals. Each class gets as near to the fractions as its groups allow, always trains, and validates
-    and tests where it has groups enough. Groups that have a split `before`, int8 [n], -1 for none, stay there.
+    The largest groups are placed first, each where its classes lack most. `order`, a permutation of 0 .. n - 1,
+    decides between equals. Each class gets as close to the fractions as its groups allow. It always trains, and it
+    validates and tests if it has enough groups. Groups with a split in `before`, int8 [n], -1 for none, stay there.
     """
     held: dict[str, Counter[int]] = {}
     for row in order.tolist():
@@ -66,7 +66,7 @@ def place_groups(
 
 
 def fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
-    """Move the smallest of the `free` groups so that each class trains, and then is in the other splits, too."""
+    """Move the smallest of the `free` groups so that each class trains, and then is also in the other splits."""
     by_class: dict[int, list[str]] = {}
     for group in sorted(free, key=lambda group: (sum(held[group].values()), group)):
         for label in held[group]:
@@ -77,7 +77,7 @@ def fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str
             if placed[label, split]:
                 continue
             for group in by_class[label]:
-                # No class of the group may lose its last group in the split that the group leaves.
+                # No class of the group may lose its last group in the split that it leaves.
                 before = split_of[group]
                 spare = all(placed[each, before] > 1 for each in held[group])
                 if spare or split == TRAIN:

@@ -1,4 +1,4 @@
-"""A gzip file read from any place, by copies of the decompressor that are kept along the way."""
+"""Random access to a gzip file, using copies of the decompressor that are saved along the way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_POINTS = 1000  # of 40 kB each
 
 @dataclass
 class _Place:
-    """The position of a decompressor: bytes given out and taken in. inflater: None between two members of the file."""
+    """The position of a decompressor: bytes written and read. `inflater` is None between two members of the file."""
 
     out: int = 0
     taken: int = 0
@@ -32,8 +32,8 @@ class _Place:
 class Gzipped(Container):
     """The content of a gzip file.
 
-    Once `Forward` has gone through it, `read` begins at the nearest point before: 0.5 MB before on average, or a
-    2,000th of the file where that is more.
+    After `Forward` has gone through it, `read` starts at the nearest saved point: 0.5 MB earlier on average, or a
+    2,000th of the file if that is more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,19 +61,19 @@ class Gzipped(Container):
         return cast(IO[bytes], Forward(self))
 
     def before(self, start: int) -> _Place:
-        """Return the nearest place that is known from which the byte `start` can be reached."""
+        """Return the nearest known place from which the byte `start` can be reached."""
         return self._points[bisect.bisect_right(self._points, start, key=lambda place: place.out) - 1].copy()
 
     def step(self, place: _Place) -> bytes:
-        """Return the next bytes at `place`, and move it; none at the end. Raises zlib.error and EOFError."""
+        """Return the next bytes at `place`, and advance it. Empty at the end. Raises zlib.error and EOFError."""
         while True:
             raw = super().read(place.taken, min(_STEP, self.size - place.taken))
             if place.inflater is None:
-                if not raw.strip(b"\0"):  # the last block may be filled up with zeros
+                if not raw.strip(b"\0"):  # the last block may be padded with zeros
                     return b""
                 place.inflater = zlib.decompressobj(31)
             elif not raw:
-                raise EOFError("it is cut off")
+                raise EOFError("it is truncated")
             piece: bytes = place.inflater.decompress(raw, _APART)
             ended = place.inflater.eof
             left = place.inflater.unused_data if ended else place.inflater.unconsumed_tail
@@ -85,13 +85,13 @@ class Gzipped(Container):
                 return piece
 
     def keep(self, place: _Place) -> None:
-        """Keep a place that was reached by steps from the beginning, if none is near."""
+        """Save a place that was reached by steps from the beginning, unless another is near."""
         if place.out - self._points[-1].out >= self._apart:
             self._points.append(place.copy())
 
 
 class Forward:
-    """The content of a gzip file as a file that is read from beginning to end; to go back is slow."""
+    """The content of a gzip file as a file to read from beginning to end. Going back is slow."""
 
     def __init__(self, file: Gzipped) -> None:
         self._file = file
@@ -99,16 +99,16 @@ class Forward:
         self._begin, self._buffer, self._at = 0, b"", 0
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the current position."""
         return self._at
 
     def seek(self, position: int) -> int:
-        """Set the position."""
+        """Set the position and return it."""
         self._at = position
         return position
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes. Raises UserError where the file is damaged."""
+        """Return up to `size` bytes. Raises UserError if the file is damaged."""
         if self._at < self._begin:
             self._place = self._file.before(self._at)
             self._begin, self._buffer = self._place.out, b""

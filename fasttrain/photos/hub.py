@@ -36,10 +36,10 @@ class Downloaded:
 
 
 def download(source: str) -> Downloaded:
-    """Download the files of rows of `hf://OWNER/NAME[@REVISION][:CONFIGURATION]`, those that aren't there yet.
+    """Download the missing files of rows of `hf://OWNER/NAME[@REVISION][:CONFIGURATION]`.
 
-    Each is compared with the SHA-256 that the Hub has of it. What was downloaded before is used where the Hub can't be
-    reached. Raises UserError, one line, where there is no such data set, or the network or the disk fails.
+    Each is compared with the SHA-256 that the Hub lists. Earlier downloads are used if the Hub can't be reached.
+    Raises UserError, one line, if there is no such data set, or if the network or the disk fails.
     """
     found = _NAME.fullmatch(source)
     if found is None:
@@ -57,13 +57,13 @@ def download(source: str) -> Downloaded:
         if isinstance(error, _Unreachable) and (before := _before(record)) is not None:
             return before
         raise
-    except Exception as error:  # the client raises its own kinds, httpx's, requests' and plain OSErrors
+    except Exception as error:  # the client raises its own kinds, those of httpx and requests, and plain OSErrors
         raise _explained(error, where) from error
     return Downloaded(root, chosen, config, read_card(root / CARD))
 
 
 class _Unreachable(UserError):
-    """The Hub can't be reached now."""
+    """The Hub can't be reached at present."""
 
 
 class _Repository:
@@ -79,7 +79,7 @@ class _Repository:
         self.names = [each.rfilename for each in info.siblings or []]
 
     def fetch(self, names: Sequence[str]) -> Path:
-        """Download files, and return the folder that they lie in by their names."""
+        """Download files, and return their common folder."""
         return [self._fetched(name) for name in names][-1].parents[names[-1].count("/")]
 
     def _fetched(self, name: str) -> Path:
@@ -92,7 +92,7 @@ class _Repository:
         if (expected := self._digests.get(name)) and _sha256(path) != expected:
             path.resolve().unlink()
             path.unlink(missing_ok=True)
-            raise UserError(f"hf://{self._name}: {name} isn't what the Hub has, by its SHA-256; run the command again")
+            raise UserError(f"hf://{self._name}: {name} doesn't match the Hub's SHA-256; run the command again")
         return path
 
 
@@ -120,7 +120,7 @@ def _chosen(name: str, revision: str | None, config: str | None, where: str) -> 
 
 
 def _look(where: str) -> None:
-    """Raise _Unreachable where there is no network: the client tries for most of a minute."""
+    """Raise _Unreachable if there is no network. The client itself would try for most of a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -136,7 +136,7 @@ def _look(where: str) -> None:
 
 
 def _before(record: Path) -> Downloaded | None:
-    """Return what the same source gave before, if all of it is still there."""
+    """Return the earlier result for the same source, if all its files still exist."""
     try:
         plain: dict[str, Any] = json.loads(record.read_bytes())
         root, files = Path(plain["root"]), [DataFile(name, split) for name, split in plain["files"]]
@@ -150,15 +150,15 @@ def _explained(error: Exception, where: str) -> UserError:
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
-        return UserError(f"{where}: its owner asks for agreement: give it on the data set's page, and {_TOKEN}")
+        return UserError(f"{where}: its owner requires agreement: agree on the data set's page, and {_TOKEN}")
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{where} has no such revision; check it, or leave it out")
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(f"{where}: {constants.ENDPOINT} has no such data set; check the name, or {_TOKEN}")
     if isinstance(error, OSError) and (of_machine := mendable(error, mend="set HF_HOME to a folder with room")):
         return of_machine
-    said = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{where} can't be downloaded ({said}); run it again: what is there stays, or {_INSTEAD}")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"{where} can't be downloaded ({reason}); run it again: finished files are kept; or {_INSTEAD}")
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Data sets in Hugging Face's forms: on the Hub, saved by `datasets`, or as Parquet files that hold photographs."""
+"""Data sets in Hugging Face's forms: on the Hub, saved by `datasets`, or as Parquet files with photographs."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from fasttrain.photos.table import label_column, label_of, split_column, split_i
 from fasttrain.photos.walk import Ignored
 
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names"})
-_TRIED = 8  # files, of which some may be damaged
+_TRIED = 8  # files, some of which may be damaged
 _SPLITS = {0: "train", 1: "val", 2: "test", UNDECIDED: "photographs"}
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a data set on the Hub, or a file or folder of rows that hold photographs."""
+    """Return whether `source` is a data set on the Hub, or a file or folder of rows with photographs."""
     if source.startswith(HUB):
         return True
     path = user_path(source)
@@ -56,18 +56,18 @@ def claims(source: str) -> bool:
     try:
         return any(map(holds_photographs, islice(row_files(path), _TRIED)))
     except OSError:
-        return False  # whoever takes it then says so
+        return False  # the source that accepts it reports this
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in the rows of a data set. Raises UserError where its columns can't be told."""
+    """List the photographs in the rows of a data set. Raises UserError if its columns can't be identified."""
     require(f"--source {source}", "parquet", "pyarrow")
     found = find_data_set(str(source))
     files, ignored = without_other_splits(found.files, str(source))
     classes = None if options.class_names is None else read_class_names(user_path(options.class_names))
     spool = Spool()
     opened: list[_Opened] = []
-    for file in sorted(files, key=lambda file: (file.split, file.name)):  # those that train say which column is what
+    for file in sorted(files, key=lambda file: (file.split, file.name)):  # training files decide which column is what
         rows = open_rows(found.root / file.name if file.name else found.root, spool)
         if opened and file.split in (VAL, TEST) and options.label_column not in rows.types:
             ignored.append((file.name, f"no column {options.label_column}"))
@@ -107,16 +107,16 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def divides_itself(data: Path) -> bool:
-    """Return whether some files of a data set on this machine are of a split that validates or tests."""
+    """Return whether some files of a data set on this machine belong to a split for validation or testing."""
     return any(file.split in (VAL, TEST) for file in find_data_set(str(data)).files)
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file of rows, and which of its columns is what.
+    """A file of rows, and the roles of its columns.
 
-    prefix: what its photographs' paths begin with. classes: every class's name where the labels are numbers. extra:
-    further columns, see `extra_columns`.
+    `prefix`: the beginning of its photographs' paths. `classes`: the name of every class, if the labels are numbers.
+    `extra`: further columns, see `extra_columns`.
     """
 
     prefix: str
@@ -152,7 +152,7 @@ class _Opened:
         return photos, ignored
 
     def _label(self, number: int) -> str:
-        """Return the name of a row's class; empty where it has none, which is -1 where there are names."""
+        """Return the name of a row's class. Empty if it has none, which is -1 if there are names."""
         label = label_of(self.table, number, self.label)
         if not label or self.classes is None:
             return label
@@ -162,12 +162,14 @@ class _Opened:
         if isinstance(self.table.rows[number][self.label], str):
             return class_name(self.classes, label, where)
         if not label.isdigit() or int(label) >= len(self.classes) or not self.classes[int(label)]:
-            raise UserError(f"{where}: label {label} is none of its {len(self.classes):,} classes; give --class-names")
+            raise UserError(
+                f"{where}: label {label} is not one of its {len(self.classes):,} classes; give --class-names"
+            )
         return self.classes[int(label)]
 
 
 def _open(found: DataSet, file: DataFile, rows: RowFile, options: SourceOptions, classes: list[str] | None) -> _Opened:
-    """Tell a file's columns. Raises UserError."""
+    """Open a file and find the roles of its columns. Raises UserError."""
     features = {**found.features, **rows.features}
     table = read_table(rows)
     image = _image_column(rows, features, options.path_column)
@@ -193,7 +195,7 @@ class _Reader:
         self._files = files
 
     def __call__(self, path: str) -> bytes:
-        """Return the photograph's bytes. Raises BrokenPhoto where its row has none."""
+        """Return the photograph's bytes. Raises BrokenPhoto if its row has none."""
         prefix, row = self._place(path)
         rows, image = self._files[prefix]
         data = rows.read(row, image)
@@ -236,7 +238,7 @@ def _label_column(table: Table, features: Features, given: str | None) -> int:
 
 
 def _class_names(feature: Any, path: Path) -> list[str] | None:
-    """Return the names of a column of classes; of a column of lists of classes, too."""
+    """Return the class names of a column of classes, or of a column of lists of classes."""
     if not isinstance(feature, dict):
         return None
     if isinstance(feature.get("feature"), dict):
@@ -247,12 +249,12 @@ def _class_names(feature: Any, path: Path) -> list[str] | None:
     names = [str(name) for name in names]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path}: class {twice!r} is there twice in its features; give --class-names")
+        raise UserError(f"{path}: class {twice!r} is listed twice in its features; give --class-names")
     return names
 
 
 def _named(cell: Any, classes: list[str] | None) -> Any:
-    """Return a cell with the names of classes in place of their numbers."""
+    """Return a cell with class names instead of numbers."""
     if classes is None or cell is None:
         return cell
     if isinstance(cell, list):
@@ -266,7 +268,7 @@ def _require_same_classes(opened: list[_Opened]) -> None:
         if each.classes != first.classes:
             here, there = (few(one.classes) if one.classes else "no names" for one in (each, first))
             raise UserError(
-                f"{each.rows.path}: its classes ({here}) aren't those of {first.rows.path} ({there}); "
+                f"{each.rows.path}: its classes ({here}) differ from those of {first.rows.path} ({there}); "
                 "give --class-names"
             )
 

@@ -1,15 +1,15 @@
-"""The size of a JPEG XL, read from its header: the plugin decodes a file as it opens it."""
+"""The size of a JPEG XL, read from its header, because the plugin decodes a file when it opens it."""
 
 from __future__ import annotations
 
 _CODESTREAM = b"\xff\x0a"
-_BITS = (9, 13, 18, 30)  # of a side, by a selector of two bits
+_BITS = (9, 13, 18, 30)  # bits of a side, by a selector of two bits
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
-_HEAD = 16  # bytes: a header of the largest size takes 10
+_HEAD = 16  # bytes; a header with the largest size takes 10
 
 
 def jxl_size(data: bytes) -> tuple[int, int]:
-    """Return width and height, as ISO/IEC 18181-1 has them in its SizeHeader; (0, 0) where there is none."""
+    """Return width and height from the SizeHeader (ISO/IEC 18181-1), or (0, 0) if there is none."""
     start = 0 if data.startswith(_CODESTREAM) else _codestream(data)
     head = data[start + 2 : start + _HEAD]
     if len(head) < 2 or data[start : start + 2] != _CODESTREAM:
@@ -39,7 +39,7 @@ class _Bits:
 
 
 def _codestream(data: bytes) -> int:
-    """Return where a container's first box with the codestream has it; -1 where there is none."""
+    """Return the position of the codestream in a container's first box with one, or -1 if there is none."""
     at = 0
     while 0 <= at < len(data) - 8:
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]

@@ -1,4 +1,4 @@
-"""Sets of classes as bits: how multi-label data are held in memory and in the index."""
+"""Sets of classes as bits: the form of multi-label data in memory and in the index."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 
 def bytes_for(classes: int) -> int:
-    """Return how many bytes hold a bit for each class."""
+    """Return how many bytes hold one bit per class."""
     return -(-classes // 8)
 
 
 def packed(sets: Sequence[Sequence[int]], classes: int) -> NDArray[np.uint8]:
-    """Return uint8 [n, bytes_for(classes)]: bit `c % 8` of byte `c // 8` is 1 where set i holds class c."""
+    """Return uint8 [n, bytes_for(classes)]: bit `c % 8` of byte `c // 8` is 1 if set i contains class c."""
     bits = np.zeros((len(sets), bytes_for(classes)), np.uint8)
     rows = np.repeat(np.arange(len(sets)), [len(each) for each in sets])
     members = np.array([member for each in sets for member in each], np.int64)

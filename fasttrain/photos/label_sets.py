@@ -1,4 +1,4 @@
-"""Tables with several classes a photograph: a column of lists, or a column of 0 and 1 for each class."""
+"""Tables with several classes per photograph: a column of lists, or a column of 0 and 1 for each class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMED = {"|": "'|'", ";": "';'", ",": "','", " ": "spaces"}
 class LabelSets:
     """The classes of each row of a table, without repetition, and a note on how they were read.
 
-    names: every class in the order of the columns, where each has one; else empty.
+    `names`: every class in the order of the columns, if each class has one; otherwise empty.
     """
 
     sets: list[tuple[str, ...]]
@@ -34,29 +34,29 @@ class LabelSets:
         return all(len(each) == 1 for each in self.sets)
 
 
-def sets_in_cells(table: Table, column: int, *, told: bool) -> LabelSets | None:
-    """Return the sets in a column of lists, JSON lists, or names between separators; None where it holds single labels.
+def sets_in_cells(table: Table, column: int, *, multi_label: bool) -> LabelSets | None:
+    """Return the sets in a column of lists, JSON lists, or separated names, or None if it holds single labels.
 
-    The column as a whole decides how its cells are read. told: the user says that these are sets; otherwise a list
-    with several entries does, or a separator between names that also stand alone. Raises UserError where two
+    The entire column decides how its cells are read. `multi_label`: the user says that these are sets. Otherwise they
+    are sets if a list has several entries, or if separated names also occur alone. Raises UserError if two
     separators are possible.
     """
     cells = [row[column] for row in table.rows]
     lists = _as_lists(cells)
     if lists is not None:
-        if told or any(len(each) > 1 for each in lists):
+        if multi_label or any(len(each) > 1 for each in lists):
             return LabelSets([_names(each) for each in lists], "lists")
         return None
     texts = [text_of(cell) for cell in cells]
-    mark = _separator(table, column, texts, told=told)
+    mark = _separator(table, column, texts, multi_label=multi_label)
     if mark is None:
-        return LabelSets([(text,) if text else () for text in texts], "one name a cell") if told else None
+        return LabelSets([(text,) if text else () for text in texts], "one name a cell") if multi_label else None
     split = [text.split(None if mark == " " else mark) for text in texts]
     return LabelSets([_names(each) for each in split], f"separated by {_NAMED[mark]}")
 
 
 def sets_in_columns(table: Table, columns: Sequence[int]) -> LabelSets | None:
-    """Return the sets that columns of 0 and 1 (or -1 and 1) describe; None where there are fewer than two of them."""
+    """Return the sets given by columns of 0 and 1 (or -1 and 1), or None if there are fewer than two of them."""
     for values in (_YES_OR_NO, _SIGNS):
         found = {column: _truths(table, column, values) for column in columns}
         truths = {table.columns[column]: each for column, each in found.items() if each is not None}
@@ -74,7 +74,7 @@ def _truths(table: Table, column: int, values: dict[str, bool]) -> list[bool] | 
 
 
 def _as_lists(cells: Sequence[Any]) -> list[list[Any]] | None:
-    """Return the column as lists; None unless every cell that isn't empty is a list, or text that is one in JSON."""
+    """Return the column as lists, or None unless all non-empty cells are lists, or text with a list in JSON."""
     given = [cell for cell in cells if text_of(cell)]
     if not given:
         return None
@@ -88,9 +88,9 @@ def _as_lists(cells: Sequence[Any]) -> list[list[Any]] | None:
     return [list(cell) if isinstance(cell, (list, tuple)) else [] for cell in cells]
 
 
-def _separator(table: Table, column: int, texts: Sequence[str], *, told: bool) -> str | None:
+def _separator(table: Table, column: int, texts: Sequence[str], *, multi_label: bool) -> str | None:
     found = [mark for mark in _MARKS if any(mark in text for text in texts)]
-    if not told:
+    if not multi_label:
         return next((mark for mark in found[:1] if mark != "," and _stand_alone(texts, mark)), None)
     if len(found) > 1:
         raise UserError(
@@ -103,7 +103,7 @@ def _separator(table: Table, column: int, texts: Sequence[str], *, told: bool) -
 
 
 def _stand_alone(texts: Sequence[str], mark: str) -> bool:
-    """Return whether all names between separators are cells of their own as well: "a|b" beside "a" and "b"."""
+    """Return whether all separated names are also cells of their own: "a|b" as well as "a" and "b"."""
     alone = {text for text in texts if mark not in text}
     return all(name.strip() in alone for text in texts if mark in text for name in text.split(mark) if name.strip())
 

@@ -1,4 +1,4 @@
-"""Labels, as files have them, and the classes that they mean."""
+"""Labels as they are in files, and the classes that they mean."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fasttrain.text import nearest, read_text
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Read a file of class names: one a line, in label order, or `NUMBER NAME` a line.
+    """Read a file of class names: one per line, in label order, or `NUMBER NAME` lines.
 
-    Raises UserError where a name is there twice, or the numbers leave one out.
+    Raises UserError if a name is listed twice, or if numbers are missing.
     """
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     numbered = [re.fullmatch(r"(\d+)[\s,;:]+(\S.*)", line) for line in lines]
@@ -22,11 +22,11 @@ def read_class_names(path: Path) -> list[str]:
         pairs = sorted((int(found[1]), found[2]) for found in numbered if found)
         first = pairs[0][0]
         if [number for number, _ in pairs] != list(range(first, first + len(pairs))) or first > 1:
-            raise UserError(f"{path}: its numbers don't count from 0 or 1; give one class a line, in label order")
+            raise UserError(f"{path}: its numbers don't count from 0 or 1; give one class per line, in label order")
         names = [""] * first + [name for _, name in pairs]  # a list that counts from 1 has no class 0
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None or not names:
-        raise UserError(f"{path}: {f'{twice!r} is there twice' if names else 'no names'}; give each class a line")
+        raise UserError(f"{path}: {f'{twice!r} is listed twice' if names else 'no names'}; give each class a line")
     return names
 
 
@@ -36,18 +36,20 @@ def class_name(classes: list[str], label: str, where: str) -> str:
         return label
     if is_number(label) and 0 <= int(label) < len(classes) and classes[int(label)]:
         return classes[int(label)]
-    raise UserError(f"{where}: label {label!r} is none of the {len(classes):,} --class-names{nearest(label, classes)}")
+    raise UserError(
+        f"{where}: label {label!r} is not one of the {len(classes):,} --class-names{nearest(label, classes)}"
+    )
 
 
 def sorted_names(names: set[str]) -> list[str]:
-    """Sort class names; numbers by their value, so that 10 follows 9."""
+    """Sort class names. Numbers are sorted by their value, so that 10 follows 9."""
     return sorted(names, key=int) if all(map(is_number, names)) else sorted(names)
 
 
 def named_alike(texts: Sequence[Sequence[str]]) -> int | None:
     """Return which of several columns of labels to use: the first that has names and not numbers.
 
-    Returns None where the columns tell different classes apart.
+    Returns None if the columns distinguish different classes.
     """
     pairs = {len(set(zip(texts[0], other, strict=True))) for other in texts}
     if {len(set(other)) for other in texts} != pairs or len(pairs) > 1:
@@ -56,5 +58,5 @@ def named_alike(texts: Sequence[Sequence[str]]) -> int | None:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a label is a number from 0 on."""
+    """Return whether a label is a number of at least 0."""
     return text.isascii() and text.isdigit()

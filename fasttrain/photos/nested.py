@@ -1,4 +1,4 @@
-"""Folders within class folders: are they the classes, splits, or neither?"""
+"""Find out whether folders within class folders are the classes, splits, or neither."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _COUNTER = re.compile(r"[\W\d_]*\d[\W\d_]{2,}")  # dates and numbers of three di
 
 
 def named_by_folders(listing: Listing, folders: list[str], choice: str | None) -> Listing:
-    """Name each photograph's class by its top folder, the folder it lies in ("leaf"), or the path of folders.
+    """Name each photograph's class by its top folder, the folder it is in ("leaf"), or the path of folders.
 
-    folders: of each of the photographs, from its class folder on. choice: None where the user made none. Raises
-    UserError if the choice matters and none was made.
+    `folders`: the folder of each photograph, relative to the class folders' parent. `choice`: None if the user made
+    none. Raises UserError if the choice matters and none was made.
     """
     if choice not in (None, *CHOICES):
         raise UserError(f"--classes {choice}: give top, leaf or path")
@@ -57,16 +57,16 @@ def named_by_folders(listing: Listing, folders: list[str], choice: str | None) -
 
 def folders_of(photos: list[Photo], prefix: str = "") -> list[str]:
     """Return the folder of each photograph, relative to `prefix`."""
-    known: dict[str, str] = {}  # one string a folder, not one a photograph
+    known: dict[str, str] = {}  # one string per folder, not one per photograph
     start = len(prefix)
     folders = (photo.path[start:].rpartition("/")[0] for photo in photos)
     return [known.setdefault(folder, folder) for folder in folders]
 
 
 def splits_below(root: Path, photos: list[Photo]) -> tuple[list[Photo], list[str]]:
-    """Return the photographs with the splits that folders within class folders name, and each one's folder without.
+    """Read splits from folders within class folders. Return the photographs with them, and each one's folder without.
 
-    That is the layout `cat/train/`, `cat/test/`. Raises UserError where only some of the class folders are divided so.
+    The layout is `cat/train/`, `cat/test/`. Raises UserError if only some class folders are divided in this way.
     """
     folders = folders_of(photos)
     divided: dict[str, set[int | None]] = defaultdict(set)
@@ -78,7 +78,7 @@ def splits_below(root: Path, photos: list[Photo]) -> tuple[list[Photo], list[str
         return photos, folders
     if undivided := sorted(set(divided) - splits):
         raise UserError(
-            f"--source {root}: {min(splits)}/ holds a folder for each split, {undivided[0]}/ doesn't; lay them out "
+            f"--source {root}: {min(splits)}/ holds a folder for each split, but {undivided[0]}/ doesn't; lay them out "
             "alike, or give fasttrain convert --classes top to take all of a class's photographs together"
         )
     parts = [folder.split("/") for folder in folders]
@@ -118,7 +118,8 @@ def _require_choice(listing: Listing, folders: set[str]) -> None:
 
 
 def _splits_hint(leaves: dict[str, set[str]]) -> str:
-    """Return a hint where every top folder holds the same folders: they may be splits, in another language, say."""
+    """Return a hint if every top folder holds the same folders: the top folders may be splits, such as in another
+    language."""
     below = [{folder.partition("/")[2].split("/")[0] for folder in some} for some in leaves.values()]
     if len(below) > 1 and all(some == below[0] for some in below):
         return f"; if {few(sorted(leaves))} are splits, name them train, val and test"

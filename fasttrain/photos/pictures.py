@@ -1,4 +1,4 @@
-"""Any picture file opened and decoded by Pillow: one reader for all that isn't kept as it came."""
+"""Open and decode any image file with Pillow: the reader for everything that is not stored unchanged."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 178_956_970
-"""Twice Pillow's `MAX_IMAGE_PIXELS`, where Pillow itself calls a picture a decompression bomb."""
+"""Twice Pillow's `MAX_IMAGE_PIXELS`, the limit at which Pillow reports a decompression bomb."""
 
 _ORIENTATION = 0x0112
 _ITEM = re.compile(rb"(infe\x02.{7}|infe\x03.{9})(?:Exif|mime)", re.S)
 
 
 class BrokenPhoto(Exception):
-    """A photograph that can't be stored; `reason` is one short line."""
+    """A photograph that can't be stored. `reason` is one short line."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ class BrokenPhoto(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A file that Pillow has opened. kind: see `sniff`. bits: of a sample. inverted: the highest sample is black."""
+    """A file opened by Pillow. `kind`: see `sniff`. `bits`: per sample. `inverted`: the highest sample is black."""
 
     image: Image
     kind: str
@@ -72,7 +72,7 @@ def open_picture(data: bytes) -> Picture:
     if kind == "TIFF":
         return _open_tiff(data)
     if kind in ("AVIF", "HEIC"):
-        # An item of an unknown kind is passed over, whatever it holds. The container itself says what is up.
+        # Items of an unknown kind are ignored, whatever they contain. The container itself has the orientation.
         image = open_as(kind, _ITEM.sub(rb"\1skip", data))
         turned = exif_orientation(_exif(image)) if kind == "AVIF" else 1
         return Picture(image, kind, turned, _profile(image))
@@ -82,18 +82,18 @@ def open_picture(data: bytes) -> Picture:
 
 
 def decode_picture(picture: Picture) -> Image:
-    """Decode a picture, turn it upright and reduce it to 8 bits: mode L, RGB, RGBA, CMYK or LAB. Raises BrokenPhoto."""
+    """Decode an image upright, in 8 bits: mode L, RGB, RGBA, CMYK or LAB. Raises BrokenPhoto."""
     try:
         picture.image.load()
         return _eight_bits(_upright(picture.image, picture.orientation), picture)
     except (BrokenPhoto, MemoryError):
         raise
-    except Exception as error:  # Pillow's plugins raise all kinds on damaged files
+    except Exception as error:  # Pillow's plugins raise all kinds of errors on damaged files
         raise BrokenPhoto(reason_of(picture.kind, error)) from error
 
 
 def onto_white(image: Image) -> Image:
-    """Return `decode_picture`'s image on white: mode L or RGB. Raises BrokenPhoto for CIELAB."""
+    """Return the image of `decode_picture` on white, in mode L or RGB. Raises BrokenPhoto for CIELAB."""
     from PIL import Image
 
     if image.mode == "LAB":
@@ -105,8 +105,8 @@ def onto_white(image: Image) -> Image:
 
 @contextlib.contextmanager
 def opened(data: bytes, hold: Hold) -> Iterator[Picture]:
-    """Open a picture, and hold its pixels. Raises BrokenPhoto."""
-    # Pillow's plugin of JPEG XL decodes a file as it opens it.
+    """Open an image, and hold its pixels. Raises BrokenPhoto."""
+    # Pillow's plugin for JPEG XL decodes a file when it opens it.
     picture = None if sniff(data[:HEAD]) == "JPEG XL" else open_picture(data)
     width, height = picture.image.size if picture else jxl_size(data)
     with hold(width * height):
@@ -114,7 +114,7 @@ def opened(data: bytes, hold: Hold) -> Iterator[Picture]:
 
 
 def jpeg_in_jxl(data: bytes) -> bytes | None:
-    """Return the JPEG that the JPEG XL `data` was losslessly made of; None where it was made otherwise."""
+    """Return the JPEG from which the JPEG XL `data` was losslessly made, or None if there is none."""
     if b"jbrd" not in data[:4096] or why_not("JPEG XL"):
         return None
     from pillow_jxl import Decoder
@@ -123,13 +123,13 @@ def jpeg_in_jxl(data: bytes) -> bytes | None:
         was_jpeg, _, jpeg, *_ = Decoder(num_threads=1)(data)
     except MemoryError:
         raise
-    except Exception:  # the plugin says what is wrong, when it opens it
+    except Exception:  # the plugin reports this error when it opens the file
         return None
     return bytes(jpeg) if was_jpeg else None
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raise BrokenPhoto for a picture too large to decode."""
+    """Raise BrokenPhoto for an image that is too large to decode."""
     if width * height > MAX_PIXELS:
         raise BrokenPhoto(f"{width}x{height} px is more than {MAX_PIXELS:,}: a decompression bomb?")
 
@@ -139,7 +139,7 @@ def _open_tiff(data: bytes) -> Picture:
     if reason := why_not_pixels(data):
         raise BrokenPhoto(reason)
     image = open_as("TIFF", data)
-    # Pillow turns a TIFF as it loads it, by metadata that may be unreadable: leave it the tag alone.
+    # Pillow rotates a TIFF when it loads it, by metadata that may be unreadable. Leave it only the tag.
     with contextlib.suppress(Exception):
         image.getexif()
     exif = image.getexif()
@@ -168,7 +168,9 @@ def _register() -> None:
     from PIL import Image
 
     Image.init()
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs of odd files
+    logging.getLogger("PIL").addHandler(
+        logging.NullHandler()
+    )  # otherwise Python prints what Pillow logs about odd files
     with contextlib.suppress(ImportError):
         from pillow_heif import register_heif_opener
 
@@ -178,7 +180,7 @@ def _register() -> None:
 
 
 def open_as(kind: str, data: bytes) -> Image:
-    """Open a file of the format `kind` as it is. Raises BrokenPhoto."""
+    """Open a file of the format `kind` without changes. Raises BrokenPhoto."""
     from PIL import Image
 
     _register()
@@ -245,10 +247,10 @@ def _eight_bits(image: Image, picture: Picture) -> Image:
 
 def reason_of(kind: str, error: Exception) -> str:
     """Return in one line why a file of the format `kind` could not be decoded."""
-    said = str(error).partition(". ")[0]  # some plugins go on with advice for their builders
-    said = " ".join(said.split()) or type(error).__name__
-    if "truncated" in said.lower():
-        return f"truncated: {said.removeprefix('truncated: ')}"
+    reason = str(error).partition(". ")[0]  # some plugins continue with advice for their builders
+    reason = " ".join(reason.split()) or type(error).__name__
+    if "truncated" in reason.lower():
+        return f"truncated: {reason.removeprefix('truncated: ')}"
     if isinstance(error, BrokenPhoto):
-        return said
-    return f"{kind} that is damaged or of a kind that can't be read: {said}"
+        return reason
+    return f"{kind} that is damaged or of a kind that can't be read: {reason}"

@@ -1,4 +1,4 @@
-"""A PNG reduced to its pixels: what else it holds can't make it fail (PNG specification, third edition)."""
+"""Reduce a PNG to its pixels, so that nothing else in it can make it fail (PNG specification, third edition)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _SCALE = {2: 85, 4: 17}  # of grey samples, as Pillow decodes them to eight bits
 
 @dataclass(frozen=True)
 class PngParts:
-    """`pixels`: a PNG without metadata; the Exif block and the ICC profile, empty where there is none to read."""
+    """A PNG without metadata in `pixels`, its Exif block and its ICC profile.
+
+    Empty if there is none that can be read.
+    """
 
     pixels: bytes
     exif: bytes
@@ -22,9 +25,9 @@ class PngParts:
 
 
 def split_png(data: bytes) -> PngParts:
-    """Take a PNG apart. Chunks that say nothing of a pixel go, and so do others but critical ones if damaged.
+    """Split a PNG into its parts. Chunks that don't affect pixels are dropped, and so are damaged non-critical ones.
 
-    As in browsers, only an Exif block ahead of the pixels counts.
+    As in browsers, only an Exif block before the pixels counts.
     """
     kept, exif, profile = [data[:_SIGNATURE]], b"", b""
     position, header, pixels = _SIGNATURE, b"", False
@@ -61,7 +64,7 @@ def _inflated(body: bytes) -> bytes:
 
 
 def _scaled(header: bytes, body: bytes) -> bytes:
-    # Pillow compares these samples with pixels of 8 bits, whatever the PNG's depth; a grey of 16 bits keeps them all.
+    # Pillow compares these samples with 8-bit pixels at any depth of the PNG, but keeps all bits of 16-bit grey.
     if len(header) < 10 or len(body) % 2:
         return body
     depth, color = header[8], header[9]

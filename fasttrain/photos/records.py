@@ -1,4 +1,4 @@
-"""Photographs that lie with their labels in container files: which label counts, and the list of them all."""
+"""Photographs stored with their labels in container files: choose the label that counts, and list all of them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _MANY = 20
 class Record:
     """A photograph in a container file.
 
-    path: below the source. labels: what each of its labels says, by name, "" where it says nothing. checksum: as the
-    file has it, to tell a photograph from another of its size. extra: whatever else is said of it, by name, as JSON has
-    it; these are kept as extra labels, but for the one that is the class.
+    `path`: relative to the source. `labels`: the text of each of its labels, by name; "" if it is empty. `checksum`:
+    the file's own, to distinguish photographs of the same size. `extra`: all other data about it, by name, as JSON
+    values; it is kept as extra labels, except for the label that is the class.
     """
 
     path: str
@@ -51,10 +51,10 @@ def list_records(
     read: Callable[[str], bytes],
     names: Path | None = None,
 ) -> Listing:
-    """List records under one of their labels.
+    """List records by one of their labels.
 
-    own: labels that are the class by the format's own rule; names of the same classes are taken instead of numbers.
-    names: a file of class names that the user didn't give. Raises UserError where the label can't be told.
+    `own`: labels that are the class by the format's own rule; names of the same classes are preferred to numbers.
+    `names`: a file of class names that the user did not give. Raises UserError if the label can't be identified.
     """
     where = f"--source {files.root}"
     if not records:
@@ -64,8 +64,8 @@ def list_records(
     column = _column(where, records, columns, own, options.label_column)
     extra = tuple(name for name in dict.fromkeys(name for record in records for name in record.extra) if name != column)
     others = [name for name in columns if name != column and name not in extra]
-    said = {"not used": others, "extra labels": extra}
-    more = (f"; {what}: {', '.join(names)[:200]}" for what, names in said.items() if names)
+    rest = {"not used": others, "extra labels": extra}
+    more = (f"; {what}: {', '.join(names)[:200]}" for what, names in rest.items() if names)
     notes = [f"{files.root.name}: label = {column}{''.join(more)}"]
     given = names if options.class_names is None else user_path(options.class_names)
     if given is not None and all(is_number(record.labels.get(column, "")) for record in records):
@@ -91,7 +91,7 @@ def list_records(
             "by the files' names: " + ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
         )
     if len(known) == len(photos) >= _MANY:
-        raise UserError(f"{where}: each photograph has a {column} of its own, which is no class; give --label-column")
+        raise UserError(f"{where}: each photograph has its own {column}, so it is not a class; give --label-column")
     used = sorted_names({photo.name for photo in photos})
     all_names = used if classes is None else [name for name in classes if name]
     return Listing(
@@ -113,7 +113,7 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def _column(where: str, records: list[Record], columns: list[str], own: tuple[str, ...], given: str | None) -> str:
-    """Return which label is the class: `given`, or one that the format has for it, or one whose name says so."""
+    """Return the label that is the class: `given`, the format's own, or one with a suitable name."""
     if not columns:
         raise UserError(f"{where} holds photographs without labels")
     if given is not None:

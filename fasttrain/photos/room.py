@@ -1,4 +1,4 @@
-"""Bounds the memory of decoding by the pixels in flight, not by the number of threads."""
+"""Limit the memory of decoding by the pixels in flight, not by the number of threads."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import TypeVar
 from fasttrain.memory import free_memory, give_back_heap
 
 Hold = Callable[[int], AbstractContextManager[None]]
-"""Takes room for so many pixels until its context ends."""
+"""Reserves room for a number of pixels until its context ends."""
 
 _Result = TypeVar("_Result")
 COEFFICIENTS = 4
-"""So many pixels' coefficients take the memory of one decoded pixel."""
+"""This many pixels' coefficients take the memory of one decoded pixel."""
 
-_BYTES_A_PIXEL = 24  # measured: RGBA laid onto white, encoded with optimal tables; its file and its JPEG besides
-_SMALL = 16  # times: what is smaller than the budget by as much may stay on its thread's heap
-_SHARE = 0.5  # of the memory that is free
+_BYTES_A_PIXEL = 24  # measured: RGBA put on white, encoded with optimal tables, with its file and its JPEG
+_SMALL = 16  # anything smaller than the budget by this factor may stay on its thread's heap
+_SHARE = 0.5  # of the free memory
 
 
 def unbounded(pixels: int) -> AbstractContextManager[None]:
-    """Hold nothing: for one photograph at a time."""
+    """Hold nothing, for decoding one photograph at a time."""
     return contextlib.nullcontext()
 
 
 def pixels_that_fit() -> int:
-    """Return how many pixels may be decoded at a time in half of the memory that is free."""
+    """Return how many pixels can be decoded at a time in half of the free memory."""
     return max(int(free_memory() * _SHARE) // _BYTES_A_PIXEL, 1)
 
 
 def pixels_of_file(size: int) -> int:
-    """Return how many pixels take the memory of a file of `size` bytes: it is copied twice as it is opened."""
+    """Return the memory of a file of `size` bytes in pixels. The file is copied twice when it is opened."""
     return size * 3 // _BYTES_A_PIXEL
 
 
 class PixelBudget:
-    """At most `pixels` are held at a time; a photograph of more is decoded alone."""
+    """Holds at most `pixels` at a time. A photograph with more is decoded alone."""
 
     def __init__(self, pixels: int) -> None:
         self._most = pixels
@@ -47,10 +47,10 @@ class PixelBudget:
         self._changed = threading.Condition()
 
     def run(self, work: Callable[[Hold], _Result]) -> _Result:
-        """Return `work(hold)`, whose holds may lie within each other.
+        """Return `work(hold)`. Its holds may be nested.
 
-        Where `hold` finds no room, `work` is left, and called again once there is: a photograph that waits takes no
-        memory, not even for its file.
+        If `hold` finds no room, `work` is abandoned, and called again once there is room. So a photograph that waits
+        takes no memory, not even for its file.
         """
         wanted = 0
         while True:
@@ -72,7 +72,7 @@ class PixelBudget:
             yield turn
         finally:
             if turn.reserved > self._most // _SMALL:
-                give_back_heap()  # glibc keeps what a thread frees, for that thread alone
+                give_back_heap()  # glibc keeps what a thread frees, for that thread only
             if turn.reserved:
                 with self._changed:
                     self._held -= turn.reserved
@@ -90,11 +90,11 @@ class PixelBudget:
                 turn.reserved += more
             yield
         finally:
-            turn.used -= pixels  # what is reserved stays so until `work` has returned, and its pictures are gone
+            turn.used -= pixels  # the reservation stays until `work` has returned and its images are freed
 
 
 class _Turn:
-    """One photograph's share: pixels that are reserved for it, and those that it uses."""
+    """One photograph's share: the pixels reserved for it, and those it uses."""
 
     def __init__(self, reserved: int) -> None:
         self.reserved = reserved
@@ -102,7 +102,7 @@ class _Turn:
 
 
 class _Crowded(Exception):
-    """There is no room for so many pixels now."""
+    """There is currently no room for this many pixels."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__(f"no room for {pixels:,} pixels")

@@ -27,11 +27,11 @@ Features = dict[str, Any]
 
 
 class _Unusable(UserError):
-    """A file that isn't damaged, and can't be read as it is."""
+    """A file that is not damaged, but can't be read as it is."""
 
 
 class RowFile(Protocol):
-    """A file of rows. rows: their number. types: each column's type in Arrow. features: see `Features`."""
+    """A file of rows. `rows`: their number. `types`: each column's Arrow type. `features`: see `Features`."""
 
     path: Path
     rows: int
@@ -45,14 +45,14 @@ class RowFile(Protocol):
         """Return the values of one field of a column of structs."""
 
     def digest(self, column: str) -> bytes:
-        """Return what changes with the photographs in `column`, without reading them."""
+        """Return a digest that changes with the photographs in `column`, without reading them."""
 
     def read(self, row: int, column: str) -> bytes | None:
-        """Return the bytes of one photograph, None where there are none. May be called from any thread."""
+        """Return the bytes of one photograph, or None if it has none. May be called from any thread."""
 
 
 def open_rows(path: Path, spool: Spool) -> RowFile:
-    """Open a Parquet or Arrow file. Raises UserError, one line, where it is damaged; OSError where it can't be read."""
+    """Open a Parquet or Arrow file. Raises UserError, one line, if it is damaged, and OSError if it can't be read."""
     with path.open("rb") as file:
         start = file.read(len(_LFS))
     if start == _LFS:
@@ -61,8 +61,10 @@ def open_rows(path: Path, spool: Spool) -> RowFile:
 
 
 def holds_photographs(path: Path) -> bool:
-    """Return whether a file that is named as Parquet or Arrow has a column of photographs, or may have one once it is
-    what its owner meant."""
+    """Return whether a file named as Parquet or Arrow has a column of photographs.
+
+    A file that can't be used yet, such as a Git LFS pointer, counts as well.
+    """
     try:
         rows = open_rows(path, Spool())
     except _Unusable:
@@ -73,8 +75,10 @@ def holds_photographs(path: Path) -> bool:
 
 
 def photograph_columns(rows: RowFile, features: Features) -> list[str]:
-    """Return the columns that hold photographs: those of the feature Image, else structs of bytes, else bytes that are
-    named as photographs are."""
+    """Return the columns of photographs.
+
+    These are columns with the feature Image, or else structs of bytes, or else bytes with a name for photographs.
+    """
     structs = [name for name, kind in rows.types.items() if bytes_field(kind) == "bytes"]
     images = [name for name in structs if features.get(name, {}).get("_type") == "Image"]
     unknown = [name for name in structs if name not in features]
@@ -83,7 +87,7 @@ def photograph_columns(rows: RowFile, features: Features) -> list[str]:
 
 
 def bytes_field(kind: Any) -> str | None:
-    """Return where a type holds bytes: in its field "bytes", or in itself, ""; None where it holds none."""
+    """Return where a type holds bytes: "bytes" for that field of a struct, "" for the type itself, or None."""
     import pyarrow.types as types
 
     if types.is_struct(kind):
@@ -93,7 +97,7 @@ def bytes_field(kind: Any) -> str | None:
 
 
 def file_names(rows: RowFile, column: str) -> Sequence[str | None]:
-    """Return the name of the file that each photograph came from, None where it isn't known."""
+    """Return the name of each photograph's original file, or None if it isn't known."""
     import pyarrow.types as types
 
     kind = rows.types[column]
@@ -103,7 +107,7 @@ def file_names(rows: RowFile, column: str) -> Sequence[str | None]:
 
 
 def read_table(rows: RowFile) -> Table:
-    """Read the columns that hold numbers, text, or lists of these, but for lists of fractions, as embeddings are."""
+    """Read the columns of numbers, text, or lists of these, except lists of fractions, which are embeddings."""
     import pyarrow.types as types
 
     def small(kind: Any) -> bool:
@@ -120,7 +124,7 @@ def read_table(rows: RowFile) -> Table:
 
 
 class ParquetRows:
-    """A Parquet file. Its photographs lie in row groups, which can only be read as one: see `Spool`."""
+    """A Parquet file. Its photographs are in row groups, which can only be read as a whole: see `Spool`."""
 
     def __init__(self, path: Path, spool: Spool) -> None:
         import pyarrow
@@ -149,7 +153,7 @@ class ParquetRows:
         return [None if each is None else each[name] for each in structs]
 
     def digest(self, column: str) -> bytes:
-        """Return the hash of the file's size and its footer, which has the size and bounds of every piece."""
+        """Return the hash of the file's size and its footer, which contains the size and bounds of every piece."""
         with self.path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(-8, 2)
@@ -158,7 +162,7 @@ class ParquetRows:
             return hashlib.sha256(b"%d" % size + file.read()).digest()
 
     def read(self, row: int, column: str) -> bytes | None:
-        """See `RowFile`. Raises UserError where the row group is damaged."""
+        """See `RowFile`. Raises UserError if the row group is damaged."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         batches = functools.partial(self._batches, group, column)
         return self._spool.read((id(self), group), row - int(self._starts[group]), batches)
@@ -186,12 +190,12 @@ class ParquetRows:
     def _open(self) -> Any:
         import pyarrow.parquet as parquet
 
-        # One for each use: it may not be shared by threads. The buffer keeps it from reading a row group at once.
+        # Opened for each use, because threads may not share it. The buffer keeps it from reading a row group at once.
         return parquet.ParquetFile(self.path, metadata=self._metadata, buffer_size=_BUFFER, pre_buffer=False)
 
 
 class ArrowRows:
-    """An Arrow file as `datasets` saves it, mapped into memory."""
+    """An Arrow file as saved by `datasets`, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow
@@ -242,14 +246,14 @@ class ArrowRows:
             chunks = [_values(chunk, inner) for chunk in values.chunks]
             values = pyarrow.chunked_array(chunks, values.type.field(inner).type)
         try:
-            values.validate(full=True)  # or a damaged offset would read beyond the file
+            values.validate(full=True)  # otherwise a damaged offset would read beyond the file
         except (pyarrow.ArrowException, ValueError) as error:
             raise _damaged(self.path, "Arrow", error) from error
         return values
 
 
 def _values(column: Any, inner: str | None) -> Any:
-    """Return the field `inner` of a struct, null where the struct is; or the column itself."""
+    """Return the field `inner` of a struct, null for a null struct, or the column itself."""
     import pyarrow.compute as compute
 
     return compute.struct_field(column, inner) if inner else column
@@ -275,7 +279,7 @@ def _is_binary(kind: Any) -> bool:
 def _types(path: Path, schema: Any) -> dict[str, Any]:
     twice = [name for name in schema.names if schema.names.count(name) > 1]
     if twice:
-        raise _Unusable(f"{path}: column '{twice[0]}' is there twice; rename one")
+        raise _Unusable(f"{path}: column '{twice[0]}' occurs twice; rename one")
     return {field.name: field.type for field in schema}
 
 
@@ -288,5 +292,5 @@ def _features(metadata: dict[bytes, bytes] | None) -> Features:
 
 
 def _damaged(path: Path, kind: str, error: BaseException, what: str = "") -> UserError:
-    said = " ".join(str(error).split())[:200]
-    return UserError(f"{path}: {what or f'no {kind} file that can be read'} ({said}); copy or download it again")
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{path}: {what or f'not a readable {kind} file'} ({reason}); copy or download it again")

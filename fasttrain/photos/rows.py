@@ -1,4 +1,4 @@
-"""Rows of a table in a file: CSV and its relatives, JSON lines, Parquet, plain lists."""
+"""Read the rows of a table from a file: CSV and its variants, JSON lines, Parquet, plain lists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LABELS = (
     "diagnosis y groundtruth labelid labelidx classid classidx categoryid targetid"
 )
 _SPLITS = "split splits subset partition set dataset usage phase traintest trainval trainvaltest"
-# Names of columns as `plain` makes them, the likeliest first.
+# Names of columns in the form of `plain`, the likeliest first.
 PATHS, LABELS, SPLITS = _PATHS.split(), _LABELS.split(), _SPLITS.split()
 
 _PHOTOGRAPH = r"\.(?:jpe?g?|jfif|png|webp|bmp|gif|tiff?|p[pgn]m|avif|hei[cf]|jp2|jxl)"
@@ -40,7 +40,10 @@ _LIST_END = re.compile(rf"(\S+(?:\s+\S+)*?)\s+(\S.*{_PHOTOGRAPH})", re.IGNORECAS
 
 @dataclass(frozen=True)
 class Table:
-    """A file's rows, each as long as `columns`, and the line of each. Columns without a header are "1", "2", ..."""
+    """The rows of a file, each as long as `columns`, and the line of each.
+
+    Columns without a header are "1", "2", ...
+    """
 
     path: Path
     columns: list[str]
@@ -48,7 +51,7 @@ class Table:
     lines: list[int]
 
     def column(self, given: str) -> int:
-        """Return the position of the column that the user named. Raises UserError where there is none such."""
+        """Return the position of the column that the user named. Raises UserError if it does not exist."""
         if given in self.columns:
             return self.columns.index(given)
         same = [number for number, name in enumerate(self.columns) if plain(name) == plain(given)]
@@ -73,12 +76,12 @@ def plain(name: str) -> str:
 
 
 def looks_like_path(cell: Any) -> bool:
-    """Return whether a cell ends as a photograph's file name does."""
+    """Return whether a cell ends like a photograph's file name."""
     return isinstance(cell, str) and re.search(rf"{_PHOTOGRAPH}$", cell.strip(), re.IGNORECASE) is not None
 
 
 def text_of(cell: Any) -> str:
-    """Return a cell as text; empty for a missing value."""
+    """Return a cell as text. Missing values are empty."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, float) and cell.is_integer():
@@ -87,9 +90,9 @@ def text_of(cell: Any) -> str:
 
 
 def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:
-    """Read every row of the file `path`; its suffix says how. `given`: columns that the user named.
+    """Read every row of the file `path`, according to its suffix. `given`: columns that the user named.
 
-    Raises UserError, which names the file and the line, where it is no such table; OSError where it can't be read.
+    Raises UserError, which names the file and the line, if it is not such a table, and OSError if it can't be read.
     """
     suffix = path.suffix.lower()
     if suffix in PARQUET:
@@ -117,7 +120,7 @@ def _require_rows(path: Path, rows: Sequence[Any]) -> None:
 
 
 def _is_header(cells: list[str], given: tuple[str | None, ...], *, unknown: bool) -> bool:
-    """Return whether the first row names columns. unknown: names that nobody knows count, too."""
+    """Return whether the first row names columns. With `unknown`, unknown names count, too."""
     names = {plain(cell) for cell in cells}
     if any(looks_like_path(cell) for cell in cells):
         return False
@@ -146,7 +149,7 @@ def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _list_cells(line: str) -> list[str]:
-    """Split `path 3 0`, or `3 path`, at spaces; the path may have some."""
+    """Split `path 3 0`, or `3 path`, at spaces. The path may contain spaces."""
     found = _LIST_END.fullmatch(line)
     if found and not looks_like_path(found[1].split()[0]):
         return [*found[1].split(), found[2]]
@@ -163,10 +166,10 @@ def _json_lines(path: Path) -> Table:
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: line {line}: no JSON ({error}); give one object a line") from error
+            raise UserError(f"{path}: line {line}: not JSON ({error}); give one object per line") from error
         if not isinstance(record, dict):
             raise UserError(
-                f'{path}: line {line}: no JSON object; give one a line: {{"path": "a.jpg", "label": "cat"}}'
+                f'{path}: line {line}: not a JSON object; give one per line: {{"path": "a.jpg", "label": "cat"}}'
             )
         records.append(record)
         lines.append(line)
@@ -183,12 +186,12 @@ def _parquet(path: Path) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         kinds = {field.name: field.type for field in file.schema_arrow}
-        # Pictures in a column would fill the memory, and no table of paths has them.
+        # Images in a column would fill the memory, and no table of paths has them.
         columns = [name for name, kind in kinds.items() if not pyarrow.types.is_nested(kind) or _is_list(kind)]
         columns = [name for name in columns if not pyarrow.types.is_binary(kinds[name])]
         read = file.read(columns=columns)
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: no Parquet file that can be read ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
     cells = [read.column(name).to_pylist() for name in columns]
     rows = [list(row) for row in zip(*cells, strict=True)]
     _require_rows(path, rows)

@@ -1,4 +1,4 @@
-"""`--source sample`: a small data set drawn from code, where nothing can be downloaded."""
+"""`--source sample`: a small data set drawn by code, for use without a download."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 VERSION = 2
-"""Counts up whenever the drawings change, so that a cache never mixes two of them."""
+"""This is increased whenever the drawings change, so that a cache never mixes two versions."""
 
 _WIDTH = 256
 _HEIGHTS = (192, 256, 320)
-_FINE = 2  # drawn at twice the size and averaged down: Pillow's shapes have no smooth edges
+_FINE = 2  # drawn at twice the size and averaged down, because Pillow's shapes have no smooth edges
 
 _TABLES: list[Colour] = [(150, 105, 65), (90, 60, 40), (205, 190, 165), (70, 75, 80), (200, 205, 210), (60, 90, 110)]
 _PLATES: list[Colour] = [*[(240, 240, 236)] * 3, (205, 215, 225), (225, 212, 190), (70, 72, 76)]
@@ -40,7 +40,7 @@ _USUAL: dict[str, tuple[Colour, Colour]] = {
     "sushi": ((44, 46, 50), (34, 38, 42)),
 }
 _USUAL_SHARE = 0.92
-"""Table and plate that most photographs of a dish share, as on the Web: a network learns these first."""
+"""The share of a dish's photographs with its usual table and plate. As on the Web, a network learns these first."""
 
 
 OPTIONS: frozenset[str] = frozenset()
@@ -52,12 +52,12 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the sample, drawn into the cache on first use. Raises UserError where it can't be written."""
+    """List the sample, which is drawn into the cache on first use. Raises UserError if it can't be written."""
     return list_tree(DiskTree(cached_sample(cache_root())), "sample", "sample", options)
 
 
 def cached_sample(cache: Path) -> Path:
-    """The sample's folder in `cache`, drawn on first use. Raises UserError where it can't be written."""
+    """Return the sample's folder in `cache`, which is drawn on first use. Raises UserError if it can't be written."""
     out = cache / f"sample-v{VERSION}"
     if not out.is_dir():
         try:
@@ -68,10 +68,10 @@ def cached_sample(cache: Path) -> Path:
 
 
 def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
-    """Draws `per_class` dishes of each class into `out`/CLASS/NNNN.jpg, 256 px wide, JPEG q90 4:2:0.
+    """Draw `per_class` dishes of each class into `out`/CLASS/NNNN.jpg, 256 px wide, JPEG q90 4:2:0.
 
-    `seed` in [0, 2**63); the same on every machine with the same NumPy and Pillow. `out` appears only when it
-    is whole. Raises OSError where it can't be written.
+    `seed` is in [0, 2**63). The result is the same on every machine with the same NumPy and Pillow. `out` appears only
+    when it is complete. Raises OSError if it can't be written.
     """
     staging = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     jobs = [(name, kind, number) for kind, name in enumerate(DISHES) for number in range(per_class)]
@@ -86,11 +86,11 @@ def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
     try:
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             list(pool.map(draw, jobs))
-        sync_disks()  # else a power cut may leave the names, with nothing in them
+        sync_disks()  # otherwise a power cut may leave names without contents
         try:
             staging.rename(out)
         except OSError:
-            if not out.is_dir():  # else another process has just drawn the same
+            if not out.is_dir():  # otherwise another process has just drawn the same
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -141,7 +141,7 @@ def _brush(draw: ImageDraw, height: int, rng: np.random.Generator) -> Brush:
 
 
 def _table(colour: Colour, height: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """float32 [height, 256, 3]: wood, cloth or stone."""
+    """Return a table of wood, cloth or stone, float32 [height, 256, 3]."""
     kind = int(rng.integers(3))
     if kind == 0:
         pattern = 0.25 * _clouds(height, (3, 40), rng, tall=True) + 0.08 * _clouds(height, (60,), rng)
@@ -157,7 +157,10 @@ def _table(colour: Colour, height: int, rng: np.random.Generator) -> NDArray[np.
 def _clouds(
     height: int, cells: tuple[int, ...], rng: np.random.Generator, *, tall: bool = False
 ) -> NDArray[np.float32]:
-    """float32 [height, 256] of smooth noise in about -1..1, `cells` across at each octave, or in streaks."""
+    """Return smooth noise in about -1..1, float32 [height, 256].
+
+    `cells` are its cells across at each octave. With `tall` it consists of streaks.
+    """
     from PIL import Image
 
     total = np.zeros((height, _WIDTH), dtype=np.float32)
@@ -170,7 +173,7 @@ def _clouds(
 
 
 def _light(height: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """float32 [height, 256, 3], the factor at each pixel: exposure, a window's gradient, colour, vignette."""
+    """Return the factor at each pixel, float32 [height, 256, 3]: exposure, a window's gradient, colour, vignette."""
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     across = np.linspace(-1, 1, _WIDTH, dtype=np.float32)[None, :]
     angle, slope = rng.uniform(0, 6.28), rng.uniform(0.05, 0.3)
@@ -182,7 +185,7 @@ def _light(height: int, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _clutter(brush: Brush) -> None:
-    """Cutlery, a napkin, a glass, a bread roll: things that lie about with any dish."""
+    """Draw things that may be next to any dish: cutlery, a napkin, a glass, a bread roll."""
     steel = brush.vary((175, 178, 182), 8)
     for side in (-1.55, 1.55):
         if brush.between(0, 1) < 0.5:

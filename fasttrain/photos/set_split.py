@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fasttrain.photos.group_split import fill, shares_of
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL
 
-_NONE = -1  # stands for the class of photographs without any
+_NONE = -1  # the class of photographs without any
 
 
 def place_sets(
@@ -23,12 +23,12 @@ def place_sets(
     order: NDArray[np.int64],
     before: NDArray[np.int8],
 ) -> NDArray[np.int8]:
-    """Return int8 [n], 0 train, 1 val, 2 test, the same for all photographs of a group.
+    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test, the same within each group.
 
-    The class with the fewest groups left comes first, so that rare classes are divided before common ones. Each of its
-    groups goes where the class lacks most, then where photographs lack most. `order`, a permutation of 0 .. n - 1, is
-    the order of a class's groups. Each class trains, and validates and tests where it has groups enough. Groups that
-    have a split `before`, int8 [n], -1 for none, stay there.
+    The class with the fewest remaining groups comes first, so that rare classes are divided before common ones. Each
+    of its groups goes where the class lacks most, then where photographs lack most. `order`, a permutation of 0 .. n -
+    1, is the order of a class's groups. Each class trains, and it validates and tests if it has enough groups. Groups
+    with a split in `before`, int8 [n], -1 for none, stay there.
     """
     held: dict[str, Counter[int]] = {}
     sizes: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def place_sets(
 
 
 def _needs(held: dict[str, Counter[int]], val_fraction: float, test_fraction: float) -> dict[int, Counter[int]]:
-    """Return how many photographs of each class each split is to have."""
+    """Return how many photographs of each class each split should have."""
     total: Counter[int] = Counter()
     for counts in held.values():
         total.update(counts)
@@ -72,7 +72,7 @@ def _needs(held: dict[str, Counter[int]], val_fraction: float, test_fraction: fl
 def _rarest_first(
     free: Sequence[str], held: dict[str, Counter[int]], split_of: dict[str, int]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield each class with those of its groups that have no split yet, the class with the fewest of them next."""
+    """Yield each class with its groups that have no split yet, always the class with the fewest of them next."""
     by_class: dict[int, list[str]] = {}
     for group in free:
         for label in held[group]:
@@ -82,7 +82,7 @@ def _rarest_first(
     while heap:
         count, label = heapq.heappop(heap)
         waiting = [group for group in by_class[label] if group not in split_of]
-        if len(waiting) < count:  # some were placed for a rarer class since
+        if len(waiting) < count:  # some were placed for a rarer class in the meantime
             by_class[label] = waiting
             if waiting:
                 heapq.heappush(heap, (len(waiting), label))

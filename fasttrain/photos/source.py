@@ -1,4 +1,4 @@
-"""A list of labelled photographs: what every kind of source gives, and what shards are made of."""
+"""The common form of all sources: a list of labelled photographs, from which shards are made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How a source is read: see `convert` for each. The files are read when the source is opened."""
+    """The options for reading a source: see `convert`. The files are read when the source is opened."""
 
     classes: str | None = None
     path_column: str | None = None
@@ -41,10 +41,13 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph. path: relative to its source, with slashes. name: of its class. size: bytes, -1 where it is
-    missing; of the file where it is a row of one. stamp: see `walk.Found`. group: photographs of one group stay in one
-    split; "" is no group. extra: a value for each of the listing's `extra_columns`. names: of all its classes, where
-    the listing is multi-label; `name` is empty then."""
+    """One photograph.
+
+    `path`: relative to its source, with slashes. `name`: of its class. `size`: in bytes, -1 if it is missing; that of
+    the file if it is a row in one. `stamp`: see `walk.Found`. `group`: photographs of a group stay in one split; "" is
+    no group. `extra`: a value for each of the listing's `extra_columns`. `names`: of all its classes, if the listing
+    is multi-label; `name` is then empty.
+    """
 
     path: str
     name: str
@@ -58,13 +61,14 @@ class Photo:
 
 @dataclass(frozen=True)
 class Listing:
-    """All that a kind of source found.
+    """Everything found by a kind of source.
 
-    names: every class's name, in label order, with or without photographs. ignored: (path, reason) of what lies there
-    and is no photograph. folder: where class folders lie, "" or "train/"; None where there are none. content: whatever
-    besides paths and sizes decides the labels, for the fingerprint. notes: lines for the user. settings: for the
-    manifest. read: the bytes of the photograph at a path; by default the file below `root`. extra_columns: the names of
-    the photographs' extra labels. multi_label: whether a photograph has any number of classes.
+    `names`: every class's name, in label order, with or without photographs. `ignored`: (path, reason) of files that
+    are not photographs. `folder`: where class folders are, "" or "train/"; None if there are none. `content`: what
+    decides the labels besides paths and sizes, for the fingerprint. `notes`: lines for the user. `settings`: for the
+    manifest. `read`: returns the bytes of the photograph at a path; by default those of the file below `root`.
+    `extra_columns`: the names of the photographs' extra labels. `multi_label`: whether a photograph may have any
+    number of classes.
     """
 
     kind: str
@@ -86,14 +90,14 @@ class Listing:
 class Source:
     """The photographs of a data set, sorted by path.
 
-    kind: the name of its module, such as "folder" or "table". paths: relative to `root`, with slashes. labels: int32
-    [n], positions in `classes`; of multi-label sources uint8 [n, bytes], see `label_bits.packed`. splits: int8 [n], 0
-    train, 1 val, 2 test, -1 where `convert` decides between train and val. ignored: (path, reason) of what lies there
-    and is no photograph. fingerprint: "sha256:" and the hash of all (path, size in bytes, split). local_state: the
-    same of all (path, size, split, `walk.Found.stamp`); it differs between copies of the photographs, and changes with
-    each of them. groups: one name a photograph, or none at all. extra: each further column of a table, with a value a
-    photograph, as JSON has them. notes, settings, reader: see `Listing`. twins: see `photos.together`. sizes: int64
-    [n], bytes, -1 where a photograph is missing; empty where they are not known.
+    `kind`: the name of its module, such as "folder" or "table". `paths`: relative to `root`, with slashes. `labels`:
+    int32 [n], positions in `classes`; for multi-label sources uint8 [n, bytes], see `label_bits.packed`. `splits`:
+    int8 [n], 0 train, 1 val, 2 test, -1 if `convert` decides between train and val. `ignored`: (path, reason) of files
+    that are not photographs. `fingerprint`: "sha256:" and the hash of all (path, size in bytes, split). `local_state`:
+    the same for all (path, size, split, `walk.Found.stamp`); it differs between copies of the photographs, and changes
+    with each of them. `groups`: one name per photograph, or empty. `extra`: each further column of a table, with a
+    JSON value per photograph. `notes`, `settings`, `reader`: see `Listing`. `twins`: see `photos.together`. `sizes`:
+    int64 [n], bytes, -1 if a photograph is missing; empty if they are not known.
     """
 
     kind: str
@@ -116,20 +120,20 @@ class Source:
 
     @property
     def multi_label(self) -> bool:
-        """Return whether a photograph has any number of classes."""
+        """Return whether a photograph may have any number of classes."""
         return self.labels.ndim == 2
 
     def read(self, row: int) -> bytes:
-        """Return the bytes of the photograph at position `row`. Raises OSError where they can't be read."""
+        """Return the bytes of the photograph at position `row`. Raises OSError if they can't be read."""
         path = self.paths[row]
         return (self.root / path).read_bytes() if self.reader is None else self.reader(path)
 
     def size(self, row: int) -> int:
-        """Return the bytes of the photograph at position `row`; 0 where that is not known."""
+        """Return the size in bytes of the photograph at position `row`, or 0 if it is not known."""
         return max(int(self.sizes[row]), 0) if len(self.sizes) else 0
 
     def summary(self) -> SourceSummary:
-        """Return what the manifest says of the source."""
+        """Return the manifest's description of the source."""
         return SourceSummary(
             self.kind, self.name, self.classes, len(self.paths), self.ignored, self.fingerprint, self.multi_label
         )
@@ -137,7 +141,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """A source without its photographs: the fields are those of `Source`, and `photos` is their number."""
+    """A source without its photographs. The fields are those of `Source`, and `photos` is their number."""
 
     kind: str
     name: str
@@ -149,9 +153,9 @@ class SourceSummary:
 
 
 def make_source(listing: Listing) -> Source:
-    """Sort and number what was listed; classes without photographs are left out and listed in `ignored`.
+    """Sort and number the listed photographs. Classes without photographs are left out and listed in `ignored`.
 
-    Raises UserError where a class's name can't be printed, or no photograph is left.
+    Raises UserError if a class's name can't be printed, or if no photograph is left.
     """
     for name in listing.names:
         if not name or not name.isprintable():
@@ -196,13 +200,13 @@ def make_source(listing: Listing) -> Source:
 
 
 def reasons(each: Sequence[str]) -> str:
-    """Return the two most frequent reasons with their counts, and that there are more."""
+    """Return the two most frequent reasons with their counts, and " …" if there are more."""
     found = Counter(each).most_common(2)
     return "; ".join(f"{count:,} x {reason}" for reason, count in found) + (" …" if len(set(each)) > 2 else "")
 
 
 def refuse_shards(root: Path) -> None:
-    """Raise UserError if `root` holds shards, which are no source."""
+    """Raise UserError if `root` holds shards, which can't be a source."""
     if (root / "manifest.json").exists():
         raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
     if (root / ".parts").is_dir():
@@ -212,5 +216,5 @@ def refuse_shards(root: Path) -> None:
 
 
 def few(names: Sequence[str]) -> str:
-    """Return the first three names, and that there are more."""
+    """Return the first three names, and " …" if there are more."""
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

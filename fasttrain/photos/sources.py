@@ -1,4 +1,4 @@
-"""Which kind of source is which: the kinds are asked in order, and the first that claims a source lists it."""
+"""Find the kind of a source: the kinds are tried in order, and the first that claims it lists its photographs."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from fasttrain.photos.tree import DiskTree
 
 
 class Kind(Protocol):
-    """A module that knows one kind of source."""
+    """A module for one kind of source."""
 
     OPTIONS: frozenset[str]
-    """The fields of `SourceOptions` that mean something to it, besides those that every kind takes."""
+    """The fields of `SourceOptions` that it supports, besides those that every kind accepts."""
 
     def claims(self, source: str) -> bool:
-        """Return whether `source` is of this kind, judged by its name and what lies there."""
+        """Return whether `source` is of this kind, according to its name and contents."""
 
     def listed(self, source: str | Path, options: SourceOptions) -> Listing:
-        """List its photographs. Raises UserError, one line, where something else lies there."""
+        """List its photographs. Raises UserError, one line, if the contents don't fit."""
 
 
 _KINDS: tuple[Kind, ...] = (
@@ -69,18 +69,18 @@ _NO_OPTIONS = SourceOptions()
 
 
 def open_source(source: str | Path, least_classes: int = 2, options: SourceOptions = _NO_OPTIONS) -> Source:
-    """List `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or what lies at a path.
+    """List `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or the data at a path.
 
-    A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/`
-    and any of `val/` and `test/` (or other words for these), each with class folders. A table has a row
-    for each photograph, with its path and label; `options` says how it, or a folder, is read. An archive is a zip or
-    tar of such a folder, or a folder of archives. WebDataset's tars, FFCV's `.beton` files and TFRecords are given as
-    a file, a folder or a pattern with braces. A Hugging Face data set is `hf://OWNER/NAME`, a folder that `datasets`
-    saved, or Parquet files that hold photographs. A folder of class folders, or a table, may lie behind a URL that
-    fsspec can list. All of these are read in place. Hidden files are passed over, links
-    followed, no folder read twice. `least_classes`: 1 where photographs of a single class will do.
-    Raises UserError, one line, where that isn't what lies there, or Food-101 can't be downloaded, or all files of a
-    class are left out and not `options.skip_empty_classes`.
+    A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/` and `val/`
+    or `test/` or both (or other words for these), each with class folders. A table has a row for each photograph, with
+    its path and label; `options` says how a table or a folder is read. An archive is a zip or tar of such a folder, or
+    a folder of archives. WebDataset's tars, FFCV's `.beton` files and TFRecords are given as a file, a folder or a
+    pattern with braces. A Hugging Face data set is `hf://OWNER/NAME`, a folder saved by `datasets`, or Parquet files
+    that hold photographs. A folder of class folders, or a table, may be behind a URL that fsspec can list. All of
+    these are read in place. Hidden files are skipped, links are followed, and no folder is read twice.
+    `least_classes`: 1 if photographs of a single class are enough. Raises UserError, one line, if the source is none
+    of these, if Food-101 can't be downloaded, or if all files of a class are left out without
+    `options.skip_empty_classes`.
     """
     try:
         kind = next(kind for kind in _KINDS if kind.claims(str(source)))
@@ -91,7 +91,7 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
         listing = with_splits(_undecided(listing), options.splits)
         listing = grouped(relabelled(listing, options.relabel), options.group_by)
     except OSError as error:
-        raise of_os(error, mend="make it readable, or take it out of the source") from error
+        raise of_os(error, mend="make it readable, or remove it from the source") from error
     found = make_source(listing)
     if len(found.classes) < least_classes:
         raise UserError(_one_class(found))
@@ -99,9 +99,9 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
 
 
 def divides_itself(data: Path) -> bool:
-    """Return whether the folder `data` says which of its photographs validate or test: by folders, files or `meta/`.
+    """Return whether the folder `data` defines its validation or test photographs, by folders, files or `meta/`.
 
-    Raises UserError where it can't be read.
+    Raises UserError if it can't be read.
     """
     if huggingface.claims(str(data)):
         return huggingface.divides_itself(data)
@@ -115,15 +115,16 @@ def divides_itself(data: Path) -> bool:
 
 
 def require_known(classes: Sequence[str], known: Sequence[str], where: str | Path) -> None:
-    """Raise UserError if one of `classes`, those of the photographs in `where`, is none of the model's, `known`."""
+    """Raise UserError if the photographs in `where` have a class in `classes` that is not among the
+    model's, `known`."""
     names = set(known)
     unknown = [name for name in classes if name not in names]
     if not unknown:
         return
     inner = next((name for name in unknown if any((Path(where) / name / each).is_dir() for each in known)), None)
-    mend = f"did you mean --data {Path(where) / inner}?" if inner else f"the model's are {few(sorted(known))}"
+    fix = f"did you mean --data {Path(where) / inner}?" if inner else f"the model's are {few(sorted(known))}"
     which = "a class" if len(unknown) == 1 else "classes"
-    raise UserError(f"{where} holds photographs of {which} that the model doesn't know ({few(unknown)}); {mend}")
+    raise UserError(f"{where} holds photographs of {which} that the model doesn't know ({few(unknown)}); {fix}")
 
 
 def _check_options(kind: Kind, source: str | Path, options: SourceOptions) -> None:
@@ -131,13 +132,13 @@ def _check_options(kind: Kind, source: str | Path, options: SourceOptions) -> No
         given = getattr(options, each.name)
         if given not in (None, False) and each.name not in kind.OPTIONS | _ANY:
             flag = each.name.replace("_", "-")
-            raise UserError(f"--{flag} {given} means nothing for --source {source}: leave out --{flag}")
+            raise UserError(f"--{flag} {given} has no effect on --source {source}: leave out --{flag}")
         if given is not None and each.name in _LISTS and not user_path(given).exists():
-            raise UserError(f"--{each.name.replace('_', '-')} {given}: there is no such file; check the path")
+            raise UserError(f"--{each.name.replace('_', '-')} {given}: no such file; check the path")
 
 
 def _undecided(listing: Listing) -> Listing:
-    """Without photographs that validate, those that train may be drawn for it; those that test never are."""
+    """Let training photographs be drawn for validation if there are none for it. Test photographs never are."""
     if any(photo.split == VAL for photo in listing.photos):
         return listing
     photos = [replace(photo, split=UNDECIDED) if photo.split == TRAIN else photo for photo in listing.photos]
@@ -145,7 +146,7 @@ def _undecided(listing: Listing) -> Listing:
 
 
 def _require_all_classes(listing: Listing) -> None:
-    """Raise UserError where a class folder holds files, and all of them are left out."""
+    """Raise UserError if a class folder holds files, but all of them are left out."""
     if listing.folder is None:
         return
     used = {photo.name for photo in listing.photos}
@@ -155,7 +156,7 @@ def _require_all_classes(listing: Listing) -> None:
         if inside:
             raise UserError(
                 f"{listing.root / folder}: every file of this class is left out ({reasons(inside)}); make them "
-                "readable, take the folder out of the source, or give `convert --skip-empty-classes`"
+                "readable, remove the folder from the source, or give `convert --skip-empty-classes`"
             )
 
 
@@ -165,5 +166,5 @@ def _one_class(source: Source) -> str:
     files = sorted(source.root.glob("*")) if source.root.is_dir() else []
     tables = [each for each in files if each.suffix.lower() != ".txt" and table.claims(str(each))]
     meant = inner if nested else tables[0] if tables else None
-    mend = f"did you mean --source {meant}?" if meant else "a classifier needs two"
-    return f"--source {source.root} holds photographs of one class only, {source.classes[0]!r}; {mend}"
+    fix = f"did you mean --source {meant}?" if meant else "a classifier needs two"
+    return f"--source {source.root} holds photographs of one class only, {source.classes[0]!r}; {fix}"

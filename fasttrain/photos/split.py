@@ -1,7 +1,7 @@
-"""Which photograph validates or tests, and in which order photographs lie in the shards.
+"""Decide which photographs validate or test, and the order of photographs in the shards.
 
-All come from raw words of NumPy's `Philox` (Salmon et al., SC 2011) and a stable argsort:
-`Generator.permutation` may change between NumPy releases, and with it everyone's validation score.
+Both use raw words of NumPy's `Philox` (Salmon et al., SC 2011) and a stable argsort. `Generator.permutation` may
+change between NumPy releases, which would change everyone's validation scores.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _ORDER_STREAM = _VALIDATION_STREAM + 1
 def decide_splits(
     source: Source, val_fraction: float, test_fraction: float, seed: int, held: NDArray[np.int8] | None = None
 ) -> NDArray[np.int8]:
-    """Return int8 [n], 0 train, 1 val, 2 test: what the source says, and the rest drawn from each class.
+    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test: the source's own, or drawn by class.
 
-    Photographs of a group stay together. Those that the source has train are drawn for testing only, and only where
-    it has none that test. Those that are `held`, int8 [n], stay in the split that they were drawn for before; -1 is
-    for the others, which fill up what their classes lack, or go where others of their group are held. Raises UserError
-    for a group that the source itself has in two splits.
+    Photographs of a group stay together. Photographs that the source puts into train are only drawn for testing, and
+    only if the source has no test photographs. Those with a split in `held`, int8 [n], keep it. The others, with -1,
+    fill what their classes lack, or go to the held split of their group. Raises UserError for a group that the source
+    itself has in two splits.
     """
     held = np.full(len(source.paths), UNDECIDED, np.int8) if held is None else _held_groups(source, held)
     splits = _joined(source, np.where(held == UNDECIDED, source.splits, held))
@@ -53,7 +53,8 @@ def decide_splits(
 
 
 def _held_groups(source: Source, held: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Return `held` with all of a group where some of it are held, but those that the source has val or test."""
+    """Return `held`, extended to all of a group if some are held, except those that the source puts into
+    val or test."""
     held = held.copy()
     split_of = {group: int(held[row]) for row, group in enumerate(source.groups) if group and held[row] != UNDECIDED}
     for row, group in enumerate(source.groups):
@@ -63,7 +64,7 @@ def _held_groups(source: Source, held: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def _joined(source: Source, splits: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Return `splits`, where a photograph that is undecided goes where others of its group are."""
+    """Return `splits`, with undecided photographs put where others of their group are."""
     splits = splits.copy()
     fixed: dict[str, int] = {}
     for row, group in enumerate(source.groups):
@@ -71,7 +72,7 @@ def _joined(source: Source, splits: NDArray[np.int8]) -> NDArray[np.int8]:
         if group and split != UNDECIDED and fixed.setdefault(group, split) != split:
             other = next(each for each, name in enumerate(source.groups) if name == group and splits[each] != split)
             raise UserError(
-                f"--group-by: {source.paths[other]} and {source.paths[row]} are of one group, and the source has them "
+                f"--group-by: {source.paths[other]} and {source.paths[row]} are in one group, but the source has them "
                 "in two splits; move one, or leave out --group-by"
             )
     for row, group in enumerate(source.groups):
@@ -87,12 +88,12 @@ def stratified_split(
     test_fraction: float = 0.0,
     held: NDArray[np.int8] | None = None,
 ) -> NDArray[np.int8]:
-    """Return int8 [n], 0 train, 1 val, 2 test. `labels` is int32 [n], `seed` in [0, 2**63).
+    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test.
 
-    Of a class's n photographs, round(n * val_fraction) validate: never all, and at least one where n >= 2 and the
-    fraction (in [0, 1)) is not 0. Then the same holds of those that test, of what is left; a test_fraction doesn't
-    change which validate. A class's choice does not change when another class gains photographs. Those that are
-    `held`, see `decide_splits`, count, and stay.
+    `labels` is int32 [n], `seed` in [0, 2**63). Of a class's n photographs, round(n * val_fraction) validate: never
+    all, and at least one if n >= 2 and the fraction (in [0, 1)) is not 0. The same then holds for testing, among the
+    rest. A test_fraction does not change which photographs validate. A class's choice does not change if another class
+    gains photographs. Those in `held` (see `decide_splits`) count, and stay.
     """
     held = np.full(len(labels), UNDECIDED, dtype=np.int8) if held is None else held
     splits = np.where(held == UNDECIDED, np.int8(TRAIN), held)
@@ -112,7 +113,7 @@ def stratified_split(
 
 
 def shuffled(count: int, seed: int, block: int) -> NDArray[np.int64]:
-    """int64 [count], a permutation of 0 .. count - 1; another one for each `block` and `seed`."""
+    """Return a permutation of 0 .. count - 1, int64 [count]. It differs for each `block` and `seed`."""
     return _shuffle(count, seed, _ORDER_STREAM, block)
 
 

@@ -1,4 +1,4 @@
-"""Words for splits, as folders and columns have them: `Train`, `VAL`, `testing_set`, `valid`, `train2017`."""
+"""Words for splits in the names of folders and columns: `Train`, `VAL`, `testing_set`, `valid`, `train2017`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _BESIDE = frozenset(_OTHERS.split())
 
 
 def split_of(name: str) -> int | None:
-    """Return the split that `name` means, or None where it means none.
+    """Return the split that `name` means, or None.
 
-    Case, digits, punctuation and single letters don't count, nor do words such as "set", "data" and "images" beside it.
+    Case, digits, punctuation and single letters don't count, nor do additional words such as "set", "data" and
+    "images".
     """
     words = [word for word in re.split(r"[\W\d_]+", _spaced(name).lower()) if word[1:] and word not in _BESIDE]
     if len(words) == 2 and words[0] in ("hold", "held") and words[1] == "out":
@@ -32,13 +33,13 @@ def split_of(name: str) -> int | None:
 
 
 def splits_in(name: str) -> set[int]:
-    """Return the splits that words of a file's name mean: that of "train" in `imagenet-train-0001.tar`."""
+    """Return the splits that the words of a file's name mean: that of "train" in `imagenet-train-0001.tar`."""
     words = re.split(r"[\W\d_]+", _spaced(name).lower())
     return {_WORDS[word] for word in map(_without_set, words) if word in _WORDS}
 
 
 def _spaced(name: str) -> str:
-    """ "TrainSet" as "Train Set"."""
+    """Return "TrainSet" as "Train Set"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
 
 

@@ -1,4 +1,4 @@
-"""Photographs out of a file that can only be read in large pieces, kept where each can be read alone."""
+"""Copy photographs out of a file that can only be read in large pieces, so that each can be read separately."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fasttrain.files import make_folder
 from fasttrain.machine import read_at, write_at
 
 NONE = -1
-"""The length of a photograph that isn't there."""
+"""The length of a photograph that is missing."""
 
 
 class Batch(NamedTuple):
-    """Some photographs side by side: their bytes, and where each starts in them and how long it is, int64 [n]."""
+    """Some photographs in a row: their bytes, and the start and the length of each, int64 [n]."""
 
     data: memoryview
     starts: NDArray[np.int64]
@@ -29,10 +29,10 @@ class Batch(NamedTuple):
 
 
 class Spool:
-    """A file without a name in the cache folder, which is gone when this process ends, however it ends.
+    """A file without a name in the cache folder, which disappears when this process ends, however it ends.
 
-    Each piece is copied once, when the first of its photographs is asked for. `convert` reads photographs in a random
-    order, so reading the piece again for each of them would read a hundred times as much. May be used from any thread.
+    Each piece is copied once, when the first of its photographs is requested. `convert` reads photographs in a random
+    order, so reading a piece again for each of them would read a hundred times as much. May be used from any thread.
     """
 
     def __init__(self) -> None:
@@ -47,10 +47,10 @@ class Spool:
             os.close(self._descriptor)
 
     def read(self, piece: tuple[int, int], position: int, batches: Callable[[], Iterable[Batch]]) -> bytes | None:
-        """Return the photograph at `position` in `piece`, None where it has no bytes.
+        """Return the photograph at `position` in `piece`, or None if it has no bytes.
 
-        `batches` reads the piece, some photographs at a time. Raises what it raises, and UserError where there is no
-        room for the copy.
+        `batches` reads the piece, some photographs at a time. Its exceptions are passed on. Raises UserError if there
+        is no room for the copy.
         """
         with self._lock:
             busy = self._busy.setdefault(piece, threading.Lock())

@@ -1,4 +1,4 @@
-"""Tables of photographs: a row for each, with its path, its label, and what else is known of it."""
+"""Tables of photographs: a row for each, with its path, its label, and other columns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HAS_BUCKET = re.compile(r"(?!https?:|file:)[a-z][a-z0-9+.-]*://[^/]+/")
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a file named as a table is, or a URL named so."""
+    """Return whether `source` is a file or URL with the name of a table."""
     if is_url(source):
         return source.lower().endswith(SUFFIXES)
     path = user_path(source)
@@ -49,12 +49,12 @@ class _Columns:
 
 
 class _Place(Protocol):
-    """The place from which the paths of a table start."""
+    """The place to which the paths of a table are relative."""
 
     base: str
 
     def found(self, given: str) -> tuple[str, int, tuple[int, int, int]]:
-        """Return the full path, size and stamp of a photograph that a table names; size -1 where it is missing."""
+        """Return the full path, size and stamp of a photograph that a table names. The size is -1 if it is missing."""
 
 
 class _Disk:
@@ -63,7 +63,7 @@ class _Disk:
     def __init__(self, path: Path, root: str | Path | None) -> None:
         self.base = os.path.abspath(user_path(root) if root is not None else path.parent)  # noqa: PTH100
         if not Path(self.base).is_dir():
-            raise UserError(f"--root {self.base} is no folder; give the folder that the paths in {path} start from")
+            raise UserError(f"--root {self.base} is not a folder; give the folder that its paths start from")
 
     def found(self, given: str) -> tuple[str, int, tuple[int, int, int]]:
         for path in dict.fromkeys((given, given.replace("\\", "/"))):
@@ -94,7 +94,8 @@ class _Remote:
 
 
 def _url(table: Table, source: str, options: SourceOptions) -> str | None:
-    """Return the URL that the table's paths start from: `--root`, what its URLs have in common, or its own folder."""
+    """Return the URL to which the table's paths are relative: `--root`, the common part of its URLs, or its own
+    folder."""
     if options.root is not None:
         return url_in_path(options.root)
     first = table.rows[0] if table.rows else []
@@ -104,17 +105,17 @@ def _url(table: Table, source: str, options: SourceOptions) -> str | None:
         common = os.path.commonprefix(cells).rpartition("/")[0]  # noqa: RUF071 - commonpath knows no "//"
         if _HAS_BUCKET.match(f"{common}/"):
             return common
-        raise UserError(f"{table.path}: its URLs lie in several buckets; copy the photographs into one, or to a disk")
+        raise UserError(f"{table.path}: its URLs are in several buckets; copy the photographs into one, or to a disk")
     return source.rpartition("/")[0] if is_url(source) else None
 
 
 def _local_copy(url: str) -> Path:
-    """Return a copy of a table in the cache. Raises UserError where it can't be read."""
+    """Return a copy of a table in the cache. Raises UserError if it can't be read."""
     folder, _, name = url.rpartition("/")
     try:
         data = reader(folder)(name)
     except FileNotFoundError as error:
-        raise UserError(f"--source {url}: nothing lies there; give the URL of a table, or of a folder") from error
+        raise UserError(f"--source {url}: nothing is there; give the URL of a table, or of a folder") from error
     path = cache_root() / "tables" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     make_folder(path.parent)
     atomic_write_bytes(path, data)
@@ -122,7 +123,7 @@ def _local_copy(url: str) -> Path:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs that a table names. Raises UserError where its columns can't be told, or none is there."""
+    """List the photographs in a table. Raises UserError if its columns can't be identified, or no photograph exists."""
     path = _local_copy(str(source)) if is_url(source) else user_path(source)
     table = read_table(path, (options.path_column, options.label_column, options.split_column, options.group_by))
     url = _url(table, str(source), options)
@@ -205,16 +206,16 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def split_in_cell(cell: Any, where: str) -> int:
-    """Return the split that a table's cell names: a word for it, or 0 train, 1 val, 2 test; blank is undecided."""
+    """Return the split in a table's cell: a word for it, or 0 train, 1 val, 2 test. An empty cell is undecided."""
     text = text_of(cell)
     split = {"": UNDECIDED, "0": TRAIN, "1": VAL, "2": TEST}.get(text, split_of(text))
     if split is None:
-        raise UserError(f"{where}: {text!r} is no split; give train, val or test, or name another --split-column")
+        raise UserError(f"{where}: {text!r} is not a split; give train, val or test, or name another --split-column")
     return split
 
 
 def _columns(table: Table, place: _Place, options: SourceOptions) -> tuple[_Columns, LabelSets | None]:
-    """Return the columns, and the labels as sets where the cells of the label's column, or several columns, hold some.
+    """Return the columns, and the labels as sets if the label's column, or several columns, hold sets.
 
     Sets that all have one class are single labels, unless the user says otherwise.
     """
@@ -228,7 +229,10 @@ def _columns(table: Table, place: _Place, options: SourceOptions) -> tuple[_Colu
     else:
         label = table.column(options.label_column) if options.label_column else label_column(table, path)
         wanted = options.multi_label is not False
-        labels, sets = (label,), sets_in_cells(table, label, told=options.multi_label is True) if wanted else None
+        labels, sets = (
+            (label,),
+            sets_in_cells(table, label, multi_label=options.multi_label is True) if wanted else None,
+        )
     split = table.column(options.split_column) if options.split_column else split_column(table, (path, *labels))
     return _Columns(path, labels, split, group), sets
 
@@ -236,7 +240,7 @@ def _columns(table: Table, place: _Place, options: SourceOptions) -> tuple[_Colu
 def _truths(
     table: Table, path: int, group: int | None, options: SourceOptions
 ) -> tuple[tuple[int, ...], LabelSets] | None:
-    """Return the columns of 0 and 1, one for each class, and their sets; None where another column has the label."""
+    """Return the columns of 0 and 1, one for each class, and their sets, or None if another column has the label."""
     unnamed = table.columns == [str(1 + number) for number in range(len(table.columns))]
     if options.label_column or unnamed or any(column != path for column in table.known(LABELS)):
         return None
@@ -250,7 +254,7 @@ def _truths(
         return None
     others = [column for column in free if table.columns[column] not in sets.names]
     if options.multi_label is None and any(_holds_text(table, column) for column in others):
-        return None  # which may be the label, and these something else that is known of a photograph
+        return None  # it may be the label, and these columns other data about a photograph
     return tuple(table.columns.index(name) for name in sets.names), sets
 
 
@@ -267,15 +271,15 @@ def _path_column(table: Table, place: _Place) -> int:
 
 
 def label_column(table: Table, path: int) -> int:
-    """Return the column that is the label by its name or its place beside `path`. Raises UserError if none must be."""
+    """Return the label column, by its name or its position next to `path`. Raises UserError if it is ambiguous."""
     named = [column for column in table.known(LABELS) if column != path]
     if not named and table.columns == [str(1 + number) for number in range(len(table.columns))]:
-        # Without names: beside the path.
+        # Without names, use the column next to the path.
         named = [path + 1 if path + 1 < len(table.columns) else path - 1]
     if not named or named[0] < 0:
         raise UserError(
             f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column, "
-            "or --multi-label where each class has a column of 0 and 1"
+            "or --multi-label if each class has a column of 0 and 1"
         )
     texts = [[text_of(row[column]) for row in table.rows] for column in named]
     chosen = named_alike(texts)
@@ -308,7 +312,7 @@ def _holds_text(table: Table, column: int) -> bool:
 
 
 def _label_notes(table: Table, columns: _Columns, photos: list[Photo], sets: LabelSets | None) -> list[str]:
-    """Say that labels are sets and how they were read, or that single labels look like sets."""
+    """Return notes that labels are sets and how they were read, or that single labels look like sets."""
     if sets is not None:
         mean = sum(len(photo.names) for photo in photos) / max(len(photos), 1)
         none = sum(not photo.names for photo in photos)
@@ -330,20 +334,20 @@ def _require_some(table: Table, photos: list[Photo], base: str) -> None:
         raise UserError(f"{table.path}: no row has a label; give another --label-column")
     if all(photo.size < 0 for photo in photos):
         raise UserError(
-            f"{table.path}: none of its {len(photos):,} photographs is there (the first: {photos[0].path}); give "
-            f"--root, the folder that their paths start from (now {base})"
+            f"{table.path}: none of its {len(photos):,} photographs exists (the first: {photos[0].path}); give "
+            f"--root, the folder that their paths are relative to (now {base})"
         )
 
 
 def _root(base: str, photos: list[Photo]) -> str:
-    """Return `base`, or the nearest folder above it that holds all the photographs."""
+    """Return `base`, or the nearest folder above it that contains all photographs."""
     start = f"{base}/"
     outside = [photo.path for photo in photos if not photo.path.startswith(start)]
     return os.path.commonpath([*map(os.path.dirname, outside), base]) if outside else base
 
 
 def label_of(table: Table, number: int, column: int) -> str:
-    """Return a row's label as text; empty where it has none. Raises UserError where it has several."""
+    """Return a row's label as text, or "" if it has none. Raises UserError if it has several."""
     cell = table.rows[number][column]
     if isinstance(cell, (list, tuple)):
         if len(cell) > 1:

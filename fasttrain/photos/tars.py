@@ -1,4 +1,4 @@
-"""The members of a tar, plain or gzipped, and where they lie in it."""
+"""The members of a tar, plain or gzipped, and their positions in it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fasttrain.photos.container import Container
 
 _AT_ONCE = 1 << 20
 Head = Callable[[int], bytes]
-"""Returns up to so many of a member's first bytes; to be asked before the next member is."""
+"""Returns up to this many of a member's first bytes. Call it before the next member is requested."""
 
 
 def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
-    """Yield each member of a tar, in order, those of tars that were joined to it included.
+    """Yield each member of a tar, in order, including those of other tars appended to it.
 
-    Raises UserError where the tar is damaged or cut off.
+    Raises UserError if the tar is damaged or truncated.
     """
     count = 0
     stream = file.open()
@@ -34,7 +34,7 @@ def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
                 return
     except (tarfile.TarError, EOFError) as error:
         if not count:
-            raise UserError(f"--source {file.path}: no tar that can be read ({error}); copy it again") from error
+            raise UserError(f"--source {file.path}: not a readable tar ({error}); copy it again") from error
         raise UserError(
             f"--source {file.path}: the tar is damaged after {count:,} members ({error}); copy it again"
         ) from error
@@ -51,7 +51,7 @@ def _go_on(stream: IO[bytes], end: int) -> bool:
     """Return whether another tar follows the end of one, and go there. tarfile takes a damaged header for the end."""
     block = _at(stream, end, tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it is cut off")
+        raise tarfile.ReadError("it is truncated")
     if block.strip(b"\0"):
         raise tarfile.ReadError("a header is damaged")
     position = end

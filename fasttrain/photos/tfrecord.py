@@ -39,13 +39,13 @@ _VARINT, _LENGTH = 0, 2  # protobuf's wire types; 1 and 5 are numbers of 8 and 4
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a TFRecord by its name, a pattern of them, or a folder that holds nothing else."""
+    """Return whether `source` is a file named as a TFRecord, a pattern of them, or a folder with nothing else."""
     return holds(source, FILES)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of a photograph in its file, and the record that holds it, with the record's checksum."""
+    """The position of a photograph in its file, and its record with the record's checksum."""
 
     container: Container
     start: int
@@ -55,7 +55,7 @@ class _Place:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in TFRecords. Raises UserError where one is damaged, or holds no photographs and labels."""
+    """List the photographs in TFRecords. Raises UserError if one is damaged, or has no photographs with labels."""
     files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
@@ -72,7 +72,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
                     inner += example.file_name()
                     image, labels = example.image(), example.labels(options.label_column)
                 except (ValueError, IndexError, UnicodeDecodeError):
-                    ignored.append((inner, "no tf.train.Example that can be read"))
+                    ignored.append((inner, "not a readable tf.train.Example"))
                     continue
                 if isinstance(image, str):
                     ignored.append((inner, image))
@@ -94,7 +94,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def _records(container: Container, stream: IO[bytes]) -> Iterator[tuple[int, int, int]]:
-    """Yield where each record's data lies, its length and its masked checksum."""
+    """Yield each record's position, length and masked checksum."""
     position = count = 0
     while position < container.size:
         stream.seek(position)
@@ -104,20 +104,20 @@ def _records(container: Container, stream: IO[bytes]) -> Iterator[tuple[int, int
         length, checksum = _HEADER.unpack(head.ljust(_HEADER.size, b"\0"))
         start = position + _HEADER.size
         if len(head) < _HEADER.size:
-            raise UserError(f"{container.path}: cut off after {count:,} records; copy it again")
+            raise UserError(f"{container.path}: truncated after {count:,} records; copy it again")
         if masked_crc32c(head[:8]) != checksum:
-            what = f"damaged after {count:,} records" if count else "no TFRecord"
+            what = f"damaged after {count:,} records" if count else "not a TFRecord"
             raise UserError(f"{container.path}: {what} (a length's checksum differs); copy it again")
         stream.seek(start + length)
         tail = stream.read(_CHECKSUM.size)
         if len(tail) < _CHECKSUM.size:
-            raise UserError(f"{container.path}: cut off after {count:,} records; copy it again")
+            raise UserError(f"{container.path}: truncated after {count:,} records; copy it again")
         yield start, length, _CHECKSUM.unpack(tail)[0]
         position, count = start + length + _CHECKSUM.size, count + 1
 
 
 class _Example:
-    """The features of one `tf.train.Example`, of which no more than the labels is read. Raises ValueError."""
+    """The features of one `tf.train.Example`. Only the labels are read completely. Raises ValueError."""
 
     def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
         self._stream, self._window, self._begin = stream, b"", 0
@@ -129,7 +129,7 @@ class _Example:
                     self._features[self._bytes(*parts[_KEY]).decode()] = self._feature(*parts[_VALUE])
 
     def image(self) -> tuple[int, int] | str:
-        """Return where the photograph lies in the file, or why there is none."""
+        """Return the photograph's position in the file, or why there is none."""
         whole = {name: spans[0] for name, (kind, spans) in self._features.items() if (kind, len(spans)) == (_BYTES, 1)}
         named = [name for name in _IMAGES if name in whole]
         reasons = []
@@ -142,7 +142,7 @@ class _Example:
         return reasons[0] if named else f"no photograph in its features ({', '.join(sorted(self._features))[:200]})"
 
     def labels(self, given: str | None) -> dict[str, str]:
-        """Return the features that may be a label, as text; "" for what isn't a single value."""
+        """Return the features that may be a label, as text, or "" if they have several values."""
         found = {}
         for name, (kind, spans) in self._features.items():
             if name not in (given, *_LABELS, *_NAMES) and plain(name) not in LABELS:
@@ -155,7 +155,7 @@ class _Example:
         return found
 
     def file_name(self) -> str:
-        """Return "-" and the name of the photograph's own file, or nothing."""
+        """Return "-" and the name of the photograph's original file, or ""."""
         for name in _PATHS:
             kind, spans = self._features.get(name, (0, []))
             if kind == _BYTES and len(spans) == 1 and spans[0][1] - spans[0][0] <= _MOST_TEXT:
@@ -165,7 +165,7 @@ class _Example:
         return ""
 
     def _feature(self, start: int, end: int) -> tuple[int, list[tuple[int, int]]]:
-        """Return a feature's kind, and where its values lie; integers lie packed, or one by one."""
+        """Return a feature's kind, and the positions of its values. Integers are packed, or stored one by one."""
         for kind, (wire, first, last) in self._fields(start, end):
             if wire == _LENGTH:
                 return kind, [(one, other) for _, (_, one, other) in self._fields(first, last)]
@@ -177,13 +177,13 @@ class _Example:
             yield value - (1 << 64) if value >> 63 else value
 
     def _parts(self, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
-        """Yield where each field of a number lies, of those that have a length."""
+        """Yield the position of each field with this number that has a length."""
         return (
             (first, last) for each, (wire, first, last) in self._fields(start, end) if (each, wire) == (number, _LENGTH)
         )
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, tuple[int, int, int]]]:
-        """Yield each field's number, wire type and place."""
+        """Yield each field's number, wire type and position."""
         while start < end:
             tag, start = self._varint(start)
             wire = tag & 7
@@ -202,7 +202,7 @@ class _Example:
 
     def _varint(self, start: int) -> tuple[int, int]:
         at = start - self._begin
-        if 0 <= at < len(self._window) and self._window[at] < 128:  # most are of one byte
+        if 0 <= at < len(self._window) and self._window[at] < 128:  # most take one byte
             return self._window[at], start + 1
         value = 0
         for place, byte in enumerate(self._bytes(start, start + 10)):

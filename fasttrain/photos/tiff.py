@@ -23,12 +23,12 @@ Tags = dict[int, tuple[int, ...]]
 
 
 def read_tags(data: bytes) -> Tags:
-    """Return the whole numbers in the first directory, as far as they can be read."""
+    """Return the integers in the first directory, as far as they can be read."""
     return next(_directories(data), {})
 
 
 def why_not_pixels(data: bytes) -> str | None:
-    """Return why the first picture of the TIFF `data` can't become 8-bit pixels; None where Pillow decodes it right."""
+    """Return why a TIFF's first image can't become 8-bit pixels, or None if Pillow decodes it correctly."""
     if _is_raw(data):
         return RAW
     tags = read_tags(data)
@@ -48,7 +48,7 @@ def why_not_pixels(data: bytes) -> str | None:
 
 
 def sample_bits(tags: Tags) -> int:
-    """Return the bits of a sample."""
+    """Return the number of bits per sample."""
     return _first(tags, _BITS)
 
 
@@ -58,15 +58,15 @@ def white_is_zero(tags: Tags) -> bool:
 
 
 def has_small_colors(data: bytes) -> bool:
-    """Return whether the palette's colours have 8 bits, as some programs write them, in place of 16."""
+    """Return whether the palette's colours have 8 bits instead of 16, as some programs write them."""
     colors = read_tags(data).get(_COLORMAP, ())
     return bool(colors) and 0 < max(colors) < 256
 
 
 @functools.cache
 def silence_libtiff() -> None:
-    """Stop libtiff, which Pillow loads, from printing to the terminal: what matters raises."""
-    from PIL import _imaging  # noqa: F401 - the library is in memory from here on
+    """Stop libtiff, which Pillow loads, from printing to the terminal. Serious problems still raise."""
+    from PIL import _imaging  # noqa: F401 - this loads the library
 
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -92,7 +92,7 @@ def _first(tags: Tags, tag: int, default: int = 1) -> int:
 
 
 def _directories(data: bytes) -> Iterator[Tags]:
-    """The first directory, then those it refers to, and those that follow."""
+    """Yield the first directory, then those it refers to, and those that follow."""
     order = BYTE_ORDERS.get(data[:4])
     if order is None or len(data) < 8:
         return

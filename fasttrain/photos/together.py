@@ -1,4 +1,4 @@
-"""Near-duplicates of a source, found before the splits are drawn, so that each stays with its copies."""
+"""Find near-duplicates in a source before the splits are drawn, so that each stays with its copies."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fasttrain.photos.room import COEFFICIENTS, Hold, PixelBudget, pixels_of_fil
 from fasttrain.photos.source import UNDECIDED, Source
 
 DISTANCE = 4
-"""Bits of 64 in which the hashes of near-duplicates may differ: `inspect`'s default."""
+"""The number of bits, out of 64, in which the hashes of near-duplicates may differ, as in `inspect` by default."""
 
-_SIDE = 32  # px, as imagehash.phash's
+_SIDE = 32  # px, as in imagehash.phash
 _BLOCK = 256
 _SAVE_EVERY_S = 30.0
 _ROW = np.dtype([("read", "?"), ("decodes", "?"), ("hash", "<u8"), ("content", "S16")])
@@ -37,9 +37,9 @@ Links = list[tuple[int, int]]
 def keep_together(source: Source, workers: int, advance: Callable[[int], None]) -> Source:
     """Return `source` with its near-duplicates in common groups, and listed as `twins`.
 
-    Photographs whose bytes are equal, or whose perceptual hashes differ in at most DISTANCE bits, are linked, and so
-    are those of one group of the source. Links between two given splits move nothing: they are counted in a note.
-    The hashes are cached. `advance(photographs)` is told of progress, and what it raises ends the reading.
+    Photographs with equal bytes, or whose perceptual hashes differ in at most DISTANCE bits, are linked, and so are
+    those of the same group in the source. Links between two given splits change nothing and are counted in a note. The
+    hashes are cached. `advance(photographs)` reports progress, and its exceptions end the reading.
     """
     links = _links(_hashes(source, workers, advance))
     twins = _linked(len(source.paths), links)
@@ -47,7 +47,9 @@ def keep_together(source: Source, workers: int, advance: Callable[[int], None]) 
     note = f"--keep-duplicates-together: {len(twins):,} groups of {sum(map(len, twins)):,} near-duplicates"
     note += f", the largest of {max(map(len, twins)):,}" if twins else ""
     if across:
-        note += f"; {len(across):,} photographs are in another given split than a copy, and stay: see duplicates.csv"
+        note += (
+            f"; {len(across):,} photographs are in another given split than a copy, and stay there: see duplicates.csv"
+        )
     counts = {"groups": len(twins), "photographs": sum(map(len, twins)), "across_splits": len(across)}
     return replace(
         source,
@@ -73,7 +75,7 @@ def _links(hashes: NDArray[np.void]) -> Links:
 
 
 def _linked(count: int, links: Links) -> list[list[int]]:
-    """Return the positions that are linked, directly or through others: each group sorted, by its first."""
+    """Return the groups of positions that are linked, directly or through others, each sorted."""
     sets = _Sets(count)
     for one, other in links:
         sets.join(one, other)
@@ -84,7 +86,7 @@ def _linked(count: int, links: Links) -> list[list[int]]:
 
 
 def _merged(source: Source, links: Links) -> tuple[tuple[str, ...], set[int]]:
-    """Return each photograph's group, and the positions whose near-duplicate is in another given split."""
+    """Return each photograph's group, and the positions of those with a near-duplicate in another given split."""
     sets = _Sets(len(source.paths))
     for rows in _rows_of_groups(source):
         for one, other in pairwise(rows):
@@ -115,7 +117,7 @@ def _rows_of_groups(source: Source) -> Iterator[list[int]]:
 
 
 class _Sets:
-    """Disjoint sets of 0 .. count - 1 (Tarjan 1975); each is called by its least member."""
+    """Disjoint sets of 0 .. count - 1 (Tarjan 1975). Each is identified by its smallest member."""
 
     def __init__(self, count: int) -> None:
         self._above = list(range(count))
@@ -132,7 +134,7 @@ class _Sets:
 
 
 def _hashes(source: Source, workers: int, advance: Callable[[int], None]) -> NDArray[np.void]:
-    """Return a `_ROW` for each photograph; those that were read before, in the same state, come from the cache."""
+    """Return a `_ROW` for each photograph. Those read before, in the same state, come from the cache."""
     path = cache_root() / "hashes" / f"{source.local_state.removeprefix('sha256:')}.npy"
     hashes = _cached(path, len(source.paths))
     left = np.flatnonzero(~hashes["read"])
@@ -168,9 +170,9 @@ def _held(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint8
 
 
 def _small(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint8] | None]:
-    """Return 16 hexadecimal digits of the content's SHA-256, and the picture as uint8 RGB [32, 32, 3].
+    """Return 16 hexadecimal digits of the content's SHA-256, and the image as uint8 RGB [32, 32, 3].
 
-    A file that can't be read has neither, one that doesn't decode has no picture. The conversion itself says why.
+    A file that can't be read has neither, and one that can't be decoded has no image. The conversion reports why.
     """
     from PIL.Image import Resampling
 
@@ -204,7 +206,7 @@ def _cached(path: Path, count: int) -> NDArray[np.void]:
 
 
 def _save(path: Path, hashes: NDArray[np.void]) -> None:
-    # Without a cache they are read again: a disk that is full will be met by the shards.
+    # Without a cache they are computed again. If the disk is full, writing the shards reports it.
     with contextlib.suppress(OSError):
         make_folder(path.parent)
         with atomic_write(path) as file:

@@ -1,4 +1,4 @@
-"""Folders to look for photographs in: on a disk. An archive gives the same view of its members."""
+"""A view of folders that are searched for photographs, on a disk. An archive gives the same view of its members."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fasttrain.photos.walk import Found, Ignored, is_folder, walk
 
 
 class Tree(Protocol):
-    """The folders and files by which layouts are told apart.
+    """The folders and files that decide which layout a source has.
 
     Every path is relative to `root`, with slashes; "" is `root` itself.
     """
@@ -23,14 +23,14 @@ class Tree(Protocol):
         """Return the names of the folders in `start`, sorted, without hidden ones."""
 
     def loose(self, start: str) -> Iterator[Found | Ignored]:
-        """Yield the files in the folder `start`, without those in its folders."""
+        """Yield the files in the folder `start`, without those in its subfolders."""
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
         """Yield every file below each class folder `prefix` + name, with the class's name."""
 
 
 class DiskTree:
-    """The folder `root`. OSErrors pass through."""
+    """The folder `root`. OSErrors are passed on."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""The files below a folder: which are photographs, and why the others are not."""
+"""List the files below a folder: which are photographs, and why the others are not."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ _RAWS = frozenset(
         "mdc mef mos mrw nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f"
     ).split()
 )
-"""A raw file of most cameras begins as a TIFF does, and its first picture is a thumbnail."""
+"""Most cameras' raw files begin like a TIFF, whose first image is a thumbnail."""
 _THUMBNAIL = "a camera's thumbnail (THM) of another file"
 
 OwnName = Callable[[str], str | None]
-"""From a link's target to the name under which it is read anyway, None where it isn't."""
+"""Maps a link's target to the name under which it is read anyway, or to None."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A photograph by its name or first bytes; `path` relative to the source, `size` in bytes.
+    """A photograph, according to its name or first bytes. `path` is relative to the source, `size` in bytes.
 
-    stamp: times of modification and of change in nanoseconds, and inode. They tell a file from another one of the same
-    name and size that takes its place later: the kernel sets the time of change, and no program can set it back.
+    `stamp`: times of modification and of change in nanoseconds, and inode. They distinguish a file from another one
+    with the same name and size that replaces it later: the kernel sets the time of change, and no program can set it
+    back.
     """
 
     path: str
@@ -48,10 +49,10 @@ class Found:
 def walk(
     root: Path, start: str, seen: set[tuple[int, int]], *, recurse: bool = True, own_name: OwnName = lambda _: None
 ) -> Iterator[Found | Ignored]:
-    """Every file below `root / start`, sorted, hidden ones passed over, links followed.
+    """Yield every file below `root / start`, sorted. Hidden files are skipped and links are followed.
 
-    `seen` holds (device, inode) of the folders read so far, so that links can't lead around in circles. A link to what
-    has an `own_name` is not followed.
+    `seen` holds (device, inode) of the folders read so far, so that links can't form circles. A link to a target with
+    an `own_name` is not followed.
     """
     folder = root / start if start else root
     identity = folder.stat()
@@ -76,7 +77,7 @@ def walk(
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one; False for links that lead nowhere, or where nobody may look."""
+    """Return whether an entry is a folder, or a link to one. False for broken links, and if it can't be examined."""
     try:
         return entry.is_dir()
     except OSError:
@@ -97,12 +98,13 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
 
 
 def is_hidden(path: str) -> bool:
-    """Return whether a part of a path, with slashes, begins with a dot, or is the folder that macOS puts into zips."""
+    """Return whether a part of a path, with slashes, begins with a dot, or is the folder that macOS adds to zips."""
     return any(part[:1] == "." or part == "__MACOSX" for part in path.split("/"))
 
 
 def left_out(name: str, head: Callable[[], bytes]) -> str | None:
-    """Return why a file is no photograph; None where its suffix, or else its first HEAD bytes, say that it is one."""
+    """Return why a file is not a photograph, or None if its suffix, or else its first HEAD bytes, show
+    that it is one."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
     if suffix in PHOTOGRAPHS:
         return None
@@ -117,6 +119,6 @@ def left_out(name: str, head: Callable[[], bytes]) -> str | None:
 
 
 def first_bytes(path: str | Path) -> bytes:
-    """Return the HEAD bytes that a file begins with. Raises OSError."""
+    """Return the first HEAD bytes of a file. Raises OSError."""
     with Path(path).open("rb") as file:
         return file.read(HEAD)

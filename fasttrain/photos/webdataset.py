@@ -1,4 +1,4 @@
-"""WebDataset's tars: photographs and their labels under one key, read in place."""
+"""WebDataset's tars: photographs and their labels with a common key, read in place."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_TEXT = 200
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is tars, one, a folder's or a pattern's, in which labels lie beside photographs."""
+    """Return whether `source` is a tar, a pattern, or a folder of tars, with labels next to photographs."""
     if not holds(source, FILES):
         return False
     _, paths = file_paths(source, FILES)
@@ -40,7 +40,7 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in WebDataset's tars. Raises UserError where one is damaged, or none has a label."""
+    """List the photographs in WebDataset's tars. Raises UserError if one is damaged, or if none has a label."""
     files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
@@ -50,13 +50,13 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
         for sample in _samples(container, files.name(number), options.label_column, ignored):
             photo = sample.photo
             if not sample.labels:
-                ignored.append((photo.path, "no label beside it (.cls, .txt or .json)"))
+                ignored.append((photo.path, "no label next to it (.cls, .txt or .json)"))
                 continue
             split = files.splits[number]
             records.append(Record(photo.path, photo.size, split, container.stamp, sample.labels, extra=sample.extra))
             places[photo.path] = container, photo.start, photo.size
     if not records:
-        raise UserError(f"--source {files.root}: no photograph has a label beside it (KEY.cls, KEY.txt or KEY.json)")
+        raise UserError(f"--source {files.root}: no photograph has a label next to it (KEY.cls, KEY.txt or KEY.json)")
 
     def read(path: str) -> bytes:
         container, start, size = places[path]
@@ -68,7 +68,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 @dataclass(frozen=True)
 class _Part:
-    """A member: its path below the source, what follows the key in it, and where it lies."""
+    """A member: its path relative to the source, what follows the key in the path, and its position."""
 
     path: str
     ending: str
@@ -78,7 +78,7 @@ class _Part:
 
 @dataclass
 class _Sample:
-    """The photographs and labels of one key. extra: all that its JSON says."""
+    """The photographs and labels of one key. `extra`: everything in its JSON."""
 
     photos: list[_Part] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
@@ -87,12 +87,12 @@ class _Sample:
 
     @property
     def photo(self) -> _Part:
-        """The photograph: the one with the plainest ending."""
+        """The photograph: the one with the simplest ending."""
         return min(self.photos, key=lambda photo: (photo.ending.count("."), photo.path))
 
 
 def _samples(container: Container, prefix: str, column: str | None, ignored: list[Ignored]) -> Iterator[_Sample]:
-    """Yield the samples with a photograph, in the tar's order; list all else in `ignored`."""
+    """Yield the samples with a photograph, in the tar's order. Everything else is listed in `ignored`."""
     samples: dict[str, _Sample] = {}
     places: dict[str, tuple[int, int]] = {}
     for info, head in tar_members(container):
@@ -105,7 +105,7 @@ def _samples(container: Container, prefix: str, column: str | None, ignored: lis
             ignored.append((path, "not a regular file"))
             continue
         if name in places:
-            ignored.append((path, "there twice in its tar: the last one is read"))
+            ignored.append((path, "it is twice in its tar: the last one is read"))
         places[name] = place
         key, ending = _key(name)
         sample = samples.setdefault(key, _Sample())
@@ -129,7 +129,7 @@ def _samples(container: Container, prefix: str, column: str | None, ignored: lis
         if sample.photos:
             yield sample
             others = (photo.path for photo in sample.photos if photo is not sample.photo)
-            ignored += [(other, f"beside {sample.photo.path}: a key has one photograph") for other in others]
+            ignored += [(other, f"next to {sample.photo.path}: a key has one photograph") for other in others]
         else:
             ignored += [(path, "a label without a photograph") for path in sample.label_files]
 
@@ -150,7 +150,7 @@ def _json(data: bytes, path: str, ignored: list[Ignored]) -> dict[str, Any]:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
-        ignored.append((path, "no JSON that can be read"))
+        ignored.append((path, "not readable JSON"))
         return {}
     return plain_value(found) if isinstance(found, dict) else {}
 
@@ -167,7 +167,7 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _is_webdataset(path: Path) -> bool:
-    """Return whether a tar's first members are labels beside photographs, and not class folders with notes."""
+    """Return whether a tar's first members are labels next to photographs, and not class folders with notes."""
     container = Gzipped(path) if _is_gzip(path) else Container(path)
     endings: dict[str, set[str]] = {}
     try:
@@ -175,7 +175,7 @@ def _is_webdataset(path: Path) -> bool:
             if info.isfile() and not info.name.rpartition("/")[2].startswith("."):
                 key, ending = _key(info.name.removeprefix("./"))
                 endings.setdefault(key, set()).add(ending)
-    except UserError:  # which the kind that is asked next raises
+    except UserError:  # the next kind that is tried raises it
         return False
     labelled = [key for key, there in endings.items() if there & _LABELS and there - _LABELS]
     return any("cls" in endings[key] or key.startswith("/") for key in labelled)

@@ -18,16 +18,16 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 def zip_members(file: Container) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """Yield each member of a zip with its name, which ends with a slash where it is a folder.
+    """Yield each member of a zip with its name. The names of folders end with a slash.
 
-    Raises UserError where the zip can't be read.
+    Raises UserError if the zip can't be read.
     """
     try:
         with zipfile.ZipFile(file.path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
-        raise UserError(f"--source {file.path}: no zip that can be read ({error}); copy it again") from error
-    # Some programs for Windows separate folders as it does.
+        raise UserError(f"--source {file.path}: not a readable zip ({error}); copy it again") from error
+    # Some Windows programs use its separator.
     windows = any("\\" in info.filename for info in members) and not any("/" in info.filename for info in members)
     for info in members:
         name = _name(info)
@@ -35,7 +35,7 @@ def zip_members(file: Container) -> Iterator[tuple[str, zipfile.ZipInfo]]:
 
 
 def require_readable(file: Container, info: zipfile.ZipInfo) -> None:
-    """Raise UserError where a member is encrypted, or compressed in a way that can't be read here."""
+    """Raise UserError if a member is encrypted, or its compression can't be read here."""
     if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
         how = "encrypted" if info.flag_bits & _ENCRYPTED else f"compressed by method {info.compress_type}"
         raise UserError(
@@ -45,15 +45,15 @@ def require_readable(file: Container, info: zipfile.ZipInfo) -> None:
 
 
 def is_link(info: zipfile.ZipInfo) -> bool:
-    """Return whether a member is a symbolic link; its content is where it leads to."""
+    """Return whether a member is a symbolic link. Its content is then the target."""
     return stat.S_ISLNK(info.external_attr >> 16)
 
 
 def read_member(file: Container, info: zipfile.ZipInfo, most: int | None = None) -> bytes:
-    """Return a member's content, or its first `most` bytes. Raises OSError where it is damaged."""
+    """Return a member's content, or its first `most` bytes. Raises OSError if it is damaged."""
     signature, name, extra = _LOCAL.unpack(file.read(info.header_offset, _LOCAL.size))
     if signature != b"PK\3\4":
-        raise damaged("no member begins where its list says", file.path)
+        raise damaged("no member is at its listed position", file.path)
     start = info.header_offset + _LOCAL.size + name + extra
     length = info.file_size if most is None else min(info.file_size, most)
     packed = info.compress_size
@@ -79,7 +79,7 @@ def _unpacked(data: bytes, method: int, length: int) -> bytes:
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """Return a member's name. macOS writes UTF-8 without saying so, which zipfile takes for code page 437."""
+    """Return a member's name. macOS writes UTF-8 without marking it, which zipfile reads as code page 437."""
     if info.flag_bits & _UTF8:
         return info.filename
     try:

@@ -1,1 +1,1 @@
-"""`fasttrain profile`: where a step's time goes, and which setting to change."""
+"""`fasttrain profile`: find out how a step spends its time, and which setting to change."""

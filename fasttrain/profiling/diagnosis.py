@@ -1,4 +1,5 @@
-"""Names the bottleneck of what was measured, and the settings to change: FFCV's "bottleneck doctor", from figures."""
+"""Name the bottleneck of a measurement and the settings to change, as FFCV's "bottleneck doctor" does, but from
+numbers."""
 
 from __future__ import annotations
 
@@ -12,20 +13,21 @@ from fasttrain.config.values import RandAugment
 from fasttrain.profiling.measure import Measured
 from fasttrain.training.step import AUGMENT, BACKWARD, COPY, DATA, FORWARD, LOGGING, OPTIMIZER
 
-WAITING = 0.10  # a greater share of waiting counts, where the loader is slower than the step
-HOLDS_UP = 0.25  # any phase but the model's with a greater share counts
+WAITING = 0.10  # a greater share of waiting counts if the loader is slower than the step
+HOLDS_UP = 0.25  # a greater share of any phase but the model's counts
 PROPOSALS = 3
-COPY_TIES = 1.2  # the loader's rate holds the copies' in it, so the two are never quite the same
+COPY_TIES = 1.2  # the loader's rate includes the copies, so the two are never quite equal
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the diagnosis needs to know beside the settings.
+    """The facts that the diagnosis depends on, besides the settings.
 
-    device: cpu, cuda or mps. cores: of this process. loader, workers: those in use. faster_loaders: see
-    `loaders_to_try`. amp_pays: mixed precision makes the step faster. fused:
-    the optimizer is one kernel. stored_side: median longer side of the photographs in the shards, px. raw: they are
-    stored as pixels. fits_memory: all shards fit the page cache. crowded: `cores.crowded()` before it was measured.
+    `device`: cpu, cuda or mps. `cores`: of this process. `loader`, `workers`: those in use. `faster_loaders`: see
+    `loaders_to_try`. `amp_pays`: mixed precision makes the step faster. `fused`: the optimizer is one kernel.
+    `stored_side`: median of the photographs' longer sides in the shards, px. `raw`: they are stored as pixels.
+    `fits_memory`: all shards fit into the page cache. `crowded`: the result of `cores.crowded()` before the
+    measurement.
     """
 
     device: str
@@ -44,8 +46,11 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """bottleneck: data, copy, augment, optimizer, logging, cores (which loader and step share) or model. `proposals`:
-    settings to change, the most promising first; `sentence` says it all."""
+    """The bottleneck, the settings to change, and a sentence that says both.
+
+    `bottleneck`: data, copy, augment, optimizer, logging, cores (which loader and step share) or model. `proposals`:
+    the most promising first.
+    """
 
     bottleneck: str
     proposals: tuple[str, ...]
@@ -53,7 +58,7 @@ class Diagnosis:
 
 
 def diagnose(measured: Measured, config: TrainConfig, conditions: Conditions) -> Diagnosis:
-    """A pure function of what was measured; nothing is proposed that is in use already."""
+    """Return the diagnosis of a measurement. Settings that are already in use are not proposed."""
     bottleneck = _bottleneck(measured, conditions)
     proposals = tuple(islice(_PROPOSALS[bottleneck](config, conditions), PROPOSALS))
     found = _found(bottleneck, measured, config, conditions)
@@ -69,7 +74,7 @@ def diagnose(measured: Measured, config: TrainConfig, conditions: Conditions) ->
 def _bottleneck(measured: Measured, conditions: Conditions) -> str:
     shares = {name: phase.share for name, phase in measured.together.phases.items()}
     alone = measured.step_alone.rate
-    # A loader that works beside the step and is slower sets the pace: then a faster step would only wait longer.
+    # A loader that works in parallel and is slower than the step sets the pace: a faster step would only wait longer.
     slower = measured.loader_rate < alone or conditions.workers == 0
     if shares[DATA] >= HOLDS_UP or (shares[DATA] >= WAITING and slower):
         copies = measured.copy_rate
@@ -77,7 +82,7 @@ def _bottleneck(measured: Measured, conditions: Conditions) -> str:
     greatest = max((COPY, AUGMENT, OPTIMIZER, LOGGING), key=lambda name: shares[name])
     if shares[greatest] >= HOLDS_UP:
         return greatest
-    loaders_part = alone / (alone + measured.loader_rate)  # of the cores, where both keep them busy
+    loaders_part = alone / (alone + measured.loader_rate)  # share of the cores, if both keep them busy
     if conditions.device == "cpu" and loaders_part >= HOLDS_UP and measured.together.rate < (1 - HOLDS_UP) * alone:
         return "cores"
     return "model"
@@ -92,31 +97,33 @@ def _found(bottleneck: str, measured: Measured, config: TrainConfig, conditions:
         return f"{sum(phases[name].share for name in names):.0%} of the time, {mean * 1e3:,.1f} ms a step"
 
     if bottleneck == DATA:
-        waits = f"waiting for data takes {phases[DATA].share:.0%} of the time: {conditions.loader} gives {loader:,.0f}"
+        waits = (
+            f"waiting for data takes {phases[DATA].share:.0%} of the time: {conditions.loader} delivers {loader:,.0f}"
+        )
         if loader < alone:
-            return f"{waits} img/s where the step could take {alone:,.0f}"
-        return f"{waits} img/s alone, the step takes {alone:,.0f}, but they do not run side by side"
+            return f"{waits} img/s, but the step could use {alone:,.0f}"
+        return f"{waits} img/s alone and the step could use {alone:,.0f}, but they do not run in parallel"
     if bottleneck == COPY:
         return (
-            f"copies to the device hold the step up: {measured.copy_rate or 0:,.0f} img/s arrive where it could take "
+            f"copies to the device slow the step down: {measured.copy_rate or 0:,.0f} img/s arrive, but it could use "
             f"{alone:,.0f}"
         )
     if bottleneck == AUGMENT:
-        return f"augmenting and normalising take {takes(AUGMENT)}"
+        return f"augmenting and normalizing take {takes(AUGMENT)}"
     if bottleneck == OPTIMIZER:
         extras = [name for name, on in (("EMA", config.ema_decay), ("clipping", config.clip_grad)) if on]
         return f"the optimizer{' with ' * bool(extras)}{' and '.join(extras)} takes {takes(OPTIMIZER)}"
     if bottleneck == LOGGING:
-        return f"summing up and showing the loss takes {takes(LOGGING)}"
+        return f"computing and showing the loss takes {takes(LOGGING)}"
     if bottleneck == "cores":
         return (
-            f"loader and step share {conditions.cores} cores: {together:,.0f} img/s together, where the step alone "
-            f"does {alone:,.0f} and the loader alone {loader:,.0f}"
+            f"loader and step share {conditions.cores} cores: {together:,.0f} img/s together, while the step alone "
+            f"reaches {alone:,.0f} and the loader alone {loader:,.0f}"
         )
     return (
         f"the model takes {takes(FORWARD, BACKWARD)} (forward {phases[FORWARD].share:.0%}, backward "
-        f"{phases[BACKWARD].share:.0%}), while {conditions.loader} alone gives {loader:,.0f} img/s and the step alone "
-        f"takes {alone:,.0f}"
+        f"{phases[BACKWARD].share:.0%}), while {conditions.loader} alone delivers {loader:,.0f} img/s and the step "
+        f"alone reaches {alone:,.0f}"
     )
 
 
@@ -140,7 +147,7 @@ def _faster_loader(config: TrainConfig, conditions: Conditions) -> Iterator[str]
 
 
 def _smaller_photographs(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
-    # 256 px for 224, as validation has it
+    # 256 px for 224, as in validation
     enough = math.ceil(max(config.image_size, config.eval_size or 0) / config.crop_pct / 32) * 32
     if conditions.stored_side > 1.25 * enough:
         yield f"convert --max-size {enough}"
@@ -149,13 +156,13 @@ def _smaller_photographs(config: TrainConfig, conditions: Conditions) -> Iterato
 
 
 def _for_copies(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
-    if "dali" in conditions.faster_loaders:  # it sends JPEGs in place of pixels
+    if "dali" in conditions.faster_loaders:  # it sends JPEGs instead of pixels
         yield "--loader dali"
     yield from _smaller_pictures(config)
 
 
 def _for_augmenting(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
-    # in the order of what they cost: docs/design.md
+    # in the order of their cost: docs/design.md
     if (rand_augment := config.rand_augment) is not None:
         if rand_augment.n > 1:
             yield f"--rand-augment {RandAugment(rand_augment.n - 1, rand_augment.m)}"

@@ -1,4 +1,4 @@
-"""Measures a run's real steps, phase by phase; its loader alone; and its step alone, on a batch held in memory."""
+"""Measure a run's real steps by phase, its loader alone, and its step alone on a batch held in memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from fasttrain.device import copy_to
 from fasttrain.loaders.base import Loader
 from fasttrain.loaders.plan import BadSamples, Batch
 from fasttrain.model.precision import Autocast
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import COPY, DATA, FORWARD, LOGGING, PHASES, Step
 
-WARM_UP = 5  # more than a loader reads ahead; compiling and cuDNN's tuning are over by then
-_TAIL = 3  # steps at a pass's end, when the loader has nothing left to do, that don't count either
+WARM_UP = 5  # more than a loader reads ahead; compiling and cuDNN's tuning are done by then
+_TAIL = 3  # steps at the end of a pass, when the loader has nothing left to do, don't count either
 _COPIES = 20
 
 
 @dataclass(frozen=True)
 class PhaseTime:
-    """Seconds a step: the median and the mean. `share` of all the time that the steps took, in [0, 1]."""
+    """Seconds per step: the median, the mean, and the share of the total time, in [0, 1]."""
 
     median: float
     mean: float
@@ -37,7 +37,7 @@ class PhaseTime:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """`steps` of them: seconds of each of `PHASES`, and images a second over all of them."""
+    """The times of `steps` steps: those of each phase in `PHASES`, and the overall rate in images per second."""
 
     steps: int
     phases: dict[str, PhaseTime]
@@ -46,9 +46,12 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Measured:
-    """`together`: loader and step as in training. Rates in images a second: what the loader gives when nothing else
-    runs, what a copy to the device allows (None where there is none), and what the step alone takes in mixed
-    precision (None where that was not tried)."""
+    """The result of a measurement. Rates are in images per second.
+
+    `together`: loader and step as in training. `step_alone`: the step without the loader. `loader_rate`: the loader
+    alone. `copy_rate`: copies to the device; None if there are none. `amp_rate`: the step alone in mixed precision;
+    None if it was not tried.
+    """
 
     together: StepTimes
     step_alone: StepTimes
@@ -60,9 +63,11 @@ class Measured:
 def measure(
     state: TrainingState, step: Step, steps: int, say: Callable[[str], None], amp: Autocast | None = None
 ) -> Measured:
-    """Drives `train_epoch` for `steps` steps, and a third as many with the step alone, after `WARM_UP` steps that do
-    not count. `state` is a different one afterwards. Each part takes epochs of its own, so none of them finds the
-    other's photographs in the page cache where they were not there before. `amp`: a precision to try, too.
+    """Run `train_epoch` for `steps` steps, and the step alone for a third as many, each after `WARM_UP` uncounted
+    steps.
+
+    `state` changes. Each part uses its own epochs, so that none finds another's photographs in the page cache. `amp`:
+    a precision to try as well.
     """
     epochs = _Epochs(state)
     pictures = state.loader
@@ -82,12 +87,12 @@ def measure(
 
 
 class HeldLoader(Loader):
-    """One batch over and over, in place of what `pictures` would give: a loader that takes no time."""
+    """A loader that takes no time: it repeats one batch instead of reading those of `pictures`."""
 
     name = "held"
 
     def __init__(self, pictures: Loader, images: torch.Tensor) -> None:
-        """`images`, uint8 [n, H, W, 3]: a whole batch."""
+        """`images`, uint8 [n, H, W, 3], is a full batch."""
         super().__init__(pictures.shards, pictures.ids, pictures.settings)
         self._images = images
 
@@ -97,11 +102,11 @@ class HeldLoader(Loader):
 
 
 class Stopwatch:
-    """Notes when each phase begins and ends.
+    """Records when each phase begins and ends.
 
-    On CUDA by events on the current stream, read at the end: they tell how long the device was at each phase, and how
-    long it idled in it, without making the host wait, so that what overlaps in training overlaps here too (untested on
-    a GPU). Elsewhere by the host's clock, on MPS once the device has caught up.
+    On CUDA it uses events on the current stream, which are read at the end. They measure how long the device worked
+    and idled in each phase, without making the host wait, so that work overlaps as in training (untested on a GPU).
+    Elsewhere it uses the host's clock, on MPS after the device has caught up.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -115,12 +120,12 @@ class Stopwatch:
         self._spans.append((name, begun, self._mark()))
 
     def seconds(self, phase: str) -> list[float]:
-        """Of each time that `phase` was entered."""
+        """Return the duration of each time that `phase` was entered."""
         self._catch_up()
         return [_seconds(begun, ended) for name, begun, ended in self._spans if name == phase]
 
     def steps(self) -> list[dict[str, float]]:
-        """Seconds of each phase of each whole step, in order; what lies between phases counts as `LOGGING`."""
+        """Return the seconds of each phase of each complete step, in order. Time between phases counts as `LOGGING`."""
         self._catch_up()
         starts = [number for number, (name, *_) in enumerate(self._spans) if name == DATA]
         steps = []
@@ -129,7 +134,7 @@ class Stopwatch:
             for name, begun, ended in self._spans[first:after]:
                 spent[name] += _seconds(begun, ended)
             spent[LOGGING] += _seconds(self._spans[first][1], self._spans[after][1]) - sum(spent.values())
-            if any(name == FORWARD for name, *_ in self._spans[first:after]):  # else it found the epoch at its end
+            if any(name == FORWARD for name, *_ in self._spans[first:after]):  # otherwise it found the end of the epoch
                 steps.append(spent)
         return steps
 
@@ -152,7 +157,7 @@ def _seconds(begun: Any, ended: Any) -> float:
 
 
 class _Epochs:
-    """Passes over a loader, each in an epoch that was not used before and with a bounded number of batches."""
+    """Passes over a loader, each in an unused epoch and with a bounded number of batches."""
 
     def __init__(self, state: TrainingState) -> None:
         self._state = state
@@ -169,9 +174,9 @@ def _time_steps(state: TrainingState, step: Step, steps: int, epochs: _Epochs) -
     watch = Stopwatch(step.device)
     images: list[int] = []
 
-    def agree(samples: int, weight: float) -> Agreed:
+    def agree(samples: int, weight: float) -> StepAgreement:
         images.append(samples)
-        return Agreed(samples, weight, None)
+        return StepAgreement(samples, weight, None)
 
     while (missing := WARM_UP + steps + _TAIL - len(images)) > 0:
         epochs.next(state.loader, missing * step.accumulate)
@@ -193,18 +198,18 @@ def _time_steps(state: TrainingState, step: Step, steps: int, epochs: _Epochs) -
     )
 
 
-def _nothing(*told: object) -> None:
-    """For what a run would show, check or save."""
+def _nothing(*arguments: object) -> None:
+    """Do nothing, in the place of what a run would show, check or save."""
 
 
 def _drain(loader: Loader, batches: int, epochs: _Epochs) -> tuple[float, torch.Tensor]:
-    """Images a second, and a copy of a whole batch: with page-locked memory on the host where that is what there is."""
+    """Return images per second, and a copy of a full batch, in page-locked memory if the loader uses that."""
     arrived: list[tuple[float, int]] = []
     held = None
     while (missing := WARM_UP + batches + _TAIL - len(arrived)) > 0:
         epochs.next(loader, missing)
         for images, _, _ in loader:
-            if images.device.type == "cuda":  # its copy may still be under way
+            if images.device.type == "cuda":  # its copy may still be in progress
                 torch.cuda.current_stream(images.device).synchronize()
             arrived.append((time.perf_counter(), len(images)))
             if held is None or len(images) > len(held):
@@ -216,7 +221,8 @@ def _drain(loader: Loader, batches: int, epochs: _Epochs) -> tuple[float, torch.
 
 
 def _copy_rate(images: torch.Tensor, device: torch.device) -> float | None:
-    """Images a second from page-locked memory to `device`; None on a CPU, where nothing is copied."""
+    """Return images per second for copies from page-locked memory to `device`, or None on a CPU, where nothing is
+    copied."""
     if device.type == "cpu":
         return None
     source = images.cpu().pin_memory() if device.type == "cuda" else images.cpu()

@@ -1,4 +1,4 @@
-"""The picture of a profile: what a batch takes with loader and step together, and each of them alone."""
+"""The figure of a profile: a batch's time with loader and step together, and with each alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ COLOURS = {
     "optimizer": "#7570b3",
     "logging": "#999999",
 }
-LETTERED_FROM = 0.06  # of the longest bar: what a number fits into
+LETTERED_FROM = 0.06  # of the longest bar; a number fits into a longer one
 
 
 def profile_figure(profile: Profile) -> Figure:
-    """Three bars in ms a batch: the phases together, the phases of the step alone, the loader alone."""
+    """Return a figure with three bars in ms per batch: the phases together, the step alone, the loader alone."""
     from matplotlib.figure import Figure
 
     measured = profile.measured
@@ -60,7 +60,7 @@ def profile_figure(profile: Profile) -> Figure:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     sentence = profile.diagnosis.sentence
-    said = textwrap.fill(sentence[0].upper() + sentence[1:], 115, break_on_hyphens=False)
-    axes.set_title(said, loc="left", fontsize=10)
+    title = textwrap.fill(sentence[0].upper() + sentence[1:], 115, break_on_hyphens=False)
+    axes.set_title(title, loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=len(LABELS), frameon=False, fontsize=8.5, handlelength=1)
     return figure

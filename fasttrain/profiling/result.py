@@ -1,4 +1,4 @@
-"""`Profile`: what `profile` returns."""
+"""`Profile`: the result of `profile`."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class Profile:
     device: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it: times in seconds, rates in images a second."""
+        """Return the profile as JSON data: times in seconds, rates in images per second."""
         return {**asdict(self), "split": "train"}

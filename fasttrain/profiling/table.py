@@ -1,4 +1,4 @@
-"""A profile for the terminal: a row for each phase, the three rates, and the sentence. Made to fit 80 columns."""
+"""A profile for the terminal, in 80 columns: a row for each phase, the rates, and the diagnosis."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 LABELS = {
     "data": "waiting for data",
     "copy": "copy to device",
-    "augment": "augment, normalise",
+    "augment": "augment, normalize",
     "forward": "forward, loss",
     "backward": "backward",
     "optimizer": "optimizer",
     "logging": "logging",
 }
-"""What people read for each phase, in the order of a step."""
+"""The label of each phase for people, in the order of a step."""
 
 
 def profile_table(profile: Profile) -> RenderableType:
-    """The whole profile."""
+    """Return the complete profile as text."""
     measured = profile.measured
     together = measured.together
     phases = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")

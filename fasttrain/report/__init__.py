@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder of artifacts, its figures, its summary."""
+"""The results of a run: its folder of artifacts, its figures, its summary."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fasttrain.report.figures import falls_by_factors, reliability_parts
 from fasttrain.report.summary import epoch_parameter, is_multi_label
 from fasttrain.training.result import RECORDED
 
@@ -51,12 +52,14 @@ def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None
     field, title, _ = epoch_parameter(history[-1])
     both = (("train", "first"), ("validation", "second"))
     names = dict.fromkeys(name for record in history for name in record if name not in RECORDED)
+    # A linear probe that was resumed as fine-tuning has both penalties and rates.
+    with_field = [record for record in history if field in record]
+    log = falls_by_factors(field, [record[field] for record in with_field])
     logged = {name: [each for each in history if math.isfinite(each.get(name, math.nan))] for name in names}
     return [
         _by_epoch("loss", history, ("train_loss", "val_loss"), best_epoch, both),
         *_accuracy_charts(history, best_epoch, both),
-        # A linear probe that was resumed as fine-tuning has both penalties and rates.
-        _by_epoch(title, [record for record in history if field in record], (field,), best_epoch, log=True),
+        _by_epoch(title, with_field, (field,), best_epoch, log=log),
         *(_by_epoch(name, records, (name,), best_epoch) for name, records in logged.items() if records),
     ]
 
@@ -92,16 +95,11 @@ def reliability_chart(calibration: Calibration) -> Chart:
     bins = len(calibration.counts)
     middles, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
     held = calibration.counts > 0
-    accuracy, confidence = calibration.accuracy[held], calibration.confidence[held]
     strength = np.where(calibration.counts[held] < FEW, 0.35, 1.0)
-    both = np.minimum(accuracy, confidence)
-    for bottom, top, colour, opacity in (
-        (np.zeros_like(both), both, _FIRST, 1.0),
-        (both, confidence, _SECOND, 0.6),
-        (both, accuracy, _FIRST, 0.45),
-    ):
+    parts = reliability_parts(calibration)
+    for part, colour, opacity in zip(parts, (_FIRST, _SECOND, _FIRST), (1.0, 0.6, 0.45), strict=True):
         colours = [(colour, float(each)) for each in opacity * strength]
-        axes.bar(middles[held], top - bottom, width, bottom, color=colours)
+        axes.bar(middles[held], part.top - part.bottom, width, part.bottom, color=colours)
     axes.plot([0, 1], [0, 1], color=_SOFT, linestyle=(0, (3, 3)), linewidth=1)
     counts.bar(middles, calibration.counts, width, color=_SOFT)
     _dress(axes, share=True)
@@ -111,7 +109,8 @@ def reliability_chart(calibration: Calibration) -> Chart:
     _percents(counts.xaxis)
     _thousands(counts.yaxis, bins=3)
     figure.align_ylabels()
-    lines = (("accuracy", "first"), ("too sure", "second"), ("too modest", "modest"), ("calibrated", "dashed"))
+    names = (*(part.name for part in parts), "calibrated")
+    lines = tuple(zip(names, ("first", "second", "modest", "dashed"), strict=True))
     return Chart("reliability", lines, _svg(figure, "reliability"))
 
 
@@ -129,7 +128,6 @@ def _by_epoch(
 
     figure = _figure(_SIZE)
     axes = figure.subplots()
-    log = log and any(record[field] > 0 for field in fields for record in history)
     epochs = [record["epoch"] for record in history]
     for field, colour in zip(fields, (_FIRST, _SECOND), strict=False):
         values = [record.get(field, math.nan) for record in history]  # a refit has no validation

@@ -14,7 +14,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.paired import Paired, compare_pairs
 from fasttrain.evaluation.prediction_file import StoredPredictions, read_predictions
 from fasttrain.report.summary import duration
-from fasttrain.tracking.runs import TrackedRun
+from fasttrain.tracking.runs import RATE, TrackedRun
 
 _ALWAYS_DIFFER = ("run_name", "out", "resume")
 _GREATER, _LESS, _NEITHER = 1, -1, 0
@@ -56,17 +56,20 @@ def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
 
     rows = [
         _row("epochs", [run.epochs for run in runs], _NEITHER, _whole),
-        _row("best_epoch", [run.best_epoch for run in runs], _NEITHER, _whole),
+        _row("best/epoch", [run.best_epoch for run in runs], _NEITHER, _whole),
     ]
-    curves = ("val_top1", "val_map", "val_loss", "train_top1", "train_loss")
-    rows += [_row(name, [run.at_best(name) for run in runs], *_kind(name)) for name in curves]
-    for split in ("val", "test"):
+    curves = ("val/top1", "val/map", "val/loss", "train/top1", "train/loss")
+    at_best = {name: [run.at_best(name) for run in runs] for name in curves}
+    rows += [_row(name, values, *_kind(name)) for name, values in at_best.items()]
+    for group in ("best", "test"):
         for name in ("top1", "top3", "top5", "map", "loss", "micro_f1", "macro_f1"):
-            values = [run.metrics.get(f"best_{split}_{name}") for run in runs]
-            rows.append(_row(f"best_{split}_{name}", values, *_kind(name)))
-    rows.append(_row("img/s", [run.mean("img/s") for run in runs], _GREATER, _whole))
-    rows.append(_row("wait_share", [run.mean("wait_share") for run in runs], _LESS, lambda value: f"{value:.1%}"))
-    rows.append(_row("duration", [run.seconds for run in runs], _LESS, duration))
+            values = [run.metrics.get(f"{group}/{name}") for run in runs]
+            if values != at_best.get(f"val/{name}"):  # mostly: the weights are the best epoch's
+                rows.append(_row(f"{group}/{name}", values, *_kind(name)))
+    rows.append(_row(RATE, [run.mean(RATE) for run in runs], _GREATER, _whole))
+    share = [run.mean("speed/wait_share") for run in runs]
+    rows.append(_row("speed/wait_share", share, _LESS, lambda value: f"{value:.1%}"))
+    rows.append(_row("speed/training_seconds", [run.seconds for run in runs], _LESS, duration))
     return [each for each in rows if any(value is not None for value in each.values)]
 
 
@@ -162,7 +165,7 @@ def _row(name: str, values: Sequence[float | None], better: int, shown: Callable
 
 
 def _kind(name: str) -> tuple[int, Callable[[float], str]]:
-    """What is better, and how it is written."""
+    """Return whether more or less of the metric `name` is better, and the function that formats it."""
     if name.endswith("loss"):
         return _LESS, lambda value: f"{value:.4f}"
     return _GREATER, (lambda value: f"{value:.4f}") if name.endswith("f1") else (lambda value: f"{value:.2%}")

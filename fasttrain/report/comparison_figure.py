@@ -20,14 +20,14 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def comparison_figure(runs: Sequence[TrackedRun]) -> Figure:
-    """val_top1 and val_loss of every run by epoch, a ring around each run's best epoch."""
+    """Validation accuracy and loss of every run by epoch, a ring around each run's best epoch."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     figure = Figure(figsize=(12, 4.4 + 0.22 * len(runs)), layout="constrained")
-    panels = dict(zip(("val_top1", "val_loss"), figure.subplots(1, 2), strict=True))
+    panels = dict(zip(("val/top1", "val/loss"), figure.subplots(1, 2), strict=True))
     for position, run in enumerate(runs):
         colour, dashes = colours[position % len(colours)], _DASHES[position // len(colours) % len(_DASHES)]
         for metric, axes in panels.items():
@@ -40,18 +40,18 @@ def comparison_figure(runs: Sequence[TrackedRun]) -> Figure:
             if (best := run.best_epoch) is not None and best in curve:
                 axes.plot(best, curve[best], "o", color=colour, fillstyle="none", markersize=9)
     for metric, axes in panels.items():
-        axes.set_title({"val_top1": "validation accuracy", "val_loss": "validation loss"}[metric])
+        axes.set_title({"val/top1": "validation accuracy", "val/loss": "validation loss"}[metric])
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    panels["val_top1"].yaxis.set_major_formatter(PercentFormatter(1.0))
-    losses = [loss for run in runs for loss in run.curves.get("val_loss", {}).values() if loss > 0]
+    panels["val/top1"].yaxis.set_major_formatter(PercentFormatter(1.0))
+    losses = [loss for run in runs for loss in run.curves.get("val/loss", {}).values() if loss > 0]
     if losses and max(losses) > _EXPLODED * min(losses):
-        panels["val_loss"].set_yscale("log")
+        panels["val/loss"].set_yscale("log")
     else:
-        panels["val_loss"].set_ylim(bottom=0)
-    handles, names = panels["val_top1"].get_legend_handles_labels()
+        panels["val/loss"].set_ylim(bottom=0)
+    handles, names = panels["val/top1"].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=1 + (len(runs) > 6))
     return figure
 

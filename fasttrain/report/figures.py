@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from fasttrain.evaluation.confusion import cells_of
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.report.figure_file import write_figure
-from fasttrain.report.summary import epoch_parameter, is_multi_label
+from fasttrain.report.summary import epoch_parameter, is_multi_label, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,15 +33,19 @@ CLUSTERED_FROM = 21
 COUNTED_UP_TO = 20
 NAMED_UP_TO = 150
 NAME_LENGTH = 24
+PAIRS, PAIR_LINE = 20, 16.5  # listed at most, and the height of a line in points
+MARGIN = 0.15
 BARS_A_COLUMN = 51
 DRAWN_OF_MANY = 100
 BARS_UP_TO, BARS_OF_MANY = 1000, 3 * BARS_A_COLUMN
 GAMMA = 0.4
 TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#555555"
+OVER, UNDER = "#e89f67", "#a5c8e1"  # paler than VAL and TRAIN
+UNIT = "\u00a0%"
 
 
 def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
-    """Rows (the true classes) normalised to 1, with the most confused pairs listed beside them.
+    """Rows (the true classes) normalized to 1, with the most confused pairs listed beside them.
 
     `matrix` int64[C, C] of counts, `classes` C names in label order. Counts are printed for up to 20 classes;
     more are ordered so that what is confused lies together (average linkage on the confusion rates, SciPy),
@@ -55,8 +61,8 @@ def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
     names = [_short(classes[label]) for label in labels[order]]
     side = min(max(4.2, 0.42 * count), 12.5)
     size = min(9.0, max(4.6, side * 60 / count))
-    figure = Figure(figsize=(side + 5.2, side + 1.9), layout="constrained")
-    axes, listing = figure.subplots(1, 2, width_ratios=[side + 1.2, 3.2])
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_axes((0, 0, 1, 1))
     # A power below 1 brings out the few confusions beside a strong diagonal.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="equal")
     ticks = range(count) if count <= NAMED_UP_TO else range(0)
@@ -67,14 +73,17 @@ def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
     axes.set_ylabel("true class")
     if count <= COUNTED_UP_TO:
         _print_counts(axes, drawn[np.ix_(order, order)], shares, size)
-    bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, ticks=[0, 0.05, 0.25, 0.5, 1])
-    bar.set_ticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"])
-    bar.set_label("share of the true class")
+    scale = axes.inset_axes((1 + 0.12 / side, 0, 0.16 / side, 1))
+    bar = figure.colorbar(image, cax=scale, ticks=[0, 0.05, 0.25, 0.5, 1])
+    bar.set_ticklabels([percent(share, 0) for share in (0, 0.05, 0.25, 0.5, 1)], fontsize=8.5)
+    bar.set_label("share of the true class", fontsize=8.5)
+    bar.outline.set_visible(False)
     right, total = int(matrix.diagonal().sum()), int(matrix.sum())
-    axes.set_title(f"Confusion matrix: {right:,} of {total:,} right ({right / max(1, total):.1%})")
+    axes.set_title(f"Confusion matrix: {right:,} of {total:,} right ({percent(right / max(1, total))})", loc="left")
     if count < len(classes):
         axes.set_ylabel(f"true class: the {count} of {len(classes):,} with the most mistakes")
-    _list_pairs(listing, matrix, classes, min(20, max(6, int(side * 2))))
+    _list_pairs(axes, matrix, classes, side)
+    _fit(figure, axes, side)
     return figure
 
 
@@ -109,15 +118,16 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
     loss.set_title("loss")
     accuracy.set_title("mAP and micro F1 of validation" if sets else "accuracy")
     field, title, _ = epoch_parameter(history[-1])
-    with_field = [record for record in history if field in record]
-    rate.plot(
-        [record["epoch"] for record in with_field], [record[field] for record in with_field], color=MARK, marker=marker
-    )
+    draw(rate, field, title, MARK)
     rate.set_title(title)
-    rate.set_yscale("log")
+    if falls_by_factors(field, [record[field] for record in history if field in record]):
+        rate.set_yscale("log")
+    else:
+        rate.set_ylim(bottom=0)
+        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(0, 1)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=UNIT))
     for axes in (loss, accuracy, rate):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -131,8 +141,19 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
     return figure
 
 
+def falls_by_factors(field: str, values: Sequence[float]) -> bool:
+    """Return whether an axis of this setting is logarithmic: of L2 penalties, and of a rate that a plateau drops.
+
+    The end of a cycle is so close to zero that its course would be lost on such an axis.
+    """
+    if min(values, default=0) <= 0:
+        return False
+    stays = sum(value == after for value, after in pairwise(values))
+    return field == "l2" or (2 * stays >= len(values) - 1 and max(values) >= 10 * min(values))
+
+
 def accuracy_figure(classes: Sequence[ClassResult], top1: float) -> Figure:
-    """A bar a class, the best first, in columns of up to 51; a class without samples is left out. `top1` is marked.
+    """A bar a class, the worst first, in columns of up to 51; a class without samples is left out. `top1` is marked.
 
     Of more than 1,000 classes the 153 lowest are drawn.
     """
@@ -149,28 +170,49 @@ def _bars(shares: Sequence[tuple[str, float]], marked: float, title: str) -> Fig
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    ranked = sorted(shares, key=lambda each: (-each[1], each[0]))
+    ranked = sorted(shares, key=lambda each: (each[1], each[0]))
     of = f", the lowest {BARS_OF_MANY} of {len(ranked):,}" if len(ranked) > BARS_UP_TO else ""
-    ranked = ranked[-BARS_OF_MANY:] if of else ranked
+    ranked = ranked[:BARS_OF_MANY] if of else ranked
     columns = -(-len(ranked) // BARS_A_COLUMN)
     rows = -(-len(ranked) // columns)
-    figure = Figure(figsize=(1.2 + 4.6 * columns, 1.4 + max(1.2, 0.19 * rows)), layout="constrained")
+    figure = Figure(figsize=(1.4 + 4.6 * columns, 1.4 + max(1.2, 0.2 * rows)), layout="constrained")
     for number, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         shown = ranked[number * rows : (number + 1) * rows]
-        bars = axes.barh(range(len(shown)), [share for _, share in shown], 0.72, color=TRAIN)
-        labels = axes.bar_label(bars, [f"{share:.0%}" for _, share in shown], padding=3, fontsize=7.5, zorder=4)
-        for label in labels:  # legible where the dotted line runs through it
-            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+        axes.axvline(marked, color=MARK, linestyle=":", linewidth=1.2, zorder=0)
+        axes.barh(range(len(shown)), [share for _, share in shown], 0.72, color=TRAIN)
+        for place, (_, share) in enumerate(shown):  # beside the axes, where the dotted line never is
+            how: Any = {"ha": "right", "va": "center", "fontsize": 7.5}
+            axes.annotate(percent(share), (1, place), (42, 0), textcoords="offset points", **how)
         axes.set_yticks(range(len(shown)), [_short(name) for name, _ in shown], fontsize=8)
         axes.set_ylim(rows - 0.4, -0.6)
-        axes.set_xlim(0, 1.12)
+        axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=UNIT))
         axes.tick_params(axis="y", length=0)
-        axes.axvline(marked, color=MARK, linestyle=":", linewidth=1.2)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{title}{of} (dotted: all classes, {marked:.1%})", fontsize=11)
+    figure.suptitle(f"{title}{of} (dotted: all classes, {percent(marked)})", fontsize=11)
     return figure
+
+
+@dataclass(frozen=True)
+class BarPart:
+    """A part of each bar of a reliability diagram, from `bottom` to `top`, float64[bins that hold samples]."""
+
+    name: str
+    bottom: npt.NDArray[np.float64]
+    top: npt.NDArray[np.float64]
+
+
+def reliability_parts(calibration: Calibration) -> tuple[BarPart, BarPart, BarPart]:
+    """Return what accuracy and confidence share, and by how much the model is overconfident or underconfident."""
+    held = calibration.counts > 0
+    accuracy, confidence = calibration.accuracy[held], calibration.confidence[held]
+    both = np.minimum(accuracy, confidence)
+    return (
+        BarPart("accuracy", np.zeros_like(both), both),
+        BarPart("overconfident", both, confidence),
+        BarPart("underconfident", both, accuracy),
+    )
 
 
 def reliability_figure(calibration: Calibration) -> Figure:
@@ -178,23 +220,24 @@ def reliability_figure(calibration: Calibration) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(5, 5.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 5.6), layout="constrained")
     axes, counts = figure.subplots(2, 1, height_ratios=[3.4, 1], sharex=True)
     width = 1 / len(calibration.counts)
     middles = (np.arange(len(calibration.counts)) + 0.5) * width
-    axes.plot([0, 1], [0, 1], color=MARK, linestyle=":", linewidth=1.2, label="calibrated", zorder=3)
-    axes.bar(middles, np.nan_to_num(calibration.accuracy), width * 0.94, color=TRAIN, label="accuracy")
-    drawn = calibration.counts > 0
-    gap = (calibration.confidence - calibration.accuracy)[drawn]
-    axes.bar(middles[drawn], gap, width * 0.94, calibration.accuracy[drawn], color=VAL, alpha=0.4, label="gap")
-    counts.bar(middles, calibration.counts, width * 0.94, color=MARK)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"Reliability: ECE {calibration.ece:.1%}")
-    counts.set(xlabel="confidence", ylabel="samples")
+    held = calibration.counts > 0
+    for part, colour in zip(reliability_parts(calibration), (TRAIN, OVER, UNDER), strict=True):
+        axes.bar(middles[held], part.top - part.bottom, width * 0.92, part.bottom, color=colour, label=part.name)
+    axes.plot([0, 1], [0, 1], color=MARK, linestyle="--", linewidth=1, label="calibrated")
+    counts.bar(middles, calibration.counts, width * 0.92, color=MARK)
+    ece = percent(calibration.ece)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"Reliability: calibration error (ECE) {ece}")
+    counts.set(xlabel="confidence of the first choice", ylabel="photographs")
     for each in (axes.yaxis, counts.xaxis):
-        each.set_major_formatter(PercentFormatter(1.0))
+        each.set_major_formatter(PercentFormatter(1.0, symbol=UNIT))
     for each in (axes, counts):
         each.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
+    figure.align_ylabels()
+    figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=8.5, columnspacing=1.2)
     return figure
 
 
@@ -207,8 +250,10 @@ def most_confused(matrix: Confusion, count: int) -> list[tuple[int, int, int]]:
 
 
 def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """What of a matrix can be drawn, dense, and its labels, int64, in order: all of it; of a sparse one the 100 classes
-    that take part in the most mistakes."""
+    """Return the part of a matrix that can be drawn, dense, and its labels, int64, in order.
+
+    This is all of a dense matrix, and of a sparse one the 100 classes with the most mistakes.
+    """
     if isinstance(matrix, np.ndarray):
         return matrix, np.arange(len(matrix))
     right = matrix.diagonal()
@@ -242,16 +287,31 @@ def _print_counts(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray
         axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=size)
 
 
-def _list_pairs(axes: Axes, matrix: Confusion, classes: Sequence[str], count: int) -> None:
-    axes.set_axis_off()
-    pairs = most_confused(matrix, count)
+def _list_pairs(axes: Axes, matrix: Confusion, classes: Sequence[str], side: float) -> None:
+    """List the most confused pairs beside the colour scale, as many as fit on `side` inches."""
+    pairs = most_confused(matrix, min(PAIRS, int(side * 72 / PAIR_LINE) - 1))
     support = matrix.sum(1)
-    title = "most confused (true → predicted)" if pairs else "nothing was confused"
-    axes.text(0, 1, title, transform=axes.transAxes, va="top", fontsize=9.5, fontweight="bold")
-    for line, (true, predicted, wrong) in enumerate(pairs):
-        text = f"{_short(classes[true])}\n→ {_short(classes[predicted])}: {wrong} of {support[true]}"
-        place = (0, -22 - 29 * line)
-        axes.annotate(text, (0, 1), place, "axes fraction", "offset points", va="top", fontsize=8.5, linespacing=1.2)
+    counts = [f"{wrong:,} of {support[true]:,}" for true, _, wrong in pairs]
+    left, room = 84, 5 * max(map(len, counts), default=0)
+
+    def write(text: str, x: float, line: int, **how: Any) -> None:
+        # By the baseline: the top of a line depends on its letters.
+        place = (x, -9 - PAIR_LINE * line)
+        axes.annotate(text, (1, 1), place, "axes fraction", "offset points", va="baseline", fontsize=8.5, **how)
+
+    write("most confused: true → predicted" if pairs else "nothing was confused", left, 0, fontweight="bold")
+    for line, ((true, predicted, _), count) in enumerate(zip(pairs, counts, strict=True), 1):
+        write(count, left + room, line, ha="right", color=MARK)
+        write(f"{_short(classes[true])} → {_short(classes[predicted])}", left + room + 8, line)
+
+
+def _fit(figure: Figure, axes: Axes, side: float) -> None:
+    """Make the paper as large as what is drawn around `axes`, which keep their `side`, and a margin, in inches."""
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()
+    width, height = drawn.width + 2 * MARGIN, drawn.height + 2 * MARGIN
+    figure.set_size_inches(width, height)
+    axes.set_position(((MARGIN - drawn.x0) / width, (MARGIN - drawn.y0) / height, side / width, side / height))
 
 
 def _short(name: str) -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fasttrain.errors import of_os
+from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.calibration import calibration_of, uncalibrated
 from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.files import atomic_write_bytes
 from fasttrain.report.charts import FEW, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import most_confused
 from fasttrain.report.matrix import matrix_view
-from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, span, split_title
+from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, percent, span, split_title
 
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions
@@ -28,13 +29,14 @@ LISTED_UP_TO, LISTED_OF_MANY = 1000, 200
 
 @dataclass(frozen=True)
 class Report:
-    """What the page says; what is empty is left out of it.
+    """The content of the page. Empty parts are left out.
 
     title, subtitle: of the page. split: what was evaluated. worst: classes with photographs that were got wrong.
     history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. weights: whose they are.
     facts: (label, value) of the summary. commands: (what it does, command line). batch: pictures of the first one, and
     `batch_said`, a sentence about them, or about why there are none. config: settings; `changed` names those that are
-    not the defaults. temperature: the model's, which divides its logits.
+    not the defaults. temperature: the model's, which divides its logits. warning: a line about a model that is hardly
+    better than its baseline. mistakes: how many there are, and the file that lists them.
     """
 
     title: str
@@ -54,6 +56,8 @@ class Report:
     changed: Sequence[str] = ()
     versions: Mapping[str, str] | None = None
     temperature: float = 1.0
+    warning: str | None = None
+    mistakes: tuple[int, str] | None = None
 
 
 def render(report: Report) -> str:
@@ -113,6 +117,7 @@ def _of_single_labels(evaluation: Evaluation, predictions: Predictions) -> dict[
         "reliability": reliability_chart(calibration),
         "few": FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
         "matrix": matrix_view(evaluation.confusion_matrix, names),
+        "baseline": majority_baseline(evaluation),
         "pairs": [(names[true], names[taken], count, int(support[true])) for true, taken, count in pairs],
     }
 
@@ -124,11 +129,6 @@ def write_page(path: Path, report: Report) -> None:
         atomic_write_bytes(path, page)
     except OSError as error:
         raise of_os(error, path, "give another place for the report") from error
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """0.1234 as `12.3 %`, with a space that no line breaks at."""
-    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def _setting(value: Any) -> str:

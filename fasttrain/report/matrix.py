@@ -41,7 +41,7 @@ class Cell:
 
     @property
     def strong(self) -> bool:
-        """Whether its colour is so full that what is written on it must be white."""
+        """Return whether the colour is so dark that text on it must be white."""
         return self.share**GAMMA > 0.6
 
 

@@ -1,4 +1,4 @@
-"""What the report of a run, or of an evaluation alone, says: their parts put into words."""
+"""Fill the report of a run, or of an evaluation alone, from its results."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.model_name import is_object
-from fasttrain.report.html import Report, percent
+from fasttrain.report.html import Report
 from fasttrain.report.photographs import Seen, worst_classes
-from fasttrain.report.summary import duration, split_title
+from fasttrain.report.summary import duration, percent, split_title
+from fasttrain.report.verdict import baseline_warning
 from fasttrain.version import __version__
 
 if TYPE_CHECKING:
@@ -47,8 +48,12 @@ def report_of_run(
     ranks: int = 1,
     store: str | None = None,
     batch: Sequence[Seen] = (),
+    warning: str | None = None,
+    mistakes: tuple[int, str] | None = None,
 ) -> Report:
     """The report of a finished run; `loader` is the loader's name, `store` MLflow's, `batch` the first batch shown.
+
+    `warning` and `mistakes` are those of `Report`.
 
     Raises UserError or OSError where the photographs that were got wrong can't be read.
     """
@@ -60,7 +65,7 @@ def report_of_run(
     facts = [
         ("best epoch", f"{result.best_epoch} of {len(history)}, {result.chosen_by}"),
         *([("refit", _REFITTED)] if result.refit_epochs else []),
-        *([("weights", result.averaged.said)] if result.averaged is not None else []),
+        *([("weights", result.averaged.description)] if result.averaged is not None else []),
         *_phase_facts(history),
         ("time", duration(result.seconds)),
         ("training speed", f"{rate:,.0f} images/s"),
@@ -83,8 +88,8 @@ def report_of_run(
         commands.append(("Train it for more epochs", f"fasttrain train --resume {run} {more}"))
     settings = config.plain()
     return Report(
-        title=result.folder.name,
-        subtitle=_subtitle(spec),
+        title=config.run_name or result.folder.name,
+        subtitle=(f"{result.folder.name} · " if config.run_name else "") + _subtitle(spec),
         split=split,
         evaluation=result.evaluation,
         predictions=predictions,
@@ -100,6 +105,8 @@ def report_of_run(
         changed=config.changed(settings),
         versions=versions(device),
         temperature=spec.temperature,
+        warning=warning,
+        mistakes=mistakes,
     )
 
 
@@ -113,6 +120,7 @@ def report_of_evaluation(
     shards: ShardSet,
     spec: ModelSpec,
     device: torch.device,
+    mistakes: tuple[int, str] | None = None,
 ) -> Report:
     """The report of an evaluation: the same page without what only a training run knows."""
     facts = [
@@ -141,6 +149,8 @@ def report_of_evaluation(
         ],
         versions=versions(device),
         temperature=spec.temperature,
+        warning=baseline_warning(evaluation),
+        mistakes=mistakes,
     )  # fmt: skip
 
 
@@ -159,7 +169,7 @@ def _made_by(spec: ModelSpec) -> str:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Of fasttrain, Python, the packages that shape a result, and the machine; those that aren't there left out."""
+    """Return the versions of fasttrain, Python and the installed packages that affect a result, and the machine."""
     import torch
 
     found = {"fasttrain": __version__, "Python": platform.python_version()}

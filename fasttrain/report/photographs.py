@@ -15,6 +15,7 @@ from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetClassResult, SetEvaluation, SetPredictions
 from fasttrain.evaluation.metrics import ClassResult, Evaluation
 from fasttrain.report.as_seen import Shares, as_seen
+from fasttrain.report.mistakes import FileOf, files_of
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ class Mistake:
     """A photograph, what it was taken for and how surely, in [0, 1]; `truth`: its own class's probability, if known."""
 
     picture: Picture
-    key: str
+    file: str
     taken_for: str
     probability: float
     truth: float | None
@@ -87,7 +88,7 @@ def worst_classes(
         return _worst_of_sets(evaluation, predictions, shards, classes)
     assert isinstance(evaluation, Evaluation) and isinstance(predictions, Predictions)
     wrong = predictions.top[:, 0] != predictions.labels
-    here = _here(shards, predictions.ids)
+    here, file_of = _here(shards, predictions.ids), files_of(shards)
     names = [result.name for result in evaluation.classes]
     found = []
     for result in evaluation.worst(len(names)):
@@ -96,7 +97,7 @@ def worst_classes(
             continue
         surest = rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")]
         shown = [row for row in surest if here[row]][:WRONG_A_CLASS]
-        mistakes = tuple(_mistake(predictions, int(row), names, shards) for row in shown)
+        mistakes = tuple(_mistake(predictions, int(row), names, shards, file_of) for row in shown)
         found.append(WorstClass(result, len(rows), mistakes))
         if len(found) == classes:
             break
@@ -106,7 +107,7 @@ def worst_classes(
 def _worst_of_sets(
     evaluation: SetEvaluation, predictions: SetPredictions, shards: ShardSet, classes: int
 ) -> list[WorstClass]:
-    here, found = _here(shards, predictions.ids), []
+    here, file_of, found = _here(shards, predictions.ids), files_of(shards), []
     names = [result.name for result in evaluation.classes]
     for result in evaluation.worst(len(names)):
         label = names.index(result.name)
@@ -118,7 +119,7 @@ def _worst_of_sets(
         mistakes = tuple(
             Mistake(
                 picture=thumbnail(shards, sample := int(predictions.ids[row])),
-                key=shards.index[sample]["key"].decode(),
+                file=file_of(sample),
                 taken_for=f"{result.name} missed" if truth[row] else f"no {result.name}",
                 probability=float(probability[row]),
                 truth=None,
@@ -190,12 +191,12 @@ def _here(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.isin(numbers, list(present))
 
 
-def _mistake(predictions: Predictions, row: int, names: Sequence[str], shards: ShardSet) -> Mistake:
+def _mistake(predictions: Predictions, row: int, names: Sequence[str], shards: ShardSet, file_of: FileOf) -> Mistake:
     sample = int(predictions.ids[row])
     place = np.flatnonzero(predictions.top[row] == predictions.labels[row])
     return Mistake(
         picture=thumbnail(shards, sample),
-        key=shards.index[sample]["key"].decode(),
+        file=file_of(sample),
         taken_for=names[predictions.top[row, 0]],
         probability=float(predictions.probabilities[row, 0]),
         truth=float(predictions.probabilities[row, place[0]]) if len(place) else None,

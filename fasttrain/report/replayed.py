@@ -1,4 +1,4 @@
-"""What `replay` found, in a few lines for a terminal."""
+"""Print the findings of `replay` in a few lines for a terminal."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fasttrain.machine import relative_path
 from fasttrain.report.summary import duration
-from fasttrain.tracking.runs import TrackedRun
+from fasttrain.tracking.runs import RATE, TrackedRun
 
 _MARKS = {"finished": ("✓", "green"), "running": ("▶", "cyan"), "failed": ("✗", "red"), "killed": ("■", "yellow")}
 _FIGURES = (("val", 8), ("test", 8), ("epochs", 9), ("img/s", 8), ("time", 13))
@@ -43,9 +43,9 @@ def runs_table(runs: Sequence[TrackedRun], width: int) -> Text:
 
 def _figures(run: TrackedRun) -> tuple[str, ...]:
     plain = run.to_dict()
-    val, test = (f"{plain[name]:.2%}" if plain[name] is not None else "–" for name in ("val_top1", "test_top1"))
+    val, test = (f"{plain[name]:.2%}" if plain[name] is not None else "–" for name in ("val/top1", "test/top1"))
     asked = f"/{plain['epochs_asked']}" if plain["epochs_asked"] else ""
-    rate = f"{plain['img/s']:,.0f}" if plain["img/s"] is not None else "–"
+    rate = f"{plain[RATE]:,.0f}" if plain[RATE] is not None else "–"
     return val, test, f"{run.epochs}{asked}", rate, "–" if run.seconds is None else duration(run.seconds)
 
 

@@ -1,4 +1,4 @@
-"""What a run says for itself: two lines after each epoch, a summary at the end. Made to fit 80 columns."""
+"""The lines that a run prints: two after each epoch, a summary at the end. They fit 80 columns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.machine import relative_path
 from fasttrain.shards.format import ALL
@@ -88,15 +89,20 @@ def split_title(split: str) -> str:
     return "all splits" if split == ALL else f"{split} split"
 
 
-def evaluation_table(evaluation: Evaluation | SetEvaluation, *, split: str) -> RenderableType:
-    """The evaluation of `split` and its worst classes."""
+def evaluation_table(
+    evaluation: Evaluation | SetEvaluation, *, split: str, warning: str | None = None
+) -> RenderableType:
+    """The evaluation of `split`, a `warning` about it, and its worst classes."""
     title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
+    noted = () if warning is None else (Text(f"  {warning}", style="yellow"),)  # a padding would crop it
     if isinstance(evaluation, SetEvaluation):
-        return Group(title, *(_indented(part) for part in _set_tables(evaluation)))
+        return Group(title, *noted, *(_indented(part) for part in _set_tables(evaluation)))
     figures = _grid()
     figures.add_row("top-1 / 3 / 5", f"{evaluation.top1:.2%} / {evaluation.top3:.2%} / {evaluation.top5:.2%}")
     if evaluation.top1_interval is not None:
         figures.add_row("top-1, 95 %", f"{span(evaluation.top1_interval)} by bootstrap")
+    baseline = majority_baseline(evaluation)
+    figures.add_row("baseline", Text(f"{baseline.share:.2%}, always {baseline.name}"))
     figures.add_row("loss", f"{evaluation.loss:.4f}")
     if evaluation.ece is not None and evaluation.uncalibrated_ece is not None:
         figures.add_row("ECE", f"{evaluation.ece:.2%}  (without the temperature {evaluation.uncalibrated_ece:.2%})")
@@ -117,7 +123,7 @@ def evaluation_table(evaluation: Evaluation | SetEvaluation, *, split: str) -> R
             f"{each.support:,}",
         )
     _add_absent(figures, evaluation)
-    return Group(title, _indented(figures), _indented(worst))
+    return Group(title, *noted, _indented(figures), _indented(worst))
 
 
 def _add_absent(figures: Table, evaluation: Evaluation | SetEvaluation) -> None:
@@ -173,8 +179,10 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
     }
 
 
-def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> RenderableType:
-    """The end of a run: best metrics, time, evaluation, worst classes, where everything lies.
+def run_summary(
+    result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker, warning: str | None = None
+) -> RenderableType:
+    """The end of a run: best metrics, time, evaluation with a `warning`, worst classes, where everything lies.
 
     Waits for MLflow to name the run, 30 seconds at most.
     """
@@ -187,7 +195,7 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
     if result.refit_epochs:
         run.add_row("weights", Text(result.weights_said))
     if result.averaged is not None:
-        run.add_row("weights", Text(f"{result.averaged.said}: {result.monitor} {result.averaged.value:.4f}"))
+        run.add_row("weights", Text(f"{result.averaged.description}: {result.monitor} {result.averaged.value:.4f}"))
     run.add_row("training", f"loss {best['train_loss']:.4f}  {train_name} {best[train]:.2%}")
     run.add_row("time", f"{duration(values['training_seconds'])}  ({values['img/s']:,.0f} img/s)")
     if bad := max(record.get("bad_samples", 0) for record in result.history):
@@ -203,7 +211,7 @@ def run_summary(result: TrainResult, *, split: str, artifacts: Sequence[Path], t
         Text(),
         Text("summary", style="bold green"),
         _indented(run),
-        evaluation_table(result.evaluation, split=split),
+        evaluation_table(result.evaluation, split=split, warning=warning),
         Text("artifacts", style="bold"),
         _indented(places),
         Text("next", style="bold"),
@@ -221,6 +229,11 @@ def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:
         steps.add_row("look", _path(page))
     steps.add_row("use", Text(f"fasttrain predict --checkpoint {folder} PHOTOGRAPH", overflow="fold"))
     return steps
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.1234 as `12.3 %`, with a space that no line breaks at."""
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def duration(seconds: float) -> str:

@@ -1,1 +1,1 @@
-"""Shards: how photographs lie on disk, written by `convert`, read by every loader."""
+"""Shards: how photographs are stored on disk. `convert` writes them and every loader reads them."""

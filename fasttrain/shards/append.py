@@ -1,7 +1,7 @@
-"""`convert --append`: what is new in a source, and the manifest of the shards with it.
+"""`convert --append`: find what is new in a source, and write the manifest that includes it.
 
-Nothing that is there is written again: photographs go to new shards, the index and the lists get new names (see
-`format.numbered`), and the manifest, which names them all, is replaced last.
+Existing files are not rewritten. New photographs go to new shards, and the index and the lists get new names (see
+`format.numbered`). The manifest, which names them all, is replaced last.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ _KEPT = "the shards keep the earlier one"
 class Addition:
     """The photographs of a source that the shards lack.
 
-    source: with the shards' classes, and behind them the new ones. keys: one a photograph of the source. known: path,
-    split and bytes (-1: not recorded) of each photograph of the conversions before. kept: (path, reason) of those that
-    have changed or gone since.
+    `source`: with the classes of the shards, followed by the new ones. `keys`: one per photograph of the source.
+    `known`: path, split and bytes (-1: not recorded) of each photograph in earlier conversions. `kept`: (path, reason)
+    of those that have changed or disappeared since.
     """
 
     base: Manifest
@@ -76,9 +76,9 @@ class Addition:
         gone = [path for path, reason in self.kept if reason == _GONE]
         changed = [path for path, reason in self.kept if reason != _GONE]
         found = {
-            "new classes, behind the others": new,
+            "new classes, added after the others": new,
             "not in the source any more, kept in the shards": gone,
-            "changed since they were converted, kept as they were": changed,
+            "changed since they were converted, kept unchanged": changed,
         }
         return [f"{what}: {len(names):,} ({few(names)})" for what, names in found.items() if names]
 
@@ -86,8 +86,8 @@ class Addition:
 def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, strict: bool) -> Addition:
     """Compare `source` with the shards in `out`.
 
-    Raises UserError where the shards have other settings or don't say which photographs they hold, where no class of
-    the source is theirs, and, if `strict`, for the first photograph that has changed or gone.
+    Raises UserError if the shards have other settings or don't list their photographs, if they share no class with the
+    source, and, with `strict`, for the first photograph that has changed or disappeared.
     """
     shards = ShardSet.open(out.location)
     base = shards.manifest
@@ -97,11 +97,11 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
     if not set(source.classes) & set(base.classes):
         raise UserError(
             f"--source {source.root} has none of the classes of {out} ({few(base.classes)}); give the folder or table "
-            "that they were made from, grown"
+            "that they were made from, with more photographs"
         )
     if source.multi_label != base.multi_label:
         theirs, fix = ("sets of classes", "--multi-label") if base.multi_label else ("one class", "--no-multi-label")
-        raise UserError(f"{out} has {theirs} a photograph, and --source {source.root} has not; give {fix}")
+        raise UserError(f"{out} has {theirs} a photograph, but --source {source.root} does not; give {fix}")
     position = np.array([classes.index(name) for name in source.classes], np.int32)
     if source.multi_label:
         sets = [position[members(each)].tolist() for each in source.labels]
@@ -109,7 +109,10 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
     else:
         labels = position[source.labels]
     source = replace(source, classes=classes, labels=labels)
-    paths = [*known, *(each for each in source.paths if each not in known)]  # so that the known ones keep their keys
+    paths = [
+        *known,
+        *(each for each in source.paths if each not in known),
+    ]  # the known ones come first, so that they keep their keys
     keys = dict(zip(paths, make_keys(paths), strict=True))
     column = widened(shards.index["labels"], len(classes)) if base.multi_label else shards.index["label"]
     label_of = dict(zip((key.decode() for key in shards.index["key"]), column.tolist(), strict=True))
@@ -122,7 +125,7 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
         held[row], size = known[path]
         other_size = -1 not in (size, int(source.sizes[row])) and size != source.sizes[row]
         if (label := label_of.get(keys[path])) is None:
-            added[row] = other_size  # it was broken, and may be sound now
+            added[row] = other_size  # it was broken, and may be intact now
             continue
         added[row] = False
         if other_size:
@@ -148,10 +151,10 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
 def write_addition(
     out: Destination, addition: Addition, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
-    """Write index, lists and, last of all, the manifest of the shards with `parts`.
+    """Write the index, the lists and, last of all, the manifest of the shards with `parts`.
 
-    Raises UserError where a new class has no usable training photograph, and where another machine has written to the
-    same bucket since; OSError where the disk can't be written.
+    Raises UserError if a new class has no usable training photograph, or if another machine has written to the same
+    bucket in the meantime. Raises OSError if the disk can't be written.
     """
     base, source = addition.base, addition.source
     appends = base.appends + 1
@@ -228,7 +231,7 @@ def write_addition(
 
 
 def _require_alone(out: Destination, addition: Addition, parts: list[tuple[ShardJob, Part]]) -> None:
-    """Raise UserError where other shards lie in `out` than were written."""
+    """Raise UserError if `out` holds shards other than those written."""
     require_manifest(out, addition.base)
     if any(there is None for _, there in read_parts(out, [job for job, _ in parts])):
         raise UserError(f"{out}: another machine has written there in the meantime; run the same command again")
@@ -240,11 +243,11 @@ def _require_same(out: Destination, base: Manifest, settings: ShardSettings) -> 
     names = [name for name in ShardSettings.__dataclass_fields__ if theirs.get(name) != ours[name]]
     if names:
         differ = "; ".join(f"{name} = {theirs.get(name)}, not {ours[name]}" for name in names)
-        raise UserError(f"{out} was converted with other settings ({differ}); give the same with --append")
+        raise UserError(f"{out} was converted with other settings ({differ}); use the same settings with --append")
 
 
 def _read_known(out: Destination, base: Manifest) -> dict[str, tuple[int, int]]:
-    """Return the split and bytes of each photograph, by path, in the order in which they came."""
+    """Return the split and the bytes of each photograph by path, in the order in which they were added."""
     name = base.current(SPLIT_FILE)
     if name not in base.files:
         raise UserError(f"{out} has no list of its photographs ({name}): convert again with --overwrite")
@@ -271,7 +274,7 @@ def _first_numbers(base: Manifest) -> tuple[int, ...]:
 
 
 def _still_broken(out: Destination, addition: Addition) -> list[bytes]:
-    """Return the earlier list's lines of photographs that are neither stored nor tried again."""
+    """Return the lines of the earlier list for photographs that are neither stored nor tried again."""
     source, earlier = addition.source, addition.earlier
     stored = set(addition.index["key"].tolist())
     left = (
@@ -284,7 +287,7 @@ def _still_broken(out: Destination, addition: Addition) -> list[bytes]:
 
 
 def _extra_of(out: Destination, base: Manifest) -> dict[str, bytes]:
-    """Return each earlier photograph's line of extra labels, by its key."""
+    """Return the line of extra labels of each earlier photograph, by its key."""
     return {json.loads(line)["key"]: line for line in _lines(out, base, EXTRA)}
 
 
@@ -294,7 +297,7 @@ def _lines(out: Destination, base: Manifest, name: str) -> list[bytes]:
 
 
 def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str, str, int]]:
-    """Return path, split and bytes: the known ones first, in their order, which decides the keys."""
+    """Return path, split and bytes. The known photographs come first and keep their order, which decides the keys."""
     rows = {path: (SPLITS[split], size) for path, (split, size) in addition.known.items()}
     for row in np.flatnonzero(addition.earlier.added).tolist():
         rows[addition.source.paths[row]] = SPLITS[splits[row]], int(addition.source.sizes[row])
@@ -302,14 +305,14 @@ def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str,
 
 
 def _named(label: int | list[int], classes: Sequence[str]) -> str:
-    """Return a class's name, or those of a set of bytes."""
+    """Return the name of a class, or the names of a set given as bytes."""
     if isinstance(label, int):
         return classes[label]
     return ", ".join(classes[each] for each in members(np.array(label, np.uint8))) or "none"
 
 
 def _joined(old: NDArray[np.void], new: NDArray[np.void], shards: int, set_bytes: int) -> NDArray[np.void]:
-    """Return the rows of both, in which `new` counts its shards from `shards` on; `set_bytes` as in `index_dtype`."""
+    """Return the rows of both; `new` counts its shards from `shards` on. `set_bytes` as in `index_dtype`."""
     longest = max(old.dtype["key"].itemsize, new.dtype["key"].itemsize)
     index = np.zeros(len(old) + len(new), index_dtype(longest, set_bytes))
     for name in new.dtype.names or ():

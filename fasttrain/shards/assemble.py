@@ -1,4 +1,4 @@
-"""Out of all finished shards: `index.npy`, `rejected.tsv` and other lists, and last of all `manifest.json`."""
+"""Write a conversion's `index.npy`, `rejected.tsv` and other lists, and last of all `manifest.json`."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from fasttrain.text import printable
 def assemble(
     out: Destination, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
-    """Write these files, other lists than `rejected.tsv` only where they have lines; `parts` in the layout's order.
+    """Write these files. Lists other than `rejected.tsv` are written only if they have lines.
 
-    Raises UserError where a class has lost every training photograph (`rejected.tsv` is written by then), OSError where
-    the disk can't be written.
+    `parts` is in the order of the layout. Raises UserError if a class has lost every training photograph
+    (`rejected.tsv` is written by then), and OSError if the disk can't be written.
     """
     broken = [rejected for _, part in parts for rejected in part.broken]
     rejected = sorted([*source.ignored, *broken])
@@ -94,28 +94,28 @@ def require_training(
     broken: dict[str, str],
     known: Collection[int] = (),
 ) -> None:
-    """Raise UserError for a class, other than those with the `known` labels, without a training photograph left.
+    """Raise UserError if a class has no training photograph left, unless its label is `known`.
 
-    `listed` is the file that says why.
+    `listed` is the file with the reasons.
     """
     left = {*known, *(label for job, part in kept if job.split == TRAIN for label in part.classes)}
     for label, name in enumerate(classes):
         if label not in left:
             if any(label in part.classes for _, part in kept):
                 raise UserError(
-                    f"class {name!r} has no training photograph: all of its photographs validate or test; give it "
+                    f"class {name!r} has no training photograph: all of its photographs are in val or test; give it "
                     "more, or other splits"
                 )
             inside = (reason for path, reason in broken.items() if name in PurePosixPath(path).parts[:-1])
             first = next((f", such as: {reason}" for reason in inside), "")
             raise UserError(
-                f"class {name!r} has no usable training photograph (why: {listed}{first}); add some, or take "
-                "its folder away"
+                f"class {name!r} has no usable training photograph (why: {listed}{first}); add some, or remove "
+                "its folder"
             )
 
 
 def index_of(kept: list[tuple[ShardJob, Part]], set_bytes: int = 0) -> np.ndarray[Any, np.dtype[np.void]]:
-    """Return the rows of `index.npy` for these shards, which are counted from 0; `set_bytes` as in `index_dtype`."""
+    """Return the rows of `index.npy` for these shards, which are numbered from 0. `set_bytes` as in `index_dtype`."""
     longest = max((len(key) for _, part in kept for key in part.keys), default=1)
     index = np.zeros(sum(len(part.keys) for _, part in kept), dtype=index_dtype(longest, set_bytes))
     start = 0
@@ -140,6 +140,6 @@ def _sha256(data: bytes) -> str:
 
 def list_line(path: str, reason: str) -> bytes:
     """Return a line of `rejected.tsv` or `converted.tsv`."""
-    # A file name may hold whatever breaks a table but "/" and NUL.
+    # A file name may hold characters that break a table.
     plain = [printable(text.replace("\\", "\\\\")) for text in (path, reason)]
     return os.fsencode("\t".join(plain) + "\n")

@@ -1,8 +1,8 @@
-"""Writes FFCV's `.beton` from shards: the very same JPEG bytes, not re-encoded as FFCV's own writer does.
+"""Write FFCV's `.beton` files from shards, with the same JPEG bytes instead of FFCV's re-encoded ones.
 
-The layout is FFCV's, see `beton_layout`, so FFCV's `Reader`, `Loader` and stock decoders read it. It follows from the
-JPEGs' lengths alone: the file is the same each time, needs no ffcv to be written, and an interrupted one goes on at the
-page where it stopped.
+The layout is FFCV's (see `beton_layout`), so FFCV's `Reader`, `Loader` and stock decoders read it. It depends only on
+the lengths of the JPEGs: the file is the same each time and needs no ffcv to write, and an interrupted one resumes at
+the page where it stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fasttrain.shards.reader import Located, ShardSet
 
 RECORD = "beton.json"
 NO_LABEL = -1
-"""The label in multi-label shards' files: FFCV's field holds one number, and no number stands for a set."""
+"""The label in the files of multi-label shards: FFCV's field holds one number, which can't represent a set."""
 
 _SAMPLE = np.dtype([("image", IMAGE), ("label", IN_A_ROW[INT_FIELD])], align=True)
 _LEAST_PAGE = 1 << 23  # FFCV's default; no sample may cross a page
@@ -47,21 +47,23 @@ _LEAST_PAGE = 1 << 23  # FFCV's default; no sample may cross a page
 @dataclass(frozen=True)
 class _Layout:
     head: bytes  # everything before the first page
-    pointers: NDArray[np.uint64]  # each sample's first byte in the file
+    pointers: NDArray[np.uint64]  # position of each sample's first byte in the file
     lengths: NDArray[np.uint64]
     tail: bytes  # the allocation table
-    table: int  # where it lies
+    table: int  # its position
 
 
 def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda images: None) -> list[Path]:
-    """Writes `train.beton`, `val.beton`, `test.beton` (those that have samples) into the shards' folder.
+    """Write `train.beton`, `val.beton` and `test.beton`, unless they have no samples, into the shards' folder.
 
-    Sample k of a file is the k-th row of its split in the index. `advance(images)` is told of progress. Files already
-    written from these shards are left alone. Raises UserError where the disk is full or the folder can't be written,
-    and for `raw` shards.
+    Sample k of a file is the k-th row of its split in the index. `advance(images)` reports progress. Files already
+    written from these shards are kept. Raises UserError if the disk is full or the folder can't be written, and for
+    `raw` shards.
     """
     if shards.raw:
-        raise UserError(f"{shards.folder} holds pixels, a .beton JPEGs: convert without --raw into another folder")
+        raise UserError(
+            f"{shards.folder} holds pixels, but a .beton needs JPEGs: convert without --raw into another folder"
+        )
     record = _read_record(shards)
     written = []
     for split in SPLITS:
@@ -77,29 +79,30 @@ def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda image
             digest = _write(path, shards, ids, advance)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            mend = "make room and convert again: it goes on from here" if full else "choose another --out"
-            raise of_os(error, path, mend) from error
+            fix = "make room and convert again: it resumes here" if full else "choose another --out"
+            raise of_os(error, path, fix) from error
         record["files"][path.name] = {"samples": len(ids), "bytes": path.stat().st_size, "sha256": digest}
         atomic_write_bytes(shards.folder / RECORD, json.dumps(record, indent=2).encode())
     return written
 
 
 def beton_problem(shards: ShardSet, split: str) -> str | None:
-    """Why there is no `.beton` for `split` of these shards, with the mend; None where there is a good one."""
+    """Return why there is no usable `.beton` for `split`, with the fix, or None if there is one."""
     path = shards.folder / f"{split}.beton"
     known = _read_record(shards)["files"].get(path.name)
-    mend = "convert with --format tar,beton"
+    fix = "convert with --format tar,beton"
     if not path.exists() or not known:
-        return f"{path} is not there; {mend}"
+        return f"{path} does not exist; {fix}"
     if path.stat().st_size != known["bytes"]:
-        return f"{path} has {path.stat().st_size} bytes, not {known['bytes']}; {mend}"
+        return f"{path} has {path.stat().st_size} bytes, not {known['bytes']}; {fix}"
     return None
 
 
 class BetonBytes:
-    """`split`'s `.beton`, mapped. FFCV follows the pointers in it unseen: they are compared with the index first.
+    """The mapped `.beton` file of `split`.
 
-    Raises UserError where head and allocation table aren't, byte for byte, those of the shards.
+    FFCV follows the file's pointers unchecked, so they are compared with the index first. Raises UserError if the head
+    or the allocation table differs from what the shards require.
     """
 
     def __init__(self, shards: ShardSet, split: str) -> None:
@@ -108,7 +111,7 @@ class BetonBytes:
         try:
             with path.open("rb") as file:
                 self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:  # ValueError: mmap's word for an empty file
+        except (OSError, ValueError) as error:  # ValueError: mmap refuses an empty file
             raise UserError(f"{path}: can't be read ({error}); convert with --format tar,beton") from error
         table = len(self._mapped) - len(layout.tail)
         same = self._mapped[: len(layout.head)] == layout.head and table == layout.table
@@ -117,13 +120,13 @@ class BetonBytes:
             raise UserError(f"{path} is not laid out as {index} says; convert with --format tar,beton")
 
     def locate(self, rows: NDArray[np.int64]) -> Located:
-        """Return where the bytes of the split's samples `rows`, int64 [n], are in the file."""
+        """Return where the bytes of the samples `rows` of the split, int64 [n], are in the file."""
         which = np.zeros(len(rows), np.int32)
         return Located([self._mapped], which, self._layout.pointers[rows], self._layout.lengths[rows])
 
 
 def verify_betons(shards: ShardSet) -> list[str]:
-    """Compares each `.beton` with its checksum: one line for each problem, none where there are none of them."""
+    """Compare each `.beton` with its checksum. Return a line per problem."""
     here = sorted(shards.folder.glob("*.beton"))
     record = shards.folder / RECORD
     if not here and not record.exists():
@@ -131,19 +134,19 @@ def verify_betons(shards: ShardSet) -> list[str]:
     known = _read_record(shards)["files"]
     names = {path.name for path in here} | known.keys()
     if not known:
-        return [f"{record}: not the record of these shards' .beton files; convert with --format tar,beton"]
+        return [f"{record}: not a record of these shards' .beton files; convert with --format tar,beton"]
     problems = []
     for name in sorted(names):
-        said = beton_problem(shards, name.removesuffix(".beton"))
-        if said is None:
+        problem = beton_problem(shards, name.removesuffix(".beton"))
+        if problem is None:
             try:
                 with (shards.folder / name).open("rb") as file:
                     changed = sha256_of(file) != known[name]["sha256"]
-                said = f"{shards.folder / name}: its bytes have changed since it was written" if changed else None
+                problem = f"{shards.folder / name}: its bytes have changed since it was written" if changed else None
             except OSError as error:
-                said = f"{shards.folder / name}: can't be read ({error.strerror})"
-        if said:
-            problems.append(said)
+                problem = f"{shards.folder / name}: can't be read ({error.strerror})"
+        if problem:
+            problems.append(problem)
     return problems
 
 
@@ -155,8 +158,8 @@ def _read_record(shards: ShardSet) -> dict[str, Any]:
             return fresh
         counts = {f"{split}.beton": count for split, count in shards.manifest.splits.items() if count}
         for name, file in record["files"].items():
-            whole = type(file["bytes"]) is int and type(file["sha256"]) is str
-            if file["samples"] != counts[name] or not whole:
+            valid = type(file["bytes"]) is int and type(file["sha256"]) is str
+            if file["samples"] != counts[name] or not valid:
                 return fresh
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return fresh
@@ -198,7 +201,7 @@ def _plan_layout(shards: ShardSet, ids: NDArray[np.int64]) -> _Layout:
 
 def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callable[[int], None]) -> str:
     layout = _plan_layout(shards, ids)
-    # Named after the shards: what another data set left behind is never gone on from.
+    # The name contains the shards' fingerprint, so that another data set's partial file is never resumed.
     partial = path.with_name(f".{path.name}.{shards.fingerprint[-12:]}.partial")
     with partial.open("r+b" if partial.exists() else "w+b") as file:
         first = _resume_point(file, layout, shards, ids)
@@ -225,7 +228,10 @@ def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callab
 
 
 def _resume_point(file: IO[bytes], layout: _Layout, shards: ShardSet, ids: NDArray[np.int64]) -> int:
-    """The first sample whose bytes don't stand in the file: after a power cut, its size alone says little."""
+    """Return the first sample whose bytes are missing from the file.
+
+    After a power cut the file's size is unreliable.
+    """
     if file.read(len(layout.head)) != layout.head:
         return 0
     for position, pointer in enumerate(layout.pointers.tolist()):

@@ -1,6 +1,7 @@
-"""A conversion's destination behind a URL: each shard is written on this machine, uploaded, and deleted here.
+"""A conversion's destination behind a URL: each shard is written on this machine, uploaded, and then deleted locally.
 
-At most two shards lie here at a time, one being written and one being uploaded, in `$FASTTRAIN_CACHE/upload`.
+At most two shards are on this machine at a time, one being written and one being uploaded, in
+`$FASTTRAIN_CACHE/upload`.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ T = TypeVar("T")
 _SHARD = re.compile(rf"{SHARD_NAME.pattern}\.(tar|idx)")
 _PIECE = 8 << 20
 _CHUNKED = ("s3", "s3a", "gs", "gcs")
-_AT_ONCE = 256  # small files asked for at a time
+_AT_ONCE = 256  # small files requested at a time
 _REMOVED_AT_ONCE = 1000
 
 
 class Bucket:
     """A folder behind a URL: see `Destination`.
 
-    Parts of many machines write their shards straight to where they stay, so `merge` moves none of them. Only the
-    records lie in a part's own folder. There is no lock between machines: two that make the same shard write the same
-    bytes.
+    When several machines convert parts, they write their shards to the final place, so `merge` moves none of them.
+    Only the records are in a part's own folder. There is no lock between machines: two that make the same shard write
+    the same bytes.
     """
 
     def __init__(self, url: str, part: str = "") -> None:
@@ -57,7 +58,7 @@ class Bucket:
 
     @contextlib.contextmanager
     def alone(self, *, wait: bool) -> Iterator[None]:
-        """See `Destination`. On leaving, whatever happened, the upload at hand is finished."""
+        """See `Destination`. Always finishes the current upload before it returns."""
         self._staging = cache_root() / "upload" / hashlib.sha256(self.location.encode()).hexdigest()[:16]
         with locked(self._staging, wait=wait, fix=CACHE, shown=self.location):
             _empty(self._staging)
@@ -127,7 +128,7 @@ class Bucket:
             raise
 
     def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
-        self.settle()  # no more than one waits for the network while the next is written
+        self.settle()  # at most one waits for the network while the next is written
         assert self._uploads is not None
         self._uploading = self._uploads.submit(self._upload, name, index, record)
 
@@ -137,7 +138,7 @@ class Bucket:
             uploading.result()
 
     def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
-        """Leave the shard where it is: its part wrote it there."""
+        """Do nothing: the part has already written the shard to its final place."""
 
     def remove(self, names: Sequence[str]) -> None:
         self._remove([self._path(name) for name in names])
@@ -153,22 +154,22 @@ class Bucket:
             self._remove(retried(self._url, path, below))
 
     def clear_unfinished(self, folder: str = "") -> None:
-        """See `Destination`. The parts' uploads are left alone, which other machines may be at work on."""
+        """See `Destination`. Uploads of parts are kept, because other machines may still be working on them."""
         if folder or self._part:
             return
 
         def abort(files: Any, root: str) -> None:
-            if hasattr(files, "list_multipart_uploads"):  # which no listing shows, and which cost money
+            if hasattr(files, "list_multipart_uploads"):  # no listing shows these, and they cost money
                 bucket, _, path = root.partition("/")
                 for each in files.list_multipart_uploads(bucket):
                     if each["Key"].startswith(f"{path}/" if path else ""):
                         files.abort_mpu(bucket, each["Key"], each["UploadId"])
 
-        with contextlib.suppress(UserError, FileNotFoundError):  # to list them takes a right of its own
+        with contextlib.suppress(UserError, FileNotFoundError):  # listing them needs a permission of its own
             retried(self._url, "", abort)
 
     def _path(self, name: str) -> str:
-        """Return where a file lies below the URL: shards always in the same place, whichever part writes them."""
+        """Return a file's path below the URL. Shards have the same path whichever part writes them."""
         return f"{self._part}/{name}" if self._part and not _SHARD.fullmatch(name) else name
 
     def _listed(self, path: str) -> dict[str, dict[str, Any]]:
@@ -206,7 +207,7 @@ class Bucket:
         self.write(f"{PARTS}/{name}.json", record(stamp))
 
     def _checked(self, path: str, size: int) -> str:
-        """Return the stamp of a shard that was uploaded. Raises UserError where not all of it is there."""
+        """Return the stamp of an uploaded shard. Raises UserError if it is incomplete."""
 
         def looked(files: Any, root: str) -> Held:
             files.invalidate_cache()
@@ -215,7 +216,7 @@ class Bucket:
         held = retried(self._url, path, looked)
         if held.size != size:
             raise UserError(
-                f"{self._url}/{path}: {held.size:,} of {size:,} bytes are there; run the same command again"
+                f"{self._url}/{path}: only {held.size:,} of {size:,} bytes were uploaded; run the same command again"
             )
         return held.stamp
 
@@ -223,8 +224,8 @@ class Bucket:
         try:
             return retried(self._url, path, work)
         except FileNotFoundError as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"{self._url}/{path}: {said}; create the bucket first, or give another --out") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self._url}/{path}: {reason}; create the bucket first, or give another --out") from error
 
     def _remove(self, paths: list[str]) -> None:
         for start in range(0, len(paths), _REMOVED_AT_ONCE):

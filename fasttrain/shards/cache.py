@@ -1,8 +1,8 @@
-"""Files fetched from afar, kept on this machine's disk within a bound; several processes share them.
+"""A bounded cache on this machine's disk for fetched files. Several processes share it.
 
-A file has its own name only once it is whole. Whoever maps one holds a shared `flock` on it for as long as the mapping
-lives, so any process can tell what is in use: that is never deleted, and counts. Of the rest, the file used
-longest ago goes first. A file that is being written has its full size from the start, and counts too.
+A file gets its name only once it is complete. A process that maps a file holds a shared `flock` on it for as long as
+the mapping lives, so any process can tell what is in use. Such files are never deleted, but count. Of the others, the
+least recently used is deleted first. A file that is being written has its full size from the start, and counts too.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from fasttrain.errors import UserError, of_os
 from fasttrain.files import atomic_write, atomic_write_bytes, make_folder
 from fasttrain.machine import allocated_bytes, delete_unlocked, lock, unlock
 
-_LEFT_FREE = 5 * 10**9  # of a large disk; of a small one a tenth
+_LEFT_FREE = 5 * 10**9  # of a large disk; a tenth of a small one
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Folders of files below `root`, at most `limit` bytes of them, and no more than the disk has to spare."""
+    """Folders of files below `root`, of at most `limit` bytes, and no more than the disk can spare."""
 
     root: Path
     limit: int | None = None
 
     def budget(self) -> int:
-        """Bytes that the files may take: `limit`, or what leaves 5 GB of the disk (a tenth of a small one) free."""
+        """Return how many bytes the files may take.
+
+        That is `limit`, or what leaves 5 GB of the disk (a tenth of a small one) free.
+        """
         with _disk_errors(self.root):
             return self._budget(self._files())
 
     def put(self, path: Path, data: bytes) -> None:
-        """A small file whose name is a hash of `data`: left alone where it is there. Raises UserError as `adding`."""
+        """Add a small file whose name is a hash of `data`, unless it exists. Raises UserError as `adding` does."""
         with _disk_errors(path):
             if not path.exists():
                 make_folder(path.parent)
@@ -44,7 +47,10 @@ class Cache:
 
     @contextlib.contextmanager
     def alone(self, path: Path) -> Iterator[None]:
-        """Keeps other threads and processes from fetching `path` at the same time; UserError where nobody can write."""
+        """Keep other threads and processes from fetching `path` at the same time.
+
+        Raises UserError if the folder can't be written.
+        """
         with _disk_errors(path):
             make_folder(path.parent)
             ours = _locked(path.with_name(f".{path.name}.lock"))
@@ -55,15 +61,17 @@ class Cache:
 
     @contextlib.contextmanager
     def adding(self, path: Path, size: int) -> Iterator[IO[bytes]]:
-        """Yields a file for `size` bytes that takes `path`'s place when the body ends; room is made first.
+        """Yield a file of `size` bytes that becomes `path` when the body ends. Room is made first.
 
-        Needs `alone(path)`. Raises UserError where the disk is full or can't be written.
+        Call it inside `alone(path)`. Raises UserError if the disk is full or can't be written.
         """
         with _disk_errors(path):
-            if size > shutil.disk_usage(self.root).total:  # a manifest may say anything: nothing is deleted for it
-                raise UserError(f"{path.name}: said to have {size:,} bytes, more than the disk of {self.root} holds")
+            if size > shutil.disk_usage(self.root).total:  # a manifest may claim any size, so nothing is deleted for it
+                raise UserError(
+                    f"{path.name}: its manifest claims {size:,} bytes, more than the disk of {self.root} holds"
+                )
             for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
-                left_behind.unlink(missing_ok=True)  # by a process that was killed: nobody else writes it now
+                left_behind.unlink(missing_ok=True)  # left by a killed process; nobody else writes it now
             with atomic_write(path) as file:
                 ours = _locked(self.root / ".lock")
                 try:
@@ -74,7 +82,10 @@ class Cache:
                 yield file
 
     def open(self, path: Path) -> BinaryIO | None:
-        """`path` for reading, safe from deletion until the last duplicate of its descriptor is closed; None: gone."""
+        """Open `path` for reading. Return None if it no longer exists.
+
+        The file is not deleted until the last duplicate of its descriptor is closed.
+        """
         try:
             file = path.open("rb")
         except FileNotFoundError:
@@ -86,7 +97,7 @@ class Cache:
         return None
 
     def touch(self, path: Path) -> None:
-        """Notes that `path` was used just now."""
+        """Mark `path` as just used."""
         with contextlib.suppress(OSError):
             os.utime(path)
 
@@ -116,12 +127,12 @@ class Cache:
 
 def _locked(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    lock(descriptor, wait=True)  # some network file systems can't; renaming still keeps files whole
+    lock(descriptor, wait=True)  # some network file systems have no locks; renaming still keeps files intact
     return descriptor
 
 
 def _unlock(descriptor: int) -> None:
-    unlock(descriptor)  # closing alone would not do: a process forked meanwhile has the lock too
+    unlock(descriptor)  # closing is not enough: a process forked meanwhile holds the lock too
     os.close(descriptor)
 
 
@@ -131,5 +142,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        mend = "give a smaller --cache-size, or set" if full else "set"
-        raise of_os(error, path, f"{mend} FASTTRAIN_CACHE to a folder that can be written") from error
+        fix = "give a smaller --cache-size, or set" if full else "set"
+        raise of_os(error, path, f"{fix} FASTTRAIN_CACHE to a folder that can be written") from error

@@ -1,7 +1,7 @@
-"""What must hold of an index before anything is done with its numbers, and of a shard's members.
+"""Checks of an index before its numbers are used, and of a shard's members.
 
-The shards may come from a stranger: an offset beyond its file would be read from memory, a label beyond the classes
-would write there, and a photograph said to be small could take all memory when it is decoded.
+Shards may come from a stranger. An offset beyond its file would read other memory, a label beyond the classes would
+write there, and a photograph that claims to be small could take all memory when it is decoded.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasttrain.photos.label_bits import bytes_for, unpacked
-from fasttrain.photos.normalise import MAX_PIXELS
+from fasttrain.photos.normalize import MAX_PIXELS
 from fasttrain.shards.format import SPLITS, Manifest, index_dtype, label_in
 from fasttrain.shards.tar import BLOCK, label_member, member_header, npy_header, size_of_shard
 
 _IN_KEYS = np.zeros(256, np.bool_)
 _IN_KEYS[[0, *b"%/-_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"]] = True
-_ROWS = 1 << 16  # checked at a time: a million samples' index is larger than what a check should take
+_ROWS = 1 << 16  # checked at a time, so that the check of a large index needs little memory
 
 
 def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
-    """Why `index`, of any dtype, is not `manifest`'s; None where every row can be relied on."""
+    """Return why `index`, of any dtype, does not match `manifest`, or None if every row is valid."""
     if not _is_index(index, manifest):
         return "not an index of shards"
-    said = manifest.index.samples
-    if len(index) != said or said != sum(shard.samples for shard in manifest.shards):
-        return f"{len(index):,} rows where the manifest says {said:,}"
+    expected = manifest.index.samples
+    if len(index) != expected or expected != sum(shard.samples for shard in manifest.shards):
+        return f"{len(index):,} rows where the manifest says {expected:,}"
     shards = manifest.shards
     counts = np.zeros(len(shards), np.int64)
     room = np.array([shard.bytes for shard in shards], object).clip(max=1 << 62).astype(np.uint64)
@@ -49,10 +49,10 @@ def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
         if (width * height > MAX_PIXELS).any():
             return f"photographs of more than {MAX_PIXELS:,} pixels"
         if not _keys_are_plain(rows["key"]):
-            return "keys that `convert` makes no file's"
+            return "keys that `convert` never writes"
         counts += np.bincount(shard, minlength=len(shards))
     if (counts != [each.samples for each in shards]).any():
-        return "other numbers of samples in its shards than the manifest"
+        return "other numbers of samples per shard than the manifest"
     return "samples that overlap" if _overlap(index) else None
 
 
@@ -63,9 +63,9 @@ def _labels_beyond(rows: NDArray[np.void], classes: int, *, multi_label: bool) -
 
 
 def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str | None:
-    """Why the tar in `shard` is not what `convert` writes of the samples `rows`; None where it is, header by header.
+    """Return why the tar in `shard` is not what `convert` writes for the samples `rows`, or None if it is.
 
-    So links, devices, absolute names, `..` and sizes beyond the file are all refused.
+    Every header is compared, so links, devices, absolute names, `..` and sizes beyond the file are all refused.
     """
     at = 0
     for row in rows[np.argsort(rows["offset"], kind="stable")]:
@@ -80,7 +80,7 @@ def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str
                 if shard[data : data + length] != text:
                     return f"{name} holds another label than the index"
             elif data != int(row["offset"]):
-                return f"{name} lies where the index says another place"
+                return f"{name} is not where the index says"
             at = data + length + -(len(head) + length) % BLOCK
     if len(shard) != size_of_shard(at) or any(shard[at:]):
         return f"more than its samples, from byte {at:,} on"
@@ -105,7 +105,8 @@ def _is_index(index: NDArray[np.void], manifest: Manifest) -> bool:
 
 
 def _keys_are_plain(keys: NDArray[np.bytes_]) -> bool:
-    """Percent-quoted ASCII without a dot (so without `..`), not absolute, NULs at the end only."""
+    """Return whether all keys are percent-quoted ASCII without a dot (so without `..`), relative, and padded with
+    NULs."""
     letters = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), -1)
     first = letters[:, 0]
     inside = (letters[:, 1:] == 0) | (letters[:, :-1] != 0)

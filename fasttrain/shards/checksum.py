@@ -1,4 +1,4 @@
-"""Checksums: CRC-32 of a sample's bytes, as zlib's, and SHA-256 of a file."""
+"""Checksums: CRC-32 of a sample's bytes, as zlib computes it, and SHA-256 of a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHANGED = "its bytes have changed since it was converted"
 
 
 def crc32(data: bytes | memoryview) -> int:
-    """Return zlib's CRC-32, by the native module where it is there, which takes a fifth of zlib's time."""
+    """Return zlib's CRC-32. The native module, if installed, needs a fifth of zlib's time."""
     if not native_available():
         return zlib.crc32(data)
     from fasttrain import _native
@@ -21,7 +21,7 @@ def crc32(data: bytes | memoryview) -> int:
 
 
 def sha256_of(file: IO[bytes], begin: bytes = b"") -> str:
-    """In hexadecimal, of `begin` and what is left to read of `file`, which need not fit into memory."""
+    """Return the hexadecimal SHA-256 of `begin` and the rest of `file`, which need not fit into memory."""
     digest = hashlib.sha256(begin)
     while part := file.read(1 << 20):
         digest.update(part)

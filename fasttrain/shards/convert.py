@@ -1,4 +1,4 @@
-"""`convert`: photographs into shards, in parallel, resumable, the same bytes each time."""
+"""`convert`: turn photographs into shards, in parallel, resumable, with the same bytes each time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ _AS_IS = SourceOptions()
 
 @dataclass(frozen=True)
 class PartResult:
-    """A part's folder or URL, and numbers ("2/4"); photographs this call read, and the seconds it took."""
+    """The result of converting one part: its folder or URL, its numbers ("2/4"), photographs read, and
+    seconds taken."""
 
     folder: Path | str
     part: str
@@ -54,7 +55,10 @@ class PartResult:
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The shards' folder or URL, and manifest; seconds this call took, photographs it read (none where `already`)."""
+    """The result of a conversion: the shards' folder or URL, their manifest, and this call's seconds and photographs.
+
+    `already`: the shards existed, so no photograph was read.
+    """
 
     out: Path | str
     manifest: Manifest = field(repr=False)
@@ -90,25 +94,25 @@ def convert(
     append: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
-    """Writes the shards of `source` ("food101", "sample", a path: see `open_source`) into `out`.
+    """Write the shards of `source` ("food101", "sample", or a path: see `open_source`) into `out`.
 
-    out: a folder, or a URL that fsspec can write, such as "s3://bucket/shards"; shards/NAME by default, after the last
-    part of `source`.
+    `out`: a folder, or a URL that fsspec can write, such as "s3://bucket/shards"; by default shards/NAME, after the
+    last part of `source`.
 
-    format: "tar", or "tar,beton" for FFCV's files too, with the same JPEG bytes. val_fraction: share of
-    each class's training photographs that validates, in [0, 1); unused where the source has validation photographs of
-    its own. test_fraction: the same for testing. seed: of that choice and of the order, in [0, 2**63).
-    max_size, quality, optimize: see `normalise`. cut: "mcu", "row" or "none", the interval of the lossless rewrite's
-    restart markers; "auto" is "mcu" with the C++ module and "none" without. shard_size: photographs a shard. raw:
-    stores decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) in place of JPEGs; needs max_size, and
-    quality, cut and optimize then mean nothing. color: "auto", "keep" or "srgb", see `normalise`. accept_damaged: the
-    share of a damaged JPEG, in [0, 1], that must be intact for it to be stored.
-    options: how the source is read, see `SourceOptions`. workers: threads, by default one a core. strict: a broken
-    photograph is an error, not left out. overwrite: replaces other shards in `out`. append: adds the photographs that
-    shards in `out` don't have yet, see `shards.append`. progress: shows how far it is.
+    `format`: "tar", or "tar,beton" to also write FFCV's files, with the same JPEG bytes. `val_fraction`: share of each
+    class's training photographs to validate with, in [0, 1); unused if the source has its own validation photographs.
+    `test_fraction`: the same for testing. `seed`: of this choice and of the order, in [0, 2**63). `max_size`,
+    `quality`, `optimize`: see `normalize`. `cut`: "mcu", "row" or "none", the interval of the lossless rewrite's
+    restart markers; "auto" is "mcu" with the C++ module and "none" without it. `shard_size`: photographs per shard.
+    `raw`: store decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) instead of JPEGs; this needs
+    max_size, and quality, cut and optimize have no effect. `color`: "auto", "keep" or "srgb", see `normalize`.
+    `accept_damaged`: the share of a damaged JPEG, in [0, 1], that must be intact for it to be stored. `options`: how
+    the source is read, see `SourceOptions`. `workers`: threads, by default one per core. `strict`: raise an error for
+    a broken photograph instead of leaving it out. `overwrite`: replace other shards in `out`. `append`: add the
+    photographs that the shards in `out` don't have yet, see `shards.append`. `progress`: show progress.
 
-    Stopped half-way (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call goes on after the last finished shard. The
-    bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can mend,
+    After an interruption (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call resumes after the last finished shard.
+    The bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can fix,
     KeyboardInterrupt, and Stopped after SIGTERM.
     """
     formats = parse_formats(format, raw=raw)
@@ -116,10 +120,10 @@ def convert(
     place = destination(default_out(str(source)) if out is None else out)
     if not isinstance(place, Folder) and "beton" in formats:
         raise UserError(
-            f"--format {format} goes with a local --out only; give a folder, then copy it: --out {out} is a URL"
+            f"--format {format} works only with a local --out; give a folder, then copy it: --out {out} is a URL"
         )
     if append and overwrite:
-        raise UserError("--append keeps what --overwrite would replace; leave out one of them")
+        raise UserError("--append and --overwrite exclude each other; leave out one of them")
     run = _append if append else functools.partial(_convert, overwrite=overwrite)
     return run(
         source,
@@ -156,11 +160,11 @@ def convert_part(
     strict: bool = False,
     progress: bool = True,
 ) -> PartResult:
-    """Writes every n-th shard, from the i-th on, of `convert`'s, into a folder below `out`: part "i/n", from 1.
+    """Write part "i/n", from 1, of a conversion: every n-th shard from the i-th on, into a folder below `out`.
 
-    part "auto": the numbers of the Slurm task, Kubernetes pod or torchrun rank that this process is.
-    Each of n machines that see the same `source` does one part, then `merge` makes one data set of them, byte for byte
-    what one machine writes. Stops and goes on as `convert` does, and raises what it raises.
+    With part "auto" the numbers come from the Slurm task, Kubernetes pod or torchrun rank. Each of n machines that see
+    the same `source` writes one part. Then `merge` joins them into one data set with the same bytes as a conversion on
+    one machine. Interruptions and errors are those of `convert`.
     """
     number, count = parse_part(part)
     console = make_console(stderr=True, quiet=not progress)
@@ -177,20 +181,21 @@ def convert_part(
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
-        if number == 1:  # whose lists `merge` takes, as all parts have the same
+        if number == 1:  # `merge` uses the lists of the first part, as all parts have the same
             _write_lists(folder, opened, jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder.location, f"{number}/{count}", photos, time.monotonic() - start)
 
 
 def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:
-    """`data` where it holds shards or is a URL; where it holds photographs, their shards in the cache, made once.
+    """Return `data` if it holds shards or is a URL. If it holds photographs, return their shards in the cache.
 
-    Where `data` is a folder with one data set in it, such as shards/food for `shards`, that one is taken.
+    If `data` is a folder with one data set in it, such as shards/food for `shards`, that one is used.
 
-    They are made again if a photograph was added, removed or changed since: see `Source.local_state`. `settings` are
-    for photographs: other settings make other shards. `known`: a model's classes; the photographs may then be of some
-    of them only, even of one. Raises UserError where it holds neither, several data sets, or other classes.
+    Shards in the cache are made once, and again if a photograph was added, removed or changed: see
+    `Source.local_state`. `settings` apply to photographs: other settings make other shards. `known`: a model's classes,
+    in which case the photographs may belong to only some of them, even one. Raises UserError if `data` holds neither,
+    several data sets, or other classes.
     """
     if is_url(data):
         return data
@@ -202,12 +207,12 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
     if data.is_file():
         raise UserError(f"{data} is a file; make shards of it: fasttrain convert --source {data} --out shards")
     if not data.is_dir() or (data / PARTS).exists():
-        read_manifest(data)  # whose error says what is amiss
+        read_manifest(data)  # its error says what is wrong
     least_classes = 2 if known is None else 1
     try:
         source = open_source(data, least_classes)
     except UserError as error:
-        raise UserError(f"{data} holds neither shards nor photographs to make them of: {error}") from error
+        raise UserError(f"{data} holds neither shards nor usable photographs: {error}") from error
     if known is not None:
         require_known(source.classes, known, data)
     unusual = [f"-{name}-{value}" for name, value in asdict(settings).items() if value != getattr(_USUAL, name)]
@@ -251,7 +256,7 @@ def _convert(
             raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
         else:
             console.print(
-                f"{out} holds these shards already, by the photographs' names and sizes: nothing to do; --overwrite "
+                f"{out} already holds these shards, by the photographs' names and sizes: nothing to do; --overwrite "
                 "converts them again"
             )
         seconds = time.monotonic() - start
@@ -273,9 +278,11 @@ def _append(
     options: SourceOptions,
 ) -> ConvertResult:
     start = time.monotonic()
-    out.manifest()  # raises where there is none
+    out.manifest()  # raises if there is none
     if out.has(RECORD) and not beton:
-        raise UserError(f"{out} holds FFCV's files, too: give --format tar,beton, so that they are made of all")
+        raise UserError(
+            f"{out} also holds FFCV's files: give --format tar,beton, so that they include the new photographs"
+        )
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes=1)
     with out.alone(wait=False), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         addition = plan_addition(out, source, settings, strict=strict)
@@ -294,7 +301,7 @@ def _append(
             manifest = write_addition(out, addition, parts, recorded)
         else:
             manifest = addition.base
-            console.print(f"{out} holds all of these photographs already, by their names: nothing to add")
+            console.print(f"{out} already holds all of these photographs, by their names: nothing to add")
         seconds = time.monotonic() - start
         if beton:
             _write_betons(Path(out.location), console, stop)
@@ -305,9 +312,11 @@ def _append(
 def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
     shards = ShardSet.open(out)
     if shards.multi_label:
-        console.print(f"FFCV's label field holds one number, not a set: it is {NO_LABEL}; the sets are in index.npy")
-    said = f"stopped: FFCV's files are not yet whole in {out}; the same command goes on from there"
-    with ConvertProgress(console, len(shards), 0) as progress, stopping(stop, console, lambda: said):
+        console.print(
+            f"FFCV's label field holds one number, not a set: it is set to {NO_LABEL}; the sets are in index.npy"
+        )
+    message = f"stopped: FFCV's files in {out} are incomplete; run the same command again to resume"
+    with ConvertProgress(console, len(shards), 0) as progress, stopping(stop, console, lambda: message):
 
         def advance(images: int) -> None:
             progress.advance(images)
@@ -330,10 +339,10 @@ def _checked(
     settings = settings.resolved()
     source = open_source(where, least_classes, options)
     if settings.test_fraction and (source.splits == TEST).any():
-        unused = "--test-fraction isn't used: the source has test photographs of its own"
+        unused = "--test-fraction isn't used: the source has its own test photographs"
         source = replace(source, notes=(*source.notes, unused))
-    if source.kind != "table" and _lies_within(out.location, source.root):  # which names its photographs one by one
-        raise UserError(f"--out {out} lies within --source {source.root}; give a folder outside of it")
+    if source.kind != "table" and _lies_within(out.location, source.root):  # a table names its photographs one by one
+        raise UserError(f"--out {out} is inside --source {source.root}; give a folder outside of it")
     return workers or os.cpu_count() or 1, settings, source
 
 
@@ -345,7 +354,7 @@ def _lies_within(out: Path | str, source: Path) -> bool:
 
 @contextlib.contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    # Pillow warns of odd metadata; what matters raises, and the rest would scroll over the progress.
+    # Pillow warns about odd metadata. Serious problems raise, and the other warnings would clutter the progress.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
@@ -370,8 +379,8 @@ def _write_lists(out: Destination, source: Source, jobs: list[ShardJob]) -> None
 
 
 def _together(source: Source, workers: int, console: Console, stop: StopRequest) -> Source:
-    said = "stopped while looking for near-duplicates; the same command goes on from there"
-    with ConvertProgress(console, len(source.paths), 0) as progress, stopping(stop, console, lambda: said):
+    message = "stopped while looking for near-duplicates; run the same command again to resume"
+    with ConvertProgress(console, len(source.paths), 0) as progress, stopping(stop, console, lambda: message):
 
         def advance(photographs: int) -> None:
             progress.advance(photographs)
@@ -403,14 +412,15 @@ def _write(
             part.check_strict(source.root)
     todo = [job for job in jobs if job.name not in done]
     if done:
-        console.print(f"going on in {out}: {len(done):,} of {len(jobs):,} shards are there")
+        console.print(f"resuming in {out}: {len(done):,} of {len(jobs):,} shards are finished")
     total = sum(len(job.rows) for job in jobs)
     left = sum(len(job.rows) for job in todo)
 
-    def said() -> str:
-        return f"stopped: {len(done):,} of {len(jobs):,} shards are in {out}; the same command goes on from there"
+    def message() -> str:
+        finished = f"{len(done):,} of {len(jobs):,} shards in {out} are finished"
+        return f"stopped: {finished}; run the same command again to resume"
 
-    with ConvertProgress(console, total, total - left) as progress, stopping(stop, console, said):
+    with ConvertProgress(console, total, total - left) as progress, stopping(stop, console, message):
 
         def advance() -> None:
             progress.advance()

@@ -1,4 +1,4 @@
-"""The place that a conversion writes into: a folder on this machine, or one behind a URL (`Bucket`)."""
+"""The place that a conversion writes to: a folder on this machine, or one behind a URL (`Bucket`)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ OUT, CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can b
 
 
 class Held(NamedTuple):
-    """A file's size in bytes, and a text that changes when another file takes its place ("" where there is none)."""
+    """A file's size in bytes, and a text that changes if the file is replaced ("" if there is none)."""
 
     size: int
     stamp: str
 
 
 class Destination(Protocol):
-    """A folder of shards to be. Names are relative to it, with slashes.
+    """A folder that shards are written to. Names are relative to it, with slashes.
 
-    A file is there whole or not at all. Folders raise OSErrors, which `alone` makes UserErrors of; buckets raise
-    UserErrors. `str()` is its path or URL, for a person.
+    A file is either complete or absent. Folders raise OSErrors, which `alone` turns into UserErrors; buckets raise
+    UserErrors. `str()` returns its path or URL for messages.
     """
 
     @property
@@ -43,16 +43,16 @@ class Destination(Protocol):
         """The folder's path, or its URL."""
 
     def below(self, part: str) -> Destination:
-        """Return where one machine's part of the conversion is written."""
+        """Return the destination of one machine's part of the conversion."""
 
     def alone(self, *, wait: bool) -> contextlib.AbstractContextManager[None]:
-        """Keep other conversions of this machine out. Raises UserError where one is at work, unless `wait`."""
+        """Keep other conversions on this machine out. Raises UserError if one is running, unless `wait`."""
 
     def manifest(self) -> Manifest:
-        """Read the manifest. Raises UserError where there is none, or it is damaged."""
+        """Read the manifest. Raises UserError if it is missing or damaged."""
 
     def has(self, name: str) -> bool:
-        """Return whether there is such a file."""
+        """Return whether the file exists."""
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names of the files and folders in `folder`, sorted."""
@@ -64,37 +64,37 @@ class Destination(Protocol):
         """Return a file's bytes. Raises FileNotFoundError."""
 
     def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
-        """Yield the bytes of each of these small files, None where it is missing or can't be read."""
+        """Yield the bytes of each of these small files, or None if it is missing or can't be read."""
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
-        """Yield some bytes of files: name, position of the first byte, number of bytes."""
+        """Yield byte ranges of files, each given as name, first byte and number of bytes."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file, at once."""
+        """Write a small file in one go."""
 
     def open_shard(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """Give a file to write a shard into, which is dropped if the body raises."""
+        """Open a file to write a shard into. It is deleted if the body raises."""
 
     def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
-        """Put the shard `name`.tar, its DALI index and last its record in their places; `record` is given the stamp.
+        """Put the shard `name`.tar, its DALI index and, last, its record in place. `record` is called with the stamp.
 
-        index: None where `open_shard` was left without a shard. A bucket does it in the background: see `settle`.
+        `index` is None if `open_shard` was left without a shard. A bucket does this in the background: see `settle`.
         """
 
     def settle(self) -> None:
-        """Return once all that was written is there."""
+        """Wait until everything written is in place."""
 
     def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
-        """Take a shard and its record from a part; empty: there are no files but the record."""
+        """Take a shard and its record from a part. `empty`: there is only a record."""
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove these files, for good when it returns."""
+        """Remove these files. The removal is durable when this returns."""
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder and all that is in it, if it is there."""
+        """Remove a folder and its contents, if it exists."""
 
     def clear_unfinished(self, folder: str = "") -> None:
-        """Remove what killed conversions left of files that they were writing in `folder`."""
+        """Remove unfinished files in `folder` that killed conversions left."""
 
 
 class Folder:
@@ -182,9 +182,9 @@ class Folder:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[None]:
-    """Create `folder`, and keep other processes that call this out of it. shown: its name for a person.
+    """Create `folder`, and keep other processes that call this out of it. `shown` is its name for messages.
 
-    Raises UserError where another one is there, unless `wait`, and for OSErrors of the body that the user can fix.
+    Raises UserError if another process is there, unless `wait`, and for OSErrors of the body that the user can fix.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -192,7 +192,7 @@ def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[N
         make_folder(folder)
         descriptor = lockable(folder)
         try:
-            if not lock(descriptor, wait=wait):  # without locks, atomic writes still keep files whole
+            if not lock(descriptor, wait=wait):  # without locks, atomic writes still keep files intact
                 where = shown or str(folder)
                 raise UserError(f"{where}: another fasttrain convert is writing there; wait, or give another --out")
             yield
@@ -204,12 +204,12 @@ def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[N
 
 def _fixable(folder: Path, error: OSError, fix: str) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return of_os(error, folder, "make room and run the same command again: it goes on from here")
+        return of_os(error, folder, "make room and run the same command again: it resumes here")
     return mendable(error, error.filename or folder, fix) or error
 
 
 def _link(there: Path, here: Path) -> None:
-    # Not a move: a merge that is killed must find the parts as they were.
+    # Not a move: a killed merge must leave the parts as they were.
     here.unlink(missing_ok=True)
     try:
         os.link(there, here)

@@ -1,4 +1,4 @@
-"""`extra_labels.jsonl`: what a table says of each photograph besides its class."""
+"""`extra_labels.jsonl`: a table's further columns for each photograph, besides its class."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ExtraLabels = dict[str, NDArray[Any] | list[Any]]
 def extra_labels_file(source: Source) -> bytes:
     """Return a line for each photograph: `{"key": KEY, "labels": {COLUMN: VALUE}}`.
 
-    Photographs that turn out to be broken have a line as well, which no sample refers to.
+    Photographs that turn out to be broken also have a line, which no sample refers to.
     """
     return b"".join(extra_lines(source, make_keys(source.paths)))
 
 
 def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:
-    """Yield the line of each photograph, whose keys these are; none if there are no columns."""
+    """Yield the line of each photograph, with its key from `keys`. Yields nothing if there are no columns."""
     for key, *cells in zip(keys, *source.extra.values(), strict=True) if source.extra else ():
         labels = dict(zip(source.extra, cells, strict=True))
         yield json.dumps({"key": key, "labels": labels}, separators=(",", ":")).encode() + b"\n"
@@ -36,7 +36,7 @@ def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:
 def read_extra_labels(path: Path, keys: list[bytes], sha256: str) -> ExtraLabels:
     """Return each column's values for the samples with these keys, in their order: see `ShardSet.extra_labels`.
 
-    Raises UserError where the file isn't the one that was written.
+    Raises UserError if the file has changed since it was written.
     """
     again = "copy it again, or run convert --overwrite"
     try:

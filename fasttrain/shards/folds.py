@@ -1,4 +1,4 @@
-"""Folds: the photographs of the train and val splits in K parts, each of which validates once."""
+"""Folds: split the photographs of train and val into K parts, each of which is used once for validation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ _TRAIN, _VAL, _TEST = range(len(SPLITS))
 
 
 class FoldView(ShardSet):
-    """Shards whose val split is one fold of what they store as train and val, and whose train split is the others.
+    """A view of shards whose val split is one fold of the stored train and val splits, and whose train split is the
+    rest.
 
-    Test stays as it is. A pickled view is the stored shards: loader processes read samples by id.
+    The test split stays as it is. Pickling a view gives the stored shards, because loader processes read samples by
+    id.
     """
 
     def __init__(self, shards: ShardSet, fold: Fold, seed: int) -> None:
@@ -38,15 +40,15 @@ class FoldView(ShardSet):
 
 
 def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
-    """Return int64 [N], the fold of each sample, from 0; -1 for the test split.
+    """Return the fold of each sample, int64 [N], from 0; -1 for the test split.
 
-    Folds have as many photographs of each class as can be, and the photographs of a group share a fold: near-duplicates
-    (`convert --keep-duplicates-together`) and `--group-by`'s groups. Raises UserError where there are fewer groups than
-    folds, and for sets of classes.
+    The photographs of each class are spread evenly over the folds. Photographs of a group share a fold:
+    near-duplicates (`convert --keep-duplicates-together`) and the groups of `--group-by`. Raises UserError if there
+    are fewer groups than folds, and for multi-label shards.
     """
     if shards.multi_label:
         raise UserError(
-            f"{shards.location}: has sets of classes, and folds are dealt by a photograph's one class; train on the "
+            f"{shards.location} has sets of classes, and folds need one class per photograph; train on the "
             "splits that convert made"
         )
     ids = np.flatnonzero(shards.index["split"] != _TEST)
@@ -54,7 +56,7 @@ def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
     groups = groups_of(shards)[ids]
     if len(np.unique(groups)) < folds:
         raise UserError(
-            f"{shards.location}: {len(ids):,} photographs of training and validation don't make {folds} folds; "
+            f"{shards.location}: {len(ids):,} photographs of training and validation are too few for {folds} folds; "
             "give a smaller number"
         )
     assigned = np.full(len(shards), -1, np.int64)
@@ -65,23 +67,25 @@ def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
 def deal(
     labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, classes: int, seed: int
 ) -> NDArray[np.int64]:
-    """Return int64 [n], the fold of each of n photographs with these `labels` and `groups`, int64 [n]."""
+    """Return the fold of each of n photographs, int64 [n], given their `labels` and `groups`, int64 [n]."""
     generator = np.random.default_rng(seed)
     held = np.zeros((folds, classes), np.int64)
     assigned = np.full(len(labels), -1, np.int64)
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
     large = generator.permutation(np.flatnonzero(sizes > 1))
-    for number in large[np.argsort(-sizes[large], kind="stable")].tolist():  # the largest first, as they fit worst
+    for number in large[
+        np.argsort(-sizes[large], kind="stable")
+    ].tolist():  # the largest first, as they are the hardest to fit
         counts = np.bincount(labels[members[number]], minlength=classes)
-        # Where the group's classes are the fewest; of those the fold with the fewest photographs.
+        # Choose the fold with the fewest photographs of the group's classes, and among those the smallest fold.
         fold = int(np.lexsort((held.sum(1), held @ counts))[0])
         assigned[members[number]] = fold
         held[fold] += counts
     alone = generator.permutation(np.flatnonzero(sizes[group] == 1))
     for label in np.unique(labels[alone]).tolist():
         rows = alone[labels[alone] == label]
-        levels = (held[:, label][:, None] + np.arange(len(rows))).ravel()  # a fold's count before each further one
+        levels = (held[:, label][:, None] + np.arange(len(rows))).ravel()  # a fold's count before each added photograph
         fold_of_slot = np.repeat(np.arange(folds), len(rows))
         slots = np.lexsort((fold_of_slot, held.sum(1)[fold_of_slot], levels))[: len(rows)]
         assigned[rows] = fold_of_slot[slots]
@@ -90,9 +94,9 @@ def deal(
 
 
 def groups_of(shards: ShardSet) -> NDArray[np.int64]:
-    """Return int64 [N], a number that each sample shares with those that must stay beside it.
+    """Return a number for each sample, int64 [N], that is the same for samples that must stay in the same fold.
 
-    Raises UserError where the groups are those of a column, which shards don't keep.
+    Raises UserError if the groups come from a column, which shards don't store.
     """
     from scipy.sparse import coo_array  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
@@ -111,7 +115,10 @@ def groups_of(shards: ShardSet) -> NDArray[np.int64]:
 
 
 def keys_of_paths(shards: ShardSet) -> dict[str, bytes]:
-    """Return the key of each path that `splits.csv` lists, which are all of the source's; empty without the file."""
+    """Return the key of each path in `splits.csv`, which lists all photographs of the source.
+
+    Empty without the file.
+    """
     paths = [row["path"] for row in _table(shards, SPLIT_FILE)]
     return {path: key.encode() for path, key in zip(paths, make_keys(paths), strict=True)}
 
@@ -131,8 +138,8 @@ def _named_groups(shards: ShardSet, paths: list[str]) -> list[tuple[str, str]]:
         found = [None]
     if not found or not all(each and each[0] for each in found):
         raise UserError(
-            f"{shards.location}: was converted with --group-by {pattern}, a column that shards don't keep, so folds "
-            "would part its groups; convert with --group-by PATTERN, a regular expression for the paths"
+            f"{shards.location} was converted with --group-by {pattern}, a column that shards don't store, so folds "
+            "would split its groups; convert with --group-by PATTERN, a regular expression for the paths"
         )
     names = ["\0".join(each or "" for each in match.groups()) or match[0] for match in found if match]
     return [(f"group {name}", path) for name, path in zip(names, paths, strict=True)]

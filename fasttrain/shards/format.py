@@ -1,4 +1,4 @@
-"""The shards' manifest and index: what `manifest.json` and `index.npy` hold."""
+"""The shards' manifest and index: the contents of `manifest.json` and `index.npy`."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from fasttrain.errors import UserError
 from fasttrain.photos.label_bits import members
 
 SCHEMA = 2
-"""The newest that is read. Shards with one class a photograph are written with 1, multi-label ones with 2."""
+"""The newest schema that can be read. Single-label shards are written with 1, multi-label ones with 2."""
 MANIFEST, INDEX, REJECTED, PARTS = "manifest.json", "index.npy", "rejected.tsv", ".parts"
 CONVERTED = "converted.tsv"
 CONFLICTS = "label_conflicts.tsv"
 SPLIT_FILE = "splits.csv"
 DUPLICATES = "duplicates.csv"
 APPENDED = "appended"
-"""The setting that says what `convert --append` added: a record for each time."""
+"""The setting that records what `convert --append` added: a record for each time."""
 EXTRA = "extra_labels.jsonl"
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 ALL = "all"
-"""Stands for all three splits where a command takes a split's name."""
+"""The name for all three splits, in commands that take a split's name."""
 
-_LARGEST = 256 << 20  # bytes of a manifest: those of a million shards
+_LARGEST = 256 << 20  # bytes of a manifest, enough for a million shards
 _NO_CHECKSUM = "0" * 64
 
 
 def _plain_name(name: str) -> str:
     if Path(name).name != name or name[:1] in ("", ".") or "\\" in name or not name.isprintable():
-        raise ValueError(f"{name!r} is no shard's name")
+        raise ValueError(f"{name!r} is not a valid shard name")
     return name
 
 
 def _printable(name: str) -> str:
     if not name or not name.isprintable():
-        raise ValueError(f"{name!r} is no class's name")
+        raise ValueError(f"{name!r} is not a valid class name")
     return name
 
 
@@ -64,7 +64,7 @@ class _Part(BaseModel):
 
 
 class Origin(_Part):
-    """The source that was converted; `fingerprint` as in `photos.sources.Source`."""
+    """The source that was converted. `fingerprint` as in `photos.sources.Source`."""
 
     kind: str
     name: str
@@ -72,7 +72,7 @@ class Origin(_Part):
 
 
 class Shard(_Part):
-    """One tar; `bytes` is its size, `sha256` 64 hex digits over it."""
+    """A tar file: its size in `bytes` and its `sha256`, 64 hex digits."""
 
     name: FileName
     split: SplitName
@@ -82,7 +82,7 @@ class Shard(_Part):
 
 
 class IndexSummary(_Part):
-    """The index: the sha256 of the file, its number of rows, and its name, which `convert --append` changes."""
+    """The index file: its sha256, its number of rows, and its name, which `convert --append` changes."""
 
     sha256: str
     samples: int = Field(ge=0)
@@ -94,11 +94,11 @@ class IndexSummary(_Part):
 
 
 class Manifest(_Part):
-    """`manifest.json`. `splits`: samples in each; `settings`: what shaped the bytes; `counts`: photographs.
+    """The contents of `manifest.json`.
 
-    multi_label: whether a photograph has any number of classes; written where it is true.
-    files: the sha256 of each further file that belongs to the shards; empty where an older fasttrain wrote them.
-    What is written has a checksum besides: see `checksum_holds`.
+    `splits`: samples in each split. `settings`: what shaped the bytes. `counts`: photographs. `multi_label`: whether a
+    photograph may have any number of classes; written only if true. `files`: the sha256 of each further file of the
+    shards; empty in manifests of older versions. The file also has a checksum: see `checksum_holds`.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
@@ -118,32 +118,35 @@ class Manifest(_Part):
     def _agrees(self) -> Manifest:
         for what, names in (("class", self.classes), ("shard", [shard.name for shard in self.shards])):
             if len(set(names)) < len(names):
-                raise ValueError(f"a {what} that is there twice")
+                raise ValueError(f"a {what} that is listed twice")
         for split in SPLITS:
             held = sum(shard.samples for shard in self.shards if shard.split == split)
             if held != self.splits.get(split, 0):
-                raise ValueError(f"{self.splits.get(split, 0):,} {split} samples, in shards of {held:,}")
+                raise ValueError(f"{self.splits.get(split, 0):,} {split} samples, but shards with {held:,}")
         return self
 
     @property
     def appends(self) -> int:
-        """How often `convert --append` has added to the shards."""
+        """Return how often `convert --append` has added to the shards."""
         return len(self._records())
 
     def contains(self, fingerprint: str) -> bool:
-        """Return whether shards of that fingerprint, see `ShardSet`, were appended to and became these."""
+        """Return whether these shards grew out of those with `fingerprint` (see `ShardSet`) by appending."""
         return any(record.get("to") == fingerprint for record in self._records())
 
     def _records(self) -> list[dict[str, Any]]:
-        records = self.settings.get(APPENDED)  # a stranger's may be anything
+        records = self.settings.get(APPENDED)  # a stranger's manifest may hold anything
         return [each for each in records if isinstance(each, dict)] if isinstance(records, list) else []
 
     def current(self, name: str) -> str:
-        """Return what the list or index `name`, such as "rejected.tsv", is called now: see `numbered`."""
+        """Return the current name of a list or of the index, such as "rejected.tsv": see `numbered`."""
         return numbered(name, self.appends)
 
     def to_bytes(self) -> bytes:
-        """The same bytes for the same content: no times, no machine names; with the checksum."""
+        """Return the file's bytes with the checksum.
+
+        They are the same for the same content: no times, no machine names.
+        """
         plain = {**self.model_dump(by_alias=True), "checksum": _NO_CHECKSUM}
         if not self.multi_label:
             del plain["multi_label"]
@@ -152,17 +155,19 @@ class Manifest(_Part):
 
 
 def numbered(name: str, appends: int) -> str:
-    """Return a file's name after so many appends: "splits.csv", "splits-1.csv", ...
+    """Return a file's name after `appends` appends: "splits.csv", "splits-1.csv", ...
 
-    The earlier file stays, so that the manifest alone decides which set a reader sees.
+    The earlier file stays, so that the manifest alone decides which version a reader sees.
     """
     stem, _, suffix = name.rpartition(".")
     return f"{stem}-{appends}.{suffix}" if appends else name
 
 
 def checksum_holds(text: bytes) -> bool:
-    """Whether a manifest's bytes are those that were written: the checksum's place in them taken by zeros, their
-    sha256 is the checksum. True where there is none."""
+    """Return whether a manifest's checksum is right, or there is none.
+
+    The checksum is the sha256 of the manifest's bytes, with zeros in the place of the checksum.
+    """
     checksum = str(json.loads(text).get("checksum", ""))
     return not checksum or hashlib.sha256(_with_checksum(text, checksum, _NO_CHECKSUM)).hexdigest() == checksum
 
@@ -173,7 +178,10 @@ def _with_checksum(text: bytes, before: str, after: str) -> bytes:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises UserError, one line, where `folder` holds no (whole) shards, or those of a newer fasttrain."""
+    """Read the manifest in `folder`.
+
+    Raises UserError, one line, if `folder` holds no complete shards, or shards of a newer version.
+    """
     path = folder / MANIFEST
     try:
         if path.exists() and not path.is_file():
@@ -189,7 +197,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
-    """A manifest's bytes, read from `where`. Raises UserError, one line, where they are damaged or a newer schema's."""
+    """Parse the bytes of a manifest read from `where`.
+
+    Raises UserError, one line, if they are damaged or have a newer schema.
+    """
     try:
         plain = json.loads(text)
         version = int(plain["schema"])
@@ -205,10 +216,10 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
 
 
 def index_dtype(key_bytes: int, set_bytes: int = 0) -> np.dtype[np.void]:
-    """A row of `index.npy`; keys are ASCII of at most `key_bytes`, the rest is said in `ShardSet`.
+    """Return the dtype of a row of `index.npy`. Keys are ASCII of at most `key_bytes`; `ShardSet` explains the rest.
 
-    Multi-label shards have sets of `set_bytes` in place of the label. Shards of fasttrains before it are without the
-    last column.
+    Multi-label shards have sets of `set_bytes` bytes instead of the label. Shards of older versions lack the last
+    column.
     """
     label = ("labels", "u1", (set_bytes,)) if set_bytes else ("label", "<i4")
     return np.dtype(
@@ -227,18 +238,18 @@ def index_dtype(key_bytes: int, set_bytes: int = 0) -> np.dtype[np.void]:
 
 
 def label_in(row: np.void) -> int | list[int]:
-    """Return the label in a row of the index, or the classes of a multi-label one."""
+    """Return the label in a row of the index, or the list of classes if it is multi-label."""
     return members(row["labels"]) if "labels" in (row.dtype.names or ()) else int(row["label"])
 
 
 def class_names(row: np.void, classes: Sequence[str]) -> str:
-    """Return the name of the class in a row of the index; of several with commas, "none" for an empty set."""
+    """Return the class name in a row of the index. Several are joined by commas; an empty set is "none"."""
     label = label_in(row)
     return classes[label] if isinstance(label, int) else ", ".join(classes[each] for each in label) or "none"
 
 
 def _no_manifest(folder: Path) -> str:
     if (folder / PARTS).is_dir():
-        return f"{folder}: its conversion didn't finish; run the same fasttrain convert again to go on with it"
+        return f"{folder}: its conversion didn't finish; run the same fasttrain convert again to resume it"
     what = "holds no shards" if folder.is_dir() else "does not exist"
     return f"{folder} {what}; make some: fasttrain convert --source DIR --out {folder}"

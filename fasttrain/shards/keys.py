@@ -1,4 +1,4 @@
-"""Names of samples in the shards: a photograph's path, made fit for WebDataset, DALI and USTAR."""
+"""The names of samples in shards: a photograph's path, adapted to WebDataset, DALI and USTAR."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _HASH = 13  # "~" and 12 hex digits
 
 
 def make_keys(paths: Iterable[str]) -> list[str]:
-    """One key for each path, all different: no suffix, no dots, percent-quoted ASCII, at most MAX_KEY bytes.
+    """Return a different key for each path: percent-quoted ASCII without suffix or dots, of at most MAX_KEY bytes.
 
-    `cat/IMG_1.v2.jpg` becomes `cat/IMG_1%2Ev2`; a second one of the same name gets `~2`. WebDataset takes all
-    behind the first dot of a name for its kind, hence no dots.
+    `cat/IMG_1.v2.jpg` becomes `cat/IMG_1%2Ev2`; a second one of the same name gets `~2`. There are no dots because
+    WebDataset takes everything after the first dot as the file's type.
     """
     taken: dict[str, int] = {}
     keys = []
@@ -39,5 +39,5 @@ def _key(path: str) -> str:
     room = MAX_KEY - len("~999999")
     if len(quoted) <= room:
         return quoted
-    # The hash is of the whole path, so two long names that begin alike stay apart.
+    # The hash is that of the full path, so two long names with the same beginning stay different.
     return f"{quoted[: room - _HASH].rstrip('/')}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"

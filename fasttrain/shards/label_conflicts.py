@@ -1,4 +1,4 @@
-"""The same photograph in two classes: samples of the same bytes whose labels contradict each other."""
+"""Find the same photograph in two classes: samples with identical bytes and contradictory labels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fasttrain.shards.keys import make_keys
 def find_label_conflicts(
     out: Destination, index: NDArray[np.void], shards: Sequence[str], classes: Sequence[str], splits: bytes
 ) -> list[tuple[str, str]]:
-    """Return (path, reason) of each sample that another class holds with the same bytes, sorted by path.
+    """Return (path, reason) of each sample whose bytes are also in another class, sorted by path.
 
-    shards: the files' names, by their number in the index. splits: `splits.csv`, which has the paths (without them the
-    keys stand for the photographs). Only samples whose length and CRC-32 agree are read.
+    `shards`: the file names, by their number in the index. `splits`: the contents of `splits.csv`, for the paths;
+    without it the keys stand for the photographs. Only samples whose length and CRC-32 agree are read.
     """
     groups = [rows for candidates in _candidates(index) for rows in _same_bytes(out, index, shards, candidates)]
     if not groups:
@@ -41,13 +41,13 @@ def find_label_conflicts(
 
 
 def _candidates(index: NDArray[np.void]) -> list[NDArray[np.int64]]:
-    """Return the rows of samples that agree in length and CRC-32, for each such group of several classes."""
+    """Return groups of rows with the same length and CRC-32 that span several classes."""
     sums = index["crc32"].astype(np.uint64)
     sums <<= np.uint64(32)
     sums |= index["length"].astype(np.uint64)
     rows = np.argsort(sums, kind="stable")
     sums = sums[rows]
-    first = int(np.searchsorted(sums, np.uint64(1 << 32)))  # older shards have no CRC-32, but 0
+    first = int(np.searchsorted(sums, np.uint64(1 << 32)))  # older shards have 0 as their CRC-32
     repeated = np.zeros(len(sums), np.bool_)
     repeated[first:-1] = sums[first + 1 :] == sums[first:-1]
     repeated[first + 1 :] |= repeated[first:-1]
@@ -64,7 +64,7 @@ def _candidates(index: NDArray[np.void]) -> list[NDArray[np.int64]]:
 def _same_bytes(
     out: Destination, index: NDArray[np.void], shards: Sequence[str], rows: NDArray[np.int64]
 ) -> list[list[int]]:
-    """Return those of `rows` that hold the same bytes, for each such group of several classes."""
+    """Return groups of `rows` with the same bytes that span several classes."""
     places = [(shards[row["shard"]], int(row["offset"]), int(row["length"])) for row in index[rows]]
     same: dict[bytes, list[int]] = defaultdict(list)
     for row, data in zip(rows.tolist(), out.read_ranges(places), strict=True):
@@ -73,7 +73,7 @@ def _same_bytes(
 
 
 def _numbers(rows: NDArray[np.void]) -> NDArray[np.int64]:
-    """Return a number for each row, the same for the same label or set."""
+    """Return a number for each row that is the same for the same label or set."""
     if "labels" in (rows.dtype.names or ()):
         return np.unique(rows["labels"], axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
     return rows["label"].astype(np.int64)

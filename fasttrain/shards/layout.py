@@ -1,4 +1,4 @@
-"""Which photograph goes into which shard: a pure function of the source's list and the settings."""
+"""Decide which photograph goes into which shard: a pure function of the source's list and the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-[0-9]{{5,9}}")
 
 
 def shard_name(split: int, number: int) -> str:
-    """Return a shard's name without suffix, which matches `SHARD_NAME`; `split` is 0 train, 1 val, 2 test."""
+    """Return a shard's name without suffix, which matches `SHARD_NAME`. `split` is 0 train, 1 val, 2 test."""
     return f"{SPLITS[split]}-{number:05d}"
 
 
@@ -27,8 +27,8 @@ def shard_name(split: int, number: int) -> str:
 class Earlier:
     """The photographs of a source that earlier shards hold, for `convert --append`.
 
-    held: int8 [n], the split of each photograph that they know, -1 for others. added: bool [n], what is to be written
-    now. first: the number of the first new shard of each split.
+    `held`: int8 [n], the split of each photograph that the shards know, -1 for others. `added`: bool [n], the
+    photographs to write now. `first`: the number of the first new shard of each split.
     """
 
     held: NDArray[np.int8]
@@ -38,7 +38,7 @@ class Earlier:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to be: its name without suffix, its split (0 train, 1 val, 2 test), and positions in the source."""
+    """A shard to write: its name without suffix, its split (0 train, 1 val, 2 test), and its photographs' positions."""
 
     name: str
     split: int
@@ -54,7 +54,10 @@ def lay_out(
     test_fraction: float = 0.0,
     earlier: Earlier | None = None,
 ) -> list[ShardJob]:
-    """Train, then val, then test, each in a seeded shuffled order, so that reading in sequence mixes classes."""
+    """Return the shards of train, then val, then test.
+
+    Each is in a seeded random order, so that sequential reading mixes classes.
+    """
     splits = decide_splits(source, val_fraction, test_fraction, seed, earlier.held if earlier else None)
     jobs = []
     for split in range(len(SPLITS)):
@@ -69,9 +72,9 @@ def lay_out(
 
 
 def split_files(source: Source, jobs: list[ShardJob]) -> dict[str, bytes]:
-    """Return `splits.csv`: each photograph's path, split and bytes, as `convert --splits` takes them again.
+    """Return `splits.csv`: each photograph's path, split and bytes, in the form that `convert --splits` reads.
 
-    Where near-duplicates were looked for, `duplicates.csv` lists them.
+    If near-duplicates were searched for, `duplicates.csv` is returned too.
     """
     splits = splits_of(source, jobs, np.empty(len(source.paths), np.int8))
     sizes = source.sizes.tolist() or [-1] * len(source.paths)
@@ -81,7 +84,7 @@ def split_files(source: Source, jobs: list[ShardJob]) -> dict[str, bytes]:
 
 
 def splits_of(source: Source, jobs: list[ShardJob], others: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Return int8 [n]: the split of each photograph by its job, and as in `others` where it has none."""
+    """Return the split of each photograph, int8 [n]: that of its job, or the one in `others` if it has none."""
     splits = others.copy()
     for job in jobs:
         splits[job.rows] = job.split
@@ -99,7 +102,7 @@ def twins_table(source: Source, splits: NDArray[np.int8]) -> bytes:
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Return a CSV file's bytes."""
+    """Return the bytes of a CSV file."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)

@@ -1,4 +1,4 @@
-"""One conversion shared out over machines: each writes every n-th shard into its own folder; `merge` joins them."""
+"""A conversion shared by several machines: each writes every n-th shard into its own folder, and `merge` joins them."""
 
 from __future__ import annotations
 
@@ -26,27 +26,30 @@ _FOLDER = re.compile(r"part-(\d+)-of-(\d+)")
 
 
 def part_name(number: int, count: int) -> str:
-    """Return the folder of part `number` of `count`: nothing else lies there, so machines may share `--out`."""
+    """Return the folder name of part `number` of `count`.
+
+    Machines may share `--out`, because only that part is in it.
+    """
     return f"part-{number}-of-{count}"
 
 
 def refuse_finished(out: Destination) -> None:
-    """Raise UserError where all parts are merged already."""
+    """Raise UserError if all parts are already merged."""
     if out.has(MANIFEST):
-        raise UserError(f"{out} holds a whole data set; give another --out")
+        raise UserError(f"{out} already holds a complete data set; give another --out")
 
 
 def write_summary(folder: Destination, source: SourceSummary, jobs: list[ShardJob]) -> None:
-    """What `merge` must know and no part's shards say: the source, and all shards of all parts."""
+    """Write what `merge` needs besides the shards of the parts: the source, and a list of all shards of all parts."""
     plain = {"source": asdict(source), "jobs": [(job.name, job.split, len(job.rows)) for job in jobs]}
     folder.write(f"{PARTS}/{_SUMMARY}", json.dumps(plain).encode())
 
 
 def merge(out: str | Path) -> Manifest:
-    """Moves the shards of all parts below `out` into it and writes the manifest, as one conversion would have.
+    """Move the shards of all parts below `out` into it and write the manifest, as a single conversion would have.
 
-    In a bucket the shards are in their places already, and none is read. Killed half-way, the same call goes on. Raises
-    UserError where a part is missing, unfinished, or of other photographs or settings than the first.
+    In a bucket the shards are already in place, and none is read. If it is killed, the same call resumes. Raises
+    UserError if a part is missing or unfinished, or was made from other photographs or settings than the first.
     """
     place = destination(out)
     if place.has(MANIFEST):
@@ -70,7 +73,7 @@ def merge(out: str | Path) -> Manifest:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folders[0]}: its {_SUMMARY} is damaged; convert it again") from error
         parts = _moved(jobs, folders, place)
-        place.settle()  # the parts go once the manifest is there
+        place.settle()  # the parts are removed once the manifest is there
         for name in (SPLIT_FILE, DUPLICATES, EXTRA):
             if folders[0].has(name):
                 place.write(name, folders[0].read(name))
@@ -91,7 +94,9 @@ def _all_parts(out: Destination) -> list[str]:
     if not found:
         raise UserError(f"{out} holds no parts; make them: fasttrain convert --part 1/4 --out {out}, and so on")
     if len(counts) > 1:
-        raise UserError(f"{out} holds parts of {' and of '.join(map(str, sorted(counts)))}; remove those of one")
+        raise UserError(
+            f"{out} holds parts of {' and of '.join(map(str, sorted(counts)))}; remove the parts of one of these"
+        )
     count = counts.pop()
     names = [part_name(number, count) for number in range(1, count + 1)]
     if missing := [name for name in names if name not in found]:
@@ -102,7 +107,7 @@ def _all_parts(out: Destination) -> list[str]:
 def _same_in_all(folders: list[Destination]) -> tuple[dict[str, Any], dict[str, Any]]:
     runs, summaries = ([_read(folder, name) for folder in folders] for name in (RUN, _SUMMARY))
     for run in runs:
-        run.pop("local_state", None)  # each machine has photographs of its own
+        run.pop("local_state", None)  # differs between machines
     for folder, run in zip(folders, runs, strict=True):
         if run != runs[0]:
             raise UserError(
@@ -114,12 +119,14 @@ def _same_in_all(folders: list[Destination]) -> tuple[dict[str, Any], dict[str, 
 
 
 def _jobs(folder: Destination, summary: dict[str, Any]) -> list[ShardJob]:
-    """The shards that are to be, whose names become files of `out`: a part from elsewhere may not choose others."""
+    """Return the shards to write. Their names become files of `out`, so names from outside are checked."""
     jobs = []
     for name, split, rows in summary["jobs"]:
         known = SHARD_NAME.fullmatch(name)
         if not (split in (0, 1, 2) and known and known["split"] == SPLITS[split] and 0 < rows <= _MOST_ROWS):
-            raise UserError(f"{folder}: its {_SUMMARY} speaks of {str(name)[:40]!r}, not a shard; convert it again")
+            raise UserError(
+                f"{folder}: its {_SUMMARY} names {str(name)[:40]!r}, which is not a shard; convert it again"
+            )
         jobs.append(ShardJob(name, split, np.arange(rows)))
     return jobs
 
@@ -133,14 +140,14 @@ def _read(folder: Destination, name: str) -> dict[str, Any]:
 
 
 def _moved(jobs: list[ShardJob], folders: list[Destination], out: Destination) -> list[tuple[ShardJob, Part]]:
-    """Bring every part's shards to `out`."""
+    """Bring the shards of all parts to `out`."""
     found: dict[str, Part] = {}
     for number, folder in enumerate(folders):
         for job, part in read_parts(folder, jobs[number :: len(folders)]):
             if part is None:
                 raise UserError(f"{folder}: {job.name} isn't finished; run its fasttrain convert --part again")
             found[job.name] = part
-    # A merge that was killed came so far; what else lies there is of another one.
+    # A killed merge may have moved some; anything else there is from another merge.
     for number, (job, there) in enumerate(read_parts(out, jobs)):
         if there != found[job.name]:
             out.take_shard(folders[number % len(folders)], job.name, empty=not found[job.name].keys)

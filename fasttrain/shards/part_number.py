@@ -1,4 +1,4 @@
-"""Which part of a conversion this process makes: given as "2/4", or taken from the scheduler that started it."""
+"""Find out which part of a conversion this process makes: given as "2/4", or from the scheduler that started it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fasttrain.errors import UserError
 
 AUTO = "auto"
 PARTS_VARIABLE = "FASTTRAIN_PARTS"
-"""The number of parts, which Kubernetes doesn't tell its pods."""
+"""The variable with the number of parts, which Kubernetes does not provide."""
 _MOST = 99_999
 _TORCHRUN = ("RANK", "WORLD_SIZE")
 _SLURM_TASK = ("SLURM_PROCID", "SLURM_NTASKS")
@@ -47,23 +47,23 @@ def _from_scheduler(environment: Mapping[str, str]) -> tuple[int, int]:
             "(torchrun); start it with one of these, or give --part 1/4"
         )
     if _TORCHRUN[0] in found:
-        found.pop(_SLURM_TASK[0], None)  # which counts the torchruns that srun started
+        found.pop(_SLURM_TASK[0], None)  # it counts the torchruns that srun started
     several = {name: part for name, part in found.items() if part[1] > 1} or found
     if len(set(several.values())) > 1:
         each = ", ".join(f"{number}/{count} by {name}" for name, (number, count) in several.items())
-        raise UserError(f"--part {AUTO}: this process is part {each}; say which: give --part 1/4")
+        raise UserError(f"--part {AUTO}: this process is part {each}; choose one: give --part 1/4")
     return next(iter(several.values()))
 
 
 def _ranked(environment: Mapping[str, str], rank: str, size: str) -> tuple[int, int] | None:
-    """Return the part of a process that its starter numbered from 0."""
+    """Return the part of a process that its launcher numbered from 0."""
     if rank not in environment:
         return None
     return _part(rank, _number(environment, rank), _number(environment, size, f"{rank} is, but not {size}"))
 
 
 def _array(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """Return the part of a Slurm array's task; the array may start at any number and count in steps."""
+    """Return the part of a task of a Slurm array, which may start at any number and count in steps."""
     task, first, count, step = _SLURM_ARRAY
     if task not in environment:
         return None
@@ -72,7 +72,7 @@ def _array(environment: Mapping[str, str]) -> tuple[int, int] | None:
     place, beyond = divmod(_number(environment, task) - start, max(stride, 1))
     if beyond or not 0 <= place < parts:
         raise UserError(
-            f"--part {AUTO}: {task}={environment[task]} is none of {parts} tasks in even steps; give sbatch "
+            f"--part {AUTO}: {task}={environment[task]} is not one of {parts} evenly spaced tasks; give sbatch "
             f"--array=1-{parts}"
         )
     return _part(task, place, parts)
@@ -92,7 +92,7 @@ def _pod(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 def _part(name: str, place: int, count: int) -> tuple[int, int]:
     if not 0 <= place < count <= _MOST:
-        raise UserError(f"--part {AUTO}: {name}={place} is none of {count} parts, counted from 0; give --part 1/4")
+        raise UserError(f"--part {AUTO}: {name}={place} is not one of {count} parts, counted from 0; give --part 1/4")
     return place + 1, count
 
 
@@ -101,5 +101,5 @@ def _number(environment: Mapping[str, str], name: str, missing: str = "") -> int
     if not given and missing:
         raise UserError(f"--part {AUTO}: {missing}; or give --part 1/4")
     if not re.fullmatch(r"\d{1,9}", given):
-        raise UserError(f"--part {AUTO}: {name}={given!r} is no number; give --part 1/4")
+        raise UserError(f"--part {AUTO}: {name}={given!r} is not a number; give --part 1/4")
     return int(given)

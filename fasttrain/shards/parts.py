@@ -1,7 +1,7 @@
-"""One shard after the other, each whole or absent, its photographs normalised by threads ahead of the writer.
+"""Write one shard after the other, while threads normalize the photographs ahead of the writer.
 
-Threads, because Pillow and the C++ module let go of the GIL while they decode and encode, and because
-processes started by `spawn` would import the caller's script again.
+Each shard is complete or absent. Threads are enough, because Pillow and the C++ module release the GIL while they
+decode and encode. Processes started by `spawn` would import the caller's script again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fasttrain.errors import UserError, fault_of_machine, no_memory
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval
 from fasttrain.photos.label_bits import members
-from fasttrain.photos.normalise import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalise
+from fasttrain.photos.normalize import BrokenPhoto, RawPhoto, StoredPhoto, decode, normalize
 from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import crc32
@@ -33,17 +33,17 @@ from fasttrain.text import printable
 
 Photo = StoredPhoto | RawPhoto
 
-# So much work, in photographs and in bytes, lies ready for the workers while a finished shard goes to the disk.
+# While a finished shard is written to the disk, this many photographs and bytes are queued for the workers.
 _MAX_AHEAD = 256
 _BYTES_AHEAD = 64 << 20
-_MOST_BYTES = 512 << 20  # of photographs that wait for the writer, but for one a thread
+_MOST_BYTES = 512 << 20  # of photographs waiting for the writer, besides one per thread
 
 
 @dataclass
 class Part:
-    """What a finished shard holds, kept in `.parts/NAME.json` until the index is made of all of them.
+    """The contents of a finished shard, kept in `.parts/NAME.json` until the index is made from all of them.
 
-    index_sha256: of the DALI index; "" in records of older fasttrains. stamp: see `Held`.
+    `index_sha256`: of the DALI index; "" in records of older versions. `stamp`: see `Held`.
     """
 
     bytes: int = 0
@@ -63,11 +63,12 @@ class Part:
 
     @property
     def classes(self) -> list[int]:
-        """The labels, those of sets one by one."""
+        """The labels as numbers; sets are flattened."""
         return [number for label in self.labels for number in (label if isinstance(label, list) else [label])]
 
     def fits(self, job: ShardJob) -> bool:
-        """Whether this may be `job`'s: every column as long as the others, all numbers such as an index holds."""
+        """Return whether this record can belong to `job`: columns of equal length, and numbers that fit
+        into an index."""
         columns = (self.offsets, self.lengths, self.widths, self.heights, self.crcs)
         keys = all(isinstance(key, str) and key.isascii() and key.isprintable() for key in self.keys)
         return (
@@ -83,7 +84,7 @@ class Part:
         )
 
     def shard(self, job: ShardJob) -> Shard:
-        """Return what the manifest says of it."""
+        """Return the manifest's entry for this shard."""
         return Shard(
             name=f"{job.name}.tar",
             split=SPLITS[job.split],
@@ -93,14 +94,14 @@ class Part:
         )
 
     def check_strict(self, root: Path) -> None:
-        """Raises UserError for the first broken photograph."""
+        """Raise UserError for the first broken photograph."""
         if self.broken:
             path, reason = self.broken[0]
-            raise UserError(f"{printable(str(root / path))}: {reason}; mend or remove it, or leave out --strict")
+            raise UserError(f"{printable(str(root / path))}: {reason}; fix or remove it, or leave out --strict")
 
 
 def read_parts(out: Destination, jobs: Sequence[ShardJob]) -> Iterator[tuple[ShardJob, Part | None]]:
-    """Yield each shard's record; None where it isn't finished, or its tar isn't what was written."""
+    """Yield each shard's record, or None if it is unfinished or its tar is not the one that was written."""
     held = out.shards()
     records = out.read_all([f"{PARTS}/{job.name}.json" for job in jobs])
     for job, record in zip(jobs, records, strict=True):
@@ -114,11 +115,11 @@ def _part(record: bytes, job: ShardJob, held: dict[str, Held]) -> Part | None:
             plain[pairs] = [(path, reason) for path, reason in plain.get(pairs, [])]
         part = Part(**plain)
         tar = Held(part.bytes, part.stamp)
-        whole = not part.keys or (held.get(f"{job.name}.tar") == tar and f"{job.name}.idx" in held)
-        whole = whole and part.fits(job)
+        intact = not part.keys or (held.get(f"{job.name}.tar") == tar and f"{job.name}.idx" in held)
+        intact = intact and part.fits(job)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return part if whole else None
+    return part if intact else None
 
 
 def write_parts(
@@ -132,10 +133,10 @@ def write_parts(
     strict: bool,
     advance: Callable[[], None],
 ) -> Iterator[tuple[ShardJob, Part]]:
-    """Writes each job's tar, its DALI index and its record, and yields it. `advance` is called per photograph.
+    """Write each job's tar, its DALI index and its record, and yield them. `advance` is called per photograph.
 
-    What `advance` raises ends the writing: the shard at hand is left out, the finished ones stay. Raises
-    UserError for the first broken photograph where `strict`, OSError where the disk can't be written.
+    An exception raised by `advance` ends the writing: the current shard is dropped and the finished ones stay. Raises
+    UserError for the first broken photograph if `strict`, and OSError if the disk can't be written.
     """
 
     color = cast(Color, settings.color)
@@ -148,7 +149,7 @@ def write_parts(
                 return decode(
                     data, max_size=settings.max_size, color=color, accept_damaged=settings.accept_damaged, hold=hold
                 )
-            return normalise(
+            return normalize(
                 data,
                 max_size=settings.max_size,
                 quality=settings.quality,
@@ -167,7 +168,7 @@ def write_parts(
                 raise MemoryError(f"at {source.root / source.paths[row]}") from error
             return error.reason
         except OSError as error:
-            if fault_of_machine(error):  # every other photograph would be left out, too
+            if fault_of_machine(error):  # otherwise all other photographs would be left out, too
                 raise
             return f"can't be read: {error.strerror}"
 
@@ -181,7 +182,7 @@ def write_parts(
 
 
 class _Empty(Exception):
-    """All of a shard's photographs are broken: it gets no file."""
+    """All photographs of a shard are broken, so it gets no file."""
 
 
 def _write_part(

@@ -1,4 +1,4 @@
-"""Progress of a conversion: a live bar in a terminal or notebook, a line now and then in a log."""
+"""Progress of a conversion: a live bar in a terminal or notebook, an occasional line in a log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINE_EVERY_S = 10.0
 
 
 class ConvertProgress:
-    """Counts photographs; shows img/s and the time left."""
+    """Count photographs, and show img/s and the time left."""
 
     def __init__(self, console: Console, total: int, done: int) -> None:
         self._console = console
@@ -27,19 +27,19 @@ class ConvertProgress:
         self._bar = bar(console, TextColumn("{task.fields[rate]}"))
         self._task = self._bar.add_task("convert", total=total, completed=done, rate="")
         self._total, self._before, self._now = total, done, 0
-        self._start = self._said = time.monotonic()
+        self._start = self._last_line = time.monotonic()
 
     @property
     def rate(self) -> float:
-        """Photographs a second since the start."""
+        """Photographs per second since the start."""
         return self._now / max(time.monotonic() - self._start, 1e-9)
 
     def advance(self, photographs: int = 1) -> None:
         self._now += photographs
         if self._live:
             self._bar.update(self._task, advance=photographs, rate=f"{self.rate:,.0f} img/s")
-        elif time.monotonic() - self._said > _LINE_EVERY_S:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._last_line > _LINE_EVERY_S:
+            self._last_line = time.monotonic()
             done = self._before + self._now
             left = (self._total - done) / max(self.rate, 1e-9)
             self._console.print(
@@ -57,16 +57,16 @@ class ConvertProgress:
 
 
 class Interrupted(Exception):
-    """A signal asked to stop."""
+    """A signal asked the conversion to stop."""
 
 
 @contextlib.contextmanager
-def stopping(stop: StopRequest, console: Console, said: Callable[[], str]) -> Iterator[None]:
-    """Turn what a signal raised into KeyboardInterrupt, or Stopped after SIGTERM, and say `said()`."""
+def stopping(stop: StopRequest, console: Console, message: Callable[[], str]) -> Iterator[None]:
+    """Turn an interruption into KeyboardInterrupt, or Stopped after SIGTERM, and print `message()`."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as interruption:
         if stop.requested is signal.SIGTERM:
-            raise Stopped(said()) from interruption
-        console.print(said())
+            raise Stopped(message()) from interruption
+        console.print(message())
         raise KeyboardInterrupt from interruption

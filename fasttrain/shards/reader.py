@@ -1,4 +1,4 @@
-"""`ShardSet`: shards on disk, opened for reading."""
+"""`ShardSet`: opened shards."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from fasttrain.shards.format import EXTRA, MANIFEST, REJECTED, SPLITS, Manifest,
 if TYPE_CHECKING:
     from fasttrain.config.values import CacheSize
 
-_OPEN_SHARDS = 256  # each holds a file descriptor, of which a process often has 1,024
+_OPEN_SHARDS = 256  # each holds a file descriptor; a process may often have 1,024
 _CHUNK = 1 << 20
 
 
 class Located(NamedTuple):
-    """Where n samples' bytes are, as the native functions take it.
+    """The places of n samples' bytes, as the native functions expect them.
 
-    Sample i is the `lengths[i]` bytes from `offsets[i]` on of `buffers[which[i]]`: uint64, uint64 and int32 [n].
+    Sample i is the `lengths[i]` bytes at `offsets[i]` of `buffers[which[i]]`: uint64, uint64 and int32 [n].
     """
 
     buffers: list[memoryview]
@@ -41,12 +41,12 @@ class Located(NamedTuple):
     lengths: NDArray[np.uint64]
 
     def part(self, samples: slice) -> Located:
-        """Return where some of these samples' bytes are."""
+        """Return the places of some of these samples."""
         return Located(self.buffers, self.which[samples], self.offsets[samples], self.lengths[samples])
 
 
 class ShardFiles(Protocol):
-    """The files of a data set: `location` is what the user gave, `folder` where they lie on this machine."""
+    """The files of a data set. `location` is what the user gave, `folder` is where they are on this machine."""
 
     @property
     def location(self) -> Path | str: ...
@@ -56,31 +56,31 @@ class ShardFiles(Protocol):
 
     @property
     def remote(self) -> bool:
-        """Whether files are fetched when they are needed."""
+        """Return whether files are fetched when they are needed."""
 
     def path(self, name: str, stop: threading.Event | None = None) -> Path:
-        """The file's place on this machine."""
+        """Return the file's path on this machine."""
 
     def open(self, name: str) -> BinaryIO:
-        """The file for reading and mapping."""
+        """Open the file for reading and mapping."""
 
     @property
     def index_must_match(self) -> bool:
-        """Whether an index that isn't the manifest's, by its checksum, is refused."""
+        """Return whether an index with another checksum than the manifest's is refused."""
 
     def check(self, manifest: Manifest) -> None:
-        """Raises UserError where shards are missing or cut off."""
+        """Raise UserError if shards are missing or truncated."""
 
     def mappable(self, manifest: Manifest) -> int | None:
-        """Bytes of shards that a process may keep mapped; None: as many as it likes."""
+        """Return how many bytes of shards a process may keep mapped. None means no limit."""
 
     def budget(self) -> int | None:
-        """Bytes that can lie on this machine at a time; None: all of them do."""
+        """Return how many bytes fit on this machine at a time. None means that all files are here."""
 
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """A folder that `convert` wrote."""
+    """A folder written by `convert`."""
 
     folder: Path
     remote = False
@@ -118,15 +118,15 @@ class LocalFiles:
 class ShardSet:
     """Shards made by `convert`.
 
-    A sample's id is its row in `index`: all train, then val, then test, and so again for each append.
+    A sample's id is its row in `index`: all of train, then val, then test, and the same again for each append.
 
-    location (the folder or URL), folder (on this machine), remote (whether shards are fetched when they are needed),
-    manifest, classes, class_to_idx, fingerprint ("sha256:" over the manifest's bytes). index: a memory-mapped
-    structured array [n] with key (S), shard (position in manifest.shards), offset and length (of the JPEG or the
-    pixels, in the tar, bytes), width and height (pixels), label (or `labels`, a set as `label_bits.packed` has it,
-    where the shards are `multi_label`), split (0 train, 1 val, 2 test), and crc32 (of the same bytes), which older
-    shards are without. Its numbers have been checked (`shards.check`). mapped: whether the samples lie in files that
-    are mapped into memory. Can be pickled and survives a fork: a worker maps the files itself.
+    `location`: the folder or URL. `folder`: the folder on this machine. `remote`: whether shards are fetched when they
+    are needed. `fingerprint`: "sha256:" and the digest of the manifest. `index`: a memory-mapped structured array [n]
+    with key (S), shard (position in manifest.shards), offset and length (of the JPEG or the pixels in the tar, in
+    bytes), width and height (pixels), label, split (0 train, 1 val, 2 test), and crc32 (of the same bytes), which
+    older shards lack. `multi_label` shards have `labels`, a set as in `label_bits.packed`, instead of label. The
+    numbers have been checked (`shards.check`). `mapped`: whether the samples are in memory-mapped files. A ShardSet
+    can be pickled and survives a fork: a worker maps the files itself.
     """
 
     mapped = True
@@ -141,14 +141,14 @@ class ShardSet:
         files.check(self.manifest)
         self.index = self._open_index()
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
-        self._mapping = threading.Lock()  # a loader's thread reads beside the one that compares checksums
+        self._mapping = threading.Lock()  # a loader's thread reads next to the one that compares checksums
         self._mappable = files.mappable(self.manifest)
 
     @classmethod
     def open(cls, location: Path | str, cache_size: CacheSize | None = None) -> ShardSet:
-        """The shards in a folder, or behind a URL that fsspec opens: see `shards.remote`, also for `cache_size`.
+        """Open the shards in a folder, or behind a URL that fsspec opens: see `shards.remote`, also for `cache_size`.
 
-        Raises UserError, one line, where there are no shards, a newer schema's, or damaged ones.
+        Raises UserError, one line, if there are no shards, or if they are damaged or have a newer schema.
         """
         if is_url(location):
             from fasttrain.shards.remote import open_remote
@@ -164,12 +164,16 @@ class ShardSet:
 
     @property
     def raw(self) -> bool:
-        """Whether a sample's bytes are pixels, uint8 RGB [height, width, 3] (`convert --raw`), not a JPEG."""
+        """Return whether a sample's bytes are pixels, uint8 RGB [height, width, 3] (`convert --raw`),
+        and not a JPEG."""
         return bool(self.manifest.settings.get("raw"))
 
     @property
     def stored(self) -> ShardSet:
-        """Return the shards with the splits that they store, where this is a fold's view of them (`shards.folds`)."""
+        """Return the shards with the stored splits.
+
+        They differ from this object only in a view of a fold (`shards.folds`).
+        """
         return self
 
     def split_sizes(self) -> dict[str, int]:
@@ -177,43 +181,43 @@ class ShardSet:
         return dict(zip(SPLITS, np.bincount(self.index["split"], minlength=len(SPLITS)).tolist(), strict=True))
 
     def ids(self, split: str) -> NDArray[np.int64]:
-        """int64 [n], the ids of "train", "val" or "test", in shard order; empty where there are none."""
+        """Return the ids of "train", "val" or "test", int64 [n], in shard order."""
         return np.flatnonzero(self.index["split"] == SPLITS.index(split)).astype(np.int64)
 
     def sizes(self) -> NDArray[np.int32]:
-        """int32 [N, 2], (height, width) in pixels of every sample."""
+        """Return the (height, width) of every sample in pixels, int32 [N, 2]."""
         return np.stack([self.index["height"], self.index["width"]], axis=1).astype(np.int32)
 
     @property
     def multi_label(self) -> bool:
-        """Return whether a photograph has any number of classes."""
+        """Return whether a photograph may have any number of classes."""
         return self.manifest.multi_label
 
     def labels(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64] | NDArray[np.float32]:
-        """int64 [n], positions in `classes`, of all samples or of some; of multi-label shards float32 [n, classes].
+        """Return the labels of all samples or of some: positions in `classes`, int64 [n].
 
-        These are 1 where a photograph has the class, and 0 elsewhere.
+        For multi-label shards they are float32 [n, classes]: 1 if the photograph has the class, otherwise 0.
         """
         if self.multi_label:
             return unpacked(self.index["labels"][samples], len(self.classes)).astype(np.float32)
         return self.class_numbers(samples)
 
     def class_numbers(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64]:
-        """Return int64 [n], positions in `classes`, of shards that aren't multi-label."""
+        """Return the labels as positions in `classes`, int64 [n]. Only for shards that are not multi-label."""
         return self.index["label"][samples].astype(np.int64)
 
     def class_counts(self, split: str) -> NDArray[np.int64]:
-        """int64 [classes], the photographs of each class in a split."""
+        """Return the number of photographs of each class in a split, int64 [classes]."""
         rows = self.index[self.ids(split)]
         if self.multi_label:
             return unpacked(rows["labels"], len(self.classes)).sum(0, dtype=np.int64)
         return np.bincount(rows["label"], minlength=len(self.classes))
 
     def extra_labels(self) -> ExtraLabels:
-        """Return what the source's table says of each sample besides its class: a column each, empty without any.
+        """Return the source table's other columns for each sample. Empty if there are none.
 
-        A column has N values, by the sample's id: int64 or bool [N]; float64 [N], NaN where there is none, for numbers
-        that are not all there or not all whole; else a list of text, lists or None. Raises UserError for a damaged
+        A column has N values, by the sample's id: int64 or bool [N]; float64 [N], with NaN for missing values, if some
+        numbers are missing or not integers; otherwise a list of text, lists or None. Raises UserError for a damaged
         file.
         """
         name = self.manifest.current(EXTRA)
@@ -222,7 +226,8 @@ class ShardSet:
         return read_extra_labels(self.files.path(name), self.index["key"].tolist(), self.manifest.files[name])
 
     def bytes(self, sample: int) -> memoryview:
-        """The sample's JPEG, or pixels where the shards are `raw`: read-only, from the mapped shard, no copy."""
+        """Return the sample's JPEG, or its pixels if the shards are `raw`: a read-only view of the mapped shard, no
+        copy."""
         row = self.index[sample]
         start = int(row["offset"])
         return self._shard(int(row["shard"]))[start : start + int(row["length"])]
@@ -230,7 +235,7 @@ class ShardSet:
     def locate(self, samples: NDArray[np.int64]) -> Located:
         """Return where the bytes of `samples`, int64 [n], are in the mapped shards.
 
-        Raises UserError where the index points outside of a shard.
+        Raises UserError if the index points outside of a shard.
         """
         rows = self.index[samples]
         numbers, which = np.unique(rows["shard"], return_inverse=True)
@@ -246,38 +251,42 @@ class ShardSet:
         return Located(mapped, which.astype(np.int32), offsets, lengths)
 
     def locate_shards(self, numbers: list[int]) -> Located:
-        """Return where the bytes of the shards with these positions in the manifest are."""
+        """Return where the bytes of the shards at these positions in the manifest are."""
         mapped = [self._shard(number) for number in numbers]
         lengths = np.array([len(each) for each in mapped], np.uint64)
         return Located(mapped, np.arange(len(mapped), dtype=np.int32), np.zeros_like(lengths), lengths)
 
     def fetch(self, number: int, stop: threading.Event | None = None) -> Path:
-        """The shard with this position in the manifest, on this machine's disk; may be called from any thread."""
+        """Return the path on this machine of the shard at this position in the manifest.
+
+        May be called from any thread.
+        """
         return self.files.path(self.manifest.shards[number].name, stop)
 
     def crc32s(self) -> NDArray[np.uint32] | None:
-        """uint32 [N], of every sample's bytes as they were written; None where the index has none."""
+        """Return the CRC-32 of every sample's bytes as written, uint32 [N], or None if the index has none."""
         return self.index["crc32"] if "crc32" in (self.index.dtype.names or ()) else None
 
     def describe(self, sample: int) -> str:
-        """For messages: the shard's path and the sample's key."""
+        """Return the shard's path and the sample's key, for messages."""
         row = self.index[sample]
         return f"{self.location}/{self.manifest.shards[row['shard']].name} ({row['key'].decode()})"
 
     def left_out(self) -> str:
-        """Say how many files the conversion left out, and where they are listed; empty where there were none."""
+        """Return a line with the number of files that the conversion left out and where they are listed, or "" if
+        none."""
         broken, other = (self.manifest.counts.get(name, 0) for name in ("broken", "ignored"))
         listed = f"listed in {self.location}/{self.manifest.current(REJECTED)}"
         return f"left out: broken photographs {broken:,}, other files {other:,}; {listed}" if broken or other else ""
 
     def verify(self, advance: Callable[[int], None] = lambda count: None) -> list[str]:
-        """Reads everything and compares checksums: one line for each problem, none where all is well.
+        """Read everything and compare checksums. Return a line for each problem.
 
-        `advance(bytes)` is told of progress.
+        `advance(bytes)` reports progress.
         """
         problems = []
         if not checksum_holds((self.folder / MANIFEST).read_bytes()):
-            problems.append(f"{self.folder / MANIFEST}: has been changed since it was written")
+            problems.append(f"{self.folder / MANIFEST}: it has been changed since it was written")
         expected = {shard.name: shard.sha256 for shard in self.manifest.shards}
         others = {} if self.remote else self.manifest.files
         for name, digest in {self.manifest.index.name: self.manifest.index.sha256, **expected, **others}.items():
@@ -295,8 +304,8 @@ class ShardSet:
                 continue
             if found.hexdigest() != digest:
                 problems.append(f"{self.folder / name}: its bytes have changed since it was written")
-            elif name in expected and (said := self._members_problem(name)):
-                problems.append(f"{self.folder / name}: {said}; don't unpack it")
+            elif name in expected and (problem := self._members_problem(name)):
+                problems.append(f"{self.folder / name}: {problem}; don't unpack it")
         return problems
 
     def _members_problem(self, name: str) -> str | None:
@@ -315,14 +324,14 @@ class ShardSet:
         try:
             with self.files.open(shard.name) as file:
                 mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:  # ValueError: mmap's word for an empty file
+        except (OSError, ValueError) as error:  # ValueError: mmap refuses an empty file
             where = f"{self.location}/{shard.name}"
             if isinstance(error, OSError):
                 raise of_os(error, where, "copy it again") from error
             raise UserError(f"{where}: can't be read ({error}); copy it again") from error
         self._maps[number] = mapped
         while len(self._maps) > _OPEN_SHARDS or self._maps_too_much():
-            self._maps.popitem(last=False)  # unmapped once the last view of it is gone
+            self._maps.popitem(last=False)  # unmapped once its last view is gone
 
     def _maps_too_much(self) -> bool:
         if self._mappable is None or len(self._maps) == 1:
@@ -338,9 +347,9 @@ class ShardSet:
             raise UserError(f"{path}: not a regular file; {again}")
         try:
             index: NDArray[np.void] = np.lib.format.open_memmap(path, mode="r")
-        except Exception as error:  # NumPy takes the header for Python's text, which fails in as many ways as that
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{path}: damaged ({said}); {again}") from error
+        except Exception as error:  # NumPy parses the header as Python, which fails in many ways
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{path}: damaged ({reason}); {again}") from error
         if problem := index_problem(index, self.manifest):
             raise UserError(f"{path}: {problem}; {again}")
         if self.files.index_must_match:

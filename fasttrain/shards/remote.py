@@ -1,6 +1,6 @@
-"""Shards behind a URL: fetched whole through fsspec when first needed, checked, and kept in a bounded cache.
+"""Shards behind a URL: fetched completely through fsspec when first needed, checked, and kept in a bounded cache.
 
-The manifest is read anew at each start; its hash names the folder in the cache, so other shards at the same URL never
+The manifest is read again at each start. Its hash names the folder in the cache, so other shards at the same URL never
 mix with these, and two URLs of the same shards share them.
 """
 
@@ -22,13 +22,13 @@ from fasttrain.urls import retried
 T = TypeVar("T")
 
 _PIECE = 4 << 20
-_AT_ONCE = 4  # pieces in flight: one connection to S3 alone is slower than most networks
+_AT_ONCE = 4  # pieces in flight; a single connection to S3 is slower than most networks
 
 
 def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFiles:
-    """Fetch the manifest at `location`. `cache_size` None: what the disk has to spare.
+    """Fetch the manifest at `location`. Without `cache_size` the cache may use what the disk can spare.
 
-    Raises UserError, one line, where there are no shards, no driver, no network, or no room for a cache.
+    Raises UserError, one line, if there are no shards, no driver, no network, or no room for a cache.
     """
     limit = None if cache_size is None else cache_size.bytes
     text = _fetched(location, MANIFEST, lambda files, path: files.cat_file(path))
@@ -39,7 +39,7 @@ def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFil
 
 
 class RemoteFiles:
-    """The files of one data set at the URL `location`, and their place in the cache, `folder`.
+    """The files of a data set at the URL `location`, and their `folder` in the cache.
 
     Can be pickled and survives a fork. Errors are UserErrors of one line that name the URL or the file.
     """
@@ -59,34 +59,35 @@ class RemoteFiles:
         return RemoteFiles, (self.location, self.folder, self.limit)
 
     def path(self, name: str, stop: threading.Event | None = None) -> Path:
-        """The file on this machine, fetched first where it isn't there; Cancelled where `stop` is set meanwhile.
+        """Return the file's path on this machine, after fetching it if needed.
 
-        A shard that nobody has opened may be deleted at any time to make room: see `open`.
+        Raises Cancelled if `stop` is set meanwhile. A shard that nobody has open may be deleted at any time to make
+        room: see `open`.
         """
         local = self.folder / name
         if self._is_there(local):
             return local
         with self._cache.alone(local):
-            if not self._is_there(local):  # another thread or process may have fetched it while this one waited
+            if not self._is_there(local):  # another thread or process may have fetched it meanwhile
                 self._fetch(local, stop)
         return local
 
     def open(self, name: str) -> BinaryIO:
-        """The file for reading or mapping, kept in the cache until it is closed and no longer mapped."""
+        """Open the file for reading or mapping. The cache keeps it until it is closed and no longer mapped."""
         while True:
             if (file := self._cache.open(self.path(name))) is not None:
                 return file
 
     def check(self, manifest: Manifest) -> None:
-        """Nothing: each shard is checked when it is fetched."""
+        """Do nothing: each shard is checked when it is fetched."""
 
     def mappable(self, manifest: Manifest) -> int | None:
-        """Bytes of shards that a process may keep mapped, so that there is room for others; None: all of them."""
+        """Return how many bytes of shards a process may keep mapped, so that others have room. None means all."""
         budget = self.budget()
         return None if sum(shard.bytes for shard in manifest.shards) <= budget else budget // 3
 
     def budget(self) -> int:
-        """Bytes that the cache may hold, of all data sets together."""
+        """Return how many bytes the cache may hold, over all data sets."""
         return self._cache.budget()
 
     def _is_there(self, local: Path) -> bool:
@@ -101,17 +102,17 @@ class RemoteFiles:
 
     def _fetch(self, local: Path, stop: threading.Event | None) -> None:
         with self._cache.adding(local, self._sizes.get(local.name, 0)) as file:
-            for _ in range(2):  # a wrong checksum may be the network's fault, once
+            for _ in range(2):  # a wrong checksum may come from the network, once
                 file.seek(0)
                 if self._download(local.name, file, stop) == self._digests[local.name]:
                     return
             raise UserError(
-                f"{self.location}/{local.name}: its bytes are not those that {MANIFEST} speaks of; copy the shards "
+                f"{self.location}/{local.name}: its bytes don't match {MANIFEST}; copy the shards "
                 f"there again{_how(self.location)}"
             )
 
     def _download(self, name: str, file: IO[bytes], stop: threading.Event | None) -> str:
-        """Writes the bytes into `file` and returns their sha256."""
+        """Write the bytes into `file` and return their sha256."""
         size = self._sizes.get(name)
         if size is None:
             whole = _fetched(self.location, name, lambda files, path: files.cat_file(path), stop)
@@ -121,7 +122,8 @@ class RemoteFiles:
         digest = hashlib.sha256()
         at = 0
         while at < size:
-            # The first alone: a web server that can't send a part of a file sends all of it, once.
+            # The first piece is requested alone: a web server that can't send ranges then sends the complete file only
+            # once.
             ends = range(at + _PIECE, at + _PIECE * ((_AT_ONCE if at else 1) + 1), _PIECE)
             spans = [(end - _PIECE, min(end, size)) for end in ends if end - _PIECE < size]
             for (start, end), piece in zip(spans, self._read(name, spans, stop), strict=True):
@@ -143,19 +145,19 @@ class RemoteFiles:
                 if isinstance(piece, BaseException):
                     raise piece
                 if len(piece) < end - start:
-                    return pieces[: position + 1]  # the object ends here: servers refuse what lies beyond
+                    return pieces[: position + 1]  # the object ends here, and servers refuse ranges beyond
             return pieces
 
         return _fetched(self.location, name, read, stop)
 
 
 def _fetched(location: str, name: str, read: Callable[[Any, str], T], stop: threading.Event | None = None) -> T:
-    """Return what `read` makes of fsspec's file system and the file's path in it."""
+    """Return the result of `read`, called with fsspec's file system and the file's path in it."""
     try:
         return retried(location, name, lambda files, root: read(files, f"{root}/{name}"), stop)
     except FileNotFoundError as error:
         url = f"{location}/{name}"
-        raise UserError(f"{url} is not there; convert into a local folder and copy it{_how(location)}") from error
+        raise UserError(f"{url} does not exist; convert into a local folder and copy it{_how(location)}") from error
 
 
 def _how(location: str) -> str:

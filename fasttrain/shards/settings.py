@@ -1,4 +1,4 @@
-"""The settings that shape the shards' bytes, and the errors for those out of range."""
+"""The settings that shape the shards' bytes, and the errors for values out of range."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, get_args
 from fasttrain.errors import UserError
 from fasttrain.photos.color import Color
 from fasttrain.photos.cut import Interval, native_available
-from fasttrain.photos.normalise import ACCEPT_DAMAGED
+from fasttrain.photos.normalize import ACCEPT_DAMAGED
 from fasttrain.version import __version__
 
 ADDED = {"raw": False, "color": "keep", "test_fraction": 0.0, "accept_damaged": ACCEPT_DAMAGED}
-"""What settings were before there was a name for them: older manifests lack them."""
+"""The values of settings in manifests older than the settings themselves."""
 _LEFT_OUT = ("test_fraction",)
-"""Settings that a manifest lacks where they are `ADDED`, so that shards stay the same without them."""
+"""Settings left out of a manifest if they have the value in `ADDED`, so that its bytes don't change."""
 
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """See `convert` for what each means; `cut` may be "auto" until `resolved`."""
+    """The settings of `convert`, which explains them. `cut` may be "auto" until `resolved`."""
 
     val_fraction: float = 0.2
     seed: int = 0
@@ -34,7 +34,7 @@ class ShardSettings:
     accept_damaged: float = ACCEPT_DAMAGED
 
     def resolved(self) -> ShardSettings:
-        """Checked, and with "auto" replaced by what this machine can do. Raises UserError."""
+        """Check the settings, and replace "auto" by what this machine can do. Raises UserError."""
         ranges = {
             "val_fraction": (0 <= self.val_fraction < 1, "at least 0 and below 1, such as 0.2"),
             "test_fraction": (0 <= self.test_fraction < 1, "at least 0 and below 1, such as 0.1"),
@@ -46,9 +46,9 @@ class ShardSettings:
             "accept_damaged": (0 <= self.accept_damaged <= 1, "0 to 1, such as 0.98"),
             "shard_size": (self.shard_size >= 1, "at least 1 photograph, such as 1000"),
         }
-        for name, (right, mend) in ranges.items():
-            if not right:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give {mend}")
+        for name, (valid, fix) in ranges.items():
+            if not valid:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give {fix}")
         if self.val_fraction + self.test_fraction >= 1:
             both = f"--val-fraction {self.val_fraction} and --test-fraction {self.test_fraction}"
             raise UserError(f"{both} leave nothing to train on; give less than 1 together")
@@ -62,23 +62,25 @@ class ShardSettings:
 
     def _resolved_raw(self) -> ShardSettings:
         if self.max_size is None:
-            raise UserError("--raw without --max-size would store megabytes a photograph: add --max-size, such as 256")
+            raise UserError(
+                "--raw without --max-size would store megabytes per photograph: add --max-size, such as 256"
+            )
         if self.cut in ("mcu", "row"):
-            raise UserError(f"--raw stores no JPEG that could be cut: leave out --cut {self.cut}, or --raw")
-        # What only JPEGs have is the same whatever was given, so that it can't tell equal shards apart.
+            raise UserError(f"--raw stores no JPEGs, so nothing can be cut: leave out --cut {self.cut}, or --raw")
+        # Settings that only affect JPEGs get fixed values, so that they can't make equal shards differ.
         return replace(self, cut="none", quality=ShardSettings.quality, optimize=ShardSettings.optimize)
 
     def recorded(self) -> dict[str, Any]:
-        """For the manifest: all of them but those `_LEFT_OUT`, and fasttrain's version."""
+        """Return the settings for the manifest, with fasttrain's version, but without those in `_LEFT_OUT`."""
         plain = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT or value != ADDED[name]}
         return {**plain, "fasttrain": __version__}
 
 
 def parse_formats(given: str, *, raw: bool) -> set[str]:
-    """Return the formats that `--format` names. Raises UserError for one that isn't known, or that `raw` rules out."""
+    """Return the formats in `--format`. Raises UserError for an unknown one, or one that `raw` excludes."""
     formats = {each.strip() for each in given.split(",")}
     if unknown := formats - {"tar", "beton"}:
         raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")
     if raw and "beton" in formats:
-        raise UserError(f"--format {given} holds JPEGs, and --raw stores none: leave out --format, or --raw")
+        raise UserError(f"--format {given} needs JPEGs, but --raw stores none: leave out --format, or --raw")
     return formats

@@ -1,4 +1,4 @@
-"""Tar shards as WebDataset names them, and the index that DALI's `readers.webdataset` takes."""
+"""Tar shards with WebDataset's names, and the index for DALI's `readers.webdataset`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from typing import IO
 BLOCK = tarfile.BLOCKSIZE
 _INDEX_VERSION = "v1.2"
 _NPY_HEADER = 128
-_AT_ONCE = 1 << 20  # each write and each hash gives the GIL away, and waits for it after
-_NAME, _SIZE, _CHECKSUM = 100, 124, 148  # in a USTAR header: the name's length, and where these two stand
+_AT_ONCE = 1 << 20  # each write and each hash releases the GIL and then waits for it
+_NAME, _SIZE, _CHECKSUM = 100, 124, 148  # in a USTAR header: the name's length, and the positions of these two
 
 
 def label_member(label: int | Sequence[int]) -> tuple[str, bytes]:
     """Return the suffix and the bytes of a label's member: a number in `.cls`, or a set as `{"labels": [0, 3]}`.
 
-    WebDataset decodes `.cls` to one number, so a set goes into `.json`.
+    A set goes into `.json`, because WebDataset decodes `.cls` to one number.
     """
     return ("cls", b"%d" % label) if isinstance(label, int) else ("json", json.dumps({"labels": [*label]}).encode())
 
 
 def npy_header(height: int, width: int) -> bytes:
-    """128 bytes that make uint8 RGB pixels [height, width, 3] a `.npy` file, format 1.0, as NumPy 2 writes it.
+    """Return the 128 bytes that make uint8 RGB pixels [height, width, 3] a `.npy` file of format 1.0, as NumPy 2
+    writes it.
 
-    NumPy's own writer isn't asked, since its padding has changed between releases.
+    NumPy's own writer isn't used, because its padding has changed between releases.
     """
     shape = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({height}, {width}, 3), }}"
     text = shape.encode().ljust(_NPY_HEADER - 11) + b"\n"
@@ -35,9 +36,10 @@ def npy_header(height: int, width: int) -> bytes:
 
 
 class TarWriter:
-    """Writes USTAR members into `file`, the same bytes for the same members, and keeps where they lie.
+    """Write USTAR members into `file`, with the same bytes for the same members, and record their positions.
 
-    `size`: bytes so far. `sha256`: over them, after `close()`, which writes the end; the file stays open.
+    `size`: bytes so far. `sha256`: their digest after `close()`, which writes the end of the archive. The file stays
+    open.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -50,14 +52,13 @@ class TarWriter:
 
     @property
     def sha256(self) -> str:
-        """64 hex digits."""
+        """The digest, 64 hex digits."""
         return self._digest.hexdigest()
 
     def add(self, key: str, photo: bytes, label: int | Sequence[int], kind: str = "jpg", head: bytes = b"") -> int:
-        """Puts `head` and `photo` as one into `key`.`kind`, `label` beside it; returns where `photo` begins.
+        """Write `head` and `photo` as one member `key`.`kind`, and `label` as another. Return the position of `photo`.
 
-        `key` is ASCII without spaces, its base name without a dot, at most 96 bytes. Raises
-        ValueError otherwise.
+        `key` is ASCII without spaces, has no dot in its base name, and at most 96 bytes. Raises ValueError otherwise.
         """
         if not key.isascii() or " " in key or "." in key.rpartition("/")[2] or len(key) + len(".cls") > _NAME:
             raise ValueError(f"not a shard's key: {key!r}")
@@ -71,12 +72,12 @@ class TarWriter:
         return offset + len(head)
 
     def close(self) -> None:
-        """Two empty blocks, and zeros up to a whole record, as tar itself does."""
+        """Write the end of the archive: two empty blocks, and zeros up to a complete record, as tar does."""
         self._put(bytes(size_of_shard(self.size) - self.size))
         self._write()
 
     def dali_index(self) -> bytes:
-        """The text that DALI's `wds2idx` makes of this tar."""
+        """Return the text that DALI's `wds2idx` makes from this tar."""
         return "\n".join([f"{_INDEX_VERSION} {len(self._samples)}", *self._samples, ""]).encode()
 
     def _member(self, name: str, data: bytes, head: bytes = b"") -> int:
@@ -102,7 +103,7 @@ class TarWriter:
 
 @functools.cache
 def _blank_header() -> tuple[bytes, int]:
-    """What all headers have in common, and the sum of its bytes but for the size and the checksum."""
+    """Return the part that all headers share, and the sum of its bytes without size and checksum."""
     info = tarfile.TarInfo()
     info.mode = 0o644
     blank = info.tobuf(tarfile.USTAR_FORMAT)
@@ -110,14 +111,14 @@ def _blank_header() -> tuple[bytes, int]:
 
 
 def size_of_shard(members: int) -> int:
-    """Bytes of a tar whose members end after `members` bytes: two empty blocks more, in whole records."""
+    """Return the size of a tar whose members end after `members` bytes: two more empty blocks, in complete records."""
     end = members + 2 * BLOCK
     return end + -end % tarfile.RECORDSIZE
 
 
 def member_header(name: str, length: int) -> bytes:
-    """512 bytes before a member of `length` bytes."""
-    # tarfile, which takes ten times as long, makes the blank.
+    """Return the 512 bytes before a member of `length` bytes."""
+    # Only the blank is made by tarfile, which takes ten times as long.
     blank, blank_sum = _blank_header()
     text, size = name.encode(), b"%011o\0" % length
     checksum = blank_sum + sum(text) + sum(size) + 8 * ord(" ")

@@ -1,4 +1,4 @@
-"""Photographs that were never converted, for loaders: each file is read when its turn comes."""
+"""Read unconverted photographs for loaders: each file is read when it is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fasttrain.config.location import cache_root, user_path
 from fasttrain.errors import UserError, fault_of_machine, of_os
 from fasttrain.files import atomic_folder, make_folder
-from fasttrain.photos.normalise import BrokenPhoto, directly_decodable, normalise
+from fasttrain.photos.normalize import BrokenPhoto, directly_decodable, normalize
 from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.photos.sources import open_source
@@ -25,8 +25,8 @@ from fasttrain.shards.settings import ShardSettings
 
 log = logging.getLogger("fasttrain")
 
-_HEAD = 1 << 16  # bytes: more than nearly all JPEGs have before their first scan
-_AT_A_TIME = 256  # photographs looked at by the threads at a time
+_HEAD = 1 << 16  # bytes; nearly all JPEGs have less before their first scan
+_AT_A_TIME = 256  # photographs examined by the threads at a time
 _INDEX = np.dtype(
     [
         ("row", np.int64),
@@ -34,9 +34,9 @@ _INDEX = np.dtype(
         ("height", np.uint32),
         ("label", np.int32),
         ("split", np.uint8),
-        ("shard", np.uint32),  # 0: loaders ask which photographs lie together
+        ("shard", np.uint32),  # 0: loaders ask which photographs are stored together
         ("offset", np.uint64),
-        ("length", np.uint32),  # of the JPEG in the converted file; 0 where the photograph is read from its own
+        ("length", np.uint32),  # of the JPEG in the converted file; 0 if the photograph is read from its own file
     ]
 )
 _INDEX_FILE, _PREPARED_FILE = "index.npy", "prepared.bin"
@@ -45,9 +45,9 @@ _INDEX_FILE, _PREPARED_FILE = "index.npy", "prepared.bin"
 class PhotographFolder(ShardSet):
     """A folder of photographs with the interface of shards.
 
-    A JPEG that needs no change is read from its file, each time. All else (other formats, turned photographs, other
-    colours) is converted once, into the cache. What has no readable header is left out, and logged; damage beyond the
-    header is met where the photograph is decoded.
+    A JPEG that needs no change is read from its file each time. Everything else (other formats, rotated photographs,
+    other colours) is converted once, into the cache. Files without a readable header are left out, and logged. Damage
+    after the header is found when the photograph is decoded.
     """
 
     mapped = False
@@ -85,7 +85,7 @@ class PhotographFolder(ShardSet):
         return None
 
     def bytes(self, sample: int) -> memoryview:
-        """Return the sample's JPEG, empty where its file can't be read any more."""
+        """Return the sample's JPEG. It is empty if its file can't be read any more."""
         row = self.index[sample]
         if row["length"]:
             start = int(row["offset"])
@@ -96,7 +96,7 @@ class PhotographFolder(ShardSet):
         except OSError as error:
             if fault_of_machine(error):
                 raise of_os(error, path, "try again") from error
-            return memoryview(b"")  # which no decoder takes: a bad sample
+            return memoryview(b"")  # no decoder accepts it, so it counts as a bad sample
 
     def locate(self, samples: NDArray[np.int64]) -> Located:
         """Read the JPEGs of `samples`, int64 [n]."""
@@ -119,14 +119,16 @@ class PhotographFolder(ShardSet):
 
 
 def open_photographs(folder: str | Path) -> PhotographFolder:
-    """Open a folder of photographs as loaders read it, in the splits that `convert` makes by default.
+    """Open a folder of photographs for loaders, with the splits that `convert` makes by default.
 
-    The first time, every file's header is read, and what can't be read as it is gets converted into the cache. Raises
-    UserError where there are no photographs.
+    The first time, every file's header is read, and files that can't be used as they are get converted into the cache.
+    Raises UserError if there are no photographs.
     """
     folder = user_path(folder)
     if (folder / MANIFEST).exists() or not folder.is_dir():
-        raise UserError(f"{folder}: convert=False reads a folder of photographs; give one, or leave convert out")
+        raise UserError(
+            f"{folder}: convert=False reads a folder of photographs; give such a folder, or leave convert out"
+        )
     source = open_source(folder)
     place = cache_root() / "photographs" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}"
     index_file = place / _INDEX_FILE
@@ -164,7 +166,7 @@ def _write_index(source: Source, index_file: Path) -> None:
 
 
 def _look_at(source: Source, row: int, hold: Hold) -> tuple[int, int, bytes] | str:
-    """Return width, height and, where the file can't be read as it is, the JPEG in its place; or why it is broken."""
+    """Return width, height and the converted JPEG, empty if the file can be read as it is; or why it is broken."""
     try:
         with (source.root / source.paths[row]).open("rb") as file:
             head = file.read(_HEAD)
@@ -174,7 +176,7 @@ def _look_at(source: Source, row: int, hold: Hold) -> tuple[int, int, bytes] | s
                     data = head + file.read()
                     header = directly_decodable(data)
                     if header is None or header.orientation != 1:
-                        photo = normalise(data, hold=hold)
+                        photo = normalize(data, hold=hold)
                         return photo.width, photo.height, photo.jpeg
     except BrokenPhoto as error:
         return str(error)

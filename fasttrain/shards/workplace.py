@@ -1,4 +1,4 @@
-"""The folder that `convert` writes into: whose it is, and what lies there already."""
+"""Prepare the folder that `convert` writes to, depending on whose it is and what it already holds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LIST = re.compile(
 
 
 def destination(out: str | Path) -> Destination:
-    """Return the folder `out`, or what its URL leads to; file:// is a folder. Raises UserError for a URL in a Path."""
+    """Return the destination for the path or URL `out`. file:// is a folder. Raises UserError for a URL in a Path."""
     if not is_url(out):
         if url := url_in_path(out):
             raise UserError(f"--out {out}: did you mean '{url}'? A Path takes a slash from a URL: give a string")
@@ -46,7 +46,7 @@ def destination(out: str | Path) -> Destination:
         raise UserError(f"--out {out}: give a bucket and a folder in it, without * ? [ ] #, such as s3://bucket/shards")
     if url.startswith(("http://", "https://")):
         raise UserError(f"--out {out}: a web server takes no files this way; give an s3:// or gs:// URL, or a folder")
-    file_system(url)  # whose driver may be missing
+    file_system(url)  # raises if its driver is missing
     return Bucket(url)
 
 
@@ -59,32 +59,35 @@ def prepare(
     overwrite: bool,
     say: Callable[[str], None],
 ) -> Manifest | None:
-    """Makes `out` ready for these shards: None to write them, a manifest where they are all there already.
+    """Prepare `out` for these shards. Return None if they are to be written, or the manifest if they all exist.
 
-    `say` is told if an interrupted conversion starts over, as a photograph was touched since. Raises UserError where
-    other things lie there, or other shards and not `overwrite`.
+    `say` reports if an interrupted conversion starts over because a photograph was touched. Raises UserError if `out`
+    holds other things, or other shards and not `overwrite`.
     """
     mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": settings}
     run_file = f"{PARTS}/{RUN}"
     run = json.loads(out.read(run_file)) if out.has(run_file) else None
     out.clear_unfinished(PARTS)
     finished = out.has(MANIFEST)
-    if finished or run:  # else the folder may be somebody else's
+    if finished or run:  # otherwise the folder may be somebody else's
         out.clear_unfinished()
     if finished:
-        if not overwrite or run == mine:  # which was killed after the manifest
+        if not overwrite or run == mine:  # it was killed after the manifest was written
             there = out.manifest()
-            # Finished shards stay good whichever release wrote them.
+            # Finished shards stay valid, whichever release wrote them.
             _refuse_other(out, mine, there.source.fingerprint, there.settings, release=False)
             return there
         _clear(out, mine)
     elif run:
         if not overwrite:
             _refuse_other(out, mine, run["source"], run["settings"], release=True)
-            whole = read_parts(out, jobs if run != mine else [])
-            done = sum(len(job.rows) for job, part in whole if part)
+            finished_parts = read_parts(out, jobs if run != mine else [])
+            done = sum(len(job.rows) for job, part in finished_parts if part)
             if done:
-                say(f"{out}: photographs were touched since it stopped; {done:,} are converted again, none is kept")
+                say(
+                    f"{out}: photographs were touched since it stopped; all are converted again, including {done:,} "
+                    "finished ones"
+                )
         if run != mine:
             _clear(out, mine)
     elif strange := [name for name in out.names() if name[0] != "."]:
@@ -94,10 +97,10 @@ def prepare(
 
 
 def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> None:
-    """Make `out` ready for new shards beside those of the manifest `base`; `mine` tells this append from others.
+    """Prepare `out` for new shards next to those of the manifest `base`. `mine` identifies this append.
 
-    Files that a killed append of others left are removed, and so are those that the append before this one replaced.
-    Raises UserError where another machine has appended to the same bucket since.
+    Files that another, killed append left are removed, and so are those that the previous append replaced. Raises
+    UserError if another machine has appended to the same bucket in the meantime.
     """
     require_manifest(out, base)
     out.clear_unfinished()
@@ -113,7 +116,7 @@ def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> No
 
 
 def require_manifest(out: Destination, base: Manifest) -> None:
-    """Raise UserError where `out` has another manifest than `base`: buckets have no locks between machines."""
+    """Raise UserError if `out` has a manifest other than `base`: buckets have no locks between machines."""
     if out.manifest() != base:
         raise UserError(f"{out}: another machine has written there in the meantime; run the same command again")
 
@@ -130,14 +133,14 @@ def _refuse_other(
     ]
     more = "; --append adds what is new" if differ == ["other photographs"] and not release else ""
     if differ:
-        what = "an unfinished conversion of others" if release else "other shards"
+        what = "an unfinished conversion of other data or settings" if release else "other shards"
         raise UserError(f"{out} holds {what} ({'; '.join(differ)}); give --overwrite, or another --out{more}")
 
 
 def _clear(out: Destination, mine: dict[str, Any]) -> None:
-    # Killed half-way, the folder must still say whose it is, and that what is left in it is not of that.
+    # If this is killed half-way, the folder must still say whose it is, and that its contents are being removed.
     out.write(f"{PARTS}/{RUN}", json.dumps({**mine, _CLEARING: True}).encode())
     if out.has(MANIFEST):
-        out.remove([MANIFEST])  # without it, what is left is no data set, however far this gets
+        out.remove([MANIFEST])  # without it, what is left is no data set
     out.remove([name for name in out.names() if any(ours.fullmatch(name) for ours in (_LIST, _SHARD, _BETON))])
     out.remove([f"{PARTS}/{name}" for name in out.names(PARTS) if name != RUN])

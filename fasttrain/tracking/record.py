@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from time import time
 from typing import Any, NamedTuple
 
 from fasttrain.files import atomic_write_bytes
+from fasttrain.tracking.names import epoch_metrics, final_metrics, old_epoch_metrics, old_final_metrics
 from fasttrain.tracking.old_journal import JOURNAL, read_journal
 
 RECORD = "tracking.json"
@@ -41,7 +41,7 @@ class Record:
     that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. ready: False until
     the folder's other files are this MLflow run's; before, they are the replaced run's. problem: why the last `save`
     failed. shared: another process may write the file meanwhile. files: size, mtime in ns and digest of each
-    artifact.
+    artifact. old_names: the run began under a version whose metrics had other names, and keeps those.
     """
 
     path: Path
@@ -62,6 +62,7 @@ class Record:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     delivered: list[str] = field(default_factory=list)
     files: dict[str, list[Any]] = field(default_factory=dict)
+    old_names: bool = False
 
     def __post_init__(self) -> None:
         self.problem: str | None = None
@@ -80,7 +81,7 @@ class Record:
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             try:
-                return Record(path, **json.loads(path.read_bytes()))
+                return Record(path, **{"old_names": True, **json.loads(path.read_bytes())})
             except TypeError as error:
                 raise ValueError(f"not a record: {error}") from error
         journal = path.with_suffix(".jsonl")
@@ -90,7 +91,7 @@ class Record:
         except (KeyError, TypeError) as error:
             raise ValueError(f"a line of {journal.name} lacks {error}") from error
         fields, has_all = found
-        record = Record(path, **fields)
+        record = Record(path, **fields, old_names=True)
         if has_all:
             record.delivered = [entry.key for entry in record.entries()]
         return record
@@ -188,15 +189,15 @@ class Record:
         if any(str(epoch["epoch"]) not in self.times for epoch in history):
             self.note_times()
         for epoch in history:
-            numbers = {name: value for name, value in epoch.items() if isinstance(value, (int, float))}
-            values = {name: float(value) for name, value in numbers.items() if name != "epoch"}
+            values = old_epoch_metrics(epoch) if self.old_names else epoch_metrics(epoch)
             yield {"step": epoch["epoch"], "time": self.times[str(epoch["epoch"])], "metrics": values}
 
     def _final_rows(self) -> Iterator[dict[str, Any]]:
         path = self.folder / "evaluation.json"
         if evaluation := read_json(path, {}):
             written = self.times.get(_FINAL, int(path.stat().st_mtime * 1000))
-            yield {"step": len(self._history()), "time": written, "metrics": final_metrics(evaluation)}
+            values = old_final_metrics(evaluation) if self.old_names else final_metrics(evaluation)
+            yield {"step": len(self._history()), "time": written, "metrics": values}
 
     def _history(self) -> list[dict[str, Any]]:
         history: list[dict[str, Any]] = read_json(self.folder / "history.json", [])
@@ -220,18 +221,6 @@ class Record:
             digest = content.hexdigest()
             self.files[name] = [found.st_size, found.st_mtime_ns, digest]
         return digest
-
-
-def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in `evaluation.json`, as `best_SPLIT_NAME` to keep them apart from the curves.
-
-    `best_epoch_NAME` is the value of the monitored metric at the best epoch, `averaged_NAME` that of an average.
-    """
-    numbers = {name: float(value) for name, value in evaluation.items() if isinstance(value, (int, float))}
-    apart = ("training_seconds", "best_epoch", "averaged", "refit")
-    own = {name: numbers.pop(name) for name in list(numbers) if name.startswith(apart)}
-    loss = numbers.pop("loss", math.nan)  # JSON holds none that isn't finite
-    return {f"best_{evaluation['split']}_{name}": value for name, value in {"loss": loss, **numbers}.items()} | own
 
 
 def record_files(folder: Path, *places: str) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,16 +18,28 @@ from fasttrain.errors import UserError
 from fasttrain.text import nearest
 from fasttrain.tracking.database import database_file
 from fasttrain.tracking.lock import is_locked
-from fasttrain.tracking.record import RECORD, Record, final_metrics, read_json, record_files
-from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.names import EPOCH, current_name, current_names, epoch_metrics, final_metrics
+from fasttrain.tracking.record import RECORD, Record, read_json, record_files
+from fasttrain.tracking.sqlite_client import sqlite_client
+from fasttrain.tracking.store import Store, configured_uri, is_remote, set_environment, shown
 from fasttrain.tracking.sync import waiting_records
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-CURVES = ("val_top1", "val_loss", "img/s", "val_map", "train_top1", "train_loss", "learning_rate", "wait_share")
+RATE = "speed/images_per_second"
+CURVES = (
+    "val/top1",
+    "val/loss",
+    RATE,
+    "val/map",
+    "train/top1",
+    "train/loss",
+    "train/learning_rate",
+    "speed/wait_share",
+)
 _LISTED = CURVES[:3]
-SORTS = ("start", "name", "model", "val_top1", "test_top1", "epochs", "img/s", "duration")
+SORTS = ("start", "name", "model", "val/top1", "test/top1", "epochs", RATE, "duration")
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 _PAGE = 1000
 _QUIET_S = 600.0  # a run is asked after only when it is silent for this long, and for three epochs
@@ -61,13 +72,13 @@ class TrackedRun:
     @property
     def epochs(self) -> int:
         """Whole epochs so far."""
-        return max(self.curves.get("val_loss", ()), default=0)
+        return max(self.curves.get("val/loss", ()), default=0)
 
     @property
     def best_epoch(self) -> int | None:
         """The epoch, from 1, whose weights are kept: the best one by the run's `monitor`, the first of equal ones."""
         monitor = _monitor(self.params)
-        curve = self.curves.get(monitor.field, {})
+        curve = self.curves.get(EPOCH[monitor.field], {})
         if not curve:
             return None
         sign = -1 if monitor.greater_is_better else 1
@@ -79,28 +90,28 @@ class TrackedRun:
         return None if best is None else self.curves.get(metric, {}).get(best)
 
     def mean(self, metric: str) -> float | None:
-        """Of a curve, over the epochs."""
+        """Return the mean of a curve over the epochs."""
         values = list(self.curves.get(metric, {}).values())
         return sum(values) / len(values) if values else None
 
     @property
     def silent(self) -> bool:
-        """Whether it says it runs, but has been silent for so long that it was probably killed by SIGKILL."""
+        """Return whether a run marked as running has been silent for so long that SIGKILL probably ended it."""
         if self.status != "running" or self.heard is None or self.alive:
             return False
-        return time.time() - self.heard > max(_QUIET_S, 3 * self.metrics.get("epoch_seconds", 0.0))
+        return time.time() - self.heard > max(_QUIET_S, 3 * self.metrics.get("speed/epoch_seconds", 0.0))
 
     @property
     def seconds(self) -> float | None:
         """Training time; of a run that hasn't finished, from its start to its last sign of life."""
-        if (said := self.metrics.get("training_seconds")) is not None:
+        if (said := self.metrics.get("speed/training_seconds")) is not None:
             return said
         if self.start is None or self.heard is None:
             return None
         return (time.time() if self.alive else self.heard) - self.start
 
     def to_dict(self) -> dict[str, Any]:
-        """What `fasttrain runs --json` prints; times in ISO 8601, UTC."""
+        """Return the object that `fasttrain runs --json` prints; times are in ISO 8601, UTC."""
         asked = self.params.get("epochs")
         return {
             "experiment": self.experiment,
@@ -111,12 +122,12 @@ class TrackedRun:
             "error": self.error,
             "model": self.params.get("model"),
             "loader": self.params.get("loader"),
-            "best_epoch": self.best_epoch,
-            "val_top1": self.at_best("val_top1"),
-            "test_top1": self.metrics.get("best_test_top1"),
+            "best/epoch": self.best_epoch,
+            "val/top1": self.at_best("val/top1"),
+            "test/top1": self.metrics.get("test/top1"),
             "epochs": self.epochs,
             "epochs_asked": int(asked) if asked else None,
-            "img/s": self.mean("img/s"),
+            RATE: self.mean(RATE),
             "duration": self.seconds,
             "start": _iso(self.start),
             "heard": _iso(self.heard),
@@ -126,11 +137,11 @@ class TrackedRun:
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked: $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
+    """Return where runs are tracked: $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
 
-    Raises UserError where that is a local database that isn't there, which MLflow would make.
+    Raises UserError where MLflow has no such store, or would make it: a local database that isn't there.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
+    uri = configured_uri()
     if (path := database_file(uri)) is not None and not path.is_file():
         raise UserError(f"{path}: no runs are tracked here; go to the folder you train in, or set MLFLOW_TRACKING_URI")
     return uri
@@ -143,6 +154,7 @@ def list_runs(
 
     Raises UserError for an unknown experiment or `sort` (one of SORTS), and where the store doesn't answer.
     """
+    sort = {"test_top1": "test/top1"}.get(sort, current_name(sort))  # names of older versions
     if sort not in SORTS:
         raise UserError(f"sort = '{sort}' is not one of {', '.join(SORTS)}{nearest(sort, list(SORTS))}")
     reader = _Reader(uri or tracking_uri())
@@ -188,10 +200,12 @@ def run_of_folder(path: Path) -> TrackedRun:
     history = _readable(path / "history.json", lambda file: read_json(file, []))
     evaluation = _readable(path / "evaluation.json", lambda file: read_json(file, {}))
     metrics = final_metrics(evaluation) if evaluation else {}
-    metrics |= {name: history[-1][name] for name in ("epoch_seconds",) if history and name in history[-1]}
+    rows = {each["epoch"]: epoch_metrics(each) for each in history}
+    last = rows[max(rows)] if rows else {}
+    metrics |= {name: last[name] for name in ("speed/epoch_seconds",) if name in last}
     params = {name: str(value) for name, value in config.items()} | (record.params if record else {})
-    wanted = dict.fromkeys((*CURVES, _monitor(params).field))
-    points = {name: {each["epoch"]: each[name] for each in history if name in each} for name in wanted}
+    wanted = dict.fromkeys((*CURVES, EPOCH[_monitor(params).field]))
+    points = {name: {epoch: row[name] for epoch, row in rows.items() if name in row} for name in wanted}
     status = "finished" if evaluation else _STATUS[record.status if record else "RUNNING"]
     files = [file for name in (RECORD, "history.json") if (file := path / name).exists()]
     return TrackedRun(
@@ -230,7 +244,7 @@ class _Reader:
     def __init__(self, uri: str) -> None:
         set_environment()
         self.uri = uri
-        self._client = self._asked(lambda: Store(uri).client)
+        self._client: Any = sqlite_client(uri) or self._asked(lambda: Store(uri).client)
         self._experiments: dict[str, str] = {}
 
     def runs(self, experiment: str | None, limit: int | None) -> list[Run]:
@@ -253,9 +267,11 @@ class _Reader:
         tags = run.data.tags
         changed = {name[len("changed.") :]: value for name, value in tags.items() if name.startswith("changed.")}
         params = {**run.data.params, **changed}
-        wanted = dict.fromkeys((*curves, _monitor(params).field))
-        here = [name for name in wanted if name in run.data.metrics]
-        points = self._asked(lambda: {name: self._client.get_metric_history(run.info.run_id, name) for name in here})
+        wanted = dict.fromkeys((*curves, EPOCH[_monitor(params).field]))
+        stored = {current_name(name): name for name in run.data.metrics}
+        here = {name: stored[name] for name in wanted if name in stored}
+        history = self._client.get_metric_history
+        points = self._asked(lambda: {name: history(run.info.run_id, old) for name, old in here.items()})
         last = max((point.timestamp for metric in points.values() for point in metric), default=0)
         heard = max(run.info.start_time, run.info.end_time or 0, last) / 1000
         folder = Path(tags["run_folder"]) if "run_folder" in tags else None
@@ -265,7 +281,7 @@ class _Reader:
             name=run.info.run_name or run.info.run_id,
             status=_STATUS[run.info.status],
             params=params,
-            metrics=dict(run.data.metrics),
+            metrics=current_names(run.data.metrics),
             curves={name: {point.step: point.value for point in metric} for name, metric in points.items()},
             folder=folder,
             run_id=run.info.run_id,

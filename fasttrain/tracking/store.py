@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -11,10 +12,13 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from fasttrain.errors import UserError
+from fasttrain.text import nearest, read_text
 from fasttrain.tracking.database import database_file, make_database, quoted, without_stray_folders
 from fasttrain.tracking.record import RUNNING, Entry, Record
 
@@ -38,12 +42,25 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc", "uc")
+"""The kinds of stores that MLflow has, besides folders and those of plugins."""
+
 _opening = threading.Lock()
 
 
 def local_uri(folder: Path | None = None) -> str:
     """Return the SQLite store in `folder` (default: the working directory)."""
     return f"sqlite:///{quoted((folder or Path.cwd()).resolve() / 'mlflow.db')}"
+
+
+def configured_uri() -> str:
+    """Return $MLFLOW_TRACKING_URI, else the SQLite store in the working directory.
+
+    Raises UserError where MLflow has no such store.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
+    require_store(uri)
+    return uri
 
 
 def is_remote(uri: str) -> bool:
@@ -55,6 +72,30 @@ def shown(uri: str) -> str:
     """Return the URI without user name and password, for people and logs; the @ in a file's path stays."""
     bare = re.sub(r"(?<!/)//(?!/)[^?#\s]*@", "//", uri)
     return re.sub(r"([?&](?:\w*password|\w*token)=)[^&#\s]*", r"\1…", bare)
+
+
+def require_store(uri: str) -> None:
+    """Raise UserError where MLflow has no such kind of store, which no waiting would change."""
+    scheme = uri if uri in _SCHEMES else urlsplit(uri).scheme.partition("+")[0]
+    if scheme in _SCHEMES or scheme in entry_points(group="mlflow.tracking_store").names:
+        return
+    given = f"MLFLOW_TRACKING_URI = {shown(uri)}"
+    ways = "give http://HOST:PORT or sqlite:////FOLDER/mlflow.db, or unset it for mlflow.db in the working folder"
+    if scheme not in ("", "file"):
+        raise UserError(f"{given}: MLflow has no '{scheme}'{nearest(scheme, list(_SCHEMES))}; {ways}")
+    if not _keeps_runs_in_folders():
+        raise UserError(
+            f"{given}: MLflow no longer keeps runs in folders; {ways}. MLFLOW_ALLOW_FILE_STORE=true keeps the folder"
+        )
+
+
+def _keeps_runs_in_folders() -> bool:
+    if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
+        return True
+    found = importlib.util.find_spec("mlflow")
+    if found is None or found.origin is None:
+        return True
+    return "MLFLOW_ALLOW_FILE_STORE" not in read_text(Path(found.origin).with_name("environment_variables.py"))
 
 
 def artifact_location(uri: str) -> str | None:

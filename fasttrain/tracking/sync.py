@@ -14,7 +14,7 @@ from pathlib import Path
 from fasttrain.errors import UserError
 from fasttrain.tracking.lock import FolderLock
 from fasttrain.tracking.record import RECORD, Entry, Record, record_files
-from fasttrain.tracking.store import Store, is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.store import Store, configured_uri, is_remote, local_uri, set_environment, shown
 
 RUNS = Path("runs")
 TRIES = 3
@@ -214,7 +214,7 @@ def deliver_runs(folders: Sequence[Path], say: Report) -> None:
 
 
 def _meant_for(record: Record) -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or record.uri or local_uri()
+    return configured_uri() if os.environ.get("MLFLOW_TRACKING_URI") else record.uri or local_uri()
 
 
 def reason(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from fasttrain.errors import Stopped
 from fasttrain.files import make_folder
 from fasttrain.tracking.lock import FolderLock
 from fasttrain.tracking.record import RECORD, RUNNING, Record, now
-from fasttrain.tracking.store import is_remote, local_uri, set_environment, shown
+from fasttrain.tracking.store import configured_uri, is_remote, set_environment, shown
 from fasttrain.tracking.sync import Busy, Sync, reason, sync_beside
 
 FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for its store
@@ -30,6 +30,7 @@ RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
 EXPERIMENT = "fasttrain"  # where nothing says which
 _FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
 _AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
+_DELAY_S = 30.0  # how long a delayed run waits for its first step
 _KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed
 
 
@@ -39,6 +40,9 @@ class NullTracker:
     run_id: str | None = None
     uri: str | None = None
     uuid: str | None = None
+
+    def begin(self) -> None:
+        """Do nothing."""
 
     def wait_for_run(self, timeout: float | None = None) -> str | None:
         """Return the run's id; None here."""
@@ -86,6 +90,7 @@ class Tracker(NullTracker):
         self._told: set[str] = set()
         self._finished = False
         self._news = self._seen = 0
+        self._begun = threading.Event()
         self._left = threading.Event()
         self._delivered = threading.Event()
         self._failures = 0
@@ -105,6 +110,7 @@ class Tracker(NullTracker):
         run_id: str | None = None,
         uuid: str | None = None,
         report: Callable[[str], None] | None = None,
+        delayed: bool = False,
     ) -> Tracker:
         """Start a run, or continue the one that the folder's `tracking.json`, `run_id` or `uuid` names.
 
@@ -116,7 +122,8 @@ class Tracker(NullTracker):
         `uri`: MLflow's tracking URI; default: where the run was tracked before, else $MLFLOW_TRACKING_URI, else
         `mlflow.db` in the working directory (artifacts beside it, in `mlartifacts`). `params`: any number, any length;
         a continued run keeps its own and gets the tag `changed.NAME` for each that differs. `report` takes one line
-        for people, once for each thing that goes wrong, from another thread; default: the log.
+        for people, once for each thing that goes wrong, from another thread; default: the log. `delayed`: leave MLflow,
+        whose import takes CPU seconds, alone until `begin`, for half a minute at most.
 
         Return at once, whatever the store does; `run_id` is known a few seconds later.
         Set MLflow's time-outs, retries and telemetry in os.environ, where the user has not.
@@ -139,7 +146,7 @@ class Tracker(NullTracker):
         if run_name:
             record.tags["mlflow.runName"] = run_name
         record.status, record.ended, record.artifacts = RUNNING, None, []
-        configured = uri or os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
+        configured = uri or configured_uri()
         # The record keeps no passwords, so the configured URI is taken where both mean the same store.
         if uri is None and record.uri is not None and record.run_id and record.uri != shown(configured):
             configured = record.uri
@@ -152,14 +159,21 @@ class Tracker(NullTracker):
         tracker = Tracker(record, configured, run_id, report)
         tracker._lock.take()
         tracker._save()
+        if delayed:
+            tracker._begun.clear()
         tracker._thread.start()
         return tracker
+
+    def begin(self) -> None:
+        """Begin to sync a run that was started `delayed`."""
+        self._begun.set()
 
     def wait_for_run(self, timeout: float | None = None) -> str | None:
         """Return the run's id in the store.
 
         Waits at most `timeout` seconds (`RUN_TIMEOUT`), over all calls together, and returns the id known by then.
         """
+        self.begin()
         if not self._sync.connected.wait(RUN_TIMEOUT if timeout is None else timeout):
             self._sync.connected.set()
         self.run_id = self._sync.run_id or self.run_id
@@ -251,7 +265,8 @@ class Tracker(NullTracker):
             raise RuntimeError("the MLflow run is finished; this came too late")
         self._record.save()
         if problem := self._record.problem:
-            self._tell("record", f"MLflow's state can't be kept ({problem}); the run goes on without")
+            self._tell("record", f"MLflow's state can't be kept ({problem}); the run continues without it")
+        self.begin()
         with self._changed:
             self._news += 1
             self._changed.notify()
@@ -263,6 +278,7 @@ class Tracker(NullTracker):
 
     def _work(self) -> None:
         beside: threading.Thread | None = None
+        self._begun.wait(_DELAY_S)
         while not self._left.is_set():
             self._seen, finished = self._news, self._finished
             try:

@@ -1,4 +1,4 @@
-"""`--batch-size auto`: the fastest batch, by trying; and what fits where the run's own did not."""
+"""`--batch-size auto`: find the fastest batch size by trial, and suggest a size that fits when memory runs out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fasttrain.device import release_memory, synchronize
 from fasttrain.errors import OutOfMemory, UserError
 from fasttrain.memory import free_memory, give_back_heap, peak_memory, resident_memory
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.training.memory import is_out_of_memory
 from fasttrain.training.optim import Schedule
 from fasttrain.training.resume import RunStart
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("fasttrain")
 
 Fits = Callable[[int], float]
-"""Photographs a second with a batch of a size; 0 where it doesn't fit."""
+"""Photographs per second at a batch size; 0 if that size does not fit."""
 
 _FIRST = 8
-_STEPS_AN_EPOCH = 8  # at least: with fewer there is little to schedule
-_CUDA_SHARE = 0.92  # of the device while trying: fragments, NCCL's and DDP's buffers and longer runs take the rest
-_CPU_SHARE = 0.8  # of the memory that is free
-_GAIN = 1.05  # in photographs a second, for which a batch is doubled: less is noise, and larger batches learn slower
-_TELLS = 256 << 20  # bytes: growth by less drowns in what Python and its libraries take and leave
+_STEPS_AN_EPOCH = 8  # at least; with fewer there is little to schedule
+_CUDA_SHARE = 0.92  # of the device's memory during trials; the rest is for fragmentation, NCCL, DDP and longer runs
+_CPU_SHARE = 0.8  # of the free memory
+_GAIN = 1.05  # minimum speedup for which the batch is doubled; less is noise, and larger batches learn more slowly
+_TELLS = 256 << 20  # bytes; smaller growth can't be told from what Python and its libraries allocate
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "head_epochs": 0, "refit": False}
 
 
 def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) -> tuple[RunStart, str]:
-    """`start` with a number in place of batch_size = "auto", the same on all ranks, and a line about it.
+    """Return `start` with a number in place of batch_size = "auto", the same on all ranks, and a line about it.
 
-    `make` makes a run's parts: ones for trying, which are thrown away. Raises UserError where one photograph is too
-    much.
+    `make` builds the parts of a run. They are used for the trial and then thrown away. Raises UserError if not even
+    one photograph fits.
     """
     config = start.config.model_copy(update={**_TRIAL, "batch_size": _FIRST})
     parts = make(replace(start, config=config, model=copy.deepcopy(start.model)))
@@ -78,10 +78,10 @@ def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) ->
 
 
 def fastest_that_fits(fits: Fits, most: int) -> int:
-    """Double the batch while that trains at least `_GAIN` times as many photographs a second; return the last that did.
+    """Double the batch size while photographs per second grow by a factor of `_GAIN` or more.
 
-    Where one doesn't fit, the one in between is tried: 8, 16, 32, 64, 48. Raises UserError where one photograph is too
-    much.
+    Return the last size that did. If a size does not fit, the one halfway below it is tried: 8, 16, 32, 64, 48. Raises
+    UserError if not even one photograph fits.
     """
     size = min(_FIRST, most)
     rate = fits(size)
@@ -100,7 +100,10 @@ def fastest_that_fits(fits: Fits, most: int) -> int:
 
 
 def largest_below(fits: Fits, failed: int) -> int:
-    """The first of 48, 32, 24, 16, … below `failed` that fits: timm's steps. UserError if 1 doesn't."""
+    """Return the first of timm's sizes below `failed` (48, 32, 24, 16, …) that fits.
+
+    Raises UserError if 1 does not fit.
+    """
     size = failed
     while size := decay_batch_step(size):
         if fits(size):
@@ -119,10 +122,10 @@ def largest_by_growth(
     peak: Callable[[], int] = peak_memory,
     room: Callable[[], int] = lambda: resident_memory() + int(_CPU_SHARE * free_memory()),
 ) -> int:
-    """Doubles until a step's growth in memory tells, then reckons what fits into this process's part of the `room`.
+    """Double the batch size until memory grows measurably, then compute what fits in this process's share of `room`.
 
-    A CPU refuses nothing until the kernel kills the process, so a batch that might not fit is never tried. The first
-    growth is told from nothing: its peak before may be of reading the data, not of a step.
+    A CPU raises no error before the kernel kills the process, so a size that might not fit is never tried. The first
+    measured growth is ignored, because the peak before it may come from reading the data and not from a step.
     """
     size, grown = min(2, most), 0
     if not fits(size):
@@ -141,7 +144,10 @@ def largest_by_growth(
 
 
 def fitting(parts: RunParts) -> Fits:
-    """Return how fast steps with a batch of a size are on the device that `parts` are on. They change the weights."""
+    """Return a function that measures how fast steps of a batch size run on the device of `parts`.
+
+    It changes the weights.
+    """
 
     def fits(size: int) -> float:
         try:
@@ -160,14 +166,15 @@ def fitting(parts: RunParts) -> Fits:
 
 
 def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
-    """Where `error` says that memory ran out: an error that offers a batch that fits, tried here. None otherwise.
+    """Return an error that suggests a batch size that fits, if `error` means that memory ran out.
 
-    `parts` are the run's own, whose weights it spoils and whose loaders it closes; `run` is its folder.
+    Return None otherwise. Sizes are tried with the run's own `parts`: their weights are changed and their loaders
+    closed. `run` is its folder.
     """
     if not is_out_of_memory(error):
         return None
     if parts.device.type == "cuda" and not (isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)):
-        return None  # the host's memory: a smaller batch is not what helps
+        return None  # the host's memory ran out: a smaller batch does not help
     _let_go(error)
     parts.loaders.close()
     parts.state.optimizer.zero_grad(set_to_none=True)
@@ -177,24 +184,25 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
     except UserError as none:
         if parts.device.type != "cpu" or parts.batch_size == 1:
             return none
-        # Under `ulimit -v` what the failed step mapped stays mapped, so that nothing after it tells what fits.
+        # Under `ulimit -v` the memory mapped by the failed step stays mapped, so trials after it can't tell what fits.
         half = decay_batch_step(parts.batch_size)
         return OutOfMemory(
             f"batch_size = {parts.batch_size} is too large for the memory of cpu; try a smaller one: "
             f"fasttrain train --resume {run} --batch-size {half}, or start anew with --batch-size auto"
         )
-    except Exception:  # with so little left, anything can fail: the first error says more
+    except Exception:  # with so little memory left anything can fail, and the first error is more useful
         log.exception("no batch that fits was found")
         return None
     return OutOfMemory(
-        f"batch_size = {parts.batch_size} is too large for the memory of {parts.device}: {size} fits; go on with: "
+        f"batch_size = {parts.batch_size} is too large for the memory of {parts.device}: {size} fits; resume with: "
         f"fasttrain train --resume {run} --batch-size {size}, or start anew with --batch-size {size} or auto"
     )
 
 
 @contextmanager
 def _beside_the_loader(parts: RunParts, size: int) -> Iterator[None]:
-    """Hold the memory that the loader takes for batches of `size`, and leave torch its share of a GPU without that."""
+    """Hold the memory that the loader needs for batches of `size`, and limit torch to its share of the
+    rest of a GPU."""
     device = parts.device
     with parts.loaders.train.holding_memory(size):
         if device.type != "cuda":
@@ -210,38 +218,38 @@ def _beside_the_loader(parts: RunParts, size: int) -> Iterator[None]:
 
 
 def _try_steps(parts: RunParts, size: int) -> float:
-    """Make a few steps and return photographs a second; the optimizer makes its moments in the first.
+    """Run a few steps and return photographs per second. The first steps are not timed.
 
-    A GPU tries kernels in its first steps, and is fast enough for more.
+    The optimizer allocates its moments in the first step. A GPU also selects its kernels then, so it runs more steps.
     """
     optimizer, side = parts.state.optimizer, parts.config.image_size
     still = Schedule(
         optimizer, "constant", learning_rate=1.0, epochs=1, steps_per_epoch=1, patience=0, factor=0.5, warmup_epochs=0
     )
     state = replace(parts.state, schedule=still)
-    # Without the other ranks, who may be able to take a batch that this one can't.
+    # Leave out the other ranks: they may be able to take a batch that this one can't.
     step = replace(parts.step, parallel=None, ranks=1)
     ids = torch.from_numpy(np.resize(parts.loaders.train.ids, size))
     labels = torch.from_numpy(parts.shards.labels(ids.numpy()))
     images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
-    # A run holds all batches of a step, on the device where that is CUDA. One of them is enough to try.
+    # A run holds all batches of a step, on the device if that is CUDA. It is enough to try one of them.
     copies = [images.to(parts.device, copy=True) for _ in range(parts.step.accumulate)]
     batches = [StepBatch(each, labels, ids, 0, size) for each in copies]
     state.model.train()
     keep_frozen(step.frozen)
     for each in state.model.modules():
         if isinstance(each, torch.nn.SyncBatchNorm):
-            each.eval()  # in training it waits for the other ranks
+            each.eval()  # in training mode it waits for the other ranks
     for steps in (2, 5) if parts.device.type == "cuda" else (1, 1):
         began = time.perf_counter()
         for _ in range(steps):
-            step(state, batches[:1], Agreed(*step.size(batches[:1]), None))
+            step(state, batches[:1], StepAgreement(*step.size(batches[:1]), None))
         synchronize(parts.device)
     return steps * size / (time.perf_counter() - began)
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Frees what the frames that `error` came through still hold: the activations of the step that failed."""
+    """Free what the stack frames of `error` still hold: the activations of the failed step."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -250,6 +258,6 @@ def _let_go(error: BaseException | None) -> None:
 
 
 def _rounded(size: int) -> int:
-    """1, 2, 3, 4, 6, 8, 12, 16, …: the last of these that is not above `size`."""
+    """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, … that is not above `size`."""
     rounded: int = decay_batch_step(size + 1)
     return rounded

@@ -1,4 +1,4 @@
-"""`Callback`: code of one's own that a run calls, and `RunView`, what it sees of the run."""
+"""`Callback`, the base class of user code that a run calls, and `RunView`, what a callback sees of the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fasttrain.config.schema import TrainConfig
     from fasttrain.training.parts import RunParts
 
-_NAME = re.compile(r"[\w./ -]+")  # as MLflow takes them
+_NAME = re.compile(r"[\w./ -]+")  # as MLflow accepts them
 
 
 class Callback:
@@ -31,23 +31,29 @@ class Callback:
     """
 
     def on_train_start(self, run: RunView) -> None:
-        """Called before the first step, also of a resumed run: `run.step` is then greater than 0."""
+        """Called before the first step. In a resumed run `run.step` is then greater than 0."""
 
     def on_step_end(self, run: RunView) -> None:
         """Called after each optimizer step."""
 
     def on_epoch_end(self, run: RunView) -> None:
-        """Called after each epoch's validation, before its checkpoint; `run.metrics` are those of its record."""
+        """Called after each epoch's validation, before its checkpoint is saved.
+
+        `run.metrics` holds the epoch's record.
+        """
 
     def on_checkpoint(self, run: RunView, path: Path) -> None:
-        """Called after each checkpoint, which rank 0 has on its disk by then. A run waits for the disk only if this is
-        overridden.
+        """Called after each checkpoint, once rank 0 has written it to the disk.
 
-        The checkpoint holds the callbacks as they were before this call.
+        A run waits for the disk only if this method is overridden. The checkpoint holds the callbacks' state from
+        before this call.
         """
 
     def on_train_end(self, run: RunView, result: TrainResult) -> None:
-        """Called when the run has finished and everything is written; not where it was interrupted or failed."""
+        """Called when the run has finished and everything is written.
+
+        Not called if the run was interrupted or failed.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the checkpoint should hold: dicts, lists, tuples, numbers, text and tensors."""
@@ -58,29 +64,29 @@ class Callback:
 
 
 class RunView:
-    """The part of a run that its callbacks can see, and what they can ask of it."""
+    """The part of a run that its callbacks can read, and the requests they can make."""
 
     def __init__(self, parts: RunParts, folder: Path) -> None:
         self._parts, self._state = parts, parts.state
         self.folder = folder
         """The run's folder."""
         self.config: TrainConfig = parts.config
-        """The settings; `config.epochs` is how many epochs there will be at most."""
+        """The settings. `config.epochs` is the greatest number of epochs that the run can have."""
         self.classes: tuple[str, ...] = tuple(parts.shards.classes)
         """The names of the classes, in the order of the logits."""
         self.device: torch.device = parts.device
         """The device that the model is on."""
         self.rank: int = parts.ranks.rank
-        """0 in a single process. Rank 0 writes the files, and its metrics and states count."""
+        """0 in a single process. Rank 0 writes the files; only its metrics and states are recorded."""
         self.stopped_by: str | None = None
-        """Which callback asked the run to stop, and why; None while none has."""
+        """Which callback asked the run to stop, and why. None if none has."""
         self._record: Mapping[str, Any] | None = None
         self._logged: dict[str, float] = {}
         self._speaker = ""
 
     @property
     def epoch(self) -> int:
-        """The number of the epoch, from 1, as in `history.json`."""
+        """The number of the current epoch, from 1, as in `history.json`."""
         return self._state.epoch + (not self._state.at_end_of_epoch)
 
     @property
@@ -95,7 +101,7 @@ class RunView:
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
-        """The model that is validated and saved: the EMA's with `ema_decay`, else `model`."""
+        """The model that is validated and saved: the EMA model with `ema_decay`, otherwise `model`."""
         return self._state.evaluated_model
 
     @property
@@ -105,7 +111,7 @@ class RunView:
 
     @property
     def learning_rate(self) -> float:
-        """The present learning rate, the head's where layers have their own."""
+        """The current learning rate. If layers have their own rates, it is the head's."""
         return self._state.schedule.learning_rate
 
     @property
@@ -115,9 +121,11 @@ class RunView:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The epoch's metrics. After a step: this rank's `train_loss` and `train_top1` so far (of multi-label data
-        `train_subset_accuracy`), for which it waits for the device. After an epoch: its record. Both with what was
-        logged."""
+        """The metrics of the epoch, including what was logged with `log`.
+
+        After a step they are this rank's `train_loss` and `train_top1` so far (`train_subset_accuracy` for multi-label
+        data); reading them waits for the device. After an epoch they are its record.
+        """
         if self._record is not None:
             return {**self._record, **self._logged}
         if self._state.at_end_of_epoch:
@@ -127,23 +135,28 @@ class RunView:
         return {"train_loss": loss, f"train_{totals.accuracy}": accuracy, **self._logged}
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Add `metrics` to the record of the epoch at hand: in `history.json` and in MLflow.
+        """Add `metrics` to the current epoch's record, in `history.json` and in MLflow.
 
-        The last value of an epoch counts. Raises UserError for a name that is the run's own, or is no name.
+        The last value in an epoch counts. Raises UserError for a name that is invalid, or that the run uses itself.
         """
         for name, value in metrics.items():
             if name in RECORDED:
-                raise UserError(f"{self._speaker}: '{name}' is a metric of the run's own; log it by another name")
+                raise UserError(f"{self._speaker}: '{name}' is already a metric of the run; log it under another name")
             if not _NAME.fullmatch(name):
-                raise UserError(f"{self._speaker}: '{name}' is no name; use letters, digits, spaces and . / _ -")
+                raise UserError(
+                    f"{self._speaker}: '{name}' is not a metric name; use letters, digits, spaces and . / _ -"
+                )
             try:
                 self._logged[name] = float(value)
             except (TypeError, ValueError, RuntimeError):
-                said = f"{self._speaker}: '{name}' is a {type(value).__name__}, not a number; log one number by a name"
+                said = f"{self._speaker}: '{name}' is a {type(value).__name__}, not a number; log one number per name"
                 raise UserError(said) from None
 
     def stop(self, reason: str = "") -> None:
-        """End the run after this step or epoch: validate, evaluate the best epoch and write the report."""
+        """End the run after this step or epoch.
+
+        It is then validated and evaluated, and its report is written, as usual.
+        """
         self.stopped_by = self.stopped_by or f"{self._speaker}{': ' if reason else ''}{reason}"
 
 
@@ -175,7 +188,7 @@ class Callbacks:
         self._call("on_step_end")
 
     def epoch_end(self, record: dict[str, Any]) -> None:
-        """Call `on_epoch_end`, add what was logged to the `record`, and agree on a stop with the other ranks."""
+        """Call `on_epoch_end`, add the logged values to `record`, and agree with the other ranks on whether to stop."""
         view = self.view
         view._record = record
         self._call("on_epoch_end")
@@ -186,7 +199,7 @@ class Callbacks:
         view.stopped_by = next((each for each in stopped if each), None)
 
     def checkpoint(self, wait: Callable[[], Any]) -> None:
-        """Call `on_checkpoint`, once `wait` has returned; not before the run's first step."""
+        """Call `on_checkpoint` after `wait` has returned. Does nothing before the run's first step."""
         if self._watch_checkpoints and self._started:
             wait()
             with self._apart():
@@ -196,7 +209,7 @@ class Callbacks:
         self._call("on_train_end", result)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return names and states of the callbacks, and what they have logged and asked for. Raises UserError."""
+        """Return the callbacks' names and states, the logged values and a requested stop. Raises UserError."""
         states = [each.state_dict() for each in self._callbacks]
         for each, state in zip(self._callbacks, states, strict=True):
             try:
@@ -209,7 +222,7 @@ class Callbacks:
         return {"names": names, "states": states, "logged": self.view._logged, "stopped_by": self.view.stopped_by}
 
     def load_state_dict(self, state: Mapping[str, Any], *, more_epochs: bool) -> None:
-        """Give each callback the state of the one of its name. With `more_epochs` a stop that was asked for is over."""
+        """Restore each callback from the saved state of the same class name. `more_epochs` clears a requested stop."""
         left = list(zip(state["names"], state["states"], strict=True))
         for each in self._callbacks:
             found = next((at for at, (name, _) in enumerate(left) if name == _name(each)), None)
@@ -225,7 +238,8 @@ class Callbacks:
 
     @contextmanager
     def _apart(self) -> Iterator[None]:
-        """Keep the run's random generators: what is called here is not called at the same points in a resumed run."""
+        """Restore the run's random generators afterwards, since a resumed run does not make these calls at the same
+        points."""
         device = self._parts.device if self._parts.device.type == "cuda" else None
         state = rng_state(device) if self._callbacks else None
         yield
@@ -234,9 +248,9 @@ class Callbacks:
 
 
 def require_callbacks(given: Sequence[Callback] | None, checkpoint: Mapping[str, Any] | None) -> str | None:
-    """Check `given`, and that a run which had callbacks is not resumed without.
+    """Check `given`, and that a run with callbacks is not resumed without them.
 
-    Return "callbacks: A, B -> A" where a resumed run gets others. Raises UserError.
+    Return "callbacks: A, B -> A" if a resumed run gets different ones. Raises UserError.
     """
     for each in given or ():
         if not isinstance(each, Callback):

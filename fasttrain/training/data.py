@@ -1,4 +1,4 @@
-"""From a data folder to the loaders of each split."""
+"""Build the loaders of each split from a data folder."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ _NAMED = 5  # classes
 
 @dataclass(frozen=True)
 class Loaders:
-    """One loader of the same class for each split; `test` is None where the shards have none."""
+    """One loader of the same class per split. `test` is None if the shards have no test split."""
 
     train: base.Loader
     val: base.Loader
     test: base.Loader | None
 
     def bad_samples(self, ranks: Ranks, validated: bool) -> dict[str, int]:
-        """`bad_samples`: those left out of this epoch's training, and of its validation if it was `validated`, on all
-        ranks; empty where they stop the run."""
+        """Return `{"bad_samples": n}`: how many samples were left out of this epoch on all ranks.
+
+        The training split counts, and the validation split if the epoch was `validated`. Return {} if a bad sample
+        stops the run.
+        """
         if self.train.settings.on_bad_sample == "error":
             return {}
         return {"bad_samples": sum(ranks.gather(self.train.bad_count + self.val.bad_count * validated))}
@@ -56,11 +59,12 @@ def make_loaders(
     sampling: Literal["none", "balanced"] = "none",
     **options: Any,
 ) -> Loaders:
-    """Return a loader of each split, with `Loader`'s `options`.
+    """Return a loader for each split, with `Loader`'s `options`.
 
-    `crop`, flips, `shuffle` and `sampling` are the training split's; others are seen by the crop `evaluated`, in order.
+    `crop`, the flips, `shuffle` and `sampling` apply to the training split. The other splits are read in order with
+    the crop `evaluated`.
 
-    Raises UserError where there is nothing to train on or to validate with, or the cache is too small for the shards.
+    Raises UserError if there is nothing to train on or to validate with, or if the cache is too small for the shards.
     """
     require_room(shards, "shards" if shuffle == "shards" else "full")
     ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
@@ -70,13 +74,13 @@ def make_loaders(
     lone = len(ids["train"]) <= np.count_nonzero(shards.class_counts("train"))
     if lone:
         room = "give a class two photographs or more"
-    elif fraction:  # which draws at least one of each class, unless the source has some of its own
+    elif fraction:  # draws at least one of each class, unless the source has its own validation folder
         room = "its validation folder is empty, or all in it is broken: fill it, or remove it"
     else:
         room = "give a --val-fraction above 0, such as 0.2"
-    for split, mend in (("train", "add photographs"), ("val", room)):
+    for split, fix in (("train", "add photographs"), ("val", room)):
         if not len(ids[split]):
-            raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {mend}")
+            raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {fix}")
     return Loaders(
         train=Loader(
             shards,
@@ -97,9 +101,9 @@ def make_loaders(
 def make_refit_loader(
     shards: ShardSet, crop: RandomResizedCrop, *, shuffle: Literal[True, "shards"], loader: str, **options: Any
 ) -> base.Loader:
-    """Return a loader of the training and the validation split together, with `Loader`'s `options`.
+    """Return a loader of the training and validation splits together, with `Loader`'s `options`.
 
-    FFCV reads one split at a time, so another loader takes its place, with the same photographs and crops.
+    FFCV reads one split at a time, so the native loader takes its place, with the same photographs and crops.
     """
     ids = np.sort(np.concatenate([shards.ids("train"), shards.ids("val")]))
     if choose_loader(loader, shards, str(options["device"]))[0].name == "ffcv":
@@ -110,7 +114,8 @@ def make_refit_loader(
 def photographs_in_order(
     loader: base.Loader, shards: ShardSet, ids: NDArray[np.int64], crop: PlannedCrop, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield `(images, labels, ids)` of `ids`, int64 [n], of `shards`, seen by `crop`, read as `loader` reads."""
+    """Yield `(images, labels, ids)` for `ids`, int64 [n], of `shards`, cropped by `crop`, with the settings of
+    `loader`."""
     settings = loader.settings
     yield from batches(
         shards,
@@ -126,12 +131,12 @@ def photographs_in_order(
 
 
 def photographs_of(shards: ShardSet) -> str:
-    """Return "train 800, val 200 photographs" for the splits that have some."""
+    """Return "train 800, val 200 photographs", without empty splits."""
     return ", ".join(f"{name} {count:,}" for name, count in shards.split_sizes().items() if count) + " photographs"
 
 
 def absent_classes(shards: ShardSet) -> list[str]:
-    """A line for each split that is there without some of the classes, and for what that means."""
+    """Return a line for each split that lacks some of the classes, with what follows from that."""
     lines = []
     for split in SPLITS:
         counts = shards.class_counts(split)
@@ -144,10 +149,8 @@ def absent_classes(shards: ShardSet) -> list[str]:
 
 
 def balanced_weights(shards: ShardSet) -> torch.Tensor:
-    """float32 [classes]: n / (classes * n_class) over the training split, as scikit-learn's "balanced".
-
-    Of multi-label shards the photographs without a class over those with it, as `pos_weight` takes them.
-    """
+    """Return the classes' weights, float32 [classes], as scikit-learn's "balanced": n / (classes * n_class) over
+    train."""
     counts, samples = shards.class_counts("train"), len(shards.ids("train"))
     if shards.multi_label:
         return torch.from_numpy((samples - counts).clip(1) / counts.clip(1)).float()

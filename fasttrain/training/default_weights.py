@@ -1,4 +1,4 @@
-"""Choose the tag of timm's pretrained weights for a new run whose `--model` names none."""
+"""Choose the tag of timm's pretrained weights for a new run whose `--model` has no tag."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ DEFAULT_WEIGHTS = {
     # 79.4 % ImageNet top1 at 256 px and 78.6 % at 224 px; timm's default, ra_in1k, has 77.7 % at 224 px
     "efficientnet_b0": "ra4_e3600_r224_in1k",
 }
-"""The tag of the best weights of each model that has better ones than timm's default.
+"""The tag of the best weights for each model that has better ones than timm's default.
 
-The figures are those of timm's results/results-imagenet.csv. mobilenetv2_100 has one tag only: ra_in1k, 72.9 %.
+The accuracies come from timm's results/results-imagenet.csv. mobilenetv2_100 has only one tag: ra_in1k, 72.9 %.
 """
 
 
 def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """Return `config`, its model with the tag of the weights that a new run starts from, and a line that tells it.
+    """Return `config` with the tag of the run's first weights added to its model, and a line that says so.
 
-    A tag in `config.model` stays. Where the installed timm lacks the tag, timm's own default is taken. With
-    `config.weights` the tag is that of the run which they are from, since it decides how pixels are normalized.
+    A tag in `config.model` is kept. If the installed timm lacks the tag, timm's own default is used. With
+    `config.weights` the tag is that of the run that they came from, since it decides how pixels are normalized.
     """
     name, tag = config.model, DEFAULT_WEIGHTS.get(config.model)
     if config.weights is not None:
         tagged = keep_weights(model_of(config.weights) or name, name)
         if tagged == name:
             return config, []
-        return config.model_copy(update={"model": tagged}), [f"model: {tagged}, from which {config.weights} came"]
+        return config.model_copy(update={"model": tagged}), [f"model: {tagged}, the source of {config.weights}"]
     if tag is None or not config.pretrained:
         return config, []
     tagged = f"{name}.{tag}"
     if tagged not in timm.list_pretrained(f"{name}.*"):
-        return config, [f"weights: timm's default, as timm {timm.__version__} has no {tagged}; a newer one may"]
+        return config, [f"weights: timm's default, as timm {timm.__version__} has no {tagged}; a newer timm may"]
     note = f"weights: {tagged}, better on ImageNet than timm's default; others: --model {name}.TAG"
     return config.model_copy(update={"model": tagged}), [note]
 
 
 def keep_weights(then: str, now: str) -> str:
-    """Return the model's name in a resumed run: `then`, with its tag, where `now` is the same model without one."""
+    """Return the model name for a resumed run: `then`, with its tag, if `now` is the same model without a tag."""
     same = not is_own(then) and then.partition(".")[0] == now
     return then if same else now

@@ -1,4 +1,4 @@
-"""The batch at which a run diverged, with the weights before it, in one file that `fasttrain replay` runs again."""
+"""The file left by a diverged run: the batch at which it diverged and the weights before it, for `fasttrain replay`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.torch import save
 from fasttrain.errors import Diverged, UserError, mendable
 from fasttrain.files import atomic_write_bytes
 from fasttrain.model.criterion import validation_criterion
-from fasttrain.training.finite import Sign, StepDiverged, non_finite
+from fasttrain.training.finite import DivergenceCause, StepDiverged, non_finite
 
 if TYPE_CHECKING:
     from fasttrain.loaders.base import Loader
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NAME = "diverged.safetensors"
-_MOST_BATCHES = 16  # of a group of accumulated ones, the last
+_MOST_BATCHES = 16  # the last ones of an accumulation group
 
 Batches = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
@@ -34,9 +34,9 @@ Batches = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 class DivergedStep:
     """The batches of a step that diverged, and everything needed to run it again.
 
-    batches: the loader's images, uint8 [n, H, W, 3], labels and ids; several if they were accumulated, the guilty last.
-
-    weights: the model's state_dict before the step. rng: see `BatchNote`. facts: plain data (see `_facts`).
+    `batches`: the loader's images, uint8 [n, H, W, 3], labels and ids. With gradient accumulation there are several,
+    and the faulty one is the last. `weights`: the model's state_dict before the step. `rng`: see `BatchNote`. `facts`:
+    plain data (see `_facts`).
     """
 
     batches: Batches
@@ -46,7 +46,7 @@ class DivergedStep:
     facts: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """OSError where it can't be written."""
+        """Write the file. Raises OSError if that fails."""
         tensors = {f"model.{name}": each for name, each in self.weights.items()}
         for number, parts in enumerate(self.batches):
             tensors |= {
@@ -55,13 +55,13 @@ class DivergedStep:
         tensors |= {f"rng.{number}": each for number, each in enumerate(self.rng)}
         if self.class_weights is not None:
             tensors["class_weights"] = self.class_weights
-        # clone: tied weights share memory, which the format refuses
+        # tied weights share memory, which safetensors refuses
         plain = {name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}
         atomic_write_bytes(path, save(plain, {"diverged": json.dumps({"schema": SCHEMA, **self.facts})}))
 
     @staticmethod
     def load(path: Path) -> DivergedStep:
-        """Reads what `save` wrote; the file can't run code. UserError where it isn't one."""
+        """Read a file that `save` wrote; it can't run code. Raises UserError if it is not such a file."""
         if not path.is_file():
             raise UserError(f"{path}: no such file; give a run's folder or its {NAME}")
         try:
@@ -93,7 +93,10 @@ class DivergedStep:
 
 
 def find_diverged(where: Path) -> Path:
-    """The file that `where`, a run's folder or a file, means; with several ranks' in a folder, the first. UserError."""
+    """Return the file in `where`, which is a run folder or the file itself.
+
+    If several ranks left one in the folder, the first is returned. Raises UserError.
+    """
     if not where.is_dir():
         return where
     found = sorted(where.glob("diverged*.safetensors"))
@@ -104,33 +107,35 @@ def find_diverged(where: Path) -> Path:
 
 @contextmanager
 def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
-    """Where a step of `run` inside it diverges, writes the guilty batch into `folder` and raises Diverged, which names
-    the file and the mend."""
+    """Write the faulty batch into `folder` and raise Diverged if a step of `run` diverges in this context.
+
+    The error names the file and the fix.
+    """
     try:
         yield
     except StepDiverged as error:
-        kind, said = error.sign.kind, str(error)
-        if kind in ("gradient", "scale"):  # all ranks have these; one whose own loss was not finite speaks first
+        kind, message = error.cause.kind, str(error)
+        if kind in ("gradient", "scale"):  # all ranks raise these; a rank whose own loss is not finite reports first
             run.ranks.agree()
         try:
-            path = _keep(run, error.sign, folder)
-        except Exception as why:  # what stopped the run is the news, not this
+            path = _keep(run, error.cause, folder)
+        except Exception as why:  # the divergence is what the user must hear about, not this
             path = None
-            said += f" (its batch could not be kept: {mendable(why) or why or type(why).__name__})"
+            message += f" (its batch could not be saved: {mendable(why) or why or type(why).__name__})"
         if path is not None:
-            said += f"; {path} holds the batch: `fasttrain replay {shlex.quote(str(folder))}` says where it came from"
+            message += f"; {path} holds the batch: `fasttrain replay {shlex.quote(str(folder))}` shows the cause"
         elif kind == "validation":
             run.ranks.agree()
-        raise Diverged(said) from error
+        raise Diverged(message) from error
 
 
-def _keep(run: RunParts, sign: Sign, folder: Path) -> Path | None:
-    if sign.kind == "validation":
+def _keep(run: RunParts, cause: DivergenceCause, folder: Path) -> Path | None:
+    if cause.kind == "validation":
         model: torch.nn.Module = run.state.evaluated_model
         batches = _guilty_of_validation(run, model)
     else:
         model = run.state.model
-        batches = _read_again(run, sign)
+        batches = _read_again(run, cause)
     if not batches:
         return None
     weights = model.state_dict()
@@ -140,10 +145,10 @@ def _keep(run: RunParts, sign: Sign, folder: Path) -> Path | None:
     step = DivergedStep(
         batches,
         weights,
-        sign.note.rng if sign.note else (),
+        cause.note.rng if cause.note else (),
         run.step.class_weights,
         {
-            **_facts(run, sign),
+            **_facts(run, cause),
             "keys": [run.shards.index[int(each)]["key"].decode() for each in ids],
             "broken_weights": [name for name in broken if name in learned],
             "broken_buffers": [name for name in broken if name not in learned],
@@ -154,20 +159,20 @@ def _keep(run: RunParts, sign: Sign, folder: Path) -> Path | None:
     return path
 
 
-def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
-    """What is known of the step, as JSON can hold it: numbers that are not finite as their names."""
-    note, config, spec = sign.note, run.config, run.spec
+def _facts(run: RunParts, cause: DivergenceCause) -> dict[str, Any]:
+    """Return what is known about the step as JSON data. Numbers that are not finite become text, such as "nan"."""
+    note, config, spec = cause.note, run.config, run.spec
     return {
-        "kind": sign.kind,
-        "loss": repr(sign.loss),
-        "gradient": None if sign.gradient is None else repr(sign.gradient),
+        "kind": cause.kind,
+        "loss": repr(cause.loss),
+        "gradient": None if cause.gradient is None else repr(cause.gradient),
         "epoch": run.state.epoch,
         "step": note.step if note else run.state.step,
         "learning_rate": note.learning_rate if note else run.state.schedule.learning_rate,
         "phase": run.state.phase,
         "on_features": run.on_features,
         "precision": run.precision.name,
-        "scale": sign.scale,
+        "scale": cause.scale,
         "device": str(run.device),
         "rank": run.ranks.rank,
         "config": config.plain(),
@@ -179,12 +184,15 @@ def _facts(run: RunParts, sign: Sign) -> dict[str, Any]:
     }
 
 
-def _read_again(run: RunParts, sign: Sign) -> Batches:
-    """The guilty batch from the run's own loader, which the plan makes give the same again: no step has to keep it."""
-    note, loader = sign.note, run.state.loader
+def _read_again(run: RunParts, cause: DivergenceCause) -> Batches:
+    """Return the faulty batch, read again with the run's own loader.
+
+    The epoch's plan gives the same batch again, so no step has to keep its own.
+    """
+    note, loader = cause.note, run.state.loader
     assert note is not None
     start = note.begin
-    if sign.kind != "loss":  # of the group's batches none is known to be guiltier than the others
+    if cause.kind != "loss":  # any batch of the accumulation group may be the cause
         most = _MOST_BATCHES * loader.settings.batch_size * loader.settings.world_size
         start = max(note.step_begin, note.end - most)
     loader.load_state_dict({"epoch": note.epoch, "samples": start})
@@ -200,7 +208,7 @@ def _until(loader: Loader, delivered: int) -> Iterator[tuple[torch.Tensor, torch
 
 
 def _guilty_of_validation(run: RunParts, model: torch.nn.Module) -> Batches:
-    """The first batch of the validation split whose loss is not finite, of this rank's; empty where there is none."""
+    """Return this rank's first validation batch whose loss is not finite, or an empty list."""
     model.eval()
     criterion = validation_criterion(multi_label=run.spec.multi_label)
     with torch.inference_mode(), closing(iter(run.loaders.val)) as batches:  # type: ignore[type-var]

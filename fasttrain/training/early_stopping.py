@@ -1,4 +1,4 @@
-"""Whether an epoch was the best so far, and whether it is time to stop."""
+"""Early stopping: track the best epoch and decide when to stop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from fasttrain.config.monitor import MONITORS
 
 @dataclass
 class EarlyStopping:
-    """Follows the metric `monitor` of each validation. `patience` epochs without improvement stop the run; 0 never
-    does.
+    """Track the metric `monitor` of each validation, and stop after `patience` epochs without improvement (0: never).
 
-    Of equal epochs the first one is the best, as with timm and Lightning. `best` is None before the first epoch.
+    Among equal epochs the first is the best, as in timm and Lightning. `best` is None before the first epoch.
     """
 
     patience: int
@@ -24,7 +23,7 @@ class EarlyStopping:
     waited: int = 0
 
     def update(self, epoch: int, value: float) -> bool:
-        """Return whether the metric's `value` is better than all before (NaN never is)."""
+        """Return whether `value` is better than all values before. NaN never is."""
         if self.best is None:
             improved = math.isfinite(value)
         else:
@@ -43,11 +42,11 @@ class EarlyStopping:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """All but `patience` and `monitor`, which are this run's settings."""
-        best = state["best"] if "best" in state else state["best_loss"]  # the name in older checkpoints
+        """Restore everything but `patience` and `monitor`, which are settings of this run."""
+        best = state["best"] if "best" in state else state["best_loss"]  # its name in older checkpoints
         self.best = None if best is None or math.isinf(best) else best
         self.best_epoch, self.waited = state["best_epoch"], state["waited"]
 
     def forget(self) -> None:
-        """No epoch was the best so far, and none was without improvement."""
+        """Start again as before the first epoch."""
         self.best, self.best_epoch, self.waited = None, -1, 0

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights (`--ema-decay`): timm's, at a fraction of its cost on the host."""
+"""The exponential moving average of the weights (`--ema-decay`): timm's results with less work on the host."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ _Places = list[tuple[dict[str, Any], dict[str, Any], str]]
 
 
 class Ema(ModelEmaV3):
-    """timm's ModelEmaV3, with the same results, in two operations a step.
+    """timm's ModelEmaV3 with the same results, in two operations per step.
 
-    timm asks both models for their `state_dict` in each step, which takes the host over a millisecond, and copies each
-    count of batches on its own. Here the places of all tensors are found once. A place, not the tensor in it, is kept,
-    as a module may put a new tensor there.
+    timm calls `state_dict` on both models in each step, which takes the host over a millisecond, and copies each batch
+    counter on its own. Here the tensors are found once. Their dict and name are kept rather than the tensors, because
+    a module may replace a tensor.
     """
 
     _places: _Places | None = None
 
     def apply_update_(self, model: torch.nn.Module, decay: float) -> None:
-        """Move each value by `1 - decay` of its way to that of `model`; whole numbers are copied."""
+        """Move each value by `1 - decay` of its distance to that of `model`. Integers are copied."""
         if self._places is None:
             self._places = _places(self.module, model)
         pairs = [(own[name], theirs[name]) for own, theirs, name in self._places]
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         copied = [pair for pair in pairs if not pair[0].is_floating_point()]
-        if any(mine.dtype.itemsize < 4 for mine, _ in averaged):  # timm rounds half precision in a way of its own
+        if any(mine.dtype.itemsize < 4 for mine, _ in averaged):  # timm rounds half precision differently
             super().apply_update_(model, decay)
             return
         torch._foreach_lerp_([mine for mine, _ in averaged], [other for _, other in averaged], weight=1.0 - decay)
@@ -36,7 +36,7 @@ class Ema(ModelEmaV3):
 
 
 def _places(average: torch.nn.Module, model: torch.nn.Module) -> _Places:
-    """Return where each tensor of both `state_dict`s is kept: two dicts of a module, and its name in them."""
+    """Return where each tensor of both `state_dict`s is kept: a dict of each module, and the tensor's name in them."""
     found: _Places = []
     seen: set[int] = set()
     for own, theirs in zip(average.modules(), model.modules(), strict=True):

@@ -1,6 +1,7 @@
-"""Whether the last steps' losses and gradients were finite numbers: noted on the device, so that no step waits for it.
+"""Check that losses and gradients are finite, without making each step wait for the device.
 
-From the first step on that was not, the weights stay as they were before it, though the host learns of it later.
+The device records the values, and the host reads them every few batches. From the first value that is not finite, a
+flag on the device keeps the weights unchanged until the host has noticed.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from fasttrain.errors import Diverged
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LOOK_EVERY = 10  # batches between two looks at the notes: each makes the host wait for the device
-LEAST_SCALE = 1e-4  # of fp16's loss, as fairseq's --min-loss-scale; GradScaler begins at 65,536 and halves it
+LOOK_EVERY = 10  # batches between two checks; each makes the host wait for the device
+LEAST_SCALE = 1e-4  # of fp16's loss scale, as fairseq's --min-loss-scale; GradScaler starts at 65,536 and halves it
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
 @dataclass(frozen=True)
 class BatchNote:
-    """One batch of training, as the host knows it before it runs. `step` optimizer steps were made before it.
+    """A training batch, noted before it runs.
 
-    `step_begin`, `begin` and `end` are positions in the epoch, in samples over all ranks: where its step begins, and
-    where it begins and ends. `rng` holds the states of the generators that dropout draws from, the device's last.
+    `step`: optimizer steps made before it. `step_begin`, `begin`, `end`: positions in the epoch, in samples over all
+    ranks, where its step begins and where the batch begins and ends. `rng`: the generators' states that dropout draws
+    from, the device's last.
     """
 
     epoch: int
@@ -39,10 +41,12 @@ class BatchNote:
 
 
 @dataclass(frozen=True)
-class Sign:
-    """The first thing that was not finite. `note` is None for a validation, `gradient` its norm where it is known.
+class DivergenceCause:
+    """The first value that was not finite.
 
-    kind: "loss"; "gradient", of a batch with a finite loss; "scale", of fp16's loss, which fell and fell; "validation".
+    `kind`: "loss"; "gradient", for a batch whose loss was finite; "scale", if fp16's loss scale fell too low;
+    "validation", for the validation loss. `gradient`: the norm, if it is known. `note`: the batch; None for a
+    validation.
     """
 
     kind: Literal["loss", "gradient", "scale", "validation"]
@@ -53,34 +57,34 @@ class Sign:
 
 
 class StepDiverged(Diverged):
-    """A step, or a validation, was not finite. `sign` says which and how."""
+    """A step or a validation was not finite. `cause` says which value, and where."""
 
-    def __init__(self, sign: Sign, epoch: int, learning_rate: float) -> None:
-        self.sign = sign
-        where = f"in epoch {epoch + 1}" + (f" at step {sign.note.step + 1}" if sign.note else "")
+    def __init__(self, cause: DivergenceCause, epoch: int, learning_rate: float) -> None:
+        self.cause = cause
+        where = f"in epoch {epoch + 1}" + (f" at step {cause.note.step + 1}" if cause.note else "")
         rate = f"at learning_rate = {learning_rate:g}"
-        mend = "lower --learning-rate, or set --clip-grad 1"
-        said = {
-            "loss": f"the loss became {sign.loss} {where}, {rate}; {mend}",
-            "gradient": f"the gradient's norm became {sign.gradient} {where} (the loss: {sign.loss:.4g}), {rate}; "
+        fix = "lower --learning-rate, or set --clip-grad 1"
+        messages = {
+            "loss": f"the loss became {cause.loss} {where}, {rate}; {fix}",
+            "gradient": f"the gradient's norm became {cause.gradient} {where} (the loss: {cause.loss:.4g}), {rate}; "
             "lower --learning-rate",
-            "scale": f"fp16's loss scale fell to {sign.scale:.1g} {where}, {rate}, since the gradients overflow at any "
+            "scale": f"fp16's loss scale fell to {cause.scale:.1g} {where}, {rate}, as the gradients overflow at any "
             "scale; use --amp-dtype bf16 (--no-amp on a GPU without it), or lower --learning-rate",
-            "validation": f"the validation loss became {sign.loss} {where}, {rate}; {mend}",
+            "validation": f"the validation loss became {cause.loss} {where}, {rate}; {fix}",
         }
-        super().__init__(said[sign.kind])
+        super().__init__(messages[cause.kind])
 
 
-class Watch:
-    """Notes of the batches since the last look, and whether any of them was not finite.
+class FiniteCheck:
+    """Checks losses and gradients for values that are not finite.
 
-    The device notes each loss and gradient. The host looks at the notes every `LOOK_EVERY` batches. Until then a flag
-    on the device keeps the weights as they were before the first that was not finite.
+    The device records each loss and gradient norm. The host reads them every `LOOK_EVERY` batches. Until then a flag
+    on the device keeps the weights as they were before the first value that was not finite.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._broken = torch.zeros((), device=device)  # 1 from the first step that was not finite on
+        self._broken = torch.zeros((), device=device)  # 1 from the first step that was not finite
         self._none = torch.zeros((), device=device)
         self._one = torch.ones((), device=device)
         self._notes: list[BatchNote] = []
@@ -95,27 +99,30 @@ class Watch:
         self._notes.append(BatchNote(epoch, step, step_begin, begin, end, learning_rate, rng))
 
     def loss(self, loss: torch.Tensor) -> None:
-        """Note the loss, float [], of the batch that began last."""
-        loss = loss.detach().to(torch.float32, copy=True)  # the next run of a CUDA graph writes where this one lies
+        """Record the loss, float [], of the batch that began last."""
+        loss = loss.detach().to(torch.float32, copy=True)  # the next run of a CUDA graph overwrites this tensor
         self._losses.append(loss)
         self._norms.append(self._none)
         self._break_unless(loss)
 
     def gradient(self, norm: torch.Tensor, scaler: torch.amp.GradScaler) -> None:
-        """Note the norm, float [], of the gradient of the step that ends with the last batch."""
+        """Record the gradient's norm, float [], of the step that ends with the last batch."""
         if not scaler.is_enabled() and self._norms:
             self._norms[-1] = norm = norm.to(self._device, torch.float32)
             self._break_unless(norm)
 
     def scaled(self, loss: torch.Tensor, scaler: torch.amp.GradScaler) -> torch.Tensor:
-        """`scaler`'s of `loss`; after a step that was not finite it is not finite either, so that `scaler` skips it."""
+        """Return `loss` scaled by `scaler`.
+
+        After a step that was not finite the result is not finite either, so that `scaler` skips the step.
+        """
         return scaler.scale(loss / (1 - self._broken) if scaler.is_enabled() else loss)
 
     def update(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-        """`optimizer`'s step, which leaves the weights alone from the first on that was not finite.
+        """Run `optimizer`'s step, unless a value so far was not finite.
 
-        Torch's fused optimizers look at the flag themselves. For another one the host does, and waits for the device
-        in each step: `GradScaler` treats them so, too.
+        Torch's fused optimizers read the flag on the device. For other optimizers the host reads it, and waits for the
+        device in each step, as `GradScaler` does.
         """
         if scaler.is_enabled():
             scaler.step(optimizer)
@@ -125,8 +132,8 @@ class Watch:
         elif not self._broken:
             optimizer.step()
 
-    def look(self, scaler: torch.amp.GradScaler) -> Sign | None:
-        """The first that was not finite since the last look, if any was. Waits for the device."""
+    def look(self, scaler: torch.amp.GradScaler) -> DivergenceCause | None:
+        """Return the first value since the last call that was not finite, or None. Waits for the device."""
         if not self._losses:
             return None
         values = torch.stack([*self._losses, *self._norms]).tolist()
@@ -135,26 +142,27 @@ class Watch:
         scale = scaler.get_scale() if scaler.is_enabled() else 1.0
         for note, loss, norm in zip(notes, values[:count], values[count:], strict=True):
             if not math.isfinite(loss):
-                return Sign("loss", loss, None, note, scale)
+                return DivergenceCause("loss", loss, None, note, scale)
             if not math.isfinite(norm):
-                return Sign("gradient", loss, norm, note, scale)
+                return DivergenceCause("gradient", loss, norm, note, scale)
         if scale < LEAST_SCALE:
-            return Sign("scale", values[count - 1], None, notes[-1], scale)
+            return DivergenceCause("scale", values[count - 1], None, notes[-1], scale)
         for noted in (self._notes, self._losses, self._norms):
             noted.clear()
         return None
 
     def _break_unless(self, value: torch.Tensor) -> None:
-        if self._device.type == "mps":  # which has the operation from torch 2.8 on
+        if self._device.type == "mps":  # mps has the operation below only from torch 2.8
             self._broken.masked_fill_(~torch.isfinite(value), 1.0)
-        else:  # GradScaler's check, in one operation; it multiplies the value by 1
+        else:  # the check that GradScaler uses, in one operation; it multiplies the value by 1
             torch._amp_foreach_non_finite_check_and_unscale_([value], self._broken, self._one)
 
 
 def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return the 2-norm of all gradients together, float [], on their device: not finite where one of them isn't.
+    """Return the 2-norm of all gradients together, float [], on their device. It is not finite if any of them isn't.
 
-    It is `torch.nn.utils.get_total_norm`'s for tensors of one device, without the time that takes to sort them.
+    The result is that of `torch.nn.utils.get_total_norm` for tensors on one device, without the time that takes to
+    sort them.
     """
     gradients = [each.grad for each in parameters if each.grad is not None]
     if not gradients:
@@ -164,5 +172,5 @@ def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def non_finite(tensors: dict[str, Any]) -> list[str]:
-    """The names of those that have a value that is no finite number."""
+    """Return the names of the tensors that have a value that is not finite."""
     return [name for name, each in tensors.items() if each.is_floating_point() and not torch.isfinite(each).all()]

@@ -1,4 +1,4 @@
-"""Solve for a linear classifier of given features: multinomial logistic regression with an L2 penalty."""
+"""Fit a linear classifier to given features: multinomial logistic regression with an L2 penalty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from fasttrain.device import full_precision
 
 _ITERATIONS_BETWEEN_LOOKS, _MOST_LOOKS = 20, 100
-_LEAST_GAIN = 1e-7  # of the objective, over the iterations between two looks
+_LEAST_GAIN = 1e-7  # relative gain of the objective between two checks
 
 
 @full_precision()
@@ -25,13 +25,13 @@ def solve_head(
 ) -> bool:
     """Set the weights of `head` to those that minimize its penalized loss on all features.
 
-    The objective is `criterion(logits, labels) + l2 / 2 * sum(weight ** 2)`, with the weights that `head` would have on
-    standardized features (mean 0, standard deviation 1). L-BFGS (Liu and Nocedal 1989) minimizes it over the full batch
-    to convergence, in full precision. It starts from the current weights, so a sequence of penalties costs little more
-    than one.
+    The objective is `criterion(logits, labels) + l2 / 2 * sum(weight ** 2)`, where the weights are those for
+    standardized features (mean 0, standard deviation 1). L-BFGS (Liu and Nocedal 1989) minimizes it over the full
+    batch until it converges, in full precision. It starts from the current weights, so a sequence of penalties costs
+    little more than one.
 
-    `features`: float32 [n, D], finite. `labels`: int64 [n], or float [n, classes] for `SetCrossEntropy`. Both on the
-    device of `head`. Returns False, with `head` unchanged, if a stop was requested.
+    `features`: float32 [n, D], finite. `labels`: int64 [n], or float [n, classes] for `SetCrossEntropy`. Both are on
+    the device of `head`. Returns False and leaves `head` unchanged if a stop was requested.
     """
     precise = torch.float32 if features.device.type == "mps" else torch.float64
     deviation, mean = torch.std_mean(features.to(precise), dim=0, correction=0)

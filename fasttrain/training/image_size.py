@@ -1,4 +1,4 @@
-"""The picture sizes of a run, fitted to its model before anything is made or read."""
+"""Fit a run's image sizes to its model before anything is built or read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fasttrain.training.progressive import side_of_epoch
 
 
 def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """Return `config` with sizes that its model takes, and a line about each size that is not the default.
+    """Return `config` with sizes that its model accepts, and a line about each size that is not the default.
 
-    Where no `image_size` was given and the model, as timm makes it, does not take the default, it becomes the model's
-    own. Raises UserError, with the nearest sizes that fit, where one that was given does not.
+    If no `image_size` was given and the model does not accept the default, the model's own size is used. Raises
+    UserError, with the nearest sizes that fit, for a given size that does not.
     """
     notes: list[str] = []
     if "image_size" not in config.model_fields_set and not takes(config.model, config.image_size):
@@ -32,6 +32,6 @@ def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 
 
 def sides_of(config: TrainConfig) -> set[int]:
-    """Return the sides in px of all pictures that the run's model sees."""
+    """Return the sides, in px, of all images that the model sees in the run."""
     sides = {config.image_size, config.eval_size or config.image_size}
     return sides | {side_of_epoch(config, each) for each in range(config.epochs if config.progressive else 0)}

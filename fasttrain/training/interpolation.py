@@ -1,4 +1,4 @@
-"""The filter that resizes a run's photographs, where the settings leave it to the model."""
+"""Choose the filter that resizes a run's photographs, if the settings leave it to the model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fasttrain.model.names import own_interpolation
 
 
 def with_known_interpolation(config: TrainConfig) -> tuple[TrainConfig, str]:
-    """Return `config` with the model's own filter in place of "auto", and a line about it, else an empty one."""
+    """Replace interpolation = "auto" by the model's own filter. Return the settings and a line about it, or ""."""
     if config.interpolation != "auto":
         return config, ""
     own = own_interpolation(config.model)

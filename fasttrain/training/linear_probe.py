@@ -1,8 +1,8 @@
-"""`--linear-probe`: the body runs once over each split, and the head is solved for on its features, kept on the disk.
+"""`--linear-probe`: compute the features of each split once, cache them, and fit the head on them.
 
-Each epoch solves for the head with one strength of the L2 penalty, from strong to weak, and the validation loss chooses
-among them. The rest is the ordinary run: checkpoints, resuming, evaluation and the saved model don't know about it,
-since the loaders give features in place of pictures and the model's `forward` takes them.
+Each epoch fits the head with one strength of the L2 penalty, from strong to weak. The validation loss chooses among
+them. Everything else is an ordinary run: checkpoints, resuming, evaluation and the saved model are not aware of it,
+because the loaders yield features instead of images and the model's `forward` accepts them.
 """
 
 from __future__ import annotations
@@ -46,17 +46,20 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 Watched = Callable[[Batches], Batches]
 
 _STRONGEST, _WEAKEST = 1e-4, 1.0  # C of scikit-learn: 1 / (L2 penalty * samples), on standardized features
-_MOST_UNDER_MINUTES = 10_000  # photographs; the classifier of more is hardly better to train everything from
-_TOLERANCE = 1e-2  # of the greatest logit: half precision
+_MOST_UNDER_MINUTES = 10_000  # photographs; a head fitted on more is hardly a better start for fine-tuning
+_TOLERANCE = 1e-2  # relative to the greatest logit, for half precision
 
 
 class FeatureLoader(base.Loader):
-    """Features, float32 [n, D], where `pictures` has uint8 [n, H, W, 3]: in the same order, resumed in the same way."""
+    """A loader of features, float32 [n, D], instead of images, in the order of `pictures` and resumed like it."""
 
     name = "features"
 
     def __init__(self, pictures: base.Loader, ids: NDArray[np.int64], features: torch.Tensor) -> None:
-        """`features`, float32 [N, D]: of the samples `ids` of `pictures`, perhaps all of them, in that order."""
+        """Create a loader of `features`, float32 [N, D], of the samples `ids`, in that order.
+
+        `ids` may be only a part of those of `pictures`.
+        """
         super().__init__(pictures.shards, ids, pictures.settings)
         self.load_state_dict(pictures.state_dict())
         self._pictures, self._features = pictures, features
@@ -95,11 +98,12 @@ def to_features(
     setting: str,
     most: int | None = None,
 ) -> Loaders:
-    """Turn the run of `state` into one on features, read from the cache or computed now. Return their loaders.
+    """Switch the run of `state` to features, read from the cache or computed now. Return their loaders.
 
-    `state.model` takes features from then on, until its `forward` is deleted. `watched` wraps batches and may raise to
-    stop. `setting` is the one that asked for it. `most`: the run trains on evenly spaced photographs, so many at most.
-    Raises UserError if the classifier is not the last thing the model does, or a feature is not finite.
+    From then on `state.model` takes features, until its `forward` is deleted. `watched` wraps the batches and may
+    raise to stop. `setting` is the setting to name in errors. With `most` the run trains on at most that many
+    photographs, evenly spaced. Raises UserError if the model does more after its features than a linear classifier, or
+    if a feature is not finite.
     """
     model = state.model
     digest = _digest(model, spec, loaders.train, autocast)
@@ -129,7 +133,7 @@ def to_features(
         numbers = shards.index["split"][chosen]
         parts: list[torch.Tensor] = []
         order: list[NDArray[np.int64]] = []
-        for number in np.unique(numbers).tolist():  # a fold's photographs are of two splits
+        for number in np.unique(numbers).tolist():  # a fold's photographs come from two splits
             rows = np.flatnonzero(numbers == number)
             found, ids = of_split(SPLITS[number], spacing), shards.ids(SPLITS[number])[::spacing]
             own = torch.from_numpy(np.searchsorted(ids, chosen[rows]))
@@ -154,28 +158,29 @@ def _head(model: Any) -> torch.nn.Linear:
 
 
 def most_for_head(config: TrainConfig) -> int | None:
-    """Return how many photographs' features the head's phase takes at most; None for those of all.
+    """Return the greatest number of photographs that the head's phase uses, or None for all.
 
-    A fold takes all, since a part of the stored training split is validated on.
+    A fold uses all, since it validates on a part of the stored training split.
     """
     return _MOST_UNDER_MINUTES if config.minutes and not config.linear_probe and config.fold is None else None
 
 
 def l2_strength(epoch: int, epochs: int, samples: int) -> float:
-    """Return the L2 penalty of `epoch`, from 0, of `epochs`, from strong to weak.
+    """Return the L2 penalty of `epoch`, counted from 0, out of `epochs`, from strong to weak.
 
-    In scikit-learn's terms it is 1 / (C * samples). C runs from 1e-4 up to 1 in even logarithms; one epoch alone takes
-    1e-2, the middle.
+    In scikit-learn's terms the penalty is 1 / (C * samples). C is evenly spaced on a log scale from 1e-4 to 1. A single
+    epoch uses the middle, 1e-2.
     """
     share = epoch / (epochs - 1) if epochs > 1 else 0.5
     return 1 / (samples * _STRONGEST * (_WEAKEST / _STRONGEST) ** share)
 
 
 def solve_epoch(state: TrainingState, criterion: Criterion, l2: float, *, stop_requested: Callable[[], bool]) -> bool:
-    """Solve for the head of `state.model` on the features of the epoch of `state.loader`, and count the epoch.
+    """Fit the head of `state.model` on the features of the epoch of `state.loader`, and count the epoch.
 
-    Labels aren't smoothed: the L2 penalty regularizes, and both together cost a point of top1 (`docs/recipes.md`).
-    Returns False, with the state unchanged, if a stop was requested. An epoch that was solved before is left alone.
+    Labels are not smoothed: the L2 penalty regularizes, and both together cost a point of top1 (`docs/recipes.md`).
+    Returns False and leaves the state unchanged if a stop was requested. Does nothing for an epoch that is already
+    done.
     """
     before, began = state.loader.state_dict(), time.perf_counter()
     batches = [(features, labels) for features, labels, _ in state.loader]
@@ -183,7 +188,7 @@ def solve_epoch(state: TrainingState, criterion: Criterion, l2: float, *, stop_r
         return True
     device, head = state.totals.device, _head(state.model)
     features, labels = (torch.cat(each).to(device) for each in zip(*batches, strict=True))
-    # The loss of sets is a mean over classes: each class gets the penalty that a logistic regression of its own has.
+    # The multi-label loss is a mean over classes: give each class the penalty of its own logistic regression.
     penalty = l2 / labels.shape[1] if labels.ndim == 2 else l2
     criterion = copy.copy(criterion)
     criterion.label_smoothing = 0.0
@@ -207,7 +212,7 @@ def _compute(
     device: torch.device,
     setting: str,
 ) -> torch.Tensor:
-    """Return the features, float32 [N, D] on the host, which waits for the device every `LOOK_EVERY` batches."""
+    """Return the features, float32 [N, D], on the host, which waits for the device every `LOOK_EVERY` batches."""
     parts: list[torch.Tensor] = []
     waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -240,7 +245,7 @@ def _compute(
 
 
 def classifier_alone_follows(model: Any, side: int) -> bool:
-    """Return whether `model` makes its logits from its features by one linear layer, and nothing else."""
+    """Return whether `model` computes its logits from its features by a single linear layer."""
     if not all(hasattr(model, name) for name in ("get_classifier", "forward_features", "forward_head")):
         return False
     if not isinstance(_head(model), torch.nn.Linear):
@@ -285,22 +290,22 @@ def _write(path: Path, features: torch.Tensor) -> None:
 def _read(path: Path, count: int) -> torch.Tensor | None:
     try:
         features = load_file(path)["features"]
-    except (OSError, SafetensorError, KeyError):  # absent, or torn by a full disk: computed again
+    except (OSError, SafetensorError, KeyError):  # missing, or torn by a full disk: computed again
         return None
     return features if len(features) == count else None
 
 
 def _photographs(shards: ShardSet) -> str:
-    """Return a digest of the photographs and their order, which other labels don't change."""
+    """Return a digest of the photographs and their order. It does not depend on the labels."""
     crc32s = shards.crc32s()
-    if crc32s is None or not crc32s.all():  # older shards have none, or 0
+    if crc32s is None or not crc32s.all():  # older shards have no checksums, or 0
         return shards.fingerprint
     columns = (crc32s, shards.index["length"], shards.index["split"])
     return hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in columns)).hexdigest()
 
 
 def _digest(model: Any, spec: ModelSpec, loader: base.Loader, autocast: Autocast) -> str:
-    """Of all that shapes the features: the data, the body's weights, the pictures' size and decoder, the precision."""
+    """Return a digest of all that shapes the features: data, the body's weights, image size, decoder and precision."""
     with autocast():
         precision = torch.is_autocast_enabled(next(model.parameters()).device.type)
         kind = str(torch.get_autocast_dtype(next(model.parameters()).device.type)) if precision else "fp32"

@@ -1,4 +1,4 @@
-"""Keep a run's warnings and stack trace in `train.log`, without which the run goes on."""
+"""Keep a run's warnings and stack traces in `train.log`. A run continues if it can't be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from fasttrain.errors import of_os
 
 
 class RunLog(logging.FileHandler):
-    """Write the file at `path`, from the first record on. Where that can't be done, `say` is told once."""
+    """Write log records to the file at `path`, which is created with the first record.
+
+    If that fails, tell the user once through `say` and let the run continue.
+    """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
@@ -20,7 +23,7 @@ class RunLog(logging.FileHandler):
 
     @property
     def kept(self) -> bool:
-        """True if the file holds everything that was logged so far."""
+        """True if the file holds everything logged so far."""
         return not self._refused
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -39,10 +42,10 @@ class RunLog(logging.FileHandler):
             super().handleError(record)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what is left of a line that found no room
+        with contextlib.suppress(OSError):  # a partly written line
             super().close()
 
     def _refuse(self, error: OSError) -> None:
         self._refused = True
-        self._say(f"the log can't be kept ({of_os(error, self.baseFilename)}); the run goes on without")
+        self._say(f"the log can't be written ({of_os(error, self.baseFilename)}); the run continues without it")
         self.close()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator
 from fasttrain.evaluation.of_spec import AnyEvaluation
 from fasttrain.loaders.base import Loader
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.ranks import Agreed
-from fasttrain.training.finite import LOOK_EVERY, Sign, StepDiverged
+from fasttrain.ranks import StepAgreement
+from fasttrain.training.finite import LOOK_EVERY, DivergenceCause, StepDiverged
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import DATA, Step, StepBatch
 from fasttrain.training.waiting import DataWait
@@ -21,17 +21,17 @@ def train_epoch(
     state: TrainingState,
     step: Step,
     *,
-    agree: Callable[[int, float], Agreed],
-    after_step: Callable[[Agreed], None],
+    agree: Callable[[int, float], StepAgreement],
+    after_step: Callable[[StepAgreement], None],
     show: Callable[[int, float, float, float], None],
 ) -> bool:
-    """Run the rest of the current epoch of `state.loader`. Return False where the ranks agreed to end it early.
+    """Run the rest of the current epoch of `state.loader`. Return False if the ranks agreed to end it early.
 
-    `agree(samples, weight)` returns what all ranks bring to a step, given what this rank brings. `after_step` may save,
-    or raise to stop. `show(images so far, loss, img/s, share of time waiting)` draws progress.
+    `agree(samples, weight)` sums up over all ranks what each brings to a step. `after_step` may save, or raise to
+    stop. `show(images so far, loss, img/s, share of time waiting)` displays progress.
 
-    Raises StepDiverged within `LOOK_EVERY` batches, or one step if that is longer, of the first whose loss or gradient
-    was not finite; the weights are those before it.
+    Raises StepDiverged if a loss or gradient is not finite, at most `LOOK_EVERY` batches (or one step, if that is
+    longer) later. The weights are then those before it.
     """
     state.model.train()
     keep_frozen(step.frozen)
@@ -51,7 +51,7 @@ def train_epoch(
             if agreed.ended:
                 whole = False
                 break
-            if not agreed.samples:  # all of them were left out as bad samples
+            if not agreed.samples:  # all were left out as bad samples
                 continue
             step(state, batches, agreed)
             images_done += agreed.samples
@@ -64,7 +64,7 @@ def train_epoch(
                 loss, _ = state.totals.means()
                 now = time.perf_counter() - epoch_start
                 show(images_done, loss, images_done / now, wait.seconds() / now)
-            del batches  # else they would stay in memory beside the next step's
+            del batches  # otherwise they stay in memory next to the next step's
             after_step(agreed)
     state.require_finite()
     state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
@@ -73,7 +73,7 @@ def train_epoch(
 
 
 def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], None, None]:
-    """Yield the batches of each optimizer step: `accumulate` of them, or what is left at the epoch's end."""
+    """Yield the batches of each optimizer step: `accumulate` batches, or the rest at the end of the epoch."""
     begin = loader.state_dict()["samples"]
     batches: list[StepBatch] = []
     with contextlib.closing(iter(loader)) as delivered:  # type: ignore[type-var]
@@ -89,6 +89,6 @@ def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], 
 
 
 def require_finite_validation(validation: AnyEvaluation | None, state: TrainingState) -> None:
-    """Raise StepDiverged if there is a `validation` whose loss is NaN or infinite."""
+    """Raise StepDiverged if there is a `validation` and its loss is NaN or infinite."""
     if validation is not None and not math.isfinite(validation.loss):
-        raise StepDiverged(Sign("validation", validation.loss), state.epoch, state.schedule.learning_rate)
+        raise StepDiverged(DivergenceCause("validation", validation.loss), state.epoch, state.schedule.learning_rate)

@@ -1,4 +1,4 @@
-"""The training losses: cross-entropy, or focal loss for classes that are hard or rare; of sets the binary ones."""
+"""The training losses: cross-entropy or focal loss, and their binary versions for multi-label data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from fasttrain.model.criterion import Criterion, SetCrossEntropy
 def make_criterion(
     settings: OptimizationSettings, class_weights: torch.Tensor | None, *, multi_label: bool = False
 ) -> Criterion:
-    """Return the loss that `settings` ask for, with `class_weights`, float32 [classes]: `pos_weight` of sets."""
+    """Return the loss that `settings` ask for.
+
+    `class_weights`, float32 [classes], weigh the classes. For multi-label data they are the loss's `pos_weight`.
+    """
     if multi_label and settings.loss == "focal":
         return SetFocalLoss(settings.focal_gamma, class_weights, settings.label_smoothing)
     if multi_label:
@@ -25,9 +28,9 @@ def make_criterion(
 class FocalLoss(torch.nn.CrossEntropyLoss):
     """Focal loss (Lin et al. 2017, arXiv:1708.02002) over a softmax: cross-entropy with its easy terms scaled down.
 
-    A class of probability p adds `share * weight * (1 - p) ** gamma * -log(p)`, where `share` is its part of the target
-    after label smoothing. So it takes the targets, weights and reductions of CrossEntropyLoss, and equals it for gamma
-    0.
+    A class of probability p adds `share * weight * (1 - p) ** gamma * -log(p)`, where `share` is its part of the
+    target after label smoothing. The loss takes the targets, weights and reductions of CrossEntropyLoss, and equals it
+    for gamma 0.
     """
 
     def __init__(self, gamma: float, weight: torch.Tensor | None = None, label_smoothing: float = 0.0) -> None:
@@ -40,7 +43,7 @@ class FocalLoss(torch.nn.CrossEntropyLoss):
         classes = logs.shape[1]
         shares = (F.one_hot(target, classes) if target.ndim == 1 else target).to(logs)
         shares = shares * (1 - self.label_smoothing) + self.label_smoothing / classes
-        # The root of 0, for a gamma below 1, has no finite gradient.
+        # For a gamma below 1 the power of 0 has no finite gradient.
         hard = (-torch.expm1(logs)).clamp_min(torch.finfo(logs.dtype).tiny) ** self.gamma
         terms = shares * hard * -logs
         if self.weight is not None:
@@ -54,10 +57,10 @@ class FocalLoss(torch.nn.CrossEntropyLoss):
 
 
 class SetFocalLoss(SetCrossEntropy):
-    """Focal loss over a sigmoid for each class, as in the paper: `SetCrossEntropy` with its easy terms scaled down.
+    """Focal loss with a sigmoid for each class, as in the paper: `SetCrossEntropy` with its easy terms scaled down.
 
-    A class of probability p adds `-log(p) * (1 - p) ** gamma * pos_weight` where a photograph has it, and
-    `-log(1 - p) * p ** gamma` where it has not. Other targets mix the two. It equals `SetCrossEntropy` for gamma 0.
+    A class of probability p adds `-log(p) * (1 - p) ** gamma * pos_weight` for a photograph of that class, and `-log(1
+    - p) * p ** gamma` for any other. Other targets mix the two. The loss equals `SetCrossEntropy` for gamma 0.
     """
 
     def __init__(self, gamma: float, pos_weight: torch.Tensor | None = None, label_smoothing: float = 0.0) -> None:
@@ -66,7 +69,7 @@ class SetFocalLoss(SetCrossEntropy):
 
     def decisions(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss of each class, float [n, classes]."""
-        # The root of 0, for a gamma below 1, has no finite gradient.
+        # For a gamma below 1 the power of 0 has no finite gradient.
         there, absent = (
             -F.logsigmoid(each) * torch.sigmoid(-each).clamp_min(torch.finfo(each.dtype).tiny) ** self.gamma
             for each in (logits, -logits)

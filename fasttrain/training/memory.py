@@ -1,4 +1,4 @@
-"""Whether an error says that memory ran out."""
+"""Recognize errors that mean that memory ran out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from fasttrain.errors import no_memory
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's, and the host's where a limit refuses it. (Without a limit the kernel kills, and nobody is told.)"""
+    """Return whether `error` means that the device's or the host's memory ran out.
+
+    Without a limit on the host's memory, the kernel kills the process and there is no error.
+    """
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and no_memory(str(error))
     )

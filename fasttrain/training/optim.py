@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule: timm's and torch's, behind one small interface."""
+"""Optimizers and learning-rate schedules from timm and torch, behind one small interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fasttrain.errors import UserError
 from fasttrain.text import nearest
 from fasttrain.training.optimizer_check import require_usable
 
-timm.optim.kron.has_dynamo = False  # it compiles four graphs for each shape of parameter: minutes before the first step
+timm.optim.kron.has_dynamo = False  # it would compile four graphs per parameter shape: minutes before the first step
 
 
 def require_known_optimizer(name: str) -> None:
@@ -33,13 +33,14 @@ def create_optimizer(
     momentum: float,
     layer_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """timm's optimizer over the trainable parameters; norms and biases are not decayed.
+    """Return timm's optimizer `name` over the trainable parameters, without weight decay on norms and biases.
 
-    Torch's own run as one fused kernel where they have it. `layer_decay`, in (0, 1]: each of timm's groups of layers
-    gets this share of the rate of the group above it (as in BEiT, Bao et al. 2021), which `Schedule` applies.
+    Torch's own optimizers run as a fused kernel where they have one. With `layer_decay`, in (0, 1], each of timm's
+    layer groups gets this share of the learning rate of the group above it (as in BEiT, Bao et al. 2021); `Schedule`
+    applies it.
 
-    `name` may begin with `lookahead_` (Zhang et al. 2019). Raises UserError where timm has no such optimizer, or where
-    it can't train here: see `require_usable`.
+    `name` may begin with `lookahead_` (Zhang et al. 2019). Raises UserError if timm has no such optimizer, or if it
+    can't train here: see `require_usable`.
     """
     kind = name.lower().removeprefix("lookahead_")
     require_known_optimizer(name)
@@ -62,7 +63,7 @@ def create_optimizer(
 
 
 def _arguments(kind: str, momentum: float) -> dict[str, bool]:
-    """Return the arguments of timm's optimizer `kind` that aren't settings."""
+    """Return the arguments of timm's optimizer `kind` that are not settings."""
     made = get_optimizer_class(kind, bind_defaults=False)
     takes = inspect.signature(made).parameters
     given = {}
@@ -70,13 +71,16 @@ def _arguments(kind: str, momentum: float) -> dict[str, bool]:
         given["fused"] = True
     if not momentum and "nesterov" in takes:
         given["nesterov"] = False
-    if "deterministic" in takes:  # Kron's: else ranks draw different numbers, and drift apart
+    if "deterministic" in takes:  # Kron's: otherwise ranks draw different numbers and drift apart
         given["deterministic"] = True
     return given
 
 
 class Schedule:
-    """The learning rate over a run. Call `after_step` after each optimizer step, `after_epoch` after validation."""
+    """The learning rate over a run.
+
+    Call `after_step` after each optimizer step and `after_epoch` after each validation.
+    """
 
     def __init__(
         self,
@@ -91,14 +95,17 @@ class Schedule:
         warmup_epochs: float,
         greater_is_better: bool = False,
     ) -> None:
-        """`kind`: plateau (torch's ReduceLROnPlateau on the monitored metric), cosine (timm's), onecycle (torch's;
-        Smith and Topin 2018), constant. `greater_is_better`: plateau's direction."""
+        """Set up the schedule `kind` for the optimizer.
+
+        `kind` is plateau (torch's ReduceLROnPlateau on the monitored metric), cosine (timm's), onecycle (torch's;
+        Smith and Topin 2018) or constant. `greater_is_better` is the direction of plateau's metric.
+        """
         self._total = epochs * steps_per_epoch
         self._optimizer, self._kind, self._base = optimizer, kind, learning_rate
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._position: float = 0
         self._plateau = self._cosine = self._onecycle = None
-        if kind != "cosine":  # timm's schedule applies layer decay itself, torch's know nothing of it
+        if kind != "cosine":  # timm's schedule applies layer decay itself; torch's don't know it
             for group in optimizer.param_groups:
                 group["lr"] *= group.get("lr_scale", 1.0)
         if kind == "plateau":
@@ -123,7 +130,7 @@ class Schedule:
 
     @property
     def learning_rate(self) -> float:
-        """The optimizer's current one, the head's where layers have their own."""
+        """The optimizer's current learning rate. If layers have their own rates, it is the head's."""
         return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def set_rate(self, rate: float) -> None:
@@ -139,12 +146,12 @@ class Schedule:
             self._onecycle.step()
 
     def move_to(self, progress: float) -> None:
-        """Take the rate that belongs to a share of the run, in [0, 1], that needs not be that of its steps."""
+        """Set the learning rate for a given share of the run, in [0, 1], regardless of the steps so far."""
         self._position = progress * self._total
         self._place()
 
     def skip_epoch(self) -> None:
-        """Count an epoch that was trained without steps of the optimizer, so that a later one finds its place."""
+        """Count an epoch that was trained without optimizer steps."""
         self._position = min(self._position + self._steps_per_epoch, self._total)
 
     def after_epoch(self, monitored: float) -> None:
@@ -153,7 +160,7 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         active = self._plateau or self._cosine or self._onecycle
-        # OneCycleLR's holds a bound method that weights_only loading refuses; plain values suffice.
+        # OneCycleLR's state has a bound method, which weights_only loading refuses. The plain values are enough.
         plain = (int, float, str, bool, list, type(None))
         values = active.state_dict().items() if active else ()
         return {
@@ -166,10 +173,10 @@ class Schedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from there, with this schedule's own settings; call it when the optimizer has been loaded.
+        """Continue from `state` with this schedule's own settings. Call it after the optimizer has been loaded.
 
-        cosine and onecycle take the rate that a run with these settings would have at that part of that epoch. plateau
-        keeps its current rate and its count of epochs, unless the learning rate or the kind of schedule is another.
+        cosine and onecycle use the rate that a run with these settings has at that point of that epoch. plateau keeps
+        its current rate and its count of epochs, unless the learning rate or the kind of schedule has changed.
         """
         position = round(state["position"] * self._steps_per_epoch / state["steps_per_epoch"])
         self._position = min(position, self._total)
@@ -182,7 +189,7 @@ class Schedule:
         if self._cosine is not None:
             self._cosine.step_update(self._position)
         elif self._onecycle is not None:
-            # The count of steps only serves a warning, which a schedule that begins here would give.
+            # The step count only triggers a warning, which a schedule that starts here would give.
             self._onecycle.load_state_dict({"last_epoch": self._position - 1, "_step_count": self._position + 1})
             self._onecycle.step()
             self._onecycle.load_state_dict({"_step_count": self._position + 1})
@@ -194,7 +201,7 @@ class Schedule:
         if not rates or state["learning_rate"] != self._base:
             return
         groups = self._optimizer.param_groups
-        if len(rates) != len(groups):  # other groups of parameters by now: all were reduced by the same factor
+        if len(rates) != len(groups):  # the parameter groups have changed; all rates were reduced by the same factor
             rates = [group["lr"] * max(rates) / self._base for group in groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate

@@ -1,4 +1,4 @@
-"""Whether one of timm's optimizers can train here: found out on a few numbers, before a run has a folder."""
+"""Check that one of timm's optimizers can train here: try it on a few numbers before a run folder is made."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _INSTEAD = "use another one, such as adamw"
 def require_usable(
     name: str, kind: str, make: Callable[[torch.nn.Module], torch.optim.Optimizer], device: torch.device
 ) -> None:
-    """Make two steps of the optimizer on a few parameters, pack its state as a checkpoint's, and load that.
+    """Make two steps of the optimizer on a few parameters, then pack its state as for a checkpoint and load it again.
 
-    `name` is the setting's value, `kind` timm's name without `lookahead_`, `make` makes the optimizer of a model. The
-    random generators stay as they were. Raises UserError, which names the optimizer and the reason.
+    `name` is the setting's value, `kind` timm's name without `lookahead_`, and `make` builds the optimizer of a model.
+    The random generators keep their state. Raises UserError with the optimizer's name and the reason.
     """
     where = get_optimizer_info(kind).opt_class
     if isinstance(where, str) and find_spec(package := where.partition(".")[0]) is None:
@@ -30,25 +30,27 @@ def require_usable(
             _step_and_load(make, device)
         except _Unsupported as error:
             raise UserError(f"optimizer = '{name}' {error}; {_INSTEAD}") from None
-        except Exception as error:  # each of a hundred optimizers raises its own
+        except Exception as error:  # each of a hundred optimizers raises its own kind
             raise mendable(error) or UserError(
                 f"optimizer = '{name}' can't train here ({type(error).__name__}: {one_line(error)[:200]}); {_INSTEAD}"
             ) from error
 
 
 class _Unsupported(Exception):
-    """What the optimizer needs and training here hasn't got."""
+    """The optimizer needs something that training here does not provide."""
 
 
 def _step_and_load(make: Callable[[torch.nn.Module], torch.optim.Optimizer], device: torch.device) -> None:
     layers = torch.nn.Conv2d(2, 4, 3), torch.nn.Conv2d(4, 4, 1, groups=4), torch.nn.Linear(4, 2)
     model = torch.nn.Sequential(*layers).to(device).to(memory_format=torch.channels_last)
     optimizer = make(model)
-    wrapped = getattr(optimizer, "_base_optimizer", optimizer)  # Lookahead's; timm 1.0.15 doesn't pass the rest on
+    wrapped = getattr(
+        optimizer, "_base_optimizer", optimizer
+    )  # of Lookahead; timm 1.0.15 does not forward other attributes
     if getattr(optimizer, "is_second_order", False) or getattr(wrapped, "is_second_order", False):
         raise _Unsupported("needs second derivatives, which are not computed here")
     if callable(getattr(optimizer, "train", None)):
-        raise _Unsupported("must be told when training pauses for validation, which is not done here")
+        raise _Unsupported("must be switched to evaluation mode for validation, which is not done here")
     for _ in range(2):
         for parameter in model.parameters():
             gradient = torch.linspace(-1, 1, parameter.numel(), device=device).reshape(parameter.shape)

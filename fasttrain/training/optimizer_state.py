@@ -1,4 +1,4 @@
-"""An optimizer's part of a checkpoint: its moments by parameter, loaded into one that may have other settings."""
+"""The optimizer's part of a checkpoint: moments by parameter name, loaded into one whose settings may differ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-# What settings and schedules write into a group of parameters. The rest of it (a count of steps, say) is state.
+# What settings and schedules write into a parameter group. Anything else in it, such as a step count, is state.
 _SETTINGS = frozenset(
     {
         *("lr", "lr_scale", "weight_decay", "momentum", "nesterov", "betas"),
@@ -16,17 +16,17 @@ _SETTINGS = frozenset(
 
 
 def parameter_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[str]:
-    """The names of `optimizer`'s parameters in `model`, in the order in which its state_dict numbers them."""
+    """Return the names of `optimizer`'s parameters in `model`, in the order in which its state_dict numbers them."""
     names = {id(each): name for name, each in model.named_parameters()}
     return [names[id(each)] for group in optimizer.param_groups for each in group["params"]]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module, kind: str, saved: dict[str, Any]) -> None:
-    """Gives `optimizer` the moments in `saved`; its settings (rates, decay, momentum, groups) stay as they are.
+    """Give `optimizer` the moments in `saved`. Its settings (rates, decay, momentum, groups) stay as they are.
 
-    `saved` is a state_dict with "kind", and "names" as `parameter_names` gives them, which older checkpoints lack.
-    Parameters that didn't train before begin without moments; so do all where the optimizer is of another kind, or
-    where an older checkpoint doesn't say whose moments it holds.
+    `saved` is a state_dict with "kind", and with "names" as `parameter_names` returns them, which older checkpoints
+    lack. Parameters that did not train before start without moments. So do all parameters if the optimizer is of
+    another kind, or if an older checkpoint does not say which parameters its moments belong to.
     """
     own = optimizer.state_dict()
     names = parameter_names(optimizer, model)
@@ -50,7 +50,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module, kin
 
 
 def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
-    # Fused kernels walk parameters and moments side by side in memory: `channels_last` may be another one by now.
+    # Fused kernels read parameters and moments in memory order, and the `channels_last` setting may have changed.
     for parameter, state in optimizer.state.items():
         for name, each in state.items():
             if isinstance(each, torch.Tensor) and each.shape == parameter.shape and each.stride() != parameter.stride():

@@ -1,4 +1,4 @@
-"""`RunParts`: what a run trains with, made by `training.setup` and driven by `train`, `profile` and `lr_find`."""
+"""`RunParts`: everything a run trains with. `training.setup` builds it; `train`, `profile` and `lr_find` use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttrain.config.schema import TrainConfig, ignored_by_linear_probe
+from fasttrain.config.no_effect import without_effect
+from fasttrain.config.schema import TrainConfig
 from fasttrain.loaders.base import Loader
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.fold import fold_frozen
@@ -26,12 +27,12 @@ from fasttrain.training.step import Step
 
 @dataclass
 class RunParts:
-    """The parts of one run. In `config`, `batch_size` is a number, never "auto".
+    """The parts of one run. In its `config`, `batch_size` is a number, never "auto".
 
-    `on_features`: the classifier trains on cached features. `frozen` are the modules that never train, and `waiting`
-    the parameters that train from the next phase on. `make_refit` makes the loader of train and val together. `notes`
-    are lines about what was chosen for the user. `warn` shows a line on rank 0's console and logs it. `warm` holds
-    the picture size and phase of each training graph that was compiled.
+    `on_features`: the classifier trains on cached features. `frozen`: the modules that never train. `waiting`: the
+    parameters that train from the next phase on. `make_refit`: builds the loader of train and val together. `notes`:
+    lines about choices made for the user. `warn`: shows a line on rank 0's console and logs it. `warm`: the image size
+    and phase of each compiled training graph.
     """
 
     start: RunStart
@@ -68,49 +69,52 @@ class RunParts:
 
     @property
     def full_batch(self) -> int:
-        """Return the number of samples in one rank's greatest batch."""
+        """Return the number of samples in one rank's largest batch."""
         return min(self.batch_size, len(self.loaders.train.ids))
 
     @property
     def head_is_trained(self) -> bool:
-        """Return whether the phase of the classifier alone has all its epochs, and the next one has not begun."""
+        """Return whether the head's phase has had all its epochs, and the next phase has not begun."""
         return self.state.phase == HEAD and self.state.epoch >= self.config.head_epochs
 
     @property
     def refit_epochs(self) -> int:
-        """Return for how many epochs a refit trains: as many as the best epoch's weights have had."""
+        """Return for how many epochs a refit trains: as many as the best epoch's weights had."""
         return self.state.early_stopping.best_epoch + 1
 
     @property
     def last_epoch(self) -> int:
-        """Return the number, from 1, of the last epoch; of the refit's, once that has begun."""
+        """Return the number, from 1, of the run's last epoch, or of the refit's once it has begun."""
         refit = self.state.phase == REFIT
         return self.state.phase_epoch + self.refit_epochs if refit else self.config.epochs
 
     @property
     def scheduled_epoch(self) -> int:
-        """Return the epoch, from 0, whose rate and picture size the present one has."""
+        """Return the epoch, from 0, whose learning rate and image size apply now."""
         return self.state.epoch - (self.state.phase_epoch if self.state.phase == REFIT else 0)
 
     @property
     def is_trained(self) -> bool:
-        """Return whether the search for the best epoch is over, or the refit, once that has begun."""
+        """Return whether training has ended: the search for the best epoch, or the refit once it has begun."""
         stopped = self.state.phase != REFIT and self.state.early_stopping.should_stop
         return stopped or self.state.epoch >= self.last_epoch
 
     @property
     def l2(self) -> float:
-        """Return the L2 penalty of the present epoch, where the classifier trains on features."""
+        """Return the current epoch's L2 penalty, for a classifier that trains on features."""
         epochs = self.config.head_epochs or self.config.epochs
         return l2_strength(self.state.epoch, epochs, len(self.state.loader.ids))
 
     def fold_frozen(self) -> None:
-        """Fold frozen BatchNorm into its convolutions. Call it after the weights have been loaded."""
+        """Fold frozen BatchNorm layers into their convolutions. Call it after the weights have been loaded."""
         if not self.compiled:  # the compiler does it itself
             fold_frozen(self.model, self.frozen)
 
     def enter_features(self, watched: Watched, say: Callable[[str], None]) -> None:
-        """Have the classifier train on features. Call it after the weights have been loaded; see `to_features`."""
+        """Switch the classifier to training on features.
+
+        Call it after the weights have been loaded; see `to_features`.
+        """
         step, probe = self.step, self.config.linear_probe
         self._pictures = self.loaders, step
         self.loaders = to_features(
@@ -128,7 +132,7 @@ class RunParts:
         self.step = replace(step, preprocess=torch.nn.Identity())
 
     def leave_features(self) -> None:
-        """Have the model take photographs again, where it took features."""
+        """Switch the model back to photographs, if it trained on features."""
         self.on_features = False
         if self._pictures is not None:
             del self.model.forward
@@ -136,7 +140,7 @@ class RunParts:
             self.state.loader, self._pictures = self.loaders.train, None
 
     def describe(self, console: Console) -> None:
-        """Print a line for each part, and for each setting that has no effect here."""
+        """Print a line about each part, and about each setting that has no effect in this run."""
         for line in self._lines():
             console.print(line, soft_wrap=True)
 
@@ -154,20 +158,15 @@ class RunParts:
         if size > 1:
             batch = self.batch_size
             yield f"ranks: {size} ({self.ranks.backend(self.device)}), {size} x {batch} = {size * batch} images a step"
-        if config.linear_probe and (ignored := ignored_by_linear_probe(config)):
-            line = f"not used, as the head is solved for without gradient steps: {', '.join(ignored)}"
-            yield Text.assemble(("linear_probe: ", "yellow"), line)
         if (teacher := self.step.teacher) is not None:
             yield f"teacher: {teacher.name}, {teacher.weight:.0%} of the loss, at temperature {teacher.temperature:g}"
-            unused = config.changed(("loss", "label_smoothing")) if teacher.weight == 1 else []
-            if unused:
-                line = f"not used, as teacher_weight = 1 leaves the labels out: {', '.join(unused)}"
-                yield Text.assemble(("teacher: ", "yellow"), line)
+        for cause, line in without_effect(config):
+            yield Text.assemble((f"{cause}: ", "yellow"), line)
         if config.sampling == "balanced" and config.class_weights == "balanced":
-            line = "and sampling = balanced correct the same imbalance, so rare classes count twice over; leave one out"
+            line = "and sampling = balanced correct the same imbalance, so rare classes count twice; use only one"
             yield Text.assemble(("class_weights: ", "yellow"), line)
         if config.sync_bn and (size == 1 or self.device.type != "cuda"):
-            line = f"ignored, as it needs several ranks on CUDA, not {size} on {self.device}"
+            line = f"ignored: it needs several ranks on CUDA, not {size} on {self.device}"
             yield Text.assemble(("sync_bn: ", "yellow"), line)
         if self.compiled:
             yield f"compile: torch.compile, mode {config.compile_mode}, before the first step"
@@ -175,7 +174,7 @@ class RunParts:
             yield Text.assemble(("amp: ", "yellow"), self.precision.unavailable)
 
     def _data(self) -> str:
-        """Return where the photographs are, and how many there are of each split."""
+        """Return where the photographs are, and how many each split has."""
         shards, given = self.shards, str(self.config.data)
         through = "" if shards.folder == Path(given) else f", through {shards.folder}"
         return f"{given}{through}: {photographs_of(shards)}"

@@ -1,8 +1,8 @@
-"""The phases of a run. With `--head-epochs` the classifier trains first, then everything (LP-FT, Kumar et al. 2022).
+"""The phases of a run. With `--head-epochs` the classifier trains alone first (LP-FT, Kumar et al. 2022).
 
-`training.setup` makes the parts of the phase that a run begins or resumes in; `train_everything` replaces them where
-the first phase ends. A checkpoint says which phase it belongs to, and the border is crossed before the next epoch's
-first step, so a run that is resumed there crosses it again in the same way.
+`training.setup` builds the parts of the phase that a run begins or resumes in, and `train_everything` replaces them
+when the first phase ends. A checkpoint records its phase. The phase changes before the first step of the next epoch,
+so a run that resumes at that point changes it again in the same way.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ if TYPE_CHECKING:
 
 
 def phase_of(config: TrainConfig, checkpoint: dict[str, Any] | None) -> str:
-    """Return the phase that a run begins in, or that its checkpoint belongs to."""
+    """Return the phase that a new run begins in, or that of its checkpoint."""
     if checkpoint is not None:
         return str(checkpoint.get("phase", FULL))
     return HEAD if config.head_epochs else FULL
 
 
 def freeze_for_good(model: torch.nn.Module, config: TrainConfig) -> list[torch.nn.Module]:
-    """Freeze what trains in no phase. Return the modules that must stay in eval mode, BatchNorm of `freeze_bn` too."""
+    """Freeze what does not train in any phase.
+
+    Return the modules that must stay in eval mode, including BatchNorm for `freeze_bn`.
+    """
     frozen = freeze_body(model) if config.linear_probe else freeze_blocks(model, config.freeze)
     return frozen + (freeze_statistics(model) if config.freezes_statistics else [])
 
 
 def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parameter], list[torch.nn.Module]]:
-    """Freeze what does not train in `phase`, beside what is frozen already.
+    """Freeze what does not train in `phase`, in addition to what is frozen already.
 
-    Return the parameters that the next phase trains again, and the modules that stay in eval mode until then.
+    Return the parameters that train again in the next phase, and the modules that stay in eval mode until then.
     """
     return freeze_all_but_classifier(model) if phase == HEAD else ([], [])
 
@@ -53,10 +56,10 @@ def freeze_for(model: torch.nn.Module, phase: str) -> tuple[list[torch.nn.Parame
 def make_optimizer(
     config: TrainConfig, model: torch.nn.Module, phase: str, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return optimizer and schedule of `phase`.
+    """Return the optimizer and the schedule of `phase`.
 
-    The head trains at a constant rate; the schedule begins after it. A refit has the schedule of the whole run; in
-    plateau's place it takes each epoch's rate from the history, as it has no validation.
+    The head trains at a constant rate, and the schedule begins after it. A refit has the schedule of the run. It has
+    no validation, so instead of plateau it uses each epoch's rate from the history.
     """
     head = phase == HEAD
     kind = "constant" if head or (phase == REFIT and config.scheduler == "plateau") else config.scheduler
@@ -83,31 +86,31 @@ def make_optimizer(
 
 
 def needs_pixels(config: TrainConfig, model: torch.nn.Module, ranks: Ranks) -> str:
-    """Return why the head can't train on cached features; empty where it can.
+    """Return why the head can't train on cached features, or "" if it can.
 
-    Under `minutes` it does without augmentation: the plan has no time for more than features.
+    Under `minutes` augmentation is left out, because the plan only has time for features.
     """
     if changed := config.changed(HEAD_NEEDS_PIXELS if config.minutes is None else ("on_bad_sample",)):
         return f"{changed[0]} = {config.plain()[changed[0]]!r} needs pixels"
     if ranks.size > 1:
-        return f"features are for one process, not {ranks.size} ranks"
+        return f"features need a single process, not {ranks.size} ranks"
     if is_own(config.model) or not classifier_alone_follows(model, config.image_size):
-        return f"{config.model} does not say what its features are, or does more to them than its classifier"
+        return f"{config.model} does not expose its features, or does more after them than a linear classifier"
     return ""
 
 
-def describe_head(config: TrainConfig, phase: str, why_pixels: str) -> str:
-    """Return a line about the first phase; empty where there is none, or where it is over."""
+def describe_head(config: TrainConfig, phase: str, pixels_reason: str) -> str:
+    """Return a line about the head's phase, or "" if there is none or it is over."""
     if phase != HEAD:
         return ""
-    how = f"on photographs, as {why_pixels}" if why_pixels else "on cached features"
+    how = f"on photographs, because {pixels_reason}" if pixels_reason else "on cached features"
     return f"phases: {config.head_epochs} epochs of the classifier alone, {how}; then everything"
 
 
 def train_everything(parts: RunParts) -> None:
-    """End the head's phase: all that the settings leave unfrozen trains, as in a run that begins here.
+    """End the head's phase: from now on everything trains that the settings don't freeze.
 
-    It begins with the best epoch's classifier. Optimizer, schedule and EMA are new.
+    Training continues from the classifier of the best epoch. Optimizer, schedule and EMA start anew.
     """
     state, config, ranks, model = parts.state, parts.config, parts.ranks, parts.model
     parts.leave_features()
@@ -133,16 +136,13 @@ def train_everything(parts: RunParts) -> None:
 
 
 def keep_initial(parts: RunParts) -> None:
-    """Keep the weights that the run begins with, where it is to be refitted."""
+    """Keep a copy of the run's first weights if it will be refitted."""
     if parts.config.refit and parts.ranks.main:
         parts.state.initial = snapshot(parts.model.state_dict())
 
 
 def begin_refit(parts: RunParts) -> str:
-    """Begin the refit: train and val together, from the run's first weights, as in a run that begins here.
-
-    Return a line about it.
-    """
+    """Start the refit: train on train and val together, from the run's first weights. Return a line about it."""
     state, config, ranks, model = parts.state, parts.config, parts.ranks, parts.model
     parts.loaders.train.close()
     parts.loaders = replace(parts.loaders, train=parts.make_refit())
@@ -167,7 +167,10 @@ def begin_refit(parts: RunParts) -> str:
 
 
 def prepare_epoch(parts: RunParts) -> None:
-    """Set the loader to the present epoch and its pictures' size. A refit's gets the rate that plateau had found."""
+    """Set the loader's epoch and image size.
+
+    A refit also takes the learning rate that plateau had found for the epoch.
+    """
     state, config = parts.state, parts.config
     state.loader.set_epoch(state.epoch)
     if config.progressive:

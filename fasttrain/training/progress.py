@@ -1,4 +1,4 @@
-"""Progress for people: a live bar in a terminal or notebook, nothing that scrolls in a log."""
+"""Progress display: a live bar in a terminal or notebook, nothing in a log file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from fasttrain.terminal import bar
 
 
 class EpochProgress:
-    """A bar over one epoch's images with loss, learning rate, img/s, share of time waiting for data, and ETA."""
+    """A bar over the images of an epoch, with loss, learning rate, img/s, share of time waiting for data, and ETA."""
 
     def __init__(self, console: Console, title: str, total: int, done: int, learning_rate: Callable[[], float]) -> None:
-        self._progress = bar(console, TextColumn("{task.fields[said]}"))
+        self._progress = bar(console, TextColumn("{task.fields[figures]}"))
         self._done, self._learning_rate = done, learning_rate
-        self._task = self._progress.add_task(title, total=total, completed=done, said="")
+        self._task = self._progress.add_task(title, total=total, completed=done, figures="")
 
     def show(self, images: int, loss: float, rate: float, wait: float) -> None:
-        """`images` since this session's start of the epoch, `rate` in img/s, `wait` in [0, 1]."""
-        said = f"loss {loss:.3f}  lr {self._learning_rate():.1e}  {rate:,.0f} img/s  waiting {wait:.0%}"
-        self._progress.update(self._task, completed=self._done + images, said=said)
+        """Update the bar.
+
+        `images` counts from where this session began the epoch, `rate` is in img/s, `wait` in [0, 1].
+        """
+        figures = f"loss {loss:.3f}  lr {self._learning_rate():.1e}  {rate:,.0f} img/s  waiting {wait:.0%}"
+        self._progress.update(self._task, completed=self._done + images, figures=figures)
 
     def __enter__(self) -> EpochProgress:
         self._progress.start()

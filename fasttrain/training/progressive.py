@@ -1,18 +1,18 @@
-"""Progressive resizing: small pictures first, as FFCV's ImageNet recipe trains (Leclerc et al., CVPR 2023)."""
+"""Progressive resizing: train on small images first, as in FFCV's ImageNet recipe (Leclerc et al., CVPR 2023)."""
 
 from __future__ import annotations
 
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.values import Progressive
 
-_GROWING = 0.8  # share of the epochs after which the last size is reached
-_STEP = 32  # every timm model's stride: a few static shapes for cuDNN and torch.compile
+_GROWING = 0.8  # share of the epochs after which the final size is reached
+_STEP = 32  # the stride of timm's models; few distinct shapes suit cuDNN and torch.compile
 
 
 def progressive_side(progressive: Progressive, epoch: int, epochs: int) -> int:
-    """Return the side in px of the pictures of `epoch`, from 0, of `epochs`: a multiple of 32.
+    """Return the image side in px, a multiple of 32, of `epoch` (from 0) out of `epochs`.
 
-    It grows linearly over the first 80 % of the epochs; the last epoch always has the last size.
+    It grows linearly over the first 80 % of the epochs. The last epoch always has the final size.
     """
     first, last = progressive.first, progressive.last
     ramp = min(_GROWING * epochs, epochs - 1)
@@ -21,9 +21,9 @@ def progressive_side(progressive: Progressive, epoch: int, epochs: int) -> int:
 
 
 def side_of_epoch(config: TrainConfig, epoch: int) -> int:
-    """Return the side in px of the pictures that a run trains on in `epoch`, from 0.
+    """Return the image side in px that a run trains on in `epoch`, from 0.
 
-    Pictures grow over all epochs. Under `minutes` those of the head don't count, as they see features only.
+    Images grow over all epochs. Under `minutes` the head's epochs don't count, because they only use features.
     """
     if config.progressive is None:
         return config.image_size

@@ -30,9 +30,9 @@ from fasttrain.training.teacher import Teacher
 from fasttrain.training.time_plan import Rates, TimePlan, Work, make_time_plan, sides_to_try
 
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "minutes": None, "head_epochs": 0}
-_WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; elsewhere more, as they are short and begin slowly
+_WARM_UP, _TIMED = {"cpu": 1}, {"cpu": 2}  # steps; others have more, as theirs are short
 _WARM_UP_ELSEWHERE, _TIMED_ELSEWHERE = 4, 12
-_MEASURING_SHARE = 0.1  # of the budget: where it is over, one step and one batch have to do
+_MEASURING_SHARE = 0.1  # of the budget; after that, one step and one batch must be enough
 _LEAST_SIZE, _STRIDE = 128, 32  # px
 _PENALTIES = 7  # epochs of the head, each with its own L2 penalty
 
@@ -40,15 +40,15 @@ _PENALTIES = 7  # epochs of the head, each with its own L2 penalty
 def with_time_plan(
     start: RunStart, make: Callable[[RunStart], RunParts], elapsed: Callable[[], float]
 ) -> tuple[RunStart, TimePlan]:
-    """Return `start` with the settings that its `minutes` lead to, and the plan, the same on all ranks.
+    """Return `start` with the settings chosen for its `minutes`, and the plan. Both are the same on all ranks.
 
-    `make` makes a run's parts: ones for trying, which are thrown away. `elapsed` tells the seconds that are gone.
-    Raises UserError for settings that contradict `minutes`.
+    `make` builds the parts of a run. They are used for the trial and then thrown away. `elapsed` returns the seconds
+    spent so far. Raises UserError for settings that contradict `minutes`.
     """
     asked = start.config
     assert asked.minutes is not None
     if asked.linear_probe:
-        raise UserError("linear_probe takes seconds, and nothing of it can be planned; leave --minutes out")
+        raise UserError("linear_probe takes seconds and can't be planned; leave --minutes out")
     trial = asked.model_copy(update=_TRIAL)
     parts = make(replace(start, config=trial, model=copy.deepcopy(start.model)))
     ranks = parts.ranks
@@ -90,17 +90,17 @@ def with_time_plan(
         chosen |= {"head_epochs": head_epochs, "epochs": head_epochs + plan.epochs}
     elif asked.head_epochs:
         raise UserError(
-            f"head_epochs = {asked.head_epochs}: minutes = {asked.minutes:g} has no time for them, or features "
+            f"head_epochs = {asked.head_epochs}: minutes = {asked.minutes:g} leaves no time for them, or features "
             "can't be cached here; leave head_epochs out"
         )
     return replace(start, config=config.model_copy(update=chosen)), plan
 
 
 def measure_rates(parts: RunParts, sides: list[int], late: Callable[[], bool]) -> Rates:
-    """Train a few steps with pictures of each of `sides`, evaluate a few batches, and return the seconds they took.
+    """Train a few steps at each of `sides`, evaluate a few batches, and return the seconds that these took.
 
-    The weights change. All ranks make the same steps. Once it is `late`, which all ranks ask at once, the first side
-    has a step, others have none, and a single batch is evaluated.
+    The weights change. All ranks make the same steps. All ranks ask `late` together. Once it returns True, only the
+    first side gets a step, and a single batch is evaluated.
     """
     kind = parts.device.type
     warm_up, timed = _WARM_UP.get(kind, _WARM_UP_ELSEWHERE), _TIMED.get(kind, _TIMED_ELSEWHERE)
@@ -116,7 +116,7 @@ def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Ca
     state, step, ranks = parts.state, parts.step, parts.ranks
     state.model.train()
     keep_frozen(step.frozen)
-    state.loader.set_epoch(state.loader.epoch + 1)  # from its first batch on
+    state.loader.set_epoch(state.loader.epoch + 1)  # start at its first batch
     state.loader.set_image_size(side)
     seconds: list[float] = []
     with closing(step_batches(state.loader, step.accumulate)) as batches:
@@ -135,7 +135,7 @@ def _step_seconds(parts: RunParts, side: int, warm_up: int, timed: int, late: Ca
 
 
 def _evaluation_seconds(parts: RunParts, batches: int) -> float:
-    """Return the seconds of a photograph; the first batch of several warms up."""
+    """Return the seconds per photograph. If there are several batches, the first one is a warm-up."""
     model, step = parts.state.evaluated_model, parts.step
     model.eval()
     seconds: list[tuple[float, int]] = []
@@ -153,9 +153,9 @@ def _evaluation_seconds(parts: RunParts, batches: int) -> float:
 
 
 def _sizes(asked: TrainConfig, config: TrainConfig, teacher: Teacher | None) -> tuple[list[int], set[int]]:
-    """Return the sides in px that may be evaluated, the greatest first, and those that the model may train on besides.
+    """Return the sides in px that may be evaluated, the greatest first, and other sides that the model may train on.
 
-    `config` has the size that was `asked` for, or else the model's own. A `teacher` sees the same pictures.
+    `config` has the size in `asked`, or otherwise the model's own. A `teacher` sees the same images.
     """
     own, name = config.image_size, config.model
     if is_own(name):
@@ -193,7 +193,7 @@ def _work(parts: RunParts, config: TrainConfig, head_epochs: int) -> Work:
 
 
 def _averaging(parts: RunParts, epochs: int, validation: int) -> int:
-    """Return how many photographs the model sees at most while the weights of so many `epochs` are averaged."""
+    """Return how many photographs the model sees at most while the weights of `epochs` epochs are averaged."""
     if epochs < 2:
         return 0
     seen = min(len(parts.loaders.train.ids), STATISTICS_BATCHES * parts.batch_size)

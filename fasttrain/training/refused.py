@@ -1,4 +1,4 @@
-"""A run that the machine stops: its disk full, its memory used up, …"""
+"""Errors of the machine that end a run, such as a full disk or no memory."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from fasttrain.errors import UserError, mendable
 
 
 def refused(error: Exception, folder: RunFolder) -> UserError | None:
-    """What the machine refused, in one line with how to go on; None where `error` is something else."""
-    said = error if isinstance(error, UserError) and isinstance(error.__cause__, OSError) else mendable(error)
-    if said is None or not _resumable(folder):
-        return None if said is error else said
-    return type(said)(f"{said}; then go on with: fasttrain train --resume {folder.path}")
+    """Return an error of one line that says what the machine refused and how to resume. None for any other `error`."""
+    reason = error if isinstance(error, UserError) and isinstance(error.__cause__, OSError) else mendable(error)
+    if reason is None or not _resumable(folder):
+        return None if reason is error else reason
+    return type(reason)(f"{reason}; then resume with: fasttrain train --resume {folder.path}")
 
 
 def _resumable(folder: RunFolder) -> bool:

@@ -1,4 +1,4 @@
-"""Replay the step at which a run diverged, in fp32 and in the run's precision, and look at every module."""
+"""Replay the step at which a run diverged, in fp32 and in the run's precision, and inspect every module."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from fasttrain.training.step import StepBatch
 from fasttrain.training.teacher import load_teacher, require_same_teacher
 
 _LISTED = 3  # activations, gradients
-_WILD = 10  # times the loss of a guess
+_WILD = 10  # times the loss of random guessing
 
 
 @dataclass(frozen=True)
 class Named:
-    """A module or a parameter, and the greatest magnitude of its output or gradient (of the finite values)."""
+    """A module or parameter, and the greatest magnitude among the finite values of its output or gradient."""
 
     name: str
     value: float
@@ -47,11 +47,12 @@ class Named:
 
 @dataclass(frozen=True)
 class Tried:
-    """The step in one precision. `gradient`: the norm of all; None for a validation, which has none.
+    """The result of the step in one precision.
 
-    module: the first whose output is not finite; None where all are. fed: the greatest magnitude of what it got; NaN
-    where that is not finite either. samples: places in the guilty batch whose part of that output, or else whose loss,
-    is not finite. losses: one a sample.
+    `gradient`: the norm of the whole gradient; None for a validation. `module`: the first module whose output is not
+    finite, or None. `fed`: the greatest magnitude of that module's input; NaN if the input is not finite either.
+    `samples`: positions in the faulty batch whose part of that output, or else whose loss, is not finite. `losses`:
+    one per sample.
     """
 
     precision: str
@@ -72,8 +73,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Replay:
-    """`facts`: what the run knew (see `DivergedStep`). `keys`: the samples that stand out in the guilty batch: those
-    whose values are not finite, or else those of the greatest losses. `why` and `mend`: a sentence each."""
+    """The result of a replay.
+
+    `facts`: see `DivergedStep`. `keys`: the suspicious samples of the faulty batch, whose values are not finite, or
+    else whose losses are greatest. `why` and `mend`: the cause and the fix, a sentence each.
+    """
 
     path: Path
     facts: dict[str, Any]
@@ -85,19 +89,19 @@ class Replay:
     sheet: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As strict JSON can hold it: numbers that are not finite by their names."""
+        """Return the replay as JSON data. Numbers that are not finite become text, such as "nan"."""
         values = {**asdict(self), "path": str(self.path), "sheet": str(self.sheet) if self.sheet else None}
         plain: dict[str, Any] = _plain(values)
         return plain
 
 
 def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
-    """Replay the step `saved`, which the file `path` holds, and return where it breaks.
+    """Replay the step `saved`, read from the file `path`, and return where it breaks.
 
-    Raises UserError for a linear probe's, or of another head on features, which can't be replayed.
+    Raises UserError for the step of a linear probe or of another head on features, which can't be replayed.
     """
     if saved.facts["config"].get("linear_probe") or saved.facts.get("on_features"):
-        raise UserError(f"{path} is of a head on cached features, which has no step to run again")
+        raise UserError(f"{path} comes from a head on cached features, which has no step to replay")
     target = make_current(choose_device(device))
     tried = [_try(saved, precision, target) for precision in dict.fromkeys(("fp32", saved.facts["precision"]))]
     last = tried[-1]
@@ -110,7 +114,7 @@ def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
 
 @dataclass
 class _Seen:
-    """What the hooks note in one forward pass."""
+    """Values recorded by the hooks in one forward pass."""
 
     module: str | None = None
     fed: float = math.nan
@@ -195,7 +199,7 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
 
 
 def _config(saved: DivergedStep) -> TrainConfig:
-    # A recipe would fill in what the run left unset.
+    # A recipe would fill in settings that the run left unset.
     return resolve({name: value for name, value in saved.facts["config"].items() if name != "recipe"})
 
 
@@ -223,14 +227,16 @@ def _model(saved: DivergedStep, config: TrainConfig, device: torch.device) -> to
     try:
         model.load_state_dict(saved.weights)
     except RuntimeError as error:
-        raise UserError(f"the weights kept do not fit {config.model} as timm makes it here; see `pip list`") from error
+        raise UserError(
+            f"the saved weights do not fit {config.model} as the installed timm builds it; see `pip list`"
+        ) from error
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 
 @contextmanager
 def _watched(model: torch.nn.Module, seen: _Seen) -> Iterator[None]:
-    # A module's hook runs after those of the modules in it, so the first that notices is the innermost.
+    # A module's hook runs after those of its submodules, so the first that notices is the innermost.
     handles = [
         module.register_forward_hook(
             lambda _, inputs, output, name=name: seen.note(name or "the model itself", inputs, output)
@@ -261,7 +267,7 @@ def _most(values: dict[str, float]) -> list[Named]:
 
 
 def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
-    """Why the step is not finite, and what to change."""
+    """Return why the step is not finite, and how to fix it."""
     facts, full, own = saved.facts, tried[0], tried[-1]
     rate = float(facts["config"]["learning_rate"])
     lower = f"lower --learning-rate ({rate:g}) to {rate / 10:g}, or warm it up (--scheduler cosine --warmup-epochs 1)"
@@ -269,24 +275,24 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
         named = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
         if facts["step"] == 0:
             return f"the weights that the run began with are not finite ({named})", "give other --weights"
-        return f"the weights were not finite any more before this step ({named})", f"{lower}, or set --clip-grad 1"
+        return f"the weights were already not finite before this step ({named})", f"{lower}, or set --clip-grad 1"
     if facts["kind"] == "validation" and (broken := facts["broken_buffers"]):
         return f"BatchNorm's running statistics are not finite ({broken[0]})", f"{lower}, or set --clip-grad 1"
     if full.finite and not own.finite:
         place = own.module or (own.broken_gradients[-1:] or ["the loss"])[0]
         most = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
         why = f"it is finite in fp32; {own.precision} overflows at {place}{most}"
-        # Fp16 takes the place of bf16 where a GPU has none.
+        # fp16 is also the fallback for bf16 on a GPU without it.
         asked_for = own.precision == "fp16" and facts["config"].get("amp_dtype") == "fp16"
         mend = "use --amp-dtype bf16" if asked_for else "train with --no-amp"
         if full.loss > _WILD * math.log(len(facts["classes"])):
             mend += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
         return why, mend
     if own.finite:
-        why = "it is finite when run again, as it is here, without torch.compile and with the weights before it"
+        why = "it is finite when replayed without torch.compile, from the weights before it"
         return (
             why,
-            "try --compile off and --deterministic; where it comes back at other steps, test the machine's memory",
+            "try --compile off and --deterministic; if it happens again at other steps, test the machine's memory",
         )
     if own.module is not None:
         fed = f", which is fed values up to {own.fed:.3g}" if math.isfinite(own.fed) else ""
@@ -295,9 +301,9 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
             f"{lower}, or set --clip-grad 1",
         )
     if not math.isfinite(own.loss):
-        return "the logits are finite, and the loss is not: they are too far apart", f"{lower}, or set --clip-grad 1"
+        return "the logits are finite, but too far apart for a finite loss", f"{lower}, or set --clip-grad 1"
     place = (own.broken_gradients[-1:] or ["the sum of all squares"])[0]
-    return f"the loss is finite, and the gradient overflows at {place}", lower
+    return f"the loss is finite, but the gradient overflows at {place}", lower
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`TrainResult`: what a finished run returns."""
+"""`TrainResult`: the result of a finished run."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ RECORDED = frozenset(
         *("skipped_steps", "phase"),
     }
 )
-"""The fields of an epoch's record that are the run's own; callbacks log others."""
+"""The fields of an epoch's record that the run itself writes. Callbacks can't log metrics with these names."""
 
 
 @dataclass(frozen=True)
 class Averaged:
-    """The epochs, from 1, whose weights were averaged, and the average's value of the monitored metric."""
+    """A weight average: its epochs, counted from 1, and its value of the monitored metric."""
 
     epochs: tuple[int, ...]
     value: float
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """Return a phrase for people."""
         return f"average of epochs {', '.join(map(str, self.epochs))}"
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of a finished run: its folder, one record an epoch, the final evaluation of the best epoch's weights.
+    """The result of a run: its folder, a record per epoch, and the final evaluation of the best epoch's weights.
 
-    `monitor` is the metric that chose the best epoch. `averaged`: the weights are an average in place of that epoch's.
-    `refit_epochs`: the weights were trained once more on train and val, for so many epochs.
+    `monitor`: the metric that chose the best epoch. `averaged`: set if the weights are an average instead of that
+    epoch's. `refit_epochs`: for how many epochs the weights were trained again on train and val.
     """
 
     folder: Path
@@ -59,12 +59,12 @@ class TrainResult:
 
     @property
     def weights_said(self) -> str:
-        """Return whose weights these are, for people."""
+        """Return a phrase for people that says which weights these are."""
         if self.refit_epochs:
             return f"weights refitted on train and val for {self.refit_epochs} epochs, which have no validation figure"
-        return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.said
+        return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.description
 
     @property
     def chosen_by(self) -> str:
-        """Return what made the best epoch the best, for people."""
+        """Return the display name of the metric that chose the best epoch."""
         return MONITORS[self.monitor].title

@@ -1,4 +1,4 @@
-"""Which settings a run has, and which checkpoint it goes on from."""
+"""Resolve a run's settings, and find the checkpoint that it resumes from."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fasttrain.training.default_weights import keep_weights
 
 @dataclass(frozen=True)
 class RunStart:
-    """The resolved settings, and where a resumed run stood: its folder and checkpoint (None for a fresh run).
+    """The resolved settings, and the state of a resumed run: its folder and checkpoint (None for a new run).
 
-    `before` are the settings in the checkpoint, and `changed` lists those given now that differ, as "name: old -> new";
-    `torn` has a line for each newer checkpoint that is not intact. `went_back`: the checkpoint is not the newest one,
-    so the epochs after it are abandoned. `model` was passed as an object, which the settings can't hold.
+    `before`: the settings in the checkpoint. `changed`: the settings given now that differ, as "name: old -> new".
+    `torn`: a line for each newer checkpoint that is damaged. `went_back`: the checkpoint is not the newest one, so the
+    epochs after it are dropped. `model`: a model passed as an object, which the settings can't hold.
     """
 
     config: TrainConfig
@@ -36,17 +36,18 @@ class RunStart:
 
     @property
     def model_source(self) -> str | OwnModel:
-        """Return what the model is made from."""
+        """Return what the model is made from: its name or the object."""
         return self.config.model if self.model is None else self.model
 
 
 def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: Path | None = None) -> RunStart:
-    """Settings given now win over the TOML file's, those over a resumed checkpoint's, those over the defaults.
+    """Resolve the settings of a run that begins or resumes.
 
-    So `--resume auto` alone goes on exactly as the run began. `restarted` is the folder of the run that torchrun
-    restarts: it goes on from its checkpoint, or begins again in it where there is none yet. Raises UserError for bad
-    settings, one that can't change in a resumed run (see `config.resuming`), or a checkpoint that can't be found or
-    read.
+    Settings given now take precedence over the TOML file's, then come those of a resumed checkpoint, then the
+    defaults. So `--resume auto` alone continues exactly as the run began. `restarted` is the folder of a run that
+    torchrun restarts: it resumes from its checkpoint, or begins again if it has none yet. Raises UserError for invalid
+    settings, for a setting that can't change in a resumed run (see `config.resuming`), or if no checkpoint can be
+    found or read.
     """
     file = read_toml(config_file) if config_file else {}
     origin = str(config_file) if config_file else "settings"
@@ -65,15 +66,15 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
         )
     if path.parent.name != CHECKPOINTS:
         raise UserError(
-            f"{path}: not in a run's {CHECKPOINTS} folder, where it was written; put it back, or give --resume the run"
+            f"{path}: not in the {CHECKPOINTS} folder of a run; move it back there, or give --resume the run folder"
         )
     before, config = _resolve_resumed(lasting(then), file, given, origin)
     changed = changes(before, config, path)
     _require_epochs(config.epochs, found.state)
     if found.state.get("phase") == "refit" and config.epochs != before.epochs:
         raise UserError(
-            f"epochs = {before.epochs} can't become {config.epochs} in {path}: the refit has begun, for as many as the "
-            "best epoch; --resume an earlier checkpoint, or start a new run"
+            f"epochs = {before.epochs} can't become {config.epochs} in {path}: the refit has begun, and its epochs "
+            "are fixed; --resume an earlier checkpoint, or start a new run"
         )
     _complete(found.state, before)
     went_back = restarted is None and not found.torn and not _is_newest(path)
@@ -83,23 +84,23 @@ def start_of_run(config_file: Path | None, given: Mapping[str, Any], restarted: 
 def _resolve_resumed(
     then: dict[str, Any], file: Mapping[str, Any], given: Mapping[str, Any], origin: str
 ) -> tuple[TrainConfig, TrainConfig]:
-    """The settings of the checkpoint, and those of the run that resumes it."""
-    # A recipe would fill in what the run left unset, so it must not be applied once more.
+    """Return the settings of the checkpoint, and those of the run that resumes it."""
+    # A recipe would fill in settings that the run left unset, so it is not applied again.
     layers = [{name: each for name, each in layer.items() if name != "recipe"} for layer in (then, file, given)]
     before, now = resolve(layers[0]), resolve(*layers, origin=origin)
     recipes = [recipe for layer in (given, file, then) if (recipe := layer.get("recipe")) is not None]
     before = before.model_copy(update={"recipe": then.get("recipe")})
     update: dict[str, Any] = {"recipe": recipes[0] if recipes else None, "model": keep_weights(before.model, now.model)}
-    if now.batch_size == "auto":  # the number that was found when the run began
+    if now.batch_size == "auto":  # use the size found when the run began
         update["batch_size"] = before.batch_size
-    for name in ("interpolation", "monitor"):  # what was found when the run began
+    for name in ("interpolation", "monitor"):  # use what was chosen when the run began
         if getattr(now, name) == "auto":
             update[name] = getattr(before, name)
     return before, now.model_copy(update=update)
 
 
 def _is_newest(path: Path) -> bool:
-    """Whether the run of this intact checkpoint has no later one that is intact."""
+    """Return whether this intact checkpoint is the newest intact one of its run."""
     run = path.parents[1]
     paths = checkpoints_of(run)
     return paths[:1] == [path] or (path in paths and newest_checkpoint(run).path == path)
@@ -107,17 +108,17 @@ def _is_newest(path: Path) -> bool:
 
 def _require_epochs(epochs: int, checkpoint: Mapping[str, Any]) -> None:
     begun = checkpoint.get("epoch", 0) + (checkpoint.get("loader", {}).get("samples", 0) > 0)
-    if checkpoint.get("phase") == "refit":  # whose epochs come after those that were asked for
+    if checkpoint.get("phase") == "refit":  # its epochs come after those asked for
         begun = checkpoint["phase_epoch"]
     if epochs < begun:
         raise UserError(
-            f"epochs = {epochs} is fewer than the {begun} that the checkpoint has begun; give at least {begun}, or "
+            f"epochs = {epochs} is fewer than the checkpoint's {begun}; give at least {begun}, or "
             "--resume an earlier checkpoint"
         )
 
 
 def _complete(checkpoint: dict[str, Any], before: TrainConfig) -> None:
-    """Adds what checkpoints of older fasttrains only say in their settings."""
+    """Add what checkpoints of older versions only hold in their settings."""
     checkpoint.get("optimizer", {}).setdefault("kind", before.optimizer)
     for name, value in (("kind", before.scheduler), ("learning_rate", before.learning_rate)):
         checkpoint.get("schedule", {}).setdefault(name, value)

@@ -1,4 +1,4 @@
-"""`--sam`: sharpness-aware minimization (Foret et al. 2021): the gradient is taken where the loss is worst nearby."""
+"""`--sam`: sharpness-aware minimization (Foret et al. 2021), with the gradient where the nearby loss is highest."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ _LEAST_NORM = 1e-12
 
 @contextmanager
 def climbed(parameters: Iterable[torch.Tensor], rho: float) -> Iterator[None]:
-    """Inside it, the parameters with a gradient lie `rho` further along it, and have none; then they are back, bit for
-    bit, with the gradient that was taken meanwhile.
+    """Move the parameters with a gradient by `rho` along it and clear their gradients, then restore them exactly.
 
-    A gradient may be scaled, as its length doesn't count. Where it is not finite, the parameters stay where they are.
-    Nothing waits for the device.
+    The gradient computed inside the context remains. A gradient may be scaled, because its length doesn't matter. If
+    it is not finite, the parameters stay where they are. Nothing waits for the device.
     """
     moved = [each for each in parameters if each.grad is not None]
     before = [each.detach().clone() for each in moved]

@@ -1,4 +1,4 @@
-"""When a run is saved, and that it is rank 0 which writes."""
+"""When a run is saved. Rank 0 writes its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger("fasttrain")
 
 
 class Saving:
-    """The checkpoints of a run in the folder `run`, on one of its ranks; those above 0 only follow.
+    """The checkpoints of the run in the folder `run`. Rank 0 writes them; other ranks only keep time.
 
-    Every method but `overdue` raises UserError where an earlier checkpoint could not be written.
+    Every method but `overdue` raises UserError if an earlier checkpoint could not be written.
     """
 
     def __init__(self, run: Path, every: SaveEvery, keep: int, main: bool = True) -> None:
@@ -26,28 +26,28 @@ class Saving:
 
     @property
     def overdue(self) -> bool:
-        """Whether rank 0's clock says so; the others leave it to that one."""
+        """Return whether the next checkpoint is due by rank 0's clock. Always False on other ranks."""
         seconds = self._every.seconds if self._writer else None
         return seconds is not None and time.monotonic() - self._saved_at >= seconds
 
     def due(self, step: int, overdue: bool) -> bool:
-        """Whether to save after `step`, where any rank was `overdue`."""
+        """Return whether to save after `step`. `overdue` says whether any rank was overdue."""
         if self._writer:
             self._writer.check()
         return overdue or (self._every.steps is not None and step % self._every.steps == 0)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Copies `state` and writes it while training goes on."""
+        """Copy `state` and write it in the background."""
         if self._writer:
             self._writer.save(state)
         self._saved_at = time.monotonic()
 
     def wait(self) -> Path | None:
-        """Until all is on the disk: the last checkpoint, on rank 0."""
+        """Wait until everything is on the disk. Return the last checkpoint's path on rank 0."""
         return self._writer.wait() if self._writer else None
 
     def settle(self) -> None:
-        """Lets what is being written end, for a run that fails of something else."""
+        """Finish pending writes, for a run that fails for another reason."""
         try:
             self.wait()
         except Exception:

@@ -1,4 +1,4 @@
-"""Seeds, and the state of every generator that training draws from."""
+"""Seeds, and the states of all random generators that training uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:
-    """Seeds torch (every device), numpy and random; `deterministic` also forbids kernels that vary."""
+    """Seed torch (all devices), numpy and random. `deterministic` also forbids kernels whose results vary."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
@@ -22,16 +22,16 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 
 
 def seed_rank(rank: int, step: int = 0) -> None:
-    """Gives torch's generators (dropout's) of a rank above 0 a stream of their own, from the run's seed."""
+    """Give torch's generators on each rank above 0, which dropout uses, a stream derived from the run's seed."""
     if rank:
         words = np.random.SeedSequence([torch.initial_seed(), rank, step]).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]))
 
 
 def rng_state(device: torch.device | None = None) -> dict[str, Any]:
-    """The generators' states as tensors and plain data, loadable with `weights_only=True`.
+    """Return the generators' states as tensors and plain data, loadable with `weights_only=True`.
 
-    Of CUDA's generators only that of `device`, where it is given: a rank leaves the other ranks' alone.
+    With `device`, only that device's CUDA generator is included: each rank saves its own.
     """
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
@@ -55,8 +55,10 @@ def _cuda_states(device: torch.device | None) -> list[torch.Tensor]:
 
 
 def load_rng_state(state: dict[str, Any], device: torch.device | None = None) -> None:
-    """Puts back what `rng_state` returned for the same `device`; without one, CUDA's only where the number of
-    devices is the same."""
+    """Restore what `rng_state` returned for the same `device`.
+
+    Without a device, CUDA's generators are restored only if the number of devices is the same.
+    """
     torch.set_rng_state(state["torch"])
     if device is not None and device.type == "cuda" and state["cuda"]:
         torch.cuda.set_rng_state(state["cuda"][0], device)

@@ -1,4 +1,4 @@
-"""Make a run's parts before its first step: device, data, model, optimizer, step. No run folder is made here."""
+"""Build the parts of a run before its first step: device, data, model, optimizer, step. No run folder is made."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpo
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.own import require_logits, require_same_structure
 from fasttrain.model.precision import Precision, choose_precision
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.ranks import Ranks
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.find import data_set_in
@@ -60,19 +60,19 @@ log = logging.getLogger("fasttrain")
 
 
 def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
-    """Make the parts of the run that `start` describes, and tell `console` of problems with the data.
+    """Build the parts of the run that `start` describes, and print problems of the data to `console`.
 
-    Seeds every generator. Raises UserError for settings, data or a checkpoint that don't go together.
+    Seeds every generator. Raises UserError if settings, data and checkpoint don't match.
     """
     require_known_optimizer(start.config.optimizer)
-    config, why_tag = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
+    config, tag_notes = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
     config = config.model_copy(update={"data": data_set_in(config.data)})
-    config, why_sizes = with_fitting_sizes(config)
-    config, why_filter = with_known_interpolation(config)
-    start, why_batch = replace(start, config=config), ""
+    config, size_notes = with_fitting_sizes(config)
+    config, interpolation_note = with_known_interpolation(config)
+    start, batch_note = replace(start, config=config), ""
     if config.batch_size == "auto":
         quiet = make_console(quiet=True)
-        start, why_batch = with_fitting_batch(start, lambda trial: make_parts(trial, quiet, ranks))
+        start, batch_note = with_fitting_batch(start, lambda trial: make_parts(trial, quiet, ranks))
         config = start.config
     if config.linear_probe and ranks.size > 1:
         raise UserError(f"linear_probe trains one layer, too little for {ranks.size} ranks: start one process")
@@ -109,19 +109,19 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
     phase = phase_of(config, start.checkpoint)
     if config.refit and loaders.test is None:
         raise UserError(
-            f"refit: {shards.location} has no test split, which alone evaluates it; convert again with "
+            f"refit: {shards.location} has no test split, the only split left to evaluate it; convert again with "
             "--test-fraction 0.1, or leave refit out"
         )
     if phase == REFIT:
         loaders.train.close()
         loaders = replace(loaders, train=make_refit())
-    model, spec, why_weights = _make_model(start, shards.classes, device, ranks)
+    model, spec, weights_note = _make_model(start, shards.classes, device, ranks)
     spec = replace(spec, multi_label=shards.multi_label)
     frozen = freeze_for_good(model, config)
-    if not is_own(config.model):  # one's own code may count on what an activation overwrites
+    if not is_own(config.model):  # custom code may rely on activations that overwrite their input
         keep_inputs_of_activations(model, frozen)
     waiting, frozen_until_then = freeze_for(model, phase)
-    why_pixels = needs_pixels(config, model, ranks) if phase == HEAD else ""
+    pixels_reason = needs_pixels(config, model, ranks) if phase == HEAD else ""
     optimizer, schedule = make_optimizer(config, model, phase, -(-len(loaders.train) // config.grad_accumulation))
     precision = choose_precision(model, device, config.amp, config.amp_dtype)
     teacher = ranks.in_turn(lambda: load_teacher(config, spec, precision.name, device))
@@ -166,8 +166,16 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         )
     )
     seed_rank(ranks.rank)
-    why_head = describe_head(config, phase, why_pixels)
-    lines = (f"loader: {loaders.train.why}", *why_sizes, why_filter, *why_tag, why_weights, why_batch, why_head)
+    head_note = describe_head(config, phase, pixels_reason)
+    lines = (
+        f"loader: {loaders.train.why}",
+        *size_notes,
+        interpolation_note,
+        *tag_notes,
+        weights_note,
+        batch_note,
+        head_note,
+    )
     notes = tuple(line for line in lines if line)
     return RunParts(
         start=start,
@@ -184,7 +192,7 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
         step=step,
         compiled=compiled,
         warn=warn,
-        on_features=config.linear_probe or (phase == HEAD and not why_pixels),
+        on_features=config.linear_probe or (phase == HEAD and not pixels_reason),
         frozen=frozen,
         waiting=waiting,
         make_refit=make_refit,
@@ -205,8 +213,8 @@ def make_step(
     parallel: DistributedDataParallel | None = None,
     ranks: int = 1,
 ) -> Step:
-    """Return the step that a run with these settings trains with. `ids` are the training split's, int64 [n]."""
-    preprocess = Normalise(spec.mean, spec.std, channels_last=config.channels_last).to(device)
+    """Return the training step for these settings. `ids`, int64 [n], are those of the training split."""
+    preprocess = NormalizePixels(spec.mean, spec.std, channels_last=config.channels_last).to(device)
     return Step(
         device,
         preprocess,
@@ -227,7 +235,7 @@ def make_step(
 def _make_model(
     start: RunStart, classes: list[str], device: torch.device, ranks: Ranks
 ) -> tuple[torch.nn.Module, ModelSpec, str]:
-    """Return the model on `device`, its spec, and a line about the weights that it starts from."""
+    """Return the model on `device`, its spec, and a line about its initial weights."""
     config, resumed = start.config, start.checkpoint is not None
     img_size = img_size_for(config.model, config.image_size)
     model = create_model(
@@ -242,16 +250,16 @@ def _make_model(
         require_logits(model, config.model, len(classes), sides_of(config))
     if start.checkpoint is not None:
         require_same_structure(model, config.model, start.checkpoint["model"])
-    why_weights = ""
+    weights_note = ""
     if config.weights is not None and not resumed:
-        why_weights = load_initial_weights(model, config.model, config.weights, classes)
+        weights_note = load_initial_weights(model, config.model, config.weights, classes)
     if config.grad_checkpointing:
         enable_grad_checkpointing(model)
     spec = model_spec(model, config.model, classes, config.geometry, img_size)
     if config.sync_bn and ranks.size > 1 and device.type == "cuda":
         model = ranks.sync_batch_norm(model)
     model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec, why_weights
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model, spec, weights_note
 
 
 def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
@@ -266,7 +274,7 @@ def _warning_on(console: Console, ranks: Ranks) -> Callable[[str], None]:
 
 
 def _with_monitor(config: TrainConfig, shards: ShardSet) -> TrainConfig:
-    """Return `config` with the metric that "auto" means for these labels. Raises UserError for one they don't have."""
+    """Replace monitor = "auto" by the metric for these labels. Raises UserError for a metric that they don't have."""
     kind = SetEvaluation if shards.multi_label else Evaluation
     if config.monitor == "auto":
         return config.model_copy(update={"monitor": "map" if shards.multi_label else "top1"})
@@ -282,10 +290,10 @@ def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:
         raise UserError(f"{start.config.data} is not the same on all machines: copy one's shards to the others")
     if start.checkpoint and shards.manifest.contains(start.checkpoint["shards"]):
         raise UserError(
-            f"{shards.location} was appended to after {start.folder} began; start a new run from its weights: "
+            f"{shards.location} has grown since {start.folder} began; start a new run from its weights: "
             f"--weights {start.folder}/model.safetensors"
         )
     if start.checkpoint and start.checkpoint["shards"] != shards.fingerprint:
         raise UserError(
-            f"{shards.location} is not the data that {start.folder} began with; give --data that, or leave --resume out"
+            f"{shards.location} is not the data that {start.folder} began with; give its --data, or leave --resume out"
         )

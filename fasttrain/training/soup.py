@@ -1,4 +1,4 @@
-"""`--average`: the best epochs' weights, averaged where that is better: a greedy soup (Wortsman et al. 2022)."""
+"""`--average`: average the weights of the best epochs if that is better: a greedy soup (Wortsman et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import torch
 from fasttrain.config.monitor import MONITORS
 
 STATISTICS_BATCHES = 200
-"""Batches of photographs over which BatchNorm's statistics of an average are taken anew, at most."""
+"""The greatest number of training batches from which an average's BatchNorm statistics are recomputed."""
 
 Weights = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An epoch, from 0, the monitored metric's value then, and its weights on the host; None above rank 0."""
+    """A candidate for the average: its epoch (from 0), its value of the monitored metric, and its weights on the host.
+
+    Only rank 0 has the weights; they are None on other ranks.
+    """
 
     epoch: int
     value: float
@@ -26,14 +29,14 @@ class Candidate:
 
 
 class Candidates:
-    """The `count` best epochs so far, the best first and of equal ones the earlier first. Only rank 0 has weights."""
+    """The `count` best epochs so far, the best first; of equal ones, the earlier first. Only rank 0 has weights."""
 
     def __init__(self, count: int, monitor: str) -> None:
         self._count, self._monitor = count, MONITORS[monitor]
         self.best_first: list[Candidate] = []
 
     def offer(self, epoch: int, value: float, weights: Callable[[], Weights | None]) -> None:
-        """Keep the epoch if it is one of the best. `weights` makes a copy of its weights."""
+        """Keep the epoch if it is among the best. `weights` returns a copy of its weights."""
         if value != value:
             return
         better = sum(not self._monitor.is_better(value, each.value) for each in self.best_first)
@@ -42,14 +45,14 @@ class Candidates:
             del self.best_first[self._count :]
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the candidates, the first without its weights: they are the best epoch's, which a checkpoint holds."""
+        """Return the candidates. The first has no weights, because the checkpoint holds them as the best epoch's."""
         return [
             {"epoch": each.epoch, "value": each.value, "weights": each.weights if number else None}
             for number, each in enumerate(self.best_first)
         ]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]], best: Candidate | None) -> None:
-        """Restore the candidates. `best` is the best epoch; where `state` is empty, it is the only candidate."""
+        """Restore the candidates. `best` is the best epoch, and the only candidate if `state` is empty."""
         self.best_first = [Candidate(each["epoch"], each["value"], each["weights"]) for each in state][: self._count]
         if best is not None and self._count:
             self.best_first[:1] = [best]
@@ -58,10 +61,10 @@ class Candidates:
 def greedy_soup(
     candidates: Sequence[Candidate], monitor: str, evaluate: Callable[[Weights | None], float]
 ) -> tuple[list[int], float]:
-    """Return the positions of the candidates to average, and the value of the monitored metric of their average.
+    """Return the positions of the candidates to average, and the monitored metric of their average.
 
-    Starts from the first candidate, and adds each following one that makes the average better. `evaluate` returns the
-    metric of the weights that it is given; every rank calls it, with weights on rank 0 alone.
+    Start with the first candidate, and add each following one that makes the average better. `evaluate` returns the
+    metric of the given weights. Every rank calls it, with weights on rank 0 only.
     """
     chosen, best = [0], candidates[0].value
     for number in range(1, len(candidates)):
@@ -72,7 +75,10 @@ def greedy_soup(
 
 
 def averaged(weights: Sequence[Weights | None]) -> Weights | None:
-    """Return the mean of floating-point tensors, computed in float64; of others the first. None above rank 0."""
+    """Return the mean of the floating-point tensors, computed in float64, and the first of the others.
+
+    Returns None above rank 0.
+    """
     known = [each for each in weights if each is not None]
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""Everything that changes while training, in one place, so that a checkpoint can't forget a part."""
+"""The state that changes while training, all in one place, so that checkpoints are complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fasttrain.model.batch_norm import counting_norms
 from fasttrain.ranks import Ranks
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.ema import Ema
-from fasttrain.training.finite import StepDiverged, Watch
+from fasttrain.training.finite import FiniteCheck, StepDiverged
 from fasttrain.training.optim import Schedule
 from fasttrain.training.optimizer_state import load_optimizer, parameter_names
 from fasttrain.training.pace import Pace
@@ -22,13 +22,13 @@ from fasttrain.training.seeds import load_rng_state, rng_state, seed_rank
 from fasttrain.training.soup import Candidate, Candidates
 
 HEAD, FULL, REFIT = "head", "full", "refit"
-"""The phases of a run: the classifier alone trains; everything that isn't frozen; the same on train and val."""
+"""The phases of a run: only the classifier trains; everything not frozen trains; everything trains on train and val."""
 
 
 class Totals:
     """Sums over this rank's samples of an epoch, kept on the device so that no step waits for them.
 
-    accuracy: what counts as right, "top1", or "subset_accuracy" where a photograph has a set of classes.
+    `accuracy` is the metric for right answers: "top1", or "subset_accuracy" for multi-label data.
     """
 
     def __init__(self, device: torch.device, *, multi_label: bool = False) -> None:
@@ -40,9 +40,9 @@ class Totals:
     def update(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weight: float) -> None:
         """Add a batch: its mean `loss`, float [], its `logits`, float [n, classes], and its `labels`.
 
-        `labels` are int64 [n], or float [n, classes] where they are mixed; then the greatest share counts as right. Of
-        sets, a photograph counts whose classes all have the logits' sign.
-        `weight` is the number of samples that the loss stands for: n, unless the samples are weighted.
+        `labels` are int64 [n], or float [n, classes] for mixed labels, whose greatest share counts as the right class.
+        A multi-label photograph is right if all its classes have positive logits and all others don't. `weight` is the
+        divisor of the mean loss: n, unless samples are weighted.
         """
         if self.accuracy == "subset_accuracy":
             correct = ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
@@ -55,19 +55,19 @@ class Totals:
         self._samples += len(labels)
 
     def skipped(self, norm: torch.Tensor, ranks: int) -> None:
-        """Counts a step that GradScaler skips: where `norm`, its gradient's on each of the `ranks`, is not finite."""
-        self._sums[3].add_((norm - norm) != 0, alpha=1 / ranks)  # NaN where it is not finite
+        """Count a step that GradScaler skips, because the `norm` of its gradient on all `ranks` is not finite."""
+        self._sums[3].add_((norm - norm) != 0, alpha=1 / ranks)  # True if it is not finite
 
     def skipped_steps(self) -> int:
-        """Waits for the device."""
+        """Return the number of skipped steps. Waits for the device."""
         return round(self._sums[3].item())
 
     def samples(self) -> int:
-        """Return how many samples there were."""
+        """Return the number of samples."""
         return self._samples
 
     def means(self) -> tuple[float, float]:
-        """Loss and `accuracy` over the samples so far. Waits for the device."""
+        """Return loss and `accuracy` over the samples so far. Waits for the device."""
         loss, correct, *_ = self._sums.tolist()
         return loss / max(self._samples, 1), correct / max(self._samples, 1)
 
@@ -76,11 +76,11 @@ class Totals:
         return self._sums.device
 
     def begin_anew(self) -> Totals:
-        """Return the same sums of no sample."""
+        """Return empty sums of the same kind."""
         return Totals(self.device, multi_label=self.accuracy == "subset_accuracy")
 
     def over(self, ranks: Ranks) -> Totals:
-        """Those of all ranks together."""
+        """Return the sums over all `ranks`."""
         everyones = self.begin_anew()
         everyones.load_state_dict(torch.stack(ranks.gather(self.state_dict().cpu())).sum(dim=0))
         return everyones
@@ -97,12 +97,13 @@ class Totals:
 
 @dataclass
 class TrainingState:
-    """`epoch` counts finished epochs, `step` optimizer steps, `seconds` training time over all sessions of the run.
+    """The state of a training run.
 
-    phase: `HEAD`, `FULL` or `REFIT`, which began at `phase_step` and `phase_epoch`. optimizer_kind: its name in the
-    settings. pace: the schedule follows it; None without `--minutes`. best: the best epoch's weights, on the host of
-    rank 0; None before the first epoch's end, and where a checkpoint of an older fasttrain doesn't hold them. initial:
-    the weights that a run which is to be refitted began with, on the host of rank 0. candidates: the epochs to average.
+    `epoch`: finished epochs. `step`: optimizer steps. `seconds`: training time over all sessions of the run. `phase`:
+    `HEAD`, `FULL` or `REFIT`, which began at `phase_step` and `phase_epoch`. `optimizer_kind`: the optimizer's name in
+    the settings. `pace`: what the schedule follows; None without `--minutes`. `best`: the best epoch's weights on rank
+    0's host; None before the first epoch ends, or after loading a checkpoint of an older version without them.
+    `initial`: the first weights of a run that will be refitted, on rank 0's host. `candidates`: the epochs to average.
     """
 
     model: torch.nn.Module
@@ -128,23 +129,25 @@ class TrainingState:
     best: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     initial: dict[str, torch.Tensor] | None = field(default=None, repr=False)
     _best_step: int = -1
-    watch: Watch = field(init=False, repr=False)
+    finite_check: FiniteCheck = field(init=False, repr=False)
 
     _STATEFUL = ("model", "schedule", "scaler", "early_stopping", "totals", "loader")
     _PLAIN = ("epoch", "step", "seconds", "epoch_seconds", "epoch_wait", "history")
     _PHASE = ("phase", "phase_step", "phase_epoch")
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.totals.device)
+        self.finite_check = FiniteCheck(self.totals.device)
 
     def require_finite(self) -> None:
-        """Waits for the device. StepDiverged where a loss or a gradient since the last look was not finite."""
-        if sign := self.watch.look(self.scaler):
-            raise StepDiverged(sign, self.epoch, sign.note.learning_rate if sign.note else self.schedule.learning_rate)
+        """Raise StepDiverged if a loss or gradient since the last call was not finite. Waits for the device."""
+        if cause := self.finite_check.look(self.scaler):
+            raise StepDiverged(
+                cause, self.epoch, cause.note.learning_rate if cause.note else self.schedule.learning_rate
+            )
 
     @cached_property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The model's, found once: looking for them takes longer than what each step does with them."""
+        """The model's parameters, listed once because listing them takes longer than what each step does with them."""
         return list(self.model.parameters())
 
     @cached_property
@@ -154,28 +157,28 @@ class TrainingState:
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
-        """The EMA's where there is one: what is validated, saved and exported. It begins when the head's phase ends."""
+        """The model that is validated, saved and exported: the EMA, if there is one and the head's phase is over."""
         return self.model if self.ema is None or self.phase == HEAD else self.ema.module
 
     def begin_phase(self, phase: str) -> None:
-        """Begin `phase` with the weights at hand."""
+        """Begin `phase` with the current weights."""
         self.phase, self.phase_step, self.phase_epoch = phase, self.step, self.epoch
         self._best_step = -1
         if self.ema is not None:
             self.ema.module.load_state_dict(self.model.state_dict())
 
     def average(self) -> None:
-        """Have the EMA follow the step that has just been made."""
+        """Update the EMA after a step."""
         if self.ema is not None and self.phase != HEAD:
             self.ema.update(self.model, step=self.step - self.phase_step)
 
     @property
     def at_end_of_epoch(self) -> bool:
-        """Whether an epoch has just been closed, and the next has not begun."""
+        """Return whether an epoch has just ended and the next has not begun."""
         return self.epoch > 0 and self.loader.state_dict()["samples"] == 0
 
     def offer(self, value: float, main: bool) -> None:
-        """Offer the epoch that has just been validated as a candidate for the average. Call it after `keep_best`."""
+        """Offer the epoch just validated as a candidate for the average. Call it after `keep_best`."""
 
         def weights() -> dict[str, torch.Tensor] | None:
             if not main:
@@ -186,22 +189,24 @@ class TrainingState:
         self.candidates.offer(self.epoch, value, weights)
 
     def keep_best(self, apart: bool = False) -> None:
-        """Takes the evaluated model's weights as the best epoch's; a checkpoint holds them `apart` if they may change
-        without a step."""
+        """Keep the evaluated model's weights as those of the best epoch.
+
+        With `apart` a checkpoint always stores them separately, because the model's weights may change without a step.
+        """
         self.best = snapshot(self.evaluated_model.state_dict())
         self._best_step = -1 if apart else self.step
 
     def state_dict(self, ranks: Ranks) -> dict[str, Any]:
-        """Tensors and plain data only; the same on all `ranks` but for the model's buffers, where rank 0's count.
+        """Return the state as tensors and plain data. It is the same on all `ranks`, except for the model's buffers.
 
-        Raises StepDiverged: a run never goes on from a state that is not finite.
+        Rank 0's buffers are saved. Raises StepDiverged, so that no run resumes from a state that is not finite.
         """
         self.require_finite()
         state = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
         state |= {name: getattr(self, name) for name in (*self._PLAIN, *self._PHASE)}
         names = parameter_names(self.optimizer, self.model)
         state["optimizer"] = {"kind": self.optimizer_kind, "names": names, **self.optimizer.state_dict()}
-        # At the end of the best epoch they are the evaluated model's, and the file needs not hold them twice.
+        # At the end of the best epoch they equal the evaluated model's weights, so the file holds them once.
         state["best"] = None if self.step == self._best_step else self.best
         state["initial"] = self.initial
         state["average"] = self.candidates.state_dict()
@@ -215,9 +220,9 @@ class TrainingState:
         return {**state, "ema": ema, "rng": rng, "rng_of_others": rng_of_others}
 
     def load_state_dict(self, state: dict[str, Any], ranks: Ranks) -> None:
-        """The state of any number of ranks: those that had no generators then get fresh ones.
+        """Restore a state saved by any number of ranks. Ranks without saved generators get fresh ones.
 
-        What settings decide (rates, groups of parameters, patience, …) stays as it is here.
+        What the settings decide (rates, parameter groups, patience, …) stays as it is.
         """
         load_optimizer(self.optimizer, self.model, self.optimizer_kind, state["optimizer"])
         for name in self._STATEFUL:

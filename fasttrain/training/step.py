@@ -17,7 +17,7 @@ from fasttrain.errors import UserError
 from fasttrain.model.batch_norm import batches_counted_together, running_statistics_if_lone, statistics_kept
 from fasttrain.model.criterion import Criterion
 from fasttrain.model.precision import Autocast
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.training.finite import gradient_norm
 from fasttrain.training.sam import climbed
 from fasttrain.training.state import HEAD, TrainingState
@@ -32,17 +32,20 @@ DATA, COPY, AUGMENT, FORWARD, BACKWARD, LOGGING, OPTIMIZER = PHASES = (
     "logging",
     "optimizer",
 )
-"""The phases of a step, in order. `data` waits for the loader; `augment` includes Normalise and Mixup, `forward` the
-loss and the teacher, `optimizer` clipping, schedule and EMA, `logging` the sums for loss and top1."""
+"""The phases of a step, in order.
+
+`data` waits for the loader. `augment` includes normalization and Mixup, `forward` the loss and the teacher,
+`optimizer` clipping, schedule and EMA, and `logging` the sums for loss and top1.
+"""
 
 Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A loader's batch: images uint8 [n, H, W, 3] on any device, the loader's labels and ids int64 [n] on the host.
+    """A loader's batch: images, uint8 [n, H, W, 3], on any device; labels and ids, int64 [n], on the host.
 
-    `begin` and `end` are positions in the epoch, in samples over all ranks: before this batch and after it.
+    `begin` and `end` are its positions in the epoch, in samples over all ranks.
     """
 
     images: torch.Tensor
@@ -54,12 +57,12 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class Step:
-    """Everything that one training step needs besides the state that it changes.
+    """Everything a training step needs, except the state that it changes.
 
-    `frozen` are the modules that stay in eval mode. `accumulate` is the number of batches a step. `sam` is the
-    radius of sharpness-aware minimization, 0 without. `class_weights` are the criterion's, on the host. `teacher` takes
-    the criterion's place, or a part of it. With several `ranks`, `parallel` is the model that averages their
-    gradients. `phase(name)` is entered around each phase; a profiler or a stopwatch can be put there.
+    `frozen`: modules that stay in eval mode. `accumulate`: batches per step. `sam`: the radius of sharpness-aware
+    minimization, or 0. `class_weights`: the criterion's, on the host. `teacher`: replaces the criterion, or a part of
+    it. `parallel`: with several `ranks`, the model that averages their gradients. `phase(name)`: a context manager
+    entered around each phase, for a profiler or a timer.
     """
 
     device: torch.device
@@ -77,19 +80,19 @@ class Step:
     sam: float = 0.0
     phase: Phase = contextlib.nullcontext
 
-    def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: Agreed) -> None:
+    def __call__(self, state: TrainingState, batches: Sequence[StepBatch], agreed: StepAgreement) -> None:
         """Add up the gradients of `batches` and update the weights once.
 
         `agreed` holds what all ranks bring to this step. Each batch is weighted by its share of the step's weight, so
         the gradient is that of the mean over all samples of the step. Ranks exchange gradients with the last batch
-        only. With `sam` the batches run twice: where the weights are, with each rank's own gradient, and where that
-        leads to. Losses, metrics and BatchNorm's statistics are those of the first time.
+        only. With `sam` the batches run twice: at the current weights, with each rank's own gradient, and at the
+        weights that this leads to. Losses, metrics and BatchNorm's statistics come from the first pass.
         """
-        # All of a batch may be bad samples.
+        # a batch may consist only of bad samples
         present = [each for each in batches if self.parallel is not None or len(each.labels)]
         for batch in present:
             begin, rate = batches[0].begin, state.schedule.learning_rate
-            state.watch.begin(state.epoch, state.step, begin, batch.begin, batch.end, rate)
+            state.finite_check.begin(state.epoch, state.step, begin, batch.begin, batch.end, rate)
             with self._exchanging(batch is batches[-1] and not self.sam):
                 loss, logits, targets = self._add_gradient(state, batch, agreed)
             with self.phase(LOGGING):
@@ -103,13 +106,13 @@ class Step:
             self.update(state)
 
     def size(self, batches: Sequence[StepBatch]) -> tuple[int, float]:
-        """Return how many samples this rank brings to a step of `batches`, and what they weigh in its mean loss."""
+        """Return how many samples `batches` have on this rank, and their weight in the step's mean loss."""
         return sum(len(batch.labels) for batch in batches), sum(self._weight(batch.labels) for batch in batches)
 
     def _weight(self, labels: torch.Tensor) -> float:
-        """Return the divisor of the criterion's mean over `labels`, those of a batch, on the host.
+        """Return the divisor of the criterion's mean over a batch's `labels`, which are on the host.
 
-        That is their number, or the sum of their class weights.
+        It is their number, or the sum of their class weights.
         """
         if self.class_weights is None or self.augmentation.mix is not None or labels.ndim == 2:
             return float(len(labels))
@@ -135,7 +138,7 @@ class Step:
             return loss, logits, targets
 
     def forward(self, model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logits, float [n, classes], of `inputs`, float [n, 3, H, W].
+        """Return the logits, float [n, classes], for `inputs`, float [n, 3, H, W].
 
         Raises UserError for a batch that BatchNorm can't train on.
         """
@@ -145,46 +148,49 @@ class Step:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                f"batch_size = {len(inputs)}: at {inputs.shape[-1]} px one photograph is too little for BatchNorm to "
+                f"batch_size = {len(inputs)}: at {inputs.shape[-1]} px one photograph is not enough for BatchNorm to "
                 "train on; use a greater --batch-size or --image-size"
             ) from error
         return logits
 
     def _exchanging(self, exchange: bool) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which a backward pass exchanges gradients between ranks, or does not."""
+        """Return a context in which backward passes exchange gradients between ranks if `exchange` is true."""
         return contextlib.nullcontext() if exchange or self.parallel is None else self.parallel.no_sync()
 
-    def _share(self, batch: StepBatch, agreed: Agreed) -> float:
+    def _share(self, batch: StepBatch, agreed: StepAgreement) -> float:
         """Return the share, in [0, 1], of `batch` in the step's weight."""
         return self._weight(batch.labels) / (agreed.weight or 1.0)
 
     def _add_gradient(
-        self, state: TrainingState, batch: StepBatch, agreed: Agreed, *, again: bool = False
+        self, state: TrainingState, batch: StepBatch, agreed: StepAgreement, *, again: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Add the gradient of `batch`. Return what `loss` returns. `again`: its loss has been noted before."""
+        """Add the gradient of `batch` and return what `loss` returns. `again`: its loss has already been recorded."""
         share = self._share(batch, agreed)
         with running_statistics_if_lone(state.model, len(batch.labels), state.loader.settings.batch_size):
             with batches_counted_together(state.norms):
                 loss, logits, targets = self.loss(state.model, batch, state.epoch)
             if not again:
-                state.watch.loss(loss)
+                state.finite_check.loss(loss)
             with self.phase(BACKWARD):
                 # DistributedDataParallel divides by the number of ranks.
                 weighted = loss if share * self.ranks == 1 else loss * (share * self.ranks)
-                state.watch.scaled(weighted, state.scaler).backward()
+                state.finite_check.scaled(weighted, state.scaler).backward()
         return loss, logits, targets
 
     def update(self, state: TrainingState) -> None:
-        """Clip the gradient, note whether it is finite, update the weights unless it isn't; then schedule and EMA."""
+        """Clip the gradient, check that it is finite, and update the weights if it is.
+
+        Then update the schedule and the EMA.
+        """
         if self.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)
         norm = gradient_norm(state.parameters)
         if self.clip_grad is not None:
             clip_grads_with_norm_(state.parameters, self.clip_grad, norm)
-        state.watch.gradient(norm, state.scaler)
+        state.finite_check.gradient(norm, state.scaler)
         if state.scaler.is_enabled():
             state.totals.skipped(norm, self.ranks)
-        state.watch.update(state.optimizer, state.scaler)
+        state.finite_check.update(state.optimizer, state.scaler)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1

@@ -32,9 +32,9 @@ from fasttrain.training.image_size import sides_of
 class Teacher:
     """A trained model, in eval mode and without gradients, whose probabilities the student learns.
 
-    name: as it was given. spec: of its network. sha256: of its tensors. scale, shift: float32 [3, 1, 1], which make its
-    input of the student's; None where both normalize alike. weight: the share of the teacher in the loss; the rest is
-    the labels'.
+    `name`: as the user gave it. `spec`: of its network. `sha256`: digest of its tensors. `scale`, `shift`: float32 [3,
+    1, 1], convert the student's inputs to the teacher's; None if both normalize alike. `weight`: the teacher's share
+    of the loss; the rest is that of the labels.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Teacher:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Return what a checkpoint keeps of it."""
+        """Return what a checkpoint stores about the teacher."""
         return {"path": self.name, "sha256": self.sha256}
 
     def takes(self, side: int) -> bool:
-        """Return whether it is known to take pictures of `side` px, without trying them."""
+        """Return whether the teacher is known to accept images of `side` px, without trying it."""
         return not is_own(self.spec.name) and takes(self.spec.name, side, self.spec.img_size)
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return its logits, float [n, classes], of the student's `inputs`, float [n, 3, H, W].
+        """Return the teacher's logits, float [n, classes], for the student's `inputs`, float [n, 3, H, W].
 
-        Mixed pictures are normalized anew without an error: Mixup's shares add up to 1.
+        This is also exact for images mixed by Mixup, whose shares add up to 1.
         """
         with torch.no_grad(), self.autocast():
             if self.scale is not None and self.shift is not None:
@@ -76,9 +76,9 @@ class Teacher:
     ) -> torch.Tensor:
         """Return the student's mean loss, float [].
 
-        That is the Kullback-Leibler divergence from the teacher's probabilities at `temperature`, times its square, and
-        the `criterion`'s of `targets`. The class weights of `criterion` weigh both alike. Of sets of classes it is the
-        mean of the classes' divergences, whose probabilities are sigmoids.
+        It is the Kullback-Leibler divergence from the teacher's probabilities at `temperature`, times its square, and
+        the `criterion`'s loss of `targets`. Class weights apply to both. For multi-label data the divergence is the
+        mean over the classes, whose probabilities are sigmoids.
         """
         theirs, ours = (each.float() / self.temperature for each in (self.logits(inputs), logits))
         if isinstance(criterion, SetCrossEntropy):
@@ -107,10 +107,10 @@ def _set_divergence(ours: torch.Tensor, theirs: torch.Tensor, pos_weight: torch.
 
 
 def load_teacher(config: TrainConfig, student: ModelSpec, precision: str, device: torch.device) -> Teacher | None:
-    """Return the teacher that `config` names, on `device`, for the `student`; None where it names none.
+    """Return the teacher that `config` names, on `device`, for the `student`. None if it names none.
 
-    `precision` is the student's. Raises UserError for a teacher of other classes or an other order of them, one that
-    says sets where the data has single labels or the other way round, or one that doesn't take the run's pictures.
+    `precision` is the student's. Raises UserError if the teacher's classes or their order differ, if only one of the
+    two is multi-label, or if the teacher does not accept the run's image sizes.
     """
     if (name := config.teacher) is None:
         return None
@@ -143,12 +143,12 @@ def load_teacher(config: TrainConfig, student: ModelSpec, precision: str, device
 
 
 def require_same_teacher(teacher: Teacher | None, saved: dict[str, Any] | None, run: Path | str | None) -> None:
-    """Raise UserError where `run` had another teacher, as its checkpoint or diverged step `saved` says."""
+    """Raise UserError if `run` began with another teacher, according to its checkpoint or diverged step `saved`."""
     then = (saved or {}).get("teacher")
     if teacher is not None and then is not None and then["sha256"] != teacher.sha256:
         raise UserError(
-            f"teacher = {teacher.name} is not the one that {run} began with, {then['path']} with tensors of SHA-256 "
-            f"{then['sha256'][:12]}; give --teacher that, or start a new run"
+            f"teacher = {teacher.name} is not the one that {run} began with, {then['path']} with SHA-256 "
+            f"{then['sha256'][:12]}; give --teacher the original, or start a new run"
         )
 
 
@@ -167,7 +167,7 @@ def _of_timm(name: str, classes: Sequence[str], side: int) -> tuple[torch.nn.Mod
         )
     subset = infer_imagenet_subset({"num_classes": pretrained_config(name).num_classes})
     known: list[str] = ImageNetInfo(subset).label_names() if subset else []
-    _require_classes(name, known, classes)  # before its weights are downloaded
+    _require_classes(name, known, classes)  # before the weights are downloaded
     img_size = img_size_for(name, side)
     made = create_model(name, len(known), pretrained=True, img_size=img_size)
     return made, model_spec(made, name, known, Geometry(side), img_size)
@@ -190,7 +190,9 @@ def _require_kind(name: str, teacher_is_multi_label: bool, student_is_multi_labe
     if teacher_is_multi_label != student_is_multi_label:
         kinds = "one class a photograph", "sets of classes"
         here, there = kinds[student_is_multi_label], kinds[teacher_is_multi_label]
-        raise UserError(f"teacher = {name} says {there}, and the data has {here}; give a teacher trained on such data")
+        raise UserError(
+            f"teacher = {name} predicts {there}, but the data has {here}; give a teacher trained on such data"
+        )
 
 
 def _require_sizes(config: TrainConfig, network: torch.nn.Module, spec: ModelSpec) -> None:

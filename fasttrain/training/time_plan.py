@@ -1,4 +1,4 @@
-"""The plan of a run under `--minutes`: a pure function of measured rates, counts and the seconds that are left."""
+"""The plan of a run under `--minutes`: a pure function of measured rates, counts and the seconds left."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from fasttrain.errors import UserError
 from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
-_ENOUGH = (4.0, 2.0, 1.5)  # epochs at the usual side, growing up to it, at the small one
-_ENOUGH_BEHIND_HEAD = 2.0  # one epoch, or pictures of the small side, end below a solved head
-_LEAST_STEPS = 200  # as many steps are worth it also where they are a small part of an epoch
-_FEWEST_STEPS = 20  # fewer change nothing for the better
-_LEAST_PART = 0.2  # of an epoch: less is not worth its validation
+_ENOUGH = (4.0, 2.0, 1.5)  # epochs at the usual side, growing up to it, and at the small one
+_ENOUGH_BEHIND_HEAD = 2.0  # one epoch, or small pictures, end worse than a solved head alone
+_LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
+_FEWEST_STEPS = 20  # fewer don't improve the model
+_LEAST_PART = 0.2  # of an epoch; a smaller part is not worth its validation
 _STRIDE = 32
-_TRAINED_SHARE = 0.8  # of the evaluated side: random crops enlarge what is in them (Touvron et al. 2019)
-_SMALL_SHARE, _SMALLEST = 0.6, 96  # of the evaluated side, and px
-_HEAD_SHARE = 0.5  # of the time, at most: nothing else raises the accuracy as fast
-_SOLVE = 2e-3  # seconds a photograph, for the first penalties: the others are left out where they take too long
-_REPORT = 5.0  # seconds for the figures, the report and the files
-_MARGIN, _MOST_MARGIN = 0.02, 20.0  # of the budget, and in seconds
+_TRAINED_SHARE = 0.8  # of the evaluated side; random crops enlarge objects (Touvron et al. 2019)
+_SMALL_SHARE, _SMALLEST = 0.6, 96  # of the evaluated side; in px
+_HEAD_SHARE = 0.5  # of the time, at most; nothing else raises the accuracy as fast
+_SOLVE = 2e-3  # seconds per photograph for the first penalties; the others are left out if they take too long
+_REPORT = 5.0  # seconds for figures, report and files
+_MARGIN, _MOST_MARGIN = 0.02, 20.0  # of the budget; in seconds
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds on this machine.
+    """Seconds measured on this machine.
 
-    steps: of a training step, its data included, by the side of the pictures in px; one side or more.
-    evaluation: of a photograph that is evaluated at `evaluated_side` px.
+    `steps`: seconds of a training step with its data, by the image side in px; one or more sides. `evaluation`:
+    seconds per photograph evaluated at `evaluated_side` px.
     """
 
     steps: dict[int, float]
@@ -38,7 +38,7 @@ class Rates:
     evaluated_side: int
 
     def step_line(self) -> tuple[float, float]:
-        """Return (a, b) so that a step takes a + b * side ** 2 seconds, both at least 0."""
+        """Return (a, b) such that a step takes a + b * side ** 2 seconds. Both are at least 0."""
         sides = sorted(self.steps)
         first, last = sides[0], sides[-1]
         if first == last:
@@ -48,17 +48,17 @@ class Rates:
         return self.steps[first] - slope * first**2, slope
 
     def evaluate(self, side: int) -> float:
-        """Return the seconds of a photograph at `side` px."""
+        """Return the seconds per photograph at `side` px."""
         return self.evaluation * (side / self.evaluated_side) ** 2
 
 
 @dataclass(frozen=True)
 class Work:
-    """Counts of a run: optimizer steps an epoch, and photographs of the training and the test split.
+    """Counts of a run: optimizer steps per epoch, and photographs of the training and the test split.
 
-    `validation` and `end` are the photographs that one rank evaluates after each epoch and at the end. `solved` are
-    those of the training split on whose features the classifier can be solved for first; 0 where it can't. `alone` says
-    if that may be all of the run, on all photographs.
+    `validation`, `end`: the photographs that one rank evaluates after each epoch and at the end. `solved`: the
+    training photographs on whose features the head can be fitted first; 0 if it can't be. `alone`: whether the head,
+    fitted on all photographs, may be the whole run.
     """
 
     steps: int
@@ -72,11 +72,11 @@ class Work:
 
 @dataclass(frozen=True)
 class TimePlan:
-    """The choices for one run, and the seconds they should take.
+    """The choices for a run, and the seconds that they should take.
 
-    head: "first" (solve for the classifier, then train everything), "alone" or "none". `training` are the seconds of
-    all steps; the last epoch may end early. A step takes `line[0] + line[1] * side ** 2`, one validation `validation`,
-    and `finish` is kept for the end.
+    `head`: "first" (solve for the classifier, then train everything), "alone" or "none". `training`: seconds of all
+    steps; the last epoch may end early. `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `validation`:
+    seconds of one validation. `finish`: seconds reserved for the end.
     """
 
     budget: float
@@ -93,7 +93,7 @@ class TimePlan:
 
     @property
     def epochs_that_fit(self) -> float:
-        """Return the epochs that `training` is enough for, the last of them perhaps a part."""
+        """Return how many epochs fit into `training`. The last one may be partial."""
         done, left = 0, self.training
         for cost in epoch_costs(self.line, self.steps, self.progressive, self.image_size, self.epochs):
             if left < cost:
@@ -103,11 +103,11 @@ class TimePlan:
 
     @property
     def seconds(self) -> float:
-        """Return the seconds from here to the end of the run."""
+        """Return the seconds from now to the end of the run."""
         return self.head_seconds + self.training + self.epochs * self.validation + self.finish
 
     def line_of_choice(self) -> str:
-        """Return what was chosen, in one line."""
+        """Return the choices in one line."""
         minutes = f"minutes: {self.budget / 60:g}"
         if self.head == "alone":
             late = self.seconds > self.budget
@@ -126,7 +126,7 @@ class TimePlan:
 def epoch_costs(
     line: tuple[float, float], steps: int, progressive: Progressive | None, image_size: int, epochs: int
 ) -> list[float]:
-    """Return the planned seconds of the steps of each epoch."""
+    """Return the planned seconds of each epoch's steps."""
     sides = [progressive_side(progressive, each, epochs) if progressive else image_size for each in range(epochs)]
     return [steps * (line[0] + line[1] * side**2) for side in sides]
 
@@ -142,14 +142,14 @@ def make_time_plan(
     progressive: Progressive | None = None,
     epochs: int | None = None,
 ) -> TimePlan:
-    """Return the plan for what is left of `budget` seconds when `spent` are gone.
+    """Return the plan for the rest of `budget` seconds after `spent` seconds.
 
-    sizes: sides in px to choose the evaluated one from, the greatest first. sides: those that the model can train on
-    besides. `progressive` and `epochs` are the user's, None where the plan may choose them.
+    `sizes`: sides in px for evaluation, the greatest first. `sides`: other sides that the model can train on.
+    `progressive` and `epochs` are the user's; None if the plan may choose them.
 
-    The greatest size that leaves enough epochs is taken. Where none does, the least one is taken: with smaller pictures
-    if there is no solved head, and if there is one and it has time for all photographs, as the head alone.
-    Raises UserError for `epochs` that don't fit.
+    The greatest size that leaves enough epochs is chosen. If none does, the smallest one is chosen: trained on smaller
+    pictures if there is no solved head, and as the head alone if there is one and it has time for all photographs.
+    Raises UserError if `epochs` don't fit.
     """
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
     enough_of: tuple[float, ...] = _ENOUGH
@@ -171,8 +171,8 @@ def make_time_plan(
         costs = epoch_costs(plan.line, plan.steps, plan.progressive, plan.image_size, epochs)
         needed = spent + plan.head_seconds + sum(costs) + epochs * plan.validation + plan.finish
         raise UserError(
-            f"epochs = {epochs} takes about {math.ceil(needed / 6) / 10:g} minutes on this machine, more than "
-            f"minutes = {budget / 60:g}; give --minutes that, or leave --epochs out"
+            f"epochs = {epochs} takes about {math.ceil(needed / 6) / 10:g} minutes on this machine, which is more than "
+            f"minutes = {budget / 60:g}; give more --minutes, or leave --epochs out"
         )
     alone = _head_alone(plan, rates, work)
     fits = spent + alone.seconds <= budget
@@ -190,7 +190,7 @@ def sides_to_try(sizes: Sequence[int], sides: Collection[int], progressive: Prog
 
 
 def _ladder(size: int, sides: Collection[int], progressive: Progressive | None) -> Iterator[Progressive | None]:
-    """Yield the training sides to try for the evaluated `size`, the best first; None for `size` itself."""
+    """Yield the training sides to try for the evaluated `size`, the best first. None stands for `size` itself."""
     if progressive is not None:
         yield progressive
         return
@@ -214,7 +214,7 @@ def _fitted(
     progressive: Progressive | None,
     epochs: int | None,
 ) -> TimePlan:
-    """Return the plan with these sides and as many epochs as fit, `epochs` at most."""
+    """Return the plan with these sides and as many epochs as fit, at most `epochs`."""
     line = rates.step_line()
     validation = work.validation * rates.evaluate(size)
     finish = _REPORT + work.end * rates.evaluate(size) + min(_MARGIN * budget, _MOST_MARGIN)

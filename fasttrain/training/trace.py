@@ -1,4 +1,4 @@
-"""`train --profile`: a trace of a few steps of the first epoch, which https://ui.perfetto.dev opens."""
+"""`train --profile`: a trace of a few steps of the first epoch, for https://ui.perfetto.dev."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ _WAIT, _WARM_UP, _ACTIVE = 5, 2, 3  # batches
 
 
 class Trace:
-    """torch.profiler over three batches, once five have passed and two have warmed it up; a context manager.
+    """A context manager that runs torch.profiler over three batches, after five batches of waiting and two of warm-up.
 
-    With accumulated batches these are steps: as many as hold that many batches.
-
-    An epoch with fewer steps is traced at its end. Nothing is recorded after that, but `phase` still names the phases.
+    With gradient accumulation these are as many steps as hold that many batches. An epoch with fewer steps is traced
+    at its end. After that nothing is recorded, but `phase` still names the phases.
     """
 
     def __init__(
         self, device: torch.device, steps: int, batches: int, write: Callable[[Callable[[str], None]], None]
     ) -> None:
-        """`steps` are left in the epoch, of `batches` batches each. `write` gets what writes the trace to a path.
+        """Plan the trace of an epoch with `steps` steps left, of `batches` batches each.
 
-        The path ends in `.json.gz`.
+        `write` receives a function that writes the trace to a path. The path ends in `.json.gz`.
         """
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports its own stages between the run's lines
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it reports its own stages between the run's lines
         active = max(min(steps, -(-_ACTIVE // batches)), 1)
         warm_up = min(max(steps - active, 0), -(-_WARM_UP // batches))
         wait = min(max(steps - active - warm_up, 0), -(-_WAIT // batches))
-        with warnings.catch_warnings():  # where there are too few steps to warm up
+        with warnings.catch_warnings():  # if there are too few steps to warm up
             warnings.simplefilter("ignore")
-            # skip_first: what comes before the first step
+            # skip_first: everything before the first step
             when = schedule(skip_first=1, wait=wait, warmup=warm_up, active=active, repeat=1)
         self._profiler = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])],
@@ -46,7 +45,7 @@ class Trace:
         )
 
     def phase(self, name: str) -> AbstractContextManager[object]:
-        """The range in which phase `name` runs; a step begins with its wait for data."""
+        """Return the context of the phase `name`. A step begins with its wait for data."""
         if name == DATA:
             self._profiler.step()
         return record_function(name)

@@ -1,4 +1,4 @@
-"""How long training waits for data: on CUDA the time in which the GPU has nothing to do, elsewhere the host's."""
+"""Measure how long training waits for data: the GPU's idle time on CUDA, the host's elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 
 class DataWait:
-    """The sum of the waits for data between `begin` and `end`.
+    """The total time spent waiting for data, between calls of `begin` and `end`.
 
-    On CUDA the host runs ahead of the GPU and may wait for data while the GPU is busy, which costs nothing. There an
-    event on the current stream marks either side of a wait. Between the two the GPU does nothing but wait.
+    On CUDA the host runs ahead of the GPU. It may wait for data while the GPU is busy, which costs nothing. So an
+    event on the current stream marks both ends of a wait, and the GPU is idle between the two.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,20 +22,20 @@ class DataWait:
         self._unread: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def begin(self) -> None:
-        """Note that the host asks for data."""
+        """Mark that the host asks for data."""
         if self._device.type == "cuda":
             self._begun = self._event()
         self._began = time.perf_counter()
 
     def end(self) -> None:
-        """Note that the data has come."""
+        """Mark that the data has arrived."""
         if self._begun is not None:
             self._unread.append((self._begun, self._event()))
         else:
             self._seconds += time.perf_counter() - self._began
 
     def seconds(self) -> float:
-        """Return the sum of the waits that the device has come past. The host does not wait for it."""
+        """Return the total of the waits that the device has passed. Does not wait for the device."""
         while self._unread and self._unread[0][1].query():
             begun, ended = self._unread.popleft()
             self._seconds += begun.elapsed_time(ended) / 1e3

@@ -1,4 +1,4 @@
-"""Compile a model before an epoch's first step, so that no epoch's rate counts it and a failure loses nothing."""
+"""Compile a model before an epoch's first step: no rate includes the compilation, and a failure loses nothing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fasttrain.training.memory import is_out_of_memory
 from fasttrain.training.parts import RunParts
 from fasttrain.training.step import StepBatch
 
-_PASSES = 3  # CUDA graphs: one compiles, one records, one replays
+_PASSES = 3  # CUDA graphs: the first pass compiles, the second records, the third replays
 
 
 def warm_up(parts: RunParts, say: Callable[[str], None] = lambda line: None) -> None:
-    """Compile the model of `parts` for training at the loader's picture size, once. `say` how long it took.
+    """Compile the model of `parts` for training at the loader's image size, once. `say` reports how long it took.
 
-    Weights, statistics and generators stay as they are.
+    Weights, statistics and generators stay unchanged.
     """
     state, side = parts.state, parts.state.loader.settings.image_size
     if not parts.compiled or (side, state.phase) in parts.warm:
@@ -53,23 +53,23 @@ def warm_up(parts: RunParts, say: Callable[[str], None] = lambda line: None) -> 
 
 
 def _pass(parts: RunParts, side: int) -> None:
-    """Run one full batch of black photographs forward and backward."""
+    """Run one full batch of black images forward and backward."""
     count, step = parts.full_batch, parts.step
     images = torch.zeros((count, side, side, 3), dtype=torch.uint8, device=parts.device)
     ids = torch.from_numpy(np.resize(parts.loaders.train.ids, count))
     batch = StepBatch(images, torch.zeros(count, dtype=torch.int64), ids, 0, 0)
-    # Not exchanged: a rank that can't compile must not leave the others waiting for its gradients.
+    # Gradients are not exchanged: a rank that can't compile must not block the others.
     with step.parallel.no_sync() if step.parallel is not None else nullcontext():
-        with batches_counted_together(parts.state.norms):  # as in a step: a graph holds only for the same buffers
+        with batches_counted_together(parts.state.norms):  # as in a step: a graph is only valid for the same buffers
             loss, _, _ = step.loss(parts.state.model, batch, parts.state.epoch)
         loss.backward()
-    # Also between passes: a CUDA graph's gradients can't be added up.
+    # Clear the gradients between passes, too: those of a CUDA graph can't be added up.
     parts.state.optimizer.zero_grad(set_to_none=True)
 
 
 @contextmanager
 def _unchanged(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Put the buffers of `model` and torch's generators back at the end."""
+    """Restore the buffers of `model` and torch's generators at the end."""
     before = [each.clone() for each in model.buffers()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:

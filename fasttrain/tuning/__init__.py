@@ -1,1 +1,1 @@
-"""Finding settings: a learning-rate range test, and a search with Optuna."""
+"""Tools that find settings: a learning-rate range test, and a search with Optuna."""

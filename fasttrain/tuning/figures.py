@@ -1,4 +1,4 @@
-"""The picture of a range test, drawn with matplotlib's objects alone."""
+"""The figure of a range test, drawn with matplotlib's objects only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def lr_find_figure(result: LrFindResult) -> Figure:
-    """Loss over learning rate: each step's, the smoothed one, and the suggestion on it."""
+    """Return a figure of loss over learning rate: each step, the smoothed curve, and the suggestion on it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -22,7 +22,7 @@ def lr_find_figure(result: LrFindResult) -> Figure:
     axes.plot(result.learning_rates, result.smoothed, color=TRAIN, linewidth=2, label="smoothed")
     least, first = min(result.smoothed), max(result.smoothed[: len(result.smoothed) // 4])
     room = max(first - least, 0.1 * first)
-    axes.set_ylim(max(0.0, least - 0.4 * room), first + 0.6 * room)  # else the divergence hides the rest
+    axes.set_ylim(max(0.0, least - 0.4 * room), first + 0.6 * room)  # otherwise the divergence hides the rest
     if result.suggestion is not None:
         place = result.learning_rates.index(result.suggestion)
         axes.plot(result.suggestion, result.smoothed[place], "o", color=VAL, markersize=9)

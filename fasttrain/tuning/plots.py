@@ -17,7 +17,7 @@ _SIDES = {"history": (8, 4.5), "epochs": (8, 4.5), "parallel": (9, 4.5), "import
 
 
 def write_plots(study: optuna.Study, out: Path) -> list[Path]:
-    """Writes what the trials so far allow into `out`: history, epochs, parallel, importances, slices."""
+    """Write the plots that the trials allow so far into `out`: history, epochs, parallel, importances, slices."""
     import optuna
 
     states = optuna.trial.TrialState
@@ -25,25 +25,25 @@ def write_plots(study: optuna.Study, out: Path) -> list[Path]:
     if not complete:
         return []
     with _drawing(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna calls this backend experimental, each plot anew
+        warnings.simplefilter("ignore")  # Optuna warns in each plot that this backend is experimental
         from optuna.visualization import matplotlib as plots
 
         kinds: dict[str, Callable[[], Any]] = {
-            "history": lambda: plots.plot_optimization_history(study, target_name="val_top1"),
+            "history": lambda: plots.plot_optimization_history(study, target_name="val/top1"),
             "epochs": lambda: _by_epoch(plots.plot_intermediate_values(study)),
         }
         if len(complete) > 1:
-            kinds["parallel"] = lambda: plots.plot_parallel_coordinate(study, target_name="val_top1")
-            kinds["slices"] = lambda: plots.plot_slice(study, target_name="val_top1")
+            kinds["parallel"] = lambda: plots.plot_parallel_coordinate(study, target_name="val/top1")
+            kinds["slices"] = lambda: plots.plot_slice(study, target_name="val/top1")
             if len({trial.value for trial in complete}) > 1:
-                kinds["importances"] = lambda: plots.plot_param_importances(study, target_name="val_top1")
+                kinds["importances"] = lambda: plots.plot_param_importances(study, target_name="val/top1")
         return [_write(name, plot(), out / f"{name}.png") for name, plot in kinds.items()]
 
 
 def _by_epoch(axes: Any) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set(title="Trials by epoch", xlabel="epoch", ylabel="val_top1 of the epoch kept so far")
+    axes.set(title="Trials by epoch", xlabel="epoch", ylabel="val/top1 of the epoch kept so far")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return axes
 

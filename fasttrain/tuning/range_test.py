@@ -1,7 +1,7 @@
-"""The learning-rate range test's curve, and the rate that it suggests.
+"""The curve of the learning-rate range test, and the suggested rate.
 
-fastai's and Lightning's exponential mean lags by half of a sweep of 100 steps, and its first values are the noise of a
-few batches, so that its steepest fall is seldom the loss's. So the smoothing here is another.
+The exponential mean of fastai and Lightning lags by half of a sweep of 100 steps, and begins with the noise of a few
+batches, so its steepest fall is seldom that of the loss. The smoothing here avoids both.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 
-MEDIAN_OF = 5  # steps: single batches must neither end the sweep nor make the slope
+MEDIAN_OF = 5  # steps; single batches must neither end the sweep nor decide the slope
 
 
 @dataclass(frozen=True)
 class LrFindResult:
-    """One entry a step: its learning rate, its loss, and the smoothed loss. `suggestion`: where that falls the steepest
-    over the logarithm of the rate (see `steepest`); None where it doesn't fall. `diverged`: it ended early.
-    `photographs`: how many the train split has, from which the steps took theirs."""
+    """The result of a range test, with one entry per step: its learning rate, its loss, and the smoothed loss.
+
+    `suggestion`: where the smoothed loss falls most steeply over the logarithm of the rate (see `steepest`); None if
+    it does not fall. `diverged`: the test ended early. `photographs`: the size of the train split, from which the
+    steps drew.
+    """
 
     learning_rates: list[float]
     losses: list[float]
@@ -34,7 +37,7 @@ class LrFindResult:
 
 
 def smooth(losses: list[float], width: float) -> list[float]:
-    """The running median of five `losses`, then a Gaussian of `width` steps over it: neither lags."""
+    """Return a running median of five `losses`, smoothed by a Gaussian of `width` steps. Neither causes a lag."""
     from scipy.ndimage import gaussian_filter1d, median_filter  # type: ignore[import-untyped]
 
     calm = median_filter(np.asarray(losses, np.float64), MEDIAN_OF, mode="nearest")
@@ -43,9 +46,10 @@ def smooth(losses: list[float], width: float) -> list[float]:
 
 
 def steepest(rates: list[float], smoothed: list[float]) -> float | None:
-    """The rate at which `smoothed` falls the steepest over log(rate) in its first fall. None where it doesn't fall.
+    """Return the rate at which `smoothed` falls most steeply over log(rate) in its first fall, or None if it does not
+    fall.
 
-    The first tenth, the noise of the first batches, doesn't count.
+    The first tenth does not count, because it is the noise of the first batches.
     """
     fall = slice(len(rates) // 10, _end_of_first_fall(smoothed) + 1)
     if len(rates[fall]) < 3:
@@ -56,9 +60,9 @@ def steepest(rates: list[float], smoothed: list[float]) -> float | None:
 
 
 def _end_of_first_fall(smoothed: list[float]) -> int:
-    """Where the loss is the least, before it first rises by half of what it fell, if that was a tenth or more.
+    """Return where the loss is lowest before it first rises by half of its fall, if that fall was a tenth or more.
 
-    Beyond that the network is wrecked, and falls anew at a rate that nobody wants: to saying the same of all pictures.
+    Later the network is ruined. It may fall again, at a useless rate, by learning to predict the same for all images.
     """
     for end in range(1, len(smoothed)):
         least = int(np.argmin(smoothed[:end]))

@@ -1,4 +1,4 @@
-"""`TuneResult`: what `tune` returns."""
+"""`TuneResult`: the result of `tune`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: its settings, the validation `top1` of the epoch that its run keeps (None where it failed), and how it
-    ended: complete, pruned or failed."""
+    """A trial: its settings, its result and how it ended.
+
+    `top1`: the validation top1 of the epoch that its run keeps; None if it failed. `state`: complete, pruned or
+    failed.
+    """
 
     number: int
     settings: dict[str, Any]
@@ -24,7 +27,8 @@ class Trial:
 class TuneResult:
     """All trials of the study in `out`, the best one, and the command line that trains with its settings.
 
-    `photographs`: how many the val split has, by which trials are compared."""
+    `photographs`: the size of the val split, which decides between trials.
+    """
 
     out: Path
     trials: list[Trial]
@@ -34,7 +38,7 @@ class TuneResult:
     photographs: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the result as JSON data."""
 
         def plain(trial: Trial) -> dict[str, Any]:
             return {**vars(trial), "folder": str(trial.folder)}

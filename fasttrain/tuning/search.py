@@ -1,4 +1,4 @@
-"""What is searched: three settings, each in a range, as an Optuna study on the disk."""
+"""The search space, three settings with a range each, and the Optuna study on the disk."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ STUDY = "study.db"
 TRIALS = "trials"
 _NAME = "fasttrain"
 _FREE = ("loader", "workers", "device", "cache_size", "save_every", "keep", "experiment", "track", "profile")
-"""Settings that change no result: a study may go on with others."""
+"""Settings that don't affect the results: a study may continue with other values."""
 
 _RATES = {"sgd": (1e-3, 1.0), "other": (1e-4, 0.1)}
 
 
 @dataclass(frozen=True)
 class Space:
-    """Ranges (least, greatest) on a logarithmic scale, and the batch sizes to choose from."""
+    """Ranges (minimum, maximum) on a logarithmic scale, and the batch sizes to choose from."""
 
     learning_rate: tuple[float, float]
     weight_decay: tuple[float, float]
@@ -43,20 +43,20 @@ class Space:
         weight_decay: tuple[float, float] | None,
         batch_size: tuple[int, ...] | None,
     ) -> Space:
-        """What is None gets a range that suits `optimizer`. Raises UserError for a range that runs backwards."""
+        """Return the space. A range of None is chosen to suit `optimizer`. Raises UserError for a reversed range."""
         usual = _RATES["sgd" if optimizer.lower() in ("sgd", "sgdw", "momentum", "nesterov") else "other"]
         space = Space(learning_rate or usual, weight_decay or (1e-6, 0.1), batch_size or (32, 64, 128))
         for name in ("learning_rate", "weight_decay"):
             low, high = getattr(space, name)
             if not 0 < low <= high:
                 flag = name.replace("_", "-")
-                raise UserError(f"--{flag}-range {low:g} {high:g}: the first must be above 0, the second not below it")
+                raise UserError(f"--{flag}-range {low:g} {high:g}: give a minimum above 0, then the maximum")
         if min(space.batch_size) < 1:
-            raise UserError(f"--batch-sizes {min(space.batch_size)}: the least valid one is 1")
+            raise UserError(f"--batch-sizes {min(space.batch_size)}: give sizes of at least 1")
         return space
 
     def draw(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The trial's settings."""
+        """Return the settings of a trial."""
         return {
             "learning_rate": trial.suggest_float("learning_rate", *self.learning_rate, log=True),
             "weight_decay": trial.suggest_float("weight_decay", *self.weight_decay, log=True),
@@ -64,16 +64,16 @@ class Space:
         }
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
-        """Whether the search could come upon these."""
+        """Return whether the search could choose these settings."""
         ranged = ("learning_rate", "weight_decay")
         inside = all(getattr(self, name)[0] <= settings[name] <= getattr(self, name)[1] for name in ranged)
         return inside and settings["batch_size"] in self.batch_size
 
 
 def open_study(out: Path, space: Space, pruner: str, seed: int, settings: Mapping[str, Any]) -> optuna.Study:
-    """The study in `out`, made or gone on with. `settings`: those that all its trials share.
+    """Open the study in `out`, or create it. `settings` are those that all its trials share.
 
-    Raises UserError where its trials had others, with which new ones could not be compared.
+    Raises UserError if its earlier trials had other settings, because new ones could not be compared with them.
     """
     import optuna
 
@@ -94,14 +94,14 @@ def open_study(out: Path, space: Space, pruner: str, seed: int, settings: Mappin
         if any(trial.intermediate_values for trial in study.trials):
             name = min(each for each in theirs.keys() | mine.keys() if theirs.get(each) != mine.get(each))
             raise UserError(
-                f"{out / STUDY} was begun with {name} = {theirs.get(name)!r}, not {mine.get(name)!r}; give the same "
+                f"{out / STUDY} was started with {name} = {theirs.get(name)!r}, not {mine.get(name)!r}; give the same "
                 "settings, or another --out"
             )
         optuna.delete_study(study_name=_NAME, storage=storage)  # a false start: no epoch was trained
         shutil.rmtree(out / TRIALS, ignore_errors=True)
         study = _open(storage, kinds[pruner])
     study.set_user_attr("settings", mine)
-    # A sampler of the same seed would draw the same settings again when the study goes on.
+    # A sampler with the same seed would draw the same settings again when the study continues.
     study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32, n_startup_trials=5)
     return study
 
@@ -116,7 +116,7 @@ def _open(storage: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Makes `out` and keeps a second `tune` out of it. Raises UserError where one is at work there."""
+    """Create `out` and keep a second `tune` out of it. Raises UserError if one is running there."""
     try:
         make_folder(out)
         file = (out / ".lock").open("w")
@@ -124,10 +124,10 @@ def alone_in(out: Path) -> Iterator[None]:
         raise of_os(error, out, "choose another --out") from error
     with file:
         if not lock(file.fileno()):
-            raise UserError(f"{out}: another `fasttrain tune` is at work there; give another --out")
+            raise UserError(f"{out}: another `fasttrain tune` is running there; give another --out")
         try:
             yield
         except Exception as error:
             if (refused := mendable(error, None if isinstance(error, OSError) else out / STUDY)) is not None:
-                raise UserError(f"{refused}; then the same command goes on") from error
+                raise UserError(f"{refused}; then run the same command again to resume") from error
             raise

@@ -1,4 +1,4 @@
-"""The trials of a search for people, the best first."""
+"""The trials of a search as a table for people, the best first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def trials_table(result: TuneResult) -> Table:
-    """A row a trial: complete ones by top1, then pruned ones, then failed ones."""
+    """Return a table with a row per trial: complete ones by top1, then pruned ones, then failed ones."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("trial", justify="right", header_style="bold")
-    for name in ("learning rate", "weight decay", "batch", "epochs", "val_top1"):
+    for name in ("learning rate", "weight decay", "batch", "epochs", "val/top1"):
         table.add_column(name, justify="right", header_style="bold")
     table.add_column("", header_style="bold")
     rank = {"complete": 0, "pruned": 1}

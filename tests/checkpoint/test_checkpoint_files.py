@@ -130,7 +130,7 @@ def test_a_torn_one_is_named_and_the_one_before_it_taken(damage, killed, alone, 
     assert found.path == before and len(found.torn) == 1
     assert_goes_on_as_if_nothing_had_happened(killed, alone)
     said = " ".join(capsys.readouterr().out.split())
-    assert f"{newest}: not" in said and f"going on from {before.name}" in said
+    assert f"{newest}: not" in said and f"resuming from {before.name}" in said
 
 
 def test_the_checksum_covers_every_byte_and_itself(tmp_path):
@@ -143,7 +143,7 @@ def test_the_checksum_covers_every_byte_and_itself(tmp_path):
             with pytest.raises(UserError):
                 load_checkpoint(path)
     path.write_bytes(whole + b"\0")
-    with pytest.raises(UserError, match="its checksum is another"):
+    with pytest.raises(UserError, match="its checksum is wrong"):
         load_checkpoint(path)
     path.write_bytes(whole)
     assert load_checkpoint(path)["step"] == 1
@@ -194,7 +194,9 @@ def test_bombs_are_refused_in_one_line_and_do_not_go_off(tmp_path):
             load_checkpoint(path)
         said = str(caught.value)
         assert said.startswith(f"{path}: ") and "\n" not in said, name
-        expected = "not a fasttrain checkpoint" if path.suffix == ".safetensors" else "nothing of it was run|unpack to"
+        expected = (
+            "not a fasttrain checkpoint" if path.suffix == ".safetensors" else "none of its code was run|unpack to"
+        )
         assert re.search(expected, said), (name, said)
     assert not (tmp_path / "went-off").exists()
     torch.load(tmp_path / "shell.pt", weights_only=False)
@@ -230,8 +232,8 @@ def test_foreign_files_are_refused(tmp_path):
         "text.pt": "not an intact",
         "empty.pt": "not an intact",
         "torn.pt": "not an intact",
-        "empty.safetensors": "not a fasttrain checkpoint, or torn",
-        "bare.safetensors": "bare weights go to --weights",
+        "empty.safetensors": "not a fasttrain checkpoint, or damaged",
+        "bare.safetensors": "use --weights for a file of weights",
         "none.pt": "No such file",
         ".": "Is a directory",
     }

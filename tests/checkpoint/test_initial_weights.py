@@ -57,7 +57,7 @@ def _prefixed(prefix: str, model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _wrapped(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """As FSDP, activation checkpointing and torch.compile name the parameters of layers they wrap."""
+    """Name parameters as FSDP, activation checkpointing and torch.compile do for layers that they wrap."""
     state = model.state_dict()
     inside = {
         key.replace("layer1.0.", "layer1._fsdp_wrapped_module.0._checkpoint_wrapped_module."): state[key]
@@ -115,6 +115,7 @@ def test_of_two_state_dicts_the_averaged_one_is_taken(keys, tmp_path):
     model, said = filled(tmp_path / "weights.pth")
     assert_same(model, source)
     assert f"where their names begin with '{keys[1]}." in said
+    assert f"; '{keys[0]}.' would fit as well, and the averaged weights (EMA) are taken; the classifier" in said
 
 
 def test_counters_of_batches_may_be_absent(tmp_path):
@@ -196,16 +197,16 @@ def test_the_classifier_of_a_run_with_other_classes_is_new(run):
     others = tuple(f"other {each}" for each in spec.classes)
     model, said = filled(run, NAME, others)
     assert_same(model, best, but=("fc.",))
-    assert said.endswith("; the classifier is new (6 classes; in the file it is of other classes)")
+    assert said.endswith("; the classifier is new (6 classes; in the file it is for other classes)")
 
 
 @pytest.mark.slow
 def test_another_models_weights_are_refused_with_what_to_give(run, tmp_path):
     for path in (run, checkpoints_of(run)[0]):
-        with pytest.raises(UserError, match=rf"as it is of {NAME}; give --model {NAME}$"):
+        with pytest.raises(UserError, match=rf"because it is for {NAME}; give --model {NAME}$"):
             filled(path, "test_convnext")
     torch.save({"arch": "resnet34", "state_dict": made(name="resnet34").state_dict()}, tmp_path / "timm.pth.tar")
-    with pytest.raises(UserError, match=r"as it is of resnet34; give --model resnet34$"):
+    with pytest.raises(UserError, match=r"because it is for resnet34; give --model resnet34$"):
         filled(tmp_path / "timm.pth.tar", "mobilenetv2_035")
     torch.save({"features.0.0.weight": torch.ones(3, 3)}, tmp_path / "odd.pth")
     said = r"\('.*' is absent\); give the --model that it was made for, which has names like 'features\.0\.0\.weight'"
@@ -241,8 +242,8 @@ def test_what_holds_no_tensors_or_code_is_refused(run, tmp_path, capsys):
     flipped.write_bytes(damaged)
     for name, said in (
         ("none.pth", "no tensors in it; give --weights a state_dict, a checkpoint or a run folder"),
-        ("code.pth", "refused, as it names code to run"),
-        ("module.pth", "refused, as it names code to run"),
+        ("code.pth", "refused, because it names code to run"),
+        ("module.pth", "refused, because it names code to run"),
         ("text.pth", "neither safetensors nor a file of torch.save"),
         ("empty.safetensors", "neither safetensors nor a file of torch.save"),
         ("folder", "no model.safetensors in it; give --weights"),

@@ -30,7 +30,7 @@ DTYPES = [
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
-    """Of any dtype and shape, dense, transposed or a view with gaps."""
+    """Draw tensors of any dtype and shape, dense, transposed or a view with gaps."""
     shape = draw(st.lists(st.integers(0, 4), max_size=4))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     whole = torch.randint(0, 100, shape, generator=generator).to(draw(st.sampled_from(DTYPES)))
@@ -145,5 +145,5 @@ def test_a_tensor_named_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["load", "float33", "nn", ""])
 def test_a_dtype_that_is_none_is_refused(name):
-    with pytest.raises(ValueError, match="is no dtype"):
+    with pytest.raises(ValueError, match="is not a dtype"):
         unpack({}, f'{{"a":{{"$dtype":"{name}"}}}}')

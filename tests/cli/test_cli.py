@@ -115,7 +115,7 @@ def test_an_internal_error_is_exit_code_1():
 
 @pytest.fixture(scope="module")
 def doctors():
-    """What `doctor` found, once for all: it imports everything there is."""
+    """Return the findings of `doctor`, run only once because it imports everything."""
     return json.loads(fasttrain("doctor", "--json").stdout)
 
 
@@ -127,6 +127,30 @@ def test_doctor_looks_at_this_machine(doctors):
         assert finding["present"] or finding["mend"], finding
     assert {"DALI", "FFCV", "native (the cut)", "tune", "export", "s3://"} <= findings.keys()
     assert findings["export"]["found"].startswith("onnx ") and "onnxruntime " in findings["export"]["found"]
+
+
+def test_doctor_tells_what_is_absent_broken_or_not_named_as_it_is_installed(tmp_path, monkeypatch):
+    from fasttrain.commands.doctor import Finding, _package
+
+    (tmp_path / "broken_one.py").write_text("import ctypes\nctypes.CDLL('libnone.so')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _package("x", "broken_one", "mend", thorough=False) == Finding("x", True, "present", "")
+    assert _package("x", "broken_one", "mend", thorough=True).found.startswith("does not import: OSError: libnone.so")
+    assert _package("x", "no_such.module", "mend", thorough=False) == Finding("x", False, "not installed", "mend")
+    several = _package("x", "rich", "mend", "no_such", thorough=False)
+    assert several == Finding("x", False, "not installed: no_such", "mend")
+
+
+@pytest.mark.slow
+def test_doctor_imports_torch_alone():
+    code = (
+        "import sys; sys.argv = ['fasttrain', 'doctor']\n"
+        "import atexit; atexit.register(lambda: print({'mlflow', 'timm', 'torchvision', 'ffcv', 'nvidia.dali', "
+        "'onnx', 'optuna', 'scipy', 'pandas'} & set(sys.modules)))\n"
+        "from fasttrain.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.endswith("\nset()\n"), done.stdout + done.stderr
 
 
 @pytest.mark.full
@@ -146,6 +170,6 @@ def test_a_mistyped_checkpoint_is_told_before_torch_is_imported(model_folder, tm
         words = [command[0], "--checkpoint", str(model_folder.parent), *command[1:]]
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 2 and done.stdout == "False\n", done.stderr
-        assert f"no run folder, it holds some; give --checkpoint one, the newest is {model_folder}" in done.stderr
+        assert f"not a run folder, but it holds some; give --checkpoint one, such as {model_folder}" in done.stderr
     done = fasttrain("evaluate", "--checkpoint", tmp_path)
     assert done.stderr.startswith(f"fasttrain: {tmp_path}: no model.safetensors in it; give --checkpoint")

@@ -1,4 +1,4 @@
-"""What people type by habit: short options, underscores, arguments in place of options, `latest`."""
+"""People type these by habit: short options, underscores, arguments in place of options, `latest`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_help_lists_choices_and_defaults_as_they_are_typed(fasttrain):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["train", "--learning-rat", "1"], "No such option: --learning-rat (Possible options: --learning-rate"),
+        (["train", "--learning-rat", "1"], "No such option: --learning-rat; did you mean --learning-rate; see"),
         (["train", "--lr", "fast"], "Invalid value for '--learning-rate' / '--lr'"),
         (["train", "--imgsz"], "Option '--imgsz' requires an argument; see fasttrain train --help"),
         (["evaluate"], "Missing option '--checkpoint'; see fasttrain evaluate --help"),
@@ -109,3 +109,37 @@ def test_latest_is_the_newest_run(tmp_path, monkeypatch):
         save_file({}, tmp_path / "runs" / name / "model.safetensors")
         os.utime(tmp_path / "runs" / name / "model.safetensors", (number, number))
     assert weights_file(Path("latest")) == Path("runs/a/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--batchsize", "--batch-size"),
+        ("--bs", "--batch-size"),
+        ("--num-workers", "--workers"),
+        ("--num_epochs", "--epochs"),
+        ("--img-size", "--image-size"),
+        ("--lear-rate", "--learning-rate"),
+        ("--wd", "--weight-decay"),
+        ("--output-dir", "--out"),
+        ("--smoothing", "--label-smoothing"),
+        ("--warmup", "--warmup-epochs"),
+        ("--optim", "--optimizer"),
+        ("--optimiser=sgd", "--optimizer"),
+        ("--no-pretraned", "--no-pretrained"),
+    ],
+)
+def test_a_mistyped_option_names_the_one_that_is_meant(fasttrain, typed, meant):
+    code, out, err = fasttrain("train", typed, "1")
+    said = typed.partition("=")[0].replace("_", "-")
+    assert (code, out) == (2, "") and err == (
+        f"fasttrain: No such option: {said}; did you mean {meant}; see fasttrain train --help\n"
+    )
+
+
+def test_an_option_like_no_other_gets_no_suggestion(fasttrain):
+    assert fasttrain("predict", "x.jpg", "--zzz") == (
+        2,
+        "",
+        "fasttrain: No such option: --zzz; see fasttrain predict --help\n",
+    )

@@ -25,7 +25,7 @@ def fasttrain(folder: Path, *line: str, code: int) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def diverged(shard_folder, tmp_path_factory) -> tuple[Path, str]:
-    """Where an absurd learning rate was trained with, and the last line it printed."""
+    """Return the folder of a run with an absurd learning rate, and its last line."""
     folder = tmp_path_factory.mktemp("absurd")
     absurd = {"model": "test_convnext", "optimizer": "sgd", "learning_rate": 100.0, "image_size": 32, "track": False}
     _, said = fasttrain(folder, "train", *arguments(data=shard_folder, out="runs", **{**SMALL, **absurd}), code=2)
@@ -37,7 +37,7 @@ def test_train_says_where_the_step_is_and_replay_why(diverged):
     folder, line = diverged
     (run,) = (folder / "runs").iterdir()
     assert line.startswith("fasttrain: the ") and "in epoch 1 at step" in line
-    assert line.endswith(f"`fasttrain replay {run.relative_to(folder)}` says where it came from")
+    assert line.endswith(f"`fasttrain replay {run.relative_to(folder)}` shows the cause")
     printed, _ = fasttrain(folder, "replay", str(run), code=0)
     assert "why" in printed and "mend" in printed and "lower --learning-rate (100) to 10" in " ".join(printed.split())
     assert (run / "diverged.png").exists()

@@ -100,7 +100,7 @@ def test_mlflow_has_the_folds_below_their_run(made: Any) -> None:
     assert {run.info.run_name for run in children} == {"fold 1/3", "fold 2/3", "fold 3/3"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert {run.data.params["fold"] for run in children} == {"1/3", "2/3", "3/3"}
-    assert parent.data.metrics["mean_top1"] == pytest.approx(whole.mean)
+    assert parent.data.metrics["val/mean_top1"] == pytest.approx(whole.mean)
 
 
 @pytest.mark.slow

@@ -98,10 +98,10 @@ def test_mlflow_has_settings_metrics_artifacts_and_an_end(result, store):
     assert run.info.status == "FINISHED" and run.info.run_name == "one"
     assert client.get_experiment(run.info.experiment_id).name == "tests"
     assert run.data.params["label_smoothing"] == "0.1" and run.data.params["model"] == "mobilenetv2_035"
-    curve = client.get_metric_history(run.info.run_id, "val_loss")
+    curve = client.get_metric_history(run.info.run_id, "val/loss")
     assert [point.step for point in curve] == [1, 2, 3]
     assert curve[-1].value == pytest.approx(result.history[-1]["val_loss"])
-    assert run.data.metrics["training_seconds"] > 0
+    assert run.data.metrics["speed/training_seconds"] > 0
     artifacts = {each.path for each in client.list_artifacts(run.info.run_id)}
     assert {"model.safetensors", "confusion_matrix.png", "evaluation.json", "config.toml"} <= artifacts
 

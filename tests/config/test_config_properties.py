@@ -99,7 +99,7 @@ def as_arguments(settings: dict[str, Any]) -> list[str]:
 
 
 def parsed(line: list[str]) -> dict[str, Any]:
-    """What `fasttrain train` is called with for these arguments, by its own parser."""
+    """Return the settings that `fasttrain train` parses from these arguments."""
     caught: dict[str, Any] = {}
 
     def command(**given: Any) -> None:

@@ -25,7 +25,7 @@ def test_each_setting_belongs_to_one_group() -> None:
 
 
 def test_no_group_replaces_what_another_checks() -> None:
-    """Of two methods with one name, pydantic runs the first base's alone."""
+    """If two bases have a validator of the same name, pydantic only runs the first one's."""
 
     def own(group: type[Settings]) -> set[str]:
         return {name for name in vars(group) if not name.startswith("__") and name not in vars(Settings)}

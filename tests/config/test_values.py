@@ -132,7 +132,7 @@ def test_commands_without_a_config_refuse_a_bad_cache_size(shard_folder: Path, m
 
 
 def test_a_checkpoint_of_an_older_version_resumes_without_a_change(tmp_path: Path) -> None:
-    """Those hold the settings as plain texts and numbers."""
+    """Such checkpoints hold the settings as plain texts and numbers."""
     then = {
         "model": "test_convnext",
         "epochs": 3,

@@ -199,7 +199,7 @@ def test_extra_labels_come_with_the_photographs(photographs, tmp_path) -> None:
             assert more["weight"].dtype == torch.float64
             for label, weight, caption in zip(labels, more["weight"], more["caption"], strict=True):
                 assert loader.classes[label] == caption.split("/")[0] and files[int(2 * weight)] == caption
-    with pytest.raises(UserError, match="has no column 'price', only weight, caption"):
+    with pytest.raises(UserError, match="has no column 'price'; it has weight, caption"):
         Loader(tmp_path / "shards", extra_labels=["price"])
 
 
@@ -208,7 +208,7 @@ def test_extra_labels_come_with_the_photographs(photographs, tmp_path) -> None:
     [
         ({"split": "trian"}, "split = 'trian' is not one of train, val, test, all; did you mean 'train'"),
         ({"batch_size": 0}, "batch_size = 0, limit = None, workers = None: give at least 1"),
-        ({"workers": -1}, "workers = -1: give at least 1, and no negative number of workers"),
+        ({"workers": -1}, "workers = -1: give at least 1, and at least 0 workers"),
         ({"crop": "64"}, "crop = '64': give RandomResizedCrop(224), CenterCrop(224), or a size such as 224"),
         ({"hflip": 1.5}, "hflip = 1.5: give a probability, 0 to 1"),
         ({"vflip": -0.1}, "vflip = -0.1: give a probability, 0 to 1"),

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from fasttrain.data import photograph
 from fasttrain.data.crops import CenterCrop, PlannedCrop, Resize
 from fasttrain.data.photograph import read_photograph
-from fasttrain.photos.normalise import directly_decodable
+from fasttrain.photos.normalize import directly_decodable
 
 pytest.importorskip("fasttrain._native")
 
@@ -59,7 +59,7 @@ def test_it_is_upright_in_every_geometry(orientation, crop, tmp_path, monkeypatc
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_the_usual_photograph_is_decoded_once(mode, tmp_path, monkeypatch) -> None:
     make_picture(160, 120).convert(mode).save(tmp_path / "photo.jpg")
-    monkeypatch.setattr(photograph, "normalise", lambda *args, **options: pytest.fail("decoded a second time"))
+    monkeypatch.setattr(photograph, "normalize", lambda *args, **options: pytest.fail("decoded a second time"))
     assert read_photograph(tmp_path / "photo.jpg", 48).shape == (48, 48, 3)
 
 

@@ -40,7 +40,7 @@ def test_boxes_are_cut_out(name, shard_folder) -> None:
         ([10**6], None, "ids: there is no sample 1000000"),
         ([0], [[0, 0, 10_000, 10]], "lies outside of sample 0"),
         ([0], [[-1, 0, 10, 10]], "lies outside of sample 0"),
-        ([0], [[0, 0, 10]], r"in place of \(1, 4\)"),
+        ([0], [[0, 0, 10]], r"give \(1, 4\)"),
     ],
 )
 def test_mistakes(ids, boxes, said, shard_folder) -> None:

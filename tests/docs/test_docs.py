@@ -55,7 +55,7 @@ def generated() -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link's # can name: headings as Python-Markdown and GitHub slug them, and anchors set by hand."""
+    """Return the anchors of a page: headings as Python-Markdown and GitHub slug them, and anchors set by hand."""
     text = prose(page)
     found = set(re.findall(r"\{ ?#([\w-]+)", text))
     for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
@@ -304,7 +304,7 @@ def test_the_tutorial_shows_the_settings_of_the_sample():
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.slow
 def test_bash_completes_options():
-    """As the page on completions has it set up: the script for bash, then Tab behind `fasttrain train --learn`."""
+    """Follow the page on completions: the script for bash, then Tab after `fasttrain train --learn`."""
     binary = Path(sys.executable).with_name("fasttrain")
     script = (
         f'eval "$(_FASTTRAIN_COMPLETE=source_bash {binary})"\n'

@@ -66,7 +66,7 @@ def _run(snippet: Snippet) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run_folder(photographs: Path, shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model whose answers change little with the last bits of a JPEG, but much with what is in the picture."""
+    """Train a model whose outputs change little with the last bits of a JPEG, but much with its content."""
     folder = make_model_folder(photographs, tmp_path_factory.mktemp("runs"), "test_convnext")
     evaluation = fasttrain.evaluate(folder, shard_folder, workers=0, device="cpu")
     (folder / "evaluation.json").write_text(json.dumps(evaluation.to_dict()))

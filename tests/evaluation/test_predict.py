@@ -18,7 +18,7 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.inputs import Refused, find_photographs
 from fasttrain.evaluation.predict import Prediction, Predictor
 from fasttrain.evaluation.printed import print_predictions
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_tta_averages_the_logits_of_the_mirror_image_too(food, model_folder):
     path = food / "pizza" / "0.jpg"
     model, spec = load_trained(model_folder)
     pixels = read_photograph(path, spec.image_size)
-    inputs = Normalise(spec.mean, spec.std, channels_last=True)(torch.stack([pixels, pixels.flip(1)]))
+    inputs = NormalizePixels(spec.mean, spec.std, channels_last=True)(torch.stack([pixels, pixels.flip(1)]))
     with torch.inference_mode():
         logits = model(inputs)
     for tta, wanted in (("none", logits[0]), ("flip", logits.mean(0))):

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, hamming_loss
 
 from fasttrain.augment.mix import PlannedMixup
-from fasttrain.evaluation.label_sets import SetPredictions, best_thresholds, evaluate_sets
+from fasttrain.evaluation.label_sets import SetPredictions, average_precision, best_thresholds, evaluate_sets
 from fasttrain.model.criterion import SetCrossEntropy
 
 
@@ -40,6 +40,14 @@ def test_metrics_are_scikit_learns() -> None:
     )
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["map"] == result.map and plain["classes"][4]["ap"] is None
+
+
+@pytest.mark.parametrize("decimals", [8, 1])
+def test_average_precision_is_scikit_learns_to_the_last_bit(decimals: int) -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        truth, scores = random.random(101) < 0.3, random.random(101).astype(np.float32).round(decimals)
+        assert average_precision(truth, scores) == average_precision_score(truth, scores)
 
 
 def test_thresholds_have_the_greatest_f1() -> None:

@@ -139,7 +139,7 @@ def test_a_folder_with_splits_of_its_own_is_evaluated_by_them(layout, model_fold
 
 
 def test_classes_in_another_order_keep_their_names(model_folder, photographs, tmp_path):
-    """As of a model that came from elsewhere, whose classes are not sorted."""
+    """A model from elsewhere may have classes that are not sorted."""
     other = shutil.copytree(model_folder, tmp_path / "model")
     spec = json.loads((other / "model.json").read_text())
     order = [3, 0, 5, 1, 4, 2]

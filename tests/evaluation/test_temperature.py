@@ -121,14 +121,14 @@ def test_a_run_fits_it_on_the_validation_split(shard_folder: Path, tmp_path: Pat
     logits, labels = [], []
 
     from fasttrain.evaluation.splits import batches
-    from fasttrain.model.preprocess import Normalise
+    from fasttrain.model.preprocess import NormalizePixels
     from fasttrain.shards.reader import ShardSet
 
     shards = ShardSet.open(shard_folder)
     with torch.inference_mode():
         seen = batches(shards, shards.ids("val"), 48, batch_size=16, loader="torchvision", workers=0, device="cpu")
         for images, of_batch, _ in seen:
-            logits.append(model(Normalise(spec.mean, spec.std, channels_last=True)(images)))
+            logits.append(model(NormalizePixels(spec.mean, spec.std, channels_last=True)(images)))
             labels.append(of_batch)
     found = fit_temperature(torch.cat(logits).numpy(), torch.cat(labels).numpy())
     assert spec.temperature == pytest.approx(found, rel=1e-3) and spec.temperature != 1

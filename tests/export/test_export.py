@@ -16,7 +16,7 @@ from fasttrain.errors import UserError
 from fasttrain.export.export import export
 from fasttrain.export.photographs import some_photographs
 from fasttrain.export.registry import FORMATS, make_format
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.shards.reader import ShardSet
 
 LONG = ("onnx-fp16", "onnx-int8", "openvino", "openvino-int8")
@@ -40,7 +40,7 @@ def test_the_file_gives_the_models_logits_for_any_number_of_pictures(exported, m
     model, spec = load_trained(model_folder)
     pixels = torch.randint(0, 256, (11, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = model(Normalise(spec.mean, spec.std, channels_last=False)(pixels))
+        expected = model(NormalizePixels(spec.mean, spec.std, channels_last=False)(pixels))
     run = make_format(name).open(result.path, 1)
     tolerance = 1e-3 * expected.abs().max() if not _approximate(name) else 0.5 * expected.std()
     for count in (1, 2, 11):
@@ -78,7 +78,7 @@ def test_the_result_is_the_comparison(exported, model_folder, shard_folder):
 
 
 @pytest.mark.slow
-def test_normalised_pictures_can_be_what_it_takes(model_folder, photographs, tmp_path):
+def test_normalized_pictures_can_be_what_it_takes(model_folder, photographs, tmp_path):
     run = Path(shutil.copytree(model_folder, tmp_path / "run"))
     spec = json.loads((run / "model.json").read_text())
     (run / "model.json").write_text(json.dumps({**spec, "reject_threshold": 0.7}))

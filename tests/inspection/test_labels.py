@@ -21,7 +21,7 @@ from fasttrain.shards.reader import ShardSet
 
 
 def predicted(probabilities: np.ndarray, labels: np.ndarray, keys: list[bytes] | None = None) -> StoredPredictions:
-    """What a run stores of float [N, C] `probabilities`."""
+    """Return the part of float [N, C] `probabilities` that a run stores."""
     count, classes = probabilities.shape
     top = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     rows = np.arange(count)

@@ -18,7 +18,7 @@ from fasttrain.inspection.preview import preview
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.torchvision import TorchvisionLoader
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 
@@ -58,9 +58,9 @@ def test_augmented_and_mixed_as_a_training_step_does_it(config, shard_folder):
     augment = BatchAugment(
         shards.ids("train"), 5, MEAN, torch.device("cpu"), rand_augment=RandAugment(2, 9), random_erasing=0.5
     )
-    mix, normalise = PlannedMixup(0.4, 1.0, len(shards.classes), 5), Normalise(MEAN, STD, channels_last=True)
+    mix, normalize = PlannedMixup(0.4, 1.0, len(shards.classes), 5), NormalizePixels(MEAN, STD, channels_last=True)
     for part in (slice(0, 10), slice(10, 20)):
-        inputs = normalise(augment(images[part], ids[part].numpy(), 0))
+        inputs = normalize(augment(images[part], ids[part].numpy(), 0))
         inputs, targets = mix(inputs, labels[part], ids[part].numpy(), 0)
         pixels = ((inputs.permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)) * 255).round()
         assert np.abs(pixels.numpy() - seen.pictures["torchvision"][part]).max() <= 1

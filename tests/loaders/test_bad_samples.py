@@ -225,7 +225,7 @@ def test_evaluation_counts_the_good_ones_once(name, sound, damaged, tmp_path):
 
 @pytest.mark.slow
 def test_without_checksums_in_the_index_the_decoder_decides(name, damaged, signed, tmp_path):
-    """As in the shards of fasttrains before it."""
+    """Older versions of fasttrain wrote such shards."""
     folder = Path(shutil.copytree(damaged.folder, tmp_path / "shards"))
     columns = index_dtype(damaged.index.dtype["key"].itemsize).descr[:-1]
     older = np.empty(len(damaged), columns)

@@ -108,8 +108,8 @@ def test_every_loader_delivers_the_same_and_resumes(name, shard_folder):
     ("options", "said"),
     [
         ({"sampling": "even"}, "sampling = 'even' is not one of none, balanced"),
-        ({"sampling": "balanced", "shuffle": False}, "sampling = 'balanced' draws each pass anew: give shuffle=True"),
-        ({"sampling": "balanced", "split": "val"}, "sampling = 'balanced' draws each pass anew: give shuffle=True"),
+        ({"sampling": "balanced", "shuffle": False}, "sampling = 'balanced' needs shuffling: give shuffle=True"),
+        ({"sampling": "balanced", "split": "val"}, "sampling = 'balanced' needs shuffling: give shuffle=True"),
     ],
 )
 def test_what_has_no_meaning_is_refused(options, said, shard_folder):

@@ -43,7 +43,7 @@ def test_auto_goes_on_without_it_and_says_so(shards, monkeypatch):
 def test_a_pipeline_that_fails_later_is_an_error_of_one_line_too(shards, monkeypatch):
     loader = DaliLoader(shards, shards.ids("train"), LoaderSettings(16, 48, Crop(), workers=1, device="cuda:0"))
     monkeypatch.setattr(loader, "_stream", lambda: None)
-    with pytest.raises(UserError, match=r"^loader = 'dali': it can't start on cuda:0 \(.+\); take another --loader$"):
+    with pytest.raises(UserError, match=r"^loader = 'dali': it can't start on cuda:0 \(.+\); use another --loader$"):
         list(loader._load([loader.plan().batch(0, 16)]))
     loader.close()
 

@@ -1,4 +1,4 @@
-"""What every loader promises: the plan's samples, counted as delivered, resumable at any batch."""
+"""The guarantees of every loader: the plan's samples, counted as delivered, resumable at any batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of every plan: each sample once an epoch, ranks that share it out, resuming at any place."""
+"""Properties of every plan: each sample once an epoch, ranks that share it out, resuming at any place."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from fasttrain.photos.cut import slice_jpeg
-from fasttrain.photos.normalise import BrokenPhoto, normalise
+from fasttrain.photos.normalize import BrokenPhoto, normalize
 
 native = pytest.importorskip("fasttrain._native")
 
@@ -107,7 +107,7 @@ def test_fractional_ratios_are_refused_by_all(factors: jpegs.Factors) -> None:
         whole(jpeg, 40, 50)
     for interval in ("mcu", "row", "none"):
         with pytest.raises(BrokenPhoto):
-            normalise(jpeg, cut=interval)
+            normalize(jpeg, cut=interval)
 
 
 def test_more_than_ten_blocks_in_an_mcu_are_refused() -> None:

@@ -16,7 +16,7 @@ from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.registry import LOADERS, loader_class
 from fasttrain.photos.cut import slice_jpeg
 from fasttrain.photos.jpeg import require_few_scans
-from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
+from fasttrain.photos.normalize import BrokenPhoto, decode, normalize
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 
@@ -36,9 +36,9 @@ def baseline(scans: int) -> bytes:
 MAKERS = {"progressive": jpegs.progressive_jpeg, "baseline": baseline}
 WAYS = {
     "the header's check": require_few_scans,
-    "convert --cut mcu": lambda data: normalise(data, cut="mcu"),
-    "convert --cut row": lambda data: normalise(data, cut="row"),
-    "convert --cut none": lambda data: normalise(data, cut="none"),
+    "convert --cut mcu": lambda data: normalize(data, cut="mcu"),
+    "convert --cut row": lambda data: normalize(data, cut="row"),
+    "convert --cut none": lambda data: normalize(data, cut="none"),
     "convert --raw": lambda data: decode(data, max_size=64),
     "cut": lambda data: native.cut(data, "mcu", True),
     "decode": lambda data: native.decode_crop(data, (0, 0, 30, 40), False, (16, 16)),

@@ -35,11 +35,11 @@ def encode() -> Encode:
 @pytest.fixture(params=["native", "python"])
 def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Runs a test with the C++ module and without it."""
-    from fasttrain.photos import normalise
+    from fasttrain.photos import normalize
     from fasttrain.photos.cut import native_available
 
     if request.param == "python":
-        monkeypatch.setattr(normalise, "native_available", lambda: False)
+        monkeypatch.setattr(normalize, "native_available", lambda: False)
         return False
     if not native_available():
         pytest.skip("the C++ module isn't built")

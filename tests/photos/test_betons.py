@@ -114,9 +114,9 @@ def test_samples_that_cannot_be_read_are_listed(tmp_path) -> None:
     assert source.paths == ("00000001.jpg", "00000004.ppm")
     assert source.read(1) == b"P6 2 1 255\n\xff\xd8\xffabc"
     assert dict(source.ignored) == {
-        "00000000.jpg": "its pointer leads nowhere",
+        "00000000.jpg": "its pointer is invalid",
         "00000002.ppm": "6 bytes for 1 x 1 pixels",
-        "00000003.ppm": "stored in a way (7) that isn't known",
+        "00000003.ppm": "stored in an unknown mode (7)",
     }
 
 
@@ -126,15 +126,15 @@ def test_damaged_betons_are_refused(tmp_path) -> None:
     assert open_source(path).classes == ("0", "1")
     for end in (0, 10, 1000, 2200, len(whole) - 24, len(whole) - 1):
         path.write_bytes(whole[:end])
-        assert "a.beton: no .beton that can be read (cut off, or never finished)" in refused(path)
+        assert "a.beton: not a readable .beton (truncated, or never finished)" in refused(path)
     path.write_bytes(b"\3" + whole[1:])
     assert "of version 3, where 2 can be read" in refused(path)
     path.write_bytes(whole[:16] + bytes(8) + whole[24:])
-    assert "cut off, or never finished" in refused(path)
+    assert "truncated, or never finished" in refused(path)
     path.write_bytes(whole[: HEADER.itemsize] + b"\xff" + whole[HEADER.itemsize + 1 :])
-    assert "its field 'image' is of a type of somebody's own" in refused(path)
+    assert "its field 'image' has a custom type" in refused(path)
     assert "its fields are image" in refused(written(path, {"image": 2}, [{"image": (0, 2, 1)}], b"\xff\xd8\xff"))
-    assert "without samples" in refused(written(path, FIELDS, []))
+    assert "it has no samples" in refused(written(path, FIELDS, []))
 
 
 def test_which_integer_is_the_label(tmp_path) -> None:

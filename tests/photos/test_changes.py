@@ -49,7 +49,7 @@ def test_given_splits(folder) -> None:
     found = dict(zip(source.paths, source.splits.tolist(), strict=True))
     special = {"cat/p0_cat.jpg": 2, "dog/p0_dog.jpg": 1, "owl/p0_owl.jpg": 2}
     assert found == {**dict.fromkeys(source.paths, 0), **special}, "as some validate, all others train"
-    assert ("gone.jpg", "named in list.csv, but not there") in source.ignored
+    assert ("gone.jpg", "named in list.csv, but missing") in source.ignored
     assert "the splits of 3 of 12 photographs" in source.notes[0]
     only_test = opened(folder, splits=listed(folder, "cat/p0_cat.jpg\ttest\n", "list.txt"))
     assert Counter(only_test.splits.tolist()) == {-1: 11, 2: 1}, "without any that validate, a share does"
@@ -57,7 +57,9 @@ def test_given_splits(folder) -> None:
         folder, splits=listed(folder, "path,split\ncat/p0_cat.jpg,test\ncat/p0_cat.jpg,val\n")
     )
     assert "names none of the photographs" in refused(folder, splits=listed(folder, "path,split\nx.jpg,test\n"))
-    assert "line 2: 'tset' is no split" in refused(folder, splits=listed(folder, "path,split\ncat/p0_cat.jpg,tset\n"))
+    assert "line 2: 'tset' is not a split" in refused(
+        folder, splits=listed(folder, "path,split\ncat/p0_cat.jpg,tset\n")
+    )
 
 
 def test_relabelling(folder) -> None:
@@ -72,10 +74,10 @@ def test_relabelling(folder) -> None:
     again = opened(folder, relabel=listed(folder, "cat/p0_cat.jpg dog\n", "list.txt"))
     assert again.settings["relabel"]["relabelled"] == 1 and again.settings["relabel"]["file"] != first
     for line, said in (
-        ("cat/p9_cat.jpg,dog", "line 2: 'cat/p9_cat.jpg' is none of the photographs (lines like that: 1)"),
-        ("cat/p0_cat.jpg,dgo", "line 2: 'dgo' is none of the classes; did you mean 'dog'?"),
+        ("cat/p9_cat.jpg,dog", "line 2: 'cat/p9_cat.jpg' is not one of the photographs (lines like that: 1)"),
+        ("cat/p0_cat.jpg,dgo", "line 2: 'dgo' is not one of the classes; did you mean 'dog'?"),
         ("cat/p0_cat.jpg,dog\ncat/p0_cat.jpg,drop", "line 3: cat/p0_cat.jpg has two new labels"),
-        ("cat/p0_cat.jpg,", "line 2: '' is none of the classes"),
+        ("cat/p0_cat.jpg,", "line 2: '' is not one of the classes"),
     ):
         assert said in refused(folder, relabel=listed(folder, f"path,label\n{line}\n"))
 
@@ -114,7 +116,7 @@ def test_a_group_follows_its_fixed_photographs(folder) -> None:
     found = dict(zip(source.paths, decide_splits(source, 0.25, 0.0, 0).tolist(), strict=True))
     assert found["dog/p0_dog.jpg"] == found["owl/p0_owl.jpg"] == 2
     torn = listed(folder, "path,split\ncat/p0_cat.jpg,test\ndog/p0_dog.jpg,val\n")
-    with pytest.raises(UserError, match=r"cat/p0_cat\.jpg and dog/p0_dog\.jpg are of one group"):
+    with pytest.raises(UserError, match=r"cat/p0_cat\.jpg and dog/p0_dog\.jpg are in one group"):
         decide_splits(opened(folder, group_by=r"/(p\d)_", splits=torn), 0.25, 0.0, 0)
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from fasttrain.data.photograph import Unreadable, read_photograph
 from fasttrain.errors import UserError
 from fasttrain.loaders.torchvision import decode_crop
-from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
+from fasttrain.photos.normalize import BrokenPhoto, decode, normalize
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
 
@@ -49,16 +49,16 @@ def test_a_few_missing_bytes_cost_the_last_mcus(photograph, encode, cut, lost) -
     jpeg = encode(photograph)
     ends = [b"", bytes(512)] if lost == 2 else [b"", bytes(512), b"\xff\xd9"]
     for data in (jpeg[:-lost] + end for end in ends):
-        stored = normalise(data, cut=cut)
+        stored = normalize(data, cut=cut)
         assert stored.how == (("stripped", "damaged") if cut == "none" else ("stripped", "cut", "damaged"))
         assert stored.reason.startswith("damaged; 9") or stored.reason.startswith("damaged; 100 %")
         assert (pixels(stored.jpeg)[:-32] == pixels(jpeg)[:-32]).all()
-        assert normalise(stored.jpeg, cut=cut).how[0] == "as-is"
+        assert normalize(stored.jpeg, cut=cut).how[0] == "as-is"
 
 
 def test_a_missing_refinement_is_no_damage_to_speak_of(photograph, encode) -> None:
     jpeg = encode(photograph, progressive=True)
-    stored = normalise(jpeg[: jpeg.rindex(b"\xff\xda")] + b"\xff\xd9", cut="mcu", accept_damaged=1)
+    stored = normalize(jpeg[: jpeg.rindex(b"\xff\xda")] + b"\xff\xd9", cut="mcu", accept_damaged=1)
     assert stored.reason == "damaged; 100 % of the picture is known to be intact"
     assert np.abs(pixels(stored.jpeg) - pixels(jpeg)).mean() < 6
 
@@ -67,11 +67,11 @@ def test_a_missing_refinement_is_no_damage_to_speak_of(photograph, encode) -> No
 def test_the_share_that_is_intact_decides(photograph, encode, options) -> None:
     data = overwritten(encode(photograph), 0.5)
     with pytest.raises(BrokenPhoto, match=r"(4|5)\d\.\d+ % of the picture is known to be intact, less than 98 %$"):
-        normalise(data, **options)
-    stored = normalise(data, accept_damaged=0.4, **options)
+        normalize(data, **options)
+    stored = normalize(data, accept_damaged=0.4, **options)
     assert stored.how[-1] == "damaged" and "% of the picture is known to be intact" in stored.reason
     with pytest.raises(BrokenPhoto, match="less than 60 %"):
-        normalise(data, accept_damaged=0.6, **options)
+        normalize(data, accept_damaged=0.6, **options)
 
 
 def test_raw_pixels_obey_the_same_rule(photograph, encode) -> None:
@@ -94,7 +94,7 @@ def test_wrong_bytes_that_are_valid_codes_leave_nothing_known(photograph, encode
         start = scan + int(random.random() * (len(jpeg) - scan) * 0.9)
         data = jpeg[:start] + random.integers(0, 255, 300, dtype=np.uint8).tobytes() + jpeg[start + 300 :]
         with contextlib.suppress(BrokenPhoto):
-            accepted += normalise(data).width > 0
+            accepted += normalize(data).width > 0
     # Nobody can tell where the number of MCUs happens to stay the same, one time in twenty.
     assert accepted <= 4
 
@@ -102,9 +102,9 @@ def test_wrong_bytes_that_are_valid_codes_leave_nothing_known(photograph, encode
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_components_do_not_matter(photograph, encode, mode) -> None:
     jpeg = encode(photograph.convert(mode))
-    assert "damaged" in normalise(jpeg[:-22], accept_damaged=0.95).how  # CMYK's is counted in rows of MCUs
+    assert "damaged" in normalize(jpeg[:-22], accept_damaged=0.95).how  # CMYK's is counted in rows of MCUs
     with pytest.raises(BrokenPhoto, match=r"[45]\d(\.\d+)? % of the picture is known to be intact"):
-        normalise(jpeg[: len(jpeg) // 2])
+        normalize(jpeg[: len(jpeg) // 2])
 
 
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (WIDTH - 3, HEIGHT - 5)])
@@ -113,9 +113,9 @@ def test_orientation_and_colors_are_those_of_the_file(photograph, encode, size) 
     exif[0x0112] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     jpeg = encode(photograph.resize(size), exif=exif, icc_profile=profile, quality=95, subsampling="4:4:4")
-    stored = normalise(jpeg[:-22], cut="mcu")
+    stored = normalize(jpeg[:-22], cut="mcu")
     assert (stored.width, stored.height) == (size[1], size[0]) and "damaged" in stored.how
-    assert np.abs(pixels(stored.jpeg) - pixels(normalise(jpeg, cut="mcu").jpeg)).mean() < 1
+    assert np.abs(pixels(stored.jpeg) - pixels(normalize(jpeg, cut="mcu").jpeg)).mean() < 1
 
 
 def test_predict_obeys_the_same_rule(photograph, encode, tmp_path) -> None:
@@ -135,7 +135,7 @@ def test_predict_refuses_what_convert_refuses(photograph, encode, tmp_path) -> N
     for data in [*(overwritten(jpeg, share / 20) for share in range(1, 20)), jpeg[: -len(jpeg) // 30]]:
         file.write_bytes(data)
         try:
-            normalise(data)
+            normalize(data)
         except BrokenPhoto as error:
             refused += 1
             with pytest.raises(Unreadable) as caught:
@@ -197,14 +197,14 @@ def test_both_outcomes_are_listed_by_name(folder, tmp_path) -> None:
 
 @pytest.mark.parametrize("cut", ["mcu", "row", "none"])
 def test_a_restart_marker_with_a_wrong_number_costs_nothing(folder, cut) -> None:
-    """Where libjpeg passes over the number, all is there; the next one's number would mean a lost interval."""
+    """If libjpeg ignores the number, nothing is missing; the next marker's number would mean a lost interval."""
     damaged = (folder / "cat" / "restart numbered wrongly.jpg").read_bytes()
-    stored = normalise(damaged, cut=cut, accept_damaged=1)
+    stored = normalize(damaged, cut=cut, accept_damaged=1)
     assert stored.reason == "damaged; 100 % of the picture is known to be intact"
     assert (pixels(stored.jpeg) == pixels(damaged)).all()
-    assert normalise(stored.jpeg, cut=cut).how[0] == "as-is"
+    assert normalize(stored.jpeg, cut=cut).how[0] == "as-is"
     with pytest.raises(BrokenPhoto, match="less than 98 %"):
-        normalise(damaged.replace(b"\xff\xd7", b"\xff\xd3", 1), cut=cut)
+        normalize(damaged.replace(b"\xff\xd7", b"\xff\xd3", 1), cut=cut)
 
 
 @pytest.mark.parametrize("given", [-0.1, 1.1, float("nan")])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fasttrain.errors import UserError
 from fasttrain.photos import formats
-from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
+from fasttrain.photos.normalize import BrokenPhoto, decode, normalize
 from fasttrain.photos.source import SourceOptions
 from fasttrain.photos.sources import open_source
 from fasttrain.photos.walk import Found, walk
@@ -47,7 +47,7 @@ REST = bytes(2000)
     ],
 )
 def test_what_is_no_photograph_is_named(data, word) -> None:
-    for read in (normalise, lambda data: decode(data, max_size=64)):
+    for read in (normalize, lambda data: decode(data, max_size=64)):
         with pytest.raises(BrokenPhoto) as caught:
             read(data)
         assert word in caught.value.reason and "\n" not in caught.value.reason
@@ -59,13 +59,13 @@ def test_jpegs_of_twelve_bits_and_damaged_files_are_named(picture, encode) -> No
     twelve = jpeg[:frame] + b"\xff\xc1" + jpeg[frame + 2 : frame + 4] + b"\x0c" + jpeg[frame + 5 :]
     for data, word in ((twelve, "12-bit JPEG"), (png[:29] + bytes(4) + png[33:], "PNG that is damaged")):
         with pytest.raises(BrokenPhoto, match=word):
-            normalise(data)
+            normalize(data)
     with pytest.raises(BrokenPhoto, match="BMP that is damaged"):
-        normalise(bmp[:28] + b"\2\0" + bmp[30:])
+        normalize(bmp[:28] + b"\2\0" + bmp[30:])
 
 
 def test_a_bitmap_without_a_file_header_is_read(picture, encode) -> None:
-    assert normalise(encode(picture, "DIB")).how == ("re-encoded: dib",)
+    assert normalize(encode(picture, "DIB")).how == ("re-encoded: dib",)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_formats_of_extras(picture, encode, monkeypatch, module, kind, name) -> 
     block[0x112] = 1
     data = encode(picture, kind, exif=block.tobytes(), quality=95)
     assert formats.sniff(data[: formats.HEAD]) == name
-    stored = normalise(data.replace(b"II*\0", b"hey!").replace(b"MM\0*", b"hey!"))
+    stored = normalize(data.replace(b"II*\0", b"hey!").replace(b"MM\0*", b"hey!"))
     assert (stored.how, stored.width, stored.height) == ((f"re-encoded: {kind.lower()}",), 64, 48)
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(BrokenPhoto, match=rf"{name} needs .*install 'fasttrain-vision\["):
-        normalise(data)
+        normalize(data)
 
 
 def test_a_jpeg_in_a_jpeg_xl_keeps_its_coefficients(picture, encode, tmp_path) -> None:
@@ -94,7 +94,7 @@ def test_a_jpeg_in_a_jpeg_xl_keeps_its_coefficients(picture, encode, tmp_path) -
     (tmp_path / "a.jpg").write_bytes(encode(picture))
     with Image.open(tmp_path / "a.jpg") as opened, pytest.warns(UserWarning, match="reconstruction"):
         opened.save(tmp_path / "a.jxl")
-    assert normalise((tmp_path / "a.jxl").read_bytes()).jpeg == encode(picture)
+    assert normalize((tmp_path / "a.jxl").read_bytes()).jpeg == encode(picture)
 
 
 def test_raws_are_left_out_by_name_and_by_content(encode, picture, tmp_path) -> None:
@@ -112,7 +112,7 @@ def test_raws_are_left_out_by_name_and_by_content(encode, picture, tmp_path) -> 
             file.getvalue() if 262 not in info else tiff.replace(b"\6\1\3\0\1\0\0\0\2\0", b"\6\1\3\0\1\0\0\0\x23\x80")
         )
         with pytest.raises(BrokenPhoto, match="raw file"):
-            normalise(data)
+            normalize(data)
 
 
 def test_content_decides_where_no_suffix_does(picture, encode, tmp_path) -> None:
@@ -125,7 +125,7 @@ def test_content_decides_where_no_suffix_does(picture, encode, tmp_path) -> None
         ("f.dib", "DIB"),
     ):
         (tmp_path / name).write_bytes(encode(picture, kind))
-        assert normalise((tmp_path / name).read_bytes()).width == 64
+        assert normalize((tmp_path / name).read_bytes()).width == 64
     (tmp_path / "g.txt").write_text("BMW is a car")
     found = list(walk(tmp_path, "", set()))
     names = [item.path for item in found if isinstance(item, Found)]

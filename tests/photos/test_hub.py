@@ -91,7 +91,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub, fruit) -> None:
 
 def test_another_byte_than_the_hubs_is_noticed_and_fetched_again(hub, fruit) -> None:
     hub.damage = "data/train-00000-of-00002.parquet"
-    assert "data/train-00000-of-00002.parquet isn't what the Hub has" in refused("hf://me/fruit")
+    assert "data/train-00000-of-00002.parquet doesn't match the Hub's SHA-256" in refused("hf://me/fruit")
     hub.damage = None
     assert numbers(open_source("hf://me/fruit")) == list(range(10))
 
@@ -124,7 +124,7 @@ def test_what_is_not_there_or_not_allowed(hub, fruit) -> None:
     said = refused("hf://me/fruits")
     assert f"{hub.url} has no such data set" in said and "HF_TOKEN" in said
     hub.token, hub.gated = "secret", True
-    assert "its owner asks for agreement" in refused("hf://me/fruit")
+    assert "its owner requires agreement" in refused("hf://me/fruit")
 
 
 def test_convert_honours_the_environment(hub, fruit, tmp_path) -> None:

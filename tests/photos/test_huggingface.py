@@ -71,7 +71,7 @@ def test_a_folder_of_parquet_files_with_splits_in_their_names(tmp_path) -> None:
     splits = {int(Path(path).stem): split for path, split in zip(source.paths, source.splits.tolist(), strict=True)}
     assert splits == {**dict.fromkeys(range(6), 0), 6: 1, 7: 1, 8: 2, 9: 2}
     assert source.ignored == (
-        ("data/unlabeled-00000-of-00001.parquet", "of no split: neither train, validation nor test"),
+        ("data/unlabeled-00000-of-00001.parquet", "belongs to no split: neither train, validation nor test"),
     )
     assert "train 6, val 2, test 2" in source.notes[0]
     assert divides_itself(tmp_path)
@@ -205,7 +205,7 @@ def test_damaged_files_are_named_with_what_to_do(tmp_path) -> None:
         damaged = tmp_path / "set" / name
         damaged.write_bytes(good.read_bytes()[:-9])
         said = refused(tmp_path / "set")
-        assert f"{damaged}: no Parquet file that can be read" in said and "download it again" in said
+        assert f"{damaged}: not a readable Parquet file" in said and "download it again" in said
         damaged.unlink()
     data = bytearray(good.read_bytes())
     data[4:64] = bytes(60)  # the first page's header
@@ -216,14 +216,14 @@ def test_damaged_files_are_named_with_what_to_do(tmp_path) -> None:
     saved = save_to_disk(tmp_path / "saved", with_features(rows(0, 4)), files=1)
     arrow = saved / "data-00000-of-00001.arrow"
     arrow.write_bytes(arrow.read_bytes()[:-500])
-    assert "no Arrow file that can be read" in refused(saved)
+    assert "not a readable Arrow file" in refused(saved)
     twice = pa.table([*rows(0, 2).columns, [1, 0]], names=["image", "label", "label"])
-    assert "column 'label' is there twice" in refused(write_parquet(tmp_path / "twice.parquet", twice))
+    assert "column 'label' occurs twice" in refused(write_parquet(tmp_path / "twice.parquet", twice))
     write_parquet(tmp_path / "order" / "train-0.parquet", with_features(rows(0, 4)))
     write_parquet(tmp_path / "order" / "test-0.parquet", with_features(rows(0, 4), names=NAMES[::-1]))
-    assert "aren't those of" in refused(tmp_path / "order")
+    assert "differ from those of" in refused(tmp_path / "order")
     range_ = write_parquet(tmp_path / "range.parquet", with_features(rows(0, 4), names=["only"]))
-    assert "line 2: label 1 is none of its 1 classes" in refused(range_)
+    assert "line 2: label 1 is not one of its 1 classes" in refused(range_)
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])

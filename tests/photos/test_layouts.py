@@ -206,7 +206,7 @@ def test_nested_splits_share_their_classes(tmp_path) -> None:
 
 def test_options_that_mean_nothing_are_refused(tmp_path) -> None:
     root = lay(tmp_path, "a/1.jpg", "b/2.jpg")
-    with pytest.raises(UserError, match="--label-column x means nothing for --source"):
+    with pytest.raises(UserError, match="--label-column x has no effect on --source"):
         open_source(root, options=SourceOptions(label_column="x"))
-    with pytest.raises(UserError, match="--classes leaf means nothing for --source sample"):
+    with pytest.raises(UserError, match="--classes leaf has no effect on --source sample"):
         open_source("sample", options=SourceOptions(classes="leaf"))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fasttrain.photos.jpeg import read_header
-from fasttrain.photos.normalise import decode, normalise
+from fasttrain.photos.normalize import decode, normalize
 
 FOREIGN = b"hello world, no TIFF"
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description tiff:Orientation=\"6\"/></x:xmpmeta>"
@@ -48,7 +48,7 @@ def in_webp(picture: Image.Image, block: bytes) -> bytes:
 
 def shapes(data: bytes) -> set[tuple[int, int]]:
     """(width, height) by each way into the shards."""
-    photos = [normalise(data), normalise(data, max_size=4000), normalise(data, cut="mcu"), decode(data, max_size=4000)]
+    photos = [normalize(data), normalize(data, max_size=4000), normalize(data, cut="mcu"), decode(data, max_size=4000)]
     return {(photo.width, photo.height) for photo in photos}
 
 
@@ -73,8 +73,8 @@ LARGE = zlib.compress(bytes(2 << 20))
     ids=["profile", "zTXt", "iTXt", "exif", "rawprofile", "xmp", "gamma", "chroma", "checksum", "animation"],
 )
 def test_what_a_png_holds_beside_its_pixels_is_passed_over(picture, encode, extra, behind) -> None:
-    stored = normalise(in_png(encode(picture, "PNG"), extra, behind=behind))
-    assert stored.jpeg == normalise(encode(picture, "PNG")).jpeg
+    stored = normalize(in_png(encode(picture, "PNG"), extra, behind=behind))
+    assert stored.jpeg == normalize(encode(picture, "PNG")).jpeg
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "JPEG", "TIFF", "AVIF"])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fasttrain.photos import room
 from fasttrain.photos.jxl import jxl_size
-from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
+from fasttrain.photos.normalize import BrokenPhoto, decode, normalize
 from fasttrain.photos.room import Hold, PixelBudget
 from tests.support.patience import PATIENCE
 
@@ -112,7 +112,7 @@ def test_each_decoded_format_says_its_pixels(picture, encode, kind) -> None:
     Image.init()
     if kind == "AVIF" and kind not in Image.SAVE:
         pytest.skip("this Pillow has no AVIF")
-    for convert in (normalise, lambda data, hold: decode(data, max_size=32, hold=hold)):
+    for convert in (normalize, lambda data, hold: decode(data, max_size=32, hold=hold)):
         held = Held()
         convert(encode(picture, kind), hold=held)
         assert held.asked == [64 * 48]
@@ -120,9 +120,9 @@ def test_each_decoded_format_says_its_pixels(picture, encode, kind) -> None:
 
 def test_a_jpeg_that_is_kept_says_its_coefficients_if_they_are_held_at_once(picture, encode) -> None:
     plain, progressive, cmyk = Held(), Held(), Held()
-    normalise(encode(picture), hold=plain)
-    normalise(encode(picture, progressive=True), hold=progressive)
-    normalise(encode(picture.convert("CMYK")), hold=cmyk)
+    normalize(encode(picture), hold=plain)
+    normalize(encode(picture, progressive=True), hold=progressive)
+    normalize(encode(picture.convert("CMYK")), hold=cmyk)
     assert (plain.asked, progressive.asked, cmyk.asked) == ([0], [64 * 48 // 4], [0, 64 * 48])
 
 
@@ -136,7 +136,7 @@ def test_the_size_of_a_jpeg_xl_is_in_its_header(encode, size, lossless) -> None:
     assert jxl_size(container + len(data + b"8 bytes!").to_bytes(4, "big") + b"jxlc" + data) == size
     assert jxl_size(container + b"\0\0\0\0jxlp\0\0\0\0" + data) == size
     held = Held()
-    normalise(data, hold=held)
+    normalize(data, hold=held)
     assert held.asked[-1] == size[0] * size[1]
 
 
@@ -151,4 +151,4 @@ def test_a_jpeg_xl_bomb_is_refused_before_it_is_decoded() -> None:
     # 2**30 x 2**30: not small, the selector of 30 bits, all of them set; no ratio, the same again.
     bits = 0b110 | ((1 << 30) - 1) << 3 | 0b11 << 36 | ((1 << 30) - 1) << 38
     with pytest.raises(BrokenPhoto, match="1073741824x1073741824 px is more than"):
-        normalise(b"\xff\x0a" + bits.to_bytes(12, "little"))
+        normalize(b"\xff\x0a" + bits.to_bytes(12, "little"))

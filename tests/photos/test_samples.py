@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fasttrain.photos.normalise import BrokenPhoto, decode
+from fasttrain.photos.normalize import BrokenPhoto, decode
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile isn't installed")
 

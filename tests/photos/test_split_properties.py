@@ -1,4 +1,4 @@
-"""What holds of every split: the same each time, its share of each class, and nothing in two splits."""
+"""Properties of every split: the same each time, its share of each class, and nothing in two splits."""
 
 from __future__ import annotations
 

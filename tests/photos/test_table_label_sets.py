@@ -95,7 +95,7 @@ def test_what_is_ambiguous_is_refused(folder) -> None:
     (folder / "new.csv").write_text("path,label\n0.jpg,a\n")
     text = "path,label\n0.jpg,a|b\n1.jpg,a\n2.jpg,b\n"
     assert "--relabel" in refused(folder / "t.csv", text, relabel=folder / "new.csv")
-    with pytest.raises(UserError, match="--multi-label True means nothing for --source sample"):
+    with pytest.raises(UserError, match="--multi-label True has no effect on --source sample"):
         open_source("sample", options=SourceOptions(multi_label=True))
 
 

@@ -125,7 +125,7 @@ def test_what_is_left_out_is_listed(tmp_path) -> None:
         "0000003": "without a single label",
         "0000004": "without a single label",
         "0000005": "no photograph in its features (label, text)",
-        "0000006": "no tf.train.Example that can be read",
+        "0000006": "not a readable tf.train.Example",
         "0000007": "no photograph in its features ()",
     }
 
@@ -155,11 +155,11 @@ def test_damaged_files_are_refused_and_damaged_records_are_broken_photographs(tm
         source.read(1)
     for end, count in ((-1, 2), (-third - 2, 1), (third + 7, 1), (1000, 0), (7, 0)):
         path.write_bytes(whole[:end])
-        assert f"a.tfrecord: cut off after {count} records; copy it again" in refused(path)
+        assert f"a.tfrecord: truncated after {count} records; copy it again" in refused(path)
     path.write_bytes(whole[:third] + b"\7" + whole[third + 1 :])
     assert "damaged after 1 records (a length's checksum differs)" in refused(path)
     path.write_bytes(b"text that is no TFRecord")
-    assert "no TFRecord" in refused(path)
+    assert "not a TFRecord" in refused(path)
     path.write_bytes(b"")
     assert "a.tfrecord holds no photographs with a label (1 x an empty file, without records)" in refused(path)
     path.write_bytes(gzip.compress(whole))

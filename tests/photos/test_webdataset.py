@@ -54,7 +54,7 @@ def test_numbers_with_class_names(tmp_path) -> None:
     assert opened(made, class_names=tmp_path / "names.txt").labels.tolist() == [1, 0, 1]
     assert opened(made, class_names=tmp_path / "names.txt").classes == ("cat", "owl")
     (tmp_path / "names.txt").write_text("cat\ndog\n")
-    assert "0000.jpg: label '2' is none of the 2 --class-names" in refused(made, class_names=tmp_path / "names.txt")
+    assert "0000.jpg: label '2' is not one of the 2 --class-names" in refused(made, class_names=tmp_path / "names.txt")
 
 
 def test_labels_in_json(tmp_path) -> None:
@@ -104,7 +104,7 @@ def test_the_cls_decides_and_names_are_taken_where_they_are_the_same_classes(tmp
 
 def test_captions_are_no_classes(tmp_path) -> None:
     made = write_tar(tmp_path / "a.tar", samples("txt", *(f"a photo of {number}" for number in range(30))))
-    assert "each photograph has a txt of its own, which is no class" in refused(made)
+    assert "each photograph has its own txt, so it is not a class" in refused(made)
 
 
 def test_what_is_left_out_is_listed(tmp_path) -> None:
@@ -127,11 +127,11 @@ def test_what_is_left_out_is_listed(tmp_path) -> None:
     source = opened(made)
     assert labels(source) == {"0000.jpg": "cat", "0001.jpg": "dog"}
     assert dict(source.ignored) == {
-        "a/5.jpg": "no label beside it (.cls, .txt or .json)",
+        "a/5.jpg": "no label next to it (.cls, .txt or .json)",
         "a/6.cls": "a label without a photograph",
-        "0000.seg.png": "beside 0000.jpg: a key has one photograph",
+        "0000.seg.png": "next to 0000.jpg: a key has one photograph",
         "0001.mp3": "not a photograph (.mp3)",
-        "0001.json": "no JSON that can be read",
+        "0001.json": "not readable JSON",
         "7.html.jpg.cls": "not a photograph (.cls)",
         "8.jpg": "not a regular file",
         "9.jpg": "without a single cls",
@@ -177,7 +177,7 @@ def test_patterns_of_tars(tmp_path) -> None:
     both = opened(f"{root}/imagenet1k-{{train-{{000..001}},val-003}}.tar")
     assert len(both.paths) == 6 and both.splits.tolist() == [0] * 4 + [1] * 2
     write_tar(tmp_path / "0.tar", {"cat/1.jpg": JPEG})
-    assert "no photograph has a label beside it (KEY.cls, KEY.txt or KEY.json)" in refused(f"{tmp_path}/{{0..0}}.tar")
+    assert "no photograph has a label next to it (KEY.cls, KEY.txt or KEY.json)" in refused(f"{tmp_path}/{{0..0}}.tar")
     assert "imagenet1k-train-003.tar is not there" in refused(f"{root}/imagenet1k-train-{{000..003}}.tar")
 
 

@@ -65,7 +65,7 @@ def proposed(figures: Measured, conditions: Conditions, **settings) -> tuple[str
 def test_waiting_for_data_names_the_loader_and_both_rates():
     found = diagnose(measured(data=41, loader=380, step=640), TrainConfig(), CPU)
     assert found.sentence == (
-        "waiting for data takes 41% of the time: torchvision gives 380 img/s where the step could take 640; "
+        "waiting for data takes 41% of the time: torchvision delivers 380 img/s, but the step could use 640; "
         "try --loader native, or --workers 4, or convert --max-size 256."
     )
 

@@ -1,4 +1,4 @@
-"""Faults that are made to happen, how many times, and the table of them in docs/reliability.md.
+"""Make faults happen, and list them and their number in the table of docs/faults.md.
 
 `tools/reliability.sh` runs these tests at full length and writes the table; a plain `pytest` runs a few of each.
 """
@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.reliability.machine import Machine, Made
 
-_PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+_PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
 # Which of them tools/test.sh leaves out: minutes, even in their short form.
 _LONG = ("test_machine_disk", "test_machine_limits", "test_under_load")
@@ -26,18 +26,18 @@ _COLUMNS = ("fault", "how it is made to happen", "times", "what was lost", "meas
 
 
 class Fault:
-    """What one test tells of its fault. `full` is so under `tools/reliability.sh`."""
+    """The fault of one test, and the row that it adds to the table. `full` is set under `tools/reliability.sh`."""
 
     def __init__(self, node: pytest.Item, full: bool) -> None:
         self.full = full
         self._node = node
 
     def times(self, short: int, full: int) -> int:
-        """How often the test has to make its fault happen."""
+        """Return how often the test has to make its fault happen."""
         return full if self.full else short
 
     def seen(self, fault: str, how: str, times: int, lost: str = "nothing", measured: str = "") -> None:
-        """A row of the table; called once the test has seen that it holds."""
+        """Add a row to the table. Call it once everything that the row says has been asserted."""
         test = self._node.nodeid.rpartition("/")[2]
         row = dict(zip(_COLUMNS, (fault, how, f"{times:,}", lost, measured, f"`{test}`"), strict=True))
         self._node.user_properties.append(("fault", json.dumps(row)))
@@ -51,7 +51,7 @@ def fault(request: pytest.FixtureRequest) -> Fault:
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
-    """A machine that fails as it is told."""
+    """Return a machine whose disk, memory and processes can be made to fail."""
     from tests.reliability.machine import Machine
 
     machine = Machine()
@@ -61,14 +61,14 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture(scope="session")
 def made(machine: Machine, photographs: Path) -> Made:
-    """What its commands read."""
+    """Return the files that the commands read on `machine`."""
     from tests.reliability.machine import make
 
     return make(machine, photographs)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Writes the rows of the tests that ran to the page, and keeps those of tests that did not."""
+    """Write the rows of the tests that ran into the page, and keep those of tests that did not."""
     if not os.environ.get("FASTTRAIN_RELIABILITY"):
         return
     reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, [])]
@@ -97,7 +97,7 @@ def _rows(table: str) -> list[dict[str, str]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Faults are slow to make, even a few of each."""
+    """Mark all tests as slow: it takes time to make even a few faults happen."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)

@@ -1,4 +1,4 @@
-"""What the tests of damaged and hostile files share: children whose memory is measured, and what counts as found."""
+"""Helpers for the tests of damaged and hostile files: children whose memory is measured, and `found`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def measured(program: str, *arguments: object) -> tuple[int, str, int]:
 
 
 def found(folder: Path) -> bool:
-    """Whether `inspect --verify` finds something wrong; any error but a UserError goes through."""
+    """Return whether `inspect --verify` finds something wrong; any error but a UserError goes through."""
     try:
         finding = inspect(folder, verify=True, duplicates=False, workers=1, progress=False)
     except UserError:

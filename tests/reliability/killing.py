@@ -51,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Blow:
-    """Where to strike, when and with which signal."""
+    """A kill: its place in the log, its moment and its signal."""
 
     point: Point
     how: str
@@ -124,7 +124,7 @@ def blows_at(points: Sequence[Point], signals: Sequence[signal.Signals] = SIGNAL
 
 
 def assert_safe_order(acts: Sequence[Act], in_place: Sequence[str] = ()) -> set[str]:
-    """What a power cut can't tear: contents are fsynced before a file gets its name, and the name's folder after.
+    """Assert that a power cut tears nothing: contents are fsynced before a file gets its name, its folder after.
 
     `in_place`: patterns of names that are not ours, or may be written as they stand. Returns the names put into place.
     """
@@ -233,7 +233,7 @@ class Server:
         return Ended(code, said.read_text("utf-8", "replace"), _orphans(process.pid), tuple(acts), struck)
 
     def logged(self, under: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> list[Act]:
-        """What an undisturbed `fasttrain …` does to the folder."""
+        """Return the log of an undisturbed `fasttrain …` on the folder."""
         ended = self.run(*arguments, environment={**(environment or {}), "KILL_UNDER": str(under)})
         assert ended.code == 0, ended.said
         return list(ended.acts)

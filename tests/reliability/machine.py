@@ -177,7 +177,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Made:
-    """What commands read: class folders of photographs, their shards, a small run; and each command, by its name."""
+    """The inputs of commands: class folders of photographs, their shards, a small run; and each command by name."""
 
     photos: Path
     shards: Path
@@ -257,7 +257,6 @@ _IMPORTED = (
         "matplotlib.backends.backend_agg",
         "mlflow.store.tracking.sqlalchemy_store",
         "mlflow.tracking",
-        "sklearn.metrics",
     ),
     # torch's optimizers import the second when they first step.
     *("timm", "torch._dynamo", "torchvision.transforms.v2", "optuna", "torch.utils.data"),

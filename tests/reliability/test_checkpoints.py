@@ -112,7 +112,7 @@ def test_a_checkpoint_is_a_bomb(killed, tmp_path, fault) -> None:
     (run / "checkpoints").mkdir()
     shutil.copyfile(made["in a checkpoint"], run / "checkpoints" / "last.pt")
     for resume in ("auto", str(run), str(made["shell"])):
-        with pytest.raises(UserError, match="refused, as it names code to run"):
+        with pytest.raises(UserError, match="refused, because it names code to run"):
             train(resume=resume, out=run.parent)
     assert not (tmp_path / "went-off").exists()
     torch.load(made["shell"], weights_only=False)

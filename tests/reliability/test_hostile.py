@@ -18,7 +18,7 @@ import pytest
 from hostile import COMMAND, bombs, flips, found, measured
 
 from fasttrain.errors import UserError
-from fasttrain.photos.normalise import BrokenPhoto, decode, normalise
+from fasttrain.photos.normalize import BrokenPhoto, decode, normalize
 from fasttrain.photos.sample import draw_sample
 from fasttrain.shards.beton import BetonBytes
 from fasttrain.shards.checksum import crc32
@@ -73,7 +73,7 @@ PASSED_OVER = ("ztxt.png", "itxt.png", "iccp.png")
 @pytest.mark.parametrize("name", PASSED_OVER)
 def test_a_bomb_beside_the_pixels_never_goes_off(name):
     for cut in ("mcu", "none"):
-        assert normalise(bombs()[name], cut=cut).how[0] == "re-encoded: png"
+        assert normalize(bombs()[name], cut=cut).how[0] == "re-encoded: png"
     assert decode(bombs()[name], max_size=64).how[0] == "decoded: png"
 
 
@@ -90,7 +90,7 @@ def test_a_bomb_is_broken_for_every_way_in(name, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         for cut in ("mcu", "none"):
             with pytest.raises(BrokenPhoto, match=why):
-                normalise(data, cut=cut)
+                normalize(data, cut=cut)
         with pytest.raises(BrokenPhoto, match=why):
             decode(data, max_size=64)
 
@@ -490,7 +490,7 @@ def test_damaged_photographs_crash_nothing(few, fault):
         for _, changed in flips(file.getvalue(), times, seed=3):
             for cut in ("mcu", "none"):
                 try:
-                    assert normalise(changed, cut=cut).jpeg
+                    assert normalize(changed, cut=cut).jpeg
                 except BrokenPhoto as error:
                     assert "\n" not in error.reason
                 count += 1

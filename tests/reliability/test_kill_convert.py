@@ -1,4 +1,4 @@
-"""`convert` and `merge`, killed at every write and at random instants: gone on with, they end with the same bytes."""
+"""`convert` and `merge`, killed at every write and at random moments: resumed, they end with the same bytes."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_again_and_again_until_it_is_done(name: str, cases, server: Server, scra
         assert server.run(*command).code == 0
         assert_same(contents(out), case.after, f"seed {SEED}")
     fault.seen(
-        f"`{case.command[0]}` killed, gone on with and killed again until it was done ({name})",
+        f"`{case.command[0]}` killed and resumed again and again until it was done ({name})",
         "at a random write of each process, SIGKILL or SIGTERM; seeded",
         kills,
         measured="same bytes, no temporary left",

@@ -1,4 +1,4 @@
-"""`train`, killed at every write and at random instants, and gone on with, ends with the same weights and history."""
+"""`train`, killed at every write and at random moments and then resumed, ends with the same weights and history."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ IMPORTED = (
     "fasttrain.loaders.native",
     "fasttrain.report.charts",
     "fasttrain.report.figures",
-    "sklearn.metrics",
     "scipy.stats",
     "matplotlib.font_manager",
     "matplotlib.backends.backend_svg",
@@ -60,7 +59,7 @@ IN_PLACE += [r"/\.(tracking\.)?lock$", r"/mlruns(/|$)", r"/mlflow-artifacts(/|$)
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a run leaves that nobody disturbed, and how long it took."""
+    """The results of an undisturbed run, and its duration."""
 
     files: dict[str, Any]
     seconds: float
@@ -80,7 +79,7 @@ def server(scratch: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def undisturbed(server: Server, scratch: Path, shard_folder: Path) -> dict[str, Undisturbed]:
-    """By loader, as asked for."""
+    """Return undisturbed runs by loader, each made when it is first needed."""
     return {}
 
 
@@ -101,7 +100,7 @@ def command(shards: Path, runs: Path, loader: str) -> list[str]:
 
 
 def left(runs: Path) -> dict[str, Any]:
-    """What the one finished run holds: its weights, its numbers but timings, the names of its files.
+    """Return the results of the only finished run: its weights, its numbers but timings, the names of its files.
 
     A run that was killed before its first checkpoint has left nothing but its settings.
     """

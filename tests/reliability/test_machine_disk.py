@@ -98,7 +98,7 @@ def test_more_room_and_the_same_command_goes_on(machine: Machine, made: Made, fa
         line = made.commands(disk)[command]
         ended = machine.run(*line)
         refused(ended, disk)
-        assert "goes on from here" in ended.said
+        assert "resumes here" in ended.said
         machine.resize(disk, "64m")
         assert machine.run(*line).code == 0
         assert machine.holds(disk) == expected
@@ -236,7 +236,7 @@ def test_tracking_finds_no_room(machine: Machine, made: Made, fault: Fault) -> N
         assert delivered.code == 0 and "waits" not in delivered.out, delivered
         listed = machine.run("runs", "--json", env=environment, cwd=disk)
         (run,) = json.loads(listed.out)
-        assert run["status"] == "finished" and run["epochs"] == 1 and run["val_top1"] and not run["waiting"], run
+        assert run["status"] == "finished" and run["epochs"] == 1 and run["val/top1"] and not run["waiting"], run
         machine.unmount(disk)
     fault.seen(
         "MLflow's disk is full",

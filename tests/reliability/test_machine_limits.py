@@ -1,4 +1,4 @@
-"""What else a machine refuses: open files, memory, shared memory, permission, a name; and who reads the output."""
+"""Further limits of a machine: open files, memory, shared memory, permission, names; and readers of the output."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_file_where_a_folder_should_be(machine: Machine, made: Made, fault: Fa
 
 @pytest.mark.parametrize("name", ["with space", "new\nline", "Käse 寿司 🍣", "[red]$(x);'\"", "x" * 255])
 def test_odd_names(machine: Machine, made: Made, fault: Fault, name: str) -> None:
-    """As the folder of everything, and as a class's."""
+    """The name is that of the folder of everything, and that of a class."""
     place = machine.folder() / name
     place.mkdir()
     ended = machine.run(*made.commands(place)["convert"])
@@ -347,7 +347,7 @@ def test_output_that_nobody_takes(machine: Machine, made: Made, fault: Fault) ->
             assert ended.code == 0 and "Traceback" not in ended.err, (name, ended)
         ended = machine.run(*line, stdout="/dev/full")
         if name in ("train", "tune"):
-            assert ended.code == 0 and ended.err.count("the run goes on without") == 1, ended
+            assert ended.code == 0 and ended.err.count("the run continues without it") == 1, ended
         else:
             refused(ended, "standard output: the disk is full")
     assert not left_over(machine.holds(place))

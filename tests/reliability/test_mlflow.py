@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from fasttrain.tracking import tracker as tracking
+from fasttrain.tracking.names import epoch_metrics, final_metrics
 from fasttrain.tracking.record import RECORD, Record, record_uuid
 from fasttrain.tracking.store import UUID, Store
 from fasttrain.tracking.sync import deliver_runs
@@ -73,26 +74,22 @@ def record_of(folder: Path) -> Record:
 
 
 def logged(folder: Path) -> Rows:
-    """What the run's folder holds."""
+    """Return the values in the run's folder."""
     history = json.loads((folder / "history.json").read_text()) if (folder / "history.json").exists() else []
     times = record_of(folder).times
     rows = Counter(
-        (name, each["epoch"], repr(float(value)), times[str(each["epoch"])])
+        (name, each["epoch"], repr(value), times[str(each["epoch"])])
         for each in history
-        for name, value in each.items()
-        if name != "epoch"
+        for name, value in epoch_metrics(each).items()
     )
     if (path := folder / "evaluation.json").exists():
         said, written = json.loads(path.read_text()), int(path.stat().st_mtime * 1000)
-        own = ("best_epoch", "training_seconds")
-        numbers = {name: float(value) for name, value in said.items() if isinstance(value, (int, float))}
-        named = {name if name in own else f"best_{said['split']}_{name}": value for name, value in numbers.items()}
-        rows.update((name, len(history), repr(value), written) for name, value in named.items())
+        rows.update((name, len(history), repr(value), written) for name, value in final_metrics(said).items())
     return rows
 
 
 def arrived(client: Any, run: Any) -> Rows:
-    """What the store has."""
+    """Return the values in the store."""
     return Counter(
         (name, point.step, repr(point.value), point.timestamp)
         for name in run.data.metrics
@@ -350,7 +347,7 @@ def test_a_training_that_is_stopped_in_an_outage_leaves_at_once_and_delivers_whe
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
         run = assert_once(server, experiment, run_folder)
-        assert run.data.params["model"] == SMALL["model"] and run.data.metrics["best_epoch"] >= 1
+        assert run.data.params["model"] == SMALL["model"] and run.data.metrics["best/epoch"] >= 1
         assert "report.html" in artifacts(server, run)
     fault.seen(
         "SIGTERM while MLflow's server is away",

@@ -48,7 +48,7 @@ def diverges(data: Path, out: Path, match: str, **settings: Any) -> Path:
 
 
 def states_of(folder: Path) -> dict[int, dict[str, Any]]:
-    """What each checkpoint of a run holds, by its step."""
+    """Return the content of each checkpoint of a run, by its step."""
     states = [load_checkpoint(path) for path in sorted((folder / "checkpoints").glob("step-*"))]
     return {state["step"]: state for state in states}
 

@@ -44,7 +44,7 @@ def kinds(folder: Path) -> dict[str, list[Path]]:
 
 
 def trained_on(folder: Path) -> str:
-    """What a pass of the native loader, or the opening before it, says; "" where nothing is amiss."""
+    """Return the error of a pass of the native loader, or of the opening before it; "" if there is none."""
     try:
         shards = ShardSet.open(folder)
         loader = NativeLoader(shards, shards.ids("train"), LoaderSettings(8, 32, Crop(), workers=1))

@@ -24,7 +24,7 @@ _SYNTHETIC = Path(__file__).parents[2] / "tools" / "synthetic_shards.py"
 
 
 def under_load(what: str, *arguments: object, folder: Path) -> dict[str, Any]:
-    """What `load.py` measured in a process of its own."""
+    """Return the measurements of `load.py` in a separate process."""
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(_PROGRAM), what, *map(str, arguments)],
@@ -41,7 +41,7 @@ def under_load(what: str, *arguments: object, folder: Path) -> dict[str, Any]:
 
 
 def flat(samples: list[dict[str, float]], most_mb: float, warm_up: float = 0.2) -> str:
-    """What the samples say, once they are seen to be flat after the `warm_up`: memory by a line fitted to it."""
+    """Assert that the samples are flat after the `warm_up`, by a line fitted to memory; return a line about them."""
     steady = samples[int(len(samples) * warm_up) :]
     time, rss = (np.array([sample[name] for sample in steady]) for name in ("time", "rss"))
     slope = np.polyfit(time - time[0], rss, 1)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import re
 import shutil
@@ -16,15 +17,18 @@ import torch
 from PIL import Image
 
 from fasttrain import evaluate, train
+from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.metrics import ClassificationMeter
-from fasttrain.report.html import Report, percent, render, write_page
+from fasttrain.report.html import Report, render, write_page
+from fasttrain.report.summary import percent
 from fasttrain.shards.convert import convert
 from fasttrain.training.result import TrainResult
 from tests.support.runs import SMALL
 
 HOSTILE = ("<script>alert(1)", "<img src=x onerror=alert(1)>", "{{ 7*7 }} & ${x}", "a\"b' onload=alert(1)")
 RUN_PAGE = "report.html"
+RUN_NAME = "<b>first</b> try"
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
@@ -44,7 +48,8 @@ def result(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResul
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         patch.chdir(folder)
-        return train(data=shards, out=folder / "runs", **{**SMALL, "color_jitter": 0.4, "mixup": 0.3})
+        settings = {**SMALL, "color_jitter": 0.4, "mixup": 0.3, "run_name": RUN_NAME}
+        return train(data=shards, out=folder / "runs", **settings)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,7 @@ def synthetic(classes: int) -> Report:
 
 
 def text_of(page: str) -> str:
-    """What the page says, without markup."""
+    """Return the text of the page, without markup."""
     bare = re.sub(r"<(script|style|svg).*?</\1>", " ", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", bare)).split())
 
@@ -119,6 +124,14 @@ def test_it_says_what_the_run_did(result: TrainResult, page: str, shards: Path) 
     assert page.count("<figure title=") == shown > 0
     for each in evaluation.classes:
         assert each.name in said
+    assert f"<title>{html.escape(RUN_NAME)}: fasttrain</title>" in page and result.folder.name in said
+    baseline = majority_baseline(evaluation)
+    assert f"{' '.join(percent(baseline.share).split())} baseline: always {baseline.name}" in said
+    assert f"mistakes.csv, beside this page, lists all {wrong.sum()} photographs" in said
+    with (result.folder / "mistakes.csv").open(encoding="utf-8", newline="") as file:
+        listed = [row["file"] for row in csv.DictReader(file)]
+    named = [html.unescape(name) for name in re.findall(r"<br>([^<]*)</small></p></figure>", page)]
+    assert len(listed) == wrong.sum() and set(named) <= set(listed) and len(named) == shown
     right = int(np.trace(evaluation.confusion_matrix))
     cells = re.findall(r'<text class="count[^>]*>(\d+)</text>', page)
     assert sum(map(int, cells)) == evaluation.samples
@@ -167,6 +180,7 @@ def test_an_evaluation_has_one_too(result: TrainResult, shards: Path, tmp_path: 
     said = text_of(out.read_text())
     assert " ".join(percent(found.top1).split()) in said and f"{result.folder.name} on val" in said
     assert "<figure title=" in out.read_text() and "Learning curves" not in said
+    assert "page-mistakes.csv" in said and (tmp_path / "page-mistakes.csv").is_file()
 
 
 @pytest.mark.slow

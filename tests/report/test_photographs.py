@@ -21,7 +21,7 @@ from fasttrain.evaluation.metrics import ClassificationMeter, Evaluation
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.torchvision import TorchvisionLoader
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.report.photographs import Picture, first_batch, thumbnail, worst_classes
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
@@ -42,7 +42,7 @@ def pixels_of(picture: Picture) -> np.ndarray:
 
 
 def said(shards: ShardSet, taken_for: dict[int, tuple[int, float]]) -> tuple[Evaluation, Predictions]:
-    """What a model said of the training split: right and 90 % sure, but for `taken_for`'s (class, probability)."""
+    """Return predictions for the training split: right and 90 % sure, but for `taken_for`'s (class, probability)."""
     ids, labels = shards.ids("train"), shards.labels()[shards.ids("train")]
     first, sure = labels.copy(), np.full(len(ids), 0.9, np.float32)
     for sample, (label, probability) in taken_for.items():
@@ -111,7 +111,7 @@ def test_the_first_batch_is_what_the_model_saw(shards: ShardSet, mixed: bool) ->
     where = list(range(24))
     if mix is not None:
         where = [*range(12), *range(28, 40)]
-        inputs, targets = mix(Normalise(MEAN, STD, channels_last=True)(images), labels, ids.numpy(), 0)
+        inputs, targets = mix(NormalizePixels(MEAN, STD, channels_last=True)(images), labels, ids.numpy(), 0)
         images = (inputs.permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)).clamp(0, 1) * 255
         names = [in_shares(row, shards.classes) for row in targets.tolist()]
         assert any(" + " in name for name in names)

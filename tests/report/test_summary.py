@@ -1,4 +1,4 @@
-"""What a run says, at 80 columns."""
+"""The lines that a run prints fit 80 columns."""
 
 from __future__ import annotations
 
@@ -102,12 +102,23 @@ def test_the_summary_says_all_that_it_should(result: Any) -> None:
         assert said in text
     joined = "".join(text.split())
     assert Tracked.uri in joined
-    assert text.count("grilled_cheese") == 5
+    assert text.count("grilled_cheese") == 6, "five worst classes and the majority class"
+    assert f"12.50%, always {NAMES[0]}" in text
     assert "report.html" not in text and f"--checkpoint{result.folder}PHOTOGRAPH" in joined
     page = result.folder / "report.html"
     page_told = shown(run_summary(result, split="test", artifacts=[page], tracker=NullTracker()))
     assert f"look{page}" in "".join(page_told.split())
     assert "MLflow" not in shown(run_summary(result, split="val", artifacts=[], tracker=NullTracker()))
+
+
+def test_a_warning_is_told_to_its_end(result: Any) -> None:
+    """Where a line is not wrapped, as at the end of a run, it is not cut either."""
+    warning = f"Top-1 6.8 % is worse than always answering pizza (22.0 %). Likely reasons: {'a reason; ' * 9}the last"
+    summary = run_summary(result, split="test", artifacts=[], tracker=NullTracker(), warning=warning)
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(summary, soft_wrap=True)
+    assert warning in console.export_text()
+    assert "always answering" not in shown(run_summary(result, split="test", artifacts=[], tracker=NullTracker()))
 
 
 def test_the_summary_as_plain_data(result: Any) -> None:

@@ -125,8 +125,8 @@ def test_changed_and_missing_photographs_are_told_and_kept(mixed, tmp_path, capf
     make(mixed, out, append=True, progress=True)
     said = " ".join(capfd.readouterr().err.split())
     assert "not in the source any more, kept in the shards: 1 (dog/04.jpg)" in said
-    assert "changed since they were converted, kept as they were: 1 (dog/03.jpg)" in said
-    assert "new classes, behind the others: 1 (ant)" in said
+    assert "changed since they were converted, kept unchanged: 1 (dog/03.jpg)" in said
+    assert "new classes, added after the others: 1 (ant)" in said
     shards = ShardSet.open(out)
     assert (shards.index["crc32"][: len(old)] == old["crc32"]).all()
     rejected = listed(out / "rejected-1.tsv")

@@ -124,7 +124,7 @@ def test_bytes_spoilt_on_the_way_are_fetched_again_once(bucket, monkeypatch):
     monkeypatch.setattr(remote, "_PIECE", 3000)  # of a whole object the driver itself has a checksum
     shards, name = ShardSet.open(URL), "train-00000.tar"
     bucket.spoilt = [name] * 100
-    with pytest.raises(UserError, match=rf"{URL}/{name}: its bytes are not those .*: aws s3 sync shards {URL}"):
+    with pytest.raises(UserError, match=rf"{URL}/{name}: its bytes don't match .*: aws s3 sync shards {URL}"):
         shards.bytes(0)
     assert bucket.gets[name] == 2 * -(-shards.manifest.shards[0].bytes // 3000)
     bucket.spoilt = [name]
@@ -136,7 +136,7 @@ def test_a_cut_off_object_is_refused(bucket, monkeypatch):
     files, path = s3fs.S3FileSystem(), "bucket/sample/train-00001.tar"
     whole = files.cat_file(path)
     files.pipe_file(path, whole[:4000])
-    with pytest.raises(UserError, match=r"train-00001\.tar: its bytes are not those that"):
+    with pytest.raises(UserError, match=r"train-00001\.tar: its bytes don't match"):
         ShardSet.open(URL).bytes(1)
     files.pipe_file(path, whole)
 
@@ -184,7 +184,7 @@ def test_a_server_that_stays_away_is_one_line(bucket, monkeypatch, tmp_path):
 
 def test_a_missing_bucket_and_missing_rights_are_one_line(bucket, monkeypatch):
     with pytest.raises(
-        UserError, match=r"s3://nobody/sample/manifest.json is not there; .*aws s3 sync shards s3://nobody"
+        UserError, match=r"s3://nobody/sample/manifest.json does not exist; .*aws s3 sync shards s3://nobody"
     ):
         ShardSet.open("s3://nobody/sample")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fasttrain.errors import UserError
-from fasttrain.photos import normalise as normalising
+from fasttrain.photos import normalize as normalizing
 from fasttrain.photos.sources import open_source
 from fasttrain.shards import parts
 from fasttrain.shards.convert import convert, ensure_shards
@@ -159,7 +159,7 @@ def test_other_files_are_never_touched(mixed, tmp_path) -> None:
     (out / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"thesis\.tex"):
         made(mixed, out, overwrite=True)
-    with pytest.raises(UserError, match="within --source"):
+    with pytest.raises(UserError, match="is inside --source"):
         made(mixed, mixed / "shards")
     with pytest.raises(UserError, match="is a file"):
         made(mixed, out / "thesis.tex")
@@ -182,7 +182,7 @@ def test_folders_of_photographs_are_converted_once_into_the_cache(mixed, tmp_pat
     assert json.loads((shards / "manifest.json").read_bytes())["classes"] == ["cat", "dog"]
     with pytest.raises(UserError, match="does not exist; make some: fasttrain convert"):
         ensure_shards(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="neither shards nor photographs"):
+    with pytest.raises(UserError, match="neither shards nor usable photographs"):
         ensure_shards(mixed / "cat")
 
 
@@ -230,7 +230,7 @@ def test_a_photograph_that_is_replaced_is_converted_again(how, photographs, tmp_
 
 
 def test_an_interrupted_conversion_of_photographs_that_change_begins_anew(mixed, tmp_path) -> None:
-    """What is left of it holds the former ones."""
+    """Its remains hold the earlier photographs."""
     out, said = tmp_path / "out", []
     out.mkdir()
 
@@ -253,7 +253,7 @@ def test_no_more_pixels_are_decoded_at_a_time_than_fit(mixed, tmp_path, folder_o
     made = {"shard_size": 6, "progress": False}
     convert(mixed, tmp_path / "whole", workers=1, **made)
     lock, flying, most = threading.Lock(), [0], []
-    decode_picture = normalising.decode_picture
+    decode_picture = normalizing.decode_picture
 
     def counted(picture):
         pixels = picture.image.width * picture.image.height
@@ -267,7 +267,7 @@ def test_no_more_pixels_are_decoded_at_a_time_than_fit(mixed, tmp_path, folder_o
             with lock:
                 flying[0] -= pixels
 
-    monkeypatch.setattr(normalising, "decode_picture", counted)
+    monkeypatch.setattr(normalizing, "decode_picture", counted)
     for fits, highest in ((2 * 320 * 240, 2 * 320 * 240), (1, 320 * 240), (10**9, 10**9)):
         most.clear()
         monkeypatch.setattr(parts, "pixels_that_fit", lambda fits=fits: fits)

@@ -167,7 +167,7 @@ def test_parts_of_many_machines_are_merged_in_the_bucket(server, mixed, tmp_path
     assert not [name for name in (*server.gets, *server.puts) if name.endswith((".tar", ".idx"))], "no data moved"
     assert held() == whole
     assert merge(URL).index.samples > 20, "a second time there is nothing to do"
-    with pytest.raises(UserError, match="holds a whole data set"):
+    with pytest.raises(UserError, match="holds a complete data set"):
         convert_part(mixed, URL, "1/3", settings, progress=False)
 
 
@@ -256,21 +256,21 @@ def test_any_url_of_fsspec_does(mixed, tmp_path, folder_of, monkeypatch, url):
     url = url.format(tmp_path=tmp_path)
     whole = alone(mixed, tmp_path / "alone", folder_of)
     stopped = []
-    normalise = parts.normalise
+    normalize = parts.normalize
 
     def stop(data, **options):
         stopped.append(1)
         if len(stopped) == 12:
             raise RuntimeError
-        return normalise(data, **options)
+        return normalize(data, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "normalise", stop)
+        patch.setattr(parts, "normalize", stop)
         with pytest.raises(RuntimeError):
             convert(mixed, url, **SETTINGS, workers=1, progress=False)
     stopped.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "normalise", lambda data, **options: stopped.append(1) or normalise(data, **options))
+        patch.setattr(parts, "normalize", lambda data, **options: stopped.append(1) or normalize(data, **options))
         convert(mixed, url, **SETTINGS, progress=False)
     assert held(url) == whole and 0 < len(stopped) <= 20, "two shards were there"
     for number in (1, 2):
@@ -284,7 +284,7 @@ def test_what_cannot_be_a_destination_is_said(mixed, tmp_path):
         convert(mixed, Path("s3://bucket/shards"), progress=False)
     with pytest.raises(UserError, match=r"--out https://127.0.0.1:1/shards: a web server takes no files"):
         convert(mixed, "https://127.0.0.1:1/shards", progress=False)
-    with pytest.raises(UserError, match="--format tar,beton goes with a local --out only"):
+    with pytest.raises(UserError, match="--format tar,beton works only with a local --out"):
         convert(mixed, "memory://bucket/betons", format="tar,beton", progress=False)
 
 

@@ -24,7 +24,7 @@ from fasttrain.errors import Stopped
 from fasttrain.shards import parts
 from fasttrain.stop import StopRequest
 module = importlib.import_module("fasttrain.shards.convert")
-asked, read, normalise = [], [], parts.normalise
+asked, read, normalize = [], [], parts.normalize
 class Recorded(StopRequest):
     def __enter__(self):
         asked.append(self)
@@ -33,8 +33,8 @@ def pausing(*arguments, **options):
     read.append(1)
     while len(read) > 10 and asked[0].requested is None:  # two shards are there, and half of the third
         time.sleep(0.001)
-    return normalise(*arguments, **options)
-parts.normalise, module.StopRequest = pausing, Recorded
+    return normalize(*arguments, **options)
+parts.normalize, module.StopRequest = pausing, Recorded
 try:
     module.convert(sys.argv[1], sys.argv[2], shard_size=4, workers=1)
 except Stopped as stopped:
@@ -75,13 +75,13 @@ def test_stopped_and_resumed_gives_the_same_bytes(mixed, tmp_path, folder_of, mo
     assert returned == code
     assert not (out / "manifest.json").exists()
     if number != signal.SIGKILL:
-        assert "the same command goes on from there" in said
+        assert "run the same command again to resume" in said
         assert not list(out.glob(".*.tmp"))
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("train-*.tar")}
     (out / ".train-00009.tar.00000000.1.tmp").touch()
     read = []
-    normalise = parts.normalise
-    monkeypatch.setattr(parts, "normalise", lambda data, **options: read.append(1) or normalise(data, **options))
+    normalize = parts.normalize
+    monkeypatch.setattr(parts, "normalize", lambda data, **options: read.append(1) or normalize(data, **options))
     undisturbed(mixed, out)
     assert len(read) <= 28 - 2 * 4
     assert folder_of(out) == folder_of(tmp_path / "whole")
@@ -128,8 +128,8 @@ def test_a_photograph_touched_in_between_starts_over_and_says_so(mixed, tmp_path
     capfd.readouterr()
     undisturbed(mixed, out, progress=True)
     said = " ".join(capfd.readouterr().err.split())
-    assert f"photographs were touched since it stopped; {done} are converted again, none is kept" in said
-    assert "going on in" not in said
+    assert f"photographs were touched since it stopped; all are converted again, including {done} finished ones" in said
+    assert "resuming in" not in said
     assert folder_of(out) == folder_of(tmp_path / "whole")
 
 

@@ -153,7 +153,7 @@ def test_parts_of_several_machines_make_the_same(animals, tmp_path, folder_of) -
 
 
 def test_without_options_manifests_hold_what_they_held(animals, tmp_path) -> None:
-    """What wasn't asked for isn't recorded."""
+    """Options that weren't given aren't recorded."""
     shards = made(animals, tmp_path / "out")
     assert sorted(shards.manifest.settings) == [
         *("accept_damaged", "color", "cut", "fasttrain", "max_size", "optimize", "quality", "raw", "seed"),
@@ -194,7 +194,7 @@ def test_an_archive_makes_the_shards_of_its_folder(animals, tmp_path, folder_of,
     made(archive, tmp_path / "archive", workers=3)
     first, second = folder_of(tmp_path / "folder"), folder_of(tmp_path / "archive")
     assert {name for name in first if first[name] != second[name]} == {"manifest.json"}
-    with pytest.raises(UserError, match="means nothing for --source"):
+    with pytest.raises(UserError, match="has no effect on --source"):
         made(archive, tmp_path / "no", class_names=tmp_path)
 
 
@@ -288,7 +288,7 @@ def test_lists_parts_and_strictness_go_with_containers(animals, tmp_path, folder
     merge(tmp_path / "parts")
     assert folder_of(tmp_path / "parts") == folder_of(tmp_path / "whole")
     write_tar(tmp_path / "packed" / "data-999.tar", {"1.jpg": b"\xff\xd8\xffbroken", "1.cls": "0"})
-    with pytest.raises(UserError, match=r"data-999\.tar/1\.jpg: .*; mend or remove it"):
+    with pytest.raises(UserError, match=r"data-999\.tar/1\.jpg: .*; fix or remove it"):
         made(tmp_path / "packed", tmp_path / "strict", strict=True)
 
 

@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_said_in_one_line(mixed, tmp_path):
         merge(out)
     parts(mixed, out, (2,))
     merge(out)
-    with pytest.raises(UserError, match="holds a whole data set"):
+    with pytest.raises(UserError, match="holds a complete data set"):
         convert_part(mixed, out, "1/3", SETTINGS, progress=False)
     for wrong in ("0/3", "4/3", "3", "a/b", "1/0"):
         with pytest.raises(UserError, match="--part"):
@@ -136,7 +136,7 @@ def test_from_the_command_line(mixed, tmp_path):
         (("--format", "nonsense"), "--format nonsense: 'nonsense' is neither tar nor beton; give tar or tar,beton"),
         (("--format", "betonx"), "--format betonx: 'betonx' is neither tar nor beton; give tar or tar,beton"),
         (("--format", ""), "--format : '' is neither tar nor beton; give tar or tar,beton"),
-        (("--format", "tar,beton", "--raw", "--max-size", 64), "--format tar,beton holds JPEGs"),
+        (("--format", "tar,beton", "--raw", "--max-size", 64), "--format tar,beton needs JPEGs"),
         (("--quality", 0), "--quality 0"),
         (("--cut", "some"), "--cut some"),
         (("--max-size", 1), "--max-size 1"),

@@ -94,7 +94,7 @@ def test_what_is_there_is_not_fetched_again(memory):
     assert pickle.loads(pickle.dumps(shards)).bytes(2) == expected
     with pytest.raises(UserError) as error:
         shards.bytes(3)
-    assert f"{URL}/train-00001.tar is not there" in said(error)
+    assert f"{URL}/train-00001.tar does not exist" in said(error)
 
 
 def test_other_photographs_under_the_same_names_and_sizes(memory):
@@ -127,7 +127,7 @@ def test_wrong_bytes_are_fetched_twice_and_refused(memory, cache):
     shards = ShardSet.open(URL)
     with pytest.raises(UserError) as error:
         shards.bytes(3)
-    assert f"{URL}/train-00001.tar: its bytes are not those that manifest.json" in said(error)
+    assert f"{URL}/train-00001.tar: its bytes don't match manifest.json" in said(error)
     assert f"{URL}/train-00001.tar" in "".join(shards.verify())
     assert "train-00001.tar" not in tars(cache) and not list(cache.glob("*/*.tmp"))
     memory.pipe_file("/bucket/sample/index.npy", memory.cat_file("/bucket/sample/index.npy") + b"x")
@@ -150,7 +150,7 @@ def test_a_worker_s_error_stays_one_line(memory):
     except UserError as error:
         told = str(error)
     loader.close()
-    assert told.startswith(f"{URL}/train-00001.tar is not there") and "\n" not in told
+    assert told.startswith(f"{URL}/train-00001.tar does not exist") and "\n" not in told
 
 
 def test_the_least_recently_used_shard_goes_and_mapped_ones_stay(memory, cache):
@@ -256,14 +256,14 @@ def test_a_web_server_that_sends_no_parts(many, monkeypatch):
 def test_a_shard_s_name_stays_inside_the_cache(memory):
     text = memory.cat_file("/bucket/sample/manifest.json")
     memory.pipe_file("/bucket/sample/manifest.json", text.replace(b'"train-00000.tar"', b'"../train-00000.tar"'))
-    with pytest.raises(UserError, match="is no shard's name"):
+    with pytest.raises(UserError, match="is not a valid shard name"):
         ShardSet.open(URL)
 
 
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("memory://bucket/empty", "memory://bucket/empty/manifest.json is not there; convert into a local folder"),
+        ("memory://bucket/empty", "memory://bucket/empty/manifest.json does not exist; convert into a local folder"),
         ("gs://bucket/sample", f"gs://bucket/sample needs a driver: {install('gcs')}"),
         ("carrier-pigeon://bucket", "carrier-pigeon://bucket: Protocol not known"),
     ],

@@ -92,7 +92,7 @@ def test_near_duplicates_and_named_groups_are_kept_together(twins: tuple[Path, P
         assert folds[first] == folds[second] >= 0
 
     assert len(np.unique(groups_of(grouped))) == 9
-    with pytest.raises(UserError, match="don't make 10 folds"):
+    with pytest.raises(UserError, match="are too few for 10 folds"):
         fold_of_each(grouped, 10, 0)
 
 
@@ -102,5 +102,5 @@ def test_groups_of_a_column_that_shards_dont_keep_are_refused(twins: tuple[Path,
     (source / "list.csv").write_text("path,label,patient\n" + "\n".join(lines))
     by_column = SourceOptions(group_by="patient")
     convert(source / "list.csv", root / "column", options=by_column, workers=1, progress=False, cut="none")
-    with pytest.raises(UserError, match="a column that shards don't keep"):
+    with pytest.raises(UserError, match="a column that shards don't store"):
         fold_of_each(ShardSet.open(root / "column"), 2, 0)

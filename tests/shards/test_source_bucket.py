@@ -79,16 +79,16 @@ def test_a_photograph_that_changes_has_another_state_and_one_that_goes_is_listed
 
 def test_what_it_cannot_take_is_one_line(server):
     for url, why in {
-        "s3://nobody/photographs": "--source s3://nobody/photographs: nothing lies there",
-        "s3://bucket/empty": "--source s3://bucket/empty: nothing lies there",
+        "s3://nobody/photographs": "--source s3://nobody/photographs: nothing is there",
+        "s3://bucket/empty": "--source s3://bucket/empty: nothing is there",
         f"{URL}/cat": f"--source {URL}/cat holds .* photographs but no class folders",
     }.items():
         with pytest.raises(UserError, match=why) as error:
             open_source(url)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=f"--root /tmp means nothing for --source {URL}"):
+    with pytest.raises(UserError, match=f"--root /tmp has no effect on --source {URL}"):
         open_source(URL, options=SourceOptions(root="/tmp"))
-    with pytest.raises(UserError, match=f"--out {URL}/shards lies within --source {URL}"):
+    with pytest.raises(UserError, match=f"--out {URL}/shards is inside --source {URL}"):
         convert(URL, f"{URL}/shards", progress=False)
 
 
@@ -116,10 +116,10 @@ def test_a_table_may_name_photographs_in_a_bucket(server, mixed, tmp_path, folde
 def test_tables_of_other_urls_are_refused(server, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("path,label\ns3://one/a.jpg,cat\ns3://two/b.jpg,dog\n")
-    with pytest.raises(UserError, match="its URLs lie in several buckets"):
+    with pytest.raises(UserError, match="its URLs are in several buckets"):
         open_source(table)
     table.write_text("path,label\nhttps://server/a.jpg,cat\nhttps://server/b.jpg,dog\n")
     with pytest.raises(UserError, match=r"line 2: https://server/a\.jpg is a URL.*; download the photographs"):
         open_source(table)
-    with pytest.raises(UserError, match=f"--source {URL}/none.csv: nothing lies there; give the URL of a table"):
+    with pytest.raises(UserError, match=f"--source {URL}/none.csv: nothing is there; give the URL of a table"):
         open_source(f"{URL}/none.csv")

@@ -1,4 +1,4 @@
-"""What is not finite, made for real: a hook in the model's own forward pass at a given batch of a run."""
+"""Make values that are not finite, for real: a hook in the model's own forward pass at a given batch of a run."""
 
 from __future__ import annotations
 

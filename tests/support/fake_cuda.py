@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fasttrain.config.load import resolve
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.ranks import Agreed, Ranks
+from fasttrain.ranks import Ranks, StepAgreement
 from fasttrain.terminal import make_console
 from fasttrain.training import optim
 from fasttrain.training.image_size import with_fitting_sizes
@@ -258,7 +258,7 @@ def counted_step(data: Path, *, batch_size: int = 16, image_size: int = 64, **se
             parts.state.model.train()
             keep_frozen(parts.step.frozen)
             with counted:
-                parts.step(parts.state, batches, Agreed(*parts.step.size(batches), None))
+                parts.step(parts.state, batches, StepAgreement(*parts.step.size(batches), None))
     return launches
 
 

@@ -70,7 +70,7 @@ def start_run(
 
 
 def program(pause_at: int | None = None, folder: Path | None = None, figures: bool = True) -> list[str]:
-    """What Python runs: fasttrain, one that pauses after the checkpoint of a step, or one that draws no figures."""
+    """Return the program for Python: fasttrain, one that pauses after a step's checkpoint, or one without figures."""
     if pause_at is not None:
         return [str(Path(__file__).with_name("paused_at.py")), str(pause_at), str(folder)]
     return ["-m", "fasttrain"] if figures else [str(Path(__file__).with_name("without_figures.py"))]
@@ -110,7 +110,7 @@ def killed_after(save_when: Callable[[dict[str, Any]], bool]) -> Iterator[None]:
 
 
 def last_state(run: Path) -> dict[str, Any]:
-    """What the newest checkpoint of the run in the folder `run` holds."""
+    """Return the content of the newest checkpoint of the run in the folder `run`."""
     from fasttrain.checkpoint.folder import newest_checkpoint
 
     found = newest_checkpoint(run)

@@ -26,7 +26,7 @@ _IMPORTED = (
     *("fasttrain.cli", "fasttrain.commands.train", "fasttrain.commands.replay", "fasttrain.checkpoint.writer"),
     *("fasttrain.loaders.native", "fasttrain.loaders.torchvision", "torchvision.transforms.v2", "torch.utils.data"),
     *("fasttrain.report.charts", "fasttrain.report.figures", "matplotlib.backends.backend_agg"),
-    *("matplotlib.backends.backend_svg", "matplotlib.font_manager", "sklearn.metrics", "scipy.stats"),
+    *("matplotlib.backends.backend_svg", "matplotlib.font_manager", "scipy.stats"),
     *("timm", "timm.optim", "timm.scheduler", "torch._dynamo", "torch.distributed"),  # optimizers import dynamo to step
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "alembic.command", "sqlalchemy.dialects.sqlite"),
     *("matplotlib.figure", "jinja2.compiler", "PIL.JpegImagePlugin", "tomli_w", "fasttrain._native"),

@@ -1,4 +1,4 @@
-"""What the tracking tests share: an MLflow server that can be killed and restarted, a Python that can be."""
+"""Helpers of the tracking tests: an MLflow server that can be killed and restarted, a Python that can be."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def end_epoch(folder: Path, **values: float) -> int:
 
 
 def delivered(tracker: Tracker) -> bool:
-    """Whether the store has everything that there is in the folder."""
+    """Return whether the store has everything in the folder."""
     return not tracker._sync.missing()
 
 

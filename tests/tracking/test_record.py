@@ -1,4 +1,4 @@
-"""What a run's folder says of its MLflow run: what a store has and lacks, and what older versions wrote."""
+"""The record of an MLflow run in its folder: what a store has and lacks, and what older versions wrote."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_last_metrics_of_a_run_that_goes_on_are_kept(tmp_path: Path) -> None
     record.keep_final_metrics()
     (tmp_path / "evaluation.json").unlink()
     (row,) = record.metrics
-    assert row["step"] == 1 and row["metrics"]["best_val_top1"] == 0.5
+    assert row["step"] == 1 and row["metrics"]["best/top1"] == 0.5
     record.metrics.clear()
     record.keep_final_metrics()
     assert record.metrics == [], "there are none"
@@ -148,7 +148,7 @@ def test_a_folder_that_was_never_tracked_gets_a_uuid_and_is_synced_once(here: Pa
     (found,) = client.search_runs([client.get_experiment_by_name("food").experiment_id])
     assert found.info.run_name == "run" and found.info.status == "FINISHED" and found.data.params == {"epochs": "2"}
     assert found.data.tags["fasttrain.uuid"] == record.uuid
-    points = client.get_metric_history(found.info.run_id, "val_loss")
+    points = client.get_metric_history(found.info.run_id, "val/loss")
     assert [(each.step, each.value, each.timestamp) for each in points] == [(1, 2.0, 990_000), (2, 1.0, 1_000_000)]
 
 
@@ -212,7 +212,7 @@ def test_an_older_versions_journal_that_was_delivered_does_not_wait(here: Path) 
     assert waiting_runs(here / "runs") == []
     (found,) = find_runs([str(run)])
     assert found.status == "finished" and found.experiment == "food" and found.start == 0.5
-    assert found.params == {"lr": "1"} and found.curves["val_loss"] == {1: 1.0, 2: 0.5}
+    assert found.params == {"lr": "1"} and found.curves["val/loss"] == {1: 1.0, 2: 0.5}
     (run / JOURNAL).rename(run / "tracking-1.jsonl")
     assert waiting_runs(here / "runs") == [] and run_of_folder(run).experiment is None
     set_aside(run, {"abandoned": "there is nothing"})

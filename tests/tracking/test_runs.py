@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,10 @@ from fasttrain.errors import UserError
 from fasttrain.report.comparison import comparison_dict, differences, metric_rows
 from fasttrain.report.comparison_figure import comparison_figure, write_comparison
 from fasttrain.report.runs_table import runs_table
+from fasttrain.tracking.names import epoch_metrics, final_metrics
 from fasttrain.tracking.runs import TrackedRun, find_runs, list_runs, run_of_folder, tracking_uri
 from fasttrain.tracking.tracker import Tracker
-from tests.support.patience import wait_until
+from tests.support.patience import PATIENCE, wait_until
 
 
 def track(here: Path, name: str, losses: list[float], error: BaseException | None = None, **params: Any) -> str:
@@ -27,10 +31,12 @@ def track(here: Path, name: str, losses: list[float], error: BaseException | Non
             "food", name, given, {"run_folder": here / "runs" / name}, folder=here / "runs" / name
         ) as run:
             for epoch, loss in enumerate(losses, 1):
-                run.log_metrics({"val_loss": loss, "val_top1": 1 - loss, "img/s": 100 * epoch}, epoch)
+                metrics = {"val_loss": loss, "val_top1": 1 - loss, "img/s": 100 * epoch}
+                run.log_metrics(epoch_metrics(metrics), epoch)
             if error:
                 raise error
-            run.log_metrics({"best_test_top1": 0.9 - min(losses), "training_seconds": 60 * len(losses)}, len(losses))
+            evaluation = {"split": "test", "top1": 0.9 - min(losses), "training_seconds": 60 * len(losses)}
+            run.log_metrics(final_metrics(evaluation), len(losses))
     except (KeyboardInterrupt, ValueError):
         pass
     assert run.run_id
@@ -50,7 +56,7 @@ def three(here: Path) -> dict[str, str]:
 def test_a_study_of_tune_is_not_a_run_but_its_trials_are(here: Path) -> None:
     for name, tags in (("tune it", {"study": "s.db"}), ("trial 0", {"study": "s.db", "trial": "0"})):
         with Tracker.start("food", name, {"epochs": 2}, tags, folder=here / "runs" / name) as run:
-            run.log_metrics({"val_top1": 0.5, "val_loss": 1.0}, 1)
+            run.log_metrics({"val/top1": 0.5, "val/loss": 1.0}, 1)
     assert [run.name for run in list_runs(experiment="food", limit=2)] == ["trial 0"]
 
 
@@ -59,10 +65,12 @@ def test_runs_are_listed_with_the_metrics_of_their_best_epoch(three: dict[str, s
     assert [run.name for run in runs] == ["broken", "stopped", "good"], "the newest first"
     assert [run.status for run in runs] == ["failed", "killed", "finished"]
     good = runs[2].to_dict()
-    assert good["run_id"] == three["good"] and good["best_epoch"] == 2 and good["epochs"] == 3
-    assert good["val_top1"] == pytest.approx(0.8) and good["test_top1"] == pytest.approx(0.7)
-    assert good["img/s"] == pytest.approx(200) and good["duration"] == 180 and good["epochs_asked"] == 5
-    assert runs[0].error == "ValueError: the loss\nis NaN" and runs[0].to_dict()["val_top1"] is None
+    assert good["run_id"] == three["good"] and good["best/epoch"] == 2 and good["epochs"] == 3
+    assert good["val/top1"] == pytest.approx(0.8) and good["test/top1"] == pytest.approx(0.7)
+    assert (
+        good["speed/images_per_second"] == pytest.approx(200) and good["duration"] == 180 and good["epochs_asked"] == 5
+    )
+    assert runs[0].error == "ValueError: the loss\nis NaN" and runs[0].to_dict()["val/top1"] is None
     json.dumps([run.to_dict() for run in runs])
     shown = runs_table(runs, 80).plain
     assert max(map(len, shown.splitlines())) <= 80
@@ -74,14 +82,34 @@ def test_runs_are_sorted_and_limited(three: dict[str, str]) -> None:
     def names(**how: Any) -> list[str]:
         return [run.name for run in list_runs(experiment="food", **how)]
 
-    assert names(sort="val_top1") == ["good", "stopped", "broken"]
+    assert names(sort="val/top1") == names(sort="val_top1") == ["good", "stopped", "broken"]
     assert names(sort="name") == ["broken", "good", "stopped"]
     assert names(limit=1) == ["broken"] and names(sort="img/s", limit=2) == ["good", "stopped"]
     assert len(list_runs()) == 4, "the fixture's first run, of another experiment"
-    with pytest.raises(UserError, match="did you mean 'val_top1'"):
-        names(sort="val_top")
+    with pytest.raises(UserError, match="did you mean 'val/top1'"):
+        names(sort="val/top")
     with pytest.raises(UserError, match="did you mean 'food'"):
         list_runs(experiment="foods")
+
+
+def test_the_file_is_read_as_mlflow_reads_it(
+    three: dict[str, str], here: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track(here, "odd", [math.nan, math.inf, 0.5])
+    client.delete_run(three["broken"])
+    monkeypatch.setattr("fasttrain.tracking.runs._PAGE", 2)
+    ours = list_runs()
+    monkeypatch.setattr("fasttrain.tracking.runs.sqlite_client", lambda uri: None)
+    assert repr(ours) == repr(list_runs())
+    assert [run.name for run in ours][:3] == ["odd", "stopped", "good"]
+
+
+def test_the_file_is_read_without_mlflow(three: dict[str, str]) -> None:
+    code = "import sys; sys.argv = ['fasttrain', 'runs', '--json']\n"
+    code += "import atexit; atexit.register(lambda: print({'mlflow', 'torch', 'sqlalchemy'} & set(sys.modules)))\n"
+    code += "from fasttrain.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.endswith("]\nset()\n"), done.stdout + done.stderr
 
 
 def test_a_run_that_still_runs_is_told_from_one_that_was_killed_without_a_word(here: Path, client: Any) -> None:
@@ -131,10 +159,10 @@ def test_runs_side_by_side(here: Path, three: dict[str, str]) -> None:
     runs = find_runs(["good", "stopped"])
     assert differences(runs) == {"learning_rate": ["0.1", "0.2"]}
     rows = {row.name: row for row in metric_rows(runs)}
-    assert rows["val_top1"].values == pytest.approx((0.8, 0.4)) and rows["val_top1"].best() == {0}
-    assert rows["val_loss"].best() == {0} and rows["epochs"].best() == set()
-    assert rows["best_test_top1"].values == (pytest.approx(0.7), None) and rows["best_test_top1"].best() == set()
-    assert "train_loss" not in rows
+    assert rows["val/top1"].values == pytest.approx((0.8, 0.4)) and rows["val/top1"].best() == {0}
+    assert rows["val/loss"].best() == {0} and rows["epochs"].best() == set()
+    assert rows["test/top1"].values == (pytest.approx(0.7), None) and rows["test/top1"].best() == set()
+    assert "train/loss" not in rows
     json.dumps(comparison_dict(runs))
     accuracy, loss = comparison_figure(runs).axes
     curve = accuracy.lines[0].get_xydata().tolist()
@@ -171,7 +199,7 @@ def test_a_trained_run_is_the_same_from_its_folder_and_from_mlflow(shard_folder:
     assert differences([folder, tracked]) == {}
     for mine, row in ((row.values[0], row) for row in metric_rows([folder, tracked])):
         assert row.values[1] == pytest.approx(mine), row.name
-    assert tracked.metrics["best_val_top1"] == folder.metrics["best_val_top1"] == result.evaluation.top1
+    assert tracked.metrics["best/top1"] == folder.metrics["best/top1"] == result.evaluation.top1
     assert folder.folder == tracked.folder == result.folder.resolve()
 
 
@@ -180,7 +208,7 @@ def test_a_run_is_known_by_its_history_alone(tmp_path: Path) -> None:
         json.dumps([{"epoch": 1, "val_loss": 2.0, "val_top1": 0.5, "img/s": 10.0, "epoch_seconds": 3.0}])
     )
     run = run_of_folder(tmp_path)
-    assert isinstance(run, TrackedRun) and run.epochs == 1 and run.at_best("val_top1") == 0.5
+    assert isinstance(run, TrackedRun) and run.epochs == 1 and run.at_best("val/top1") == 0.5
     (tmp_path / "history.json").write_text("[")
     with pytest.raises(UserError, match=r"history\.json: can't be read"):
         run_of_folder(tmp_path)

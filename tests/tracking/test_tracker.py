@@ -64,16 +64,16 @@ def test_everything_in_the_folder_is_in_the_store(here: Path, client: Any) -> No
     assert run.data.params["long"].startswith("xxx")
     assert run.data.params["long"].endswith("(7000 characters)")
     assert {name: run.data.tags[name] for name in ("host", "late")} == {"host": "a", "late": "yes"}
-    points = client.get_metric_history(tracker.run_id, "img/s")
+    points = client.get_metric_history(tracker.run_id, "speed/images_per_second")
     assert [(point.step, point.value) for point in points] == [(epoch, epoch) for epoch in range(1, 1501)]
-    assert "f1 crème: brûlée_" in run.data.metrics and run.data.metrics["improved"] == 1
-    assert math.isnan(run.data.metrics["nan"]) and math.isnan(run.data.metrics["best_test_loss"])
-    assert {name: run.data.metrics[name] for name in ("best_test_top1", "best_epoch", "training_seconds")} == {
-        "best_test_top1": 0.5,
-        "best_epoch": 7,
-        "training_seconds": 2.5,
+    assert "f1 crème: brûlée_" in run.data.metrics and "improved" not in run.data.metrics
+    assert math.isnan(run.data.metrics["nan"]) and math.isnan(run.data.metrics["test/loss"])
+    assert {name: run.data.metrics[name] for name in ("test/top1", "best/epoch", "speed/training_seconds")} == {
+        "test/top1": 0.5,
+        "best/epoch": 7,
+        "speed/training_seconds": 2.5,
     }
-    (final,) = client.get_metric_history(tracker.run_id, "best_test_top1")
+    (final,) = client.get_metric_history(tracker.run_id, "test/top1")
     assert final.step == 1500
     names = {file.path for file in client.list_artifacts(tracker.run_id)}
     assert names == {"confusion_matrix.png", "evaluation.json"}
@@ -95,7 +95,7 @@ def test_each_epoch_keeps_the_time_at_which_it_ended(here: Path, client: Any) ->
     with Tracker.start("e", "r", {}, folder=run_folder) as again:
         os.utime(run_folder / "history.json", (30_000, 30_000))
         again.sync()
-    points = client.get_metric_history(again.run_id, "val_loss")
+    points = client.get_metric_history(again.run_id, "val/loss")
     assert [point.timestamp for point in points] == [9_500_000, 9_700_000, 10_000_000, 20_000_000]
 
 
@@ -354,3 +354,15 @@ def test_what_is_set_aside_is_a_run_of_its_own(here: Path, client: Any) -> None:
     assert client.get_run(before.run_id).info.run_name == "one"
     set_aside(run, {"abandoned": "again"})
     assert sorted(path.name for path in run.glob("tracking*")) == ["tracking-1.json", "tracking-2.json"]
+
+
+def test_a_delayed_run_leaves_the_store_alone_until_it_begins(here: Path) -> None:
+    tracker = Tracker.start("food", "late", {}, folder=here / "run", delayed=True)
+    assert (here / "run" / RECORD).is_file()
+    assert not tracker._sync.connected.wait(0.5) and tracker._sync.asked_at is None
+    tracker.begin()
+    wait_until(lambda: delivered(tracker))
+    tracker.finish()
+    with Tracker.start("food", "short", {}, folder=here / "short", delayed=True) as other:
+        pass
+    assert other.run_id is not None, "the end of a run doesn't wait for its first step"

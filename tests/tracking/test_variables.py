@@ -12,7 +12,7 @@ from fasttrain.errors import UserError
 from fasttrain.tracking.database import database_file, quoted
 from fasttrain.tracking.record import RECORD, Record
 from fasttrain.tracking.runs import list_runs, tracking_uri
-from fasttrain.tracking.store import Store, artifact_location, local_uri, shown
+from fasttrain.tracking.store import Store, artifact_location, configured_uri, local_uri, shown
 from fasttrain.tracking.sync import deliver_runs
 from fasttrain.tracking.tracker import Tracker
 from tests.tracking.mlflow_processes import end_epoch
@@ -143,3 +143,39 @@ def test_only_paths_that_need_it_are_quoted(tmp_path: Path) -> None:
     for other in ("sqlite:///:memory:", "sqlite://", "http://host", "file:///x"):
         assert database_file(other) is None
     assert database_file("sqlite:///mlflow.db?timeout=5") == Path("mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("htp://me:secret@host:5000", r"= htp://host:5000: MLflow has no 'htp'; did you mean 'http'\?; give http"),
+        ("sqllite:///x.db", r"MLflow has no 'sqllite'; did you mean 'sqlite'\?; give http://HOST:PORT or sqlite:"),
+        ("file:///srv/mlruns", r"= file:///srv/mlruns: MLflow no longer keeps runs in folders; .* or unset it for"),
+        ("mlruns", r"= mlruns: MLflow no longer keeps runs in folders; .*MLFLOW_ALLOW_FILE_STORE=true keeps"),
+    ],
+)
+def test_a_store_that_mlflow_has_not_is_refused_at_the_start(
+    uri: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fasttrain.commands.train import train
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for start in (tracking_uri, configured_uri, lambda: train(data="nowhere", log_format="json")):
+        with pytest.raises(UserError, match=said):
+            start()
+    with pytest.raises(UserError, match="nowhere"):
+        train(data="nowhere", track=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("uri", ["http://h", "https://h", "postgresql+psycopg2://h/x", "databricks", "sqlite:///x.db"])
+def test_stores_that_mlflow_has_are_taken(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert configured_uri() == uri
+
+
+def test_a_folder_is_taken_where_mlflow_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///srv/mlruns")
+    assert configured_uri() == "file:///srv/mlruns"

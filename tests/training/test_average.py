@@ -122,7 +122,7 @@ def test_the_average_is_what_the_run_leaves(alone, shard_folder):
     assert found.loss == pytest.approx(alone.evaluation.loss, rel=1e-3) or alone.evaluation.samples < found.samples
     written = json.loads((alone.folder / "evaluation.json").read_text())
     assert tuple(written["averaged_epochs"]) == alone.averaged.epochs
-    assert alone.averaged.said in (alone.folder / "report.html").read_text()
+    assert alone.averaged.description in (alone.folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize("after", [2, 4], ids=["in the run", "before the average"])

@@ -220,7 +220,7 @@ def test_where_memory_runs_out_a_batch_is_offered_that_was_tried(shard_folder, t
         train(data=shard_folder, out=tmp_path, **{**RUN, "scheduler": "onecycle", "save_every": 2})
     (run,) = tmp_path.iterdir()
     said = str(caught.value)
-    assert said.startswith("batch_size = 16 is too large for the memory of cpu: 4 fits; go on with: ")
+    assert said.startswith("batch_size = 16 is too large for the memory of cpu: 4 fits; resume with: ")
     assert f"fasttrain train --resume {run} --batch-size 4" in said and "\n" not in said
     assert last_state(run)["step"] == 4, "the trials are in no checkpoint"
     monkeypatch.undo()

@@ -38,5 +38,5 @@ def test_ctrl_c_is_answered_at_once(shard_folder: Path, tmp_path: Path, times: i
             run.wait(PATIENCE)  # it doesn't wait for the test, whose pause stands for a long step
     out, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130
-    assert ("go on with: fasttrain train --resume" in out) == (times == 1)
+    assert ("resume with: fasttrain train --resume" in out) == (times == 1)
     os.close(terminal)

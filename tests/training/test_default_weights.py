@@ -55,7 +55,7 @@ def test_weights_of_a_run_bring_its_tag_and_with_it_its_normalization(tmp_path, 
         torch.save({"arch": B0, "state_dict": {"weight": torch.zeros(1)}}, weights)
     config, notes = with_default_weights(resolve({"model": given, "weights": weights}))
     assert config.model == taken
-    assert notes == ([f"model: {B0}, from which {weights} came"] if taken != given else [])
+    assert notes == ([f"model: {B0}, the source of {weights}"] if taken != given else [])
 
 
 def test_weights_from_elsewhere_bring_no_tag(tmp_path):
@@ -69,7 +69,7 @@ def test_an_older_timm_without_the_tag_takes_its_own_default_and_says_so(monkeyp
     config, notes = with_default_weights(resolve({"model": "efficientnet_b0"}))
     assert config.model == "efficientnet_b0"
     assert notes == [
-        f"weights: timm's default, as timm {timm.__version__} has no efficientnet_b0.of_a_later_timm; a newer one may"
+        f"weights: timm's default, as timm {timm.__version__} has no efficientnet_b0.of_a_later_timm; a newer timm may"
     ]
 
 
@@ -101,7 +101,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_stores_the_tag_and_has_its_normalisation_before_and_after_resuming(hub_cache, shard_folder, tmp_path):
+def test_a_run_stores_the_tag_and_has_its_normalization_before_and_after_resuming(hub_cache, shard_folder, tmp_path):
     said = io.StringIO()
     settings = {**SMALL, "model": "efficientnet_b0", "pretrained": True, "epochs": 1, "limit_batches": 1}
     arguments = {"data": shard_folder, "track": False, "out": tmp_path / "runs", **settings}

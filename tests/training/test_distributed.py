@@ -160,7 +160,7 @@ from fasttrain.evaluation.evaluate import evaluate_model
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.registry import loader_class
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.shards.reader import ShardSet
 from fasttrain.ranks import Ranks
 shards, run, out = ShardSet.open(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
@@ -173,7 +173,7 @@ def work(ranks, loader):
     model, spec = load_trained(run)
     result = evaluate_model(
         model, make("val", None, 6 // ranks.size), num_classes=6, device="cpu", ranks=ranks,
-        preprocess=Normalise(spec.mean, spec.std, channels_last=True), criterion=torch.nn.CrossEntropyLoss(),
+        preprocess=NormalizePixels(spec.mean, spec.std, channels_last=True), criterion=torch.nn.CrossEntropyLoss(),
     )
     return {"parts": ranks.gather(parts), "evaluation": result[0].to_dict(), "ids": result[1].ids.tolist(),
             "top": result[1].top.tolist(), "delivered": trained.state_dict()}
@@ -211,7 +211,7 @@ def test_every_sample_is_trained_on_and_evaluated_once(together, shard_folder, t
 @pytest.mark.slow
 def test_accumulated_parts_train_as_one_batch(shard_folder, tmp_path):
     """Two batches of one photograph on each of two ranks, averaged over the ranks once: the same as a batch of four."""
-    settings = {"epochs": 1, "class_weights": "none", "figures": False}  # class weights are normalised batch by batch
+    settings = {"epochs": 1, "class_weights": "none", "figures": False}  # class weights are normalized batch by batch
     parts = train_line(shard_folder, tmp_path / "parts", batch_size=1, grad_accumulation=2, **settings)
     ranks = start_ranks(parts)
     finish(start(train_line(shard_folder, tmp_path / "whole", batch_size=4, **settings)))

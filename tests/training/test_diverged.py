@@ -20,7 +20,7 @@ from fasttrain.commands.replay import replay
 from fasttrain.errors import Diverged, UserError
 from fasttrain.shards.reader import ShardSet
 from fasttrain.training.diverged import NAME, DivergedStep, find_diverged
-from fasttrain.training.finite import Watch
+from fasttrain.training.finite import FiniteCheck
 from fasttrain.training.replay import run_again
 from fasttrain.training.state import Totals
 from tests.support.breaking import broken_at
@@ -169,23 +169,23 @@ def test_replay_repeats_the_step_exactly_and_names_the_place(shard_folder, tmp_p
 
 @pytest.mark.slow
 def test_replay_draws_dropout_and_mixup_again(shard_folder, model_folder, tmp_path):
-    """What a hook broke is finite when run again; the loss is then the one of the run that was left alone."""
+    """A step that a hook broke is finite when run again; its loss is then that of the undisturbed run."""
     settings = {**RANDOM, "teacher": str(model_folder), "teacher_weight": 0.5}
     losses: list[float] = []
-    noted = Watch.loss
+    noted = FiniteCheck.loss
 
-    def note(self: Watch, loss: torch.Tensor) -> None:
+    def note(self: FiniteCheck, loss: torch.Tensor) -> None:
         losses.append(float(loss.detach()))
         noted(self, loss)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watch, "loss", note)
+        patch.setattr(FiniteCheck, "loss", note)
         train(data=shard_folder, out=tmp_path / "alone", **{**TINY, **settings, "epochs": 1})
     with broken_at(4):
         folder, _ = run_until_diverged(shard_folder, tmp_path / "broken", "at step 4", **settings)
     found = replay(folder, device="cpu")
     assert found.tried[0].loss == pytest.approx(losses[3], rel=1e-6)
-    assert found.tried[0].finite and "finite when run again" in found.why and "--deterministic" in found.mend
+    assert found.tried[0].finite and "finite when replayed" in found.why and "--deterministic" in found.mend
     kept = DivergedStep.load(folder / NAME)  # the sample's classes are of one size: their balanced weights are 1
     other = tmp_path / "other.safetensors"
     replace(kept, class_weights=torch.tensor([1.0, 9.0, 1.0, 9.0, 1.0, 9.0])).save(other)
@@ -297,7 +297,7 @@ def test_a_file_that_can_not_be_written_does_not_hide_the_news(shard_folder, tmp
     with pytest.MonkeyPatch.context() as patch, broken_at(2):
         patch.setattr(diverged, "NAME", "no/such/folder.safetensors")
         _, said = run_until_diverged(shard_folder, tmp_path, "the loss became nan in epoch 1 at step 2")
-    assert "its batch could not be kept" in said and "replay" not in said
+    assert "its batch could not be saved" in said and "replay" not in said
 
 
 def test_replay_refuses_what_is_no_diverged_step(tmp_path):
@@ -325,19 +325,19 @@ def test_the_weights_stay_whoever_looks_at_the_flag():
         from fasttrain.training.optim import create_optimizer
 
         model = torch.nn.Linear(2, 2)
-        optimizer, watch = create_optimizer(model, name, 0.1, 0.0, 0.9), Watch(torch.device("cpu"))
+        optimizer, check = create_optimizer(model, name, 0.1, 0.0, 0.9), FiniteCheck(torch.device("cpu"))
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         before = model.weight.detach().clone()
         for number, value in enumerate((1.0, math.nan, 1.0)):
-            watch.begin(0, number, number + 1, 1, number, 0.1)
-            watch.loss(torch.tensor(value))
+            check.begin(0, number, number + 1, 1, number, 0.1)
+            check.loss(torch.tensor(value))
             for each in model.parameters():
                 each.grad = torch.ones_like(each)
-            watch.update(optimizer, scaler)
+            check.update(optimizer, scaler)
             if number == 0:
                 assert not torch.equal(model.weight, before)
                 before = model.weight.detach().clone()
         assert torch.equal(model.weight, before), name
-        sign = watch.look(scaler)
-        assert sign is not None and sign.note is not None and sign.note.step == 1 and math.isnan(sign.loss)
-        assert sign.kind == "loss"
+        cause = check.look(scaler)
+        assert cause is not None and cause.note is not None and cause.note.step == 1 and math.isnan(cause.loss)
+        assert cause.kind == "loss"

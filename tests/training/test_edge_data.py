@@ -83,9 +83,9 @@ def test_the_last_photograph_of_an_epoch_may_be_alone(shards_of, tmp_path):
 
 
 @pytest.mark.slow
-def test_batches_of_one_are_refused_only_where_there_is_nothing_to_normalise_by(shards_of, tmp_path):
+def test_batches_of_one_are_refused_only_where_there_is_nothing_to_normalize_by(shards_of, tmp_path):
     data = shards_of(train={"donuts": 2, "salad": 1}, val={"donuts": 1, "salad": 1})
-    with pytest.raises(UserError, match=r"batch_size = 1: at 32 px one photograph is too little for BatchNorm"):
+    with pytest.raises(UserError, match=r"batch_size = 1: at 32 px one photograph is not enough for BatchNorm"):
         told(data, tmp_path / "a", batch_size=1)
     result, _ = told(data, tmp_path / "b", batch_size=1, image_size=64)
     assert int(last_state(result.folder)["model"]["bn1.num_batches_tracked"]) == 3

@@ -18,7 +18,7 @@ from fasttrain.config.load import resolve
 from fasttrain.data.crops import CenterCrop, Resize, evaluation_crop
 from fasttrain.errors import UserError
 from fasttrain.export.export import export
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.training.image_size import with_fitting_sizes
 from fasttrain.training.result import TrainResult
 from tests.support.runs import SMALL
@@ -90,7 +90,7 @@ def test_a_run_stores_what_evaluate_predict_and_export_need(trained: TrainResult
         ids = loader.ids
         keys = loader.shards.index["key"][ids]
     with torch.inference_mode():
-        logits = model(Normalise(spec.mean, spec.std, channels_last=True)(images))
+        logits = model(NormalizePixels(spec.mean, spec.std, channels_last=True)(images))
     loss = float(torch.nn.functional.cross_entropy(logits, labels))
     again = evaluate(folder, oblong_folder, split="val", device="cpu", **READ)
     assert again.loss == pytest.approx(trained.evaluation.loss, abs=1e-4) == pytest.approx(loss, abs=1e-3)
@@ -117,7 +117,7 @@ def test_an_older_model_json_means_the_usual_crop(trained: TrainResult, oblong_f
     assert load_trained(folder)[1].geometry == Geometry(64)
     for wrong in ({"crop_pct": 0}, {"crop_pct": "all"}, {"resize_mode": "stretch"}):
         (folder / "model.json").write_text(json.dumps({**written, **wrong}))
-        with pytest.raises(UserError, match=r"not a model\.json of fasttrain's"):
+        with pytest.raises(UserError, match=r"not a model\.json of fasttrain "):
             load_trained(folder)
 
 

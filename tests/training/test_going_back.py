@@ -99,7 +99,7 @@ def test_killed_right_after_it_went_back(run, shard_folder):
 
 @pytest.mark.parametrize("damage", ["another epoch's", "torn", "absent"])
 def test_weights_that_are_not_the_checkpoints_are_replaced(damage, run, shard_folder):
-    """As a kill between `model.safetensors` and the checkpoint leaves them."""
+    """A kill between `model.safetensors` and the checkpoint leaves such weights."""
     weights = run / "model.safetensors"
     if damage == "another epoch's":
         save_file({name: each + 1 for name, each in load_file(weights).items()}, weights)
@@ -142,7 +142,7 @@ def as_older_fasttrain_wrote(path: Path) -> Path:
 
 @pytest.mark.slow
 def test_checkpoints_without_the_best_weights(run, shard_folder, capsys):
-    """Those of older fasttrains: the folder's weights count, unless the run goes back."""
+    """Older versions wrote such checkpoints: the folder's weights count, unless the run goes back."""
     first, last = (as_older_fasttrain_wrote(checkpoint_of_epoch(run, epoch)) for epoch in (1, 4))
     train(resume=str(last))
     assert_of_one_branch(run, shard_folder, epochs=4)

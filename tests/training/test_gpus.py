@@ -52,7 +52,7 @@ def test_ctrl_c_stops_all_and_resuming_trains_as_torchruns_ranks_do(torchruns, s
         ranks = ranks_of(process)
         process.send_signal(signal.SIGINT)
     said = finish(process, 130)
-    assert said.count("go on with: fasttrain train --resume") == 1 and "Traceback" not in said
+    assert said.count("resume with: fasttrain train --resume") == 1 and "Traceback" not in said
     assert "2 x 2 = 4" in said and said.count("ranks: 2 (gloo)") == 1
     assert len(ranks) == 2 and all(map(gone, ranks))
     assert 3 <= last_state(folder_in(runs))["step"] < last_state(torchruns)["step"]

@@ -44,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class States(list):
-    """What each checkpoint of the runs inside it holds, copied."""
+    """Collect a copy of each checkpoint's content of the runs inside it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from fasttrain.checkpoint.packing import snapshot
@@ -90,7 +90,7 @@ def test_the_classifier_first_then_everything(pictures, shard_folder, tmp_path, 
     assert (second["schedule"]["kind"], third["schedule"]["kind"]) == ("constant", "cosine")
     assert {int(each["step"]) for each in third["optimizer"]["state"].values()} == {3}
     said = " ".join(capsys.readouterr().out.split())
-    how = "on photographs, as color_jitter = 0.3 needs pixels" if pictures else "on cached features"
+    how = "on photographs, because color_jitter = 0.3 needs pixels" if pictures else "on cached features"
     assert f"phases: 2 epochs of the classifier alone, {how}; then everything" in said and "epoch 1/3 head" in said
     page = (run.folder / "report.html").read_text()
     assert "epochs 1 to 2: the classifier alone" in page

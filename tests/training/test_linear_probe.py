@@ -20,7 +20,7 @@ from fasttrain.errors import Stopped, UserError
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.factory import create_model
 from fasttrain.model.freeze import freeze_body
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.photos.source import SourceOptions
 from fasttrain.shards.convert import convert
 from fasttrain.training import linear_probe
@@ -39,7 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Path:
-    """Weights whose features tell classes apart somewhat: random ones, normalised by one pass of BatchNorm."""
+    """Weights whose features tell classes apart somewhat: random ones, normalized by one pass of BatchNorm."""
     torch.manual_seed(3)
     model = create_model("mobilenetv2_035", 6)
     model.train()(torch.randn(16, 3, 32, 32))
@@ -118,7 +118,7 @@ def test_features_are_found_again_until_something_that_shapes_them_changes(
 
 @pytest.mark.slow
 def test_features_of_a_photograph_that_was_replaced_are_computed_again(photographs, tmp_path, begin, monkeypatch):
-    """By another one of the same name, size and time of modification, in a folder of photographs."""
+    """The new photograph has the same name, size and time of modification, in a folder of photographs."""
     folder = tmp_path / "photographs"
     for name in ("pizza", "soup"):
         shutil.copytree(photographs / name, folder / name)
@@ -173,7 +173,7 @@ def test_settings_that_need_gradient_steps_are_said_to_be_unused(shard_folder, t
     settings = {**PROBE, "weights": begin, "learning_rate": 0.3, "ema_decay": 0.9}
     train(data=shard_folder, out=tmp_path, **settings)
     said = " ".join(capsys.readouterr().out.split())
-    assert "not used, as the head is solved for without gradient steps: learning_rate=0.3, ema_decay=0.9" in said
+    assert "not used, because the head is fitted without gradient steps: learning_rate=0.3, ema_decay=0.9" in said
 
 
 def test_a_recipe_changes_nothing():
@@ -214,7 +214,7 @@ def test_the_host_waits_for_features_once_in_ten_batches(monkeypatch):
     with fake_gpu() as waits:
         with GPU:
             model = create_model("mobilenetv2_035", 6)
-            preprocess = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channels_last=True)
+            preprocess = NormalizePixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channels_last=True)
         ids = torch.arange(4)
         batches = ((torch.zeros(4, 32, 32, 3, dtype=torch.uint8), ids, ids) for _ in range(31))
         waits.clear()

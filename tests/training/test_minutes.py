@@ -71,7 +71,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 @pytest.fixture(scope="module")
 def begin(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights that stand for pretrained ones: random ones, normalised by one pass of BatchNorm."""
+    """Weights that stand for pretrained ones: random ones, normalized by one pass of BatchNorm."""
     from timm import create_model
 
     torch.manual_seed(3)
@@ -87,7 +87,7 @@ def test_a_run_is_planned_and_a_slow_one_ends_in_time_with_its_schedule(shard_fo
     run = train(data=shard_folder, out=tmp_path, **TIMED, weights=begin)
     said = " ".join(capsys.readouterr().out.split())
     assert "minutes: 1; the head solved for first" in said and "evaluated at 64 px" in said
-    assert "planned were" in said
+    assert "were planned" in said
     state = last_state(run.folder)
     plan, decisions = state["pace"]["plan"], state["pace"]["decisions"]
     assert decisions and decisions[-1]["end"] < plan["training"]
@@ -241,12 +241,12 @@ def test_a_run_trains_at_sizes_that_its_teacher_takes(model_folder, monkeypatch)
 
 
 def test_head_epochs_without_features_are_refused(shard_folder, tmp_path, clock):
-    with pytest.raises(UserError, match=r"head_epochs = 2: minutes = 1 has no time for them, or features can't"):
+    with pytest.raises(UserError, match=r"head_epochs = 2: minutes = 1 leaves no time for them, or features can't"):
         train(data=shard_folder, out=tmp_path, **TIMED, head_epochs=2)
 
 
 def test_minutes_of_a_linear_probe_are_refused(shard_folder, tmp_path):
-    with pytest.raises(UserError, match=r"linear_probe takes seconds, .*; leave --minutes out"):
+    with pytest.raises(UserError, match=r"linear_probe takes seconds .*; leave --minutes out"):
         train(data=shard_folder, out=tmp_path, **{**TIMED, "image_size": 48}, linear_probe=True)
 
 

@@ -119,9 +119,9 @@ def test_a_teacher_of_sets(result: TrainResult, multi_label_shards: Path, tmp_pa
 
 
 def test_a_teacher_of_another_kind_is_refused() -> None:
-    with pytest.raises(UserError, match="runs/a says one class a photograph, and the data has sets of classes"):
+    with pytest.raises(UserError, match="runs/a predicts one class a photograph, but the data has sets of classes"):
         _require_kind("runs/a", False, True)
-    with pytest.raises(UserError, match="runs/a says sets of classes, and the data has one class a photograph"):
+    with pytest.raises(UserError, match="runs/a predicts sets of classes, but the data has one class a photograph"):
         _require_kind("runs/a", True, False)
 
 
@@ -166,12 +166,12 @@ def test_focal_loss_of_sets_has_a_gradient_where_it_is_sure() -> None:
 def test_what_needs_one_class_a_photograph_is_refused(multi_label_shards: Path, tmp_path: Path) -> None:
     for settings, said in (
         ({"monitor": "top1"}, "monitor = top1: .* has sets of classes; give --monitor one of val_loss, macro_f1, map"),
-        ({"sampling": "balanced"}, "sampling = balanced draws by a photograph's one class, and .* has sets"),
-        ({"fold": "1/3"}, "has sets of classes, and folds are dealt by a photograph's one class"),
+        ({"sampling": "balanced"}, "sampling = balanced needs one class per photograph, and .* has sets"),
+        ({"fold": "1/3"}, "has sets of classes, and folds need one class per photograph"),
     ):
         with pytest.raises(UserError, match=said):
             train(data=multi_label_shards, out=tmp_path, **{**RUN, **settings})
-    with pytest.raises(UserError, match="folds are dealt by a photograph's one class"):
+    with pytest.raises(UserError, match="folds need one class per photograph"):
         train_folds(data=multi_label_shards, out=tmp_path, folds=3, **RUN)
     with pytest.raises(UserError, match="class_weights = balanced"):
         Loader(multi_label_shards, batch_size=8, sampling="balanced")

@@ -15,7 +15,7 @@ from fasttrain.checkpoint.file import load_checkpoint, save_checkpoint
 from fasttrain.checkpoint.packing import pack, snapshot, unpack
 from fasttrain.config.load import resolve
 from fasttrain.errors import UserError
-from fasttrain.ranks import Agreed, Ranks
+from fasttrain.ranks import Ranks, StepAgreement
 from fasttrain.terminal import make_console
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.optim import Schedule, create_optimizer
@@ -116,7 +116,7 @@ def one_epoch(parts: RunParts) -> None:
     train_epoch(
         state,
         parts.step,
-        agree=lambda samples, weight: Agreed(samples, weight, None),
+        agree=lambda samples, weight: StepAgreement(samples, weight, None),
         after_step=lambda part: None,
         show=lambda *_: None,
     )
@@ -183,7 +183,7 @@ class WithASet(Strange):
     ("kind", "said"),
     [
         (WithClosure, "can't train here (TypeError: "),
-        (WithModes, "must be told when training pauses for validation"),
+        (WithModes, "must be switched to evaluation mode for validation"),
         (WithASet, "can't train here (InternalError: a checkpoint can't hold a set"),
     ],
 )

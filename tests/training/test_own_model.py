@@ -357,8 +357,8 @@ class Wrong(fasttrain.Callback):
 @pytest.mark.parametrize(
     ("callback", "said"),
     [
-        (Wrong({"val_loss": 1}), "Wrong: 'val_loss' is a metric of the run's own; log it by another name"),
-        (Wrong({"f1 (macro)": 1}), "Wrong: 'f1 (macro)' is no name; use letters"),
+        (Wrong({"val_loss": 1}), "Wrong: 'val_loss' is already a metric of the run; log it under another name"),
+        (Wrong({"f1 (macro)": 1}), "Wrong: 'f1 (macro)' is not a metric name; use letters"),
         (Wrong({"note": "good"}), "Wrong: 'note' is a str, not a number"),
         (Wrong(state=Path()), "Wrong.state_dict: a checkpoint can't hold a PosixPath"),
     ],

@@ -44,7 +44,7 @@ def undisturbed(shard_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(shard_folder, tmp_path_factory):
-    """Where a run under torchvision was killed after its third step."""
+    """Return the folder of a run under torchvision that was killed after its third step."""
     folder = tmp_path_factory.mktemp("killed")
     process = start_run(shard_folder, folder, pause_at=3, **EXACT)
     with paused(process, folder):

@@ -166,7 +166,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Callable[[Resumed], Any], Any]] = {
         },
         {(True, True)},
     ),
-    "sync_bn": ({"sync_bn": True}, lambda run: "sync_bn: ignored, as it needs several ranks on CUDA" in run.said, True),
+    "sync_bn": ({"sync_bn": True}, lambda run: "sync_bn: ignored: it needs several ranks on CUDA" in run.said, True),
     "compile": ({"compile": "on"}, lambda run: run.run.parts.compiled, True),
     "compile_mode": ({"compile": "on", "compile_mode": "max-autotune"}, lambda run: run.model.mode, "max-autotune"),
     "grad_checkpointing": (
@@ -301,7 +301,7 @@ def test_data_may_lie_elsewhere_and_must_be_the_same(begun, tmp_path, shard_fold
     assert resumed.run.parts.shards.folder == moved and len(resumed.state.history) == 2
     remote = Resumed(copied(begun, tmp_path / "b"), {"data": f"file://{moved}", "cache_size": "7GB"})
     assert remote.run.parts.shards.files.limit == 7 * 10**9 and len(remote.state.history) == 2
-    with pytest.raises(UserError, match=r"is not the data that .* began with; give --data that"):
+    with pytest.raises(UserError, match=r"is not the data that .* began with; give its --data"):
         train(resume=str(copied(begun, tmp_path / "c")), data=photographs)
 
 
@@ -312,7 +312,7 @@ def test_data_that_was_appended_to_is_refused_with_the_way_out(begun, tmp_path, 
     first = min(path for path in grown.iterdir() if path.is_dir())
     shutil.copy(next(first.glob("*.jpg")), first / "another.jpg")
     convert(grown, shards, format="tar,beton", shard_size=40, append=True, progress=False)
-    with pytest.raises(UserError, match=r"was appended to after .* began; .*: --weights .*/model\.safetensors$"):
+    with pytest.raises(UserError, match=r"has grown since .* began; .*: --weights .*/model\.safetensors$"):
         train(resume=str(copied(begun, tmp_path)), data=shards)
 
 
@@ -371,7 +371,7 @@ def test_fewer_epochs_than_have_begun_are_refused(begun, tmp_path):
     state = last_state(begun)
     folder = copied(begun, tmp_path)
     save_checkpoint(checkpoints_of(folder)[0], {**state, "loader": {"epoch": 1, "samples": 8}})
-    with pytest.raises(UserError, match="epochs = 1 is fewer than the 2 that the checkpoint has begun"):
+    with pytest.raises(UserError, match="epochs = 1 is fewer than the checkpoint's 2"):
         start_of_run(None, {"resume": str(folder), "epochs": 1})
     assert start_of_run(None, {"resume": str(begun), "epochs": 1}).changed == ("epochs: 2 -> 1",)
 
@@ -402,7 +402,7 @@ def moments_known(folder: Path) -> set[str]:
 
 
 def test_a_checkpoint_that_does_not_name_its_moments(begun, tmp_path):
-    """As older fasttrains wrote them: they fit the same groups, and none else."""
+    """Older versions wrote such checkpoints: they fit the same groups, and no others."""
     folder = copied(begun, tmp_path)
     before, state = moments(folder), last_state(folder)
     for part, added in (("optimizer", ("kind", "names")), ("schedule", ("kind", "learning_rate"))):
@@ -453,7 +453,7 @@ def test_a_rate_that_plateau_has_lowered_stays_low(begun, tmp_path):
 
 
 def test_a_recipe_is_not_applied_once_more(tmp_path):
-    """What it would set by now, the run went without."""
+    """The run began without the values that the recipe sets today."""
     then = resolve({"recipe": "accurate", "linear_probe": True})
     save_checkpoint(checkpoint_path(tmp_path / "run", 1), {"step": 1, "config": then.plain()})
     start = start_of_run(None, {"resume": str(tmp_path / "run"), "linear_probe": False})

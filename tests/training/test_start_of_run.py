@@ -70,7 +70,7 @@ def test_another_model_is_refused_and_none_found_is_a_fresh_start(run, tmp_path)
 def test_torn_ones_are_told(run):
     checkpoint_path(run, 2).write_bytes(b"torn")
     start = start_of_run(None, {"resume": str(run)})
-    assert start.checkpoint["step"] == 1 and len(start.torn) == 1 and "going on from step-00000001" in start.torn[0]
+    assert start.checkpoint["step"] == 1 and len(start.torn) == 1 and "resuming from step-00000001" in start.torn[0]
     assert not start.went_back, "what came after it is lost, not abandoned"
     assert not start_of_run(None, {"resume": str(checkpoint_path(run, 1))}).went_back, "by its own name, too"
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_lies_elsewhere_is_no_runs(run, tmp_path, monkeypatch)
     elsewhere = tmp_path / "copied" / there.name
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(there.read_bytes())
-    with pytest.raises(UserError, match="not in a run's checkpoints folder"):
+    with pytest.raises(UserError, match="not in the checkpoints folder of a run"):
         start_of_run(None, {"resume": str(elsewhere)})
     save_checkpoint(there, {"step": 2})
     with pytest.raises(UserError, match="not a checkpoint of a run"):

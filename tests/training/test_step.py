@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fasttrain.model.precision import make_precision
-from fasttrain.ranks import Agreed
+from fasttrain.ranks import StepAgreement
 from fasttrain.training.early_stopping import EarlyStopping
 from fasttrain.training.loop import step_batches, train_epoch
 from fasttrain.training.optim import Schedule
@@ -66,8 +66,8 @@ def begin(loader: Any, **changes: Any) -> tuple[TrainingState, Step]:
     return state, replace(Step(CPU, Flat(), criterion, precision.autocast, None, []), **changes)
 
 
-def alone(samples: int, weight: float) -> Agreed:
-    return Agreed(samples, weight, None)
+def alone(samples: int, weight: float) -> StepAgreement:
+    return StepAgreement(samples, weight, None)
 
 
 def nothing(*told: object) -> None:
@@ -111,7 +111,7 @@ def test_the_shares_of_all_ranks_make_one_large_batch():
         state, step = begin(Photographs(SAMPLES), class_weights=weights, ranks=2)
         before = state.model.weight.detach().clone()
         batch = StepBatch(data.images[ids], data.labels[ids], ids, 0, SAMPLES)
-        step(state, [batch], Agreed(SAMPLES, whole, None))
+        step(state, [batch], StepAgreement(SAMPLES, whole, None))
         gradients.append((before - state.model.weight.detach()) / 0.1)
     state, _ = begin(data)
     expected = (state.model.weight.detach() - one_step(torch.arange(SAMPLES), weights)) / 0.1

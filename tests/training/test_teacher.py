@@ -18,7 +18,7 @@ from fasttrain.config.geometry import Geometry
 from fasttrain.config.schema import TrainConfig
 from fasttrain.errors import UserError
 from fasttrain.model.factory import ModelSpec
-from fasttrain.model.preprocess import Normalise
+from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.training.teacher import Teacher, load_teacher
 from tests.support.runs import SMALL, killed_after, last_state
 
@@ -83,7 +83,7 @@ def test_each_has_its_own_normalization_also_of_mixed_pictures(model_folder, cla
     own = json.loads((model_folder / "model.json").read_text())
     results = []
     for mean, std in ((student.mean, student.std), (own["mean"], own["std"])):
-        inputs = Normalise(tuple(mean), tuple(std), channels_last=True)(images)
+        inputs = NormalizePixels(tuple(mean), tuple(std), channels_last=True)(images)
         mix = PlannedMixup(1.0, 0.0, len(classes), seed=3)
         results.append(mix(inputs, torch.arange(4), torch.arange(4).numpy(), 0)[0])
     theirs = loaded.network(results[1])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fasttrain.config.load import resolve
 from fasttrain.model.freeze import keep_frozen
-from fasttrain.ranks import Agreed, Ranks
+from fasttrain.ranks import Ranks, StepAgreement
 from fasttrain.training.finite import LOOK_EVERY
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.parts import RunParts
@@ -59,10 +59,10 @@ def take_steps(parts: RunParts, count: int, *, around: Around = contextlib.nullc
     state, step, done = parts.state, parts.step, 0
     losses: list[torch.Tensor] = []
 
-    def agree(samples: int, weight: float) -> Agreed:
-        return Agreed(samples, weight, None, ended=done == count)
+    def agree(samples: int, weight: float) -> StepAgreement:
+        return StepAgreement(samples, weight, None, ended=done == count)
 
-    def after_step(agreed: Agreed) -> None:
+    def after_step(agreed: StepAgreement) -> None:
         nonlocal done
         done += 1
 
@@ -94,7 +94,7 @@ class HeldStep:
     def __call__(self) -> None:
         """Take one step, and a look at the device as often as a run does."""
         parts = self._parts
-        parts.step(parts.state, self._batches, Agreed(*parts.step.size(self._batches), None))
+        parts.step(parts.state, self._batches, StepAgreement(*parts.step.size(self._batches), None))
         self._since_look += 1
         if self._since_look == LOOK_EVERY:
             self.look()

@@ -1,6 +1,6 @@
 // Includes FASTTRAIN_KERNELS, a file of functions on vectors (see base/vector.inc), once for each instruction
-// set, in a namespace of its own. Compilers split wide vectors before they inline, so every function that
-// handles them must itself be compiled for the instruction set.
+// set, each time in its own namespace. Compilers split wide vectors before they inline, so every function
+// that handles them must itself be compiled for the instruction set.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +16,7 @@
 #include <arm_neon.h>
 #endif
 
-// The instructions that every machine of the architecture has: SSE2, NEON.
+// The instructions of every machine of the architecture: SSE2, NEON.
 #define FASTTRAIN_VECTOR_BYTES 16
 #define FASTTRAIN_WIDE_BYTES 16
 namespace fasttrain::baseline {

@@ -9,7 +9,7 @@ namespace fasttrain {
 
 namespace {
 
-// Linux reads no more for one call than the device's own read-ahead, which is seldom less than this.
+// Linux reads at most the device's read-ahead per call, which is seldom less than this.
 constexpr uintptr_t kMostBytes = 128 << 10;
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 namespace fasttrain {
 
-// Asks the kernel to read these bytes of mapped files into the page cache, and doesn't wait for them.
+// Asks the kernel to read these bytes of mapped files into the page cache, without waiting for them.
 void read_ahead(const std::vector<Span>& parts);
 
 }  // namespace fasttrain

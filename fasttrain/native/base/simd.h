@@ -5,7 +5,7 @@
 
 #define FASTTRAIN_INLINE inline __attribute__((always_inline))
 #if defined(FASTTRAIN_GENERIC_VECTORS)
-// For tests: as on a machine that we have no special operations for.
+// For tests: behaves like a machine without special operations.
 #elif defined(__x86_64__)
 #define FASTTRAIN_X86 1
 #elif defined(__aarch64__)
@@ -14,15 +14,15 @@
 
 namespace fasttrain {
 
-// plain: what every machine of the architecture has (SSE2, NEON).
+// plain: the instructions of every machine of the architecture (SSE2, NEON).
 enum class Simd { plain, avx2, avx512 };
 
-// The widest of this machine, or a narrower one that a test chose.
+// The widest level of this machine, or a narrower one chosen by a test.
 extern Simd chosen_simd_level;
 inline Simd simd_level() {
     return chosen_simd_level;
 }
-// False where the machine hasn't got it. Not to be called while a pool works.
+// Returns false if the machine lacks it. Must not be called while a pool works.
 bool set_simd_level(Simd level);
 
 FASTTRAIN_INLINE uint64_t big_endian(uint64_t word) {

@@ -5,7 +5,7 @@
 
 namespace fasttrain {
 
-// Bytes in somebody else's memory.
+// Bytes in memory owned by somebody else.
 struct Span {
     const uint8_t* data;
     size_t size;

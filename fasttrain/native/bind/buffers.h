@@ -14,7 +14,7 @@ namespace fasttrain {
 void bind_cut(nanobind::module_& m);
 void bind_decode(nanobind::module_& m);
 
-// Read-only view of any object with contiguous bytes; made and destroyed with the GIL held.
+// A read-only view of any object with contiguous bytes. Made and destroyed with the GIL held.
 class BufferView {
   public:
     explicit BufferView(nanobind::handle object) {
@@ -39,12 +39,11 @@ using ByteCounts =
 using Boxes =
     nanobind::ndarray<const int32_t, nanobind::shape<-1, 4>, nanobind::c_contig, nanobind::device::cpu>;
 
-// Parts of Python buffers, which stay where they are for as long as this lives; made and destroyed with the
-// GIL held.
+// Parts of Python buffers, which stay in place while this object lives. Made and destroyed with the GIL held.
 class Regions {
   public:
-    // Part i is the `lengths[i]` bytes from `offsets[i]` on of `buffers[which[i]]`. Raises ValueError where
-    // it isn't inside of its buffer.
+    // Part i is the `lengths[i]` bytes at `offsets[i]` of `buffers[which[i]]`. Raises ValueError if it isn't
+    // inside its buffer.
     Regions(nanobind::sequence buffers, const BufferNumbers& which, const ByteCounts& offsets,
             const ByteCounts& lengths);
 
@@ -53,7 +52,7 @@ class Regions {
     const std::vector<Span>& spans() const { return spans_; }
 
   private:
-    std::vector<std::unique_ptr<BufferView>> views_;  // of each buffer; null where no part is in it
+    std::vector<std::unique_ptr<BufferView>> views_;  // of each buffer; null if no part is in it
     std::vector<Span> spans_;
 };
 

@@ -71,7 +71,7 @@ nb::list to_list(const std::vector<PhotographError>& errors) {
     return list;
 }
 
-// The pool, and what its batches point into.
+// The pool, and the buffers that its batches refer to.
 class PyPool {
   public:
     explicit PyPool(int threads) : pool_(threads) {}
@@ -159,7 +159,7 @@ nb::object crc32s(nb::sequence buffers, const BufferNumbers& which, const ByteCo
     return to_array(std::move(sums), {parts.size()});
 }
 
-// Returns the pixels that `decode` writes, given all that decode_crop takes after the photograph.
+// Returns the pixels written by `decode`. The other arguments are those of decode_crop after the photograph.
 template <typename Decode>
 nb::object decode_one(const nb::tuple& box, const nb::tuple& size, Decode decode) {
     const CropBox crop{nb::cast<int>(box[0]), nb::cast<int>(box[1]), nb::cast<int>(box[2]),

@@ -1,4 +1,4 @@
-// What FFCV's numba code calls: a plain C symbol of the extension module, found through ctypes.
+// The function that FFCV's numba code calls: a plain C symbol of the extension module, found through ctypes.
 
 #include <cstdint>
 
@@ -11,8 +11,8 @@ struct PlannedRow {
     int32_t failed;
 };
 
-// Decodes one photograph's box into `out`, uint8 RGB rows. Where it can't be decoded, `failed` becomes 1 and
-// the output zero, as FFCV has no way to raise from compiled code.
+// Decodes one photograph's box into `out`, uint8 RGB rows. If that fails, sets `failed` to 1 and the output
+// to zero, because FFCV can't raise from compiled code.
 extern "C" __attribute__((visibility("default"))) void fasttrain_ffcv_decode_row(
     const uint8_t* jpeg, uint64_t length, int32_t height, int32_t width, PlannedRow* row, int32_t out_height,
     int32_t out_width, uint8_t* out) {

@@ -19,8 +19,8 @@ namespace fasttrain {
 
 namespace {
 
-// Huffman coding spends a bit on each block at the least; arithmetic coding has no such floor to hold a lying
-// size against, so its memory is capped.
+// Huffman coding needs at least one bit per block. Arithmetic coding has no such minimum that would expose a
+// false size, so its memory is limited.
 constexpr long kMaxArithmeticMemory = 1L << 29;
 
 bool means_truncated(int code) {
@@ -28,7 +28,7 @@ bool means_truncated(int code) {
            code == JERR_INPUT_EMPTY || code == JERR_SOF_NO_SOS;
 }
 
-// libjpeg's own memory destination leaves a dangling pointer behind when writing fails half-way.
+// libjpeg's own memory destination leaves a dangling pointer if writing fails half-way.
 struct Destination {
     jpeg_destination_mgr base;
     std::vector<uint8_t>* out;
@@ -104,8 +104,8 @@ void turn_block(const JCOEF* from, JCOEF* to, const Turn& turn) {
     }
 }
 
-// What 8-bit samples can give and baseline Huffman codes can hold: DC in -1024..1023 at the most (so that
-// differences have 11 bits), AC in -1023..1023.
+// The values that 8-bit samples can give and baseline Huffman codes can hold: DC in -1024..1023 at most (so
+// that differences have 11 bits), AC in -1023..1023.
 bool all_in_range(const JBLOCK* blocks, JDIMENSION count, int max_dc) {
     unsigned out_of_range = 0;
     for (JDIMENSION b = 0; b < count; ++b) {
@@ -197,7 +197,7 @@ class Cutter {
                         std::string(errors_.message()));
     }
 
-    // No local of these may have a destructor: libjpeg's errors jump over them.
+    // Locals here must not have destructors: libjpeg's errors jump over them.
 
     void read_header() {
         jpeg_create_decompress(&src_);
@@ -226,16 +226,15 @@ class Cutter {
         if (blocks > uint64_t{size_} * 8) throw JpegError("truncated: too short for the picture's size");
     }
 
-    // Decoders smooth a progressive picture whose last scans are missing, and not the same picture in
-    // baseline.
+    // Decoders smooth a progressive image whose last scans are missing, but not the same image in baseline.
     void check_progression() {
         for (int i = 0; i < src_.num_components; ++i)
             for (int k = 0; k < DCTSIZE2; ++k)
                 if (src_.coef_bits[i][k] != 0) throw JpegError("truncated: progressive scans are missing");
     }
 
-    // libjpeg-turbo's SIMD encoder doesn't check that a coefficient has a Huffman code: it writes garbage
-    // instead.
+    // libjpeg-turbo's SIMD encoder doesn't check that a coefficient has a Huffman code. It would write
+    // garbage.
     void check_range() {
         for (int i = 0; i < src_.num_components; ++i) {
             const jpeg_component_info& component = src_.comp_info[i];
@@ -274,8 +273,8 @@ class Cutter {
         jpeg_finish_decompress(&src_);
     }
 
-    // Only the factors' ratios matter to pixels. Reduced, one component has 1x1 (its MCU is 8x8 whatever they
-    // say), and 2x2,2x2,2x2, which an interleaved scan can't hold, becomes 1x1,1x1,1x1.
+    // Only the ratios of the factors matter to pixels. Reduced, a single component has 1x1 (its MCU is always
+    // 8x8), and 2x2,2x2,2x2, which doesn't fit into an interleaved scan, becomes 1x1,1x1,1x1.
     void reduce_factors() {
         int h = 0;
         int v = 0;

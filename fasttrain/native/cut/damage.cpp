@@ -10,11 +10,11 @@ namespace fasttrain {
 
 namespace {
 
-// Fewer bytes behind a scan belong to nothing; more may be those of MCUs.
+// Fewer bytes after a scan are stray bytes; more may belong to MCUs.
 constexpr int kStrayBytes = 8;
 
-// Whether libjpeg takes a restart marker for the expected one, whatever its number: the two next ones and the
-// two last ones mean something else to it (jpeg_resync_to_restart).
+// Returns whether libjpeg accepts a restart marker in place of the expected one. The two following and the
+// two preceding numbers have another meaning to it (jpeg_resync_to_restart).
 bool passes_for(int marker, int expected) {
     const int ahead = (marker - expected) & 7;
     return kRst0 <= marker && marker <= kRst7 && (ahead == 0 || (ahead > 2 && ahead < 6));
@@ -54,13 +54,13 @@ void DamageLog::meets_damage(const jpeg_decompress_struct& codec) {
         scan.misnumbered = true;
         return;
     }
-    // A scan that has too few bytes, or too many, though another follows, was not cut off: wrong bytes that
-    // are valid codes came anywhere before.
+    // A scan with too few bytes, or too many, that is followed by another was not truncated: somewhere
+    // before, wrong bytes were valid codes.
     const int next = left_over ? numbers[1] : codec.unread_marker;
     const bool whole_scan = left_over || (code == JWRN_HIT_MARKER && next != kEoi);
     const bool within_scan = kRst0 <= next && next <= kRst7;
     JDIMENSION row = whole_scan && !within_scan ? 0 : codec.input_iMCU_row;
-    // Where more is wrong than the number, intervals before the marker may be missing.
+    // If more than the number is wrong, intervals before the marker may be missing.
     if (scan.misnumbered) row = std::min(row, scan.first_misnumbered_row);
     scan.first_damaged_row = scan.damaged ? std::min(scan.first_damaged_row, row) : row;
     scan.damaged = true;

@@ -12,25 +12,25 @@
 
 namespace fasttrain {
 
-// The most that 8-bit samples can make of a DC coefficient, with something to spare for odd encoders. Wrong
-// bytes that are valid codes shift all that follow, often beyond it.
+// The greatest DC coefficient from 8-bit samples, with some margin for odd encoders. Wrong bytes that are
+// valid codes shift all later coefficients, often beyond it.
 inline int max_dc(const JQUANT_TBL& table) {
     return std::min(1023, 1088 / std::max<int>(table.quantval[0], 1) + 1);
 }
 
-// Gives restart markers the numbers of their order where libjpeg passes over a wrong one. It reads other wrong
+// Renumbers restart markers in their order where libjpeg ignores a wrong number. It treats other wrong
 // numbers as lost or repeated intervals: those stay, and end the search.
 void correct_restart_numbers(std::vector<uint8_t>& scan);
 
-// How much of a damaged JPEG can be trusted: what was read before the first error of each scan.
+// Records how much of a damaged JPEG can be trusted: what was read before the first error of each scan.
 class DamageLog final : public ReadingLog {
   public:
     void reads_row(const jpeg_decompress_struct& codec) override;
     void meets_damage(const jpeg_decompress_struct& codec) override;
 
-    // The share of the picture, 0 to 1, that stands before the first error, in rows of MCUs; the worst scan
-    // counts. Scans of a progressive picture that only add the last bit to coefficients are left out, missing
-    // ones too: without them a picture is a little coarser.
+    // The share of the image, 0 to 1, before the first error, in rows of MCUs; the worst scan counts. Scans
+    // of a progressive image that only add the last bit to coefficients are ignored, even if missing: without
+    // them the image is only a little coarser.
     double intact(const jpeg_decompress_struct& codec) const;
 
   private:
@@ -45,7 +45,7 @@ class DamageLog final : public ReadingLog {
     bool has_all_components(const jpeg_decompress_struct& codec) const;
 
     Scan scans_[kMaxScans + 1];
-    unsigned components_ = 0;  // a bit for each component that a scan has brought
+    unsigned components_ = 0;  // a bit for each component that a scan has delivered
 };
 
 }  // namespace fasttrain

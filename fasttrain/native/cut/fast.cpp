@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kKeptTokens = size_t{1} << 24;
 
-// Kept by a thread from one picture to the next, unless one was huge.
+// Kept by a thread from one image to the next, unless it became huge.
 struct CutScratch {
     std::vector<Segment> segments;
     std::vector<uint8_t> bytes;  // of one segment, without stuffing
@@ -81,7 +81,7 @@ class FastCutter {
         scan_ = corrected.data();
         size_ = size;
         if (!lay_out() || !find_intervals()) return 0;
-        if (!all_intervals_found()) {  // then a wrong number may stand where intervals are missing
+        if (!all_intervals_found()) {  // otherwise a wrong number may hide missing intervals
             scan_ = scan;
             find_intervals();
         }
@@ -121,7 +121,7 @@ class FastCutter {
         return true;
     }
 
-    // Finds the restart intervals up to anything but a restart marker in its order.
+    // Finds the restart intervals, up to anything that is not the next restart marker.
     bool find_intervals() {
         if (size_ > std::numeric_limits<uint32_t>::max()) return false;
         end_ = find_segments(scan_, 0, size_, wanted_intervals(), scratch_.segments);
@@ -135,7 +135,7 @@ class FastCutter {
     size_t mcus() const { return columns_ * rows_; }
     size_t source_interval() const { return src_.restart_interval != 0 ? src_.restart_interval : mcus(); }
 
-    // Calls `each(mcu, begin, end)` with the tokens of each MCU, in order; returns how many there were up to
+    // Calls `each(mcu, begin, end)` with the tokens of each MCU, in order. Returns how many there were before
     // the first error.
     template <typename Each>
     size_t read_mcus(Each each) {
@@ -166,8 +166,8 @@ class FastCutter {
         return mcus();
     }
 
-    // Counts the MCUs that are known to be intact. Wrong bytes may be valid codes all the same; then MCUs are
-    // missing or left over where their interval ends as a sound one does, and none of the interval counts.
+    // Counts the MCUs that are known to be intact. Wrong bytes may be valid codes. Then MCUs are missing or
+    // left over at the end of their interval, and none of the interval counts.
     size_t intact_mcus() {
         const size_t read = read_mcus([](size_t, const Token*, const Token*) {});
         const size_t interval = read / source_interval();
@@ -338,7 +338,7 @@ bool suits_cut_fast(const jpeg_decompress_struct& src) {
         return false;
     for (int c = 0; c < count; ++c) {
         const jpeg_component_info* component = src.cur_comp_info[c];
-        // The tables' numbers were read as bytes, and libjpeg checks them only as it starts the scan.
+        // The tables' numbers were read as bytes. libjpeg only checks them when it starts the scan.
         for (const int table : {component->quant_tbl_no, component->dc_tbl_no, component->ac_tbl_no})
             if (table < 0 || table > 3) return false;
         if (component != src.comp_info + c || src.quant_tbl_ptrs[component->quant_tbl_no] == nullptr ||
@@ -362,7 +362,7 @@ bool has_reduced_factors(const jpeg_decompress_struct& src) {
 bool cut_fast(const jpeg_decompress_struct& src, const jpeg_compress_struct& dst, const uint8_t* scan,
               size_t size, std::vector<uint8_t>& out) {
     thread_local CutScratch scratch;
-    if (!has_reduced_factors(src)) return false;  // MCUs become others
+    if (!has_reduced_factors(src)) return false;  // the MCUs change
     const bool done = FastCutter(src, dst, scratch, out).run(scan, size);
     if (scratch.tokens.size() > kKeptTokens) scratch = {};
     return done;

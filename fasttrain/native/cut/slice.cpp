@@ -28,7 +28,7 @@ void find_all_segments(const uint8_t* data, size_t begin, size_t size, size_t wa
     if (segments.size() != wanted) throw JpegError("corrupt: too few restart markers for the picture's size");
 }
 
-// Writes runs of restart segments, numbering their markers anew.
+// Writes runs of restart segments and renumbers their markers.
 class SegmentWriter {
   public:
     SegmentWriter(const uint8_t* data, const std::vector<Segment>& segments, uint8_t* to)
@@ -93,7 +93,7 @@ SlicePlan plan_slice(const uint8_t* data, size_t size, const JpegHeader& header,
     if (!by_mcu && header.restart_interval != per_row)
         throw JpegError("uncut: no restart marker after every MCU or every MCU row");
     const uint64_t segments = by_mcu ? uint64_t{per_row} * mcu_rows : mcu_rows;
-    // A segment has at least one byte, and all but the last a marker: a bound on what a lying size can
+    // A segment has at least one byte, and all but the last one a marker: this limits what a false size can
     // allocate.
     if (segments * 3 > size + 2) throw JpegError("truncated: too short for the picture's size");
 

@@ -17,7 +17,7 @@ struct Box {
     uint32_t width;
 };
 
-// What slice_jpeg made: where the box lies inside the slice, and the slice's own size.
+// The result of slice_jpeg: the position of the box inside the slice, and the slice's own size.
 struct Slice {
     uint32_t top;
     uint32_t left;
@@ -41,7 +41,7 @@ struct SlicePlan {
     Slice slice;
     McuRange rows;
     McuRange columns;
-    size_t bytes;  // of the slice: never more than the whole file's
+    size_t bytes;  // of the slice: never more than those of the complete file
 };
 
 // Finds the MCUs that hold `box` and one MCU of margin on each side inside the picture (fancy upsampling
@@ -57,7 +57,7 @@ SlicePlan plan_slice(const uint8_t* data, size_t size, const JpegHeader& header,
 void write_slice(const uint8_t* data, const JpegHeader& header, const SlicePlan& plan,
                  const SliceScratch& scratch, uint8_t* to);
 
-// Both of them: appends the slice to `out`, which is as it was where plan_slice throws.
+// Does both: appends the slice to `out`, which is unchanged if plan_slice throws.
 Slice slice_jpeg(const uint8_t* data, size_t size, const JpegHeader& header, const Box& box,
                  SliceScratch& scratch, std::vector<uint8_t>& out);
 

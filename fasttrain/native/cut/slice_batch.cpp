@@ -11,7 +11,7 @@ namespace fasttrain {
 
 namespace {
 
-// JPEG's own limit: a side beyond it can't be narrowed to Box, and is outside of every picture.
+// JPEG's own limit: a larger side doesn't fit into Box, and is outside every image.
 bool in_range(const SliceRequest& request) {
     constexpr int32_t most = std::numeric_limits<uint16_t>::max();
     for (const int32_t side : {request.top, request.left, request.height, request.width})
@@ -36,7 +36,7 @@ Written write_one(const SliceRequest& request, SliceScratch& scratch, uint8_t* t
             return {plan.bytes,
                     {static_cast<int32_t>(plan.slice.top), static_cast<int32_t>(plan.slice.left)}};
         } catch (const std::exception&) {
-            // JpegError, or no memory for the markers: it goes in whole.
+            // JpegError, or no memory for the markers: add the complete photograph.
         }
     }
     if (size != 0) std::memcpy(to, data, size);
@@ -70,7 +70,7 @@ SlicedBatch slice_batch(const std::vector<SliceRequest>& requests, int threads) 
     try {
         while (helpers.size() + 1 < std::min(count, static_cast<size_t>(threads))) helpers.emplace_back(work);
     } catch (const std::system_error&) {
-        // Those that started do it too.
+        // The threads that did start do all the work.
     }
     work();
     for (std::thread& helper : helpers) helper.join();

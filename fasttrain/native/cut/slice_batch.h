@@ -9,7 +9,7 @@
 
 namespace fasttrain {
 
-// A JPEG in the caller's memory and the box wanted of it, which may lie outside of the picture.
+// A JPEG in the caller's memory and the box to cut out of it, which may be outside the image.
 struct SliceRequest {
     const uint8_t* data;
     size_t size;
@@ -25,8 +25,8 @@ struct Corner {
 };
 
 // JPEG number i is bytes[offsets[i] .. offsets[i] + lengths[i]), and its box begins at corners[i] in it. Each
-// has room for the whole photograph, so that threads need not wait for each other's sizes; pages that stay
-// untouched cost nothing.
+// has room for the complete photograph, so that threads don't wait for each other's sizes. Pages that are
+// never touched cost nothing.
 struct SlicedBatch {
     std::unique_ptr<uint8_t[]> bytes;
     size_t room = 0;
@@ -35,8 +35,8 @@ struct SlicedBatch {
     std::vector<Corner> corners;
 };
 
-// A slice for each request. A photograph that can't be sliced (uncut, progressive, broken) goes in whole,
-// with its box where it was: whoever decodes the batch decides what to do with it.
+// Returns a slice for each request. A photograph that can't be sliced (uncut, progressive, broken) is added
+// completely, with its box unchanged: the decoder of the batch decides what to do with it.
 SlicedBatch slice_batch(const std::vector<SliceRequest>& requests, int threads);
 
 }  // namespace fasttrain

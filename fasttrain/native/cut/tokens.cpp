@@ -15,7 +15,7 @@ constexpr uint32_t kLong = 128;
 constexpr int kMaxStep = kPeek + kMaxAcSize;
 constexpr int kCodeBits = 27;  // 16 and the 11 that may follow
 
-// 0 where baseline has no such symbol.
+// Returns 0 if baseline has no such symbol.
 uint32_t make_entry(uint32_t symbol, uint32_t length, bool dc) {
     const uint32_t size = dc ? symbol : symbol & 15;
     if (size > static_cast<uint32_t>(dc ? kMaxDcSize : kMaxAcSize)) return 0;
@@ -48,13 +48,13 @@ FASTTRAIN_INLINE uint8_t* put_word(uint64_t word, size_t bytes, uint8_t* to) {
     return to;
 }
 
-// All of it in registers, no address is passed on.
+// Everything stays in registers, because no address is passed on.
 struct BitReader {
     const uint8_t* next;
     uint64_t bits;
     uint32_t count;
 
-    // At least 56 bits are there then.
+    // Afterwards there are at least 56 bits.
     FASTTRAIN_INLINE void refill() {
         bits |= load_big_endian(next) >> count;
         next += (63 - count) >> 3;
@@ -73,8 +73,8 @@ struct BitReader {
     }
 };
 
-// The difference from the last DC coefficient of the component that was passed on; false where DC is out of
-// range.
+// Reads the difference from the component's last DC coefficient that was passed on. Returns false if DC is
+// out of range.
 FASTTRAIN_INLINE bool read_dc(BitReader& from, TokenReader& reader, const TokenBlock& block, Token*& out) {
     from.refill();
     uint32_t entry = from.look_up(*block.dc);

@@ -10,7 +10,7 @@
 namespace fasttrain {
 
 // A coded symbol and the bits that follow it, on their way from one Huffman code to another. Bits 0..15: the
-// bits; 16..23: the symbol; 24..25: which of the four tables it is to be written with.
+// bits; 16..23: the symbol; 24..25: the table, of four, to write it with.
 using Token = uint32_t;
 constexpr int kTokenTables = 4;
 constexpr int kMaxMcuTokens = kMaxBlocks * 64;
@@ -21,12 +21,12 @@ struct TokenTable {
     static constexpr int kPeek = 11;
 
     // Bits 0..7: length of the code and of the bits that follow; 8..15: how far the index moves, or more than
-    // any index where the block ends or the code is long; 16..23: the symbol; 24..31: how many bits follow.
+    // any index if the block ends or the code is long; 16..23: the symbol; 24..31: how many bits follow.
     uint32_t entries[1 << kPeek];
     HuffmanCode code;
     bool dc;
 
-    // False where libjpeg takes the table for bad.
+    // Returns false if libjpeg rejects the table.
     bool build(const uint8_t counts[16], const uint8_t values[256], bool for_dc);
 };
 
@@ -34,10 +34,10 @@ struct TokenBlock {
     int component;
     const TokenTable* dc;
     const TokenTable* ac;
-    Token dc_base;  // the table to write with, in the token's place
+    Token dc_base;  // the table to write with, at its position in a token
     Token ac_base;
     int max_dc;
-    // Whether it only fills the MCU up where that is the last of its row, or of the last row.
+    // Whether it is only padding of the MCU if that is the last of its row, or in the last row.
     bool fills_column;
     bool fills_row;
 };
@@ -60,9 +60,9 @@ struct TokenReader {
         bits = count = 0;
         read[0] = read[1] = read[2] = 0;
     }
-    // One past the last byte that has been begun.
+    // One past the last byte that was begun.
     const uint8_t* position() const { return next - count / 8; }
-    // Whether the rest of that byte is filled up as an encoder does it.
+    // Whether the rest of that byte is padded as an encoder does it.
     bool only_ones_left() const {
         const uint32_t left = count % 8;
         return left == 0 || bits >> (64 - left) == (uint64_t{1} << left) - 1;
@@ -70,8 +70,8 @@ struct TokenReader {
 };
 
 // Reads an MCU and writes its tokens, as libjpeg would code the same coefficients, to `out`, at most
-// kMaxMcuTokens; returns their end. A block that only fills up becomes what libjpeg fills up with. May read
-// kOverread bytes. Null where the bytes aren't an MCU or hold a coefficient that baseline can't.
+// kMaxMcuTokens. Returns their end. Padding blocks are replaced by those of libjpeg. May read kOverread
+// bytes. Returns null if the bytes aren't an MCU or hold a coefficient that baseline can't code.
 Token* read_mcu(TokenReader& reader, const TokenLayout& layout, bool last_column, bool last_row, Token* out);
 
 // Appends entropy-coded data to `out`.
@@ -81,9 +81,9 @@ class TokenWriter {
 
     void set_code(int table, const HuffmanSpec& spec);
     void write(const Token* begin, const Token* end);
-    // Fills the last byte up with ones first.
+    // Pads the last byte with ones first.
     void write_marker(uint8_t marker);
-    // Must come last: until then `out` is longer than what is in it.
+    // Must be called last: until then `out` is longer than its content.
     void finish() { out_.resize(used_); }
 
   private:

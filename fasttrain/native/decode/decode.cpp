@@ -103,7 +103,7 @@ void decode_crop(const Photograph& photograph, const CropBox& box, bool flip, Ou
 
 namespace {
 
-// `part` of the square `side`, in proportion to `box`, rounded; as `loaders.plan.letterbox_size`.
+// Scales `part` to the square `side`, in proportion to `box`, rounded, as `loaders.plan.letterbox_size` does.
 int in_proportion(int part, int longer, int side) {
     return std::max(1, static_cast<int>((int64_t{2} * side * part + longer) / (int64_t{2} * longer)));
 }
@@ -114,7 +114,7 @@ void put_in_the_middle(uint8_t* out, OutputSize inner, OutputSize size) {
     const size_t full_row = size_t{3} * static_cast<size_t>(size.width);
     const int top = (size.height - inner.height) / 2;
     const size_t left = size_t{3} * static_cast<size_t>((size.width - inner.width) / 2);
-    for (int y = size.height - 1; y >= 0; --y) {  // from the end, as rows only move towards it
+    for (int y = size.height - 1; y >= 0; --y) {  // from the end, because rows only move towards it
         uint8_t* to = out + static_cast<size_t>(y) * full_row;
         const int from = y - top;
         if (from < 0 || from >= inner.height) continue;
@@ -169,7 +169,7 @@ void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, 
         try {
             return decode(photograph(), box, flip, size, filter, scratch, out, &*limits);
         } catch (const JpegError&) {
-            // cut_jpeg has the last word.
+            // The decision is left to cut_jpeg.
         }
     }
     cut_jpeg(jpeg, length, Interval::kNone, false, 1);

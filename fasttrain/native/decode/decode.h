@@ -8,7 +8,7 @@
 
 namespace fasttrain {
 
-// What is stored: a JPEG, or the pixels themselves, uint8 RGB in rows.
+// The stored form: a JPEG, or the pixels, uint8 RGB in rows.
 enum class Storage { jpeg, raw };
 
 struct Photograph {
@@ -19,12 +19,11 @@ struct Photograph {
     Storage storage;
 };
 
-// One thread's working memory, reused from photograph to photograph. It grows with the crop, not with the
-// picture: at most 3 bytes a decoded sample (a crop of more than four times the output's side is decoded at a
-// half or less), the output's own size, and for a file without restart markers its length. What a photograph
-// brings beyond kKeptBytes is given back before the next. Files that libjpeg must decode (progressive and
-// other rare kinds) take what libjpeg needs besides: up to 6 bytes a pixel of the whole picture, which may
-// have at most kMaxLibjpegPixels.
+// One thread's working memory, reused for each photograph. It grows with the crop, not with the image: at
+// most 3 bytes per decoded sample (a crop of more than four times the output's side is decoded at a half or
+// less), the output's size, and for a file without restart markers its length. Memory beyond kKeptBytes is
+// freed before the next photograph. Files that libjpeg must decode (progressive and other rare kinds) also
+// take libjpeg's memory: up to 6 bytes per pixel of the full image, which may have at most kMaxLibjpegPixels.
 class DecodeScratch {
   public:
     static constexpr size_t kKeptBytes = size_t{64} << 20;
@@ -57,8 +56,8 @@ constexpr uint8_t kLetterboxGrey = 114;
 void decode_planned(const Photograph& photograph, const CropBox& box, uint32_t flags, OutputSize size,
                     DecodeScratch& scratch, uint8_t* out);
 
-// The same for a JPEG all of which is intact: throws JpegError also where cut_jpeg does. Reads it once where
-// cut_jpeg reads it without libjpeg.
+// The same for a JPEG that must be completely intact: also throws JpegError when cut_jpeg does. Reads it once
+// if cut_jpeg reads it without libjpeg.
 void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, bool flip, OutputSize size,
                         Filter filter, DecodeScratch& scratch, uint8_t* out);
 

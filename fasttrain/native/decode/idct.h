@@ -5,9 +5,9 @@
 
 namespace fasttrain {
 
-// Two blocks at once, whose rows lie side by side (see McuCoefficients), each to its own target of `size` x
-// `size` samples: 8, or 4, 2 for the means of 2 x 2, 4 x 4 (what libjpeg's reduced IDCTs compute, to
-// rounding). Targets are transposed: the sample in column x and row y goes to at[x * stride + y].
+// Two blocks at once, whose rows are side by side (see McuCoefficients), each to its own target of `size` x
+// `size` samples: 8; or 4 or 2 for the means of 2 x 2 or 4 x 4 (libjpeg's reduced IDCTs, up to rounding).
+// Targets are transposed: the sample in column x and row y goes to at[x * stride + y].
 struct IdctPair {
     int16_t* coefficients;  // 128, zeroed on return
     const int16_t* quantisation;
@@ -17,7 +17,7 @@ struct IdctPair {
     size_t stride[2];
 };
 
-// Bit for bit libjpeg's `islow` (jidctint.c; Loeffler, Ligtenberg and Moschytz, ICASSP 1989).
+// Equals libjpeg's `islow` bit for bit (jidctint.c; Loeffler, Ligtenberg and Moschytz, ICASSP 1989).
 void idct(const IdctPair& pair);
 
 }  // namespace fasttrain

@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kStripRows = 16;
 
-// Adobe's files hold 255 minus the ink.
+// Adobe's files store 255 minus the ink.
 void cmyk_to_rgb(uint8_t* row, unsigned width, bool inverted) {
     for (unsigned x = 0; x < width; ++x)
         for (int c = 0; c < 3; ++c) {

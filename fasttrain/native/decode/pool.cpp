@@ -13,8 +13,8 @@ namespace fasttrain {
 
 namespace {
 
-// Lets the thread that feeds the accelerator have a core at once when it wakes: two or three milliseconds of
-// waiting for a decoding thread's time slice to end are a fifth of a step.
+// Lets the thread that feeds the accelerator run at once when it wakes. Waiting two or three milliseconds for
+// the end of a decoding thread's time slice would be a fifth of a step.
 void give_way() {
 #ifdef SCHED_BATCH
     const sched_param none{};

@@ -20,7 +20,7 @@ struct PhotographError {
     std::string reason;
 };
 
-// A batch's photographs, in the caller's memory until the batch is waited for.
+// A batch's photographs, in the caller's memory until the batch has been waited for.
 struct BatchJob {
     std::vector<Photograph> photographs;
     std::vector<CropBox> boxes;
@@ -29,12 +29,12 @@ struct BatchJob {
     uint8_t* out;  // [n, size.height, size.width, 3]
 };
 
-// Decodes one photograph into its place in `job.out`; a broken one's place is zeroed and its reason returned.
+// Decodes one photograph into its place in `job.out`. For a broken one, fills the place with zeros and
+// returns the reason.
 std::optional<std::string> decode_into(const BatchJob& job, size_t position, DecodeScratch& scratch);
 
-// Threads that take photographs one by one: from the earliest batch that has any left, the largest crop
-// first, so that no thread waits for a batch's end. Memory is one DecodeScratch a thread, and the batches
-// submitted.
+// Threads that take photographs one by one: from the earliest batch with any left, the largest crop first, so
+// that no thread waits for a batch's end. Memory is one DecodeScratch per thread, and the submitted batches.
 class Pool {
   public:
     using Ticket = uint64_t;
@@ -46,11 +46,11 @@ class Pool {
 
     // Throws std::runtime_error on a closed pool.
     Ticket submit(BatchJob job);
-    // The batch's errors by position, or nothing where it isn't done within `milliseconds`. A ticket is good
-    // until its errors have been returned; others throw std::out_of_range, and std::runtime_error if the pool
-    // was closed.
+    // Returns the batch's errors by position, or nothing if it isn't done within `milliseconds`. A ticket is
+    // valid until its errors have been returned. Other tickets throw std::out_of_range, and any throws
+    // std::runtime_error if the pool was closed.
     std::optional<std::vector<PhotographError>> wait(Ticket ticket, int milliseconds);
-    // Photographs that are being decoded are finished, others dropped. Returns when the threads have ended.
+    // Finishes photographs that are being decoded and drops others. Returns when the threads have ended.
     void close();
 
   private:

@@ -24,11 +24,11 @@ struct PlaneTarget {
     size_t mcu_down;
 };
 
-// One block pair of an MCU: the IDCT's job in the rectangle's first MCU, and the steps from there.
+// A pair of blocks in an MCU: the IDCT's job in the rectangle's first MCU, and the steps from there.
 struct PairTarget {
     alignas(32) int16_t quantisation[128];
     IdctPair job;
-    int second;  // block; the first one where there is no second
+    int second;  // block; the first one if there is no second
     size_t across[2];
     size_t down[2];
 };
@@ -84,7 +84,7 @@ class RectangleDecoder {
         interval_ =
             header.restart_interval != 0 ? std::min<int64_t>(header.restart_interval, mcus()) : mcus();
         const int64_t needed = (limits_ != nullptr ? mcus() - 1 : last_mcu()) / interval_ + 1;
-        // A block has two bits at the least: wrong sizes must not make us allocate for what can't be there.
+        // A block has at least two bits: false sizes must not cause allocations for data that can't exist.
         const size_t available = size_ - header.scan_offset;
         if (static_cast<uint64_t>(last_mcu() + 1) * static_cast<uint64_t>(layout_.blocks) > available * 4)
             throw JpegError("truncated: too few bytes for the picture");
@@ -167,7 +167,7 @@ class RectangleDecoder {
         throw JpegError("corrupt: MCU " + std::to_string(mcu));
     }
 
-    // Of a picture with a restart marker after every MCU.
+    // For an image with a restart marker after every MCU.
     void decode_row(int y) {
         const int64_t row = y * int64_t{per_row_};
         McuCoefficients* const made = buffers_.coefficients;
@@ -189,13 +189,13 @@ class RectangleDecoder {
         }
     }
 
-    // Neither too few bytes nor any left over but fill bytes.
+    // Returns whether all bytes were used, except for fill bytes.
     static bool used_up(const McuReader& reader, const SegmentBytes& bytes) {
         const size_t read = reader.bytes_read();
         return read == bytes.length || (read < bytes.length && bytes.data[bytes.length - 1] == 0xFF);
     }
 
-    // The MCUs from the first one of a restart interval up to `end`.
+    // Decodes the MCUs from the first one of a restart interval up to `end`.
     void decode_segment(int64_t first, int64_t end) {
         const SegmentBytes bytes = read(first / interval_, buffers_.bytes[0]);
         const uint8_t* const bytes_end = bytes.data + bytes.length;

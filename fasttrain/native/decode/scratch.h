@@ -20,12 +20,12 @@ struct DecodeScratch::Buffers {
     ResizeScratch resize;
 };
 
-// The largest block size, of 8, 4 and 2, that leaves at least twice the output's samples for the filter: box
-// means and the triangle then stay close to the triangle alone.
+// Returns the largest block size, of 8, 4 and 2, that leaves at least twice the output's samples for the
+// filter. Box means followed by the triangle are then close to the triangle alone.
 int reduced_block(double samples_across, double samples_down, OutputSize size);
 
-// Each fills planes, samples and colour with at least `box`. With `limits`, the whole scan is held against
-// what cut_jpeg asks of it, and JpegError thrown where it differs.
+// Each fills planes, samples and colour with at least `box`. With `limits`, the complete scan is checked as
+// cut_jpeg would, and JpegError is thrown if it differs.
 void decode_rectangle(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,
                       DecodeScratch::Buffers& buffers, const ScanLimits* limits = nullptr);
 void decode_with_libjpeg(const uint8_t* data, size_t size, const CropBox& box, OutputSize output,

@@ -49,7 +49,7 @@ void read_huffman(const MarkerBody& body, DecodeTables& tables, Defined& defined
             table.build(at, at + 16, count, kind == 0);
             if (kind == 1) tables.skip_made[index] = false;
         }
-        // libjpeg judges those that we can't take, which the scan may not even use.
+        // libjpeg judges tables that we can't use, which the scan may not even need.
         const unsigned bit = 1u << (kind * 4 + index);
         defined.huffman = table.valid ? defined.huffman | bit : defined.huffman & ~bit;
         at += 16 + count;
@@ -76,12 +76,12 @@ bool all_defined(const JpegHeader& header, const Defined& defined) {
     return true;
 }
 
-// libjpeg repeats chroma samples in place of weighing them where a row of them has no more.
+// libjpeg repeats chroma samples instead of weighting them if a row has no more of them than this.
 constexpr uint32_t kRepeatedSamples = 2;
 
-// True where the chroma components are alike, at the luma's resolution or at half of it in either direction.
-// The planes then share one pair of resize axes, and libjpeg upsamples them as resize_planes does. It repeats
-// the samples of other whole ratios, and refuses fractions.
+// True if the chroma components are alike, at the luma's resolution or at half of it in either direction. The
+// planes then share one pair of resize axes, and libjpeg upsamples them as resize_planes does. For other
+// integer ratios it repeats the samples, and it refuses fractions.
 bool planes_can_be_resized(const JpegHeader& header) {
     if (header.component_count == 1) return true;
     const Component &luma = header.components[0], &blue = header.components[1], &red = header.components[2];

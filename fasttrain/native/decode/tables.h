@@ -10,7 +10,7 @@
 
 namespace fasttrain {
 
-// A thread's tables; a file whose Huffman tables are the last file's takes them as they are.
+// A thread's tables. They are reused if a file has the same Huffman tables as the previous one.
 struct DecodeTables {
     JpegHeader header;
     Colour colour = Colour::grey;
@@ -21,12 +21,12 @@ struct DecodeTables {
     bool skip_made[4] = {};
     std::vector<uint8_t> huffman_bytes[8];  // as in DHT; dc, then ac
 
-    // The one of `ac[index]`, made when it is first asked for.
+    // Returns the table for `ac[index]`, built on first use.
     const SkipTable& skip_table(int index);
 
-    // True if our own decoder takes this file: Huffman, 8 bits, one scan of one component or of three with
-    // chroma at the luma's resolution or half of it, and all tables there; false if libjpeg must. Throws
-    // JpegError for what isn't a JPEG.
+    // Returns true if our own decoder can read this file: Huffman, 8 bits, one scan of one component or of
+    // three with chroma at the luma's resolution or half of it, and all tables present. Returns false if
+    // libjpeg must read it. Throws JpegError if it is not a JPEG.
     bool read(const uint8_t* data, size_t size);
 };
 

@@ -12,7 +12,7 @@ namespace {
 constexpr int kPeek = CoefficientTable::kPeek;
 constexpr int kLong = CoefficientTable::kLong;
 
-// Place of zigzag index k in a block whose rows are 16 values apart.
+// The place of zigzag index k in a block whose rows are 16 values apart.
 constexpr uint8_t kPlace[64] = {0,   1,   16,  32,  17,  2,  3,  18, 33,  48,  64,  49,  34, 19,  4,   5,
                                 20,  35,  50,  65,  80,  96, 81, 66, 51,  36,  21,  6,   7,  22,  37,  52,
                                 67,  82,  97,  112, 113, 98, 83, 68, 53,  38,  23,  39,  54, 69,  84,  99,
@@ -55,7 +55,7 @@ class McuDecoder {
         begin_block();
     }
 
-    // At least 56 bits are there then: enough for four steps.
+    // Afterwards there are at least 56 bits: enough for four steps.
     FASTTRAIN_INLINE void refill() {
         count_ &= 63;
         bits_ |= load_big_endian(next_) >> count_;
@@ -63,11 +63,11 @@ class McuDecoder {
         count_ |= 56;
     }
 
-    // One look-up; false where it isn't just another coefficient, and attend() must be called.
+    // Does one look-up. Returns false if it isn't just another coefficient, and attend() must be called.
     FASTTRAIN_INLINE bool step() {
         entry_ = table_->entries[bits_ >> (64 - kPeek)];
         bits_ <<= entry_ & 63;
-        count_ -= static_cast<uint32_t>(entry_);  // its upper bits don't matter until refill() drops them
+        count_ -= static_cast<uint32_t>(entry_);  // its upper bits are ignored until refill() drops them
         k_ += entry_ >> 8 & 255;
         if (stopped()) return false;
         place_[kPlace[k_]] = static_cast<int16_t>(entry_ >> 16);
@@ -76,8 +76,8 @@ class McuDecoder {
 
     FASTTRAIN_INLINE bool stopped() const { return k_ >= 63; }
 
-    // Long codes, the 64th coefficient and the end of a block; false at the MCU's end. Leaves too few bits
-    // for a step.
+    // Handles long codes, the 64th coefficient and the end of a block. Returns false at the MCU's end. Leaves
+    // too few bits for a step.
     FASTTRAIN_INLINE bool attend() {
         int move = entry_ >> 8 & 255;
         int value = entry_ >> 16;
@@ -227,7 +227,7 @@ CoefficientSymbol read_symbol(uint64_t bits, const CoefficientTable& table, bool
 #ifdef FASTTRAIN_X86
 namespace {
 
-// Shifts by a register that leave the flags alone (BMI2) shorten the chain from look-up to look-up.
+// Shifts by a register that don't change the flags (BMI2) shorten the chain from look-up to look-up.
 __attribute__((target("avx2,bmi,bmi2"))) bool decode_one_bmi2(McuReader& reader, const McuLayout& layout,
                                                               McuCoefficients& out) {
     return decode_one_body(reader, layout, out);

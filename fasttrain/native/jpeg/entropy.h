@@ -14,20 +14,19 @@ struct CoefficientTable {
     static constexpr int kPeek = 10;
     static constexpr int kLong = 128;
 
-    // Bits 0..7: how many bits to drop; 8..15: how far the index moves, kEndOfBlock at the end of the
-    // block; 16..31: the value. Where the code or its value is too long, nothing is dropped, the move is
-    // kLong and 16..31 hold the code's length (0: over kPeek; 4 bits), the value's size (4 bits) and the move
-    // (7 bits).
+    // Bits 0..7: how many bits to drop; 8..15: how far the index moves, kEndOfBlock at the end of the block;
+    // 16..31: the value. If the code or its value is too long, nothing is dropped, the move is kLong, and
+    // 16..31 hold the code's length (0: over kPeek; 4 bits), the value's size (4 bits) and the move (7 bits).
     int32_t entries[1 << kPeek];
     HuffmanCode code;
     bool valid = false;
     bool baseline = false;  // has no symbol that 8-bit samples never need
 
-    // False, and invalid, where libjpeg takes the table for bad, or a size can't be decoded.
+    // Returns false, and leaves the table invalid, if libjpeg rejects it, or a size can't be decoded.
     bool build(const uint8_t counts[16], const uint8_t* values, size_t value_count, bool dc);
 };
 
-// A bad code's `move` is 0, which no AC code's is, and so is its `drop`, which no DC code's is.
+// For a bad code `move` is 0, unlike for any AC code, and so is `drop`, unlike for any DC code.
 struct CoefficientSymbol {
     int16_t value;
     uint8_t drop;  // how many bits the code and its value take
@@ -39,7 +38,7 @@ CoefficientSymbol read_symbol(uint64_t bits, const CoefficientTable& table, bool
 
 constexpr int kMaxPairs = kMaxBlocks / 2;
 
-// Which tables the blocks of an MCU take.
+// The tables that the blocks of an MCU use.
 struct McuLayout {
     int blocks = 0;
     int component[kMaxBlocks] = {};
@@ -54,8 +53,8 @@ struct alignas(64) McuCoefficients {
     int last[kMaxBlocks];  // zigzag index of each block's last coefficient
 };
 
-// Where an MCU's data begin, and how many bytes of them have been begun; for the MCU after it in the same
-// interval the position within the byte and the DC predictors go on.
+// The position of an MCU's data, and how many bytes of them have been begun. The position within the byte and
+// the DC predictors carry over to the next MCU of the interval.
 struct McuReader {
     explicit McuReader(const uint8_t* data) : begin(data), next(data) {}
     size_t bytes_read() const { return static_cast<size_t>(next - begin) - count / 8; }
@@ -67,11 +66,11 @@ struct McuReader {
     int predictors[3] = {};
 };
 
-// Decodes one MCU into `out.values`, which must be zero. May read kOverread bytes from `reader.next`; false
-// where the bytes aren't an MCU. The caller compares the position.
+// Decodes one MCU into `out.values`, which must be zero. May read kOverread bytes from `reader.next`. Returns
+// false if the bytes aren't an MCU. The caller checks the position.
 bool decode_mcu(McuReader& reader, const McuLayout& layout, McuCoefficients& out);
 
-// Two independent MCUs at once: each waits for its own look-ups while the other goes on.
+// Decodes two independent MCUs at once: each waits for its own look-ups while the other proceeds.
 bool decode_two_mcus(McuReader& first, McuReader& second, const McuLayout& layout, McuCoefficients& first_out,
                      McuCoefficients& second_out);
 

@@ -25,7 +25,7 @@ struct Component {
     int ac = 0;
 };
 
-// All that stands before the first scan's entropy-coded data.
+// Everything before the entropy-coded data of the first scan.
 struct JpegHeader {
     uint32_t width = 0;
     uint32_t height = 0;
@@ -51,16 +51,16 @@ struct JpegHeader {
     std::string sampling() const;
 };
 
-// A marker with what stands after its length.
+// A marker with the bytes after its length.
 struct MarkerBody {
     int marker;
     const uint8_t* data;
     size_t length;
 };
 
-// Reads up to and with the first SOS, and calls `visit`, where there is one, for each marker on the way.
-// Throws JpegError for what isn't a JPEG, is cut short ("truncated: ..."), has more than kMaxComponents
-// components or kMaxPixels pixels.
+// Reads up to and including the first SOS, and calls `visit`, if given, for each marker on the way. Throws
+// JpegError if it is not a JPEG, is truncated ("truncated: ..."), or has more than kMaxComponents components
+// or kMaxPixels pixels.
 JpegHeader parse_header(const uint8_t* data, size_t size,
                         const std::function<void(const MarkerBody&)>& visit = nullptr);
 

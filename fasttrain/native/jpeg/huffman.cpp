@@ -21,7 +21,7 @@ bool HuffmanCode::set(const uint8_t counts[16], const uint8_t* symbols, size_t s
 }
 
 bool make_optimal(const uint32_t frequencies[256], HuffmanSpec& spec) {
-    constexpr int kReserved = 256;  // so that no code is all ones
+    constexpr int kReserved = 256;  // reserved so that no code is all ones
     constexpr int kLongest = 32;
     int length[kReserved + 1] = {};
     int next[kReserved + 1];  // of the symbols under the same node

@@ -12,9 +12,9 @@ struct HuffmanSpec {
     std::vector<uint8_t> symbols;
 };
 
-// Calls `each(index, code, length)` for every code, the shortest first (T.81, annex C), until one returns
-// false, and returns that. A code that doesn't fit into its length, or is all ones, which JPEG forbids,
-// returns false too.
+// Calls `each(index, code, length)` for every code, the shortest first (T.81, annex C), until a call returns
+// false, and returns the last result. Also returns false for a code that doesn't fit into its length, or is
+// all ones, which JPEG forbids.
 template <typename Each>
 bool for_each_code(const uint8_t counts[16], Each each) {
     uint32_t code = 0;
@@ -28,8 +28,7 @@ bool for_each_code(const uint8_t counts[16], Each each) {
     return true;
 }
 
-// Decodes codes of any length, one at a time. What decodes many of them builds a look-up table for the short
-// ones on top.
+// Decodes codes of any length, one at a time. Fast decoders add a look-up table for the short codes.
 class HuffmanCode {
   public:
     struct Found {
@@ -37,7 +36,7 @@ class HuffmanCode {
         uint8_t symbol;
     };
 
-    // Calls `each(symbol, code, length)` as for_each_code does; false also where a code has no symbol.
+    // Calls `each(symbol, code, length)` as for_each_code does. Also returns false if a code has no symbol.
     template <typename Each>
     bool build(const uint8_t counts[16], const uint8_t* symbols, size_t symbol_count, Each each) {
         if (!set(counts, symbols, symbol_count)) return false;
@@ -46,7 +45,7 @@ class HuffmanCode {
         });
     }
 
-    // The code on top of `bits`, which is known to be longer than `shortest` - 1 bits.
+    // Returns the code on top of `bits`, which is known to have at least `shortest` bits.
     Found find(uint64_t bits, uint32_t shortest) const {
         const auto word = static_cast<uint32_t>(bits >> 48);
         uint32_t length = shortest;
@@ -74,8 +73,8 @@ constexpr uint32_t ac_move(uint32_t symbol) {
     return (symbol & 15) == 0 && symbol != kZeroRun ? kEndOfBlock : (symbol >> 4) + 1;
 }
 
-// Makes the shortest code for symbols that occur so often, none longer than 16 bits (T.81, K.2): libjpeg's,
-// as ties are broken the same way. False where libjpeg gives up.
+// Makes the shortest code for symbols of these frequencies, with at most 16 bits (T.81, K.2). It equals
+// libjpeg's, because ties are broken in the same way. Returns false if libjpeg gives up.
 bool make_optimal(const uint32_t frequencies[256], HuffmanSpec& spec);
 
 }  // namespace fasttrain

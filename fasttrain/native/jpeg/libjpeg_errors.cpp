@@ -21,7 +21,7 @@ void LibjpegErrors::fail(j_common_ptr codec) {
     std::longjmp(errors.escape, 1);
 }
 
-// Most warnings say that the data are broken and pixels were made up.
+// Most warnings mean that the data are broken and pixels were invented.
 void LibjpegErrors::judge_warning(j_common_ptr codec, int level) {
     const int code = codec->err->msg_code;
     if (level >= 0 || code == JWRN_JFIF_MAJOR) return;

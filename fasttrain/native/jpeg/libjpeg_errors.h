@@ -11,16 +11,16 @@ namespace fasttrain {
 // the same limit.
 constexpr int kMaxScans = 100;
 
-// Warnings that are no error, besides an unknown JFIF revision, which changes no pixel.
+// Warnings that are not errors, besides an unknown JFIF revision, which changes no pixel.
 enum class Tolerated { kNothing, kStrayBytes, kDamage };
 
-// Is told how reading goes on. Must not throw: libjpeg's own frames are below.
+// Receives the progress of reading. Must not throw, because libjpeg's frames are below it.
 class ReadingLog {
   public:
     virtual ~ReadingLog() = default;
     // A row of MCUs is about to be read.
     virtual void reads_row(const jpeg_decompress_struct& codec) = 0;
-    // libjpeg warns of the data that are being read: codec.err has its message.
+    // libjpeg warns about the data being read: codec.err has its message.
     virtual void meets_damage(const jpeg_decompress_struct& codec) = 0;
 };
 

@@ -7,7 +7,7 @@ namespace fasttrain {
 
 // The second byte of each marker (ITU-T T.81, table B.1); the first is FF.
 enum Marker : int {
-    kStuffing = 0x00,  // no marker: the FF before it belongs to the data
+    kStuffing = 0x00,  // not a marker: the FF before it belongs to the data
     kTem = 0x01,
     kSof0 = 0xC0,  // baseline
     kSof1 = 0xC1,  // extended sequential, Huffman
@@ -37,7 +37,7 @@ constexpr int restart_marker(size_t number) {
     return kRst0 | static_cast<int>(number & 7);
 }
 
-// The zig-zag order: the place in an 8 x 8 block, row by row, of each coefficient as the file has them.
+// The zig-zag order: the place in an 8 x 8 block, row by row, of each coefficient in the order of the file.
 constexpr uint8_t kNatural[64] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
                                   12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
                                   35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,

@@ -6,14 +6,14 @@
 
 namespace fasttrain {
 
-// The bytes between two restart markers, or between one and the scan's begin or end.
+// The bytes between two restart markers, or between one and the scan's beginning or end.
 struct Segment {
     uint32_t begin;
     uint32_t end;
     bool stuffed;  // holds FF 00
 };
 
-// The place where a search for segments ended, and why.
+// The position where a search for segments ended, and why.
 struct SegmentsEnd {
     size_t at;   // of its FF, or the data's size
     int marker;  // kNoMarker at the end of the data
@@ -25,8 +25,8 @@ SegmentsEnd find_segments(const uint8_t* data, size_t begin, size_t size, size_t
                           std::vector<Segment>& segments);
 
 constexpr int kMaxBlocks = 10;  // in an MCU, by the standard
-// The longest MCU that wrong bytes can make: 64 symbols of at most 16 + 15 bits a block, and one refill's
-// reach.
+// The longest MCU that wrong bytes can form: 64 symbols of at most 16 + 15 bits per block, and the reach of
+// one refill.
 constexpr size_t kOverread = kMaxBlocks * 64 * 31 / 8 + 16;
 
 struct SegmentBytes {
@@ -34,7 +34,7 @@ struct SegmentBytes {
     size_t length;
 };
 
-// Copies a segment without the zeros after FF into `copy`, which grows where it must.
+// Copies a segment without the zeros after FF into `copy`, which grows if needed.
 SegmentBytes unstuff(const uint8_t* data, const Segment& segment, std::vector<uint8_t>& copy);
 
 // Returns a segment's bytes without the zeros after FF, followed by kOverread readable ones: in place, or in

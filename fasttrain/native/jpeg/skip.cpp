@@ -12,7 +12,7 @@ namespace {
 constexpr int kPeek = SkipTable::kPeek;
 constexpr uint16_t kEnds = 64;
 constexpr uint16_t kTooLong = 128 << 8;
-// The last code of a look-up may have no more than its last bit within the others.
+// At most the last bit of a look-up's last code may be outside the others.
 static_assert(2 * (kPeek + 15) <= 56, "two look-ups after a refill");
 
 struct SkipReader {
@@ -60,7 +60,7 @@ FASTTRAIN_INLINE bool skip_ac(SkipReader& from, const SkipTable& table, const Co
         from.refill();
         if (step() && step()) continue;
         if (k < 63) return true;
-        // A long code, or the last coefficient, after which no end of the block comes: one code alone.
+        // A long code, or the last coefficient, after which there is no end-of-block code: a single code.
         k -= entry >> 8;
         from.refill();
         const CoefficientSymbol symbol = read_symbol(from.bits, ac, false);

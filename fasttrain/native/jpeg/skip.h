@@ -7,13 +7,13 @@
 
 namespace fasttrain {
 
-// A Huffman table for passing over AC coefficients: one look-up of the next kPeek bits takes all codes that
-// end within them, with their values, up to the end of the block.
+// A Huffman table for skipping AC coefficients: one look-up of the next kPeek bits takes all codes that end
+// within them, with their values, up to the end of the block.
 struct SkipTable {
     static constexpr int kPeek = 11;
 
-    // Bits 0..5: how many bits to drop; 6: the block ends; 8..15: how far the index moves but for that, more
-    // than any index where the first code is longer.
+    // Bits 0..5: how many bits to drop; 6: the block ends; 8..15: how far the index moves before that, or
+    // more than any index if the first code is longer.
     uint16_t entries[1 << kPeek];
 
     // The counts and symbols must make a code.
@@ -27,8 +27,8 @@ struct SkipLayout {
     int most_dc[3] = {};
 };
 
-// Passes over `count` MCUs and decodes no more of them than DC coefficients. May read kOverread bytes from
-// `end`; false where the bytes up to there aren't such MCUs.
+// Skips `count` MCUs and decodes only their DC coefficients. May read kOverread bytes from `end`. Returns
+// false if the bytes up to there aren't such MCUs.
 bool skip_mcus(McuReader& reader, const SkipLayout& layout, int64_t count, const uint8_t* end);
 
 }  // namespace fasttrain

@@ -7,18 +7,19 @@
 
 namespace fasttrain {
 
-// Lines are handled in whole vectors of so many samples: sources are readable and targets writable to a
-// multiple.
+// Lines are handled in full vectors of this many samples: sources must be readable and targets writable up to
+// a multiple of it.
 constexpr size_t kVector = 32;
 
 // out[i] = the sum over k < taps of weights[k] * lines[k * stride + i], rounded. The triangle's weights are
-// times 65536, the cubic's are signed and times 1 << kSignedBits; its sums are clamped to 0 .. 255.
+// multiplied by 65536. The cubic's are signed and multiplied by 1 << kSignedBits, and its sums are clamped to
+// 0 .. 255.
 using WeighLines = void(const uint8_t* lines, size_t stride, int taps, const uint16_t* weights, int length,
                         uint8_t* out);
 constexpr int kSignedBits = 14;  // an enlarging cubic has weights up to 1.125
 WeighLines* weigh_lines(Filter filter);
 
-// `lines` lines of `length` samples (both multiples of 16) into `length` lines of `lines` samples.
+// Transposes `lines` lines of `length` samples (both multiples of 16) into `length` lines of `lines` samples.
 void transpose(const uint8_t* from, size_t from_stride, int lines, int length, uint8_t* to, size_t to_stride);
 
 // Interleaved RGB rows into three transposed planes.

@@ -11,14 +11,14 @@ namespace fasttrain {
 
 namespace {
 
-// One direction of a plane: its samples a pixel, and the samples that it holds.
+// One direction of a plane: its samples per pixel, and the range of its samples.
 struct Extent {
     double density;
     int origin;
     int samples;
 };
 
-// Fills the weights of one output, of the samples at the distances offset, offset + 1, ... from its centre.
+// Fills the weights of one output, for the samples at the distances offset, offset + 1, ... from its centre.
 // Returns what is missing to a sum of one.
 using WeighOutput = int(ResizeAxis& axis, uint16_t* weights, int count, float offset, float inverse);
 
@@ -77,7 +77,7 @@ void weigh_outputs(ResizeAxis& axis, double begin, double scale, double shrinkin
         const int count = std::min(axis.high, static_cast<int>(centre + support + 0.5)) - first;
         const auto offset = static_cast<float>(first + 0.5 - centre);
         const int rest = kWeigh(axis, weights, count, offset, inverse);
-        // The weights sum to one, or a flat picture would change; 65535 stands for one alone.
+        // The weights must sum to one, or a flat image would change. 65535 represents a single weight of one.
         uint16_t& nearest = weights[std::clamp(static_cast<int>(centre) - first, 0, count - 1)];
         nearest = static_cast<uint16_t>(std::clamp(nearest + rest, 0, kMost));
         axis.first[static_cast<size_t>(i)] = first;
@@ -91,7 +91,7 @@ void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixel
     const AxisSource source{extent.density, extent.origin, extent.samples, first_pixel,
                             pixels,         outputs,       false,          filter};
     if (axis.source == source) return;
-    axis.source = {};  // until all of it is there
+    axis.source = {};  // until it is complete
     const double begin = first_pixel * extent.density;
     const double end = (first_pixel + pixels) * extent.density;
     axis.low = std::max(extent.origin, static_cast<int>(std::floor(begin)));
@@ -147,14 +147,14 @@ void halve_weights(ResizeAxis& axis, const ResizeAxis& luma) {
     }
 }
 
-// Chroma samples that cover two of the luma's each take the luma's weights, led through libjpeg's "fancy"
+// Chroma samples that cover two of the luma's take the luma's weights, passed through libjpeg's "fancy"
 // upsampling: a finer sample is three quarters of the one that covers it and a quarter of that one's
 // neighbour.
 void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
     AxisSource source = luma.source;
     source.half = true;
     if (axis.source == source) return;
-    axis.source = {};  // until all of it is there
+    axis.source = {};  // until it is complete
     const size_t outputs = luma.first.size();
     axis.low = luma.low / 2;
     axis.high = (luma.high + 1) / 2;
@@ -169,7 +169,7 @@ void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
     axis.source = source;
 }
 
-// The axis for chroma whose luma has the first one: the same where the resolution is.
+// Returns the axis for chroma, given the luma's as the first: the same one if the resolutions are equal.
 const ResizeAxis& chroma_axis(ResizeAxis axes[2], const Extent& chroma, const Extent& luma, int first_pixel,
                               int pixels, int outputs, Filter filter) {
     if (chroma.density == luma.density) return axes[0];
@@ -184,14 +184,14 @@ size_t padded(int length) {
     return (static_cast<size_t>(length) + kVector - 1) / kVector * kVector;
 }
 
-// Reserves by the vector's own growth, which doubles: no reallocation for most photographs.
+// Grows the vector by its own rule, which doubles it: no reallocation for most photographs.
 uint8_t* room(std::vector<uint8_t>& buffer, size_t size) {
     if (buffer.size() < size + kResizeSlack) buffer.resize(size + kResizeSlack);
     return buffer.data();
 }
 
-// Columns of `plane` weighted into the output's columns, each of axis.high - axis.low rows, then turned into
-// rows.
+// Weights columns of `plane` into the output's columns, each of axis.high - axis.low rows, then turns them
+// into rows.
 const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const ResizeAxis& down, bool flip,
                              int width, WeighLines* weigh, std::vector<uint8_t>& columns,
                              std::vector<uint8_t>& rows) {
@@ -252,8 +252,8 @@ void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool 
             weigh(rows[i] + static_cast<size_t>(axis.first[at] - axis.low) * stride, stride, axis.count[at],
                   axis.weights.data() + at * static_cast<size_t>(axis.taps), size.width, lines[i]);
         }
-        // Whole vectors run over a row's end into the next row, which is written later; not over the
-        // picture's end.
+        // Full vectors may extend beyond a row's end into the next row, which is written later, but not
+        // beyond the image's end.
         const size_t begin = static_cast<size_t>(y) * row_bytes;
         const bool fits = begin + stride * 3 <= total;
         uint8_t* to = fits ? out + begin : spare + 3 * stride;

@@ -77,16 +77,16 @@ struct ResizeScratch {
     std::vector<uint8_t> rows[3];
 };
 
-// Resizes `box` of the planes (one, or three: the second and third alike) to `size` with an antialiased
-// filter of Pillow and torchvision (plain bilinear or bicubic where it enlarges), horizontally, rounded to 8
-// bits, then vertically; mirrors it if `flip`; converts it to RGB as JFIF says. Chroma of half the luma's
-// resolution is upsampled as libjpeg's "fancy" upsampling does it, in the same step. A component's samples
-// are taken to sit in the centre of the pixels that they cover; taps are clamped to the samples that `box`
-// touches. Writes size.height * size.width * 3 bytes.
+// Resizes `box` of the planes (one, or three, the second and third alike) to `size` with an antialiased
+// filter of Pillow and torchvision (plain bilinear or bicubic when it enlarges): horizontally, rounded to 8
+// bits, then vertically. Mirrors the result if `flip`, and converts it to RGB as JFIF defines it. Chroma of
+// half the luma's resolution is upsampled like libjpeg's "fancy" upsampling, in the same step. A component's
+// samples are assumed to be in the centre of the pixels that they cover; taps are clamped to the samples that
+// `box` touches. Writes size.height * size.width * 3 bytes.
 //
-// The triangle's weights have 16 bits and its sums 8 bits beyond the point, so each pass is within
-// 0.5 + n / 256 grey levels of the exact one, n the taps: 0.55 at 4 to 1. The cubic's sums are exact and its
-// weights have 14 bits beyond the point, with the same bound.
+// The triangle's weights have 16 bits and its sums 8 fractional bits, so each pass is within 0.5 + n / 256
+// grey levels of the exact result for n taps: 0.55 at 4 to 1. The cubic's sums are exact and its weights have
+// 14 fractional bits, with the same bound.
 void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool flip, OutputSize size,
                    Filter filter, ResizeScratch& scratch, uint8_t* out);
 

@@ -94,7 +94,7 @@ stripped = {
 
 
 def asks() -> bool:
-    """Whether what called our caller is a module of fasttrain."""
+    """Return whether our caller was called by a module of fasttrain."""
     return str(sys._getframe(2).f_globals.get("__name__")).partition(".")[0] == "fasttrain"
 
 
@@ -116,7 +116,7 @@ ordinary_import, builtins.__import__ = builtins.__import__, import_for
 
 
 def open_names() -> set[str]:
-    """What this process has open or mapped."""
+    """Return the files that this process has open or mapped."""
     process = pathlib.Path("/proc/self")
     names = {line.split(None, 5)[-1] for line in (process / "maps").read_text(errors="replace").splitlines()}
     for descriptor in (process / "fd").iterdir():

@@ -1,4 +1,4 @@
-"""Any photograph to what the shards hold: a JPEG, its bytes kept where they can be, or pixels."""
+"""Turn any photograph into what shards hold: a JPEG, with its bytes kept if possible, or pixels."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ if TYPE_CHECKING:
 _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _UNTOUCHED = ("as-is", "stripped", "cut")
 ACCEPT_DAMAGED = 0.98
-"""The share of a damaged JPEG that must be intact for it to be stored, unless the user gives another."""
+"""The share of a damaged JPEG that must be intact for it to be stored, unless the user sets another."""
 _TRANSCODABLE = (0, 1, 2, 9, 10)  # SOFn whose coefficients libjpeg reads
 _COMPONENTS = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Size in pixels; `how`: what was done, for the counts; `notes`: more of it, for this photograph alone."""
+    """The result of a conversion: the size in pixels, and what was done.
+
+    `how`: the steps, for the counts. `notes`: details of this photograph.
+    """
 
     width: int
     height: int
@@ -51,21 +54,21 @@ class _Outcome:
 
     @property
     def reason(self) -> str:
-        """Say how this photograph differs from its file; empty where its coefficients are the file's."""
+        """How this photograph differs from its file. Empty if its coefficients are those of the file."""
         return "; ".join([*(how for how in self.how if how not in _UNTOUCHED), *self.notes])
 
     def called_damaged(self, note: str) -> Self:
-        """Return the same photograph with "damaged" as the last of `how`, and a note."""
+        """Return the same photograph with "damaged" added to `how`, and a note."""
         how = tuple("stripped" if each == "as-is" else each for each in self.how)
         return replace(self, how=(*how, "damaged"), notes=(note, *self.notes))
 
 
 @dataclass(frozen=True)
 class StoredPhoto(_Outcome):
-    """`jpeg`: 8 bits a sample, grey or three components.
+    """A photograph stored as a JPEG of 8 bits per sample, grey or with three components.
 
-    The first of `how` is "as-is", "stripped" (metadata taken off), "rotated" (losslessly) or
-    "re-encoded: WHY"; "color converted" or "color kept", "resized", "cut" and "damaged" may follow.
+    The first of `how` is "as-is", "stripped" (metadata removed), "rotated" (losslessly) or "re-encoded: WHY". "color
+    converted" or "color kept", "resized", "cut" and "damaged" may follow.
     """
 
     jpeg: bytes
@@ -73,16 +76,16 @@ class StoredPhoto(_Outcome):
 
 @dataclass(frozen=True)
 class RawPhoto(_Outcome):
-    """`pixels`: uint8 RGB in rows, `height` x `width` x 3 bytes.
+    """A photograph stored as pixels: uint8 RGB in rows, `height` x `width` x 3 bytes.
 
-    The first of `how` is "decoded: KIND"; "rotated", "color converted" or "color kept", "resized" and "damaged" may
+    The first of `how` is "decoded: KIND". "rotated", "color converted" or "color kept", "resized" and "damaged" may
     follow.
     """
 
     pixels: bytes
 
 
-def normalise(
+def normalize(
     data: bytes,
     *,
     max_size: int | None = None,
@@ -93,22 +96,21 @@ def normalise(
     accept_damaged: float = ACCEPT_DAMAGED,
     hold: Hold = unbounded,
 ) -> StoredPhoto:
-    """The JPEG to store for the file `data`, upright and without private metadata.
+    """Return the JPEG to store for the file `data`, upright and without private metadata.
 
-    The content says what a file is, not its name. A JPEG that every loader reads keeps its coefficients, and
-    with `cut` "none" its very bytes but for the metadata (see `strip_metadata`). Its EXIF orientation is
-    baked in losslessly where the C++ module is there and the sides are multiples of the MCU. All else is
-    decoded, laid onto white where it is transparent, and encoded once, 4:2:0, at `quality` (1 to 100).
-    `max_size` bounds the longest side in pixels. `cut` other than "none" (needs the C++ module) rewrites
-    each JPEG by `cut_jpeg`; `optimize` chooses optimal Huffman tables for what is rewritten or encoded.
-    `color`: "auto" converts to sRGB where an ICC profile moves the colours by more than MOST_LEVELS on average,
-    "srgb" wherever there is another profile, "keep" nowhere. accept_damaged: the share of a damaged JPEG, 0 to 1, that
-    must be intact (see `repair_jpeg`); it is stored as libjpeg shows it. Without the C++ module, damaged codes are
-    taken for pixels, and a truncated JPEG is broken. hold: entered with the number of pixels ahead of whatever takes
-    memory for each of them.
+    The content decides what a file is, not its name. A JPEG that every loader can read keeps its coefficients, and
+    with `cut` "none" its bytes, except for the metadata (see `strip_metadata`). Its EXIF orientation is applied
+    losslessly if the C++ module is installed and the sides are multiples of the MCU. Everything else is decoded, put
+    on white if it is transparent, and encoded once, 4:2:0, at `quality` (1 to 100). `max_size` limits the longest side
+    in pixels. `cut` other than "none" (needs the C++ module) rewrites each JPEG by `cut_jpeg`. `optimize` chooses
+    optimal Huffman tables for what is rewritten or encoded. `color`: "auto" converts to sRGB if an ICC profile moves
+    the colours by more than MOST_LEVELS on average, "srgb" converts any other profile, "keep" converts none.
+    `accept_damaged`: the share of a damaged JPEG, 0 to 1, that must be intact (see `repair_jpeg`); it is stored as
+    libjpeg shows it. Without the C++ module, damaged codes are decoded as pixels, and a truncated JPEG is broken.
+    `hold`: a context entered with a number of pixels before memory for them is used.
 
-    Every photograph is decoded in full, or its coefficients are all read. Raises BrokenPhoto for what is
-    more damaged, not a photograph, or of more than MAX_PIXELS.
+    Every photograph is decoded completely, or all its coefficients are read. Raises BrokenPhoto if it is more damaged,
+    not a photograph, or has more than MAX_PIXELS.
     """
 
     def stored(data: bytes) -> StoredPhoto:
@@ -137,10 +139,10 @@ def decode(
     accept_damaged: float = ACCEPT_DAMAGED,
     hold: Hold = unbounded,
 ) -> RawPhoto:
-    """The pixels to store for the file `data`: upright, on white where it is transparent, grey as RGB.
+    """Return the pixels to store for the file `data`: upright, on white if it is transparent, grey as RGB.
 
-    They equal Pillow's, shrunk by the same filter as `normalise`'s where the longest side exceeds `max_size`.
-    `color`, `accept_damaged`, `hold`: see `normalise`. Raises BrokenPhoto as `normalise` does.
+    They equal Pillow's, and are shrunk by the filter of `normalize` if the longest side exceeds `max_size`. `color`,
+    `accept_damaged`, `hold`: see `normalize`. Raises BrokenPhoto as `normalize` does.
     """
 
     def decoded(data: bytes) -> RawPhoto:
@@ -164,11 +166,11 @@ _AnyPhoto = TypeVar("_AnyPhoto", StoredPhoto, RawPhoto)
 
 
 class _Damaged(BrokenPhoto):
-    """A JPEG of which libjpeg shows a part."""
+    """A JPEG that libjpeg can show only in part."""
 
 
 def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accept: float, hold: Hold) -> _AnyPhoto:
-    """Return what `store` makes of `data`, or of what is intact of it. Raises BrokenPhoto."""
+    """Return the result of `store` for `data`, or for its intact part. Raises BrokenPhoto."""
     try:
         return store(data)
     except _Damaged as damage:
@@ -185,7 +187,7 @@ def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accep
 
 
 def _require_intact(data: bytes, header: JpegHeader, hold: Hold) -> None:
-    """Raise _Damaged for a JPEG of which Pillow would take damaged codes for pixels."""
+    """Raise _Damaged for a JPEG whose damaged codes Pillow would decode as pixels."""
     if not native_available() or header.frame not in _TRANSCODABLE or header.components > 4:
         return
     try:
@@ -196,19 +198,19 @@ def _require_intact(data: bytes, header: JpegHeader, hold: Hold) -> None:
 
 
 def _coefficients(header: JpegHeader) -> int:
-    """Return how many pixels take the memory of the coefficients; sequential upright JPEGs are read MCU by MCU."""
+    """Return the memory of the coefficients in pixels. Sequential upright JPEGs are read MCU by MCU."""
     mcu_by_mcu = header.frame in (0, 1) and header.orientation == 1
     return 0 if mcu_by_mcu else header.width * header.height // COEFFICIENTS
 
 
 def _damage(error: ValueError) -> str:
-    """Return in one line what is wrong with a JPEG that the cutter refuses."""
+    """Return in one line what is wrong with a JPEG that `cut_jpeg` refuses."""
     reason = str(error)
     return reason if reason.startswith("truncated:") else f"damaged JPEG: {reason.partition(': ')[2] or reason}"
 
 
 def directly_decodable(data: bytes) -> JpegHeader | None:
-    """Return the header of a JPEG whose pixels are the photograph's but for its orientation; None for all else."""
+    """Return the header of a JPEG whose pixels need no change but orientation. Return None for anything else."""
     if sniff(data[:HEAD]) != "JPEG":
         return None
     try:
@@ -221,7 +223,7 @@ def directly_decodable(data: bytes) -> JpegHeader | None:
 
 
 def _unpacked(data: bytes, hold: Hold) -> bytes:
-    """The JPEG that a JPEG XL was made of, where it holds all that is needed to restore it; else `data`."""
+    """Return the JPEG from which a JPEG XL was made, if it can be restored, and otherwise `data`."""
     if sniff(data[:HEAD]) != "JPEG XL":
         return data
     width, height = jxl_size(data)
@@ -257,7 +259,7 @@ def _thumbnail(data: bytes) -> Image:
 
 
 def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
-    """Decoded, upright, on white, mode L or RGB, in the colours that `color` asks for."""
+    """Return the decoded image, upright, on white, in mode L or RGB, with the colours that `color` asks for."""
     image = decode_picture(picture)
     done = _NO_PROFILE
     if profile := read_profile(picture.profile, image.mode):
@@ -269,7 +271,7 @@ def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
 
 
 def _header(data: bytes) -> JpegHeader | None:
-    """None for what isn't a JPEG."""
+    """Return the header of a JPEG, or None if `data` is not a JPEG. Raises BrokenPhoto."""
     if not data:
         raise BrokenPhoto("empty file")
     if sniff(data[:HEAD]) != "JPEG":
@@ -291,7 +293,7 @@ def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
     if header.components not in (1, 3):
         return "CMYK JPEG" if header.components == 4 else f"JPEG of {header.components} components"
     if any(not factor or max(axis) % factor for axis in zip(*header.sampling, strict=True) for factor in axis):
-        return "JPEG of fractional sampling"  # libjpeg reads its coefficients, but refuses its pixels
+        return "JPEG of fractional sampling"  # libjpeg reads its coefficients, but not its pixels
     if max_size is not None and max(header.width, header.height) > max_size:
         return "size"
     return None
@@ -329,7 +331,7 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color:
 
 
 def _read_every_scan(data: bytes) -> None:
-    # At an eighth of the size every Huffman code is still read, but the IDCT all but falls away.
+    # At an eighth of the size every Huffman code is still read, but there is almost no IDCT.
     image = open_as("JPEG", data)
     image.draft("L", (1, 1))
     _load(image)
@@ -340,12 +342,12 @@ def _load(image: Image) -> None:
         image.load()
     except MemoryError:
         raise
-    except Exception as error:  # Pillow raises all kinds on damaged files
+    except Exception as error:  # Pillow raises all kinds of errors on damaged files
         raise BrokenPhoto(reason_of("JPEG", error)) from error
 
 
 def _shrink(image: Image, max_size: int | None) -> bool:
-    """In place; whether it had to."""
+    """Shrink `image` in place if needed, and return whether it was."""
     from PIL.Image import Resampling
 
     if max_size is None or max(image.size) <= max_size:

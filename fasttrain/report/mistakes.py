@@ -1,0 +1,90 @@
+"""`mistakes.csv`: every photograph that a model got wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fasttrain.errors import of_os
+from fasttrain.evaluation.evaluate import Predictions
+from fasttrain.evaluation.label_sets import SetEvaluation, SetPredictions
+from fasttrain.files import atomic_write_bytes
+from fasttrain.shards.folds import keys_of_paths
+
+if TYPE_CHECKING:
+    from fasttrain.evaluation.metrics import Evaluation
+    from fasttrain.shards.reader import ShardSet
+
+COLUMNS = ("file", "true", "predicted", "probability", "probability_of_true")
+SET_COLUMNS = ("file", "true", "predicted")
+FileOf = Callable[[int], str]
+Row = tuple[str, ...]
+SEPARATOR = "|"  # between the classes of a set
+
+
+def mistakes_beside(page: Path) -> Path:
+    """Return the place of the list that belongs to a report: `report-mistakes.csv` beside `report.html`."""
+    return page.with_name(f"{page.stem}-mistakes.csv")
+
+
+def write_mistakes(
+    path: Path, evaluation: Evaluation | SetEvaluation, predictions: Predictions | SetPredictions, shards: ShardSet
+) -> int:
+    """Write the list, the surest mistakes first, and return how many there are. Raises UserError where it can't.
+
+    The probability of the true class is empty where it is not among those that were kept.
+    """
+    names = [each.name for each in evaluation.classes]
+    file_of = files_of(shards)
+    columns: Row
+    if isinstance(predictions, SetPredictions):
+        assert isinstance(evaluation, SetEvaluation)
+        columns, rows = SET_COLUMNS, list(_wrong_sets(evaluation, predictions, names, file_of))
+    else:
+        columns, rows = COLUMNS, list(_wrong(predictions, names, file_of))
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(rows)
+    try:
+        atomic_write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise of_os(error, path, "give another place for the report") from error
+    return len(rows)
+
+
+def files_of(shards: ShardSet) -> FileOf:
+    """Return a function that names the file of a sample: its path in the source, or its key where none is known."""
+    path_of = {key: path for path, key in keys_of_paths(shards).items()}
+
+    def file_of(sample: int) -> str:
+        key = shards.index["key"][sample]
+        return path_of.get(key, key.decode())
+
+    return file_of
+
+
+def _wrong(predictions: Predictions, names: list[str], file_of: FileOf) -> Iterator[Row]:
+    rows = np.flatnonzero(predictions.top[:, 0] != predictions.labels)
+    for row in rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")].tolist():
+        top, probabilities = predictions.top[row], predictions.probabilities[row]
+        place = np.flatnonzero(top == predictions.labels[row])
+        truth = f"{probabilities[place[0]]:.4f}" if len(place) else ""
+        file, true = file_of(int(predictions.ids[row])), names[predictions.labels[row]]
+        yield file, true, names[top[0]], f"{probabilities[0]:.4f}", truth
+
+
+def _wrong_sets(
+    evaluation: SetEvaluation, predictions: SetPredictions, names: list[str], file_of: FileOf
+) -> Iterator[Row]:
+    seen = predictions.probabilities >= np.array(evaluation.thresholds)
+    for row in np.flatnonzero((seen != predictions.labels).any(1)).tolist():
+        true, predicted = (
+            SEPARATOR.join(names[label] for label in np.flatnonzero(each[row])) for each in (predictions.labels, seen)
+        )
+        yield file_of(int(predictions.ids[row])), true, predicted

@@ -1,0 +1,63 @@
+"""Settings that have no effect in a run are named, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fasttrain.config.load import resolve
+from fasttrain.config.no_effect import without_effect
+from fasttrain.config.recipes import RECIPES
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            {"scheduler": "plateau", "warmup_epochs": 2},
+            "scheduler: not used, as cosine alone warms up: warmup_epochs=2.0",
+        ),
+        ({"patience": 4, "factor": 0.5}, "scheduler: not used, as plateau alone takes them: patience=4, factor=0.5"),
+        ({"focal_gamma": 1}, "loss: not used, as the focal loss alone takes it: focal_gamma=1.0"),
+        ({"teacher_weight": 0.5}, "teacher: not used, as there is no teacher: teacher_weight=0.5"),
+        (
+            {"teacher": "t", "loss": "focal", "focal_gamma": 1},
+            "teacher: not used, as teacher_weight = 1 leaves the labels out: loss=focal, focal_gamma=1.0",
+        ),
+        ({"momentum": 0.5}, "optimizer: not used, as this one has no such setting: momentum=0.5"),
+        ({"amp_dtype": "fp16"}, "amp: not used, as mixed precision is off: amp_dtype=fp16"),
+        (
+            {"compile": "off", "compile_mode": "max-autotune"},
+            "compile: not used, as nothing is compiled: compile_mode=",
+        ),
+        ({"cache_size": "50GB"}, "data: not used, as the data are on this machine already: cache_size="),
+        ({"track": False, "run_name": "x"}, "track: not used, as nothing is tracked: run_name=x"),
+        (
+            {"linear_probe": True, "patience": 4},
+            "linear_probe: not used, as the head is solved for without gradient steps: patience=4",
+        ),
+    ],
+)
+def test_a_setting_without_effect_is_named_once_with_the_reason(given: dict[str, Any], line: str) -> None:
+    ((cause, said),) = without_effect(resolve(given))
+    assert f"{cause}: {said}".startswith(line)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"warmup_epochs": 2},
+        {"scheduler": "plateau", "patience": 4, "warmup_epochs": 0},
+        {"optimizer": "sgd", "momentum": 0.5},
+        {"optimizer": "lookahead_sgd", "momentum": 0.5},
+        {"loss": "focal", "focal_gamma": 1},
+        {"teacher": "t", "teacher_weight": 0.5, "label_smoothing": 0.1},
+        {"amp": True, "amp_dtype": "fp16"},
+        {"data": "s3://bucket/shards", "cache_size": "50GB"},
+        *({"recipe": name} for name in RECIPES),
+    ],
+)
+def test_settings_with_an_effect_and_the_recipes_are_not_named(given: dict[str, Any]) -> None:
+    assert without_effect(resolve(given)) == []
