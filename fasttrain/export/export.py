@@ -156,7 +156,7 @@ def _shards_of_run(checkpoint: Path) -> str | None:
 
 
 def _calibrating(shards: ShardSet | None, format: str) -> ShardSet:
-    if shards is None or not len(shards.ids("train")) or not len(shards.ids("val")):
+    if shards is None or len(shards.ids("train")) < 3 or not len(shards.ids("val")):
         raise UserError(
             f"--format {format} chooses its ranges on photographs of a training split and measures what they cost on a "
             "validation split; give --data shards that have both, and the model's classes"

@@ -132,6 +132,7 @@ class Quantizer:
             {},
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()
         made: onnx.ModelProto = quantizer.model.model
         return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import onnx
 import pytest
 import torch
 
@@ -38,6 +39,7 @@ def test_layers_that_integers_harm_stay_in_floating_point(tmp_path):
     expected = logits_of(path.read_bytes(), judged)
     assert kept == quantizer.layers[1:3], "the uneven channel lies between these two"
     assert relative_error(made, judged, expected) < 0.3 and relative_error(everything, judged, expected) > 1
+    onnx.checker.check_model(made, full_check=True)
     types = [node.op_type for node in made.graph.node]
     assert types.count("Clip") == 1, "in integers ReLU6 is the end of a range"
     int8 = [each for each in made.graph.initializer if each.data_type == 3]
