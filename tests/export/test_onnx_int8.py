@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import onnx
 import pytest
 import torch
 
@@ -29,6 +28,7 @@ class Uneven(torch.nn.Sequential):
 
 @pytest.mark.slow
 def test_layers_that_integers_harm_stay_in_floating_point(tmp_path):
+    onnx = pytest.importorskip("onnx")
     path, images = tmp_path / "model.onnx", torch.randn(48, 3, 16, 16) * torch.rand(48, 3, 1, 1)
     Onnx().write(Uneven().eval(), images, path, {})
     with quietly():
