@@ -18,8 +18,10 @@ from fasttrain.cli.convert import convert, merge
 from fasttrain.cli.doctor import doctor
 from fasttrain.cli.evaluate import evaluate
 from fasttrain.cli.export import export
+from fasttrain.cli.init import init
 from fasttrain.cli.inspect import inspect
 from fasttrain.cli.lr_find import lr_find_command
+from fasttrain.cli.models import models
 from fasttrain.cli.paths import with_user_paths
 from fasttrain.cli.predict import predict
 from fasttrain.cli.preview import preview_command
@@ -28,7 +30,7 @@ from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
 from fasttrain.cli.suggest import options_of, suggestion
-from fasttrain.cli.train import train_command
+from fasttrain.cli.train import train_command, with_trackers_named
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.cores import set_up_openmp
@@ -75,8 +77,10 @@ def common(debug: bool = DEBUG, version: bool = VERSION_OPTION) -> None:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "merge": merge,
+    "init": init,
     "inspect": inspect,
     "preview": preview_command(),
+    "models": models,
     "train": train_command(),
     "profile": profile_command(),
     "replay": replay,
@@ -100,6 +104,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["FASTTRAIN_DEBUG"] = "1"
+    arguments = with_trackers_named(arguments)
     set_up_openmp()
     open_closed_streams()
     write_by_line()

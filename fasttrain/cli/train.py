@@ -18,6 +18,7 @@ from fasttrain.config.groups import GROUPS
 from fasttrain.config.model_name import import_path
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.values import ParsedValue
+from fasttrain.model.published import complete_model
 from fasttrain.version import __version__
 
 ConfigFile = Annotated[
@@ -106,6 +107,19 @@ def with_settings(
     return command
 
 
+def with_trackers_named(arguments: list[str]) -> list[str]:
+    """Return `arguments` with the forms of `--track` that older versions had: `--no-track` is `--track none`.
+
+    `--track` without a value is `--track mlflow`.
+    """
+    named: list[str] = []
+    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=False):
+        named += ["--track", "none"] if argument == "--no-track" else [argument]
+        if argument == "--track" and after.startswith("-"):
+            named.append("mlflow")
+    return named
+
+
 def wants_folds(config: Path | None, given: Mapping[str, Any]) -> bool:
     """Return whether the command line, or the TOML file, asks for folds."""
     from fasttrain.config.load import read_toml
@@ -147,13 +161,14 @@ def _option(name: str, field: FieldInfo, panel: str) -> Any:
     flags = [f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag]
     flags += [_ALIASES[name]] if name in _ALIASES else []
     default = "" if field.default is None else _shown(field.default)
-    callback = find_own_model if name == "model" else None
+    is_model = name == "model"
     return typer.Option(
         *flags,
         help=f"{field.description} \\[default: {default}]" if default else field.description,
         show_default=False,
         rich_help_panel=panel,
-        callback=callback,
+        callback=find_own_model if is_model else None,
+        autocompletion=complete_model if is_model else None,
         metavar="|".join(_choices(field.annotation)) or None,
     )
 

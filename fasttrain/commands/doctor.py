@@ -70,6 +70,8 @@ def examine(thorough: bool = False) -> list[Finding]:
         package("export", "onnx", install("export"), "onnxruntime", "onnxscript"),
         package("openvino", "openvino", install("openvino")),
         package("tune", "optuna", install("tune")),
+        package("wandb", "wandb", install("wandb")),
+        package("tensorboard", "tensorboard", install("tensorboard")),
         package("s3://", "s3fs", install("s3")),
         package("gs://", "gcsfs", install("gcs")),
         package("https://", "aiohttp", install("http")),

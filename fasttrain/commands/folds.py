@@ -41,7 +41,8 @@ from fasttrain.shards.reader import ShardSet
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console, tell
 from fasttrain.text import read_text
-from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.tracking.mirrored import require_trackers, start_trackers
+from fasttrain.tracking.tracker import NullTracker
 
 FOLDS = "folds.json"
 
@@ -91,6 +92,7 @@ def train_folds(
     given = {name: each for name, each in settings.items() if each is not None}
     given = {**(read_toml(Path(config)) if config else {}), **given}
     asked = resolve(given, origin=str(config or "settings"))
+    require_trackers(asked.track)
     for name in ("fold", "run_name"):
         if name in given:
             raise UserError(f"{name} = {given[name]}: --folds sets it for each fold; leave it out")
@@ -183,9 +185,8 @@ class _Folds:
             raise Stopped(f"stopped after {title}; {again}")
 
     def _tracker(self) -> NullTracker:
-        if not self.config.track:
-            return NullTracker()
-        return Tracker.start(
+        return start_trackers(
+            self.config.track,
             experiment=self.config.given_experiment,
             run_name=self.folder.name,
             params={**lasting(self.config.plain()), "folds": self.count},

@@ -11,8 +11,9 @@ import torch
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.config.monitor import MONITORS
 from fasttrain.config.resuming import lasting
+from fasttrain.tracking.mirrored import start_trackers
 from fasttrain.tracking.record import record_uuid, set_aside
-from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.parts import RunParts
 from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState
@@ -81,11 +82,12 @@ def tracked_before(start: RunStart) -> dict[str, Any]:
 def start_tracker(
     parts: RunParts, folder: Path, tracked: Mapping[str, Any], tags: Mapping[str, str], report: Callable[[str], None]
 ) -> NullTracker:
-    """Start the tracker of the run in `folder`, in the MLflow run that `tracked_before` found, if there is one."""
+    """Start the trackers of the run in `folder`, in the MLflow run that `tracked_before` found, if there is one."""
     config, ranks = parts.config, parts.ranks
-    if not config.track or not ranks.main:
+    if not ranks.main:
         return NullTracker()
-    return Tracker.start(
+    return start_trackers(
+        config.track,
         experiment=tracked.get("experiment") or config.given_experiment,
         run_name=config.run_name,
         params={

@@ -17,6 +17,7 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.run import AfterEpoch, Run
 from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
+from fasttrain.config.trackers import MLFLOW
 from fasttrain.environment import tasks_apart
 from fasttrain.errors import UserError
 from fasttrain.launch import require_devices, run_in_ranks
@@ -24,6 +25,7 @@ from fasttrain.model.own import OwnModel, passed_object
 from fasttrain.ranks import Ranks
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
+from fasttrain.tracking.mirrored import require_trackers
 from fasttrain.tracking.store import configured_uri
 from fasttrain.training.callback import Callback, require_callbacks
 from fasttrain.training.pace import Pace, clock, resumed_plan
@@ -115,7 +117,8 @@ def train_here(
 
 def _start(file: Path | None, settings: Mapping[str, Any], restarted: Path | None) -> RunStart:
     start = start_of_run(file, settings, restarted)
-    if start.config.track:
+    require_trackers(start.config.track)
+    if MLFLOW in start.config.track.names:
         configured_uri()  # raises where there is no such store, before anything is read or made
     return start
 

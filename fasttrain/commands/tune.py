@@ -25,7 +25,8 @@ from fasttrain.files import make_folder
 from fasttrain.shards.convert import ensure_shards
 from fasttrain.shards.reader import ShardSet
 from fasttrain.terminal import make_console
-from fasttrain.tracking.tracker import NullTracker, Tracker
+from fasttrain.tracking.mirrored import require_trackers, start_trackers
+from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.data import photographs_of
 from fasttrain.tuning.result import Trial, TuneResult
 from fasttrain.tuning.search import STUDY, TRIALS, Space, alone_in, open_study
@@ -73,6 +74,7 @@ def tune(
         if name in given:
             raise UserError(f"{name} = {given[name]!r}: tune sets it for each trial; leave it out")
     asked = resolve(given, origin=str(config or "settings"))
+    require_trackers(asked.track)
     if asked.refit:
         raise UserError("refit trains once more after the validation that a trial is judged by; leave it out")
     if asked.linear_probe:
@@ -141,9 +143,8 @@ class _Search:
                 self.study.enqueue_trial(trial.params, user_attrs=attributes)
 
     def _tracker(self) -> NullTracker:
-        if not self.config.track:
-            return NullTracker()
-        return Tracker.start(
+        return start_trackers(
+            self.config.track,
             experiment=self.config.given_experiment,
             run_name=f"tune {self.out.resolve().name}",
             params={

@@ -16,6 +16,7 @@ from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.location import parse_location, user_path
 from fasttrain.config.model_name import is_object, model_name
 from fasttrain.config.monitor import MonitorName
+from fasttrain.config.trackers import MLFLOW, Trackers
 from fasttrain.config.values import CacheSize, Fold, Progressive, RandAugment, SaveEvery
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -149,7 +150,8 @@ class ModelSettings(Settings):
     """The model, and the weights that it starts from."""
 
     model: str = Field(
-        "mobilenetv2_100", description="mobilenetv2_100, or any name timm knows; package.module:function of your own"
+        "mobilenetv2_100",
+        description="any name timm knows (`fasttrain models` lists them); package.module:function of your own",
     )
     pretrained: bool = Field(True, description="start from timm's ImageNet weights")
     weights: Path | None = Field(
@@ -328,7 +330,11 @@ class RunSettings(Settings):
     resume: str | None = Field(None, description="auto (the newest unfinished run in --out), or a checkpoint")
     experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")
     run_name: str | None = Field(None, description="name in MLflow and title of the report; default: the run folder's")
-    track: bool = Field(True, description="log to MLflow ($MLFLOW_TRACKING_URI, else a local SQLite file)")
+    track: Trackers = Field(
+        Trackers((MLFLOW,)),
+        description="mlflow ($MLFLOW_TRACKING_URI, else a local SQLite file), wandb, tensorboard, several as "
+        "mlflow,wandb, or none",
+    )
 
     @property
     def given_experiment(self) -> str | None:

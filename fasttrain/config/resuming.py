@@ -175,7 +175,7 @@ RULES: dict[str, Rule] = {
     "resume": _call("which run is resumed"),
     "experiment": _effect("in a new MLflow run in that experiment, with the epochs so far"),
     "run_name": _call("renames the MLflow run"),
-    "track": _effect("switched on, MLflow gets the epochs so far, too"),
+    "track": _effect("a tracker that is added gets the epochs so far, too"),
 }
 """One rule for each field of `TrainConfig`, in the same order."""
 

@@ -176,6 +176,7 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
         "run_folder": str(result.folder.resolve()),
         "artifacts": {path.name: str(path.resolve()) for path in artifacts},
         "mlflow": {"run_id": tracker.wait_for_run(), "store": tracker.uri},
+        "trackers": dict(tracker.places),
     }
 
 
@@ -207,6 +208,8 @@ def run_summary(
     if tracker.uri is not None:
         places.add_row("MLflow run", values["mlflow"]["run_id"] or "not yet made")
         places.add_row("MLflow store", _path(tracker.uri))
+    for title, place in tracker.places.items():
+        places.add_row(title, _path(place))
     return Group(
         Text(),
         Text("summary", style="bold green"),

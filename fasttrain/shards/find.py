@@ -20,11 +20,13 @@ def default_out(source: str) -> str:
 
     In a working folder whose `shards` is a data set itself, as older versions made it, this is `shards`.
     """
-    if (Path(SHARDS) / MANIFEST).is_file():
-        return SHARDS
+    return SHARDS if (Path(SHARDS) / MANIFEST).is_file() else f"{SHARDS}/{source_name(source)}"
+
+
+def source_name(source: str) -> str:
+    """Return the last part of the path or URL `source`, without the endings of archives and tables."""
     path = source.partition("://")[2] if is_url(source) else str(user_path(source).absolute())
-    name = Path(path.split("::")[0]).name
-    return f"{SHARDS}/{_ENDINGS.sub('', name) or 'data'}"
+    return _ENDINGS.sub("", Path(path.split("::")[0]).name) or "data"
 
 
 def data_set_in(data: str | Path) -> str | Path:

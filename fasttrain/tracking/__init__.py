@@ -1,1 +1,1 @@
-"""Runs in MLflow: a thread syncs the run's folder with the store, a server or a local SQLite file."""
+"""Runs in MLflow, W&B and TensorBoard: threads bring what a run's folder holds to a server or a local file."""

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
@@ -41,7 +41,8 @@ class Record:
     that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. ready: False until
     the folder's other files are this MLflow run's; before, they are the replaced run's. problem: why the last `save`
     failed. shared: another process may write the file meanwhile. files: size, mtime in ns and digest of each
-    artifact. old_names: the run began under a version whose metrics had other names, and keeps those.
+    artifact. old_names: the run began under a version whose metrics had other names, and keeps those. mlflow: whether
+    MLflow is one of its trackers; where it is not, no store lacks anything.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Record:
     delivered: list[str] = field(default_factory=list)
     files: dict[str, list[Any]] = field(default_factory=dict)
     old_names: bool = False
+    mlflow: bool = True
 
     def __post_init__(self) -> None:
         self.problem: str | None = None
@@ -148,6 +150,8 @@ class Record:
 
     def missing(self) -> list[Entry]:
         """Return the entries that the store lacks."""
+        if not self.mlflow:
+            return []
         has = set(self.delivered)
         return [entry for entry in self.entries() if entry.key not in has]
 
@@ -165,6 +169,44 @@ class Record:
         if evaluation.exists():
             times[_FINAL] = self.times.get(_FINAL, int(evaluation.stat().st_mtime * 1000))
         self.times = times
+
+    def catch_up(self) -> None:
+        """Take note of what is new in the folder (`history.json`, `evaluation.json`)."""
+        with contextlib.suppress(OSError, ValueError), self.lock:  # whoever reads the entries says so
+            self.ready = True
+            self.note_times()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Keep numbers (anything `float()` takes, NaN included) that no file of the folder holds, at `step`.
+
+        A value that the run logged before it was resumed, at the same step, isn't kept again.
+        """
+        with self.lock:
+            before = {
+                (name, repr(each))
+                for row in self.metrics
+                if row["step"] == step
+                for name, each in row["metrics"].items()
+            }
+            values = {name: float(value) for name, value in metrics.items()}
+            if new := {name: value for name, value in values.items() if (name, repr(value)) not in before}:
+                self.metrics.append({"step": step, "time": now(), "metrics": new})
+
+    def log_artifacts(self, paths: Sequence[Path]) -> None:
+        """Keep the names of files that lie in the run's folder."""
+        names = [path.resolve().relative_to(self.folder.resolve()).as_posix() for path in paths]
+        with self.lock:
+            self.artifacts = list(dict.fromkeys([*self.artifacts, *names]))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Keep `tags`, the values as text."""
+        with self.lock:
+            self.tags |= {name: str(value) for name, value in tags.items()}
+
+    def end(self, status: str) -> None:
+        """Keep the run's status and the time of its end."""
+        with self.lock:
+            self.status, self.ended = status, now()
 
     def keep_final_metrics(self) -> None:
         """Keep the metrics in `evaluation.json` that the store lacks: a run that goes on removes the file."""

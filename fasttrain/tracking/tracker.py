@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 from uuid import uuid4
 
 from fasttrain.errors import Stopped
 from fasttrain.files import make_folder
 from fasttrain.tracking.lock import FolderLock
-from fasttrain.tracking.record import RECORD, RUNNING, Record, now
+from fasttrain.tracking.record import RECORD, RUNNING, Record
 from fasttrain.tracking.store import configured_uri, is_remote, set_environment, shown
 from fasttrain.tracking.sync import Busy, Sync, reason, sync_beside
 
@@ -40,6 +40,7 @@ class NullTracker:
     run_id: str | None = None
     uri: str | None = None
     uuid: str | None = None
+    places: Mapping[str, str] = MappingProxyType({})  # where the run is at trackers besides MLflow
 
     def begin(self) -> None:
         """Do nothing."""
@@ -83,7 +84,7 @@ class Tracker(NullTracker):
         self.uri = shown(uri)
         self.run_id = run_id
         self.uuid = record.uuid
-        self._record = record
+        self.record = self._record = record
         self._lock = FolderLock(record.folder)
         self._sync = Sync(record, uri, report, run_id=run_id)
         self._report = report
@@ -130,22 +131,11 @@ class Tracker(NullTracker):
         """
         set_environment()
         report = report or logging.getLogger("fasttrain").warning
-        try:
-            record = Record.load(folder / RECORD)
-        except (OSError, ValueError) as error:
-            report(f"MLflow: {folder / RECORD} can't be read ({error}); it is written anew")
-            record = None
-        if record is None:
-            record = _new_record(folder, experiment, run_name, uuid)
-            if uuid is None and run_id is None:
-                run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # as MLflow does, whose next run is another
-        else:
-            record.keep_final_metrics()
-        record.params = {name: str(value) for name, value in params.items()}
-        record.tags |= {name: str(value) for name, value in (tags or {}).items()}
-        if run_name:
-            record.tags["mlflow.runName"] = run_name
-        record.status, record.ended, record.artifacts = RUNNING, None, []
+        record, is_new = _load_record(folder, experiment, run_name, uuid, report)
+        if is_new and uuid is None and run_id is None:
+            run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # as MLflow does, whose next run is another
+        _begin(record, run_name, params, tags)
+        record.mlflow = True
         configured = uri or configured_uri()
         # The record keeps no passwords, so the configured URI is taken where both mean the same store.
         if uri is None and record.uri is not None and record.run_id and record.uri != shown(configured):
@@ -181,9 +171,7 @@ class Tracker(NullTracker):
 
     def sync(self) -> None:
         """Bring what is new in the folder (`history.json`, `evaluation.json`) to the store, without waiting for it."""
-        with suppress(OSError, ValueError), self._record.lock:  # the thread says so
-            self._record.ready = True
-            self._record.note_times()
+        self._record.catch_up()
         self._save()
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
@@ -191,27 +179,17 @@ class Tracker(NullTracker):
 
         A value that the run logged before it was resumed, at the same step, isn't logged again.
         """
-        with self._record.lock:
-            rows = self._record.metrics
-            before = {
-                (name, repr(each)) for row in rows if row["step"] == step for name, each in row["metrics"].items()
-            }
-            values = {name: float(value) for name, value in metrics.items()}
-            if new := {name: value for name, value in values.items() if (name, repr(value)) not in before}:
-                rows.append({"step": step, "time": now(), "metrics": new})
+        self._record.log_metrics(metrics, step)
         self._save()
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
         """Log files that lie in the run's folder, once they are there."""
-        names = [path.resolve().relative_to(self._record.folder.resolve()).as_posix() for path in paths]
-        with self._record.lock:
-            self._record.artifacts = list(dict.fromkeys([*self._record.artifacts, *names]))
+        self._record.log_artifacts(paths)
         self._save()
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run; values as text, cut at MLflow's 8,000 characters."""
-        with self._record.lock:
-            self._record.tags |= {name: str(value) for name, value in tags.items()}
+        self._record.set_tags(tags)
         self._save()
 
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
@@ -222,8 +200,7 @@ class Tracker(NullTracker):
         """
         if self._finished:
             return
-        with self._record.lock:
-            self._record.status, self._record.ended = status, now()
+        self._record.end(status)
         self._save()
         with self._changed:
             self._finished = True
@@ -338,6 +315,53 @@ class Tracker(NullTracker):
             if now - began > min(timeout, limits[away]):
                 return
             self._thread.join(0.05)
+
+
+def begin_record(
+    experiment: str | None,
+    run_name: str | None,
+    params: Mapping[str, Any],
+    tags: Mapping[str, Any] | None,
+    *,
+    folder: Path,
+    uuid: str | None,
+    report: Callable[[str], None],
+) -> Record:
+    """Return the record of a run that MLflow doesn't get, new or continued; the arguments are `Tracker.start`'s.
+
+    A run that MLflow got before stays one that `fasttrain runs --deliver` brings to it.
+    """
+    record, is_new = _load_record(folder, experiment, run_name, uuid, report)
+    if is_new:
+        record.mlflow = False
+    _begin(record, run_name, params, tags)
+    with suppress(OSError):  # the record's failure to be saved says so
+        make_folder(folder)
+    return record
+
+
+def _load_record(
+    folder: Path, experiment: str | None, run_name: str | None, uuid: str | None, report: Callable[[str], None]
+) -> tuple[Record, bool]:
+    """Return the record in `folder`, or a new one, and whether it is new."""
+    try:
+        record = Record.load(folder / RECORD)
+    except (OSError, ValueError) as error:
+        report(f"MLflow: {folder / RECORD} can't be read ({error}); it is written anew")
+        record = None
+    if record is None:
+        return _new_record(folder, experiment, run_name, uuid), True
+    record.keep_final_metrics()
+    return record, False
+
+
+def _begin(record: Record, run_name: str | None, params: Mapping[str, Any], tags: Mapping[str, Any] | None) -> None:
+    """Make the record that of a run that is going on."""
+    record.params = {name: str(value) for name, value in params.items()}
+    record.tags |= {name: str(value) for name, value in (tags or {}).items()}
+    if run_name:
+        record.tags["mlflow.runName"] = run_name
+    record.status, record.ended, record.artifacts = RUNNING, None, []
 
 
 def _new_record(folder: Path, experiment: str | None, run_name: str | None, uuid: str | None) -> Record:

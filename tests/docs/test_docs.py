@@ -303,13 +303,14 @@ def test_the_tutorial_shows_the_settings_of_the_sample():
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.slow
-def test_bash_completes_options():
-    """Follow the page on completions: the script for bash, then Tab after `fasttrain train --learn`."""
+def test_bash_completes_options_and_models():
+    """Follow the page on completions: the script for bash, then Tab after what was typed."""
     binary = Path(sys.executable).with_name("fasttrain")
-    script = (
-        f'eval "$(_FASTTRAIN_COMPLETE=source_bash {binary})"\n'
-        f"COMP_WORDS=(fasttrain train --learn); COMP_CWORD=2\n_fasttrain_completion {binary}\n"
-        'echo "${COMPREPLY[@]}"'
-    )
+    script = f'eval "$(_FASTTRAIN_COMPLETE=source_bash {binary})"\n'
+    for typed in ("--learn", "--model mobilenetv2_1", "--model mobilenetv2_140."):
+        words = f"fasttrain train {typed}".split()
+        script += f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n_fasttrain_completion {binary}\n"
+        script += 'echo "${COMPREPLY[@]}"\n'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.stdout.split() == ["--learning-rate"], done.stdout + done.stderr
+    expected = ["--learning-rate", "mobilenetv2_100 mobilenetv2_110d mobilenetv2_120d mobilenetv2_140"]
+    assert done.stdout.splitlines() == [*expected, "mobilenetv2_140.ra_in1k"], done.stdout + done.stderr

@@ -22,6 +22,7 @@ from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
 from fasttrain.loaders.torchvision import TorchvisionLoader
 from fasttrain.model.preprocess import NormalizePixels
+from fasttrain.report.mistakes import files_of
 from fasttrain.report.photographs import Picture, first_batch, thumbnail, worst_classes
 from fasttrain.shards.convert import convert
 from fasttrain.shards.reader import ShardSet
@@ -62,7 +63,7 @@ def test_the_worst_classes_and_their_surest_mistakes(shards: ShardSet) -> None:
     worst, second = worst_classes(*said(shards, wrong), shards)
     assert (worst.result.name, worst.wrong, len(worst.mistakes)) == (shards.classes[2], 8, 6)
     assert [each.probability for each in worst.mistakes] == pytest.approx([0.57, 0.56, 0.55, 0.54, 0.53, 0.52])
-    assert [each.key for each in worst.mistakes] == [shards.index[sample]["key"].decode() for sample in bad[:1:-1]]
+    assert [each.file for each in worst.mistakes] == [files_of(shards)(int(sample)) for sample in bad[:1:-1]]
     assert {each.taken_for for each in worst.mistakes} == {shards.classes[3]}
     assert worst.mistakes[0].truth == pytest.approx((1 - 0.57) / 2)
     assert [each.taken_for for each in second.mistakes] == [shards.classes[1], shards.classes[0]]
@@ -143,8 +144,8 @@ def test_shards_behind_a_url_are_not_fetched_for_a_picture(
     assert [len(each.mistakes) for each in nowhere] == [0] * 6 and all(each.wrong for each in nowhere)
     assert first_batch(remote, settings, Augmentation(), torch.device("cpu")) == []
     remote.fetch(0)
-    keys = {remote.index[sample]["key"].decode() for sample in there}
-    shown = {mistake.key for each in worst_classes(*said(remote, wrong), remote) for mistake in each.mistakes}
-    assert shown and shown <= keys
+    files = {files_of(remote)(int(sample)) for sample in there}
+    shown = {mistake.file for each in worst_classes(*said(remote, wrong), remote) for mistake in each.mistakes}
+    assert shown and shown <= files
     assert 0 < len(first_batch(remote, settings, Augmentation(), torch.device("cpu"))) < 8
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1

@@ -67,7 +67,7 @@ def test_the_run_that_mlflow_run_made_is_taken_once(here: Path, client: Any, mon
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
     tracker, run = tracked(here, "a")
     assert tracker.run_id == made.info.run_id and run.info.status == "FINISHED" and run.info.run_name == "made"
-    assert run.data.metrics == {"val_loss": 1.0} and run.data.tags["fasttrain.uuid"] == tracker.uuid
+    assert run.data.metrics == {"val/loss": 1.0} and run.data.tags["fasttrain.uuid"] == tracker.uuid
     assert "MLFLOW_RUN_ID" not in os.environ, "as MLflow itself does: a second run in this process is another"
     second, _ = tracked(here, "b")
     assert second.run_id != made.info.run_id

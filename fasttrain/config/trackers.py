@@ -1,0 +1,46 @@
+"""Trackers by name. A new one is a new file and one line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fasttrain.config.values import InvalidValue, ParsedValue
+from fasttrain.text import nearest
+
+MLFLOW = "mlflow"
+TRACKERS = {
+    MLFLOW: "fasttrain.tracking.tracker:Tracker",
+    "wandb": "fasttrain.tracking.wandb:Wandb",
+    "tensorboard": "fasttrain.tracking.tensorboard:TensorBoard",
+}
+_NONE = "none"
+
+
+@dataclass(frozen=True)
+class Trackers(ParsedValue):
+    """Names of trackers, each once. Written "mlflow", "mlflow,tensorboard" or "none"; true is MLflow, false is none."""
+
+    names: tuple[str, ...]
+
+    written_as: ClassVar[Any] = bool | str
+
+    @classmethod
+    def parse(cls, text: bool | str) -> Trackers:
+        if isinstance(text, bool):
+            return cls((MLFLOW,) if text else ())
+        names = tuple(dict.fromkeys(each.strip().lower() for each in text.split(",")))
+        if names == (_NONE,):
+            return cls((), text=text)
+        for name in names:
+            if name not in TRACKERS:
+                known = [*TRACKERS, _NONE]
+                alone = " alone" if name == _NONE else ""
+                raise InvalidValue(f"track = '{text}': give {', '.join(known)}{alone}{nearest(name, known)}")
+        return cls(names)
+
+    def canonical(self) -> str:
+        return ",".join(self.names) or _NONE
+
+    def __bool__(self) -> bool:
+        return bool(self.names)

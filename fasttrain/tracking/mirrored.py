@@ -1,0 +1,165 @@
+"""Start the trackers of a run: MLflow, others beside it, or others alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fasttrain.config.trackers import MLFLOW, TRACKERS, Trackers
+from fasttrain.extras import require
+from fasttrain.tracking.lock import FolderLock
+from fasttrain.tracking.mirror import Mirror
+from fasttrain.tracking.record import Record
+from fasttrain.tracking.tracker import NullTracker, Tracker, begin_record, status_of
+
+
+def require_trackers(trackers: Trackers) -> None:
+    """Raise UserError that names the extra for a tracker that isn't installed."""
+    for name in _others(trackers):
+        require(f"--track {name}", name, *_class(name).needs)
+
+
+def start_trackers(
+    trackers: Trackers,
+    *,
+    experiment: str | None,
+    run_name: str | None,
+    params: Mapping[str, Any],
+    tags: Mapping[str, Any],
+    folder: Path,
+    report: Callable[[str], None],
+    **mlflow: Any,
+) -> NullTracker:
+    """Start the run in `folder`, or continue it, at each of `trackers`; `mlflow` are further arguments of `Tracker`."""
+    if not trackers:
+        return NullTracker()
+    given: dict[str, Any] = {"experiment": experiment, "run_name": run_name, "params": params, "tags": tags}
+    given |= {"folder": folder, "report": report}
+    base: Tracker | RecordOnly
+    if MLFLOW in trackers.names:
+        base = Tracker.start(**given, **mlflow)
+    else:
+        base = RecordOnly(begin_record(**given, uuid=mlflow.get("uuid")), report)
+    others = [_class(name)(base.record, report) for name in _others(trackers)]
+    return Mirrored(base, others) if others else base
+
+
+class RecordOnly(NullTracker):
+    """Keeps the record in the run's folder, and brings it nowhere."""
+
+    def __init__(self, record: Record, report: Callable[[str], None]) -> None:
+        self.record, self.uuid = record, record.uuid
+        self._report = report
+        self._lock = FolderLock(record.folder)
+        self._lock.take()
+        self._save()
+
+    def sync(self) -> None:
+        self.record.catch_up()
+        self._save()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        self.record.log_metrics(metrics, step)
+        self._save()
+
+    def log_artifacts(self, paths: Sequence[Path]) -> None:
+        self.record.log_artifacts(paths)
+        self._save()
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        self.record.set_tags(tags)
+        self._save()
+
+    def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
+        self.record.end(status)
+        self._save()
+        self._lock.release()
+
+    def _save(self) -> None:
+        before = self.record.problem
+        self.record.save()
+        if self.record.problem is not None and before is None:
+            self._report(f"the tracker's state can't be kept ({self.record.problem}); the run goes on without")
+
+
+class Mirrored(NullTracker):
+    """A run at other trackers, too: `base` keeps the record, from which `others` are brought what is new."""
+
+    def __init__(self, base: Tracker | RecordOnly, others: Sequence[Mirror]) -> None:
+        self._base, self._others = base, others
+        self._begun = self._finished = False
+        self.uri, self.uuid = base.uri, base.uuid
+
+    @property
+    def run_id(self) -> str | None:  # type: ignore[override]
+        """The run's id in MLflow."""
+        return self._base.run_id
+
+    @property
+    def places(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Where people find the run at each of the others."""
+        return {each.title: each.where() for each in self._others}
+
+    def begin(self) -> None:
+        """Start the threads, whose imports would slow the first step down."""
+        self._base.begin()
+        if not self._begun:
+            self._begun = True
+            for each in self._others:
+                each.start()
+
+    def wait_for_run(self, timeout: float | None = None) -> str | None:
+        return self._base.wait_for_run(timeout)
+
+    def sync(self) -> None:
+        self._base.sync()
+        self._notify()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        self._base.log_metrics(metrics, step)
+        self._notify()
+
+    def log_artifacts(self, paths: Sequence[Path]) -> None:
+        self._base.log_artifacts(paths)
+        self._notify()
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        self._base.set_tags(tags)
+        self._notify()
+
+    def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        self.begin()
+        for each in self._others:
+            each.finish(status)
+        self._base.finish(status, timeout)
+        for each in self._others:
+            each.wait()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = status_of(error)
+        if status == "FAILED" and not self._finished:
+            self.set_tags({"error": f"{type(error).__name__}: {error}"})
+        self.finish(status)
+
+    def _notify(self) -> None:
+        self.begin()
+        for each in self._others:
+            each.notify()
+
+
+def _others(trackers: Trackers) -> Iterable[str]:
+    return (name for name in trackers.names if name != MLFLOW)
+
+
+def _class(name: str) -> type[Mirror]:
+    module, _, attribute = TRACKERS[name].partition(":")
+    found: type[Mirror] = getattr(import_module(module), attribute)
+    return found
