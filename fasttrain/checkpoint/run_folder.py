@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fasttrain.checkpoint.spec_file import MODEL_SCHEMA
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable, of_os
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from fasttrain.model.factory import ModelSpec
 
-MODEL_SCHEMA = 1
 PROVENANCE_SCHEMA = 1
 
 
@@ -141,8 +141,8 @@ class RunFolder:
                 "temperature": spec.temperature,
                 "classes": list(spec.classes),
                 **({"multi_label": True, "thresholds": spec.thresholds} if spec.multi_label else {}),
-                **({} if spec.reject_threshold is None else {"reject_threshold": spec.reject_threshold}),
                 **({"hub": hub_model(spec.name).to_dict()} if repository(spec.name) else {}),
+                **({} if spec.reject_threshold is None else {"reject_threshold": spec.reject_threshold}),
                 "versions": {
                     "fasttrain": __version__,
                     "timm": version("timm"),

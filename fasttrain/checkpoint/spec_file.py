@@ -10,25 +10,20 @@ from typing import Any, get_args
 
 from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.interpolation import check_interpolation
-from fasttrain.errors import UserError
+from fasttrain.errors import TooNew, UserError
 from fasttrain.model.spec import ModelSpec
 from fasttrain.text import read_text
+
+MODEL_SCHEMA = 1
 
 
 def read_spec(path: Path) -> ModelSpec:
     """Return the spec in `model.json`. Raises UserError where it is absent or damaged."""
-    # These import torch and timm, which takes seconds and which an exported file's metadata don't need.
-    from fasttrain.checkpoint.pickled import TooNew
-    from fasttrain.checkpoint.run_folder import MODEL_SCHEMA
-    from fasttrain.model.hub import remember
-
     try:
-        spec = json.loads(read_text(path))
-        if (schema := int(spec.get("schema", MODEL_SCHEMA))) > MODEL_SCHEMA:
+        values = json.loads(read_text(path))
+        if (schema := int(values.get("schema", MODEL_SCHEMA))) > MODEL_SCHEMA:
             raise TooNew(f"{path}: schema {schema} is newer than this fasttrain's {MODEL_SCHEMA}; upgrade fasttrain")
-        if "hub" in spec:
-            remember(str(spec["model"]), spec["hub"])
-        return spec_of(spec)
+        return spec_of(values)
     except TooNew:
         raise
     except UserError as error:

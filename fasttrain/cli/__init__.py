@@ -30,6 +30,7 @@ from fasttrain.cli.push import push
 from fasttrain.cli.register import register
 from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
+from fasttrain.cli.serve import serve
 from fasttrain.cli.similar import similar
 from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
 from fasttrain.cli.suggest import options_of, suggestion
@@ -89,6 +90,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replay,
     "evaluate": evaluate,
     "predict": predict,
+    "serve": serve,
     "similar": similar,
     "export": export,
     "push": push,

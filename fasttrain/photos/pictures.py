@@ -81,6 +81,22 @@ def open_picture(data: bytes) -> Picture:
     return Picture(image, kind, orientation, _profile(image))
 
 
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Return width and height as the file's header has them, without decoding. Raises BrokenPhoto."""
+    kind = sniff(data[:HEAD])
+    if reason := why_not(kind):
+        raise BrokenPhoto(reason)
+    if kind == "JPEG XL":
+        return jxl_size(data)
+    if kind == "JPEG":
+        try:
+            header = read_header(data)
+        except ValueError as error:
+            raise BrokenPhoto(str(error)) from error
+        return header.width, header.height
+    return open_picture(data).image.size
+
+
 def decode_picture(picture: Picture) -> Image:
     """Decode an image upright, in 8 bits: mode L, RGB, RGBA, CMYK or LAB. Raises BrokenPhoto."""
     try:

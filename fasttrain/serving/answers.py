@@ -1,0 +1,61 @@
+"""The forms of the service's answers, for its OpenAPI page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class ClassProbability(BaseModel):
+    class_: str = Field(alias="class")
+    probability: float
+
+
+class Prediction(BaseModel):
+    """One photograph: its classes, the likeliest first, or an error."""
+
+    image: str = Field(description="the file's name, as the client gave it")
+    answer: str | None = Field(
+        None, description='the likeliest class, or "unknown" below the reject threshold; only where there is one'
+    )
+    top: list[ClassProbability] | None = None
+    classes: list[ClassProbability] | None = Field(None, description="in place of `top`, of a multi-label model")
+    heat_map: str | None = Field(None, description="a PNG as a data URL")
+    error: str | None = Field(None, description="why the photograph can't be read")
+
+
+class Answer(BaseModel):
+    model: str
+    predictions: list[Prediction]
+    detail: str | None = Field(None, description="what is wrong, where a photograph can't be read")
+
+
+class Problem(BaseModel):
+    detail: str
+
+
+class Model(BaseModel):
+    """The model and the limits of a request."""
+
+    name: str
+    classes: list[str]
+    multi_label: bool
+    explains: bool = Field(description="whether `explain` gives heat maps")
+    max_bytes: int
+    max_pixels: int
+    max_images: int
+
+
+class Health(BaseModel):
+    status: str
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The form or a parameter is wrong"},
+    401: {"model": Problem, "description": "The bearer token is missing or wrong"},
+    408: {"model": Problem, "description": "The body came too slowly"},
+    413: {"model": Problem, "description": "Too many bytes or pixels"},
+    429: {"model": Problem, "description": "The queue is full; Retry-After says when to try again"},
+    503: {"model": Problem, "description": "No answer in time"},
+}

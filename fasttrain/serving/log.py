@@ -1,0 +1,71 @@
+"""One line of JSON for each request, on the standard output."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from datetime import datetime, timezone
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fasttrain.errors import one_line
+from fasttrain.serving.metrics import Metrics
+
+FIELDS = "fasttrain.log"
+"""The key of a request's scope under which more fields of its line are."""
+GONE = 499
+"""The status that the log gives a request whose client has gone, as nginx does."""
+
+
+def write_line(**fields: Any) -> None:
+    """Write one line, with the time first."""
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    sys.stdout.write(json.dumps({"time": now, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+class Logged:
+    """An ASGI application whose requests are logged and counted, with what it raises."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+        self._app, self._metrics, self._paths = app, metrics, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        status = 0
+        fields: dict[str, Any] = {}
+        scope[FIELDS] = fields
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            fields |= {"error": one_line(error), "trace": traceback.format_exc()}
+        finally:
+            seconds = time.monotonic() - start
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.requests.labels(path, str(status or GONE)).inc()
+            self._metrics.seconds.labels(path).observe(seconds)
+            client = scope["client"][0] if scope.get("client") else ""
+            about = {"method": scope["method"], "path": scope["path"], "status": status or GONE}
+            write_line(client=client, **about, ms=round(1000 * seconds, 1), **fields)
+
+
+class JsonHandler(logging.Handler):
+    """Log records, such as uvicorn's warnings, as lines of the same log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = {"trace": "".join(traceback.format_exception(*record.exc_info))} if record.exc_info else {}
+        write_line(level=record.levelname.lower(), message=record.getMessage(), **trace)

@@ -1,0 +1,160 @@
+const at = (selector, within = document) => within.querySelector(selector);
+const MOST_TRIES = 5;
+let model = null;
+
+async function ask(path, options = {}) {
+  const token = sessionStorage.getItem("token");
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  for (let tries = 1; ; tries += 1) {
+    const answer = await fetch(path, { ...options, headers });
+    const content = await answer.json();
+    if (answer.ok) return content;
+    if (answer.status === 401) at("#token").hidden = false;
+    if (answer.status !== 429 || tries === MOST_TRIES) throw new Error(content.detail ?? `error ${answer.status}`);
+    await new Promise((resolve) => setTimeout(resolve, 1000 * Number(answer.headers.get("Retry-After") ?? 1)));
+  }
+}
+
+function tell(error) {
+  at("#problem").textContent = error instanceof TypeError ? "The server doesn't answer." : error.message;
+  at("#problem").hidden = false;
+}
+
+async function start() {
+  try {
+    model = await ask("model");
+  } catch (error) {
+    tell(error);
+    return;
+  }
+  at("#token").hidden = at("#problem").hidden = true;
+  const several = model.multi_label ? ", several at a time" : "";
+  at("#model").textContent = `${model.name}, ${model.classes.length.toLocaleString("en")} classes${several}`;
+  at("#limits").textContent = `up to ${model.max_bytes / 1e6} MB and ${model.max_pixels / 1e6} megapixels`;
+}
+
+function show(file) {
+  const card = at("#card").content.cloneNode(true).firstElementChild;
+  const photograph = at(".photograph", card);
+  photograph.src = URL.createObjectURL(file);
+  photograph.alt = `Photograph ${file.name}`;
+  photograph.onload = () => URL.revokeObjectURL(photograph.src);
+  photograph.onerror = () => { photograph.hidden = true; };
+  at("figcaption", card).textContent = file.name;
+  at("#results").prepend(card);
+  return card;
+}
+
+async function classify(file) {
+  const card = show(file);
+  const state = at(".state", card);
+  try {
+    if (model && file.size > model.max_bytes) throw new Error(`It is larger than ${model.max_bytes / 1e6} MB.`);
+    const { predictions: [seen] } = await ask("predict", { method: "POST", body: file });
+    const found = seen.top ?? seen.classes;
+    const unknown = seen.answer === "unknown" && found[0].class !== "unknown";
+    state.hidden = found.length > 0 && !unknown;
+    state.textContent = unknown ? "Unknown: no class is likely enough." : "None of the classes.";
+    for (const each of found) list(card, each);
+    if (model?.explains && found.length) offerHeatMap(card, file, found[0].class);
+  } catch (error) {
+    state.textContent = error instanceof TypeError ? "The server doesn't answer." : error.message;
+    state.classList.add("bad");
+  }
+}
+
+function list(card, { class: name, probability }) {
+  const row = document.createElement("li");
+  const percent = 100 * probability;
+  for (const text of [name, `${percent < 10 || percent > 99 ? percent.toFixed(1) : Math.round(percent)} %`]) {
+    row.append(Object.assign(document.createElement("span"), { textContent: text }));
+  }
+  row.dataset.class = name;
+  row.style.setProperty("--share", `${percent}%`);
+  at("ol", card).append(row);
+}
+
+function offerHeatMap(card, file, likeliest) {
+  const box = at(".explain input", card);
+  let chosen = likeliest;
+  const draw = async () => {
+    for (const row of card.querySelectorAll("li")) row.setAttribute("aria-pressed", box.checked && row.dataset.class === chosen);
+    const heat = at(".heat", card);
+    if (box.checked) {
+      const wanted = chosen;
+      try {
+        const answer = await ask(`predict?explain=${encodeURIComponent(wanted)}`, { method: "POST", body: file });
+        if (wanted !== chosen || !box.checked) return;
+        heat.src = answer.predictions[0].heat_map;
+        heat.alt = `Heat map of ${wanted}`;
+      } catch (error) {
+        box.checked = false;
+        tell(error);
+      }
+    }
+    heat.hidden = !box.checked;
+    at(".photograph", card).hidden = box.checked;
+  };
+  for (const row of card.querySelectorAll("li")) {
+    row.setAttribute("role", "button");
+    row.tabIndex = 0;
+    const choose = () => { chosen = row.dataset.class; box.checked = true; draw(); };
+    row.onclick = choose;
+    row.onkeydown = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(); } };
+  }
+  box.onchange = draw;
+  at(".explain", card).hidden = false;
+}
+
+async function take(files) {
+  at("#problem").hidden = true;
+  for (const file of files) await classify(file);
+}
+
+async function openCamera() {
+  if (!navigator.mediaDevices?.getUserMedia) { // not over plain http from another machine: the phone's own camera then
+    at("#capture").click();
+    return;
+  }
+  const finder = at("#viewfinder");
+  const video = at("video", finder);
+  try {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+  } catch {
+    at("#capture").click();
+    return;
+  }
+  finder.onclose = () => { for (const track of video.srcObject.getTracks()) track.stop(); };
+  await video.play();
+  finder.showModal();
+}
+
+function shoot() {
+  const video = at("video");
+  const canvas = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  canvas.toBlob((blob) => take([new File([blob], "camera.jpg", { type: blob.type })]), "image/jpeg", 0.95);
+  at("#viewfinder").close();
+}
+
+for (const input of [at("#files"), at("#capture")]) {
+  input.onchange = () => { take([...input.files]); input.value = ""; };
+}
+at("#choose").onclick = () => at("#files").click();
+at("#camera").onclick = openCamera;
+at("#shoot").onclick = shoot;
+at("#close").onclick = () => at("#viewfinder").close();
+at("#token").onsubmit = (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("token", at("#secret").value);
+  start();
+};
+document.ondragover = (event) => { event.preventDefault(); at("#drop").classList.add("over"); };
+document.ondragleave = () => at("#drop").classList.remove("over");
+document.ondrop = (event) => {
+  event.preventDefault();
+  at("#drop").classList.remove("over");
+  take([...event.dataTransfer.files]);
+};
+document.onpaste = (event) => take([...event.clipboardData.files]);
+start();
