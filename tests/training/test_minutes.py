@@ -92,10 +92,10 @@ def test_a_run_is_planned_and_a_slow_one_ends_in_time_with_its_schedule(shard_fo
     plan, decisions = state["pace"]["plan"], state["pace"]["decisions"]
     assert decisions and decisions[-1]["end"] < plan["training"]
     assert clock.now <= 60 - plan["finish"] and clock.now >= 30
-    full = state["config"]["epochs"] - 6
+    full = state["config"]["epochs"] - 7
     assert state["schedule"]["position"] == pytest.approx(full * plan["steps"], rel=0.1)
-    assert [each["phase"] for each in run.history] == ["head"] * 6 + ["full"] * (len(run.history) - 6)
-    assert [each for each in range(len(run.history)) if "l2" in run.history[each]] == list(range(6))
+    assert [each["phase"] for each in run.history] == ["head"] * 7 + ["full"] * (len(run.history) - 7)
+    assert [each for each in range(len(run.history)) if "l2" in run.history[each]] == list(range(7))
     assert run.history[-1]["learning_rate"] < 0.1 * TIMED["learning_rate"]
     assert json.loads((run.folder / "evaluation.json").read_text())
     assert "minutes = 1.0" in (run.folder / "config.toml").read_text()
@@ -110,8 +110,8 @@ def uninterrupted() -> dict[str, Any]:
     "when",
     [
         lambda state: state["epoch"] == 3,
-        lambda state: state["epoch"] == 6,
-        lambda state: state["epoch"] == 7 and state["loader"]["samples"] > 16,
+        lambda state: state["epoch"] == 7,
+        lambda state: state["epoch"] == 8 and state["loader"]["samples"] > 16,
     ],
     ids=["in the head's epochs", "after them", "in mid-epoch"],
 )
@@ -224,7 +224,7 @@ def test_other_settings_have_a_budget_and_resume_in_it(
     taken = {path.stem.partition("-")[2] for path in (tmp_path / "cache" / "features").iterdir()}
     assert taken == ({"train", "val"} if "fold" in settings else {"train-3", "val"}), "a fold's are of all photographs"
     clock.now = 0.0
-    with killed_after(lambda state: state["epoch"] == 7 and state["loader"]["samples"] > 16):
+    with killed_after(lambda state: state["epoch"] == 8 and state["loader"]["samples"] > 16):
         train(out=tmp_path / "killed", **{**settings, "save_every": 1})
     resumed = train(resume="auto", out=tmp_path / "killed")
     ours, theirs = (load_file(run.folder / "model.safetensors") for run in (alone, resumed))
