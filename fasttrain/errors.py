@@ -24,6 +24,10 @@ class UserError(FasttrainError):
     exit_code = 2
 
 
+class TooNew(UserError):
+    """An intact file whose schema is newer than this version knows."""
+
+
 class Diverged(UserError):
     """The loss is no longer a finite number."""
 

@@ -39,6 +39,7 @@ _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _PROGRAM = """import json, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 sys.path[:] = json.loads(sys.argv.pop())
+del sys.argv[0]
 from fasttrain.cli.rank import main
 main()"""
 
@@ -112,7 +113,7 @@ class _Rank:
         self.connection, theirs = Pipe()
         paths = json.dumps([str(each) for each in sys.path])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), paths],
+            [sys.executable, "-c", _PROGRAM, *sys.argv, str(theirs.fileno()), paths],
             pass_fds=[theirs.fileno()],
             env={**environment, "RANK": str(number), "LOCAL_RANK": str(number)},
             stdin=subprocess.DEVNULL,

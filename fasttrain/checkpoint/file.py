@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from fasttrain.checkpoint.packing import pack, unpack
-from fasttrain.checkpoint.pickled import TooNew, load_pickled
-from fasttrain.errors import UserError, of_os
+from fasttrain.checkpoint.pickled import load_pickled
+from fasttrain.errors import TooNew, UserError, of_os
 from fasttrain.files import atomic_write, make_folder
 from fasttrain.shards.checksum import sha256_of
 

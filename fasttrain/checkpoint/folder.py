@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fasttrain.checkpoint.file import load_checkpoint
-from fasttrain.checkpoint.pickled import TooNew
-from fasttrain.errors import UserError
+from fasttrain.errors import TooNew, UserError
 
 CHECKPOINTS = "checkpoints"
 FINISHED = "evaluation.json"

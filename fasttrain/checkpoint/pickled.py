@@ -10,15 +10,11 @@ from typing import Any
 
 import torch
 
-from fasttrain.errors import UserError
+from fasttrain.errors import TooNew, UserError
 from fasttrain.model.zipped import require_honest_sizes
 
 SCHEMA = 2
 """The last schema that was a pickle."""
-
-
-class TooNew(UserError):
-    """An intact checkpoint whose schema is newer than this version knows."""
 
 
 def load_pickled(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fasttrain.checkpoint.spec_file import MODEL_SCHEMA
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.config.monitor import MONITORS
 from fasttrain.errors import UserError, mendable, of_os
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from fasttrain.model.factory import ModelSpec
 
-MODEL_SCHEMA = 1
+PROVENANCE_SCHEMA = 1
 
 
 class RunFolder:
@@ -38,6 +39,7 @@ class RunFolder:
         self.model_spec = path / "model.json"
         self.class_to_idx = path / "class_to_idx.json"
         self.config = path / "config.toml"
+        self.provenance = path / "provenance.json"
         self.history = path / "history.json"
         self.evaluation = path / "evaluation.json"
         self.predictions = path / "predictions.npz"
@@ -81,6 +83,7 @@ class RunFolder:
         their creation."""
         ordered = [
             self.config,
+            self.provenance,
             self.class_to_idx,
             self.model_spec,
             self.trace,
@@ -104,6 +107,15 @@ class RunFolder:
         known = {name: value for name, value in settings.items() if value is not None}
         atomic_write_bytes(self.config, tomli_w.dumps(known).encode())
 
+    def add_start(self, start: Mapping[str, Any]) -> None:
+        """Add `start` to `provenance.json`: what made the run, once for each process that began or resumed it."""
+        try:
+            known = json.loads(self.provenance.read_bytes())
+            known["starts"].append(start)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            known = {"schema": PROVENANCE_SCHEMA, "starts": [start]}
+        _write_json(self.provenance, known)
+
     def write_classes(self, classes: Sequence[str]) -> None:
         """Write `class_to_idx.json`: the label of each class."""
         _write_json(self.class_to_idx, {name: label for label, name in enumerate(classes)})
@@ -111,6 +123,8 @@ class RunFolder:
     def write_model_spec(self, spec: ModelSpec) -> None:
         """Write `model.json`: what is needed to rebuild and use the model, and the versions that it was
         trained with."""
+        from fasttrain.model.hub import hub_model, repository
+
         _write_json(
             self.model_spec,
             {
@@ -127,6 +141,7 @@ class RunFolder:
                 "temperature": spec.temperature,
                 "classes": list(spec.classes),
                 **({"multi_label": True, "thresholds": spec.thresholds} if spec.multi_label else {}),
+                **({"hub": hub_model(spec.name).to_dict()} if repository(spec.name) else {}),
                 **({} if spec.reject_threshold is None else {"reject_threshold": spec.reject_threshold}),
                 "versions": {
                     "fasttrain": __version__,

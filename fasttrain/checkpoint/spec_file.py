@@ -10,15 +10,22 @@ from typing import Any, get_args
 
 from fasttrain.config.geometry import CROP_PCT, Geometry, ResizeMode
 from fasttrain.config.interpolation import check_interpolation
-from fasttrain.errors import UserError
+from fasttrain.errors import TooNew, UserError
 from fasttrain.model.spec import ModelSpec
 from fasttrain.text import read_text
+
+MODEL_SCHEMA = 1
 
 
 def read_spec(path: Path) -> ModelSpec:
     """Return the spec in `model.json`. Raises UserError where it is absent or damaged."""
     try:
-        return spec_of(json.loads(read_text(path)))
+        values = json.loads(read_text(path))
+        if (schema := int(values.get("schema", MODEL_SCHEMA))) > MODEL_SCHEMA:
+            raise TooNew(f"{path}: schema {schema} is newer than this fasttrain's {MODEL_SCHEMA}; upgrade fasttrain")
+        return spec_of(values)
+    except TooNew:
+        raise
     except UserError as error:
         raise UserError(f"{path}: {error}; train again, or put the file back") from None
     except OSError as error:

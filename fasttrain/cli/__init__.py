@@ -26,6 +26,8 @@ from fasttrain.cli.paths import with_user_paths
 from fasttrain.cli.predict import predict
 from fasttrain.cli.preview import preview_command
 from fasttrain.cli.profile import profile_command
+from fasttrain.cli.push import push
+from fasttrain.cli.register import register
 from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.serve import serve
@@ -91,6 +93,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "similar": similar,
     "export": export,
+    "push": push,
+    "register": register,
     "lr-find": lr_find_command(),
     "tune": tune_command(),
     "runs": runs,

@@ -68,6 +68,7 @@ def examine(thorough: bool = False) -> list[Finding]:
             "apt-get install pkg-config libturbojpeg0-dev libopencv-dev, then " + install("ffcv"),
         ),
         package("export", "onnx", install("export"), "onnxruntime", "onnxscript"),
+        package("openvino", "openvino", install("openvino")),
         package("tune", "optuna", install("tune")),
         package("wandb", "wandb", install("wandb")),
         package("tensorboard", "tensorboard", install("tensorboard")),

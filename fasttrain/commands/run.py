@@ -19,6 +19,7 @@ from fasttrain.commands.averaging import average_best
 from fasttrain.commands.epoch_record import epoch_record
 from fasttrain.commands.final_evaluation import evaluate_weights
 from fasttrain.commands.finish import tell_result, write_result
+from fasttrain.commands.provenance import Provenance, tags_of
 from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
 from fasttrain.commands.timed import Timed
 from fasttrain.config.resuming import lasting
@@ -27,6 +28,7 @@ from fasttrain.errors import Stopped, of_os, remember_trace
 from fasttrain.evaluation.of_spec import AnyEvaluation, AnyPredictions, evaluate_split
 from fasttrain.files import clear_temporaries
 from fasttrain.loaders.base import Loader
+from fasttrain.model.hub import hub_model, repository
 from fasttrain.ranks import StepAgreement
 from fasttrain.report.summary import epoch_line
 from fasttrain.stop import StopRequest
@@ -69,7 +71,9 @@ class Run:
         after_epoch: AfterEpoch | None,
         tags: Mapping[str, str],
         callbacks: Sequence[Callback] | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
+        self.provenance = provenance
         self.parts, self.folder, self.saving, self.console = parts, folder, saving, console
         self.start, self.config, self.ranks, self.state = parts.start, parts.config, parts.ranks, parts.state
         self.stop, self.after_epoch, self.tags = stop, after_epoch, tags
@@ -143,6 +147,10 @@ class Run:
             self._resume(self.start.checkpoint)
         else:
             keep_initial(self.parts)
+        if self.provenance is not None:
+            start = self.provenance.to_dict(self.state.step)
+            self.folder.add_start(start)
+            self.tracker.set_tags({**tags_of(start), **self.tags})
         if self.ranks.main:
             self.folder.write_config(lasting(self.config.plain()))
             self.folder.write_classes(self.parts.shards.classes)
@@ -191,6 +199,7 @@ class Run:
                 "journal": self.tracker.uuid or self.tracked["journal"],
                 **({"teacher": teacher.identity} if (teacher := self.parts.step.teacher) else {}),
                 **({"callbacks": self.callbacks.state_dict()} if self.callbacks else {}),
+                **({"hub": hub_model(self.config.model).to_dict()} if repository(self.config.model) else {}),
             }
         )
         self.callbacks.checkpoint(self.saving.wait)

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.commands.provenance import Provenance
 from fasttrain.commands.run import AfterEpoch, Run
 from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
@@ -195,6 +196,7 @@ def make_run(
         start = replace(start, changed=(*start.changed, change))
     began = clock()
     start, plan = _planned(start, ranks, began)
+    provenance = Provenance() if ranks.main else None
     parts = make_parts(start, console, ranks)
     config = parts.config
     if plan is not None:
@@ -203,7 +205,7 @@ def make_run(
     folder = ranks.from_main(lambda: start.folder or RunFolder.create(config.out, config.model).path)
     ranks.remember_run(folder)
     saving = Saving(folder, config.save_every, config.keep, ranks.main)
-    run = Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {}, callbacks)
+    run = Run(parts, RunFolder(folder), saving, console, stop, after_epoch, tags or {}, callbacks, provenance)
     run.describe()
     return run
 

@@ -151,7 +151,8 @@ class ModelSettings(Settings):
 
     model: str = Field(
         "mobilenetv2_100",
-        description="any name timm knows (`fasttrain models` lists them); package.module:function of your own",
+        description="any name timm knows (`fasttrain models` lists them); hf-hub:OWNER/NAME; "
+        "package.module:function of your own",
     )
     pretrained: bool = Field(True, description="start from timm's ImageNet weights")
     weights: Path | None = Field(

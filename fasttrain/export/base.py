@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,19 @@ METADATA = "metadata.json"
 """The name of the extra file that holds them, in formats that have such files."""
 
 
+def as_text(value: Any) -> str:
+    """Return a value of the metadata for a format that holds text alone: text as it is, the others as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def from_text(text: str) -> Any:
+    """Return what `as_text` was given."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 class Format(ABC):
     """A file format for trained models."""
 
@@ -38,13 +52,24 @@ class Format(ABC):
     """Who runs the file, for people."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """The packages of the extra `export` that it imports."""
+    """The packages that it imports."""
+
+    extra: ClassVar[str] = "export"
+    """The extra that brings them."""
+
+    tolerance: ClassVar[float] = 1e-3
+    """How much a logit may differ from the model's, as a share of the greatest one."""
+
+    calibration: ClassVar[int] = 0
+    """How many photographs of the training split `write` wants, to choose the ranges of integers with."""
 
     @abstractmethod
-    def write(self, model: torch.nn.Module, example: torch.Tensor, path: Path, metadata: Metadata) -> None:
-        """Writes `model`, in eval mode on the CPU, so that it takes any number of pictures like `example`, [2, ...].
+    def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
+        """Write `model`, in eval mode on the CPU, so that it takes any number of pictures like `examples`, [n, ...].
 
-        Raises UserError where the model can't be had in this form.
+        n is at least 2, and `calibration` where the data has as many. What the format adds to the metadata, such as
+        the layers that stay in floating point, is in what `read_metadata` returns. Raises UserError where the model
+        can't be had in this form.
         """
 
     @abstractmethod

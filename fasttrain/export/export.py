@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,39 +10,46 @@ from typing import Any
 
 import torch
 
-from fasttrain.checkpoint.trained import load_trained
-from fasttrain.config.geometry import CROP_PCT, Geometry
-from fasttrain.config.location import user_path
+from fasttrain.checkpoint.trained import load_trained, run_folder
+from fasttrain.checkpoint.weights import data_of_run, weights_file
+from fasttrain.config.location import is_url, user_path
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.errors import UserError, of_os
+from fasttrain.export.accuracy import Accuracy, labelled_shards, measure_accuracy
 from fasttrain.export.base import Format, Run, inferring
-from fasttrain.export.photographs import some_photographs
+from fasttrain.export.metadata import metadata_of
+from fasttrain.export.photographs import calibration_photographs, some_photographs
 from fasttrain.export.registry import make_format
 from fasttrain.export.speed import Speed, measure
 from fasttrain.files import atomic_folder, make_folder
-from fasttrain.loaders.plan import LETTERBOX_GREY
 from fasttrain.model.factory import ModelSpec
 from fasttrain.model.own import OwnModel
 from fasttrain.model.preprocess import NormalizePixels
-from fasttrain.version import __version__
+from fasttrain.shards.format import MANIFEST
+from fasttrain.shards.reader import ShardSet
+from fasttrain.text import read_text
 
 INPUTS = ("uint8", "float")
-_UPRIGHT = "upright by its EXIF orientation, laid onto white where it is transparent"
 
 
 @dataclass(frozen=True)
 class ExportResult:
     """The file, what it takes, and how it compares with the model: `max_difference` of any logit on `photographs`
-    pictures, whose greatest logit is `max_logit`; `same_top1` of them have the same likeliest class."""
+    pictures, whose greatest logit is `max_logit`; `same_top1` of them have the same likeliest class.
+
+    model_bytes: the size of the model's weights. accuracy: None where the data has no labels.
+    """
 
     path: Path
     bytes: int
+    model_bytes: int
     metadata: dict[str, Any]
     photographs: int
     source: str
     max_difference: float
     max_logit: float
     same_top1: int
+    accuracy: Accuracy | None
     runtime: str
     threads: int
     speeds: list[Speed]
@@ -59,7 +67,8 @@ def export(
     input: str = "uint8",
     data: str | Path | None = None,
     photographs: int = 64,
-    tolerance: float = 1e-3,
+    tolerance: float | None = None,
+    accept_drop: float = 1.0,
     speed: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
@@ -67,92 +76,101 @@ def export(
 
     `input` "uint8": the file takes pixels, [n, H, W, 3] RGB in 0..255, and normalizes them itself; "float": it takes
     float32 [n, 3, H, W], (x / 255 - mean) / std. Any n. It gives logits, float32 [n, classes]. It is compared with the
-    model on `photographs` of `data` (see `some_photographs`); `tolerance` is of the greatest logit, or of 1 where
-    that is more. Raises UserError where they differ by more (nothing is written then), or a package is missing.
+    model on `photographs` of `data` (see `some_photographs`), by default what the run was trained on, where that is
+    still there; `tolerance` is of the greatest logit, or of 1 where that is more, and by default the format's. Where
+    `data` is shards, top1 of both is measured on the validation split. Formats of integers need such data: they choose
+    their ranges on photographs of the training split.
+
+    Raises UserError where a logit differs by more, or the file loses more than `accept_drop` points of top1 (nothing is
+    written then), or a package is missing.
 
     model: what makes the model, where the run's files can't: see `load_trained`.
     """
     if input not in INPUTS:
         raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")
     kind = make_format(format)
-    checkpoint = user_path(checkpoint)
+    checkpoint = weights_file(user_path(checkpoint))
     path = user_path(out) if out else _folder(checkpoint) / f"model{kind.suffix}"
     trained, spec = load_trained(checkpoint, model)
-    pixels, source = some_photographs(data, photographs, evaluation_crop(spec.geometry))
+    data = _shards_of_run(checkpoint) if data is None else data
+    crop = evaluation_crop(spec.geometry)
+    pixels, source = some_photographs(data, photographs, crop)
+    shards = labelled_shards(data, spec)
+    examples = torch.cat([pixels[:1], pixels[:1]])
+    if kind.calibration:
+        examples = calibration_photographs(_calibrating(shards, format), kind.calibration, crop)
     normalize = NormalizePixels(spec.mean, spec.std, channels_last=False)
     graph = torch.nn.Sequential(normalize, trained).eval() if input == "uint8" else trained
-    images = pixels if input == "uint8" else normalize(pixels)
-    metadata = _metadata(spec, input)
+    takes: Run = normalize if input == "float" else lambda images: images
+    metadata = metadata_of(spec, input, _reject_threshold(checkpoint))
     threads = torch.get_num_threads()
+    accuracy: Accuracy | None = None
     say(f"exporting {spec.name} as {format}")
     try:
         make_folder(path.parent)
         with atomic_folder(path) as folder:  # weights of 2 GB and more lie in a second file
             written = folder / path.name
-            kind.write(graph, torch.cat([images[:1], images[:1]]), written, metadata)
+            kind.write(graph, takes(examples), written, metadata)
             run = kind.open(written, threads)
             say(f"comparing it with the model on {len(pixels)} photographs")
-            difference, greatest, same = _compare(run, graph, images)
-            _require_close(difference, greatest, tolerance, kind)
+            difference, greatest, same = _compare(run, graph, takes(pixels))
+            _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
+            eager = _eager(trained, spec)
+            if shards is not None:
+                say("measuring its accuracy on the validation split")
+                accuracy = measure_accuracy(shards, spec, eager, lambda images: run(takes(images)))
+                _require_accurate(accuracy, accept_drop, kind)
+            metadata = kind.read_metadata(written)
             size = sum(each.stat().st_size for each in folder.iterdir())
     except OSError as error:
         raise of_os(error, path, "choose another --out") from error
     speeds: list[Speed] = []
     if speed:
         say("measuring its speed")
-        speeds = measure((run, images), (_eager(trained, spec), pixels))
+        speeds = measure((run, takes(pixels)), (eager, pixels))
     return ExportResult(
-        path, size, metadata, len(pixels), source, difference, greatest, same, kind.runtime, threads, speeds
+        path=path,
+        bytes=size,
+        model_bytes=sum(each.nbytes for each in trained.state_dict().values()),
+        metadata=metadata,
+        photographs=len(pixels),
+        source=source,
+        max_difference=difference,
+        max_logit=greatest,
+        same_top1=same,
+        accuracy=accuracy,
+        runtime=kind.runtime,
+        threads=threads,
+        speeds=speeds,
     )
 
 
 def _folder(checkpoint: Path) -> Path:
-    if checkpoint.is_dir():
-        return checkpoint
     return checkpoint.parent if checkpoint.suffix == ".safetensors" else checkpoint.parents[1]
 
 
-def _metadata(spec: ModelSpec, input: str) -> dict[str, Any]:
-    side = spec.image_size
-    takes = {
-        "uint8": f"uint8 [n, {side}, {side}, 3], RGB, 0..255",
-        "float": f"float32 [n, 3, {side}, {side}], RGB, (x / 255 - mean) / std",
-    }
-    return {
-        "producer": f"fasttrain {__version__}",
-        "model": spec.name,
-        "classes": list(spec.classes),
-        "image_size": side,
-        "crop_pct": spec.geometry.crop_pct,
-        "resize_mode": spec.geometry.resize_mode,
-        "interpolation": spec.geometry.interpolation,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "input": takes[input],
-        **_output(spec),
-        "preprocess": _preprocess(spec.geometry),
-    }
+def _shards_of_run(checkpoint: Path) -> str | None:
+    """Return the shards that the run was trained on, where they are still on this machine."""
+    data = data_of_run(checkpoint)
+    return data if data is not None and not is_url(data) and (user_path(data) / MANIFEST).exists() else None
 
 
-def _output(spec: ModelSpec) -> dict[str, Any]:
-    """Return what makes predictions of logits: the softmax's temperature, or a threshold for each class's sigmoid."""
-    logits = f"logits, float32 [n, {len(spec.classes)}]; probabilities are"
-    if spec.multi_label:
-        thresholds = spec.thresholds or (0.5,) * len(spec.classes)
-        return {"output": f"{logits} sigmoid(logits)", "multi_label": True, "thresholds": list(thresholds)}
-    return {"output": f"{logits} softmax(logits / temperature)", "temperature": spec.temperature}
+def _calibrating(shards: ShardSet | None, format: str) -> ShardSet:
+    if shards is None or len(shards.ids("train")) < 3 or not len(shards.ids("val")):
+        raise UserError(
+            f"--format {format} chooses its ranges on photographs of a training split and measures what they cost on a "
+            "validation split; give --data shards that have both, and the model's classes"
+        )
+    return shards
 
 
-def _preprocess(geometry: Geometry) -> str:
-    share = "224/256" if geometry.crop_pct == CROP_PCT else f"{geometry.crop_pct:g}"
-    resized = f"resized ({geometry.interpolation}, antialiased)"
-    seen = {
-        "crop": f"the centred square of {share} of the short side, {resized} to image_size",
-        "squash": f"{resized} to a square of image_size, whatever its aspect ratio",
-        "letterbox": f"{resized} until its longer side is image_size, in the middle of a square of grey "
-        f"({LETTERBOX_GREY})",
-    }
-    return f"{_UPRIGHT}, {seen[geometry.resize_mode]}"
+def _reject_threshold(checkpoint: Path) -> float | None:
+    """Return that of model.json; it wasn't chosen for the weights of a checkpoint."""
+    folder = run_folder(checkpoint)
+    if checkpoint.absolute().parent != folder:
+        return None
+    found: float | None = json.loads(read_text(folder / "model.json")).get("reject_threshold")
+    return found
 
 
 def _compare(run: Run, model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float, int]:
@@ -175,6 +193,17 @@ def _require_close(difference: float, greatest: float, tolerance: float, kind: F
             f"{kind.runtime} and the model differ by {difference:.2e} in a logit, of which the greatest is "
             f"{greatest:.3g}: more than {allowed:.2e}; nothing was written; raise --tolerance if that is good enough"
         )
+
+
+def _require_accurate(accuracy: Accuracy | None, accept_drop: float, kind: Format) -> None:
+    if accuracy is None or (drop := 100 * (accuracy.model - accuracy.exported)) <= accept_drop:
+        return
+    most, least = (-100 * each for each in accuracy.difference_interval)
+    raise UserError(
+        f"{kind.runtime} loses {drop:.2f} points of {accuracy.measure} (95 %: {least:.2f} to {most:.2f}) on "
+        f"{accuracy.photographs:,} photographs, {100 * accuracy.model:.2f} % to {100 * accuracy.exported:.2f} %: more "
+        f"than {accept_drop:g}; nothing was written; raise --accept-drop if that is good enough"
+    )
 
 
 def _eager(model: torch.nn.Module, spec: ModelSpec) -> Run:

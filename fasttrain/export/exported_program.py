@@ -19,9 +19,9 @@ class ExportedProgram(Format):
     suffix = ".pt2"
     runtime = "torch.export"
 
-    def write(self, model: torch.nn.Module, example: torch.Tensor, path: Path, metadata: Metadata) -> None:
+    def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
         try:
-            program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
+            program = torch.export.export(model, (examples[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
         except Exception as error:  # dynamo, the tracer and the shape solver each have their own
             reason = str(error).splitlines()[0]
             raise UserError(f"--format exported-program: torch can't export this model ({reason})") from error

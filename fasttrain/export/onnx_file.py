@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fasttrain.errors import UserError
-from fasttrain.export.base import Format, Metadata, Run
+from fasttrain.export.base import Format, Metadata, Run, as_text, from_text
+
+if TYPE_CHECKING:
+    import onnx
 
 _ONE_FILE = 1_800_000_000  # bytes of weights: protobuf ends at 2 GiB
 
@@ -26,14 +28,14 @@ class Onnx(Format):
     runtime = "ONNX Runtime"
     needs = ("onnx", "onnxscript", "onnxruntime")
 
-    def write(self, model: torch.nn.Module, example: torch.Tensor, path: Path, metadata: Metadata) -> None:
+    def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
         import onnx
 
-        with _quietly():
+        with quietly():
             try:
                 program = torch.onnx.export(
                     model,
-                    (example,),
+                    (examples[:2],),
                     input_names=["images"],
                     output_names=["logits"],
                     dynamic_shapes=({0: torch.export.Dim("n")},),
@@ -41,9 +43,9 @@ class Onnx(Format):
                     verbose=False,
                 )
             except torch.onnx.OnnxExporterError as error:
-                raise UserError(f"--format onnx: torch can't export this model ({_reason(error)})") from error
+                raise UserError(f"torch can't export this model to ONNX ({_reason(error)})") from error
         assert program is not None
-        program.model.metadata_props.update({key: _text(value) for key, value in metadata.items()})
+        program.model.metadata_props.update({key: as_text(value) for key, value in metadata.items()})
         size = sum(each.nbytes for each in (*model.parameters(), *model.buffers()))
         program.save(str(path), external_data=size > _ONE_FILE)
         onnx.checker.check_model(str(path), full_check=True)
@@ -64,24 +66,24 @@ class Onnx(Format):
         import onnx
 
         found = onnx.load(str(path), load_external_data=False).metadata_props
-        return {each.key: _value(each.value) for each in found}
+        return {each.key: from_text(each.value) for each in found}
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write `model` to `path`, weights of 2 GB and more into a second file, in place of what lies in the folder."""
+    import onnx
 
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    for each in path.parent.iterdir():
+        each.unlink()
+    size = sum(len(each.raw_data) for each in model.graph.initializer)
+    onnx.save(model, str(path), save_as_external_data=size > _ONE_FILE, location=f"{path.name}.data")
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    # The exporter prints its progress, and its own deprecations, whatever `verbose` says.
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+def quietly() -> Iterator[None]:
+    """Silence what exporters and quantizers print: progress, and their own deprecations, whatever `verbose` says."""
+    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

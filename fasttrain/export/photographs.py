@@ -43,9 +43,21 @@ def some_photographs(data: str | Path | None, count: int, crop: PlannedCrop | in
     return _from_files(data, count, crop)
 
 
+def calibration_photographs(shards: ShardSet, count: int, crop: PlannedCrop) -> torch.Tensor:
+    """Return uint8 [n, size, size, 3], n at most `count`, evenly out of the training split of `shards`."""
+    ids = shards.ids("train")
+    with closing(batches(shards, ids[evenly(len(ids), count)], crop, batch_size=32)) as loaded:
+        return torch.cat([images for images, _, _ in loaded])
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """Return `count` of the numbers below `length`, evenly spaced, or all of them where there are fewer."""
+    return sorted(set(np.linspace(0, length - 1, min(length, count)).round().astype(int).tolist())) if length else []
+
+
 def _from_shards(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
     shards = ShardSet.open(data)
-    ids = split_ids(shards, ALL, data)[_evenly(len(shards), count)]
+    ids = split_ids(shards, ALL, data)[evenly(len(shards), count)]
     with closing(batches(shards, ids, crop, batch_size=count)) as loaded:
         return torch.cat([images for images, _, _ in loaded]), f"of the {len(shards):,} in {data}, all splits"
 
@@ -55,7 +67,7 @@ def _from_files(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[
     paths = [each for each in found if isinstance(each, Path)]
     unread = [str(each) for each in found if isinstance(each, Refused)]
     pixels = []
-    for number in _evenly(len(paths), count):
+    for number in evenly(len(paths), count):
         try:
             pixels.append(read_photograph(paths[number], crop))
         except Unreadable as error:
@@ -64,7 +76,3 @@ def _from_files(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[
         raise UserError(f"{unread[-1] if unread else data}; give --data shards or photographs")
     also = f"; {len(unread):,} could not be read, such as {unread[-1]}" if unread else ""
     return torch.from_numpy(np.stack(pixels)), f"of the {len(paths):,} in {data}{also}"
-
-
-def _evenly(length: int, count: int) -> list[int]:
-    return sorted(set(np.linspace(0, length - 1, min(length, count)).round().astype(int).tolist())) if length else []

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 FORMATS = {
     "onnx": "fasttrain.export.onnx_file:Onnx",
+    "onnx-fp16": "fasttrain.export.onnx_fp16:OnnxHalf",
+    "onnx-int8": "fasttrain.export.onnx_int8:OnnxInt8",
+    "openvino": "fasttrain.export.openvino_file:OpenVino",
+    "openvino-int8": "fasttrain.export.openvino_int8:OpenVinoInt8",
     "torchscript": "fasttrain.export.torchscript:TorchScript",
     "exported-program": "fasttrain.export.exported_program:ExportedProgram",
 }
@@ -25,5 +29,5 @@ def make_format(name: str) -> Format:
         raise UserError(f"--format {name} is not one of {', '.join(FORMATS)}{nearest(name, list(FORMATS))}")
     module, _, attribute = FORMATS[name].partition(":")
     found: Format = getattr(import_module(module), attribute)()
-    require(f"--format {name}", "export", *found.needs)
+    require(f"--format {name}", found.extra, *found.needs)
     return found

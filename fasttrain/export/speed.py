@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,15 +36,6 @@ def measure(exported: tuple[Run, torch.Tensor], eager: tuple[Run, torch.Tensor])
                 rates[which].append(batch / _seconds(run, images, times[which]))
         found.append(Speed(batch, *(statistics.median(each) for each in rates)))
     return found
-
-
-def speed_lines(speeds: Sequence[Speed], runtime: str, threads: int) -> list[str]:
-    """One line for each batch size, for people."""
-    return [
-        f"batch {each.batch}: {runtime} {each.exported:,.0f} img/s, PyTorch {each.eager:,.0f} img/s "
-        f"({each.exported / each.eager:.1f} x, {threads} {'thread' if threads == 1 else 'threads'})"
-        for each in speeds
-    ]
 
 
 def _repeated(images: torch.Tensor, count: int) -> torch.Tensor:

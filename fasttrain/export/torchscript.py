@@ -20,11 +20,11 @@ class TorchScript(Format):
     suffix = ".torchscript"
     runtime = "TorchScript"
 
-    def write(self, model: torch.nn.Module, example: torch.Tensor, path: Path, metadata: Metadata) -> None:
+    def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch calls TorchScript deprecated at each call
             try:
-                traced = torch.jit.trace(model, example, check_trace=False)
+                traced = torch.jit.trace(model, examples[:2], check_trace=False)
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"--format torchscript: torch can't export this model ({reason})") from error

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-import huggingface_hub
 import timm
 import torch
 
@@ -17,7 +12,8 @@ from fasttrain.config.geometry import Geometry
 from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
 from fasttrain.model.classifier import start_classifier
-from fasttrain.model.names import require_model
+from fasttrain.model.hub import cache_only_without_network
+from fasttrain.model.names import require_model, timm_arguments
 from fasttrain.model.own import OwnModel, create_own
 from fasttrain.model.spec import ModelSpec as ModelSpec
 
@@ -40,14 +36,16 @@ def create_model(
         return create_own(model, num_classes, pretrained=pretrained, drop_rate=drop_rate, drop_path=drop_path)
     require_model(name := model)
     made: Any
-    arguments = {"num_classes": num_classes, "drop_rate": drop_rate, "img_size": img_size}  # timm leaves None out
+    arguments = {**timm_arguments(name), "num_classes": num_classes, "drop_rate": drop_rate}
+    if img_size is not None:
+        arguments["img_size"] = img_size
     if not pretrained:
-        made = _create(name, drop_path, **arguments)
+        made = _create(arguments, drop_path)
         start_classifier(made)
         return made
     try:
-        with _cache_only_without_network():
-            made = _create(name, drop_path, pretrained=True, **arguments)
+        with cache_only_without_network():
+            made = _create({**arguments, "pretrained": True}, drop_path)
     except UserError:
         raise
     except RuntimeError as error:  # timm's own word for "there are none"
@@ -77,31 +75,15 @@ def model_spec(
 ) -> ModelSpec:
     """Return the spec of a model that `create_model` made, with `img_size`."""
     data = timm.data.resolve_model_data_config(model)
-    return ModelSpec(name, tuple(classes), geometry, data["mean"], data["std"], img_size)
+    return ModelSpec(name, tuple(classes), geometry, tuple(data["mean"]), tuple(data["std"]), img_size)
 
 
-@contextlib.contextmanager
-def _cache_only_without_network() -> Iterator[None]:
-    # The hub client retries for 45 s where there is no network; one look first, then its local cache only.
-    hub = urlsplit(huggingface_hub.constants.ENDPOINT)
-    offline_before = huggingface_hub.constants.HF_HUB_OFFLINE
-    if not urllib.request.getproxies():
-        try:
-            socket.create_connection((hub.hostname or "", hub.port or 443), timeout=5).close()
-        except OSError:
-            huggingface_hub.constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE = offline_before
-
-
-def _create(name: str, drop_path: float, **arguments: Any) -> torch.nn.Module:
+def _create(arguments: Mapping[str, Any], drop_path: float) -> torch.nn.Module:
     if not drop_path:
-        made: torch.nn.Module = timm.create_model(name, **arguments)
+        made: torch.nn.Module = timm.create_model(**arguments)
         return made
     try:
-        made = timm.create_model(name, drop_path_rate=drop_path, **arguments)
+        made = timm.create_model(**arguments, drop_path_rate=drop_path)
         has_some = any(getattr(each, "drop_prob", 0.0) for each in made.modules())
     except TypeError as error:
         if "drop_path_rate" not in str(error):
@@ -109,7 +91,8 @@ def _create(name: str, drop_path: float, **arguments: Any) -> torch.nn.Module:
         has_some = False
     if not has_some:
         raise UserError(
-            f"drop_path = {drop_path:g}: model = '{name}' has no stochastic depth; use --drop-rate, or leave it out"
+            f"drop_path = {drop_path:g}: model = '{arguments['model_name']}' has no stochastic depth; use --drop-rate, "
+            "or leave it out"
         )
     return made
 

@@ -14,7 +14,7 @@ import torch
 
 from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
-from fasttrain.model.names import pretrained_config, require_model
+from fasttrain.model.names import pretrained_config, require_model, timm_arguments
 
 _LEAST, _GREATEST = 16, 2048  # px, as --image-size has them
 _STEPS = (8, 14, 16, 32, 64, 128, 224)  # what the sides that a model takes may be multiples of
@@ -94,7 +94,8 @@ def _outcome(name: str, side: int, img_size: int | None, device: str) -> tuple[i
     """The shape of what `name` makes of one picture; the first line of the error where it can't."""
     try:
         with _undisturbed(), torch.device(device):
-            model = timm.create_model(name, num_classes=_CLASSES, img_size=img_size).eval()
+            sized = {} if img_size is None else {"img_size": img_size}
+            model = timm.create_model(**{**timm_arguments(name), "num_classes": _CLASSES, **sized}).eval()
             output = model(torch.zeros(1, 3, side, side))
     except Exception as error:  # timm and torch have a dozen kinds of saying that a size does not fit
         return (str(error) or type(error).__name__).splitlines()[0]

@@ -11,6 +11,7 @@ from timm.models import PretrainedCfg
 from fasttrain.config.interpolation import Interpolation
 from fasttrain.config.model_name import import_path, is_own
 from fasttrain.errors import UserError
+from fasttrain.model.hub import hub_model, repository
 from fasttrain.model.own import find_maker
 from fasttrain.text import nearest
 
@@ -23,6 +24,9 @@ def require_model(name: str) -> None:
     if import_path(name):
         find_maker(name)
     if is_own(name):
+        return
+    if repository(name) is not None:
+        hub_model(name)
         return
     if _SOURCE.search(name):
         _refuse_source(name)
@@ -44,8 +48,19 @@ def pretrained_config(name: str) -> Any:
     require_model(name)
     if is_own(name):
         return PretrainedCfg()
+    if repository(name) is not None:
+        return PretrainedCfg(**hub_model(name).pretrained_cfg)
     current = timm.models.get_deprecated_models().get(name) or name
     return timm.models.get_pretrained_cfg(current) or PretrainedCfg()
+
+
+def timm_arguments(name: str) -> dict[str, Any]:
+    """Return what `timm.create_model` makes the model `name` from, with or without its pretrained weights."""
+    if (source := repository(name)) is None:
+        return {"model_name": name}
+    found = hub_model(name)
+    config = {**found.pretrained_cfg, "source": "hf-hub", "hf_hub_id": source}
+    return {**found.arguments, "model_name": found.architecture, "pretrained_cfg": config}
 
 
 def own_interpolation(name: str) -> Interpolation:
@@ -57,12 +72,10 @@ def own_interpolation(name: str) -> Interpolation:
 
 
 def _refuse_source(name: str) -> None:
-    """For names that point to a repository or a folder ("hf-hub:timm/resnet18.a1_in1k"): they are no timm names, so a
-    trained model could not be built again from them alone."""
-    last = re.split(r"[:/]", name.rstrip("/"))[-1]
-    if not name.startswith("local-dir:") and timm.is_model(last):
-        raise UserError(f"model = '{name}': leave out what comes before the name; did you mean '{last}'?")
+    """Raise UserError for a name that points to a folder, or to a repository without saying that it is the hub's."""
+    if repository(f"hf-hub:{name}") is not None:
+        raise UserError(f"model = '{name}': did you mean 'hf-hub:{name}'?")
     raise UserError(
-        f"model = '{name}' is not a timm name; download its weights, and give timm's name of the architecture with "
+        f"model = '{name}' is neither a timm name nor hf-hub:OWNER/NAME; give timm's name of the architecture with "
         "--weights FILE"
     )

@@ -100,7 +100,7 @@ class Mirrored(NullTracker):
 
     @property
     def places(self) -> Mapping[str, str]:  # type: ignore[override]
-        """Where people find the run at each of the others."""
+        """Return the place of the run at each of the other trackers."""
         return {each.title: each.where() for each in self._others}
 
     def begin(self) -> None:

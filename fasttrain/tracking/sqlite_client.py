@@ -39,7 +39,7 @@ class StoredExperiment:
 
 @dataclass(frozen=True)
 class StoredInfo:
-    """What a run is, named as in `mlflow.entities.RunInfo`."""
+    """A run's identity and state, named as in `mlflow.entities.RunInfo`."""
 
     run_id: str
     run_name: str
@@ -51,7 +51,7 @@ class StoredInfo:
 
 @dataclass(frozen=True)
 class StoredData:
-    """What a run has logged, named as in `mlflow.entities.RunData`."""
+    """A run's logged values, named as in `mlflow.entities.RunData`."""
 
     params: dict[str, str]
     metrics: dict[str, float]

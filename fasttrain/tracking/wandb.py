@@ -9,7 +9,7 @@ import socket
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from fasttrain.tracking.mirror import Mirror, shorter_path
@@ -76,7 +76,7 @@ class Wandb(Mirror):
 
         record = self.record
         return wandb.init(
-            mode=mode,  # type: ignore[arg-type]
+            mode=cast(Any, mode),
             id=run_id,
             resume="allow" if mode == "online" else None,
             project=os.environ.get("WANDB_PROJECT") or record.experiment,

@@ -28,6 +28,7 @@ from fasttrain.evaluation.metrics import Evaluation
 from fasttrain.model.activations import keep_inputs_of_activations
 from fasttrain.model.compiled import compile_in_place
 from fasttrain.model.factory import ModelSpec, create_model, enable_grad_checkpointing, model_spec
+from fasttrain.model.hub import remember
 from fasttrain.model.input_size import img_size_for
 from fasttrain.model.own import require_logits, require_same_structure
 from fasttrain.model.precision import Precision, choose_precision
@@ -64,6 +65,8 @@ def make_parts(start: RunStart, console: Console, ranks: Ranks) -> RunParts:
 
     Seeds every generator. Raises UserError if settings, data and checkpoint don't match.
     """
+    if (described := (start.checkpoint or {}).get("hub")) is not None:
+        remember(start.config.model, described)
     require_known_optimizer(start.config.optimizer)
     config, tag_notes = with_default_weights(start.config) if start.checkpoint is None else (start.config, [])
     config = config.model_copy(update={"data": data_set_in(config.data)})

@@ -18,9 +18,9 @@ from fasttrain.checkpoint.folder import (
     newest_unfinished,
     remove_old,
 )
-from fasttrain.checkpoint.pickled import TooNew, load_pickled
+from fasttrain.checkpoint.pickled import load_pickled
 from fasttrain.checkpoint.trained import load_trained
-from fasttrain.errors import UserError
+from fasttrain.errors import TooNew, UserError
 
 
 def make(run: Path, *steps: int, at: int = 0) -> list[Path]:

@@ -19,6 +19,7 @@ import typer
 
 import fasttrain
 from fasttrain.cli import app
+from fasttrain.cli.train import take_argument
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
 from tests.support.patience import PATIENCE
@@ -33,6 +34,7 @@ import reference  # noqa: E402
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # Options of other programs that the pages name outside of blocks and of the migration tables' first column.
 FOREIGN = {
+    "--env-manager",
     "--install",
     "--lear",
     "--results",
@@ -163,6 +165,7 @@ def test_command_lines_are_ones_that_fasttrain_takes(page, line):
     path, values = parsed([placeholders.get(word, word) for word in line])
     if path == "train":
         values.pop("config", None)
+        take_argument(values.pop("data_set", None), values)
         resolve({}, values, origin="the page")
 
 

@@ -90,5 +90,9 @@ def test_the_page_shows_changes_of_under_ten_lines() -> None:
 
 
 def test_every_example_is_run() -> None:
-    elsewhere = {"dali_webdataset.py"}  # tests/loaders/test_dali_alone.py
+    elsewhere = {
+        "dali_webdataset.py",
+        "photograph.py",
+        "exported_model.py",
+    }  # tests/loaders/test_dali_alone.py, tests/export
     assert {path.name for path in EXAMPLES.glob("*.py")} - elsewhere == SCRIPTS.keys()

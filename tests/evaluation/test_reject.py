@@ -26,7 +26,9 @@ def test_the_threshold_answers_as_many_photographs_as_the_precision_allows():
     right = np.array([True, True, False, True, True, True])
     assert best_rejection(confidence, right, 0.75) == Rejection(0.25, 6, 6, 5)
     assert best_rejection(confidence, right, 0.9) == Rejection(pytest.approx(0.75), 6, 2, 2)
-    assert best_rejection(confidence, ~right, 0.5) is None, "the two of 0.7 are both answered or neither"
+    assert best_rejection(confidence, ~right, 0.5) is None
+    alike = best_rejection(np.array([0.9, 0.7, 0.7, 0.1]), np.array([True, True, False, False]), 1.0)
+    assert alike == Rejection(pytest.approx(0.8), 4, 1, 1), "the two of 0.7 are both answered or neither"
     said = str(best_rejection(confidence, right, 0.9))
     assert said.startswith("reject threshold 0.7500: of 6 validation photographs it answers 2 (33.3%), 100.0% of them")
 

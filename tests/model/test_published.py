@@ -22,7 +22,7 @@ def listed(monkeypatch, capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         main()
     out, error = capsys.readouterr()
-    return ended.value.code, out, error
+    return ended.value.code or 0, out, error
 
 
 def test_the_table_has_timms_models_and_figures():

@@ -30,7 +30,7 @@ WORSE = {"rand_augment": "n4-m10", "random_erasing": 1.0, "mixup": 20.0, "learni
 def no_pictures(monkeypatch):
     """They take longer than the training."""
 
-    def write(result: Any, predictions: Any, folder: Any, console: Any, page: Any) -> None:
+    def write(result: Any, predictions: Any, folder: Any, *_: Any) -> None:
         folder.report.write_text(f"{len(result.history)} epochs")
 
     monkeypatch.setattr(finish_module, "_write_pictures", write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,8 @@ def test_ctrl_c_stops_all_and_resuming_trains_as_torchruns_ranks_do(torchruns, s
     resumed = finish(start([*program(figures=False), "train", "--resume", str(folder_in(runs))]))
     assert "2 x 2 = 4" in resumed, "on as many ranks as it began with"
     assert_same_run(folder_in(runs), torchruns, tolerance=0)
+    begun, again = json.loads((folder_in(runs) / "provenance.json").read_text())["starts"]
+    assert f"train --resume {folder_in(runs)}" in again["command"] and again["step"] >= 3 > begun["step"] == 0
 
 
 @pytest.mark.slow

@@ -87,9 +87,12 @@ def test_predict_names_every_class_above_its_threshold(result: TrainResult, mult
 def test_export_has_the_thresholds(result: TrainResult, tmp_path: Path, multi_label_shards: Path) -> None:
     from fasttrain.export.export import export
 
-    done = export(result.folder, "torchscript", tmp_path / "m.ts", data=multi_label_shards, photographs=4, speed=False)
+    done = export(result.folder, "torchscript", tmp_path / "m.ts", photographs=4, speed=False)
     assert isinstance(result.evaluation, SetEvaluation)
     assert done.metadata["thresholds"] == list(result.evaluation.thresholds) and done.metadata["multi_label"]
+    assert str(multi_label_shards) in done.source, "the run's own data, where none is given"
+    assert done.accuracy is not None and done.accuracy.measure == "exact match"
+    assert done.accuracy.exported == done.accuracy.model > 0
 
 
 @pytest.mark.slow

@@ -1,0 +1,59 @@
+"""Name what is on photographs with an exported file: `python exported_model.py model.onnx dinner.jpg lunch.jpg`.
+
+Needs NumPy, Pillow and the runtime of the file: `onnxruntime` for .onnx, `openvino` for .xml. All else that is to be
+known, the classes, the size and what the logits mean, is in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+from photograph import load_photograph
+
+
+def open_onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    return lambda images: session.run(["logits"], {"images": images})[0], session.get_modelmeta().custom_metadata_map
+
+
+def open_openvino(path):
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    compiled = openvino.compile_model(model, "CPU")
+    said = model.get_rt_info(["fasttrain"]).astype(dict)
+    return lambda images: compiled([images])[0], {key: value.astype(str) for key, value in said.items()}
+
+
+def name_classes(logits, metadata):
+    """Return the names of the classes that one photograph's logits mean, and their probabilities."""
+    classes = json.loads(metadata["classes"])
+    if "thresholds" in metadata:  # each class is a decision of its own
+        likely = 1 / (1 + np.exp(-logits))
+        seen = np.flatnonzero(likely >= json.loads(metadata["thresholds"]))
+        return [(classes[each], likely[each]) for each in seen[np.argsort(-likely[seen])]]
+    scaled = logits / float(metadata["temperature"])
+    likely = np.exp(scaled - scaled.max())
+    likely /= likely.sum()
+    best = likely.argmax()
+    unknown = likely[best] < float(metadata.get("reject_threshold", 0))
+    return [("unknown" if unknown else classes[best], likely[best])]
+
+
+def main():
+    path, *photographs = sys.argv[1:]
+    run, metadata = open_openvino(path) if path.endswith(".xml") else open_onnx(path)
+    seen = {"crop_pct": float(metadata["crop_pct"])}
+    seen |= {key: metadata[key] for key in ("resize_mode", "interpolation")}
+    for photograph in photographs:
+        pixels = load_photograph(photograph, int(metadata["image_size"]), **seen)
+        found = name_classes(run(pixels[None])[0], metadata)
+        print(photograph, *(f"{name} {share:.3f}" for name, share in found), sep="\t")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""`fasttrain register`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(
+    run: Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")],
+    name: Annotated[str, typer.Argument(help="the registered model, which is made where it is absent", metavar="NAME")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Registers a run's model in MLflow, which loads and serves it; each call makes a new version."""
+    import json
+
+    from fasttrain.checkpoint.weights import weights_file
+
+    weights_file(run)
+    from fasttrain.commands.register import register as command
+    from fasttrain.terminal import make_console
+
+    with make_console(stderr=True).status("registering"):
+        result = command(run, name)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    console = make_console()
+    console.print(f"{result.uri}, of the MLflow run {result.run_id}", soft_wrap=True)
+    console.print(
+        f"serve: MLFLOW_TRACKING_URI={result.store} mlflow models serve -m {result.uri} --env-manager local",
+        soft_wrap=True,
+        markup=False,
+    )

@@ -1,0 +1,148 @@
+"""Where a run comes from: its command, its package versions, and the git commit of the working folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import fasttrain
+from fasttrain.tracking.store import shown
+from fasttrain.version import __version__
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "mlflow",
+    "ffcv",
+    "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
+)
+"""The packages that can change a run's numbers, of those that are installed."""
+
+_GIT_S = 5.0
+_WAIT_S = 1.0
+# A repository may name programs that git would run, and its index is nobody's to rewrite here.
+_GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
+
+
+class Provenance:
+    """What made a run: the command, the versions and the commit.
+
+    A thread asks git while the run's model and loaders are made. Where git is missing, slow or refuses, a run never
+    fails, and waits one second at most.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or _working_folder()
+        self._git: dict[str, Any] = {}
+        self._own_git: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._ask, name="fasttrain-git", daemon=True)
+        self._thread.start()
+
+    def to_dict(self, step: int) -> dict[str, Any]:
+        """Return what is known by now, as plain data. `step` is the step at which this process begins or resumes."""
+        self._thread.join(_WAIT_S)
+        return {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "step": step,
+            "command": command_line(),
+            "folder": str(self._folder),
+            "git": dict(self._git) or {"problem": f"git did not answer within {_WAIT_S:g} s"},
+            **({"fasttrain_git": dict(self._own_git)} if self._own_git else {}),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": versions(),
+        }
+
+    def _ask(self) -> None:
+        _find_commit(self._folder, self._git)
+        clone = Path(fasttrain.__file__).resolve().parents[1]
+        if (clone / ".git").exists():  # not a virtual environment in somebody's project
+            _find_commit(clone, self._own_git)
+
+
+def tags_of(start: Mapping[str, Any]) -> dict[str, str]:
+    """Return MLflow's tags for `start`, which `Provenance.to_dict` returned."""
+    git, command = start["git"], start["command"]
+    words = shlex.split(command)
+    program = words[1] if words[:1] == ["python"] else " ".join(words[:2])  # MLflow's page cuts a name at slashes
+    tags = {"command": command, "mlflow.source.name": program, "mlflow.source.type": "LOCAL"}
+    if "commit" in git:
+        tags["mlflow.source.git.commit"] = git["commit"]
+    if git.get("clean") is not None:
+        tags["mlflow.source.git.dirty"] = str(not git["clean"]).lower()
+    return tags
+
+
+def command_line(arguments: Sequence[str] | None = None) -> str:
+    """Return the command of this process as a shell takes it, without the passwords in URLs."""
+    given = list(sys.argv if arguments is None else arguments)
+    own = Path(fasttrain.__file__).with_name("__main__.py")
+    if given and (Path(given[0]).stem == "fasttrain" or Path(given[0]) == own):
+        given[0] = "fasttrain"
+    elif given:
+        given.insert(0, "python")
+    return shlex.join(map(shown, given))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of fasttrain and of the packages that it computes with."""
+    found = {"fasttrain": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _find_commit(folder: Path, found: dict[str, Any]) -> None:
+    """Fill `found` with the repository around `folder`, its commit, and whether its tracked files are unchanged."""
+    try:
+        root, commit = _git(folder, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        found |= {"root": root, "commit": commit, "clean": None}
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+        found["clean"] = not changed
+    except FileNotFoundError:
+        found["problem"] = "git is not installed"
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        found["problem"] = str(error)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Return what git prints. Raises OSError, ValueError and SubprocessError."""
+    # Files, not pipes: a loader's worker that is forked meanwhile would keep a pipe open.
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
+        environment = {**os.environ, "LC_ALL": "C"}
+        streams: Any = {"stdin": subprocess.DEVNULL, "stdout": answer, "stderr": complaint}
+        command = [*_GIT, "-C", str(folder), *arguments]
+        failed = subprocess.run(command, env=environment, timeout=_GIT_S, check=False, **streams).returncode
+        answer.seek(0)
+        complaint.seek(0)
+        if failed:
+            said = complaint.read().decode(errors="replace").strip() or f"git ended with {failed}"
+            raise ValueError(said.splitlines()[0])
+        return answer.read().decode(errors="replace")
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return Path("/")

@@ -1,0 +1,72 @@
+"""A trained model as a repository of the Hugging Face Hub: what timm's and transformers' loaders read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasttrain.checkpoint.run_folder import RunFolder
+from fasttrain.checkpoint.trained import load_trained
+from fasttrain.config.geometry import ResizeMode
+from fasttrain.config.model_name import is_own
+from fasttrain.errors import UserError
+from fasttrain.export.model_card import write_model_card
+from fasttrain.files import atomic_write_bytes
+from fasttrain.model.factory import ModelSpec
+from fasttrain.model.hub import CONFIGURED
+from fasttrain.model.names import timm_arguments
+
+CONFIG = "config.json"
+_CROP_MODES: dict[ResizeMode, str] = {"crop": "center", "squash": "squash", "letterbox": "border"}
+
+
+def write_hub_folder(run: Path, folder: Path, repository: str) -> list[str]:
+    """Write the repository of the run in `run` to `folder`, which exists. Return the names of its files.
+
+    `model.json` is among them, so the folder is also what `predict --checkpoint` takes. Raises UserError for a run that
+    has not ended, or whose model is not one of timm's; OSError.
+    """
+    trained, spec = load_trained(run)
+    if is_own(spec.name):
+        raise UserError(f"{run}: {spec.name} is not one of timm's models, which the hub's loaders make; use `export`")
+    written = RunFolder(folder)
+    card = write_model_card(RunFolder(run), spec, repository, folder)
+    written.write_model(trained)
+    written.write_model_spec(spec)
+    text = json.dumps(hub_config(trained, spec), indent=2, ensure_ascii=False) + "\n"
+    atomic_write_bytes(folder / CONFIG, text.encode())
+    return sorted([*card, CONFIG, written.model.name, written.model_spec.name])
+
+
+def hub_config(model: torch.nn.Module, spec: ModelSpec) -> dict[str, Any]:
+    """Return `config.json` of `model`, which was made from `spec`, as timm writes it and transformers reads it."""
+    made: Any = model
+    arguments = timm_arguments(spec.name)
+    own = {key: each for key, each in arguments.items() if key not in ("model_name", "pretrained_cfg")}
+    if spec.img_size is not None:
+        own["img_size"] = spec.img_size
+    side, geometry = spec.image_size, spec.geometry
+    config = {key: made.pretrained_cfg[key] for key in CONFIGURED if made.pretrained_cfg.get(key) is not None}
+    config.pop("pool_size", None)  # of pictures of the pretrained weights' size
+    config |= {
+        "custom_load": False,
+        "input_size": [3, side, side],
+        "interpolation": geometry.interpolation,
+        "crop_pct": geometry.crop_pct if geometry.resize_mode == "crop" else 1.0,
+        "crop_mode": _CROP_MODES[geometry.resize_mode],
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "num_classes": len(spec.classes),
+    }
+    return {
+        "architecture": made.pretrained_cfg["architecture"],
+        "num_classes": len(spec.classes),
+        "num_features": made.num_features,
+        "label_names": list(spec.classes),
+        **({"model_args": own} if own else {}),
+        **({"problem_type": "multi_label_classification"} if spec.multi_label else {}),
+        "pretrained_cfg": config,
+    }

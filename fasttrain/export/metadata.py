@@ -1,0 +1,60 @@
+"""What a file says about itself: the classes, how photographs are shown to it, what its logits mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fasttrain.config.geometry import CROP_PCT, Geometry
+from fasttrain.loaders.plan import LETTERBOX_GREY
+from fasttrain.model.factory import ModelSpec
+from fasttrain.version import __version__
+
+_UPRIGHT = "upright by its EXIF orientation, laid onto white where it is transparent"
+
+
+def metadata_of(spec: ModelSpec, input: str, reject_threshold: float | None = None) -> dict[str, Any]:
+    """Return the metadata of the model that `spec` describes. `input` is "uint8" or "float", see `export`.
+
+    reject_threshold: the probability below which an answer is "unknown"; None where the run chose none.
+    """
+    side = spec.image_size
+    takes = {
+        "uint8": f"uint8 [n, {side}, {side}, 3], RGB, 0..255",
+        "float": f"float32 [n, 3, {side}, {side}], RGB, (x / 255 - mean) / std",
+    }
+    return {
+        "producer": f"fasttrain {__version__}",
+        "model": spec.name,
+        "classes": list(spec.classes),
+        "image_size": side,
+        "crop_pct": spec.geometry.crop_pct,
+        "resize_mode": spec.geometry.resize_mode,
+        "interpolation": spec.geometry.interpolation,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "input": takes[input],
+        **_output(spec),
+        **({} if reject_threshold is None else {"reject_threshold": reject_threshold}),
+        "preprocess": _preprocess(spec.geometry),
+    }
+
+
+def _output(spec: ModelSpec) -> dict[str, Any]:
+    """Return what makes predictions of logits: the softmax's temperature, or a threshold for each class's sigmoid."""
+    logits = f"logits, float32 [n, {len(spec.classes)}]; probabilities are"
+    if spec.multi_label:
+        thresholds = spec.thresholds or (0.5,) * len(spec.classes)
+        return {"output": f"{logits} sigmoid(logits)", "multi_label": True, "thresholds": list(thresholds)}
+    return {"output": f"{logits} softmax(logits / temperature)", "temperature": spec.temperature}
+
+
+def _preprocess(geometry: Geometry) -> str:
+    share = "224/256" if geometry.crop_pct == CROP_PCT else f"{geometry.crop_pct:g}"
+    resized = f"resized ({geometry.interpolation}, antialiased)"
+    seen = {
+        "crop": f"the centred square of {share} of the short side, {resized} to image_size",
+        "squash": f"{resized} to a square of image_size, whatever its aspect ratio",
+        "letterbox": f"{resized} until its longer side is image_size, in the middle of a square of grey "
+        f"({LETTERBOX_GREY})",
+    }
+    return f"{_UPRIGHT}, {seen[geometry.resize_mode]}"

@@ -1,0 +1,73 @@
+"""`--format openvino`: OpenVINO's intermediate representation, for Intel's CPUs, GPUs and NPUs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from fasttrain.export.base import Format, Metadata, Run, as_text, from_text
+from fasttrain.export.onnx_file import Onnx
+
+if TYPE_CHECKING:
+    import openvino
+
+_SECTION = "fasttrain"
+
+
+@contextmanager
+def converted(model: torch.nn.Module, examples: torch.Tensor) -> Iterator[openvino.Model]:
+    """Yield `model` as OpenVINO has it, by way of ONNX. Raises UserError where it can't be had in that form."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
+        plain = Path(folder) / "model.onnx"
+        Onnx().write(model, examples, plain, {})
+        yield openvino.Core().read_model(plain)  # `openvino.convert_model` would report its use to its makers
+
+
+def save(made: openvino.Model, path: Path, metadata: Metadata) -> None:
+    """Write `made` to `path`, weights as they are, and its metadata."""
+    import openvino
+
+    for key, value in metadata.items():
+        made.set_rt_info(as_text(value), [_SECTION, key])
+    openvino.save_model(made, path, compress_to_fp16=False)
+
+
+class OpenVino(Format):
+    """Input `images`, output `logits`; weights in a `.bin` beside the `.xml`.
+
+    The metadata are runtime information below "fasttrain", as text or JSON.
+    """
+
+    suffix = ".xml"
+    runtime = "OpenVINO"
+    needs: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "onnxscript")
+    extra = "openvino"
+
+    def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
+        with converted(model, examples) as made:
+            save(made, path, metadata)
+
+    def open(self, path: Path, threads: int) -> Run:
+        import openvino
+
+        compiled = openvino.Core().compile_model(
+            path, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        )
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(compiled([images.numpy()])[0].copy())
+
+        return run
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        import openvino
+
+        found = openvino.Core().read_model(path).get_rt_info([_SECTION]).astype(dict)
+        return {key: from_text(value.astype(str)) for key, value in found.items()}

@@ -1,0 +1,65 @@
+"""An export's result for people: what the file takes and gives, and a table of it beside the model in PyTorch."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from fasttrain.evaluation.metrics import Interval
+from fasttrain.export.export import ExportResult
+from fasttrain.export.speed import Speed
+
+
+def facts(result: ExportResult) -> Table:
+    """Return where the file is, what goes in and comes out, and what it was compared on."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("file", f"{result.path!s}, {result.bytes / 1e6:,.1f} MB")
+    table.add_row("takes", result.metadata["input"])
+    table.add_row("gives", result.metadata["output"])
+    if (quantization := result.metadata.get("quantization")) is not None:
+        table.add_row("integers", quantization)
+    share = result.max_difference / max(1.0, result.max_logit)
+    table.add_row("checked", f"{result.photographs:,} photographs, {result.source}")
+    table.add_row("", f"greatest difference of a logit {result.max_difference:.2e} ({share:.1e} of the greatest)")
+    table.add_row("", f"the same likeliest class for {result.same_top1} of {result.photographs}")
+    if (accuracy := result.accuracy) is not None:
+        table.add_row(
+            "accuracy",
+            f"{_points(accuracy.difference)} points of {accuracy.measure} (95 %: "
+            f"{' to '.join(map(_points, accuracy.difference_interval))}) on {accuracy.photographs:,} photographs of "
+            "the validation split",
+        )
+    return table
+
+
+def figures(result: ExportResult) -> Table:
+    """Return size, accuracy and speed of the model in PyTorch and of the file: one line each."""
+    threads = f"{result.threads} {'thread' if result.threads == 1 else 'threads'}"
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(f"on {threads}" if result.speeds else "")
+    columns = ["MB"]
+    if result.accuracy is not None:
+        columns.append(f"{result.accuracy.measure}, % (95 %)")
+    for each in result.speeds:
+        columns += [f"ms, batch {each.batch}", "img/s"]
+    for name in columns:
+        table.add_column(name, justify="right")
+    model = _share(result.accuracy.model, result.accuracy.model_interval) if result.accuracy else None
+    exported = _share(result.accuracy.exported, result.accuracy.exported_interval) if result.accuracy else None
+    _add_row(table, "PyTorch", result.model_bytes, model, [(each, each.eager) for each in result.speeds])
+    _add_row(table, result.runtime, result.bytes, exported, [(each, each.exported) for each in result.speeds])
+    return table
+
+
+def _share(share: float, interval: Interval) -> str:
+    return f"{100 * share:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"
+
+
+def _add_row(table: Table, name: str, size: int, accuracy: str | None, rates: list[tuple[Speed, float]]) -> None:
+    cells = [f"{size / 1e6:,.1f}", *([] if accuracy is None else [accuracy])]
+    for speed, rate in rates:
+        cells += [f"{1000 * speed.batch / rate:,.1f}", f"{rate:,.0f}"]
+    table.add_row(name, *cells)

@@ -1,0 +1,122 @@
+"""Models of the Hugging Face Hub: `hf-hub:owner/name`, whose `config.json` names an architecture of timm's."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import huggingface_hub
+import timm
+
+from fasttrain.errors import UserError
+
+_NAME = re.compile(r"hf[-_]hub:(?P<repository>[\w.-]+/[\w.-]+(?:@[\w./-]+)?)")
+CONFIGURED = (
+    "input_size",
+    "interpolation",
+    "mean",
+    "std",
+    "crop_pct",
+    "num_classes",
+    "classifier",
+    "first_conv",
+    "fixed_input_size",
+    "pool_size",
+)
+"""The fields of timm's PretrainedCfg that say how a model is made and fed, not where its weights lie."""
+
+# What decides where weights come from and what is made of the model is not for a file to say.
+_RESERVED = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only"}
+_RESERVED |= {"scriptable", "exportable", "no_jit", "num_classes", "drop_rate", "drop_path_rate"}
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What a repository says of its model: timm's architecture, its arguments, and part of timm's PretrainedCfg."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, which `remember` takes."""
+        return asdict(self)
+
+
+_known: dict[str, HubModel] = {}
+
+
+def repository(name: str) -> str | None:
+    """Return "owner/name", with "@revision" where there is one, of "hf-hub:owner/name"; None for any other name."""
+    found = _NAME.fullmatch(name)
+    return found["repository"] if found else None
+
+
+def hub_model(name: str) -> HubModel:
+    """Return what the repository of the model `name` says, downloaded once. Raises UserError."""
+    found = repository(name)
+    assert found is not None
+    if found not in _known:
+        _known[found] = _fetch(name, found)
+    return _known[found]
+
+
+def remember(name: str, described: Mapping[str, Any]) -> None:
+    """Have `hub_model` answer with what `to_dict` gave when a run began, so that no hub is needed.
+
+    Raises TypeError, KeyError, ValueError and UserError for what it did not give.
+    """
+    found = repository(name)
+    if found is None:
+        raise ValueError(f"'{name}' is no name of the hub's")
+    _known[found] = _checked(name, str(described["architecture"]), described["arguments"], described["pretrained_cfg"])
+
+
+@contextlib.contextmanager
+def cache_only_without_network() -> Iterator[None]:
+    """Use the local cache alone where the hub can't be reached: its client would try again for 45 s."""
+    hub = urlsplit(huggingface_hub.constants.ENDPOINT)
+    offline_before = huggingface_hub.constants.HF_HUB_OFFLINE
+    if not urllib.request.getproxies():
+        try:
+            port = hub.port or (80 if hub.scheme == "http" else 443)
+            socket.create_connection((hub.hostname or "", port), timeout=5).close()
+        except OSError:
+            huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = offline_before
+
+
+def _fetch(name: str, found: str) -> HubModel:
+    try:
+        with cache_only_without_network():
+            config, architecture, arguments = timm.models.load_model_config_from_hf(found)
+    except KeyError as error:
+        raise UserError(
+            f"model = '{name}': its config.json is not timm's ({error} is absent); choose another"
+        ) from error
+    except RuntimeError as error:  # timm could not import the client
+        versions = f"timm {timm.__version__} does not work with huggingface_hub {huggingface_hub.__version__}"
+        raise UserError(f"model = '{name}': {versions}; upgrade timm") from error
+    except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"model = '{name}': its config.json can't be downloaded ({type(error).__name__}: {said}); check the name, "
+            "log in with `hf auth login`, or give timm's name of the architecture with --weights FILE"
+        ) from error
+    return _checked(name, architecture, arguments or {}, config)
+
+
+def _checked(name: str, architecture: str, arguments: Any, config: Any) -> HubModel:
+    if not timm.is_model(architecture):
+        raise UserError(f"model = '{name}': timm {timm.__version__} has no {architecture}; a newer one may")
+    own = {key: each for key, each in dict(arguments).items() if key not in _RESERVED}
+    return HubModel(architecture, own, {key: config[key] for key in CONFIGURED if config.get(key) is not None})
