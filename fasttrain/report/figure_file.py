@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +18,21 @@ if TYPE_CHECKING:
 FIGURE_DPI = 150
 
 
-def write_figure(path: Path, figure: Figure, kind: str = "png", **how: Any) -> None:
-    """Writes `figure` as `kind` (png, svg, pdf), whole or not at all; `how` goes to `savefig`. Raises OSError.
+@contextmanager
+def missing_glyphs_as_boxes() -> Iterator[None]:
+    """Draw a class's name in a script that no font here has as boxes, without matplotlib's warning for each sign.
 
-    A class's name in a script that no font here has comes out as boxes, without matplotlib's warning for each sign;
     report.html leaves the choice of fonts to the browser.
     """
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        yield
+
+
+def write_figure(path: Path, figure: Figure, kind: str = "png", **how: Any) -> None:
+    """Write `figure` as `kind` (png, svg, pdf), completely or not at all; `how` goes to `savefig`. Raises OSError."""
+    buffer = io.BytesIO()
+    with missing_glyphs_as_boxes():
         figure.savefig(buffer, format=kind, dpi=FIGURE_DPI, **how)
     atomic_write_bytes(path, buffer.getvalue())
 

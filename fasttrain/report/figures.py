@@ -16,7 +16,7 @@ from fasttrain.evaluation.calibration import calibration_of
 from fasttrain.evaluation.confusion import cells_of
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetEvaluation
-from fasttrain.report.figure_file import write_figure
+from fasttrain.report.figure_file import missing_glyphs_as_boxes, write_figure
 from fasttrain.report.summary import epoch_parameter, is_multi_label, percent
 
 if TYPE_CHECKING:
@@ -307,8 +307,9 @@ def _list_pairs(axes: Axes, matrix: Confusion, classes: Sequence[str], side: flo
 
 def _fit(figure: Figure, axes: Axes, side: float) -> None:
     """Make the paper as large as what is drawn around `axes`, which keep their `side`, and a margin, in inches."""
-    figure.draw_without_rendering()
-    drawn = figure.get_tightbbox()
+    with missing_glyphs_as_boxes():
+        figure.draw_without_rendering()
+        drawn = figure.get_tightbbox()
     width, height = drawn.width + 2 * MARGIN, drawn.height + 2 * MARGIN
     figure.set_size_inches(width, height)
     axes.set_position(((MARGIN - drawn.x0) / width, (MARGIN - drawn.y0) / height, side / width, side / height))

@@ -40,6 +40,7 @@ NO_PATHS = {
         "loss",
     ),
     *("class_weights", "sampling", "resize_mode", "interpolation"),
+    *("pattern", "track", "name", "repository"),
     *("monitor", "amp_dtype", "compile", "compile_mode", "save_every", "log_format", "run_name", "batch_size"),
 }
 """Options of type str that hold no path."""
@@ -119,9 +120,9 @@ def test_every_option_of_type_path_is_expanded(command: str, name: str, kind: An
     (option,) = (each for each in click_command.params if each.name == name)
     line = [command]
     for each in click_command.params:
-        if each.required and each.name != name:
-            line += ["x"] if each.param_type_name == "argument" else [f"{each.opts[0]}=x"]
-    line += ["~/x"] if option.param_type_name == "argument" else [f"{option.opts[0]}=~/x"]
+        if each.required or each is option:
+            value = "~/x" if each is option else "x"
+            line += [value] if each.param_type_name == "argument" else [f"{each.opts[0]}={value}"]
     given = _given(info.callback, line)[name]
     assert given == ([home / "x"] if kind == list[Path] else home / "x")
 

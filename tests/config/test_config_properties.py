@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.main import get_command
 
-from fasttrain.cli.train import with_settings
+from fasttrain.cli.train import with_settings, with_trackers_named
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
+from fasttrain.config.trackers import TRACKERS
 from fasttrain.errors import UserError
 
 FIELDS = TrainConfig.model_fields
@@ -35,6 +36,11 @@ GRAMMAR = {
     "fold": st.tuples(st.integers(1, 100), st.integers(2, 100))
     .map(lambda pair: (min(pair), max(pair)))
     .map(lambda pair: f"{pair[0]}/{pair[1]}"),
+    "track": st.one_of(
+        st.booleans(),
+        st.just("none"),
+        st.lists(st.sampled_from(sorted(TRACKERS)), min_size=1, unique=True).map(",".join),
+    ),
     "data": st.one_of(
         st.text(string.ascii_letters + " /äß-'\"\\#=.", min_size=1).map(Path),
         st.sampled_from(["s3://bucket/shards", "gs://a/b", "https://host:8/x"]),
@@ -107,7 +113,7 @@ def parsed(line: list[str]) -> dict[str, Any]:
 
     app = typer.Typer()
     app.command()(with_settings(command))
-    get_command(app).main(line, standalone_mode=False)
+    get_command(app).main(with_trackers_named(line), standalone_mode=False)
     return caught
 
 
