@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+_IDLE = 3.0  # seconds
+
 
 async def client(host: str, port: int, photographs: list[bytes], due: Iterator[tuple[int, float]]) -> list[float]:
     reader, writer = await asyncio.open_connection(host, port)
@@ -24,6 +26,9 @@ async def client(host: str, port: int, photographs: list[bytes], due: Iterator[t
     for number, moment in due:
         if (early := moment - time.perf_counter()) > 0:
             await asyncio.sleep(early)
+            if early > _IDLE:  # the service closes connections that are silent
+                writer.close()
+                reader, writer = await asyncio.open_connection(host, port)
         start = moment or time.perf_counter()
         data = photographs[number % len(photographs)]
         head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n\r\n"

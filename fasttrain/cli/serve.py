@@ -20,7 +20,7 @@ def serve(
         Path | None, typer.Option(help="requests must bear the token in it; or set FASTTRAIN_SERVE_TOKEN")
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes named, where a request doesn't say")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once, at most")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once, at most")] = 64,
     batch_wait: Annotated[float, typer.Option(min=0, help="ms that a batch waits for more")] = 5.0,
     queue: Annotated[int, typer.Option(min=1, help="photographs in work; above it requests get 429")] = 256,
     max_body: Annotated[float, typer.Option(min=0.001, help="MB of a request")] = 20.0,

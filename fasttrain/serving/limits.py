@@ -20,7 +20,7 @@ class Limits:
     bodies: int = 512_000_000
     images: int = 64
     pixels: int = 50_000_000
-    batch: int = 32
+    batch: int = 64
     batch_wait: float = 0.005
     timeout: float = 30.0
     connections: int = 512
