@@ -160,7 +160,7 @@ def _explained(error: Any) -> str:
 def _run(arguments: list[str]) -> None:
     """Run the command and exit. Raise UserError for a mistake on the command line, OSError where a print failed."""
     try:
-        sys.exit(app(args=arguments, prog_name="fasttrain", standalone_mode=False))
+        sys.exit(app(args=arguments, prog_name="fasttrain", standalone_mode=False) or 0)
     except _USAGE_ERROR as error:
         if not arguments:  # typer shows the help by raising an error
             error.show()
