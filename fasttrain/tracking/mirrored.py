@@ -128,7 +128,7 @@ class Mirrored(NullTracker):
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         self._base.set_tags(tags)
-        self._notify()
+        self._notify(begin=False)
 
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
         if self._finished:
@@ -149,8 +149,9 @@ class Mirrored(NullTracker):
             self.set_tags({"error": f"{type(error).__name__}: {error}"})
         self.finish(status)
 
-    def _notify(self) -> None:
-        self.begin()
+    def _notify(self, *, begin: bool = True) -> None:
+        if begin:
+            self.begin()
         for each in self._others:
             each.notify()
 

@@ -188,9 +188,12 @@ class Tracker(NullTracker):
         self._save()
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags of the run; values as text, cut at MLflow's 8,000 characters."""
+        """Set tags of the run; values as text, cut at MLflow's 8,000 characters.
+
+        They don't begin to sync a run that was started `delayed`: they are set before its first step, too.
+        """
         self._record.set_tags(tags)
-        self._save()
+        self._save(begin=False)
 
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
         """End the run (FINISHED, FAILED, KILLED) and wait, at most `timeout` seconds (`FINISH_TIMEOUT`), for the
@@ -237,13 +240,14 @@ class Tracker(NullTracker):
             self.set_tags({"error": f"{type(error).__name__}: {error}"})
         self.finish(status)
 
-    def _save(self) -> None:
+    def _save(self, *, begin: bool = True) -> None:
         if self._finished:
             raise RuntimeError("the MLflow run is finished; this came too late")
         self._record.save()
         if problem := self._record.problem:
             self._tell("record", f"MLflow's state can't be kept ({problem}); the run continues without it")
-        self.begin()
+        if begin:
+            self.begin()
         with self._changed:
             self._news += 1
             self._changed.notify()

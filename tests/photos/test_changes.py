@@ -88,7 +88,7 @@ def test_an_empty_suggestion_is_refused_and_the_others_are_applied(folder) -> No
     of = {path: source.classes[label] for path, label in zip(source.paths, source.labels, strict=True)}
     assert of["cat/p0_cat.jpg"] == "dog" and of["cat/p1_cat.jpg"] == "cat" and "cat/p2_cat.jpg" not in of
     assert source.notes == ("labels.csv: 1 relabelled, 1 dropped, 1 unchanged",)
-    assert "none of the photographs" in refused(
+    assert "not one of the photographs" in refused(
         folder, relabel=listed(folder, "file,given,suggested,score\ncat/p9_cat.jpg,cat,dog,0.9\n", "labels.csv")
     )
 

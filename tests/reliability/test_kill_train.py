@@ -114,7 +114,7 @@ def left(runs: Path) -> dict[str, Any]:
         "weights": (run / "model.safetensors").read_bytes(),
         "evaluation": without_timings(json.loads((run / "evaluation.json").read_text())),
         **numbers,
-        "names": {name for name in names if not name.startswith("checkpoints/")},
+        "names": {name for name in names if not name.startswith(("checkpoints/", "train.log"))},
     }
 
 
@@ -136,7 +136,7 @@ def assert_same_end(
 ) -> None:
     found, wanted = left(runs), expected.files
     if environment:
-        wanted = {**wanted, "names": {name for name in wanted["names"] if not name.endswith((".png", ".html"))}}
+        wanted = {**wanted, "names": {name for name in wanted["names"] if not name.endswith((".png", ".html", ".csv"))}}
     assert [key for key in wanted if found[key] != wanted[key]] == [], f"{why}: {found['names'] ^ wanted['names']}"
 
 

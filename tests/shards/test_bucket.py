@@ -197,6 +197,17 @@ def test_a_missing_bucket_and_missing_rights_are_one_line(bucket, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_line_takes_a_url(bucket, tmp_path):
-    line = ["train", "--data", URL, "--cache-size", "100KB", "--no-pretrained", "--track", "none", "--out", str(tmp_path)]
+    line = [
+        "train",
+        "--data",
+        URL,
+        "--cache-size",
+        "100KB",
+        "--no-pretrained",
+        "--track",
+        "none",
+        "--out",
+        str(tmp_path),
+    ]
     error = CliRunner().invoke(app, line).exception
     assert isinstance(error, UserError) and re.fullmatch(rf"{URL}: .* 0\.1 MB; add --shuffle shards.*", str(error))

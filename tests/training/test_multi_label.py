@@ -54,7 +54,7 @@ def test_thresholds_are_stored_and_used(result: TrainResult, multi_label_shards:
     stored = json.loads((result.folder / "evaluation.json").read_text())
     assert stored["map"] == result.evaluation.map and stored["classes"][0]["threshold"] == spec.thresholds[0]
     names = [path.name for path in RunFolder(result.folder).pictures()]
-    assert names == ["curves.png", "precision_by_class.png", "report.html"]
+    assert names == ["curves.png", "precision_by_class.png", "mistakes.csv", "report.html"]
 
 
 @pytest.mark.slow
