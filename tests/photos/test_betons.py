@@ -128,7 +128,7 @@ def test_damaged_betons_are_refused(tmp_path) -> None:
         path.write_bytes(whole[:end])
         assert "a.beton: not a readable .beton (truncated, or never finished)" in refused(path)
     path.write_bytes(b"\3" + whole[1:])
-    assert "of version 3, where 2 can be read" in refused(path)
+    assert "its version is 3, but only 2 can be read" in refused(path)
     path.write_bytes(whole[:16] + bytes(8) + whole[24:])
     assert "truncated, or never finished" in refused(path)
     path.write_bytes(whole[: HEADER.itemsize] + b"\xff" + whole[HEADER.itemsize + 1 :])

@@ -94,7 +94,7 @@ def test_ranks_whose_starter_was_killed_stop_with_a_checkpoint(shard_folder, tmp
 def test_what_the_user_can_fix_is_said_once(tmp_path):
     (tmp_path / "empty").mkdir()
     said = finish(start(train_line(tmp_path / "empty", tmp_path / "runs", **RANKS)), 2)
-    assert said.count("fasttrain: ") == 1 == len(said.splitlines())
+    assert said.count("fasttrain: ") == 1 and len(said.splitlines()) == 2, "below the line of the start"
 
 
 CELL = """
