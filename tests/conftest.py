@@ -27,6 +27,14 @@ settings.register_profile("full", settings(_quick, max_examples=2000, derandomiz
 settings.load_profile("full" if os.environ.get("FASTTRAIN_RELIABILITY") else "quick")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have what is left out by `-m "not full"` be left out by `-m "not slow"`, too."""
+    for item in items:
+        if item.get_closest_marker("full") is not None:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _patient_with_mlflow() -> Iterator[None]:
     """Runs in this process wait for MLflow, which is slow to begin, for as long as a busy machine takes."""

@@ -94,10 +94,10 @@ def test_everything_imports_and_every_command_has_its_help(system, tmp_path):
     assert on(system, tmp_path, EVERYTHING).count("Usage:") >= 16
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "loader"), [pytest.param("macos", "native", marks=pytest.mark.full), ("windows", "torchvision")]
 )
+@pytest.mark.full
 def test_from_photographs_to_predictions(system, loader, photographs, tmp_path):
     photograph, small = next(photographs.glob("*/*.jpg")), {**SMALL, "image_size": 32, "epochs": 1, "data": "shards"}
     shutil.copytree(photographs, tmp_path / "some", ignore=shutil.ignore_patterns("0015.jpg"))

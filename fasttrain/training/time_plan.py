@@ -148,7 +148,8 @@ def make_time_plan(
     `progressive` and `epochs` are the user's; None if the plan may choose them.
 
     The greatest size that leaves enough epochs is chosen. If none does, the smallest one is chosen: trained on smaller
-    pictures if there is no solved head, and as the head alone if there is one and it has time for all photographs.
+    pictures if there is no solved head. If there is one, the head alone is left, at the greatest size that has time for
+    all photographs.
     Raises UserError if `epochs` don't fit.
     """
     ladder = [(sizes[-1], each) for each in _ladder(sizes[-1], sides, progressive)]
@@ -174,8 +175,9 @@ def make_time_plan(
             f"epochs = {epochs} takes about {math.ceil(needed / 6) / 10:g} minutes on this machine, which is more than "
             f"minutes = {budget / 60:g}; give more --minutes, or leave --epochs out"
         )
-    alone = _head_alone(plan, rates, work)
-    fits = spent + alone.seconds <= budget
+    heads = [_head_alone(plan, size, rates, work) for size in sizes]
+    fits = any(spent + each.seconds <= budget for each in heads)
+    alone = next((each for each in heads if spent + each.seconds <= budget), heads[-1])
     few = plan.epochs_that_fit * plan.steps < _FEWEST_STEPS
     return alone if work.alone and (fits or few) else plan
 
@@ -241,11 +243,11 @@ def _fitted(
     return best
 
 
-def _head_alone(plan: TimePlan, rates: Rates, work: Work) -> TimePlan:
-    features = (work.photographs + work.validation + work.test) * rates.evaluate(plan.image_size)
+def _head_alone(plan: TimePlan, size: int, rates: Rates, work: Work) -> TimePlan:
+    features = (work.photographs + work.validation + work.test) * rates.evaluate(size)
     return TimePlan(
         budget=plan.budget,
-        image_size=plan.image_size,
+        image_size=size,
         progressive=None,
         epochs=1,
         head="alone",

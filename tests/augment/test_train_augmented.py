@@ -76,7 +76,7 @@ def test_stopped_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(alone, s
 @pytest.mark.parametrize(
     ("part", "settings"), [(BatchAugment, {"trivial_augment": True}), (PlannedMixup, {"cutmix": 1.0})]
 )
-@pytest.mark.slow
+@pytest.mark.full
 def test_off_it_never_runs_and_on_it_runs_in_training_only(part, settings, shard_folder, tmp_path, monkeypatch):
     epochs = []
     whole = part.__call__

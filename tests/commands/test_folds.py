@@ -57,7 +57,7 @@ def made(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield whole, killed, mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_photograph_is_predicted_by_the_model_that_did_not_see_it(made: Any, shard_folder: Path) -> None:
     whole, _, _ = made
     shards = ShardSet.open(shard_folder)

@@ -53,7 +53,7 @@ def study(settings, client, tmp_path_factory):
     return tune(**call), killed, call
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_killed_trial_goes_on_in_its_own_run(study):
     result, killed, _ = study
     assert [trial.state for trial in result.trials] == ["complete"] * 3

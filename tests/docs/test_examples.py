@@ -70,8 +70,8 @@ def check(script: str, data: Path) -> None:
     assert all(set(ids) == set(passes[VAL][0]) for ids in passes.get(VAL, []))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.full
 def test_each_photograph_is_trained_on_once_an_epoch(script: str, data: Path) -> None:
     for module in SCRIPTS[script]:
         pytest.importorskip(module, reason=f"{module} isn't installed: pip install 'fasttrain-vision[examples]'")

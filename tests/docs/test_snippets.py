@@ -112,7 +112,7 @@ def workplace(
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda each: each.name)
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_block_runs(
     snippet: Snippet,
     workplace: Path,

@@ -55,8 +55,8 @@ def pictures(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.full
 def test_the_answers_are_those_of_the_run_folder_and_torch_is_not_imported(runtime, exported, pictures, tmp_path):
     run, file = exported
     if runtime == "openvino":

@@ -31,7 +31,7 @@ def ranges(folder: Path) -> tuple[Counter[str], list[str]]:
 
 
 @pytest.mark.parametrize("name", ["native", "torchvision", "dali", "ffcv"])
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_loaders_trace_has_three_steps_of_all_phases(name, shard_folder, tmp_path, capsys):
     if reason := loader_class(name).unavailable(ShardSet.open(shard_folder), "cpu"):
         pytest.skip(reason)

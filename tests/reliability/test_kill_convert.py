@@ -139,6 +139,7 @@ def assert_none_torn(out: Path, case: Case, why: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["convert", "betons", "overwrite", "append", "part", "merge"])
+@pytest.mark.full
 def test_at_every_write(name: str, cases, server: Server, scratch: Path, fault) -> None:
     case, out = cases[name], scratch / "out"
     command = placed(case.command, out)

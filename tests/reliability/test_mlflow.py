@@ -180,6 +180,7 @@ def test_the_server_is_killed_and_restarted_at_random_moments(
     )
 
 
+@pytest.mark.full
 def test_requests_and_answers_are_lost_delayed_and_forged(
     server: Server, proxy: Proxy, here: Path, fault: Fault
 ) -> None:
@@ -321,6 +322,7 @@ def test_training_goes_on_while_the_server_takes_its_time(
     )
 
 
+@pytest.mark.full
 def test_a_training_that_is_stopped_in_an_outage_leaves_at_once_and_delivers_when_resumed(
     server: Server, proxy: Proxy, shard_folder: Path, here: Path, fault: Fault
 ) -> None:

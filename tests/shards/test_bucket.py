@@ -57,7 +57,7 @@ def available(loader: str, shards: ShardSet) -> str:
 
 
 @pytest.mark.parametrize(("loader", "workers"), [("native", 1), ("torchvision", 2)])
-@pytest.mark.slow
+@pytest.mark.full
 def test_training_on_a_bucket_is_training_on_the_folder(bucket, tmp_path, loader, workers):
     available(loader, ShardSet.open(bucket.shards))
     settings = {**SMALL, "loader": loader, "workers": workers, "epochs": 1, "limit_batches": 2, "track": False}

@@ -56,8 +56,8 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("loader", ["torchvision", pytest.param("native", marks=needs_native)])
+@pytest.mark.full
 def test_they_train_and_resume(loader, tmp_path) -> None:
     (tmp_path / "alone").mkdir()
     (tmp_path / "killed").mkdir()

@@ -145,7 +145,7 @@ def test_the_checks_are_registered_in_order():
     assert checks[0].name == "data" and len({each.name for each in checks}) == 13
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_rehearsal_on_a_cpu_passes(tmp_path):
     pytest.importorskip("fasttrain._native")
     command = [sys.executable, "-m", "tools.gpu_check", "--device", "cpu", "--out", str(tmp_path / "out")]

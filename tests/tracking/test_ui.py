@@ -52,7 +52,7 @@ def ui(here: Path) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
             process.communicate(timeout=PATIENCE)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_page_shows_runs_and_their_files_and_ends_with_ctrl_c(here: Path) -> None:
     (here / "run").mkdir()
     (here / "run" / "config.toml").write_text("epochs = 3\n")

@@ -58,7 +58,7 @@ def test_they_are_told_counted_and_tracked(damaged, tmp_path):
     )
     assert scored.samples == len(damaged.ids("val")) - 1
     assert "3 bad left out" in said.getvalue() and "3 left out of an epoch" in said.getvalue()
-    tracked = mlflow.MlflowClient().get_metric_history(result.mlflow_run_id, "bad_samples")
+    tracked = mlflow.MlflowClient().get_metric_history(result.mlflow_run_id, "train/bad_samples")
     assert [metric.value for metric in tracked] == [3, 3]
 
 

@@ -302,7 +302,7 @@ def test_what_one_rank_fails_with_ends_both_in_one_line(shard_folder, tmp_path):
     assert last_state(next((tmp_path / "runs").glob("*/checkpoints/step-*")).parents[1])["step"] == 3
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_ranks_train_on_sets_of_classes_as_one_does(
     multi_label_shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

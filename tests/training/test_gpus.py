@@ -45,7 +45,7 @@ def torchruns(shard_folder, tmp_path_factory) -> Path:
     return folder_in(out)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_ctrl_c_stops_all_and_resuming_trains_as_torchruns_ranks_do(torchruns, shard_folder, tmp_path):
     runs = tmp_path / "runs"
     process = start(train_line(shard_folder, runs, pause_at=3, **RANKS))
@@ -78,7 +78,7 @@ def test_a_killed_rank_ends_the_others_with_one_line(shard_folder, tmp_path):
     assert said.count("fasttrain: ") == 1 and "Traceback" not in said and all(map(gone, ranks))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_ranks_whose_starter_was_killed_stop_with_a_checkpoint(shard_folder, tmp_path):
     runs = tmp_path / "runs"
     process = start(train_line(shard_folder, runs, pause_at=1, **RANKS))
@@ -128,7 +128,7 @@ print(epochs, counts.steps, len(result.history), same)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_objects_of_a_notebook_train_on_several_ranks(shard_folder, tmp_path):
     given = {**SMALL, "track": False, "limit_batches": 2, "epochs": 2, "batch_size": 4}
     del given["model"], given["pretrained"]

@@ -41,6 +41,7 @@ def steps(shard_folder: Path) -> dict[str, Launches]:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.full
 def test_a_step_launches_few_operations_and_the_host_never_waits(steps, case):
     most, _ = CASES[case]
     assert not steps[case].synchronizations

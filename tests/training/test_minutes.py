@@ -207,7 +207,7 @@ CHANGED_STEP = {"sam": 0.05, "drop_path": 0.1, "trivial_augment": True, "loss": 
     [{"fold": "2/3", "teacher": "MODEL", "monitor": "top1"}, {**CHANGED_STEP, "interpolation": "auto"}],
     ids=["fold and teacher", "step"],
 )
-@pytest.mark.slow
+@pytest.mark.full
 def test_other_settings_have_a_budget_and_resume_in_it(
     settings, shard_folder, model_folder, tmp_path, clock, begin, monkeypatch, capsys
 ):
@@ -294,7 +294,7 @@ fasttrain.train(**json.loads(sys.argv[2]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_ranks_take_the_decisions_of_the_first(shard_folder, tmp_path, begin):
     given = {**TIMED, "data": str(shard_folder), "out": str(tmp_path / "runs"), "weights": str(begin)}
     script = tmp_path / "rank.py"

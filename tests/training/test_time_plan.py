@@ -245,3 +245,10 @@ def test_a_decision_on_the_border_of_two_does_not_depend_on_the_last_bits_of_the
     work = Work(steps=12, photographs=96, test=0, validation=24, end=48, solved=96, alone=True)
     plan = make_time_plan(120, 0.0, Rates({32: 0.4, 64: 1.0}, 0.05, 64), work, [64], {32, 64})
     assert stopped(plan, 1.7, stopped_at) == stopped(plan, 1.7, None)
+
+
+def test_a_head_alone_is_solved_for_at_the_greatest_size_that_fits():
+    found = [plan_for(minutes, (224, 192, 160, 128)) for minutes in (0.5, 0.7, 1)]
+    assert all(plan.head == "alone" for plan in found)
+    sizes = [plan.image_size for plan in found]
+    assert sizes == sorted(sizes) and sizes[0] == 128 < sizes[-1], sizes
