@@ -2,12 +2,13 @@
 
 python docs/scripts/screen.py OUT.svg FOLDER COMMAND...
 
-A line that follows a command's output is cut from it by `COMMAND | head -5`, which isn't shown.
+What follows " | " in a command, such as `| head -5`, is run and not shown.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 COLUMNS = 100
+_MOVING = re.compile("[━⠀-⣿]")  # progress bars and spinners, of which a terminal keeps nothing
 
 
 def draw(out: Path, folder: Path, commands: list[str]) -> None:
@@ -28,13 +30,15 @@ def draw(out: Path, folder: Path, commands: list[str]) -> None:
         console = Console(record=True, width=COLUMNS, file=nothing, force_terminal=True, color_system="truecolor")
         for command in commands:
             print(command, flush=True)
-            shell = f"set -o pipefail; {command}"
-            done = subprocess.run(
-                ["bash", "-c", shell], cwd=folder, env=environment, stdout=subprocess.PIPE, check=True
-            )
+            shell = ["bash", "-c", f"set -o pipefail; {command}"]
+            done = subprocess.run(shell, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True)
             console.print(Text.assemble(("$ ", "bold green"), (command.partition(" | ")[0], "bold")))
-            console.print(Text.from_ansi(done.stdout.decode()))
-    out.write_text(console.export_svg(title="fasttrain"), "utf-8")
+            printed = done.stdout.decode().replace(str(folder), "~")
+            lines = [line for line in printed.split("\n") if not _MOVING.search(line)]
+            console.print(Text.from_ansi("\n".join(lines)))
+    # A page that shows the picture loads no fonts for it.
+    picture = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="fasttrain"), flags=re.DOTALL)
+    out.write_text(picture, "utf-8")
 
 
 if __name__ == "__main__":
