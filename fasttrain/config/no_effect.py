@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fasttrain.config.location import is_url
+from fasttrain.config.recipes import recipe_defaults, recipe_of
 from fasttrain.config.schema import NEEDS_STEPS, TrainConfig
 
 
@@ -21,6 +22,9 @@ class NoEffect(NamedTuple):
 _RULES = (
     NoEffect(
         NEEDS_STEPS, "linear_probe", lambda run: run.linear_probe, "the head is solved for without gradient steps"
+    ),
+    NoEffect(
+        ("label_smoothing",), "linear_probe", lambda run: run.linear_probe, "the L2 penalty alone regularizes the head"
     ),
     NoEffect(
         ("loss", "focal_gamma", "label_smoothing"),
@@ -48,11 +52,19 @@ _RULES = (
 
 
 def without_effect(config: TrainConfig) -> list[tuple[str, str]]:
-    """Return (cause, line) for the changed settings that have no effect in the run; each setting is in one line."""
+    """Return (cause, line) for the changed settings that have no effect in the run; each setting is in one line.
+
+    A value that the recipe has chosen is not the user's, and is left out.
+    """
+    given = config.plain()
+    recipe = recipe_of(given)
+    chosen = recipe_defaults(recipe, {**given, "linear_probe": False}) if recipe else {}
     lines: list[tuple[str, str]] = []
     told: set[str] = set()
     for names, cause, when, why in _RULES:
-        changed = [name for name in config.changed(names) if name not in told]
+        changed = [
+            name for name in config.changed(names) if name not in told and chosen.get(name, ...) != given.get(name)
+        ]
         if changed and when(config):
             told.update(changed)
             values = ", ".join(f"{name}={getattr(config, name)}" for name in changed)
