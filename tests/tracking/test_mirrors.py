@@ -191,6 +191,7 @@ def test_a_killed_process_leaves_its_epochs_and_is_continued_with_each_once(here
 
 
 def test_a_tracker_that_fails_is_one_line_and_training_goes_on(here, monkeypatch):
+    pytest.importorskip("tensorboard")
     monkeypatch.setattr(mirror, "_AWAY_S", 0.5)
     monkeypatch.setattr(mirror, "_FIRST_RETRY_S", 0.05)
     folder = here / "run"
@@ -234,6 +235,7 @@ def test_wandb_without_its_server_or_a_key_is_offline(here, monkeypatch):
 
 
 def test_mlflow_gets_what_it_lacks_of_a_run_that_went_on_without_it(here):
+    pytest.importorskip("tensorboard")
     folder = here / "run"
     write_history(folder, 1)
     Record(folder / "tracking.json", uuid="1", experiment="food", run_name="r", params={}, tags={}).save()
