@@ -120,7 +120,7 @@ def test_the_same_call_has_nothing_left_to_do_and_another_is_refused(study):
     assert [trial.number for trial in again.trials] == [trial.number for trial in result.trials]
     with pytest.raises(UserError, match="started with image_size = 48, not 64"):
         tune(**{**call, "image_size": 64})
-    with pytest.raises(UserError, match=r"begun with batch_sizes = \[16, 24\], not \[16\]"):
+    with pytest.raises(UserError, match=r"started with batch_sizes = \[16, 24\], not \[16\]"):
         tune(**{**call, "batch_sizes": (16,)})
 
 

@@ -48,11 +48,13 @@ def test_a_step_launches_few_operations_and_the_host_never_waits(steps, case):
     assert steps[case].operations.total() <= most
 
 
+@pytest.mark.full
 def test_no_activation_is_copied(steps):
     assert steps["fp32"].operations["hardtanh"] == 35
     assert not steps["fp32"].operations["clone"]
 
 
+@pytest.mark.full
 def test_what_makes_the_host_wait_is_seen(steps):
     """An optimizer that isn't fused can't read the flag that keeps the weights, so the host does."""
     assert steps["lamb"].synchronizations == {"_local_scalar_dense": 1}
