@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrain.errors import UserError, mendable, of_os
 from fasttrain.files import make_folder
-from fasttrain.machine import lock
+from fasttrain.machine import lock, unlock
 from fasttrain.text import nearest
 
 if TYPE_CHECKING:
@@ -131,3 +131,5 @@ def alone_in(out: Path) -> Iterator[None]:
             if (refused := mendable(error, None if isinstance(error, OSError) else out / STUDY)) is not None:
                 raise UserError(f"{refused}; then run the same command again to resume") from error
             raise
+        finally:
+            unlock(file.fileno())

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fasttrain import predict
-from tests.support.patience import PATIENCE
+from tests.support.patience import PATIENCE, wait_until
 from tests.support.service import Service, answer_of, form, head, serving
 from tests.support.soak import bomb
 
@@ -111,6 +111,7 @@ def test_every_request_is_a_line_of_json_and_counted(service, pictures):
     service.predict(pictures[0].read_bytes())
     service.predict(b"hello")
     service.ask("GET", "/healthz")
+    wait_until(lambda: len(service.log()) >= before + 3)  # a line is written after its answer
     lines = service.log()[before:]
     assert [(line["method"], line["path"], line["status"]) for line in lines] == [
         *(("POST", "/predict", 200), ("POST", "/predict", 422), ("GET", "/healthz", 200))
