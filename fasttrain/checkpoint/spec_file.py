@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,12 +17,17 @@ from fasttrain.text import read_text
 MODEL_SCHEMA = 1
 
 
-def read_spec(path: Path) -> ModelSpec:
-    """Return the spec in `model.json`. Raises UserError where it is absent or damaged."""
+def read_spec(path: Path, remember: Callable[[str, Mapping[str, Any]], object] = lambda name, said: None) -> ModelSpec:
+    """Return the spec in `model.json`. Raises UserError where it is absent or damaged.
+
+    `remember` gets the model's name and what the hub said of it, if the model is from there.
+    """
     try:
         values = json.loads(read_text(path))
         if (schema := int(values.get("schema", MODEL_SCHEMA))) > MODEL_SCHEMA:
             raise TooNew(f"{path}: schema {schema} is newer than this fasttrain's {MODEL_SCHEMA}; upgrade fasttrain")
+        if "hub" in values:
+            remember(str(values["model"]), values["hub"])
         return spec_of(values)
     except TooNew:
         raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from fasttrain.model.factory import create_model
 from fasttrain.model.hub import remember
 from fasttrain.model.own import OwnModel
 from fasttrain.model.spec import ModelSpec
-from fasttrain.text import read_text
 
 
 def load_trained(
@@ -36,7 +34,7 @@ def load_trained(
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
-    spec = _read_spec(folder / "model.json")
+    spec = read_spec(folder / "model.json", remember)
     if not bare:
         spec = replace(spec, temperature=1.0, reject_threshold=None)
     if interpolation is not None:
@@ -68,14 +66,3 @@ def run_folder(path: Path) -> Path:
     path = weights_file(path).absolute()
     bare = path.suffix == ".safetensors" and path.parent.name != CHECKPOINTS
     return path.parent if bare else path.parents[1]
-
-
-def _read_spec(path: Path) -> ModelSpec:
-    """Return the spec in `model.json`, after what the hub said of its model has become known."""
-    spec = read_spec(path)
-    try:
-        if said := json.loads(read_text(path)).get("hub"):
-            remember(spec.name, said)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: 'hub' is damaged ({type(error).__name__}: {error}); put the file back") from None
-    return spec

@@ -42,9 +42,7 @@ def serve(
     from fasttrain.extras import require
 
     weights_file(checkpoint)
-    require(
-        "serve", "serve", "fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn"
-    )
+    require("serve", "serve", *_MODULES)
     from fasttrain.cores import usable_cores
     from fasttrain.evaluation.predict import Predictor
     from fasttrain.serving.limits import Limits

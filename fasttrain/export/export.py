@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fasttrain.checkpoint.trained import load_trained, run_folder
+from fasttrain.checkpoint.trained import load_trained
 from fasttrain.checkpoint.weights import data_of_run, weights_file
 from fasttrain.config.location import is_url, user_path
 from fasttrain.data.crops import evaluation_crop
@@ -27,7 +26,6 @@ from fasttrain.model.own import OwnModel
 from fasttrain.model.preprocess import NormalizePixels
 from fasttrain.shards.format import MANIFEST
 from fasttrain.shards.reader import ShardSet
-from fasttrain.text import read_text
 
 INPUTS = ("uint8", "float")
 
@@ -72,7 +70,7 @@ def export(
     speed: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
-    """Writes the model that `checkpoint` (see `load_trained`) holds to `out`, default: `model.SUFFIX` beside it.
+    """Write the model that `checkpoint` (see `load_trained`) holds to `out`, default: `model.SUFFIX` beside it.
 
     `input` "uint8": the file takes pixels, [n, H, W, 3] RGB in 0..255, and normalizes them itself; "float": it takes
     float32 [n, 3, H, W], (x / 255 - mean) / std. Any n. It gives logits, float32 [n, classes]. It is compared with the
@@ -102,7 +100,7 @@ def export(
     normalize = NormalizePixels(spec.mean, spec.std, channels_last=False)
     graph = torch.nn.Sequential(normalize, trained).eval() if input == "uint8" else trained
     takes: Run = normalize if input == "float" else lambda images: images
-    metadata = metadata_of(spec, input, _reject_threshold(checkpoint))
+    metadata = metadata_of(spec, input)
     threads = torch.get_num_threads()
     accuracy: Accuracy | None = None
     say(f"exporting {spec.name} as {format}")
@@ -164,17 +162,8 @@ def _calibrating(shards: ShardSet | None, format: str) -> ShardSet:
     return shards
 
 
-def _reject_threshold(checkpoint: Path) -> float | None:
-    """Return that of model.json; it wasn't chosen for the weights of a checkpoint."""
-    folder = run_folder(checkpoint)
-    if checkpoint.absolute().parent != folder:
-        return None
-    found: float | None = json.loads(read_text(folder / "model.json")).get("reject_threshold")
-    return found
-
-
 def _compare(run: Run, model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float, int]:
-    """The greatest difference of a logit, the greatest logit, and how many likeliest classes are the same."""
+    """Return the greatest difference of a logit, the greatest logit, and how many likeliest classes are the same."""
     batches, start = [], 0
     while start < len(images):  # of 1, 2, 4, 8 …: a batch size that was frozen into the file would show
         batches.append(images[start : 2 * start + 1])

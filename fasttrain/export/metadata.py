@@ -12,11 +12,8 @@ from fasttrain.version import __version__
 _UPRIGHT = "upright by its EXIF orientation, laid onto white where it is transparent"
 
 
-def metadata_of(spec: ModelSpec, input: str, reject_threshold: float | None = None) -> dict[str, Any]:
-    """Return the metadata of the model that `spec` describes. `input` is "uint8" or "float", see `export`.
-
-    reject_threshold: the probability below which an answer is "unknown"; None where the run chose none.
-    """
+def metadata_of(spec: ModelSpec, input: str) -> dict[str, Any]:
+    """Return the metadata of the model that `spec` describes. `input` is "uint8" or "float", see `export`."""
     side = spec.image_size
     takes = {
         "uint8": f"uint8 [n, {side}, {side}, 3], RGB, 0..255",
@@ -34,7 +31,7 @@ def metadata_of(spec: ModelSpec, input: str, reject_threshold: float | None = No
         "std": list(spec.std),
         "input": takes[input],
         **_output(spec),
-        **({} if reject_threshold is None else {"reject_threshold": reject_threshold}),
+        **({} if spec.reject_threshold is None else {"reject_threshold": spec.reject_threshold}),
         "preprocess": _preprocess(spec.geometry),
     }
 

@@ -18,7 +18,7 @@ _TOLERANCE = 1e-3
 
 
 def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:
-    """Have the convolution before each BatchNorm of the `frozen` modules, which stay in eval mode, do its work.
+    """Fold each BatchNorm among the `frozen` modules, which stay in eval mode, into the convolution before it.
 
     Return how many were folded: those that a trial run of `model` finds, 0 where its features would not stay the same
     within rounding or where it can't take pictures of 64 px. Parameters, buffers and `state_dict` stay as they are.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from fasttrain.config.trackers import MLFLOW, TRACKERS, Trackers
@@ -13,7 +12,7 @@ from fasttrain.extras import require
 from fasttrain.tracking.lock import FolderLock
 from fasttrain.tracking.mirror import Mirror
 from fasttrain.tracking.record import Record
-from fasttrain.tracking.tracker import NullTracker, Tracker, begin_record, status_of
+from fasttrain.tracking.tracker import NullTracker, Tracker, begin_record
 
 
 def require_trackers(trackers: Trackers) -> None:
@@ -82,7 +81,7 @@ class RecordOnly(NullTracker):
         before = self.record.problem
         self.record.save()
         if self.record.problem is not None and before is None:
-            self._report(f"the tracker's state can't be kept ({self.record.problem}); the run goes on without")
+            self._report(f"the tracker's state can't be kept ({self.record.problem}); the run continues without it")
 
 
 class Mirrored(NullTracker):
@@ -140,14 +139,6 @@ class Mirrored(NullTracker):
         self._base.finish(status, timeout)
         for each in self._others:
             each.wait()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        status = status_of(error)
-        if status == "FAILED" and not self._finished:
-            self.set_tags({"error": f"{type(error).__name__}: {error}"})
-        self.finish(status)
 
     def _notify(self, *, begin: bool = True) -> None:
         if begin:

@@ -41,6 +41,7 @@ class NullTracker:
     uri: str | None = None
     uuid: str | None = None
     places: Mapping[str, str] = MappingProxyType({})  # where the run is at trackers besides MLflow
+    _finished = False
 
     def begin(self) -> None:
         """Do nothing."""
@@ -70,7 +71,10 @@ class NullTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Do nothing."""
+        status = status_of(error)
+        if status == "FAILED" and not self._finished:
+            self.set_tags({"error": f"{type(error).__name__}: {error}"})
+        self.finish(status)
 
 
 class Tracker(NullTracker):
@@ -231,14 +235,6 @@ class Tracker(NullTracker):
 
     def __enter__(self) -> Tracker:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        status = status_of(error)
-        if status == "FAILED" and not self._finished:
-            self.set_tags({"error": f"{type(error).__name__}: {error}"})
-        self.finish(status)
 
     def _save(self, *, begin: bool = True) -> None:
         if self._finished:

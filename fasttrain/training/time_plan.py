@@ -176,10 +176,9 @@ def make_time_plan(
             f"minutes = {budget / 60:g}; give more --minutes, or leave --epochs out"
         )
     heads = [_head_alone(plan, size, rates, work) for size in sizes]
-    fits = any(spent + each.seconds <= budget for each in heads)
-    alone = next((each for each in heads if spent + each.seconds <= budget), heads[-1])
+    fitting = [each for each in heads if spent + each.seconds <= budget]
     few = plan.epochs_that_fit * plan.steps < _FEWEST_STEPS
-    return alone if work.alone and (fits or few) else plan
+    return (fitting or heads[-1:])[0] if work.alone and (fitting or few) else plan
 
 
 def sides_to_try(sizes: Sequence[int], sides: Collection[int], progressive: Progressive | None) -> set[int]:
