@@ -104,10 +104,10 @@ _SAID: dict[int, tuple[str, str | None]] = {
 }
 STDOUT = "standard output"
 NO_SHM = "give --workers 0 or fewer, another --loader, or a larger one (docker run --shm-size=2g)"
-"""What to do where /dev/shm is too small for worker processes."""
+"""The fix if /dev/shm is too small for worker processes."""
 WORKER = "a loader's worker process"
 UNGUARDED = 'call what starts them below `if __name__ == "__main__":`, as each worker process imports the script'
-"""What to do where a script without a guard starts worker processes by another method than fork."""
+"""The fix if a script without a guard starts worker processes by another method than fork."""
 
 _NO_MEMORY = (
     r"can't allocate memory|[Cc]annot allocate memory|std::bad_alloc|[Nn]ot enough memory|[Ii]nsufficient memory|"

@@ -36,7 +36,7 @@ _ELSEWHERE = {
     "wd": "weight-decay",
     "world-size": "gpus",
 }
-"""What timm, Ultralytics, torchvision and Hugging Face call options of other names here."""
+"""Names that timm, Ultralytics, torchvision and Hugging Face use for our options."""
 
 _LIKE = 0.65  # of 1, from which on a name is close enough to be meant
 

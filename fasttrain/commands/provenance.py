@@ -1,4 +1,4 @@
-"""Where a run comes from: its command, its package versions, and the git commit of the working folder."""
+"""The origin of a run: its command, its package versions, and the git commit of the working folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
 
 
 class Provenance:
-    """What made a run: the command, the versions and the commit.
+    """The origin of a run: the command, the versions and the commit.
 
     A thread asks git while the run's model and loaders are made. Where git is missing, slow or refuses, a run never
     fails, and waits one second at most.

@@ -37,7 +37,7 @@ class Registered:
 
     @property
     def uri(self) -> str:
-        """What `mlflow.pyfunc.load_model` and `mlflow models serve` take."""
+        """The model that `mlflow.pyfunc.load_model` and `mlflow models serve` load."""
         return f"models:/{self.name}/{self.version}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def check_embeddings_file(path: Path) -> None:
 
 
 def write_embeddings(path: Path, images: Sequence[str], embeddings: Sequence[NDArray[np.float32]]) -> None:
-    """Write the embeddings, a row for each of `images`, whole or not at all. Raises UserError.
+    """Write the embeddings, a row for each of `images`, completely or not at all. Raises UserError.
 
     `.npy` holds float32 [n, features], `.parquet` the columns `image` and `embedding`.
     """

@@ -1,4 +1,4 @@
-"""What a format costs: how often the exported file and the model are right, on the same photographs."""
+"""Accuracy lost by exporting: how often the file and the model are right, on the same photographs."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def inferring(module: Callable[[torch.Tensor], torch.Tensor]) -> Run:
 
 
 Metadata = Mapping[str, Any]
-"""What `json.dumps` takes: class names, image_size, mean, std, and what goes in and comes out."""
+"""Plain data for `json.dumps`: class names, image_size, mean, std, and what goes in and comes out."""
 
 METADATA = "metadata.json"
 """The name of the extra file that holds them, in formats that have such files."""

@@ -1,4 +1,4 @@
-"""What a file says about itself: the classes, how photographs are shown to it, what its logits mean."""
+"""An exported file's description of itself: the classes, how photographs are shown to it, what its logits mean."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _RESERVED |= {"scriptable", "exportable", "no_jit", "num_classes", "drop_rate", 
 
 @dataclass(frozen=True)
 class HubModel:
-    """What a repository says of its model: timm's architecture, its arguments, and part of timm's PretrainedCfg."""
+    """A repository's description of its model: timm's architecture, its arguments, and part of timm's PretrainedCfg."""
 
     architecture: str
     arguments: dict[str, Any]

@@ -25,7 +25,7 @@ from fasttrain.serving.model import Model
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a request asks for. explain: the index of the class whose heat map is wanted, -1 for the likeliest's."""
+    """The options of a request. explain: the index of the class whose heat map to draw, -1 for the likeliest class."""
 
     top_k: int
     explain: int | None = None

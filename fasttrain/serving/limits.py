@@ -1,4 +1,4 @@
-"""What a service takes at most, and how a request above a limit is refused."""
+"""The limits of a service, and how a request above a limit is refused."""
 
 from __future__ import annotations
 

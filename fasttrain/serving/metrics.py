@@ -10,7 +10,7 @@ _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
 class Metrics:
-    """What is counted, in a registry of its own."""
+    """The counters of one service, in a registry of its own."""
 
     def __init__(self, model: str, in_work: Callable[[], int], limit: int) -> None:
         registry = self._registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""What `train` shows before its first step, what it has imported by then, and what it shows last."""
+"""`train` shows a line at once, imports little before its first step, and ends with the summary."""
 
 from __future__ import annotations
 

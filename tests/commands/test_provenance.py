@@ -32,7 +32,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def asked(folder: Path) -> dict[str, object]:
-    """What git said of `folder`, however busy the machine is."""
+    """Return what git says of `folder`, however busy the machine is."""
     made = Provenance(folder)
     wait_until(lambda: not made._thread.is_alive())
     found: dict[str, object] = made.to_dict(0)["git"]

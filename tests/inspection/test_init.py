@@ -16,7 +16,7 @@ GB = 10**9
 
 
 def inspection(counts, side=500, size=GB):
-    """What `inspect` says of classes with these training photographs."""
+    """Return what `inspect` says of classes with these training photographs."""
     total = sum(counts.values())
     return Inspection(
         location="shards", source="food", raw=False, settings={}, counts={}, classes=list(counts),

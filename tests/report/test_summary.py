@@ -112,7 +112,7 @@ def test_the_summary_says_all_that_it_should(result: Any) -> None:
 
 
 def test_a_warning_is_told_to_its_end(result: Any) -> None:
-    """Where a line is not wrapped, as at the end of a run, it is not cut either."""
+    """A line that is not wrapped, as at the end of a run, is not cut either."""
     warning = f"Top-1 6.8 % is worse than always answering pizza (22.0 %). Likely reasons: {'a reason; ' * 9}the last"
     summary = run_summary(result, split="test", artifacts=[], tracker=NullTracker(), warning=warning)
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
