@@ -73,6 +73,7 @@ class RecordOnly(NullTracker):
         self._save()
 
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
+        super().finish(status, timeout)
         self.record.end(status)
         self._save()
         self._lock.release()

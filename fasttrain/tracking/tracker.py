@@ -63,7 +63,8 @@ class NullTracker:
         """Do nothing."""
 
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
-        """Do nothing."""
+        """End the run; a second call does nothing."""
+        self._finished = True
 
     def __enter__(self) -> NullTracker:
         return self
@@ -71,8 +72,10 @@ class NullTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._finished:
+            return
         status = status_of(error)
-        if status == "FAILED" and not self._finished:
+        if status == "FAILED":
             self.set_tags({"error": f"{type(error).__name__}: {error}"})
         self.finish(status)
 

@@ -67,6 +67,7 @@ def test_the_summary_is_the_last_that_a_run_shows(shard_folder, tmp_path, monkey
         uri = "sqlite:///mlflow.db"
 
         def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
+            super().finish(status, timeout)
             console.print("the store has all")
 
     monkeypatch.setattr(run, "start_tracker", lambda *given: Slow())
