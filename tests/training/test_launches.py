@@ -21,6 +21,7 @@ PLAIN = {"model": "mobilenetv2_100", "optimizer": "sgd", "ema_decay": 0.999}
 AUGMENTED = {"rand_augment": "n2-m9", "color_jitter": 0.4, "random_erasing": 0.25, "mixup": 0.2, "cutmix": 1.0}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "fp32": (340, {}),
+    "efficientnet_b0": (565, {"model": "efficientnet_b0"}),
     "bf16": (450, {"amp": True, "amp_dtype": "bf16"}),
     "fp16 with clipping": (475, {"amp": True, "amp_dtype": "fp16", "clip_grad": 1.0}),
     "AdamW with clipping": (350, {"clip_grad": 1.0, "optimizer": "adamw"}),
@@ -41,20 +42,20 @@ def steps(shard_folder: Path) -> dict[str, Launches]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_step_launches_few_operations_and_the_host_never_waits(steps, case):
     most, _ = CASES[case]
     assert not steps[case].synchronizations
     assert steps[case].operations.total() <= most
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_no_activation_is_copied(steps):
     assert steps["fp32"].operations["hardtanh"] == 35
     assert not steps["fp32"].operations["clone"]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_what_makes_the_host_wait_is_seen(steps):
     """An optimizer that isn't fused can't read the flag that keeps the weights, so the host does."""
     assert steps["lamb"].synchronizations == {"_local_scalar_dense": 1}
