@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-from fasttrain.errors import UserError, mendable, of_os
+from fasttrain.errors import UserError, of_os, repairable
 from fasttrain.files import (
     atomic_write,
     atomic_write_bytes,
@@ -205,7 +205,7 @@ def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[N
 def _fixable(folder: Path, error: OSError, fix: str) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return of_os(error, folder, "make room and run the same command again: it resumes here")
-    return mendable(error, error.filename or folder, fix) or error
+    return repairable(error, error.filename or folder, fix) or error
 
 
 def _link(there: Path, here: Path) -> None:
