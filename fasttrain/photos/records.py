@@ -1,4 +1,4 @@
-"""Photographs stored with their labels in container files: choose the label that counts, and list all of them."""
+"""List photographs that are stored with their labels in container files, and choose the label that is the class."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from fasttrain.photos.split_names import SPLIT_WORDS
 from fasttrain.photos.walk import Ignored
 from fasttrain.text import nearest
 
-_MANY = 20
+_MANY = 20  # photographs; if each of them has its own label, it is not a class
 
 
 @dataclass(frozen=True)
 class Record:
     """A photograph in a container file.
 
-    `path`: relative to the source. `labels`: the text of each of its labels, by name; "" if it is empty. `checksum`:
-    the file's own, to distinguish photographs of the same size. `extra`: all other data about it, by name, as JSON
-    values; it is kept as extra labels, except for the label that is the class.
+    - `path`: its path in the source.
+    - `labels`: the text of each of its labels by the label's name; "" if it is empty.
+    - `checksum`: a checksum in the file, which distinguishes photographs of the same size.
+    - `extra`: all other data about it, by name, as JSON values. They become extra labels, without the class itself.
     """
 
     path: str
@@ -51,10 +52,11 @@ def list_records(
     read: Callable[[str], bytes],
     names: Path | None = None,
 ) -> Listing:
-    """List records by one of their labels.
+    """List photographs by the label that is their class.
 
-    `own`: labels that are the class by the format's own rule; names of the same classes are preferred to numbers.
-    `names`: a file of class names that the user did not give. Raises UserError if the label can't be identified.
+    `kind` is the listing's kind, and `read` returns the bytes of the photograph at a path. `own` are the labels that
+    are the class by the rules of the format, but names of the same classes are preferred to numbers. `names` is a file
+    of class names that was found next to the data. Raises UserError if the label can't be identified.
     """
     where = f"--source {files.root}"
     if not records:
@@ -79,7 +81,7 @@ def list_records(
     for record in records:
         label = record.labels.get(column, "")
         if not label:
-            left_out.append((record.path, f"without a single {column}"))
+            left_out.append((record.path, f"{column}: no label, or several"))
             continue
         if label not in known:
             known[label] = label if classes is None else class_name(classes, label, f"{given}: {record.path}")
@@ -109,11 +111,12 @@ def list_records(
 
 
 def _is_same(path: Path, other: Path) -> bool:
+    """Return whether two paths are the same file."""
     return path.name == other.name and path.resolve() == other.resolve()
 
 
 def _column(where: str, records: list[Record], columns: list[str], own: tuple[str, ...], given: str | None) -> str:
-    """Return the label that is the class: `given`, the format's own, or one with a suitable name."""
+    """Return the label that is the class: `given` by the user, the format's `own`, or one with a suitable name."""
     if not columns:
         raise UserError(f"{where} holds photographs without labels")
     if given is not None:
@@ -129,7 +132,7 @@ def _column(where: str, records: list[Record], columns: list[str], own: tuple[st
     if candidates[0] not in full:
         return candidates[0]
     texts = {name: [record.labels[name] for record in records] for name in full}
-    if sure is not None:  # the others can only name its classes
+    if sure is not None:  # other labels only count if they name the same classes
         full = [name for name in full if named_alike([texts[sure], texts[name]]) is not None]
     chosen = named_alike([texts[name] for name in full])
     if chosen is None:

@@ -98,7 +98,7 @@ def test_split_folders_never_become_the_classes(tmp_path, paths, said) -> None:
 
 def test_a_table_that_lies_there_is_named(tmp_path) -> None:
     root = lay(tmp_path, "train/1.jpg", "test/2.jpg", "train.csv")
-    assert f"is train.csv their table? Then give --source {root / 'train.csv'}" in refused(root)
+    assert f"if train.csv has their labels, give --source {root / 'train.csv'}" in refused(root)
     (root / "flat").mkdir()
     assert f"--source {root / 'flat' / 'labels.csv'}" in refused(lay(root / "flat", "1.jpg", "labels.csv"))
 

@@ -129,12 +129,12 @@ def test_what_is_left_out_is_listed(tmp_path) -> None:
     assert dict(source.ignored) == {
         "a/5.jpg": "no label next to it (.cls, .txt or .json)",
         "a/6.cls": "a label without a photograph",
-        "0000.seg.png": "next to 0000.jpg: a key has one photograph",
+        "0000.seg.png": "the key's photograph is 0000.jpg",
         "0001.mp3": "not a photograph (.mp3)",
         "0001.json": "not readable JSON",
         "7.html.jpg.cls": "not a photograph (.cls)",
         "8.jpg": "not a regular file",
-        "9.jpg": "without a single cls",
+        "9.jpg": "cls: no label, or several",
     }
 
 
@@ -157,7 +157,7 @@ def test_a_folder_of_tars_with_splits_by_their_names(tmp_path) -> None:
     (tmp_path / "shards" / "imagenet1k-val-003.tar").unlink()
     assert not divides_itself(tmp_path / "shards")
     write_tar(tmp_path / "shards" / "extra.tar", samples("cls", "cat", "dog"))
-    assert "imagenet1k-train-000.tar is named as a split, extra.tar isn't; rename it" in refused(tmp_path / "shards")
+    assert "train-000.tar is named after a split, but extra.tar isn't; rename it" in refused(tmp_path / "shards")
 
 
 def test_folders_of_tars_name_splits_too(tmp_path) -> None:
