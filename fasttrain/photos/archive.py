@@ -210,7 +210,10 @@ class _Tree:
             yield self._judged(name)
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
-        """See `Tree`. Links to folders, and to files of other class folders, are ignored."""
+        """Yield (class name, file) for every file below each class folder. The folders' paths are `prefix` + name.
+
+        Links to folders, and to files of other class folders, are yielded as ignored files.
+        """
         base, known = self._start + prefix, set(names)
         for name in names:
             for file in self._below(f"{base}{name}"):

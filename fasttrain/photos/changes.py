@@ -140,7 +140,11 @@ def grouped(listing: Listing, pattern: str | None) -> Listing:
 
 
 def _two_columns(file: Path, names: list[str], value: str) -> tuple[Table, int, int]:
-    """Return a table, and the positions of its column of paths and of the column with one of the names."""
+    """Read a table of paths and values. Return it with the positions of the two columns.
+
+    The column of values is found by one of `names`. `value` describes it in messages. Raises UserError if there is no
+    such column.
+    """
     table = read_table(file, tuple(names))
     paths = table.known(PATHS) or [
         number for number in range(len(table.columns)) if table.rows and looks_like_path(table.rows[0][number])
@@ -154,8 +158,10 @@ def _two_columns(file: Path, names: list[str], value: str) -> tuple[Table, int, 
 
 
 def _rows_of(listing: Listing, table: Table, column: int) -> tuple[dict[int, list[int]], list[int]]:
-    """Return the rows of the table for each photograph, by its position, and the rows whose path is not a
-    photograph."""
+    """Find the photographs that a table names.
+
+    Return the table's rows for each photograph, by its position, and the rows whose path is not a photograph.
+    """
     position = {photo.path: number for number, photo in enumerate(listing.photos)}
     found: dict[int, list[int]] = {}
     missing = []

@@ -59,6 +59,7 @@ def read_profile(icc: bytes, mode: str) -> Profile | None:
 
 @functools.lru_cache(maxsize=64)  # a data set has only a few profiles, each in thousands of files
 def _read(icc: bytes) -> Profile | None:
+    """Return the profile in `icc`, or None if it is sRGB or unreadable."""
     from PIL import Image, ImageCms
 
     try:

@@ -67,13 +67,13 @@ class Within(Container):
         self._outer, self._start = outer, start
 
     def read(self, start: int, length: int) -> bytes:
-        """See `Container.read`."""
+        """Return `length` bytes of the inner file from position `start`. Raises OSError if it ends before."""
         if start < 0 or start + length > self.size:
             raise damaged(f"a file in it ends before byte {start + length:,}", self.path)
         return self._outer.read(self._start + start, length)
 
     def open(self) -> IO[bytes]:
-        """See `Container.open`."""
+        """Open the inner file, to read it once from beginning to end."""
         return io.BufferedReader(_Window(self))
 
 
@@ -128,11 +128,10 @@ class Files:
 
 
 def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = True) -> Files:
-    """Return the files of a source: one file, the files of a pattern such as `train-{00..12}.tar`, or those in a
-    folder.
+    """Return the files that hold the photographs of `source`: one file, the files of a pattern, or those in a folder.
 
-    `match` finds them by their names. With `by_name`, their names also decide their splits. Raises UserError if a file
-    is missing, or if only some are named after splits.
+    A pattern looks like `train-{00..12}.tar`. In a folder, `match` finds the files by their names. With `by_name`, the
+    names also decide the splits. Raises UserError if a file is missing, or if only some are named after splits.
     """
     root, paths = file_paths(source, match)
     if not root.is_dir():
@@ -185,9 +184,9 @@ def _split_of(name: str) -> int | None:
 
 
 def holds(source: str | Path, match: re.Pattern[str]) -> bool:
-    """Return whether `source` is a file whose name `match` finds, a pattern of such files, or a folder with them.
+    """Return whether the names in `source` match: a file, a pattern of files with braces, or a folder with such files.
 
-    A folder with subfolders counts if every subfolder has such files.
+    A folder with subfolders counts only if every subfolder has such files.
     """
     path = user_path(source)
     if not path.is_dir():

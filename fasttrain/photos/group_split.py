@@ -70,8 +70,12 @@ def place_groups(
 
 
 def fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
-    """Move the smallest of the `free` groups so that every class trains, and then so that it has photographs in every
-    split."""
+    """Move small groups between splits, so that every class has photographs in as many of the `splits` as possible.
+
+    `split_of` has the split of each group and is changed. `held` has the number of photographs of each class in each
+    group, and only the `free` groups are moved. Training comes first: a group is moved there even if its class then has
+    none in another split.
+    """
     by_class: dict[int, list[str]] = {}
     for group in sorted(free, key=lambda group: (sum(held[group].values()), group)):
         for label in held[group]:

@@ -45,7 +45,8 @@ class Gzipped(Container):
         self._apart = max(_APART, self.size // _MOST_POINTS)
 
     def read(self, start: int, length: int) -> bytes:
-        """See `Container.read`."""
+        """Return `length` decompressed bytes from position `start`. Raises OSError if the file is damaged or ends
+        before."""
         place, end = self.before(start), start + length
         pieces = []
         while place.out < end:
@@ -60,7 +61,7 @@ class Gzipped(Container):
         return b"".join(pieces)
 
     def open(self) -> IO[bytes]:
-        """See `Container.open`."""
+        """Open the decompressed content, to read it once from beginning to end."""
         return cast(IO[bytes], Forward(self))
 
     def before(self, start: int) -> _Place:

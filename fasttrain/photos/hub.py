@@ -84,6 +84,7 @@ class _Repository:
         return [self._fetched(name) for name in names][-1].parents[names[-1].count("/")]
 
     def _fetched(self, name: str) -> Path:
+        """Return the path of a file, after downloading it if needed."""
         from huggingface_hub import try_to_load_from_cache
 
         there = try_to_load_from_cache(self._name, name, repo_type="dataset", revision=self._commit)

@@ -56,9 +56,11 @@ class JpegHeader:
 
 @dataclass(frozen=True)
 class _Segment:
+    """A marker segment, or the entropy-coded bytes of a scan."""
+
     marker: int
-    start: int  # of the FF byte
-    end: int  # after the payload
+    start: int  # the position of the FF byte
+    end: int  # the position after the payload
     payload: bytes
 
 

@@ -57,8 +57,10 @@ def sets_in_cells(table: Table, column: int, *, multi_label: bool) -> LabelSets 
 
 
 def sets_in_columns(table: Table, columns: Sequence[int]) -> LabelSets | None:
-    """Return the sets of classes in the columns of 0 and 1 (or -1 and 1), or None if there are fewer than two such
-    columns."""
+    """Return the sets of classes that columns of 0 and 1 (or -1 and 1) give, with a column for each class.
+
+    Returns None if fewer than two of `columns` have only such values.
+    """
     for values in (_YES_OR_NO, _SIGNS):
         found = {column: _truths(table, column, values) for column in columns}
         truths = {table.columns[column]: each for column, each in found.items() if each is not None}

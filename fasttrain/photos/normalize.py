@@ -240,6 +240,8 @@ def _unpacked(data: bytes, hold: Hold) -> bytes:
 
 @dataclass(frozen=True)
 class _Colors:
+    """The entries of `_Outcome.how` and `_Outcome.notes` for a photograph's colours."""
+
     how: tuple[str, ...]
     notes: tuple[str, ...]
 

@@ -46,10 +46,13 @@ class BrokenPhoto(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file opened by Pillow.
+    """An image file opened by Pillow, without decoded pixels.
 
-    `kind` is its format, see `sniff`. `orientation` is EXIF's, 1 to 8. `profile` is its ICC profile, or empty. `bits`
-    is the number of bits per sample, and `inverted` says whether the highest sample is black.
+    - `kind`: its format; see `sniff`.
+    - `orientation`: EXIF's, 1 to 8.
+    - `profile`: its ICC profile, or empty.
+    - `bits`: the number of bits per sample.
+    - `inverted`: whether the highest sample value is black.
     """
 
     image: Image
@@ -159,6 +162,7 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def _open_tiff(data: bytes) -> Picture:
+    """Open a TIFF so that Pillow reads nothing but its pixels, its orientation and its profile."""
     silence_libtiff()
     if reason := why_not_pixels(data):
         raise BrokenPhoto(reason)

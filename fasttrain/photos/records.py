@@ -141,6 +141,7 @@ def _column(where: str, records: list[Record], columns: list[str], own: tuple[st
 
 
 def _digest(names: list[str], records: list[Record], column: str) -> bytes:
+    """Return a digest of the labels and checksums of all photographs."""
     digest = hashlib.sha256("\n".join(names).encode())
     for record in sorted(records, key=lambda record: record.path):
         label = record.labels.get(column, "").encode("utf-8", "surrogateescape")

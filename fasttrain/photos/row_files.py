@@ -154,12 +154,12 @@ class ParquetRows:
         self._starts = np.cumsum([0, *sizes])
 
     def cells(self, columns: list[str]) -> list[list[Any]]:
-        """See `RowFile`."""
+        """Return the values of each of the given columns."""
         read = self._read(columns)
         return [read.column(name).to_pylist() for name in columns]
 
     def field(self, column: str, name: str) -> list[Any]:
-        """See `RowFile`."""
+        """Return the values of the field `name` of a column of structs."""
         structs = self._read([f"{column}.{name}"]).column(column).to_pylist()
         return [None if each is None else each[name] for each in structs]
 
@@ -174,7 +174,8 @@ class ParquetRows:
             return hashlib.sha256(b"%d" % size + file.read()).digest()
 
     def read(self, row: int, column: str) -> bytes | None:
-        """See `RowFile`. Raises UserError if the row group is damaged."""
+        """Return the bytes of the photograph in a row, or None if it has none. Raises UserError if the row group is
+        damaged."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         batches = functools.partial(self._batches, group, column)
         return self._spool.read((id(self), group), row - int(self._starts[group]), batches)
@@ -227,11 +228,11 @@ class ArrowRows:
         self.features = _features(self._table.schema.metadata)
 
     def cells(self, columns: list[str]) -> list[list[Any]]:
-        """See `RowFile`."""
+        """Return the values of each of the given columns."""
         return [self._checked(name).to_pylist() for name in columns]
 
     def field(self, column: str, name: str) -> list[Any]:
-        """See `RowFile`."""
+        """Return the values of the field `name` of a column of structs."""
         values: list[Any] = self._checked(column, name).to_pylist()
         return values
 
@@ -243,7 +244,7 @@ class ArrowRows:
         return hashlib.sha256(np.asarray(sizes, np.int64).tobytes()).digest()
 
     def read(self, row: int, column: str) -> bytes | None:
-        """See `RowFile`."""
+        """Return the bytes of the photograph in a row, or None if it has none."""
         data: bytes | None = self._photographs(column)[row].as_py()
         return data
 
@@ -292,6 +293,7 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _types(path: Path, schema: Any) -> dict[str, Any]:
+    """Return the Arrow type of each column. Raises _Unusable if a name occurs twice."""
     twice = [name for name in schema.names if schema.names.count(name) > 1]
     if twice:
         raise _Unusable(f"{path}: column '{twice[0]}' occurs twice; rename one")
@@ -299,6 +301,7 @@ def _types(path: Path, schema: Any) -> dict[str, Any]:
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> Features:
+    """Return the descriptions of columns that `datasets` stored in the file's metadata."""
     try:
         found = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError, RecursionError):

@@ -117,6 +117,7 @@ def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:
 
 
 def _require_rows(path: Path, rows: Sequence[Any]) -> None:
+    """Raise UserError if a table has no rows."""
     if not rows:
         raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
 

@@ -222,7 +222,8 @@ def make_source(listing: Listing) -> Source:
 
 
 def reasons(each: Sequence[str]) -> str:
-    """Return the two most frequent reasons with their counts, followed by " …" if there are others."""
+    """Return the two most frequent reasons with their counts, such as "3 x empty file; 1 x not a photograph", for
+    messages."""
     found = Counter(each).most_common(2)
     return "; ".join(f"{count:,} x {reason}" for reason, count in found) + (" …" if len(set(each)) > 2 else "")
 
@@ -238,5 +239,5 @@ def refuse_shards(root: Path) -> None:
 
 
 def few(names: Sequence[str]) -> str:
-    """Return the first three names, followed by " …" if there are more."""
+    """Return the first three names for messages, followed by " …" if there are more."""
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

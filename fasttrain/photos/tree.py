@@ -41,7 +41,10 @@ class DiskTree:
         return walk(self.root, start, set(), recurse=False)
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
-        """See `Tree`. Links to another class folder, and to photographs in it, are ignored."""
+        """Yield (class name, file) for every file below each class folder. The folders' paths are `prefix` + name.
+
+        Links to another class folder, and to photographs in it, are yielded as ignored files.
+        """
         base = os.path.realpath(self.root / prefix)
         paths = {name: self.root / prefix / name for name in names}
         aliases = {name: os.path.realpath(path) for name, path in paths.items() if path.is_symlink()}

@@ -46,11 +46,13 @@ _LEAST_PAGE = 1 << 23  # FFCV's default; no sample may cross a page
 
 @dataclass(frozen=True)
 class _Layout:
+    """The positions of everything in a `.beton` file."""
+
     head: bytes  # everything before the first page
-    pointers: NDArray[np.uint64]  # position of each sample's first byte in the file
-    lengths: NDArray[np.uint64]
+    pointers: NDArray[np.uint64]  # the position of each sample's first byte in the file
+    lengths: NDArray[np.uint64]  # the number of bytes of each sample
     tail: bytes  # the allocation table
-    table: int  # its position
+    table: int  # the position of the allocation table
 
 
 def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda images: None) -> list[Path]:

@@ -58,7 +58,10 @@ class Bucket:
 
     @contextlib.contextmanager
     def alone(self, *, wait: bool) -> Iterator[None]:
-        """See `Destination`. Waits for the current upload before it ends."""
+        """Return a context that keeps other conversions on this machine out. It ends after the current upload.
+
+        If another conversion is running, wait for it if `wait` is True, and otherwise raise UserError.
+        """
         self._staging = cache_root() / "upload" / hashlib.sha256(self.location.encode()).hexdigest()[:16]
         with locked(self._staging, wait=wait, fix=CACHE, shown=self.location):
             _empty(self._staging)
@@ -154,8 +157,10 @@ class Bucket:
             self._remove(retried(self._url, path, below))
 
     def clear_unfinished(self, folder: str = "") -> None:
-        """See `Destination`. A part's unfinished uploads are kept, because other machines may still be working on
-        them."""
+        """Abort the unfinished uploads that a killed conversion left in the bucket.
+
+        Nothing is done for a part, because other machines may still be uploading.
+        """
         if folder or self._part:
             return
 

@@ -114,6 +114,7 @@ class Cache:
         return found
 
     def _budget(self, files: list[tuple[Path, os.stat_result]]) -> int:
+        """Return how many bytes the files may take; see `budget`."""
         disk = shutil.disk_usage(self.root)
         spare = disk.free - min(disk.total // 10, _LEFT_FREE)
         most = max(spare + sum(allocated_bytes(stat) for _, stat in files), 0)
@@ -132,6 +133,7 @@ class Cache:
 
 
 def _locked(path: Path) -> int:
+    """Lock the file `path`, after creating it if needed, and return its descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     lock(descriptor, wait=True)  # some network file systems have no locks; renaming still keeps files intact
     return descriptor

@@ -1,5 +1,7 @@
-"""Convert photographs into shards with several threads. An interrupted conversion can be resumed, and the same input
-always gives the same bytes."""
+"""`convert`: write the shards of a data set with several threads.
+
+An interrupted conversion can be resumed, and the same photographs and settings always give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -336,6 +338,7 @@ def _append(
 
 
 def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
+    """Write FFCV's `.beton` files of the shards in `out`, with a progress bar."""
     shards = ShardSet.open(out)
     if shards.multi_label:
         console.print(
@@ -376,6 +379,7 @@ def _checked(
 
 
 def _lies_within(out: Path | str, source: Path) -> bool:
+    """Return whether `out` is in the folder or URL `source`, or the same."""
     if isinstance(out, str):
         return f"{out}/".startswith(f"{source}/")
     return source.resolve() in (out.resolve(), *out.resolve().parents)

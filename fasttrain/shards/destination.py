@@ -117,7 +117,11 @@ class Folder:
 
     @contextlib.contextmanager
     def alone(self, *, wait: bool) -> Iterator[None]:
-        """See `Destination`. OSErrors with a known fix, such as a full disk, become UserErrors."""
+        """Return a context that keeps other conversions on this machine out of the folder.
+
+        If another conversion is running there, wait for it if `wait` is True, and otherwise raise UserError. OSErrors
+        with a known fix, such as a full disk, become UserErrors.
+        """
         with locked(self.location, wait=wait, fix=CACHE if wait else OUT):
             yield
 

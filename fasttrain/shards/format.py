@@ -44,12 +44,14 @@ _NO_CHECKSUM = "0" * 64
 
 
 def _plain_name(name: str) -> str:
+    """Return a file name of the manifest. Raises ValueError if it is not a plain, printable name without a folder."""
     if Path(name).name != name or name[:1] in ("", ".") or "\\" in name or not name.isprintable():
         raise ValueError(f"{name!r} is not a valid shard name")
     return name
 
 
 def _printable(name: str) -> str:
+    """Return a class name. Raises ValueError if it is empty or not printable."""
     if not name or not name.isprintable():
         raise ValueError(f"{name!r} is not a valid class name")
     return name
@@ -59,11 +61,13 @@ FileName = Annotated[str, AfterValidator(_plain_name)]
 ClassName = Annotated[str, AfterValidator(_printable)]
 
 
-class _Part(BaseModel):
+class _FrozenModel(BaseModel):
+    """A part of the manifest that can't be changed."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class Origin(_Part):
+class Origin(_FrozenModel):
     """The source of the shards. `fingerprint` is explained in `photos.source.Source`."""
 
     kind: str
@@ -71,7 +75,7 @@ class Origin(_Part):
     fingerprint: str
 
 
-class Shard(_Part):
+class Shard(_FrozenModel):
     """A tar file: its name, its split, its number of samples, its size in `bytes`, and its `sha256` (64 hex digits)."""
 
     name: FileName
@@ -81,7 +85,7 @@ class Shard(_Part):
     sha256: str
 
 
-class IndexSummary(_Part):
+class IndexSummary(_FrozenModel):
     """The index file: its sha256, its number of rows, and its name, which changes with `convert --append`."""
 
     sha256: str
@@ -93,7 +97,7 @@ class IndexSummary(_Part):
         return {name: value for name, value in plain(self).items() if (name, value) != ("name", INDEX)}
 
 
-class Manifest(_Part):
+class Manifest(_FrozenModel):
     """The contents of `manifest.json`.
 
     - `splits`: the number of samples in each split.
@@ -119,7 +123,8 @@ class Manifest(_Part):
     multi_label: bool = False
 
     @model_validator(mode="after")
-    def _agrees(self) -> Manifest:
+    def _require_consistent(self) -> Manifest:
+        """Raise ValueError if names are repeated, or if the shards and the splits have different numbers of samples."""
         for kind, names in (("class", self.classes), ("shard", [shard.name for shard in self.shards])):
             if len(set(names)) < len(names):
                 raise ValueError(f"a {kind} is listed twice")
@@ -135,16 +140,16 @@ class Manifest(_Part):
         return len(self._records())
 
     def contains(self, fingerprint: str) -> bool:
-        """Return whether these shards contain the earlier shards with `fingerprint` (see `ShardSet`), extended by
-        appends."""
+        """Return whether the shards with `fingerprint` (see `ShardSet`) became these shards by appends."""
         return any(record.get("to") == fingerprint for record in self._records())
 
     def _records(self) -> list[dict[str, Any]]:
+        """Return the record of each append."""
         records = self.settings.get(APPENDED)  # a manifest from elsewhere may hold anything
         return [each for each in records if isinstance(each, dict)] if isinstance(records, list) else []
 
     def current(self, name: str) -> str:
-        """Return the current file name of a list or of the index: `name`, such as "rejected.tsv", with the number of
+        """Return the current file name of a list or of the index, such as "splits-2.csv" for "splits.csv" after two
         appends."""
         return numbered(name, self.appends)
 
@@ -179,6 +184,7 @@ def checksum_holds(text: bytes) -> bool:
 
 
 def _with_checksum(text: bytes, before: str, after: str) -> bytes:
+    """Return a manifest with the checksum `before` replaced by `after`."""
     head, _, tail = text.rpartition(before.encode())
     return head + after.encode() + tail
 
@@ -255,6 +261,7 @@ def class_names(row: np.void, classes: Sequence[str]) -> str:
 
 
 def _no_manifest(folder: Path) -> str:
+    """Return the message for a folder without a manifest."""
     if (folder / PARTS).is_dir():
         return f"{folder}: its conversion didn't finish; run the same fasttrain convert again to resume it"
     what = "holds no shards" if folder.is_dir() else "does not exist"

@@ -34,6 +34,7 @@ def make_keys(paths: Iterable[str]) -> list[str]:
 
 
 def _key(path: str) -> str:
+    """Return the key of a path, without regard to other keys."""
     stem = os.path.splitext(path)[0]  # noqa: PTH122 - pathlib is slow for a million paths
     quoted = quote(os.fsencode(stem), safe="/").replace(".", "%2E")
     longest = MAX_KEY - len("~999999")

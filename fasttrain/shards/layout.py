@@ -110,7 +110,7 @@ def twins_table(source: Source, splits: NDArray[np.int8]) -> bytes:
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Return the bytes of a CSV file."""
+    """Return a CSV file, as bytes, with the given column names and rows."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)

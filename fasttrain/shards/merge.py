@@ -123,8 +123,10 @@ def _same_in_all(folders: list[Destination]) -> tuple[dict[str, Any], dict[str, 
 
 
 def _jobs(folder: Destination, summary: dict[str, Any]) -> list[ShardJob]:
-    """Return the shards of all parts. Raises UserError for an invalid shard name, because the names become file names
-    in `out`."""
+    """Return the shards of all parts.
+
+    Raises UserError for an invalid shard name, because the names become file names in `out`.
+    """
     jobs = []
     for name, split, rows in summary["jobs"]:
         known = SHARD_NAME.fullmatch(name)
@@ -137,6 +139,7 @@ def _jobs(folder: Destination, summary: dict[str, Any]) -> list[ShardJob]:
 
 
 def _read(folder: Destination, name: str) -> dict[str, Any]:
+    """Return the object in a part's JSON file. Raises UserError if it can't be read."""
     try:
         plain: dict[str, Any] = json.loads(folder.read(f"{PARTS}/{name}"))
     except (OSError, ValueError, RecursionError) as error:

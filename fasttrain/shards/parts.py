@@ -114,8 +114,10 @@ def read_parts(out: Destination, jobs: Sequence[ShardJob]) -> Iterator[tuple[Sha
 
 
 def _part(record: bytes, job: ShardJob, held: dict[str, FileState]) -> Part | None:
-    """Return the record of a shard, or None if it is damaged or its tar has been replaced. `held` are the files in the
-    destination."""
+    """Return the record of a shard, or None if it is damaged, or if the tar in the destination is another one.
+
+    `held` has the state of each file in the destination.
+    """
     try:
         plain = json.loads(record)
         for pairs in ("broken", "changed"):

@@ -324,6 +324,7 @@ class ShardSet:
         return members_problem(self._shard(number), self.index[self.index["shard"] == number], self.raw)
 
     def _shard(self, number: int) -> memoryview:
+        """Return the mapped bytes of a shard. Another shard may be unmapped for it."""
         with self._mapping:
             if number not in self._maps:
                 self._map(number)
@@ -331,6 +332,7 @@ class ShardSet:
             return self._maps[number]
 
     def _map(self, number: int) -> None:
+        """Map a shard into memory, and drop the maps that were not used for the longest time if there are too many."""
         shard = self.manifest.shards[number]
         try:
             with self.files.open(shard.name) as file:
@@ -345,11 +347,13 @@ class ShardSet:
             self._maps.popitem(last=False)  # unmapped once its last view is gone
 
     def _maps_too_much(self) -> bool:
+        """Return whether the mapped shards exceed the limit on bytes."""
         if self._mappable is None or len(self._maps) == 1:
             return False
         return sum(len(each) for each in self._maps.values()) > self._mappable
 
     def _open_index(self) -> NDArray[np.void]:
+        """Map the index into memory. Raises UserError if it is missing, damaged or does not match the manifest."""
         path = self.files.path(self.manifest.index.name)
         again = "copy it again, or run convert --overwrite"
         if not path.exists():

@@ -67,10 +67,10 @@ class RemoteFiles:
         open; see `open`.
         """
         local = self.folder / name
-        if self._is_there(local):
+        if self._is_cached(local):
             return local
         with self._cache.alone(local):
-            if not self._is_there(local):  # another thread or process may have downloaded it meanwhile
+            if not self._is_cached(local):  # another thread or process may have downloaded it meanwhile
                 self._fetch(local, stop)
         return local
 
@@ -95,7 +95,8 @@ class RemoteFiles:
         """Return how many bytes the cache may hold, for all data sets together."""
         return self._cache.budget()
 
-    def _is_there(self, local: Path) -> bool:
+    def _is_cached(self, local: Path) -> bool:
+        """Return whether the file is in the cache with its full size, and mark it as used."""
         try:
             size = local.stat().st_size
         except FileNotFoundError:
@@ -106,6 +107,7 @@ class RemoteFiles:
         return True
 
     def _fetch(self, local: Path, stop: threading.Event | None) -> None:
+        """Download the file and compare its checksum. Raises UserError if it is wrong twice."""
         with self._cache.adding(local, self._sizes.get(local.name, 0)) as file:
             for _ in range(2):  # a wrong checksum may be a fault of the network
                 file.seek(0)

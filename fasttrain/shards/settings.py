@@ -19,7 +19,10 @@ _LEFT_OUT = ("test_fraction",)
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """The settings of `convert`, which explains them. `cut` may be "auto" until `resolved` replaces it."""
+    """The settings of a conversion that decide the shards' bytes. Their meanings and ranges are those in `convert`.
+
+    `cut` may be "auto" until `resolved` replaces it.
+    """
 
     val_fraction: float = 0.2
     seed: int = 0

@@ -112,6 +112,7 @@ class PhotographFolder(ShardSet):
         return f"left out: broken photographs {broken:,}" if broken else ""
 
     def _converted(self) -> memoryview:
+        """Return the bytes of the file with the converted photographs, mapped into memory."""
         if self._prepared is None:
             with self._prepared_file.open("rb") as file:
                 self._prepared = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -192,6 +193,7 @@ def _examine(source: Source, row: int, hold: Hold) -> tuple[int, int, bytes] | s
 
 
 def _restored(state: dict[str, Any]) -> PhotographFolder:
+    """Return the folder with the attributes `state`, for unpickling."""
     restored = PhotographFolder.__new__(PhotographFolder)
     vars(restored).update(state)
     return restored
