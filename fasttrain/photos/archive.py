@@ -186,7 +186,7 @@ class _Tree:
             if folder and not is_hidden(folder):
                 self._add_folder(folder)
         while inner := self._wrapper():
-            beside = (each for each in self.loose("") if not isinstance(each, Found))
+            beside = (each for each in self.files_in("") if not isinstance(each, Found))
             self.above += [(self._start + path, reason) for path, reason in beside]
             self._start += f"{inner}/"
 
@@ -205,7 +205,7 @@ class _Tree:
     def folders(self, start: str) -> list[str]:
         return sorted(self._folders.get(self._at(start), ()))
 
-    def loose(self, start: str) -> Iterator[Found | Ignored]:
+    def files_in(self, start: str) -> Iterator[Found | Ignored]:
         for name in sorted(self._files.get(self._at(start), [])):
             yield self._judged(name)
 
@@ -249,7 +249,7 @@ class _Tree:
         inner = self.folders("")
         if len(inner) != 1 or split_of(inner[0]) is not None or not self.folders(inner[0]):
             return None
-        return None if any(isinstance(each, Found) for each in self.loose("")) else inner[0]
+        return None if any(isinstance(each, Found) for each in self.files_in("")) else inner[0]
 
     def _below(self, folder: str) -> Iterator[str]:
         yield from sorted(self._files.get(folder, []))

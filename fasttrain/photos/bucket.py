@@ -88,7 +88,7 @@ class _BucketTree:
     def folders(self, start: str) -> list[str]:
         return sorted(self._folders.get(start, ()))
 
-    def loose(self, start: str) -> Iterator[Found | Ignored]:
+    def files_in(self, start: str) -> Iterator[Found | Ignored]:
         yield from self._files.get(start, ())
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
@@ -97,7 +97,7 @@ class _BucketTree:
                 yield name, found
 
     def _below(self, start: str) -> Iterator[Found | Ignored]:
-        yield from self.loose(start)
+        yield from self.files_in(start)
         for folder in self.folders(start):
             yield from self._below(f"{start}/{folder}")
 

@@ -35,7 +35,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     return list_tree(DiskTree(root), "folder", root.resolve().name, options)
 
 
-def divides_itself(folder: Path) -> bool:
+def defines_splits(folder: Path) -> bool:
     """Return whether the folders in `folder` decide which of its photographs are for validation or testing.
 
     Raises UserError if it can't be read.
@@ -185,5 +185,5 @@ def _walk_classes(tree: Tree, prefix: str, names: Iterable[str], split: int) -> 
 
 def _beside(tree: Tree, start: str = "") -> list[Ignored]:
     """Return (path, reason) of the files that are in no class folder."""
-    loose = tree.loose(start)
+    loose = tree.files_in(start)
     return [(item.path, _NO_CLASS) if isinstance(item, Found) else item for item in loose]

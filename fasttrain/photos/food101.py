@@ -39,7 +39,7 @@ def has_meta(tree: Tree) -> bool:
     """Return whether a tree has Food-101's `images/`, `meta/train.txt` and `meta/test.txt`."""
     if not {"images", "meta"} <= set(tree.folders("")):
         return False
-    there = {found.path if isinstance(found, Found) else found[0] for found in tree.loose("meta")}
+    there = {found.path if isinstance(found, Found) else found[0] for found in tree.files_in("meta")}
     return {f"meta/{part}.txt" for part in _PARTS} <= there
 
 

@@ -65,11 +65,11 @@ def place_groups(
         split_of[group] = max(shares, key=lambda split: lacks[split])
         for label, count in held[group].items():
             need[split_of[group]][label] -= count
-    fill(split_of, held, free, list(shares))
+    cover_splits(split_of, held, free, list(shares))
     return np.array([split_of[group] for group in groups], dtype=np.int8)
 
 
-def fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
+def cover_splits(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
     """Move small groups between splits, so that every class has photographs in as many of the `splits` as possible.
 
     `split_of` has the split of each group and is changed. `held` has the number of photographs of each class in each

@@ -107,7 +107,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     )
 
 
-def divides_itself(data: Path) -> bool:
+def defines_splits(data: Path) -> bool:
     """Return whether a data set on this machine has files for validation or testing."""
     return any(file.split in (VAL, TEST) for file in find_data_set(str(data)).files)
 
@@ -220,7 +220,8 @@ class _Reader:
 
 
 def _image_column(rows: RowFile, features: Features, given: str | None) -> str:
-    """Return the column of photographs. Raises UserError if it is not clear."""
+    """Return the column of photographs: `given` by the user, or found by its type. Raises UserError if it can't be
+    identified."""
     found = photograph_columns(rows, features)
     if given is not None:
         if given not in rows.types:
@@ -233,7 +234,10 @@ def _image_column(rows: RowFile, features: Features, given: str | None) -> str:
 
 
 def _label_column(table: Table, features: Features, given: str | None) -> int:
-    """Return the column of labels. Raises UserError if it is not clear."""
+    """Return the position of the label's column: `given` by the user, or found by its description or its name.
+
+    Raises UserError if it can't be identified.
+    """
     if given is not None:
         return table.column(given)
     labels = [number for number, name in enumerate(table.columns) if _class_names(features.get(name), table.path)]

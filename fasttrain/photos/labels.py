@@ -46,7 +46,7 @@ def sorted_names(names: set[str]) -> list[str]:
     return sorted(names, key=int) if all(map(is_number, names)) else sorted(names)
 
 
-def named_alike(texts: Sequence[Sequence[str]]) -> int | None:
+def choose_labels(texts: Sequence[Sequence[str]]) -> int | None:
     """Return the position of the column of labels to use, out of several: the first one with names instead of numbers.
 
     Returns None if the columns do not distinguish the same classes.

@@ -12,7 +12,7 @@ from typing import Any
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Files
-from fasttrain.photos.labels import class_name, is_number, named_alike, read_class_names, sorted_names
+from fasttrain.photos.labels import choose_labels, class_name, is_number, read_class_names, sorted_names
 from fasttrain.photos.rows import LABELS, plain
 from fasttrain.photos.source import UNDECIDED, Listing, Photo, SourceOptions, reasons
 from fasttrain.photos.split_names import SPLIT_WORDS
@@ -133,8 +133,8 @@ def _column(where: str, records: list[Record], columns: list[str], own: tuple[st
         return candidates[0]
     texts = {name: [record.labels[name] for record in records] for name in full}
     if sure is not None:  # other labels only count if they name the same classes
-        full = [name for name in full if named_alike([texts[sure], texts[name]]) is not None]
-    chosen = named_alike([texts[name] for name in full])
+        full = [name for name in full if choose_labels([texts[sure], texts[name]]) is not None]
+    chosen = choose_labels([texts[name] for name in full])
     if chosen is None:
         raise UserError(f"{where}: {' or '.join(full)[:200]} may be the label; give --label-column")
     return full[chosen]

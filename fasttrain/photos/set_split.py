@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.photos.group_split import fill, shares_of
+from fasttrain.photos.group_split import cover_splits, shares_of
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL
 
 _NONE = -1  # stands for the class of photographs without classes
@@ -58,7 +58,7 @@ def place_sets(
     for label, waiting in _rarest_first(free, held, split_of):
         for group in waiting:
             place(group, max(splits, key=lambda split: (need[split][label], missing[split])))
-    fill(split_of, held, free, splits)
+    cover_splits(split_of, held, free, splits)
     return np.array([split_of[group] for group in groups], dtype=np.int8)
 
 

@@ -114,7 +114,7 @@ class Source:
     - `groups`: the group of each photograph, or empty.
     - `extra`: a JSON value per photograph for each further column of a table, by the column's name.
     - `notes`, `settings`, `reader`: see `notes`, `settings` and `read` in `Listing`.
-    - `twins`: the groups of near-duplicates, as positions; see `photos.together`.
+    - `near_duplicates`: the groups of near-duplicates, as positions; see `photos.together`.
     - `sizes`: the size of each photograph in bytes, int64 [n], -1 if it is missing; empty if sizes are not known.
     """
 
@@ -133,7 +133,7 @@ class Source:
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     reader: Callable[[str], bytes] | None = None
-    twins: tuple[tuple[int, ...], ...] = ()
+    near_duplicates: tuple[tuple[int, ...], ...] = ()
     sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property

@@ -104,20 +104,20 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
     return found
 
 
-def divides_itself(data: Path) -> bool:
+def defines_splits(data: Path) -> bool:
     """Return whether the data in the folder `data` decide which photographs are for validation or testing.
 
     They do so by the names of folders or files, or by Food-101's `meta/`. Raises UserError if the folder can't be read.
     """
     if huggingface.claims(str(data)):
-        return huggingface.divides_itself(data)
+        return huggingface.defines_splits(data)
     try:
         for kind in (webdataset, beton, tfrecord):
             if kind.claims(str(data)):
                 return any(split in (VAL, TEST) for split in find_files(data, kind.FILES).splits)
     except OSError as error:
         raise of_os(error, repair="make it readable") from error
-    return food101.is_food101(data) or folder.divides_itself(data)
+    return food101.is_food101(data) or folder.defines_splits(data)
 
 
 def require_known(classes: Sequence[str], known: Sequence[str], where: str | Path) -> None:

@@ -19,7 +19,7 @@ from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.photos.bucket import UrlRoot, find, found_in, reader
 from fasttrain.photos.extra import extra_columns
 from fasttrain.photos.label_sets import LabelSets, sets_in_cells, sets_in_columns
-from fasttrain.photos.labels import class_name, named_alike, read_class_names, sorted_names
+from fasttrain.photos.labels import choose_labels, class_name, read_class_names, sorted_names
 from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_like_path, read_table, text_of
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
 from fasttrain.photos.split_names import split_of
@@ -297,7 +297,7 @@ def label_column(table: Table, path: int) -> int:
             "--label-column, or --multi-label if each class has a column of 0 and 1"
         )
     texts = [[text_of(row[column]) for row in table.rows] for column in named]
-    chosen = named_alike(texts)
+    chosen = choose_labels(texts)
     if chosen is None:
         names = " or ".join(table.columns[column] for column in named)
         raise UserError(f"{table.path}: {names} may be the label; give --label-column")

@@ -35,7 +35,7 @@ Links = list[tuple[int, int]]
 
 
 def keep_together(source: Source, workers: int, advance: Callable[[int], None]) -> Source:
-    """Return a copy of `source` with near-duplicates in the same group. `twins` lists the groups of near-duplicates.
+    """Return a copy of `source` with near-duplicates in the same group. Its `near_duplicates` lists these groups.
 
     Photographs are near-duplicates if their bytes are equal, or if their perceptual hashes differ in at most DISTANCE
     bits. They join the groups that the source has already. Near-duplicates that the source puts into different splits
@@ -43,20 +43,24 @@ def keep_together(source: Source, workers: int, advance: Callable[[int], None]) 
     with numbers of photographs; an exception that it raises ends the search.
     """
     links = _links(_hashes(source, workers, advance))
-    twins = _linked(len(source.paths), links)
+    found = _linked(len(source.paths), links)
     groups, across = _merged(source, links)
-    note = f"--keep-duplicates-together: {len(twins):,} groups of {sum(map(len, twins)):,} near-duplicates"
-    note += f", the largest of {max(map(len, twins)):,}" if twins else ""
+    note = f"--keep-duplicates-together: {len(found):,} groups of {sum(map(len, found)):,} near-duplicates"
+    note += f", the largest of {max(map(len, found)):,}" if found else ""
     if across:
         note += (
             f"; the source puts {len(across):,} photographs into another split than a near-duplicate, where they stay: "
             "see duplicates.csv"
         )
-    counts = {"groups": len(twins), "photographs": sum(map(len, twins)), "across_splits": len(across)}
+    counts = {
+        "groups": len(found),
+        "photographs": sum(map(len, found)),
+        "across_splits": len(across),
+    }
     return replace(
         source,
         groups=groups,
-        twins=tuple(map(tuple, twins)),
+        near_duplicates=tuple(map(tuple, found)),
         notes=(*source.notes, note),
         settings={**source.settings, "keep_duplicates_together": counts},
     )

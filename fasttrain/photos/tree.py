@@ -13,14 +13,15 @@ from fasttrain.photos.walk import Found, Ignored, is_folder, walk
 
 
 class Tree(Protocol):
-    """The folders and files of a source. All paths are relative to `root`, with slashes; "" is `root` itself."""
+    """The interface to the folders and files of a source. All paths are relative to `root`, with slashes; "" is `root`
+    itself."""
 
     root: Path
 
     def folders(self, start: str) -> list[str]:
         """Return the names of the folders in the folder `start`, sorted, without hidden ones."""
 
-    def loose(self, start: str) -> Iterator[Found | Ignored]:
+    def files_in(self, start: str) -> Iterator[Found | Ignored]:
         """Yield the files in the folder `start`, without those in subfolders."""
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
@@ -37,7 +38,7 @@ class DiskTree:
         with os.scandir(self.root / start) as entries:
             return sorted(entry.name for entry in entries if entry.name[0] != "." and is_folder(entry))
 
-    def loose(self, start: str) -> Iterator[Found | Ignored]:
+    def files_in(self, start: str) -> Iterator[Found | Ignored]:
         return walk(self.root, start, set(), recurse=False)
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:

@@ -89,7 +89,7 @@ class _Sample:
 
     @property
     def photo(self) -> _Part:
-        """Return the photograph to use: the one with the simplest ending."""
+        """Return the photograph to use: the one whose ending has the fewest dots."""
         return min(self.photos, key=lambda photo: (photo.ending.count("."), photo.path))
 
 

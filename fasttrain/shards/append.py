@@ -42,7 +42,7 @@ from fasttrain.shards.format import (
 )
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.label_conflicts import find_label_conflicts
-from fasttrain.shards.layout import SHARD_NAME, Earlier, ShardJob, splits_of, table_of, twins_table
+from fasttrain.shards.layout import SHARD_NAME, Earlier, ShardJob, duplicates_table, splits_of, table_of
 from fasttrain.shards.parts import Part, read_parts
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ADDED, ShardSettings
@@ -188,8 +188,8 @@ def write_addition(
     splits = splits_of(source, [job for job, _ in parts], addition.earlier.held)
     split_file = table_of(("path", "split", "bytes"), _split_rows(addition, splits))
     write(SPLIT_FILE, split_file)
-    if source.twins:
-        write(DUPLICATES, twins_table(source, splits))
+    if source.near_duplicates:
+        write(DUPLICATES, duplicates_table(source, splits))
     extra = _extra_of(out, base)
     for row, line in enumerate(extra_lines(source, addition.keys)):
         if addition.earlier.added[row]:

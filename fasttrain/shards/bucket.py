@@ -57,7 +57,7 @@ class Bucket:
         return Bucket(self._url, part)
 
     @contextlib.contextmanager
-    def alone(self, *, wait: bool) -> Iterator[None]:
+    def exclusive(self, *, wait: bool) -> Iterator[None]:
         """Return a context that keeps other conversions on this machine out. It ends after the current upload.
 
         If another conversion is running, wait for it if `wait` is True, and otherwise raise UserError.
@@ -131,11 +131,11 @@ class Bucket:
             raise
 
     def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
-        self.settle()  # only one shard is uploaded while the next is written
+        self.flush()  # only one shard is uploaded while the next is written
         assert self._uploads is not None
         self._uploading = self._uploads.submit(self._upload, name, index, record)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         uploading, self._uploading = self._uploading, None
         if uploading is not None:
             uploading.result()

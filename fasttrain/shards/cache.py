@@ -50,7 +50,7 @@ class Cache:
                 atomic_write_bytes(path, data)
 
     @contextlib.contextmanager
-    def alone(self, path: Path) -> Iterator[None]:
+    def exclusive(self, path: Path) -> Iterator[None]:
         """Return a context in which no other thread or process downloads `path`.
 
         Raises UserError if the folder can't be written.
@@ -67,8 +67,8 @@ class Cache:
     def adding(self, path: Path, size: int) -> Iterator[IO[bytes]]:
         """Return a context with a new file of `size` bytes, which becomes `path` when the context ends.
 
-        Other files are deleted first if the cache would become too large. Use it within `alone(path)`. Raises UserError
-        if the disk is full or can't be written.
+        Other files are deleted first if the cache would become too large. Use it within the context of
+        `exclusive(path)`. Raises UserError if the disk is full or can't be written.
         """
         with _disk_errors(path):
             if size > shutil.disk_usage(self.root).total:  # a manifest may claim any size, so nothing is deleted for it
@@ -76,7 +76,7 @@ class Cache:
                     f"{path.name}: its manifest claims {size:,} bytes, more than the disk of {self.root} holds"
                 )
             for unfinished in path.parent.glob(f".{path.name}.*.tmp"):
-                unfinished.unlink(missing_ok=True)  # left by a killed process, as `alone` excludes other writers
+                unfinished.unlink(missing_ok=True)  # left by a killed process, as `exclusive` excludes other writers
             with atomic_write(path) as file:
                 descriptor = _locked(self.root / ".lock")
                 try:

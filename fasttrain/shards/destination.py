@@ -34,7 +34,7 @@ class FileState(NamedTuple):
 class Destination(Protocol):
     """The folder that shards are written to. File names are relative to it, with slashes.
 
-    A file is either complete or absent. A `Folder` raises OSErrors, which `alone` turns into UserErrors. A `Bucket`
+    A file is either complete or absent. A `Folder` raises OSErrors, which `exclusive` turns into UserErrors. A `Bucket`
     raises UserErrors. `str()` returns the path or URL for messages.
     """
 
@@ -45,7 +45,7 @@ class Destination(Protocol):
     def below(self, part: str) -> Destination:
         """Return the destination for the shards of one machine's part, in the folder `part`."""
 
-    def alone(self, *, wait: bool) -> contextlib.AbstractContextManager[None]:
+    def exclusive(self, *, wait: bool) -> contextlib.AbstractContextManager[None]:
         """Return a context that keeps other conversions on this machine out.
 
         If another conversion is running there, wait for it if `wait` is True, and otherwise raise UserError.
@@ -83,10 +83,10 @@ class Destination(Protocol):
         """Make a shard visible: its tar, its DALI index and, last, its record.
 
         `record` returns the record's bytes for the tar's stamp. `index` is None if the shard has no photographs and so
-        no tar. A bucket does this in the background; see `settle`.
+        no tar. A bucket does this in the background; see `flush`.
         """
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until all finished shards are uploaded or safely on the disk."""
 
     def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
@@ -116,7 +116,7 @@ class Folder:
         return Folder(self.location / part)
 
     @contextlib.contextmanager
-    def alone(self, *, wait: bool) -> Iterator[None]:
+    def exclusive(self, *, wait: bool) -> Iterator[None]:
         """Return a context that keeps other conversions on this machine out of the folder.
 
         If another conversion is running there, wait for it if `wait` is True, and otherwise raise UserError. OSErrors
@@ -168,7 +168,7 @@ class Folder:
             atomic_write_bytes(self.location / f"{name}.idx", index)
         atomic_write_bytes(self.location / PARTS / f"{name}.json", record(""))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         fsync_folder(self.location)
 
     def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:

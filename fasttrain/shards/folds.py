@@ -59,11 +59,11 @@ def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
             "give fewer folds"
         )
     assigned = np.full(len(shards), -1, np.int64)
-    assigned[ids] = deal(labels, groups, folds, len(shards.classes), seed)
+    assigned[ids] = assign_folds(labels, groups, folds, len(shards.classes), seed)
     return assigned
 
 
-def deal(
+def assign_folds(
     labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, classes: int, seed: int
 ) -> NDArray[np.int64]:
     """Distribute n photographs over folds: return the fold of each, int64 [n].

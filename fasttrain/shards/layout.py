@@ -86,7 +86,7 @@ def split_files(source: Source, jobs: list[ShardJob]) -> dict[str, bytes]:
     sizes = source.sizes.tolist() or [-1] * len(source.paths)
     rows = ((path, SPLITS[split], size) for path, split, size in zip(source.paths, splits, sizes, strict=True))
     files = {SPLIT_FILE: table_of(("path", "split", "bytes"), rows)}
-    return {**files, DUPLICATES: twins_table(source, splits)} if source.twins else files
+    return {**files, DUPLICATES: duplicates_table(source, splits)} if source.near_duplicates else files
 
 
 def splits_of(source: Source, jobs: list[ShardJob], others: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -98,12 +98,12 @@ def splits_of(source: Source, jobs: list[ShardJob], others: NDArray[np.int8]) ->
     return splits
 
 
-def twins_table(source: Source, splits: NDArray[np.int8]) -> bytes:
+def duplicates_table(source: Source, splits: NDArray[np.int8]) -> bytes:
     """Return the contents of `duplicates.csv`: path, split and group of each near-duplicate, and whether its group is
     in several splits."""
     rows = (
         (source.paths[row], SPLITS[splits[row]], number, "yes" if len(set(splits[list(group)].tolist())) > 1 else "")
-        for number, group in enumerate(source.twins, start=1)
+        for number, group in enumerate(source.near_duplicates, start=1)
         for row in group
     )
     return table_of(("path", "split", "group", "across_splits"), rows)

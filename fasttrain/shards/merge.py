@@ -54,17 +54,17 @@ def merge(out: str | Path) -> Manifest:
     """
     place = destination(out)
     if place.has(MANIFEST):
-        with place.alone(wait=False):
+        with place.exclusive(wait=False):
             for name in _part_names(place):
                 place.remove_folder(name)
             place.remove_folder(PARTS)
         return place.manifest()
     with contextlib.ExitStack() as locks:
-        locks.enter_context(place.alone(wait=False))
+        locks.enter_context(place.exclusive(wait=False))
         names = _all_parts(place)
         folders = [place.below(name) for name in names]
         for folder in folders:
-            locks.enter_context(folder.alone(wait=False))
+            locks.enter_context(folder.exclusive(wait=False))
         settings, summary = _same_in_all(folders)
         place.clear_unfinished()
         try:
@@ -74,7 +74,7 @@ def merge(out: str | Path) -> Manifest:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folders[0]}: its {_SUMMARY} is damaged; convert it again") from error
         parts = _moved(jobs, folders, place)
-        place.settle()  # before the manifest is written and the parts are removed
+        place.flush()  # before the manifest is written and the parts are removed
         for name in (SPLIT_FILE, DUPLICATES, EXTRA):
             if folders[0].has(name):
                 place.write(name, folders[0].read(name))

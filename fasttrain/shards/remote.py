@@ -69,7 +69,7 @@ class RemoteFiles:
         local = self.folder / name
         if self._is_cached(local):
             return local
-        with self._cache.alone(local):
+        with self._cache.exclusive(local):
             if not self._is_cached(local):  # another thread or process may have downloaded it meanwhile
                 self._fetch(local, stop)
         return local

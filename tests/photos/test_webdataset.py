@@ -11,7 +11,7 @@ import pytest
 
 from fasttrain.errors import UserError
 from fasttrain.photos.source import Source, SourceOptions
-from fasttrain.photos.sources import divides_itself, open_source
+from fasttrain.photos.sources import defines_splits, open_source
 from tests.support.containers import write_tar
 
 JPEG = b"\xff\xd8\xff"
@@ -153,9 +153,9 @@ def test_a_folder_of_tars_with_splits_by_their_names(tmp_path) -> None:
     assert source.paths[0] == "imagenet1k-train-000.tar/0000.jpg"
     assert dict(source.ignored) == {"README.md": "beside the files of photographs"}
     assert "by the files' names: 6 training, 2 validation" in source.notes
-    assert divides_itself(tmp_path / "shards")
+    assert defines_splits(tmp_path / "shards")
     (tmp_path / "shards" / "imagenet1k-val-003.tar").unlink()
-    assert not divides_itself(tmp_path / "shards")
+    assert not defines_splits(tmp_path / "shards")
     write_tar(tmp_path / "shards" / "extra.tar", samples("cls", "cat", "dog"))
     assert "train-000.tar is named after a split, but extra.tar isn't; rename it" in refused(tmp_path / "shards")
 
