@@ -90,7 +90,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     else:
         contents = _read(path)
     if not contents.members:
-        raise UserError(f"--source {path} holds no files")
+        raise UserError(f"--source {path} holds no files; give an archive of class folders")
     tree = _Tree(path, contents)
     if has_meta(tree):
         listing, start = list_meta(tree, tree.read, "archive", path.name, options), "images/"

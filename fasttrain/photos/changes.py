@@ -36,7 +36,10 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
     table, paths, column = _two_columns(file, SPLITS, "split")
     found, missing = _rows_of(listing, table, paths)
     if not found:
-        raise UserError(f"--splits {file} names none of the photographs (the first: {table.rows[0][paths]})")
+        raise UserError(
+            f"--splits {file} names none of the photographs (the first: {table.rows[0][paths]}); give paths relative "
+            f"to {listing.root}"
+        )
     photos = list(listing.photos)
     for position, rows in found.items():
         splits = {split_in_cell(table.rows[row][column], table.where(row)) for row in rows}
@@ -116,7 +119,7 @@ def grouped(listing: Listing, pattern: str | None) -> Listing:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--group-by {pattern}: not a valid regular expression ({error})") from error
+        raise UserError(f"--group-by {pattern}: not a valid regular expression ({error}); correct it") from error
     matches = [compiled.search(photo.path) for photo in listing.photos]
     lone = [photo.path for photo, found in zip(listing.photos, matches, strict=True) if not (found and found[0])]
     if lone:

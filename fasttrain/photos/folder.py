@@ -97,7 +97,9 @@ def _class_folders(tree: Tree, kind: str, name: str, options: SourceOptions) -> 
     photos, ignored = _walk_classes(tree, "", names, UNDECIDED)
     if not photos:
         why = f": {reasons([reason for _, reason in ignored])}" if ignored else ""
-        raise UserError(f"--source {tree.root} holds class folders ({few(names)}) but no photographs in them{why}")
+        raise UserError(
+            f"--source {tree.root} holds class folders ({few(names)}) but no photographs in them{why}; add some"
+        )
     photos, folders = splits_below(tree.root, photos) if options.classes is None else (photos, folders_of(photos))
     listing = Listing(kind, name, tree.root, names, photos, [*beside, *ignored], folder="")
     return named_by_folders(listing, folders, options.classes)
@@ -142,7 +144,7 @@ def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_o
     some."""
     where = tree.root / folder
     if split == TRAIN:
-        raise UserError(f"--source {where} holds class folders ({few(classes)}) but no photographs in them")
+        raise UserError(f"--source {where} holds class folders ({few(classes)}) but no photographs in them; add some")
     if not left_out:
         if split == VAL:
             return [(f"{folder}/", "empty: --val-fraction decides which of the training photographs validate")]

@@ -225,7 +225,7 @@ def _image_column(rows: RowFile, features: Features, given: str | None) -> str:
     found = photograph_columns(rows, features)
     if given is not None:
         if given not in rows.types:
-            raise UserError(f"{rows.path} has no column '{given}', only {', '.join(rows.types)[:200]}")
+            raise UserError(f"{rows.path} has no column '{given}'; give one of {', '.join(rows.types)[:200]}")
         found = [given]
     if len(found) != 1:
         problem = f"{' or '.join(found)} may be the photographs" if found else "no column holds photographs"

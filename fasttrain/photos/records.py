@@ -61,7 +61,7 @@ def list_records(
     where = f"--source {files.root}"
     if not records:
         why = f" ({reasons([reason for _, reason in ignored])})" if ignored else ""
-        raise UserError(f"{where} holds no photographs with a label{why}")
+        raise UserError(f"{where} holds no photographs with a label{why}; give files that have labels")
     columns = list(dict.fromkeys(name for record in records for name in record.labels))
     column = _column(where, records, columns, own, options.label_column)
     extra = tuple(name for name in dict.fromkeys(name for record in records for name in record.extra) if name != column)
@@ -118,7 +118,7 @@ def _is_same(path: Path, other: Path) -> bool:
 def _column(where: str, records: list[Record], columns: list[str], own: tuple[str, ...], given: str | None) -> str:
     """Return the label that is the class: `given` by the user, the format's `own`, or one with a suitable name."""
     if not columns:
-        raise UserError(f"{where} holds photographs without labels")
+        raise UserError(f"{where} holds photographs without labels; give files that have labels")
     if given is not None:
         if given not in columns:
             raise UserError(f"{where} has no label '{given}', only {', '.join(columns)}{nearest(given, columns)}")

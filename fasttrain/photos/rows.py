@@ -197,7 +197,9 @@ def _parquet(path: Path) -> Table:
         columns = [name for name in columns if not pyarrow.types.is_binary(kinds[name])]
         read = file.read(columns=columns)
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(
+            f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]}); copy it again"
+        ) from error
     cells = [read.column(name).to_pylist() for name in columns]
     rows = [list(row) for row in zip(*cells, strict=True)]
     _require_rows(path, rows)

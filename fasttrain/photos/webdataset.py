@@ -57,7 +57,9 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
             records.append(Record(photo.path, photo.size, split, container.stamp, sample.labels, extra=sample.extra))
             places[photo.path] = container, photo.start, photo.size
     if not records:
-        raise UserError(f"--source {files.root}: no photograph has a label next to it (KEY.cls, KEY.txt or KEY.json)")
+        raise UserError(
+            f"--source {files.root}: no photograph has a label next to it; add KEY.cls, KEY.txt or KEY.json"
+        )
 
     def read(path: str) -> bytes:
         container, start, size = places[path]

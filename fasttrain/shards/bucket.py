@@ -75,7 +75,7 @@ class Bucket:
         try:
             return parse_manifest(self.read(MANIFEST), f"{self.location}/{MANIFEST}")
         except FileNotFoundError as error:
-            raise UserError(f"{self.location} holds no shards") from error
+            raise UserError(f"{self.location} holds no shards; leave out --append to write some") from error
 
     def has(self, name: str) -> bool:
         def there(files: Any, root: str) -> bool:

@@ -73,7 +73,8 @@ class Cache:
         with _disk_errors(path):
             if size > shutil.disk_usage(self.root).total:  # a manifest may claim any size, so nothing is deleted for it
                 raise UserError(
-                    f"{path.name}: its manifest claims {size:,} bytes, more than the disk of {self.root} holds"
+                    f"{path.name}: its manifest says {size:,} bytes, more than the disk of {self.root} holds; copy the "
+                    "shards there again, or set FASTTRAIN_CACHE to a folder on a larger disk"
                 )
             for unfinished in path.parent.glob(f".{path.name}.*.tmp"):
                 unfinished.unlink(missing_ok=True)  # left by a killed process, as `exclusive` excludes other writers

@@ -204,7 +204,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(_no_manifest(folder)) from error
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror})") from error
+        raise UserError(f"{path}: can't be read ({error.strerror}); make it readable, or copy it again") from error
     return parse_manifest(text, str(path))
 
 

@@ -98,7 +98,8 @@ def _all_parts(out: Destination) -> list[str]:
         raise UserError(f"{out} holds no parts; make them: fasttrain convert --part 1/4 --out {out}, and so on")
     if len(counts) > 1:
         raise UserError(
-            f"{out} holds parts of {' and of '.join(map(str, sorted(counts)))}; remove the parts of one of these"
+            f"{out} holds parts of conversions into {' and '.join(map(str, sorted(counts)))} parts; remove the parts "
+            "of all conversions but one"
         )
     count = counts.pop()
     names = [part_name(number, count) for number in range(1, count + 1)]

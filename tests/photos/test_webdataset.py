@@ -177,7 +177,7 @@ def test_patterns_of_tars(tmp_path) -> None:
     both = opened(f"{root}/imagenet1k-{{train-{{000..001}},val-003}}.tar")
     assert len(both.paths) == 6 and both.splits.tolist() == [0] * 4 + [1] * 2
     write_tar(tmp_path / "0.tar", {"cat/1.jpg": JPEG})
-    assert "no photograph has a label next to it (KEY.cls, KEY.txt or KEY.json)" in refused(f"{tmp_path}/{{0..0}}.tar")
+    assert "no photograph has a label next to it; add KEY.cls" in refused(f"{tmp_path}/{{0..0}}.tar")
     assert "imagenet1k-train-003.tar does not exist" in refused(f"{root}/imagenet1k-train-{{000..003}}.tar")
 
 
