@@ -90,7 +90,7 @@ _SAID: dict[int, tuple[str, str | None]] = {
     errno.EPERM: ("no permission", None),
     errno.EROFS: ("the disk is read-only", None),
     errno.ENAMETOOLONG: ("the name is too long (mostly 255 bytes a name, 4,096 a path)", "choose a shorter one"),
-    errno.ELOOP: ("its links lead round in circles", "mend the links"),
+    errno.ELOOP: ("its links lead round in circles", "fix the links"),
     errno.ENOTDIR: ("one of its folders is a file", None),
     errno.EISDIR: ("is a folder, where a file is needed", None),
     errno.EEXIST: ("is there already", None),
@@ -168,19 +168,19 @@ def no_memory(said: str) -> bool:
     return re.search(_NO_MEMORY, said) is not None
 
 
-def mendable(error: BaseException, path: str | Path | None = None, mend: str | None = None) -> UserError | None:
+def repairable(error: BaseException, path: str | Path | None = None, repair: str | None = None) -> UserError | None:
     """Return an error of one line if the machine refused something (a full disk, no permission, no memory, …).
 
     Returns None if `error` is something else, or already a UserError. `path` takes precedence over the error's own
-    file, and `mend` over the usual fix.
+    file, and `repair` over the usual fix.
     """
     if isinstance(error, FasttrainError):
         return None
     if isinstance(error, MemoryError):
         said = one_line(error) if str(error) else ""
-        return OutOfMemory(f"out of memory{f' ({said[:100]})' if said else ''}; {mend or _MEMORY}")
+        return OutOfMemory(f"out of memory{f' ({said[:100]})' if said else ''}; {repair or _MEMORY}")
     if isinstance(error, OSError) and (error.errno in _SAID or _gone(error)):
-        return of_os(error, path, mend)
+        return of_os(error, path, repair)
     if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.partition(".")[0] in _DATABASES:
         text = one_line(error)
         for pattern, said in _WORDS:
@@ -192,11 +192,11 @@ def mendable(error: BaseException, path: str | Path | None = None, mend: str | N
     return None
 
 
-def of_os(error: OSError, path: str | Path | None = None, mend: str | None = None) -> UserError:
+def of_os(error: OSError, path: str | Path | None = None, repair: str | None = None) -> UserError:
     """Return an OSError as an error of one line.
 
-    `path` and `mend` are as in `mendable`. A fix that does not depend on the place, such as a limit to raise, takes
-    precedence over `mend`.
+    `path` and `repair` are as in `repairable`. A fix that does not depend on the place, such as a limit to raise, takes
+    precedence over `repair`.
     """
     where = path if path is not None else _name(error)
     if _gone(error):
@@ -205,15 +205,15 @@ def of_os(error: OSError, path: str | Path | None = None, mend: str | None = Non
     said, own = _SAID.get(error.errno or 0, (error.strerror or str(error) or type(error).__name__, None))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         said += _free(where)
-        mend = mend or _ELSEWHERE
-        own = _ROOM + mend if mend.startswith(("choose", "give", "set")) else mend
+        repair = repair or _ELSEWHERE
+        own = _ROOM + repair if repair.startswith(("choose", "give", "set")) else repair
     elif error.errno in (errno.EACCES, errno.EPERM) and where:
         said += f" (as user {user_name()})"
     elif error.errno == errno.EEXIST and (name := _name(error)) and Path(name).is_file():
         where, said = name, "is a file, not a folder"
     elif error.errno == errno.EMFILE:
         said += _open_files()
-    line = f"{said}; {own or mend or _ELSEWHERE}"
+    line = f"{said}; {own or repair or _ELSEWHERE}"
     return UserError(f"{where}: {line}" if where else line)
 
 

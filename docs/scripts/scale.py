@@ -20,7 +20,7 @@ import numpy as np
 from fasttrain.loaders.plan import Crop, EpochPlan
 from fasttrain.photos.source import UNDECIDED, Listing, Photo, make_source
 from fasttrain.shards.assemble import index_of
-from fasttrain.shards.destination import Held
+from fasttrain.shards.destination import FileState
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.layout import ShardJob, lay_out, split_files
 from fasttrain.shards.parts import Part, read_parts
@@ -34,8 +34,8 @@ class Records:
     def __init__(self, records: dict[str, bytes]) -> None:
         self.records = records
 
-    def shards(self) -> dict[str, Held]:
-        return {f"{name}.{kind}": Held(1, "") for name in self.records for kind in ("tar", "idx")}
+    def shards(self) -> dict[str, FileState]:
+        return {f"{name}.{kind}": FileState(1, "") for name in self.records for kind in ("tar", "idx")}
 
     def read_all(self, names: list[str]) -> Iterator[bytes]:
         return iter(self.records.values())

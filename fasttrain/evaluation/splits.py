@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fasttrain.config.location import is_url, user_path
 from fasttrain.errors import UserError
-from fasttrain.photos.sources import divides_itself, require_known
+from fasttrain.photos.sources import defines_splits, require_known
 from fasttrain.shards.format import ALL, MANIFEST, SPLITS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def default_split(data: str | Path) -> str:
     if is_url(data):
         return "val"
     folder = user_path(data)
-    undivided = folder.is_dir() and not (folder / MANIFEST).exists() and not divides_itself(folder)
+    undivided = folder.is_dir() and not (folder / MANIFEST).exists() and not defines_splits(folder)
     return ALL if undivided else "val"
 
 

@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from fasttrain.config.interpolation import Interpolation
-from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, mendable, of_os
+from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, of_os, repairable
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import LETTERBOX_GREY, BadSamples, Batch, letterbox_size
 from fasttrain.loaders.read_ahead import fetched_ahead
@@ -212,7 +212,7 @@ class _Queue(multiprocessing.queues.Queue):
 
         Each batch needs a file descriptor. Python itself would only print the error.
         """
-        problem = mendable(error) or UserError(f"a worker process can't hand over its batch: {error}")
+        problem = repairable(error) or UserError(f"a worker process can't hand over its batch: {error}")
         self.put((item[0], (None, problem)))
 
 

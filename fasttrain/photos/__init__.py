@@ -1,1 +1,1 @@
-"""Photographs: their sources, their splits, and the JPEG that each is stored as."""
+"""Photographs: read a data set from its source, divide it into splits, and prepare each photograph for storage."""

@@ -1,4 +1,4 @@
-"""Zips and tars of class folders, read in place: a single archive, or one for each class or split."""
+"""Read photographs from zips and tars without unpacking them: one archive, or one for each class or split."""
 
 from __future__ import annotations
 
@@ -43,8 +43,12 @@ _MOST_LINKS = 8
 class _Member:
     """A file in an archive, or a folder, whose path ends with a slash.
 
-    `reason`: why it is left out. `link`: the target of a symbolic link. `twin`: the file that this is another name of.
-    `checksum`: the zip's. `stamp`: the archive's, see `walk.Found`.
+    - `read`: returns the file's bytes.
+    - `reason`: why the file is left out, or None.
+    - `link`: the target of a symbolic link.
+    - `hard_link`: the path of another member with the same content.
+    - `checksum`: the CRC-32 in a zip.
+    - `stamp`: that of the archive; see `walk.Found`.
     """
 
     path: str
@@ -52,13 +56,13 @@ class _Member:
     read: Callable[[], bytes]
     reason: str | None = None
     link: str | None = None
-    twin: str | None = None
+    hard_link: str | None = None
     checksum: int = 0
     stamp: tuple[int, int, int] = (0, 0, 0)
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a file with an archive's first bytes or name, or a folder of files with such names."""
+    """Return whether `source` is an archive, by its first bytes or its name, or a folder that holds only such files."""
     path = user_path(source)
     if path.is_dir():
         return holds(path, _FILES)
@@ -70,9 +74,10 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in an archive, or in a folder's archives, each of which counts as a folder of its name.
+    """List the photographs in an archive, or in all archives of a folder. Each of these counts as a folder with its
+    name.
 
-    Raises UserError if an archive is damaged, encrypted, or can't be read in place.
+    Raises UserError if an archive is damaged or encrypted, or if its compression doesn't allow reading in place.
     """
     path = user_path(source)
     contents = _Contents({}, set(), [])
@@ -85,7 +90,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     else:
         contents = _read(path)
     if not contents.members:
-        raise UserError(f"--source {path} holds no files")
+        raise UserError(f"--source {path} holds no files; give an archive of class folders")
     tree = _Tree(path, contents)
     if has_meta(tree):
         listing, start = list_meta(tree, tree.read, "archive", path.name, options), "images/"
@@ -99,24 +104,29 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 @dataclass(frozen=True)
 class _Contents:
-    """The contents of an archive: files by their paths, folders, and (path, reason) of what is left out."""
+    """The contents of an archive: its files by their paths, its folders, and (path, reason) of what is left out."""
 
     members: dict[str, _Member]
     folders: set[str]
     ignored: list[Ignored]
 
     def add(self, inner: _Contents, folder: str) -> None:
-        """Put the contents of another archive into a folder. A folder of the same name in that archive is skipped."""
+        """Put the contents of another archive into a folder.
+
+        If the other archive has a top folder with that name, its contents are used, so that the name doesn't occur
+        twice.
+        """
         own = f"{folder.rpartition('/')[2]}/"
-        passed = own if all(name.startswith(own) or is_hidden(name) for name in inner.members) else ""
+        prefix = own if all(name.startswith(own) or is_hidden(name) for name in inner.members) else ""
         for name, member in inner.members.items():
-            link = member.link and f"{folder}/{member.link.removeprefix(passed)}"
-            self.members[f"{folder}/{name.removeprefix(passed)}"] = replace(member, link=link)
-        self.folders.update(f"{folder}/{name}" for each in inner.folders if (name := each.removeprefix(passed)))
+            link = member.link and f"{folder}/{member.link.removeprefix(prefix)}"
+            self.members[f"{folder}/{name.removeprefix(prefix)}"] = replace(member, link=link)
+        self.folders.update(f"{folder}/{name}" for each in inner.folders if (name := each.removeprefix(prefix)))
         self.ignored.extend((f"{folder}/{name}", reason) for name, reason in inner.ignored)
 
 
 def _read(path: Path) -> _Contents:
+    """Return the contents of an archive. Raises UserError if it can't be read in place."""
     head = first_bytes(path)
     for start, kind, command in _OTHERS:
         if head.startswith(start):
@@ -134,16 +144,16 @@ def _read(path: Path) -> _Contents:
             contents.ignored.append((member.path, "its path leads out of the archive"))
             continue
         if name in contents.members and not is_hidden(name):
-            contents.ignored.append((name, "it is there twice: the last one is read, as after unpacking"))
-        if member.twin is not None:
-            twin = contents.members.get(_plain(member.twin) or "")
-            member = twin or replace(member, reason="a link to a file that isn't in the archive")
+            contents.ignored.append((name, "in the archive twice: the last one is read, as after unpacking"))
+        if member.hard_link is not None:
+            target = contents.members.get(_plain(member.hard_link) or "")
+            member = target or replace(member, reason="a link to a file that isn't in the archive")
         contents.members[name] = member
     return contents
 
 
 def _refuse_numbered(folder: Path, names: list[str]) -> None:
-    """Raise UserError if the archives are numbered, `000`, `001`, …, like the parts of a data set, and so are not
+    """Raise UserError if archives are numbered, `000`, `001`, …, because these are parts of a data set and not
     classes."""
     numbers = [re.findall(r"\d{3,}", name) for name in names]
     words = {re.sub(r"\d", "", name) for name in names}
@@ -152,15 +162,16 @@ def _refuse_numbered(folder: Path, names: list[str]) -> None:
     counted = sorted(int(found[0]) for found in numbers)
     if counted[0] in (0, 1) and counted[-1] - counted[0] == len(names) - 1:
         raise UserError(
-            f"--source {folder}: {names[0]} and the files numbered after it are not classes, and have no labels next "
-            "to their photographs (KEY.cls, KEY.txt or KEY.json), as WebDataset's tars have; give each class an archive"
+            f"--source {folder}: {names[0]} and the files with the next numbers are not classes, and have no labels "
+            "next to their photographs (KEY.cls, KEY.txt or KEY.json) as WebDataset's tars; give each class an archive"
         )
 
 
 class _Tree:
-    """The members of an archive, without hidden ones. A single folder that contains everything else is skipped.
+    """The members of an archive as a `Tree`, without hidden files. If all members are in a single folder, that folder
+    is the root.
 
-    `above`: (path, reason) of what is next to such a folder.
+    `above` has (path, reason) of the files next to that folder.
     """
 
     def __init__(self, root: Path, contents: _Contents) -> None:
@@ -175,16 +186,16 @@ class _Tree:
             if folder and not is_hidden(folder):
                 self._add_folder(folder)
         while inner := self._wrapper():
-            beside = (each for each in self.loose("") if not isinstance(each, Found))
+            beside = (each for each in self.files_in("") if not isinstance(each, Found))
             self.above += [(self._start + path, reason) for path, reason in beside]
             self._start += f"{inner}/"
 
     def member(self, path: str) -> _Member:
-        """Return the file at a path, or the target of a link there."""
+        """Return the file at `path`, or the target of a link there. Raises KeyError."""
         return self._members[self._target(self._start + path)]
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of the file at a path. Raises OSError."""
+        """Return the bytes of the file at `path`. Raises OSError."""
         try:
             member = self.member(path)
         except KeyError:
@@ -194,12 +205,15 @@ class _Tree:
     def folders(self, start: str) -> list[str]:
         return sorted(self._folders.get(self._at(start), ()))
 
-    def loose(self, start: str) -> Iterator[Found | Ignored]:
+    def files_in(self, start: str) -> Iterator[Found | Ignored]:
         for name in sorted(self._files.get(self._at(start), [])):
             yield self._judged(name)
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
-        """See `Tree`. A link to a folder, or to another class folder's file, is yielded as ignored."""
+        """Yield (class name, file) for every file below each class folder. The folders' paths are `prefix` + name.
+
+        Links to folders, and to files of other class folders, are yielded as ignored files.
+        """
         base, known = self._start + prefix, set(names)
         for name in names:
             for file in self._below(f"{base}{name}"):
@@ -212,6 +226,7 @@ class _Tree:
                     yield name, self._judged(file)
 
     def _judged(self, name: str) -> Found | Ignored:
+        """Return the file `name` as a photograph, or its path and the reason why it is not one."""
         path, target = name[len(self._start) :], self._target(name)
         member = self._members.get(target)
         if member is None:
@@ -221,6 +236,7 @@ class _Tree:
         return Found(path, member.size, member.stamp) if reason is None else (path, reason)
 
     def _target(self, name: str) -> str:
+        """Return the member that a chain of links leads to."""
         for _ in range(_MOST_LINKS):
             member = self._members.get(name)
             if member is None or member.link is None:
@@ -229,10 +245,11 @@ class _Tree:
         return name
 
     def _wrapper(self) -> str | None:
+        """Return the folder that contains everything else, or None."""
         inner = self.folders("")
         if len(inner) != 1 or split_of(inner[0]) is not None or not self.folders(inner[0]):
             return None
-        return None if any(isinstance(each, Found) for each in self.loose("")) else inner[0]
+        return None if any(isinstance(each, Found) for each in self.files_in("")) else inner[0]
 
     def _below(self, folder: str) -> Iterator[str]:
         yield from sorted(self._files.get(folder, []))
@@ -259,19 +276,19 @@ class _Tree:
 
 
 def _plain(name: str) -> str | None:
-    """Return a member's path from the top of the archive, as `tar` unpacks it, or None if it leads out
-    of the archive."""
+    """Return a member's path within the archive, as `tar` unpacks it, or None if it leads out of the archive."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if ".." in parts else "/".join(parts)
 
 
 def _tar(container: Container) -> Iterator[_Member]:
+    """Yield the members of a tar, including those of uncompressed tars in it."""
     stamp = container.stamp
     for info, head in tar_members(container):
         name, start, size = info.name, info.offset_data, info.size
         read = functools.partial(container.read, start, size)
         if info.islnk():
-            yield _Member(name, size, read, twin=info.linkname)
+            yield _Member(name, size, read, hard_link=info.linkname)
         elif info.issym():
             yield _link(name, info.linkname)
         elif info.isdir():
@@ -281,14 +298,15 @@ def _tar(container: Container) -> Iterator[_Member]:
         elif name.endswith(".tar") and not isinstance(container, Gzipped) and head(HEAD)[_USTAR] == b"ustar":
             for inner in _tar(Within(container, start, size)):
                 folder = name.removesuffix(".tar")
-                twin = inner.twin and f"{folder}/{inner.twin}"
+                hard_link = inner.hard_link and f"{folder}/{inner.hard_link}"
                 link = inner.link and f"{folder}/{inner.link}"
-                yield replace(inner, path=f"{folder}/{inner.path}", twin=twin, link=link)
+                yield replace(inner, path=f"{folder}/{inner.path}", hard_link=hard_link, link=link)
         else:
             yield _Member(name, size, read, left_out(name, functools.partial(head, HEAD)), stamp=stamp)
 
 
 def _zip(container: Container) -> Iterator[_Member]:
+    """Yield the members of a zip."""
     for name, info in zip_members(container):
         read = functools.partial(read_member, container, info)
         if name.endswith("/"):
@@ -306,6 +324,7 @@ def _zip(container: Container) -> Iterator[_Member]:
 
 
 def _link(name: str, target: str) -> _Member:
+    """Return the member for a symbolic link."""
     found = posixpath.normpath(posixpath.join("/", posixpath.dirname(name), target))
     above = posixpath.normpath(posixpath.join(posixpath.dirname(_plain(name) or ""), target))
     if target.startswith("/") or above.startswith("../"):

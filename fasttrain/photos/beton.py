@@ -1,4 +1,4 @@
-"""FFCV's `.beton` files as a source: JPEGs as they are, and raw pixels."""
+"""Read photographs from FFCV's `.beton` files: JPEGs unchanged, and raw pixels."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ _CUT_OFF = "truncated, or never finished"
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a .beton, a pattern of them, or a folder with nothing else."""
+    """Return whether `source` is a .beton file, a pattern of such files, or a folder with them."""
     return holds(source, FILES)
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in FFCV's files. Raises UserError if one is damaged, or lacks an image or integer field."""
+    """List the photographs in `.beton` files.
+
+    Raises UserError if a file is damaged, or has no image field or no integer field.
+    """
     files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
@@ -66,7 +69,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.int64]]]:
-    """Return the image of each sample, as in `IMAGE`, and its integers by the names of their fields."""
+    """Return the image of each sample, as in `beton_layout.IMAGE`, and its integers by the names of their fields."""
     header = _array(container, 0, 1, HEADER)[0]
     if header["version"] != VERSION:
         raise _refused(container, f"its version is {header['version']}, but only {VERSION} can be read")
@@ -89,7 +92,7 @@ def _rows(container: Container) -> tuple[NDArray[np.void], dict[str, NDArray[np.
 
 
 def _sizes(container: Container, pointers: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the number of bytes at each pointer, or -1 if it is invalid."""
+    """Return the number of bytes at each pointer, int64 [n], or -1 if the pointer is invalid."""
     table = int(_array(container, 0, 1, HEADER)[0]["alloc_table_ptr"])
     count, rest = divmod(container.size - table, ALLOCATION.itemsize)
     if not table or rest or count < len(pointers):
@@ -103,6 +106,7 @@ def _sizes(container: Container, pointers: NDArray[np.uint64]) -> NDArray[np.int
 
 
 def _why_not(mode: int, width: int, height: int, size: int) -> str | None:
+    """Return why an image can't be read, or None if it can."""
     if size < 0:
         return "its pointer is invalid"
     if mode not in (JPEG_MODE, RAW_MODE):
@@ -113,10 +117,12 @@ def _why_not(mode: int, width: int, height: int, size: int) -> str | None:
 
 
 def _array(container: Container, start: int, count: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
+    """Return `count` records from position `start` of the file."""
     if not 0 <= start <= start + count * kind.itemsize <= container.size:
         raise _refused(container, _CUT_OFF)
     return np.frombuffer(container.read(start, count * kind.itemsize), kind)
 
 
 def _refused(container: Container, why: str) -> UserError:
+    """Return the error for a file that can't be read."""
     return UserError(f"{container.path}: not a readable .beton ({why}); write it again with FFCV, or copy it again")

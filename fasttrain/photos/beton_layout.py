@@ -1,4 +1,4 @@
-"""The layout of FFCV's `.beton`, version 2: header, fields, one row per sample, pages of data, allocation table.
+"""The layout of FFCV's `.beton` files, version 2: header, fields, a row per sample, pages of data, allocation table.
 
 It follows FFCV 1.0 (`ffcv/types.py`, `ffcv/fields`, `ffcv/writer.py`). All numbers are little-endian, and all pointers
 are offsets in the file.
@@ -24,7 +24,7 @@ IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_p
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 FLOAT_FIELD, INT_FIELD, IMAGE_FIELD, BYTES_FIELD, ARRAY_FIELD, JSON_FIELD, TENSOR_FIELD = range(7)
-"""Ids of the fields' types. FFCV writes 255 for custom subclasses, which its reader refuses."""
+"""The numbers of the field types. FFCV writes 255 for custom types, which its reader refuses."""
 IN_A_ROW = {
     FLOAT_FIELD: np.dtype("<f8"),
     INT_FIELD: np.dtype("<i8"),
@@ -34,5 +34,5 @@ IN_A_ROW = {
     JSON_FIELD: np.dtype([("ptr", "<u8"), ("size", "<u8")]),
     TENSOR_FIELD: np.dtype("<u8"),
 }
-"""The form of each field type in a sample's row."""
+"""The dtype of each field type in a sample's row."""
 JPEG_MODE, RAW_MODE = 0, 1

@@ -1,4 +1,4 @@
-"""Class folders behind a URL (s3://, gs://, …), listed and read through fsspec."""
+"""Read class folders behind a URL (s3://, gs://, …) through fsspec."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fasttrain.photos.walk import PHOTOGRAPHS, Found, Ignored, is_hidden, left_o
 from fasttrain.urls import retried, stamp_of
 
 OPTIONS = frozenset({"classes"})
-_AT_ONCE = 256  # files with unknown suffixes that are examined at a time
+_AT_ONCE = 256  # files of which the first bytes are requested at a time
 
 
 def claims(source: str) -> bool:
@@ -30,9 +30,10 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs below a URL. Raises UserError, one line, if there are none, or it can't be listed.
+    """List the photographs below a URL. Raises UserError, in one line, if there are none, or if the URL can't be
+    listed.
 
-    The listing equals that of a local copy: the same photographs make the same shards, wherever they are.
+    The listing equals that of a local copy: the same photographs give the same shards, wherever they are.
     """
     url = str(source).rstrip("/")
     tree, name = _BucketTree(url), url.rpartition("/")[2]
@@ -42,7 +43,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def reader(url: str) -> Callable[[str], bytes]:
-    """Return a function that reads the file at a path below a URL. It raises FileNotFoundError and UserError."""
+    """Return a function that returns the bytes of the file at a path below `url`. It raises FileNotFoundError and
+    UserError."""
 
     def read(path: str) -> bytes:
         try:
@@ -54,14 +56,14 @@ def reader(url: str) -> Callable[[str], bytes]:
 
 
 class UrlRoot(PosixPath):
-    """A URL used as a source's root, only for messages."""
+    """A URL in the place of a source's root folder, for messages only."""
 
     def __str__(self) -> str:
         return super().__str__().replace(":/", "://", 1)
 
 
 class _BucketTree:
-    """Everything below a URL, listed once: see `Tree`. Hidden files are skipped."""
+    """The files below a URL as a `Tree`, without hidden files. They are listed once."""
 
     def __init__(self, url: str) -> None:
         self.root: Path = UrlRoot(url)
@@ -86,7 +88,7 @@ class _BucketTree:
     def folders(self, start: str) -> list[str]:
         return sorted(self._folders.get(start, ()))
 
-    def loose(self, start: str) -> Iterator[Found | Ignored]:
+    def files_in(self, start: str) -> Iterator[Found | Ignored]:
         yield from self._files.get(start, ())
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
@@ -95,13 +97,16 @@ class _BucketTree:
                 yield name, found
 
     def _below(self, start: str) -> Iterator[Found | Ignored]:
-        yield from self.loose(start)
+        yield from self.files_in(start)
         for folder in self.folders(start):
             yield from self._below(f"{start}/{folder}")
 
 
 def find(url: str) -> dict[str, dict[str, Any]]:
-    """Return the driver's information on each file below a URL, by its path, without hidden files. Raises UserError."""
+    """Return fsspec's information on each file below `url`, by its path, without hidden files.
+
+    Raises UserError if there are no files, or if the URL can't be listed.
+    """
 
     def listed(files: Any, root: str) -> dict[str, dict[str, Any]]:
         files.invalidate_cache()
@@ -113,7 +118,7 @@ def find(url: str) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         found = {}
     if not found:
-        raise UserError(f"--source {url}: nothing is there; give the URL of a folder that holds photographs")
+        raise UserError(f"--source {url} holds no files; give the URL of a folder with photographs")
     return {
         path: info
         for path, info in found.items()
@@ -122,12 +127,12 @@ def find(url: str) -> dict[str, dict[str, Any]]:
 
 
 def found_in(info: dict[str, Any]) -> tuple[int, tuple[int, int, int]]:
-    """Return a file's size in bytes, and a stamp as in `walk.Found`."""
+    """Return the size in bytes and the stamp (see `walk.Found`) of a file, from fsspec's information on it."""
     return int(info["size"] or 0), (int.from_bytes(hashlib.sha256(stamp_of(info).encode()).digest()[:8], "big"), 0, 0)
 
 
 def _heads(url: str, sizes: dict[str, int]) -> dict[str, bytes]:
-    """Return the first bytes of each of these files."""
+    """Return the first bytes of each file. `sizes` has the size of each by its path."""
     found = {path: b"" for path, size in sizes.items() if not size}  # servers refuse a range of an empty file
     paths = [path for path, size in sizes.items() if size]
     for start in range(0, len(paths), _AT_ONCE):

@@ -1,4 +1,4 @@
-"""Apply the user's own lists to a source's photographs: change their splits, labels and groups."""
+"""Apply the user's lists to a source: change the splits, the labels or the groups of its photographs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _NEW_LABELS = [_SUGGESTED, "newlabel", "newclass", "new", "correct", "correctlab
 
 
 def with_splits(listing: Listing, path: str | Path | None) -> Listing:
-    """Put photographs into the splits that a file of (path, split) gives them.
+    """Return the listing with the splits from a file of (path, split). Photographs that it doesn't name keep their
+    split.
 
-    Others keep their split. If the file lists validation photographs, all undecided ones train. Raises UserError for a
-    photograph in two splits, and if the file names none of the photographs.
+    If a photograph is for validation then, all undecided ones are for training. Raises UserError if a photograph has
+    two splits in the file, or if the file names none of the photographs.
     """
     if path is None:
         return listing
@@ -35,7 +36,10 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
     table, paths, column = _two_columns(file, SPLITS, "split")
     found, missing = _rows_of(listing, table, paths)
     if not found:
-        raise UserError(f"--splits {file} names none of the photographs (the first: {table.rows[0][paths]})")
+        raise UserError(
+            f"--splits {file} names none of the photographs (the first: {table.rows[0][paths]}); give paths relative "
+            f"to {listing.root}"
+        )
     photos = list(listing.photos)
     for position, rows in found.items():
         splits = {split_in_cell(table.rows[row][column], table.where(row)) for row in rows}
@@ -55,10 +59,10 @@ def with_splits(listing: Listing, path: str | Path | None) -> Listing:
 
 
 def relabelled(listing: Listing, path: str | Path | None) -> Listing:
-    """Give photographs the new labels of a file of (path, label). Leave out those with the label "drop".
+    """Return the listing with the labels from a file of (path, label). Photographs with the label "drop" are left out.
 
-    If the column is called "suggested", as `inspect --labels` writes it, an empty cell rejects the suggestion. Raises
-    UserError for a path or class that the source does not have, and for a photograph with two new labels.
+    If the column is called "suggested", as `inspect --labels` writes it, an empty cell means that the label stays.
+    Raises UserError if the source doesn't have a path or class, or if a photograph has two new labels.
     """
     if path is None:
         return listing
@@ -72,7 +76,7 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
     if missing:
         raise UserError(
             f"{table.where(missing[0])}: {table.rows[missing[0]][paths]!r} is not one of the photographs "
-            f"(lines like that: {len(missing):,}); paths start from {listing.root}"
+            f"(lines like that: {len(missing):,}); give paths relative to {listing.root}"
         )
     photos = list(listing.photos)
     dropped: set[int] = set()
@@ -105,23 +109,24 @@ def relabelled(listing: Listing, path: str | Path | None) -> Listing:
 
 
 def grouped(listing: Listing, pattern: str | None) -> Listing:
-    """Group photographs by what a regular expression finds in their paths: its groups, or the complete match.
+    """Return the listing with photographs grouped by a regular expression.
 
-    Does nothing for a table that was grouped by a column of that name. Raises UserError if a path has no match.
+    The group's name is the part of the path that the groups in `pattern` match, or else the complete match. If a table
+    was grouped by a column with this name, it is returned unchanged. Raises UserError if a path has no match.
     """
     if pattern is None or "group_by" in listing.settings:
         return listing
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--group-by {pattern}: not a valid regular expression ({error})") from error
+        raise UserError(f"--group-by {pattern}: not a valid regular expression ({error}); correct it") from error
     matches = [compiled.search(photo.path) for photo in listing.photos]
     lone = [photo.path for photo, found in zip(listing.photos, matches, strict=True) if not (found and found[0])]
     if lone:
         column = f"{listing.name} has no such column, and as a pattern " if listing.kind == "table" else ""
         raise UserError(
-            f"--group-by {pattern}: {column}it finds nothing in the path of {len(lone):,} of {len(matches):,} "
-            f"photographs ({few(lone)}); give one that matches every path"
+            f"--group-by {pattern}: {column}it matches nothing in the path of {len(lone):,} of {len(matches):,} "
+            f"photographs ({few(lone)}); give a pattern that matches every path"
         )
     photos = [
         replace(photo, group="\0".join(each or "" for each in found.groups()) or found[0])
@@ -137,7 +142,12 @@ def grouped(listing: Listing, pattern: str | None) -> Listing:
     )
 
 
-def _two_columns(file: Path, names: list[str], what: str) -> tuple[Table, int, int]:
+def _two_columns(file: Path, names: list[str], value: str) -> tuple[Table, int, int]:
+    """Read a table of paths and values. Return it with the positions of the two columns.
+
+    The column of values is found by one of `names`. `value` describes it in messages. Raises UserError if there is no
+    such column.
+    """
     table = read_table(file, tuple(names))
     paths = table.known(PATHS) or [
         number for number in range(len(table.columns)) if table.rows and looks_like_path(table.rows[0][number])
@@ -146,12 +156,15 @@ def _two_columns(file: Path, names: list[str], what: str) -> tuple[Table, int, i
     known = [number for number in table.known(names) if number != path]
     others = known or [number for number in range(len(table.columns)) if number != path]
     if not others or not table.rows:
-        raise UserError(f"{file}: give a line for each photograph: its path and its {what}, under `path,label`")
+        raise UserError(f"{file}: give a line with the path and the {value} of each photograph, under `path,label`")
     return table, path, others[0]
 
 
 def _rows_of(listing: Listing, table: Table, column: int) -> tuple[dict[int, list[int]], list[int]]:
-    """Return the rows of each photograph that the table names, by its position, and the rows without a photograph."""
+    """Find the photographs that a table names.
+
+    Return the table's rows for each photograph, by its position, and the rows whose path is not a photograph.
+    """
     position = {photo.path: number for number, photo in enumerate(listing.photos)}
     found: dict[int, list[int]] = {}
     missing = []

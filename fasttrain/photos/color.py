@@ -1,4 +1,4 @@
-"""ICC profiles: how far a profile moves colours from their meaning in sRGB, and the conversion to sRGB."""
+"""Read ICC profiles: measure how much colours differ from sRGB, and convert them to sRGB."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 Color = Literal["auto", "keep", "srgb"]
 
 MOST_LEVELS = 4.0
-"""With "auto", colours that move by more than this many of 256 levels on average are converted."""
+"""With "auto", colours are converted if they change by more than this many of 256 levels on average."""
 
-_SAME_LEVELS = 2.0  # a profile that moves no colour by more is sRGB under another name
+_SAME_LEVELS = 2.0  # a profile that changes no colour by more is treated as sRGB
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
 _THUMBNAIL = 64
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile other than sRGB. `name`: its own name. `mode`: the mode of Pillow that it describes."""
+    """An ICC profile other than sRGB. `name` is the name in the profile, and `mode` is Pillow's mode for its
+    colours."""
 
     name: str
     mode: str
     transform: ImageCmsTransform
 
     def levels(self, image: Image) -> float:
-        """Return by how many of 256 levels the profile moves the colours of `image`, which has mode RGB, L, CMYK or
+        """Return by how many of 256 levels the colours of `image` change on average. Its mode is RGB, L, CMYK or
         LAB."""
         from PIL.Image import Resampling
 
@@ -41,7 +42,7 @@ class Profile:
         return _apart(self.transform, image.resize(size, Resampling.BOX) if size != image.size else image)
 
     def convert(self, image: Image) -> Image:
-        """Return `image`, which has mode RGB, RGBA, L, CMYK or LAB, in sRGB."""
+        """Return `image`, which has mode RGB, RGBA, L, CMYK or LAB, converted to sRGB."""
         if image.mode == "RGBA":
             converted = self.convert(image.convert("RGB"))
             converted.putalpha(image.getchannel("A"))
@@ -51,13 +52,14 @@ class Profile:
 
 
 def read_profile(icc: bytes, mode: str) -> Profile | None:
-    """Return the profile, or None if it is sRGB, unreadable, or not for pixels of `mode`."""
+    """Return the profile in `icc`, or None if it is sRGB, unreadable, or not for pixels of `mode`."""
     found = _read(icc) if icc else None
     return found if found and found.mode == ("RGB" if mode == "RGBA" else mode) else None
 
 
-@functools.lru_cache(maxsize=64)  # a data set has only a few, each in thousands of files
+@functools.lru_cache(maxsize=64)  # a data set has only a few profiles, each in thousands of files
 def _read(icc: bytes) -> Profile | None:
+    """Return the profile in `icc`, or None if it is sRGB or unreadable."""
     from PIL import Image, ImageCms
 
     try:
@@ -76,6 +78,8 @@ def _read(icc: bytes) -> Profile | None:
 
 
 def _apart(transform: ImageCmsTransform, image: Image, *, most: bool = False) -> float:
+    """Return by how many levels `transform` changes the colours of `image`: on average, or with `most`, the largest
+    change."""
     if image.mode == "LAB":
         return 256.0  # Pillow has no other conversion to RGB
     moved = np.asarray(transform.apply(image), dtype=np.int16)

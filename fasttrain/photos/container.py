@@ -1,4 +1,4 @@
-"""Files that hold many photographs: find those that a source names, and read from any position in them."""
+"""Find the files of a source whose files hold many photographs each, and read parts of them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class Container:
-    """A file that any number of threads read in place.
+    """A file that holds many photographs. Any number of threads can read parts of it.
 
-    It is opened for each read, because a source may have more files than a process may open. `stamp`: see
-    `walk.Found`.
+    It is opened for each read, because a source may have more files than a process may keep open. `stamp` is explained
+    in `walk.Found`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,9 +35,9 @@ class Container:
         self.stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
 
     def read(self, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start`.
+        """Return the `length` bytes from position `start`.
 
-        Raises OSError if they don't exist, and UserError if the file has changed since it was listed.
+        Raises OSError if the file ends before, and UserError if it has changed since it was listed.
         """
         if start < 0 or start + length > self.size:
             raise damaged(f"it ends before byte {start + length:,}", self.path)
@@ -55,29 +55,31 @@ class Container:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def open(self) -> IO[bytes]:
-        """Open the file for a single sequential read."""
+        """Open the file, to read it once from beginning to end."""
         return self.path.open("rb")
 
 
 class Within(Container):
-    """A file stored uncompressed in a container, such as a tar in a tar."""
+    """A file that is stored uncompressed in a container, such as a tar in a tar."""
 
     def __init__(self, outer: Container, start: int, size: int) -> None:
         self.path, self.stamp, self.size = outer.path, outer.stamp, size
         self._outer, self._start = outer, start
 
     def read(self, start: int, length: int) -> bytes:
-        """See `Container.read`."""
+        """Return `length` bytes of the inner file from position `start`. Raises OSError if it ends before."""
         if start < 0 or start + length > self.size:
             raise damaged(f"a file in it ends before byte {start + length:,}", self.path)
         return self._outer.read(self._start + start, length)
 
     def open(self) -> IO[bytes]:
-        """See `Container.open`."""
+        """Open the inner file, to read it once from beginning to end."""
         return io.BufferedReader(_Window(self))
 
 
 class _Window(io.RawIOBase):
+    """A `Container` as a file object."""
+
     def __init__(self, file: Container) -> None:
         self._file, self._at = file, 0
 
@@ -98,17 +100,19 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-def damaged(what: str, path: Path) -> OSError:
-    """Return the error for a photograph whose bytes are lost, although the disk can be read."""
-    return OSError(errno.EIO, f"{path.name} is damaged: {what}", str(path))
+def damaged(reason: str, path: Path) -> OSError:
+    """Return the error for a photograph that is damaged in the file `path`, although the disk can be read."""
+    return OSError(errno.EIO, f"{path.name} is damaged: {reason}", str(path))
 
 
 @dataclass(frozen=True)
 class Files:
-    """The container files that a source names.
+    """The files of a source that hold its photographs.
 
-    `root`: the file, if there is one, or their folder. `paths`: sorted. `splits`: according to their names, or
-    `UNDECIDED`. `ignored`: other files next to them.
+    - `root`: the file if there is only one, or else the folder of the files.
+    - `paths`: the paths of the files, sorted.
+    - `splits`: the split of each file by its name, or `UNDECIDED`.
+    - `ignored`: (path, reason) of other files in the folder.
     """
 
     root: Path
@@ -117,16 +121,17 @@ class Files:
     ignored: list[Ignored]
 
     def name(self, number: int) -> str:
-        """Return a file's path below the root, with a slash, as a prefix for its contents; "" if the root is that
+        """Return the prefix for paths in file `number`: its path below the root and a slash, or "" if the root is the
         file."""
         path = self.paths[number]
         return "" if path == self.root else f"{path.relative_to(self.root).as_posix()}/"
 
 
 def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = True) -> Files:
-    """Return the files of a source that `holds` some: a file, a pattern such as `train-{00..12}.tar`, or a folder.
+    """Return the files that hold the photographs of `source`: one file, the files of a pattern, or those in a folder.
 
-    Raises UserError if one is missing, or if only some are named after splits.
+    A pattern looks like `train-{00..12}.tar`. In a folder, `match` finds the files by their names. With `by_name`, the
+    names also decide the splits. Raises UserError if a file is missing, or if only some are named after splits.
     """
     root, paths = file_paths(source, match)
     if not root.is_dir():
@@ -139,7 +144,7 @@ def find_files(source: str | Path, match: re.Pattern[str], *, by_name: bool = Tr
 
 
 def file_paths(source: str | Path, match: re.Pattern[str]) -> tuple[Path, list[Path]]:
-    """Return `Files.root` and `Files.paths` of a source that `holds` some."""
+    """Return the `root` and the `paths` of `Files` for a source."""
     path = user_path(source)
     if path.is_file():
         return path, [path]
@@ -151,35 +156,37 @@ def file_paths(source: str | Path, match: re.Pattern[str]) -> tuple[Path, list[P
 
 
 def _below(folder: Path) -> list[Path]:
+    """Return the files in a folder and its subfolders, without hidden ones."""
     return [each for each in folder.rglob("*") if each.is_file() and not is_hidden(each.relative_to(folder).as_posix())]
 
 
 def _splits(root: Path, paths: list[Path]) -> list[int]:
+    """Return the split of each file by its name. Raises UserError if only some are named after splits."""
     found = [_split_of(path.relative_to(root).as_posix()) for path in paths]
     named = next((path for path, split in zip(paths, found, strict=True) if split is not None), None)
     if named is None:
         return [UNDECIDED] * len(paths)
     for path, split in zip(paths, found, strict=True):
         if split is None:
-            raise UserError(f"--source {root}: {named.name} is named as a split, {path.name} isn't; rename it")
+            raise UserError(f"--source {root}: {named.name} is named after a split, but {path.name} isn't; rename it")
     return [UNDECIDED if split is None else split for split in found]
 
 
 def _split_of(name: str) -> int | None:
-    """Return the split that a file's name means, or else the name of its folder. Returns None if neither does."""
+    """Return the split named by the file, or else by its folder. Return None if neither is named after a split."""
     for part in reversed(name.split("/")):
         found = splits_in(part)
         if len(found) > 1:
-            raise UserError(f"{name}: its name means more than one split; rename it")
+            raise UserError(f"{name}: its name contains more than one split; rename it")
         if found:
             return found.pop()
     return None
 
 
 def holds(source: str | Path, match: re.Pattern[str]) -> bool:
-    """Return whether a source is files that `match`: a file, a pattern, or a folder with nothing else.
+    """Return whether the names in `source` match: a file, a pattern of files with braces, or a folder with such files.
 
-    The files of a folder may be in subfolders, one for each split.
+    A folder with subfolders counts only if every subfolder has such files.
     """
     path = user_path(source)
     if not path.is_dir():
@@ -192,20 +199,23 @@ def holds(source: str | Path, match: re.Pattern[str]) -> bool:
 
 
 def _has(folder: str | Path, match: re.Pattern[str]) -> bool:
+    """Return whether a folder has a file whose name `match` finds."""
     with os.scandir(folder) as entries:
         return any(match.search(entry.name) and entry.name[0] != "." and entry.is_file() for entry in entries)
 
 
 def _expanded(path: Path) -> list[Path]:
+    """Return the files of a pattern. Raises UserError if one is missing."""
     paths = []
     for each in _choices(str(path)):
         if not Path(each).is_file():
-            raise UserError(f"--source {path}: {each} does not exist; give the numbers of the existing files")
+            raise UserError(f"--source {path}: {each} does not exist; give the numbers of existing files")
         paths.append(Path(each))
     return paths
 
 
 def _choices(pattern: str) -> Iterator[str]:
+    """Yield the names that a pattern with braces stands for."""
     found = _BRACES.search(pattern)
     if not found:
         yield pattern

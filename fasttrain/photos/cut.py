@@ -1,10 +1,10 @@
-"""The cut: rewrite JPEGs losslessly so that the part under a crop can be copied out without decoding.
+"""The cut: rewrite JPEGs losslessly, so that a loader can copy the part under a crop without decoding the rest.
 
-A restart marker ends an MCU's entropy-coded data at a byte and resets the DC predictions. With one after every MCU,
-any rectangle of MCUs becomes a JPEG once SOF has its size and the markers are renumbered (ITU-T T.81). The nearest
-published use of boundaries in the entropy-coded data is parallel decoding on GPUs: Wang, Luo, Yan, ICPADS 2020, doi
-10.1109/ICPADS51040.2020.00045. Huffman codes are exchanged one by one. Files for which that is impossible are
-rewritten through libjpeg-turbo's coefficients.
+A restart marker ends an MCU's entropy-coded data at a byte boundary and resets the DC predictions. If there is one
+after every MCU, any rectangle of MCUs becomes a JPEG by setting its size in the SOF segment and renumbering the markers
+(ITU-T T.81). The nearest published use of boundaries in the entropy-coded data is parallel decoding on GPUs: Wang, Luo,
+Yan, ICPADS 2020, doi 10.1109/ICPADS51040.2020.00045. Huffman codes are replaced one by one if possible. Other files are
+rewritten through the coefficients that libjpeg-turbo reads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Interval = Literal["mcu", "row", "none"]
 
 
 def native_available() -> bool:
-    """Return whether fasttrain was installed with its C++ module."""
+    """Return whether fasttrain's C++ module is installed."""
     try:
         import fasttrain._native  # noqa: F401
     except ImportError:
@@ -33,6 +33,7 @@ def native_available() -> bool:
 
 
 def _native() -> ModuleType:
+    """Return the C++ module. Raises UserError if it can't be loaded."""
     try:
         import fasttrain._native as native
     except ImportError as error:
@@ -44,51 +45,57 @@ def _native() -> ModuleType:
 
 
 def cut_jpeg(data: Buffer, interval: Interval = "mcu", optimize: bool = True, orientation: int = 1) -> bytes:
-    """Return a JPEG with the same DCT coefficients, and so bit-identical pixels, as one interleaved baseline scan.
+    """Return the JPEG `data` rewritten as one interleaved baseline scan with the same DCT coefficients, and so the same
+    pixels.
 
-    `interval`: a restart marker after every MCU, after every MCU row, or none. `optimize`: make Huffman tables for
-    this photograph. `orientation`: EXIF's 1..8, applied losslessly to the coefficients. Only JFIF's and Adobe's
-    markers are kept; EXIF and comments are removed. Accepts 1 to 4 components of 8 bits, and at most 500 megapixels.
+    - `interval`: put a restart marker after every MCU ("mcu"), after every row of MCUs ("row"), or nowhere ("none").
+    - `optimize`: make Huffman tables for this photograph.
+    - `orientation`: EXIF's orientation, 1 to 8, which is applied losslessly to the coefficients.
 
-    Raises ValueError: "orientation: ..." if a mirrored side isn't a multiple of the MCU (re-encode then), and
-    "truncated: ..." or another short reason if libjpeg can't read the complete file without a warning. Raises
-    UserError without the C++ module.
+    Only JFIF's and Adobe's markers are kept; EXIF and comments are removed. Accepts 1 to 4 components of 8 bits, and at
+    most 500 megapixels.
+
+    Raises ValueError with "orientation: ..." if a mirrored side isn't a multiple of the MCU, so that the image must be
+    encoded again. Raises ValueError with "truncated: ..." or another short reason if libjpeg can't read the complete
+    file without a warning. Raises UserError if the C++ module isn't installed.
     """
     result: bytes = _native().cut(data, interval, optimize, orientation)
     return result
 
 
 def repair_jpeg(data: Buffer) -> tuple[bytes, float]:
-    """Return a damaged JPEG as libjpeg shows it, without damage or metadata, and the share that is intact.
+    """Return a damaged JPEG as libjpeg shows it, without the damage and without metadata, and the share that is intact.
 
-    The share, 0 to 1, counts the MCUs before the first error. With several scans the worst counts, except those of a
-    progressive JPEG that only add the last bit to coefficients. A restart marker with a wrong number is no error if
-    libjpeg ignores it and no MCU is missing.
+    The share, 0 to 1, is the number of MCUs before the first error, divided by all MCUs. If there are several scans,
+    the worst one counts, except for scans of a progressive JPEG that only add the last bit to coefficients. A restart
+    marker with a wrong number is not an error if libjpeg ignores it and no MCU is missing.
 
-    Raises ValueError if libjpeg shows nothing, and UserError without the C++ module.
+    Raises ValueError if libjpeg shows nothing, and UserError if the C++ module isn't installed.
     """
     result: tuple[bytes, float] = _native().repair(data, "none", False)
     return result
 
 
 def slice_jpeg(data: Buffer, box: tuple[int, int, int, int]) -> tuple[bytes, int, int]:
-    """Return the part of a cut JPEG that holds `box`, (top, left, height, width) in pixels, as (jpeg, top, left).
+    """Return a JPEG with the part of a cut JPEG that holds `box`, and the position (top, left) of the box in its
+    pixels.
 
-    `top` and `left` are the position of the box in the decoded slice. The pixels there equal those of the full image
-    bit for bit, because an MCU of margin on each side feeds the upsampling. A file cut by row gives complete rows.
+    `box` is (top, left, height, width) in pixels. The pixels in the box are identical to those of the full image,
+    because the part has a margin of one MCU on each side for upsampling. Of a file cut by row, the part has complete
+    rows.
 
     Raises ValueError for a file that isn't cut, a box that is empty or not inside the image, or restart markers that
-    don't fit the image's size. Raises UserError without the C++ module.
+    don't fit the image's size. Raises UserError if the C++ module isn't installed.
     """
     result: tuple[bytes, int, int] = _native().slice(data, *box)
     return result
 
 
 def jpeg_info(data: Buffer) -> JpegInfo:
-    """Return a JPEG's header: size in pixels, sub-sampling, restart interval in MCUs, Adobe's transform.
+    """Return a JPEG's size in pixels, subsampling, restart interval in MCUs, and Adobe's colour transform.
 
-    Raises ValueError if it is not a JPEG, ends before its scan, or has more than 4 components or 500 megapixels.
-    Raises UserError without the C++ module.
+    Raises ValueError if it is not a JPEG, ends before its scan, or has more than 4 components or 500 megapixels. Raises
+    UserError if the C++ module isn't installed.
     """
     info: JpegInfo = _native().jpeg_info(data)
     return info

@@ -1,4 +1,4 @@
-"""Find the split of each file in a Hugging Face data set: by its card, by its folders, and by the files' names."""
+"""Find the files of a Hugging Face data set and their splits, by its card, its folders and the files' names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NUMBERED = re.compile(r"(-\d+)?(-of-\d+)?(-[0-9a-f]{16})?$")  # train-00000-of-
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file by its path in the data set, with slashes, and its split."""
+    """A file of a data set: its path, with slashes, and its split."""
 
     name: str
     split: int
@@ -32,10 +32,11 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Card:
-    """The front matter of a data set's README.md.
+    """The metadata at the beginning of a data set's README.md.
 
-    `files`: for each configuration, its file patterns, each with the split's name or None. `default`: the
-    configuration to use if none is named. `features`: those of each configuration; "" applies to all.
+    - `files`: for each configuration, its file patterns, each with the name of a split or None.
+    - `default`: the configuration to use if the user names none.
+    - `features`: the features of each configuration; those under "" apply to all.
     """
 
     files: dict[str, list[tuple[str | None, str]]] = field(default_factory=dict)
@@ -46,10 +47,10 @@ class Card:
 def choose_files(
     names: Sequence[str], card: Card, config: str | None, where: str, how: str
 ) -> tuple[list[DataFile], str]:
-    """Return the files of rows among all files of a data set, and the name of their configuration.
+    """Return the Parquet and Arrow files of one configuration, and the configuration's name.
 
-    Raises UserError, which names `where`, for a configuration that does not exist, or if one must be chosen. `how`
-    says what to give then.
+    `names` are all files of the data set. `config` is the configuration that the user chose, or None. Raises UserError,
+    which names `where`, if it does not exist, or if the user has to choose one; `how` says how to do so.
     """
     found = [name for name in names if name.lower().endswith(SUFFIXES) and not re.search(r"(^|/)[._]", name)]
     given = {
@@ -67,19 +68,22 @@ def choose_files(
     splits = {name: _split(name, split) for name, split in by_config[chosen]}
     if partial := next((name for name in splits if "/partial-" in f"/{name}"), None):
         raise UserError(
-            f"{where}: the Hub converted only the first 5 GB to Parquet ({partial}); download the data set, and give "
-            "its folder"
+            f"{where}: the Hub has converted only the first 5 GB to Parquet ({partial}); download the data set, and "
+            "give its folder"
         )
     return [DataFile(name, split) for name, split in sorted(splits.items())], chosen
 
 
 def without_other_splits(files: list[DataFile], where: str) -> tuple[list[DataFile], list[Ignored]]:
-    """Leave out files without a split in their name, if others have one. Raises UserError if none is for training."""
+    """Return the files that belong to a split, and (name, reason) of the others.
+
+    If no file is named after a split, all are returned. Raises UserError if there are no training files.
+    """
     if all(file.split == UNDECIDED for file in files):
         return files, []
     if not any(file.split == TRAIN for file in files):
         raise UserError(
-            f"{where} has no training split, only {few([file.name for file in files])}; give a data set with one"
+            f"{where} has no training split, only {few([file.name for file in files])}; give a data set that has one"
         )
     kept = [file for file in files if file.split != UNDECIDED]
     return kept, [
@@ -88,7 +92,7 @@ def without_other_splits(files: list[DataFile], where: str) -> tuple[list[DataFi
 
 
 def read_card(path: Path) -> Card:
-    """Read a README.md's front matter. Returns an empty card if there is none, or if it can't be read."""
+    """Read the metadata of a README.md. Returns an empty card if there is none, or if it can't be read."""
     import yaml
 
     try:
@@ -104,7 +108,8 @@ def read_card(path: Path) -> Card:
 
 
 def saved_features(folder: Path) -> Features:
-    """Return the features in the dataset_info.json that `datasets` saves next to the rows, or none."""
+    """Return the features in the dataset_info.json in `folder`, which `datasets` saves next to the rows, or an empty
+    dict."""
     try:
         found = json.loads((folder / "dataset_info.json").read_bytes())["features"]
         return {name: each for name, each in found.items() if isinstance(each, dict)}
@@ -113,6 +118,7 @@ def saved_features(folder: Path) -> Features:
 
 
 def _card(plain: dict[str, Any]) -> Card:
+    """Return the card for the metadata of a README.md."""
     files: dict[str, list[tuple[str | None, str]]] = {}
     default = _DEFAULT
     for each in plain.get("configs") or []:
@@ -129,6 +135,7 @@ def _card(plain: dict[str, Any]) -> Card:
 
 
 def _patterns(given: Any, split: str | None = None) -> list[tuple[str | None, str]]:
+    """Return the pairs of split and pattern in a card's description of files."""
     if isinstance(given, str):
         return [(split, given)]
     if isinstance(given, dict) and "path" in given:
@@ -139,7 +146,7 @@ def _patterns(given: Any, split: str | None = None) -> list[tuple[str | None, st
 
 
 def _feature(given: dict[str, Any]) -> dict[str, Any]:
-    """Return a column of a card in the form that `datasets` uses in its files."""
+    """Return a card's description of a column in the form that `datasets` uses in its files."""
     for outer in ("sequence", "list"):
         if isinstance(inner := given.get(outer), dict):
             return {"_type": "Sequence", "feature": _feature({"dtype": inner})}
@@ -151,18 +158,20 @@ def _feature(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _matches(name: str, pattern: str) -> bool:
+    """Return whether a file matches a pattern of a card."""
     pattern = pattern.removeprefix("./")
     options = (pattern, pattern.replace("**/", ""), f"{pattern.rstrip('/')}/*")
     return any(fnmatch.fnmatchcase(name, each) for each in options)
 
 
 def _config_of(name: str) -> str:
-    """Return the first folder that is neither "data" nor a split. The Hub has a folder for each configuration."""
-    folders = [part for part in name.split("/")[:-1] if part != "data" and _split_word(part) is None]
+    """Return the configuration of a file: its first folder that is neither "data" nor a split, as on the Hub."""
+    folders = [part for part in name.split("/")[:-1] if part != "data" and _split_in_name(part) is None]
     return folders[0] if folders else _DEFAULT
 
 
 def _chosen(configs: list[str], given: str | None, default: str, where: str, how: str) -> str:
+    """Return the configuration to use. Raises UserError if it does not exist, or if the user has to choose one."""
     if given is not None and given not in configs:
         hint = nearest(given, configs)
         raise UserError(f"{where} has no configuration '{given}', only {', '.join(configs)[:200]}{hint}")
@@ -173,11 +182,12 @@ def _chosen(configs: list[str], given: str | None, default: str, where: str, how
 
 
 def _split(name: str, given: str | None) -> int:
-    words = [given] if given else list(reversed(name.rpartition(".")[0].split("/")))
-    return next((split for each in words if (split := _split_word(each)) is not None), UNDECIDED)
+    """Return the split of a file by the name that its card gives, or by its path."""
+    parts = [given] if given else list(reversed(name.rpartition(".")[0].split("/")))
+    return next((split for each in parts if (split := _split_in_name(each)) is not None), UNDECIDED)
 
 
-def _split_word(part: str) -> int | None:
-    """Return the split in a file's or folder's name: `train-00000-of-00003`, `food101-train`."""
+def _split_in_name(part: str) -> int | None:
+    """Return the split in the name of a file or folder, such as `train-00000-of-00003` or `food101-train`, or None."""
     stem = _NUMBERED.sub("", part)
     return next((split for each in (stem, stem.rpartition("-")[2]) if (split := split_of(each)) is not None), None)

@@ -1,4 +1,4 @@
-"""Find a data set in one of Hugging Face's forms, and the split of each of its files."""
+"""Find a Hugging Face data set on this machine or on the Hub, and the split of each of its files."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from fasttrain.photos.source import UNDECIDED
 from fasttrain.photos.split_names import split_of
 
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
-_LOOKED_AT = 64  # entries of a folder, before it is treated as one without files of rows
+_EXAMINED = 64  # entries of a folder that are searched for files of rows
 
 
 def is_saved(folder: Path) -> bool:
-    """Return whether `datasets` saved a data set in `folder`."""
+    """Return whether `folder` holds a data set that `datasets` saved."""
     return any((folder / name).is_file() for name in (_SAVED, _SAVED_SPLITS))
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set on this machine. `root`: a folder, or the only file, whose name in `files` is then "".
+    """A data set on this machine.
 
-    `features`: each column's, from its card or its dataset_info.json. `config`: None if there is no choice.
+    - `root`: its folder, or its only file. The name of that file in `files` is then "".
+    - `files`: its Parquet and Arrow files.
+    - `features`: the description of each column, from its card or its dataset_info.json.
+    - `config`: the name of its configuration, or None if it has no configurations.
     """
 
     root: Path
@@ -42,7 +45,7 @@ class DataSet:
 
 
 def find_data_set(source: str) -> DataSet:
-    """Return the data set at `source`. It is downloaded first if it is on the Hub. Raises UserError, one line."""
+    """Return the data set at `source`, after downloading it if it is on the Hub. Raises UserError, in one line."""
     if source.startswith(HUB):
         there = download(source)
         name = source.removeprefix(HUB).replace("/", "-").replace(":", "-")
@@ -70,17 +73,18 @@ def find_data_set(source: str) -> DataSet:
 
 
 def _saved(folder: Path) -> list[str]:
-    """Return the files that `Dataset.save_to_disk` wrote into a folder."""
+    """Return the names of the files that `Dataset.save_to_disk` wrote into a folder."""
     state = _json(folder / _SAVED)
     if state.get("_indices_data_files"):
-        raise UserError(f"{folder}: its rows were picked by indices; save it again after `flatten_indices()`")
+        raise UserError(f"{folder}: its rows are a selection by indices; save it again after `flatten_indices()`")
     try:
         return [PurePosixPath(each["filename"]).name for each in state["_data_files"]]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / _SAVED} names no files of rows; save the data set again") from error
+        raise UserError(f"{folder / _SAVED} names no data files; save the data set again") from error
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises UserError if there is none."""
     try:
         plain = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError, RecursionError) as error:
@@ -91,20 +95,22 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _features(card: Card, config: str) -> Features:
+    """Return the features of a configuration from a card."""
     return {**card.features.get("", {}), **card.features.get(config, {})}
 
 
 def row_files(folder: Path, *, every: bool = False) -> Iterator[Path]:
-    """Yield the files of rows in a folder and in its subfolders, two levels deep.
+    """Yield the Parquet and Arrow files in a folder and its subfolders, two levels deep.
 
-    Unless `every`, only some entries are examined, because class folders may hold millions of photographs.
+    Unless `every` is True, only the first entries of each folder are examined, because class folders may hold millions
+    of photographs.
     """
     level = [folder] if folder.is_dir() else []
     for _ in range(3):
         below: list[Path] = []
         for each in level:
             with os.scandir(each) as entries:
-                some = sorted(itertools.islice(entries, None if every else _LOOKED_AT), key=lambda entry: entry.name)
+                some = sorted(itertools.islice(entries, None if every else _EXAMINED), key=lambda entry: entry.name)
             for entry in some:
                 if entry.name[0] == ".":
                     continue
@@ -112,4 +118,4 @@ def row_files(folder: Path, *, every: bool = False) -> Iterator[Path]:
                     yield Path(entry.path)
                 elif entry.is_dir():
                     below.append(Path(entry.path))
-        level = below if every else below[:_LOOKED_AT]
+        level = below if every else below[:_EXAMINED]

@@ -1,4 +1,4 @@
-"""The dishes of the drawn sample. Each paints itself onto a plate, and never the same twice."""
+"""Draw the dishes of the sample data set. Each function paints one kind of dish on a plate, different every time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Brush:
-    """Draws in the coordinates of a plate: the unit disc, rotated, seen at an angle, and shifted in the picture.
+    """Draws in the coordinates of a plate, whose edge is the unit circle.
 
-    `radius` is in pixels, `squash`, in (0, 1], is the foreshortening, and `turn` is in radians.
+    The plate has the centre `centre` and the radius `radius`, both in pixels. `squash`, in (0, 1], is its height
+    divided by its width, as it is seen at an angle. It is rotated by `turn`, in radians.
     """
 
     draw: ImageDraw
@@ -30,6 +31,7 @@ class Brush:
     turn: float
 
     def between(self, low: float, high: float) -> float:
+        """Return a random number between `low` and `high`."""
         return float(self.rng.uniform(low, high))
 
     def count(self, low: int, high: int) -> int:
@@ -37,31 +39,36 @@ class Brush:
         return int(self.rng.integers(low, high + 1))
 
     def choice(self, colours: list[Colour]) -> Colour:
+        """Return one of `colours` at random."""
         return colours[int(self.rng.integers(len(colours)))]
 
     def vary(self, colour: Colour, spread: float = 14) -> Colour:
+        """Return a random colour near `colour`. `spread` is the standard deviation of each channel, of 256 levels."""
         red, green, blue = np.clip(np.array(colour) + self.rng.normal(0, spread, 3), 0, 255).astype(int).tolist()
         return red, green, blue
 
     def within(self, radius: float) -> tuple[float, float]:
-        """Return a random point, uniform over the disc."""
+        """Return a random point (x, y) in the disc with `radius`, uniformly distributed."""
         angle, distance = self.between(0, 2 * math.pi), radius * math.sqrt(self.between(0, 1))
         return distance * math.cos(angle), distance * math.sin(angle)
 
     def polygon(self, points: list[tuple[float, float]], colour: Colour) -> None:
+        """Draw a filled polygon."""
         self.draw.polygon([self._pixel(x, y) for x, y in points], fill=colour)
 
     def line(self, points: list[tuple[float, float]], width: float, colour: Colour) -> None:
+        """Draw a line through `points`. `width` is a share of the plate's radius."""
         pixels = [self._pixel(x, y) for x, y in points]
         self.draw.line(pixels, fill=colour, width=max(1, round(width * self.radius)), joint="curve")
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        """Draw a disc."""
         across, down = self._pixel(x, y)
         half, tall = radius * self.radius, radius * self.radius * self.squash
         self.draw.ellipse((across - half, down - tall, across + half, down + tall), fill=colour)
 
     def blob(self, x: float, y: float, radius: float, colour: Colour, wobble: float = 0.1) -> None:
-        """Draw a disc with a wavy edge."""
+        """Draw a disc with a wavy edge. `wobble` is the height of the waves as a share of `radius`."""
         phases = self.rng.uniform(0, 2 * math.pi, 3)
         points = []
         for step in range(28):
@@ -72,6 +79,7 @@ class Brush:
         self.polygon(points, colour)
 
     def oval(self, x: float, y: float, length: float, width: float, angle: float, colour: Colour) -> None:
+        """Draw an ellipse with the half axes `length` and `width`, rotated by `angle`, in radians."""
         cos, sin = math.cos(angle), math.sin(angle)
         points = []
         for step in range(20):
@@ -80,6 +88,7 @@ class Brush:
         self.polygon(points, colour)
 
     def leaf(self, x: float, y: float, length: float, colour: Colour) -> None:
+        """Draw a leaf with a random direction."""
         angle = self.between(0, 2 * math.pi)
         self.oval(x, y, length, length * self.between(0.3, 0.55), angle, colour)
         tip = (x + 0.8 * length * math.cos(angle), y + 0.8 * length * math.sin(angle))
@@ -87,6 +96,7 @@ class Brush:
         self.line([(2 * x - tip[0], 2 * y - tip[1]), tip], 0.015, pale)
 
     def _pixel(self, x: float, y: float) -> tuple[float, float]:
+        """Return the position in pixels of a point on the plate."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         across, down = x * cos - y * sin, x * sin + y * cos
         return self.centre[0] + across * self.radius, self.centre[1] + down * self.radius * self.squash
@@ -239,4 +249,4 @@ def sushi(brush: Brush, plate: Colour) -> None:
 DISHES: dict[str, Callable[[Brush, Colour], None]] = {
     dish.__name__: dish for dish in (donuts, pancakes, pizza, salad, soup, sushi)
 }
-"""The painter of each class. It gets a brush over the plate, and the plate's colour."""
+"""The function that draws each class. It is called with a brush and the plate's colour."""

@@ -1,4 +1,4 @@
-"""Find duplicate photographs: perceptual hashes, and the pairs of hashes that are close to each other."""
+"""Find duplicate photographs: compute perceptual hashes, and find the pairs that differ in few bits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ _ONES = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pairs of positions, int64 [m, 2], the smaller first, and their distances, int64 [m]: the bits that differ.
+    """Pairs of similar photographs.
 
-    `leaked`: int64, the positions of validation and test samples that are close to a sample of an earlier split.
+    - `pairs`: their positions, int64 [m, 2], the smaller one first.
+    - `distances`: the number of bits in which their hashes differ, int64 [m].
+    - `leaked`: the positions of validation and test samples that are similar to a sample of an earlier split, int64.
     """
 
     pairs: NDArray[np.int64]
@@ -26,11 +28,10 @@ class Duplicates:
 
 
 def perceptual_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the perceptual hashes of uint8 RGB [n, 32, 32, 3] as uint64 [n]: `imagehash.phash`'s bits, the first one
-    highest.
+    """Return the perceptual hash of each image in `thumbnails`, uint8 RGB [n, 32, 32, 3], as uint64 [n].
 
-    The bits are the signs, relative to their median, of the 8 x 8 lowest frequencies of the luma's DCT-II (Zauner
-    2010). It is implemented here because a batch takes a tenth of the time that imagehash takes image by image.
+    The bits are those of `imagehash.phash`, the first one highest: whether each of the 8 x 8 lowest frequencies of the
+    luma's DCT-II is above their median (Zauner 2010). imagehash isn't used, because it takes ten times as long.
     """
     from scipy.fft import dct  # type: ignore[import-untyped]
 
@@ -44,8 +45,8 @@ def perceptual_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def find_duplicates(hashes: NDArray[np.uint64], splits: NDArray[np.int64], distance: int) -> Duplicates:
     """Return the pairs of samples whose `hashes`, uint64 [n], differ in at most `distance` bits (0 to 32).
 
-    `splits`, int64 [n]: 0 train, 1 val, 2 test. Among samples with the same hash, the first in each split represents
-    the others of that split, which are paired only with it: a thousand copies make a thousand pairs, not half a
+    `splits` is int64 [n]: 0 train, 1 val, 2 test. Samples of a split with the same hash are all paired with the first
+    of them, and only that one is paired with other samples. So a thousand copies make a thousand pairs, not half a
     million.
     """
     different, which = np.unique(hashes, return_inverse=True)
@@ -73,10 +74,11 @@ def find_duplicates(hashes: NDArray[np.uint64], splits: NDArray[np.int64], dista
 
 
 def _near(hashes: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return pairs of positions of distinct `hashes` at most `distance` bits apart, and the distances: int64 [m] each.
+    """Return pairs of positions in distinct `hashes` that differ in at most `distance` bits, and how many: three int64
+    [m].
 
-    Multi-index hashing (Norouzi et al. 2012): if hashes are cut into `distance` + 1 bands, two such hashes agree in at
-    least one band. So only those with the same value in a band are compared. 100,000 hashes take a second.
+    This is multi-index hashing (Norouzi et al. 2012): if hashes are cut into `distance` + 1 bands, two such hashes
+    agree in at least one band. So only hashes with the same value in a band are compared. 100,000 hashes take a second.
     """
     found = [np.empty((3, 0), np.int64)]
     for left, right in _candidates(hashes, distance + 1) if distance else ():
@@ -90,7 +92,7 @@ def _near(hashes: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.int64],
 
 
 def _candidates(hashes: NDArray[np.uint64], bands: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs of positions that agree in a band, in arrays no longer than `hashes`."""
+    """Yield pairs of positions with the same value in a band, as arrays that are no longer than `hashes`."""
     for low, high in itertools.pairwise(HASH_BITS * band // bands for band in range(bands + 1)):
         values = hashes >> np.uint64(low) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(values, kind="stable")
@@ -104,6 +106,7 @@ def _candidates(hashes: NDArray[np.uint64], bands: int) -> Iterator[tuple[NDArra
             yield order[starts], order[starts + step]
 
 
-def _ones(words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    # numpy.bitwise_count came with NumPy 2.
-    return _ONES[words.view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)
+def _ones(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    # numpy.bitwise_count needs NumPy 2.
+    """Return the number of ones in each hash, int64 [n]."""
+    return _ONES[hashes.view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)

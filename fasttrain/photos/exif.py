@@ -1,19 +1,19 @@
-"""The orientation of a photograph, decided for every format as Chromium decides it for JPEG."""
+"""Read the orientation of a photograph from Exif. All formats follow the rules that Chromium applies to JPEGs."""
 
 from __future__ import annotations
 
 import struct
 
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-"""The beginning of a TIFF header, and its byte order for `struct`."""
+"""The byte order, in the notation of `struct`, for each beginning of a TIFF header."""
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 
 
 def exif_orientation(block: bytes) -> int:
-    """Return the orientation, 1 to 8, given by an Exif block (a TIFF header and its first directory).
+    """Return the orientation, 1 to 8, in an Exif block (a TIFF header and its first directory).
 
-    The first orientation entry of the first directory counts, if it is a single SHORT from 1 to 8. Everything else,
-    including an invalid or truncated block, gives 1: bad metadata is no reason to lose a photograph. XMP is ignored.
+    The first orientation entry counts, if it is a single SHORT from 1 to 8. In all other cases, also if the block is
+    invalid or truncated, the result is 1, because a photograph with bad metadata is still usable. XMP is ignored.
     """
     order = BYTE_ORDERS.get(block[:4])
     if order is None or len(block) < 8:

@@ -1,4 +1,4 @@
-"""Columns of a table without another use: they are kept as extra labels of the photographs."""
+"""Read the other columns of a table, which are kept as extra labels of its photographs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 from fasttrain.photos.rows import TEXT, Table
 
-# Some names in digits are not numbers: those with leading zeros, and those that don't fit into 64 bits.
+# Digits are not a number if they begin with zero, or don't fit into 64 bits.
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[Any]]:
-    """Return the columns other than those at the positions `used`, with a value for each row.
+    """Return the columns of a table except those at the positions `used`, with a value for each row.
 
-    A value is a number, a boolean, text, a list of these, or None for an empty cell. A column of a text file is
-    numbers, or lists in JSON, if all its cells are. Columns with the same name get numbers.
+    A value is a number, a boolean, text, a list of these, or None for an empty cell. A column of a text file becomes
+    numbers, or lists read from JSON, if all of its cells can be read so. Columns with the same name are numbered.
     """
     text = table.path.suffix.lower() in TEXT
     found: dict[str, list[Any]] = {}
@@ -35,6 +35,7 @@ def extra_columns(table: Table, used: Sequence[int | None]) -> dict[str, list[An
 
 
 def _parsed(cells: list[str]) -> list[Any]:
+    """Return the cells of a text file as integers, floating-point numbers, lists or text."""
     cells = [cell.strip() for cell in cells]
     given = [cell for cell in cells if cell]
     for kind, fits in ((int, _INTEGER.fullmatch), (float, _NUMBER.fullmatch), (json.loads, _list)):

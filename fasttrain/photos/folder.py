@@ -1,4 +1,4 @@
-"""Folders of photographs: class folders, directly or in a folder for each split."""
+"""Read folders of photographs: a folder for each class, directly or within a folder for each split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def claims(source: str) -> bool:
-    """Return True: this kind is tried last, and accepts what no other does."""
+    """Return True, because this kind is tried last and accepts every source that no other kind accepts."""
     return True
 
 
@@ -27,16 +27,16 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     """List the photographs of a folder. Raises UserError if it holds neither class folders nor split folders."""
     root = user_path(source)
     if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
+        problem = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(
-            f"--source {root} {what}; give a folder or archive of class folders, a table, `sample` or `food101`"
+            f"--source {root} {problem}; give a folder or archive of class folders, a table, `sample` or `food101`"
         )
     refuse_shards(root)
     return list_tree(DiskTree(root), "folder", root.resolve().name, options)
 
 
-def divides_itself(folder: Path) -> bool:
-    """Return whether the folders in `folder` say which of its photographs validate or test.
+def defines_splits(folder: Path) -> bool:
+    """Return whether the folders in `folder` decide which of its photographs are for validation or testing.
 
     Raises UserError if it can't be read.
     """
@@ -44,11 +44,14 @@ def divides_itself(folder: Path) -> bool:
         tree = DiskTree(folder)
         return any(split != TRAIN for split in _split_folders(tree).values()) or has_splits_below(tree)
     except OSError as error:
-        raise of_os(error, mend="make it readable") from error
+        raise of_os(error, repair="make it readable") from error
 
 
 def list_tree(tree: Tree, kind: str, name: str, options: SourceOptions) -> Listing:
-    """List a tree of class folders, with or without a folder for each split."""
+    """List the photographs of a tree of class folders, with or without a folder for each split.
+
+    `kind` and `name` are those of the listing.
+    """
     if splits := _split_folders(tree):
         return _split_layout(tree, kind, name, splits, options)
     if options.classes is None:
@@ -57,7 +60,7 @@ def list_tree(tree: Tree, kind: str, name: str, options: SourceOptions) -> Listi
 
 
 def _split_folders(tree: Tree) -> dict[str, int]:
-    """Return which folder is which split, or nothing if the folders are classes."""
+    """Return the split of each folder that is named after one, or an empty dict if the folders are classes."""
     names = tree.folders("")
     folders = {name: split for name in names if (split := split_of(name)) is not None}
     trains = [name for name, split in folders.items() if split == TRAIN]
@@ -67,7 +70,8 @@ def _split_folders(tree: Tree) -> dict[str, int]:
 
 
 def _refuse_loose_splits(tree: Tree) -> None:
-    """Raise UserError if folders are named after splits but can't be used as such: they would become the classes."""
+    """Raise UserError if folders are named after splits but can't be used as splits, because they would become
+    classes."""
     named = {name: split for name in tree.folders("") if (split := split_of(name)) is not None}
     if len(set(named.values())) < 2:
         return
@@ -75,16 +79,17 @@ def _refuse_loose_splits(tree: Tree) -> None:
     train = next((name for name, split in named.items() if split == TRAIN), None)
     if train is None:
         if len(named) < len(tree.folders("")) and not any(tree.folders(name) for name in named):
-            return  # photographs of classes with such names
-        what = "but no train/; rename one of them to train"
+            return  # they are classes that happen to have such names
+        problem = "but no train/; rename one of them to train"
     else:
-        what = f"but no class folders in {train}/{_table_hint(tree) or '; give each class a folder there'}"
+        problem = f"but no class folders in {train}/{_table_hint(tree) or '; give each class a folder there'}"
     raise UserError(
-        f"--source {tree.root} holds {holds} {what} (or are these the classes? then fasttrain convert --classes top)"
+        f"--source {tree.root} holds {holds} {problem} (if these are the classes, give fasttrain convert --classes top)"
     )
 
 
 def _class_folders(tree: Tree, kind: str, name: str, options: SourceOptions) -> Listing:
+    """List the photographs of class folders without split folders."""
     names = tree.folders("")
     beside = _beside(tree)
     if not names:
@@ -92,13 +97,16 @@ def _class_folders(tree: Tree, kind: str, name: str, options: SourceOptions) -> 
     photos, ignored = _walk_classes(tree, "", names, UNDECIDED)
     if not photos:
         why = f": {reasons([reason for _, reason in ignored])}" if ignored else ""
-        raise UserError(f"--source {tree.root} holds class folders ({few(names)}) but no photographs in them{why}")
+        raise UserError(
+            f"--source {tree.root} holds class folders ({few(names)}) but no photographs in them{why}; add some"
+        )
     photos, folders = splits_below(tree.root, photos) if options.classes is None else (photos, folders_of(photos))
     listing = Listing(kind, name, tree.root, names, photos, [*beside, *ignored], folder="")
     return named_by_folders(listing, folders, options.classes)
 
 
 def _split_layout(tree: Tree, kind: str, name: str, splits: dict[str, int], options: SourceOptions) -> Listing:
+    """List the photographs of class folders within split folders."""
     for split in set(splits.values()):
         same = [folder for folder, each in splits.items() if each == split]
         if len(same) > 1:
@@ -124,15 +132,19 @@ def _split_layout(tree: Tree, kind: str, name: str, splits: dict[str, int], opti
     learnt = {photo.name for photo in listing.photos if photo.split == TRAIN}
     for photo in listing.photos:
         if photo.name not in learnt:
-            raise UserError(f"{tree.root / photo.path}: {train}/ holds no photographs of its class, {photo.name!r}")
+            raise UserError(
+                f"{tree.root / photo.path}: {train}/ holds no photographs of its class, {photo.name!r}; add some, or "
+                "remove the class"
+            )
     return listing
 
 
 def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_out: list[Ignored]) -> list[Ignored]:
-    """Return the line for a split's folder without photographs. Raises UserError if it should have some."""
+    """Return the entries of `rejected.tsv` for a split folder without photographs. Raises UserError if it should have
+    some."""
     where = tree.root / folder
     if split == TRAIN:
-        raise UserError(f"--source {where} holds class folders ({few(classes)}) but no photographs in them")
+        raise UserError(f"--source {where} holds class folders ({few(classes)}) but no photographs in them; add some")
     if not left_out:
         if split == VAL:
             return [(f"{folder}/", "empty: --val-fraction decides which of the training photographs validate")]
@@ -149,18 +161,20 @@ def _empty_split(tree: Tree, folder: str, split: int, classes: list[str], left_o
 
 
 def _no_folders(tree: Tree, beside: list[Ignored]) -> str:
+    """Return the message for a folder without class folders."""
     photos = sum(reason == _NO_CLASS for _, reason in beside)
     where = f"{photos:,} photographs but no class folders" if photos else "no class folders"
     return where + (_table_hint(tree) or "; give each class its own folder")
 
 
 def _table_hint(tree: Tree) -> str:
-    """Return a hint at a file in the folder that may be the table of labels, or ""."""
+    """Return a hint that a file in the folder may be the table of labels, or ""."""
     tables = [path for path, _ in _beside(tree) if path.lower().endswith(_TABLES)]
-    return f"; is {tables[0]} their table? Then give --source {tree.root / tables[0]}" if tables else ""
+    return f"; if {tables[0]} has their labels, give --source {tree.root / tables[0]}" if tables else ""
 
 
 def _walk_classes(tree: Tree, prefix: str, names: Iterable[str], split: int) -> tuple[list[Photo], list[Ignored]]:
+    """Return the photographs in class folders, and (path, reason) of other files."""
     photos: list[Photo] = []
     ignored: list[Ignored] = []
     for name, found in tree.walk_classes(prefix, list(names)):
@@ -172,6 +186,6 @@ def _walk_classes(tree: Tree, prefix: str, names: Iterable[str], split: int) -> 
 
 
 def _beside(tree: Tree, start: str = "") -> list[Ignored]:
-    """Return the files that are not in a class folder."""
-    loose = tree.loose(start)
+    """Return (path, reason) of the files that are in no class folder."""
+    loose = tree.files_in(start)
     return [(item.path, _NO_CLASS) if isinstance(item, Found) else item for item in loose]

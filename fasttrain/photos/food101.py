@@ -1,4 +1,4 @@
-"""Food-101 (Bossard, Guillaumin, Van Gool, ECCV 2014): torchvision's download and checksum, and its layout."""
+"""Food-101 (Bossard, Guillaumin, Van Gool, ECCV 2014): download it with torchvision, and read its layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fasttrain.config.location import cache_root, user_path
-from fasttrain.errors import UserError, mendable
+from fasttrain.errors import UserError, repairable
 from fasttrain.machine import sync_disks
 from fasttrain.photos.source import TEST, TRAIN, Listing, Photo, SourceOptions, refuse_shards
 from fasttrain.photos.tree import DiskTree, Tree
@@ -21,7 +21,7 @@ from fasttrain.text import decode_text, read_text
 
 OPTIONS: frozenset[str] = frozenset()
 _INSTEAD = "use --source sample (built in) or --source DIR (your own folder)"
-_SILENCE_S = 60.0
+_TIMEOUT_S = 60.0  # without any data from the server
 _PARTS = {"train": TRAIN, "test": TEST}
 
 
@@ -39,12 +39,12 @@ def has_meta(tree: Tree) -> bool:
     """Return whether a tree has Food-101's `images/`, `meta/train.txt` and `meta/test.txt`."""
     if not {"images", "meta"} <= set(tree.folders("")):
         return False
-    there = {found.path if isinstance(found, Found) else found[0] for found in tree.loose("meta")}
+    there = {found.path if isinstance(found, Found) else found[0] for found in tree.files_in("meta")}
     return {f"meta/{part}.txt" for part in _PARTS} <= there
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs named in the two files in `meta/`. Raises UserError if Food-101 can't be downloaded."""
+    """List the photographs that the files in `meta/` name. Raises UserError if Food-101 can't be downloaded."""
     if source == "food101":
         root, kind, name = download_food101(cache_root()), "food101", "food101"
     else:
@@ -56,13 +56,14 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def list_meta(tree: Tree, read: Callable[[str], bytes], kind: str, name: str, options: SourceOptions) -> Listing:
-    """List a tree that `has_meta`, like a folder with the same files.
+    """List the photographs of a tree with Food-101's layout (see `has_meta`), in the same way as a folder on this
+    machine.
 
     `read` returns the bytes of the file at a path.
     """
     if options.classes is not None:
         raise UserError(
-            f"--classes {options.classes} has no effect on Food-101's layout, which {tree.root} has: leave it out"
+            f"--classes {options.classes} has no effect, because {tree.root} has Food-101's layout; leave it out"
         )
     files = {part: f"meta/{part}.txt" for part in _PARTS}
     meta = {part: decode_text(read(file), tree.root / file) for part, file in files.items()}
@@ -71,7 +72,7 @@ def list_meta(tree: Tree, read: Callable[[str], bytes], kind: str, name: str, op
 
 
 def _list(tree: Tree, images: str, meta: dict[str, str], base: Path, kind: str, name: str) -> Listing:
-    """List the photographs below the folder `images` of a tree, according to the files in `meta/`."""
+    """List the photographs in the folder `images` of a tree. `meta` has the contents of the files in `meta/`."""
     named = {line.strip(): split for part, split in _PARTS.items() for line in meta[part].splitlines() if line.strip()}
     there: dict[str, Found] = {}
     ignored: list[Ignored] = []
@@ -89,26 +90,28 @@ def _list(tree: Tree, images: str, meta: dict[str, str], base: Path, kind: str, 
     learnt = {photo.name for photo in photos if photo.split == TRAIN}
     for photo in photos:
         if photo.name not in learnt:
-            raise UserError(f"{base / 'meta' / 'test.txt'}: class {photo.name!r} is not in meta/train.txt")
+            raise UserError(
+                f"{base / 'meta' / 'test.txt'}: class {photo.name!r} is not in meta/train.txt; add it there"
+            )
     return Listing(kind, name, tree.root, sorted(learnt), photos, ignored)
 
 
 def download_food101(cache: Path) -> Path:
-    """Return the folder `cache`/food-101 with `images/` and `meta/`. It is downloaded (5 GB) and unpacked once.
+    """Download Food-101 (5 GB) into `cache`, unless it is there, and return its folder `cache`/food-101.
 
-    It gets its name only when it is complete. The archive of an interrupted unpacking is used again. Raises UserError
-    if the network, the checksum or the disk fails.
+    The folder has `images/` and `meta/`, and gets its name only when it is complete. After an interruption, a complete
+    archive is not downloaded again. Raises UserError if the network, the checksum or the disk fails.
     """
     done = cache / "food-101"
     if done.is_dir():
         return done
     from torchvision.datasets import Food101
 
-    # torchvision takes a partly unpacked folder for a complete one, so it only sees a folder that it made itself.
+    # torchvision would take a partly unpacked folder for a complete one, so such a folder is deleted first.
     staging = cache / "food-101.partial"
     shutil.rmtree(staging / "food-101", ignore_errors=True)
-    waits = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENCE_S)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_S)
     try:
         staging.mkdir(parents=True, exist_ok=True)
         Food101(str(staging), split="train", download=True)
@@ -119,10 +122,10 @@ def download_food101(cache: Path) -> Path:
             staging.rmdir()
         # urllib's errors are OSErrors; a wrong checksum is a RuntimeError of torchvision.
         why = " ".join(str(getattr(error, "reason", error)).split())
-        raise mendable(error, staging, "set FASTTRAIN_CACHE to a folder with room for it") or UserError(
+        raise repairable(error, staging, "set FASTTRAIN_CACHE to a folder with enough space") or UserError(
             f"Food-101 can't be downloaded into {cache} ({why}): {_INSTEAD}"
         ) from error
     finally:
-        socket.setdefaulttimeout(waits)
+        socket.setdefaulttimeout(timeout)
     shutil.rmtree(staging)
     return done

@@ -1,4 +1,4 @@
-"""Recognize a file's format by its first bytes, and say why a format can't be read."""
+"""Recognize the format of a file by its first bytes, and explain why a format can't be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 from fasttrain.extras import install
 
 HEAD = 512
-"""The number of bytes that `sniff` needs."""
+"""The number of bytes at the beginning of a file that `sniff` needs."""
 
 PILLOW = {
     "JPEG": "JPEG",
@@ -25,14 +25,14 @@ PILLOW = {
     "HEIC": "HEIF",
     "JPEG XL": "JXL",
 }
-"""The supported formats of photographs, with Pillow's names."""
+"""The supported formats, and Pillow's name for each."""
 
 _EXTRAS = {"HEIC": ("pillow_heif", "heif"), "JPEG XL": ("pillow_jxl", "jxl")}
-_ELSEWHERE = "save it as JPEG or PNG"
-RAW = f"a camera's raw file, which can't be read here: {_ELSEWHERE}"
+_SAVE_AS = "save it as JPEG or PNG"
+RAW = f"a camera's raw file, which is not supported: {_SAVE_AS}"
 _WHY = {
     "": "not a photograph: no known picture format",
-    "zeros": "not a photograph: nothing but zero bytes; copy it again",
+    "zeros": "not a photograph: it holds only zero bytes; copy it again",
     "web page": "a web page, not a photograph: the download failed",
     "Git LFS": "a Git LFS pointer, not the photograph: run `git lfs pull`",
     "raw": RAW,
@@ -41,7 +41,7 @@ _WHY = {
     "archive": "an archive, not a photograph: unpack it",
     "PDF": "a PDF document, not a photograph",
     **{
-        kind: f"{kind} can't be read here: {_ELSEWHERE}"
+        kind: f"{kind} is not supported: {_SAVE_AS}"
         for kind in ("JPEG-LS", "SVG", "PSD", "PAM", "OpenEXR", "Radiance HDR", "BigTIFF", "JPEG XR", "BPG", "FLIF")
     },
 }
@@ -96,7 +96,10 @@ _DIB_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
 def sniff(head: bytes) -> str:
-    """Return the format of a file that begins with `head`: a key of `PILLOW`, another name for `why_not`, or ""."""
+    """Return the format of a file that begins with `head`, or "" if it isn't known.
+
+    The format is a key of `PILLOW`, or a name of an unsupported format that `why_not` explains.
+    """
     for start, kind in _START:
         if head.startswith(start):
             return kind
@@ -120,7 +123,7 @@ def sniff(head: bytes) -> str:
 
 
 def why_not(kind: str) -> str | None:
-    """Return why a file of the format `kind` (see `sniff`) can't be read here, or None if it can."""
+    """Return why a file of the format `kind` (see `sniff`) can't be read, or None if it can."""
     if kind in _WHY:
         return _WHY[kind]
     if kind in _EXTRAS:
@@ -131,6 +134,7 @@ def why_not(kind: str) -> str | None:
 
 
 def _of_brands(head: bytes) -> str:
+    """Return the format of a file by the brands in its `ftyp` box."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, size, 4))}
     video = "QuickTime" if head[8:12] == b"qt  " else "MP4"
@@ -138,6 +142,7 @@ def _of_brands(head: bytes) -> str:
 
 
 def _is_dib(head: bytes) -> bool:
+    """Return whether `head` begins with the header of a bitmap."""
     if len(head) < 16 or int.from_bytes(head[:4], "little") not in _DIB_SIZES:
         return False
     planes, bits = struct.unpack_from("<HH", head, 8 if head[0] == 12 else 12)

@@ -1,4 +1,4 @@
-"""Keep groups of photographs (of a patient, a product, a burst) in one split."""
+"""Draw splits that keep groups of photographs (of a patient, a product, a burst) together."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL
 
 
 def shares_of(count: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
-    """Return how many photographs of a class validate and test.
+    """Return how many of a class's `count` photographs validate and how many test.
 
-    Never all of them, and at least one each if the fraction isn't 0 and there are enough.
+    This is never all of them. It is at least one for each fraction that is not 0, if there are enough photographs.
     """
-    validate, left = _share(count, val_fraction, count - 1)
-    test, _ = _share(count, test_fraction, left)
+    validate, available = _share(count, val_fraction, count - 1)
+    test, _ = _share(count, test_fraction, available)
     return validate, test
 
 
-def _share(count: int, fraction: float, room: int) -> tuple[int, int]:
-    """Return the share of `count` for `fraction`, at most `room`, and the remaining room."""
-    share = min(max(round(count * fraction), 1), room) if fraction else 0
-    return share, room - share
+def _share(count: int, fraction: float, available: int) -> tuple[int, int]:
+    """Return how many of `count` photographs to use, at most `available`, and how many remain available."""
+    share = min(max(round(count * fraction), 1), available) if fraction else 0
+    return share, available - share
 
 
 def place_groups(
@@ -34,11 +34,15 @@ def place_groups(
     order: NDArray[np.int64],
     before: NDArray[np.int8] | None = None,
 ) -> NDArray[np.int8]:
-    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test, the same within each group.
+    """Return the split of each of n photographs, int8 [n], 0 train, 1 val, 2 test. It is the same for all photographs
+    of a group.
 
-    The largest groups are placed first, each where its classes lack most. `order`, a permutation of 0 .. n - 1,
-    decides between equals. Each class gets as close to the fractions as its groups allow. It always trains, and it
-    validates and tests if it has enough groups. Groups with a split in `before`, int8 [n], -1 for none, stay there.
+    `labels` is int32 [n], and the fractions are in [0, 1). `order`, a permutation of 0 .. n - 1, decides between groups
+    of the same size. Groups with a split in `before`, int8 [n], -1 for none, keep it.
+
+    The largest groups are placed first, each in the split that lacks most photographs of its classes. Each class gets
+    as close to the fractions as its groups allow. Every class trains, and also validates and tests if it has enough
+    groups.
     """
     held: dict[str, Counter[int]] = {}
     for row in order.tolist():
@@ -61,12 +65,17 @@ def place_groups(
         split_of[group] = max(shares, key=lambda split: lacks[split])
         for label, count in held[group].items():
             need[split_of[group]][label] -= count
-    fill(split_of, held, free, list(shares))
+    cover_splits(split_of, held, free, list(shares))
     return np.array([split_of[group] for group in groups], dtype=np.int8)
 
 
-def fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
-    """Move the smallest of the `free` groups so that each class trains, and then is also in the other splits."""
+def cover_splits(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str], splits: list[int]) -> None:
+    """Move small groups between splits, so that every class has photographs in as many of the `splits` as possible.
+
+    `split_of` has the split of each group and is changed. `held` has the number of photographs of each class in each
+    group, and only the `free` groups are moved. Training comes first: a group is moved there even if its class then has
+    none in another split.
+    """
     by_class: dict[int, list[str]] = {}
     for group in sorted(free, key=lambda group: (sum(held[group].values()), group)):
         for label in held[group]:
@@ -77,10 +86,10 @@ def fill(split_of: dict[str, int], held: dict[str, Counter[int]], free: list[str
             if placed[label, split]:
                 continue
             for group in by_class[label]:
-                # No class of the group may lose its last group in the split that it leaves.
+                # A group may only move if each of its classes has another group in the split that it leaves.
                 before = split_of[group]
-                spare = all(placed[each, before] > 1 for each in held[group])
-                if spare or split == TRAIN:
+                movable = all(placed[each, before] > 1 for each in held[group])
+                if movable or split == TRAIN:
                     for each in held[group]:
                         placed[each, before] -= 1
                         placed[each, split] += 1

@@ -1,4 +1,4 @@
-"""Random access to a gzip file, using copies of the decompressor that are saved along the way."""
+"""Read a gzip file from any position, starting at saved copies of the decompressor."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from fasttrain.errors import UserError
 from fasttrain.photos.container import Container, damaged
 
 MAGIC = b"\x1f\x8b"
-_STEP = 1 << 16
-_APART = 1 << 20
-_MOST_POINTS = 1000  # of 40 kB each
+_STEP = 1 << 16  # compressed bytes that are read at a time
+_APART = 1 << 20  # decompressed bytes between saved points, at least
+_MOST_POINTS = 1000  # each takes 40 kB
 
 
 @dataclass
 class _Place:
-    """The position of a decompressor: bytes written and read. `inflater` is None between two members of the file."""
+    """A decompressor and its position: `out` decompressed bytes and `taken` compressed bytes from the beginning.
+
+    `inflater` is None between two members of the file.
+    """
 
     out: int = 0
     taken: int = 0
@@ -30,10 +33,10 @@ class _Place:
 
 
 class Gzipped(Container):
-    """The content of a gzip file.
+    """The decompressed content of a gzip file as a `Container`.
 
-    After `Forward` has gone through it, `read` starts at the nearest saved point: 0.5 MB earlier on average, or a
-    2,000th of the file if that is more.
+    `Forward` saves points in it. `read` starts at the nearest point before the requested bytes: on average 0.5 MB
+    before, or a 2,000th of the file if that is more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +45,8 @@ class Gzipped(Container):
         self._apart = max(_APART, self.size // _MOST_POINTS)
 
     def read(self, start: int, length: int) -> bytes:
-        """See `Container.read`."""
+        """Return `length` decompressed bytes from position `start`. Raises OSError if the file is damaged or ends
+        before."""
         place, end = self.before(start), start + length
         pieces = []
         while place.out < end:
@@ -57,15 +61,19 @@ class Gzipped(Container):
         return b"".join(pieces)
 
     def open(self) -> IO[bytes]:
-        """See `Container.open`."""
+        """Open the decompressed content, to read it once from beginning to end."""
         return cast(IO[bytes], Forward(self))
 
     def before(self, start: int) -> _Place:
-        """Return the nearest known place from which the byte `start` can be reached."""
+        """Return the nearest saved point before byte `start`."""
         return self._points[bisect.bisect_right(self._points, start, key=lambda place: place.out) - 1].copy()
 
     def step(self, place: _Place) -> bytes:
-        """Return the next bytes at `place`, and advance it. Empty at the end. Raises zlib.error and EOFError."""
+        """Return the next decompressed bytes at `place`, and move it behind them. Returns no bytes at the end of the
+        file.
+
+        Raises zlib.error or EOFError if the file is damaged.
+        """
         while True:
             raw = super().read(place.taken, min(_STEP, self.size - place.taken))
             if place.inflater is None:
@@ -76,8 +84,8 @@ class Gzipped(Container):
                 raise EOFError("it is truncated")
             piece: bytes = place.inflater.decompress(raw, _APART)
             ended = place.inflater.eof
-            left = place.inflater.unused_data if ended else place.inflater.unconsumed_tail
-            place.taken += len(raw) - len(left)
+            unused = place.inflater.unused_data if ended else place.inflater.unconsumed_tail
+            place.taken += len(raw) - len(unused)
             place.out += len(piece)
             if ended:
                 place.inflater = None
@@ -85,13 +93,13 @@ class Gzipped(Container):
                 return piece
 
     def keep(self, place: _Place) -> None:
-        """Save a place that was reached by steps from the beginning, unless another is near."""
+        """Save a point, unless another one is near. All bytes before it must have been read."""
         if place.out - self._points[-1].out >= self._apart:
             self._points.append(place.copy())
 
 
 class Forward:
-    """The content of a gzip file as a file to read from beginning to end. Going back is slow."""
+    """The decompressed content of a gzip file as a file object, to read from beginning to end. Seeking back is slow."""
 
     def __init__(self, file: Gzipped) -> None:
         self._file = file
@@ -121,7 +129,7 @@ class Forward:
         return found
 
     def close(self) -> None:
-        """Do nothing: no file stays open."""
+        """Do nothing, because no file stays open."""
 
     def _step(self) -> bytes:
         try:

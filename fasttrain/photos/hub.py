@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face Hub, downloaded into its client's cache (`HF_HOME`)."""
+"""Download data sets from the Hugging Face Hub into the cache of its client (`HF_HOME`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fasttrain.config.location import cache_root
-from fasttrain.errors import FasttrainError, UserError, mendable
+from fasttrain.errors import FasttrainError, UserError, repairable
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.photos.data_files import CARD, Card, DataFile, choose_files, read_card
 
@@ -27,7 +27,7 @@ _TOKEN = "set HF_TOKEN to a token that may read it"
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A data set on this machine: its folder, its files of rows, their configuration, and its card."""
+    """A downloaded data set: its folder, its files of rows, the name of its configuration, and its card."""
 
     root: Path
     files: list[DataFile]
@@ -36,10 +36,11 @@ class Downloaded:
 
 
 def download(source: str) -> Downloaded:
-    """Download the missing files of rows of `hf://OWNER/NAME[@REVISION][:CONFIGURATION]`.
+    """Download the Parquet and Arrow files of `hf://OWNER/NAME[@REVISION][:CONFIGURATION]` that are not in the cache
+    yet.
 
-    Each is compared with the SHA-256 that the Hub lists. Earlier downloads are used if the Hub can't be reached.
-    Raises UserError, one line, if there is no such data set, or if the network or the disk fails.
+    The SHA-256 of each file is compared with the one that the Hub lists. If the Hub can't be reached, an earlier
+    download is used. Raises UserError, in one line, if there is no such data set, or if the network or the disk fails.
     """
     found = _NAME.fullmatch(source)
     if found is None:
@@ -47,27 +48,27 @@ def download(source: str) -> Downloaded:
     name, where = found["name"], f"--source {source}"
     record = cache_root() / "hub" / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"
     try:
-        _look(where)
+        _require_network(where)
         repository, chosen, config = _chosen(name, found["revision"], found["config"], where)
         root = repository.fetch([file.name for file in chosen])
         make_folder(record.parent)
         files = [[file.name, file.split] for file in chosen]
         atomic_write_bytes(record, json.dumps({"root": str(root), "files": files, "config": config}).encode())
     except FasttrainError as error:
-        if isinstance(error, _Unreachable) and (before := _before(record)) is not None:
-            return before
+        if isinstance(error, _Unreachable) and (earlier := _earlier_download(record)) is not None:
+            return earlier
         raise
-    except Exception as error:  # the client raises its own kinds, those of httpx and requests, and plain OSErrors
+    except Exception as error:  # the client raises its own errors, those of httpx and requests, and plain OSErrors
         raise _explained(error, where) from error
     return Downloaded(root, chosen, config, read_card(root / CARD))
 
 
 class _Unreachable(UserError):
-    """The Hub can't be reached at present."""
+    """Raised if the Hub can't be reached."""
 
 
 class _Repository:
-    """A data set at one commit."""
+    """A data set on the Hub, at one commit."""
 
     def __init__(self, name: str, revision: str | None) -> None:
         from huggingface_hub import HfApi
@@ -79,10 +80,11 @@ class _Repository:
         self.names = [each.rfilename for each in info.siblings or []]
 
     def fetch(self, names: Sequence[str]) -> Path:
-        """Download files, and return their common folder."""
+        """Download files and return the folder that holds them."""
         return [self._fetched(name) for name in names][-1].parents[names[-1].count("/")]
 
     def _fetched(self, name: str) -> Path:
+        """Return the path of a file, after downloading it if needed."""
         from huggingface_hub import try_to_load_from_cache
 
         there = try_to_load_from_cache(self._name, name, repo_type="dataset", revision=self._commit)
@@ -97,13 +99,17 @@ class _Repository:
 
 
 def _chosen(name: str, revision: str | None, config: str | None, where: str) -> tuple[_Repository, list[DataFile], str]:
+    """Return the repository, the files and the configuration to download.
+
+    They come from the data set's Parquet files, or else from those that the Hub has converted.
+    """
     repository = _Repository(name, revision)
     card = read_card(repository.fetch([CARD]) / CARD) if CARD in repository.names else Card()
     files, chosen = choose_files(repository.names, card, config, where, f"hf://{name}:CONFIGURATION")
     if files or revision is not None:
         if files:
             return repository, files, chosen
-        raise UserError(f"{where} holds no Parquet files at {revision}; leave the revision out")
+        raise UserError(f"{where} holds no Parquet files at {revision}; leave out the revision")
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
@@ -119,8 +125,9 @@ def _chosen(name: str, revision: str | None, config: str | None, where: str) -> 
     return converted, files, chosen
 
 
-def _look(where: str) -> None:
-    """Raise _Unreachable if there is no network. The client itself would try for most of a minute."""
+def _require_network(where: str) -> None:
+    """Raise _Unreachable if the Hub can't be reached. This is faster than the client, which would retry for most of a
+    minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -135,8 +142,8 @@ def _look(where: str) -> None:
         raise _Unreachable(f"{where}: {constants.ENDPOINT} can't be reached ({why}); {_INSTEAD}") from error
 
 
-def _before(record: Path) -> Downloaded | None:
-    """Return the earlier result for the same source, if all its files still exist."""
+def _earlier_download(record: Path) -> Downloaded | None:
+    """Return the earlier download of the same source, if all of its files still exist, or None."""
     try:
         plain: dict[str, Any] = json.loads(record.read_bytes())
         root, files = Path(plain["root"]), [DataFile(name, split) for name, split in plain["files"]]
@@ -147,18 +154,21 @@ def _before(record: Path) -> Downloaded | None:
 
 
 def _explained(error: Exception, where: str) -> UserError:
+    """Return the UserError for an error of the client."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
-        return UserError(f"{where}: its owner requires agreement: agree on the data set's page, and {_TOKEN}")
+        return UserError(f"{where}: its owner requires your consent: agree on the data set's page, and {_TOKEN}")
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{where} has no such revision; check it, or leave it out")
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(f"{where}: {constants.ENDPOINT} has no such data set; check the name, or {_TOKEN}")
-    if isinstance(error, OSError) and (of_machine := mendable(error, mend="set HF_HOME to a folder with room")):
-        return of_machine
+    if isinstance(error, OSError) and (known := repairable(error, repair="set HF_HOME to a folder with free space")):
+        return known
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{where} can't be downloaded ({reason}); run it again: finished files are kept; or {_INSTEAD}")
+    return UserError(
+        f"{where} can't be downloaded ({reason}); run the command again (finished files are kept), or {_INSTEAD}"
+    )
 
 
 def _sha256(path: Path) -> str:

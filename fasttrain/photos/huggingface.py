@@ -1,4 +1,4 @@
-"""Data sets in Hugging Face's forms: on the Hub, saved by `datasets`, or as Parquet files with photographs."""
+"""Read Hugging Face data sets: from the Hub, saved by `datasets`, or Parquet files with photographs."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from fasttrain.photos.table import label_column, label_of, split_column, split_i
 from fasttrain.photos.walk import Ignored
 
 OPTIONS = frozenset({"path_column", "label_column", "split_column", "class_names"})
-_TRIED = 8  # files, some of which may be damaged
+_TRIED = 8  # files that are examined, as some may be damaged
 _SPLITS = {0: "train", 1: "val", 2: "test", UNDECIDED: "photographs"}
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a data set on the Hub, or a file or folder of rows with photographs."""
+    """Return whether `source` is a data set on the Hub, or a file or a folder with photographs in rows."""
     if source.startswith(HUB):
         return True
     path = user_path(source)
@@ -56,7 +56,7 @@ def claims(source: str) -> bool:
     try:
         return any(map(holds_photographs, islice(row_files(path), _TRIED)))
     except OSError:
-        return False  # the source that accepts it reports this
+        return False  # the kind that accepts the source reports the error
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
@@ -67,7 +67,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     classes = None if options.class_names is None else read_class_names(user_path(options.class_names))
     spool = Spool()
     opened: list[_Opened] = []
-    for file in sorted(files, key=lambda file: (file.split, file.name)):  # training files decide which column is what
+    # Training files come first, because the first file decides the roles of the columns.
+    for file in sorted(files, key=lambda file: (file.split, file.name)):
         rows = open_rows(found.root / file.name if file.name else found.root, spool)
         if opened and file.split in (VAL, TEST) and options.label_column not in rows.types:
             ignored.append((file.name, f"no column {options.label_column}"))
@@ -76,7 +77,7 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
         first = opened[0]
         options = replace(options, path_column=first.image, label_column=first.table.columns[first.label])
     if not opened:
-        raise UserError(f"--source {source} names no files of rows; save or download the data set again")
+        raise UserError(f"--source {source} holds no Parquet or Arrow files; save or download the data set again")
     _require_same_classes(opened)
     extra = tuple(dict.fromkeys(name for each in opened for name in each.extra))
     photos: list[Photo] = []
@@ -106,17 +107,17 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
     )
 
 
-def divides_itself(data: Path) -> bool:
-    """Return whether some files of a data set on this machine belong to a split for validation or testing."""
+def defines_splits(data: Path) -> bool:
+    """Return whether a data set on this machine has files for validation or testing."""
     return any(file.split in (VAL, TEST) for file in find_data_set(str(data)).files)
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file of rows, and the roles of its columns.
+    """An opened file of rows, and the roles of its columns.
 
-    `prefix`: the beginning of its photographs' paths. `classes`: the name of every class, if the labels are numbers.
-    `extra`: further columns, see `extra_columns`.
+    `prefix` is the beginning of its photographs' paths. `own_split` is the split of the file. `classes` has the name of
+    every class if labels are numbers. `extra` holds the columns without another role; see `extra_columns`.
     """
 
     prefix: str
@@ -131,7 +132,12 @@ class _Opened:
     extra: dict[str, list[Any]]
 
     def photographs(self, extra: Sequence[str]) -> tuple[list[Photo], list[Ignored]]:
-        """List the photographs. A path is the file's, the row from 0, and the name of the photograph if it has one."""
+        """Return the photographs of the file, and (path, reason) of rows that are left out. `extra` names the extra
+        labels to keep.
+
+        A photograph's path consists of the file's path, the row from 0, and the photograph's own file name if it has
+        one.
+        """
         state = self.rows.path.stat()
         stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
         names = file_names(self.rows, self.image)
@@ -152,7 +158,7 @@ class _Opened:
         return photos, ignored
 
     def _label(self, number: int) -> str:
-        """Return the name of a row's class. Empty if it has none, which is -1 if there are names."""
+        """Return the class name in a row, or "" if it has none. The class number -1 means that there is none."""
         label = label_of(self.table, number, self.label)
         if not label or self.classes is None:
             return label
@@ -169,7 +175,7 @@ class _Opened:
 
 
 def _open(found: DataSet, file: DataFile, rows: RowFile, options: SourceOptions, classes: list[str] | None) -> _Opened:
-    """Open a file and find the roles of its columns. Raises UserError."""
+    """Find the roles of a file's columns. Raises UserError if they can't be identified."""
     features = {**found.features, **rows.features}
     table = read_table(rows)
     image = _image_column(rows, features, options.path_column)
@@ -189,7 +195,7 @@ def _open(found: DataSet, file: DataFile, rows: RowFile, options: SourceOptions,
 
 
 class _Reader:
-    """Reads the photograph at a path: see `_Opened.photographs`."""
+    """A function that returns the bytes of the photograph at a path; see `_Opened.photographs`."""
 
     def __init__(self, files: dict[str, tuple[RowFile, str]]) -> None:
         self._files = files
@@ -204,7 +210,8 @@ class _Reader:
         return data
 
     def _place(self, path: str) -> tuple[str, int]:
-        # The name of the photograph, which may be missing, comes last.
+        # The path may end with the photograph's own name.
+        """Return a path's prefix, which identifies the file, and its row."""
         for _ in range(2):
             path, slash, row = path.rpartition("/")
             if path + slash in self._files and row.isdigit():
@@ -213,18 +220,24 @@ class _Reader:
 
 
 def _image_column(rows: RowFile, features: Features, given: str | None) -> str:
+    """Return the column of photographs: `given` by the user, or found by its type. Raises UserError if it can't be
+    identified."""
     found = photograph_columns(rows, features)
     if given is not None:
         if given not in rows.types:
-            raise UserError(f"{rows.path} has no column '{given}', only {', '.join(rows.types)[:200]}")
+            raise UserError(f"{rows.path} has no column '{given}'; give one of {', '.join(rows.types)[:200]}")
         found = [given]
     if len(found) != 1:
-        what = f"{' or '.join(found)} may be the photographs" if found else "no column holds photographs"
-        raise UserError(f"{rows.path}: {what} (its columns: {', '.join(rows.types)[:200]}); give --path-column")
+        problem = f"{' or '.join(found)} may be the photographs" if found else "no column holds photographs"
+        raise UserError(f"{rows.path}: {problem} (its columns: {', '.join(rows.types)[:200]}); give --path-column")
     return found[0]
 
 
 def _label_column(table: Table, features: Features, given: str | None) -> int:
+    """Return the position of the label's column: `given` by the user, or found by its description or its name.
+
+    Raises UserError if it can't be identified.
+    """
     if given is not None:
         return table.column(given)
     labels = [number for number, name in enumerate(table.columns) if _class_names(features.get(name), table.path)]
@@ -238,7 +251,7 @@ def _label_column(table: Table, features: Features, given: str | None) -> int:
 
 
 def _class_names(feature: Any, path: Path) -> list[str] | None:
-    """Return the class names of a column of classes, or of a column of lists of classes."""
+    """Return the class names in the description of a column, or None if the column does not hold classes."""
     if not isinstance(feature, dict):
         return None
     if isinstance(feature.get("feature"), dict):
@@ -254,7 +267,7 @@ def _class_names(feature: Any, path: Path) -> list[str] | None:
 
 
 def _named(cell: Any, classes: list[str] | None) -> Any:
-    """Return a cell with class names instead of numbers."""
+    """Return a cell's value with class names instead of class numbers."""
     if classes is None or cell is None:
         return cell
     if isinstance(cell, list):
@@ -263,6 +276,7 @@ def _named(cell: Any, classes: list[str] | None) -> Any:
 
 
 def _require_same_classes(opened: list[_Opened]) -> None:
+    """Raise UserError if files of a data set have different classes."""
     first = opened[0]
     for each in opened:
         if each.classes != first.classes:
@@ -274,6 +288,7 @@ def _require_same_classes(opened: list[_Opened]) -> None:
 
 
 def _note(found: DataSet, first: _Opened, photos: list[Photo], extra: tuple[str, ...]) -> str:
+    """Return the message that says which column has which role, and how many photographs each split has."""
     columns = first.table.columns
     used = {"image": first.image, "label": columns[first.label]}
     used |= {what: columns[at] for what, at in (("split", first.split), ("group", first.group)) if at is not None}

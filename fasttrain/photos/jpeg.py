@@ -1,4 +1,4 @@
-"""Read and strip a JPEG's metadata (ITU T.81, Exif 2.3) without decoding a pixel."""
+"""Read and remove the metadata of a JPEG (ITU T.81, Exif 2.3) without decoding its pixels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from fasttrain.photos.exif import exif_orientation
 _SOI, _EOI, _SOS, _DHT, _JPG, _DAC = 0xD8, 0xD9, 0xDA, 0xC4, 0xC8, 0xCC
 _APP0, _APP1, _APP2, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
 _ICC = b"ICC_PROFILE\0"
-_ENTROPY_CODED = 0x00  # not a marker's number
+_ENTROPY_CODED = 0x00  # the bytes of a scan, as no marker has this number
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _ANY_MARKER = re.compile(rb"\xff[^\x00\xff]")
 _WITHIN_SCAN = frozenset({0x00, *range(0xD0, 0xD8), 0xFF})
-_MOST_SCANS = 100  # real files have about ten; each further one is a pass over all coefficients
-_MOST_SEGMENTS = 10_000  # a profile and Exif have about a hundred
+_MOST_SCANS = 100  # real files have about ten, and each scan is a pass over all coefficients
+_MOST_SEGMENTS = 10_000  # files with a profile and Exif have about a hundred
 
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """The frame header. Sizes are in pixels as stored, before `orientation` (the first Exif segment's, 1 without one).
+    """The header of a JPEG.
 
-    `sampling` holds (horizontal, vertical) factors for each component; `frame` is n of SOFn (0 baseline, 2
-    progressive, 9 arithmetic ...); `adobe_transform` is APP14's, None without one; `profile` is the ICC profile.
+    - `width`, `height`: the stored size in pixels, before the orientation is applied.
+    - `precision`: the number of bits per sample.
+    - `sampling`: (horizontal, vertical) sampling factors of each component.
+    - `frame`: the kind of frame, n of SOFn: 0 baseline, 2 progressive, 9 arithmetic, ...
+    - `orientation`: 1 to 8, from the first Exif segment, or 1 without one.
+    - `adobe_transform`: the colour transform in APP14, or None without one.
+    - `profile`: the ICC profile, or empty.
     """
 
     width: int
@@ -40,18 +45,22 @@ class JpegHeader:
 
     @property
     def components(self) -> int:
+        """Return the number of components."""
         return len(self.sampling)
 
     @property
     def progressive(self) -> bool:
+        """Return whether the JPEG is progressive."""
         return self.frame == 2
 
 
 @dataclass(frozen=True)
 class _Segment:
+    """A marker segment, or the entropy-coded bytes of a scan."""
+
     marker: int
-    start: int  # of the FF byte
-    end: int  # after the payload
+    start: int  # the position of the FF byte
+    end: int  # the position after the payload
     payload: bytes
 
 
@@ -61,7 +70,7 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """Read the markers up to the first scan. Raises ValueError if they are invalid."""
+    """Return the header of the JPEG `data`. Raises ValueError if it is invalid."""
     orientation, adobe, frame, profile = None, None, None, []
     for segment in _segments(data):
         if segment.marker == _APP1 and orientation is None and segment.payload[:5] == b"Exif\0":
@@ -88,7 +97,7 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def require_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
-    """Raise ValueError if `data` is not a JPEG of that size, or has too many scans."""
+    """Raise ValueError if `data` is not a JPEG of `width` x `height` pixels, or has too many scans."""
     if native_available():  # takes a hundredth of the time
         info = jpeg_info(data)
         found, progressive = (info["width"], info["height"]), info["progressive"]
@@ -102,7 +111,7 @@ def require_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
 
 
 def require_few_scans(data: bytes) -> None:
-    """Raise ValueError for a JPEG with more than 100 scans, which would keep decoders busy for minutes."""
+    """Raise ValueError for a JPEG with more than 100 scans, which would take minutes to decode."""
     if data.count(b"\xff\xda") <= _MOST_SCANS:
         return
     if sum(segment.marker == _SOS for segment in _segments(data)) > _MOST_SCANS:
@@ -110,11 +119,11 @@ def require_few_scans(data: bytes) -> None:
 
 
 def strip_metadata(data: bytes) -> bytes:
-    """Return `data` without what follows EOI, and without APPn segments other than APP0, APP2 (ICC profile) and APP14.
+    """Return the JPEG `data` without private metadata, and without any bytes after its end marker.
 
-    This removes Exif, GPS, XMP and IPTC, and the second pictures that phones append (APP2 "MPF"), which have their own
-    Exif. Tables and entropy-coded bytes are unchanged, and so are the pixels. Raises ValueError if the markers are
-    invalid or there is no EOI.
+    Of the APPn segments only APP0, APP2 (the ICC profile) and APP14 are kept. This removes Exif, GPS, XMP and IPTC, and
+    the second pictures that phones append (APP2 "MPF"), which have their own Exif. Tables and entropy-coded bytes, and
+    so the pixels, are unchanged. Raises ValueError if the markers are invalid or there is no end marker.
     """
     kept = [data[:2]]
     for segment in _segments(data):
@@ -126,7 +135,8 @@ def strip_metadata(data: bytes) -> bytes:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return `data` without the private segments before its first scan. Everything else stays, including damage."""
+    """Return the JPEG `data` without the private segments before its first scan. Everything else is unchanged, even
+    damage."""
     kept = [data[:2]]
     try:
         for segment in _segments(data):
@@ -151,16 +161,19 @@ def with_metadata_of(data: bytes, jpeg: bytes) -> bytes:
 
 
 def _is_private(segment: _Segment) -> bool:
+    """Return whether a segment holds private metadata."""
     if segment.marker == _APP2:
         return segment.payload[:4] == b"MPF\0"
     return _APP0 < segment.marker <= _APP15 and segment.marker != _APP14
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:
+    """Yield the segments of a JPEG, and the entropy-coded bytes of each scan. Raises ValueError if a segment is
+    invalid."""
     if not is_jpeg(data):
         raise ValueError("not a JPEG")
     position, count = 2, 0
-    # Like libjpeg, this skips fill bytes and stray bytes before a marker.
+    # Like libjpeg, this skips fill bytes and other bytes before a marker.
     while found := _ANY_MARKER.search(data, position):
         start, position = found.start(), found.end() - 1
         marker = data[position]
@@ -187,6 +200,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
 
 def _scan_end(data: bytes, position: int) -> int:
     # bytes.find is four times as fast as a regular expression here.
+    """Return the position of the marker that ends a scan."""
     last = len(data) - 1
     while 0 <= (position := data.find(b"\xff", position)) < last:
         if data[position + 1] not in _WITHIN_SCAN:

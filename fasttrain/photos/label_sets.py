@@ -1,4 +1,5 @@
-"""Tables with several classes per photograph: a column of lists, or a column of 0 and 1 for each class."""
+"""Read tables in which a photograph has several classes: in a column of lists, or in a column of 0 and 1 for each
+class."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ _NAMED = {"|": "'|'", ";": "';'", ",": "','", " ": "spaces"}
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The classes of each row of a table, without repetition, and a note on how they were read.
+    """The set of classes of each row of a table, and a description of how they were read.
 
-    `names`: every class in the order of the columns, if each class has one; otherwise empty.
+    `names` are the names of the columns if each class has one. Otherwise it is empty.
     """
 
     sets: list[tuple[str, ...]]
@@ -35,10 +36,10 @@ class LabelSets:
 
 
 def sets_in_cells(table: Table, column: int, *, multi_label: bool) -> LabelSets | None:
-    """Return the sets in a column of lists, JSON lists, or separated names, or None if it holds single labels.
+    """Return the sets of classes in a column of lists, JSON lists, or separated names, or None if it has single labels.
 
-    The entire column decides how its cells are read. `multi_label`: the user says that these are sets. Otherwise they
-    are sets if a list has several entries, or if separated names also occur alone. Raises UserError if two
+    All cells are read in the same way. `multi_label` means that the user says that the labels are sets. Otherwise they
+    are sets if a list has several entries, or if the separated names also occur alone in cells. Raises UserError if two
     separators are possible.
     """
     cells = [row[column] for row in table.rows]
@@ -50,13 +51,16 @@ def sets_in_cells(table: Table, column: int, *, multi_label: bool) -> LabelSets 
     texts = [text_of(cell) for cell in cells]
     mark = _separator(table, column, texts, multi_label=multi_label)
     if mark is None:
-        return LabelSets([(text,) if text else () for text in texts], "one name a cell") if multi_label else None
+        return LabelSets([(text,) if text else () for text in texts], "one name per cell") if multi_label else None
     split = [text.split(None if mark == " " else mark) for text in texts]
     return LabelSets([_names(each) for each in split], f"separated by {_NAMED[mark]}")
 
 
 def sets_in_columns(table: Table, columns: Sequence[int]) -> LabelSets | None:
-    """Return the sets given by columns of 0 and 1 (or -1 and 1), or None if there are fewer than two of them."""
+    """Return the sets of classes that columns of 0 and 1 (or -1 and 1) give, with a column for each class.
+
+    Returns None if fewer than two of `columns` have only such values.
+    """
     for values in (_YES_OR_NO, _SIGNS):
         found = {column: _truths(table, column, values) for column in columns}
         truths = {table.columns[column]: each for column, each in found.items() if each is not None}
@@ -69,12 +73,13 @@ def sets_in_columns(table: Table, columns: Sequence[int]) -> LabelSets | None:
 
 
 def _truths(table: Table, column: int, values: dict[str, bool]) -> list[bool] | None:
+    """Return the column as booleans, or None if a cell is not one of `values`."""
     cells = [values.get(text_of(row[column]).lower()) for row in table.rows]
     return None if None in cells else [bool(each) for each in cells]
 
 
 def _as_lists(cells: Sequence[Any]) -> list[list[Any]] | None:
-    """Return the column as lists, or None unless all non-empty cells are lists, or text with a list in JSON."""
+    """Return the column as lists, or None if a cell is neither empty, nor a list, nor a list in JSON."""
     given = [cell for cell in cells if text_of(cell)]
     if not given:
         return None
@@ -89,6 +94,7 @@ def _as_lists(cells: Sequence[Any]) -> list[list[Any]] | None:
 
 
 def _separator(table: Table, column: int, texts: Sequence[str], *, multi_label: bool) -> str | None:
+    """Return the character that separates names in the column, or None if there is none."""
     found = [mark for mark in _MARKS if any(mark in text for text in texts)]
     if not multi_label:
         return next((mark for mark in found[:1] if mark != "," and _stand_alone(texts, mark)), None)
@@ -103,10 +109,11 @@ def _separator(table: Table, column: int, texts: Sequence[str], *, multi_label: 
 
 
 def _stand_alone(texts: Sequence[str], mark: str) -> bool:
-    """Return whether all separated names are also cells of their own: "a|b" as well as "a" and "b"."""
+    """Return whether every separated name is also a cell of its own: "a" and "b" besides "a|b"."""
     alone = {text for text in texts if mark not in text}
     return all(name.strip() in alone for text in texts if mark in text for name in text.split(mark) if name.strip())
 
 
 def _names(cell: Sequence[Any]) -> tuple[str, ...]:
+    """Return the names in a cell without repetition."""
     return tuple(dict.fromkeys(name for each in cell if (name := text_of(each))))

@@ -1,4 +1,4 @@
-"""Labels as they are in files, and the classes that they mean."""
+"""Read class names, and find the class that a label in a file means."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fasttrain.text import nearest, read_text
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Read a file of class names: one per line, in label order, or `NUMBER NAME` lines.
+    """Read a file of class names: a name per line, in label order, or lines with a number and a name.
 
-    Raises UserError if a name is listed twice, or if numbers are missing.
+    Raises UserError if a name is listed twice, or if a number is missing.
     """
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     numbered = [re.fullmatch(r"(\d+)[\s,;:]+(\S.*)", line) for line in lines]
@@ -23,7 +23,7 @@ def read_class_names(path: Path) -> list[str]:
         first = pairs[0][0]
         if [number for number, _ in pairs] != list(range(first, first + len(pairs))) or first > 1:
             raise UserError(f"{path}: its numbers don't count from 0 or 1; give one class per line, in label order")
-        names = [""] * first + [name for _, name in pairs]  # a list that counts from 1 has no class 0
+        names = [""] * first + [name for _, name in pairs]  # if the list counts from 1, there is no class 0
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None or not names:
         raise UserError(f"{path}: {f'{twice!r} is listed twice' if names else 'no names'}; give each class a line")
@@ -31,7 +31,7 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def class_name(classes: list[str], label: str, where: str) -> str:
-    """Return the class that a label means, by name or number. Raises UserError, which begins with `where`."""
+    """Return the class that a label means, which is a name or a number. Raises UserError, which begins with `where`."""
     if label in classes:
         return label
     if is_number(label) and 0 <= int(label) < len(classes) and classes[int(label)]:
@@ -42,14 +42,14 @@ def class_name(classes: list[str], label: str, where: str) -> str:
 
 
 def sorted_names(names: set[str]) -> list[str]:
-    """Sort class names. Numbers are sorted by their value, so that 10 follows 9."""
+    """Return class names in order. If all are numbers, they are sorted by value, so that 10 follows 9."""
     return sorted(names, key=int) if all(map(is_number, names)) else sorted(names)
 
 
-def named_alike(texts: Sequence[Sequence[str]]) -> int | None:
-    """Return which of several columns of labels to use: the first that has names and not numbers.
+def choose_labels(texts: Sequence[Sequence[str]]) -> int | None:
+    """Return the position of the column of labels to use, out of several: the first one with names instead of numbers.
 
-    Returns None if the columns distinguish different classes.
+    Returns None if the columns do not distinguish the same classes.
     """
     pairs = {len(set(zip(texts[0], other, strict=True))) for other in texts}
     if {len(set(other)) for other in texts} != pairs or len(pairs) > 1:
@@ -58,5 +58,5 @@ def named_alike(texts: Sequence[Sequence[str]]) -> int | None:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a label is a number of at least 0."""
+    """Return whether a label consists of digits only."""
     return text.isascii() and text.isdigit()

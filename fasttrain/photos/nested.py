@@ -1,4 +1,4 @@
-"""Find out whether folders within class folders are the classes, splits, or neither."""
+"""Decide what folders within class folders are: classes, splits, or neither."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from fasttrain.photos.split_names import split_of
 from fasttrain.photos.tree import Tree
 
 CHOICES = ("top", "leaf", "path")
-_COUNTER = re.compile(r"[\W\d_]*\d[\W\d_]{2,}")  # dates and numbers of three digits: shoots, not classes
+_COUNTER = re.compile(r"[\W\d_]*\d[\W\d_]{2,}")  # dates and numbers of three digits, which are rarely classes
 
 
 def named_by_folders(listing: Listing, folders: list[str], choice: str | None) -> Listing:
-    """Name each photograph's class by its top folder, the folder it is in ("leaf"), or the path of folders.
+    """Return the listing with classes named by folders, as `choice` says.
 
-    `folders`: the folder of each photograph, relative to the class folders' parent. `choice`: None if the user made
-    none. Raises UserError if the choice matters and none was made.
+    `choice` is "top" for the class folder, "leaf" for the folder that a photograph is in, "path" for the path of all
+    folders, or None if the user made no choice. `folders` has the folder of each photograph, relative to the parent of
+    the class folders. Raises UserError if the user must choose.
     """
     if choice not in (None, *CHOICES):
-        raise UserError(f"--classes {choice}: give top, leaf or path")
+        raise UserError(f"--classes {choice}: not a choice; give top, leaf or path")
     distinct = set(folders)
     if not any("/" in folder for folder in distinct):
         return listing
@@ -40,7 +41,7 @@ def named_by_folders(listing: Listing, folders: list[str], choice: str | None) -
             joined[_leaf(folder)].append(folder)
         same = [f"{name} ({', '.join(some[:3])})" for name, some in joined.items() if len(some) > 1]
         if same:
-            notes.append(f"folders of one name are one class (else give --classes path): {few(same)}")
+            notes.append(f"folders with the same name are one class (to avoid it, give --classes path): {few(same)}")
     named = [
         replace(photo, name=folder if choice == "path" else _leaf(folder))
         for photo, folder in zip(listing.photos, folders, strict=True)
@@ -56,17 +57,18 @@ def named_by_folders(listing: Listing, folders: list[str], choice: str | None) -
 
 
 def folders_of(photos: list[Photo], prefix: str = "") -> list[str]:
-    """Return the folder of each photograph, relative to `prefix`."""
-    known: dict[str, str] = {}  # one string per folder, not one per photograph
+    """Return the folder of each photograph, relative to the folder `prefix`."""
+    known: dict[str, str] = {}  # saves memory: one string per folder, not one per photograph
     start = len(prefix)
     folders = (photo.path[start:].rpartition("/")[0] for photo in photos)
     return [known.setdefault(folder, folder) for folder in folders]
 
 
 def splits_below(root: Path, photos: list[Photo]) -> tuple[list[Photo], list[str]]:
-    """Read splits from folders within class folders. Return the photographs with them, and each one's folder without.
+    """Find splits within class folders, as in `cat/train/` and `cat/test/`.
 
-    The layout is `cat/train/`, `cat/test/`. Raises UserError if only some class folders are divided in this way.
+    Return the photographs with these splits, and the folder of each without the split. Raises UserError if only some
+    class folders are divided in this way.
     """
     folders = folders_of(photos)
     divided: dict[str, set[int | None]] = defaultdict(set)
@@ -78,8 +80,8 @@ def splits_below(root: Path, photos: list[Photo]) -> tuple[list[Photo], list[str
         return photos, folders
     if undivided := sorted(set(divided) - splits):
         raise UserError(
-            f"--source {root}: {min(splits)}/ holds a folder for each split, but {undivided[0]}/ doesn't; lay them out "
-            "alike, or give fasttrain convert --classes top to take all of a class's photographs together"
+            f"--source {root}: {min(splits)}/ holds a folder for each split, but {undivided[0]}/ doesn't; divide all "
+            "classes, or give fasttrain convert --classes top to use all photographs of a class together"
         )
     parts = [folder.split("/") for folder in folders]
     placed = [
@@ -90,16 +92,19 @@ def splits_below(root: Path, photos: list[Photo]) -> tuple[list[Photo], list[str
 
 
 def has_splits_below(tree: Tree) -> bool:
-    """Return whether every class folder is divided into splits: see `splits_below`."""
+    """Return whether every class folder is divided into splits; see `splits_below`."""
     names = tree.folders("")
     return bool(names) and all(_are_splits({split_of(each) for each in tree.folders(name)}) for name in names)
 
 
 def _are_splits(found: set[int | None]) -> bool:
+    """Return whether the folders in a class folder are its splits. `found` has the split of each, None if it is not
+    one."""
     return len(found) > 1 and TRAIN in found and None not in found
 
 
 def _require_choice(listing: Listing, folders: set[str]) -> None:
+    """Raise UserError if it is not clear which folders are the classes."""
     leaves: dict[str, set[str]] = defaultdict(set)
     for folder in folders:
         leaves[folder.split("/")[0]].add(folder)
@@ -118,8 +123,10 @@ def _require_choice(listing: Listing, folders: set[str]) -> None:
 
 
 def _splits_hint(leaves: dict[str, set[str]]) -> str:
-    """Return a hint if every top folder holds the same folders: the top folders may be splits, such as in another
-    language."""
+    """Return a hint for the case that the top folders are splits, with names in another language, or "".
+
+    It is given if every top folder holds the same folders.
+    """
     below = [{folder.partition("/")[2].split("/")[0] for folder in some} for some in leaves.values()]
     if len(below) > 1 and all(some == below[0] for some in below):
         return f"; if {few(sorted(leaves))} are splits, name them train, val and test"
@@ -127,10 +134,12 @@ def _splits_hint(leaves: dict[str, set[str]]) -> str:
 
 
 def _found(folders: set[str]) -> str:
+    """Return a description of the folders for messages."""
     tops = {folder.split("/")[0] for folder in folders}
     depth = max(folder.count("/") for folder in folders) + 1
     return f"{len(folders):,} folders with photographs, {depth} levels deep, in {len(tops):,} class folders"
 
 
 def _leaf(folder: str) -> str:
+    """Return the last part of a folder's path."""
     return folder.rpartition("/")[2]

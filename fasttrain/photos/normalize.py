@@ -1,4 +1,5 @@
-"""Turn any photograph into what shards hold: a JPEG, with its bytes kept if possible, or pixels."""
+"""Convert a photograph to the form in which shards store it: a JPEG, whose coefficients are kept if possible, or
+pixels."""
 
 from __future__ import annotations
 
@@ -35,16 +36,16 @@ if TYPE_CHECKING:
 _MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _UNTOUCHED = ("as-is", "stripped", "cut")
 ACCEPT_DAMAGED = 0.98
-"""The share of a damaged JPEG that must be intact for it to be stored, unless the user sets another."""
+"""The default share of a damaged JPEG that must be intact for it to be stored."""
 _TRANSCODABLE = (0, 1, 2, 9, 10)  # SOFn whose coefficients libjpeg reads
 _COMPONENTS = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The result of a conversion: the size in pixels, and what was done.
+    """The result for one photograph: its size in pixels, and how it was made.
 
-    `how`: the steps, for the counts. `notes`: details of this photograph.
+    `how` lists the steps, which are counted over all photographs. `notes` are details about this photograph.
     """
 
     width: int
@@ -54,21 +55,21 @@ class _Outcome:
 
     @property
     def reason(self) -> str:
-        """How this photograph differs from its file. Empty if its coefficients are those of the file."""
+        """Return how this photograph differs from its file. It is "" if its coefficients are unchanged."""
         return "; ".join([*(how for how in self.how if how not in _UNTOUCHED), *self.notes])
 
-    def called_damaged(self, note: str) -> Self:
-        """Return the same photograph with "damaged" added to `how`, and a note."""
+    def marked_damaged(self, note: str) -> Self:
+        """Return a copy with "damaged" in `how` and with `note` in `notes`."""
         how = tuple("stripped" if each == "as-is" else each for each in self.how)
         return replace(self, how=(*how, "damaged"), notes=(note, *self.notes))
 
 
 @dataclass(frozen=True)
 class StoredPhoto(_Outcome):
-    """A photograph stored as a JPEG of 8 bits per sample, grey or with three components.
+    """A photograph as a JPEG of 8 bits per sample, with one grey component or three components.
 
-    The first of `how` is "as-is", "stripped" (metadata removed), "rotated" (losslessly) or "re-encoded: WHY". "color
-    converted" or "color kept", "resized", "cut" and "damaged" may follow.
+    The first step in `how` is "as-is", "stripped" (metadata removed), "rotated" (losslessly) or "re-encoded: REASON".
+    "color converted" or "color kept", "resized", "cut" and "damaged" may follow.
     """
 
     jpeg: bytes
@@ -76,10 +77,10 @@ class StoredPhoto(_Outcome):
 
 @dataclass(frozen=True)
 class RawPhoto(_Outcome):
-    """A photograph stored as pixels: uint8 RGB in rows, `height` x `width` x 3 bytes.
+    """A photograph as pixels: uint8 RGB in rows, `height` x `width` x 3 bytes.
 
-    The first of `how` is "decoded: KIND". "rotated", "color converted" or "color kept", "resized" and "damaged" may
-    follow.
+    The first step in `how` is "decoded: FORMAT". "rotated", "color converted" or "color kept", "resized" and "damaged"
+    may follow.
     """
 
     pixels: bytes
@@ -96,21 +97,25 @@ def normalize(
     accept_damaged: float = ACCEPT_DAMAGED,
     hold: Hold = unbounded,
 ) -> StoredPhoto:
-    """Return the JPEG to store for the file `data`, upright and without private metadata.
+    """Return the photograph in the file contents `data` as a JPEG for storage, upright and without private metadata.
 
-    The content decides what a file is, not its name. A JPEG that every loader can read keeps its coefficients, and
-    with `cut` "none" its bytes, except for the metadata (see `strip_metadata`). Its EXIF orientation is applied
-    losslessly if the C++ module is installed and the sides are multiples of the MCU. Everything else is decoded, put
-    on white if it is transparent, and encoded once, 4:2:0, at `quality` (1 to 100). `max_size` limits the longest side
-    in pixels. `cut` other than "none" (needs the C++ module) rewrites each JPEG by `cut_jpeg`. `optimize` chooses
-    optimal Huffman tables for what is rewritten or encoded. `color`: "auto" converts to sRGB if an ICC profile moves
-    the colours by more than MOST_LEVELS on average, "srgb" converts any other profile, "keep" converts none.
-    `accept_damaged`: the share of a damaged JPEG, 0 to 1, that must be intact (see `repair_jpeg`); it is stored as
-    libjpeg shows it. Without the C++ module, damaged codes are decoded as pixels, and a truncated JPEG is broken.
-    `hold`: a context entered with a number of pixels before memory for them is used.
+    The format is recognized by the content, not by a name. A JPEG that every loader can read keeps its coefficients. If
+    `cut` is "none", it also keeps its bytes, except for metadata (see `strip_metadata`). Its EXIF orientation is
+    applied losslessly if the C++ module is installed and the sides are multiples of the MCU. Any other photograph is
+    decoded, put on white if it is transparent, and encoded once, with 4:2:0 subsampling.
 
-    Every photograph is decoded completely, or all its coefficients are read. Raises BrokenPhoto if it is more damaged,
-    not a photograph, or has more than MAX_PIXELS.
+    - `max_size`: the largest allowed side in pixels; larger photographs are shrunk.
+    - `quality`: JPEG quality of encoded photographs, 1 to 100.
+    - `cut`: "mcu" or "row" rewrites each JPEG with restart markers (see `cut_jpeg`), which needs the C++ module.
+    - `optimize`: make optimal Huffman tables for JPEGs that are rewritten or encoded.
+    - `color`: "auto" converts to sRGB if an ICC profile moves the colours by more than MOST_LEVELS on average, "srgb"
+      converts from any other profile, and "keep" never converts.
+    - `accept_damaged`: the share of a damaged JPEG, 0 to 1, that must be intact (see `repair_jpeg`). It is then stored
+      as libjpeg shows it. Without the C++ module, damage in the codes is not noticed, and a truncated JPEG is broken.
+    - `hold`: called with a number of pixels; its context is entered before memory for them is used.
+
+    Every photograph is decoded completely, or all of its coefficients are read. Raises BrokenPhoto if `data` is not a
+    photograph, is damaged too much, or has more than MAX_PIXELS.
     """
 
     def stored(data: bytes) -> StoredPhoto:
@@ -139,10 +144,10 @@ def decode(
     accept_damaged: float = ACCEPT_DAMAGED,
     hold: Hold = unbounded,
 ) -> RawPhoto:
-    """Return the pixels to store for the file `data`: upright, on white if it is transparent, grey as RGB.
+    """Return the photograph in the file contents `data` as pixels: upright, on white if it is transparent, grey as RGB.
 
-    They equal Pillow's, and are shrunk by the filter of `normalize` if the longest side exceeds `max_size`. `color`,
-    `accept_damaged`, `hold`: see `normalize`. Raises BrokenPhoto as `normalize` does.
+    The pixels equal Pillow's. They are shrunk as in `normalize` if the longest side exceeds `max_size`. `color`,
+    `accept_damaged` and `hold` are those of `normalize`. Raises BrokenPhoto as `normalize` does.
     """
 
     def decoded(data: bytes) -> RawPhoto:
@@ -166,11 +171,11 @@ _AnyPhoto = TypeVar("_AnyPhoto", StoredPhoto, RawPhoto)
 
 
 class _Damaged(BrokenPhoto):
-    """A JPEG that libjpeg can show only in part."""
+    """Raised for a JPEG of which libjpeg can show only a part."""
 
 
 def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accept: float, hold: Hold) -> _AnyPhoto:
-    """Return the result of `store` for `data`, or for its intact part. Raises BrokenPhoto."""
+    """Return `store(data)`, or if the JPEG is damaged, `store` of its intact part. Raises BrokenPhoto."""
     try:
         return store(data)
     except _Damaged as damage:
@@ -183,11 +188,11 @@ def _repaired_if_damaged(store: Callable[[bytes], _AnyPhoto], data: bytes, accep
         share = f"{math.floor(intact * 10_000) / 100:g} % of the picture is known to be intact"
         if intact < accept:
             raise BrokenPhoto(f"{damage.reason}; {share}, less than {accept * 100:g} %") from damage
-        return store(with_metadata_of(data, jpeg)).called_damaged(share)
+        return store(with_metadata_of(data, jpeg)).marked_damaged(share)
 
 
 def _require_intact(data: bytes, header: JpegHeader, hold: Hold) -> None:
-    """Raise _Damaged for a JPEG whose damaged codes Pillow would decode as pixels."""
+    """Raise _Damaged for a JPEG with damaged codes, which Pillow would decode to wrong pixels."""
     if not native_available() or header.frame not in _TRANSCODABLE or header.components > 4:
         return
     try:
@@ -198,19 +203,20 @@ def _require_intact(data: bytes, header: JpegHeader, hold: Hold) -> None:
 
 
 def _coefficients(header: JpegHeader) -> int:
-    """Return the memory of the coefficients in pixels. Sequential upright JPEGs are read MCU by MCU."""
+    """Return the memory for a JPEG's coefficients, in pixels. It is 0 for sequential upright JPEGs, read MCU by MCU."""
     mcu_by_mcu = header.frame in (0, 1) and header.orientation == 1
     return 0 if mcu_by_mcu else header.width * header.height // COEFFICIENTS
 
 
 def _damage(error: ValueError) -> str:
-    """Return in one line what is wrong with a JPEG that `cut_jpeg` refuses."""
+    """Return why `cut_jpeg` refuses a JPEG, in one line."""
     reason = str(error)
     return reason if reason.startswith("truncated:") else f"damaged JPEG: {reason.partition(': ')[2] or reason}"
 
 
 def directly_decodable(data: bytes) -> JpegHeader | None:
-    """Return the header of a JPEG whose pixels need no change but orientation. Return None for anything else."""
+    """Return the header of a JPEG whose pixels need no change, except for its orientation. Return None for anything
+    else."""
     if sniff(data[:HEAD]) != "JPEG":
         return None
     try:
@@ -223,7 +229,7 @@ def directly_decodable(data: bytes) -> JpegHeader | None:
 
 
 def _unpacked(data: bytes, hold: Hold) -> bytes:
-    """Return the JPEG from which a JPEG XL was made, if it can be restored, and otherwise `data`."""
+    """Return the JPEG from which a JPEG XL was made, if it can be restored, and `data` otherwise."""
     if sniff(data[:HEAD]) != "JPEG XL":
         return data
     width, height = jxl_size(data)
@@ -234,24 +240,29 @@ def _unpacked(data: bytes, hold: Hold) -> bytes:
 
 @dataclass(frozen=True)
 class _Colors:
+    """The entries of `_Outcome.how` and `_Outcome.notes` for a photograph's colours."""
+
     how: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 _NO_PROFILE = _Colors((), ())
-_CONVERTED, _LEFT = ("color converted",), ("color kept",)
+_CONVERTED, _KEPT = ("color converted",), ("color kept",)
 
 
 def _judge(profile: Profile, image: Callable[[], Image], color: Color) -> _Colors:
+    """Decide whether a photograph's colours are converted to sRGB. `image` returns its pixels, which are only needed
+    for "auto"."""
     if color == "keep":
-        return _Colors(_LEFT, (f"profile {profile.name!r} kept",))
+        return _Colors(_KEPT, (f"profile {profile.name!r} kept",))
     levels = profile.levels(image())
     convert = color == "srgb" or levels > MOST_LEVELS
     note = f"profile {profile.name!r} {'converted to sRGB' if convert else 'kept'}, {levels:.1f} levels apart"
-    return _Colors(_CONVERTED if convert else _LEFT, (note,))
+    return _Colors(_CONVERTED if convert else _KEPT, (note,))
 
 
 def _thumbnail(data: bytes) -> Image:
+    """Return a JPEG decoded at a reduced size."""
     image = open_picture(data).image
     image.draft(None, (64, 64))
     _load(image)
@@ -259,7 +270,10 @@ def _thumbnail(data: bytes) -> Image:
 
 
 def _pixels(picture: Picture, color: Color) -> tuple[Image, _Colors]:
-    """Return the decoded image, upright, on white, in mode L or RGB, with the colours that `color` asks for."""
+    """Return the decoded image and what was done to its colours.
+
+    The image is upright, on white, and in mode L or RGB.
+    """
     image = decode_picture(picture)
     done = _NO_PROFILE
     if profile := read_profile(picture.profile, image.mode):
@@ -283,11 +297,12 @@ def _header(data: bytes) -> JpegHeader | None:
         raise BrokenPhoto(str(error)) from error
     check_pixels(header.width, header.height)
     if header.precision != 8:
-        raise BrokenPhoto(f"{header.precision}-bit JPEG, which can't be read here: save it with 8 bits")
+        raise BrokenPhoto(f"{header.precision}-bit JPEG, which is not supported: save it with 8 bits")
     return header
 
 
 def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
+    """Return why a JPEG's coefficients can't be kept, or None if they can."""
     if header.frame > 2:
         return f"JPEG of kind SOF{header.frame}"
     if header.components not in (1, 3):
@@ -300,7 +315,7 @@ def _why_not_kept(header: JpegHeader, max_size: int | None) -> str | None:
 
 
 def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color: Color) -> StoredPhoto | str:
-    """Return the photograph with its coefficients kept, or why it must be re-encoded."""
+    """Return the photograph with its coefficients kept, or the reason why it must be encoded again."""
     try:
         stripped = strip_metadata(data)
     except ValueError as error:
@@ -314,7 +329,7 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color:
     turned = header.orientation != 1
     if not native_available():
         if cut == "none" and not turned:
-            _read_every_scan(stripped)
+            _require_decodable(stripped)
             return StoredPhoto(header.width, header.height, (first, *colors.how), colors.notes, stripped)
         return "orientation"
     try:
@@ -330,19 +345,21 @@ def _kept(data: bytes, header: JpegHeader, cut: Interval, optimize: bool, color:
     return StoredPhoto(width, height, (*how, "cut"), colors.notes, jpeg)
 
 
-def _read_every_scan(data: bytes) -> None:
-    # At an eighth of the size every Huffman code is still read, but there is almost no IDCT.
+def _require_decodable(data: bytes) -> None:
+    # At an eighth of the size, every Huffman code is still read, but there is almost no IDCT to compute.
+    """Raise BrokenPhoto if a JPEG can't be decoded."""
     image = open_as("JPEG", data)
     image.draft("L", (1, 1))
     _load(image)
 
 
 def _load(image: Image) -> None:
+    """Decode an image. Raises BrokenPhoto."""
     try:
         image.load()
     except MemoryError:
         raise
-    except Exception as error:  # Pillow raises all kinds of errors on damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         raise BrokenPhoto(reason_of("JPEG", error)) from error
 
 
@@ -359,6 +376,7 @@ def _shrink(image: Image, max_size: int | None) -> bool:
 def _encode(
     image: Image, why: str, max_size: int | None, quality: int, cut: Interval, optimize: bool, color: _Colors
 ) -> StoredPhoto:
+    """Return an image as a JPEG. `why` is the reason for encoding it."""
     how = [*color.how, *(["resized"] if _shrink(image, max_size) else [])]
     if max(image.size) > _MAX_SIDE:
         raise BrokenPhoto(f"{image.width}x{image.height} is longer than a JPEG's {_MAX_SIDE:,} px; use --max-size")

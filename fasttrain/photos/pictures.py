@@ -1,4 +1,4 @@
-"""Open and decode any image file with Pillow: the reader for everything that is not stored unchanged."""
+"""Open and decode image files with Pillow, for photographs that can't be stored unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ITEM = re.compile(rb"(infe\x02.{7}|infe\x03.{9})(?:Exif|mime)", re.S)
 
 
 class BrokenPhoto(Exception):
-    """A photograph that can't be stored. `reason` is one short line."""
+    """Raised for a photograph that can't be stored. `reason` is one short line."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -46,7 +46,14 @@ class BrokenPhoto(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A file opened by Pillow. `kind`: see `sniff`. `bits`: per sample. `inverted`: the highest sample is black."""
+    """An image file opened by Pillow, without decoded pixels.
+
+    - `kind`: its format; see `sniff`.
+    - `orientation`: EXIF's, 1 to 8.
+    - `profile`: its ICC profile, or empty.
+    - `bits`: the number of bits per sample.
+    - `inverted`: whether the highest sample value is black.
+    """
 
     image: Image
     kind: str
@@ -57,7 +64,7 @@ class Picture:
 
 
 def open_picture(data: bytes) -> Picture:
-    """Open a file without decoding its pixels. Raises BrokenPhoto."""
+    """Open the image in the file contents `data` without decoding its pixels. Raises BrokenPhoto."""
     kind = sniff(data[:HEAD])
     if reason := why_not(kind):
         raise BrokenPhoto(reason)
@@ -72,7 +79,8 @@ def open_picture(data: bytes) -> Picture:
     if kind == "TIFF":
         return _open_tiff(data)
     if kind in ("AVIF", "HEIC"):
-        # Items of an unknown kind are ignored, whatever they contain. The container itself has the orientation.
+        # Damaged metadata would raise errors, so their items get an unknown type, which is ignored. The orientation is
+        # stored elsewhere in the container.
         image = open_as(kind, _ITEM.sub(rb"\1skip", data))
         turned = exif_orientation(_exif(image)) if kind == "AVIF" else 1
         return Picture(image, kind, turned, _profile(image))
@@ -82,7 +90,7 @@ def open_picture(data: bytes) -> Picture:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Return width and height as the file's header has them, without decoding. Raises BrokenPhoto."""
+    """Return (width, height) in pixels from the header in `data`, without decoding. Raises BrokenPhoto."""
     kind = sniff(data[:HEAD])
     if reason := why_not(kind):
         raise BrokenPhoto(reason)
@@ -98,18 +106,20 @@ def picture_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_picture(picture: Picture) -> Image:
-    """Decode an image upright, in 8 bits: mode L, RGB, RGBA, CMYK or LAB. Raises BrokenPhoto."""
+    """Return the decoded image, upright, with 8 bits per sample, in mode L, RGB, RGBA, CMYK or LAB. Raises
+    BrokenPhoto."""
     try:
         picture.image.load()
         return _eight_bits(_upright(picture.image, picture.orientation), picture)
     except (BrokenPhoto, MemoryError):
         raise
-    except Exception as error:  # Pillow's plugins raise all kinds of errors on damaged files
+    except Exception as error:  # Pillow's plugins raise many kinds of errors for damaged files
         raise BrokenPhoto(reason_of(picture.kind, error)) from error
 
 
 def onto_white(image: Image) -> Image:
-    """Return the image of `decode_picture` on white, in mode L or RGB. Raises BrokenPhoto for CIELAB."""
+    """Return an image from `decode_picture` on a white background, in mode L or RGB. Raises BrokenPhoto for mode
+    LAB."""
     from PIL import Image
 
     if image.mode == "LAB":
@@ -121,8 +131,9 @@ def onto_white(image: Image) -> Image:
 
 @contextlib.contextmanager
 def opened(data: bytes, hold: Hold) -> Iterator[Picture]:
-    """Open an image, and hold its pixels. Raises BrokenPhoto."""
-    # Pillow's plugin for JPEG XL decodes a file when it opens it.
+    """Return a context with the opened image. Its number of pixels is held by `hold`; see `normalize`. Raises
+    BrokenPhoto."""
+    # The plugin for JPEG XL decodes a file when it opens it, so the size is read from the header.
     picture = None if sniff(data[:HEAD]) == "JPEG XL" else open_picture(data)
     width, height = picture.image.size if picture else jxl_size(data)
     with hold(width * height):
@@ -130,7 +141,7 @@ def opened(data: bytes, hold: Hold) -> Iterator[Picture]:
 
 
 def jpeg_in_jxl(data: bytes) -> bytes | None:
-    """Return the JPEG from which the JPEG XL `data` was losslessly made, or None if there is none."""
+    """Return the JPEG from which the JPEG XL `data` was losslessly made, or None if it can't be restored."""
     if b"jbrd" not in data[:4096] or why_not("JPEG XL"):
         return None
     from pillow_jxl import Decoder
@@ -145,17 +156,18 @@ def jpeg_in_jxl(data: bytes) -> bytes | None:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raise BrokenPhoto for an image that is too large to decode."""
+    """Raise BrokenPhoto for an image with more than MAX_PIXELS."""
     if width * height > MAX_PIXELS:
-        raise BrokenPhoto(f"{width}x{height} px is more than {MAX_PIXELS:,}: a decompression bomb?")
+        raise BrokenPhoto(f"{width}x{height} px is more than {MAX_PIXELS:,} pixels, perhaps a decompression bomb")
 
 
 def _open_tiff(data: bytes) -> Picture:
+    """Open a TIFF so that Pillow reads nothing but its pixels, its orientation and its profile."""
     silence_libtiff()
     if reason := why_not_pixels(data):
         raise BrokenPhoto(reason)
     image = open_as("TIFF", data)
-    # Pillow rotates a TIFF when it loads it, by metadata that may be unreadable. Leave it only the tag.
+    # Pillow rotates a TIFF when it loads it, by metadata that may be unreadable. So only the orientation tag is kept.
     with contextlib.suppress(Exception):
         image.getexif()
     exif = image.getexif()
@@ -173,6 +185,7 @@ def _open_tiff(data: bytes) -> Picture:
 
 
 def _widen(image: Image) -> None:
+    """Replace a palette whose colours have 8 bits where TIFF requires 16."""
     from PIL import ImagePalette
 
     colors = bytes(image.tag_v2[320])  # type: ignore[attr-defined]
@@ -181,12 +194,13 @@ def _widen(image: Image) -> None:
 
 @functools.cache
 def _register() -> None:
+    """Load Pillow's plugins."""
     from PIL import Image
 
     Image.init()
     logging.getLogger("PIL").addHandler(
         logging.NullHandler()
-    )  # otherwise Python prints what Pillow logs about odd files
+    )  # otherwise Python prints Pillow's warnings about odd files
     with contextlib.suppress(ImportError):
         from pillow_heif import register_heif_opener
 
@@ -196,18 +210,18 @@ def _register() -> None:
 
 
 def open_as(kind: str, data: bytes) -> Image:
-    """Open a file of the format `kind` without changes. Raises BrokenPhoto."""
+    """Open the image `data` as the format `kind`, without changes. Raises BrokenPhoto."""
     from PIL import Image
 
     _register()
     if PILLOW[kind] not in Image.OPEN:
-        raise BrokenPhoto(f"{kind} can't be read by this Pillow: pip install --upgrade pillow")
+        raise BrokenPhoto(f"{kind} is not supported by this version of Pillow: pip install --upgrade pillow")
     plugin, _ = Image.OPEN[PILLOW[kind]]
     try:
         image: Image.Image = plugin(io.BytesIO(data), "")
     except MemoryError:
         raise
-    except Exception as error:  # as in `decode_picture`
+    except Exception as error:  # see `decode_picture`
         raise BrokenPhoto(reason_of(kind, error)) from error
     check_pixels(*image.size)  # Pillow's own limit is a setting of the process
     return image
@@ -224,6 +238,7 @@ def _exif(image: Image) -> bytes:
 
 
 def _upright(image: Image, orientation: int) -> Image:
+    """Return the image rotated and mirrored by an EXIF orientation."""
     from PIL.Image import Transpose
 
     turns = {
@@ -239,6 +254,7 @@ def _upright(image: Image, orientation: int) -> Image:
 
 
 def _eight_bits(image: Image, picture: Picture) -> Image:
+    """Return the image with 8 bits per sample."""
     from PIL import Image
 
     if image.mode == "F":
@@ -263,10 +279,10 @@ def _eight_bits(image: Image, picture: Picture) -> Image:
 
 def reason_of(kind: str, error: Exception) -> str:
     """Return in one line why a file of the format `kind` could not be decoded."""
-    reason = str(error).partition(". ")[0]  # some plugins continue with advice for their builders
+    reason = str(error).partition(". ")[0]  # some plugins continue with advice on how to compile them
     reason = " ".join(reason.split()) or type(error).__name__
     if "truncated" in reason.lower():
         return f"truncated: {reason.removeprefix('truncated: ')}"
     if isinstance(error, BrokenPhoto):
         return reason
-    return f"{kind} that is damaged or of a kind that can't be read: {reason}"
+    return f"{kind} that is damaged or of an unsupported kind: {reason}"

@@ -1,4 +1,4 @@
-"""Reduce a PNG to its pixels, so that nothing else in it can make it fail (PNG specification, third edition)."""
+"""Reduce a PNG to its pixels, so that damage in other parts has no effect (PNG specification, third edition)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 _SIGNATURE = 8
 _MOST_PROFILE = 4 << 20
-_SCALE = {2: 85, 4: 17}  # of grey samples, as Pillow decodes them to eight bits
+_SCALE = {2: 85, 4: 17}  # the factors by which Pillow decodes grey samples of 2 and 4 bits
 
 
 @dataclass(frozen=True)
 class PngParts:
-    """A PNG without metadata in `pixels`, its Exif block and its ICC profile.
-
-    Empty if there is none that can be read.
-    """
+    """A PNG without metadata (`pixels`), its Exif block and its ICC profile. The latter are empty if they can't be
+    read."""
 
     pixels: bytes
     exif: bytes
@@ -25,9 +23,9 @@ class PngParts:
 
 
 def split_png(data: bytes) -> PngParts:
-    """Split a PNG into its parts. Chunks that don't affect pixels are dropped, and so are damaged non-critical ones.
+    """Split a PNG into its parts. Chunks that don't affect pixels are left out, and so are damaged ancillary chunks.
 
-    As in browsers, only an Exif block before the pixels counts.
+    As in browsers, an Exif block only counts if it comes before the pixels.
     """
     kept, exif, profile = [data[:_SIGNATURE]], b"", b""
     position, header, pixels = _SIGNATURE, b"", False
@@ -54,6 +52,7 @@ def split_png(data: bytes) -> PngParts:
 
 
 def _inflated(body: bytes) -> bytes:
+    """Return the ICC profile in a chunk, or no bytes if it is damaged."""
     packed = body.partition(b"\0")[2][1:]
     with contextlib.suppress(zlib.error):
         inflate = zlib.decompressobj()
@@ -64,7 +63,8 @@ def _inflated(body: bytes) -> bytes:
 
 
 def _scaled(header: bytes, body: bytes) -> bytes:
-    # Pillow compares these samples with 8-bit pixels at any depth of the PNG, but keeps all bits of 16-bit grey.
+    # Pillow compares them with 8-bit pixels at any depth of the PNG, except for 16-bit grey.
+    """Return the transparent colour in the form in which Pillow compares it with pixels."""
     if len(header) < 10 or len(body) % 2:
         return body
     depth, color = header[8], header[9]

@@ -1,4 +1,4 @@
-"""Photographs stored with their labels in container files: choose the label that counts, and list all of them."""
+"""List photographs that are stored with their labels in container files, and choose the label that is the class."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from typing import Any
 from fasttrain.config.location import user_path
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Files
-from fasttrain.photos.labels import class_name, is_number, named_alike, read_class_names, sorted_names
+from fasttrain.photos.labels import choose_labels, class_name, is_number, read_class_names, sorted_names
 from fasttrain.photos.rows import LABELS, plain
 from fasttrain.photos.source import UNDECIDED, Listing, Photo, SourceOptions, reasons
 from fasttrain.photos.split_names import SPLIT_WORDS
 from fasttrain.photos.walk import Ignored
 from fasttrain.text import nearest
 
-_MANY = 20
+_MANY = 20  # photographs; if each of them has its own label, it is not a class
 
 
 @dataclass(frozen=True)
 class Record:
     """A photograph in a container file.
 
-    `path`: relative to the source. `labels`: the text of each of its labels, by name; "" if it is empty. `checksum`:
-    the file's own, to distinguish photographs of the same size. `extra`: all other data about it, by name, as JSON
-    values; it is kept as extra labels, except for the label that is the class.
+    - `path`: its path in the source.
+    - `labels`: the text of each of its labels by the label's name; "" if it is empty.
+    - `checksum`: a checksum in the file, which distinguishes photographs of the same size.
+    - `extra`: all other data about it, by name, as JSON values. They become extra labels, without the class itself.
     """
 
     path: str
@@ -51,15 +52,16 @@ def list_records(
     read: Callable[[str], bytes],
     names: Path | None = None,
 ) -> Listing:
-    """List records by one of their labels.
+    """List photographs by the label that is their class.
 
-    `own`: labels that are the class by the format's own rule; names of the same classes are preferred to numbers.
-    `names`: a file of class names that the user did not give. Raises UserError if the label can't be identified.
+    `kind` is the listing's kind, and `read` returns the bytes of the photograph at a path. `own` are the labels that
+    are the class by the rules of the format, but names of the same classes are preferred to numbers. `names` is a file
+    of class names that was found next to the data. Raises UserError if the label can't be identified.
     """
     where = f"--source {files.root}"
     if not records:
         why = f" ({reasons([reason for _, reason in ignored])})" if ignored else ""
-        raise UserError(f"{where} holds no photographs with a label{why}")
+        raise UserError(f"{where} holds no photographs with a label{why}; give files that have labels")
     columns = list(dict.fromkeys(name for record in records for name in record.labels))
     column = _column(where, records, columns, own, options.label_column)
     extra = tuple(name for name in dict.fromkeys(name for record in records for name in record.extra) if name != column)
@@ -79,7 +81,7 @@ def list_records(
     for record in records:
         label = record.labels.get(column, "")
         if not label:
-            left_out.append((record.path, f"without a single {column}"))
+            left_out.append((record.path, f"{column}: no label, or several"))
             continue
         if label not in known:
             known[label] = label if classes is None else class_name(classes, label, f"{given}: {record.path}")
@@ -109,13 +111,14 @@ def list_records(
 
 
 def _is_same(path: Path, other: Path) -> bool:
+    """Return whether two paths are the same file."""
     return path.name == other.name and path.resolve() == other.resolve()
 
 
 def _column(where: str, records: list[Record], columns: list[str], own: tuple[str, ...], given: str | None) -> str:
-    """Return the label that is the class: `given`, the format's own, or one with a suitable name."""
+    """Return the label that is the class: `given` by the user, the format's `own`, or one with a suitable name."""
     if not columns:
-        raise UserError(f"{where} holds photographs without labels")
+        raise UserError(f"{where} holds photographs without labels; give files that have labels")
     if given is not None:
         if given not in columns:
             raise UserError(f"{where} has no label '{given}', only {', '.join(columns)}{nearest(given, columns)}")
@@ -129,15 +132,16 @@ def _column(where: str, records: list[Record], columns: list[str], own: tuple[st
     if candidates[0] not in full:
         return candidates[0]
     texts = {name: [record.labels[name] for record in records] for name in full}
-    if sure is not None:  # the others can only name its classes
-        full = [name for name in full if named_alike([texts[sure], texts[name]]) is not None]
-    chosen = named_alike([texts[name] for name in full])
+    if sure is not None:  # other labels only count if they name the same classes
+        full = [name for name in full if choose_labels([texts[sure], texts[name]]) is not None]
+    chosen = choose_labels([texts[name] for name in full])
     if chosen is None:
         raise UserError(f"{where}: {' or '.join(full)[:200]} may be the label; give --label-column")
     return full[chosen]
 
 
 def _digest(names: list[str], records: list[Record], column: str) -> bytes:
+    """Return a digest of the labels and checksums of all photographs."""
     digest = hashlib.sha256("\n".join(names).encode())
     for record in sorted(records, key=lambda record: record.path):
         label = record.labels.get(column, "").encode("utf-8", "surrogateescape")

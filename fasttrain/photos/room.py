@@ -1,4 +1,4 @@
-"""Limit the memory of decoding by the pixels in flight, not by the number of threads."""
+"""Limit the memory that decoding takes: threads wait until there is memory for the pixels of their photograph."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import TypeVar
 from fasttrain.memory import free_memory, give_back_heap
 
 Hold = Callable[[int], AbstractContextManager[None]]
-"""Reserves room for a number of pixels until its context ends."""
+"""Called with a number of pixels, it returns a context in which memory for them is reserved."""
 
 _Result = TypeVar("_Result")
 COEFFICIENTS = 4
-"""This many pixels' coefficients take the memory of one decoded pixel."""
+"""The DCT coefficients of this many pixels take as much memory as one decoded pixel."""
 
-_BYTES_A_PIXEL = 24  # measured: RGBA put on white, encoded with optimal tables, with its file and its JPEG
-_SMALL = 16  # anything smaller than the budget by this factor may stay on its thread's heap
+_BYTES_A_PIXEL = 24  # measured with an RGBA image put on white and encoded with optimal tables, with its files
+_SMALL = 16  # freed memory below this fraction of the budget isn't returned to the system
 _SHARE = 0.5  # of the free memory
 
 
 def unbounded(pixels: int) -> AbstractContextManager[None]:
-    """Hold nothing, for decoding one photograph at a time."""
+    """Reserve nothing. This is the `Hold` for decoding one photograph at a time."""
     return contextlib.nullcontext()
 
 
 def pixels_that_fit() -> int:
-    """Return how many pixels can be decoded at a time in half of the free memory."""
+    """Return how many pixels may be in memory at a time, so that they take at most half of the free memory."""
     return max(int(free_memory() * _SHARE) // _BYTES_A_PIXEL, 1)
 
 
 def pixels_of_file(size: int) -> int:
-    """Return the memory of a file of `size` bytes in pixels. The file is copied twice when it is opened."""
+    """Return the number of pixels that take as much memory as opening a file of `size` bytes. It is copied twice."""
     return size * 3 // _BYTES_A_PIXEL
 
 
 class PixelBudget:
-    """Holds at most `pixels` at a time. A photograph with more is decoded alone."""
+    """Lets threads hold at most `pixels` pixels in memory at a time. A photograph with more pixels is decoded alone."""
 
     def __init__(self, pixels: int) -> None:
         self._most = pixels
@@ -47,63 +47,65 @@ class PixelBudget:
         self._changed = threading.Condition()
 
     def run(self, work: Callable[[Hold], _Result]) -> _Result:
-        """Return `work(hold)`. Its holds may be nested.
+        """Return `work(hold)`. `work` calls `hold` before it uses memory, and may nest its contexts.
 
-        If `hold` finds no room, `work` is abandoned, and called again once there is room. So a photograph that waits
-        takes no memory, not even for its file.
+        If too many pixels are held, `work` is interrupted, and called again when its pixels fit. So a photograph that
+        waits takes no memory, not even for its file.
         """
         wanted = 0
         while True:
-            with self._turn(wanted) as turn:
+            with self._reservation(wanted) as reservation:
                 try:
-                    return work(functools.partial(self._hold, turn))
-                except _Crowded as crowded:
-                    more = crowded.pixels
+                    return work(functools.partial(self._hold, reservation))
+                except _NoMemoryNow as refused:
+                    more = refused.pixels
             wanted = more
 
     @contextlib.contextmanager
-    def _turn(self, pixels: int) -> Iterator[_Turn]:
-        turn = _Turn(min(pixels, self._most))
-        if turn.reserved:
+    def _reservation(self, pixels: int) -> Iterator[_Reservation]:
+        """Wait until `pixels` can be reserved, and yield the reservation, which ends with the context."""
+        reservation = _Reservation(min(pixels, self._most))
+        if reservation.reserved:
             with self._changed:
-                self._changed.wait_for(lambda: self._held + turn.reserved <= self._most)
-                self._held += turn.reserved
+                self._changed.wait_for(lambda: self._held + reservation.reserved <= self._most)
+                self._held += reservation.reserved
         try:
-            yield turn
+            yield reservation
         finally:
-            if turn.reserved > self._most // _SMALL:
-                give_back_heap()  # glibc keeps what a thread frees, for that thread only
-            if turn.reserved:
+            if reservation.reserved > self._most // _SMALL:
+                give_back_heap()  # otherwise glibc keeps the memory that a thread freed, for this thread only
+            if reservation.reserved:
                 with self._changed:
-                    self._held -= turn.reserved
+                    self._held -= reservation.reserved
                     self._changed.notify_all()
 
     @contextlib.contextmanager
-    def _hold(self, turn: _Turn, pixels: int) -> Iterator[None]:
-        turn.used += pixels
+    def _hold(self, reservation: _Reservation, pixels: int) -> Iterator[None]:
+        """Reserve `pixels` more. Raises _NoMemoryNow if they don't fit."""
+        reservation.used += pixels
         try:
-            if (more := min(turn.used, self._most) - turn.reserved) > 0:
+            if (more := min(reservation.used, self._most) - reservation.reserved) > 0:
                 with self._changed:
                     if self._held + more > self._most:
-                        raise _Crowded(turn.used)
+                        raise _NoMemoryNow(reservation.used)
                     self._held += more
-                turn.reserved += more
+                reservation.reserved += more
             yield
         finally:
-            turn.used -= pixels  # the reservation stays until `work` has returned and its images are freed
+            reservation.used -= pixels  # the reservation stays until `work` has returned and its images are freed
 
 
-class _Turn:
-    """One photograph's share: the pixels reserved for it, and those it uses."""
+class _Reservation:
+    """The pixels that are reserved for one photograph, and those that it uses."""
 
     def __init__(self, reserved: int) -> None:
         self.reserved = reserved
         self.used = 0
 
 
-class _Crowded(Exception):
-    """There is currently no room for this many pixels."""
+class _NoMemoryNow(Exception):
+    """Raised if `pixels` don't fit into the budget at present."""
 
     def __init__(self, pixels: int) -> None:
-        super().__init__(f"no room for {pixels:,} pixels")
+        super().__init__(f"no memory for {pixels:,} pixels at present")
         self.pixels = pixels

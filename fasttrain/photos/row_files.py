@@ -1,4 +1,4 @@
-"""Parquet and Arrow files whose rows hold photographs: their columns, and the bytes of each photograph."""
+"""Read Parquet and Arrow files whose rows hold photographs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ ARROW = (".arrow",)
 SUFFIXES = (*PARQUET, *ARROW)
 _LFS = b"version https://git-lfs"
 _BYTES = ("image", "images", "img", "photo", "picture", "bytes", "imagebytes", "imagedata", "jpg", "jpeg", "png")
-_AT_ONCE = 32  # photographs
+_AT_ONCE = 32  # photographs that are read at a time
 _BUFFER = 4 << 20  # bytes
 
 Features = dict[str, Any]
-"""The description of each column by `datasets`: `{"label": {"_type": "ClassLabel", "names": [...]}}`."""
+"""The descriptions of columns that `datasets` stores: `{"label": {"_type": "ClassLabel", "names": [...]}}`."""
 
 
 class _Unusable(UserError):
-    """A file that is not damaged, but can't be read as it is."""
+    """Raised for a file that is not damaged, but can't be read in its present form."""
 
 
 class RowFile(Protocol):
-    """A file of rows. `rows`: their number. `types`: each column's Arrow type. `features`: see `Features`."""
+    """A file of rows. `rows` is their number, `types` has the Arrow type of each column, and `features` is explained in
+    `Features`."""
 
     path: Path
     rows: int
@@ -39,20 +40,24 @@ class RowFile(Protocol):
     features: Features
 
     def cells(self, columns: list[str]) -> list[list[Any]]:
-        """Return the values of some columns, a list for each."""
+        """Return the values of each of the given columns."""
 
     def field(self, column: str, name: str) -> list[Any]:
-        """Return the values of one field of a column of structs."""
+        """Return the values of the field `name` of a column of structs."""
 
     def digest(self, column: str) -> bytes:
-        """Return a digest that changes with the photographs in `column`, without reading them."""
+        """Return a digest that changes with the photographs in `column`. It is computed without reading them."""
 
     def read(self, row: int, column: str) -> bytes | None:
-        """Return the bytes of one photograph, or None if it has none. May be called from any thread."""
+        """Return the bytes of the photograph in a row, or None if it has none. May be called from any thread."""
 
 
 def open_rows(path: Path, spool: Spool) -> RowFile:
-    """Open a Parquet or Arrow file. Raises UserError, one line, if it is damaged, and OSError if it can't be read."""
+    """Open a Parquet or Arrow file.
+
+    Raises UserError, in one line, if it is damaged or a Git LFS pointer, and OSError if it can't be read. `spool` is
+    explained in `ParquetRows`.
+    """
     with path.open("rb") as file:
         start = file.read(len(_LFS))
     if start == _LFS:
@@ -61,9 +66,9 @@ def open_rows(path: Path, spool: Spool) -> RowFile:
 
 
 def holds_photographs(path: Path) -> bool:
-    """Return whether a file named as Parquet or Arrow has a column of photographs.
+    """Return whether a Parquet or Arrow file has a column of photographs.
 
-    A file that can't be used yet, such as a Git LFS pointer, counts as well.
+    Return True for a file that can't be used yet, such as a Git LFS pointer, so that its error is reported.
     """
     try:
         rows = open_rows(path, Spool())
@@ -75,9 +80,10 @@ def holds_photographs(path: Path) -> bool:
 
 
 def photograph_columns(rows: RowFile, features: Features) -> list[str]:
-    """Return the columns of photographs.
+    """Return the names of the columns that hold photographs.
 
-    These are columns with the feature Image, or else structs of bytes, or else bytes with a name for photographs.
+    Columns described as Image come first. If there are none, columns of structs with bytes are used, and then columns
+    of bytes with a name such as "image".
     """
     structs = [name for name, kind in rows.types.items() if bytes_field(kind) == "bytes"]
     images = [name for name in structs if features.get(name, {}).get("_type") == "Image"]
@@ -87,7 +93,8 @@ def photograph_columns(rows: RowFile, features: Features) -> list[str]:
 
 
 def bytes_field(kind: Any) -> str | None:
-    """Return where a type holds bytes: "bytes" for that field of a struct, "" for the type itself, or None."""
+    """Return where a column of this Arrow type holds bytes: "bytes" for the field of a struct, "" for the column
+    itself, or None."""
     import pyarrow.types as types
 
     if types.is_struct(kind):
@@ -97,7 +104,7 @@ def bytes_field(kind: Any) -> str | None:
 
 
 def file_names(rows: RowFile, column: str) -> Sequence[str | None]:
-    """Return the name of each photograph's original file, or None if it isn't known."""
+    """Return the original file name of each photograph in `column`, or None if it isn't known."""
     import pyarrow.types as types
 
     kind = rows.types[column]
@@ -107,7 +114,8 @@ def file_names(rows: RowFile, column: str) -> Sequence[str | None]:
 
 
 def read_table(rows: RowFile) -> Table:
-    """Read the columns of numbers, text, or lists of these, except lists of fractions, which are embeddings."""
+    """Return the columns of numbers, text, and lists of these. Lists of fractions are left out, because they are
+    embeddings."""
     import pyarrow.types as types
 
     def small(kind: Any) -> bool:
@@ -124,7 +132,10 @@ def read_table(rows: RowFile) -> Table:
 
 
 class ParquetRows:
-    """A Parquet file. Its photographs are in row groups, which can only be read as a whole: see `Spool`."""
+    """A Parquet file as a `RowFile`.
+
+    Its photographs are stored in row groups, which can only be read completely. So they are copied to a `Spool`.
+    """
 
     def __init__(self, path: Path, spool: Spool) -> None:
         import pyarrow
@@ -143,17 +154,18 @@ class ParquetRows:
         self._starts = np.cumsum([0, *sizes])
 
     def cells(self, columns: list[str]) -> list[list[Any]]:
-        """See `RowFile`."""
+        """Return the values of each of the given columns."""
         read = self._read(columns)
         return [read.column(name).to_pylist() for name in columns]
 
     def field(self, column: str, name: str) -> list[Any]:
-        """See `RowFile`."""
+        """Return the values of the field `name` of a column of structs."""
         structs = self._read([f"{column}.{name}"]).column(column).to_pylist()
         return [None if each is None else each[name] for each in structs]
 
     def digest(self, column: str) -> bytes:
-        """Return the hash of the file's size and its footer, which contains the size and bounds of every piece."""
+        """Return the hash of the file's size and its footer, which contains the sizes and bounds of the column
+        chunks."""
         with self.path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(-8, 2)
@@ -162,12 +174,14 @@ class ParquetRows:
             return hashlib.sha256(b"%d" % size + file.read()).digest()
 
     def read(self, row: int, column: str) -> bytes | None:
-        """See `RowFile`. Raises UserError if the row group is damaged."""
+        """Return the bytes of the photograph in a row, or None if it has none. Raises UserError if the row group is
+        damaged."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         batches = functools.partial(self._batches, group, column)
         return self._spool.read((id(self), group), row - int(self._starts[group]), batches)
 
     def _batches(self, group: int, column: str) -> Iterator[Batch]:
+        """Yield the photographs of a row group, some at a time."""
         import pyarrow
 
         inner = bytes_field(self.types[column])
@@ -190,12 +204,12 @@ class ParquetRows:
     def _open(self) -> Any:
         import pyarrow.parquet as parquet
 
-        # Opened for each use, because threads may not share it. The buffer keeps it from reading a row group at once.
+        # It is opened for each use, because threads can't share it. The buffer avoids reading a row group in one piece.
         return parquet.ParquetFile(self.path, metadata=self._metadata, buffer_size=_BUFFER, pre_buffer=False)
 
 
 class ArrowRows:
-    """An Arrow file as saved by `datasets`, mapped into memory."""
+    """An Arrow file saved by `datasets`, mapped into memory, as a `RowFile`."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow
@@ -214,11 +228,11 @@ class ArrowRows:
         self.features = _features(self._table.schema.metadata)
 
     def cells(self, columns: list[str]) -> list[list[Any]]:
-        """See `RowFile`."""
+        """Return the values of each of the given columns."""
         return [self._checked(name).to_pylist() for name in columns]
 
     def field(self, column: str, name: str) -> list[Any]:
-        """See `RowFile`."""
+        """Return the values of the field `name` of a column of structs."""
         values: list[Any] = self._checked(column, name).to_pylist()
         return values
 
@@ -230,7 +244,7 @@ class ArrowRows:
         return hashlib.sha256(np.asarray(sizes, np.int64).tobytes()).digest()
 
     def read(self, row: int, column: str) -> bytes | None:
-        """See `RowFile`."""
+        """Return the bytes of the photograph in a row, or None if it has none."""
         data: bytes | None = self._photographs(column)[row].as_py()
         return data
 
@@ -239,6 +253,8 @@ class ArrowRows:
         return self._checked(column, bytes_field(self.types[column]))
 
     def _checked(self, column: str, inner: str | None = None) -> Any:
+        """Return the values of a column, or of the field `inner` of its structs. Raises UserError if they are
+        damaged."""
         import pyarrow
 
         values = self._table.column(column)
@@ -246,21 +262,21 @@ class ArrowRows:
             chunks = [_values(chunk, inner) for chunk in values.chunks]
             values = pyarrow.chunked_array(chunks, values.type.field(inner).type)
         try:
-            values.validate(full=True)  # otherwise a damaged offset would read beyond the file
+            values.validate(full=True)  # without this, a damaged offset would lead outside of the file
         except (pyarrow.ArrowException, ValueError) as error:
             raise _damaged(self.path, "Arrow", error) from error
         return values
 
 
 def _values(column: Any, inner: str | None) -> Any:
-    """Return the field `inner` of a struct, null for a null struct, or the column itself."""
+    """Return the field `inner` of a column of structs, with nulls for null structs, or the column itself."""
     import pyarrow.compute as compute
 
     return compute.struct_field(column, inner) if inner else column
 
 
 def _packed(values: Any) -> Batch:
-    """Return an array's values without copying them."""
+    """Return the values of an Arrow array as a batch, without copying them."""
     import pyarrow
 
     values = values.cast(pyarrow.large_binary())
@@ -277,6 +293,7 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _types(path: Path, schema: Any) -> dict[str, Any]:
+    """Return the Arrow type of each column. Raises _Unusable if a name occurs twice."""
     twice = [name for name in schema.names if schema.names.count(name) > 1]
     if twice:
         raise _Unusable(f"{path}: column '{twice[0]}' occurs twice; rename one")
@@ -284,6 +301,7 @@ def _types(path: Path, schema: Any) -> dict[str, Any]:
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> Features:
+    """Return the descriptions of columns that `datasets` stored in the file's metadata."""
     try:
         found = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError, RecursionError):
@@ -292,5 +310,6 @@ def _features(metadata: dict[bytes, bytes] | None) -> Features:
 
 
 def _damaged(path: Path, kind: str, error: BaseException, what: str = "") -> UserError:
+    """Return the error for a file that can't be read."""
     reason = " ".join(str(error).split())[:200]
     return UserError(f"{path}: {what or f'not a readable {kind} file'} ({reason}); copy or download it again")

@@ -1,4 +1,4 @@
-"""Read the rows of a table from a file: CSV and its variants, JSON lines, Parquet, plain lists."""
+"""Read the rows of a table from a file: CSV and its variants, JSON lines, Parquet, or a plain list."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LABELS = (
     "diagnosis y groundtruth labelid labelidx classid classidx categoryid targetid"
 )
 _SPLITS = "split splits subset partition set dataset usage phase traintest trainval trainvaltest"
-# Names of columns in the form of `plain`, the likeliest first.
+# Usual names of columns, in the form of `plain`. The likeliest come first.
 PATHS, LABELS, SPLITS = _PATHS.split(), _LABELS.split(), _SPLITS.split()
 
 _PHOTOGRAPH = r"\.(?:jpe?g?|jfif|png|webp|bmp|gif|tiff?|p[pgn]m|avif|hei[cf]|jp2|jxl)"
@@ -40,9 +40,9 @@ _LIST_END = re.compile(rf"(\S+(?:\s+\S+)*?)\s+(\S.*{_PHOTOGRAPH})", re.IGNORECAS
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file, each as long as `columns`, and the line of each.
+    """The rows of a table file. Each row has a cell for each of `columns`, and `lines` has its line in the file.
 
-    Columns without a header are "1", "2", ...
+    Columns without a header are named "1", "2", ...
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Table:
     lines: list[int]
 
     def column(self, given: str) -> int:
-        """Return the position of the column that the user named. Raises UserError if it does not exist."""
+        """Return the position of the column named `given`. Raises UserError if it does not exist."""
         if given in self.columns:
             return self.columns.index(given)
         same = [number for number, name in enumerate(self.columns) if plain(name) == plain(given)]
@@ -61,27 +61,28 @@ class Table:
         raise UserError(f"{self.path} has no column '{given}', only {', '.join(self.columns)}{hint}")
 
     def known(self, names: list[str]) -> list[int]:
-        """Return the positions of the columns with one of these names, in the order of `names`."""
+        """Return the positions of columns whose name, in the form of `plain`, is in `names`. They are in the order of
+        `names`."""
         there = [plain(name) for name in self.columns]
         return [number for name in names for number, each in enumerate(there) if each == name]
 
     def where(self, row: int) -> str:
-        """Return "FILE: line 7" for a row."""
+        """Return "FILE: line 7" for a row, for messages."""
         return f"{self.path}: line {self.lines[row]}"
 
 
 def plain(name: str) -> str:
-    """Return a column's name without case and punctuation: "Image Path" is "imagepath"."""
+    """Return a column's name in lower case without punctuation: "Image Path" becomes "imagepath"."""
     return re.sub(r"[\W_]+", "", name).lower()
 
 
 def looks_like_path(cell: Any) -> bool:
-    """Return whether a cell ends like a photograph's file name."""
+    """Return whether a cell ends with the suffix of a photograph."""
     return isinstance(cell, str) and re.search(rf"{_PHOTOGRAPH}$", cell.strip(), re.IGNORECASE) is not None
 
 
 def text_of(cell: Any) -> str:
-    """Return a cell as text. Missing values are empty."""
+    """Return a cell as text, "" for a missing value."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, float) and cell.is_integer():
@@ -90,9 +91,10 @@ def text_of(cell: Any) -> str:
 
 
 def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:
-    """Read every row of the file `path`, according to its suffix. `given`: columns that the user named.
+    """Read all rows of a table file. Its suffix decides the format.
 
-    Raises UserError, which names the file and the line, if it is not such a table, and OSError if it can't be read.
+    `given` are names of columns that the user gave, which help to recognize a header. Raises UserError, which names the
+    file and the line, if it is not a valid table, and OSError if it can't be read.
     """
     suffix = path.suffix.lower()
     if suffix in PARQUET:
@@ -108,19 +110,20 @@ def read_table(path: Path, given: tuple[str | None, ...] = ()) -> Table:
     for line, cells in rows:
         if len(cells) > len(columns):
             raise UserError(
-                f"{path}: line {line}: {len(cells)} cells for {len(columns)} columns; quote text with commas"
+                f"{path}: line {line}: {len(cells)} cells, but {len(columns)} columns; put text with commas in quotes"
             )
         cells += [""] * (len(columns) - len(cells))
     return Table(path, columns, [cells for _, cells in rows], [line for line, _ in rows])
 
 
 def _require_rows(path: Path, rows: Sequence[Any]) -> None:
+    """Raise UserError if a table has no rows."""
     if not rows:
         raise UserError(f"{path} holds no rows; give a table with a row for each photograph")
 
 
 def _is_header(cells: list[str], given: tuple[str | None, ...], *, unknown: bool) -> bool:
-    """Return whether the first row names columns. With `unknown`, unknown names count, too."""
+    """Return whether the first row has the names of columns. With `unknown`, a row of unknown names counts too."""
     names = {plain(cell) for cell in cells}
     if any(looks_like_path(cell) for cell in cells):
         return False
@@ -128,16 +131,16 @@ def _is_header(cells: list[str], given: tuple[str | None, ...], *, unknown: bool
 
 
 def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of a delimited file or a plain list, without empty lines."""
+    """Yield (line, cells) of each row that is not empty, of a delimited file or a plain list."""
     first = next((line for line in text.split("\n") if line.strip()), "")
     counts = {mark: first.count(mark) for mark in ("\t", ",", ";", "|")}
     if path.suffix.lower() == ".tsv":
         counts = {"\t": 1}
     mark = max(counts, key=lambda each: counts[each])
     if not counts[mark] and path.suffix.lower() not in (".csv", ".tsv"):
-        for line, whole in enumerate(text.split("\n"), start=1):
-            if whole.strip() and whole[0] != "#":
-                yield line, _list_cells(whole.strip())
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip() and line[0] != "#":
+                yield number, _list_cells(line.strip())
         return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
     try:
@@ -149,7 +152,8 @@ def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _list_cells(line: str) -> list[str]:
-    """Split `path 3 0`, or `3 path`, at spaces. The path may contain spaces."""
+    """Return the cells of a line such as `path 3 0` or `3 path`, which are separated by spaces. The path may contain
+    spaces."""
     found = _LIST_END.fullmatch(line)
     if found and not looks_like_path(found[1].split()[0]):
         return [*found[1].split(), found[2]]
@@ -158,6 +162,7 @@ def _list_cells(line: str) -> list[str]:
 
 
 def _json_lines(path: Path) -> Table:
+    """Read a table with a JSON object in each line."""
     records: list[dict[str, Any]] = []
     lines: list[int] = []
     for line, text in enumerate(read_text(path).split("\n"), start=1):
@@ -179,6 +184,7 @@ def _json_lines(path: Path) -> Table:
 
 
 def _parquet(path: Path) -> Table:
+    """Read a Parquet file without its columns of bytes and structs."""
     require(f"--source {path}", "parquet", "pyarrow")
     import pyarrow
     import pyarrow.parquet
@@ -186,12 +192,14 @@ def _parquet(path: Path) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         kinds = {field.name: field.type for field in file.schema_arrow}
-        # Images in a column would fill the memory, and no table of paths has them.
+        # Columns of images would fill the memory, and a table of paths has none.
         columns = [name for name, kind in kinds.items() if not pyarrow.types.is_nested(kind) or _is_list(kind)]
         columns = [name for name in columns if not pyarrow.types.is_binary(kinds[name])]
         read = file.read(columns=columns)
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(
+            f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]}); copy it again"
+        ) from error
     cells = [read.column(name).to_pylist() for name in columns]
     rows = [list(row) for row in zip(*cells, strict=True)]
     _require_rows(path, rows)

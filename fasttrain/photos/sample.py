@@ -1,4 +1,4 @@
-"""`--source sample`: a small data set drawn by code, for use without a download."""
+"""`--source sample`: a small data set that is drawn by code, to try fasttrain without a download."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 VERSION = 2
-"""This is increased whenever the drawings change, so that a cache never mixes two versions."""
+"""The version of the drawings. It is part of the folder's name, so that the cache never mixes two versions."""
 
 _WIDTH = 256
 _HEIGHTS = (192, 256, 320)
-_FINE = 2  # drawn at twice the size and averaged down, because Pillow's shapes have no smooth edges
+_FINE = 2  # dishes are drawn at twice the size and reduced, because the edges of Pillow's shapes are not smooth
 
 _TABLES: list[Colour] = [(150, 105, 65), (90, 60, 40), (205, 190, 165), (70, 75, 80), (200, 205, 210), (60, 90, 110)]
 _PLATES: list[Colour] = [*[(240, 240, 236)] * 3, (205, 215, 225), (225, 212, 190), (70, 72, 76)]
@@ -40,8 +40,7 @@ _USUAL: dict[str, tuple[Colour, Colour]] = {
     "sushi": ((44, 46, 50), (34, 38, 42)),
 }
 _USUAL_SHARE = 0.92
-"""The share of a dish's photographs with its usual table and plate. As on the Web, a network learns these first."""
-
+"""The share of photographs with the dish's usual table and plate. As with real data, a network learns these first."""
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -57,21 +56,22 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def cached_sample(cache: Path) -> Path:
-    """Return the sample's folder in `cache`, which is drawn on first use. Raises UserError if it can't be written."""
+    """Return the folder of the sample in `cache`. It is drawn on first use. Raises UserError if it can't be written."""
     out = cache / f"sample-v{VERSION}"
     if not out.is_dir():
         try:
             draw_sample(out)
         except OSError as error:
-            raise of_os(error, out, "set FASTTRAIN_CACHE to a folder with 30 MB of room") from error
+            raise of_os(error, out, "set FASTTRAIN_CACHE to a folder with 30 MB of free space") from error
     return out
 
 
 def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
-    """Draw `per_class` dishes of each class into `out`/CLASS/NNNN.jpg, 256 px wide, JPEG q90 4:2:0.
+    """Draw `per_class` photographs of each dish to `out`/CLASS/NNNN.jpg, 256 px wide, as JPEGs of quality 90 with
+    4:2:0.
 
-    `seed` is in [0, 2**63). The result is the same on every machine with the same NumPy and Pillow. `out` appears only
-    when it is complete. Raises OSError if it can't be written.
+    `seed` is in [0, 2**63). The result is the same on every machine with the same versions of NumPy and Pillow. `out`
+    appears only when it is complete. Raises OSError if it can't be written.
     """
     staging = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     jobs = [(name, kind, number) for kind, name in enumerate(DISHES) for number in range(per_class)]
@@ -80,8 +80,8 @@ def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
 
     def draw(job: tuple[str, int, int]) -> None:
         name, kind, number = job
-        words = np.random.SeedSequence((seed, kind, number))
-        (staging / name / f"{number:04d}.jpg").write_bytes(_photograph(name, np.random.default_rng(words)))
+        sequence = np.random.SeedSequence((seed, kind, number))
+        (staging / name / f"{number:04d}.jpg").write_bytes(_photograph(name, np.random.default_rng(sequence)))
 
     try:
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
@@ -90,13 +90,14 @@ def draw_sample(out: Path, per_class: int = 200, seed: int = 0) -> None:
         try:
             staging.rename(out)
         except OSError:
-            if not out.is_dir():  # otherwise another process has just drawn the same
+            if not out.is_dir():  # otherwise another process has just drawn it
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def _photograph(name: str, rng: np.random.Generator) -> bytes:
+    """Return a drawing of the dish `name` as a JPEG."""
     from io import BytesIO
 
     from PIL import Image, ImageDraw, ImageFilter
@@ -132,6 +133,7 @@ def _photograph(name: str, rng: np.random.Generator) -> bytes:
 
 
 def _brush(draw: ImageDraw, height: int, rng: np.random.Generator) -> Brush:
+    """Return a brush for a plate with a random place, size and angle."""
     radius = _FINE * min(_WIDTH, height) * rng.uniform(0.36, 0.5)
     centre = (
         _FINE * _WIDTH * (0.5 + rng.uniform(-0.12, 0.12)),
@@ -141,7 +143,7 @@ def _brush(draw: ImageDraw, height: int, rng: np.random.Generator) -> Brush:
 
 
 def _table(colour: Colour, height: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a table of wood, cloth or stone, float32 [height, 256, 3]."""
+    """Return an image of a table of wood, cloth or stone, float32 [height, 256, 3], 0 to 255."""
     kind = int(rng.integers(3))
     if kind == 0:
         pattern = 0.25 * _clouds(height, (3, 40), rng, tall=True) + 0.08 * _clouds(height, (60,), rng)
@@ -157,9 +159,9 @@ def _table(colour: Colour, height: int, rng: np.random.Generator) -> NDArray[np.
 def _clouds(
     height: int, cells: tuple[int, ...], rng: np.random.Generator, *, tall: bool = False
 ) -> NDArray[np.float32]:
-    """Return smooth noise in about -1..1, float32 [height, 256].
+    """Return smooth noise, float32 [height, 256], mostly between -1 and 1.
 
-    `cells` are its cells across at each octave. With `tall` it consists of streaks.
+    `cells` is the number of cells across for each octave. With `tall`, the noise consists of vertical streaks.
     """
     from PIL import Image
 
@@ -173,7 +175,7 @@ def _clouds(
 
 
 def _light(height: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return the factor at each pixel, float32 [height, 256, 3]: exposure, a window's gradient, colour, vignette."""
+    """Return the brightness factor of each pixel, float32 [height, 256, 3]: exposure, gradient, colour and vignette."""
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     across = np.linspace(-1, 1, _WIDTH, dtype=np.float32)[None, :]
     angle, slope = rng.uniform(0, 6.28), rng.uniform(0.05, 0.3)
@@ -185,7 +187,7 @@ def _light(height: int, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _clutter(brush: Brush) -> None:
-    """Draw things that may be next to any dish: cutlery, a napkin, a glass, a bread roll."""
+    """Draw objects that may be next to any dish: cutlery, a napkin, a glass, a bread roll."""
     steel = brush.vary((175, 178, 182), 8)
     for side in (-1.55, 1.55):
         if brush.between(0, 1) < 0.5:

@@ -1,4 +1,5 @@
-"""Splits of multi-label photographs: iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011)."""
+"""Draw the splits of multi-label photographs by iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD
+2011)."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fasttrain.photos.group_split import fill, shares_of
+from fasttrain.photos.group_split import cover_splits, shares_of
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL
 
-_NONE = -1  # the class of photographs without any
+_NONE = -1  # stands for the class of photographs without classes
 
 
 def place_sets(
@@ -23,12 +24,16 @@ def place_sets(
     order: NDArray[np.int64],
     before: NDArray[np.int8],
 ) -> NDArray[np.int8]:
-    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test, the same within each group.
+    """Return the split of each of n photographs, int8 [n], 0 train, 1 val, 2 test. It is the same for all photographs
+    of a group.
 
-    The class with the fewest remaining groups comes first, so that rare classes are divided before common ones. Each
-    of its groups goes where the class lacks most, then where photographs lack most. `order`, a permutation of 0 .. n -
-    1, is the order of a class's groups. Each class trains, and it validates and tests if it has enough groups. Groups
-    with a split in `before`, int8 [n], -1 for none, stay there.
+    `groups` and `sets` have the group and the classes of each photograph. `order`, a permutation of 0 .. n - 1, is the
+    order in which a class's groups are placed. Groups with a split in `before`, int8 [n], -1 for none, keep it. The
+    fractions are in [0, 1).
+
+    The class with the fewest remaining groups is handled first, so that rare classes are divided before common ones.
+    Each of its groups goes to the split that lacks most photographs of the class, or else most photographs. Every class
+    trains, and also validates and tests if it has enough groups.
     """
     held: dict[str, Counter[int]] = {}
     sizes: Counter[str] = Counter()
@@ -38,12 +43,12 @@ def place_sets(
     split_of = {group: split for group, split in zip(groups, before.tolist(), strict=True) if split != UNDECIDED}
     splits = [TRAIN, *([VAL] if val_fraction else []), *([TEST] if test_fraction else [])]
     need = _needs(held, val_fraction, test_fraction)
-    rooms = {VAL: val_fraction * len(sets), TEST: test_fraction * len(sets)}
-    rooms[TRAIN] = len(sets) - rooms[VAL] - rooms[TEST]
+    missing = {VAL: val_fraction * len(sets), TEST: test_fraction * len(sets)}
+    missing[TRAIN] = len(sets) - missing[VAL] - missing[TEST]
 
     def place(group: str, split: int) -> None:
         split_of[group] = split
-        rooms[split] -= sizes[group]
+        missing[split] -= sizes[group]
         for label, count in held[group].items():
             need[split][label] -= count
 
@@ -52,8 +57,8 @@ def place_sets(
     free = [group for group in held if group not in split_of]
     for label, waiting in _rarest_first(free, held, split_of):
         for group in waiting:
-            place(group, max(splits, key=lambda split: (need[split][label], rooms[split])))
-    fill(split_of, held, free, splits)
+            place(group, max(splits, key=lambda split: (need[split][label], missing[split])))
+    cover_splits(split_of, held, free, splits)
     return np.array([split_of[group] for group in groups], dtype=np.int8)
 
 
@@ -72,7 +77,7 @@ def _needs(held: dict[str, Counter[int]], val_fraction: float, test_fraction: fl
 def _rarest_first(
     free: Sequence[str], held: dict[str, Counter[int]], split_of: dict[str, int]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield each class with its groups that have no split yet, always the class with the fewest of them next."""
+    """Yield each class with its groups that have no split yet. The class with the fewest such groups is always next."""
     by_class: dict[int, list[str]] = {}
     for group in free:
         for label in held[group]:

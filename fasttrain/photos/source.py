@@ -1,4 +1,4 @@
-"""The common form of all sources: a list of labelled photographs, from which shards are made."""
+"""`Source`: a list of labelled photographs, the common form of all data sets before conversion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ TRAIN, VAL, TEST, UNDECIDED = 0, 1, 2, -1
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """The options for reading a source: see `convert`. The files are read when the source is opened."""
+    """The options of `convert` that decide how a source is read. Files that they name are read when the source is
+    opened."""
 
     classes: str | None = None
     path_column: str | None = None
@@ -41,12 +42,17 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph.
+    """One photograph of a `Listing`.
 
-    `path`: relative to its source, with slashes. `name`: of its class. `size`: in bytes, -1 if it is missing; that of
-    the file if it is a row in one. `stamp`: see `walk.Found`. `group`: photographs of a group stay in one split; "" is
-    no group. `extra`: a value for each of the listing's `extra_columns`. `names`: of all its classes, if the listing
-    is multi-label; `name` is then empty.
+    - `path`: relative to the source, with slashes.
+    - `name`: the name of its class; "" if the listing is multi-label.
+    - `split`: 0 train, 1 val, 2 test, -1 undecided.
+    - `size`: the size of its file in bytes, -1 if it is missing. If the file holds many photographs in rows, it is the
+      size of that file.
+    - `stamp`: see `walk.Found`.
+    - `group`: photographs of the same group stay in one split; "" means no group.
+    - `extra`: a value for each of the listing's `extra_columns`.
+    - `names`: the names of all of its classes, if the listing is multi-label.
     """
 
     path: str
@@ -61,14 +67,19 @@ class Photo:
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything found by a kind of source.
+    """The photographs and other files that were found in a source.
 
-    `names`: every class's name, in label order, with or without photographs. `ignored`: (path, reason) of files that
-    are not photographs. `folder`: where class folders are, "" or "train/"; None if there are none. `content`: what
-    decides the labels besides paths and sizes, for the fingerprint. `notes`: lines for the user. `settings`: for the
-    manifest. `read`: returns the bytes of the photograph at a path; by default those of the file below `root`.
-    `extra_columns`: the names of the photographs' extra labels. `multi_label`: whether a photograph may have any
-    number of classes.
+    - `kind`, `name`, `root`: see `Source`.
+    - `names`: the name of every class in label order, with or without photographs.
+    - `photos`: the photographs.
+    - `ignored`: (path, reason) of each file that is not a photograph.
+    - `folder`: the folder that holds the class folders, "" or such as "train/"; None if there are no class folders.
+    - `content`: bytes that enter the fingerprint because they decide labels, besides paths and sizes.
+    - `notes`: messages for the user.
+    - `settings`: settings for the manifest.
+    - `read`: returns the bytes of the photograph at a path. By default the file at this path below `root` is read.
+    - `extra_columns`: the names of the photographs' extra labels.
+    - `multi_label`: whether a photograph may have several classes, or none.
     """
 
     kind: str
@@ -90,14 +101,21 @@ class Listing:
 class Source:
     """The photographs of a data set, sorted by path.
 
-    `kind`: the name of its module, such as "folder" or "table". `paths`: relative to `root`, with slashes. `labels`:
-    int32 [n], positions in `classes`; for multi-label sources uint8 [n, bytes], see `label_bits.packed`. `splits`:
-    int8 [n], 0 train, 1 val, 2 test, -1 if `convert` decides between train and val. `ignored`: (path, reason) of files
-    that are not photographs. `fingerprint`: "sha256:" and the hash of all (path, size in bytes, split). `local_state`:
-    the same for all (path, size, split, `walk.Found.stamp`); it differs between copies of the photographs, and changes
-    with each of them. `groups`: one name per photograph, or empty. `extra`: each further column of a table, with a
-    JSON value per photograph. `notes`, `settings`, `reader`: see `Listing`. `twins`: see `photos.together`. `sizes`:
-    int64 [n], bytes, -1 if a photograph is missing; empty if they are not known.
+    - `kind`: the name of the module that read the source, such as "folder" or "table".
+    - `name`, `root`: the data set's name, and the folder that its paths are relative to.
+    - `classes`: the class names in label order.
+    - `paths`: the path of each photograph relative to `root`, with slashes.
+    - `labels`: positions in `classes`, int32 [n]; for multi-label sources uint8 [n, bytes], see `label_bits.packed`.
+    - `splits`: int8 [n], 0 train, 1 val, 2 test, and -1 if `convert` decides.
+    - `ignored`: (path, reason) of each file that is not a photograph.
+    - `fingerprint`: "sha256:" and the hash of (path, size in bytes, split) of all photographs.
+    - `local_state`: like `fingerprint`, but also of `walk.Found.stamp`. It differs between copies of the data set, and
+      changes if a photograph is modified.
+    - `groups`: the group of each photograph, or empty.
+    - `extra`: a JSON value per photograph for each further column of a table, by the column's name.
+    - `notes`, `settings`, `reader`: see `notes`, `settings` and `read` in `Listing`.
+    - `near_duplicates`: the groups of near-duplicates, as positions; see `photos.together`.
+    - `sizes`: the size of each photograph in bytes, int64 [n], -1 if it is missing; empty if sizes are not known.
     """
 
     kind: str
@@ -115,12 +133,12 @@ class Source:
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     reader: Callable[[str], bytes] | None = None
-    twins: tuple[tuple[int, ...], ...] = ()
+    near_duplicates: tuple[tuple[int, ...], ...] = ()
     sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def multi_label(self) -> bool:
-        """Return whether a photograph may have any number of classes."""
+        """Return whether a photograph may have several classes, or none."""
         return self.labels.ndim == 2
 
     def read(self, row: int) -> bytes:
@@ -129,11 +147,11 @@ class Source:
         return (self.root / path).read_bytes() if self.reader is None else self.reader(path)
 
     def size(self, row: int) -> int:
-        """Return the size in bytes of the photograph at position `row`, or 0 if it is not known."""
+        """Return the size in bytes of the photograph at position `row`, or 0 if it isn't known."""
         return max(int(self.sizes[row]), 0) if len(self.sizes) else 0
 
     def summary(self) -> SourceSummary:
-        """Return the manifest's description of the source."""
+        """Return the description of the source for the manifest."""
         return SourceSummary(
             self.kind, self.name, self.classes, len(self.paths), self.ignored, self.fingerprint, self.multi_label
         )
@@ -141,7 +159,8 @@ class Source:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """A source without its photographs. The fields are those of `Source`, and `photos` is their number."""
+    """The description of a source without its photographs. `photos` is their number, and the other fields are those of
+    `Source`."""
 
     kind: str
     name: str
@@ -153,9 +172,10 @@ class SourceSummary:
 
 
 def make_source(listing: Listing) -> Source:
-    """Sort and number the listed photographs. Classes without photographs are left out and listed in `ignored`.
+    """Return the `Source` of a listing: sort the photographs and number the classes.
 
-    Raises UserError if a class's name can't be printed, or if no photograph is left.
+    Classes without photographs are left out and added to `ignored`. Raises UserError if the name of a class isn't
+    printable, or if no photograph is left.
     """
     for name in listing.names:
         if not name or not name.isprintable():
@@ -164,8 +184,10 @@ def make_source(listing: Listing) -> Source:
     used = {name for photo in photos for name in (photo.names if listing.multi_label else (photo.name,))}
     classes = tuple(name for name in listing.names if name in used)
     if not classes:
-        why = f": {reasons([reason for _, reason in listing.ignored])}" if listing.ignored else ""
-        raise UserError(f"--source {listing.root} holds classes ({few(listing.names)}) but no photographs in them{why}")
+        why = f" ({reasons([reason for _, reason in listing.ignored])})" if listing.ignored else ""
+        raise UserError(
+            f"--source {listing.root} holds classes ({few(listing.names)}) but no photographs in them{why}; add some"
+        )
     ignored = list(listing.ignored)
     if listing.folder is not None:
         ignored += [(f"{listing.folder}{name}/", "empty class") for name in listing.names if name not in used]
@@ -200,21 +222,22 @@ def make_source(listing: Listing) -> Source:
 
 
 def reasons(each: Sequence[str]) -> str:
-    """Return the two most frequent reasons with their counts, and " …" if there are more."""
+    """Return the two most frequent reasons with their counts, such as "3 x empty file; 1 x not a photograph", for
+    messages."""
     found = Counter(each).most_common(2)
     return "; ".join(f"{count:,} x {reason}" for reason, count in found) + (" …" if len(set(each)) > 2 else "")
 
 
 def refuse_shards(root: Path) -> None:
-    """Raise UserError if `root` holds shards, which can't be a source."""
+    """Raise UserError if the folder `root` holds shards, because they can't be converted again."""
     if (root / "manifest.json").exists():
         raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
     if (root / ".parts").is_dir():
-        raise UserError(f"--source {root} holds a conversion that isn't finished; give the photographs themselves")
+        raise UserError(f"--source {root} holds an unfinished conversion; give the folder of the photographs")
     if any(root.glob("index*.npy")) and any(root.glob("*.tar")):
         raise UserError(f"--source {root} holds shards without their manifest.json; copy it again, or convert again")
 
 
 def few(names: Sequence[str]) -> str:
-    """Return the first three names, and " …" if there are more."""
+    """Return the first three names for messages, followed by " …" if there are more."""
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

@@ -1,4 +1,7 @@
-"""Find the kind of a source: the kinds are tried in order, and the first that claims it lists its photographs."""
+"""Open a source of photographs: find out which kind it is, and list its photographs.
+
+The kinds are tried in order, and the first one that accepts the source reads it.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +42,16 @@ from fasttrain.photos.tree import DiskTree
 
 
 class Kind(Protocol):
-    """A module for one kind of source."""
+    """The interface of a module that reads one kind of source."""
 
     OPTIONS: frozenset[str]
-    """The fields of `SourceOptions` that it supports, besides those that every kind accepts."""
+    """The fields of `SourceOptions` that have an effect on this kind, besides those for every kind."""
 
     def claims(self, source: str) -> bool:
-        """Return whether `source` is of this kind, according to its name and contents."""
+        """Return whether `source` is of this kind, by its name and contents."""
 
     def listed(self, source: str | Path, options: SourceOptions) -> Listing:
-        """List its photographs. Raises UserError, one line, if the contents don't fit."""
+        """List the photographs of `source`. Raises UserError, in one line, if they can't be read as this kind."""
 
 
 _KINDS: tuple[Kind, ...] = (
@@ -69,18 +72,21 @@ _NO_OPTIONS = SourceOptions()
 
 
 def open_source(source: str | Path, least_classes: int = 2, options: SourceOptions = _NO_OPTIONS) -> Source:
-    """List `source`: "food101" (downloaded into the cache), "sample" (drawn into it), or the data at a path.
+    """Return the photographs of `source`, which may have one of these forms:
 
-    A folder holds class folders; or Food-101's `images/`, `meta/train.txt` and `meta/test.txt`; or `train/` and `val/`
-    or `test/` or both (or other words for these), each with class folders. A table has a row for each photograph, with
-    its path and label; `options` says how a table or a folder is read. An archive is a zip or tar of such a folder, or
-    a folder of archives. WebDataset's tars, FFCV's `.beton` files and TFRecords are given as a file, a folder or a
-    pattern with braces. A Hugging Face data set is `hf://OWNER/NAME`, a folder saved by `datasets`, or Parquet files
-    that hold photographs. A folder of class folders, or a table, may be behind a URL that fsspec can list. All of
-    these are read in place. Hidden files are skipped, links are followed, and no folder is read twice.
-    `least_classes`: 1 if photographs of a single class are enough. Raises UserError, one line, if the source is none
-    of these, if Food-101 can't be downloaded, or if all files of a class are left out without
-    `options.skip_empty_classes`.
+    - "food101", which is downloaded into the cache, or "sample", which is drawn into it.
+    - A folder with a folder for each class; or with `train/` and `val/` or `test/` (or similar names), each with class
+      folders; or with Food-101's `images/`, `meta/train.txt` and `meta/test.txt`.
+    - A table with a row for each photograph: its path and its label.
+    - A zip or a tar of such a folder, or a folder of archives.
+    - WebDataset's tars, FFCV's `.beton` files or TFRecords: a file, a folder, or a pattern with braces.
+    - A Hugging Face data set: `hf://OWNER/NAME`, a folder saved by `datasets`, or Parquet files with photographs.
+    - The URL of a folder of class folders, or of a table, which fsspec can read.
+
+    Files on this machine and behind URLs are read in place. Hidden files are skipped, links are followed, and no folder
+    is read twice. `least_classes` is the smallest number of classes that is accepted. Raises UserError, in one line, if
+    the source has none of these forms, if Food-101 can't be downloaded, or if every file of a class is unusable and
+    `options.skip_empty_classes` is not set.
     """
     try:
         kind = next(kind for kind in _KINDS if kind.claims(str(source)))
@@ -91,32 +97,32 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
         listing = with_splits(_undecided(listing), options.splits)
         listing = grouped(relabelled(listing, options.relabel), options.group_by)
     except OSError as error:
-        raise of_os(error, mend="make it readable, or remove it from the source") from error
+        raise of_os(error, repair="make it readable, or remove it from the source") from error
     found = make_source(listing)
     if len(found.classes) < least_classes:
         raise UserError(_one_class(found))
     return found
 
 
-def divides_itself(data: Path) -> bool:
-    """Return whether the folder `data` defines its validation or test photographs, by folders, files or `meta/`.
+def defines_splits(data: Path) -> bool:
+    """Return whether the data in the folder `data` decide which photographs are for validation or testing.
 
-    Raises UserError if it can't be read.
+    They do so by the names of folders or files, or by Food-101's `meta/`. Raises UserError if the folder can't be read.
     """
     if huggingface.claims(str(data)):
-        return huggingface.divides_itself(data)
+        return huggingface.defines_splits(data)
     try:
         for kind in (webdataset, beton, tfrecord):
             if kind.claims(str(data)):
                 return any(split in (VAL, TEST) for split in find_files(data, kind.FILES).splits)
     except OSError as error:
-        raise of_os(error, mend="make it readable") from error
-    return food101.is_food101(data) or folder.divides_itself(data)
+        raise of_os(error, repair="make it readable") from error
+    return food101.is_food101(data) or folder.defines_splits(data)
 
 
 def require_known(classes: Sequence[str], known: Sequence[str], where: str | Path) -> None:
-    """Raise UserError if the photographs in `where` have a class in `classes` that is not among the
-    model's, `known`."""
+    """Raise UserError if a name in `classes` is not among the model's classes, `known`. `where` is the photographs'
+    folder."""
     names = set(known)
     unknown = [name for name in classes if name not in names]
     if not unknown:
@@ -128,17 +134,18 @@ def require_known(classes: Sequence[str], known: Sequence[str], where: str | Pat
 
 
 def _check_options(kind: Kind, source: str | Path, options: SourceOptions) -> None:
+    """Raise UserError for an option that has no effect on this kind of source, or that names a missing file."""
     for each in fields(options):
         given = getattr(options, each.name)
         if given not in (None, False) and each.name not in kind.OPTIONS | _ANY:
             flag = each.name.replace("_", "-")
             raise UserError(f"--{flag} {given} has no effect on --source {source}: leave out --{flag}")
         if given is not None and each.name in _LISTS and not user_path(given).exists():
-            raise UserError(f"--{each.name.replace('_', '-')} {given}: no such file; check the path")
+            raise UserError(f"--{each.name.replace('_', '-')} {given} does not exist; check the path")
 
 
 def _undecided(listing: Listing) -> Listing:
-    """Let training photographs be drawn for validation if there are none for it. Test photographs never are."""
+    """Make training photographs undecided if there are none for validation, so that some of them are drawn for it."""
     if any(photo.split == VAL for photo in listing.photos):
         return listing
     photos = [replace(photo, split=UNDECIDED) if photo.split == TRAIN else photo for photo in listing.photos]
@@ -146,7 +153,7 @@ def _undecided(listing: Listing) -> Listing:
 
 
 def _require_all_classes(listing: Listing) -> None:
-    """Raise UserError if a class folder holds files, but all of them are left out."""
+    """Raise UserError if a class folder holds files, but none of them can be used."""
     if listing.folder is None:
         return
     used = {photo.name for photo in listing.photos}
@@ -161,6 +168,7 @@ def _require_all_classes(listing: Listing) -> None:
 
 
 def _one_class(source: Source) -> str:
+    """Return the message for a source with a single class."""
     inner = source.root / source.classes[0]
     nested = inner.is_dir() and DiskTree(source.root).folders(source.classes[0])
     files = sorted(source.root.glob("*")) if source.root.is_dir() else []

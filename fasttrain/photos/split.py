@@ -1,7 +1,7 @@
-"""Decide which photographs validate or test, and the order of photographs in the shards.
+"""Draw the validation and test photographs, and the order of photographs in the shards.
 
-Both use raw words of NumPy's `Philox` (Salmon et al., SC 2011) and a stable argsort. `Generator.permutation` may
-change between NumPy releases, which would change everyone's validation scores.
+Both use the random integers of NumPy's `Philox` (Salmon et al., SC 2011) and a stable argsort. `Generator.permutation`
+isn't used, because its results may change between NumPy releases, and with them everyone's validation scores.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ _ORDER_STREAM = _VALIDATION_STREAM + 1
 def decide_splits(
     source: Source, val_fraction: float, test_fraction: float, seed: int, held: NDArray[np.int8] | None = None
 ) -> NDArray[np.int8]:
-    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test: the source's own, or drawn by class.
+    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test: the source's own split, or a random one.
 
-    Photographs of a group stay together. Photographs that the source puts into train are only drawn for testing, and
-    only if the source has no test photographs. Those with a split in `held`, int8 [n], keep it. The others, with -1,
-    fill what their classes lack, or go to the held split of their group. Raises UserError for a group that the source
-    itself has in two splits.
+    `val_fraction` and `test_fraction`, both in [0, 1), are the shares of each class to draw, and `seed` is in [0,
+    2**63). Photographs of a group stay together. A photograph that the source puts into train is only drawn for
+    testing, and only if the source has no test photographs. Photographs with a split in `held`, int8 [n], keep it. The
+    others have -1 there, and go to the held split of their group, or to the split that their class lacks most. Raises
+    UserError if the source has photographs of one group in two splits.
     """
     held = np.full(len(source.paths), UNDECIDED, np.int8) if held is None else _held_groups(source, held)
     splits = _joined(source, np.where(held == UNDECIDED, source.splits, held))
@@ -53,8 +54,10 @@ def decide_splits(
 
 
 def _held_groups(source: Source, held: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Return `held`, extended to all of a group if some are held, except those that the source puts into
-    val or test."""
+    """Return `held` with all photographs of a group in the split of those that are held.
+
+    Photographs that the source puts into val or test are not changed.
+    """
     held = held.copy()
     split_of = {group: int(held[row]) for row, group in enumerate(source.groups) if group and held[row] != UNDECIDED}
     for row, group in enumerate(source.groups):
@@ -64,7 +67,8 @@ def _held_groups(source: Source, held: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def _joined(source: Source, splits: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Return `splits`, with undecided photographs put where others of their group are."""
+    """Return `splits` with undecided photographs in the split of their group. Raises UserError for a group in two
+    splits."""
     splits = splits.copy()
     fixed: dict[str, int] = {}
     for row, group in enumerate(source.groups):
@@ -88,12 +92,13 @@ def stratified_split(
     test_fraction: float = 0.0,
     held: NDArray[np.int8] | None = None,
 ) -> NDArray[np.int8]:
-    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test.
+    """Return the split of each photograph, int8 [n], 0 train, 1 val, 2 test, drawn separately for each class.
 
-    `labels` is int32 [n], `seed` in [0, 2**63). Of a class's n photographs, round(n * val_fraction) validate: never
-    all, and at least one if n >= 2 and the fraction (in [0, 1)) is not 0. The same then holds for testing, among the
-    rest. A test_fraction does not change which photographs validate. A class's choice does not change if another class
-    gains photographs. Those in `held` (see `decide_splits`) count, and stay.
+    `labels` is int32 [n], `seed` is in [0, 2**63), and the fractions are in [0, 1). Of a class's n photographs, round(n
+    * val_fraction) validate. This is never all of them, and at least one if n >= 2 and the fraction is not 0. The same
+    rule then applies to testing, with the remaining photographs. `test_fraction` does not change which photographs
+    validate, and a class's draw does not change if other classes gain photographs. Photographs with a split in `held`
+    (see `decide_splits`) keep it, and count as drawn.
     """
     held = np.full(len(labels), UNDECIDED, dtype=np.int8) if held is None else held
     splits = np.where(held == UNDECIDED, np.int8(TRAIN), held)
@@ -113,11 +118,12 @@ def stratified_split(
 
 
 def shuffled(count: int, seed: int, block: int) -> NDArray[np.int64]:
-    """Return a permutation of 0 .. count - 1, int64 [count]. It differs for each `block` and `seed`."""
+    """Return a random permutation of 0 .. count - 1, int64 [count], which depends on `seed` and `block`."""
     return _shuffle(count, seed, _ORDER_STREAM, block)
 
 
 def _shuffle(count: int, seed: int, stream: int, block: int) -> NDArray[np.int64]:
+    """Return a random permutation for one purpose, `stream`, and one of its parts, `block`."""
     bits = np.random.Philox(
         key=np.array([seed, stream], dtype=np.uint64), counter=np.array([0, block, 0, 0], dtype=np.uint64)
     )

@@ -1,4 +1,5 @@
-"""Words for splits in the names of folders and columns: `Train`, `VAL`, `testing_set`, `valid`, `train2017`."""
+"""Recognize the names of splits in names of folders, files and columns: `Train`, `VAL`, `testing_set`, `valid`,
+`train2017`."""
 
 from __future__ import annotations
 
@@ -17,33 +18,34 @@ _OTHERS = (
     "set sets split data dataset subset images image imgs img photos photographs pictures pics folder files samples "
     "seg jpg jpeg png"
 )
-_BESIDE = frozenset(_OTHERS.split())
+_IGNORED = frozenset(_OTHERS.split())
 
 
 def split_of(name: str) -> int | None:
-    """Return the split that `name` means, or None.
+    """Return the split that a name stands for (0 train, 1 val, 2 test), or None.
 
-    Case, digits, punctuation and single letters don't count, nor do additional words such as "set", "data" and
+    Case, digits, punctuation and single letters are ignored, and so are additional words such as "set", "data" and
     "images".
     """
-    words = [word for word in re.split(r"[\W\d_]+", _spaced(name).lower()) if word[1:] and word not in _BESIDE]
+    words = [word for word in re.split(r"[\W\d_]+", _spaced(name).lower()) if word[1:] and word not in _IGNORED]
     if len(words) == 2 and words[0] in ("hold", "held") and words[1] == "out":
         return TEST
     return _WORDS.get(_without_set(words[0])) if len(words) == 1 else None
 
 
 def splits_in(name: str) -> set[int]:
-    """Return the splits that the words of a file's name mean: that of "train" in `imagenet-train-0001.tar`."""
+    """Return the splits that occur as words in a file's name: {0} for `imagenet-train-0001.tar`."""
     words = re.split(r"[\W\d_]+", _spaced(name).lower())
     return {_WORDS[word] for word in map(_without_set, words) if word in _WORDS}
 
 
 def _spaced(name: str) -> str:
-    """Return "TrainSet" as "Train Set"."""
+    """Return a name with spaces before capital letters: "TrainSet" becomes "Train Set"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
 
 
 def _without_set(word: str) -> str:
+    """Return a word without an ending such as "set" or "data"."""
     for end in ("set", "data", "images", "split"):
         if word.endswith(end):
             return word[: -len(end)]

@@ -1,4 +1,4 @@
-"""Copy photographs out of a file that can only be read in large pieces, so that each can be read separately."""
+"""Copy photographs from a file that can only be read in large pieces to a temporary file, to read them one by one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ NONE = -1
 
 
 class Batch(NamedTuple):
-    """Some photographs in a row: their bytes, and the start and the length of each, int64 [n]."""
+    """The bytes of n photographs, and the start and the length of each, int64 [n]. The length NONE means that it is
+    missing."""
 
     data: memoryview
     starts: NDArray[np.int64]
@@ -29,10 +30,11 @@ class Batch(NamedTuple):
 
 
 class Spool:
-    """A file without a name in the cache folder, which disappears when this process ends, however it ends.
+    """A temporary file in the cache folder. It has no name, so it disappears when the process ends for any reason.
 
-    Each piece is copied once, when the first of its photographs is requested. `convert` reads photographs in a random
-    order, so reading a piece again for each of them would read a hundred times as much. May be used from any thread.
+    A piece of the large file is copied when the first of its photographs is requested. This is necessary because
+    `convert` reads photographs in random order, and would read each piece again for each of its photographs. May be
+    used from any thread.
     """
 
     def __init__(self) -> None:
@@ -49,8 +51,8 @@ class Spool:
     def read(self, piece: tuple[int, int], position: int, batches: Callable[[], Iterable[Batch]]) -> bytes | None:
         """Return the photograph at `position` in `piece`, or None if it has no bytes.
 
-        `batches` reads the piece, some photographs at a time. Its exceptions are passed on. Raises UserError if there
-        is no room for the copy.
+        `batches` reads the piece, some photographs at a time, and may raise exceptions. Raises UserError if the disk
+        has no space for the copy.
         """
         with self._lock:
             busy = self._busy.setdefault(piece, threading.Lock())
@@ -65,6 +67,7 @@ class Spool:
         return read_at(self._descriptor, length, int(starts[position]))
 
     def _copied(self, batches: Iterable[Batch]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Copy a piece. Return the start and the length of each of its photographs in the temporary file."""
         starts: list[NDArray[np.int64]] = []
         lengths: list[NDArray[np.int64]] = []
         for batch in batches:
@@ -73,6 +76,7 @@ class Spool:
         return np.concatenate(starts), np.concatenate(lengths)
 
     def _append(self, data: memoryview) -> int:
+        """Append bytes to the temporary file and return their start."""
         folder = cache_root()
         try:
             with self._lock:
@@ -87,5 +91,5 @@ class Spool:
                 written = write_at(self._descriptor, rest, at)
                 at, rest = at + written, rest[written:]
         except OSError as error:
-            raise of_os(error, folder, "set FASTTRAIN_CACHE to a folder with room for the photographs") from error
+            raise of_os(error, folder, "set FASTTRAIN_CACHE to a folder with space for the photographs") from error
         return start

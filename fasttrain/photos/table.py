@@ -1,4 +1,4 @@
-"""Tables of photographs: a row for each, with its path, its label, and other columns."""
+"""Read a table of photographs: a row for each, with its path, its label and other columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.photos.bucket import UrlRoot, find, found_in, reader
 from fasttrain.photos.extra import extra_columns
 from fasttrain.photos.label_sets import LabelSets, sets_in_cells, sets_in_columns
-from fasttrain.photos.labels import class_name, named_alike, read_class_names, sorted_names
+from fasttrain.photos.labels import choose_labels, class_name, read_class_names, sorted_names
 from fasttrain.photos.rows import LABELS, PATHS, SPLITS, SUFFIXES, Table, looks_like_path, read_table, text_of
 from fasttrain.photos.source import TEST, TRAIN, UNDECIDED, VAL, Listing, Photo, SourceOptions, few
 from fasttrain.photos.split_names import split_of
@@ -42,6 +42,9 @@ def claims(source: str) -> bool:
 
 @dataclass(frozen=True)
 class _Columns:
+    """The positions of a table's columns by their roles. Several `labels` are columns of 0 and 1, one for each
+    class."""
+
     path: int
     labels: tuple[int, ...]
     split: int | None
@@ -49,21 +52,22 @@ class _Columns:
 
 
 class _Place(Protocol):
-    """The place to which the paths of a table are relative."""
+    """The folder that the paths in a table are relative to. `base` is its path or URL."""
 
     base: str
 
     def found(self, given: str) -> tuple[str, int, tuple[int, int, int]]:
-        """Return the full path, size and stamp of a photograph that a table names. The size is -1 if it is missing."""
+        """Return the full path, size in bytes and stamp of the photograph with the path `given`. The size is -1 if it
+        is missing."""
 
 
 class _Disk:
-    """A folder on this machine: the table's, or `--root`."""
+    """A folder on this machine: the one of the table, or `--root`."""
 
     def __init__(self, path: Path, root: str | Path | None) -> None:
         self.base = os.path.abspath(user_path(root) if root is not None else path.parent)  # noqa: PTH100
         if not Path(self.base).is_dir():
-            raise UserError(f"--root {self.base} is not a folder; give the folder that its paths start from")
+            raise UserError(f"--root {self.base} is not a folder; give the folder that the paths are relative to")
 
     def found(self, given: str) -> tuple[str, int, tuple[int, int, int]]:
         for path in dict.fromkeys((given, given.replace("\\", "/"))):
@@ -79,7 +83,7 @@ class _Disk:
 
 
 class _Remote:
-    """A folder behind a URL, listed once."""
+    """A folder behind a URL. It is listed once."""
 
     def __init__(self, url: str) -> None:
         self.base = url
@@ -94,8 +98,10 @@ class _Remote:
 
 
 def _url(table: Table, source: str, options: SourceOptions) -> str | None:
-    """Return the URL to which the table's paths are relative: `--root`, the common part of its URLs, or its own
-    folder."""
+    """Return the URL that the table's paths are relative to, or None if they are on this machine.
+
+    It is `--root`, the common beginning of the table's URLs, or the table's own folder.
+    """
     if options.root is not None:
         return url_in_path(options.root)
     first = table.rows[0] if table.rows else []
@@ -110,12 +116,12 @@ def _url(table: Table, source: str, options: SourceOptions) -> str | None:
 
 
 def _local_copy(url: str) -> Path:
-    """Return a copy of a table in the cache. Raises UserError if it can't be read."""
+    """Return the path of a copy of the table at `url` in the cache. Raises UserError if it can't be read."""
     folder, _, name = url.rpartition("/")
     try:
         data = reader(folder)(name)
     except FileNotFoundError as error:
-        raise UserError(f"--source {url}: nothing is there; give the URL of a table, or of a folder") from error
+        raise UserError(f"--source {url} does not exist; give the URL of a table, or of a folder") from error
     path = cache_root() / "tables" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     make_folder(path.parent)
     atomic_write_bytes(path, data)
@@ -123,7 +129,8 @@ def _local_copy(url: str) -> Path:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in a table. Raises UserError if its columns can't be identified, or no photograph exists."""
+    """List the photographs in a table. Raises UserError if its columns can't be identified, or if no photograph
+    exists."""
     path = _local_copy(str(source)) if is_url(source) else user_path(source)
     table = read_table(path, (options.path_column, options.label_column, options.split_column, options.group_by))
     url = _url(table, str(source), options)
@@ -142,8 +149,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
             raise UserError(f"{table.where(number)}: no path in column {table.columns[columns.path]}; fill it in")
         if "://" in given and not given.startswith(f"{base}/"):
             raise UserError(
-                f"{table.where(number)}: {given} is a URL that isn't below {base}; download the photographs, and give "
-                "their paths"
+                f"{table.where(number)}: {given} is a URL that is not below {base}; download the photographs, and "
+                "give their paths"
             )
         full, size, stamp = place.found(given)
         found: tuple[str, ...]
@@ -164,8 +171,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
                 named[full] = names, line, place_of
             elif before != names:
                 raise UserError(
-                    f"{table.where(number)}: {given} is {names[0]!r} here and {before[0]!r} in line {line}; a "
-                    "photograph has one class, or give --multi-label"
+                    f"{table.where(number)}: {given} is {names[0]!r} here, but {before[0]!r} in line {line}; remove "
+                    "one line, or give --multi-label"
                 )
             else:
                 ignored.append((full, f"named again in line {table.lines[number]} of {path.name}"))
@@ -206,7 +213,11 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def split_in_cell(cell: Any, where: str) -> int:
-    """Return the split in a table's cell: a word for it, or 0 train, 1 val, 2 test. An empty cell is undecided."""
+    """Return the split named in a cell: a word such as "train", or 0 train, 1 val, 2 test. An empty cell gives -1,
+    undecided.
+
+    Raises UserError, which begins with `where`, for other text.
+    """
     text = text_of(cell)
     split = {"": UNDECIDED, "0": TRAIN, "1": VAL, "2": TEST}.get(text, split_of(text))
     if split is None:
@@ -215,16 +226,16 @@ def split_in_cell(cell: Any, where: str) -> int:
 
 
 def _columns(table: Table, place: _Place, options: SourceOptions) -> tuple[_Columns, LabelSets | None]:
-    """Return the columns, and the labels as sets if the label's column, or several columns, hold sets.
+    """Return the roles of the columns, and the sets of classes in each row if the labels are sets.
 
-    Sets that all have one class are single labels, unless the user says otherwise.
+    Labels are treated as single classes if every row has exactly one, unless the user asks for `--multi-label`.
     """
     path = table.column(options.path_column) if options.path_column else _path_column(table, place)
     given = options.group_by
     group = table.columns.index(given) if given in table.columns else None
     labels: tuple[int, ...]
     sets: LabelSets | None
-    if (found := _truths(table, path, group, options)) is not None:
+    if (found := _class_columns(table, path, group, options)) is not None:
         labels, sets = found
     else:
         label = table.column(options.label_column) if options.label_column else label_column(table, path)
@@ -237,10 +248,11 @@ def _columns(table: Table, place: _Place, options: SourceOptions) -> tuple[_Colu
     return _Columns(path, labels, split, group), sets
 
 
-def _truths(
+def _class_columns(
     table: Table, path: int, group: int | None, options: SourceOptions
 ) -> tuple[tuple[int, ...], LabelSets] | None:
-    """Return the columns of 0 and 1, one for each class, and their sets, or None if another column has the label."""
+    """Return the columns of 0 and 1, one for each class, and the sets of classes, or None if a column holds the
+    label."""
     unnamed = table.columns == [str(1 + number) for number in range(len(table.columns))]
     if options.label_column or unnamed or any(column != path for column in table.known(LABELS)):
         return None
@@ -254,11 +266,12 @@ def _truths(
         return None
     others = [column for column in free if table.columns[column] not in sets.names]
     if options.multi_label is None and any(_holds_text(table, column) for column in others):
-        return None  # it may be the label, and these columns other data about a photograph
+        return None  # that column may be the label, and the columns of 0 and 1 other data
     return tuple(table.columns.index(name) for name in sets.names), sets
 
 
 def _path_column(table: Table, place: _Place) -> int:
+    """Return the column of paths. Raises UserError if there is none."""
     some = table.rows[:_TRIED]
     named = table.known(PATHS)
     shaped = [each for each in range(len(table.columns)) if some and all(looks_like_path(row[each]) for row in some)]
@@ -271,18 +284,20 @@ def _path_column(table: Table, place: _Place) -> int:
 
 
 def label_column(table: Table, path: int) -> int:
-    """Return the label column, by its name or its position next to `path`. Raises UserError if it is ambiguous."""
+    """Return the column of labels, which is found by its name. Without names, it is the column next to `path`.
+
+    Raises UserError if several columns may be the label.
+    """
     named = [column for column in table.known(LABELS) if column != path]
     if not named and table.columns == [str(1 + number) for number in range(len(table.columns))]:
-        # Without names, use the column next to the path.
         named = [path + 1 if path + 1 < len(table.columns) else path - 1]
     if not named or named[0] < 0:
         raise UserError(
-            f"{table.path}: which of its columns ({', '.join(table.columns)[:200]}) is the label? Give --label-column, "
-            "or --multi-label if each class has a column of 0 and 1"
+            f"{table.path}: none of its columns ({', '.join(table.columns)[:200]}) is named like a label; give "
+            "--label-column, or --multi-label if each class has a column of 0 and 1"
         )
     texts = [[text_of(row[column]) for row in table.rows] for column in named]
-    chosen = named_alike(texts)
+    chosen = choose_labels(texts)
     if chosen is None:
         names = " or ".join(table.columns[column] for column in named)
         raise UserError(f"{table.path}: {names} may be the label; give --label-column")
@@ -290,7 +305,7 @@ def label_column(table: Table, path: int) -> int:
 
 
 def split_column(table: Table, taken: Sequence[int]) -> int | None:
-    """Return the column that names splits, or None."""
+    """Return the column that names splits, or None if there is none. Columns in `taken` have another role."""
     for column in table.known(SPLITS):
         cells = {text_of(row[column]) for row in table.rows} - {""}
         if column not in taken and any(split_of(cell) is not None for cell in cells):
@@ -299,6 +314,7 @@ def split_column(table: Table, taken: Sequence[int]) -> int | None:
 
 
 def _note(table: Table, columns: _Columns, extra: list[str]) -> str:
+    """Return the message that says which column has which role."""
     used = {"path": columns.path, "label": columns.labels[0], "split": columns.split, "group": columns.group}
     named = [f"{what} = {table.columns[column]}" for what, column in used.items() if column is not None]
     if len(columns.labels) > 1:
@@ -307,35 +323,37 @@ def _note(table: Table, columns: _Columns, extra: list[str]) -> str:
 
 
 def _holds_text(table: Table, column: int) -> bool:
-    """Return whether a cell is neither empty nor a number."""
+    """Return whether the column has a cell that is neither empty nor a number."""
     return any(not _NUMBER.fullmatch(text_of(row[column])) for row in table.rows)
 
 
 def _label_notes(table: Table, columns: _Columns, photos: list[Photo], sets: LabelSets | None) -> list[str]:
-    """Return notes that labels are sets and how they were read, or that single labels look like sets."""
+    """Return messages about labels that are sets of classes, or that look like sets but are read as single names."""
     if sets is not None:
         mean = sum(len(photo.names) for photo in photos) / max(len(photos), 1)
         none = sum(not photo.names for photo in photos)
-        notes = [f"multi-label: {sets.how}; {mean:.2f} classes a photograph, {none:,} photographs have none"]
+        notes = [f"multi-label: {sets.how}; {mean:.2f} classes per photograph, {none:,} photographs have none"]
         if absent := sorted(set(sets.names).difference(*(photo.names for photo in photos))):
             notes.append(f"classes without a photograph, left out: {', '.join(absent)[:200]}")
         return notes
     texts = [text_of(row[columns.labels[0]]) for row in table.rows]
     joined = [(mark, count) for mark in "|;" if (count := sum(mark in text for text in texts))]
     return [
-        f"{count:,} labels hold {mark!r} and are one name each; --multi-label splits them" for mark, count in joined
+        f"{count:,} labels contain {mark!r} and are read as one name each; --multi-label splits them"
+        for mark, count in joined
     ]
 
 
 def _require_some(table: Table, photos: list[Photo], base: str) -> None:
+    """Raise UserError if no photograph of the table has a label, or if none exists."""
     if not table.rows:
-        raise UserError(f"{table.path} has no rows below its header; give a line for each photograph")
+        raise UserError(f"{table.path} has no rows below its header; add a line for each photograph")
     if not photos:
         raise UserError(f"{table.path}: no row has a label; give another --label-column")
     if all(photo.size < 0 for photo in photos):
         raise UserError(
             f"{table.path}: none of its {len(photos):,} photographs exists (the first: {photos[0].path}); give "
-            f"--root, the folder that their paths are relative to (now {base})"
+            f"--root, the folder that the paths are relative to (now {base})"
         )
 
 
@@ -347,12 +365,12 @@ def _root(base: str, photos: list[Photo]) -> str:
 
 
 def label_of(table: Table, number: int, column: int) -> str:
-    """Return a row's label as text, or "" if it has none. Raises UserError if it has several."""
+    """Return the label in row `number` as text, or "" if there is none. Raises UserError if there are several."""
     cell = table.rows[number][column]
     if isinstance(cell, (list, tuple)):
         if len(cell) > 1:
             raise UserError(
-                f"{table.where(number)}: {len(cell)} labels; a photograph has one class: give --label-column"
+                f"{table.where(number)}: {len(cell)} labels, but a photograph can have only one; give --label-column"
             )
         cell = cell[0] if cell else ""
     return text_of(cell)

@@ -1,4 +1,4 @@
-"""The members of a tar, plain or gzipped, and their positions in it."""
+"""List the members of a tar, plain or compressed by gzip, and their positions in it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fasttrain.photos.container import Container
 
 _AT_ONCE = 1 << 20
 Head = Callable[[int], bytes]
-"""Returns up to this many of a member's first bytes. Call it before the next member is requested."""
+"""Returns at most the given number of a member's first bytes. It must be called before the next member is requested."""
 
 
 def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
-    """Yield each member of a tar, in order, including those of other tars appended to it.
+    """Yield each member of a tar, in order, and a function that reads its first bytes.
 
-    Raises UserError if the tar is damaged or truncated.
+    Other tars may be appended to the first one. Raises UserError if the tar is damaged or truncated.
     """
     count = 0
     stream = file.open()
@@ -30,7 +30,7 @@ def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
                     yield info, lambda most, start=start, size=size: _at(stream, start, min(size, most))  # type: ignore[misc]
                     count += 1
                 end = archive.offset
-            if not _go_on(stream, end):
+            if not _seek_next_tar(stream, end):
                 return
     except (tarfile.TarError, EOFError) as error:
         if not count:
@@ -43,12 +43,16 @@ def tar_members(file: Container) -> Iterator[tuple[tarfile.TarInfo, Head]]:
 
 
 def _at(stream: IO[bytes], start: int, length: int) -> bytes:
+    """Return `length` bytes from position `start`."""
     stream.seek(start)
     return stream.read(length)
 
 
-def _go_on(stream: IO[bytes], end: int) -> bool:
-    """Return whether another tar follows the end of one, and go there. tarfile takes a damaged header for the end."""
+def _seek_next_tar(stream: IO[bytes], end: int) -> bool:
+    """Seek to the tar that follows the one that ends at `end`. Return False if there is none.
+
+    Raises ReadError if the end is a damaged header, because tarfile doesn't distinguish these.
+    """
     block = _at(stream, end, tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
         raise tarfile.ReadError("it is truncated")

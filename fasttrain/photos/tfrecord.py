@@ -1,4 +1,4 @@
-"""TFRecords of `tf.train.Example`, as TensorFlow Datasets and TF-Slim write them, read without TensorFlow."""
+"""Read TFRecords of `tf.train.Example`, as TensorFlow Datasets and TF-Slim write them, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _MOST_TEXT = 200
 _AT_ONCE = 1 << 10
-_KEY, _VALUE = 1, 2  # fields of a map's entry
-_BYTES, _INTEGERS = 1, 3  # kinds of a Feature; 2 is for floating-point numbers
-_VARINT, _LENGTH = 0, 2  # protobuf's wire types; 1 and 5 are numbers of 8 and 4 bytes
+_KEY, _VALUE = 1, 2  # the fields of an entry of a map
+_BYTES, _INTEGERS = 1, 3  # the kinds of a Feature; 2 stands for floating-point numbers
+_VARINT, _LENGTH = 0, 2  # wire types of protobuf; 1 and 5 are numbers of 8 and 4 bytes
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a file named as a TFRecord, a pattern of them, or a folder with nothing else."""
+    """Return whether `source` is a file named as a TFRecord, a pattern of such files, or a folder with them."""
     return holds(source, FILES)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """The position of a photograph in its file, and its record with the record's checksum."""
+    """The position of a record in its file, its checksum, and the position (start, end) of the photograph in the
+    file."""
 
     container: Container
     start: int
@@ -55,14 +56,14 @@ class _Place:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in TFRecords. Raises UserError if one is damaged, or has no photographs with labels."""
+    """List the photographs in TFRecords. Raises UserError if a file is damaged, or if no photograph has a label."""
     files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
     places: dict[str, _Place] = {}
     for number, path in enumerate(files.paths):
         container = Container(path)
-        if not container.size:  # a writer may have had no records for it
+        if not container.size:  # there may have been more files than records
             ignored.append((files.name(number).rstrip("/") or path.name, "an empty file, without records"))
         with path.open("rb") as stream:
             for row, (start, length, checksum) in enumerate(_records(container, stream)):
@@ -94,7 +95,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 
 def _records(container: Container, stream: IO[bytes]) -> Iterator[tuple[int, int, int]]:
-    """Yield each record's position, length and masked checksum."""
+    """Yield the position, the length and the masked checksum of each record. Raises UserError if the file is
+    damaged."""
     position = count = 0
     while position < container.size:
         stream.seek(position)
@@ -117,7 +119,8 @@ def _records(container: Container, stream: IO[bytes]) -> Iterator[tuple[int, int
 
 
 class _Example:
-    """The features of one `tf.train.Example`. Only the labels are read completely. Raises ValueError."""
+    """The features of one `tf.train.Example`, read without the photograph's bytes. Raises ValueError if it is
+    invalid."""
 
     def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
         self._stream, self._window, self._begin = stream, b"", 0
@@ -129,12 +132,12 @@ class _Example:
                     self._features[self._bytes(*parts[_KEY]).decode()] = self._feature(*parts[_VALUE])
 
     def image(self) -> tuple[int, int] | str:
-        """Return the photograph's position in the file, or why there is none."""
-        whole = {name: spans[0] for name, (kind, spans) in self._features.items() if (kind, len(spans)) == (_BYTES, 1)}
-        named = [name for name in _IMAGES if name in whole]
+        """Return the position (start, end) of the photograph in the file, or the reason why there is none."""
+        found = {name: spans[0] for name, (kind, spans) in self._features.items() if (kind, len(spans)) == (_BYTES, 1)}
+        named = [name for name in _IMAGES if name in found]
         reasons = []
-        for name in named or whole:
-            start, end = whole[name]
+        for name in named or found:
+            start, end = found[name]
             reason = left_out("", functools.partial(self._bytes, start, min(end, start + HEAD)))
             if reason is None:
                 return start, end
@@ -142,7 +145,10 @@ class _Example:
         return reasons[0] if named else f"no photograph in its features ({', '.join(sorted(self._features))[:200]})"
 
     def labels(self, given: str | None) -> dict[str, str]:
-        """Return the features that may be a label, as text, or "" if they have several values."""
+        """Return the text of each feature that may be a label, by its name. It is "" for a feature with several values.
+
+        `given` is the name of a label that the user chose.
+        """
         found = {}
         for name, (kind, spans) in self._features.items():
             if name not in (given, *_LABELS, *_NAMES) and plain(name) not in LABELS:
@@ -155,7 +161,7 @@ class _Example:
         return found
 
     def file_name(self) -> str:
-        """Return "-" and the name of the photograph's original file, or ""."""
+        """Return "-" and the name of the photograph's original file, or "" if it isn't known."""
         for name in _PATHS:
             kind, spans = self._features.get(name, (0, []))
             if kind == _BYTES and len(spans) == 1 and spans[0][1] - spans[0][0] <= _MOST_TEXT:
@@ -165,25 +171,27 @@ class _Example:
         return ""
 
     def _feature(self, start: int, end: int) -> tuple[int, list[tuple[int, int]]]:
-        """Return a feature's kind, and the positions of its values. Integers are packed, or stored one by one."""
+        """Return the kind of a feature, and the positions of its values. Integers may be packed, or stored one by
+        one."""
         for kind, (wire, first, last) in self._fields(start, end):
             if wire == _LENGTH:
                 return kind, [(one, other) for _, (_, one, other) in self._fields(first, last)]
         return 0, []
 
     def _integers(self, start: int, end: int) -> Iterator[int]:
+        """Yield the integers at a position."""
         while start < end:
             value, start = self._varint(start)
             yield value - (1 << 64) if value >> 63 else value
 
     def _parts(self, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
-        """Yield the position of each field with this number that has a length."""
+        """Yield the positions of the fields with this number and a length."""
         return (
             (first, last) for each, (wire, first, last) in self._fields(start, end) if (each, wire) == (number, _LENGTH)
         )
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, tuple[int, int, int]]]:
-        """Yield each field's number, wire type and position."""
+        """Yield the number, the wire type and the position of each field."""
         while start < end:
             tag, start = self._varint(start)
             wire = tag & 7
@@ -201,8 +209,9 @@ class _Example:
             start += length
 
     def _varint(self, start: int) -> tuple[int, int]:
+        """Return the integer at a position, and the position after it."""
         at = start - self._begin
-        if 0 <= at < len(self._window) and self._window[at] < 128:  # most take one byte
+        if 0 <= at < len(self._window) and self._window[at] < 128:  # most integers take one byte
             return self._window[at], start + 1
         value = 0
         for place, byte in enumerate(self._bytes(start, start + 10)):
@@ -212,6 +221,7 @@ class _Example:
         raise ValueError("a number without an end")
 
     def _bytes(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` to `end` in the file."""
         at = start - self._begin
         if at < 0 or end - self._begin > len(self._window):
             self._stream.seek(start)

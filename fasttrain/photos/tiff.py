@@ -1,4 +1,4 @@
-"""Read a TIFF's directories (TIFF 6.0), to refuse samples that Pillow would decode into noise."""
+"""Read the directories of a TIFF (TIFF 6.0), to refuse images that Pillow would decode incorrectly."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Tags = dict[int, tuple[int, ...]]
 
 
 def read_tags(data: bytes) -> Tags:
-    """Return the integers in the first directory, as far as they can be read."""
+    """Return the integer values in the first directory by their tags. Values that can't be read are left out."""
     return next(_directories(data), {})
 
 
 def why_not_pixels(data: bytes) -> str | None:
-    """Return why a TIFF's first image can't become 8-bit pixels, or None if Pillow decodes it correctly."""
+    """Return why the first image of a TIFF can't become 8-bit pixels, or None if Pillow decodes it correctly."""
     if _is_raw(data):
         return RAW
     tags = read_tags(data)
@@ -53,19 +53,19 @@ def sample_bits(tags: Tags) -> int:
 
 
 def white_is_zero(tags: Tags) -> bool:
-    """Return whether the highest sample is black."""
+    """Return whether the highest sample value is black."""
     return _first(tags, _PHOTOMETRIC) == 0
 
 
 def has_small_colors(data: bytes) -> bool:
-    """Return whether the palette's colours have 8 bits instead of 16, as some programs write them."""
+    """Return whether the palette's colours have 8 bits instead of the required 16, as some programs write them."""
     colors = read_tags(data).get(_COLORMAP, ())
     return bool(colors) and 0 < max(colors) < 256
 
 
 @functools.cache
 def silence_libtiff() -> None:
-    """Stop libtiff, which Pillow loads, from printing to the terminal. Serious problems still raise."""
+    """Stop libtiff, which Pillow uses, from printing to the terminal. Serious problems still raise errors."""
     from PIL import _imaging  # noqa: F401 - this loads the library
 
     try:
@@ -80,6 +80,7 @@ def silence_libtiff() -> None:
 
 
 def _is_raw(data: bytes) -> bool:
+    """Return whether a TIFF is a camera's raw file."""
     for tags in _directories(data):
         codec = _first(tags, _COMPRESSION) in _CAMERA_CODECS
         if _DNG in tags or codec or _first(tags, _PHOTOMETRIC) in _CAMERA_PIXELS:
@@ -88,11 +89,12 @@ def _is_raw(data: bytes) -> bool:
 
 
 def _first(tags: Tags, tag: int, default: int = 1) -> int:
+    """Return the first value of a tag."""
     return tags.get(tag, (default,))[0]
 
 
 def _directories(data: bytes) -> Iterator[Tags]:
-    """Yield the first directory, then those it refers to, and those that follow."""
+    """Yield the first directory, and all directories that it refers to or that follow it."""
     order = BYTE_ORDERS.get(data[:4])
     if order is None or len(data) < 8:
         return
@@ -113,6 +115,7 @@ def _directories(data: bytes) -> Iterator[Tags]:
 
 
 def _entries(data: bytes, order: str, start: int, count: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield the tag and the values of each entry that holds integers."""
     for at in range(start, start + 12 * count, 12):
         tag, kind, values = struct.unpack_from(order + "HHI", data, at)
         if kind not in _SIZES or not 0 < values <= _MOST_VALUES:
@@ -126,4 +129,5 @@ def _entries(data: bytes, order: str, start: int, count: int) -> Iterator[tuple[
 
 
 def _offset(data: bytes, order: str, at: int) -> int:
+    """Return the offset in the entry at position `at`."""
     return int(struct.unpack_from(order + "I", data, at + 8)[0])

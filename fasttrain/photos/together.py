@@ -1,4 +1,4 @@
-"""Find near-duplicates in a source before the splits are drawn, so that each stays with its copies."""
+"""Find near-duplicates in a source before the splits are drawn, so that all copies get the same split."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from fasttrain.photos.room import COEFFICIENTS, Hold, PixelBudget, pixels_of_fil
 from fasttrain.photos.source import UNDECIDED, Source
 
 DISTANCE = 4
-"""The number of bits, out of 64, in which the hashes of near-duplicates may differ, as in `inspect` by default."""
+"""The hashes of near-duplicates differ in at most this many of 64 bits. It is the default of `inspect`, too."""
 
 _SIDE = 32  # px, as in imagehash.phash
-_BLOCK = 256
+_BLOCK = 256  # photographs that are hashed at a time
 _SAVE_EVERY_S = 30.0
 _ROW = np.dtype([("read", "?"), ("decodes", "?"), ("hash", "<u8"), ("content", "S16")])
 
@@ -35,33 +35,39 @@ Links = list[tuple[int, int]]
 
 
 def keep_together(source: Source, workers: int, advance: Callable[[int], None]) -> Source:
-    """Return `source` with its near-duplicates in common groups, and listed as `twins`.
+    """Return a copy of `source` with near-duplicates in the same group. Its `near_duplicates` lists these groups.
 
-    Photographs with equal bytes, or whose perceptual hashes differ in at most DISTANCE bits, are linked, and so are
-    those of the same group in the source. Links between two given splits change nothing and are counted in a note. The
-    hashes are cached. `advance(photographs)` reports progress, and its exceptions end the reading.
+    Photographs are near-duplicates if their bytes are equal, or if their perceptual hashes differ in at most DISTANCE
+    bits. They join the groups that the source has already. Near-duplicates that the source puts into different splits
+    stay there, and a note counts them. The hashes are cached. `workers` is the number of threads. `advance` is called
+    with numbers of photographs; an exception that it raises ends the search.
     """
     links = _links(_hashes(source, workers, advance))
-    twins = _linked(len(source.paths), links)
+    found = _linked(len(source.paths), links)
     groups, across = _merged(source, links)
-    note = f"--keep-duplicates-together: {len(twins):,} groups of {sum(map(len, twins)):,} near-duplicates"
-    note += f", the largest of {max(map(len, twins)):,}" if twins else ""
+    note = f"--keep-duplicates-together: {len(found):,} groups of {sum(map(len, found)):,} near-duplicates"
+    note += f", the largest of {max(map(len, found)):,}" if found else ""
     if across:
         note += (
-            f"; {len(across):,} photographs are in another given split than a copy, and stay there: see duplicates.csv"
+            f"; the source puts {len(across):,} photographs into another split than a near-duplicate, where they stay: "
+            "see duplicates.csv"
         )
-    counts = {"groups": len(twins), "photographs": sum(map(len, twins)), "across_splits": len(across)}
+    counts = {
+        "groups": len(found),
+        "photographs": sum(map(len, found)),
+        "across_splits": len(across),
+    }
     return replace(
         source,
         groups=groups,
-        twins=tuple(map(tuple, twins)),
+        near_duplicates=tuple(map(tuple, found)),
         notes=(*source.notes, note),
         settings={**source.settings, "keep_duplicates_together": counts},
     )
 
 
 def _links(hashes: NDArray[np.void]) -> Links:
-    """Return pairs of positions that are near-duplicates, equal ones first."""
+    """Return pairs of positions that are near-duplicates. Pairs with equal bytes come first."""
     links: Links = []
     first: dict[bytes, int] = {}
     for row in np.flatnonzero(hashes["content"] != b"").tolist():
@@ -75,7 +81,7 @@ def _links(hashes: NDArray[np.void]) -> Links:
 
 
 def _linked(count: int, links: Links) -> list[list[int]]:
-    """Return the groups of positions that are linked, directly or through others, each sorted."""
+    """Return the groups of positions that are connected by links. Each group is sorted."""
     sets = _Sets(count)
     for one, other in links:
         sets.join(one, other)
@@ -86,7 +92,8 @@ def _linked(count: int, links: Links) -> list[list[int]]:
 
 
 def _merged(source: Source, links: Links) -> tuple[tuple[str, ...], set[int]]:
-    """Return each photograph's group, and the positions of those with a near-duplicate in another given split."""
+    """Return the group of each photograph, and the positions of photographs with a near-duplicate in another given
+    split."""
     sets = _Sets(len(source.paths))
     for rows in _rows_of_groups(source):
         for one, other in pairwise(rows):
@@ -109,6 +116,7 @@ def _merged(source: Source, links: Links) -> tuple[tuple[str, ...], set[int]]:
 
 
 def _rows_of_groups(source: Source) -> Iterator[list[int]]:
+    """Yield the positions of each group of the source."""
     rows: dict[str, list[int]] = {}
     for row, group in enumerate(source.groups):
         if group:
@@ -117,24 +125,27 @@ def _rows_of_groups(source: Source) -> Iterator[list[int]]:
 
 
 class _Sets:
-    """Disjoint sets of 0 .. count - 1 (Tarjan 1975). Each is identified by its smallest member."""
+    """Disjoint sets of the numbers 0 to count - 1 (Tarjan 1975). Each set is identified by its smallest member."""
 
     def __init__(self, count: int) -> None:
         self._above = list(range(count))
 
     def first(self, member: int) -> int:
+        """Return the smallest member of the set with `member`."""
         above = self._above
         while above[member] != member:
             above[member] = member = above[above[member]]
         return member
 
     def join(self, one: int, other: int) -> None:
+        """Join the sets with `one` and `other`."""
         low, high = sorted((self.first(one), self.first(other)))
         self._above[high] = low
 
 
 def _hashes(source: Source, workers: int, advance: Callable[[int], None]) -> NDArray[np.void]:
-    """Return a `_ROW` for each photograph. Those read before, in the same state, come from the cache."""
+    """Return the hashes of each photograph, as `_ROW`. Photographs that were hashed before and have not changed come
+    from the cache."""
     path = cache_root() / "hashes" / f"{source.local_state.removeprefix('sha256:')}.npy"
     hashes = _cached(path, len(source.paths))
     left = np.flatnonzero(~hashes["read"])
@@ -145,7 +156,7 @@ def _hashes(source: Source, workers: int, advance: Callable[[int], None]) -> NDA
         try:
             for rows in np.split(left, range(_BLOCK, len(left), _BLOCK)) if len(left) else ():
                 small = np.zeros((len(rows), _SIDE, _SIDE, 3), np.uint8)
-                found = pool.map(lambda row: budget.run(lambda hold: _held(source, row, hold)), rows.tolist())
+                found = pool.map(lambda row: budget.run(lambda hold: _read_small(source, row, hold)), rows.tolist())
                 for position, (content, pixels) in enumerate(found):
                     hashes["content"][rows[position]] = content
                     hashes["decodes"][rows[position]] = pixels is not None
@@ -164,15 +175,17 @@ def _hashes(source: Source, workers: int, advance: Callable[[int], None]) -> NDA
     return hashes
 
 
-def _held(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint8] | None]:
+def _read_small(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint8] | None]:
+    """Return the result of `_small`, while the memory for the file is held."""
     with hold(pixels_of_file(source.size(row))):
         return _small(source, row, hold)
 
 
 def _small(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint8] | None]:
-    """Return 16 hexadecimal digits of the content's SHA-256, and the image as uint8 RGB [32, 32, 3].
+    """Return 16 hexadecimal digits of the file's SHA-256, and its image at a reduced size, uint8 RGB [32, 32, 3].
 
-    A file that can't be read has neither, and one that can't be decoded has no image. The conversion reports why.
+    If a file can't be read, both are empty. If it can't be decoded, the image is None. The conversion reports the
+    reason.
     """
     from PIL.Image import Resampling
 
@@ -183,7 +196,7 @@ def _small(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint
             raise
         return b"", None
     content = hashlib.sha256(data).hexdigest()[:16].encode()
-    share = COEFFICIENTS if sniff(data[:HEAD]) == "JPEG" else 1  # JPEGs are decoded at an eighth of their size
+    share = COEFFICIENTS if sniff(data[:HEAD]) == "JPEG" else 1  # JPEGs are decoded at a reduced size
     try:
         with opened(data, lambda pixels: hold(pixels // share)) as picture:
             picture.image.draft("RGB", (_SIDE, _SIDE))
@@ -196,6 +209,7 @@ def _small(source: Source, row: int, hold: Hold) -> tuple[bytes, NDArray[np.uint
 
 
 def _cached(path: Path, count: int) -> NDArray[np.void]:
+    """Return the cached hashes, or empty rows if there are none."""
     try:
         found: NDArray[np.void] = np.load(path, allow_pickle=False)
         if found.dtype == _ROW and found.shape == (count,):
@@ -206,7 +220,8 @@ def _cached(path: Path, count: int) -> NDArray[np.void]:
 
 
 def _save(path: Path, hashes: NDArray[np.void]) -> None:
-    # Without a cache they are computed again. If the disk is full, writing the shards reports it.
+    # The cache is optional. If the disk is full, writing the shards reports it.
+    """Write the hashes to the cache, if possible."""
     with contextlib.suppress(OSError):
         make_folder(path.parent)
         with atomic_write(path) as file:

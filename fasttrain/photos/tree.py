@@ -1,4 +1,5 @@
-"""A view of folders that are searched for photographs, on a disk. An archive gives the same view of its members."""
+"""The interface by which folders are searched for photographs, and its version for a disk. Archives and buckets have
+others."""
 
 from __future__ import annotations
 
@@ -12,25 +13,23 @@ from fasttrain.photos.walk import Found, Ignored, is_folder, walk
 
 
 class Tree(Protocol):
-    """The folders and files that decide which layout a source has.
-
-    Every path is relative to `root`, with slashes; "" is `root` itself.
-    """
+    """The interface to the folders and files of a source. All paths are relative to `root`, with slashes; "" is `root`
+    itself."""
 
     root: Path
 
     def folders(self, start: str) -> list[str]:
-        """Return the names of the folders in `start`, sorted, without hidden ones."""
+        """Return the names of the folders in the folder `start`, sorted, without hidden ones."""
 
-    def loose(self, start: str) -> Iterator[Found | Ignored]:
-        """Yield the files in the folder `start`, without those in its subfolders."""
+    def files_in(self, start: str) -> Iterator[Found | Ignored]:
+        """Yield the files in the folder `start`, without those in subfolders."""
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
-        """Yield every file below each class folder `prefix` + name, with the class's name."""
+        """Yield (class name, file) for every file below each class folder. The folders' paths are `prefix` + name."""
 
 
 class DiskTree:
-    """The folder `root`. OSErrors are passed on."""
+    """The folder `root` on this machine. Its methods raise OSErrors."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -39,11 +38,14 @@ class DiskTree:
         with os.scandir(self.root / start) as entries:
             return sorted(entry.name for entry in entries if entry.name[0] != "." and is_folder(entry))
 
-    def loose(self, start: str) -> Iterator[Found | Ignored]:
+    def files_in(self, start: str) -> Iterator[Found | Ignored]:
         return walk(self.root, start, set(), recurse=False)
 
     def walk_classes(self, prefix: str, names: list[str]) -> Iterator[tuple[str, Found | Ignored]]:
-        """See `Tree`. A link to another class folder, or to a photograph in it, is yielded as ignored."""
+        """Yield (class name, file) for every file below each class folder. The folders' paths are `prefix` + name.
+
+        Links to another class folder, and to photographs in it, are yielded as ignored files.
+        """
         base = os.path.realpath(self.root / prefix)
         paths = {name: self.root / prefix / name for name in names}
         aliases = {name: os.path.realpath(path) for name, path in paths.items() if path.is_symlink()}

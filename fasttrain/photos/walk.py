@@ -1,4 +1,4 @@
-"""List the files below a folder: which are photographs, and why the others are not."""
+"""List the files in a folder: which of them are photographs, and why the others are not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from fasttrain.photos.formats import HEAD, RAW, sniff, why_not
 
 Ignored = tuple[str, str]
-"""(path relative to the source, reason)."""
+"""A file that is not used: (its path in the source, the reason)."""
 
 PHOTOGRAPHS = frozenset(
     {
@@ -25,20 +25,20 @@ _RAWS = frozenset(
         "mdc mef mos mrw nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f"
     ).split()
 )
-"""Most cameras' raw files begin like a TIFF, whose first image is a thumbnail."""
+"""Suffixes of cameras' raw files. Most of these files begin like a TIFF whose first image is a thumbnail."""
 _THUMBNAIL = "a camera's thumbnail (THM) of another file"
 
 OwnName = Callable[[str], str | None]
-"""Maps a link's target to the name under which it is read anyway, or to None."""
+"""Returns the path by which a link's target is read anyway, or None."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A photograph, according to its name or first bytes. `path` is relative to the source, `size` in bytes.
+    """A file that is a photograph, by its name or its first bytes.
 
-    `stamp`: times of modification and of change in nanoseconds, and inode. They distinguish a file from another one
-    with the same name and size that replaces it later: the kernel sets the time of change, and no program can set it
-    back.
+    `path` is relative to the source, and `size` is in bytes. `stamp` has the times of modification and of change in
+    nanoseconds, and the inode. It changes if the file is replaced by another one of the same name and size, because
+    programs can't set the time of change.
     """
 
     path: str
@@ -49,15 +49,15 @@ class Found:
 def walk(
     root: Path, start: str, seen: set[tuple[int, int]], *, recurse: bool = True, own_name: OwnName = lambda _: None
 ) -> Iterator[Found | Ignored]:
-    """Yield every file below `root / start`, sorted. Hidden files are skipped and links are followed.
+    """Yield every file in the folder `root / start`, sorted by name. Hidden files are skipped, and links are followed.
 
-    `seen` holds (device, inode) of the folders read so far, so that links can't form circles. A link to a target with
-    an `own_name` is not followed.
+    `seen` holds (device, inode) of the folders read before, and is updated, so that no folder is read twice. With
+    `recurse` False, subfolders are not read. A link is not followed if its target has an `own_name`.
     """
     folder = root / start if start else root
     identity = folder.stat()
     if (identity.st_dev, identity.st_ino) in seen:
-        yield f"{start}/", "a link to a folder that is read already"
+        yield f"{start}/", "a link to a folder that has been read already"
         return
     seen.add((identity.st_dev, identity.st_ino))
     with os.scandir(folder) as entries:
@@ -77,7 +77,7 @@ def walk(
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder, or a link to one. False for broken links, and if it can't be examined."""
+    """Return whether an entry is a folder or a link to one. Returns False for broken links and on errors."""
     try:
         return entry.is_dir()
     except OSError:
@@ -85,6 +85,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
+    """Return a file as a photograph, or its path and the reason why it is not one."""
     try:
         if not entry.is_file():
             return path, "a broken link" if entry.is_symlink() else "not a regular file"
@@ -98,13 +99,15 @@ def _judge(entry: os.DirEntry[str], path: str) -> Found | Ignored:
 
 
 def is_hidden(path: str) -> bool:
-    """Return whether a part of a path, with slashes, begins with a dot, or is the folder that macOS adds to zips."""
+    """Return whether a part of the path begins with a dot, or is the folder `__MACOSX` that macOS adds to zips."""
     return any(part[:1] == "." or part == "__MACOSX" for part in path.split("/"))
 
 
 def left_out(name: str, head: Callable[[], bytes]) -> str | None:
-    """Return why a file is not a photograph, or None if its suffix, or else its first HEAD bytes, show
-    that it is one."""
+    """Return why a file is not a photograph, or None if it is one, by its suffix or else by its first HEAD bytes.
+
+    `head` returns these bytes.
+    """
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - pathlib is slow for a million files
     if suffix in PHOTOGRAPHS:
         return None

@@ -1,4 +1,4 @@
-"""WebDataset's tars: photographs and their labels with a common key, read in place."""
+"""Read WebDataset's tars in place. A photograph and its labels have a common key there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_TEXT = 200
 
 
 def claims(source: str) -> bool:
-    """Return whether `source` is a tar, a pattern, or a folder of tars, with labels next to photographs."""
+    """Return whether `source` is a tar, a pattern of tars, or a folder of tars, with labels next to photographs."""
     if not holds(source, FILES):
         return False
     _, paths = file_paths(source, FILES)
@@ -40,7 +40,8 @@ def claims(source: str) -> bool:
 
 
 def listed(source: str | Path, options: SourceOptions) -> Listing:
-    """List the photographs in WebDataset's tars. Raises UserError if one is damaged, or if none has a label."""
+    """List the photographs in WebDataset's tars. Raises UserError if one is damaged, or if no photograph has a
+    label."""
     files = find_files(source, FILES)
     records: list[Record] = []
     ignored: list[Ignored] = []
@@ -56,7 +57,9 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
             records.append(Record(photo.path, photo.size, split, container.stamp, sample.labels, extra=sample.extra))
             places[photo.path] = container, photo.start, photo.size
     if not records:
-        raise UserError(f"--source {files.root}: no photograph has a label next to it (KEY.cls, KEY.txt or KEY.json)")
+        raise UserError(
+            f"--source {files.root}: no photograph has a label next to it; add KEY.cls, KEY.txt or KEY.json"
+        )
 
     def read(path: str) -> bytes:
         container, start, size = places[path]
@@ -68,7 +71,8 @@ def listed(source: str | Path, options: SourceOptions) -> Listing:
 
 @dataclass(frozen=True)
 class _Part:
-    """A member: its path relative to the source, what follows the key in the path, and its position."""
+    """A member of a tar: its path in the source, what follows the key in its path, its position and its size in
+    bytes."""
 
     path: str
     ending: str
@@ -78,7 +82,7 @@ class _Part:
 
 @dataclass
 class _Sample:
-    """The photographs and labels of one key. `extra`: everything in its JSON."""
+    """The photographs and labels with one key. `extra` is the content of its JSON file."""
 
     photos: list[_Part] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
@@ -87,12 +91,13 @@ class _Sample:
 
     @property
     def photo(self) -> _Part:
-        """The photograph: the one with the simplest ending."""
+        """Return the photograph to use: the one whose ending has the fewest dots."""
         return min(self.photos, key=lambda photo: (photo.ending.count("."), photo.path))
 
 
 def _samples(container: Container, prefix: str, column: str | None, ignored: list[Ignored]) -> Iterator[_Sample]:
-    """Yield the samples with a photograph, in the tar's order. Everything else is listed in `ignored`."""
+    """Yield the samples that have a photograph, in the order of the tar. Add (path, reason) of all other files to
+    `ignored`."""
     samples: dict[str, _Sample] = {}
     places: dict[str, tuple[int, int]] = {}
     for info, head in tar_members(container):
@@ -105,7 +110,7 @@ def _samples(container: Container, prefix: str, column: str | None, ignored: lis
             ignored.append((path, "not a regular file"))
             continue
         if name in places:
-            ignored.append((path, "it is twice in its tar: the last one is read"))
+            ignored.append((path, "in the tar twice: the last one is read"))
         places[name] = place
         key, ending = _key(name)
         sample = samples.setdefault(key, _Sample())
@@ -129,24 +134,26 @@ def _samples(container: Container, prefix: str, column: str | None, ignored: lis
         if sample.photos:
             yield sample
             others = (photo.path for photo in sample.photos if photo is not sample.photo)
-            ignored += [(other, f"next to {sample.photo.path}: a key has one photograph") for other in others]
+            ignored += [(other, f"the key's photograph is {sample.photo.path}") for other in others]
         else:
             ignored += [(path, "a label without a photograph") for path in sample.label_files]
 
 
 def _key(name: str) -> tuple[str, str]:
-    """Split a member's path at the first dot of its file name, as WebDataset does."""
+    """Split a member's path at the first dot of its file name, as WebDataset does. Return the key and the ending."""
     folder, _, file = name.rpartition("/")
     key, _, ending = file.partition(".")
     return f"{folder}/{key}", ending.lower()
 
 
 def _label(ending: str, data: bytes) -> dict[str, str]:
+    """Return a label file's text by its ending, or an empty dict if it is too long for a label."""
     text = data.decode("utf-8", "surrogateescape").strip()
     return {ending: text} if len(text) <= _MOST_TEXT and "\n" not in text else {}
 
 
 def _json(data: bytes, path: str, ignored: list[Ignored]) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty dict if it is none."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -156,6 +163,7 @@ def _json(data: bytes, path: str, ignored: list[Ignored]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
+    """Return a value in a JSON file as a label, "" if it can't be one."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return str(value).strip() if isinstance(value, (str, int)) else ""
@@ -167,7 +175,7 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _is_webdataset(path: Path) -> bool:
-    """Return whether a tar's first members are labels next to photographs, and not class folders with notes."""
+    """Return whether the first members of a tar are photographs with labels, and not class folders with other files."""
     container = Gzipped(path) if _is_gzip(path) else Container(path)
     endings: dict[str, set[str]] = {}
     try:
@@ -175,7 +183,7 @@ def _is_webdataset(path: Path) -> bool:
             if info.isfile() and not info.name.rpartition("/")[2].startswith("."):
                 key, ending = _key(info.name.removeprefix("./"))
                 endings.setdefault(key, set()).add(ending)
-    except UserError:  # the next kind that is tried raises it
+    except UserError:  # the kind that accepts the source reports the error
         return False
     labelled = [key for key, there in endings.items() if there & _LABELS and there - _LABELS]
     return any("cls" in endings[key] or key.startswith("/") for key in labelled)

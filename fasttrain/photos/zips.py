@@ -1,4 +1,4 @@
-"""The members of a zip, and their content, read and decompressed by any number of threads at once."""
+"""List the members of a zip, and read them from any number of threads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from fasttrain.errors import UserError
 from fasttrain.photos.container import Container, damaged
 
-_LOCAL = struct.Struct("<4s22xHH")  # a member's own header: signature, and the lengths of its name and extra field
+_LOCAL = struct.Struct("<4s22xHH")  # the header before a member: signature, lengths of its name and extra field
 _UTF8, _ENCRYPTED = 0x800, 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 def zip_members(file: Container) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """Yield each member of a zip with its name. The names of folders end with a slash.
+    """Yield the name and the header of each member of a zip. Names of folders end with a slash.
 
     Raises UserError if the zip can't be read.
     """
@@ -27,7 +27,7 @@ def zip_members(file: Container) -> Iterator[tuple[str, zipfile.ZipInfo]]:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
         raise UserError(f"--source {file.path}: not a readable zip ({error}); copy it again") from error
-    # Some Windows programs use its separator.
+    # Some Windows programs use backslashes as separators.
     windows = any("\\" in info.filename for info in members) and not any("/" in info.filename for info in members)
     for info in members:
         name = _name(info)
@@ -35,7 +35,7 @@ def zip_members(file: Container) -> Iterator[tuple[str, zipfile.ZipInfo]]:
 
 
 def require_readable(file: Container, info: zipfile.ZipInfo) -> None:
-    """Raise UserError if a member is encrypted, or its compression can't be read here."""
+    """Raise UserError if a member is encrypted, or compressed by an unsupported method."""
     if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
         how = "encrypted" if info.flag_bits & _ENCRYPTED else f"compressed by method {info.compress_type}"
         raise UserError(
@@ -45,19 +45,19 @@ def require_readable(file: Container, info: zipfile.ZipInfo) -> None:
 
 
 def is_link(info: zipfile.ZipInfo) -> bool:
-    """Return whether a member is a symbolic link. Its content is then the target."""
+    """Return whether a member is a symbolic link. Its content is the target then."""
     return stat.S_ISLNK(info.external_attr >> 16)
 
 
 def read_member(file: Container, info: zipfile.ZipInfo, most: int | None = None) -> bytes:
-    """Return a member's content, or its first `most` bytes. Raises OSError if it is damaged."""
+    """Return the content of a member, or its first `most` bytes. Raises OSError if it is damaged."""
     signature, name, extra = _LOCAL.unpack(file.read(info.header_offset, _LOCAL.size))
     if signature != b"PK\3\4":
         raise damaged("no member is at its listed position", file.path)
     start = info.header_offset + _LOCAL.size + name + extra
     length = info.file_size if most is None else min(info.file_size, most)
     packed = info.compress_size
-    if most is not None and info.compress_type == zipfile.ZIP_DEFLATED:  # bzip2 gives a block of 900 kB, or nothing
+    if most is not None and info.compress_type == zipfile.ZIP_DEFLATED:  # bzip2 needs a complete block of 900 kB
         packed = min(packed, most + 1024)
     try:
         content = _unpacked(file.read(start, packed), info.compress_type, length)
@@ -71,6 +71,7 @@ def read_member(file: Container, info: zipfile.ZipInfo, most: int | None = None)
 
 
 def _unpacked(data: bytes, method: int, length: int) -> bytes:
+    """Return the first `length` bytes of compressed data."""
     if method == zipfile.ZIP_STORED or not length:
         return data[:length]
     if method == zipfile.ZIP_BZIP2:
@@ -79,7 +80,10 @@ def _unpacked(data: bytes, method: int, length: int) -> bytes:
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """Return a member's name. macOS writes UTF-8 without marking it, which zipfile reads as code page 437."""
+    """Return a member's name.
+
+    macOS writes names in UTF-8 without the flag for it, which zipfile then reads as code page 437.
+    """
     if info.flag_bits & _UTF8:
         return info.filename
     try:

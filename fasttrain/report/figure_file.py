@@ -42,7 +42,7 @@ def require_picture(picture: Path) -> None:
     try:
         require_place(picture)
     except OSError as error:
-        raise of_os(error, mend="choose another --picture") from error
+        raise of_os(error, repair="choose another --picture") from error
 
 
 def write_picture(picture: Path, figure: Figure) -> None:

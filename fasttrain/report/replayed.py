@@ -16,7 +16,7 @@ _KEYS = 8
 
 
 def replay_summary(found: Replay) -> RenderableType:
-    """The step, a row for each precision, the samples that stand out, why, and the mend."""
+    """The step, a row for each precision, the samples that stand out, why, and the repair."""
     facts = found.facts
     happened = {
         "loss": f"the loss became {facts['loss']}",
@@ -50,7 +50,7 @@ def replay_summary(found: Replay) -> RenderableType:
         said = ", ".join(found.keys[:_KEYS]) + (f" and {len(found.keys) - _KEYS:,} more" * (len(found.keys) > _KEYS))
     words.add_row("photographs", Text(said))
     words.add_row("why", Text(found.why))
-    words.add_row("mend", Text(found.mend))
+    words.add_row("repair", Text(found.repair))
     if found.sheet is not None:
         words.add_row("sheet", Text(str(found.sheet)))
     return Group(title, about, Padding(rows, (1, 0)), words)

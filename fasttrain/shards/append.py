@@ -1,7 +1,7 @@
-"""`convert --append`: find what is new in a source, and write the manifest that includes it.
+"""`convert --append`: find the new photographs of a source and add them to existing shards.
 
-Existing files are not rewritten. New photographs go to new shards, and the index and the lists get new names (see
-`format.numbered`). The manifest, which names them all, is replaced last.
+Existing files are not rewritten. New photographs go to new shards, and the index and the lists are written under new
+names (see `format.numbered`). The manifest, which names the current files, is replaced last.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from fasttrain.shards.format import (
 )
 from fasttrain.shards.keys import make_keys
 from fasttrain.shards.label_conflicts import find_label_conflicts
-from fasttrain.shards.layout import SHARD_NAME, Earlier, ShardJob, splits_of, table_of, twins_table
+from fasttrain.shards.layout import SHARD_NAME, Earlier, ShardJob, duplicates_table, splits_of, table_of
 from fasttrain.shards.parts import Part, read_parts
 from fasttrain.shards.reader import ShardSet
 from fasttrain.shards.settings import ADDED, ShardSettings
@@ -54,11 +54,18 @@ _KEPT = "the shards keep the earlier one"
 
 @dataclass(frozen=True)
 class Addition:
-    """The photographs of a source that the shards lack.
+    """The photographs of a source that the shards lack, and the state of the shards before.
 
-    `source`: with the classes of the shards, followed by the new ones. `keys`: one per photograph of the source.
-    `known`: path, split and bytes (-1: not recorded) of each photograph in earlier conversions. `kept`: (path, reason)
-    of those that have changed or disappeared since.
+    - `base`: the manifest before the append.
+    - `fingerprint`: the shards' fingerprint before the append; see `ShardSet`.
+    - `index`: the shards' index before the append.
+    - `source`: the source. Its classes are those of the shards, followed by the new ones.
+    - `earlier`: the source's photographs that the shards hold already.
+    - `keys`: the key of each photograph of the source.
+    - `known`: the split and the size in bytes of each photograph of earlier conversions, by its path. The size is -1 if
+      it was not recorded.
+    - `kept`: (path, reason) of each photograph that has changed or disappeared since. The shards keep its earlier
+      version.
     """
 
     base: Manifest
@@ -71,7 +78,7 @@ class Addition:
     kept: list[tuple[str, str]]
 
     def notes(self) -> list[str]:
-        """Return lines for the user."""
+        """Return messages for the user about new classes and changed or missing photographs."""
         new = self.source.classes[len(self.base.classes) :]
         gone = [path for path, reason in self.kept if reason == _GONE]
         changed = [path for path, reason in self.kept if reason != _GONE]
@@ -80,14 +87,14 @@ class Addition:
             "not in the source any more, kept in the shards": gone,
             "changed since they were converted, kept unchanged": changed,
         }
-        return [f"{what}: {len(names):,} ({few(names)})" for what, names in found.items() if names]
+        return [f"{change}: {len(names):,} ({few(names)})" for change, names in found.items() if names]
 
 
 def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, strict: bool) -> Addition:
-    """Compare `source` with the shards in `out`.
+    """Compare `source` with the shards in `out` and return the photographs to add.
 
-    Raises UserError if the shards have other settings or don't list their photographs, if they share no class with the
-    source, and, with `strict`, for the first photograph that has changed or disappeared.
+    Raises UserError if the shards were made with other settings, if they don't list their photographs, or if they share
+    no class with the source. With `strict`, also raises UserError if a photograph has changed or disappeared since.
     """
     shards = ShardSet.open(out.location)
     base = shards.manifest
@@ -97,11 +104,11 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
     if not set(source.classes) & set(base.classes):
         raise UserError(
             f"--source {source.root} has none of the classes of {out} ({few(base.classes)}); give the folder or table "
-            "that they were made from, with more photographs"
+            "that the shards were made from, with more photographs"
         )
     if source.multi_label != base.multi_label:
-        theirs, fix = ("sets of classes", "--multi-label") if base.multi_label else ("one class", "--no-multi-label")
-        raise UserError(f"{out} has {theirs} a photograph, but --source {source.root} does not; give {fix}")
+        theirs, fix = ("several classes", "--multi-label") if base.multi_label else ("one class", "--no-multi-label")
+        raise UserError(f"{out} has {theirs} per photograph, but --source {source.root} does not; give {fix}")
     position = np.array([classes.index(name) for name in source.classes], np.int32)
     if source.multi_label:
         sets = [position[members(each)].tolist() for each in source.labels]
@@ -112,7 +119,7 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
     paths = [
         *known,
         *(each for each in source.paths if each not in known),
-    ]  # the known ones come first, so that they keep their keys
+    ]  # known paths come first, so that their photographs keep their keys
     keys = dict(zip(paths, make_keys(paths), strict=True))
     column = widened(shards.index["labels"], len(classes)) if base.multi_label else shards.index["label"]
     label_of = dict(zip((key.decode() for key in shards.index["key"]), column.tolist(), strict=True))
@@ -125,7 +132,7 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
         held[row], size = known[path]
         other_size = -1 not in (size, int(source.sizes[row])) and size != source.sizes[row]
         if (label := label_of.get(keys[path])) is None:
-            added[row] = other_size  # it was broken, and may be intact now
+            added[row] = other_size  # it was broken before, and may be intact now
             continue
         added[row] = False
         if other_size:
@@ -136,10 +143,10 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
         elif source.splits[row] >= VAL and source.splits[row] != held[row]:
             kept.append((path, f"in {SPLITS[source.splits[row]]}, in the shards in {SPLITS[held[row]]}: {_KEPT}"))
     ordered = [keys[path] for path in source.paths]
-    told, noticed = _extra_of(out, base), {path for path, _ in kept}
-    for row, line in enumerate(extra_lines(source, ordered)) if told else ():
-        other = ordered[row] in label_of and told.get(ordered[row], line) != line
-        if other and source.paths[row] not in noticed:
+    stored_lines, reported = _extra_of(out, base), {path for path, _ in kept}
+    for row, line in enumerate(extra_lines(source, ordered)) if stored_lines else ():
+        differs = ordered[row] in label_of and stored_lines.get(ordered[row], line) != line
+        if differs and source.paths[row] not in reported:
             kept.append((source.paths[row], f"other extra labels than when it was converted: {_KEPT}"))
     if strict and kept:
         path, reason = min(kept)
@@ -151,10 +158,11 @@ def plan_addition(out: Destination, source: Source, settings: ShardSettings, *, 
 def write_addition(
     out: Destination, addition: Addition, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
-    """Write the index, the lists and, last of all, the manifest of the shards with `parts`.
+    """Write the index and the lists of the extended shards, then replace the manifest. Return the new manifest.
 
-    Raises UserError if a new class has no usable training photograph, or if another machine has written to the same
-    bucket in the meantime. Raises OSError if the disk can't be written.
+    `parts` are the new shards, and `settings` those of this append. Raises UserError if a new class has no usable
+    training photograph, or if another machine has written to the same bucket in the meantime. Raises OSError if the
+    disk can't be written.
     """
     base, source = addition.base, addition.source
     appends = base.appends + 1
@@ -180,8 +188,8 @@ def write_addition(
     splits = splits_of(source, [job for job, _ in parts], addition.earlier.held)
     split_file = table_of(("path", "split", "bytes"), _split_rows(addition, splits))
     write(SPLIT_FILE, split_file)
-    if source.twins:
-        write(DUPLICATES, twins_table(source, splits))
+    if source.near_duplicates:
+        write(DUPLICATES, duplicates_table(source, splits))
     extra = _extra_of(out, base)
     for row, line in enumerate(extra_lines(source, addition.keys)):
         if addition.earlier.added[row]:
@@ -231,13 +239,14 @@ def write_addition(
 
 
 def _require_alone(out: Destination, addition: Addition, parts: list[tuple[ShardJob, Part]]) -> None:
-    """Raise UserError if `out` holds shards other than those written."""
+    """Raise UserError if another machine has changed the manifest or the shards just written."""
     require_manifest(out, addition.base)
     if any(there is None for _, there in read_parts(out, [job for job, _ in parts])):
         raise UserError(f"{out}: another machine has written there in the meantime; run the same command again")
 
 
 def _require_same(out: Destination, base: Manifest, settings: ShardSettings) -> None:
+    """Raise UserError if `settings` differ from those of the shards in `out`."""
     ours = {**ADDED, **settings.recorded()}
     theirs = {**ADDED, **base.settings}
     names = [name for name in ShardSettings.__dataclass_fields__ if theirs.get(name) != ours[name]]
@@ -247,10 +256,13 @@ def _require_same(out: Destination, base: Manifest, settings: ShardSettings) -> 
 
 
 def _read_known(out: Destination, base: Manifest) -> dict[str, tuple[int, int]]:
-    """Return the split and the bytes of each photograph by path, in the order in which they were added."""
+    """Return the split and the size in bytes of each photograph by its path, in the order in which they were added.
+
+    A size of -1 was not recorded.
+    """
     name = base.current(SPLIT_FILE)
     if name not in base.files:
-        raise UserError(f"{out} has no list of its photographs ({name}): convert again with --overwrite")
+        raise UserError(f"{out} has no list of its photographs ({name}); convert again with --overwrite")
     data = out.read(name)
     if hashlib.sha256(data).hexdigest() != base.files[name]:
         raise UserError(f"{out}/{name}: its bytes have changed since it was written; copy it again")
@@ -259,11 +271,13 @@ def _read_known(out: Destination, base: Manifest) -> dict[str, tuple[int, int]]:
 
 
 def _first_settings(base: Manifest) -> dict[str, Any]:
+    """Return the settings of the first conversion, which an append keeps."""
     names = (*ShardSettings.__dataclass_fields__, "fasttrain")
     return {name: base.settings[name] for name in names if name in base.settings}
 
 
 def _first_numbers(base: Manifest) -> tuple[int, ...]:
+    """Return the number of the first new shard of each split."""
     first = [0] * len(SPLITS)
     for shard in base.shards:
         name = shard.name.removesuffix(".tar")
@@ -274,7 +288,7 @@ def _first_numbers(base: Manifest) -> tuple[int, ...]:
 
 
 def _still_broken(out: Destination, addition: Addition) -> list[bytes]:
-    """Return the lines of the earlier list for photographs that are neither stored nor tried again."""
+    """Return the lines of the earlier `rejected.tsv` about photographs that are neither stored nor tried again."""
     source, earlier = addition.source, addition.earlier
     stored = set(addition.index["key"].tolist())
     left = (
@@ -287,17 +301,21 @@ def _still_broken(out: Destination, addition: Addition) -> list[bytes]:
 
 
 def _extra_of(out: Destination, base: Manifest) -> dict[str, bytes]:
-    """Return the line of extra labels of each earlier photograph, by its key."""
+    """Return the earlier lines of `extra_labels.jsonl` by the keys of their photographs."""
     return {json.loads(line)["key"]: line for line in _lines(out, base, EXTRA)}
 
 
 def _lines(out: Destination, base: Manifest, name: str) -> list[bytes]:
+    """Return the lines of the current version of a list, or no lines if there is no such list."""
     current = base.current(name)
     return out.read(current).splitlines(keepends=True) if current in base.files else []
 
 
 def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str, str, int]]:
-    """Return path, split and bytes. The known photographs come first and keep their order, which decides the keys."""
+    """Return the rows of `splits.csv`: path, split and size in bytes of each photograph.
+
+    Known photographs come first and keep their order, because the order decides the keys.
+    """
     rows = {path: (SPLITS[split], size) for path, (split, size) in addition.known.items()}
     for row in np.flatnonzero(addition.earlier.added).tolist():
         rows[addition.source.paths[row]] = SPLITS[splits[row]], int(addition.source.sizes[row])
@@ -305,14 +323,17 @@ def _split_rows(addition: Addition, splits: NDArray[np.int8]) -> list[tuple[str,
 
 
 def _named(label: int | list[int], classes: Sequence[str]) -> str:
-    """Return the name of a class, or the names of a set given as bytes."""
+    """Return the name of a class, or the names of several classes given as the bytes of a set."""
     if isinstance(label, int):
         return classes[label]
     return ", ".join(classes[each] for each in members(np.array(label, np.uint8))) or "none"
 
 
 def _joined(old: NDArray[np.void], new: NDArray[np.void], shards: int, set_bytes: int) -> NDArray[np.void]:
-    """Return the rows of both; `new` counts its shards from `shards` on. `set_bytes` as in `index_dtype`."""
+    """Return an index with the rows of `old` and `new`. The shard numbers in `new` are increased by `shards`.
+
+    `set_bytes` is the argument of `index_dtype`.
+    """
     longest = max(old.dtype["key"].itemsize, new.dtype["key"].itemsize)
     index = np.zeros(len(old) + len(new), index_dtype(longest, set_bytes))
     for name in new.dtype.names or ():

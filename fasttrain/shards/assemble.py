@@ -40,10 +40,11 @@ from fasttrain.text import printable
 def assemble(
     out: Destination, source: SourceSummary, parts: list[tuple[ShardJob, Part]], settings: dict[str, Any]
 ) -> Manifest:
-    """Write these files. Lists other than `rejected.tsv` are written only if they have lines.
+    """Write the index, the lists and, last, the manifest. Return the manifest.
 
-    `parts` is in the order of the layout. Raises UserError if a class has lost every training photograph
-    (`rejected.tsv` is written by then), and OSError if the disk can't be written.
+    `parts` are the jobs and their records, in the order of the layout. `rejected.tsv` is always written, the other
+    lists only if they have lines. Raises UserError if a class has no training photograph left (after `rejected.tsv` is
+    written), and OSError if the disk can't be written.
     """
     broken = [rejected for _, part in parts for rejected in part.broken]
     rejected = sorted([*source.ignored, *broken])
@@ -94,28 +95,30 @@ def require_training(
     broken: dict[str, str],
     known: Collection[int] = (),
 ) -> None:
-    """Raise UserError if a class has no training photograph left, unless its label is `known`.
+    """Raise UserError if a class has no training photograph left.
 
-    `listed` is the file with the reasons.
+    `kept` are the shards with photographs, `broken` the reasons why photographs are broken, by their paths, and
+    `listed` is the file with these reasons. Classes whose label is in `known` are not checked.
     """
     left = {*known, *(label for job, part in kept if job.split == TRAIN for label in part.classes)}
     for label, name in enumerate(classes):
         if label not in left:
             if any(label in part.classes for _, part in kept):
                 raise UserError(
-                    f"class {name!r} has no training photograph: all of its photographs are in val or test; give it "
-                    "more, or other splits"
+                    f"class {name!r} has no training photograph: all of its photographs are in val or test; add "
+                    "photographs, or change the splits"
                 )
             inside = (reason for path, reason in broken.items() if name in PurePosixPath(path).parts[:-1])
             first = next((f", such as: {reason}" for reason in inside), "")
             raise UserError(
-                f"class {name!r} has no usable training photograph (why: {listed}{first}); add some, or remove "
-                "its folder"
+                f"class {name!r} has no usable training photograph (the reasons are in {listed}{first}); add some, "
+                "or remove its folder"
             )
 
 
 def index_of(kept: list[tuple[ShardJob, Part]], set_bytes: int = 0) -> np.ndarray[Any, np.dtype[np.void]]:
-    """Return the rows of `index.npy` for these shards, which are numbered from 0. `set_bytes` as in `index_dtype`."""
+    """Return the rows of `index.npy` for shards that are numbered from 0. `set_bytes` is the argument of
+    `index_dtype`."""
     longest = max((len(key) for _, part in kept for key in part.keys), default=1)
     index = np.zeros(sum(len(part.keys) for _, part in kept), dtype=index_dtype(longest, set_bytes))
     start = 0
@@ -139,7 +142,7 @@ def _sha256(data: bytes) -> str:
 
 
 def list_line(path: str, reason: str) -> bytes:
-    """Return a line of `rejected.tsv` or `converted.tsv`."""
+    """Return a line of `rejected.tsv`, `converted.tsv` or `label_conflicts.tsv`: the path and the reason."""
     # A file name may hold characters that break a table.
     plain = [printable(text.replace("\\", "\\\\")) for text in (path, reason)]
     return os.fsencode("\t".join(plain) + "\n")

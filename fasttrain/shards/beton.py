@@ -1,8 +1,8 @@
-"""Write FFCV's `.beton` files from shards, with the same JPEG bytes instead of FFCV's re-encoded ones.
+"""Write FFCV's `.beton` files from shards. The JPEGs are copied, not encoded again as FFCV would do.
 
-The layout is FFCV's (see `beton_layout`), so FFCV's `Reader`, `Loader` and stock decoders read it. It depends only on
-the lengths of the JPEGs: the file is the same each time and needs no ffcv to write, and an interrupted one resumes at
-the page where it stopped.
+The layout is FFCV's (see `beton_layout`), so FFCV's `Reader`, `Loader` and usual decoders read the files. It depends
+only on the lengths of the JPEGs. So the same shards always give the same file, ffcv is not needed to write it, and an
+interrupted file is resumed where it stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fasttrain.shards.reader import Located, ShardSet
 
 RECORD = "beton.json"
 NO_LABEL = -1
-"""The label in the files of multi-label shards: FFCV's field holds one number, which can't represent a set."""
+"""The label in files of multi-label shards, because FFCV's label is one number."""
 
 _SAMPLE = np.dtype([("image", IMAGE), ("label", IN_A_ROW[INT_FIELD])], align=True)
 _LEAST_PAGE = 1 << 23  # FFCV's default; no sample may cross a page
@@ -46,19 +46,21 @@ _LEAST_PAGE = 1 << 23  # FFCV's default; no sample may cross a page
 
 @dataclass(frozen=True)
 class _Layout:
+    """The positions of everything in a `.beton` file."""
+
     head: bytes  # everything before the first page
-    pointers: NDArray[np.uint64]  # position of each sample's first byte in the file
-    lengths: NDArray[np.uint64]
+    pointers: NDArray[np.uint64]  # the position of each sample's first byte in the file
+    lengths: NDArray[np.uint64]  # the number of bytes of each sample
     tail: bytes  # the allocation table
-    table: int  # its position
+    table: int  # the position of the allocation table
 
 
 def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda images: None) -> list[Path]:
-    """Write `train.beton`, `val.beton` and `test.beton`, unless they have no samples, into the shards' folder.
+    """Write `train.beton`, `val.beton` and `test.beton` into the shards' folder. Return the paths of the files.
 
-    Sample k of a file is the k-th row of its split in the index. `advance(images)` reports progress. Files already
-    written from these shards are kept. Raises UserError if the disk is full or the folder can't be written, and for
-    `raw` shards.
+    A split without samples gets no file. Sample k of a file is the k-th row of its split in the index. Files that were
+    written from these shards before are kept. `advance` is called with numbers of images to report progress. Raises
+    UserError if the disk is full or the folder can't be written, and if the shards hold pixels (`raw`).
     """
     if shards.raw:
         raise UserError(
@@ -79,7 +81,7 @@ def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda image
             digest = _write(path, shards, ids, advance)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            fix = "make room and convert again: it resumes here" if full else "choose another --out"
+            fix = "make room there and run the same command again: it resumes" if full else "choose another --out"
             raise of_os(error, path, fix) from error
         record["files"][path.name] = {"samples": len(ids), "bytes": path.stat().st_size, "sha256": digest}
         atomic_write_bytes(shards.folder / RECORD, json.dumps(record, indent=2).encode())
@@ -87,22 +89,22 @@ def write_betons(shards: ShardSet, advance: Callable[[int], None] = lambda image
 
 
 def beton_problem(shards: ShardSet, split: str) -> str | None:
-    """Return why there is no usable `.beton` for `split`, with the fix, or None if there is one."""
+    """Return why the `.beton` file of `split` can't be used, with the fix, or None if it can."""
     path = shards.folder / f"{split}.beton"
     known = _read_record(shards)["files"].get(path.name)
     fix = "convert with --format tar,beton"
     if not path.exists() or not known:
         return f"{path} does not exist; {fix}"
     if path.stat().st_size != known["bytes"]:
-        return f"{path} has {path.stat().st_size} bytes, not {known['bytes']}; {fix}"
+        return f"{path} has {path.stat().st_size:,} bytes, not {known['bytes']:,}; {fix}"
     return None
 
 
 class BetonBytes:
-    """The mapped `.beton` file of `split`.
+    """The `.beton` file of `split`, mapped into memory.
 
-    FFCV follows the file's pointers unchecked, so they are compared with the index first. Raises UserError if the head
-    or the allocation table differs from what the shards require.
+    FFCV follows the pointers in a file without checking them, so this class compares them with the index first. Raises
+    UserError if the header or the allocation table is not the one that belongs to the shards.
     """
 
     def __init__(self, shards: ShardSet, split: str) -> None:
@@ -117,16 +119,16 @@ class BetonBytes:
         same = self._mapped[: len(layout.head)] == layout.head and table == layout.table
         if not same or self._mapped[table:] != layout.tail:
             index = shards.folder / shards.manifest.index.name
-            raise UserError(f"{path} is not laid out as {index} says; convert with --format tar,beton")
+            raise UserError(f"{path} does not match {index}; convert with --format tar,beton")
 
     def locate(self, rows: NDArray[np.int64]) -> Located:
-        """Return where the bytes of the samples `rows` of the split, int64 [n], are in the file."""
+        """Return the positions of samples' bytes in the file. `rows`, int64 [n], are positions in the split."""
         which = np.zeros(len(rows), np.int32)
         return Located([self._mapped], which, self._layout.pointers[rows], self._layout.lengths[rows])
 
 
 def verify_betons(shards: ShardSet) -> list[str]:
-    """Compare each `.beton` with its checksum. Return a line per problem."""
+    """Compare each `.beton` file with its checksum. Return a line for each problem."""
     here = sorted(shards.folder.glob("*.beton"))
     record = shards.folder / RECORD
     if not here and not record.exists():
@@ -151,6 +153,7 @@ def verify_betons(shards: ShardSet) -> list[str]:
 
 
 def _read_record(shards: ShardSet) -> dict[str, Any]:
+    """Return the record of the `.beton` files of these shards, or an empty record if there is none or it is invalid."""
     fresh: dict[str, Any] = {"shards": shards.fingerprint, "files": {}}
     try:
         record = json.loads((shards.folder / RECORD).read_text())
@@ -167,6 +170,7 @@ def _read_record(shards: ShardSet) -> dict[str, Any]:
 
 
 def _plan_layout(shards: ShardSet, ids: NDArray[np.int64]) -> _Layout:
+    """Return the layout of the `.beton` file with the samples `ids`."""
     rows = shards.index[ids]
     lengths = rows["length"].astype(np.uint64)
     page = max(_LEAST_PAGE, 1 << int(lengths.max() - 1).bit_length())
@@ -200,6 +204,7 @@ def _plan_layout(shards: ShardSet, ids: NDArray[np.int64]) -> _Layout:
 
 
 def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callable[[int], None]) -> str:
+    """Write a `.beton` file, or resume it. Return its sha256."""
     layout = _plan_layout(shards, ids)
     # The name contains the shards' fingerprint, so that another data set's partial file is never resumed.
     partial = path.with_name(f".{path.name}.{shards.fingerprint[-12:]}.partial")
@@ -228,9 +233,9 @@ def _write(path: Path, shards: ShardSet, ids: NDArray[np.int64], advance: Callab
 
 
 def _resume_point(file: IO[bytes], layout: _Layout, shards: ShardSet, ids: NDArray[np.int64]) -> int:
-    """Return the first sample whose bytes are missing from the file.
+    """Return the position of the first sample whose bytes are not in the file yet.
 
-    After a power cut the file's size is unreliable.
+    The bytes are compared, because the file's size is unreliable after a power cut.
     """
     if file.read(len(layout.head)) != layout.head:
         return 0

@@ -1,6 +1,6 @@
-"""A conversion's destination behind a URL: each shard is written on this machine, uploaded, and then deleted locally.
+"""Write shards to a folder behind a URL. Each shard is written on this machine, uploaded, and then deleted here.
 
-At most two shards are on this machine at a time, one being written and one being uploaded, in
+At most two shards are on this machine at a time: one that is written and one that is uploaded. They are in
 `$FASTTRAIN_CACHE/upload`.
 """
 
@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 
 from fasttrain.config.location import cache_root
 from fasttrain.errors import UserError
-from fasttrain.shards.destination import CACHE, Destination, Held, locked
+from fasttrain.shards.destination import CACHE, Destination, FileState, locked
 from fasttrain.shards.format import MANIFEST, PARTS, Manifest, parse_manifest
 from fasttrain.shards.layout import SHARD_NAME
 from fasttrain.urls import retried, stamp_of
@@ -32,11 +32,11 @@ _REMOVED_AT_ONCE = 1000
 
 
 class Bucket:
-    """A folder behind a URL: see `Destination`.
+    """A folder behind a URL. Its methods are explained in `Destination`.
 
-    When several machines convert parts, they write their shards to the final place, so `merge` moves none of them.
-    Only the records are in a part's own folder. There is no lock between machines: two that make the same shard write
-    the same bytes.
+    If several machines convert parts, they write their shards to the final place, so `merge` has nothing to move. Only
+    the records are in a folder for each part. There is no lock between machines: two machines that write the same shard
+    write the same bytes.
     """
 
     def __init__(self, url: str, part: str = "") -> None:
@@ -57,8 +57,11 @@ class Bucket:
         return Bucket(self._url, part)
 
     @contextlib.contextmanager
-    def alone(self, *, wait: bool) -> Iterator[None]:
-        """See `Destination`. Always finishes the current upload before it returns."""
+    def exclusive(self, *, wait: bool) -> Iterator[None]:
+        """Return a context that keeps other conversions on this machine out. It ends after the current upload.
+
+        If another conversion is running, wait for it if `wait` is True, and otherwise raise UserError.
+        """
         self._staging = cache_root() / "upload" / hashlib.sha256(self.location.encode()).hexdigest()[:16]
         with locked(self._staging, wait=wait, fix=CACHE, shown=self.location):
             _empty(self._staging)
@@ -72,7 +75,7 @@ class Bucket:
         try:
             return parse_manifest(self.read(MANIFEST), f"{self.location}/{MANIFEST}")
         except FileNotFoundError as error:
-            raise UserError(f"{self.location} holds no shards") from error
+            raise UserError(f"{self.location} holds no shards; leave out --append to write some") from error
 
     def has(self, name: str) -> bool:
         def there(files: Any, root: str) -> bool:
@@ -84,9 +87,9 @@ class Bucket:
     def names(self, folder: str = "") -> list[str]:
         return sorted(self._listed(self._path(folder) if folder else self._part))
 
-    def shards(self) -> dict[str, Held]:
+    def shards(self) -> dict[str, FileState]:
         found = self._listed("")
-        return {name: _held(info) for name, info in found.items() if info["type"] == "file"}
+        return {name: _state(info) for name, info in found.items() if info["type"] == "file"}
 
     def read(self, name: str) -> bytes:
         path = self._path(name)
@@ -115,7 +118,7 @@ class Bucket:
 
     def write(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        self._sent(path, lambda files, root: files.pipe_file(f"{root}/{path}", data))
+        self._writing(path, lambda files, root: files.pipe_file(f"{root}/{path}", data))
 
     @contextlib.contextmanager
     def open_shard(self, name: str) -> Iterator[IO[bytes]]:
@@ -128,17 +131,17 @@ class Bucket:
             raise
 
     def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
-        self.settle()  # at most one waits for the network while the next is written
+        self.flush()  # only one shard is uploaded while the next is written
         assert self._uploads is not None
         self._uploading = self._uploads.submit(self._upload, name, index, record)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         uploading, self._uploading = self._uploading, None
         if uploading is not None:
             uploading.result()
 
     def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
-        """Do nothing: the part has already written the shard to its final place."""
+        """Do nothing, because the part has already written the shard to its final place."""
 
     def remove(self, names: Sequence[str]) -> None:
         self._remove([self._path(name) for name in names])
@@ -154,12 +157,15 @@ class Bucket:
             self._remove(retried(self._url, path, below))
 
     def clear_unfinished(self, folder: str = "") -> None:
-        """See `Destination`. Uploads of parts are kept, because other machines may still be working on them."""
+        """Abort the unfinished uploads that a killed conversion left in the bucket.
+
+        Nothing is done for a part, because other machines may still be uploading.
+        """
         if folder or self._part:
             return
 
         def abort(files: Any, root: str) -> None:
-            if hasattr(files, "list_multipart_uploads"):  # no listing shows these, and they cost money
+            if hasattr(files, "list_multipart_uploads"):  # these cost money, and no listing of files shows them
                 bucket, _, path = root.partition("/")
                 for each in files.list_multipart_uploads(bucket):
                     if each["Key"].startswith(f"{path}/" if path else ""):
@@ -169,10 +175,12 @@ class Bucket:
             retried(self._url, "", abort)
 
     def _path(self, name: str) -> str:
-        """Return a file's path below the URL. Shards have the same path whichever part writes them."""
+        """Return a file's path below the URL. A shard's path is the same for all parts."""
         return f"{self._part}/{name}" if self._part and not _SHARD.fullmatch(name) else name
 
     def _listed(self, path: str) -> dict[str, dict[str, Any]]:
+        """Return the driver's information on the files and folders in the folder `path`, by their names."""
+
         def listed(files: Any, root: str) -> dict[str, dict[str, Any]]:
             files.invalidate_cache()
             start = f"{root}/{path}" if path else root
@@ -196,31 +204,33 @@ class Bucket:
         return retried(self._url, PARTS, read) if names else []
 
     def _upload(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
+        """Upload a finished shard, its index, and then its record."""
         stamp = ""
         if index is not None:
             local, path = self._staging / f"{name}.tar", f"{name}.tar"
             chunks = {"chunksize": _PIECE} if self._url.partition("://")[0] in _CHUNKED else {}
-            self._sent(path, lambda files, root: files.put_file(str(local), f"{root}/{path}", **chunks))
-            stamp = self._checked(path, local.stat().st_size)
+            self._writing(path, lambda files, root: files.put_file(str(local), f"{root}/{path}", **chunks))
+            stamp = self._require_complete(path, local.stat().st_size)
             local.unlink()
             self.write(f"{name}.idx", index)
         self.write(f"{PARTS}/{name}.json", record(stamp))
 
-    def _checked(self, path: str, size: int) -> str:
-        """Return the stamp of an uploaded shard. Raises UserError if it is incomplete."""
+    def _require_complete(self, path: str, size: int) -> str:
+        """Return the stamp of an uploaded shard. Raises UserError if the upload is incomplete."""
 
-        def looked(files: Any, root: str) -> Held:
+        def read_state(files: Any, root: str) -> FileState:
             files.invalidate_cache()
-            return _held(files.info(f"{root}/{path}"))
+            return _state(files.info(f"{root}/{path}"))
 
-        held = retried(self._url, path, looked)
-        if held.size != size:
+        state = retried(self._url, path, read_state)
+        if state.size != size:
             raise UserError(
-                f"{self._url}/{path}: only {held.size:,} of {size:,} bytes were uploaded; run the same command again"
+                f"{self._url}/{path}: only {state.size:,} of {size:,} bytes were uploaded; run the same command again"
             )
-        return held.stamp
+        return state.stamp
 
-    def _sent(self, path: str, work: Callable[[Any, str], T]) -> T:
+    def _writing(self, path: str, work: Callable[[Any, str], T]) -> T:
+        """Return the result of `work`, which writes to the bucket. Raises UserError if the bucket doesn't exist."""
         try:
             return retried(self._url, path, work)
         except FileNotFoundError as error:
@@ -234,8 +244,8 @@ class Bucket:
                 retried(self._url, some[0], lambda files, root: files.rm([f"{root}/{each}" for each in some]))  # noqa: B023
 
 
-def _held(info: dict[str, Any]) -> Held:
-    return Held(int(info["size"] or 0), stamp_of(info))
+def _state(info: dict[str, Any]) -> FileState:
+    return FileState(int(info["size"] or 0), stamp_of(info))
 
 
 def _folder(name: str) -> str:

@@ -1,8 +1,9 @@
-"""A bounded cache on this machine's disk for fetched files. Several processes share it.
+"""A cache of downloaded files on this machine's disk, with a limited size. Several processes share it.
 
-A file gets its name only once it is complete. A process that maps a file holds a shared `flock` on it for as long as
-the mapping lives, so any process can tell what is in use. Such files are never deleted, but count. Of the others, the
-least recently used is deleted first. A file that is being written has its full size from the start, and counts too.
+A file gets its name only when it is complete. A process that maps a file holds a shared `flock` on it as long as the
+mapping exists, so any process can tell which files are in use. Files in use are never deleted, but they count towards
+the limit. Of the others, the least recently used is deleted first. A file that is being written has its full size from
+the start, so it counts too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _LEFT_FREE = 5 * 10**9  # of a large disk; a tenth of a small one
 
 @dataclass(frozen=True)
 class Cache:
-    """Folders of files below `root`, of at most `limit` bytes, and no more than the disk can spare."""
+    """The cache in the folder `root`. Its files take at most `limit` bytes, and no more than the disk can spare."""
 
     root: Path
     limit: int | None = None
@@ -33,71 +34,76 @@ class Cache:
     def budget(self) -> int:
         """Return how many bytes the files may take.
 
-        That is `limit`, or what leaves 5 GB of the disk (a tenth of a small one) free.
+        This is `limit`, or less if the disk would have less than 5 GB (for a small disk: a tenth of its size) free.
         """
         with _disk_errors(self.root):
             return self._budget(self._files())
 
     def put(self, path: Path, data: bytes) -> None:
-        """Add a small file whose name is a hash of `data`, unless it exists. Raises UserError as `adding` does."""
+        """Add a small file with the content `data`, unless `path` exists. The name must identify the content.
+
+        Raises UserError as `adding` does.
+        """
         with _disk_errors(path):
             if not path.exists():
                 make_folder(path.parent)
                 atomic_write_bytes(path, data)
 
     @contextlib.contextmanager
-    def alone(self, path: Path) -> Iterator[None]:
-        """Keep other threads and processes from fetching `path` at the same time.
+    def exclusive(self, path: Path) -> Iterator[None]:
+        """Return a context in which no other thread or process downloads `path`.
 
         Raises UserError if the folder can't be written.
         """
         with _disk_errors(path):
             make_folder(path.parent)
-            ours = _locked(path.with_name(f".{path.name}.lock"))
+            descriptor = _locked(path.with_name(f".{path.name}.lock"))
         try:
             yield
         finally:
-            _unlock(ours)
+            _unlock(descriptor)
 
     @contextlib.contextmanager
     def adding(self, path: Path, size: int) -> Iterator[IO[bytes]]:
-        """Yield a file of `size` bytes that becomes `path` when the body ends. Room is made first.
+        """Return a context with a new file of `size` bytes, which becomes `path` when the context ends.
 
-        Call it inside `alone(path)`. Raises UserError if the disk is full or can't be written.
+        Other files are deleted first if the cache would become too large. Use it within the context of
+        `exclusive(path)`. Raises UserError if the disk is full or can't be written.
         """
         with _disk_errors(path):
             if size > shutil.disk_usage(self.root).total:  # a manifest may claim any size, so nothing is deleted for it
                 raise UserError(
-                    f"{path.name}: its manifest claims {size:,} bytes, more than the disk of {self.root} holds"
+                    f"{path.name}: its manifest says {size:,} bytes, more than the disk of {self.root} holds; copy the "
+                    "shards there again, or set FASTTRAIN_CACHE to a folder on a larger disk"
                 )
-            for left_behind in path.parent.glob(f".{path.name}.*.tmp"):
-                left_behind.unlink(missing_ok=True)  # left by a killed process; nobody else writes it now
+            for unfinished in path.parent.glob(f".{path.name}.*.tmp"):
+                unfinished.unlink(missing_ok=True)  # left by a killed process, as `exclusive` excludes other writers
             with atomic_write(path) as file:
-                ours = _locked(self.root / ".lock")
+                descriptor = _locked(self.root / ".lock")
                 try:
                     file.truncate(size)
-                    self._make_room()
+                    self._delete_least_used()
                 finally:
-                    _unlock(ours)
+                    _unlock(descriptor)
                 yield file
 
     def open(self, path: Path) -> BinaryIO | None:
-        """Open `path` for reading. Return None if it no longer exists.
+        """Open `path` for reading, or return None if it no longer exists.
 
-        The file is not deleted until the last duplicate of its descriptor is closed.
+        The cache keeps the file until every duplicate of its descriptor is closed.
         """
         try:
             file = path.open("rb")
         except FileNotFoundError:
             return None
-        lock(file.fileno(), wait=True, shared=True)  # without locks, a mapped file outlives its name anyway
+        lock(file.fileno(), wait=True, shared=True)  # without locks, a mapped file stays readable after its deletion
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()
         return None
 
     def touch(self, path: Path) -> None:
-        """Mark `path` as just used."""
+        """Mark `path` as used just now."""
         with contextlib.suppress(OSError):
             os.utime(path)
 
@@ -109,12 +115,14 @@ class Cache:
         return found
 
     def _budget(self, files: list[tuple[Path, os.stat_result]]) -> int:
+        """Return how many bytes the files may take; see `budget`."""
         disk = shutil.disk_usage(self.root)
         spare = disk.free - min(disk.total // 10, _LEFT_FREE)
         most = max(spare + sum(allocated_bytes(stat) for _, stat in files), 0)
         return most if self.limit is None else min(self.limit, most)
 
-    def _make_room(self) -> None:
+    def _delete_least_used(self) -> None:
+        """Delete the least recently used shards that are not in use, until the cache is within its limit."""
         files = self._files()
         over = sum(stat.st_size for _, stat in files) - self._budget(files)
         shards = [(path, stat) for path, stat in files if path.suffix == ".tar" and path.name[0] != "."]
@@ -126,18 +134,20 @@ class Cache:
 
 
 def _locked(path: Path) -> int:
+    """Lock the file `path`, after creating it if needed, and return its descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     lock(descriptor, wait=True)  # some network file systems have no locks; renaming still keeps files intact
     return descriptor
 
 
 def _unlock(descriptor: int) -> None:
-    unlock(descriptor)  # closing is not enough: a process forked meanwhile holds the lock too
+    unlock(descriptor)  # closing is not enough if a process was forked meanwhile, because it holds the lock too
     os.close(descriptor)
 
 
 @contextlib.contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
+    """Return a context that turns OSErrors into UserErrors with a fix."""
     try:
         yield
     except OSError as error:

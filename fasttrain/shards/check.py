@@ -1,7 +1,7 @@
-"""Checks of an index before its numbers are used, and of a shard's members.
+"""Check an index before its numbers are used, and the members of a shard.
 
-Shards may come from a stranger. An offset beyond its file would read other memory, a label beyond the classes would
-write there, and a photograph that claims to be small could take all memory when it is decoded.
+Shards may come from an untrusted source. An offset beyond its file would read other memory, a label beyond the classes
+would write there, and a photograph that claims to be small could take all memory when it is decoded.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _ROWS = 1 << 16  # checked at a time, so that the check of a large index needs l
 
 
 def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
-    """Return why `index`, of any dtype, does not match `manifest`, or None if every row is valid."""
+    """Return why `index`, an array of any dtype, does not match `manifest`, or None if all of its rows are valid."""
     if not _is_index(index, manifest):
         return "not an index of shards"
     expected = manifest.index.samples
     if len(index) != expected or expected != sum(shard.samples for shard in manifest.shards):
-        return f"{len(index):,} rows where the manifest says {expected:,}"
+        return f"{len(index):,} rows, but the manifest says {expected:,}"
     shards = manifest.shards
     counts = np.zeros(len(shards), np.int64)
-    room = np.array([shard.bytes for shard in shards], object).clip(max=1 << 62).astype(np.uint64)
+    sizes = np.array([shard.bytes for shard in shards], object).clip(max=1 << 62).astype(np.uint64)
     split_of = np.array([SPLITS.index(shard.split) for shard in shards], np.uint8)
     for start in range(0, len(index), _ROWS):
         rows = index[start : start + _ROWS]
@@ -41,7 +41,7 @@ def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
             return "labels beyond the classes"
         if (rows["split"] != split_of[shard]).any():
             return "samples in another split than their shard"
-        if (length > room[shard]).any() or (rows["offset"] > room[shard] - np.minimum(length, room[shard])).any():
+        if (length > sizes[shard]).any() or (rows["offset"] > sizes[shard] - np.minimum(length, sizes[shard])).any():
             return "samples outside of their shard"
         width, height = rows["width"].astype(np.uint64), rows["height"].astype(np.uint64)
         if not length.all() or not width.all() or not height.all():
@@ -57,6 +57,7 @@ def index_problem(index: NDArray[np.void], manifest: Manifest) -> str | None:
 
 
 def _labels_beyond(rows: NDArray[np.void], classes: int, *, multi_label: bool) -> bool:
+    """Return whether a label in `rows` is not one of the classes."""
     if multi_label:
         return bool(unpacked(rows["labels"], 8 * bytes_for(classes))[:, classes:].any())
     return bool(rows["label"].min() < 0 or rows["label"].max() >= classes)
@@ -65,7 +66,7 @@ def _labels_beyond(rows: NDArray[np.void], classes: int, *, multi_label: bool) -
 def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str | None:
     """Return why the tar in `shard` is not what `convert` writes for the samples `rows`, or None if it is.
 
-    Every header is compared, so links, devices, absolute names, `..` and sizes beyond the file are all refused.
+    Every header is compared. So links, devices, absolute names, `..` and sizes beyond the file are all refused.
     """
     at = 0
     for row in rows[np.argsort(rows["offset"], kind="stable")]:
@@ -88,6 +89,7 @@ def members_problem(shard: memoryview, rows: NDArray[np.void], raw: bool) -> str
 
 
 def _members(key: str, row: np.void, raw: bool) -> Iterator[tuple[str, bytes, int]]:
+    """Yield (name, bytes before the data, length of the data) of the two members of a sample."""
     head = npy_header(int(row["height"]), int(row["width"])) if raw else b""
     yield f"{key}.npy" if raw else f"{key}.jpg", head, int(row["length"])
     kind, text = label_member(label_in(row))
@@ -95,6 +97,7 @@ def _members(key: str, row: np.void, raw: bool) -> Iterator[tuple[str, bytes, in
 
 
 def _is_index(index: NDArray[np.void], manifest: Manifest) -> bool:
+    """Return whether the array has the fields of an index."""
     if index.ndim != 1 or index.dtype.names is None or index.dtype.names[0] != "key":
         return False
     key = index.dtype["key"]
@@ -105,7 +108,7 @@ def _is_index(index: NDArray[np.void], manifest: Manifest) -> bool:
 
 
 def _keys_are_plain(keys: NDArray[np.bytes_]) -> bool:
-    """Return whether all keys are percent-quoted ASCII without a dot (so without `..`), relative, and padded with
+    """Return whether all keys are as `make_keys` makes them: relative, percent-quoted ASCII without a dot, padded with
     NULs."""
     letters = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), -1)
     first = letters[:, 0]
@@ -114,6 +117,7 @@ def _keys_are_plain(keys: NDArray[np.bytes_]) -> bool:
 
 
 def _overlap(index: NDArray[np.void]) -> bool:
+    """Return whether the bytes of two samples overlap."""
     offset, shard = index["offset"], index["shard"]
     order = np.lexsort((offset, shard))
     first, second = order[:-1], order[1:]

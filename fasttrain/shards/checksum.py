@@ -1,4 +1,4 @@
-"""Checksums: CRC-32 of a sample's bytes, as zlib computes it, and SHA-256 of a file."""
+"""Compute checksums: the CRC-32 of a sample's bytes, and the SHA-256 of a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHANGED = "its bytes have changed since it was converted"
 
 
 def crc32(data: bytes | memoryview) -> int:
-    """Return zlib's CRC-32. The native module, if installed, needs a fifth of zlib's time."""
+    """Return the CRC-32 of `data`, the same as zlib's. The C++ module, if installed, takes a fifth of zlib's time."""
     if not native_available():
         return zlib.crc32(data)
     from fasttrain import _native
@@ -21,7 +21,8 @@ def crc32(data: bytes | memoryview) -> int:
 
 
 def sha256_of(file: IO[bytes], begin: bytes = b"") -> str:
-    """Return the hexadecimal SHA-256 of `begin` and the rest of `file`, which need not fit into memory."""
+    """Return the SHA-256 of `begin` followed by the rest of `file`, as 64 hex digits. The file may be larger than the
+    memory."""
     digest = hashlib.sha256(begin)
     while part := file.read(1 << 20):
         digest.update(part)

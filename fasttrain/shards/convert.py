@@ -1,4 +1,7 @@
-"""`convert`: turn photographs into shards, in parallel, resumable, with the same bytes each time."""
+"""`convert`: write the shards of a data set with several threads.
+
+An interrupted conversion can be resumed, and the same photographs and settings always give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,17 @@ from fasttrain.shards.workplace import destination, prepare, prepare_append
 from fasttrain.stop import StopRequest
 from fasttrain.terminal import make_console
 
-_USUAL = ShardSettings()
-_AS_IS = SourceOptions()
+_DEFAULTS = ShardSettings()
+_DEFAULT_OPTIONS = SourceOptions()
 
 
 @dataclass(frozen=True)
 class PartResult:
-    """The result of converting one part: its folder or URL, its numbers ("2/4"), photographs read, and
-    seconds taken."""
+    """The result of `convert_part`.
+
+    `folder` is the part's folder or URL, `part` its number and the number of parts ("2/4"), `photos` the number of
+    photographs read by this call, and `seconds` the time that it took.
+    """
 
     folder: Path | str
     part: str
@@ -55,9 +61,11 @@ class PartResult:
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The result of a conversion: the shards' folder or URL, their manifest, and this call's seconds and photographs.
+    """The result of `convert`.
 
-    `already`: the shards existed, so no photograph was read.
+    `out` is the folder or URL of the shards, and `manifest` is their manifest. `seconds` and `photos` are the time and
+    the number of photographs of this call. `already` is True if the shards existed before, so that no photograph was
+    read.
     """
 
     out: Path | str
@@ -68,6 +76,7 @@ class ConvertResult:
 
     @property
     def photos_per_second(self) -> float:
+        """Return the photographs per second of this call."""
         return self.photos / max(self.seconds, 1e-9)
 
 
@@ -87,33 +96,38 @@ def convert(
     raw: bool = ShardSettings.raw,
     color: str = ShardSettings.color,
     accept_damaged: float = ShardSettings.accept_damaged,
-    options: SourceOptions = _AS_IS,
+    options: SourceOptions = _DEFAULT_OPTIONS,
     workers: int | None = None,
     strict: bool = False,
     overwrite: bool = False,
     append: bool = False,
     progress: bool = True,
 ) -> ConvertResult:
-    """Write the shards of `source` ("food101", "sample", or a path: see `open_source`) into `out`.
+    """Write the shards of a data set and return what was written.
 
-    `out`: a folder, or a URL that fsspec can write, such as "s3://bucket/shards"; by default shards/NAME, after the
-    last part of `source`.
-
-    `format`: "tar", or "tar,beton" to also write FFCV's files, with the same JPEG bytes. `val_fraction`: share of each
-    class's training photographs to validate with, in [0, 1); unused if the source has its own validation photographs.
-    `test_fraction`: the same for testing. `seed`: of this choice and of the order, in [0, 2**63). `max_size`,
-    `quality`, `optimize`: see `normalize`. `cut`: "mcu", "row" or "none", the interval of the lossless rewrite's
-    restart markers; "auto" is "mcu" with the C++ module and "none" without it. `shard_size`: photographs per shard.
-    `raw`: store decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) instead of JPEGs; this needs
-    max_size, and quality, cut and optimize have no effect. `color`: "auto", "keep" or "srgb", see `normalize`.
-    `accept_damaged`: the share of a damaged JPEG, in [0, 1], that must be intact for it to be stored. `options`: how
-    the source is read, see `SourceOptions`. `workers`: threads, by default one per core. `strict`: raise an error for
-    a broken photograph instead of leaving it out. `overwrite`: replace other shards in `out`. `append`: add the
-    photographs that the shards in `out` don't have yet, see `shards.append`. `progress`: show progress.
+    - `source`: "food101", "sample", or the path or URL of photographs; see `open_source`.
+    - `out`: a folder, or a URL that fsspec can write, such as "s3://bucket/shards". The default is shards/NAME, with
+      the last part of `source` as NAME.
+    - `format`: "tar", or "tar,beton" to also write FFCV's files with the same JPEG bytes.
+    - `val_fraction`, `test_fraction`: the share of each class's training photographs that is drawn for validation and
+      for testing, each in [0, 1). A share has no effect if the source already has photographs for that split.
+    - `seed`: seed of this draw and of the order of the photographs, in [0, 2**63).
+    - `max_size`, `quality`, `optimize`, `color`, `accept_damaged`: how photographs are stored; see `normalize`.
+    - `cut`: where the lossless rewrite puts restart markers: after every "mcu", after every "row" of MCUs, or "none".
+      "auto" is "mcu" if the C++ module is installed, otherwise "none".
+    - `shard_size`: the number of photographs in a shard.
+    - `raw`: store decoded pixels (`KEY.npy`, uint8 RGB [height, width, 3], see `decode`) instead of JPEGs. This needs
+      `max_size`; `quality`, `cut` and `optimize` have no effect.
+    - `options`: how the source is read; see `SourceOptions`.
+    - `workers`: the number of threads, by default one per core.
+    - `strict`: raise an error for a broken photograph instead of leaving it out.
+    - `overwrite`: replace other shards in `out`.
+    - `append`: add the photographs that the shards in `out` lack; see `shards.append`.
+    - `progress`: show progress.
 
     After an interruption (Ctrl-C, SIGTERM, SIGKILL, a full disk), the same call resumes after the last finished shard.
-    The bytes depend neither on `workers` nor on interruptions. Raises UserError for what the user can fix,
-    KeyboardInterrupt, and Stopped after SIGTERM.
+    The bytes depend neither on `workers` nor on interruptions. Raises UserError for problems that the user can fix,
+    KeyboardInterrupt after Ctrl-C, and Stopped after SIGTERM.
     """
     formats = parse_formats(format, raw=raw)
     console = make_console(stderr=True, quiet=not progress)
@@ -123,7 +137,7 @@ def convert(
             f"--format {format} works only with a local --out; give a folder, then copy it: --out {out} is a URL"
         )
     if append and overwrite:
-        raise UserError("--append and --overwrite exclude each other; leave out one of them")
+        raise UserError("--append and --overwrite can't be used together; leave out one of them")
     run = _append if append else functools.partial(_convert, overwrite=overwrite)
     return run(
         source,
@@ -155,25 +169,26 @@ def convert_part(
     part: str,
     settings: ShardSettings,
     *,
-    options: SourceOptions = _AS_IS,
+    options: SourceOptions = _DEFAULT_OPTIONS,
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
 ) -> PartResult:
-    """Write part "i/n", from 1, of a conversion: every n-th shard from the i-th on, into a folder below `out`.
+    """Convert one of several parts of a data set on this machine; `merge` joins the parts.
 
-    With part "auto" the numbers come from the Slurm task, Kubernetes pod or torchrun rank. Each of n machines that see
-    the same `source` writes one part. Then `merge` joins them into one data set with the same bytes as a conversion on
-    one machine. Interruptions and errors are those of `convert`.
+    `part` is "i/n": of all shards, this call writes every n-th one, starting with the i-th (counted from 1), into a
+    folder below `out`. With "auto", i and n come from the Slurm task, the Kubernetes pod or the torchrun rank. Every
+    machine must see the same `source`. The merged data set has the same bytes as a conversion on one machine.
+    Interruptions and errors are handled as in `convert`.
     """
     number, count = parse_part(part)
     console = make_console(stderr=True, quiet=not progress)
-    whole = destination(out)
-    refuse_finished(whole)
-    folder = whole.below(part_name(number, count))
+    place = destination(out)
+    refuse_finished(place)
+    folder = place.below(part_name(number, count))
     start = time.monotonic()
     workers, settings, opened = _checked(source, folder, settings, workers, options)
-    with _quiet_pillow(), folder.alone(wait=False), StopRequest("stopping after the shards in hand") as stop:
+    with _quiet_pillow(), folder.exclusive(wait=False), StopRequest("stopping after the shards in hand") as stop:
         if options.keep_duplicates_together:
             opened = _together(opened, workers, console, stop)
         jobs = _jobs(opened, settings)
@@ -181,33 +196,36 @@ def convert_part(
         prepare(folder, opened, jobs, recorded, overwrite=False, say=console.print)
         _say_notes(console, opened)
         write_summary(folder, opened.summary(), jobs)
-        if number == 1:  # `merge` uses the lists of the first part, as all parts have the same
+        if number == 1:  # all parts have the same lists, and `merge` uses those of the first
             _write_lists(folder, opened, jobs)
         _, photos = _write(opened, jobs[number - 1 :: count], folder, settings, workers, strict, console, stop)
     return PartResult(folder.location, f"{number}/{count}", photos, time.monotonic() - start)
 
 
-def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Sequence[str] | None = None) -> str | Path:
-    """Return `data` if it holds shards or is a URL. If it holds photographs, return their shards in the cache.
+def ensure_shards(
+    data: str | Path, settings: ShardSettings = _DEFAULTS, known: Sequence[str] | None = None
+) -> str | Path:
+    """Return a path or URL with shards: `data` itself, or the cached shards of the photographs in `data`.
 
-    If `data` is a folder with one data set in it, such as shards/food for `shards`, that one is used.
+    A URL is returned unchanged. If `data` is a folder with exactly one data set in it, such as shards/food in `shards`,
+    that data set is used. If `data` holds photographs, they are converted into the cache. The cached shards are reused
+    until a photograph is added, removed or changed (see `Source.local_state`), or until `settings` differ.
 
-    Shards in the cache are made once, and again if a photograph was added, removed or changed: see
-    `Source.local_state`. `settings` apply to photographs: other settings make other shards. `known`: a model's classes,
-    in which case the photographs may belong to only some of them, even one. Raises UserError if `data` holds neither,
-    several data sets, or other classes.
+    `known` lists a model's classes. If it is given, the photographs may belong to only some of these classes, even to a
+    single one. Raises UserError if `data` holds neither shards nor photographs, if it holds several data sets, or if a
+    class is not `known`.
     """
     if is_url(data):
         return data
     data = user_path(data_set_in(data))
     if not data.exists() and (url := url_in_path(data)):
-        raise UserError(f"{data} does not exist; did you mean '{url}'? A Path takes a slash from a URL: give a string")
+        raise UserError(f"{data} does not exist; did you mean '{url}'? Give a string, because a Path removes a slash")
     if (data / MANIFEST).exists():
         return data
     if data.is_file():
         raise UserError(f"{data} is a file; make shards of it: fasttrain convert --source {data} --out shards")
     if not data.is_dir() or (data / PARTS).exists():
-        read_manifest(data)  # its error says what is wrong
+        read_manifest(data)  # raises an error that explains what is wrong
     least_classes = 2 if known is None else 1
     try:
         source = open_source(data, least_classes)
@@ -215,8 +233,9 @@ def ensure_shards(data: str | Path, settings: ShardSettings = _USUAL, known: Seq
         raise UserError(f"{data} holds neither shards nor usable photographs: {error}") from error
     if known is not None:
         require_known(source.classes, known, data)
-    unusual = [f"-{name}-{value}" for name, value in asdict(settings).items() if value != getattr(_USUAL, name)]
-    out = cache_root() / "shards" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}{''.join(unusual)}"
+    default = asdict(_DEFAULTS)
+    changed = [f"-{name}-{value}" for name, value in asdict(settings).items() if value != default[name]]
+    out = cache_root() / "shards" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}{''.join(changed)}"
     if not (out / MANIFEST).exists():
         console = make_console(stderr=True)
         console.print(f"{data} holds photographs: converting them once, into {out}")
@@ -234,13 +253,18 @@ def _convert(
     strict: bool = False,
     overwrite: bool = False,
     beton: bool = False,
-    options: SourceOptions = _AS_IS,
+    options: SourceOptions = _DEFAULT_OPTIONS,
     least_classes: int = 2,
     wait: bool = False,
 ) -> ConvertResult:
+    """Convert the source at `where` into `out`, or return the existing shards; see `convert`.
+
+    `least_classes` is the smallest number of classes that the source may have. With `wait`, wait for another process
+    that converts into the same place instead of raising an error.
+    """
     start = time.monotonic()
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes)
-    with out.alone(wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+    with out.exclusive(wait=wait), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         if options.keep_duplicates_together:
             source = _together(source, workers, console, stop)
         jobs = _jobs(source, settings)
@@ -253,11 +277,14 @@ def _convert(
             _write_lists(out, source, jobs)
             manifest = assemble(out, source.summary(), parts, recorded)
         elif strict and manifest.counts["broken"]:
-            raise UserError(f"{out} leaves out {manifest.counts['broken']:,} broken photographs: see rejected.tsv")
+            raise UserError(
+                f"{out} lacks {manifest.counts['broken']:,} broken photographs, listed in rejected.tsv; fix or remove "
+                "them, or leave out --strict"
+            )
         else:
             console.print(
-                f"{out} already holds these shards, by the photographs' names and sizes: nothing to do; --overwrite "
-                "converts them again"
+                f"{out} already holds these shards (the photographs have the same names and sizes): nothing to do; "
+                "--overwrite converts them again"
             )
         seconds = time.monotonic() - start
         if beton:
@@ -277,14 +304,15 @@ def _append(
     beton: bool,
     options: SourceOptions,
 ) -> ConvertResult:
+    """Add the photographs that the shards in `out` lack; see `convert`."""
     start = time.monotonic()
     out.manifest()  # raises if there is none
     if out.has(RECORD) and not beton:
         raise UserError(
-            f"{out} also holds FFCV's files: give --format tar,beton, so that they include the new photographs"
+            f"{out} also holds FFCV's .beton files; give --format tar,beton to add the new photographs to them"
         )
     workers, settings, source = _checked(where, out, settings, workers, options, least_classes=1)
-    with out.alone(wait=False), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
+    with out.exclusive(wait=False), _quiet_pillow(), StopRequest("stopping after the shards in hand") as stop:
         addition = plan_addition(out, source, settings, strict=strict)
         source, held, photos = addition.source, addition.earlier.held, 0
         if options.keep_duplicates_together:
@@ -301,7 +329,7 @@ def _append(
             manifest = write_addition(out, addition, parts, recorded)
         else:
             manifest = addition.base
-            console.print(f"{out} already holds all of these photographs, by their names: nothing to add")
+            console.print(f"{out} already holds photographs with all of these names: nothing to add")
         seconds = time.monotonic() - start
         if beton:
             _write_betons(Path(out.location), console, stop)
@@ -310,10 +338,12 @@ def _append(
 
 
 def _write_betons(out: Path, console: Console, stop: StopRequest) -> None:
+    """Write FFCV's `.beton` files of the shards in `out`, with a progress bar."""
     shards = ShardSet.open(out)
     if shards.multi_label:
         console.print(
-            f"FFCV's label field holds one number, not a set: it is set to {NO_LABEL}; the sets are in index.npy"
+            f"FFCV's label field holds one number, not several classes: it is set to {NO_LABEL}; the classes are in "
+            "index.npy"
         )
     message = f"stopped: FFCV's files in {out} are incomplete; run the same command again to resume"
     with ConvertProgress(console, len(shards), 0) as progress, stopping(stop, console, lambda: message):
@@ -334,12 +364,14 @@ def _checked(
     options: SourceOptions,
     least_classes: int = 2,
 ) -> tuple[int, ShardSettings, Source]:
+    """Check the arguments of a conversion and list its source. Return the number of threads, the settings without
+    "auto", and the source."""
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
     settings = settings.resolved()
     source = open_source(where, least_classes, options)
     if settings.test_fraction and (source.splits == TEST).any():
-        unused = "--test-fraction isn't used: the source has its own test photographs"
+        unused = "--test-fraction has no effect: the source has its own test photographs"
         source = replace(source, notes=(*source.notes, unused))
     if source.kind != "table" and _lies_within(out.location, source.root):  # a table names its photographs one by one
         raise UserError(f"--out {out} is inside --source {source.root}; give a folder outside of it")
@@ -347,6 +379,7 @@ def _checked(
 
 
 def _lies_within(out: Path | str, source: Path) -> bool:
+    """Return whether `out` is in the folder or URL `source`, or the same."""
     if isinstance(out, str):
         return f"{out}/".startswith(f"{source}/")
     return source.resolve() in (out.resolve(), *out.resolve().parents)
@@ -354,7 +387,8 @@ def _lies_within(out: Path | str, source: Path) -> bool:
 
 @contextlib.contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    # Pillow warns about odd metadata. Serious problems raise, and the other warnings would clutter the progress.
+    # They are about odd metadata and would clutter the progress. Serious problems raise errors.
+    """Hide Pillow's warnings."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
@@ -379,6 +413,7 @@ def _write_lists(out: Destination, source: Source, jobs: list[ShardJob]) -> None
 
 
 def _together(source: Source, workers: int, console: Console, stop: StopRequest) -> Source:
+    """Return `source` with its near-duplicates grouped, with a progress bar; see `keep_together`."""
     message = "stopped while looking for near-duplicates; run the same command again to resume"
     with ConvertProgress(console, len(source.paths), 0) as progress, stopping(stop, console, lambda: message):
 
@@ -406,6 +441,8 @@ def _write(
     stop: StopRequest,
     keys: list[str] | None = None,
 ) -> tuple[list[tuple[ShardJob, Part]], int]:
+    """Write the shards that are not finished yet. Return every job with its record, and the number of photographs
+    read."""
     done = {job.name: part for job, part in read_parts(out, jobs) if part}
     if strict:
         for part in done.values():
@@ -438,5 +475,5 @@ def _write(
             advance=advance,
         ):
             done[job.name] = part
-        out.settle()
+        out.flush()
     return [(job, done[job.name]) for job in jobs], left

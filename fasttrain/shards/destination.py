@@ -1,4 +1,4 @@
-"""The place that a conversion writes to: a folder on this machine, or one behind a URL (`Bucket`)."""
+"""Destinations of a conversion: a folder on this machine (`Folder`), or a folder behind a URL (`Bucket`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-from fasttrain.errors import UserError, mendable, of_os
+from fasttrain.errors import UserError, of_os, repairable
 from fasttrain.files import (
     atomic_write,
     atomic_write_bytes,
@@ -24,29 +24,32 @@ from fasttrain.shards.format import PARTS, Manifest, read_manifest
 OUT, CACHE = "choose another --out", "set FASTTRAIN_CACHE to a folder that can be written"
 
 
-class Held(NamedTuple):
-    """A file's size in bytes, and a text that changes if the file is replaced ("" if there is none)."""
+class FileState(NamedTuple):
+    """A file's size in bytes, and a stamp that changes if the file is replaced ("" if the place has no stamps)."""
 
     size: int
     stamp: str
 
 
 class Destination(Protocol):
-    """A folder that shards are written to. Names are relative to it, with slashes.
+    """The folder that shards are written to. File names are relative to it, with slashes.
 
-    A file is either complete or absent. Folders raise OSErrors, which `alone` turns into UserErrors; buckets raise
-    UserErrors. `str()` returns its path or URL for messages.
+    A file is either complete or absent. A `Folder` raises OSErrors, which `exclusive` turns into UserErrors. A `Bucket`
+    raises UserErrors. `str()` returns the path or URL for messages.
     """
 
     @property
     def location(self) -> Path | str:
-        """The folder's path, or its URL."""
+        """Return the folder's path or URL."""
 
     def below(self, part: str) -> Destination:
-        """Return the destination of one machine's part of the conversion."""
+        """Return the destination for the shards of one machine's part, in the folder `part`."""
 
-    def alone(self, *, wait: bool) -> contextlib.AbstractContextManager[None]:
-        """Keep other conversions on this machine out. Raises UserError if one is running, unless `wait`."""
+    def exclusive(self, *, wait: bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context that keeps other conversions on this machine out.
+
+        If another conversion is running there, wait for it if `wait` is True, and otherwise raise UserError.
+        """
 
     def manifest(self) -> Manifest:
         """Read the manifest. Raises UserError if it is missing or damaged."""
@@ -57,48 +60,51 @@ class Destination(Protocol):
     def names(self, folder: str = "") -> list[str]:
         """Return the names of the files and folders in `folder`, sorted."""
 
-    def shards(self) -> dict[str, Held]:
-        """Return all regular files that may be shards, by name."""
+    def shards(self) -> dict[str, FileState]:
+        """Return the state of each regular file that may belong to a shard, by its name."""
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes. Raises FileNotFoundError."""
+        """Return a file's bytes. Raises FileNotFoundError if it doesn't exist."""
 
     def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
-        """Yield the bytes of each of these small files, or None if it is missing or can't be read."""
+        """Yield the bytes of small files, or None for a file that is missing or can't be read."""
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
-        """Yield byte ranges of files, each given as name, first byte and number of bytes."""
+        """Yield the bytes of each range, which is given as (name, first byte, number of bytes)."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file in one go."""
+        """Write a small file."""
 
     def open_shard(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """Open a file to write a shard into. It is deleted if the body raises."""
+        """Return a context with a file for the shard `name`. The file is deleted if the context ends with an
+        exception."""
 
     def finish_shard(self, name: str, index: bytes | None, record: Callable[[str], bytes]) -> None:
-        """Put the shard `name`.tar, its DALI index and, last, its record in place. `record` is called with the stamp.
+        """Make a shard visible: its tar, its DALI index and, last, its record.
 
-        `index` is None if `open_shard` was left without a shard. A bucket does this in the background: see `settle`.
+        `record` returns the record's bytes for the tar's stamp. `index` is None if the shard has no photographs and so
+        no tar. A bucket does this in the background; see `flush`.
         """
 
-    def settle(self) -> None:
-        """Wait until everything written is in place."""
+    def flush(self) -> None:
+        """Wait until all finished shards are uploaded or safely on the disk."""
 
     def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
-        """Take a shard and its record from a part. `empty`: there is only a record."""
+        """Make a shard of a part, and its record, available in this destination. With `empty` there is only a
+        record."""
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove these files. The removal is durable when this returns."""
+        """Remove files. When this returns, a power cut can't bring them back."""
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder and its contents, if it exists."""
 
     def clear_unfinished(self, folder: str = "") -> None:
-        """Remove unfinished files in `folder` that killed conversions left."""
+        """Remove the unfinished files in `folder` that a killed conversion left."""
 
 
 class Folder:
-    """A folder on this machine: see `Destination`."""
+    """A folder on this machine. Its methods are explained in `Destination`."""
 
     def __init__(self, path: Path) -> None:
         self.location = path
@@ -110,8 +116,12 @@ class Folder:
         return Folder(self.location / part)
 
     @contextlib.contextmanager
-    def alone(self, *, wait: bool) -> Iterator[None]:
-        """See `Destination`. OSErrors that the user can fix (disk full, no permission) become UserErrors."""
+    def exclusive(self, *, wait: bool) -> Iterator[None]:
+        """Return a context that keeps other conversions on this machine out of the folder.
+
+        If another conversion is running there, wait for it if `wait` is True, and otherwise raise UserError. OSErrors
+        with a known fix, such as a full disk, become UserErrors.
+        """
         with locked(self.location, wait=wait, fix=CACHE if wait else OUT):
             yield
 
@@ -125,10 +135,10 @@ class Folder:
         place = self.location / folder
         return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
-    def shards(self) -> dict[str, Held]:
+    def shards(self) -> dict[str, FileState]:
         with os.scandir(self.location) as entries:
             files = (entry for entry in entries if entry.is_file(follow_symlinks=False))
-            return {entry.name: Held(entry.stat().st_size, "") for entry in files}
+            return {entry.name: FileState(entry.stat().st_size, "") for entry in files}
 
     def read(self, name: str) -> bytes:
         return (self.location / name).read_bytes()
@@ -158,7 +168,7 @@ class Folder:
             atomic_write_bytes(self.location / f"{name}.idx", index)
         atomic_write_bytes(self.location / PARTS / f"{name}.json", record(""))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         fsync_folder(self.location)
 
     def take_shard(self, part: Destination, name: str, *, empty: bool) -> None:
@@ -182,9 +192,10 @@ class Folder:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[None]:
-    """Create `folder`, and keep other processes that call this out of it. `shown` is its name for messages.
+    """Return a context that creates `folder` and keeps other processes out that call this too.
 
-    Raises UserError if another process is there, unless `wait`, and for OSErrors of the body that the user can fix.
+    If another process is there, wait for it if `wait` is True, and otherwise raise UserError. OSErrors with a known fix
+    become UserErrors that suggest `fix`. `shown` is the folder's name for messages.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -192,7 +203,7 @@ def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[N
         make_folder(folder)
         descriptor = lockable(folder)
         try:
-            if not lock(descriptor, wait=wait):  # without locks, atomic writes still keep files intact
+            if not lock(descriptor, wait=wait):  # on a file system without locks, atomic writes still keep files intact
                 where = shown or str(folder)
                 raise UserError(f"{where}: another fasttrain convert is writing there; wait, or give another --out")
             yield
@@ -203,13 +214,15 @@ def locked(folder: Path, *, wait: bool, fix: str, shown: str = "") -> Iterator[N
 
 
 def _fixable(folder: Path, error: OSError, fix: str) -> Exception:
+    """Return a UserError if the user can fix `error`, and otherwise `error`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return of_os(error, folder, "make room and run the same command again: it resumes here")
-    return mendable(error, error.filename or folder, fix) or error
+        return of_os(error, folder, "make room there and run the same command again: it resumes")
+    return repairable(error, error.filename or folder, fix) or error
 
 
 def _link(there: Path, here: Path) -> None:
-    # Not a move: a killed merge must leave the parts as they were.
+    # It is not moved, because the parts must stay usable if the merge is killed.
+    """Make the file `there` also available as `here`."""
     here.unlink(missing_ok=True)
     try:
         os.link(there, here)

@@ -1,4 +1,4 @@
-"""`extra_labels.jsonl`: a table's further columns for each photograph, besides its class."""
+"""`extra_labels.jsonl`: the values of a table's other columns for each photograph."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ ExtraLabels = dict[str, NDArray[Any] | list[Any]]
 
 
 def extra_labels_file(source: Source) -> bytes:
-    """Return a line for each photograph: `{"key": KEY, "labels": {COLUMN: VALUE}}`.
+    """Return the contents of the file: a line `{"key": KEY, "labels": {COLUMN: VALUE}}` for each photograph of
+    `source`.
 
-    Photographs that turn out to be broken also have a line, which no sample refers to.
+    Broken photographs have a line too, although no sample has their key.
     """
     return b"".join(extra_lines(source, make_keys(source.paths)))
 
 
 def extra_lines(source: Source, keys: list[str]) -> Iterator[bytes]:
-    """Yield the line of each photograph, with its key from `keys`. Yields nothing if there are no columns."""
+    """Yield the line of each photograph. `keys` has the key of each. Yields nothing if the source has no other
+    columns."""
     for key, *cells in zip(keys, *source.extra.values(), strict=True) if source.extra else ():
         labels = dict(zip(source.extra, cells, strict=True))
         yield json.dumps({"key": key, "labels": labels}, separators=(",", ":")).encode() + b"\n"
 
 
 def read_extra_labels(path: Path, keys: list[bytes], sha256: str) -> ExtraLabels:
-    """Return each column's values for the samples with these keys, in their order: see `ShardSet.extra_labels`.
+    """Return the values of each column for the samples with the given keys, in their order; see
+    `ShardSet.extra_labels`.
 
-    Raises UserError if the file has changed since it was written.
+    Raises UserError if the file is missing, or doesn't have the digest `sha256`.
     """
     again = "copy it again, or run convert --overwrite"
     try:
@@ -56,6 +59,8 @@ def read_extra_labels(path: Path, keys: list[bytes], sha256: str) -> ExtraLabels
 
 
 def _column(values: list[Any]) -> NDArray[Any] | list[Any]:
+    """Return values as an array of booleans, integers or floating-point numbers if possible, and otherwise
+    unchanged."""
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return np.array(values, dtype=bool)

@@ -1,4 +1,4 @@
-"""Find the data set that a folder of data sets holds, and name new ones."""
+"""Find the data set in a folder, and choose the folder of a new one."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _ENDINGS = re.compile(r"(\.(tar|tgz|zip|gz|bz2|xz|zst|csv|tsv|jsonl|parquet|txt|
 
 
 def default_out(source: str) -> str:
-    """Return where the shards of `source` are written by default: shards/NAME, by the last part of its path or URL.
+    """Return the default folder for the shards of `source`: shards/NAME, with the last part of its path or URL as NAME.
 
-    In a working folder whose `shards` is a data set itself, as older versions made it, this is `shards`.
+    If `shards` in the working folder is a data set itself, as older versions made it, return `shards`.
     """
     return SHARDS if (Path(SHARDS) / MANIFEST).is_file() else f"{SHARDS}/{source_name(source)}"
 
 
 def source_name(source: str) -> str:
-    """Return the last part of the path or URL `source`, without the endings of archives and tables."""
+    """Return the last part of the path or URL `source`, without the suffix of an archive or a table."""
     path = source.partition("://")[2] if is_url(source) else str(user_path(source).absolute())
     return _ENDINGS.sub("", Path(path.split("::")[0]).name) or "data"
 
 
 def data_set_in(data: str | Path) -> str | Path:
-    """Return `data`, or the only data set in the folder `data`.
+    """Return `data` if it is a data set or a URL, or else the only data set in the folder `data`.
 
-    Raises UserError that lists the data sets, where there are several.
+    Returns `data` if there is none. Raises UserError, which lists them, if there are several.
     """
     if is_url(data):
         return data

@@ -1,4 +1,4 @@
-"""Folds: split the photographs of train and val into K parts, each of which is used once for validation."""
+"""Cross-validation: divide the photographs of train and val into K folds, and use one fold for validation."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _TRAIN, _VAL, _TEST = range(len(SPLITS))
 
 
 class FoldView(ShardSet):
-    """A view of shards whose val split is one fold of the stored train and val splits, and whose train split is the
-    rest.
+    """A view of shards for one fold: val is the fold, and train is the rest of the stored train and val splits.
 
-    The test split stays as it is. Pickling a view gives the stored shards, because loader processes read samples by
+    The test split stays unchanged. Pickling a view gives the stored shards, because loader processes read samples by
     id.
     """
 
@@ -40,16 +39,16 @@ class FoldView(ShardSet):
 
 
 def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold of each sample, int64 [N], from 0; -1 for the test split.
+    """Return the fold of each sample, int64 [N], counted from 0, or -1 for samples of the test split.
 
-    The photographs of each class are spread evenly over the folds. Photographs of a group share a fold:
-    near-duplicates (`convert --keep-duplicates-together`) and the groups of `--group-by`. Raises UserError if there
-    are fewer groups than folds, and for multi-label shards.
+    The photographs of each class are spread evenly over the folds. Photographs of a group share a fold: near-duplicates
+    (`convert --keep-duplicates-together`) and the groups of `--group-by`. Raises UserError if there are fewer groups
+    than folds, and for multi-label shards.
     """
     if shards.multi_label:
         raise UserError(
-            f"{shards.location} has sets of classes, and folds need one class per photograph; train on the "
-            "splits that convert made"
+            f"{shards.location} has sets of classes, and folds need one class per photograph; leave out --fold "
+            "and --folds to train on the stored splits"
         )
     ids = np.flatnonzero(shards.index["split"] != _TEST)
     labels = shards.class_numbers(ids)
@@ -57,17 +56,21 @@ def fold_of_each(shards: ShardSet, folds: int, seed: int) -> NDArray[np.int64]:
     if len(np.unique(groups)) < folds:
         raise UserError(
             f"{shards.location}: {len(ids):,} photographs of training and validation are too few for {folds} folds; "
-            "give a smaller number"
+            "give fewer folds"
         )
     assigned = np.full(len(shards), -1, np.int64)
-    assigned[ids] = deal(labels, groups, folds, len(shards.classes), seed)
+    assigned[ids] = assign_folds(labels, groups, folds, len(shards.classes), seed)
     return assigned
 
 
-def deal(
+def assign_folds(
     labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, classes: int, seed: int
 ) -> NDArray[np.int64]:
-    """Return the fold of each of n photographs, int64 [n], given their `labels` and `groups`, int64 [n]."""
+    """Distribute n photographs over folds: return the fold of each, int64 [n].
+
+    `labels` and `groups` are int64 [n]. Photographs with the same group get the same fold, and each class is spread as
+    evenly as the groups allow.
+    """
     generator = np.random.default_rng(seed)
     held = np.zeros((folds, classes), np.int64)
     assigned = np.full(len(labels), -1, np.int64)
@@ -94,9 +97,9 @@ def deal(
 
 
 def groups_of(shards: ShardSet) -> NDArray[np.int64]:
-    """Return a number for each sample, int64 [N], that is the same for samples that must stay in the same fold.
+    """Return the group of each sample, int64 [N]. Samples of a group must stay in the same fold.
 
-    Raises UserError if the groups come from a column, which shards don't store.
+    Raises UserError if `convert` grouped photographs by a column, because shards don't store it.
     """
     from scipy.sparse import coo_array  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
@@ -115,19 +118,19 @@ def groups_of(shards: ShardSet) -> NDArray[np.int64]:
 
 
 def keys_of_paths(shards: ShardSet) -> dict[str, bytes]:
-    """Return the key of each path in `splits.csv`, which lists all photographs of the source.
-
-    Empty without the file.
-    """
+    """Return the key of each photograph of the source, by its path. Returns an empty dict if the shards lack
+    `splits.csv`."""
     paths = [row["path"] for row in _table(shards, SPLIT_FILE)]
     return {path: key.encode() for path, key in zip(paths, make_keys(paths), strict=True)}
 
 
 def _duplicates(shards: ShardSet) -> list[tuple[str, str]]:
+    """Return (group, path) of each near-duplicate."""
     return [(f"duplicates {row['group']}", row["path"]) for row in _table(shards, DUPLICATES)]
 
 
 def _named_groups(shards: ShardSet, paths: list[str]) -> list[tuple[str, str]]:
+    """Return (group, path) of each photograph, by the regular expression given to `convert --group-by`."""
     pattern = shards.manifest.settings.get("group_by")
     if not pattern:
         return []
@@ -146,6 +149,7 @@ def _named_groups(shards: ShardSet, paths: list[str]) -> list[tuple[str, str]]:
 
 
 def _table(shards: ShardSet, name: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file of the shards, or no rows if there is no such file."""
     file = shards.manifest.current(name)
     if file not in shards.manifest.files:
         return []

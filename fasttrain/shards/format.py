@@ -31,7 +31,7 @@ CONFLICTS = "label_conflicts.tsv"
 SPLIT_FILE = "splits.csv"
 DUPLICATES = "duplicates.csv"
 APPENDED = "appended"
-"""The setting that records what `convert --append` added: a record for each time."""
+"""The setting that lists what each `convert --append` added."""
 EXTRA = "extra_labels.jsonl"
 
 SplitName = Literal["train", "val", "test"]
@@ -44,12 +44,14 @@ _NO_CHECKSUM = "0" * 64
 
 
 def _plain_name(name: str) -> str:
+    """Return a file name of the manifest. Raises ValueError if it is not a plain, printable name without a folder."""
     if Path(name).name != name or name[:1] in ("", ".") or "\\" in name or not name.isprintable():
         raise ValueError(f"{name!r} is not a valid shard name")
     return name
 
 
 def _printable(name: str) -> str:
+    """Return a class name. Raises ValueError if it is empty or not printable."""
     if not name or not name.isprintable():
         raise ValueError(f"{name!r} is not a valid class name")
     return name
@@ -59,20 +61,22 @@ FileName = Annotated[str, AfterValidator(_plain_name)]
 ClassName = Annotated[str, AfterValidator(_printable)]
 
 
-class _Part(BaseModel):
+class _FrozenModel(BaseModel):
+    """A part of the manifest that can't be changed."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class Origin(_Part):
-    """The source that was converted. `fingerprint` as in `photos.sources.Source`."""
+class Origin(_FrozenModel):
+    """The source of the shards. `fingerprint` is explained in `photos.source.Source`."""
 
     kind: str
     name: str
     fingerprint: str
 
 
-class Shard(_Part):
-    """A tar file: its size in `bytes` and its `sha256`, 64 hex digits."""
+class Shard(_FrozenModel):
+    """A tar file: its name, its split, its number of samples, its size in `bytes`, and its `sha256` (64 hex digits)."""
 
     name: FileName
     split: SplitName
@@ -81,8 +85,8 @@ class Shard(_Part):
     sha256: str
 
 
-class IndexSummary(_Part):
-    """The index file: its sha256, its number of rows, and its name, which `convert --append` changes."""
+class IndexSummary(_FrozenModel):
+    """The index file: its sha256, its number of rows, and its name, which changes with `convert --append`."""
 
     sha256: str
     samples: int = Field(ge=0)
@@ -93,12 +97,16 @@ class IndexSummary(_Part):
         return {name: value for name, value in plain(self).items() if (name, value) != ("name", INDEX)}
 
 
-class Manifest(_Part):
+class Manifest(_FrozenModel):
     """The contents of `manifest.json`.
 
-    `splits`: samples in each split. `settings`: what shaped the bytes. `counts`: photographs. `multi_label`: whether a
-    photograph may have any number of classes; written only if true. `files`: the sha256 of each further file of the
-    shards; empty in manifests of older versions. The file also has a checksum: see `checksum_holds`.
+    - `splits`: the number of samples in each split.
+    - `settings`: the settings that decide the shards' bytes.
+    - `counts`: numbers of photographs, such as "stored" and "broken".
+    - `files`: the sha256 of each other file of the shards, by its name; empty in manifests of older versions.
+    - `multi_label`: whether a photograph may have several classes, or none. It is written only if it is true.
+
+    The file also has a checksum; see `checksum_holds`.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
@@ -115,37 +123,40 @@ class Manifest(_Part):
     multi_label: bool = False
 
     @model_validator(mode="after")
-    def _agrees(self) -> Manifest:
-        for what, names in (("class", self.classes), ("shard", [shard.name for shard in self.shards])):
+    def _require_consistent(self) -> Manifest:
+        """Raise ValueError if names are repeated, or if the shards and the splits have different numbers of samples."""
+        for kind, names in (("class", self.classes), ("shard", [shard.name for shard in self.shards])):
             if len(set(names)) < len(names):
-                raise ValueError(f"a {what} that is listed twice")
+                raise ValueError(f"a {kind} is listed twice")
         for split in SPLITS:
             held = sum(shard.samples for shard in self.shards if shard.split == split)
             if held != self.splits.get(split, 0):
-                raise ValueError(f"{self.splits.get(split, 0):,} {split} samples, but shards with {held:,}")
+                raise ValueError(f"it says {self.splits.get(split, 0):,} {split} samples, but its shards say {held:,}")
         return self
 
     @property
     def appends(self) -> int:
-        """Return how often `convert --append` has added to the shards."""
+        """Return how many times `convert --append` has added photographs."""
         return len(self._records())
 
     def contains(self, fingerprint: str) -> bool:
-        """Return whether these shards grew out of those with `fingerprint` (see `ShardSet`) by appending."""
+        """Return whether the shards with `fingerprint` (see `ShardSet`) became these shards by appends."""
         return any(record.get("to") == fingerprint for record in self._records())
 
     def _records(self) -> list[dict[str, Any]]:
-        records = self.settings.get(APPENDED)  # a stranger's manifest may hold anything
+        """Return the record of each append."""
+        records = self.settings.get(APPENDED)  # a manifest from elsewhere may hold anything
         return [each for each in records if isinstance(each, dict)] if isinstance(records, list) else []
 
     def current(self, name: str) -> str:
-        """Return the current name of a list or of the index, such as "rejected.tsv": see `numbered`."""
+        """Return the current file name of a list or of the index, such as "splits-2.csv" for "splits.csv" after two
+        appends."""
         return numbered(name, self.appends)
 
     def to_bytes(self) -> bytes:
-        """Return the file's bytes with the checksum.
+        """Return the contents of the manifest file, with its checksum.
 
-        They are the same for the same content: no times, no machine names.
+        The same content always gives the same bytes: there are no times and no machine names in them.
         """
         plain = {**self.model_dump(by_alias=True), "checksum": _NO_CHECKSUM}
         if not self.multi_label:
@@ -155,24 +166,25 @@ class Manifest(_Part):
 
 
 def numbered(name: str, appends: int) -> str:
-    """Return a file's name after `appends` appends: "splits.csv", "splits-1.csv", ...
+    """Return the name of a file after `appends` appends: "splits.csv", "splits-1.csv", ...
 
-    The earlier file stays, so that the manifest alone decides which version a reader sees.
+    An append doesn't replace the earlier file, so that only the manifest decides which version a reader sees.
     """
     stem, _, suffix = name.rpartition(".")
     return f"{stem}-{appends}.{suffix}" if appends else name
 
 
 def checksum_holds(text: bytes) -> bool:
-    """Return whether a manifest's checksum is right, or there is none.
+    """Return whether the checksum in a manifest is right, or missing.
 
-    The checksum is the sha256 of the manifest's bytes, with zeros in the place of the checksum.
+    The checksum is the sha256 of the manifest with zeros in the place of the checksum.
     """
     checksum = str(json.loads(text).get("checksum", ""))
     return not checksum or hashlib.sha256(_with_checksum(text, checksum, _NO_CHECKSUM)).hexdigest() == checksum
 
 
 def _with_checksum(text: bytes, before: str, after: str) -> bytes:
+    """Return a manifest with the checksum `before` replaced by `after`."""
     head, _, tail = text.rpartition(before.encode())
     return head + after.encode() + tail
 
@@ -180,26 +192,26 @@ def _with_checksum(text: bytes, before: str, after: str) -> bytes:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest in `folder`.
 
-    Raises UserError, one line, if `folder` holds no complete shards, or shards of a newer version.
+    Raises UserError, in one line, if `folder` holds no complete shards, or shards of a newer version.
     """
     path = folder / MANIFEST
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: not a regular file; run fasttrain convert again")
         if path.stat().st_size > _LARGEST:
-            raise UserError(f"{path}: larger than any manifest of shards; run fasttrain convert again")
+            raise UserError(f"{path}: too large for a manifest of shards; run fasttrain convert again")
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(_no_manifest(folder)) from error
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror})") from error
+        raise UserError(f"{path}: can't be read ({error.strerror}); make it readable, or copy it again") from error
     return parse_manifest(text, str(path))
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
-    """Parse the bytes of a manifest read from `where`.
+    """Parse the contents of a manifest. `where` is its path or URL for messages.
 
-    Raises UserError, one line, if they are damaged or have a newer schema.
+    Raises UserError, in one line, if it is damaged or has a newer schema.
     """
     try:
         plain = json.loads(text)
@@ -209,17 +221,17 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         return Manifest.model_validate(plain)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "its parts"
+        field = ".".join(str(part) for part in first["loc"]) or "its contents"
         raise UserError(f"{where}: damaged ({field}: {first['msg']}); run fasttrain convert again") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{where}: damaged, not a manifest of shards; run fasttrain convert again") from error
 
 
 def index_dtype(key_bytes: int, set_bytes: int = 0) -> np.dtype[np.void]:
-    """Return the dtype of a row of `index.npy`. Keys are ASCII of at most `key_bytes`; `ShardSet` explains the rest.
+    """Return the dtype of a row of `index.npy`; its fields are explained in `ShardSet`.
 
-    Multi-label shards have sets of `set_bytes` bytes instead of the label. Shards of older versions lack the last
-    column.
+    `key_bytes` is the length of the longest key, in ASCII. In multi-label shards, a set of `set_bytes` bytes takes the
+    place of the label. Shards of older versions lack the last field.
     """
     label = ("labels", "u1", (set_bytes,)) if set_bytes else ("label", "<i4")
     return np.dtype(
@@ -238,17 +250,18 @@ def index_dtype(key_bytes: int, set_bytes: int = 0) -> np.dtype[np.void]:
 
 
 def label_in(row: np.void) -> int | list[int]:
-    """Return the label in a row of the index, or the list of classes if it is multi-label."""
+    """Return the label in a row of the index: a class number, or a list of them if the shards are multi-label."""
     return members(row["labels"]) if "labels" in (row.dtype.names or ()) else int(row["label"])
 
 
 def class_names(row: np.void, classes: Sequence[str]) -> str:
-    """Return the class name in a row of the index. Several are joined by commas; an empty set is "none"."""
+    """Return the class name of a row of the index. Several names are joined by commas; "none" means no class."""
     label = label_in(row)
     return classes[label] if isinstance(label, int) else ", ".join(classes[each] for each in label) or "none"
 
 
 def _no_manifest(folder: Path) -> str:
+    """Return the message for a folder without a manifest."""
     if (folder / PARTS).is_dir():
         return f"{folder}: its conversion didn't finish; run the same fasttrain convert again to resume it"
     what = "holds no shards" if folder.is_dir() else "does not exist"

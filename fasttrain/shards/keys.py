@@ -1,4 +1,4 @@
-"""The names of samples in shards: a photograph's path, adapted to WebDataset, DALI and USTAR."""
+"""Make the keys of samples: names made from the photographs' paths that WebDataset, DALI and USTAR accept."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _HASH = 13  # "~" and 12 hex digits
 
 
 def make_keys(paths: Iterable[str]) -> list[str]:
-    """Return a different key for each path: percent-quoted ASCII without suffix or dots, of at most MAX_KEY bytes.
+    """Return a unique key for each path: percent-quoted ASCII without suffix or dots, of at most MAX_KEY bytes.
 
-    `cat/IMG_1.v2.jpg` becomes `cat/IMG_1%2Ev2`; a second one of the same name gets `~2`. There are no dots because
-    WebDataset takes everything after the first dot as the file's type.
+    `cat/IMG_1.v2.jpg` becomes `cat/IMG_1%2Ev2`. If a key is taken already, the next one ends with `~2`. There are no
+    dots, because WebDataset treats everything after the first dot as the file's type.
     """
     taken: dict[str, int] = {}
     keys = []
@@ -34,10 +34,11 @@ def make_keys(paths: Iterable[str]) -> list[str]:
 
 
 def _key(path: str) -> str:
+    """Return the key of a path, without regard to other keys."""
     stem = os.path.splitext(path)[0]  # noqa: PTH122 - pathlib is slow for a million paths
     quoted = quote(os.fsencode(stem), safe="/").replace(".", "%2E")
-    room = MAX_KEY - len("~999999")
-    if len(quoted) <= room:
+    longest = MAX_KEY - len("~999999")
+    if len(quoted) <= longest:
         return quoted
-    # The hash is that of the full path, so two long names with the same beginning stay different.
-    return f"{quoted[: room - _HASH].rstrip('/')}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+    # The hash of the full path distinguishes long names with the same beginning.
+    return f"{quoted[: longest - _HASH].rstrip('/')}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"

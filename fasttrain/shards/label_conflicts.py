@@ -1,4 +1,4 @@
-"""Find the same photograph in two classes: samples with identical bytes and contradictory labels."""
+"""Find photographs that are stored in several classes: samples with identical bytes but different labels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fasttrain.shards.keys import make_keys
 def find_label_conflicts(
     out: Destination, index: NDArray[np.void], shards: Sequence[str], classes: Sequence[str], splits: bytes
 ) -> list[tuple[str, str]]:
-    """Return (path, reason) of each sample whose bytes are also in another class, sorted by path.
+    """Return (path, reason) of each sample whose bytes also occur with another label, sorted by path.
 
-    `shards`: the file names, by their number in the index. `splits`: the contents of `splits.csv`, for the paths;
-    without it the keys stand for the photographs. Only samples whose length and CRC-32 agree are read.
+    `shards` are the file names in the order of their numbers in `index`. `splits` is the contents of `splits.csv`,
+    which gives the paths; without it, keys take their place. Only samples that agree in length and CRC-32 are read.
     """
     groups = [rows for candidates in _candidates(index) for rows in _same_bytes(out, index, shards, candidates)]
     if not groups:

@@ -1,4 +1,4 @@
-"""Decide which photograph goes into which shard: a pure function of the source's list and the settings."""
+"""Decide which photographs go into which shard. The result depends only on the source and the settings."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-[0-9]{{5,9}}")
 
 
 def shard_name(split: int, number: int) -> str:
-    """Return a shard's name without suffix, which matches `SHARD_NAME`. `split` is 0 train, 1 val, 2 test."""
+    """Return a shard's name without suffix, such as "train-00002". `split` is 0 train, 1 val, 2 test."""
     return f"{SPLITS[split]}-{number:05d}"
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The photographs of a source that earlier shards hold, for `convert --append`.
+    """The state of existing shards, for `convert --append`.
 
-    `held`: int8 [n], the split of each photograph that the shards know, -1 for others. `added`: bool [n], the
-    photographs to write now. `first`: the number of the first new shard of each split.
+    - `held`: the split of each photograph of the source that the shards know, int8 [n], and -1 for others.
+    - `added`: whether each photograph is to be written now, bool [n].
+    - `first`: the number of the first new shard of each split.
     """
 
     held: NDArray[np.int8]
@@ -38,7 +39,11 @@ class Earlier:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to write: its name without suffix, its split (0 train, 1 val, 2 test), and its photographs' positions."""
+    """A shard to write.
+
+    `name` has no suffix, `split` is 0 train, 1 val, 2 test, and `rows` are the positions of its photographs in the
+    source, int64 [n].
+    """
 
     name: str
     split: int
@@ -54,9 +59,10 @@ def lay_out(
     test_fraction: float = 0.0,
     earlier: Earlier | None = None,
 ) -> list[ShardJob]:
-    """Return the shards of train, then val, then test.
+    """Return the shards to write: those of train, then val, then test.
 
-    Each is in a seeded random order, so that sequential reading mixes classes.
+    `shard_size` is the number of photographs in a shard; the other arguments are those of `decide_splits`. The
+    photographs of each split are in a random order that depends on `seed`, so that sequential reading mixes classes.
     """
     splits = decide_splits(source, val_fraction, test_fraction, seed, earlier.held if earlier else None)
     jobs = []
@@ -72,37 +78,39 @@ def lay_out(
 
 
 def split_files(source: Source, jobs: list[ShardJob]) -> dict[str, bytes]:
-    """Return `splits.csv`: each photograph's path, split and bytes, in the form that `convert --splits` reads.
+    """Return the bytes of `splits.csv` and, if near-duplicates were searched for, of `duplicates.csv`, by file name.
 
-    If near-duplicates were searched for, `duplicates.csv` is returned too.
+    `splits.csv` has the path, split and size of each photograph, in the form that `convert --splits` reads.
     """
     splits = splits_of(source, jobs, np.empty(len(source.paths), np.int8))
     sizes = source.sizes.tolist() or [-1] * len(source.paths)
     rows = ((path, SPLITS[split], size) for path, split, size in zip(source.paths, splits, sizes, strict=True))
     files = {SPLIT_FILE: table_of(("path", "split", "bytes"), rows)}
-    return {**files, DUPLICATES: twins_table(source, splits)} if source.twins else files
+    return {**files, DUPLICATES: duplicates_table(source, splits)} if source.near_duplicates else files
 
 
 def splits_of(source: Source, jobs: list[ShardJob], others: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Return the split of each photograph, int8 [n]: that of its job, or the one in `others` if it has none."""
+    """Return the split of each photograph, int8 [n]: the split of its job, or its value in `others` if no job has
+    it."""
     splits = others.copy()
     for job in jobs:
         splits[job.rows] = job.split
     return splits
 
 
-def twins_table(source: Source, splits: NDArray[np.int8]) -> bytes:
-    """Return `duplicates.csv`: path, split and group of each near-duplicate, and whether its group is divided."""
+def duplicates_table(source: Source, splits: NDArray[np.int8]) -> bytes:
+    """Return the contents of `duplicates.csv`: path, split and group of each near-duplicate, and whether its group is
+    in several splits."""
     rows = (
         (source.paths[row], SPLITS[splits[row]], number, "yes" if len(set(splits[list(group)].tolist())) > 1 else "")
-        for number, group in enumerate(source.twins, start=1)
+        for number, group in enumerate(source.near_duplicates, start=1)
         for row in group
     )
     return table_of(("path", "split", "group", "across_splits"), rows)
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Return the bytes of a CSV file."""
+    """Return a CSV file, as bytes, with the given column names and rows."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)

@@ -1,4 +1,4 @@
-"""Find out which part of a conversion this process makes: given as "2/4", or from the scheduler that started it."""
+"""Find out which part of a conversion this process writes: from "2/4", or from the scheduler that started it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fasttrain.errors import UserError
 
 AUTO = "auto"
 PARTS_VARIABLE = "FASTTRAIN_PARTS"
-"""The variable with the number of parts, which Kubernetes does not provide."""
+"""The environment variable with the number of parts, which Kubernetes does not set."""
 _MOST = 99_999
 _TORCHRUN = ("RANK", "WORLD_SIZE")
 _SLURM_TASK = ("SLURM_PROCID", "SLURM_NTASKS")
@@ -19,17 +19,21 @@ _POD = "JOB_COMPLETION_INDEX"
 
 
 def parse_part(part: str, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Return (2, 4) for "2/4", and the scheduler's numbers for "auto". Raises UserError."""
+    """Return the number of a part, counted from 1, and the number of parts: (2, 4) for "2/4".
+
+    "auto" takes them from the scheduler's variables in `environment`. Raises UserError if they are invalid or missing.
+    """
     if part.strip().lower() == AUTO:
         return _from_scheduler(environment)
     found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part.strip())
     number, count = (int(each) for each in found.groups()) if found else (0, 0)
     if not 1 <= number <= count:
-        raise UserError(f"--part {part}: give the machine's number and how many there are, from 1/4 to 4/4, or auto")
+        raise UserError(f"--part {part}: give the part's number and the number of parts, such as 1/4, or auto")
     return number, count
 
 
 def _from_scheduler(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return the part of this process, by the variables of torchrun, Slurm or Kubernetes."""
     found = {
         name: part
         for name, part in (
@@ -56,14 +60,14 @@ def _from_scheduler(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _ranked(environment: Mapping[str, str], rank: str, size: str) -> tuple[int, int] | None:
-    """Return the part of a process that its launcher numbered from 0."""
+    """Return the part of a process whose launcher counts ranks from 0, or None if `rank` is not set."""
     if rank not in environment:
         return None
     return _part(rank, _number(environment, rank), _number(environment, size, f"{rank} is, but not {size}"))
 
 
 def _array(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """Return the part of a task of a Slurm array, which may start at any number and count in steps."""
+    """Return the part of a task of a Slurm array, or None. An array may start at any number and count in steps."""
     task, first, count, step = _SLURM_ARRAY
     if task not in environment:
         return None
@@ -79,7 +83,7 @@ def _array(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _pod(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """Return the part of a pod of a Kubernetes indexed job."""
+    """Return the part of a pod of a Kubernetes indexed job, or None."""
     if _POD not in environment:
         return None
     count = _number(
@@ -91,12 +95,15 @@ def _pod(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _part(name: str, place: int, count: int) -> tuple[int, int]:
+    """Return the part number, from 1, for `place`, from 0, and the number of parts. Raises UserError if it is out of
+    range."""
     if not 0 <= place < count <= _MOST:
         raise UserError(f"--part {AUTO}: {name}={place} is not one of {count} parts, counted from 0; give --part 1/4")
     return place + 1, count
 
 
 def _number(environment: Mapping[str, str], name: str, missing: str = "") -> int:
+    """Return the integer in an environment variable. Raises UserError, with the text `missing`, if it is not set."""
     given = environment.get(name, "").strip()
     if not given and missing:
         raise UserError(f"--part {AUTO}: {missing}; or give --part 1/4")

@@ -1,6 +1,6 @@
-"""Write one shard after the other, while threads normalize the photographs ahead of the writer.
+"""Write shards one after the other, while threads prepare the photographs for the next ones.
 
-Each shard is complete or absent. Threads are enough, because Pillow and the C++ module release the GIL while they
+A shard is either complete or absent. Threads are enough, because Pillow and the C++ module release the GIL while they
 decode and encode. Processes started by `spawn` would import the caller's script again.
 """
 
@@ -24,7 +24,7 @@ from fasttrain.photos.normalize import BrokenPhoto, RawPhoto, StoredPhoto, decod
 from fasttrain.photos.room import Hold, PixelBudget, pixels_of_file, pixels_that_fit
 from fasttrain.photos.source import Source
 from fasttrain.shards.checksum import crc32
-from fasttrain.shards.destination import Destination, Held
+from fasttrain.shards.destination import Destination, FileState
 from fasttrain.shards.format import PARTS, SPLITS, Shard
 from fasttrain.shards.layout import ShardJob
 from fasttrain.shards.settings import ShardSettings
@@ -33,17 +33,19 @@ from fasttrain.text import printable
 
 Photo = StoredPhoto | RawPhoto
 
-# While a finished shard is written to the disk, this many photographs and bytes are queued for the workers.
+# The threads work ahead by at most this many photographs and about this many bytes.
 _MAX_AHEAD = 256
 _BYTES_AHEAD = 64 << 20
-_MOST_BYTES = 512 << 20  # of photographs waiting for the writer, besides one per thread
+_MOST_BYTES = 512 << 20  # a firm limit on photographs waiting for the writer, besides one per thread
 
 
 @dataclass
 class Part:
-    """The contents of a finished shard, kept in `.parts/NAME.json` until the index is made from all of them.
+    """The record of a finished shard.
 
-    `index_sha256`: of the DALI index; "" in records of older versions. `stamp`: see `Held`.
+    It is stored in `.parts/NAME.json` until the index is made from all records. `index_sha256` is the digest of the
+    DALI index, "" in records of older versions. `stamp` is explained in `FileState`. The lists have one value per
+    stored photograph, except `broken` and `changed`, which hold (path, reason).
     """
 
     bytes: int = 0
@@ -63,12 +65,12 @@ class Part:
 
     @property
     def classes(self) -> list[int]:
-        """The labels as numbers; sets are flattened."""
+        """Return the class numbers of all samples. The sets of multi-label samples are flattened."""
         return [number for label in self.labels for number in (label if isinstance(label, list) else [label])]
 
     def fits(self, job: ShardJob) -> bool:
-        """Return whether this record can belong to `job`: columns of equal length, and numbers that fit
-        into an index."""
+        """Return whether this record can belong to `job`: its columns have equal length, and its numbers fit into an
+        index."""
         columns = (self.offsets, self.lengths, self.widths, self.heights, self.crcs)
         keys = all(isinstance(key, str) and key.isascii() and key.isprintable() for key in self.keys)
         return (
@@ -84,7 +86,7 @@ class Part:
         )
 
     def shard(self, job: ShardJob) -> Shard:
-        """Return the manifest's entry for this shard."""
+        """Return the shard's entry in the manifest."""
         return Shard(
             name=f"{job.name}.tar",
             split=SPLITS[job.split],
@@ -94,27 +96,34 @@ class Part:
         )
 
     def check_strict(self, root: Path) -> None:
-        """Raise UserError for the first broken photograph."""
+        """Raise UserError if a photograph is broken. The message names the first one."""
         if self.broken:
             path, reason = self.broken[0]
             raise UserError(f"{printable(str(root / path))}: {reason}; fix or remove it, or leave out --strict")
 
 
 def read_parts(out: Destination, jobs: Sequence[ShardJob]) -> Iterator[tuple[ShardJob, Part | None]]:
-    """Yield each shard's record, or None if it is unfinished or its tar is not the one that was written."""
+    """Yield each job with the record of its shard.
+
+    The record is None if the shard is unfinished, or if its tar has been replaced since.
+    """
     held = out.shards()
     records = out.read_all([f"{PARTS}/{job.name}.json" for job in jobs])
     for job, record in zip(jobs, records, strict=True):
         yield job, None if record is None else _part(record, job, held)
 
 
-def _part(record: bytes, job: ShardJob, held: dict[str, Held]) -> Part | None:
+def _part(record: bytes, job: ShardJob, held: dict[str, FileState]) -> Part | None:
+    """Return the record of a shard, or None if it is damaged, or if the tar in the destination is another one.
+
+    `held` has the state of each file in the destination.
+    """
     try:
         plain = json.loads(record)
         for pairs in ("broken", "changed"):
             plain[pairs] = [(path, reason) for path, reason in plain.get(pairs, [])]
         part = Part(**plain)
-        tar = Held(part.bytes, part.stamp)
+        tar = FileState(part.bytes, part.stamp)
         intact = not part.keys or (held.get(f"{job.name}.tar") == tar and f"{job.name}.idx" in held)
         intact = intact and part.fits(job)
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -133,16 +142,17 @@ def write_parts(
     strict: bool,
     advance: Callable[[], None],
 ) -> Iterator[tuple[ShardJob, Part]]:
-    """Write each job's tar, its DALI index and its record, and yield them. `advance` is called per photograph.
+    """Write the shard of each job, with its DALI index and its record. Yield the job and the record.
 
-    An exception raised by `advance` ends the writing: the current shard is dropped and the finished ones stay. Raises
-    UserError for the first broken photograph if `strict`, and OSError if the disk can't be written.
+    `keys` has the key of each photograph of the source. `advance` is called after each photograph; if it raises an
+    exception, the unfinished shard is dropped and the finished ones stay. Raises UserError for a broken photograph if
+    `strict`, and OSError if the disk can't be written.
     """
 
     color = cast(Color, settings.color)
     budget = PixelBudget(pixels_that_fit())
 
-    def made(row: int, hold: Hold) -> Photo:
+    def convert(row: int, hold: Hold) -> Photo:
         with hold(pixels_of_file(source.size(row))):
             data = source.read(row)
             if settings.raw and settings.max_size:
@@ -162,13 +172,13 @@ def write_parts(
 
     def work(row: int) -> Photo | str:
         try:
-            return budget.run(lambda hold: made(row, hold))
+            return budget.run(lambda hold: convert(row, hold))
         except BrokenPhoto as error:
             if no_memory(error.reason):
                 raise MemoryError(f"at {source.root / source.paths[row]}") from error
             return error.reason
         except OSError as error:
-            if fault_of_machine(error):  # otherwise all other photographs would be left out, too
+            if fault_of_machine(error):  # otherwise all following photographs would be left out
                 raise
             return f"can't be read: {error.strerror}"
 
@@ -182,7 +192,7 @@ def write_parts(
 
 
 class _Empty(Exception):
-    """All photographs of a shard are broken, so it gets no file."""
+    """Raised if every photograph of a shard is broken, so that no tar is written."""
 
 
 def _write_part(
@@ -194,6 +204,8 @@ def _write_part(
     strict: bool,
     advance: Callable[[], None],
 ) -> Part:
+    """Write the shard of one job. `photos` yields its photographs in order: the converted photograph, or why it is
+    broken."""
     part = Part()
     with contextlib.suppress(_Empty), out.open_shard(job.name) as file:
         tar = TarWriter(file)
@@ -224,6 +236,7 @@ def _write_part(
 
 
 def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: Any) -> None:
+    """Add a photograph to the tar and to the record."""
     if isinstance(photo, RawPhoto):
         header = npy_header(photo.height, photo.width)
         data = photo.pixels
@@ -244,7 +257,8 @@ def _add(part: Part, tar: TarWriter, photo: Photo, key: str, label: Any) -> None
 def _in_order(
     pool: ThreadPoolExecutor, work: Callable[[int], Photo | str], rows: Iterable[int], workers: int
 ) -> Iterator[Photo | str]:
-    # Executor.map would submit a million photographs at once.
+    # Executor.map would submit all rows at once, which may be millions.
+    """Yield the results of `work` for `rows`, in order, while threads work on the following rows."""
     waiting: deque[Future[Photo | str]] = deque()
     ahead = at_least = 4 * workers
     for row in rows:

@@ -1,4 +1,4 @@
-"""Progress of a conversion: a live bar in a terminal or notebook, an occasional line in a log."""
+"""Show the progress of a conversion: a live bar in a terminal or notebook, and a line every 10 seconds in a log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _LINE_EVERY_S = 10.0
 
 
 class ConvertProgress:
-    """Count photographs, and show img/s and the time left."""
+    """Counts photographs, and shows the rate and the remaining time. Use it as a context.
+
+    `total` is the number of photographs, and `done` of them were finished before.
+    """
 
     def __init__(self, console: Console, total: int, done: int) -> None:
         self._console = console
@@ -31,10 +34,11 @@ class ConvertProgress:
 
     @property
     def rate(self) -> float:
-        """Photographs per second since the start."""
+        """Return the photographs per second since the start."""
         return self._now / max(time.monotonic() - self._start, 1e-9)
 
     def advance(self, photographs: int = 1) -> None:
+        """Count `photographs` more."""
         self._now += photographs
         if self._live:
             self._bar.update(self._task, advance=photographs, rate=f"{self.rate:,.0f} img/s")
@@ -57,12 +61,15 @@ class ConvertProgress:
 
 
 class Interrupted(Exception):
-    """A signal asked the conversion to stop."""
+    """Raised to stop a conversion after a signal."""
 
 
 @contextlib.contextmanager
 def stopping(stop: StopRequest, console: Console, message: Callable[[], str]) -> Iterator[None]:
-    """Turn an interruption into KeyboardInterrupt, or Stopped after SIGTERM, and print `message()`."""
+    """Return a context that turns an interruption into KeyboardInterrupt, or into Stopped after SIGTERM.
+
+    `message()` is printed, or becomes the message of Stopped.
+    """
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as interruption:

@@ -1,4 +1,4 @@
-"""`ShardSet`: opened shards."""
+"""`ShardSet`: read the samples of shards."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from fasttrain.shards.format import EXTRA, MANIFEST, REJECTED, SPLITS, Manifest,
 if TYPE_CHECKING:
     from fasttrain.config.values import CacheSize
 
-_OPEN_SHARDS = 256  # each holds a file descriptor; a process may often have 1,024
+_OPEN_SHARDS = 256  # each needs a file descriptor, and a process may often have only 1,024
 _CHUNK = 1 << 20
 
 
 class Located(NamedTuple):
-    """The places of n samples' bytes, as the native functions expect them.
+    """The position of the bytes of n samples, as the C++ functions expect it.
 
-    Sample i is the `lengths[i]` bytes at `offsets[i]` of `buffers[which[i]]`: uint64, uint64 and int32 [n].
+    Sample i is the `lengths[i]` bytes that start at `offsets[i]` in `buffers[which[i]]`. `which` is int32 [n], and
+    `offsets` and `lengths` are uint64 [n].
     """
 
     buffers: list[memoryview]
@@ -41,12 +42,13 @@ class Located(NamedTuple):
     lengths: NDArray[np.uint64]
 
     def part(self, samples: slice) -> Located:
-        """Return the places of some of these samples."""
+        """Return the positions of the samples in a slice."""
         return Located(self.buffers, self.which[samples], self.offsets[samples], self.lengths[samples])
 
 
 class ShardFiles(Protocol):
-    """The files of a data set. `location` is what the user gave, `folder` is where they are on this machine."""
+    """Access to the files of a data set. `location` is the path or URL that the user gave, `folder` the folder on this
+    machine that holds the files."""
 
     @property
     def location(self) -> Path | str: ...
@@ -56,31 +58,31 @@ class ShardFiles(Protocol):
 
     @property
     def remote(self) -> bool:
-        """Return whether files are fetched when they are needed."""
+        """Return whether files are downloaded when they are needed."""
 
     def path(self, name: str, stop: threading.Event | None = None) -> Path:
-        """Return the file's path on this machine."""
+        """Return the file's path on this machine, after downloading it if needed. `stop` cancels the download."""
 
     def open(self, name: str) -> BinaryIO:
-        """Open the file for reading and mapping."""
+        """Open the file, to read it or to map it into memory."""
 
     @property
     def index_must_match(self) -> bool:
-        """Return whether an index with another checksum than the manifest's is refused."""
+        """Return whether an index is refused if its checksum differs from the one in the manifest."""
 
     def check(self, manifest: Manifest) -> None:
         """Raise UserError if shards are missing or truncated."""
 
     def mappable(self, manifest: Manifest) -> int | None:
-        """Return how many bytes of shards a process may keep mapped. None means no limit."""
+        """Return how many bytes of shards a process may keep mapped into memory, or None if there is no limit."""
 
     def budget(self) -> int | None:
-        """Return how many bytes fit on this machine at a time. None means that all files are here."""
+        """Return how many bytes of files fit on this machine at a time, or None if all files are there."""
 
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """A folder written by `convert`."""
+    """Access to a local folder written by `convert`."""
 
     folder: Path
     remote = False
@@ -104,7 +106,7 @@ class LocalFiles:
                 raise UserError(f"{path}: this shard is missing; copy it again, or run convert --overwrite")
             if size != shard.bytes:
                 raise UserError(
-                    f"{path}: {size:,} bytes where the manifest says {shard.bytes:,}; copy it again, or run "
+                    f"{path}: {size:,} bytes, but the manifest says {shard.bytes:,}; copy it again, or run "
                     "convert --overwrite"
                 )
 
@@ -116,17 +118,22 @@ class LocalFiles:
 
 
 class ShardSet:
-    """Shards made by `convert`.
+    """A data set in shards made by `convert`.
 
-    A sample's id is its row in `index`: all of train, then val, then test, and the same again for each append.
+    A sample's id is its row in `index`: all of train, then val, then test, and the same again for each append. A
+    ShardSet can be pickled, and it can be used after a fork: each process maps the files itself.
 
-    `location`: the folder or URL. `folder`: the folder on this machine. `remote`: whether shards are fetched when they
-    are needed. `fingerprint`: "sha256:" and the digest of the manifest. `index`: a memory-mapped structured array [n]
-    with key (S), shard (position in manifest.shards), offset and length (of the JPEG or the pixels in the tar, in
-    bytes), width and height (pixels), label, split (0 train, 1 val, 2 test), and crc32 (of the same bytes), which
-    older shards lack. `multi_label` shards have `labels`, a set as in `label_bits.packed`, instead of label. The
-    numbers have been checked (`shards.check`). `mapped`: whether the samples are in memory-mapped files. A ShardSet
-    can be pickled and survives a fork: a worker maps the files itself.
+    - `location`: the folder or URL of the shards.
+    - `folder`: the folder on this machine with the files.
+    - `remote`: whether shards are downloaded when they are needed.
+    - `classes`, `class_to_idx`: the class names in label order, and the label of each name.
+    - `fingerprint`: "sha256:" and the digest of the manifest.
+    - `index`: a memory-mapped structured array [n] with a row per sample. Its fields are key (bytes), shard (position
+      in manifest.shards), offset and length (of the JPEG or the pixels in the tar, in bytes), width and height
+      (pixels), label, split (0 train, 1 val, 2 test), and crc32 (of the same bytes; older shards have none).
+      Multi-label shards have `labels`, a set as in `label_bits.packed`, instead of label. All numbers have been checked
+      (`shards.check`).
+    - `mapped`: whether samples are read from memory-mapped files.
     """
 
     mapped = True
@@ -141,14 +148,14 @@ class ShardSet:
         files.check(self.manifest)
         self.index = self._open_index()
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
-        self._mapping = threading.Lock()  # a loader's thread reads next to the one that compares checksums
+        self._mapping = threading.Lock()  # the loader and the check of checksums read in different threads
         self._mappable = files.mappable(self.manifest)
 
     @classmethod
     def open(cls, location: Path | str, cache_size: CacheSize | None = None) -> ShardSet:
-        """Open the shards in a folder, or behind a URL that fsspec opens: see `shards.remote`, also for `cache_size`.
+        """Open the shards in a folder or at a URL. `cache_size` limits the cache for a URL; see `shards.remote`.
 
-        Raises UserError, one line, if there are no shards, or if they are damaged or have a newer schema.
+        Raises UserError, in one line, if there are no shards, or if they are damaged or have a newer schema.
         """
         if is_url(location):
             from fasttrain.shards.remote import open_remote
@@ -164,61 +171,62 @@ class ShardSet:
 
     @property
     def raw(self) -> bool:
-        """Return whether a sample's bytes are pixels, uint8 RGB [height, width, 3] (`convert --raw`),
-        and not a JPEG."""
+        """Return whether samples are stored as pixels, uint8 RGB [height, width, 3] (`convert --raw`), and not as
+        JPEGs."""
         return bool(self.manifest.settings.get("raw"))
 
     @property
     def stored(self) -> ShardSet:
-        """Return the shards with the stored splits.
+        """Return the shards with the splits that `convert` made.
 
-        They differ from this object only in a view of a fold (`shards.folds`).
+        This is the same object, except for a view of a fold (`shards.folds`).
         """
         return self
 
     def split_sizes(self) -> dict[str, int]:
-        """Return how many samples each split has."""
+        """Return the number of samples in each split: {"train": n, "val": n, "test": n}."""
         return dict(zip(SPLITS, np.bincount(self.index["split"], minlength=len(SPLITS)).tolist(), strict=True))
 
     def ids(self, split: str) -> NDArray[np.int64]:
-        """Return the ids of "train", "val" or "test", int64 [n], in shard order."""
+        """Return the ids of the samples in `split` ("train", "val" or "test"), int64 [n], in shard order."""
         return np.flatnonzero(self.index["split"] == SPLITS.index(split)).astype(np.int64)
 
     def sizes(self) -> NDArray[np.int32]:
-        """Return the (height, width) of every sample in pixels, int32 [N, 2]."""
+        """Return the (height, width) in pixels of every sample, int32 [N, 2]."""
         return np.stack([self.index["height"], self.index["width"]], axis=1).astype(np.int32)
 
     @property
     def multi_label(self) -> bool:
-        """Return whether a photograph may have any number of classes."""
+        """Return whether a photograph may have several classes, or none."""
         return self.manifest.multi_label
 
     def labels(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64] | NDArray[np.float32]:
-        """Return the labels of all samples or of some: positions in `classes`, int64 [n].
+        """Return the labels of all samples, or of the given ids: positions in `classes`, int64 [n].
 
-        For multi-label shards they are float32 [n, classes]: 1 if the photograph has the class, otherwise 0.
+        For multi-label shards, return float32 [n, classes] with 1 if the photograph has the class, otherwise 0.
         """
         if self.multi_label:
             return unpacked(self.index["labels"][samples], len(self.classes)).astype(np.float32)
         return self.class_numbers(samples)
 
     def class_numbers(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64]:
-        """Return the labels as positions in `classes`, int64 [n]. Only for shards that are not multi-label."""
+        """Return the labels as positions in `classes`, int64 [n], of shards with one class per photograph."""
         return self.index["label"][samples].astype(np.int64)
 
     def class_counts(self, split: str) -> NDArray[np.int64]:
-        """Return the number of photographs of each class in a split, int64 [classes]."""
+        """Return the number of photographs of each class in `split`, int64 [classes]."""
         rows = self.index[self.ids(split)]
         if self.multi_label:
             return unpacked(rows["labels"], len(self.classes)).sum(0, dtype=np.int64)
         return np.bincount(rows["label"], minlength=len(self.classes))
 
     def extra_labels(self) -> ExtraLabels:
-        """Return the source table's other columns for each sample. Empty if there are none.
+        """Return the other columns of the source's table, with a value for each of the N samples, in the order of their
+        ids.
 
-        A column has N values, by the sample's id: int64 or bool [N]; float64 [N], with NaN for missing values, if some
-        numbers are missing or not integers; otherwise a list of text, lists or None. Raises UserError for a damaged
-        file.
+        A column is int64 or bool [N]; float64 [N] with NaN for missing values, if numbers are missing or not integers;
+        or else a list of N texts, lists or None. Returns an empty dict if the source had no other columns. Raises
+        UserError if the file is damaged.
         """
         name = self.manifest.current(EXTRA)
         if name not in self.manifest.files:
@@ -226,23 +234,25 @@ class ShardSet:
         return read_extra_labels(self.files.path(name), self.index["key"].tolist(), self.manifest.files[name])
 
     def bytes(self, sample: int) -> memoryview:
-        """Return the sample's JPEG, or its pixels if the shards are `raw`: a read-only view of the mapped shard, no
-        copy."""
+        """Return the bytes of a sample: its JPEG, or its pixels if the shards are `raw`.
+
+        The result is a read-only view of the mapped shard, without a copy.
+        """
         row = self.index[sample]
         start = int(row["offset"])
         return self._shard(int(row["shard"]))[start : start + int(row["length"])]
 
     def locate(self, samples: NDArray[np.int64]) -> Located:
-        """Return where the bytes of `samples`, int64 [n], are in the mapped shards.
+        """Return the positions of the bytes of `samples` (ids, int64 [n]) in the mapped shards.
 
         Raises UserError if the index points outside of a shard.
         """
         rows = self.index[samples]
         numbers, which = np.unique(rows["shard"], return_inverse=True)
         mapped = [self._shard(number) for number in numbers.tolist()]
-        room = np.array([len(each) for each in mapped], np.uint64)[which]
+        sizes = np.array([len(each) for each in mapped], np.uint64)[which]
         offsets, lengths = rows["offset"].astype(np.uint64), rows["length"].astype(np.uint64)
-        outside = (lengths > room) | (offsets > room - np.minimum(lengths, room))
+        outside = (lengths > sizes) | (offsets > sizes - np.minimum(lengths, sizes))
         if outside.any():
             sample = int(samples[outside.argmax()])
             raise UserError(
@@ -251,38 +261,39 @@ class ShardSet:
         return Located(mapped, which.astype(np.int32), offsets, lengths)
 
     def locate_shards(self, numbers: list[int]) -> Located:
-        """Return where the bytes of the shards at these positions in the manifest are."""
+        """Return the positions of the bytes of complete shards. `numbers` are positions in manifest.shards."""
         mapped = [self._shard(number) for number in numbers]
         lengths = np.array([len(each) for each in mapped], np.uint64)
         return Located(mapped, np.arange(len(mapped), dtype=np.int32), np.zeros_like(lengths), lengths)
 
     def fetch(self, number: int, stop: threading.Event | None = None) -> Path:
-        """Return the path on this machine of the shard at this position in the manifest.
+        """Download shard `number`, a position in manifest.shards, if needed, and return its path on this machine.
 
-        May be called from any thread.
+        May be called from any thread. `stop` cancels the download.
         """
         return self.files.path(self.manifest.shards[number].name, stop)
 
     def crc32s(self) -> NDArray[np.uint32] | None:
-        """Return the CRC-32 of every sample's bytes as written, uint32 [N], or None if the index has none."""
+        """Return the CRC-32 of every sample's bytes when they were written, uint32 [N], or None if the index has no
+        such column."""
         return self.index["crc32"] if "crc32" in (self.index.dtype.names or ()) else None
 
     def describe(self, sample: int) -> str:
-        """Return the shard's path and the sample's key, for messages."""
+        """Return a sample's shard and key for messages."""
         row = self.index[sample]
         return f"{self.location}/{self.manifest.shards[row['shard']].name} ({row['key'].decode()})"
 
     def left_out(self) -> str:
-        """Return a line with the number of files that the conversion left out and where they are listed, or "" if
+        """Return a line about the files that the conversion left out and where they are listed, or "" if there are
         none."""
         broken, other = (self.manifest.counts.get(name, 0) for name in ("broken", "ignored"))
         listed = f"listed in {self.location}/{self.manifest.current(REJECTED)}"
         return f"left out: broken photographs {broken:,}, other files {other:,}; {listed}" if broken or other else ""
 
     def verify(self, advance: Callable[[int], None] = lambda count: None) -> list[str]:
-        """Read everything and compare checksums. Return a line for each problem.
+        """Read all files and compare their checksums. Return a line for each problem.
 
-        `advance(bytes)` reports progress.
+        `advance` is called with a number of bytes to report progress.
         """
         problems = []
         if not checksum_holds((self.folder / MANIFEST).read_bytes()):
@@ -313,6 +324,7 @@ class ShardSet:
         return members_problem(self._shard(number), self.index[self.index["shard"] == number], self.raw)
 
     def _shard(self, number: int) -> memoryview:
+        """Return the mapped bytes of a shard. Another shard may be unmapped for it."""
         with self._mapping:
             if number not in self._maps:
                 self._map(number)
@@ -320,6 +332,7 @@ class ShardSet:
             return self._maps[number]
 
     def _map(self, number: int) -> None:
+        """Map a shard into memory, and drop the maps that were not used for the longest time if there are too many."""
         shard = self.manifest.shards[number]
         try:
             with self.files.open(shard.name) as file:
@@ -334,11 +347,13 @@ class ShardSet:
             self._maps.popitem(last=False)  # unmapped once its last view is gone
 
     def _maps_too_much(self) -> bool:
+        """Return whether the mapped shards exceed the limit on bytes."""
         if self._mappable is None or len(self._maps) == 1:
             return False
         return sum(len(each) for each in self._maps.values()) > self._mappable
 
     def _open_index(self) -> NDArray[np.void]:
+        """Map the index into memory. Raises UserError if it is missing, damaged or does not match the manifest."""
         path = self.files.path(self.manifest.index.name)
         again = "copy it again, or run convert --overwrite"
         if not path.exists():

@@ -1,7 +1,7 @@
-"""Shards behind a URL: fetched completely through fsspec when first needed, checked, and kept in a bounded cache.
+"""Read shards from a URL. A shard is downloaded through fsspec when it is first needed, checked, and kept in the cache.
 
-The manifest is read again at each start. Its hash names the folder in the cache, so other shards at the same URL never
-mix with these, and two URLs of the same shards share them.
+The manifest is read again at each start. Its hash names the folder in the cache. So other shards at the same URL are
+never mixed with these, and two URLs of the same shards share their files.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from fasttrain.urls import retried
 T = TypeVar("T")
 
 _PIECE = 4 << 20
-_AT_ONCE = 4  # pieces in flight; a single connection to S3 is slower than most networks
+_AT_ONCE = 4  # pieces requested in parallel, because a single connection to S3 is slower than most networks
 
 
 def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFiles:
-    """Fetch the manifest at `location`. Without `cache_size` the cache may use what the disk can spare.
+    """Download the manifest at the URL `location` and return access to its files.
 
-    Raises UserError, one line, if there are no shards, no driver, no network, or no room for a cache.
+    Without `cache_size`, the cache may use the spare space of the disk. Raises UserError, in one line, if there are no
+    shards, if the driver or the network is missing, or if the disk has no space for a cache.
     """
     limit = None if cache_size is None else cache_size.bytes
     text = _fetched(location, MANIFEST, lambda files, path: files.cat_file(path))
@@ -39,9 +40,10 @@ def open_remote(location: str, cache_size: CacheSize | None = None) -> RemoteFil
 
 
 class RemoteFiles:
-    """The files of a data set at the URL `location`, and their `folder` in the cache.
+    """Access to the files of a data set at the URL `location`, which are cached in `folder`. Its methods are those of
+    `ShardFiles`.
 
-    Can be pickled and survives a fork. Errors are UserErrors of one line that name the URL or the file.
+    It can be pickled, and used after a fork. Errors are UserErrors of one line that name the URL or the file.
     """
 
     remote = True
@@ -59,38 +61,42 @@ class RemoteFiles:
         return RemoteFiles, (self.location, self.folder, self.limit)
 
     def path(self, name: str, stop: threading.Event | None = None) -> Path:
-        """Return the file's path on this machine, after fetching it if needed.
+        """Return the file's path on this machine, after downloading it if needed.
 
-        Raises Cancelled if `stop` is set meanwhile. A shard that nobody has open may be deleted at any time to make
-        room: see `open`.
+        Raises Cancelled if `stop` is set during the download. The cache may delete a shard at any time, unless it is
+        open; see `open`.
         """
         local = self.folder / name
-        if self._is_there(local):
+        if self._is_cached(local):
             return local
-        with self._cache.alone(local):
-            if not self._is_there(local):  # another thread or process may have fetched it meanwhile
+        with self._cache.exclusive(local):
+            if not self._is_cached(local):  # another thread or process may have downloaded it meanwhile
                 self._fetch(local, stop)
         return local
 
     def open(self, name: str) -> BinaryIO:
-        """Open the file for reading or mapping. The cache keeps it until it is closed and no longer mapped."""
+        """Open the file for reading or mapping. The cache keeps it as long as it is open or mapped."""
         while True:
             if (file := self._cache.open(self.path(name))) is not None:
                 return file
 
     def check(self, manifest: Manifest) -> None:
-        """Do nothing: each shard is checked when it is fetched."""
+        """Do nothing, because each shard is checked when it is downloaded."""
 
     def mappable(self, manifest: Manifest) -> int | None:
-        """Return how many bytes of shards a process may keep mapped, so that others have room. None means all."""
+        """Return how many bytes of shards a process may keep mapped, so that other processes can use the cache too.
+
+        None means no limit.
+        """
         budget = self.budget()
         return None if sum(shard.bytes for shard in manifest.shards) <= budget else budget // 3
 
     def budget(self) -> int:
-        """Return how many bytes the cache may hold, over all data sets."""
+        """Return how many bytes the cache may hold, for all data sets together."""
         return self._cache.budget()
 
-    def _is_there(self, local: Path) -> bool:
+    def _is_cached(self, local: Path) -> bool:
+        """Return whether the file is in the cache with its full size, and mark it as used."""
         try:
             size = local.stat().st_size
         except FileNotFoundError:
@@ -101,29 +107,29 @@ class RemoteFiles:
         return True
 
     def _fetch(self, local: Path, stop: threading.Event | None) -> None:
+        """Download the file and compare its checksum. Raises UserError if it is wrong twice."""
         with self._cache.adding(local, self._sizes.get(local.name, 0)) as file:
-            for _ in range(2):  # a wrong checksum may come from the network, once
+            for _ in range(2):  # a wrong checksum may be a fault of the network
                 file.seek(0)
                 if self._download(local.name, file, stop) == self._digests[local.name]:
                     return
             raise UserError(
                 f"{self.location}/{local.name}: its bytes don't match {MANIFEST}; copy the shards "
-                f"there again{_how(self.location)}"
+                f"there again{_copy_hint(self.location)}"
             )
 
     def _download(self, name: str, file: IO[bytes], stop: threading.Event | None) -> str:
-        """Write the bytes into `file` and return their sha256."""
+        """Download a file into `file` and return its sha256."""
         size = self._sizes.get(name)
         if size is None:
-            whole = _fetched(self.location, name, lambda files, path: files.cat_file(path), stop)
-            file.write(whole)
+            data = _fetched(self.location, name, lambda files, path: files.cat_file(path), stop)
+            file.write(data)
             file.truncate()
-            return hashlib.sha256(whole).hexdigest()
+            return hashlib.sha256(data).hexdigest()
         digest = hashlib.sha256()
         at = 0
         while at < size:
-            # The first piece is requested alone: a web server that can't send ranges then sends the complete file only
-            # once.
+            # The first piece is requested alone, because a web server without ranges sends the complete file each time.
             ends = range(at + _PIECE, at + _PIECE * ((_AT_ONCE if at else 1) + 1), _PIECE)
             spans = [(end - _PIECE, min(end, size)) for end in ends if end - _PIECE < size]
             for (start, end), piece in zip(spans, self._read(name, spans, stop), strict=True):
@@ -137,6 +143,7 @@ class RemoteFiles:
         return digest.hexdigest()
 
     def _read(self, name: str, spans: list[tuple[int, int]], stop: threading.Event | None) -> list[bytes]:
+        """Return the bytes of each span of a file. `spans` are (first byte, end)."""
         starts, ends = zip(*spans, strict=True)
 
         def read(files: Any, path: str) -> list[bytes]:
@@ -145,21 +152,27 @@ class RemoteFiles:
                 if isinstance(piece, BaseException):
                     raise piece
                 if len(piece) < end - start:
-                    return pieces[: position + 1]  # the object ends here, and servers refuse ranges beyond
+                    return pieces[: position + 1]  # the file ends here, and servers refuse ranges beyond its end
             return pieces
 
         return _fetched(self.location, name, read, stop)
 
 
 def _fetched(location: str, name: str, read: Callable[[Any, str], T], stop: threading.Event | None = None) -> T:
-    """Return the result of `read`, called with fsspec's file system and the file's path in it."""
+    """Return the result of `read`, which is called with fsspec's file system and the file's path in it.
+
+    Raises UserError if the file doesn't exist.
+    """
     try:
         return retried(location, name, lambda files, root: read(files, f"{root}/{name}"), stop)
     except FileNotFoundError as error:
         url = f"{location}/{name}"
-        raise UserError(f"{url} does not exist; convert into a local folder and copy it{_how(location)}") from error
+        raise UserError(
+            f"{url} does not exist; convert into a local folder and copy it{_copy_hint(location)}"
+        ) from error
 
 
-def _how(location: str) -> str:
+def _copy_hint(location: str) -> str:
+    """Return the command that copies shards to `location`, for the end of a message, or ""."""
     command = upload_command(location)
     return f": {command}" if command else ""

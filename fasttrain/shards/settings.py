@@ -1,4 +1,4 @@
-"""The settings that shape the shards' bytes, and the errors for values out of range."""
+"""The settings of `convert` that decide the shards' bytes, and the check of their ranges."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from fasttrain.photos.normalize import ACCEPT_DAMAGED
 from fasttrain.version import __version__
 
 ADDED = {"raw": False, "color": "keep", "test_fraction": 0.0, "accept_damaged": ACCEPT_DAMAGED}
-"""The values of settings in manifests older than the settings themselves."""
+"""The values that settings had before they existed, for manifests of older versions."""
 _LEFT_OUT = ("test_fraction",)
-"""Settings left out of a manifest if they have the value in `ADDED`, so that its bytes don't change."""
+"""Settings that a manifest omits if they have the value in `ADDED`, so that it equals one of an older version."""
 
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """The settings of `convert`, which explains them. `cut` may be "auto" until `resolved`."""
+    """The settings of a conversion that decide the shards' bytes. Their meanings and ranges are those in `convert`.
+
+    `cut` may be "auto" until `resolved` replaces it.
+    """
 
     val_fraction: float = 0.2
     seed: int = 0
@@ -34,7 +37,8 @@ class ShardSettings:
     accept_damaged: float = ACCEPT_DAMAGED
 
     def resolved(self) -> ShardSettings:
-        """Check the settings, and replace "auto" by what this machine can do. Raises UserError."""
+        """Check the ranges, and replace "auto" by a value that suits this machine. Raises UserError for an invalid
+        value."""
         ranges = {
             "val_fraction": (0 <= self.val_fraction < 1, "at least 0 and below 1, such as 0.2"),
             "test_fraction": (0 <= self.test_fraction < 1, "at least 0 and below 1, such as 0.1"),
@@ -51,7 +55,7 @@ class ShardSettings:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give {fix}")
         if self.val_fraction + self.test_fraction >= 1:
             both = f"--val-fraction {self.val_fraction} and --test-fraction {self.test_fraction}"
-            raise UserError(f"{both} leave nothing to train on; give less than 1 together")
+            raise UserError(f"{both} leave no photograph to train on; their sum must be below 1")
         if self.raw:
             return self._resolved_raw()
         if self.cut == "auto":
@@ -61,23 +65,25 @@ class ShardSettings:
         return self
 
     def _resolved_raw(self) -> ShardSettings:
+        """Check the settings for decoded pixels. Settings of JPEGs get fixed values, so that equal shards have equal
+        settings."""
         if self.max_size is None:
             raise UserError(
                 "--raw without --max-size would store megabytes per photograph: add --max-size, such as 256"
             )
         if self.cut in ("mcu", "row"):
-            raise UserError(f"--raw stores no JPEGs, so nothing can be cut: leave out --cut {self.cut}, or --raw")
-        # Settings that only affect JPEGs get fixed values, so that they can't make equal shards differ.
+            raise UserError(f"--raw stores no JPEGs, so --cut {self.cut} has no effect: leave out one of them")
         return replace(self, cut="none", quality=ShardSettings.quality, optimize=ShardSettings.optimize)
 
     def recorded(self) -> dict[str, Any]:
-        """Return the settings for the manifest, with fasttrain's version, but without those in `_LEFT_OUT`."""
+        """Return the settings for the manifest, with fasttrain's version, without those in `_LEFT_OUT`."""
         plain = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT or value != ADDED[name]}
         return {**plain, "fasttrain": __version__}
 
 
 def parse_formats(given: str, *, raw: bool) -> set[str]:
-    """Return the formats in `--format`. Raises UserError for an unknown one, or one that `raw` excludes."""
+    """Return the formats in the value of `--format`. Raises UserError for an unknown format, or one that `raw` rules
+    out."""
     formats = {each.strip() for each in given.split(",")}
     if unknown := formats - {"tar", "beton"}:
         raise UserError(f"--format {given}: '{min(unknown)}' is neither tar nor beton; give tar or tar,beton")

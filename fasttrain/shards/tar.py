@@ -1,4 +1,4 @@
-"""Tar shards with WebDataset's names, and the index for DALI's `readers.webdataset`."""
+"""Write shards as tars with WebDataset's names, and the index that DALI's `readers.webdataset` needs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from typing import IO
 BLOCK = tarfile.BLOCKSIZE
 _INDEX_VERSION = "v1.2"
 _NPY_HEADER = 128
-_AT_ONCE = 1 << 20  # each write and each hash releases the GIL and then waits for it
-_NAME, _SIZE, _CHECKSUM = 100, 124, 148  # in a USTAR header: the name's length, and the positions of these two
+_AT_ONCE = 1 << 20  # bytes; every write and every hash has to wait for the GIL afterwards, so they are few and large
+_NAME, _SIZE, _CHECKSUM = 100, 124, 148  # in a USTAR header: the length of the name, the positions of the other two
 
 
 def label_member(label: int | Sequence[int]) -> tuple[str, bytes]:
-    """Return the suffix and the bytes of a label's member: a number in `.cls`, or a set as `{"labels": [0, 3]}`.
+    """Return the suffix and the bytes of a label's member in the tar.
 
-    A set goes into `.json`, because WebDataset decodes `.cls` to one number.
+    One class is a number in `.cls`. Several classes are `{"labels": [0, 3]}` in `.json`, because WebDataset decodes
+    `.cls` to one number.
     """
     return ("cls", b"%d" % label) if isinstance(label, int) else ("json", json.dumps({"labels": [*label]}).encode())
 
 
 def npy_header(height: int, width: int) -> bytes:
-    """Return the 128 bytes that make uint8 RGB pixels [height, width, 3] a `.npy` file of format 1.0, as NumPy 2
-    writes it.
+    """Return the 128 bytes that turn uint8 RGB pixels [height, width, 3] into a `.npy` file of format 1.0.
 
-    NumPy's own writer isn't used, because its padding has changed between releases.
+    They are the bytes that NumPy 2 writes. NumPy's own function isn't used, because its padding has changed between
+    releases.
     """
     shape = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({height}, {width}, 3), }}"
     text = shape.encode().ljust(_NPY_HEADER - 11) + b"\n"
@@ -36,10 +37,10 @@ def npy_header(height: int, width: int) -> bytes:
 
 
 class TarWriter:
-    """Write USTAR members into `file`, with the same bytes for the same members, and record their positions.
+    """Writes samples to a USTAR archive, with the same bytes for the same samples, and records their positions.
 
-    `size`: bytes so far. `sha256`: their digest after `close()`, which writes the end of the archive. The file stays
-    open.
+    `size` is the number of bytes so far. `sha256` is their digest, which is complete after `close`. The file itself is
+    not closed.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -52,13 +53,14 @@ class TarWriter:
 
     @property
     def sha256(self) -> str:
-        """The digest, 64 hex digits."""
+        """Return the digest, 64 hex digits."""
         return self._digest.hexdigest()
 
     def add(self, key: str, photo: bytes, label: int | Sequence[int], kind: str = "jpg", head: bytes = b"") -> int:
-        """Write `head` and `photo` as one member `key`.`kind`, and `label` as another. Return the position of `photo`.
+        """Write a photograph and its label as two members, and return the position of `photo` in the tar.
 
-        `key` is ASCII without spaces, has no dot in its base name, and at most 96 bytes. Raises ValueError otherwise.
+        The photograph's member is `key`.`kind`, and contains `head` and then `photo`. `key` is ASCII without spaces,
+        has at most 96 bytes, and no dot after its last slash; otherwise ValueError is raised.
         """
         if not key.isascii() or " " in key or "." in key.rpartition("/")[2] or len(key) + len(".cls") > _NAME:
             raise ValueError(f"not a shard's key: {key!r}")
@@ -72,15 +74,16 @@ class TarWriter:
         return offset + len(head)
 
     def close(self) -> None:
-        """Write the end of the archive: two empty blocks, and zeros up to a complete record, as tar does."""
+        """Write the end of the archive: two empty blocks, and zeros up to the end of a record, as tar does."""
         self._put(bytes(size_of_shard(self.size) - self.size))
         self._write()
 
     def dali_index(self) -> bytes:
-        """Return the text that DALI's `wds2idx` makes from this tar."""
+        """Return the contents of the index file that DALI's `wds2idx` makes for this tar."""
         return "\n".join([f"{_INDEX_VERSION} {len(self._samples)}", *self._samples, ""]).encode()
 
     def _member(self, name: str, data: bytes, head: bytes = b"") -> int:
+        """Write a member. Return the position of its content."""
         length = len(head) + len(data)
         self._put(member_header(name, length), head)
         offset = self.size - len(head)
@@ -90,10 +93,12 @@ class TarWriter:
         return offset
 
     def _put(self, *pieces: bytes) -> None:
+        """Add bytes to the buffer."""
         self._waiting += pieces
         self.size += sum(map(len, pieces))
 
     def _write(self) -> None:
+        """Write the buffer to the file."""
         data = b"".join(self._waiting)
         self._file.write(data)
         self._digest.update(data)
@@ -103,7 +108,8 @@ class TarWriter:
 
 @functools.cache
 def _blank_header() -> tuple[bytes, int]:
-    """Return the part that all headers share, and the sum of its bytes without size and checksum."""
+    """Return the bytes that all headers have in common, and the sum of those that don't change with size and
+    checksum."""
     info = tarfile.TarInfo()
     info.mode = 0o644
     blank = info.tobuf(tarfile.USTAR_FORMAT)
@@ -111,14 +117,17 @@ def _blank_header() -> tuple[bytes, int]:
 
 
 def size_of_shard(members: int) -> int:
-    """Return the size of a tar whose members end after `members` bytes: two more empty blocks, in complete records."""
+    """Return the size in bytes of a tar whose members end at byte `members`.
+
+    Two empty blocks follow, and zeros up to the end of a record.
+    """
     end = members + 2 * BLOCK
     return end + -end % tarfile.RECORDSIZE
 
 
 def member_header(name: str, length: int) -> bytes:
     """Return the 512 bytes before a member of `length` bytes."""
-    # Only the blank is made by tarfile, which takes ten times as long.
+    # tarfile makes only the common bytes, because it would take ten times as long for each header.
     blank, blank_sum = _blank_header()
     text, size = name.encode(), b"%011o\0" % length
     checksum = blank_sum + sum(text) + sum(size) + 8 * ord(" ")

@@ -1,4 +1,4 @@
-"""Read unconverted photographs for loaders: each file is read when it is needed."""
+"""Read photographs directly from their folder, without converting the data set into shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fasttrain.shards.settings import ShardSettings
 
 log = logging.getLogger("fasttrain")
 
-_HEAD = 1 << 16  # bytes; nearly all JPEGs have less before their first scan
+_HEAD = 1 << 16  # bytes; the header of nearly every JPEG is shorter
 _AT_A_TIME = 256  # photographs examined by the threads at a time
 _INDEX = np.dtype(
     [
@@ -34,20 +34,20 @@ _INDEX = np.dtype(
         ("height", np.uint32),
         ("label", np.int32),
         ("split", np.uint8),
-        ("shard", np.uint32),  # 0: loaders ask which photographs are stored together
+        ("shard", np.uint32),  # always 0; loaders need this field to know which photographs are stored together
         ("offset", np.uint64),
-        ("length", np.uint32),  # of the JPEG in the converted file; 0 if the photograph is read from its own file
+        ("length", np.uint32),  # of the JPEG in prepared.bin; 0 if the photograph is read from its original file
     ]
 )
 _INDEX_FILE, _PREPARED_FILE = "index.npy", "prepared.bin"
 
 
 class PhotographFolder(ShardSet):
-    """A folder of photographs with the interface of shards.
+    """A folder of photographs that loaders can use like shards; the attributes and methods are those of `ShardSet`.
 
-    A JPEG that needs no change is read from its file each time. Everything else (other formats, rotated photographs,
-    other colours) is converted once, into the cache. Files without a readable header are left out, and logged. Damage
-    after the header is found when the photograph is decoded.
+    A JPEG that needs no change is read from its file each time. Other photographs (other formats, rotated ones, other
+    colour spaces) are converted once, into the cache. Files without a readable header are left out, with a warning in
+    the log. Damage after the header is found when the photograph is decoded.
     """
 
     mapped = False
@@ -85,7 +85,7 @@ class PhotographFolder(ShardSet):
         return None
 
     def bytes(self, sample: int) -> memoryview:
-        """Return the sample's JPEG. It is empty if its file can't be read any more."""
+        """Return the bytes of the sample's JPEG, or no bytes if its file can't be read any more."""
         row = self.index[sample]
         if row["length"]:
             start = int(row["offset"])
@@ -99,7 +99,7 @@ class PhotographFolder(ShardSet):
             return memoryview(b"")  # no decoder accepts it, so it counts as a bad sample
 
     def locate(self, samples: NDArray[np.int64]) -> Located:
-        """Read the JPEGs of `samples`, int64 [n]."""
+        """Read the JPEGs of `samples`, ids as int64 [n]."""
         buffers = [self.bytes(sample) for sample in samples.tolist()]
         lengths = np.array([len(each) for each in buffers], np.uint64)
         return Located(buffers, np.arange(len(buffers), dtype=np.int32), np.zeros_like(lengths), lengths)
@@ -112,6 +112,7 @@ class PhotographFolder(ShardSet):
         return f"left out: broken photographs {broken:,}" if broken else ""
 
     def _converted(self) -> memoryview:
+        """Return the bytes of the file with the converted photographs, mapped into memory."""
         if self._prepared is None:
             with self._prepared_file.open("rb") as file:
                 self._prepared = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -119,15 +120,15 @@ class PhotographFolder(ShardSet):
 
 
 def open_photographs(folder: str | Path) -> PhotographFolder:
-    """Open a folder of photographs for loaders, with the splits that `convert` makes by default.
+    """Open a folder of photographs for loaders, with the splits that `convert` draws by default.
 
-    The first time, every file's header is read, and files that can't be used as they are get converted into the cache.
-    Raises UserError if there are no photographs.
+    The first call for a folder reads the header of every file, and converts the photographs that can't be used
+    unchanged into the cache. Raises UserError if there are no photographs.
     """
     folder = user_path(folder)
     if (folder / MANIFEST).exists() or not folder.is_dir():
         raise UserError(
-            f"{folder}: convert=False reads a folder of photographs; give such a folder, or leave convert out"
+            f"{folder}: convert=False works only with a folder of photographs; give one, or leave convert out"
         )
     source = open_source(folder)
     place = cache_root() / "photographs" / f"{source.name}-{source.local_state.removeprefix('sha256:')[:16]}"
@@ -145,6 +146,7 @@ def open_photographs(folder: str | Path) -> PhotographFolder:
 
 
 def _write_index(source: Source, index_file: Path) -> None:
+    """Examine the photographs and write the index and the converted JPEGs."""
     settings, rows = ShardSettings(), range(len(source.paths))
     splits = decide_splits(source, settings.val_fraction, settings.test_fraction, settings.seed)
     budget = PixelBudget(pixels_that_fit())
@@ -153,20 +155,23 @@ def _write_index(source: Source, index_file: Path) -> None:
         with (folder / _PREPARED_FILE).open("wb") as prepared:
             for start in range(0, len(rows), _AT_A_TIME):
                 part = rows[start : start + _AT_A_TIME]
-                looked_at = threads.map(lambda row: budget.run(lambda hold: _look_at(source, row, hold)), part)
-                for row, look in zip(part, looked_at, strict=True):
-                    if isinstance(look, str):
-                        log.warning("left out: %s: %s", source.root / source.paths[row], look)
+                results = threads.map(lambda row: budget.run(lambda hold: _examine(source, row, hold)), part)
+                for row, result in zip(part, results, strict=True):
+                    if isinstance(result, str):
+                        log.warning("left out: %s: %s", source.root / source.paths[row], result)
                         continue
-                    width, height, jpeg = look
+                    width, height, jpeg = result
                     where = (0, prepared.tell(), len(jpeg))
                     found.append((row, width, height, int(source.labels[row]), int(splits[row]), *where))
                     prepared.write(jpeg)
         np.save(folder / _INDEX_FILE, np.array(found, _INDEX))
 
 
-def _look_at(source: Source, row: int, hold: Hold) -> tuple[int, int, bytes] | str:
-    """Return width, height and the converted JPEG, empty if the file can be read as it is; or why it is broken."""
+def _examine(source: Source, row: int, hold: Hold) -> tuple[int, int, bytes] | str:
+    """Return a photograph's width, height and converted JPEG, or the reason why it is broken.
+
+    The JPEG is empty if the photograph can be read from its original file.
+    """
     try:
         with (source.root / source.paths[row]).open("rb") as file:
             head = file.read(_HEAD)
@@ -188,6 +193,7 @@ def _look_at(source: Source, row: int, hold: Hold) -> tuple[int, int, bytes] | s
 
 
 def _restored(state: dict[str, Any]) -> PhotographFolder:
+    """Return the folder with the attributes `state`, for unpickling."""
     restored = PhotographFolder.__new__(PhotographFolder)
     vars(restored).update(state)
     return restored

@@ -1,4 +1,4 @@
-"""Prepare the folder that `convert` writes to, depending on whose it is and what it already holds."""
+"""Prepare the folder or bucket that `convert` writes to, depending on its contents."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ _LIST = re.compile(
 
 
 def destination(out: str | Path) -> Destination:
-    """Return the destination for the path or URL `out`. file:// is a folder. Raises UserError for a URL in a Path."""
+    """Return the `Destination` for the path or URL `out`. A file:// URL is a folder.
+
+    Raises UserError for a URL given as a Path, and for a URL that can't be written.
+    """
     if not is_url(out):
         if url := url_in_path(out):
-            raise UserError(f"--out {out}: did you mean '{url}'? A Path takes a slash from a URL: give a string")
+            raise UserError(f"--out {out}: did you mean '{url}'? Give a string, because a Path removes a slash")
         return Folder(user_path(out))
     url = str(out).rstrip("/")
     if url.startswith("file://"):
@@ -45,7 +48,7 @@ def destination(out: str | Path) -> Destination:
     if not url.partition("://")[2] or set(url) & set("*?[]#"):
         raise UserError(f"--out {out}: give a bucket and a folder in it, without * ? [ ] #, such as s3://bucket/shards")
     if url.startswith(("http://", "https://")):
-        raise UserError(f"--out {out}: a web server takes no files this way; give an s3:// or gs:// URL, or a folder")
+        raise UserError(f"--out {out}: a web server can't be written to; give an s3:// or gs:// URL, or a folder")
     file_system(url)  # raises if its driver is missing
     return Bucket(url)
 
@@ -59,20 +62,21 @@ def prepare(
     overwrite: bool,
     say: Callable[[str], None],
 ) -> Manifest | None:
-    """Prepare `out` for these shards. Return None if they are to be written, or the manifest if they all exist.
+    """Prepare `out` for the shards of `jobs`. Return None if they must be written, or the manifest if they all exist.
 
-    `say` reports if an interrupted conversion starts over because a photograph was touched. Raises UserError if `out`
-    holds other things, or other shards and not `overwrite`.
+    Shards of an interrupted conversion of the same photographs and settings are kept. `say` reports if that conversion
+    has to start over, because photographs were modified. Raises UserError if `out` holds other files, or other shards
+    and `overwrite` is False.
     """
     mine = {"source": source.fingerprint, "local_state": source.local_state, "settings": settings}
     run_file = f"{PARTS}/{RUN}"
     run = json.loads(out.read(run_file)) if out.has(run_file) else None
     out.clear_unfinished(PARTS)
     finished = out.has(MANIFEST)
-    if finished or run:  # otherwise the folder may be somebody else's
+    if finished or run:  # otherwise the folder may contain other data
         out.clear_unfinished()
     if finished:
-        if not overwrite or run == mine:  # it was killed after the manifest was written
+        if not overwrite or run == mine:  # the latter was killed after it had written the manifest
             there = out.manifest()
             # Finished shards stay valid, whichever release wrote them.
             _refuse_other(out, mine, there.source.fingerprint, there.settings, release=False)
@@ -85,8 +89,8 @@ def prepare(
             done = sum(len(job.rows) for job, part in finished_parts if part)
             if done:
                 say(
-                    f"{out}: photographs were touched since it stopped; all are converted again, including {done:,} "
-                    "finished ones"
+                    f"{out}: photographs were modified since the conversion stopped; all are converted again, "
+                    f"including {done:,} finished ones"
                 )
         if run != mine:
             _clear(out, mine)
@@ -97,9 +101,9 @@ def prepare(
 
 
 def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> None:
-    """Prepare `out` for new shards next to those of the manifest `base`. `mine` identifies this append.
+    """Prepare `out` for new shards next to those in the manifest `base`. `mine` identifies this append.
 
-    Files that another, killed append left are removed, and so are those that the previous append replaced. Raises
+    Files of another append that was killed are removed, and so are the files that the previous append replaced. Raises
     UserError if another machine has appended to the same bucket in the meantime.
     """
     require_manifest(out, base)
@@ -116,7 +120,8 @@ def prepare_append(out: Destination, base: Manifest, mine: dict[str, Any]) -> No
 
 
 def require_manifest(out: Destination, base: Manifest) -> None:
-    """Raise UserError if `out` has a manifest other than `base`: buckets have no locks between machines."""
+    """Raise UserError if the manifest in `out` is not `base`. This is needed because buckets have no locks between
+    machines."""
     if out.manifest() != base:
         raise UserError(f"{out}: another machine has written there in the meantime; run the same command again")
 
@@ -124,6 +129,8 @@ def require_manifest(out: Destination, base: Manifest) -> None:
 def _refuse_other(
     out: Destination, mine: dict[str, Any], source: str, settings: dict[str, Any], *, release: bool
 ) -> None:
+    """Raise UserError if existing shards come from other photographs or settings. With `release`, the version counts
+    too."""
     settings, ours = {**ADDED, **settings}, {**ADDED, **mine["settings"]}
     differ = ["other photographs"] if source != mine["source"] else []
     differ += [
@@ -131,16 +138,17 @@ def _refuse_other(
         for name in {**ours, **settings}
         if settings.get(name) != ours.get(name) and name != APPENDED and (release or name != "fasttrain")
     ]
-    more = "; --append adds what is new" if differ == ["other photographs"] and not release else ""
+    more = "; --append adds new photographs" if differ == ["other photographs"] and not release else ""
     if differ:
-        what = "an unfinished conversion of other data or settings" if release else "other shards"
-        raise UserError(f"{out} holds {what} ({'; '.join(differ)}); give --overwrite, or another --out{more}")
+        found = "an unfinished conversion of other data or settings" if release else "other shards"
+        raise UserError(f"{out} holds {found} ({'; '.join(differ)}); give --overwrite, or another --out{more}")
 
 
 def _clear(out: Destination, mine: dict[str, Any]) -> None:
-    # If this is killed half-way, the folder must still say whose it is, and that its contents are being removed.
+    # If this is killed half-way, run.json still shows that the folder belongs to a conversion and is being cleared.
+    """Remove the shards and lists in `out`."""
     out.write(f"{PARTS}/{RUN}", json.dumps({**mine, _CLEARING: True}).encode())
     if out.has(MANIFEST):
-        out.remove([MANIFEST])  # without it, what is left is no data set
+        out.remove([MANIFEST])  # first, so that the remaining files don't look like a data set
     out.remove([name for name in out.names() if any(ours.fullmatch(name) for ours in (_LIST, _SHARD, _BETON))])
     out.remove([f"{PARTS}/{name}" for name in out.names(PARTS) if name != RUN])

@@ -298,8 +298,8 @@ class _Reader:
             return question()
         except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError
             said = re.sub(r"\s+", " ", str(error).strip().splitlines()[0] if str(error).strip() else "")
-            mend = "check that the server runs" if is_remote(self.uri) else "check the file"
-            raise UserError(f"{shown(self.uri)}: {said[:200] or type(error).__name__}; {mend}") from error
+            repair = "check that the server runs" if is_remote(self.uri) else "check the file"
+            raise UserError(f"{shown(self.uri)}: {said[:200] or type(error).__name__}; {repair}") from error
 
 
 def _pages(ask: Any) -> Iterator[Any]:

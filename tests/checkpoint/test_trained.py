@@ -20,9 +20,9 @@ def test_a_file_is_itself_and_a_run_folder_its_best_weights(model_folder):
 
 
 def test_what_is_none_is_told_with_what_to_give(tmp_path):
-    mend = f"; give --checkpoint a run folder, its {WEIGHTS} or a checkpoint"
+    repair = f"; give --checkpoint a run folder, its {WEIGHTS} or a checkpoint"
     for path, what in ((tmp_path, f"no {WEIGHTS} in it"), (tmp_path / "none", "no such file")):
-        with pytest.raises(UserError, match=rf"^{re.escape(f'{path}: {what}{mend}')}$"):
+        with pytest.raises(UserError, match=rf"^{re.escape(f'{path}: {what}{repair}')}$"):
             weights_file(path)
     for name, time in (("a", 3), ("c", 9), ("b", 5)):
         (tmp_path / name).mkdir()

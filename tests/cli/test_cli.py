@@ -65,7 +65,7 @@ def test_every_setting_is_an_option_with_its_help():
         (["compare", "/nowhere"], "'/nowhere' is no"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_2(arguments, words, monkeypatch, capsys, tmp_path):
+def test_what_the_user_can_fix_is_one_line_and_exit_code_2(arguments, words, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)  # else the quickstart's mlflow.db is the store that `compare` looks into
     code, error = run_here(monkeypatch, capsys, *arguments)
     assert code == 2, error
@@ -124,7 +124,7 @@ def test_doctor_looks_at_this_machine(doctors):
     findings = {each["part"]: each for each in doctors}
     assert findings["torch"]["present"] and findings["torchvision"]["present"]
     for finding in findings.values():
-        assert finding["present"] or finding["mend"], finding
+        assert finding["present"] or finding["repair"], finding
     assert {"DALI", "FFCV", "native (the cut)", "tune", "export", "s3://"} <= findings.keys()
     assert findings["export"]["found"].startswith("onnx ") and "onnxruntime " in findings["export"]["found"]
 
@@ -134,11 +134,11 @@ def test_doctor_tells_what_is_absent_broken_or_not_named_as_it_is_installed(tmp_
 
     (tmp_path / "broken_one.py").write_text("import ctypes\nctypes.CDLL('libnone.so')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert _package("x", "broken_one", "mend", thorough=False) == Finding("x", True, "present", "")
-    assert _package("x", "broken_one", "mend", thorough=True).found.startswith("does not import: OSError: libnone.so")
-    assert _package("x", "no_such.module", "mend", thorough=False) == Finding("x", False, "not installed", "mend")
-    several = _package("x", "rich", "mend", "no_such", thorough=False)
-    assert several == Finding("x", False, "not installed: no_such", "mend")
+    assert _package("x", "broken_one", "repair", thorough=False) == Finding("x", True, "present", "")
+    assert _package("x", "broken_one", "repair", thorough=True).found.startswith("does not import: OSError: libnone.so")
+    assert _package("x", "no_such.module", "repair", thorough=False) == Finding("x", False, "not installed", "repair")
+    several = _package("x", "rich", "repair", "no_such", thorough=False)
+    assert several == Finding("x", False, "not installed: no_such", "repair")
 
 
 @pytest.mark.slow
@@ -157,8 +157,10 @@ def test_doctor_imports_torch_alone():
 @pytest.mark.slow
 def test_square_brackets_are_the_users(doctors, photographs, tmp_path):
     shown = warm.run(["-m", "fasttrain", "doctor"], env={**os.environ, "COLUMNS": "400"}, text=True).stdout
-    assert any("fasttrain-vision[" in each["mend"] for each in doctors), "no extra is missing here: nothing was tested"
-    assert all(each["mend"] in shown for each in doctors)
+    assert any("fasttrain-vision[" in each["repair"] for each in doctors), (
+        "no extra is missing here: nothing was tested"
+    )
+    assert all(each["repair"] in shown for each in doctors)
     out = tmp_path / "shards [red]"
     assert f"fasttrain train --data {out}\n" in fasttrain("convert", "--source", photographs, "--out", out).stdout
 

@@ -34,7 +34,7 @@ def test_the_defaults_fine_tune():
         ({"crop_scale": [0.0, 1.0]}, ["crop_scale", "above 0"]),
     ],
 )
-def test_errors_are_one_line_with_the_mend(settings, words):
+def test_errors_are_one_line_with_the_fix(settings, words):
     with pytest.raises(UserError) as caught:
         resolve(settings, origin="food.toml")
     message = str(caught.value)

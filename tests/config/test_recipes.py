@@ -72,7 +72,7 @@ def test_recipes_fit_what_they_are_given_beside():
         ({"tta": "flop"}, "tta = 'flop' is not one of none, flip; did you mean 'flip'?"),
     ],
 )
-def test_errors_name_the_mend_in_one_line(settings, words):
+def test_errors_name_the_fix_in_one_line(settings, words):
     with pytest.raises(UserError) as caught:
         resolve(settings)
     assert words in str(caught.value) and "\n" not in str(caught.value)

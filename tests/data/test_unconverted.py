@@ -82,7 +82,7 @@ def test_torchvision_reads_it_too(folder) -> None:
 def test_only_the_first_time_looks_at_every_file(folder, monkeypatch) -> None:
     before = pictures(folder, convert=False)
     with monkeypatch.context() as patched:
-        patched.setattr("fasttrain.shards.unconverted._look_at", lambda *_: pytest.fail("looked at again"))
+        patched.setattr("fasttrain.shards.unconverted._examine", lambda *_: pytest.fail("examined again"))
         again = pictures(folder, convert=False)
     assert before.keys() == again.keys() and all(torch.equal(before[each], again[each]) for each in before)
     count = len(open_photographs(folder))
@@ -111,5 +111,5 @@ def test_it_can_be_pickled(folder) -> None:
 
 
 def test_shards_are_refused(shard_folder) -> None:
-    with pytest.raises(UserError, match="convert=False reads a folder of photographs"):
+    with pytest.raises(UserError, match="convert=False works only with a folder of photographs"):
         Loader(shard_folder, convert=False)

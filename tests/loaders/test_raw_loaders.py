@@ -76,11 +76,11 @@ def test_crops_are_those_of_the_plan(name, shards, split, workers):
     assert max(float(each.float().mean()) for each in apart) <= min(most, MEAN)
 
 
-@pytest.mark.parametrize(("name", "mend"), [("ffcv", "--loader native"), ("dali", "--loader native")])
-def test_who_needs_jpegs_says_so(name, mend, shards, shard_folder):
+@pytest.mark.parametrize(("name", "repair"), [("ffcv", "--loader native"), ("dali", "--loader native")])
+def test_who_needs_jpegs_says_so(name, repair, shards, shard_folder):
     reason = loader_class(name).unavailable(shards, "cuda")
-    assert "pixels" in reason and mend in reason and "--raw" in reason and "\n" not in reason
-    with pytest.raises(UserError, match=f"loader = '{name}'.*{mend}"):
+    assert "pixels" in reason and repair in reason and "--raw" in reason and "\n" not in reason
+    with pytest.raises(UserError, match=f"loader = '{name}'.*{repair}"):
         choose_loader(name, shards, "cpu")
     assert "pixels" not in (loader_class(name).unavailable(ShardSet.open(shard_folder), "cpu") or "")
 

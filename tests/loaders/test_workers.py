@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from fasttrain.errors import UserError, internal, mendable
+from fasttrain.errors import UserError, internal, repairable
 from fasttrain.loaders import torchvision
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -39,7 +39,7 @@ def test_a_worker_that_is_killed_is_missed_and_the_other_ends_with_the_loader(lo
     os.kill(first.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="was ended by SIGKILL") as error:
         list(batches)
-    assert "kernel as memory ran out" in str(mendable(error.value))
+    assert "kernel as memory ran out" in str(repairable(error.value))
     assert signal.getsignal(signal.SIGCHLD) is handled, "an exception from a signal handler may come anywhere"
     loader.close()
     second.join(PATIENCE)
@@ -73,7 +73,7 @@ def test_what_a_worker_cannot_send_is_an_error_and_no_endless_wait(loader, monke
 
 
 @pytest.mark.parametrize(
-    ("ends", "said", "mended"),
+    ("ends", "said", "repaired"),
     [
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), "was ended by SIGSEGV", None),
         (lambda: os.kill(os.getpid(), signal.SIGBUS), "was ended by SIGBUS", "/dev/shm"),
@@ -83,12 +83,12 @@ def test_what_a_worker_cannot_send_is_an_error_and_no_endless_wait(loader, monke
     ],
     ids=["SIGSEGV", "SIGBUS", "first real-time signal", "real-time signal", "exit code"],
 )
-def test_how_a_worker_ended_is_told_and_is_not_always_memory(loader, monkeypatch, ends, said, mended):
+def test_how_a_worker_ended_is_told_and_is_not_always_memory(loader, monkeypatch, ends, said, repaired):
     monkeypatch.setattr(torchvision._DecodedBatches, "__getitem__", lambda self, batch: ends())
     with pytest.raises(RuntimeError, match=said) as error:
         list(loader)
-    line = mendable(error.value)
-    assert (line is None) if mended is None else mended in str(line)
+    line = repairable(error.value)
+    assert (line is None) if repaired is None else repaired in str(line)
 
 
 def test_where_no_worker_is_left_to_ask_nobody_waits(loader, monkeypatch):
@@ -112,7 +112,7 @@ def test_a_workers_own_exception_is_one_line_and_no_lack_of_memory(loader, monke
     with pytest.raises(Exception, match="Original Traceback") as error:
         list(loader)
     assert type(raised).__name__ in internal(error.value) and "Traceback (" not in internal(error.value)
-    assert "out of memory" not in str(mendable(error.value))
+    assert "out of memory" not in str(repairable(error.value))
 
 
 _SCRIPT = """
@@ -133,5 +133,5 @@ def test_a_script_without_a_guard_is_told_of_it(shard_folder, tmp_path):
     script.write_text(_SCRIPT.format(data=shard_folder))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and "starts worker processes while one of them imports it" in done.stderr, done.stderr
-    line = str(mendable(RuntimeError(done.stderr.strip().splitlines()[-1])))
+    line = str(repairable(RuntimeError(done.stderr.strip().splitlines()[-1])))
     assert 'below `if __name__ == "__main__":`' in line and "memory" not in line, done.stderr

@@ -252,7 +252,7 @@ def test_wrong_arguments() -> None:
             jpeg_info(garbage)
 
 
-def test_without_the_module_the_error_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_module_the_error_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native_available()
     monkeypatch.delattr("fasttrain._native")
     monkeypatch.setitem(sys.modules, "fasttrain._native", None)

@@ -106,7 +106,7 @@ def test_groups_by_a_pattern(folder) -> None:
     for group in set(source.groups):
         assert len({split for split, each in zip(splits, source.groups, strict=True) if each == group}) == 1
     assert Counter(splits.tolist()) == {0: 6, 1: 3, 2: 3}
-    assert "finds nothing in the path of 3 of 12 photographs" in refused(folder, group_by="p[0-2]")
+    assert "matches nothing in the path of 3 of 12 photographs" in refused(folder, group_by="p[0-2]")
     assert "not a valid regular expression" in refused(folder, group_by="(")
 
 

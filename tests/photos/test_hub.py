@@ -116,7 +116,7 @@ def test_configurations_and_the_hubs_own_parquet(hub, tmp_path) -> None:
     hub.add("me/large", {"README.md": b""})
     hub.add("me/large", {"default/partial-train/0000.parquet": files["a/train/0000.parquet"]}, "refs/convert/parquet")
     hub.files["me/large", "refs/convert/parquet"]["default/partial-test/0000.parquet"] = b""
-    assert "the Hub converted only the first 5 GB" in refused("hf://me/large")
+    assert "the Hub has converted only the first 5 GB" in refused("hf://me/large")
 
 
 def test_what_is_not_there_or_not_allowed(hub, fruit) -> None:

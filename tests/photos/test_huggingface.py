@@ -13,7 +13,7 @@ import pytest
 from fasttrain.errors import UserError
 from fasttrain.photos.pictures import BrokenPhoto
 from fasttrain.photos.source import Source, SourceOptions
-from fasttrain.photos.sources import divides_itself, open_source
+from fasttrain.photos.sources import defines_splits, open_source
 from tests.support.hf_data import NAMES, jpeg, rows, save_to_disk, with_features, write_parquet
 
 
@@ -74,7 +74,7 @@ def test_a_folder_of_parquet_files_with_splits_in_their_names(tmp_path) -> None:
         ("data/unlabeled-00000-of-00001.parquet", "belongs to no split: neither train, validation nor test"),
     )
     assert "train 6, val 2, test 2" in source.notes[0]
-    assert divides_itself(tmp_path)
+    assert defines_splits(tmp_path)
     for name in ("train-00000-of-00002", "train-00001-of-00002-0123456789abcdef"):
         (tmp_path / "data" / f"{name}.parquet").unlink()
     assert "no training split" in refused(tmp_path)
@@ -85,7 +85,7 @@ def test_what_datasets_saved(tmp_path) -> None:
     one = save_to_disk(tmp_path / "one", table)
     source = opened(one)
     holds(source, 9)
-    assert source.splits.tolist() == [-1] * 9 and not divides_itself(one)
+    assert source.splits.tolist() == [-1] * 9 and not defines_splits(one)
     both = tmp_path / "both"
     save_to_disk(both / "train", table.slice(0, 6))
     save_to_disk(both / "test", table.slice(6))
@@ -99,7 +99,7 @@ def test_what_datasets_saved(tmp_path) -> None:
     (plain / "dataset_info.json").write_bytes((one / "dataset_info.json").read_bytes())
     holds(opened(plain), 9)
     (both / "dataset_dict.json").write_text('{"splits": []}')
-    assert "names no files of rows" in refused(both)
+    assert "names no data files" in refused(both)
     (both / "dataset_dict.json").write_text("{}")
     assert "names no splits" in refused(both)
     state = json.loads((one / "state.json").read_text())

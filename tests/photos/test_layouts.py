@@ -9,7 +9,7 @@ import pytest
 
 from fasttrain.errors import UserError
 from fasttrain.photos.source import Source, SourceOptions
-from fasttrain.photos.sources import divides_itself, open_source
+from fasttrain.photos.sources import defines_splits, open_source
 from fasttrain.photos.split_names import split_of
 
 
@@ -62,7 +62,7 @@ def splits(source: Source) -> dict[str, int]:
 )
 def test_usual_words_for_splits(tmp_path, train, other, split) -> None:
     root = lay(tmp_path, f"{train}/cat/1.jpg", f"{train}/dog/2.jpg", f"{other}/cat/3.jpg")
-    assert divides_itself(root)
+    assert defines_splits(root)
     source = opened(root)
     assert source.classes == ("cat", "dog")
     left = 0 if split == 1 else -1
@@ -98,14 +98,14 @@ def test_split_folders_never_become_the_classes(tmp_path, paths, said) -> None:
 
 def test_a_table_that_lies_there_is_named(tmp_path) -> None:
     root = lay(tmp_path, "train/1.jpg", "test/2.jpg", "train.csv")
-    assert f"is train.csv their table? Then give --source {root / 'train.csv'}" in refused(root)
+    assert f"if train.csv has their labels, give --source {root / 'train.csv'}" in refused(root)
     (root / "flat").mkdir()
     assert f"--source {root / 'flat' / 'labels.csv'}" in refused(lay(root / "flat", "1.jpg", "labels.csv"))
 
 
 def test_splits_within_each_class(tmp_path) -> None:
     root = lay(tmp_path, "cat/train/1.jpg", "cat/test/2.jpg", "dog/Train/3.jpg", "dog/val/4.jpg")
-    assert divides_itself(root)
+    assert defines_splits(root)
     source = opened(root)
     assert source.classes == ("cat", "dog")
     assert splits(source) == {"cat/train/1.jpg": 0, "cat/test/2.jpg": 2, "dog/Train/3.jpg": 0, "dog/val/4.jpg": 1}

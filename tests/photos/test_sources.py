@@ -110,7 +110,7 @@ def test_fingerprint_follows_names_sizes_and_splits(tmp_path) -> None:
     assert open_source(lay(tmp_path / "c", "x/1.jpg", "y/3.jpg")).fingerprint != first
 
 
-def test_errors_are_one_line_with_the_mend(tmp_path) -> None:
+def test_errors_are_one_line_with_the_fix(tmp_path) -> None:
     assert "does not exist" in refused(tmp_path / "nowhere")
     lay(tmp_path, "file.jpg")
     assert "is a file" in refused(tmp_path / "file.jpg")

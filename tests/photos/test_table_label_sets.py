@@ -73,7 +73,7 @@ def test_single_labels_stay_single(folder) -> None:
     """A name may hold a separator; one 1 in each row is a single label; a list of one is one label."""
     names = opened(folder / "t.csv", "path,label\n0.jpg,bird|owl\n1.jpg,bird|tit\n2.jpg,bird|owl\n")
     assert names.classes == ("bird|owl", "bird|tit") and not names.multi_label
-    assert "3 labels hold '|' and are one name each; --multi-label splits them" in names.notes
+    assert "3 labels contain '|' and are read as one name each; --multi-label splits them" in names.notes
     spaces = opened(folder / "t.csv", "path,label\n0.jpg,apple pie\n1.jpg,apple\n2.jpg,pie\n")
     assert spaces.classes == ("apple", "apple pie", "pie")
     columns = opened(folder / "t.csv", "path,cat,dog\n0.jpg,1,0\n1.jpg,0,1\n2.jpg,1,0\n")
@@ -86,12 +86,12 @@ def test_single_labels_stay_single(folder) -> None:
 
 def test_what_is_ambiguous_is_refused(folder) -> None:
     text = "path,finding,male,smoker\n0.jpg,cyst,1,1\n1.jpg,none,0,1\n2.jpg,cyst,0,0\n"
-    assert "is the label? Give --label-column, or --multi-label" in refused(folder / "t.csv", text)
+    assert "is named like a label; give --label-column, or --multi-label" in refused(folder / "t.csv", text)
     assert opened(folder / "t.csv", text, multi_label=True).classes == ("male", "smoker")
     text = "path,label\n0.jpg,a|b;c\n1.jpg,a\n2.jpg,b\n"
     assert "column label hold '|' and ';'; separate" in refused(folder / "t.csv", text, multi_label=True)
     twice = refused(folder / "t.csv", "path,label\n0.jpg,a\n0.jpg,b\n1.jpg,a\n")
-    assert "a photograph has one class, or give --multi-label" in twice
+    assert "remove one line, or give --multi-label" in twice
     (folder / "new.csv").write_text("path,label\n0.jpg,a\n")
     text = "path,label\n0.jpg,a|b\n1.jpg,a\n2.jpg,b\n"
     assert "--relabel" in refused(folder / "t.csv", text, relabel=folder / "new.csv")

@@ -130,7 +130,7 @@ def test_named_columns_win_and_wrong_ones_are_refused(folder) -> None:
     both = "path,species,breed\na.jpg,cat,tabby\ne.jpg,dog,pug\nsub/d.JPG,cat,manx\n"
     assert "species or breed may be the label; give --label-column" in refused(folder / "t.csv", both)
     assert opened(folder / "t.csv", both, label_column="breed").classes == ("manx", "pug", "tabby")
-    assert "which of its columns (path, colour) is the label?" in refused(
+    assert "none of its columns (path, colour) is named like a label" in refused(
         folder / "t.csv", "path,colour\na.jpg,red\ne.jpg,blue\n"
     )
     assert "looks like paths; give --path-column" in refused(folder / "t.csv", "x,label\n1,red\n2,blue\n")

@@ -121,9 +121,9 @@ def test_what_is_left_out_is_listed(tmp_path) -> None:
     source = opened(write_tfrecord(tmp_path / "a.tfrecord", [*good, *bad]))
     assert source.labels.tolist() == [0, 1]
     assert dict(source.ignored) == {
-        "0000002": "image: not a photograph: nothing but zero bytes; copy it again",
-        "0000003": "without a single label",
-        "0000004": "without a single label",
+        "0000002": "image: not a photograph: it holds only zero bytes; copy it again",
+        "0000003": "label: no label, or several",
+        "0000004": "label: no label, or several",
         "0000005": "no photograph in its features (label, text)",
         "0000006": "not a readable tf.train.Example",
         "0000007": "no photograph in its features ()",

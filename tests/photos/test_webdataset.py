@@ -11,7 +11,7 @@ import pytest
 
 from fasttrain.errors import UserError
 from fasttrain.photos.source import Source, SourceOptions
-from fasttrain.photos.sources import divides_itself, open_source
+from fasttrain.photos.sources import defines_splits, open_source
 from tests.support.containers import write_tar
 
 JPEG = b"\xff\xd8\xff"
@@ -129,12 +129,12 @@ def test_what_is_left_out_is_listed(tmp_path) -> None:
     assert dict(source.ignored) == {
         "a/5.jpg": "no label next to it (.cls, .txt or .json)",
         "a/6.cls": "a label without a photograph",
-        "0000.seg.png": "next to 0000.jpg: a key has one photograph",
+        "0000.seg.png": "the key's photograph is 0000.jpg",
         "0001.mp3": "not a photograph (.mp3)",
         "0001.json": "not readable JSON",
         "7.html.jpg.cls": "not a photograph (.cls)",
         "8.jpg": "not a regular file",
-        "9.jpg": "without a single cls",
+        "9.jpg": "cls: no label, or several",
     }
 
 
@@ -153,11 +153,11 @@ def test_a_folder_of_tars_with_splits_by_their_names(tmp_path) -> None:
     assert source.paths[0] == "imagenet1k-train-000.tar/0000.jpg"
     assert dict(source.ignored) == {"README.md": "beside the files of photographs"}
     assert "by the files' names: 6 training, 2 validation" in source.notes
-    assert divides_itself(tmp_path / "shards")
+    assert defines_splits(tmp_path / "shards")
     (tmp_path / "shards" / "imagenet1k-val-003.tar").unlink()
-    assert not divides_itself(tmp_path / "shards")
+    assert not defines_splits(tmp_path / "shards")
     write_tar(tmp_path / "shards" / "extra.tar", samples("cls", "cat", "dog"))
-    assert "imagenet1k-train-000.tar is named as a split, extra.tar isn't; rename it" in refused(tmp_path / "shards")
+    assert "train-000.tar is named after a split, but extra.tar isn't; rename it" in refused(tmp_path / "shards")
 
 
 def test_folders_of_tars_name_splits_too(tmp_path) -> None:
@@ -177,7 +177,7 @@ def test_patterns_of_tars(tmp_path) -> None:
     both = opened(f"{root}/imagenet1k-{{train-{{000..001}},val-003}}.tar")
     assert len(both.paths) == 6 and both.splits.tolist() == [0] * 4 + [1] * 2
     write_tar(tmp_path / "0.tar", {"cat/1.jpg": JPEG})
-    assert "no photograph has a label next to it (KEY.cls, KEY.txt or KEY.json)" in refused(f"{tmp_path}/{{0..0}}.tar")
+    assert "no photograph has a label next to it; add KEY.cls" in refused(f"{tmp_path}/{{0..0}}.tar")
     assert "imagenet1k-train-003.tar does not exist" in refused(f"{root}/imagenet1k-train-{{000..003}}.tar")
 
 

@@ -103,7 +103,7 @@ def test_nothing_new_is_nothing_to_do(mixed, tmp_path, folder_of, capfd) -> None
     assert result.already and result.photos == 0 and folder_of(out) == before
     assert "nothing to add" in capfd.readouterr().err
     grow(mixed)
-    with pytest.raises(UserError, match=r"other photographs.*--append adds what is new"):
+    with pytest.raises(UserError, match=r"other photographs.*--append adds new photographs"):
         make(mixed, out)
     make(mixed, out, append=True)
     before = folder_of(out)

@@ -191,7 +191,7 @@ def test_a_killed_part_goes_on_and_other_parts_are_left_alone(server, mixed, tmp
 def test_parts_of_other_settings_are_not_merged(server, mixed):
     convert_part(mixed, URL, "1/2", ShardSettings(**SETTINGS), progress=False)
     convert_part(mixed, URL, "2/2", ShardSettings(**SETTINGS, max_size=32), progress=False)
-    with pytest.raises(UserError, match="part-2-of-2 was made of other photographs or settings than part-1-of-2"):
+    with pytest.raises(UserError, match="part-2-of-2 was made from other photographs or settings than part-1-of-2"):
         merge(URL)
     convert_part(mixed, URL, "1/2", ShardSettings(**SETTINGS), progress=False)
 
@@ -280,9 +280,9 @@ def test_any_url_of_fsspec_does(mixed, tmp_path, folder_of, monkeypatch, url):
 
 
 def test_what_cannot_be_a_destination_is_said(mixed, tmp_path):
-    with pytest.raises(UserError, match=r"did you mean 's3://bucket/shards'\? A Path takes a slash"):
+    with pytest.raises(UserError, match=r"did you mean 's3://bucket/shards'\? Give a string, because a Path"):
         convert(mixed, Path("s3://bucket/shards"), progress=False)
-    with pytest.raises(UserError, match=r"--out https://127.0.0.1:1/shards: a web server takes no files"):
+    with pytest.raises(UserError, match=r"--out https://127.0.0.1:1/shards: a web server can't be written to"):
         convert(mixed, "https://127.0.0.1:1/shards", progress=False)
     with pytest.raises(UserError, match="--format tar,beton works only with a local --out"):
         convert(mixed, "memory://bucket/betons", format="tar,beton", progress=False)

@@ -62,7 +62,7 @@ def test_test_fraction_leaves_validation_as_it_was(animals, tmp_path) -> None:
     assert shards.manifest.settings["test_fraction"] == 0.25 and "test_fraction" not in without.manifest.settings
     with pytest.raises(UserError, match=r"test_fraction = 0\.0, not 0\.25"):
         made(animals, tmp_path / "without", val_fraction=0.25, test_fraction=0.25)
-    with pytest.raises(UserError, match="leave nothing to train on"):
+    with pytest.raises(UserError, match="leave no photograph to train on"):
         made(animals, tmp_path / "none", val_fraction=0.5, test_fraction=0.5)
 
 

@@ -140,7 +140,7 @@ def test_copies_in_given_splits_stay_and_are_listed(mixed, tmp_path, capfd) -> N
     (source / "train" / "dog" / "twin.jpg").write_bytes((mixed / "dog" / "02.jpg").read_bytes())
     convert(source, tmp_path / "out", options=SourceOptions(keep_duplicates_together=True))
     said = " ".join(capfd.readouterr().err.split())
-    assert "2 groups of 4 near-duplicates, the largest of 2; 2 photographs are in another given split" in said
+    assert "2 groups of 4 near-duplicates, the largest of 2; the source puts 2 photographs into another split" in said
     listed = {row["path"]: (row["split"], row["across_splits"]) for row in rows(tmp_path / "out" / "duplicates.csv")}
     assert listed == {
         "train/dog/01.jpg": ("train", "yes"),

@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_said_in_one_line(mixed, tmp_path):
     with pytest.raises(UserError, match="part-2-of-3 isn't there"):
         merge(out)
     parts(mixed, out, (2,), settings=ShardSettings(cut="none", shard_size=5, quality=80))
-    with pytest.raises(UserError, match="part-2-of-3 was made of other photographs or settings"):
+    with pytest.raises(UserError, match="part-2-of-3 was made from other photographs or settings"):
         merge(out)
     shutil.rmtree(out / "part-2-of-3")
     parts(mixed, out, (2,))

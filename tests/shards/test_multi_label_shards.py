@@ -119,7 +119,7 @@ def test_append_adds_sets_and_classes(scenes: Path, tmp_path: Path) -> None:
     expected["000"] = held(before)["000"]
     assert held(after) == expected and after.verify() == []
     assert "in the shards 'none'" in (out / "rejected-1.tsv").read_text()
-    with pytest.raises(UserError, match="sets of classes a photograph"):
+    with pytest.raises(UserError, match="several classes per photograph"):
         table.write_text("".join(f'{{"path": "{row["path"]}", "labels": "disc"}}\n' for row in rows))
         convert(table, out, workers=1, progress=False, append=True)
     assert "one class" in _refusal(scenes, out, tmp_path)

@@ -159,8 +159,8 @@ def test_the_same_bytes_each_time_and_after_an_interruption(mixed, tmp_path, fol
     ("options", "said"),
     [
         ({"max_size": None}, r"--raw without --max-size .* add --max-size"),
-        ({"cut": "mcu"}, "leave out --cut mcu, or --raw"),
-        ({"cut": "row"}, "leave out --cut row, or --raw"),
+        ({"cut": "mcu"}, "--cut mcu has no effect: leave out one"),
+        ({"cut": "row"}, "--cut row has no effect: leave out one"),
         ({"format": "tar,beton"}, "leave out --format, or --raw"),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_shard_cut_short_or_changed_is_found(shards) -> None:
     path.write_bytes(content)
     assert [str(path) in problem for problem in ShardSet.open(shards.folder).verify()] == [True]
     path.write_bytes(content[:-1])
-    with pytest.raises(UserError, match=f"{path.name}.*bytes where the manifest says"):
+    with pytest.raises(UserError, match=f"{path.name}.*bytes, but the manifest says"):
         ShardSet.open(shards.folder)
 
 

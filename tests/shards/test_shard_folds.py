@@ -13,37 +13,37 @@ from fasttrain.config.values import Fold
 from fasttrain.errors import UserError
 from fasttrain.photos.source import SourceOptions
 from fasttrain.shards.convert import convert
-from fasttrain.shards.folds import FoldView, deal, fold_of_each, groups_of, keys_of_paths
+from fasttrain.shards.folds import FoldView, assign_folds, fold_of_each, groups_of, keys_of_paths
 from fasttrain.shards.reader import ShardSet
 
 
 @given(st.lists(st.integers(0, 3), min_size=5, max_size=60), st.integers(2, 5), st.integers(0, 99))
 def test_without_groups_no_fold_has_two_more_of_a_class_or_in_all(labels: list[int], folds: int, seed: int) -> None:
     of = np.array(labels)
-    dealt = deal(of, np.arange(len(of)), folds, 4, seed)
+    dealt = assign_folds(of, np.arange(len(of)), folds, 4, seed)
     for label in range(4):
         counts = np.bincount(dealt[of == label], minlength=folds)
         assert np.ptp(counts) <= 1
     assert np.ptp(np.bincount(dealt, minlength=folds)) <= 1
-    assert (dealt == deal(of, np.arange(len(of)), folds, 4, seed)).all()
+    assert (dealt == assign_folds(of, np.arange(len(of)), folds, 4, seed)).all()
 
 
 def test_a_group_stays_together_and_classes_stay_even_nevertheless() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 5, 600)
     groups = np.where(np.arange(600) < 200, np.arange(600) // 4, np.arange(600))
-    dealt = deal(labels, groups, 5, 5, 0)
+    dealt = assign_folds(labels, groups, 5, 5, 0)
     assert all(len(set(dealt[groups == group])) == 1 for group in range(50))
     for label in range(5):
         assert np.ptp(np.bincount(dealt[labels == label], minlength=5)) <= 3
-    assert (deal(labels, groups, 5, 5, 1) != dealt).any(), "another seed deals otherwise"
+    assert (assign_folds(labels, groups, 5, 5, 1) != dealt).any(), "another seed assigns otherwise"
 
 
 def test_large_groups_are_dealt_before_small_ones() -> None:
     sizes = np.array([2] * 30 + [40, 39, 38])
     groups = np.repeat(np.arange(len(sizes)), sizes)
     for seed in range(5):
-        dealt = deal(np.zeros(len(groups), np.int64), groups, 3, 1, seed)
+        dealt = assign_folds(np.zeros(len(groups), np.int64), groups, 3, 1, seed)
         assert np.ptp(np.bincount(dealt, minlength=3)) <= 2
 
 

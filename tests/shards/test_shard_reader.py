@@ -100,7 +100,7 @@ def test_missing_and_short_shards(copied) -> None:
 def test_index_that_does_not_fit(copied, shard_folder) -> None:
     index = np.load(shard_folder / "index.npy")
     np.save(copied / "index.npy", index[:-1])
-    assert "95 rows where the manifest says 96" in refused(copied)
+    assert "95 rows, but the manifest says 96" in refused(copied)
     np.save(copied / "index.npy", np.zeros(96))
     assert "not an index" in refused(copied)
     (copied / "index.npy").write_bytes(b"\x93NUMPY")

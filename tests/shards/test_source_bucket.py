@@ -79,8 +79,8 @@ def test_a_photograph_that_changes_has_another_state_and_one_that_goes_is_listed
 
 def test_what_it_cannot_take_is_one_line(server):
     for url, why in {
-        "s3://nobody/photographs": "--source s3://nobody/photographs: nothing is there",
-        "s3://bucket/empty": "--source s3://bucket/empty: nothing is there",
+        "s3://nobody/photographs": "--source s3://nobody/photographs holds no files",
+        "s3://bucket/empty": "--source s3://bucket/empty holds no files",
         f"{URL}/cat": f"--source {URL}/cat holds .* photographs but no class folders",
     }.items():
         with pytest.raises(UserError, match=why) as error:
@@ -121,5 +121,5 @@ def test_tables_of_other_urls_are_refused(server, tmp_path):
     table.write_text("path,label\nhttps://server/a.jpg,cat\nhttps://server/b.jpg,dog\n")
     with pytest.raises(UserError, match=r"line 2: https://server/a\.jpg is a URL.*; download the photographs"):
         open_source(table)
-    with pytest.raises(UserError, match=f"--source {URL}/none.csv: nothing is there; give the URL of a table"):
+    with pytest.raises(UserError, match=f"--source {URL}/none.csv does not exist; give the URL of a table"):
         open_source(f"{URL}/none.csv")
