@@ -27,7 +27,7 @@ def some_photographs(data: str | Path | None, count: int, crop: PlannedCrop | in
     """Return at most `count` photographs, evenly spaced in `data`, and a phrase that says where they come from.
 
     The photographs are uint8 [n, size, size, 3]. `data`: shards (all splits are used), a folder of photographs, a file,
-    a glob pattern, or None for the drawings of `fasttrain sample`. `crop`: the crop, or the size of a centre crop in
+    a glob pattern, or None for pictures that fasttrain draws. `crop`: the crop, or the size of a centre crop in
     pixels. Raises UserError if no photograph can be read.
     """
     if data is None:

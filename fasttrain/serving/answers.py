@@ -1,4 +1,4 @@
-"""The forms of the service's answers, for its OpenAPI page."""
+"""Schemas of the service's answers, for its OpenAPI page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class ClassProbability(BaseModel):
 
 
 class Prediction(BaseModel):
-    """One photograph: its classes, the likeliest first, or an error."""
+    """The prediction for one photograph: its classes, the likeliest first, or an error."""
 
-    image: str = Field(description="the file's name, as the client gave it")
+    image: str = Field(description="the file's name in the request")
     answer: str | None = Field(
-        None, description='the likeliest class, or "unknown" below the reject threshold; only where there is one'
+        None, description='the likeliest class, or "unknown" below the reject threshold; absent without a threshold'
     )
     top: list[ClassProbability] | None = None
-    classes: list[ClassProbability] | None = Field(None, description="in place of `top`, of a multi-label model")
+    classes: list[ClassProbability] | None = Field(None, description="replaces `top` for a multi-label model")
     heat_map: str | None = Field(None, description="a PNG as a data URL")
     error: str | None = Field(None, description="why the photograph can't be read")
 
@@ -28,7 +28,7 @@ class Prediction(BaseModel):
 class Answer(BaseModel):
     model: str
     predictions: list[Prediction]
-    detail: str | None = Field(None, description="what is wrong, where a photograph can't be read")
+    detail: str | None = Field(None, description="the reason if a photograph can't be read")
 
 
 class Problem(BaseModel):
@@ -36,12 +36,12 @@ class Problem(BaseModel):
 
 
 class Model(BaseModel):
-    """The model and the limits of a request."""
+    """The model, and the limits of a request."""
 
     name: str
     classes: list[str]
     multi_label: bool
-    explains: bool = Field(description="whether `explain` gives heat maps")
+    explains: bool = Field(description="whether the parameter `explain` adds heat maps")
     max_bytes: int
     max_pixels: int
     max_images: int
@@ -52,10 +52,10 @@ class Health(BaseModel):
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The form or a parameter is wrong"},
+    400: {"model": Problem, "description": "The form or a parameter is invalid"},
     401: {"model": Problem, "description": "The bearer token is missing or wrong"},
-    408: {"model": Problem, "description": "The body came too slowly"},
-    413: {"model": Problem, "description": "Too many bytes or pixels"},
+    408: {"model": Problem, "description": "The body arrived too slowly"},
+    413: {"model": Problem, "description": "The request has too many bytes, or a photograph too many pixels"},
     429: {"model": Problem, "description": "The queue is full; Retry-After says when to try again"},
-    503: {"model": Problem, "description": "No answer in time"},
+    503: {"model": Problem, "description": "The service could not answer in time"},
 }
