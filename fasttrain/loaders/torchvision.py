@@ -1,4 +1,4 @@
-"""`--loader torchvision`: libjpeg-turbo through torchvision in worker processes. It runs wherever torch does."""
+"""`--loader torchvision`: decode with torchvision in worker processes. It runs wherever torch does."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TorchvisionLoader(ShardLoader):
             raise self._worker_ended() from error
 
     def _worker_ended(self) -> RuntimeError:
-        """Return an error that says how a worker ended, which torch does not: its signal or exit code."""
+        """Return an error with the signal or the exit code of the worker that ended, which torch's error lacks."""
         iterator = self._batches._iterator
         workers = iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
         sentinels = [worker.sentinel for worker in workers]
@@ -124,6 +124,7 @@ class TorchvisionLoader(ShardLoader):
 
 
 def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Kill worker processes, which ignore SIGTERM."""
     for worker in workers:
         worker.kill()
 
@@ -202,6 +203,7 @@ def _signal_name(number: int) -> str:
 
 
 def _started() -> str:
+    """Return the start method of processes in brackets, or nothing if it is "fork"."""
     method = multiprocessing.get_start_method()
     return "" if method == "fork" else f" (start method {method})"
 
@@ -217,12 +219,14 @@ class _Queue(multiprocessing.queues.Queue):
 
 
 def _context() -> multiprocessing.context.BaseContext:
+    """Return Python's multiprocessing context with `_Queue` in place of its queue."""
     context = type(multiprocessing.get_context(multiprocessing.get_start_method()))()
     context.Queue = lambda maxsize=0: _Queue(maxsize, ctx=context)  # type: ignore[method-assign]
     return context
 
 
 def _begin_worker(worker: int) -> None:
+    """Set up a worker process: no tracebacks of Python's, and no reaction to SIGINT and SIGTERM."""
     if not os.environ.get("FASTTRAIN_DEBUG"):
         sys.excepthook = lambda *_: None  # Python prints a page for each missing descriptor
     # A terminal's Ctrl-C and a cluster's SIGTERM also reach workers, but the run needs another batch or two to stop
@@ -232,6 +236,8 @@ def _begin_worker(worker: int) -> None:
 
 
 class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
+    """A map from planned batches to their images and bad samples, for torch's DataLoader."""
+
     def __init__(self, shards: ShardSet) -> None:
         self.shards = shards
         self._sizes = shards.sizes()
@@ -249,10 +255,8 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
                 images[position] = decode_planned(data, batch, position, raw_size)
             except (RuntimeError, ValueError) as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
-            except (
-                UserError
-            ) as error:  # returned as a value, because DataLoader wraps a raised error into a page of text
-                return images, error
+            except UserError as error:
+                return images, error  # as a value, because DataLoader wraps a raised error into a page of text
         if get_worker_info() is not None:
             try:
                 images.share_memory_()  # otherwise a thread does it, and if that fails the run waits forever

@@ -168,7 +168,7 @@ def test_it_stays_small_and_complete_at_101_classes(large: Path) -> None:
     assert len(re.findall(r"<li title=", page)) == 101
     pairs = re.findall(r"<i>→</i>", page)
     assert len(pairs) == 20
-    assert "Classes that are confused lie side by side" in page
+    assert "Classes that are often confused are neighbours" in page
     lonely = replace(synthetic(3), history=(), config=None)
     assert "Learning curves" not in render(lonely) and "Settings" not in render(lonely)
 
