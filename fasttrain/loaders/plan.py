@@ -36,8 +36,8 @@ _CHUNK = 1 << 16
 class Crop:
     """A random crop, as torchvision's `RandomResizedCrop`.
 
-    `scale`: the range of the crop's share of the area. `ratio`: the range of its width divided by its height. `flip`,
-    `vflip`: the probabilities of a horizontal and a vertical flip. `interpolation`: the resizing filter.
+    `scale`: the range of the share of the area. `ratio`: the range of width / height. `flip`, `vflip`: the
+    probabilities of a horizontal and a vertical flip. `interpolation`: the resizing filter.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -49,10 +49,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class CenterShare:
-    """A centred square crop whose side is `share` of the photograph's short side.
-
-    This equals torchvision's `Resize` to size / share and then `CenterCrop`. The other fields are those of `Crop`.
-    """
+    """A centred square whose side is `share` of the short side: torchvision's `CenterCrop` after `Resize`."""
 
     share: float = 224 / 256
     flip: float = 0.0
@@ -62,10 +59,7 @@ class CenterShare:
 
 @dataclass(frozen=True)
 class FullPicture:
-    """The entire photograph, squashed to a square or, with `letterbox`, scaled to fit into one.
-
-    The other fields are those of `Crop`.
-    """
+    """The entire photograph, squashed to a square or, with `letterbox`, scaled to fit into one."""
 
     flip: float = 0.0
     letterbox: bool = False
