@@ -60,6 +60,7 @@ def _is_missing(path: Path) -> bool:
 
 
 def _below(folder: Path) -> Iterator[Path | Refused]:
+    """Yield the photographs at any depth in `folder`, and files that aren't photographs."""
     empty = True
     try:
         for entry in walk(folder, "", set()):
@@ -77,6 +78,7 @@ def _below(folder: Path) -> Iterator[Path | Refused]:
 
 
 def _matching(pattern: str) -> Iterator[Path | Refused]:
+    """Yield the files that match the glob `pattern`, and the photographs in folders that match it."""
     matches = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
     if not matches:
         yield Refused(pattern, "no file matches this pattern", missing=True)

@@ -84,6 +84,7 @@ def _csv(predictions: Iterable[Prediction], out: TextIO) -> None:
 
 
 def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) -> None:
+    """Write a table whose column widths fit the first predictions."""
     head = list(islice(predictions, _MEASURED))
     if not head:
         return

@@ -14,7 +14,7 @@ from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
 class ExportedProgram(Format):
-    """The format of torch.export. The metadata are JSON in the archive's `metadata.json`."""
+    """The `.pt2` format (torch.export). The metadata are JSON in the archive's `metadata.json`."""
 
     suffix = ".pt2"
     runtime = "torch.export"

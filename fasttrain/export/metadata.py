@@ -9,7 +9,7 @@ from fasttrain.loaders.plan import LETTERBOX_GREY
 from fasttrain.model.factory import ModelSpec
 from fasttrain.version import __version__
 
-_UPRIGHT = "upright by its EXIF orientation, laid onto white where it is transparent"
+_UPRIGHT = "turned upright by its EXIF orientation, with white behind transparent parts"
 
 
 def metadata_of(spec: ModelSpec, input: str) -> dict[str, Any]:

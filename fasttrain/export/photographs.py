@@ -63,6 +63,7 @@ def _from_shards(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple
 
 
 def _from_files(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
+    """Do what `some_photographs` does, for files, folders and glob patterns. Unreadable files are skipped."""
     found = list(find_photographs([data]))
     paths = [each for each in found if isinstance(each, Path)]
     unreadable = [str(each) for each in found if isinstance(each, Refused)]

@@ -15,7 +15,7 @@ from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
 class TorchScript(Format):
-    """The format of torch.jit. The metadata are JSON in the archive's `metadata.json`."""
+    """The TorchScript format (torch.jit). The metadata are JSON in the archive's `metadata.json`."""
 
     suffix = ".torchscript"
     runtime = "TorchScript"

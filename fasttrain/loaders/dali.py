@@ -183,6 +183,7 @@ class DaliLoader(ShardLoader):
         return self._pipelines[kind]
 
     def _start(self, side: int, letterbox: bool, interpolation: Interpolation) -> None:
+        """Build the pipeline for this kind of images."""
         settings = self.settings
         device = settings.device if self._on_gpu else "cpu"
         device_id = device_id_of(device)

@@ -119,7 +119,7 @@ class FfcvLoader(ShardLoader):
 
 
 class _ViewReader:
-    """FFCV's own loader over the beton at `path`, for one image of `side` px of each photograph."""
+    """Reads one view of all photographs with FFCV's own loader, from the beton at `path`, at a size of `side` px."""
 
     def __init__(self, path: Path, samples: int, rows: int, first_id: int, side: int, settings: LoaderSettings) -> None:
         """`samples`: the number in the beton. `rows`: the greatest number in an epoch."""

@@ -178,9 +178,9 @@ def decode_planned(
 def _starting_workers() -> Iterator[None]:
     """Disable torch's SIGCHLD handler while workers start, and kill all of them if one could not start.
 
-    The handler raises for a killed worker wherever the program is. If that is within `Condition.__enter__`, nobody
-    releases the lock, and the process never ends. Without the handler torch checks its workers after 5 s without a
-    batch.
+    If a worker is killed, the handler raises an exception at any point of the program. If that is within
+    `Condition.__enter__`, the lock is never released and the process never ends. Without the handler, torch checks its
+    workers after 5 s without a batch.
     """
     others = set(multiprocessing.active_children())
     handled, signal_handling._SIGCHLD_handler_set = signal_handling._SIGCHLD_handler_set, True
@@ -209,6 +209,8 @@ def _started() -> str:
 
 
 class _Queue(multiprocessing.queues.Queue):
+    """A queue that passes on errors of sending, for the batches of worker processes."""
+
     def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
         """Send the error in place of a batch that can't be sent, for which the run would wait forever.
 

@@ -175,6 +175,7 @@ def precision_figure(evaluation: SetEvaluation) -> Figure:
 
 
 def _bars(shares: Sequence[tuple[str, float]], marked: float, title: str) -> Figure:
+    """Draw a bar for each name and share in [0, 1], the smallest first, with a dotted line at `marked`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 

@@ -254,6 +254,7 @@ def _mistake(
     file_of: FileOf,
     maps: Callable[[int, int], Picture] | None,
 ) -> Mistake:
+    """Return the mistake at the position `row` of the predictions."""
     sample = int(predictions.ids[row])
     place = np.flatnonzero(predictions.top[row] == predictions.labels[row])
     return Mistake(

@@ -51,6 +51,7 @@ def _values(run: TrackedRun) -> tuple[str, ...]:
 
 
 def _details(run: TrackedRun) -> list[str]:
+    """Return the lines below a run: experiment, model, loader, time and folder, and then any problems."""
     parts = [run.experiment or "", run.params.get("model", ""), run.params.get("loader", "")]
     if run.start is not None:
         parts.append(f"{datetime.fromtimestamp(run.start):%Y-%m-%d %H:%M}")

@@ -140,6 +140,7 @@ def _add_absent(figures: Table, evaluation: Evaluation | SetEvaluation) -> None:
 
 
 def _set_tables(evaluation: SetEvaluation) -> tuple[Table, Table]:
+    """Return tables of a multi-label model's metrics and of its worst classes."""
     figures = _grid()
     figures.add_row("map", f"{evaluation.map:.4f}  (random scores: {evaluation.chance:.4f})")
     figures.add_row("loss", f"{evaluation.loss:.4f}")

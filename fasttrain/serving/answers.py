@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field
 
 
 class ClassProbability(BaseModel):
+    """A class and its probability, in [0, 1]."""
+
     class_: str = Field(alias="class")
     probability: float
 
@@ -26,12 +28,16 @@ class Prediction(BaseModel):
 
 
 class Answer(BaseModel):
+    """The answer to a request: an entry for each photograph, in the order of the request."""
+
     model: str
     predictions: list[Prediction]
     detail: str | None = Field(None, description="the reason if a photograph can't be read")
 
 
 class Problem(BaseModel):
+    """The answer to a request that was refused: the reason, in one line."""
+
     detail: str
 
 
@@ -48,6 +54,8 @@ class Model(BaseModel):
 
 
 class Health(BaseModel):
+    """The state of the service: "ok" or "failed"."""
+
     status: str
 
 

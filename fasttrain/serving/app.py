@@ -127,8 +127,8 @@ def _add_prediction(
 def _response(model: Model, entries: list[dict[str, Any]], fields: dict[str, Any]) -> Response:
     """Return the response with `entries`, and add the reasons of refused photographs to the log `fields`.
 
-    The status is 200 if all photographs were predicted. If the only one was refused, it is that one's status; if some
-    of several were refused, 422.
+    The status is 200 if all photographs were predicted, and 422 if some of several were refused. If there is only one
+    photograph and it was refused, the status is the one in its entry.
     """
     statuses = [entry.pop("status") for entry in entries if "error" in entry]
     status = 200 if not statuses else statuses[0] if len(entries) == 1 else 422

@@ -18,8 +18,8 @@ class Batches(Generic[Item, Result]):
 
     `work`: takes a sequence of items and returns the result of each. `size`: the largest batch. `wait`: seconds.
 
-    A batch starts when it is full, when no more items are expected, or when the oldest item has waited for `wait`
-    seconds. While a batch runs, items collect for the next one, so batches grow with the load.
+    A batch starts when it is full, when no more items are expected, or after waiting for `wait` seconds. While a batch
+    runs, items collect for the next one, so batches grow with the load.
     """
 
     def __init__(self, work: Callable[[Sequence[Item]], Sequence[Result]], size: int, wait: float) -> None:
@@ -65,6 +65,7 @@ class Batches(Generic[Item, Result]):
         return self._task is not None and not self._task.done()
 
     async def _run(self) -> None:
+        """Run one batch after the other, and set the results of their items."""
         loop = asyncio.get_running_loop()
         while True:
             await self._wait_for_batch()

@@ -52,6 +52,7 @@ def _check_length(request: Request, limits: Limits, place: Place) -> None:
 
 
 async def _read_one(request: Request, limits: Limits, place: Place) -> list[Upload]:
+    """Return the body as a single file. Raises Refused (400) if it is empty."""
     data = b"".join([chunk async for chunk in _chunks(request, limits, place)])
     if not data:
         raise Refused(400, "the request has no body; send the bytes of a photograph, or a form with files")
@@ -59,6 +60,7 @@ async def _read_one(request: Request, limits: Limits, place: Place) -> list[Uplo
 
 
 async def _read_form(request: Request, limits: Limits, place: Place) -> list[Upload]:
+    """Return the files of a multipart form. Raises Refused (400) if it is broken or has no files."""
     parser = MultiPartParser(request.headers, _chunks(request, limits, place), max_files=limits.images, max_fields=0)  # type: ignore[arg-type]
     parser.spool_max_size = limits.body + 1  # keep files in memory: `place` counts their bytes
     try:
