@@ -109,13 +109,13 @@ class Loader(base.Loader):
         check_split(split)
         training = split == "train"
         if views is not None and (crop is not None or not views):
-            raise UserError("views: give at least one crop, and don't set crop, too")
+            raise UserError("views: give at least one crop, and leave out crop")
         crops = [as_crop(each, training=training) for each in ([crop] if views is None else views)]
         hflip = (0.5 if training else 0.0) if hflip is None else hflip
         shuffle = training if shuffle is None else shuffle
         if batch_size < 1 or (limit is not None and limit < 1) or (workers is not None and workers < 0):
             given = f"batch_size = {batch_size}, limit = {limit}, workers = {workers}"
-            raise UserError(f"{given}: give at least 1, and at least 0 workers")
+            raise UserError(f"{given}: give batch_size and limit of at least 1, and workers of at least 0")
         _check_arguments(hflip, vflip, shuffle, sampling, output, on_bad_sample)
         rank, world_size = _ranks(rank, world_size)
         shards = data if isinstance(data, ShardSet) else _open(data, convert)

@@ -59,7 +59,9 @@ def _last_spatial_layer(model: Any, picture: torch.Tensor) -> torch.nn.Module:
         for hook in hooks:
             hook.remove()
     if not seen or (features is not None and not _is_spatial(features)):
-        raise UserError(f"--explain: {type(model).__name__} is not convolutional; class-activation maps need a CNN")
+        raise UserError(
+            f"--explain: {type(model).__name__} is not convolutional, as its maps need; leave out --explain"
+        )
     return seen[-1]
 
 

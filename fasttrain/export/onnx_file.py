@@ -46,7 +46,9 @@ class Onnx(Format):
                     verbose=False,
                 )
             except torch.onnx.OnnxExporterError as error:
-                raise UserError(f"torch can't export this model to ONNX ({_reason(error)})") from error
+                raise UserError(
+                    f"torch can't export this model to ONNX ({_reason(error)}); try --format torchscript"
+                ) from error
         assert program is not None
         program.model.metadata_props.update({key: as_text(value) for key, value in metadata.items()})
         size = sum(each.nbytes for each in (*model.parameters(), *model.buffers()))

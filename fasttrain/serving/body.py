@@ -36,7 +36,7 @@ async def read_uploads(request: Request, limits: Limits, place: Place) -> list[U
         uploads = await asyncio.wait_for(reading, limits.timeout)
     except asyncio.TimeoutError:
         close = {"Connection": "close"}
-        raise Refused(408, f"the request's body took longer than {limits.timeout:g} s", close) from None
+        raise Refused(408, f"the request's body took longer than {limits.timeout:g} s; send it faster", close) from None
     place.grow(photographs=len(uploads) - 1)
     return uploads
 
@@ -91,4 +91,4 @@ async def _chunks(request: Request, limits: Limits, place: Place) -> AsyncIterat
 
 
 def _too_large(limits: Limits) -> Refused:
-    return Refused(413, f"the request's body is larger than {limits.body / 1e6:g} MB")
+    return Refused(413, f"the request's body is larger than {limits.body / 1e6:g} MB; send less")
