@@ -168,19 +168,19 @@ def no_memory(said: str) -> bool:
     return re.search(_NO_MEMORY, said) is not None
 
 
-def repairable(error: BaseException, path: str | Path | None = None, repair: str | None = None) -> UserError | None:
+def fixable(error: BaseException, path: str | Path | None = None, fix: str | None = None) -> UserError | None:
     """Return an error of one line if the machine refused something (a full disk, no permission, no memory, …).
 
     Returns None if `error` is something else, or already a UserError. `path` takes precedence over the error's own
-    file, and `repair` over the usual fix.
+    file, and `fix` over the usual fix.
     """
     if isinstance(error, FasttrainError):
         return None
     if isinstance(error, MemoryError):
         said = one_line(error) if str(error) else ""
-        return OutOfMemory(f"out of memory{f' ({said[:100]})' if said else ''}; {repair or _MEMORY}")
+        return OutOfMemory(f"out of memory{f' ({said[:100]})' if said else ''}; {fix or _MEMORY}")
     if isinstance(error, OSError) and (error.errno in _SAID or _gone(error)):
-        return of_os(error, path, repair)
+        return of_os(error, path, fix)
     if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.partition(".")[0] in _DATABASES:
         text = one_line(error)
         for pattern, said in _WORDS:
@@ -192,11 +192,11 @@ def repairable(error: BaseException, path: str | Path | None = None, repair: str
     return None
 
 
-def of_os(error: OSError, path: str | Path | None = None, repair: str | None = None) -> UserError:
+def of_os(error: OSError, path: str | Path | None = None, fix: str | None = None) -> UserError:
     """Return an OSError as an error of one line.
 
-    `path` and `repair` are as in `repairable`. A fix that does not depend on the place, such as a limit to raise, takes
-    precedence over `repair`.
+    `path` and `fix` are as in `fixable`. A fix that does not depend on the place, such as a limit to raise, takes
+    precedence over `fix`.
     """
     where = path if path is not None else _name(error)
     if _gone(error):
@@ -205,15 +205,15 @@ def of_os(error: OSError, path: str | Path | None = None, repair: str | None = N
     said, own = _SAID.get(error.errno or 0, (error.strerror or str(error) or type(error).__name__, None))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         said += _free(where)
-        repair = repair or _ELSEWHERE
-        own = _ROOM + repair if repair.startswith(("choose", "give", "set")) else repair
+        fix = fix or _ELSEWHERE
+        own = _ROOM + fix if fix.startswith(("choose", "give", "set")) else fix
     elif error.errno in (errno.EACCES, errno.EPERM) and where:
         said += f" (as user {user_name()})"
     elif error.errno == errno.EEXIST and (name := _name(error)) and Path(name).is_file():
         where, said = name, "is a file, not a folder"
     elif error.errno == errno.EMFILE:
         said += _open_files()
-    line = f"{said}; {own or repair or _ELSEWHERE}"
+    line = f"{said}; {own or fix or _ELSEWHERE}"
     return UserError(f"{where}: {line}" if where else line)
 
 

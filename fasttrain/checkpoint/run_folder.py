@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrain.checkpoint.spec_file import MODEL_SCHEMA
 from fasttrain.checkpoint.weights import WEIGHTS
 from fasttrain.config.monitor import MONITORS
-from fasttrain.errors import UserError, of_os, repairable
+from fasttrain.errors import UserError, fixable, of_os
 from fasttrain.files import atomic_write, atomic_write_bytes, fsync_folder, make_folder, temporary_for
 from fasttrain.version import __version__
 
@@ -76,7 +76,7 @@ class RunFolder:
                 make_folder(folder.checkpoints)
                 return folder
         except OSError as error:
-            raise of_os(error, repair="choose another --out") from error
+            raise of_os(error, fix="choose another --out") from error
 
     def artifacts(self) -> list[Path]:
         """Return the existing files for people and for `predict`, without checkpoints, in the order of
@@ -203,7 +203,7 @@ class RunFolder:
         try:
             model.load_state_dict(load_file(self.model))
         except (OSError, SafetensorError, RuntimeError) as error:
-            if (refused := repairable(error, self.model)) is not None:
+            if (refused := fixable(error, self.model)) is not None:
                 raise refused from error
             why = str(error).splitlines()[0]
             raise UserError(f"{self.model}: does not hold this run's weights ({why}); train again") from error

@@ -39,7 +39,7 @@ from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.cores import set_up_openmp
 from fasttrain.environment import is_rank
-from fasttrain.errors import STDOUT, FasttrainError, InternalError, Stopped, UserError, internal, one_line, repairable
+from fasttrain.errors import STDOUT, FasttrainError, InternalError, Stopped, UserError, fixable, internal, one_line
 from fasttrain.machine import NOT_ON_WINDOWS, WINDOWS
 from fasttrain.version import __version__
 
@@ -135,7 +135,7 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         nameless = isinstance(error, OSError) and error.filename is None
-        error = repairable(error, STDOUT if nameless and stdout_refuses() else None) or error
+        error = fixable(error, STDOUT if nameless and stdout_refuses() else None) or error
         ours = not isinstance(error, FasttrainError) or type(error) is InternalError
         said = internal(error) if ours else one_line(error)
         with contextlib.suppress(OSError):

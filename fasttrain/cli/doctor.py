@@ -29,5 +29,5 @@ def doctor(
     table = Table("part", "here", "for more", box=None, header_style="bold")
     for finding in findings:
         mark = ("✓", "green") if finding.present else ("–", "yellow")
-        table.add_row(Text.assemble(mark, f" {finding.part}"), finding.found, finding.repair)
+        table.add_row(Text.assemble(mark, f" {finding.part}"), finding.found, finding.fix)
     make_console().print(table)

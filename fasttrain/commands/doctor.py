@@ -32,7 +32,7 @@ class Finding:
     part: str
     present: bool
     found: str
-    repair: str = ""
+    fix: str = ""
 
     def to_dict(self) -> dict[str, str | bool]:
         return asdict(self)
@@ -106,8 +106,8 @@ def _dali(thorough: bool = False) -> Finding:
     if not found.present or not on_gpu:
         return found
     version = int(sys.modules["nvidia.dali"].__cuda_version__)  # 12986 for 12.9
-    if repair := dali_mismatch(version // 1000, torch.version.cuda):
-        return Finding("DALI", False, found.found, repair)
+    if fix := dali_mismatch(version // 1000, torch.version.cuda):
+        return Finding("DALI", False, found.found, fix)
     if problem := start_problem("cuda"):
         return Finding("DALI", False, f"{found.found}: {problem}", "training goes on with --loader native")
     return found
@@ -121,19 +121,19 @@ def dali_mismatch(major: int, cuda: str | None) -> str:
     return f"{wrong}, then {install(dali_extra(cuda))}"
 
 
-def _package(part: str, module: str, repair: str, *others: str, thorough: bool) -> Finding:
+def _package(part: str, module: str, fix: str, *others: str, thorough: bool) -> Finding:
     """Find `module`, whose version is told, and the `others` that the part needs besides."""
     for name in (module, *others):
         try:
             if not _is_installed(name):
                 said = f": {name}" if others else ""
-                return Finding(part, False, f"not installed{said}", repair)
+                return Finding(part, False, f"not installed{said}", fix)
             if thorough:
                 with importing_mlflow():
                     importlib.import_module(name)
         except Exception as error:  # a broken binary can raise anything on import, and doctor is there to say so
             kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-            return Finding(part, False, f"does not import: {kind}{error}", repair)
+            return Finding(part, False, f"does not import: {kind}{error}", fix)
     return Finding(
         part, True, ", ".join(f"{name} {_version(name)}" if others else _version(name) for name in (module, *others))
     )

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.config.monitor import MONITORS
-from fasttrain.errors import UserError, repairable
+from fasttrain.errors import UserError, fixable
 from fasttrain.evaluation.evaluate import Predictions
 from fasttrain.evaluation.label_sets import SetPredictions
 from fasttrain.evaluation.prediction_file import stored, write_predictions
@@ -108,7 +108,7 @@ def _write_pictures(
         write_page(folder.report, page((wrong, folder.mistakes.name)))
     except Exception as error:
         log.exception("the report of %s failed", folder.path)
-        why = repairable(error) or (error if isinstance(error, UserError) else type(error).__name__)
+        why = fixable(error) or (error if isinstance(error, UserError) else type(error).__name__)
         said = f"the report could not be written ({why}); the run is whole, see {folder.log}"
         console.print(said, style="yellow", soft_wrap=True)
 

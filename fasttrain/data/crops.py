@@ -95,7 +95,10 @@ class Resize(PlannedCrop):
 
 
 def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
-    """Return `given`, or the usual crop of that size (by default 224 px). Raises UserError for anything else."""
+    """Return `given` if it is a crop, or the default crop of the size `given` in pixels (224 px for None).
+
+    The default is a random resized crop in training and a centre crop otherwise. Raises UserError for anything else.
+    """
     if isinstance(given, PlannedCrop):
         return given
     if isinstance(given, bool) or (given is not None and not isinstance(given, int)):
@@ -105,7 +108,7 @@ def as_crop(given: PlannedCrop | int | None, *, training: bool) -> PlannedCrop:
 
 
 def evaluation_crop(geometry: Geometry) -> PlannedCrop:
-    """Return the crop for evaluating photographs."""
+    """Return the crop that evaluation uses with this geometry."""
     if geometry.resize_mode == "crop":
         return CenterCrop(geometry.image_size, geometry.crop_pct, interpolation=geometry.interpolation)
     return Resize(geometry.image_size, geometry.resize_mode, interpolation=geometry.interpolation)

@@ -109,22 +109,22 @@ class Loader(base.Loader):
         check_split(split)
         training = split == "train"
         if views is not None and (crop is not None or not views):
-            raise UserError("views: give at least one crop, and don't set crop, too")
+            raise UserError("views: give at least one crop, and leave out crop")
         crops = [as_crop(each, training=training) for each in ([crop] if views is None else views)]
         hflip = (0.5 if training else 0.0) if hflip is None else hflip
         shuffle = training if shuffle is None else shuffle
         if batch_size < 1 or (limit is not None and limit < 1) or (workers is not None and workers < 0):
             given = f"batch_size = {batch_size}, limit = {limit}, workers = {workers}"
-            raise UserError(f"{given}: give at least 1, and at least 0 workers")
-        _check(hflip, vflip, shuffle, sampling, output, on_bad_sample)
+            raise UserError(f"{given}: give batch_size and limit of at least 1, and workers of at least 0")
+        _check_arguments(hflip, vflip, shuffle, sampling, output, on_bad_sample)
         rank, world_size = _ranks(rank, world_size)
-        shards = data if isinstance(data, ShardSet) else _opened(data, convert)
+        shards = data if isinstance(data, ShardSet) else _open(data, convert)
         if sampling == "balanced" and shards.multi_label:
             raise UserError(
                 f"sampling = balanced needs one class per photograph, and {shards.location} has sets; weight rare "
                 "classes with class_weights = balanced"
             )
-        samples = split_ids(shards, split, shards.location) if ids is None else _known(shards, ids)
+        samples = split_ids(shards, split, shards.location) if ids is None else _check_ids(shards, ids)
         self._device = choose_device(str(device))
         kind, self.why = choose_loader(loader, shards, str(self._device))
         if kind.name == "ffcv" and len(np.unique(shards.index["split"][samples])) > 1:
@@ -152,7 +152,7 @@ class Loader(base.Loader):
         self._back_end = kind(shards, samples, settings)
         self._checksums = self._back_end._checksums
         self._random_access: base.ShardLoader | None = None
-        self._several = views is not None
+        self._yield_views = views is not None
         self._with_ids = with_ids
         self._extra = _columns(shards, extra_labels)
         if output == "float" and not any(isinstance(each, Normalize) for each in transforms):
@@ -176,10 +176,12 @@ class Loader(base.Loader):
     def _batches(self) -> Generator[tuple[Any, ...], None, None]:
         for views, labels, ids in self.views():
             pictures, targets = self._transforms(views, labels, ids.numpy(), self.epoch)
-            batch: tuple[Any, ...] = (pictures if self._several else pictures[0], targets)
+            batch: tuple[Any, ...] = (pictures if self._yield_views else pictures[0], targets)
             if self._with_ids:
                 batch += (ids,)
-            yield (*batch, {name: _rows(column, ids) for name, column in self._extra.items()}) if self._extra else batch
+            yield (
+                (*batch, {name: _select(column, ids) for name, column in self._extra.items()}) if self._extra else batch
+            )
 
     def _load(self, batches: Sequence[Batch]) -> Iterator[tuple[torch.Tensor, BadSamples]]:
         return self._back_end._load(batches)
@@ -214,7 +216,7 @@ class Loader(base.Loader):
         crop, whose filter is also used. Raises UserError for a box that is not within its photograph, and for a
         photograph that can't be decoded.
         """
-        samples = _known(self.shards, ids)
+        samples = _check_ids(self.shards, ids)
         side = self.settings.image_size if size is None else size
         sizes = self.shards.sizes()[samples]
         if boxes is None:
@@ -222,7 +224,7 @@ class Loader(base.Loader):
         crop = self.settings.crop
         batch = Batch(
             samples,
-            _within(boxes, samples, sizes),
+            _check_boxes(boxes, samples, sizes),
             np.zeros(len(samples), np.bool_),
             (side, side),
             interpolation="bilinear" if crop is None else crop.interpolation,
@@ -271,6 +273,7 @@ class Loader(base.Loader):
 
 
 def _columns(shards: ShardSet, names: Sequence[str]) -> dict[str, torch.Tensor | list[Any]]:
+    """Return the columns of extra labels called `names`. Raises UserError if one doesn't exist."""
     if not names:
         return {}
     found = shards.extra_labels()
@@ -282,22 +285,24 @@ def _columns(shards: ShardSet, names: Sequence[str]) -> dict[str, torch.Tensor |
     }
 
 
-def _rows(column: torch.Tensor | list[Any], ids: torch.Tensor) -> torch.Tensor | list[Any]:
+def _select(column: torch.Tensor | list[Any], ids: torch.Tensor) -> torch.Tensor | list[Any]:
     return [column[each] for each in ids.tolist()] if isinstance(column, list) else column[ids]
 
 
-def _opened(data: str | Path, convert: bool) -> ShardSet:
+def _open(data: str | Path, convert: bool) -> ShardSet:
     return ShardSet.open(ensure_shards(data)) if convert else open_photographs(data)
 
 
-def _known(shards: ShardSet, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+def _check_ids(shards: ShardSet, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return `ids` as int64 [n]. Raises UserError if one is out of range."""
     samples = np.asarray(ids, dtype=np.int64).reshape(-1)
     if len(outside := samples[(samples < 0) | (samples >= len(shards))]):
         raise UserError(f"ids: there is no sample {outside[0]} in {shards.location}, which has {len(shards):,}")
     return samples
 
 
-def _within(boxes: NDArray[np.int32], samples: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+def _check_boxes(boxes: NDArray[np.int32], samples: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return `boxes` as int32 [n, 4]. Raises UserError if one isn't within its photograph."""
     found = np.ascontiguousarray(boxes, dtype=np.int32)
     if found.shape != (len(samples), 4):
         raise UserError(
@@ -316,7 +321,7 @@ def _with_normalize(transforms: Sequence[Transform]) -> list[Transform]:
     return [*before, Normalize(), *transforms[len(before) :]]
 
 
-def _check(hflip: float, vflip: float, shuffle: Any, sampling: str, output: str, on_bad: str) -> None:
+def _check_arguments(hflip: float, vflip: float, shuffle: Any, sampling: str, output: str, on_bad: str) -> None:
     rules = {
         f"hflip = {hflip}: give a probability, 0 to 1": 0 <= hflip <= 1,
         f"vflip = {vflip}: give a probability, 0 to 1": 0 <= vflip <= 1,
@@ -332,6 +337,7 @@ def _check(hflip: float, vflip: float, shuffle: Any, sampling: str, output: str,
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return rank and world size: the given ones, or else those of `torch.distributed`, or else 0 and 1."""
     import torch.distributed as dist
 
     if rank is None and world_size is None and dist.is_available() and dist.is_initialized():

@@ -1,4 +1,4 @@
-"""Read a photograph from its file as the model sees it in validation."""
+"""Read a photograph from its file, and crop and resize it as in validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fasttrain.photos.cut import native_available
 from fasttrain.photos.normalize import BrokenPhoto, StoredPhoto, directly_decodable, normalize
 
 # Exif orientations 1 to 8: whether the stored image is transposed, then mirrored horizontally and vertically.
-_TURNS = {
+_EXIF_TRANSFORMS = {
     1: (False, False, False),
     2: (False, True, False),
     3: (False, True, True),
@@ -28,11 +28,11 @@ _TURNS = {
 
 
 class Unreadable(Exception):
-    """A photograph that can't be read or decoded. The message is a short reason."""
+    """Raised if a photograph can't be read or decoded. The message is a short reason."""
 
 
 def read_photograph(path: Path, crop: PlannedCrop | int) -> NDArray[np.uint8]:
-    """Read a file and return `decode_photograph` of it. Raises Unreadable."""
+    """Read the photograph at `path`, and decode it as `decode_photograph` does. Raises Unreadable if that fails."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -43,10 +43,10 @@ def read_photograph(path: Path, crop: PlannedCrop | int) -> NDArray[np.uint8]:
 
 
 def decode_photograph(data: bytes, crop: PlannedCrop | int) -> NDArray[np.uint8]:
-    """Return the photograph as seen by `crop` in validation, uint8 [size, size, 3], upright and in sRGB.
+    """Decode a photograph into pixels, cropped and resized as in validation.
 
-    `data` is a file in any format that `convert` accepts. `crop`: a `CenterCrop` or `Resize`, or the size of the usual
-    centre crop. Raises Unreadable.
+    Returns uint8 [size, size, 3], upright, in sRGB. `data`: the bytes of a file in any format that `convert` accepts.
+    `crop`: a `CenterCrop` or `Resize`, or the size of a centre crop in pixels. Raises Unreadable if decoding fails.
     """
     view = as_crop(crop, training=False).view(hflip=0, vflip=0)
     try:
@@ -60,7 +60,10 @@ def decode_photograph(data: bytes, crop: PlannedCrop | int) -> NDArray[np.uint8]
 
 
 def _decode_normalized(photo: StoredPhoto, view: View) -> NDArray[np.uint8]:
-    """Decode with Pillow, whose filters are torchvision's to a grey level, without the seconds of importing torch."""
+    """Decode with Pillow, which avoids the seconds of importing torch.
+
+    Its filters differ from torchvision's by at most one grey level.
+    """
     from PIL import Image
 
     planned = _planned(photo.height, photo.width, view)
@@ -69,7 +72,7 @@ def _decode_normalized(photo: StoredPhoto, view: View) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(photo.jpeg)) as image:
             crop = image.convert("RGB").crop((left, top, left + width, top + height))
-    except OSError as error:  # Pillow's word for a damaged JPEG, which shows without the C++ module only
+    except OSError as error:  # a damaged JPEG, which is only found here if the native module is missing
         raise Unreadable(str(error).splitlines()[0]) from None
     pixels = np.array(crop.resize((columns, rows), Image.Resampling[planned.interpolation.upper()]))
     return _letterboxed(pixels, view.size) if planned.letterbox else pixels
@@ -88,7 +91,7 @@ def _decode_directly(data: bytes, view: View) -> NDArray[np.uint8] | None:
     header = directly_decodable(data)
     if header is None:
         return None
-    transposed, mirrored, flipped = _TURNS[header.orientation]
+    transposed, mirrored, flipped = _EXIF_TRANSFORMS[header.orientation]
     height, width = (header.width, header.height) if transposed else (header.height, header.width)
     planned = _planned(height, width, view)
     top, left, box_height, box_width = planned.boxes[0].tolist()
@@ -112,6 +115,7 @@ def _decode_directly(data: bytes, view: View) -> NDArray[np.uint8] | None:
 
 
 def _letterboxed(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return `pixels` in the middle of a grey square, uint8 [side, side, 3]."""
     square = np.full((side, side, 3), LETTERBOX_GREY, dtype=np.uint8)
     top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
     square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels

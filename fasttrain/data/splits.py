@@ -1,4 +1,4 @@
-"""The splits of a data set, by name."""
+"""Look up the splits of a data set by name."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def check_split(split: str) -> None:
 def split_ids(shards: ShardSet, split: str, data: str | Path) -> NDArray[np.int64]:
     """Return the ids of the photographs in `split`, which may be "all", int64 [n].
 
-    Raises UserError if there are none. `data` is what the user gave.
+    Raises UserError if there are none. `data`: the data's location, for the message.
     """
     if not len(shards):
-        raise UserError(f"{data}: there is no photograph in it; give another --data")
+        raise UserError(f"{data}: there are no photographs; give another --data")
     ids = np.arange(len(shards), dtype=np.int64) if split == ALL else shards.ids(split)
     if not len(ids):
-        there = [f"{name} ({count:,})" for name, count in shards.manifest.splits.items() if count]
-        raise UserError(f"{data}: no photograph in the {split} split; give another --split: {', '.join(there)} or all")
+        splits = [f"{name} ({count:,})" for name, count in shards.manifest.splits.items() if count]
+        raise UserError(f"{data}: no photograph in the {split} split; give another --split: {', '.join(splits)} or all")
     return ids

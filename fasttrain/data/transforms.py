@@ -1,4 +1,4 @@
-"""Transforms of a batch on its device, as values. Their random numbers come from the plan, so all loaders agree."""
+"""Transforms of a batch on its device. Their random numbers come from the plan, so all loaders give the same images."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class Mixup:
 
 @dataclass(frozen=True)
 class CutMix:
-    """Paste a rectangle of one image of a batch into another (Yun et al. 2019, arXiv:1905.04899)."""
+    """Paste a rectangle of one image of a batch into another (Yun et al. 2019, arXiv:1905.04899).
+
+    The rectangle's share of the area is drawn from Beta(alpha, alpha).
+    """
 
     alpha: float = 1.0
 
@@ -149,7 +152,12 @@ class Transforms:
     def __call__(
         self, views: list[torch.Tensor], labels: torch.Tensor, ids: NDArray[np.int64], epoch: int
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return the images of each view and the targets. Mixed targets are float32 [n, classes] on the device."""
+        """Transform a batch. Return the images of each view and the targets.
+
+        `views`: a tensor for each view, uint8 [n, H, W, 3], on the device. `labels`: int64 [n], or float32 [n, classes]
+        for label sets. `ids`: int64 [n], row numbers of the index. Mixed targets are float32 [n, classes] on the
+        device.
+        """
         pictures = []
         if self.mixes:
             labels = copy_to(self._device, labels)
@@ -165,6 +173,7 @@ class Transforms:
 
 
 def _place(transform: Transform) -> int:
+    """Return the place of `transform` in the fixed order. Raises UserError if it isn't a transform or a function."""
     for place, kind in enumerate(_ORDER):
         if isinstance(transform, kind):
             return place
@@ -179,5 +188,5 @@ def _require(name: str, value: float, most: float) -> None:
 
 
 def _seed(seed: int, view: int) -> int:
-    # The views of a photograph must be augmented differently.
+    # Each view of a photograph must be augmented differently.
     return (seed + (view << 48)) % (1 << 64)

@@ -1,4 +1,4 @@
-"""The majority baseline: what a model that always answers the most frequent class gets right."""
+"""The majority baseline: the accuracy of a model that always answers the most frequent class."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class Baseline:
 
 
 def majority_baseline(evaluation: Evaluation) -> Baseline:
-    """Return the baseline of the evaluated split; of equally frequent classes the first by label."""
+    """Return the baseline of the evaluated split. If classes are equally frequent, the one with the lowest label."""
     largest = max(evaluation.classes, key=lambda each: each.support)
     return Baseline(largest.name, largest.support / evaluation.samples)

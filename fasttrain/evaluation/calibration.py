@@ -1,4 +1,4 @@
-"""Calibration: whether a model that says 80 % is right in 80 % of the cases."""
+"""Calibration: a model is calibrated if it is right in 80 % of the cases in which its confidence is 80 %."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """Samples in equal bins of confidence, bin i being (i / B, (i + 1) / B].
+    """The accuracy of a model by its confidence, in B bins of equal width: bin i is (i / B, (i + 1) / B].
 
-    `counts` int64[B]; `confidence` and `accuracy` float64[B], the means over each bin in [0, 1], NaN where it is empty.
+    `counts`: int64 [B], the number of samples in each bin. `confidence`, `accuracy`: float64 [B] in [0, 1], the means
+    over each bin; NaN for an empty bin.
     """
 
     counts: npt.NDArray[np.int64]
@@ -26,45 +27,46 @@ class Calibration:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error, in [0, 1]: |accuracy - confidence|, averaged over the samples' bins."""
+        """The expected calibration error, in [0, 1]: the mean of |accuracy - confidence| over bins, by sample count."""
         return float(np.nansum(np.abs(self.accuracy - self.confidence) * self.counts) / self.counts.sum())
 
     @property
     def overconfidence(self) -> float:
-        """Mean confidence less accuracy, in [-1, 1]; below 0 the model is better than it says."""
+        """The mean confidence minus the accuracy, in [-1, 1]. It is below 0 if the model is underconfident."""
         return float(np.nansum((self.confidence - self.accuracy) * self.counts) / self.counts.sum())
 
 
 def calibrate(confidences: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], *, bins: int = BINS) -> Calibration:
-    """Return the calibration over N samples: `confidences`, float[N], of the predicted classes, and `right`, bool[N].
+    """Sort N samples into `bins` by confidence and return the accuracy of each bin.
 
-    It follows Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2. Raises ValueError without
-    samples.
+    `confidences`: float [N] in [0, 1], the probabilities of the predicted classes. `right`: bool [N], whether each
+    prediction is correct. The method is that of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
+    section 2. Raises ValueError if there are no samples.
     """
     if not len(confidences):
         raise ValueError("no samples to calibrate on")
-    sure = confidences.astype(np.float64)
-    which = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
-    counts = np.bincount(which, minlength=bins)
+    values = confidences.astype(np.float64)
+    bin_of = np.clip(np.ceil(values * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
     with np.errstate(invalid="ignore"):
-        confidence = np.bincount(which, sure, bins) / counts
-        accuracy = np.bincount(which, right.astype(np.float64), bins) / counts
+        confidence = np.bincount(bin_of, values, bins) / counts
+        accuracy = np.bincount(bin_of, right.astype(np.float64), bins) / counts
     return Calibration(counts.astype(np.int64), confidence, accuracy)
 
 
 def calibration_of(predictions: Predictions) -> Calibration:
-    """Return the calibration of `predictions`, by the probability of the first choice."""
+    """Return the calibration of `predictions`. The confidence is the probability of the likeliest class."""
     return calibrate(predictions.probabilities[:, 0], predictions.top[:, 0] == predictions.labels)
 
 
 def uncalibrated(predictions: Predictions) -> Calibration:
-    """Return the calibration that the same predictions have at temperature 1."""
+    """Return the calibration of the same predictions at temperature 1."""
     if predictions.uncalibrated is None:
         return calibration_of(predictions)
     return calibrate(predictions.uncalibrated[:, 0], predictions.top[:, 0] == predictions.labels)
 
 
 def with_calibration(evaluation: Evaluation, predictions: Predictions) -> Evaluation:
-    """Return `evaluation`, to which the `predictions` belong, with its calibration errors."""
+    """Return `evaluation` with its calibration errors `ece` and `uncalibrated_ece`, computed from its `predictions`."""
     after, before = calibration_of(predictions).ece, uncalibrated(predictions).ece
     return replace(evaluation, ece=after, uncalibrated_ece=before)

@@ -1,4 +1,4 @@
-"""The confusion matrix: of many classes it is sparse, since 10,000 would take 800 MB and hold mostly zeros."""
+"""The confusion matrix. It is sparse for many classes: with 10,000 a dense one would take 800 MB, mostly zeros."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 DENSE_UP_TO = 1000
-"""Classes; ImageNet's 1,000 take 8 MB."""
+"""The largest number of classes with a dense matrix. ImageNet's 1,000 take 8 MB."""
 
 Confusion: TypeAlias = "npt.NDArray[np.int64] | csr_array"
-"""int64[C, C], rows the true class, columns the predicted one; over `DENSE_UP_TO` classes SciPy's `csr_array`."""
+"""Counts, int64 [C, C]: rows are true classes, columns predicted ones. A `csr_array` for over `DENSE_UP_TO` classes."""
 
 
 def sparse_confusion(cells: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], classes: int) -> csr_array:
-    """Return the matrix of `cells`, int64[N], each true * `classes` + predicted, and the count of each."""
+    """Return the sparse matrix with `counts`, int64 [N], in the given cells.
+
+    `cells`: int64 [N], the number of each cell: true label * `classes` + predicted label.
+    """
     from scipy.sparse import csr_array
 
     return csr_array((counts, (cells // classes, cells % classes)), shape=(classes, classes), dtype=np.int64)
@@ -27,7 +30,7 @@ def sparse_confusion(cells: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
 def cells_of(
     matrix: Confusion,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(true, predicted, count), int64[N] each, of the cells that are not 0, row by row."""
+    """Return true label, predicted label and count of each cell that isn't 0, row by row. Each is int64 [N]."""
     if isinstance(matrix, np.ndarray):
         true, predicted = matrix.nonzero()
         return true, predicted, matrix[true, predicted]
@@ -40,18 +43,18 @@ def cells_of(
 def class_scores(
     matrix: Confusion,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return precision, recall and F1 of each class, float64[C]; 0 where one is undefined."""
+    """Return precision, recall and F1 of each class, float64 [C] in [0, 1]. Undefined values are 0."""
     hits, predicted, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
     return ratio(hits, predicted), ratio(hits, support), ratio(2 * hits, predicted + support)
 
 
-def ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return `part` / `whole` of counts; 0 where both are 0."""
-    return np.asarray(part / np.maximum(whole, 1), np.float64)
+def ratio(part: npt.NDArray[np.int64], total: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return `part` / `total` of counts, element by element, or 0 if the total is 0."""
+    return np.asarray(part / np.maximum(total, 1), np.float64)
 
 
 def plain_confusion(matrix: Confusion) -> list[list[int]] | dict[str, list[int]]:
-    """Return `matrix` for JSON: rows of counts, or only the cells that are not 0 if it is sparse."""
+    """Return `matrix` for JSON: a list of rows or, if it is sparse, lists of its nonzero cells."""
     if isinstance(matrix, np.ndarray):
         rows: list[list[int]] = matrix.tolist()
         return rows
@@ -60,7 +63,10 @@ def plain_confusion(matrix: Confusion) -> list[list[int]] | dict[str, list[int]]
 
 
 def confusion_from_plain(plain: Any, classes: int) -> Confusion:
-    """The inverse of `plain_confusion`. Raises KeyError, TypeError or ValueError for what is none of its."""
+    """Return the matrix from which `plain_confusion` made `plain`.
+
+    Raises KeyError, TypeError or ValueError if `plain` has another form.
+    """
     if isinstance(plain, dict):
         true, predicted, count = (np.array(plain[name], np.int64) for name in ("true", "predicted", "count"))
         return sparse_confusion(true * classes + predicted, count, classes)

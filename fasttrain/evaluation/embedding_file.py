@@ -1,4 +1,4 @@
-"""Embeddings of photographs in a file for other programs: `.npy` or `.parquet`."""
+"""Write the embeddings of photographs to an `.npy` or `.parquet` file, for other programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fasttrain.files import atomic_write_bytes, require_place
 
 
 def check_embeddings_file(path: Path) -> None:
-    """Raise UserError where embeddings can't be written to `path`: to be known before they are computed."""
+    """Raise UserError if embeddings can't be written to `path`. Call this before computing them."""
     if path.suffix not in (".npy", ".parquet"):
         raise UserError(f"--embeddings {path}: give a name that ends in .npy or .parquet")
     if path.suffix == ".parquet":
@@ -27,9 +27,11 @@ def check_embeddings_file(path: Path) -> None:
 
 
 def write_embeddings(path: Path, images: Sequence[str], embeddings: Sequence[NDArray[np.float32]]) -> None:
-    """Write the embeddings, a row for each of `images`, completely or not at all. Raises UserError.
+    """Write the embeddings of `images` to `path` atomically.
 
-    `.npy` holds float32 [n, features], `.parquet` the columns `image` and `embedding`.
+    `images`: the names of n photographs. `embeddings`: n arrays, float32 [features]. An `.npy` file holds float32
+    [n, features]. A `.parquet` file has the columns `image` and `embedding`. Raises UserError if the file can't be
+    written.
     """
     rows = np.stack(embeddings) if embeddings else np.empty((0, 0), np.float32)
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""One pass over a split: the evaluation, and the predictions it comes from."""
+"""Evaluate a model in one pass over a split: metrics, and the prediction for each photograph."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's predictions for N samples, each with its K = min(5, C) most probable classes.
+    """A model's predictions for N photographs: the K = min(5, C) likeliest of C classes for each.
 
-    `ids` int64[N]: rows of the shards' index. `labels` int64[N]: the true classes. `top` int64[N, K]:
-    predicted classes, the likeliest first. `probabilities` float32[N, K] in [0, 1]: theirs, at the model's temperature.
-    `uncalibrated` float32[N, K]: the same at temperature 1; None where that is the model's. `of_label` float32[N]: the
-    true class's probability at temperature 1; None where it isn't known.
+    `ids`: int64 [N], row numbers of the shards' index. `labels`: int64 [N], the true classes. `top`: int64 [N, K], the
+    predicted classes, the likeliest first. `probabilities`: float32 [N, K] in [0, 1], their probabilities at the
+    model's temperature. `uncalibrated`: float32 [N, K], their probabilities at temperature 1, or None if that is the
+    model's temperature. `of_label`: float32 [N], the probability of the true class at temperature 1, or None if
+    unknown.
     """
 
     ids: npt.NDArray[np.int64]
@@ -55,15 +56,16 @@ def evaluate_model(
     logits_seen: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[Evaluation, Predictions]:
-    """Evaluates `model` in eval mode under inference_mode; each module's training flag is put back
-    afterwards.
+    """Evaluate a model with one class per photograph. Return the metrics and all predictions.
 
-    `batches` yields (uint8[N, H, W, 3], int64[N] labels, int64[N] ids); `preprocess` turns the former, on
-    `device`, into the model's input; `criterion` (mean over the batch) gives the loss, averaged over samples.
-    `temperature` divides the logits of which probabilities are made, and changes nothing else. `logits_seen` gets the
-    logits, float32 [n, C], and labels of each batch.
-    Nothing waits for the device before the last batch. With `ranks` each of them brings its own batches, and all get
-    the evaluation of all samples, each counted once, and all predictions, by id. Raises UserError for an empty split.
+    `batches`: yields images, uint8 [n, H, W, 3], labels, int64 [n], and ids, int64 [n]. `preprocess`: turns images on
+    `device` into the model's input. `criterion`: the loss, averaged over a batch. `temperature`: divides the logits
+    before the softmax, and changes only probabilities. `logits_seen`: called with the logits, float32 [n, C], and the
+    labels of each batch. `ranks`: evaluate together. Each rank passes its own batches, and all ranks get the metrics
+    and predictions of all photographs, in the order of their ids.
+
+    The model runs in eval mode under `torch.inference_mode`; its training flags are restored afterwards. The host
+    doesn't wait for the device before the last batch. Raises UserError if there are no photographs.
     """
     import torch
 
@@ -112,9 +114,11 @@ def evaluate_multi_label(
     thresholds: Sequence[float] | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[SetEvaluation, SetPredictions]:
-    """Evaluate a model of label sets as `evaluate_model` does; labels are float32[N, C].
+    """Evaluate a multi-label model. Return the metrics and all predictions.
 
-    Without `thresholds` they are chosen on these photographs, see `label_sets.best_thresholds`.
+    The arguments are those of `evaluate_model`, but labels are float32 [n, C], 1 for each class of a photograph.
+    `thresholds`: the probability from which a class counts as predicted, one per class. If it is None, thresholds are
+    chosen on these photographs: see `label_sets.best_thresholds`.
     """
     import torch
 
@@ -147,7 +151,7 @@ def _outputs(
     preprocess: Callable[[torch.Tensor], torch.Tensor],
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, npt.NDArray[np.int64]], None, None]:
-    """Yield logits, targets and ids of each batch that isn't empty. The model is in eval mode meanwhile."""
+    """Yield logits, targets and ids of each batch that isn't empty. The model is in eval mode while this runs."""
     from fasttrain.device import copy_to
 
     training = {module: module.training for module in model.modules()}
@@ -165,6 +169,7 @@ def _outputs(
 
 
 def _by_id(parts: list[_P]) -> _P | None:
+    """Return the predictions of all ranks in one, in the order of their ids, or None if there are none."""
     if not parts:
         return None
     order = np.argsort(np.concatenate([part.ids for part in parts]), kind="stable")

@@ -15,14 +15,15 @@ _OPACITY = 0.5
 
 
 def class_activation(model: torch.nn.Module, inputs: torch.Tensor, labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the maps, [n, H, W] in [0, 1], of normalized pictures, float [n, 3, H, W]; `labels`: a class for each.
+    """Return a class-activation map for each picture, float32 [n, H, W] in [0, 1].
 
-    The model is in eval mode and convolutional. Raises UserError for others, and where Captum isn't installed.
+    `model`: a convolutional model in eval mode. `inputs`: normalized pictures, float [n, 3, H, W]. `labels`: int64 [n],
+    the class to explain for each. Raises UserError if the model isn't convolutional, or Captum isn't installed.
     """
     require("--explain", "explain", "captum")
     from captum.attr import LayerAttribution, LayerGradCam
 
-    cam = LayerGradCam(model, _last_layer_with_places(model, inputs[:1]))
+    cam = LayerGradCam(model, _last_spatial_layer(model, inputs[:1]))
     target = torch.from_numpy(labels).to(inputs.device)
     with torch.enable_grad():
         found = cam.attribute(inputs, target=target, relu_attributions=True)
@@ -33,7 +34,7 @@ def class_activation(model: torch.nn.Module, inputs: torch.Tensor, labels: NDArr
 
 
 def overlay(pixels: NDArray[np.uint8], maps: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the pictures, uint8 [n, H, W, 3], with their maps, [n, H, W] in [0, 1], over them in colour."""
+    """Return the pictures `pixels`, uint8 [n, H, W, 3], with `maps`, [n, H, W] in [0, 1], drawn over them in colour."""
     from matplotlib import colormaps
 
     colors = colormaps["turbo"](maps)[..., :3] * 255
@@ -41,15 +42,15 @@ def overlay(pixels: NDArray[np.uint8], maps: NDArray[np.float32]) -> NDArray[np.
     return mixed
 
 
-def _last_layer_with_places(model: Any, picture: torch.Tensor) -> torch.nn.Module:
-    """Return the last layer whose output, [n, C, H, W], still says where in the picture something is."""
+def _last_spatial_layer(model: Any, picture: torch.Tensor) -> torch.nn.Module:
+    """Return the last layer whose output has the form [n, C, H, W]. Raises UserError if there is none."""
     seen: list[torch.nn.Module] = []
 
-    def look(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        if _has_places(output):
+    def record(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if _is_spatial(output):
             seen.append(module)
 
-    hooks = [module.register_forward_hook(look) for module in model.modules()]
+    hooks = [module.register_forward_hook(record) for module in model.modules()]
     try:
         with torch.no_grad():
             model(picture)
@@ -57,11 +58,13 @@ def _last_layer_with_places(model: Any, picture: torch.Tensor) -> torch.nn.Modul
     finally:
         for hook in hooks:
             hook.remove()
-    if not seen or (features is not None and not _has_places(features)):
-        raise UserError(f"--explain: {type(model).__name__} is not convolutional; class-activation maps need a CNN")
+    if not seen or (features is not None and not _is_spatial(features)):
+        raise UserError(
+            f"--explain: {type(model).__name__} is not convolutional, as its maps need; leave out --explain"
+        )
     return seen[-1]
 
 
-def _has_places(output: Any) -> bool:
-    # Transformers give [n, tokens, C] or [n, H, W, C]. Pictures are square, so H = W tells the layouts apart.
+def _is_spatial(output: Any) -> bool:
+    # Transformers return [n, tokens, C] or [n, H, W, C]. Pictures are square, so H = W tells the layouts apart.
     return isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1

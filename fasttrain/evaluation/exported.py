@@ -1,4 +1,7 @@
-"""Exported files, run by ONNX Runtime or OpenVINO without torch; their metadata say how to feed them."""
+"""Run exported models with ONNX Runtime or OpenVINO, without torch.
+
+The metadata in an exported file describe its input, so that it can be used like the original model.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ from fasttrain.text import read_text
 
 
 class ExportedRuntime(Runtime):
-    """An exported file. It takes pixels, uint8 [n, H, W, 3], or normalized floats, [n, 3, H, W]."""
+    """A model from an exported file, whose input is pixels, uint8 [n, H, W, 3], or normalized floats, [n, 3, H, W]."""
 
     def __init__(self, path: Path, interpolation: Interpolation | None) -> None:
-        """Open the file. Raises UserError where it is damaged, or says too little about itself."""
+        """Open the file. Raises UserError if it is damaged or its metadata are incomplete."""
         metadata = self._open(path)
         self.spec = _spec(path, metadata)
         if interpolation is not None:
@@ -37,13 +40,16 @@ class ExportedRuntime(Runtime):
 
     @abstractmethod
     def _open(self, path: Path) -> Mapping[str, str]:
-        """Open the file and return its metadata, set `_input` to the type of its input."""
+        """Open the file, set `_input` to the dtype of the model's input, and return the file's metadata."""
 
     _input: np.dtype[Any]
 
     @abstractmethod
     def _run(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return the logits of the file's own input."""
+        """Run the model and return its logits, float [n, classes].
+
+        `images`: uint8 [n, H, W, 3] if `_input` is uint8, else normalized floats of that dtype, [n, 3, H, W].
+        """
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         images: NDArray[Any] = pixels
@@ -54,7 +60,7 @@ class ExportedRuntime(Runtime):
 
 
 class OnnxRuntime(ExportedRuntime):
-    """An `.onnx` file. The metadata are its `metadata_props`."""
+    """A model from an `.onnx` file. Its metadata are the file's `metadata_props`."""
 
     def _open(self, path: Path) -> Mapping[str, str]:
         require(str(path), "export", "onnxruntime")
@@ -62,11 +68,11 @@ class OnnxRuntime(ExportedRuntime):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cores()
-        options.log_severity_level = 3  # what it can't open it raises as well
+        options.log_severity_level = 3  # errors only: a file that can't be opened also raises
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own kinds, which it exports under no name
-            raise _not_opened(path, "ONNX Runtime", error) from error
+        except Exception as error:  # ONNX Runtime's exception classes have no public names
+            raise _open_error(path, "ONNX Runtime", error) from error
         self._input = np.dtype(_ONNX_TYPES.get(self._session.get_inputs()[0].type, np.float32))
         found: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         return found
@@ -77,7 +83,10 @@ class OnnxRuntime(ExportedRuntime):
 
 
 class OpenVinoRuntime(ExportedRuntime):
-    """An `.xml` file with its weights beside it. The metadata are its runtime information below "fasttrain"."""
+    """A model from OpenVINO's `.xml` file, with its weights in a `.bin` beside it.
+
+    Its metadata are the runtime information below "fasttrain".
+    """
 
     def _open(self, path: Path) -> Mapping[str, str]:
         require(str(path), "openvino", "openvino")
@@ -88,7 +97,7 @@ class OpenVinoRuntime(ExportedRuntime):
             model = core.read_model(path)
             self._compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": usable_cores()})
         except RuntimeError as error:
-            raise _not_opened(path, "OpenVINO", error) from error
+            raise _open_error(path, "OpenVINO", error) from error
         self._input = model.inputs[0].element_type.to_dtype()
         if not model.has_rt_info(["fasttrain"]):
             return {}
@@ -100,7 +109,11 @@ class OpenVinoRuntime(ExportedRuntime):
 
 
 def open_exported(path: Path, interpolation: Interpolation | None = None) -> ExportedRuntime:
-    """Return the runtime for an `.onnx` or `.xml` file; `interpolation` as in `open_runtime`. Raises UserError."""
+    """Open an `.onnx` or `.xml` file and return its runtime.
+
+    `interpolation`: the filter that resizes photographs, if not the one in the metadata. Raises UserError if the file
+    can't be opened.
+    """
     kind = OnnxRuntime if path.suffix.lower() == ".onnx" else OpenVinoRuntime
     return kind(path, interpolation)
 
@@ -109,25 +122,26 @@ _ONNX_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(f
 
 
 def _spec(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
-    beside = path.with_suffix(".json")
+    """Return the spec in the file's metadata or, if there are none, in the `.json` file beside it."""
+    json_file = path.with_suffix(".json")
     try:
-        if metadata or not beside.is_file():
-            return spec_of({key: _value(text) for key, text in metadata.items()})
-        return spec_of(json.loads(read_text(beside)))
+        if metadata or not json_file.is_file():
+            return spec_of({key: _from_json(text) for key, text in metadata.items()})
+        return spec_of(json.loads(read_text(json_file)))
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: its metadata don't say how to feed it ({type(error).__name__}: {error}); give a file that "
-            "`fasttrain export` wrote"
+            f"{path}: its metadata don't describe the model's input ({type(error).__name__}: {error}); "
+            "give a file that `fasttrain export` wrote"
         ) from None
 
 
-def _value(text: str) -> Any:
+def _from_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return text
 
 
-def _not_opened(path: Path, runtime: str, error: Exception) -> UserError:
+def _open_error(path: Path, runtime: str, error: Exception) -> UserError:
     reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    return UserError(f"{path}: {runtime} can't open it ({reason}); export the model again")
+    return UserError(f"{path}: {runtime} can't open the file ({reason}); export the model again")

@@ -1,4 +1,4 @@
-"""Find the photographs that `predict` was given as files, folders or globs."""
+"""Find photographs by path, folder or glob pattern, for `predict`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fasttrain.text import printable
 
 @dataclass(frozen=True)
 class Refused:
-    """A file that gives no prediction, and why.
+    """A path without a prediction, and the reason.
 
-    broken: it should have given one; else it isn't a photograph, by its name. missing: it is broken since nothing is
-    there.
+    `broken`: True if the path should name a photograph; False if the file's name isn't that of a photograph. `missing`:
+    True if there is no such file.
     """
 
     path: str
@@ -30,11 +30,11 @@ class Refused:
 
 
 def find_photographs(given: Iterable[str | Path]) -> Iterator[Path | Refused]:
-    """Each photograph that `given` means, in its order, those of a folder or a glob by name; found as it is asked for.
+    """Yield each photograph that the paths in `given` name, in their order, and each path that can't be used.
 
-    A folder means all photographs below it, by their names or first bytes, hidden ones passed over. What exists under
-    a name with `*`, `?` or `[` in it is that file, else the name is a glob, `**` any depth. What is named alone is
-    taken for a photograph, whatever its name.
+    A file is always taken as a photograph, whatever its name. A folder stands for all photographs at any depth in it,
+    sorted by name; they are recognized by their names or first bytes, and hidden ones are skipped. A path that doesn't
+    exist and contains `*`, `?` or `[` is a glob pattern, in which `**` matches any depth.
     """
     for each in given:
         path = user_path(each)
@@ -49,7 +49,7 @@ def find_photographs(given: Iterable[str | Path]) -> Iterator[Path | Refused]:
 
 
 def _is_missing(path: Path) -> bool:
-    """Return whether nothing is there; a link that leads nowhere, and what can't be looked at, is something."""
+    """Return whether nothing exists at `path`. A broken link exists, and so does a path that may not be read."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -60,6 +60,7 @@ def _is_missing(path: Path) -> bool:
 
 
 def _below(folder: Path) -> Iterator[Path | Refused]:
+    """Yield the photographs at any depth in `folder`, and files that aren't photographs."""
     empty = True
     try:
         for entry in walk(folder, "", set()):
@@ -77,10 +78,11 @@ def _below(folder: Path) -> Iterator[Path | Refused]:
 
 
 def _matching(pattern: str) -> Iterator[Path | Refused]:
+    """Yield the files that match the glob `pattern`, and the photographs in folders that match it."""
     matches = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
     if not matches:
-        yield Refused(pattern, "nothing has such a name", missing=True)
-    # `**` names a folder and all that lies below it: the files alone say it once.
+        yield Refused(pattern, "no file matches this pattern", missing=True)
+    # `**` matches a folder and also everything below it, so folders are skipped to yield each file once.
     everything = "**" in pattern
     for match in matches:
         path = Path(match)

@@ -1,4 +1,4 @@
-"""Metrics of multi-label models: average precision, F1 at a threshold for each class, Hamming loss."""
+"""Metrics of multi-label models: average precision, F1 at each class's threshold, and Hamming loss."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SetClassResult:
-    """One class: its average precision, NaN without positives; its threshold, and what it gives, in [0, 1].
+    """The metrics of one class, each in [0, 1].
 
-    support: the photographs of the split that have the class.
+    `ap`: the average precision, or NaN if no photograph has the class. `threshold`: the probability from which the
+    class counts as predicted. `precision`, `recall`, `f1`: the values at that threshold. `support`: the number of
+    photographs that have the class.
     """
 
     name: str
@@ -34,11 +36,12 @@ class SetClassResult:
 
 @dataclass(frozen=True)
 class SetEvaluation:
-    """How a multi-label model did on a split. Shares are in [0, 1]; `loss` is NaN where none was given.
+    """The metrics of a multi-label model on a split. All but `samples` and `loss` are in [0, 1].
 
-    map: the mean of the classes' average precisions, over those that the split has. F1 is at the classes' thresholds:
-    micro over all decisions, macro the mean over classes that the split has. subset_accuracy: photographs whose whole
-    set is right. hamming_loss: wrong decisions among all. chance: what `map` is for random scores.
+    `samples`: the number of photographs. `loss`: the mean loss. `map`: the mean of the average precisions of all
+    classes that occur in the split. `micro_f1`: the F1 of all decisions together. `macro_f1`: the mean F1 of the
+    classes that occur. Both are at the classes' thresholds. `subset_accuracy`: the share of photographs whose set of
+    classes is predicted exactly. `hamming_loss`: the share of wrong decisions. `chance`: the `map` of random scores.
     """
 
     samples: int
@@ -52,24 +55,24 @@ class SetEvaluation:
     classes: tuple[SetClassResult, ...]
 
     EACH_EPOCH: ClassVar = ("map", "micro_f1", "macro_f1", "subset_accuracy", "hamming_loss")
-    """The figures that an epoch's record holds besides the loss."""
+    """The metrics in an epoch's record, besides the loss."""
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """A probability a class, from which on it counts as seen."""
+        """The thresholds, one per class: the probability from which the class counts as predicted."""
         return tuple(each.threshold for each in self.classes)
 
     def worst(self, count: int = 5) -> list[SetClassResult]:
-        """The `count` classes of the lowest average precision that the split has, worst first."""
+        """Return the `count` classes with the lowest average precision, worst first. Skip those without photographs."""
         present = [result for result in self.classes if result.support]
         return sorted(present, key=lambda result: (result.ap, result.name))[:count]
 
     def scalars(self) -> dict[str, float]:
-        """The figures without classes, as MLflow takes them."""
+        """Return the metrics by name, without those of single classes, for MLflow."""
         return {field.name: float(getattr(self, field.name)) for field in fields(self) if field.name != "classes"}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as strict JSON can hold it: a number that isn't finite is None."""
+        """Return the evaluation for strict JSON. Numbers that aren't finite become None."""
         plain: dict[str, Any] = {"samples": self.samples}
         plain |= {name: _finite(value) for name, value in self.scalars().items() if name != "samples"}
         classes = [{**asdict(result), "ap": _finite(result.ap)} for result in self.classes]
@@ -78,9 +81,10 @@ class SetEvaluation:
 
 @dataclass(frozen=True)
 class SetPredictions:
-    """The answers of a model for each of N photographs.
+    """A multi-label model's predictions for N photographs and C classes.
 
-    `ids` int64[N]: rows of the shards' index. `labels` bool[N, C]: the true sets. `probabilities` float32[N, C].
+    `ids`: int64 [N], row numbers of the shards' index. `labels`: bool [N, C], the true classes. `probabilities`:
+    float32 [N, C] in [0, 1].
     """
 
     ids: npt.NDArray[np.int64]
@@ -94,28 +98,32 @@ def evaluate_sets(
     loss: float,
     thresholds: Sequence[float] | None = None,
 ) -> SetEvaluation:
-    """Return the metrics; without `thresholds` they are chosen on these very predictions, see `best_thresholds`."""
+    """Return the metrics of `predictions`.
+
+    `classes`: the names, by label. `loss`: the mean loss. `thresholds`: one per class, in [0, 1]. If it is None, they
+    are chosen on the same predictions: see `best_thresholds`.
+    """
     truth, scores = predictions.labels, predictions.probabilities
     cuts = best_thresholds(truth, scores) if thresholds is None else np.array(thresholds, np.float64)
-    said = scores >= cuts
+    predicted = scores >= cuts
     support = truth.sum(0)
-    hits, alarms, misses = (each.sum(0) for each in (truth & said, ~truth & said, truth & ~said))
-    precision, recall = ratio(hits, hits + alarms), ratio(hits, hits + misses)
-    f1 = ratio(2 * hits, 2 * hits + alarms + misses)
+    hits, false_alarms, misses = (each.sum(0) for each in (truth & predicted, ~truth & predicted, truth & ~predicted))
+    precision, recall = ratio(hits, hits + false_alarms), ratio(hits, hits + misses)
+    f1 = ratio(2 * hits, 2 * hits + false_alarms + misses)
     ap = np.full(len(classes), math.nan)
     for label in np.flatnonzero(support):
         ap[label] = average_precision(truth[:, label], scores[:, label])
-    there = support > 0
-    total = int((2 * hits + alarms + misses).sum())
+    present = support > 0
+    total = int((2 * hits + false_alarms + misses).sum())
     return SetEvaluation(
         samples=len(truth),
         loss=loss,
-        map=float(ap[there].mean()) if there.any() else math.nan,
+        map=float(ap[present].mean()) if present.any() else math.nan,
         micro_f1=float(2 * hits.sum() / total) if total else 0.0,
-        macro_f1=float(f1[there].mean()) if there.any() else math.nan,
-        subset_accuracy=float((truth == said).all(1).mean()),
-        hamming_loss=float((truth != said).mean()),
-        chance=float((support[there] / len(truth)).mean()) if there.any() else math.nan,
+        macro_f1=float(f1[present].mean()) if present.any() else math.nan,
+        subset_accuracy=float((truth == predicted).all(1).mean()),
+        hamming_loss=float((truth != predicted).mean()),
+        chance=float((support[present] / len(truth)).mean()) if present.any() else math.nan,
         classes=tuple(
             SetClassResult(
                 name,
@@ -132,23 +140,25 @@ def evaluate_sets(
 
 
 def average_precision(truth: Truth, scores: Scores) -> float:
-    """Return the average precision of one class, for `truth` bool[N] with a positive and `scores` float32[N].
+    """Return the average precision of one class, in [0, 1], as scikit-learn defines it.
 
-    It is the sum, over the distinct scores, of the precision at that threshold times the recall gained there.
+    It is the sum, over all distinct scores, of the precision at that threshold times the recall gained there. `truth`:
+    bool [N], with at least one True. `scores`: float32 [N].
     """
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each distinct score
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # the last position of each distinct score
     hits = np.cumsum(truth[order])[last]
     precision, recall = hits / (last + 1), hits / hits[-1]
-    lost = np.diff(recall[::-1], append=0.0)  # summed from the lowest score up, as scikit-learn does
-    return float(max(0.0, -np.sum(lost * precision[::-1])))
+    steps = np.diff(recall[::-1], append=0.0)  # from the lowest score up, so that rounding equals scikit-learn's
+    return float(max(0.0, -np.sum(steps * precision[::-1])))
 
 
 def best_thresholds(truth: Truth, scores: Scores) -> npt.NDArray[np.float64]:
-    """Return float64[C]: for each class the threshold of the greatest F1, 0.5 where no photograph has the class.
+    """Return for each class the threshold with the greatest F1, float64 [C] in [0, 1].
 
-    It lies half-way between two scores; of several with the same F1 it is the highest.
+    `truth`: bool [N, C]. `scores`: float32 [N, C]. A threshold lies half-way between two scores. If several have the
+    same F1, the highest is returned; if no photograph has the class, 0.5.
     """
     cuts = np.full(scores.shape[1], 0.5)
     for label in np.flatnonzero(truth.any(0)):
@@ -157,7 +167,7 @@ def best_thresholds(truth: Truth, scores: Scores) -> npt.NDArray[np.float64]:
         hits = np.cumsum(truth[order, label])
         f1 = 2 * hits / (np.arange(1, len(order) + 1) + hits[-1])
         below = np.append(sorted_scores[1:], 0.0)
-        f1[below == sorted_scores] = -1.0  # no threshold lies between equal scores
+        f1[below == sorted_scores] = -1.0  # no threshold can separate equal scores
         best = int(f1.argmax())
         cuts[label] = (sorted_scores[best] + below[best]) / 2
     return cuts

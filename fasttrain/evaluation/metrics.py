@@ -1,4 +1,4 @@
-"""Classification metrics: counted on the device batch by batch, worked out on the host once at the end."""
+"""Metrics for one class per photograph: counted on the device in each batch, computed on the host at the end."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 TOP_K = (1, 3, 5)
 Interval: TypeAlias = tuple[float, float]
-_NOT_FIGURES = ("classes", "confusion_matrix", "top1_interval")
-_CELLS = 1 << 20  # of a sparse matrix, that wait to be counted
+_NOT_SCALARS = ("classes", "confusion_matrix", "top1_interval")
+_MOST_PENDING = 1 << 20  # cells of a sparse matrix that are kept uncounted
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: precision, recall and F1 in [0, 1] (0 where undefined), `support` its samples in the split.
+    """The metrics of one class: precision, recall and F1 in [0, 1], or 0 if undefined.
 
-    `recall_interval`: 95 % (see `bootstrap`); None where it isn't known.
+    `support`: the number of photographs of the class in the split. `recall_interval`: the 95 % interval of the recall
+    (see `bootstrap`), or None if it wasn't computed.
     """
 
     name: str
@@ -47,14 +48,14 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did on a split. Shares are in [0, 1]; `loss` is NaN where none was given.
+    """The metrics of a model on a split. All but `samples` and `loss` are in [0, 1].
 
-    Macro averages are over the classes with samples in the split (support > 0): a class that cannot be
-    recalled says nothing about the model. Weighted averages weigh classes by support. `topK` with fewer than
-    K classes counts all of them, so it is 1. `confusion_matrix` is int64[C, C]: rows the true class, columns
-    the predicted one; sparse where there are over 1,000 classes (see `confusion.Confusion`). `ece` is the expected
-    calibration error at the model's temperature, and `uncalibrated_ece` at temperature 1. `top1_interval`: 95 % (see
-    `bootstrap`). Each is None where it isn't known.
+    `samples`: the number of photographs. `loss`: the mean loss, or NaN if there was no loss function. `topK`: the share
+    of photographs whose true class is among the K likeliest; it is 1 if there are at most K classes. Macro averages are
+    means over the classes that occur in the split. Weighted averages weight the classes by support. `confusion_matrix`:
+    counts, int64 [C, C], rows true and columns predicted; sparse for over 1,000 classes (see `confusion.Confusion`).
+    `ece`: the expected calibration error at the model's temperature. `uncalibrated_ece`: the same at temperature 1.
+    `top1_interval`: the 95 % interval of top1 (see `bootstrap`). The last three are None if they weren't computed.
     """
 
     samples: int
@@ -76,28 +77,34 @@ class Evaluation:
     top1_interval: Interval | None = None
 
     EACH_EPOCH: ClassVar = ("top1", "macro_f1")
-    """The figures that an epoch's record holds besides the loss."""
+    """The metrics in an epoch's record, besides the loss."""
 
     def worst(self, count: int = 5) -> list[ClassResult]:
-        """The `count` classes with samples of the lowest F1, ties by recall, then name; worst first."""
+        """Return the `count` classes with the lowest F1, worst first. Skip those without photographs.
+
+        Classes with the same F1 are sorted by recall, then by name.
+        """
         present = [result for result in self.classes if result.support]
         return sorted(present, key=lambda result: (result.f1, result.recall, result.name))[:count]
 
     def scalars(self) -> dict[str, float]:
-        """The figures without classes and matrix, as MLflow takes them."""
-        return {name: float(value) for name, value in self._figures().items()}
+        """Return the metrics by name, without those of single classes and the matrix, for MLflow."""
+        return {name: float(value) for name, value in self._scalars().items()}
 
-    def _figures(self) -> dict[str, float]:
+    def _scalars(self) -> dict[str, float]:
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in _NOT_FIGURES and getattr(self, field.name) is not None
+            if field.name not in _NOT_SCALARS and getattr(self, field.name) is not None
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values for strict JSON: a loss that isn't finite is None, the five worst classes are named."""
+        """Return the evaluation for strict JSON, with the names of the five worst classes.
+
+        A loss that isn't finite becomes None.
+        """
         return {
-            **self._figures(),
+            **self._scalars(),
             "loss": self.loss if math.isfinite(self.loss) else None,
             **({"top1_interval": list(self.top1_interval)} if self.top1_interval else {}),
             "classes": [_plain_class(result) for result in self.classes],
@@ -107,7 +114,10 @@ class Evaluation:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Evaluation:
-        """The inverse of `to_dict`. Raises KeyError or TypeError for a dict that is none of its."""
+        """Return the evaluation from which `to_dict` made `values`.
+
+        Raises KeyError or TypeError if `values` has another form.
+        """
         known = {
             field.name: values[field.name]
             for field in fields(Evaluation)
@@ -122,7 +132,7 @@ class Evaluation:
         known["confusion_matrix"] = confusion_from_plain(known["confusion_matrix"], len(known["classes"]))
         return Evaluation(**known)
 
-    # NumPy arrays have no plain truth value, which the generated method would ask for; NaN equals NaN here.
+    # The generated method would compare arrays with `==`, which fails. Here NaN also equals NaN.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Evaluation) and self.to_dict() == other.to_dict()
 
@@ -130,7 +140,10 @@ class Evaluation:
 
 
 class ClassificationMeter:
-    """Counts on `device` what `Evaluation` needs; `update` never waits for the device."""
+    """Counts predictions on `device`, and computes an `Evaluation` from the counts.
+
+    `num_classes`: the number of classes, C. `update` never makes the host wait for the device.
+    """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         import torch
@@ -147,18 +160,17 @@ class ClassificationMeter:
         self._samples_with_loss = 0
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor, loss_sum: torch.Tensor | None = None) -> torch.Tensor:
-        """Counts a batch: `logits` float[N, C], `labels` int64[N] in [0, C), both on the meter's device.
+        """Count a batch and return the predicted classes, int64 [n, min(5, C)], the likeliest first.
 
-        `loss_sum` float[]: the loss summed over the batch. Returns the predicted classes, int64[N, min(5,
-        C)], the likeliest first. Raises IndexError on the CPU for a label out of range (CUDA: a device-side
-        assert).
+        `logits`: float [n, C]. `labels`: int64 [n] in [0, C). Both are on the meter's device. `loss_sum`: a scalar
+        tensor, the loss summed over the batch. Raises IndexError for a label out of range on the CPU; on CUDA that is
+        a device-side assert.
         """
         import torch
 
         with torch.no_grad():
             ranked = logits.topk(min(TOP_K[-1], self.num_classes), dim=1).indices
-            # Not torch.bincount: on CUDA it reads its input's maximum back, a wait for the device in each
-            # batch.
+            # Not torch.bincount: on CUDA it reads the maximum of its input back, which makes the host wait.
             cells = labels * self.num_classes + ranked[:, 0]
             if self._dense:
                 self._matrix.index_add_(0, cells, torch.ones_like(cells))
@@ -174,10 +186,10 @@ class ClassificationMeter:
         return ranked
 
     def merge(self, ranks: Ranks) -> None:
-        """Adds what the other ranks counted, each of which calls this too: the same sums on all of them."""
+        """Add the counts of all ranks, so that all of them hold the same sums. Every rank must call this."""
         import torch
 
-        # Summed by rank, on the host: not even the last bit of the loss differs, on which they stop early.
+        # Sum on the host in the order of ranks. Early stopping depends on the loss, so not even a bit may differ.
         counts = torch.stack(ranks.gather(torch.cat([self._matrix, self._hits]).cpu())).sum(dim=0)
         self._matrix, self._hits = counts.to(self._matrix.device).split([len(self._matrix), len(self._hits)])
         if not self._dense:
@@ -189,15 +201,19 @@ class ClassificationMeter:
         self._samples, self._samples_with_loss = sum(samples), sum(samples_with_loss)
 
     def loss_and_accuracy(self) -> tuple[float, float]:
-        """Mean loss and top-1 so far; waits for the device once. NaN where there is nothing yet."""
+        """Return the mean loss and the top-1 accuracy so far, each NaN if there is none yet.
+
+        This waits for the device once.
+        """
         loss_sum, hits = float(self._loss_sum), int(self._hits[0])
         loss = loss_sum / self._samples_with_loss if self._samples_with_loss else math.nan
         return loss, hits / self._samples if self._samples else math.nan
 
     def compute(self, classes: Sequence[str] | None = None) -> Evaluation:
-        """The evaluation so far; `classes`: names in label order (default: their numbers).
+        """Return the evaluation of all batches so far.
 
-        Precision, recall and F1 equal scikit-learn's. Raises ValueError before the first sample.
+        `classes`: the names by label, by default their numbers. Precision, recall and F1 equal scikit-learn's. Raises
+        ValueError if there are no samples.
         """
         if not self._samples:
             raise ValueError("no samples to evaluate")
@@ -225,36 +241,40 @@ class ClassificationMeter:
         return sparse_confusion(cells.numpy(), counts.numpy(), self.num_classes)
 
     def _check_labels(self, labels: torch.Tensor) -> None:
-        # A dense matrix's index does it, on CUDA too; a sparse one would count such a label for another class.
+        # A dense matrix's index raises by itself, but a sparse one would count such a label for another class.
         if labels.device.type == "cpu" and ((labels < 0) | (labels >= self.num_classes)).any():
-            raise IndexError(f"a label beyond the {self.num_classes:,} classes")
+            raise IndexError(f"a label is out of range for {self.num_classes:,} classes")
 
 
 class _Cells:
-    """Cells of a sparse matrix, `known` int64[N] with `counts` int64[N] on the CPU, and those of the batches since."""
+    """The nonzero cells of a sparse matrix, and cells of recent batches that aren't counted yet.
 
-    def __init__(self, known: torch.Tensor, counts: torch.Tensor) -> None:
-        self.known, self.counts = known, counts
-        self._waiting: list[torch.Tensor] = []
-        self._length = 0
+    `cells`: int64 [N], on the CPU, the number of each counted cell. `counts`: int64 [N], on the CPU.
+    """
+
+    def __init__(self, cells: torch.Tensor, counts: torch.Tensor) -> None:
+        self.cells, self.counts = cells, counts
+        self._pending: list[torch.Tensor] = []
+        self._pending_length = 0
 
     def add(self, cells: torch.Tensor) -> None:
-        self._waiting.append(cells)
-        self._length += len(cells)
-        if self._length >= _CELLS:
+        """Add one to each of `cells`, int64 [n], which may repeat."""
+        self._pending.append(cells)
+        self._pending_length += len(cells)
+        if self._pending_length >= _MOST_PENDING:
             self.counted()
 
     def counted(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cells, counts), each cell once; waits for the device."""
+        """Count the pending cells, and return all cells, each once, and their counts. This waits for the device."""
         import torch
 
-        fresh = torch.cat([self.known[:0], *(each.cpu() for each in self._waiting)])
-        cells = torch.cat([self.known, fresh])
+        fresh = torch.cat([self.cells[:0], *(each.cpu() for each in self._pending)])
+        cells = torch.cat([self.cells, fresh])
         weights = torch.cat([self.counts, torch.ones_like(fresh)])
-        self.known, place = torch.unique(cells, return_inverse=True)
-        self.counts = torch.zeros_like(self.known).index_add_(0, place, weights)
-        self._waiting, self._length = [], 0
-        return self.known, self.counts
+        self.cells, place = torch.unique(cells, return_inverse=True)
+        self.counts = torch.zeros_like(self.cells).index_add_(0, place, weights)
+        self._pending, self._pending_length = [], 0
+        return self.cells, self.counts
 
 
 def _plain_class(result: ClassResult) -> dict[str, Any]:

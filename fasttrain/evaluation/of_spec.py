@@ -1,4 +1,4 @@
-"""Evaluation of a model by what its spec says of it: one class a photograph, or a set of classes."""
+"""Evaluate a model by its spec: with one class per photograph, or with sets of classes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def evaluate_split(
     ranks: Ranks | None = None,
     logits_seen: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
 ) -> tuple[AnyEvaluation, AnyPredictions]:
-    """Evaluate the model that `spec` describes: see `evaluate_model` and `evaluate_multi_label`.
+    """Evaluate the model that `spec` describes. Return the metrics and all predictions.
 
-    The temperature and the thresholds are the spec's. Where a multi-label model has no thresholds, they are chosen on
-    these photographs.
+    The other arguments are those of `evaluate_model` and `evaluate_multi_label`, one of which is called. The
+    temperature and the thresholds are taken from `spec`. If a multi-label model has no thresholds yet, they are chosen
+    on these photographs.
     """
     criterion = validation_criterion(multi_label=spec.multi_label)
     shared: Any = {"device": device, "preprocess": preprocess, "autocast": autocast, "criterion": criterion}
@@ -57,9 +58,9 @@ def evaluate_split(
 
 
 def with_certainty(evaluation: AnyEvaluation, predictions: AnyPredictions) -> AnyEvaluation:
-    """Return `evaluation`, to which the `predictions` belong, with calibration errors and intervals.
+    """Return `evaluation` with calibration errors and confidence intervals, computed from its `predictions`.
 
-    That of sets has neither, and stays as it is.
+    The evaluation of a multi-label model has neither, and is returned unchanged.
     """
     if isinstance(evaluation, SetEvaluation) or isinstance(predictions, SetPredictions):
         return evaluation

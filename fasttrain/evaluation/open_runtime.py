@@ -1,4 +1,4 @@
-"""Which library runs what `--checkpoint` names."""
+"""Choose the library that runs the model given as `--checkpoint`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def open_runtime(
     device: str = "auto",
     interpolation: Interpolation | None = None,
 ) -> Runtime:
-    """Return the runtime for `checkpoint`: torch's, or for an exported `.onnx` or `.xml` file that format's own.
+    """Open the model `checkpoint` and return its runtime.
 
-    The arguments are those of `load_trained`; an exported file takes no `model` and runs on the CPU. Torch is imported
-    for run folders and checkpoints only. Raises UserError where the model can't be opened.
+    Torch runs a run folder or a checkpoint; `model` and `interpolation` are as in `load_trained`, and `device` is
+    "auto", "cpu", "cuda" or another of torch's. ONNX Runtime or OpenVINO runs an exported `.onnx` or `.xml` file on the
+    CPU, without importing torch; then `model` must be None. Raises UserError if the model can't be opened.
     """
     if checkpoint.suffix.lower() not in EXPORTED:
         from fasttrain.evaluation.torch_runtime import TorchRuntime
@@ -35,7 +36,9 @@ def open_runtime(
     from fasttrain.evaluation.exported import open_exported
 
     if model is not None:
-        raise UserError(f"{checkpoint} is a complete model, and --model goes with a run folder; leave it out")
+        raise UserError(f"{checkpoint} is a complete model, and --model is for run folders; leave out --model")
     if device not in ("auto", "cpu"):
-        raise UserError(f"{checkpoint} runs on the CPU, not on device = '{device}'; leave it out, or give a run folder")
+        raise UserError(
+            f"{checkpoint} runs on the CPU, not on device = '{device}'; leave out --device, or give a run folder"
+        )
     return open_exported(checkpoint, interpolation)

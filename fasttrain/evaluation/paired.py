@@ -1,4 +1,4 @@
-"""Two runs on the same photographs: McNemar's exact test, and the difference of their top1 with its interval."""
+"""Compare two runs on the same photographs: McNemar's exact test, and the difference in top1 with its interval."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Paired:
-    """The accuracy of two runs on the `photographs` that both evaluated with the same label.
+    """The accuracy of two runs on the photographs that both evaluated with the same label.
 
-    first, second: how many photographs each of them evaluated. relabelled: photographs of both that have another label
-    in each, and don't count. only_first, only_second: what one of them alone got right. p: McNemar's exact, two-sided;
-    difference: top1 of the second less that of the first, with its 95 % bootstrap interval. Without photographs in
-    common top1, difference and interval mean nothing.
+    `photographs`: the number of these photographs. `first`, `second`: the number of photographs that each run
+    evaluated. `relabelled`: the number of common photographs with different labels, which aren't compared.
+    `only_first`, `only_second`: the number of photographs that only this run classified correctly. `top1`: the accuracy
+    of each run, in [0, 1]. `difference`: the second run's top1 minus the first's, in [-1, 1]. `interval`: its 95 %
+    bootstrap interval. `p`: the two-sided p-value of McNemar's exact test. If `photographs` is 0, the last four have no
+    meaning.
     """
 
     photographs: int
@@ -37,11 +39,11 @@ class Paired:
 
     @property
     def same(self) -> bool:
-        """Return whether both evaluated the same photographs with the same labels."""
+        """Return whether both runs evaluated the same photographs with the same labels."""
         return self.photographs == self.first == self.second
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; what means nothing is None."""
+        """Return the comparison for JSON. Values without meaning become None."""
         plain = {**asdict(self), "top1": list(self.top1), "interval": list(self.interval)}
         if not self.photographs:
             plain |= dict.fromkeys(("top1", "difference", "interval", "p"))
@@ -49,22 +51,26 @@ class Paired:
 
 
 def compare_pairs(first: StoredPredictions, second: StoredPredictions) -> Paired:
-    """Compare two runs on the photographs of their last evaluations, matched by their names in the shards."""
+    """Compare two runs on the photographs that both evaluated.
+
+    Photographs are matched by their keys in the shards. Those of the test split are compared, or those of the
+    validation split if there is no test split.
+    """
     first, second = first.final(), second.final()
-    _, left, right = np.intersect1d(first.keys, second.keys, return_indices=True)
-    one, other = first.part(left), second.part(right)
-    same = one.classes[one.labels] == other.classes[other.labels]
-    rights = [(each.top[:, 0] == each.labels)[same] for each in (one, other)]
-    count = int(same.sum())
-    only_first, only_second = int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum())
+    _, rows_in_first, rows_in_second = np.intersect1d(first.keys, second.keys, return_indices=True)
+    one, other = first.part(rows_in_first), second.part(rows_in_second)
+    same_label = one.classes[one.labels] == other.classes[other.labels]
+    correct = [(each.top[:, 0] == each.labels)[same_label] for each in (one, other)]
+    count = int(same_label.sum())
+    only_first, only_second = int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum())
     return Paired(
         photographs=count,
         first=len(first),
         second=len(second),
-        relabelled=int((~same).sum()),
+        relabelled=int((~same_label).sum()),
         only_first=only_first,
         only_second=only_second,
-        top1=(float(rights[0].mean()), float(rights[1].mean())) if count else (0.0, 0.0),
+        top1=(float(correct[0].mean()), float(correct[1].mean())) if count else (0.0, 0.0),
         difference=(only_second - only_first) / count if count else 0.0,
         interval=difference_interval(only_first, only_second, count) if count else (0.0, 0.0),
         p=mcnemar(only_first, only_second),
@@ -72,9 +78,10 @@ def compare_pairs(first: StoredPredictions, second: StoredPredictions) -> Paired
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test: how likely so uneven a split is if both are equally good.
+    """Return the two-sided p-value of McNemar's exact test (McNemar 1947), in [0, 1].
 
-    Only photographs count that one of the two alone got right; each is as likely either's (McNemar 1947).
+    It is the probability of a division at least as uneven as (`only_first`, `only_second`) if both runs are equally
+    good. These are the numbers of photographs that only one of the runs classified correctly.
     """
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
@@ -83,10 +90,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def difference_interval(only_first: int, only_second: int, photographs: int) -> Interval:
-    """Return the 95 % bootstrap interval of top1 of the second less top1 of the first.
+    """Return the 95 % bootstrap interval of the second run's top1 minus the first's, in [-1, 1].
 
-    Photographs are drawn with both answers, since the two runs err on much the same ones. Where they never differ, the
-    bounds are those at which that would be no surprise, as for a class without a mistake.
+    `only_first`, `only_second`: the numbers of photographs that only this run classified correctly. `photographs`: the
+    number of all photographs, at least 1. A replicate draws photographs with both answers, because the two runs make
+    many mistakes on the same ones. If the runs never differ, the bootstrap interval would be empty. The bounds are then
+    those of the exact interval of a share of 0, as in `accuracy_intervals`.
     """
     if not only_first + only_second:
         bound = float(1 - 0.025 ** (1 / photographs))

@@ -28,17 +28,18 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
-_Read = tuple[Path, "Future[NDArray[np.uint8]]"]
+_Decoding = tuple[Path, "Future[NDArray[np.uint8]]"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A photograph's likeliest classes, best first; `probabilities` are the softmax's, at the run's temperature.
+    """The likeliest classes of a photograph.
 
-    A multi-label model names the classes that reach their thresholds, with the probability of each; there may be none.
-    image: the photograph's file, None where it was given as bytes. unknown: whether the likeliest class is less
-    probable than the reject threshold; None where there is no threshold. explanation: the picture that `explain` asked
-    for. embedding: the features that the classifier saw, [features], where they were asked for.
+    `image`: the photograph's file, or None if it was given as bytes. `classes`: the names, the likeliest first. A
+    multi-label model names those that reach their thresholds, so there may be none. `probabilities`: in [0, 1], one per
+    class, at the model's temperature. `unknown`: True if the greatest probability is below the reject threshold; None
+    if there is no threshold. `explanation`: the file of the picture made by `explain`, if requested. `embedding`: the
+    input of the classifier, float32 [features], if requested.
     """
 
     image: Path | None
@@ -55,6 +56,7 @@ class Prediction:
         return UNKNOWN if self.unknown else self.classes[0]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the prediction for JSON, without the embedding."""
         top = [
             {"class": name, "probability": probability}
             for name, probability in zip(self.classes, self.probabilities, strict=True)
@@ -79,30 +81,31 @@ def predict(
     reject: float | None = None,
     explain: str | Path | None = None,
 ) -> list[Prediction]:
-    """The `top_k` classes of each of `images`: files, folders or globs, in any format that `convert` takes.
+    """Return the likeliest classes of photographs, in the order of `images`.
 
-    checkpoint: a run folder, its `model.safetensors`, a checkpoint, or an exported `.onnx` or `.xml` file, which
-    runs on the CPU and needs no torch.
+    `checkpoint`: a run folder, its `model.safetensors`, a checkpoint, or an exported `.onnx` or `.xml` file. An
+    exported file runs on the CPU and needs no torch. `images`: files, folders or glob patterns, with photographs in any
+    format that `convert` accepts. They are cropped and resized as in validation. `model`: a model or the name of a
+    function that makes it, if the run's files can't: see `load_trained`.
 
-    A multi-label model names every class that reaches its threshold, and `top_k` means nothing to it.
+    `top_k`: the number of classes per photograph. A multi-label model ignores it and names every class that reaches its
+    threshold. `tta`: "flip" averages the logits of each photograph and its mirror image; "none" doesn't.
+    `interpolation`: the resizing filter, "bilinear" or "bicubic", by default the one that the model was trained with.
+    `workers`: the number of decoding threads, by default one per core.
 
-    Each is seen as in validation; `tta` "flip" averages the logits of it and its mirror image. interpolation:
-    "bilinear" or "bicubic", by default what the model was trained with. `workers` threads decode (default: one a core).
-    Raises UserError for a file that is absent or can't be decoded; `Predictor.stream` goes on after such a file, and
-    holds no more than a batch.
+    `reject`: answer "unknown" if the greatest probability is below this number in [0, 1]. The default is the
+    `reject_threshold` in `model.json`, which `choose_rejection` stores; 0 never answers "unknown".
 
-    model: what makes the model, where the run's files can't: see `load_trained`.
+    `explain`: a folder to which a picture of each photograph is written: the model's input and, to its right, the
+    class-activation map of the likeliest class. This needs the extra `explain`, a run folder and a convolutional model.
 
-    reject: the probability of the likeliest class below which the answer is "unknown", by default the
-    `reject_threshold` in `model.json`, which `choose_rejection` stores; 0 answers always.
-
-    explain: a folder for a picture of each photograph: how the model saw it and, to its right, the class-activation map
-    of the likeliest class. It needs the extra `explain`, a run folder and a convolutional model.
+    Raises UserError for a file that is missing or can't be decoded. `Predictor.stream` skips such files, and keeps only
+    one batch in memory.
     """
 
-    def refuse(what: Refused) -> None:
-        if what.broken:
-            raise UserError(f"{what}; {'check the path' if what.missing else 'give photographs that open'}")
+    def refuse(refused: Refused) -> None:
+        if refused.broken:
+            raise UserError(f"{refused}; {'check the path' if refused.missing else 'give photographs that open'}")
 
     images = [images] if isinstance(images, (str, Path)) else images
     predictor = Predictor(
@@ -121,10 +124,10 @@ def predict(
 
 
 class Predictor:
-    """A trained model that photographs are shown to. Torch runs a run folder, and an exported file needs no torch.
+    """A trained model that classifies photographs. Torch runs a run folder; an exported file needs no torch.
 
-    A service calls `read` for each photograph, in threads, `probabilities` for a batch of them and `prediction` for
-    each row. `stream` does all three for files.
+    For files, use `stream`. A service uses its three steps: `read` for each photograph, in threads, `probabilities` for
+    a batch of photographs, and `prediction` for each row.
     """
 
     def __init__(
@@ -142,9 +145,10 @@ class Predictor:
         explain: str | Path | None = None,
         with_embeddings: bool = False,
     ) -> None:
-        """Open the model. The arguments are those of `predict`; with_embeddings: `stream` gives each one's embedding.
+        """Open the model. The arguments are those of `predict`.
 
-        Raises UserError where there is no such model or device.
+        `with_embeddings`: whether predictions of `stream` have an `embedding`. Raises UserError if the model or the
+        device isn't available, or if an argument is out of range.
         """
         if tta not in ("none", "flip"):
             raise UserError(f"tta = '{tta}' is not one of none, flip")
@@ -152,7 +156,7 @@ class Predictor:
         self.spec = self._runtime.spec
         self.classes = self.spec.classes
         if reject is not None and self.spec.multi_label:
-            raise UserError("reject: a model of sets has a threshold for each class in model.json; leave it out")
+            raise UserError("reject: a multi-label model has a threshold for each class in model.json; leave it out")
         if not 0 <= (reject or 0) <= 1:
             raise UserError(f"reject = {reject:g}: give a probability in [0, 1], such as 0.9")
         self.reject_threshold = self.spec.reject_threshold if reject is None else reject
@@ -163,20 +167,24 @@ class Predictor:
         self._explained = 0
         self._with_embeddings = with_embeddings
         if with_embeddings and tta != "none":
-            raise UserError("--embeddings are of one view of each photograph; leave out --tta")
+            raise UserError("--embeddings can't be combined with --tta; leave one of them out")
         self._threads = max(usable_cores() if workers is None else workers, 1)
 
     def read(self, photograph: str | Path | bytes) -> NDArray[np.uint8]:
-        """Return a photograph, a path or the bytes of a file, as the model sees it: uint8 [size, size, 3].
+        """Decode a photograph, given as a path or as the bytes of a file, into the model's input size.
 
-        Threads may call it at the same time. Raises Unreadable.
+        Returns uint8 [size, size, 3]. Several threads may call this at the same time. Raises Unreadable if the
+        photograph can't be decoded.
         """
         if isinstance(photograph, bytes):
             return decode_photograph(photograph, self._crop)
         return read_photograph(user_path(photograph), self._crop)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the calibrated probabilities, [n, classes], of photographs that `read` gave, [n, size, size, 3]."""
+        """Return the calibrated probabilities, float64 [n, classes] in [0, 1].
+
+        `pixels`: uint8 [n, size, size, 3], n results of `read`.
+        """
         logits = self._runtime.logits(pixels)
         if self._tta == "flip":
             logits += self._runtime.logits(np.ascontiguousarray(pixels[:, :, ::-1]))
@@ -184,29 +192,32 @@ class Predictor:
         return self._calibrated(logits)
 
     def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Return the features that the classifier sees, [n, features], and the calibrated probabilities, [n, classes].
+        """Return embeddings, float32 [n, features], and calibrated probabilities, float64 [n, classes].
 
+        `pixels`: uint8 [n, size, size, 3], n results of `read`. An embedding is the input of the model's classifier.
         Raises UserError for an exported file, and for a model without timm's `get_classifier`.
         """
         embeddings, logits = self._runtime.embeddings(pixels)
         return embeddings, self._calibrated(logits)
 
     def _calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        wide = logits.astype(np.float64)
+        """Return the sigmoid of multi-label logits, or else their softmax at the model's temperature."""
+        precise = logits.astype(np.float64)
         if self.spec.multi_label:
-            reached: NDArray[np.float64] = np.exp(-np.logaddexp(0, -wide))
-            return reached
-        scaled = wide / self.spec.temperature
-        shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        likely: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
-        return likely
+            sigmoid: NDArray[np.float64] = np.exp(-np.logaddexp(0, -precise))
+            return sigmoid
+        scaled = precise / self.spec.temperature
+        exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        softmax: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return softmax
 
     def prediction(
         self, probabilities: NDArray[np.float64], image: Path | None = None, *, top_k: int | None = None
     ) -> Prediction:
-        """Return the answer to one photograph, of which `probabilities` is the row, [classes].
+        """Return the prediction for one photograph.
 
-        top_k: the number of classes, in place of the predictor's own.
+        `probabilities`: float64 [classes], a row of `self.probabilities`. `image`: the photograph's file. `top_k`: the
+        number of classes, by default the predictor's.
         """
         order = np.argsort(-probabilities, kind="stable")
         if self.spec.multi_label:
@@ -220,11 +231,12 @@ class Predictor:
     def stream(
         self, images: Iterable[str | Path], refused: Callable[[Refused], None] | None = None
     ) -> Iterator[Prediction]:
-        """Predictions of files, folders and globs in their order, a batch at a time; the next one is decoded meanwhile.
+        """Yield the predictions for files, folders and glob patterns, in their order.
 
-        `refused` hears of each file that gives none.
+        Photographs of the next batch are decoded while the model works. `refused` is called for each path without a
+        prediction.
         """
-        refused = refused or (lambda what: None)
+        refused = refused or (lambda path: None)
         paths: list[Path] = []
         pixels: list[NDArray[np.uint8]] = []
         for path, decoded in self._decoded(images, refused):
@@ -240,8 +252,9 @@ class Predictor:
         if paths:
             yield from self._predict(paths, np.stack(pixels))
 
-    def _decoded(self, images: Iterable[str | Path], refused: Callable[[Refused], None]) -> Iterator[_Read]:
-        waiting: deque[_Read] = deque()
+    def _decoded(self, images: Iterable[str | Path], refused: Callable[[Refused], None]) -> Iterator[_Decoding]:
+        """Yield each photograph's path and pixels, in order, while a batch of further ones is being decoded."""
+        waiting: deque[_Decoding] = deque()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="fasttrain-decode") as pool:
             try:
                 for found in find_photographs(images):
@@ -268,17 +281,17 @@ class Predictor:
             yield replace(self.prediction(row, path), explanation=picture, embedding=embedding)
 
     def maps(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the class-activation maps, [n, size, size] in [0, 1], of a class of each photograph, int64 [n].
+        """Return a class-activation map for each photograph, float32 [n, size, size] in [0, 1].
 
-        Raises UserError where there are none: for an exported file, a model that isn't convolutional, or without the
-        extra `explain`.
+        `pixels`: uint8 [n, size, size, 3], n results of `read`. `labels`: int64 [n], the class to explain for each.
+        Raises UserError for an exported file, for a model that isn't convolutional, or without the extra `explain`.
         """
         return self._runtime.maps(pixels, labels)
 
     def _write_maps(
         self, paths: list[Path], pixels: NDArray[np.uint8], probabilities: NDArray[np.float64]
     ) -> list[Path | None]:
-        """Write the pictures that `explain` asks for; they are numbered, as photographs may share a name."""
+        """Write each photograph beside its map. Files are numbered, because photographs may share a name."""
         from PIL import Image
 
         from fasttrain.evaluation.explain import overlay

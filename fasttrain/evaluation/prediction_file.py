@@ -1,4 +1,4 @@
-"""`predictions.npz`: what a run said about each photograph that it didn't train on."""
+"""Read and write `predictions.npz`: a run's predictions for the photographs that it wasn't trained on."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
 OUT_OF_FOLD = "out_of_fold.npz"
-"""The predictions of all folds, in their folder; a run's own are in `predictions.npz`."""
+"""The file with the predictions of all folds, in the folds' folder. A run's own file is `predictions.npz`."""
 
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """Predictions of N photographs, each by a model that wasn't trained on it; K = min(5, C).
+    """Predictions for N photographs, each by a model that wasn't trained on it: the K = min(5, C) likeliest classes.
 
-    classes: U [C], names in label order. keys: S [N], the photographs' names in the shards. splits: uint8 [N], 1 val, 2
-    test. labels: int32 [N], the classes that they were given. top: int32 [N, K], predicted classes, the likeliest
-    first. probabilities: float32 [N, K], theirs, and of_label: float32 [N], that of the given class; both at
-    temperature 1.
+    `classes`: str [C], the names, by label. `keys`: bytes [N], the photographs' keys in the shards. `splits`: uint8
+    [N], 1 for val and 2 for test. `labels`: int32 [N], the photographs' labels. `top`: int32 [N, K], predicted classes,
+    the likeliest first. `probabilities`: float32 [N, K], their probabilities. `of_label`: float32 [N], the probability
+    of the photograph's label. Probabilities are at temperature 1.
     """
 
     classes: npt.NDArray[np.str_]
@@ -48,17 +48,20 @@ class StoredPredictions:
         return len(self.keys)
 
     def part(self, rows: npt.NDArray[np.int64]) -> StoredPredictions:
-        """Return the predictions in these rows."""
+        """Return the predictions at the positions `rows`, int64 [n]."""
         columns = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "classes"}
         return StoredPredictions(self.classes, **columns)
 
     def final(self) -> StoredPredictions:
-        """Return those of the test split; of the validation split where there is no test split."""
+        """Return the predictions for the test split, or for the validation split if there is no test split."""
         return self.part(np.flatnonzero(self.splits == self.splits.max())) if len(self) else self
 
 
 def stored(parts: Sequence[tuple[str, Predictions]], shards: ShardSet) -> StoredPredictions:
-    """Return the predictions of several splits of `shards`, each with the split's name."""
+    """Return the predictions for several splits of `shards` in the form that is stored.
+
+    `parts`: the name of each split and its predictions.
+    """
     made = [each for _, each in parts]
     uncalibrated = [each.probabilities if each.uncalibrated is None else each.uncalibrated for each in made]
     return StoredPredictions(
@@ -73,53 +76,54 @@ def stored(parts: Sequence[tuple[str, Predictions]], shards: ShardSet) -> Stored
 
 
 def joined(parts: Sequence[StoredPredictions]) -> StoredPredictions:
-    """Return the predictions of several runs with the same classes, one after the other."""
+    """Concatenate the predictions of several runs with the same classes."""
     names = [field.name for field in fields(StoredPredictions) if field.name != "classes"]
     columns = {name: np.concatenate([getattr(each, name) for each in parts]) for name in names}
     return StoredPredictions(parts[0].classes, **columns)
 
 
 def write_predictions(path: Path, predictions: StoredPredictions) -> None:
-    """Write the file, whole or not at all; the same predictions give the same bytes. Raises OSError."""
+    """Write the file atomically. Equal predictions give equal bytes. Raises OSError if it can't be written."""
     file = io.BytesIO()
     np.savez(file, **{field.name: getattr(predictions, field.name) for field in fields(predictions)})
     atomic_write_bytes(path, file.getvalue())
 
 
 def read_predictions(path: Path) -> StoredPredictions:
-    """Read the file. Raises UserError where it is absent or damaged."""
+    """Read the file. Raises UserError if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as found:
             columns = {field.name: found[field.name] for field in fields(StoredPredictions)}
         predictions = StoredPredictions(**columns)
         _require_consistent(predictions)
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; {_why_absent(path)}") from None
+        raise UserError(f"{path}: no such file; {_why_missing(path)}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; evaluate again") from error
     except (ValueError, KeyError, TypeError, IndexError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path}: not predictions of fasttrain's ({error}); train again") from error
+        raise UserError(f"{path}: this isn't a file of fasttrain's predictions ({error}); train again") from error
     return predictions
 
 
-def _why_absent(path: Path) -> str:
+def _why_missing(path: Path) -> str:
     try:
-        sets = bool(json.loads(read_text(path.with_name("model.json"))).get("multi_label"))
+        multi_label = bool(json.loads(read_text(path.with_name("model.json"))).get("multi_label"))
     except (OSError, ValueError, AttributeError):
-        sets = False
-    if sets:
-        return "its run has sets of classes, and predictions are kept where a photograph has one class"
-    return "the run hasn't ended, or is one of an older fasttrain"
+        multi_label = False
+    if multi_label:
+        return "multi-label runs don't store their predictions; give a run with one class per photograph"
+    return "the run hasn't finished, or an older fasttrain made it; finish it or train again"
 
 
 def _require_consistent(predictions: StoredPredictions) -> None:
+    """Raise ValueError if the arrays don't have the shapes and values that `StoredPredictions` describes."""
     count, classes = len(predictions.keys), len(predictions.classes)
     for name in ("splits", "labels", "of_label"):
         if getattr(predictions, name).shape != (count,):
-            raise ValueError(f"{name} has another length than keys")
+            raise ValueError(f"{name} and keys differ in length")
     shape = predictions.top.shape
     if len(shape) != 2 or shape != predictions.probabilities.shape or shape[0] != count or not shape[1]:
-        raise ValueError("top and probabilities don't fit")
+        raise ValueError("top and probabilities differ in shape")
     for labels in (predictions.labels, predictions.top):
         if labels.dtype.kind != "i" or (count and not 0 <= labels.min() <= labels.max() < classes):
-            raise ValueError("a label is none of the classes")
+            raise ValueError("a label is out of range")

@@ -1,4 +1,4 @@
-"""Predictions as a table, JSON lines, JSON or CSV, each written as it comes."""
+"""Print predictions as a table, JSON lines, JSON or CSV. Each is written as soon as it is made."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from fasttrain.text import nearest
 if TYPE_CHECKING:
     from fasttrain.evaluation.predict import Prediction
 
-_WORTH_NAMING = 0.0005  # what is less reads 0.0 %
-_LOOKED_AT = 64  # predictions from which the table's columns get their widths
+_LEAST_SHOWN = 0.0005  # smaller probabilities would be shown as 0.0 %
+_MEASURED = 64  # the number of predictions that decide the widths of the table's columns
 
 
 def print_predictions(predictions: Iterable[Prediction], format: str, out: TextIO, *, width: int | None) -> int:
-    """Writes `predictions` to `out` in one of FORMATS as they come; how many there were.
+    """Write `predictions` to `out` one by one, and return their number.
 
-    `width`: a terminal's, in which long paths lose their beginnings; None shortens nothing.
+    `format`: one of FORMATS. `width`: the terminal's width in characters, to which the table's lines are shortened;
+    None shortens nothing.
     """
     count = 0
 
@@ -40,7 +41,7 @@ def print_predictions(predictions: Iterable[Prediction], format: str, out: TextI
 
 
 def check_format(format: str) -> str:
-    """`format`; UserError where it is none of FORMATS."""
+    """Return `format` if it is one of FORMATS. Raises UserError otherwise."""
     if format not in FORMATS:
         raise UserError(f"--format {format} is not one of {', '.join(FORMATS)}{nearest(format, list(FORMATS))}")
     return format
@@ -83,7 +84,8 @@ def _csv(predictions: Iterable[Prediction], out: TextIO) -> None:
 
 
 def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) -> None:
-    head = list(islice(predictions, _LOOKED_AT))
+    """Write a table whose column widths fit the first predictions."""
+    head = list(islice(predictions, _MEASURED))
     if not head:
         return
     names = max(len("photograph"), *(len(str(each.image)) for each in head))
@@ -99,7 +101,7 @@ def _table(predictions: Iterator[Prediction], out: TextIO, width: int | None) ->
         path = _fitting(str(each.image), width, names)
         first = 0 if each.unknown else 1
         rest = zip(each.classes[first:], each.probabilities[first:], strict=True)
-        others = ", ".join(f"{name} {probability:.1%}" for name, probability in rest if probability >= _WORTH_NAMING)
+        others = ", ".join(f"{name} {probability:.1%}" for name, probability in rest if probability >= _LEAST_SHOWN)
         line = f"{path:<{names}}  {each.answer:<{classes}}  {each.probabilities[0]:>6.1%}  {others}".rstrip()
         if width is not None and len(line) > width:
             line = line[: width - 1] + "…"
@@ -110,13 +112,13 @@ def _table_of_sets(predictions: Iterable[Prediction], out: TextIO, width: int | 
     out.write(f"{'photograph':<{names}}  classes\n")
     for each in predictions:
         pairs = zip(each.classes, each.probabilities, strict=True)
-        said = ", ".join(f"{name} {probability:.1%}" for name, probability in pairs) or "none"
-        line = f"{_fitting(str(each.image), width, names):<{names}}  {said}"
+        classes = ", ".join(f"{name} {probability:.1%}" for name, probability in pairs) or "none"
+        line = f"{_fitting(str(each.image), width, names):<{names}}  {classes}"
         out.write((line if width is None or len(line) <= width else line[: width - 1] + "…") + "\n")
 
 
 def _fitting(path: str, width: int | None, names: int) -> str:
-    """Return the path without its beginning where it is too long for the terminal."""
+    """Return the last `names` characters of `path`, or all of it if no `width` is given."""
     return "…" + path[1 - names :] if width is not None and len(path) > names else path
 
 

@@ -1,4 +1,4 @@
-"""The reject threshold: the probability below which a model's answer is "unknown"."""
+"""Choose the reject threshold: the probability below which a model answers "unknown"."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from fasttrain.evaluation.predict import Predictor
 
 @dataclass(frozen=True)
 class Rejection:
-    """A reject threshold and what it gives on the photographs that it was chosen on.
+    """A reject threshold, and its effect on the photographs on which it was chosen.
 
-    answered, right: how many of the `photographs` reach the threshold, and how many of those answers are right.
+    `threshold`: in [0, 1]. `photographs`: their number. `answered`: the number with a probability of at least the
+    threshold. `right`: the number of correct answers among these.
     """
 
     threshold: float
@@ -33,12 +34,12 @@ class Rejection:
 
     @property
     def precision(self) -> float:
-        """The share of the answers that are right."""
+        """The share of the answers that are right, in [0, 1]."""
         return self.right / self.answered
 
     @property
     def coverage(self) -> float:
-        """The share of the photographs that are answered."""
+        """The share of the photographs that are answered, in [0, 1]."""
         return self.answered / self.photographs
 
     def __str__(self) -> str:
@@ -51,34 +52,39 @@ class Rejection:
 
 
 def best_rejection(confidence: NDArray[np.float64], right: NDArray[np.bool_], precision: float) -> Rejection | None:
-    """Return the threshold that answers most photographs with at least `precision`; None where there is none.
+    """Return the threshold that answers the most photographs with at least `precision`, or None if there is none.
 
-    confidence: [n], the probability of the likeliest class. right: [n], whether that is the photograph's class. The
-    threshold lies between two confidences, so that the last digits of another runtime don't matter.
+    `confidence`: float64 [n] in [0, 1], the probability of the likeliest class. `right`: bool [n], whether that is the
+    true class. `precision`: in (0, 1]. The threshold lies half-way between two confidences, so that another runtime's
+    rounding doesn't change an answer.
     """
     order = np.argsort(-confidence, kind="stable")
-    sure, hits = confidence[order], np.cumsum(right[order])
-    answered = np.arange(1, len(sure) + 1)
-    below = np.append(sure[1:], 0.0)
-    fits = np.flatnonzero((hits >= precision * answered) & (below < sure))  # no threshold lies between equal ones
+    descending, hits = confidence[order], np.cumsum(right[order])
+    answered = np.arange(1, len(descending) + 1)
+    below = np.append(descending[1:], 0.0)
+    # No threshold can separate equal confidences.
+    fits = np.flatnonzero((hits >= precision * answered) & (below < descending))
     if not len(fits):
         return None
     last = fits[-1]
-    return Rejection(float((sure[last] + below[last]) / 2), len(sure), int(answered[last]), int(hits[last]))
+    threshold = float((descending[last] + below[last]) / 2)
+    return Rejection(threshold, len(descending), int(answered[last]), int(hits[last]))
 
 
 def choose_rejection(
     predictor: Predictor, checkpoint: str | Path, precision: float, data: str | Path | None = None
 ) -> Rejection:
-    """Choose the reject threshold for a target `precision` on the validation split, and store it in `model.json`.
+    """Choose the reject threshold for a precision on the validation split, and store it in the run's `model.json`.
 
-    `predictor` is the model of `checkpoint`, a run folder or its `model.safetensors`; it uses the threshold from then
-    on. data: by default what the run was trained on. Raises UserError where no threshold reaches the precision.
+    `predictor`: the model of `checkpoint`; it uses the new threshold from then on. `checkpoint`: a run folder or its
+    `model.safetensors`. `precision`: the share of answers that must be right, in (0, 1]. `data`: shards or a folder of
+    photographs, by default the data that the run was trained on. Raises UserError if no threshold reaches the
+    precision, or if there is no such data.
     """
     if not 0 < precision <= 1:
         raise UserError(f"--precision {precision:g}: give a share above 0 and up to 1, such as 0.98")
     if predictor.spec.multi_label:
-        raise UserError("--precision: a model of sets has a threshold for each class in model.json; leave it out")
+        raise UserError("--precision: a multi-label model has a threshold for each class in model.json; leave it out")
     weights = weights_file(user_path(checkpoint))
     if weights.name != WEIGHTS:
         raise UserError(f"{weights}: --precision is for a run's final weights; give its run folder, then export it")
@@ -88,8 +94,8 @@ def choose_rejection(
     if found is None:
         most = (np.cumsum(right[np.argsort(-confidence)]) / np.arange(1, len(right) + 1)).max()
         raise UserError(
-            f"--precision {precision:g}: no threshold reaches it on {len(right):,} validation photographs; the most is "
-            f"{most:.1%}"
+            f"--precision {precision:g}: no threshold reaches it on {len(right):,} validation photographs, the most is "
+            f"{most:.1%}; give less"
         )
     try:
         run.write_reject_threshold(found.threshold)
@@ -100,15 +106,19 @@ def choose_rejection(
 
 
 def _data_of(run: RunFolder) -> str:
+    """Return the data that the run was trained on. Raises UserError if its validation split can't be used."""
     settings = read_toml(run.config) if run.config.is_file() else {}
     if "data" not in settings:
-        raise UserError(f"{run.config}: doesn't say what the run was trained on; give --data shards")
+        raise UserError(f"{run.config}: the setting `data` is missing; give the run's data as --data")
     if settings.get("refit") or settings.get("fold"):
-        raise UserError(f"{run.path}: the run was trained on its validation split too; give --data others, or --reject")
+        raise UserError(
+            f"{run.path}: the run was also trained on its validation split; give other data as --data, or --reject"
+        )
     return str(settings["data"])
 
 
 def _on_validation(predictor: Predictor, data: str | Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the confidence of each validation photograph, float64 [n], and whether its answer is right, bool [n]."""
     from fasttrain.data.splits import split_ids
     from fasttrain.evaluation.splits import batches, model_labels, require_same_kind
     from fasttrain.shards.convert import ensure_shards

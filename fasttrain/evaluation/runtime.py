@@ -1,4 +1,4 @@
-"""A trained model as a function of pixels, whichever library runs it."""
+"""The interface of a trained model that is ready to run, independent of the library that runs it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from fasttrain.model.spec import ModelSpec
 
 
 class Runtime(ABC):
-    """A trained model, ready to run. `spec` describes what it sees and says."""
+    """A trained model that is ready to run. `spec` describes its input and its classes.
+
+    In all methods `pixels` is uint8 [n, size, size, 3]: n photographs, cropped and resized as `spec.geometry` says.
+    """
 
     spec: ModelSpec
 
     @abstractmethod
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits, [n, classes], of photographs as the spec's geometry shows them, [n, size, size, 3]."""
+        """Return the logits of the photographs, float32 [n, classes]."""
 
     def maps(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return class-activation maps, [n, size, size] in [0, 1]; `labels`: the class to explain for each photograph.
+        """Return a class-activation map for each photograph, float32 [n, size, size] in [0, 1].
 
-        Raises UserError where the runtime has no gradients, or the model no such maps.
+        `labels`: int64 [n], the class to explain for each. Raises UserError if the runtime has no gradients, or the
+        model isn't convolutional.
         """
-        raise UserError("--explain: an exported file has no gradients; give --checkpoint the run folder")
+        raise UserError("--explain: an exported file has no gradients; give the run folder as --checkpoint")
 
     def embeddings(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the features that the classifier sees, [n, features], and the logits, [n, classes].
+        """Return the input of the classifier, float32 [n, features], and the logits, float32 [n, classes].
 
-        Raises UserError where the runtime can't look inside the model.
+        Raises UserError if the runtime has no access to the layers of the model.
         """
-        raise UserError("embeddings: an exported file gives logits alone; give --checkpoint the run folder")
+        raise UserError("embeddings: an exported file has no output for them; give the run folder as --checkpoint")

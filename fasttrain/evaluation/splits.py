@@ -1,4 +1,4 @@
-"""The photographs that a model is evaluated on: which split, which of the model's classes, in which batches."""
+"""Choose the photographs that a model is evaluated on, match their classes with the model's, and load them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _IN_ORDER: dict[str, Any] = {"shuffle": False, "hflip": 0, "with_ids": True, "ra
 
 
 def default_split(data: str | Path) -> str:
-    """Return the split to evaluate where the user names none.
+    """Return the split to evaluate if the user names none: "val" or "all".
 
-    A folder of class folders is evaluated whole: "all". Shards, and photographs in `train/`, `val/` and `test/` or with
-    Food-101's `meta/`, have splits of their own: "val".
+    It is "val" for data with splits: shards, photographs in `train/`, `val/` and `test/`, and Food-101 with its
+    `meta/`. It is "all" for a folder of class folders.
     """
     if is_url(data):
         return "val"
@@ -38,43 +38,51 @@ def default_split(data: str | Path) -> str:
 
 
 def model_labels(classes: Sequence[str], known: Sequence[str], data: str | Path) -> NDArray[np.int64]:
-    """Return int64 [len(classes)]: the position in `known`, the model's classes, of each of the data's `classes`.
+    """Return the model's label of each of the data's classes, int64 [len(classes)].
 
-    The data may lack some of the model's classes, and have them in another order. Raises UserError for a class that the
+    `classes`: the names of the data's classes. `known`: the names of the model's. `data`: the data's location, for the
+    message. The data may have fewer classes than the model, in another order. Raises UserError for a class that the
     model doesn't know.
     """
     require_known(classes, known, data)
-    position = {name: number for number, name in enumerate(known)}
-    return np.array([position[name] for name in classes], dtype=np.int64)
+    label_of = {name: label for label, name in enumerate(known)}
+    return np.array([label_of[name] for name in classes], dtype=np.int64)
 
 
 def as_model(labels: torch.Tensor, position: NDArray[np.int64], spec: ModelSpec) -> torch.Tensor:
-    """Return the data's labels as the model's; `position` is that of `model_labels`."""
+    """Return labels of the data as labels of the model: int64 [n], or float32 [n, classes] for sets of classes.
+
+    `labels`: int64 [n] or float32 [n, the data's classes]. `position`: int64, the result of `model_labels`.
+    """
     import torch
 
-    where = torch.from_numpy(position)
+    model_label = torch.from_numpy(position)
     if labels.ndim == 1:
-        return where[labels]
-    return labels.new_zeros((len(labels), len(spec.classes))).index_copy_(1, where, labels)
+        return model_label[labels]
+    return labels.new_zeros((len(labels), len(spec.classes))).index_copy_(1, model_label, labels)
 
 
 def require_same_kind(data_is_multi_label: bool, model_is_multi_label: bool, data: str | Path) -> None:
-    """Raise UserError where photographs have one class and the model says sets, or the other way round."""
+    """Raise UserError if only the data or only the model is multi-label."""
     if data_is_multi_label and not model_is_multi_label:
-        raise UserError(f"{data} has sets of classes, and the model says one class a photograph; give --data others")
+        raise UserError(
+            f"{data} has sets of classes, but the model predicts one class per photograph; give other data as --data"
+        )
     if model_is_multi_label and not data_is_multi_label:
-        raise UserError(f"{data} has one class a photograph, and the model says sets; convert it with --multi-label")
+        raise UserError(
+            f"{data} has one class per photograph, but the model predicts sets of classes; "
+            "convert it with --multi-label"
+        )
 
 
 def batches(
     shards: ShardSet, ids: NDArray[np.int64], crop: PlannedCrop | int, **options: Any
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Yield `(images, labels, ids)` of `ids`, int64 [n], with `Loader`'s other `options`.
+    """Yield `(images, labels, ids)` for the photographs `ids`, without shuffling, as `fasttrain.Loader` does.
 
-    crop: how they are seen, or the size of the usual centre crop.
-
-    All of them come to this process, also under `torch.distributed`. Each split goes through a loader of its own, as
-    FFCV's files hold one split each.
+    `ids`: int64 [n], row numbers of the shards' index. `crop`: the crop, or the size of a centre crop in pixels.
+    `options`: other arguments of `Loader`. This process gets all photographs, even under `torch.distributed`. Those of
+    different splits come one split after the other, because FFCV's files hold one split each.
     """
     from fasttrain.data.crops import as_crop
     from fasttrain.data.loader import Loader

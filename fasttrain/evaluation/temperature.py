@@ -1,6 +1,6 @@
-"""Temperature scaling: the one number that logits are divided by, so that probabilities are as sure as they are right.
+"""Temperature scaling: dividing the logits by one number, the temperature, makes a model calibrated.
 
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+The method is that of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from fasttrain.ranks import Ranks
 
 LEAST, GREATEST = 0.05, 20.0
-_MOST_LOGITS = 1 << 22  # 41,000 photographs of 101 classes, 4,000 of 1,000: enough for one number
+_MOST_LOGITS = 1 << 22  # 41,000 photographs with 101 classes, or 4,000 with 1,000, are enough to fit one number
 
 
 class LogitSample:
-    """Collect the logits that a temperature is fitted on: of each photograph, or of every k-th where there are many."""
+    """Collects logits to fit a temperature on: those of all photographs, or of every k-th if there are many.
+
+    `photographs`: the number of photographs. `classes`: the number of classes, C.
+    """
 
     def __init__(self, photographs: int, classes: int) -> None:
         self._every = max(1, math.ceil(photographs * classes / _MOST_LOGITS))
@@ -30,14 +33,14 @@ class LogitSample:
         self._labels: list[torch.Tensor] = []
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add a batch: `logits` float32 [n, C], `labels` int64 [n]. The host does not wait for them."""
+        """Add a batch: `logits` float32 [n, C], `labels` int64 [n]. The host doesn't wait for the device."""
         first = -self._seen % self._every
         self._seen += len(labels)
-        self._logits.append(logits[first :: self._every].clone())  # the next batch may be written where these lie
+        self._logits.append(logits[first :: self._every].clone())  # the next batch may reuse this memory
         self._labels.append(labels[first :: self._every].clone())
 
     def temperature(self, ranks: Ranks) -> float:
-        """Return the temperature for the photographs of all `ranks`, each of which calls this."""
+        """Return the temperature fitted on the photographs of all `ranks`. Every rank must call this."""
         mine = None
         if self._labels:
             import torch
@@ -49,10 +52,10 @@ class LogitSample:
 
 
 def fit_temperature(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> float:
-    """Return the temperature with the least negative log-likelihood of `labels` int64 [N] given `logits` [N, C].
+    """Return the temperature, in [0.05, 20], that minimizes the cross-entropy of `logits` / temperature.
 
-    It lies in [0.05, 20]. Where every photograph is right, the likelihood grows with every smaller temperature and says
-    nothing about how sure the model should be: then it is 1.
+    `logits`: float [N, C]. `labels`: int64 [N], the true classes. If every photograph is classified correctly, the loss
+    only falls as the temperature falls, so there is no minimum and 1 is returned.
     """
     from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 

@@ -1,4 +1,4 @@
-"""Run folders and checkpoints, run by torch."""
+"""Run the model of a run folder or a checkpoint with torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fasttrain.model.preprocess import NormalizePixels
 
 
 class TorchRuntime(Runtime):
-    """A model in eval mode on its device."""
+    """A torch model in eval mode on its device."""
 
     def __init__(
         self, checkpoint: Path, *, model: str | OwnModel | None, device: str, interpolation: Interpolation | None
@@ -43,7 +43,10 @@ class TorchRuntime(Runtime):
         get_classifier: Any = getattr(self._model, "get_classifier", lambda: None)
         classifier = get_classifier()
         if not isinstance(classifier, torch.nn.Module):
-            raise UserError(f"embeddings: {type(self._model).__name__} has no get_classifier() as timm's models do")
+            raise UserError(
+                f"embeddings: {type(self._model).__name__} has no get_classifier(); "
+                "give a model that has one, such as timm's"
+            )
         seen: list[torch.Tensor] = []
         hook = classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         try:

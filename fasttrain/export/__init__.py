@@ -1,1 +1,1 @@
-"""Export: a trained model in another program's format, checked against the model on photographs."""
+"""Export: write a trained model in another program's format, and compare the file with the model on photographs."""

@@ -1,4 +1,4 @@
-"""Accuracy lost by exporting: how often the file and the model are right, on the same photographs."""
+"""Measure the accuracy that a model loses by exporting: compare model and file on the same photographs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from fasttrain.model.factory import ModelSpec
 from fasttrain.shards.format import MANIFEST
 from fasttrain.shards.reader import ShardSet
 
-_MOST = 2_000  # photographs, which give top1 to about 1.3 points
+_MOST = 2_000  # photographs, enough to measure top1 to about 1.3 points
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of `photographs` of the validation split the model and the exported file are right on, as shares.
+    """The accuracies of the model and of the exported file on the same photographs of the validation split.
 
-    measure: "top1", or "exact match" for a multi-label model: the photographs whose classes are all right, and no
-    others. The intervals are of 95 %, by the bootstrap; that of the difference, the file's share less the model's,
-    draws both answers together.
+    `measure`: "top1", or for a multi-label model "exact match", the share of photographs whose set of classes is
+    predicted exactly. `photographs`: their number. `model`, `exported`: the accuracies, in [0, 1]. `difference`: the
+    file's accuracy minus the model's, in [-1, 1]. The intervals are 95 % bootstrap intervals; that of the difference is
+    paired, as in `difference_interval`.
     """
 
     measure: str
@@ -45,7 +46,10 @@ class Accuracy:
 
 
 def labelled_shards(data: str | Path | None, spec: ModelSpec) -> ShardSet | None:
-    """Return the shards in `data`; None where it is something else, or its labels aren't those of the model."""
+    """Return the shards `data`, or None if they can't measure the accuracy of the model that `spec` describes.
+
+    That is so if `data` isn't a folder or URL of shards, or has classes that the model doesn't know.
+    """
     if data is None or not (is_url(data) or (user_path(data) / MANIFEST).exists()):
         return None
     shards = ShardSet.open(data)
@@ -54,39 +58,40 @@ def labelled_shards(data: str | Path | None, spec: ModelSpec) -> ShardSet | None
 
 
 def measure_accuracy(shards: ShardSet, spec: ModelSpec, model: Run, exported: Run) -> Accuracy | None:
-    """Show both the validation split of `shards`, uint8 [n, H, W, 3]; 2,000 evenly spaced ones where there are more.
+    """Measure the accuracy of `model` and of the file `exported` on the validation split of `shards`.
 
-    None where the split is empty.
+    Both functions take pixels, uint8 [n, H, W, 3], and return logits, float32 [n, classes]. At most 2,000 photographs,
+    evenly spaced in the split, are used. Returns None if the split is empty.
     """
     ids = shards.ids("val")
     ids = ids[evenly(len(ids), _MOST)]
     if not len(ids):
         return None
     position = model_labels(shards.classes, spec.classes, str(shards.location))
-    rights: list[list[torch.Tensor]] = [[], []]
+    parts: list[list[torch.Tensor]] = [[], []]
     with closing(batches(shards, ids, evaluation_crop(spec.geometry), batch_size=_BATCH)) as loaded:
-        for images, of_data, _ in loaded:
-            labels = as_model(of_data, position, spec)
-            for right, run in zip(rights, (model, exported), strict=True):
-                right.append(_right(run(images), labels, spec))
-    one, other = (torch.cat(right).numpy() for right in rights)
-    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
-    right_counts = np.array([one.sum(), other.sum()])
-    intervals = accuracy_intervals(right_counts, np.full(2, len(one)))
+        for images, data_labels, _ in loaded:
+            labels = as_model(data_labels, position, spec)
+            for part, run in zip(parts, (model, exported), strict=True):
+                part.append(_right(run(images), labels, spec))
+    by_model, by_file = (torch.cat(part).numpy() for part in parts)
+    only_model, only_file = int((by_model & ~by_file).sum()), int((by_file & ~by_model).sum())
+    right_counts = np.array([by_model.sum(), by_file.sum()])
+    intervals = accuracy_intervals(right_counts, np.full(2, len(by_model)))
     return Accuracy(
         "exact match" if spec.multi_label else "top1",
-        len(one),
-        float(one.mean()),
+        len(by_model),
+        float(by_model.mean()),
         (float(intervals[0, 0]), float(intervals[0, 1])),
-        float(other.mean()),
+        float(by_file.mean()),
         (float(intervals[1, 0]), float(intervals[1, 1])),
-        (only_other - only_one) / len(one),
-        difference_interval(only_one, only_other, len(one)),
+        (only_file - only_model) / len(by_model),
+        difference_interval(only_model, only_file, len(by_model)),
     )
 
 
 def _right(logits: torch.Tensor, labels: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
-    """Return bool [n]."""
+    """Return whether each photograph is classified correctly, bool [n]."""
     if not spec.multi_label:
         return logits.argmax(1) == labels
     thresholds = torch.tensor(spec.thresholds or [0.5] * len(spec.classes), dtype=torch.float64)

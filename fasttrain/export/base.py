@@ -1,4 +1,4 @@
-"""The interface of a format: it writes a model with its metadata, and runs the file that it wrote."""
+"""The interface of an export format: write a model with its metadata to a file, and run that file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 
 Run = Callable[[torch.Tensor], torch.Tensor]
-"""Images of any number, on the CPU, to logits, float32 [n, classes]."""
+"""A function from any number of images, on the CPU, to logits, float32 [n, classes]."""
 
 
 def inferring(module: Callable[[torch.Tensor], torch.Tensor]) -> Run:
-    """`module` without autograd."""
+    """Return a function that runs `module` in torch's inference mode, without autograd."""
 
     def run(images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -25,19 +25,19 @@ def inferring(module: Callable[[torch.Tensor], torch.Tensor]) -> Run:
 
 
 Metadata = Mapping[str, Any]
-"""Plain data for `json.dumps`: class names, image_size, mean, std, and what goes in and comes out."""
+"""A description of the model for `json.dumps`: class names, image_size, mean, std, input and output."""
 
 METADATA = "metadata.json"
-"""The name of the extra file that holds them, in formats that have such files."""
+"""The name of the file in which archive formats store the metadata."""
 
 
 def as_text(value: Any) -> str:
-    """Return a value of the metadata for a format that holds text alone: text as it is, the others as JSON."""
+    """Return a value of the metadata as a string: a string unchanged, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def from_text(text: str) -> Any:
-    """Return what `as_text` was given."""
+    """Return the value from which `as_text` made `text`."""
     try:
         return json.loads(text)
     except ValueError:
@@ -49,32 +49,32 @@ class Format(ABC):
 
     suffix: ClassVar[str]
     runtime: ClassVar[str]
-    """Who runs the file, for people."""
+    """The name of the library that runs the file, for messages."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """The packages that it imports."""
+    """The packages that the format imports."""
 
     extra: ClassVar[str] = "export"
-    """The extra that brings them."""
+    """The extra of fasttrain that installs these packages."""
 
     tolerance: ClassVar[float] = 1e-3
-    """How much a logit may differ from the model's, as a share of the greatest one."""
+    """The most that a logit of the file may differ from the model's, as a share of the greatest logit."""
 
     calibration: ClassVar[int] = 0
-    """How many photographs of the training split `write` wants, to choose the ranges of integers with."""
+    """The number of training photographs from which `write` chooses the ranges of integers, or 0."""
 
     @abstractmethod
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
-        """Write `model`, in eval mode on the CPU, so that it takes any number of pictures like `examples`, [n, ...].
+        """Write `model` and `metadata` to the file `path`. The file accepts any number of images.
 
-        n is at least 2, and `calibration` where the data has as many. What the format adds to the metadata, such as
-        the layers that stay in floating point, is in what `read_metadata` returns. Raises UserError where the model
-        can't be had in this form.
+        `model`: in eval mode, on the CPU. `examples`: inputs of the model, [n, ...], with n at least 2; `calibration`
+        many if the data has so many. A format may add to the metadata, for instance the layers that stay in floating
+        point. Raises UserError if the model can't be converted to the format.
         """
 
     @abstractmethod
     def open(self, path: Path, threads: int) -> Run:
-        """Return a function that runs the file at `path` on `threads` threads of the CPU."""
+        """Return a function that runs the file at `path` with `threads` CPU threads."""
 
     @abstractmethod
     def read_metadata(self, path: Path) -> dict[str, Any]:

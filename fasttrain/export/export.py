@@ -1,4 +1,4 @@
-"""`export`: a trained model into a file for other programs, checked on photographs before it is put into its place."""
+"""`export`: write a trained model to a file for other programs, after comparing file and model on photographs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,14 @@ INPUTS = ("uint8", "float")
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The file, what it takes, and how it compares with the model: `max_difference` of any logit on `photographs`
-    pictures, whose greatest logit is `max_logit`; `same_top1` of them have the same likeliest class.
+    """An exported file and its comparison with the model.
 
-    model_bytes: the size of the model's weights. accuracy: None where the data has no labels.
+    `path`: the file. `bytes`: its size, with weights in further files. `model_bytes`: the size of the model's weights.
+    `metadata`: see `metadata_of`. `photographs`: the number of photographs on which file and model were compared.
+    `source`: a phrase that says where these come from. `max_difference`: the greatest absolute difference between a
+    logit of the file and of the model. `max_logit`: the model's greatest absolute logit. `same_top1`: the number of
+    photographs with the same likeliest class. `accuracy`: None if the data has no labels for the model. `runtime`: the
+    library that runs the file. `threads`: the number of CPU threads used for `speeds`.
     """
 
     path: Path
@@ -53,6 +57,7 @@ class ExportResult:
     speeds: list[Speed]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON."""
         return {**asdict(self), "path": str(self.path)}
 
 
@@ -70,19 +75,23 @@ def export(
     speed: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
-    """Write the model that `checkpoint` (see `load_trained`) holds to `out`, default: `model.SUFFIX` beside it.
+    """Write a trained model to a file for other programs, and compare the file with the model.
 
-    `input` "uint8": the file takes pixels, [n, H, W, 3] RGB in 0..255, and normalizes them itself; "float": it takes
-    float32 [n, 3, H, W], (x / 255 - mean) / std. Any n. It gives logits, float32 [n, classes]. It is compared with the
-    model on `photographs` of `data` (see `some_photographs`), by default what the run was trained on, where that is
-    still there; `tolerance` is of the greatest logit, or of 1 where that is more, and by default the format's. Where
-    `data` is shards, top1 of both is measured on the validation split. Formats of integers need such data: they choose
-    their ranges on photographs of the training split.
+    `checkpoint`: a run folder, its `model.safetensors` or a checkpoint: see `load_trained`. `format`: a name in
+    `FORMATS`. `out`: the file, by default `model` with the format's suffix in the run folder. `model`: a model or the
+    name of a function that makes it, if the run's files can't: see `load_trained`. `input`: "uint8" for a file that
+    takes pixels, RGB, [n, H, W, 3], and normalizes them itself; "float" for one that takes float32 [n, 3, H, W],
+    (pixel / 255 - mean) / std. The file returns logits, float32 [n, classes].
 
-    Raises UserError where a logit differs by more, or the file loses more than `accept_drop` points of top1 (nothing is
-    written then), or a package is missing.
+    `data`: shards or photographs, by default the shards that the run was trained on, if they are on this machine. The
+    file is compared with the model on at most `photographs` of them: see `some_photographs`. If `data` is shards, the
+    accuracy of both is also measured on the validation split. Integer formats need shards, because they choose their
+    ranges on photographs of the training split. `tolerance`: the most that a logit may differ, as a share of the
+    greatest logit (at least 1), by default the format's. `accept_drop`: the most accuracy that the file may lose, in
+    percentage points. `speed`: whether to measure the speed of both. `say`: called with lines about the progress.
 
-    model: what makes the model, where the run's files can't: see `load_trained`.
+    Raises UserError if the file differs by more than that; no file is written then. Also raises UserError for invalid
+    arguments, a missing package, or a model that can't be converted.
     """
     if input not in INPUTS:
         raise UserError(f"--input {input} is not one of {', '.join(INPUTS)}")
@@ -96,7 +105,7 @@ def export(
     shards = labelled_shards(data, spec)
     examples = torch.cat([pixels[:1], pixels[:1]])
     if kind.calibration:
-        examples = calibration_photographs(_calibrating(shards, format), kind.calibration, crop)
+        examples = calibration_photographs(_require_calibration_shards(shards, format), kind.calibration, crop)
     normalize = NormalizePixels(spec.mean, spec.std, channels_last=False)
     graph = torch.nn.Sequential(normalize, trained).eval() if input == "uint8" else trained
     takes: Run = normalize if input == "float" else lambda images: images
@@ -106,16 +115,16 @@ def export(
     say(f"exporting {spec.name} as {format}")
     try:
         make_folder(path.parent)
-        with atomic_folder(path) as folder:  # weights of 2 GB and more lie in a second file
+        with atomic_folder(path) as folder:  # a folder, because weights of 2 GB and more get a second file
             written = folder / path.name
             kind.write(graph, takes(examples), written, metadata)
             run = kind.open(written, threads)
-            say(f"comparing it with the model on {len(pixels)} photographs")
+            say(f"comparing the file with the model on {len(pixels)} photographs")
             difference, greatest, same = _compare(run, graph, takes(pixels))
             _require_close(difference, greatest, kind.tolerance if tolerance is None else tolerance, kind)
             eager = _eager(trained, spec)
             if shards is not None:
-                say("measuring its accuracy on the validation split")
+                say("measuring the accuracy on the validation split")
                 accuracy = measure_accuracy(shards, spec, eager, lambda images: run(takes(images)))
                 _require_accurate(accuracy, accept_drop, kind)
             metadata = kind.read_metadata(written)
@@ -124,7 +133,7 @@ def export(
         raise of_os(error, path, "choose another --out") from error
     speeds: list[Speed] = []
     if speed:
-        say("measuring its speed")
+        say("measuring the speed")
         speeds = measure((run, takes(pixels)), (eager, pixels))
     return ExportResult(
         path=path,
@@ -148,24 +157,28 @@ def _folder(checkpoint: Path) -> Path:
 
 
 def _shards_of_run(checkpoint: Path) -> str | None:
-    """Return the shards that the run was trained on, where they are still on this machine."""
+    """Return the shards that the run was trained on, or None if they are not on this machine."""
     data = data_of_run(checkpoint)
     return data if data is not None and not is_url(data) and (user_path(data) / MANIFEST).exists() else None
 
 
-def _calibrating(shards: ShardSet | None, format: str) -> ShardSet:
+def _require_calibration_shards(shards: ShardSet | None, format: str) -> ShardSet:
     if shards is None or len(shards.ids("train")) < 3 or not len(shards.ids("val")):
         raise UserError(
-            f"--format {format} chooses its ranges on photographs of a training split and measures what they cost on a "
-            "validation split; give --data shards that have both, and the model's classes"
+            f"--format {format} needs photographs to choose the ranges of integers and to measure the accuracy; give "
+            "--data shards with the model's classes, a training split and a validation split"
         )
     return shards
 
 
 def _compare(run: Run, model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float, int]:
-    """Return the greatest difference of a logit, the greatest logit, and how many likeliest classes are the same."""
+    """Compare the logits of a file with those of the model.
+
+    Returns the greatest difference, the model's greatest absolute logit, and the number of images with the same
+    likeliest class.
+    """
     batches, start = [], 0
-    while start < len(images):  # of 1, 2, 4, 8 …: a batch size that was frozen into the file would show
+    while start < len(images):  # batches of 1, 2, 4, 8 … reveal a file that only accepts one batch size
         batches.append(images[start : 2 * start + 1])
         start = 2 * start + 1
     with torch.inference_mode():
@@ -179,8 +192,8 @@ def _require_close(difference: float, greatest: float, tolerance: float, kind: F
     allowed = tolerance * max(1.0, greatest)
     if not difference <= allowed:
         raise UserError(
-            f"{kind.runtime} and the model differ by {difference:.2e} in a logit, of which the greatest is "
-            f"{greatest:.3g}: more than {allowed:.2e}; nothing was written; raise --tolerance if that is good enough"
+            f"a logit of {kind.runtime} differs from the model's by {difference:.2e}, more than {allowed:.2e} (the "
+            f"greatest logit is {greatest:.3g}); nothing was written; if this is acceptable, raise --tolerance"
         )
 
 
@@ -190,11 +203,12 @@ def _require_accurate(accuracy: Accuracy | None, accept_drop: float, kind: Forma
     most, least = (-100 * each for each in accuracy.difference_interval)
     raise UserError(
         f"{kind.runtime} loses {drop:.2f} points of {accuracy.measure} (95 %: {least:.2f} to {most:.2f}) on "
-        f"{accuracy.photographs:,} photographs, {100 * accuracy.model:.2f} % to {100 * accuracy.exported:.2f} %: more "
-        f"than {accept_drop:g}; nothing was written; raise --accept-drop if that is good enough"
+        f"{accuracy.photographs:,} photographs, from {100 * accuracy.model:.2f} % to {100 * accuracy.exported:.2f} %, "
+        f"more than {accept_drop:g}; nothing was written; if this is acceptable, raise --accept-drop"
     )
 
 
 def _eager(model: torch.nn.Module, spec: ModelSpec) -> Run:
+    """Return the model in PyTorch, from pixels to logits, in its fastest layout on the CPU (channels-last)."""
     fast = torch.nn.Sequential(NormalizePixels(spec.mean, spec.std, channels_last=True), model).eval()
     return inferring(fast.to(memory_format=torch.channels_last))

@@ -1,4 +1,4 @@
-"""`--format exported-program`: torch.export's `.pt2`, for AOTInductor and ExecuTorch."""
+"""`--format exported-program`: torch.export's `.pt2` archive, for AOTInductor and ExecuTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
 class ExportedProgram(Format):
-    """The metadata are JSON, in the extra file `metadata.json`."""
+    """The `.pt2` format (torch.export). The metadata are JSON in the archive's `metadata.json`."""
 
     suffix = ".pt2"
     runtime = "torch.export"
@@ -22,10 +22,10 @@ class ExportedProgram(Format):
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
         try:
             program = torch.export.export(model, (examples[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
-        except Exception as error:  # dynamo, the tracer and the shape solver each have their own
+        except Exception as error:  # dynamo, the tracer and the shape solver raise exceptions of their own
             reason = str(error).splitlines()[0]
-            raise UserError(f"--format exported-program: torch can't export this model ({reason})") from error
-        # Not into the file: where the disk is full, torch's writer ends the whole process.
+            raise UserError(f"--format exported-program: torch can't export this model ({reason}); try onnx") from error
+        # Save to memory first: if the disk is full, torch's file writer aborts the process.
         file = io.BytesIO()
         torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
         path.write_bytes(file.getbuffer())
@@ -36,5 +36,5 @@ class ExportedProgram(Format):
     def read_metadata(self, path: Path) -> dict[str, Any]:
         found = {METADATA: ""}
         torch.export.load(str(path), extra_files=found)
-        whole: dict[str, Any] = json.loads(found[METADATA])
-        return whole
+        metadata: dict[str, Any] = json.loads(found[METADATA])
+        return metadata

@@ -1,4 +1,4 @@
-"""A trained model as a repository of the Hugging Face Hub: what timm's and transformers' loaders read."""
+"""Write a trained model as a repository of the Hugging Face Hub, which timm and transformers can load."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _CROP_MODES: dict[ResizeMode, str] = {"crop": "center", "squash": "squash", "let
 
 
 def write_hub_folder(run: Path, folder: Path, repository: str) -> list[str]:
-    """Write the repository of the run in `run` to `folder`, which exists. Return the names of its files.
+    """Write the files of a hub repository to the existing `folder`, and return their names.
 
-    `model.json` is among them, so the folder is also what `predict --checkpoint` takes. Raises UserError for a run that
-    has not ended, or whose model is not one of timm's; OSError.
+    `run`: the run folder. `repository`: the repository's name on the hub, USER/NAME. The files include `model.json`, so
+    `predict --checkpoint` also accepts the folder. Raises UserError if the run hasn't finished or its model isn't one
+    of timm's, and OSError if a file can't be written.
     """
     trained, spec = load_trained(run)
     if is_own(spec.name):
-        raise UserError(f"{run}: {spec.name} is not one of timm's models, which the hub's loaders make; use `export`")
+        raise UserError(f"{run}: {spec.name} is not one of timm's models, so the hub can't load it; use `export`")
     written = RunFolder(folder)
     card = write_model_card(RunFolder(run), spec, repository, folder)
     written.write_model(trained)
@@ -42,15 +43,19 @@ def write_hub_folder(run: Path, folder: Path, repository: str) -> list[str]:
 
 
 def hub_config(model: torch.nn.Module, spec: ModelSpec) -> dict[str, Any]:
-    """Return `config.json` of `model`, which was made from `spec`, as timm writes it and transformers reads it."""
-    made: Any = model
+    """Return the content of `config.json`, in the form that timm writes and transformers also reads.
+
+    `model`: a timm model that was made from `spec`.
+    """
+    timm_model: Any = model
     arguments = timm_arguments(spec.name)
-    own = {key: each for key, each in arguments.items() if key not in ("model_name", "pretrained_cfg")}
+    model_args = {key: each for key, each in arguments.items() if key not in ("model_name", "pretrained_cfg")}
     if spec.img_size is not None:
-        own["img_size"] = spec.img_size
+        model_args["img_size"] = spec.img_size
     side, geometry = spec.image_size, spec.geometry
-    config = {key: made.pretrained_cfg[key] for key in CONFIGURED if made.pretrained_cfg.get(key) is not None}
-    config.pop("pool_size", None)  # of pictures of the pretrained weights' size
+    pretrained = timm_model.pretrained_cfg
+    config = {key: pretrained[key] for key in CONFIGURED if pretrained.get(key) is not None}
+    config.pop("pool_size", None)  # it belongs to the image size of the pretrained weights
     config |= {
         "custom_load": False,
         "input_size": [3, side, side],
@@ -62,11 +67,11 @@ def hub_config(model: torch.nn.Module, spec: ModelSpec) -> dict[str, Any]:
         "num_classes": len(spec.classes),
     }
     return {
-        "architecture": made.pretrained_cfg["architecture"],
+        "architecture": pretrained["architecture"],
         "num_classes": len(spec.classes),
-        "num_features": made.num_features,
+        "num_features": timm_model.num_features,
         "label_names": list(spec.classes),
-        **({"model_args": own} if own else {}),
+        **({"model_args": model_args} if model_args else {}),
         **({"problem_type": "multi_label_classification"} if spec.multi_label else {}),
         "pretrained_cfg": config,
     }

@@ -1,4 +1,4 @@
-"""An exported file's description of itself: the classes, how photographs are shown to it, what its logits mean."""
+"""The metadata of an exported file: its classes, how to prepare its input, and how to interpret its logits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fasttrain.loaders.plan import LETTERBOX_GREY
 from fasttrain.model.factory import ModelSpec
 from fasttrain.version import __version__
 
-_UPRIGHT = "upright by its EXIF orientation, laid onto white where it is transparent"
+_UPRIGHT = "turned upright by its EXIF orientation, with white behind transparent parts"
 
 
 def metadata_of(spec: ModelSpec, input: str) -> dict[str, Any]:
-    """Return the metadata of the model that `spec` describes. `input` is "uint8" or "float", see `export`."""
+    """Return the metadata of the model that `spec` describes, for JSON. `input`: "uint8" or "float", as in `export`."""
     side = spec.image_size
     takes = {
         "uint8": f"uint8 [n, {side}, {side}, 3], RGB, 0..255",
@@ -37,7 +37,7 @@ def metadata_of(spec: ModelSpec, input: str) -> dict[str, Any]:
 
 
 def _output(spec: ModelSpec) -> dict[str, Any]:
-    """Return what makes predictions of logits: the softmax's temperature, or a threshold for each class's sigmoid."""
+    """Return how to turn logits into predictions: by softmax at a temperature, or by sigmoid and thresholds."""
     logits = f"logits, float32 [n, {len(spec.classes)}]; probabilities are"
     if spec.multi_label:
         thresholds = spec.thresholds or (0.5,) * len(spec.classes)
@@ -46,6 +46,7 @@ def _output(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _preprocess(geometry: Geometry) -> str:
+    """Describe in one phrase how a photograph becomes the model's input."""
     share = "224/256" if geometry.crop_pct == CROP_PCT else f"{geometry.crop_pct:g}"
     resized = f"resized ({geometry.interpolation}, antialiased)"
     seen = {

@@ -1,4 +1,4 @@
-"""The model card of a run, `README.md` on the hub: data, metrics, confusion, calibration, intended use."""
+"""Write the model card of a run, the hub's `README.md`: data, metrics, confusion, calibration and intended use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fasttrain.version import __version__
 
 CARD = "README.md"
 _MOST_CLASSES, _MOST_CONFUSIONS = 100, 10
-_FIGURES = {
+_METRICS = {
     "top1": "top-1",
     "top3": "top-3",
     "top5": "top-5",
@@ -29,19 +29,20 @@ _FIGURES = {
     "weighted_f1": "weighted F1",
     "subset_accuracy": "subset accuracy",
 }
-_OF_CLASS = {"precision": "precision", "recall": "recall", "f1": "F1", "ap": "average precision"}
+_CLASS_METRICS = {"precision": "precision", "recall": "recall", "f1": "F1", "ap": "average precision"}
 
 
 def write_model_card(run: RunFolder, spec: ModelSpec, repository: str, folder: Path) -> list[str]:
-    """Write the card of `run` and the pictures that it shows to `folder`. Return the names of the files.
+    """Write the model card of `run` and its pictures to `folder`, and return the names of the files.
 
-    Raises UserError for a run that has not ended; OSError.
+    `repository`: the repository's name on the hub, USER/NAME. Raises UserError if the run hasn't finished, and OSError
+    if a file can't be written.
     """
     try:
         evaluation = json.loads(run.evaluation.read_bytes())
     except (OSError, ValueError):
         raise UserError(
-            f"{run.path}: no {run.evaluation.name}, from which the model card is made; finish the run with --resume"
+            f"{run.path}: the model card needs {run.evaluation.name}, which is missing; finish the run with --resume"
         ) from None
     pictures = [path for path in (run.confusion_matrix, run.reliability, run.curves) if path.is_file()]
     for path in pictures:
@@ -59,8 +60,8 @@ def _card(
     yield f"# {_text(repository.rpartition('/')[2])}"
     yield ""
     kind = "any number of" if spec.multi_label else "one of"
-    yield f"{_text(spec.name)}, trained to see {kind} {len(spec.classes):,} classes in photographs at {spec.image_size}"
-    yield f"px. The files were written by fasttrain {__version__}."
+    yield f"{_text(spec.name)}, trained to recognize {kind} {len(spec.classes):,} classes in photographs at"
+    yield f"{spec.image_size} px. The files were written by fasttrain {__version__}."
     yield ""
     yield from _use(repository, spec)
     yield from _data(run, spec)
@@ -70,7 +71,7 @@ def _card(
     yield ""
     rows = [
         (label, _share(evaluation[name], evaluation.get(f"{name}_interval")))
-        for name, label in _FIGURES.items()
+        for name, label in _METRICS.items()
         if evaluation.get(name) is not None
     ]
     yield from _table(("metric", "value"), rows)
@@ -93,7 +94,7 @@ def _front_matter(repository: str, evaluation: Mapping[str, Any]) -> Iterator[st
     yield "library_name: timm"
     yield "pipeline_tag: image-classification"
     yield "tags: [image-classification, timm, transformers, fasttrain]"
-    # JSON is YAML, and quotes what a name may hold.
+    # JSON is valid YAML, and it escapes any character of a name.
     yield f"model-index: {json.dumps([{'name': repository, 'results': [result]}])}"
     yield "---"
 
@@ -115,7 +116,7 @@ def _use(repository: str, spec: ModelSpec) -> Iterator[str]:
         yield f"Divide logits by the temperature, {spec.temperature:.4g}, before the softmax: see Calibration."
     if spec.thresholds is not None:
         cuts = ", ".join(f"{_text(name)} {cut:.3g}" for name, cut in zip(spec.classes, spec.thresholds, strict=True))
-        yield f"A class counts as seen from these probabilities on: {cuts}."
+        yield f"A class counts as predicted if its sigmoid is at least its threshold: {cuts}."
     yield ""
 
 
@@ -148,14 +149,14 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not classes:
         return
     worst = sorted(classes, key=lambda each: each["f1"])[:_MOST_CLASSES]
-    known = [name for name in _OF_CLASS if name in classes[0]]
+    known = [name for name in _CLASS_METRICS if name in classes[0]]
     rows = [
         (_text(each["name"]), *(_share(each[name], each.get(f"{name}_interval")) for name in known), each["support"])
         for each in worst
     ]
-    yield "The worst class first, in brackets the interval of 95 %:"
+    yield "The classes with the lowest F1 come first. Brackets hold 95 % intervals."
     yield ""
-    yield from _table(("class", *(_OF_CLASS[name] for name in known), "photographs"), rows)
+    yield from _table(("class", *(_CLASS_METRICS[name] for name in known), "photographs"), rows)
 
 
 def _confusions(evaluation: Mapping[str, Any], spec: ModelSpec, pictures: set[str]) -> Iterator[str]:
@@ -166,10 +167,10 @@ def _confusions(evaluation: Mapping[str, Any], spec: ModelSpec, pictures: set[st
     yield "## Confusion"
     yield ""
     rows = [
-        (_text(spec.classes[is_class]), _text(spec.classes[said]), int(times))
-        for times, is_class, said in sorted(wrong, key=lambda each: -each[0])[:_MOST_CONFUSIONS]
+        (_text(spec.classes[label]), _text(spec.classes[answer]), int(times))
+        for times, label, answer in sorted(wrong, key=lambda each: -each[0])[:_MOST_CONFUSIONS]
     ]
-    yield from _table(("the photograph is", "the model says", "times"), rows)
+    yield from _table(("true class", "predicted class", "photographs"), rows)
     yield from _picture("confusion_matrix.png", "Confusion matrix", pictures)
 
 
@@ -178,8 +179,8 @@ def _calibration(evaluation: Mapping[str, Any], spec: ModelSpec, pictures: set[s
         return
     yield "## Calibration"
     yield ""
-    yield f"Expected calibration error {evaluation['ece']:.2%} with the temperature {spec.temperature:.4g}, which was"
-    yield f"fitted on the validation split; {evaluation['uncalibrated_ece']:.2%} without."
+    yield f"The expected calibration error is {evaluation['ece']:.2%} at temperature {spec.temperature:.4g}, which was"
+    yield f"fitted on the validation split, and {evaluation['uncalibrated_ece']:.2%} at temperature 1."
     yield ""
     yield from _picture("reliability.png", "Confidence and accuracy", pictures)
 
@@ -187,11 +188,11 @@ def _calibration(evaluation: Mapping[str, Any], spec: ModelSpec, pictures: set[s
 def _intended_use(spec: ModelSpec) -> Iterator[str]:
     yield "## Intended use"
     yield ""
-    yield "For photographs like those that it was trained on, of the classes above."
+    yield "The model is for photographs of the classes above, like those that it was trained on."
     if not spec.multi_label:
-        yield "It names one of its classes for any picture, also for one that shows none of them."
-    yield "The metrics hold for the data above only: measure again on photographs of your own before you rely on it."
-    yield "Do not use it for decisions about people without a check of your own of what its mistakes would do."
+        yield "It names one of its classes for any picture, even for one that shows none of them."
+    yield "The metrics hold only for the data above: measure again on your own photographs before you rely on it."
+    yield "Before you use it for decisions about people, examine the consequences of its mistakes."
     yield ""
 
 
@@ -233,6 +234,6 @@ def _share(value: float | None, interval: Sequence[float] | None = None) -> str:
 
 
 def _text(name: str) -> str:
-    """Return `name` on one line, with what Markdown and HTML would take for mark-up escaped."""
+    """Return `name` on one line, with the special characters of Markdown and HTML escaped."""
     plain = html.escape(" ".join(name.split()), quote=False)
     return "".join(f"\\{letter}" if letter in "\\`*_[]|#" else letter for letter in plain)

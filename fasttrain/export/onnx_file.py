@@ -1,4 +1,4 @@
-"""`--format onnx`: torch's exporter, ONNX Runtime."""
+"""`--format onnx`: a file for ONNX Runtime, written by torch's exporter."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from fasttrain.export.base import Format, Metadata, Run, as_text, from_text
 if TYPE_CHECKING:
     import onnx
 
-_ONE_FILE = 1_800_000_000  # bytes of weights: protobuf ends at 2 GiB
+_MOST_IN_ONE_FILE = 1_800_000_000  # bytes of weights; protobuf's limit is 2 GiB
 
 
 class Onnx(Format):
-    """Input `images`, output `logits`; the metadata in `metadata_props`, as text or JSON."""
+    """The ONNX format, with the input `images` and the output `logits`.
+
+    The metadata are the file's `metadata_props`, as strings or JSON.
+    """
 
     suffix = ".onnx"
     runtime = "ONNX Runtime"
@@ -43,11 +46,13 @@ class Onnx(Format):
                     verbose=False,
                 )
             except torch.onnx.OnnxExporterError as error:
-                raise UserError(f"torch can't export this model to ONNX ({_reason(error)})") from error
+                raise UserError(
+                    f"torch can't export this model to ONNX ({_reason(error)}); try --format torchscript"
+                ) from error
         assert program is not None
         program.model.metadata_props.update({key: as_text(value) for key, value in metadata.items()})
         size = sum(each.nbytes for each in (*model.parameters(), *model.buffers()))
-        program.save(str(path), external_data=size > _ONE_FILE)
+        program.save(str(path), external_data=size > _MOST_IN_ONE_FILE)
         onnx.checker.check_model(str(path), full_check=True)
 
     def open(self, path: Path, threads: int) -> Run:
@@ -70,19 +75,22 @@ class Onnx(Format):
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write `model` to `path`, weights of 2 GB and more into a second file, in place of what lies in the folder."""
+    """Write `model` to `path`, and delete all other files in its folder.
+
+    Weights of more than 1.8 GB go to a second file.
+    """
     import onnx
 
     for each in path.parent.iterdir():
         each.unlink()
     size = sum(len(each.raw_data) for each in model.graph.initializer)
-    onnx.save(model, str(path), save_as_external_data=size > _ONE_FILE, location=f"{path.name}.data")
+    onnx.save(model, str(path), save_as_external_data=size > _MOST_IN_ONE_FILE, location=f"{path.name}.data")
     onnx.checker.check_model(str(path), full_check=True)
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence what exporters and quantizers print: progress, and their own deprecations, whatever `verbose` says."""
+    """Suppress the output of exporters and quantizers, which print progress and warnings about their own code."""
     loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -97,6 +105,7 @@ def quietly() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
+    """Return the first line of the error at the start of the chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

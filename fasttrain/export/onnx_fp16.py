@@ -1,4 +1,4 @@
-"""`--format onnx-fp16`: the same file with weights of half the size, for GPUs and phones."""
+"""`--format onnx-fp16`: ONNX with 16-bit weights, for GPUs and phones. The file is half as large."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fasttrain.export.onnx_file import Onnx, save_onnx
 
 
 class OnnxHalf(Onnx):
-    """Weights and arithmetic in float16; the logits, and normalized pictures that go in, stay float32."""
+    """The ONNX format with weights and arithmetic in float16. Normalized inputs and the logits stay float32."""
 
     suffix = ".fp16.onnx"
     tolerance = 5e-2

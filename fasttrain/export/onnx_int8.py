@@ -1,9 +1,11 @@
 """`--format onnx-int8`: 8-bit integers in convolutions and linear layers, by ONNX Runtime's static quantization.
 
-Weights have a scale for each output channel. The range of each activation is that of its values on photographs of the
-training split, without the outermost ones. Mobile networks have layers that lose much by this: depthwise convolutions,
-whose few weights a channel spread widely, and narrow ones before a residual sum. Layers are quantized one by one, on
-other photographs, and those that change the logits most stay in floating point, as few as needed.
+Weights have one scale per output channel. The range of an activation is the range of its values on photographs of the
+training split, without the most extreme ones.
+
+Some layers of mobile networks lose accuracy this way: depthwise convolutions, which have few weights per channel with a
+wide spread, and narrow layers before a residual sum. So each layer is quantized alone, and its effect on the logits of
+other photographs is measured. The layers with the greatest effect stay in floating point, as few as needed.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     import onnx
 
 _PERCENTILE = 99.99
-_ERROR = 0.1  # of the logits, as a share of theirs, both root mean square
-_JUDGED = 64  # photographs that a single layer is judged on
+_MOST_ERROR = 0.1  # the allowed error of the logits: see `relative_error`
+_JUDGED = 64  # the number of photographs on which a single layer is tested
 _BATCH = 8
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _TYPES = [*_LAYERS, "Add", "Mul", "Sigmoid", "Clip", "Relu", "LeakyRelu", "Concat", "MaxPool", "AveragePool"]
@@ -34,7 +36,10 @@ _TYPES += ["GlobalAveragePool", "Reshape", "Flatten", "Transpose"]
 
 
 class OnnxInt8(Onnx):
-    """Q and DQ nodes around integer layers; `quantization` in the metadata names the layers that are not."""
+    """The ONNX format with quantize and dequantize (QDQ) nodes around integer layers.
+
+    `quantization` in the metadata names the layers that stay in floating point.
+    """
 
     suffix = ".int8.onnx"
     tolerance = math.inf  # its accuracy is measured instead
@@ -49,21 +54,21 @@ class OnnxInt8(Onnx):
                 quantizer = Quantizer(plain, ranging)
                 made, kept = quantizer.fit(judging)
         layers = len(quantizer.layers)
-        said = (
+        description = (
             f"int8, a scale for each output channel; ranges: {_PERCENTILE} % of the values on {len(ranging)} "
             f"photographs; {layers - len(kept)} of {layers} layers"
         )
         if kept:
-            said += f"; in floating point: {', '.join(kept)}"
-        made.metadata_props.add(key="quantization", value=said)
+            description += f"; in floating point: {', '.join(kept)}"
+        made.metadata_props.add(key="quantization", value=description)
         save_onnx(made, path)
 
 
 class Quantizer:
-    """Makes integer models of the float one in the file `path`."""
+    """Makes integer models from the float model in the ONNX file `path`."""
 
     def __init__(self, path: Path, images: NDArray[Any]) -> None:
-        """Choose the range of each activation on `images`, what the file takes."""
+        """Choose the range of each activation. `images`: inputs of the file, [n, ...]."""
         import onnx
         from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
@@ -77,7 +82,7 @@ class Quantizer:
             CalibrationMethod.Percentile,
             extra_options={"percentile": _PERCENTILE, "symmetric": False},
         )
-        for batch in _batches(images):  # one at a time: every activation of every image is held until it is counted
+        for batch in _batches(images):  # one at a time, because all activations of a batch are kept in memory
             calibrator.collect_data(_Reader([batch]))
         self._ranges = calibrator.compute_data()
         nodes = self._plain.graph.node
@@ -86,25 +91,28 @@ class Quantizer:
         self._outside = [node.name for node in nodes[:first]]  # normalization
 
     def fit(self, images: NDArray[Any]) -> tuple[onnx.ModelProto, list[str]]:
-        """Return a model whose logits of `images` are close to the float one's, and the layers that stay in float.
+        """Return an integer model, and the names of its layers that stay in floating point.
 
-        Where no more than half of the layers do for that, that half is kept: the accuracy shows what it is worth.
+        These are as few as needed (1, 2, 4, 8 …) for a small error of the logits of `images`, inputs of the file,
+        [n, ...]. At most half of the layers stay in floating point, even if the error is still greater: `export`
+        measures the accuracy anyway.
         """
         expected = logits_of(self._path.read_bytes(), images)
         kept: list[str] = []
         made = self._quantized(kept)
-        if relative_error(made, images, expected) <= _ERROR:
+        if relative_error(made, images, expected) <= _MOST_ERROR:
             return made, kept
         order, count = self._most_harmful_first(images[:_JUDGED], expected[:_JUDGED]), 1
         while count <= len(self.layers) // 2:
             kept = order[:count]
             made = self._quantized(kept)
-            if relative_error(made, images, expected) <= _ERROR:
+            if relative_error(made, images, expected) <= _MOST_ERROR:
                 break
             count *= 2
         return made, [layer for layer in self.layers if layer in kept]
 
     def _most_harmful_first(self, images: NDArray[Any], expected: NDArray[Any]) -> list[str]:
+        """Return the layers, sorted by the error that quantizing only this layer causes, the greatest first."""
         errors = {}
         for layer in self.layers:
             others = [each for each in self.layers if each != layer]
@@ -112,7 +120,7 @@ class Quantizer:
         return sorted(self.layers, key=lambda layer: -errors[layer])
 
     def _quantized(self, kept: Sequence[str]) -> onnx.ModelProto:
-        """Return the model with all layers but `kept`, and what follows them alone, in integers."""
+        """Return the model with all layers in integers, except `kept` and their activation functions."""
         import onnx
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -137,20 +145,20 @@ class Quantizer:
         return made
 
     def _following(self, kept: Sequence[str]) -> list[str]:
-        """Return the activation functions right behind the layers `kept`."""
+        """Return the activation functions that follow the layers `kept` directly."""
         outputs = {node.output[0] for node in self._plain.graph.node if node.name in kept}
         functions = ("Clip", "Relu", "LeakyRelu", "Sigmoid")
         return [node.name for node in self._plain.graph.node if node.op_type in functions and node.input[0] in outputs]
 
 
 class _Reader:
-    """Photographs as ONNX Runtime's calibration asks for them."""
+    """Batches of photographs, in the form of ONNX Runtime's `CalibrationDataReader`."""
 
     def __init__(self, batches: Sequence[NDArray[Any]]) -> None:
-        self._left = iter(batches)
+        self._batches = iter(batches)
 
     def get_next(self) -> dict[str, NDArray[Any]]:
-        batch = next(self._left, None)
+        batch = next(self._batches, None)
         return {} if batch is None else {"images": batch}
 
 
@@ -160,6 +168,7 @@ def _batches(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def logits_of(model: bytes, images: NDArray[Any]) -> NDArray[np.float32]:
+    """Run the ONNX file with the bytes `model` on `images`, [n, ...], and return its logits, float32 [n, classes]."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -167,7 +176,11 @@ def logits_of(model: bytes, images: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def relative_error(model: onnx.ModelProto, images: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return how far the logits of `model` are from those `expected`, as a share of what these vary by."""
+    """Return the error of the logits of `model`: the RMS difference from `expected`, over the RMS spread of `expected`.
+
+    `images`: inputs of the model, [n, ...]. `expected`: float [n, classes]. The spread is the deviation from the mean
+    over images.
+    """
     found = logits_of(model.SerializeToString(), images)
     spread = expected - expected.mean(0)
     return float(np.sqrt(((found - expected) ** 2).mean() / (spread**2).mean()))

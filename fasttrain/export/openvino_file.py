@@ -21,17 +21,20 @@ _SECTION = "fasttrain"
 
 @contextmanager
 def converted(model: torch.nn.Module, examples: torch.Tensor) -> Iterator[openvino.Model]:
-    """Yield `model` as OpenVINO has it, by way of ONNX. Raises UserError where it can't be had in that form."""
+    """Yield `model` as an OpenVINO model, which exists only within the context. It is converted by way of ONNX.
+
+    `examples`: as in `Format.write`. Raises UserError if the model can't be converted.
+    """
     import openvino
 
     with tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
         plain = Path(folder) / "model.onnx"
         Onnx().write(model, examples, plain, {})
-        yield openvino.Core().read_model(plain)  # `openvino.convert_model` would report its use to its makers
+        yield openvino.Core().read_model(plain)  # `openvino.convert_model` would send telemetry
 
 
 def save(made: openvino.Model, path: Path, metadata: Metadata) -> None:
-    """Write `made` to `path`, weights as they are, and its metadata."""
+    """Write `made` with `metadata` to `path`, without compressing the weights to float16."""
     import openvino
 
     for key, value in metadata.items():
@@ -40,9 +43,9 @@ def save(made: openvino.Model, path: Path, metadata: Metadata) -> None:
 
 
 class OpenVino(Format):
-    """Input `images`, output `logits`; weights in a `.bin` beside the `.xml`.
+    """OpenVINO's format, with the input `images` and the output `logits`. Weights are in a `.bin` beside the `.xml`.
 
-    The metadata are runtime information below "fasttrain", as text or JSON.
+    The metadata are runtime information below "fasttrain", as strings or JSON.
     """
 
     suffix = ".xml"

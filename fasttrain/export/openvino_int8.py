@@ -1,4 +1,4 @@
-"""`--format openvino-int8`: OpenVINO's file with 8-bit integers, by NNCF's post-training quantization."""
+"""`--format openvino-int8`: OpenVINO's format with 8-bit integers, by NNCF's post-training quantization."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from fasttrain.export.openvino_file import OpenVino, converted, save
 
 
 class OpenVinoInt8(OpenVino):
-    """NNCF balances the channels of depthwise convolutions and corrects the biases; nothing stays in floating point
-    but what it never quantizes."""
+    """OpenVINO's format with integer layers.
+
+    NNCF balances the channels of depthwise convolutions and corrects biases, so no layers are kept in floating point
+    except those that NNCF never quantizes.
+    """
 
     suffix = ".int8.xml"
     needs = (*OpenVino.needs, "nncf")
@@ -23,7 +26,7 @@ class OpenVinoInt8(OpenVino):
     calibration = 300
 
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
-        os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to its makers
+        os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF sends telemetry
         import nncf
 
         nncf.set_log_level(logging.ERROR)
@@ -35,5 +38,5 @@ class OpenVinoInt8(OpenVino):
                 subset_size=len(examples),
                 fast_bias_correction=True,
             )
-            said = f"int8, by NNCF {nncf.__version__}: ranges and biases from {len(examples)} photographs"
-            save(made, path, {**metadata, "quantization": said})
+            description = f"int8, by NNCF {nncf.__version__}: ranges and biases from {len(examples)} photographs"
+            save(made, path, {**metadata, "quantization": description})

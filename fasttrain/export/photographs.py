@@ -1,4 +1,4 @@
-"""Photographs to check an exported model with, as validation shows them."""
+"""Load the photographs on which an exported file is compared with the model, cropped as in validation."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from fasttrain.shards.reader import ShardSet
 
 
 def some_photographs(data: str | Path | None, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
-    """Return uint8 [n, size, size, 3], n at most `count`, evenly out of `data`; and where they come from.
+    """Return at most `count` photographs, evenly spaced in `data`, and a phrase that says where they come from.
 
-    crop: how they are seen, or the size of the usual centre crop.
-    `data` is shards (of all splits), a folder of photographs, a file, a glob, or None: then the sample's are drawn.
-    Raises UserError where there is none that opens.
+    The photographs are uint8 [n, size, size, 3]. `data`: shards (all splits are used), a folder of photographs, a file,
+    a glob pattern, or None for pictures that fasttrain draws. `crop`: the crop, or the size of a centre crop in
+    pixels. Raises UserError if no photograph can be read.
     """
     if data is None:
         with tempfile.TemporaryDirectory(prefix="fasttrain-") as folder:
@@ -37,21 +37,21 @@ def some_photographs(data: str | Path | None, count: int, crop: PlannedCrop | in
                 draw_sample(drawn, per_class=math.ceil(count / len(DISHES)))
             except OSError as error:
                 raise of_os(error, drawn, "set TMPDIR to another folder, or give --data") from error
-            return _from_files(drawn, count, crop)[0], "drawn ones (--data gives others)"
+            return _from_files(drawn, count, crop)[0], "drawn by fasttrain (--data gives others)"
     if is_url(data) or (user_path(data) / MANIFEST).exists():
         return _from_shards(data, count, crop)
     return _from_files(data, count, crop)
 
 
 def calibration_photographs(shards: ShardSet, count: int, crop: PlannedCrop) -> torch.Tensor:
-    """Return uint8 [n, size, size, 3], n at most `count`, evenly out of the training split of `shards`."""
+    """Return at most `count` photographs of the training split, evenly spaced, uint8 [n, size, size, 3]."""
     ids = shards.ids("train")
     with closing(batches(shards, ids[evenly(len(ids), count)], crop, batch_size=32)) as loaded:
         return torch.cat([images for images, _, _ in loaded])
 
 
 def evenly(length: int, count: int) -> list[int]:
-    """Return `count` of the numbers below `length`, evenly spaced, or all of them where there are fewer."""
+    """Return `count` evenly spaced integers in [0, length), or all of them if `length` is smaller."""
     return sorted(set(np.linspace(0, length - 1, min(length, count)).round().astype(int).tolist())) if length else []
 
 
@@ -63,16 +63,17 @@ def _from_shards(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple
 
 
 def _from_files(data: str | Path, count: int, crop: PlannedCrop | int) -> tuple[torch.Tensor, str]:
+    """Do what `some_photographs` does, for files, folders and glob patterns. Unreadable files are skipped."""
     found = list(find_photographs([data]))
     paths = [each for each in found if isinstance(each, Path)]
-    unread = [str(each) for each in found if isinstance(each, Refused)]
+    unreadable = [str(each) for each in found if isinstance(each, Refused)]
     pixels = []
     for number in evenly(len(paths), count):
         try:
             pixels.append(read_photograph(paths[number], crop))
         except Unreadable as error:
-            unread.append(f"{paths[number]}: {error}")
+            unreadable.append(f"{paths[number]}: {error}")
     if not pixels:
-        raise UserError(f"{unread[-1] if unread else data}; give --data shards or photographs")
-    also = f"; {len(unread):,} could not be read, such as {unread[-1]}" if unread else ""
+        raise UserError(f"{unreadable[-1] if unreadable else data}; give --data shards or photographs")
+    also = f"; {len(unreadable):,} could not be read, such as {unreadable[-1]}" if unreadable else ""
     return torch.from_numpy(np.stack(pixels)), f"of the {len(paths):,} in {data}{also}"

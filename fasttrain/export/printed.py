@@ -1,4 +1,4 @@
-"""An export's result for people: what the file takes and gives, and a table of it beside the model in PyTorch."""
+"""Print the result of an export: a description of the file, and a table that compares it with the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fasttrain.export.speed import Speed
 
 
 def facts(result: ExportResult) -> Table:
-    """Return where the file is, what goes in and comes out, and what it was compared on."""
+    """Return a table of the file's path, its input and output, and the comparison with the model."""
     table = Table.grid(padding=(0, 2))
     table.add_row("file", f"{result.path!s}, {result.bytes / 1e6:,.1f} MB")
     table.add_row("takes", result.metadata["input"])
@@ -32,7 +32,7 @@ def facts(result: ExportResult) -> Table:
 
 
 def figures(result: ExportResult) -> Table:
-    """Return size, accuracy and speed of the model in PyTorch and of the file: one line each."""
+    """Return a table of size, accuracy and speed, with a row for the model in PyTorch and a row for the file."""
     threads = f"{result.threads} {'thread' if result.threads == 1 else 'threads'}"
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column(f"on {threads}" if result.speeds else "")

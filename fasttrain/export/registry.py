@@ -1,4 +1,4 @@
-"""Which formats there are. A new one is a new file and one line here."""
+"""The list of export formats. A new format is a new file and one line here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ FORMATS = {
 
 
 def make_format(name: str) -> Format:
-    """The format registered as `name`. UserError names the nearest one, or what is to be installed for it."""
+    """Return the format registered as `name`.
+
+    Raises UserError if there is none, with the nearest name, or if a package is missing, with the command that installs
+    it.
+    """
     if name not in FORMATS:
         raise UserError(f"--format {name} is not one of {', '.join(FORMATS)}{nearest(name, list(FORMATS))}")
     module, _, attribute = FORMATS[name].partition(":")

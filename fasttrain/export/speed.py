@@ -1,4 +1,4 @@
-"""How fast an exported model runs, beside PyTorch, both on the CPU and on the same number of threads."""
+"""Measure the speed of an exported file and of PyTorch, both on the CPU with the same number of threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _ROUND_SECONDS = 0.15
 
 @dataclass(frozen=True)
 class Speed:
-    """img/s with `batch` images at once: the exported file's, and PyTorch's (eager, NHWC)."""
+    """The speed with batches of `batch` images, in images per second.
+
+    `exported`: that of the exported file. `eager`: that of PyTorch in eager mode with channels-last memory.
+    """
 
     batch: int
     exported: float
@@ -25,7 +28,10 @@ class Speed:
 
 
 def measure(exported: tuple[Run, torch.Tensor], eager: tuple[Run, torch.Tensor]) -> list[Speed]:
-    """Each runs its own images, [n, ...], in turns; the median of the rounds."""
+    """Measure the speed of an exported file and of PyTorch for each batch size in BATCHES.
+
+    Each argument is a function and its images, [n, ...]. The two run in turns, and the median of the rounds counts.
+    """
     found = []
     for batch in BATCHES:
         runs = [(run, _repeated(images, batch)) for run, images in (exported, eager)]
@@ -44,13 +50,14 @@ def _repeated(images: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _times(run: Run, images: torch.Tensor) -> int:
-    """How often a round runs; the first runs, in which runtimes plan and compile, are over then."""
+    """Return the number of runs per round, after some warm-up runs in which runtimes plan and compile."""
     for _ in range(3):
         run(images)
     return max(1, round(_ROUND_SECONDS / _seconds(run, images, 1)))
 
 
 def _seconds(run: Run, images: torch.Tensor, times: int) -> float:
+    """Return the mean duration of a run, in seconds."""
     began = time.perf_counter()
     for _ in range(times):
         run(images)

@@ -1,4 +1,4 @@
-"""`--format torchscript`: a trace, for C++ and mobile runtimes."""
+"""`--format torchscript`: a traced model, for C++ and mobile runtimes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from fasttrain.export.base import METADATA, Format, Metadata, Run, inferring
 
 
 class TorchScript(Format):
-    """The metadata are JSON, in the extra file `metadata.json`."""
+    """The TorchScript format (torch.jit). The metadata are JSON in the archive's `metadata.json`."""
 
     suffix = ".torchscript"
     runtime = "TorchScript"
 
     def write(self, model: torch.nn.Module, examples: torch.Tensor, path: Path, metadata: Metadata) -> None:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # torch calls TorchScript deprecated at each call
+            warnings.simplefilter("ignore")  # each call of torch.jit warns that TorchScript is deprecated
             try:
                 traced = torch.jit.trace(model, examples[:2], check_trace=False)
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
-                raise UserError(f"--format torchscript: torch can't export this model ({reason})") from error
-            # Not into the file: where the disk is full, torch's writer ends the whole process.
+                raise UserError(f"--format torchscript: torch can't export this model ({reason}); try onnx") from error
+            # Save to memory first: if the disk is full, torch's file writer aborts the process.
             file = io.BytesIO()
-            said = json.dumps(metadata, ensure_ascii=False)
-            torch.jit.save(torch.jit.freeze(traced), file, _extra_files={METADATA: said})
+            text = json.dumps(metadata, ensure_ascii=False)
+            torch.jit.save(torch.jit.freeze(traced), file, _extra_files={METADATA: text})
         path.write_bytes(file.getbuffer())
 
     def open(self, path: Path, threads: int) -> Run:
@@ -44,5 +44,5 @@ class TorchScript(Format):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.jit.load(str(path), _extra_files=found)
-        whole: dict[str, Any] = json.loads(found[METADATA])
-        return whole
+        values: dict[str, Any] = json.loads(found[METADATA])
+        return values

@@ -1,1 +1,1 @@
-"""Loaders: read shards and deliver uint8 NHWC batches, all following the same augmentation plan."""
+"""Loaders read shards and deliver batches, uint8 [n, H, W, 3]. All loaders follow the same augmentation plan."""

@@ -1,4 +1,4 @@
-"""The interface and the common parts of all loaders: planned batches in, `(images, labels, ids)` out, resumable."""
+"""The interface and the common parts of all loaders, which turn planned batches into `(images, labels, ids)`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ log = logging.getLogger("fasttrain")
 class LoaderSettings:
     """The settings of a loader, besides the shards.
 
-    `crop`: None for evaluation (centre crops, order of the index). `further_views`: additional images of each
-    photograph, besides the one that `image_size` and `crop` describe. `shuffle`: "full" mixes all samples; "shards"
-    mixes those of a few shards at a time (see `plan.epoch_order`), for data larger than the page cache; "none" keeps
-    the order of the index. `sampling`: "balanced" delivers every class equally often in each shuffled epoch (see
-    `plan.balanced_order`). `on_bad_sample`: "error" stops at the first sample that has changed since its conversion or
-    can't be decoded; "skip" leaves such samples out of their batches, reports each once, and stops if there are too
-    many. `report`: called with a line about each.
+    `batch_size`: the batch size of each rank. `image_size`: the side of the square images in pixels. `crop`: the crop
+    and the flips in training, or None for evaluation (centre crops, in the order of the index). `further_views`:
+    additional images of each photograph, besides the one that `image_size` and `crop` describe. `workers`: the number
+    of decoding threads or processes. `device`: the device of the images. `rank`, `world_size`: this process's part of
+    each batch. `limit_batches`: the most batches per epoch, or None.
+
+    `shuffle`: "full" mixes all samples; "shards" mixes those of a few shards at a time (see `plan.epoch_order`), for
+    data larger than the page cache; "none" keeps the order of the index. `sampling`: "balanced" delivers every class
+    equally often in each shuffled epoch (see `plan.balanced_order`). `on_bad_sample`: "error" stops at the first sample
+    that has changed since its conversion or can't be decoded; "skip" leaves such samples out of their batches, reports
+    each once, and stops if there are too many. `report`: called with a line about each skipped sample.
     """
 
     batch_size: int
@@ -63,10 +67,12 @@ class Loader(ABC):
     """Iterate over `(uint8 [n, H, W, 3] images, int64 [n] labels, int64 [n] ids)`, including a short last batch.
 
     Labels of multi-label shards are float32 [n, classes], 1 for each class of a photograph. Images are on
-    `settings.device` if that is CUDA; labels and ids are on the CPU. A subclass only turns planned batches into pixels
-    (`_load`). Order, boxes, flips, counting and resuming are the same for all loaders, and so is the handling of bad
-    samples: they are left out of their batch, even if nothing remains. `bad_samples` maps the ids of those that this
-    process has met in the current epoch to the reasons. `why` says why the loader was chosen, if it was.
+    `settings.device` if that is CUDA; labels and ids are on the CPU.
+
+    A subclass only turns planned batches into pixels (`_load`). This class does everything else: the order, the crop
+    boxes and flips, counting, resuming, and skipping bad samples. These are left out of their batch, even if it becomes
+    empty. `bad_samples`: the ids of the bad samples that this process met in the current epoch, with the reasons.
+    `why`: the reason for choosing this loader, if it was chosen automatically.
     """
 
     name: str
@@ -127,7 +133,7 @@ class Loader(ABC):
         ]
 
     def __len__(self) -> int:
-        """Return the number of batches in a full epoch on this rank, wherever a resumed one starts."""
+        """Return the number of batches in a full epoch on this rank. A resumed epoch may have fewer."""
         per_step = self.settings.batch_size * self.settings.world_size
         return self._limited(-(-len(self.ids) // per_step))
 
@@ -173,10 +179,10 @@ class Loader(ABC):
             # Start the checksums after the loader: they use a thread, and `_load` may fork.
             first_views = [views[0] for views in planned]
             changed: Iterable[BadSamples]
-            changed = self._checksums.beside(first_views) if self._checksums else [()] * len(planned)
+            changed = self._checksums.changed_samples(first_views) if self._checksums else [()] * len(planned)
             by_batch = _grouped(pixels, 1 + len(self.settings.further_views))
             for batch, (pictures, bad), other in zip(first_views, by_batch, changed, strict=True):
-                yield self._good(batch, pictures, {**bad, **dict(other)})
+                yield self._without_bad(batch, pictures, {**bad, **dict(other)})
         for views in batches[len(planned) :]:  # this rank has no share of the last global batch
             yield views[0].ids, [torch.empty((0, *view.size, 3), dtype=torch.uint8) for view in views]
 
@@ -185,29 +191,33 @@ class Loader(ABC):
         """The number of samples left out of the epoch so far. After a resume, earlier ones count on rank 0."""
         return self._bad_before + len(self.bad_samples)
 
-    def _good(
+    def _without_bad(
         self, batch: Batch, pictures: list[torch.Tensor], bad: dict[int, str]
     ) -> tuple[NDArray[np.int64], list[torch.Tensor]]:
-        """Return the ids and images of `batch` without those at the positions `bad`, which are reported."""
+        """Return the ids and images of `batch` without bad samples, and report these.
+
+        `bad`: their positions in the batch, with the reasons.
+        """
         if not bad:
             return batch.ids, pictures
         import torch
 
         for position in sorted(bad):
-            self._meet_bad(int(batch.ids[position]), bad[position])
+            self._record_bad(int(batch.ids[position]), bad[position])
         bounds = [-1, *sorted(bad), len(batch)]
         # Use slices, because a list of positions would be copied to the GPU while the host waits.
         kept = [slice(before + 1, after) for before, after in pairwise(bounds)]
         ids = np.concatenate([batch.ids[each] for each in kept])
         return ids, [torch.cat([images[each] for each in kept]) for images in pictures]
 
-    def _meet_bad(self, sample: int, reason: str) -> None:
+    def _record_bad(self, sample: int, reason: str) -> None:
+        """Record and report a bad sample. Raises UserError if settings don't allow it, or don't allow so many."""
         settings, problem = self.settings, f"{self.shards.describe(sample)}: {reason}"
         lists = f"`fasttrain inspect {self.shards.location} --verify` lists everything that is broken"
         if no_memory(reason):
             raise MemoryError(f"at {problem}")
         if settings.on_bad_sample == "error":
-            raise UserError(f"{problem}; {lists}; copy it again, or leave such samples out: --on-bad-sample skip")
+            raise UserError(f"{problem}; {lists}; copy it again, or skip such samples with --on-bad-sample skip")
         self.bad_samples[sample] = reason
         if sample not in self._reported:
             self._reported.add(sample)
@@ -252,6 +262,7 @@ class Loader(ABC):
             self._checksums.close()
 
     def _limited(self, count: int) -> int:
+        """Return `count`, or the limit of batches if that is smaller."""
         return count if self.settings.limit_batches is None else min(count, self.settings.limit_batches)
 
 
@@ -275,7 +286,7 @@ class ShardLoader(Loader):
 
     def __init__(self, shards: ShardSet, ids: NDArray[np.int64], settings: LoaderSettings) -> None:
         super().__init__(shards, ids, settings)
-        self._checksums = Checksums(shards, self._stored)
+        self._checksums = Checksums(shards, self._locate)
 
     @classmethod
     @abstractmethod
@@ -287,6 +298,6 @@ class ShardLoader(Loader):
     def preference(cls, device: str) -> int:
         """Return a number: `auto` chooses the available loader with the greatest one."""
 
-    def _stored(self, samples: NDArray[np.int64]) -> Located:
+    def _locate(self, samples: NDArray[np.int64]) -> Located:
         """Return where this loader reads the bytes of `samples`, int64 [n]."""
         return self.shards.locate(samples)

@@ -27,28 +27,31 @@ _AHEAD = 2  # batches compared while the consumer works
 
 
 class Checksums:
-    """Compares the checksums of samples. `stored` locates the bytes of samples, int64 [n], for the native module.
+    """Compares the checksums of samples with the index.
 
-    Nothing is compared if the index has no checksums, or for shards behind a URL, whose SHA-256 is checked when they
-    are fetched.
+    `locate`: returns the locations of the bytes of samples, int64 [n], for the native module. Nothing is compared if
+    the index has no checksums, or for shards behind a URL, whose SHA-256 is checked when they are fetched.
     """
 
-    def __init__(self, shards: ShardSet, stored: Callable[[NDArray[np.int64]], Located]) -> None:
-        self._shards, self._stored = shards, stored
+    def __init__(self, shards: ShardSet, locate: Callable[[NDArray[np.int64]], Located]) -> None:
+        self._shards, self._locate = shards, locate
         self._crc32s = None if shards.remote else shards.crc32s()
         self._compared = np.zeros(len(shards) if self._crc32s is not None else 0, np.bool_)
         self._bad: set[int] = set()
         self._thread: ThreadPoolExecutor | None = None
 
-    def beside(self, batches: Iterable[Batch]) -> Iterator[list[tuple[int, str]]]:
-        """Yield, for each batch, the positions of the samples whose bytes have changed, each with the reason."""
-        flying: deque[tuple[Batch, Future[None] | None]] = deque()
+    def changed_samples(self, batches: Iterable[Batch]) -> Iterator[list[tuple[int, str]]]:
+        """Yield for each batch the positions of samples whose bytes have changed since the conversion, with a reason.
+
+        The bytes of later batches are compared in a thread meanwhile.
+        """
+        pending: deque[tuple[Batch, Future[None] | None]] = deque()
         for batch in batches:
-            flying.append((batch, self._submit(batch)))
-            if len(flying) > _AHEAD:
-                yield self._waited(*flying.popleft())
-        while flying:
-            yield self._waited(*flying.popleft())
+            pending.append((batch, self._submit(batch)))
+            if len(pending) > _AHEAD:
+                yield self._changed_in(*pending.popleft())
+        while pending:
+            yield self._changed_in(*pending.popleft())
 
     def close(self) -> None:
         """End the thread."""
@@ -57,6 +60,7 @@ class Checksums:
             self._thread = None
 
     def _submit(self, batch: Batch) -> Future[None] | None:
+        """Compare the samples of `batch` in the thread, or return None if there is nothing to compare."""
         if self._crc32s is None or not len(fresh := batch.ids[~self._compared[batch.ids]]):
             return None
         if self._thread is None:
@@ -64,7 +68,7 @@ class Checksums:
         expected = self._crc32s[fresh]
         if native_available():
             # Locate the bytes in this thread: a ShardSet is not made for several threads.
-            return self._thread.submit(self._compare, fresh, expected, self._stored(fresh))
+            return self._thread.submit(self._compare, fresh, expected, self._locate(fresh))
         stored = [self._shards.bytes(sample) for sample in fresh.tolist()]
         return self._thread.submit(self._compare, fresh, expected, stored)
 
@@ -75,7 +79,8 @@ class Checksums:
         self._bad.update(samples[_crc32s(stored) != expected].tolist())
         self._compared[samples] = True
 
-    def _waited(self, batch: Batch, comparing: Future[None] | None) -> list[tuple[int, str]]:
+    def _changed_in(self, batch: Batch, comparing: Future[None] | None) -> list[tuple[int, str]]:
+        """Wait until `batch` is compared, and return its changed samples."""
         if comparing is not None:
             comparing.result()
         if not self._bad:

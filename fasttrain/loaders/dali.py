@@ -69,7 +69,7 @@ class DaliLoader(ShardLoader):
         self._pipelines: dict[_Kind, Any] = {}
         self._running: Generator[Any, None, None] | None = None
         self._bad: dict[int, str] = {}
-        self._looked_at = np.zeros(len(self._sizes), np.bool_)
+        self._checked = np.zeros(len(self._sizes), np.bool_)
 
     @classmethod
     def unavailable(cls, shards: ShardSet, device: str) -> str | None:
@@ -101,14 +101,14 @@ class DaliLoader(ShardLoader):
         from nvidia.dali.plugin.pytorch import feed_ndarray
 
         waiting = fetched_ahead(self.shards, batches, batches)
-        flying: deque[Batch] = deque()
+        scheduled: deque[Batch] = deque()
         device = self.settings.device if self._on_gpu else "cpu"
         stream = self._stream()
         try:
             with memory_errors(), nullcontext() if stream is None else torch.cuda.stream(stream):
-                self._fill(waiting, flying)
-                while flying:
-                    batch = flying[0]
+                self._schedule_more(waiting, scheduled)
+                while scheduled:
+                    batch = scheduled[0]
                     try:
                         # With a stream the outputs may still be in progress. Without one DALI would wait for the GPU.
                         (pixels,) = self._pipeline(batch).share_outputs(cuda_stream=stream)
@@ -116,16 +116,16 @@ class DaliLoader(ShardLoader):
                         if not may_be_a_photograph(error):
                             raise
                         # DALI stops at the first bad photograph and does not say which one it is.
-                        self._find_bad(flying, error)
-                        for each in flying:
+                        self._find_broken(scheduled, error)
+                        for each in scheduled:
                             self._feed(each)
                         continue
                     images = torch.empty((len(batch), *batch.size, 3), dtype=torch.uint8, device=device)
                     feed_ndarray(pixels.as_tensor(), images, cuda_stream=stream)
                     self._pipeline(batch).release_outputs()
                     del pixels
-                    flying.popleft()
-                    self._fill(waiting, flying)
+                    scheduled.popleft()
+                    self._schedule_more(waiting, scheduled)
                     ids = enumerate(batch.ids.tolist())
                     bad = [(position, self._bad[sample]) for position, sample in ids if sample in self._bad]
                     yield images, bad, None if stream is None else stream.record_event()
@@ -134,7 +134,7 @@ class DaliLoader(ShardLoader):
             self._pipelines = {}  # a pipeline may hold half a batch
             raise
         finally:
-            self._drain(flying)
+            self._discard(scheduled)
 
     def set_image_size(self, side: int) -> None:
         if side != self.settings.image_size:
@@ -183,6 +183,7 @@ class DaliLoader(ShardLoader):
         return self._pipelines[kind]
 
     def _start(self, side: int, letterbox: bool, interpolation: Interpolation) -> None:
+        """Build the pipeline for this kind of images."""
         settings = self.settings
         device = settings.device if self._on_gpu else "cpu"
         device_id = device_id_of(device)
@@ -199,16 +200,17 @@ class DaliLoader(ShardLoader):
         start(pipeline, batch_size=settings.batch_size, letterbox_side=letterbox_side, device=device)
         self._pipelines[side, letterbox, interpolation] = pipeline
 
-    def _fill(self, waiting: Iterator[Batch], flying: deque[Batch]) -> None:
-        while len(flying) < AHEAD and (batch := next(waiting, None)) is not None:
-            self._refuse(batch)
+    def _schedule_more(self, waiting: Iterator[Batch], scheduled: deque[Batch]) -> None:
+        """Move batches from `waiting` to `scheduled`, and feed them, until DALI has AHEAD batches."""
+        while len(scheduled) < AHEAD and (batch := next(waiting, None)) is not None:
+            self._check_jpegs(batch)
             self._feed(batch)
-            flying.append(batch)
+            scheduled.append(batch)
 
-    def _refuse(self, batch: Batch) -> None:
-        """Record samples that are not JPEGs of their size: a JPEG that claims to be small could take all memory."""
-        for sample in batch.ids[~self._looked_at[batch.ids]].tolist():
-            self._looked_at[sample] = True
+    def _check_jpegs(self, batch: Batch) -> None:
+        """Record samples that are not JPEGs of their size as bad: a larger JPEG could take all memory."""
+        for sample in batch.ids[~self._checked[batch.ids]].tolist():
+            self._checked[sample] = True
             height, width = self._sizes[sample].tolist()
             try:
                 require_jpeg(self.shards.bytes(sample), width, height)
@@ -232,21 +234,22 @@ class DaliLoader(ShardLoader):
         feed(pipeline, jpegs, anchors, shapes, flips, vflips, side)
         pipeline.schedule_run()
 
-    def _drain(self, flying: Iterable[Batch]) -> None:
+    def _discard(self, scheduled: Iterable[Batch]) -> None:
+        """Wait for batches that nobody needs, and drop them."""
         try:
-            for batch in flying:
+            for batch in scheduled:
                 if pipeline := self._pipelines.get(_kind(batch)):
                     pipeline.share_outputs()
                     pipeline.release_outputs()
-        except (RuntimeError, MemoryError):  # a bad photograph that nobody waits for any more
+        except (RuntimeError, MemoryError):  # a bad photograph, in a batch that nobody needs
             self._pipelines = {}
 
-    def _find_bad(self, flying: Iterable[Batch], error: RuntimeError) -> None:
+    def _find_broken(self, scheduled: Iterable[Batch], error: RuntimeError) -> None:
         """Find the photographs that DALI may have stopped at, using torchvision. Raise `error` if there are none."""
         from fasttrain.loaders.torchvision import decode_crop
 
         known = len(self._bad)
-        for batch in flying:
+        for batch in scheduled:
             for sample, box in zip(batch.ids.tolist(), batch.boxes, strict=True):
                 try:
                     if sample not in self._bad:

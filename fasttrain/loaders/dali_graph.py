@@ -1,7 +1,8 @@
-"""The graph of `--loader dali`: decode a slice, resize (antialiased: triangular or cubic), flip.
+"""The DALI pipeline of `--loader dali`: decode a slice, resize it with a triangular or cubic filter, flip it.
 
-With a GPU the decoder is nvJPEG (`device="mixed"`) and everything after it runs there. Without one everything runs on
-the CPU. Only the CPU version has been run so far: a GPU pipeline can be described without a driver, but not built.
+With a GPU the decoder is nvJPEG (`device="mixed"`), and everything after it also runs on the GPU. Without one
+everything runs on the CPU. Only the CPU version has been run so far: a GPU pipeline can be described without a driver,
+but not built.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ only 0 and 1 give a photograph the same pixels at any position, and only 0 does 
 AHEAD = 2  # batches that DALI processes while the consumer works
 BLACK = 8  # px, the side of the image that stands in for a bad photograph
 
-_OTHER_THREADS = 2  # the one that slices and feeds, and the training loop's
+_OTHER_THREADS = 2  # the thread that slices and feeds, and the training loop's thread
 
 _GPU_MEMORY = r"CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+"
 _CUDA = r"CUDA (runtime|driver) API error"
@@ -169,7 +170,7 @@ def release_unused_memory() -> None:
 
 
 def start_problem(device: str) -> str | None:
-    """Return why DALI can't decode on `device`, in one line, or None if it can. A success is tried only once."""
+    """Return one line that says why DALI can't decode on `device`, or None if it can. A success is remembered."""
     if device in _works:
         return None
     try:

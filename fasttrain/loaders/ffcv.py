@@ -103,7 +103,7 @@ class FfcvLoader(ShardLoader):
         super().close()
         self._views = {}
 
-    def _stored(self, samples: NDArray[np.int64]) -> Located:
+    def _locate(self, samples: NDArray[np.int64]) -> Located:
         return self._file.locate(samples - self._first_id)
 
     def _reason(self, batch: Batch, position: int) -> str:
@@ -119,7 +119,7 @@ class FfcvLoader(ShardLoader):
 
 
 class _ViewReader:
-    """FFCV's own loader over the beton at `path`, for one image of `side` px of each photograph."""
+    """Reads one view of all photographs with FFCV's own loader, from the beton at `path`, at a size of `side` px."""
 
     def __init__(self, path: Path, samples: int, rows: int, first_id: int, side: int, settings: LoaderSettings) -> None:
         """`samples`: the number in the beton. `rows`: the greatest number in an epoch."""
@@ -146,7 +146,7 @@ class _ViewReader:
                 yield from copied
         finally:
             # FFCV's thread reads the table, so it must end before the next epoch fills it.
-            _end(epoch)
+            _end_thread(epoch)
 
     def _copies(self, epoch: Any, places: Sequence[slice]) -> Generator[tuple[torch.Tensor, list[int]], None, None]:
         """Copy each batch: FFCV hands out slots of a ring buffer, which it overwrites a few batches later."""
@@ -155,7 +155,8 @@ class _ViewReader:
             yield empty_pictures(tuple(images.shape), self._device).copy_(images), failed.tolist()
 
 
-def _end(epoch: Any) -> None:
+def _end_thread(epoch: Any) -> None:
+    """End the thread of FFCV's `epoch`, and wait for that."""
     epoch.close()
     while epoch.is_alive():  # FFCV's thread may be waiting to put its last message into a full queue
         with contextlib.suppress(queue.Empty):
@@ -174,6 +175,7 @@ def _torch_threads_kept() -> Iterator[None]:
 
 
 def _native_decode() -> Any:
+    """Return the native decoder as a C function, which numba can call."""
     from fasttrain import _native
 
     function = ctypes.CDLL(_native.__file__).fasttrain_ffcv_decode_row
@@ -186,6 +188,7 @@ def _native_decode() -> Any:
 def _make_loader(
     path: Path, planned: NDArray[np.void], samples: int, size: int, settings: LoaderSettings
 ) -> tuple[Any, Any]:
+    """Return FFCV's loader over the beton at `path`, and the order in which it reads rows of the table `planned`."""
     from ffcv.loader import Loader as FfcvOwnLoader
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler

@@ -10,10 +10,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-_LOOK_S = 0.2  # seconds between checks for the program's end while nobody takes the item
+_CHECK_S = 0.2  # seconds between checks for the program's end while nobody takes the item
 
 
-class _Ready(NamedTuple, Generic[T]):
+class _Message(NamedTuple, Generic[T]):
     """A message of the thread: an item, or none at the end, with the generator's error if it failed."""
 
     items: list[T]
@@ -26,7 +26,7 @@ def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, 
     While the consumer works, one item is ready and the next one is being made. Exceptions of `items` are raised here.
     Closing this generator closes `items`, in its thread, and waits for that.
     """
-    ready: queue.Queue[_Ready[T]] = queue.Queue(1)
+    ready: queue.Queue[_Message[T]] = queue.Queue(1)
     stop = threading.Event()
 
     def run() -> None:
@@ -36,12 +36,12 @@ def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, 
                 for item in items:
                     made = [item]
                     del item  # only the consumer keeps it alive
-                    if not _hand_over(ready, _Ready(made), stop):
+                    if not _hand_over(ready, _Message(made), stop):
                         return
                     del made
         except BaseException as raised:
             error = raised
-        _hand_over(ready, _Ready([], error), stop)
+        _hand_over(ready, _Message([], error), stop)
 
     thread = threading.Thread(target=run, name=name)
     thread.start()
@@ -58,13 +58,13 @@ def in_thread(items: Generator[T, None, None], name: str) -> Generator[T, None, 
             thread.join(0.01)
 
 
-def _hand_over(ready: queue.Queue[_Ready[T]], made: _Ready[T], stop: threading.Event) -> bool:
-    """Pass `made` on, and return whether somebody may still take it.
+def _hand_over(ready: queue.Queue[_Message[T]], made: _Message[T], stop: threading.Event) -> bool:
+    """Put `made` into the queue, waiting while it is full, and return whether that succeeded.
 
-    False if the program ends, which waits for threads.
+    False if `stop` is set or the program ends: Python then waits for this thread.
     """
     while not stop.is_set() and threading.main_thread().is_alive():
         with contextlib.suppress(queue.Full):
-            ready.put(made, timeout=_LOOK_S)
+            ready.put(made, timeout=_CHECK_S)
             return True
     return False

@@ -61,23 +61,23 @@ class NativeLoader(ShardLoader):
         waiting = self._located(batches)
         first_views = [batch for batch in batches if batch.view == 0]
         read_ahead = ReadAhead(self.shards, first_views, whole_shards=self.settings.shuffle == "shards")
-        flying: deque[tuple[int, torch.Tensor]] = deque()
+        submitted: deque[tuple[int, torch.Tensor]] = deque()
         try:
             while True:
-                while len(flying) < _AHEAD * self._views and (found := next(waiting, None)) is not None:
+                while len(submitted) < _AHEAD * self._views and (found := next(waiting, None)) is not None:
                     batch, where = found
                     if batch.view == 0:
                         read_ahead.advance(len(batch))
-                    flying.append(self._submit(batch, where))
-                if not flying:
+                    submitted.append(self._submit(batch, where))
+                if not submitted:
                     return
-                ticket, images = flying.popleft()
+                ticket, images = submitted.popleft()
                 bad = self._pool.wait(ticket)
                 yield images, bad
         finally:
             read_ahead.close()
             if self._pool is not None:  # otherwise `close` has waited for all of them
-                for ticket, _ in flying:
+                for ticket, _ in submitted:
                     self._pool.wait(ticket)
 
     def set_image_size(self, side: int) -> None:

@@ -34,7 +34,11 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Crop:
-    """`RandomResizedCrop`: `scale` is the share of the area, `ratio` width / height, `flip` and `vflip` are chances."""
+    """A random crop, as torchvision's `RandomResizedCrop`.
+
+    `scale`: the range of the share of the area. `ratio`: the range of width / height. `flip`, `vflip`: the
+    probabilities of a horizontal and a vertical flip. `interpolation`: the resizing filter.
+    """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -45,7 +49,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class CenterShare:
-    """A centred square whose side is `share` of the short side: `CenterCrop` after a `Resize` by 1 / share."""
+    """A centred square whose side is `share` of the short side: torchvision's `CenterCrop` after `Resize`."""
 
     share: float = 224 / 256
     flip: float = 0.0
@@ -105,7 +109,7 @@ class Batch:
 
     @property
     def upside_down(self) -> NDArray[np.bool_]:
-        """Which images are flipped vertically, bool [n]."""
+        """The vertical flips, bool [n]: `vflips`, or all False if that is None."""
         return np.zeros(len(self), np.bool_) if self.vflips is None else self.vflips
 
     def take(self, rows: slice | NDArray[np.int64]) -> Batch:
@@ -117,7 +121,7 @@ class Batch:
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, words: int, first: int = 0) -> NDArray[np.uint64]:
-    """Return uint64 [count, words]. Row i belongs to sample id `first + i`, for any `count` and `first`.
+    """Return random words, uint64 [count, words]. Row i belongs to sample id `first + i`, for any `count` and `first`.
 
     `words` must be a multiple of 4 (a Philox block), `seed` in [0, 2**64), `epoch` in [0, 2**56), and `stream` in [0,
     256). Raises ValueError otherwise.
@@ -130,7 +134,7 @@ def random_words(seed: int, epoch: int, stream: int, count: int, words: int, fir
 
 
 def unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Return float64 in [0, 1), from the upper 53 bits of each word."""
+    """Turn random words into float64 in [0, 1), from the upper 53 bits of each."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -146,7 +150,7 @@ def epoch_order(
     if not len(ids):
         return ids.astype(np.int64)
     words = random_words(seed, epoch, ORDER_STREAM, int(ids.max()) + 1, 4)[ids, 0]
-    return ids[_mixed(words, seed, epoch, shards)].astype(np.int64)
+    return ids[_shuffled(words, seed, epoch, shards)].astype(np.int64)
 
 
 def balanced_order(
@@ -175,11 +179,11 @@ def balanced_order(
     turn = np.arange(len(ids)) - (np.cumsum(draws) - draws)[which]
     rows = by_class[(np.cumsum(counts) - counts)[which] + turn % counts[which]]
     words = random_words(seed, epoch, DRAW_STREAM, len(ids), 4)[:, 0]
-    numbers = _mixed(words, seed, epoch, None if shards is None else shards[rows])
+    numbers = _shuffled(words, seed, epoch, None if shards is None else shards[rows])
     return ids[rows[numbers]].astype(np.int64), numbers.astype(np.int64)
 
 
-def _mixed(words: NDArray[np.uint64], seed: int, epoch: int, shards: NDArray[np.int64] | None) -> NDArray[np.int64]:
+def _shuffled(words: NDArray[np.uint64], seed: int, epoch: int, shards: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Return the positions that sort `words`, within windows of shards if `shards` is given."""
     if shards is None:
         return np.argsort(words, kind="stable")
@@ -200,7 +204,7 @@ def random_resized_crops(
     """
     boxes, flips = np.empty((len(ids), 4), dtype=np.int32), np.empty(len(ids), dtype=np.bool_)
     for rows, uniform in _crop_numbers(ids, seed, epoch, view):
-        boxes[rows], flips[rows] = _draw(uniform, sizes[rows], crop), uniform[:, _FLIP] < crop.flip
+        boxes[rows], flips[rows] = _draw_boxes(uniform, sizes[rows], crop), uniform[:, _FLIP] < crop.flip
     return boxes, flips
 
 
@@ -341,7 +345,8 @@ class EpochPlan(Batch):
         return EpochPlan(**vars(self.take(slice(samples, None))))
 
 
-def _draw(uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop) -> NDArray[np.int32]:
+def _draw_boxes(uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop) -> NDArray[np.int32]:
+    """Return crop boxes, int32 [n, 4], from random numbers, float64 [n, _CROP_WORDS] in [0, 1)."""
     height, width = (sizes[:, side].astype(np.int64) for side in (0, 1))
     low, high = _log(crop.ratio[0]), _log(crop.ratio[1])
     box_height, box_width = np.zeros_like(height), np.zeros_like(width)
@@ -370,6 +375,7 @@ def _draw(uniform: NDArray[np.float64], sizes: NDArray[np.int32], crop: Crop) ->
 def _largest_centre(
     height: NDArray[np.int64], width: NDArray[np.int64], ratio: tuple[float, float]
 ) -> tuple[NDArray[np.int64], ...]:
+    """Return top, left, height and width of the largest centred boxes within `ratio`, int64 [n] each."""
     shape = width / height
     box_width = np.where(shape > ratio[1], np.rint(height * ratio[1]), width).astype(np.int64)
     box_height = np.where(shape < ratio[0], np.rint(width / ratio[0]), height).astype(np.int64)

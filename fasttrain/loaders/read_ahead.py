@@ -50,20 +50,20 @@ class ReadAhead:
             self._distance = SHARD_WINDOW * -(-len(shards) // len(shards.manifest.shards))
         # A request costs a lookup and wakes a thread while the consumer waits, so it covers several batches.
         self._slack = 0 if shards.remote else self._distance // 4
-        self._asked = self._reached = 0
-        self._seen: set[int] = set()
-        self._here: set[int] = set()
+        self._requested = self._taken = 0
+        self._requested_shards: set[int] = set()
+        self._fetched: set[int] = set()
         self._stop = threading.Event()
         self._threads = ThreadPoolExecutor(_FETCHES if shards.remote else 1, thread_name_prefix="read-ahead")
 
     def advance(self, photographs: int) -> None:
-        """Note that the loader has taken this many more photographs."""
-        self._reached += photographs
-        if self._asked > self._reached + self._distance - self._slack:
+        """Tell that the loader has taken this many more photographs, and request later ones."""
+        self._taken += photographs
+        if self._requested > self._taken + self._distance - self._slack:
             return
         batches: list[Batch] = []
-        while self._asked < self._reached + self._distance and (batch := next(self._batches, None)) is not None:
-            self._asked += len(batch)
+        while self._requested < self._taken + self._distance and (batch := next(self._batches, None)) is not None:
+            self._requested += len(batch)
             batches.append(batch)
         if self._shards.remote:
             for batch in batches:
@@ -71,37 +71,39 @@ class ReadAhead:
         elif batches:
             ids = np.concatenate([batch.ids for batch in batches])
             if self._whole_shards:
-                where = self._shards.locate_shards(self._unseen(self._numbers(ids)))
+                where = self._shards.locate_shards(self._not_requested(self._shard_numbers(ids)))
             else:
                 where = self._shards.locate(ids)
-            self._threads.submit(_ask, where)
+            self._threads.submit(_will_need, where)
 
     def close(self) -> None:
         """Drop pending requests, and downloads that nobody waits for."""
         self._stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _numbers(self, ids: NDArray[np.int64]) -> list[int]:
+    def _shard_numbers(self, ids: NDArray[np.int64]) -> list[int]:
         return np.unique(self._shards.index["shard"][ids]).tolist()
 
-    def _unseen(self, numbers: list[int]) -> list[int]:
-        fresh = [each for each in numbers if each not in self._seen]
-        self._seen.update(fresh)
+    def _not_requested(self, numbers: list[int]) -> list[int]:
+        """Return the shards in `numbers` that were not requested before, and mark them as requested."""
+        fresh = [each for each in numbers if each not in self._requested_shards]
+        self._requested_shards.update(fresh)
         return fresh
 
     def _fetch_for(self, batch: Batch) -> None:
-        numbers = self._numbers(batch.ids)
-        fresh = self._unseen(numbers)
+        """Fetch the remote shards of `batch` in the threads."""
+        numbers = self._shard_numbers(batch.ids)
+        fresh = self._not_requested(numbers)
         for number in fresh:
             self._threads.submit(self._fetch, number)
         # Freshly fetched data is already in the page cache.
-        if not (self._whole_shards or fresh) and self._here.issuperset(numbers):
-            self._threads.submit(_ask, self._shards.locate(batch.ids))
+        if not (self._whole_shards or fresh) and self._fetched.issuperset(numbers):
+            self._threads.submit(_will_need, self._shards.locate(batch.ids))
 
     def _fetch(self, number: int) -> None:
         # An error here occurs again when the shard is needed, and is reported there.
         path = self._shards.fetch(number, self._stop)
-        self._here.add(number)
+        self._fetched.add(number)
         if self._whole_shards:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 read_soon(file.fileno())
@@ -143,7 +145,8 @@ def require_room(shards: ShardSet, shuffle: str) -> None:
         )
 
 
-def _ask(where: Located) -> None:
+def _will_need(where: Located) -> None:
+    """Ask the kernel to read these bytes into the page cache."""
     from fasttrain import _native
 
     _native.will_need(*where)

@@ -49,9 +49,9 @@ def choose_loader(name: str, shards: ShardSet, device: str) -> tuple[type[ShardL
 
 
 def loaders_to_try(name: str, shards: ShardSet, device: str) -> tuple[str, ...]:
-    """Return the loaders that may be faster than `name` here: those that `auto` prefers to it, the best first.
+    """Return the available loaders that may be faster than `name`: those that `auto` prefers to it, the best first.
 
-    On CUDA DALI is added last. It decodes on the GPU, so it depends on the machine whether it is faster.
+    On CUDA, DALI is added last. It decodes on the GPU, so whether it is faster depends on the machine.
     """
     least = loader_class(name).preference(device)
     better = sorted(map(loader_class, LOADERS), key=lambda each: -each.preference(device))

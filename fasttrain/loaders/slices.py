@@ -1,6 +1,6 @@
-"""JPEGs that hold only the crops of a batch, for decoders that take files.
+"""Make JPEGs that hold only the crops of a batch, for decoders that take files.
 
-They are copied out of cut shards undecoded.
+They are copied out of cut shards without decoding them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
 
 
 def can_slice(shards: ShardSet) -> bool:
-    """Return whether these shards are cut and fasttrain has its C++ module."""
+    """Return whether these shards are cut and the native module is installed, so that crops can be copied out."""
     return shards.manifest.settings.get("cut") in ("mcu", "row") and native_available()
 
 
 def whole_jpegs(shards: ShardSet, batch: Batch) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
-    """Return what `sliced_jpegs` does, but with the complete photographs as they are stored. Nothing is copied."""
+    """Return the complete stored JPEGs of a batch, in the same form as `sliced_jpegs`. No bytes are copied."""
     jpegs = [np.frombuffer(shards.bytes(int(sample)), dtype=np.uint8) for sample in batch.ids]
     return jpegs, np.ascontiguousarray(batch.boxes[:, :2])
 
 
 def sliced_jpegs(shards: ShardSet, batch: Batch, threads: int = 1) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
-    """Return n JPEGs, uint8 [bytes] each, and the (top, left) of each one's crop in it, in pixels, int32 [n, 2].
+    """Return JPEGs that hold little more than the crops of a batch, and the position of each crop in its JPEG.
 
-    See `fasttrain.photos.cut.slice_jpeg`. A photograph that can't be sliced, such as a broken one, is returned
-    completely.
+    The JPEGs are n arrays, uint8 [bytes]. The positions are (top, left) in pixels, int32 [n, 2]. `threads`: the number
+    of threads. A photograph that can't be sliced, for instance because it is broken, is returned completely. See
+    `fasttrain.photos.cut.slice_jpeg`.
     """
     from fasttrain import _native
 

@@ -1,4 +1,4 @@
-"""Move batches to the GPU: one is copied on its own stream while the model works on the previous one."""
+"""Move batches to the GPU. Each is copied on a separate stream while the model works on the previous one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def copied_ahead(
 
 
 def received(images: torch.Tensor, ready: torch.cuda.Event) -> torch.Tensor:
-    """Return `images`, made on another stream, for use on the current one, which waits until they are `ready`."""
+    """Make the current stream wait for `images`, which are made on another stream, and return them.
+
+    `ready`: an event that is recorded on that stream when they are complete.
+    """
     import torch
 
     reader = torch.cuda.current_stream(images.device)

@@ -1,4 +1,4 @@
-"""`--loader torchvision`: libjpeg-turbo through torchvision in worker processes. It runs wherever torch does."""
+"""`--loader torchvision`: decode with torchvision in worker processes. It runs wherever torch does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from fasttrain.config.interpolation import Interpolation
-from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, of_os, repairable
+from fasttrain.errors import NO_SHM, UNGUARDED, WORKER, UserError, fixable, of_os
 from fasttrain.loaders.base import LoaderSettings, ShardLoader
 from fasttrain.loaders.plan import LETTERBOX_GREY, BadSamples, Batch, letterbox_size
 from fasttrain.loaders.read_ahead import fetched_ahead
@@ -98,7 +98,7 @@ class TorchvisionLoader(ShardLoader):
             raise self._worker_ended() from error
 
     def _worker_ended(self) -> RuntimeError:
-        """Return an error that says how a worker ended, which torch does not: its signal or exit code."""
+        """Return an error with the signal or the exit code of the worker that ended, which torch's error lacks."""
         iterator = self._batches._iterator
         workers = iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
         sentinels = [worker.sentinel for worker in workers]
@@ -124,6 +124,7 @@ class TorchvisionLoader(ShardLoader):
 
 
 def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Kill worker processes, which ignore SIGTERM."""
     for worker in workers:
         worker.kill()
 
@@ -177,9 +178,9 @@ def decode_planned(
 def _starting_workers() -> Iterator[None]:
     """Disable torch's SIGCHLD handler while workers start, and kill all of them if one could not start.
 
-    The handler raises for a killed worker wherever the program is. If that is within `Condition.__enter__`, nobody
-    releases the lock, and the process never ends. Without the handler torch checks its workers after 5 s without a
-    batch.
+    If a worker is killed, the handler raises an exception at any point of the program. If that is within
+    `Condition.__enter__`, the lock is never released and the process never ends. Without the handler, torch checks its
+    workers after 5 s without a batch.
     """
     others = set(multiprocessing.active_children())
     handled, signal_handling._SIGCHLD_handler_set = signal_handling._SIGCHLD_handler_set, True
@@ -202,27 +203,32 @@ def _signal_name(number: int) -> str:
 
 
 def _started() -> str:
+    """Return the start method of processes in brackets, or nothing if it is "fork"."""
     method = multiprocessing.get_start_method()
     return "" if method == "fork" else f" (start method {method})"
 
 
 class _Queue(multiprocessing.queues.Queue):
+    """A queue that passes on errors of sending, for the batches of worker processes."""
+
     def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
         """Send the error in place of a batch that can't be sent, for which the run would wait forever.
 
         Each batch needs a file descriptor. Python itself would only print the error.
         """
-        problem = repairable(error) or UserError(f"a worker process can't hand over its batch: {error}")
+        problem = fixable(error) or UserError(f"a worker process can't hand over its batch: {error}")
         self.put((item[0], (None, problem)))
 
 
 def _context() -> multiprocessing.context.BaseContext:
+    """Return Python's multiprocessing context with `_Queue` in place of its queue."""
     context = type(multiprocessing.get_context(multiprocessing.get_start_method()))()
     context.Queue = lambda maxsize=0: _Queue(maxsize, ctx=context)  # type: ignore[method-assign]
     return context
 
 
 def _begin_worker(worker: int) -> None:
+    """Set up a worker process: no tracebacks of Python's, and no reaction to SIGINT and SIGTERM."""
     if not os.environ.get("FASTTRAIN_DEBUG"):
         sys.excepthook = lambda *_: None  # Python prints a page for each missing descriptor
     # A terminal's Ctrl-C and a cluster's SIGTERM also reach workers, but the run needs another batch or two to stop
@@ -232,6 +238,8 @@ def _begin_worker(worker: int) -> None:
 
 
 class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
+    """A map from planned batches to their images and bad samples, for torch's DataLoader."""
+
     def __init__(self, shards: ShardSet) -> None:
         self.shards = shards
         self._sizes = shards.sizes()
@@ -249,10 +257,8 @@ class _DecodedBatches(Dataset[tuple[torch.Tensor, BadSamples | UserError]]):
                 images[position] = decode_planned(data, batch, position, raw_size)
             except (RuntimeError, ValueError) as error:
                 bad.append((position, f"torchvision can't decode it ({str(error).splitlines()[0]})"))
-            except (
-                UserError
-            ) as error:  # returned as a value, because DataLoader wraps a raised error into a page of text
-                return images, error
+            except UserError as error:
+                return images, error  # as a value, because DataLoader wraps a raised error into a page of text
         if get_worker_info() is not None:
             try:
                 images.share_memory_()  # otherwise a thread does it, and if that fails the run waits forever

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fasttrain.config.model_name import attribute, import_path, is_object, model_name
-from fasttrain.errors import FasttrainError, UserError, one_line, repairable
+from fasttrain.errors import FasttrainError, UserError, fixable, one_line
 
 OwnModel = torch.nn.Module | Callable[..., torch.nn.Module]
 """A module, or a function or class `(num_classes) -> torch.nn.Module`."""
@@ -138,7 +138,7 @@ def _call(maker: Callable[..., Any], name: str, num_classes: int, options: dict[
     except FasttrainError:
         raise
     except Exception as error:
-        raise repairable(error) or UserError(
+        raise fixable(error) or UserError(
             f"model = {name} failed for {num_classes} classes ({_said(error)})"
         ) from error
 
@@ -150,7 +150,7 @@ def _require_logits_of(model: torch.nn.Module, name: str, classes: int, side: in
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             logits = model(pictures)
     except Exception as error:
-        raise repairable(error) or UserError(
+        raise fixable(error) or UserError(
             f"model = {name} fails on pictures of {side} px, float32 [n, 3, {side}, {side}] in channels_last memory "
             f"({_said(error)}); make it take these, or give another --image-size"
         ) from error

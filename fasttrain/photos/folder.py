@@ -44,7 +44,7 @@ def defines_splits(folder: Path) -> bool:
         tree = DiskTree(folder)
         return any(split != TRAIN for split in _split_folders(tree).values()) or has_splits_below(tree)
     except OSError as error:
-        raise of_os(error, repair="make it readable") from error
+        raise of_os(error, fix="make it readable") from error
 
 
 def list_tree(tree: Tree, kind: str, name: str, options: SourceOptions) -> Listing:

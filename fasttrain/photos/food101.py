@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fasttrain.config.location import cache_root, user_path
-from fasttrain.errors import UserError, repairable
+from fasttrain.errors import UserError, fixable
 from fasttrain.machine import sync_disks
 from fasttrain.photos.source import TEST, TRAIN, Listing, Photo, SourceOptions, refuse_shards
 from fasttrain.photos.tree import DiskTree, Tree
@@ -122,7 +122,7 @@ def download_food101(cache: Path) -> Path:
             staging.rmdir()
         # urllib's errors are OSErrors; a wrong checksum is a RuntimeError of torchvision.
         why = " ".join(str(getattr(error, "reason", error)).split())
-        raise repairable(error, staging, "set FASTTRAIN_CACHE to a folder with enough space") or UserError(
+        raise fixable(error, staging, "set FASTTRAIN_CACHE to a folder with enough space") or UserError(
             f"Food-101 can't be downloaded into {cache} ({why}): {_INSTEAD}"
         ) from error
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fasttrain.config.location import cache_root
-from fasttrain.errors import FasttrainError, UserError, repairable
+from fasttrain.errors import FasttrainError, UserError, fixable
 from fasttrain.files import atomic_write_bytes, make_folder
 from fasttrain.photos.data_files import CARD, Card, DataFile, choose_files, read_card
 
@@ -163,7 +163,7 @@ def _explained(error: Exception, where: str) -> UserError:
         return UserError(f"{where} has no such revision; check it, or leave it out")
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(f"{where}: {constants.ENDPOINT} has no such data set; check the name, or {_TOKEN}")
-    if isinstance(error, OSError) and (known := repairable(error, repair="set HF_HOME to a folder with free space")):
+    if isinstance(error, OSError) and (known := fixable(error, fix="set HF_HOME to a folder with free space")):
         return known
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(

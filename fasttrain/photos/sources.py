@@ -97,7 +97,7 @@ def open_source(source: str | Path, least_classes: int = 2, options: SourceOptio
         listing = with_splits(_undecided(listing), options.splits)
         listing = grouped(relabelled(listing, options.relabel), options.group_by)
     except OSError as error:
-        raise of_os(error, repair="make it readable, or remove it from the source") from error
+        raise of_os(error, fix="make it readable, or remove it from the source") from error
     found = make_source(listing)
     if len(found.classes) < least_classes:
         raise UserError(_one_class(found))
@@ -116,7 +116,7 @@ def defines_splits(data: Path) -> bool:
             if kind.claims(str(data)):
                 return any(split in (VAL, TEST) for split in find_files(data, kind.FILES).splits)
     except OSError as error:
-        raise of_os(error, repair="make it readable") from error
+        raise of_os(error, fix="make it readable") from error
     return food101.is_food101(data) or folder.defines_splits(data)
 
 

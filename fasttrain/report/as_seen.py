@@ -1,4 +1,4 @@
-"""A batch as the model sees it, for people: pixels after augmentation and mixing, and whose shares are in them."""
+"""Show a batch as the model sees it: its pictures after augmentation and mixing, and the classes in each picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fasttrain.augment.augmentation import Augmentation
 
 Shares = list[tuple[str, float]]
-"""The classes in one picture and their shares of it, the greatest first; they sum to 1, but for sets of classes."""
+"""The classes in one picture with their shares in (0, 1], the greatest first. They sum to 1, except for label sets."""
 
 
 def as_seen(
@@ -25,14 +25,15 @@ def as_seen(
     classes: Sequence[str],
     augmentation: Augmentation,
 ) -> tuple[NDArray[np.uint8], list[Shares]]:
-    """Return a loader's batch as training augments it, without the normalization: pictures and their classes' shares.
+    """Augment a loader's batch as training does, but without normalizing it.
 
-    `images` are uint8 [n, H, W, 3] and `labels` int64 [n] or float [n, classes], on one device; `ids` are int64 [n].
-    The pictures are uint8 [n, H, W, 3].
+    Returns the pictures, uint8 [n, H, W, 3], and the classes in each. `images`: uint8 [n, H, W, 3]. `labels`: int64 [n]
+    or float [n, classes], on the same device. `ids`: int64 [n], row numbers of the shards' index. `classes`: the names,
+    by label.
     """
     import torch
 
-    # Training mixes after it normalizes; that is affine, so mixing without it gives the same picture.
+    # Training normalizes before it mixes. Normalizing is affine, so mixing plain pixels gives the same picture.
     inputs, targets = augmentation(images, labels, ids, epoch, lambda pixels: pixels.float().permute(0, 3, 1, 2))
     pixels = inputs.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     if targets.ndim == 1:
@@ -41,5 +42,5 @@ def as_seen(
 
 
 def _shares(target: Sequence[float], classes: Sequence[str]) -> Shares:
-    held = sorted(((share, label) for label, share in enumerate(target) if share > 0), reverse=True)
-    return [(classes[label], share) for share, label in held]
+    present = sorted(((share, label) for label, share in enumerate(target) if share > 0), reverse=True)
+    return [(classes[label], share) for share, label in present]

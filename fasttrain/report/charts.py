@@ -1,4 +1,4 @@
-"""The report's small charts: matplotlib's, as SVG inside the page, in the page's own colours and font."""
+"""Draw the report's small charts with matplotlib, as SVG inside the page with the page's own colours and font."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fasttrain.evaluation.calibration import Calibration
 
-# Matplotlib knows no currentColor: it draws in these, which become the page's variables and so follow dark and light.
+# Matplotlib can't draw in CSS variables, so it draws in these colours, which are then replaced by the page's variables.
 _COLOURS = {
     "ink": "#fa0001",
     "soft": "#fa0002",
@@ -30,14 +30,18 @@ _COLOURS = {
     "second": "#fa0005",
 }
 _INK, _SOFT, _LINE, _FIRST, _SECOND = _COLOURS.values()
-_SIZE = (3.9, 2.5)  # inches; drawn as wide as its column
-FEW = 10  # samples in a bin whose bar is pale
+_SIZE = (3.9, 2.5)  # inches; the page stretches a chart to the width of its column
+FEW = 10  # bins with fewer samples are drawn pale
 _RC: Any = {"svg.fonttype": "none", "font.size": 9.5, "axes.unicode_minus": False}
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A title, named lines with the class of their colour, and the SVG, whose text is all from numbers."""
+    """A chart for the page.
+
+    `lines`: the name and the CSS class of each line, for the legend. `svg`: the `<svg>` element. All of its text comes
+    from numbers, so it needs no escaping.
+    """
 
     title: str
     lines: tuple[tuple[str, str], ...]
@@ -45,14 +49,14 @@ class Chart:
 
 
 def learning_charts(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> list[Chart]:
-    """Loss, accuracy and learning rate (a linear probe's L2 penalty) by epoch; then what callbacks logged.
+    """Return charts of loss, accuracy, learning rate (or a linear probe's L2 penalty) and callbacks' metrics by epoch.
 
-    Records are as in `history.json`.
+    `history`: one record per epoch, as in `history.json`, not empty. `best_epoch`: an epoch to mark, from 1.
     """
     field, title, _ = epoch_parameter(history[-1])
     both = (("train", "first"), ("validation", "second"))
     names = dict.fromkeys(name for record in history for name in record if name not in RECORDED)
-    # A linear probe that was resumed as fine-tuning has both penalties and rates.
+    # A linear probe that was resumed as fine-tuning has penalties in some records and learning rates in others.
     with_field = [record for record in history if field in record]
     log = falls_by_factors(field, [record[field] for record in with_field])
     logged = {name: [each for each in history if math.isfinite(each.get(name, math.nan))] for name in names}
@@ -77,7 +81,10 @@ def _accuracy_charts(
 
 
 def speed_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Images a second, the share of time waiting for data and seconds by epoch; the pictures' side where it grew."""
+    """Return charts of images per second, the share of time waiting for data, and the time by epoch.
+
+    If the image size changed, there is also a chart of it. `history`: as in `learning_charts`.
+    """
     charts = [
         _by_epoch("images/s", history, ("img/s",), None),
         _by_epoch("time waiting for data", history, ("wait_share",), None, share=True),
@@ -89,21 +96,21 @@ def speed_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def reliability_chart(calibration: Calibration) -> Chart:
-    """Accuracy by confidence, what lies between the two, and below how many samples each bin holds."""
+    """Return a reliability diagram: accuracy by confidence, with the number of samples per bin below."""
     figure = _figure((5.8, 4.9))
     axes, counts = figure.subplots(2, 1, height_ratios=[3.2, 1], sharex=True)
     bins = len(calibration.counts)
     middles, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
-    held = calibration.counts > 0
-    strength = np.where(calibration.counts[held] < FEW, 0.35, 1.0)
+    occupied = calibration.counts > 0
+    strength = np.where(calibration.counts[occupied] < FEW, 0.35, 1.0)
     parts = reliability_parts(calibration)
     for part, colour, opacity in zip(parts, (_FIRST, _SECOND, _FIRST), (1.0, 0.6, 0.45), strict=True):
         colours = [(colour, float(each)) for each in opacity * strength]
-        axes.bar(middles[held], part.top - part.bottom, width, part.bottom, color=colours)
+        axes.bar(middles[occupied], part.top - part.bottom, width, part.bottom, color=colours)
     axes.plot([0, 1], [0, 1], color=_SOFT, linestyle=(0, (3, 3)), linewidth=1)
     counts.bar(middles, calibration.counts, width, color=_SOFT)
-    _dress(axes, share=True)
-    _dress(counts)
+    _style(axes, share=True)
+    _style(counts)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     counts.set(xlabel="confidence of the first choice", ylabel="samples")
     _percents(counts.xaxis)
@@ -124,6 +131,7 @@ def _by_epoch(
     share: bool = False,
     log: bool = False,
 ) -> Chart:
+    """Return a chart of `fields` of the records by epoch. `share`: values are shares, shown in percent."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(_SIZE)
@@ -132,7 +140,7 @@ def _by_epoch(
     for field, colour in zip(fields, (_FIRST, _SECOND), strict=False):
         values = [record.get(field, math.nan) for record in history]  # a refit has no validation
         axes.plot(epochs, values, color=colour, linewidth=1.8, marker="o" if len(epochs) <= 30 else "", markersize=3.6)
-    _dress(axes, share=share, log=log)
+    _style(axes, share=share, log=log)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
@@ -140,7 +148,7 @@ def _by_epoch(
     if not log:
         shown = [record[field] for field in fields for record in history if field in record]
         top, low = 1.08 * max(0, *shown), 1.08 * min(0, *shown)
-        if fields == ("wait_share",):  # next to nothing must look like it
+        if fields == ("wait_share",):  # a share of almost nothing must look small
             top = max(top, 0.1)
         axes.set_ylim(low, (min(top, 1.02) if share else top) or (0 if low else 1))
     if best_epoch is not None:
@@ -156,7 +164,8 @@ def _figure(size: tuple[float, float]) -> Figure:
         return Figure(figsize=size, layout="constrained")
 
 
-def _dress(axes: Axes, *, share: bool = False, log: bool = False) -> None:
+def _style(axes: Axes, *, share: bool = False, log: bool = False) -> None:
+    """Set the grid, the colours and the number format of `axes`."""
     axes.grid(axis="y", color=_LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -193,18 +202,21 @@ def _thousands(axis: Any, bins: int = 5) -> None:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element for a page: no prologue, no style sheet, no sizes, no font of its own."""
+    """Return the figure as an `<svg>` element that takes its size, font and colours from the page.
+
+    `name`: makes the ids in it unique within the page.
+    """
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({**_RC, "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _OPENED, svg, count=1)
-    svg = re.sub(r' id="[a-z.]*[a-z0-9]*_\d+"', "", svg)  # figure_1, axes_1 …: the same in each, and nothing refers
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _OPENING_TAG, svg, count=1)
+    svg = re.sub(r' id="[a-z.]*[a-z0-9]*_\d+"', "", svg)  # figure_1, axes_1 …: the same in each chart, and not used
     svg = re.sub(r"font: (?:\w+ )*([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for variable, colour in _COLOURS.items():
@@ -212,7 +224,7 @@ def _svg(figure: Figure, name: str) -> str:
     return re.sub(r"\n\s*", "\n", svg)
 
 
-_OPENED = (
+_OPENING_TAG = (
     r'<svg class="chart" viewBox="\1" role="img" xmlns="http://www.w3.org/2000/svg" '
     r'xmlns:xlink="http://www.w3.org/1999/xlink">'
 )

@@ -1,4 +1,4 @@
-"""Runs side by side: what was set differently, and what came of it."""
+"""Compare runs side by side: the settings that differ, and the metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _GREATER, _LESS, _NEITHER = 1, -1, 0
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One figure of every run, None where a run has none. `better`: 1 the greater, -1 the lesser, 0 neither."""
+    """One metric of several runs.
+
+    `values`: one per run, None if a run doesn't have the metric. `better`: 1 if greater is better, -1 if less is
+    better, 0 if neither. `shown`: formats a value.
+    """
 
     name: str
     values: tuple[float | None, ...]
@@ -30,7 +34,7 @@ class MetricRow:
     shown: Callable[[float], str]
 
     def best(self) -> set[int]:
-        """The positions of the best values; none where all are equal or nothing is better than another."""
+        """Return the positions of the best values. They are empty if all values are equal or none is better."""
         known = [value for value in self.values if value is not None]
         if not self.better or len(set(known)) < 2:
             return set()
@@ -39,12 +43,15 @@ class MetricRow:
 
 
 def label(position: int) -> str:
-    """A, B, C ... for runs in tables and figures; numbers beyond Z."""
+    """Return the letter of the run at `position`, from 0: A to Z, and then numbers from 27."""
     return chr(ord("A") + position) if position < 26 else str(position + 1)
 
 
 def differences(runs: Sequence[TrackedRun]) -> dict[str, list[str | None]]:
-    """The settings that differ, None where a run has none; `shards` where the same `data` held others."""
+    """Return the settings that differ, by name, with the value in each run; None if a run doesn't have the setting.
+
+    The row `shards` is the checksum of the data, which may differ although `data` is the same.
+    """
     names = list(dict.fromkeys(name for run in runs for name in run.params))
     rows = {name: [run.params.get(name) for run in runs] for name in names if name not in _ALWAYS_DIFFER}
     rows["shards"] = [run.tags.get("shards", "").removeprefix("sha256:")[:12] or None for run in runs]
@@ -52,11 +59,11 @@ def differences(runs: Sequence[TrackedRun]) -> dict[str, list[str | None]]:
 
 
 def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
-    """The figures side by side; those of curves are the best epoch's, by the run's `monitor`."""
+    """Return the metrics of `runs`. Those that are recorded in each epoch are from the run's best epoch."""
 
     rows = [
-        _row("epochs", [run.epochs for run in runs], _NEITHER, _whole),
-        _row("best/epoch", [run.best_epoch for run in runs], _NEITHER, _whole),
+        _row("epochs", [run.epochs for run in runs], _NEITHER, _integer),
+        _row("best/epoch", [run.best_epoch for run in runs], _NEITHER, _integer),
     ]
     curves = ("val/top1", "val/map", "val/loss", "train/top1", "train/loss")
     at_best = {name: [run.at_best(name) for run in runs] for name in curves}
@@ -64,9 +71,9 @@ def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
     for group in ("best", "test"):
         for name in ("top1", "top3", "top5", "map", "loss", "micro_f1", "macro_f1"):
             values = [run.metrics.get(f"{group}/{name}") for run in runs]
-            if values != at_best.get(f"val/{name}"):  # mostly: the weights are the best epoch's
+            if values != at_best.get(f"val/{name}"):  # usually equal, because the weights are the best epoch's
                 rows.append(_row(f"{group}/{name}", values, *_kind(name)))
-    rows.append(_row(RATE, [run.mean(RATE) for run in runs], _GREATER, _whole))
+    rows.append(_row(RATE, [run.mean(RATE) for run in runs], _GREATER, _integer))
     share = [run.mean("speed/wait_share") for run in runs]
     rows.append(_row("speed/wait_share", share, _LESS, lambda value: f"{value:.1%}"))
     rows.append(_row("speed/training_seconds", [run.seconds for run in runs], _LESS, duration))
@@ -74,7 +81,10 @@ def metric_rows(runs: Sequence[TrackedRun]) -> list[MetricRow]:
 
 
 def paired_with_first(runs: Sequence[TrackedRun]) -> list[Paired | str]:
-    """Return each further run's comparison with the first, photograph by photograph, or why there is none."""
+    """Compare each further run with the first, photograph by photograph.
+
+    Returns a `Paired` for each, or a line that says why they can't be compared.
+    """
     found: list[StoredPredictions | str] = [_predictions(run) for run in runs] if len(runs) > 1 else []
     return [_paired(found[0], other) for other in found[1:]]
 
@@ -87,7 +97,7 @@ def _paired(first: StoredPredictions | str, other: StoredPredictions | str) -> P
 
 def _predictions(run: TrackedRun) -> StoredPredictions | str:
     if run.folder is None:
-        return f"{run.name}: its folder isn't known, so its predictions can't be compared"
+        return f"{run.name}: the run's folder isn't known, so its predictions can't be compared"
     try:
         return read_predictions(run.folder / "predictions.npz")
     except UserError as error:
@@ -95,7 +105,7 @@ def _predictions(run: TrackedRun) -> StoredPredictions | str:
 
 
 def comparison_dict(runs: Sequence[TrackedRun]) -> dict[str, Any]:
-    """The comparison as JSON can hold it, with the curves by epoch."""
+    """Return the comparison for JSON, with all metrics by epoch."""
     pairs = paired_with_first(runs)
     return {
         "runs": [run.to_dict() for run in runs],
@@ -107,7 +117,7 @@ def comparison_dict(runs: Sequence[TrackedRun]) -> dict[str, Any]:
 
 
 def comparison_table(runs: Sequence[TrackedRun]) -> RenderableType:
-    """Runs by letter, the settings that differ, the figures with the best ones marked."""
+    """Return a table of the runs, the settings that differ, and the metrics, with the best values highlighted."""
     legend = Table.grid(padding=(0, 2))
     for position, run in enumerate(runs):
         mark = "" if run.status == "finished" else "  (silent: killed?)" if run.silent else f"  ({run.status})"
@@ -129,15 +139,15 @@ def comparison_table(runs: Sequence[TrackedRun]) -> RenderableType:
 
 
 def pair_lines(pair: Paired | str, other: str) -> list[Text]:
-    """Say what the first run, A, and the run of the letter `other` got right of the same photographs."""
+    """Return lines that compare the accuracy of the first run, A, with that of the run with the letter `other`."""
     if isinstance(pair, str):
         return [Text(f"A and {other} photograph by photograph: {pair}", style="yellow")]
     lines = []
     if not pair.same:
-        said = f"A evaluated {pair.first:,} photographs and {other} {pair.second:,}, not the same"
-        renamed = f", {pair.relabelled:,} of both have another label" if pair.relabelled else ""
-        counted = f"only {pair.photographs:,} are compared" if pair.photographs else "none can be compared"
-        lines.append(Text(f"{said}{renamed}: {counted}", style="yellow"))
+        evaluated = f"A evaluated {pair.first:,} photographs and {other} {pair.second:,}, not the same"
+        relabelled = f", {pair.relabelled:,} common ones have different labels" if pair.relabelled else ""
+        compared = f"only {pair.photographs:,} are compared" if pair.photographs else "none can be compared"
+        lines.append(Text(f"{evaluated}{relabelled}: {compared}", style="yellow"))
     if pair.photographs:
         first, second = pair.top1
         low, high = pair.interval
@@ -165,11 +175,11 @@ def _row(name: str, values: Sequence[float | None], better: int, shown: Callable
 
 
 def _kind(name: str) -> tuple[int, Callable[[float], str]]:
-    """Return whether more or less of the metric `name` is better, and the function that formats it."""
+    """Return whether greater (1) or less (-1) is better for the metric `name`, and the function that formats it."""
     if name.endswith("loss"):
         return _LESS, lambda value: f"{value:.4f}"
     return _GREATER, (lambda value: f"{value:.4f}") if name.endswith("f1") else (lambda value: f"{value:.2%}")
 
 
-def _whole(value: float) -> str:
+def _integer(value: float) -> str:
     return f"{value:,.0f}"

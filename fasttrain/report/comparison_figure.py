@@ -1,4 +1,4 @@
-"""The curves of several runs side by side, drawn as `report.figures` draws those of one."""
+"""Draw the learning curves of several runs in one figure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fasttrain.tracking.runs import TrackedRun
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_EXPLODED = 50  # one run whose loss did that would press the curves of all others flat
+_EXPLODED = 50  # from this ratio of the greatest to the smallest loss, the axis is logarithmic
 _DASHES = ("-", "--", ":", "-.")
 
 
 def comparison_figure(runs: Sequence[TrackedRun]) -> Figure:
-    """Validation accuracy and loss of every run by epoch, a ring around each run's best epoch."""
+    """Draw the validation accuracy and loss of each run by epoch, with a ring around each run's best epoch."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -57,10 +57,10 @@ def comparison_figure(runs: Sequence[TrackedRun]) -> Figure:
 
 
 def write_comparison(runs: Sequence[TrackedRun], path: Path) -> None:
-    """The figure as .png, .svg or .pdf; UserError where it can't be written."""
+    """Write the figure to `path`, a .png, .svg or .pdf file. Raises UserError if it can't be written."""
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
-        raise UserError(f"{path}: figures are written as .png, .svg or .pdf")
+        raise UserError(f"{path}: give a name that ends in .png, .svg or .pdf")
     try:
         make_folder(path.parent)
         write_figure(path, comparison_figure(runs), kind)

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in a grid with a caption below each."""
+"""Draw a contact sheet: a grid of pictures with a caption below each."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BACKGROUND, INK, FAINT = "#ffffff", "#222222", "#777777"
 FONT_PX = 13
 LINE_PX = 17
 GAP = 8
-LEAST_SIDE = 112  # px; smaller pictures are enlarged by a whole factor, so that pixels stay pixels
-SHEET_WIDTH = 1400  # px, about what a screen shows
+LEAST_SIDE = 112  # px; smaller pictures are enlarged by an integer factor, so that their pixels stay sharp
+SHEET_WIDTH = 1400  # px, about the width of a screen
 
 
 def contact_sheet(
@@ -33,12 +33,12 @@ def contact_sheet(
     columns: int | None = None,
     rows: Sequence[str] = (),
 ) -> Image:
-    """`images`, uint8 RGB [n, H, W, 3], in a grid, row by row, each with its caption below.
+    """Draw `images`, uint8 RGB [n, H, W, 3], in a grid, row by row, with a caption below each.
 
-    captions: one a picture (or none at all); "\\n" begins a second line, and what doesn't fit ends in an ellipsis.
-    title: a line above the grid. columns: by default as many as make the sheet about as wide as a screen. rows: one
-    title a row, written to its left; the n pictures are then len(rows) rows of equal length. Raises ValueError where
-    these don't fit together.
+    `captions`: one per picture, or none at all. "\\n" starts a second line, and a line that is too long ends with an
+    ellipsis. `title`: a line above the grid. `columns`: the number of columns, by default as many as make the sheet
+    about as wide as a screen. `rows`: a title to the left of each row; the pictures are divided into len(rows) rows of
+    equal length. Raises ValueError if the numbers of pictures, captions and rows don't match.
     """
     from PIL import Image, ImageDraw
 
@@ -69,28 +69,28 @@ def contact_sheet(
         draw.text((GAP, GAP), _fitted(title, sheet.width - 2 * GAP, font), INK, font)
     for number, row in enumerate(rows):
         draw.text((GAP, top + number * step_y + height // 2), row, INK, font, anchor="lm")
-    for number, (pixels, said) in enumerate(zip(images, lines, strict=True)):
+    for number, (pixels, caption_lines) in enumerate(zip(images, lines, strict=True)):
         x, y = left + number % columns * step_x, top + number // columns * step_y
         tile = Image.fromarray(np.ascontiguousarray(pixels))
         sheet.paste(tile.resize((width, height), Image.Resampling.NEAREST) if factor > 1 else tile, (x, y))
-        for line, text in enumerate(said):
+        for line, text in enumerate(caption_lines):
             place = (x, y + height + 2 + line * LINE_PX)
             draw.text(place, _fitted(text, width, font), FAINT if line else INK, font)
     return sheet
 
 
 def picture_format(path: Path) -> str:
-    """Pillow's name for what the suffix says; UserError where it isn't a kind that sheets are written in."""
+    """Return Pillow's name for the format of `path`, by its suffix. Raises UserError if it isn't PNG, JPEG or WebP."""
     from PIL import Image
 
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in ("PNG", "JPEG", "WEBP"):
-        raise UserError(f"{path}: pictures are written as .png, .jpg or .webp")
+        raise UserError(f"{path}: give a name that ends in .png, .jpg or .webp")
     return kind
 
 
 def save_sheet(sheet: Image, path: Path) -> None:
-    """Writes the picture in the format of the name's suffix, whole or not at all; UserError where that can't be."""
+    """Write `sheet` atomically, in the format of the suffix of `path`. Raises UserError if it can't be written."""
     import io
 
     file = io.BytesIO()
@@ -103,7 +103,7 @@ def save_sheet(sheet: Image, path: Path) -> None:
 
 
 def _font() -> FreeTypeFont:
-    # Matplotlib brings DejaVu, which has Latin, Greek, Cyrillic and more; Pillow's own font has Latin alone.
+    # Matplotlib includes DejaVu, which has Latin, Greek, Cyrillic and more. Pillow's own font has only Latin.
     import matplotlib
     from PIL import ImageFont
 
@@ -111,7 +111,7 @@ def _font() -> FreeTypeFont:
 
 
 def _fitted(text: str, width: float, font: FreeTypeFont) -> str:
-    """`text`, or as much of its beginning as fits into `width` px with an ellipsis."""
+    """Return `text`, shortened with an ellipsis if it is wider than `width` px."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -1,4 +1,4 @@
-"""Write a matplotlib figure to a file."""
+"""Write matplotlib figures to files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FIGURE_DPI = 150
 
 @contextmanager
 def missing_glyphs_as_boxes() -> Iterator[None]:
-    """Draw a class's name in a script that no font here has as boxes, without matplotlib's warning for each sign.
+    """Suppress matplotlib's warning for each character that its font lacks. It draws a box instead.
 
-    report.html leaves the choice of fonts to the browser.
+    Class names may be in any script. In `report.html` the browser chooses the fonts.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
@@ -30,7 +30,7 @@ def missing_glyphs_as_boxes() -> Iterator[None]:
 
 
 def write_figure(path: Path, figure: Figure, kind: str = "png", **how: Any) -> None:
-    """Write `figure` as `kind` (png, svg, pdf), completely or not at all; `how` goes to `savefig`. Raises OSError."""
+    """Write `figure` atomically. `kind`: "png", "svg" or "pdf". `how`: passed to `savefig`. Raises OSError."""
     buffer = io.BytesIO()
     with missing_glyphs_as_boxes():
         figure.savefig(buffer, format=kind, dpi=FIGURE_DPI, **how)
@@ -38,15 +38,15 @@ def write_figure(path: Path, figure: Figure, kind: str = "png", **how: Any) -> N
 
 
 def require_picture(picture: Path) -> None:
-    """Raise UserError where `picture` can't be written: it is said before the work is done, and not after it."""
+    """Raise UserError if `picture` can't be written. Call this before the work that makes the picture."""
     try:
         require_place(picture)
     except OSError as error:
-        raise of_os(error, repair="choose another --picture") from error
+        raise of_os(error, fix="choose another --picture") from error
 
 
 def write_picture(picture: Path, figure: Figure) -> None:
-    """Write the `figure` of a command's --picture as PNG. Raises UserError where it can't be written."""
+    """Write `figure` as the PNG file of a command's --picture. Raises UserError if it can't be written."""
     try:
         make_folder(picture.parent)
         write_figure(picture, figure)

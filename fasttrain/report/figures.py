@@ -1,5 +1,7 @@
-"""Figures of a run, drawn with matplotlib's objects alone: no pyplot, so no window, global state or main
-thread."""
+"""Draw the figures of a run with matplotlib.
+
+This uses matplotlib's objects without pyplot, so it needs no window, no global state and no main thread.
+"""
 
 from __future__ import annotations
 
@@ -29,27 +31,30 @@ if TYPE_CHECKING:
     from fasttrain.evaluation.label_sets import SetPredictions
     from fasttrain.evaluation.metrics import ClassResult, Evaluation
 
-CLUSTERED_FROM = 21
-COUNTED_UP_TO = 20
-NAMED_UP_TO = 150
-NAME_LENGTH = 24
-PAIRS, PAIR_LINE = 20, 16.5  # listed at most, and the height of a line in points
-MARGIN = 0.15
+# Limits on the number of classes in a confusion matrix.
+CLUSTERED_FROM = 21  # sort similar classes next to each other
+COUNTED_UP_TO = 20  # print counts in the cells
+NAMED_UP_TO = 150  # print class names
+DRAWN_OF_MANY = 100  # of a sparse matrix
+
+NAME_LENGTH = 24  # characters of a class name
+PAIRS, PAIR_LINE = 20, 16.5  # the most pairs in the list, and the height of a line in points
+MARGIN = 0.15  # inches
 BARS_A_COLUMN = 51
-DRAWN_OF_MANY = 100
-BARS_UP_TO, BARS_OF_MANY = 1000, 3 * BARS_A_COLUMN
-GAMMA = 0.4
+BARS_UP_TO, BARS_OF_MANY = 1000, 3 * BARS_A_COLUMN  # with more classes, only these many bars are drawn
+GAMMA = 0.4  # the exponent that turns a share into a colour
 TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#555555"
 OVER, UNDER = "#e89f67", "#a5c8e1"  # paler than VAL and TRAIN
 UNIT = "\u00a0%"
 
 
 def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
-    """Rows (the true classes) normalized to 1, with the most confused pairs listed beside them.
+    """Draw a confusion matrix, with each row normalized to 1, beside a list of the most confused pairs.
 
-    `matrix` int64[C, C] of counts, `classes` C names in label order. Counts are printed for up to 20 classes;
-    more are ordered so that what is confused lies together (average linkage on the confusion rates, SciPy),
-    and beyond 150 their names no longer fit. Of a sparse matrix (over 1,000 classes) `drawn_part` is drawn.
+    `matrix`: counts, int64 [C, C], rows true and columns predicted. `classes`: C names, by label. Counts are printed
+    for up to 20 classes. More classes are sorted so that confused ones are neighbours (SciPy's hierarchical clustering
+    with average linkage, on the confusion rates). Names are printed for up to 150 classes. Only a part of a sparse
+    matrix, of over 1,000 classes, is drawn: see `drawn_part`.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -63,7 +68,7 @@ def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
     size = min(9.0, max(4.6, side * 60 / count))
     figure = Figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
-    # A power below 1 brings out the few confusions beside a strong diagonal.
+    # An exponent below 1 makes rare confusions visible beside a strong diagonal.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="equal")
     ticks = range(count) if count <= NAMED_UP_TO else range(0)
     axes.set_xticks(ticks, names[: len(ticks)], rotation=90, fontsize=size)
@@ -88,10 +93,10 @@ def confusion_figure(matrix: Confusion, classes: Sequence[str]) -> Figure:
 
 
 def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
-    """Loss, accuracy and learning rate by epoch, `best_epoch` (from 1) marked.
+    """Draw loss, accuracy and learning rate by epoch, and mark `best_epoch` (from 1).
 
-    Each record has `epoch`, `train_loss`, `val_loss`, `train_top1`, `val_top1` (in [0, 1]) and
-    `learning_rate` (a linear probe's `l2`).
+    `history`: one record per epoch, as in `history.json`: with `epoch`, `train_loss`, `val_loss`, `train_top1`,
+    `val_top1` and `learning_rate`, or for a linear probe `l2`. Multi-label runs have `val_map` and `val_micro_f1`.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -142,31 +147,35 @@ def curves_figure(history: Sequence[Mapping[str, Any]], best_epoch: int | None =
 
 
 def falls_by_factors(field: str, values: Sequence[float]) -> bool:
-    """Return whether an axis of this setting is logarithmic: of L2 penalties, and of a rate that a plateau drops.
+    """Return whether the axis of a setting should be logarithmic.
 
-    The end of a cycle is so close to zero that its course would be lost on such an axis.
+    That is so for L2 penalties, and for a learning rate that falls in steps, as with `--scheduler plateau`. A one-cycle
+    schedule ends so close to 0 that a logarithmic axis would hide its shape. `field`: "l2" or "learning_rate".
+    `values`: one per epoch.
     """
     if min(values, default=0) <= 0:
         return False
-    stays = sum(value == after for value, after in pairwise(values))
-    return field == "l2" or (2 * stays >= len(values) - 1 and max(values) >= 10 * min(values))
+    unchanged = sum(value == after for value, after in pairwise(values))
+    return field == "l2" or (2 * unchanged >= len(values) - 1 and max(values) >= 10 * min(values))
 
 
 def accuracy_figure(classes: Sequence[ClassResult], top1: float) -> Figure:
-    """A bar a class, the worst first, in columns of up to 51; a class without samples is left out. `top1` is marked.
+    """Draw a bar with the accuracy of each class, the worst first, and mark the overall accuracy `top1`.
 
-    Of more than 1,000 classes the 153 lowest are drawn.
+    Bars are in columns of up to 51. Classes without photographs are skipped. If there are more than 1,000 classes, only
+    the 153 lowest are drawn.
     """
     return _bars([(each.name, each.recall) for each in classes if each.support], top1, "Accuracy by class")
 
 
 def precision_figure(evaluation: SetEvaluation) -> Figure:
-    """Draw what `accuracy_figure` draws, with each class's average precision. Their mean is marked."""
+    """Draw a bar with the average precision of each class, as `accuracy_figure` does, and mark their mean."""
     bars = [(each.name, each.ap) for each in evaluation.classes if each.support]
     return _bars(bars, evaluation.map, "Average precision by class")
 
 
 def _bars(shares: Sequence[tuple[str, float]], marked: float, title: str) -> Figure:
+    """Draw a bar for each name and share in [0, 1], the smallest first, with a dotted line at `marked`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -180,7 +189,7 @@ def _bars(shares: Sequence[tuple[str, float]], marked: float, title: str) -> Fig
         shown = ranked[number * rows : (number + 1) * rows]
         axes.axvline(marked, color=MARK, linestyle=":", linewidth=1.2, zorder=0)
         axes.barh(range(len(shown)), [share for _, share in shown], 0.72, color=TRAIN)
-        for place, (_, share) in enumerate(shown):  # beside the axes, where the dotted line never is
+        for place, (_, share) in enumerate(shown):  # beside the axes, clear of the dotted line
             how: Any = {"ha": "right", "va": "center", "fontsize": 7.5}
             axes.annotate(percent(share), (1, place), (42, 0), textcoords="offset points", **how)
         axes.set_yticks(range(len(shown)), [_short(name) for name, _ in shown], fontsize=8)
@@ -196,7 +205,10 @@ def _bars(shares: Sequence[tuple[str, float]], marked: float, title: str) -> Fig
 
 @dataclass(frozen=True)
 class BarPart:
-    """A part of each bar of a reliability diagram, from `bottom` to `top`, float64[bins that hold samples]."""
+    """A part of each bar in a reliability diagram.
+
+    `bottom`, `top`: float64 [bins that have samples], in [0, 1].
+    """
 
     name: str
     bottom: npt.NDArray[np.float64]
@@ -204,19 +216,19 @@ class BarPart:
 
 
 def reliability_parts(calibration: Calibration) -> tuple[BarPart, BarPart, BarPart]:
-    """Return what accuracy and confidence share, and by how much the model is overconfident or underconfident."""
-    held = calibration.counts > 0
-    accuracy, confidence = calibration.accuracy[held], calibration.confidence[held]
-    both = np.minimum(accuracy, confidence)
+    """Return the parts of the bars: up to the smaller of accuracy and confidence, and from there to either of them."""
+    occupied = calibration.counts > 0
+    accuracy, confidence = calibration.accuracy[occupied], calibration.confidence[occupied]
+    smaller = np.minimum(accuracy, confidence)
     return (
-        BarPart("accuracy", np.zeros_like(both), both),
-        BarPart("overconfident", both, confidence),
-        BarPart("underconfident", both, accuracy),
+        BarPart("accuracy", np.zeros_like(smaller), smaller),
+        BarPart("overconfident", smaller, confidence),
+        BarPart("underconfident", smaller, accuracy),
     )
 
 
 def reliability_figure(calibration: Calibration) -> Figure:
-    """Accuracy by confidence with the diagonal of a calibrated model, and how many samples each bin holds."""
+    """Draw a reliability diagram: accuracy by confidence, the diagonal of a calibrated model, and the bins' sizes."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -224,9 +236,9 @@ def reliability_figure(calibration: Calibration) -> Figure:
     axes, counts = figure.subplots(2, 1, height_ratios=[3.4, 1], sharex=True)
     width = 1 / len(calibration.counts)
     middles = (np.arange(len(calibration.counts)) + 0.5) * width
-    held = calibration.counts > 0
+    occupied = calibration.counts > 0
     for part, colour in zip(reliability_parts(calibration), (TRAIN, OVER, UNDER), strict=True):
-        axes.bar(middles[held], part.top - part.bottom, width * 0.92, part.bottom, color=colour, label=part.name)
+        axes.bar(middles[occupied], part.top - part.bottom, width * 0.92, part.bottom, color=colour, label=part.name)
     axes.plot([0, 1], [0, 1], color=MARK, linestyle="--", linewidth=1, label="calibrated")
     counts.bar(middles, calibration.counts, width * 0.92, color=MARK)
     ece = percent(calibration.ece)
@@ -242,7 +254,7 @@ def reliability_figure(calibration: Calibration) -> Figure:
 
 
 def most_confused(matrix: Confusion, count: int) -> list[tuple[int, int, int]]:
-    """The `count` largest cells off the diagonal as (true label, predicted label, samples), largest first."""
+    """Return the `count` largest cells off the diagonal as (true label, predicted label, samples), largest first."""
     true, predicted, samples = cells_of(matrix)
     wrong = np.flatnonzero(true != predicted)
     largest = wrong[np.argsort(-samples[wrong], kind="stable")[:count]]
@@ -250,9 +262,9 @@ def most_confused(matrix: Confusion, count: int) -> list[tuple[int, int, int]]:
 
 
 def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the part of a matrix that can be drawn, dense, and its labels, int64, in order.
+    """Return the part of `matrix` to draw, dense, int64 [n, n], and the labels of its classes, int64 [n], ascending.
 
-    This is all of a dense matrix, and of a sparse one the 100 classes with the most mistakes.
+    A dense matrix is drawn completely. For a sparse one, it is the 100 classes with the most mistakes.
     """
     if isinstance(matrix, np.ndarray):
         return matrix, np.arange(len(matrix))
@@ -263,19 +275,22 @@ def drawn_part(matrix: Confusion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
 
 
 def shares_of(matrix: npt.NDArray[np.int64], support: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
-    """Each row of counts over its sum, or its `support`, float64[C, C]; zeros for a class without samples."""
+    """Divide each row of counts by its sum or by its `support`, int64 [C]. Returns float64 [C, C].
+
+    The row of a class without samples is 0.
+    """
     if support is None:
         support = matrix.sum(1)
     return np.asarray(matrix / np.maximum(1, support[:, None]))
 
 
 def by_similarity(matrix: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The labels, int64[C], in an order that puts what is confused side by side."""
+    """Return the labels, int64 [C], in an order that makes confused classes neighbours."""
     from scipy.cluster.hierarchy import leaves_list, linkage  # type: ignore[import-untyped]
     from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 
     shares = shares_of(matrix)
-    # The square root keeps pairs that are confused now and then apart from those that never are.
+    # The square root separates pairs that are rarely confused from pairs that never are.
     distance = 1 - np.sqrt(np.clip((shares + shares.T) / 2, 0, 1))
     np.fill_diagonal(distance, 0)
     return np.asarray(leaves_list(linkage(squareform(distance), "average", optimal_ordering=True)), np.int64)
@@ -288,25 +303,25 @@ def _print_counts(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray
 
 
 def _list_pairs(axes: Axes, matrix: Confusion, classes: Sequence[str], side: float) -> None:
-    """List the most confused pairs beside the colour scale, as many as fit on `side` inches."""
+    """List the most confused pairs beside the colour scale, as many as fit into a height of `side` inches."""
     pairs = most_confused(matrix, min(PAIRS, int(side * 72 / PAIR_LINE) - 1))
     support = matrix.sum(1)
     counts = [f"{wrong:,} of {support[true]:,}" for true, _, wrong in pairs]
-    left, room = 84, 5 * max(map(len, counts), default=0)
+    left, count_width = 84, 5 * max(map(len, counts), default=0)
 
     def write(text: str, x: float, line: int, **how: Any) -> None:
-        # By the baseline: the top of a line depends on its letters.
+        # Align baselines, because the top of a line depends on its letters.
         place = (x, -9 - PAIR_LINE * line)
         axes.annotate(text, (1, 1), place, "axes fraction", "offset points", va="baseline", fontsize=8.5, **how)
 
     write("most confused: true → predicted" if pairs else "nothing was confused", left, 0, fontweight="bold")
     for line, ((true, predicted, _), count) in enumerate(zip(pairs, counts, strict=True), 1):
-        write(count, left + room, line, ha="right", color=MARK)
-        write(f"{_short(classes[true])} → {_short(classes[predicted])}", left + room + 8, line)
+        write(count, left + count_width, line, ha="right", color=MARK)
+        write(f"{_short(classes[true])} → {_short(classes[predicted])}", left + count_width + 8, line)
 
 
 def _fit(figure: Figure, axes: Axes, side: float) -> None:
-    """Make the paper as large as what is drawn around `axes`, which keep their `side`, and a margin, in inches."""
+    """Resize the figure to everything drawn around `axes`, plus a margin. The axes keep their `side` in inches."""
     with missing_glyphs_as_boxes():
         figure.draw_without_rendering()
         drawn = figure.get_tightbbox()
@@ -317,7 +332,7 @@ def _fit(figure: Figure, axes: Axes, side: float) -> None:
 
 def _short(name: str) -> str:
     short = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
-    return short.replace("$", r"\$")  # matplotlib would set it as mathematics
+    return short.replace("$", r"\$")  # matplotlib would take it for a formula
 
 
 def write_figures(
@@ -327,9 +342,10 @@ def write_figures(
     history: Sequence[Mapping[str, Any]],
     best_epoch: int | None = None,
 ) -> None:
-    """Write the figures for papers: `curves.png`, `confusion_matrix.png`, `accuracy_by_class.png`, `reliability.png`.
+    """Write the figures of a run to its folder.
 
-    Sets of classes have no confusion matrix, but `precision_by_class.png` and `curves.png`. Raises OSError where the
+    They are `curves.png`, `confusion_matrix.png`, `accuracy_by_class.png` and `reliability.png`, or for a multi-label
+    run `curves.png` and `precision_by_class.png`. `history`, `best_epoch`: as in `curves_figure`. Raises OSError if the
     folder can't be written.
     """
     if isinstance(evaluation, SetEvaluation):

@@ -1,4 +1,4 @@
-"""`report.html`: what a person wants to see of a run, in one file that needs nothing else."""
+"""Write `report.html`, the report of a run or an evaluation in a single file without external resources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fasttrain.report.summary import accuracy_rows, duration, epoch_parameter, p
 if TYPE_CHECKING:
     from fasttrain.evaluation.evaluate import Predictions
     from fasttrain.evaluation.metrics import ClassResult, Evaluation
-    from fasttrain.report.photographs import Seen, WorstClass
+    from fasttrain.report.photographs import BatchPicture, WorstClass
 
 TEMPLATE = "report.html.jinja"
 PAIRS = 20
@@ -31,12 +31,14 @@ LISTED_UP_TO, LISTED_OF_MANY = 1000, 200
 class Report:
     """The content of the page. Empty parts are left out.
 
-    title, subtitle: of the page. split: what was evaluated. worst: classes with photographs that were got wrong.
-    history: one record an epoch, as in `history.json`, `best_epoch` (from 1) among them. weights: whose they are.
-    facts: (label, value) of the summary. commands: (what it does, command line). batch: pictures of the first one, and
-    `batch_said`, a sentence about them, or about why there are none. config: settings; `changed` names those that are
-    not the defaults. temperature: the model's, which divides its logits. warning: a line about a model that is hardly
-    better than its baseline. mistakes: how many there are, and the file that lists them.
+    `split`: the name of the evaluated split, or "all". `worst`: the classes with the most mistakes, with photographs.
+    `history`: one record per epoch, as in `history.json`. `best_epoch`: from 1. `weights`: a phrase that says which
+    weights were evaluated. `facts`: label and value of each row of the summary. `commands`: a description and the
+    command line of each. `batch`: pictures of the first batch. `batch_note`: a sentence about the first batch, or the
+    reason that there are no pictures. `config`: the settings. `changed`: the names of settings that differ from their
+    defaults. `versions`: the version of each package. `temperature`: the number that divides the model's logits.
+    `warning`: a line about a model that is hardly better than its baseline. `mistakes`: the number of mistakes, and the
+    name of the file that lists them.
     """
 
     title: str
@@ -50,8 +52,8 @@ class Report:
     weights: str = ""
     facts: Sequence[tuple[str, str]] = ()
     commands: Sequence[tuple[str, str]] = ()
-    batch: Sequence[Seen] = ()
-    batch_said: str = ""
+    batch: Sequence[BatchPicture] = ()
+    batch_note: str = ""
     config: Mapping[str, Any] | None = None
     changed: Sequence[str] = ()
     versions: Mapping[str, str] | None = None
@@ -61,10 +63,10 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The whole page. Names of classes, paths and settings are text in it, whatever they hold."""
+    """Return the page as HTML. Class names, paths and settings are escaped."""
     import jinja2
 
-    # Class names are folders' names, which anyone may have chosen: everything is escaped.
+    # Class names come from folders of strangers, so everything is escaped.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -81,13 +83,13 @@ def render(report: Report) -> str:
     }
     evaluation = report.evaluation
     ranked: Sequence[ClassResult | SetClassResult]
-    of_single_labels: dict[str, Any] = {}
+    single_label_parts: dict[str, Any] = {}
     if isinstance(evaluation, SetEvaluation):
         ranked = evaluation.worst(len(evaluation.classes))
     else:
         present = (each for each in evaluation.classes if each.support)
         ranked = sorted(present, key=lambda each: (each.recall, each.name))
-        of_single_labels = _of_single_labels(evaluation, cast("Predictions", report.predictions))
+        single_label_parts = _single_label_parts(evaluation, cast("Predictions", report.predictions))
     unseen = [each.name for each in evaluation.classes if not each.support]
     return environment.get_template(TEMPLATE).render(
         report=report,
@@ -97,7 +99,7 @@ def render(report: Report) -> str:
         parameter=epoch_parameter(report.history[-1]) if report.history else None,
         accuracies=accuracy_rows(report.history[-1]) if report.history else (),
         speed=speed_charts(report.history) if report.history else (),
-        **of_single_labels,
+        **single_label_parts,
         ranked=ranked if len(ranked) <= LISTED_UP_TO else ranked[:LISTED_OF_MANY],
         ranked_of=len(ranked),
         unseen=unseen if len(unseen) <= LISTED_UP_TO else unseen[:LISTED_OF_MANY],
@@ -105,8 +107,8 @@ def render(report: Report) -> str:
     )
 
 
-def _of_single_labels(evaluation: Evaluation, predictions: Predictions) -> dict[str, Any]:
-    """Return what the page shows of confusion and calibration, which sets of classes don't have."""
+def _single_label_parts(evaluation: Evaluation, predictions: Predictions) -> dict[str, Any]:
+    """Return the template's variables for confusion and calibration, which multi-label models don't have."""
     names = [result.name for result in evaluation.classes]
     support = evaluation.confusion_matrix.sum(1)
     pairs = most_confused(evaluation.confusion_matrix, min(PAIRS, len(names) + 4))
@@ -118,12 +120,12 @@ def _of_single_labels(evaluation: Evaluation, predictions: Predictions) -> dict[
         "few": FEW if ((calibration.counts > 0) & (calibration.counts < FEW)).any() else None,
         "matrix": matrix_view(evaluation.confusion_matrix, names),
         "baseline": majority_baseline(evaluation),
-        "pairs": [(names[true], names[taken], count, int(support[true])) for true, taken, count in pairs],
+        "pairs": [(names[true], names[predicted], count, int(support[true])) for true, predicted, count in pairs],
     }
 
 
 def write_page(path: Path, report: Report) -> None:
-    """Writes the page, whole or not at all. Raises UserError where it can't be written."""
+    """Write the page to `path` atomically. Raises UserError if it can't be written."""
     page = render(report).encode()
     try:
         atomic_write_bytes(path, page)
@@ -132,6 +134,7 @@ def write_page(path: Path, report: Report) -> None:
 
 
 def _setting(value: Any) -> str:
+    """Format the value of a setting for the page."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The confusion matrix as the report's page draws it: an image of the cells, and what lies over and beside it."""
+"""Prepare the confusion matrix for the report's page: an image of the cells, and the texts over and beside it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ from fasttrain.report.figures import (
     shares_of,
 )
 
-RIGHT, WRONG = (47, 111, 222), (226, 88, 34)  # seen on white and on black alike, and by the colour-blind apart
-WIDEST = 1120  # px, what a page at 1,280 px has room for
-SHARE_TOLD = 2500  # cells that say themselves when pointed at
-LONGEST_NAME = 24
+RIGHT, WRONG = (47, 111, 222), (226, 88, 34)  # visible on white and on black, and distinct for colour-blind readers
+WIDEST = 1120  # px, the space in a page that is 1,280 px wide
+MOST_TITLED = 2500  # the most cells with a tooltip
+LONGEST_NAME = 24  # characters
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell in the order drawn; `share` of its row, in [0, 1]."""
+    """One cell of the matrix.
+
+    `row`, `column`: the position in the drawn order. `count`: the number of photographs. `share`: their share of the
+    row, in [0, 1]. `true`, `predicted`: the names of the classes. `support`: the photographs of the true class.
+    """
 
     row: int
     column: int
@@ -47,9 +51,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class MatrixView:
-    """All lengths in px. `names` and `cells` are empty where there are too many classes for them to be read.
+    """The template's variables for the matrix.
 
-    `of_many`: the number of all classes, where only those with the most mistakes are drawn, else 0.
+    `uri`: the image of the cells as a data: URI. `cell`, `side`: the size of a cell and of the matrix in px. `font`,
+    `label_width`: the font size and the width of row labels in px. `names`: shortened class names. `full_names`: the
+    complete ones. `cells`: the cells with a tooltip. `names` and `cells` are empty if there are too many classes.
+    `counted`: whether counts are printed. `clustered`: whether similar classes are neighbours. `of_many`: the number of
+    all classes if only those with the most mistakes are drawn, else 0.
     """
 
     uri: str
@@ -66,7 +74,7 @@ class MatrixView:
 
 
 def matrix_view(matrix: Confusion, classes: Sequence[str]) -> MatrixView:
-    """`matrix` int64[C, C] of counts, `classes` C names in label order."""
+    """Return the view of `matrix`, counts, int64 [C, C]. `classes`: C names, by label."""
     drawn, labels = drawn_part(matrix)
     count = len(labels)
     clustered = count >= CLUSTERED_FROM
@@ -87,20 +95,21 @@ def matrix_view(matrix: Confusion, classes: Sequence[str]) -> MatrixView:
         label_width=label_width,
         names=names,
         full_names=full,
-        cells=_told(counts, shares, support, full) if names else (),
+        cells=_titled_cells(counts, shares, support, full) if names else (),
         counted=count <= COUNTED_UP_TO,
         clustered=clustered,
         of_many=len(classes) if count < len(classes) else 0,
     )
 
 
-def _told(
+def _titled_cells(
     counts: npt.NDArray[np.int64],
     shares: npt.NDArray[np.float64],
     support: npt.NDArray[np.int64],
     names: tuple[str, ...],
 ) -> tuple[Cell, ...]:
-    strongest = np.argsort(-shares, axis=None, kind="stable")[: min(SHARE_TOLD, int((counts > 0).sum()))]
+    """Return the nonzero cells with the greatest shares, at most MOST_TITLED."""
+    strongest = np.argsort(-shares, axis=None, kind="stable")[: min(MOST_TITLED, int((counts > 0).sum()))]
     return tuple(
         Cell(
             row,
@@ -116,7 +125,10 @@ def _told(
 
 
 def _image(shares: npt.NDArray[np.float64]) -> str:
-    """A PNG of one pixel a cell: blue on the diagonal, orange off it, as opaque as the share is large."""
+    """Return a PNG with one pixel per cell as a data: URI: blue on the diagonal, orange off it.
+
+    The greater a cell's share, the more opaque its pixel.
+    """
     from PIL import Image
 
     pixels = np.zeros((*shares.shape, 4), np.uint8)

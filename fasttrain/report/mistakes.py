@@ -1,4 +1,4 @@
-"""`mistakes.csv`: every photograph that a model got wrong."""
+"""Write `mistakes.csv`, the list of all photographs that a model classified wrongly."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ COLUMNS = ("file", "true", "predicted", "probability", "probability_of_true")
 SET_COLUMNS = ("file", "true", "predicted")
 FileOf = Callable[[int], str]
 Row = tuple[str, ...]
-SEPARATOR = "|"  # between the classes of a set
+SEPARATOR = "|"  # between the classes of one photograph
 
 
 def mistakes_beside(page: Path) -> Path:
-    """Return the place of the list that belongs to a report: `report-mistakes.csv` beside `report.html`."""
+    """Return the path of the list of mistakes that belongs to a report: `report-mistakes.csv` for `report.html`."""
     return page.with_name(f"{page.stem}-mistakes.csv")
 
 
 def write_mistakes(
     path: Path, evaluation: Evaluation | SetEvaluation, predictions: Predictions | SetPredictions, shards: ShardSet
 ) -> int:
-    """Write the list, the surest mistakes first, and return how many there are. Raises UserError where it can't.
+    """Write the list of mistakes to `path`, the most confident first, and return their number.
 
-    The probability of the true class is empty where it is not among those that were kept.
+    `shards`: the evaluated data, which names the photographs. The probability of the true class is empty if it isn't
+    among the likeliest classes. Raises UserError if the file can't be written.
     """
     names = [each.name for each in evaluation.classes]
     file_of = files_of(shards)
@@ -59,7 +60,7 @@ def write_mistakes(
 
 
 def files_of(shards: ShardSet) -> FileOf:
-    """Return a function that names the file of a sample: its path in the source, or its key where none is known."""
+    """Return a function from a sample's row number to its file: the path in the source or, if unknown, the key."""
     path_of = {key: path for path, key in keys_of_paths(shards).items()}
 
     def file_of(sample: int) -> str:
@@ -82,9 +83,10 @@ def _wrong(predictions: Predictions, names: list[str], file_of: FileOf) -> Itera
 def _wrong_sets(
     evaluation: SetEvaluation, predictions: SetPredictions, names: list[str], file_of: FileOf
 ) -> Iterator[Row]:
-    seen = predictions.probabilities >= np.array(evaluation.thresholds)
-    for row in np.flatnonzero((seen != predictions.labels).any(1)).tolist():
+    answers = predictions.probabilities >= np.array(evaluation.thresholds)
+    for row in np.flatnonzero((answers != predictions.labels).any(1)).tolist():
         true, predicted = (
-            SEPARATOR.join(names[label] for label in np.flatnonzero(each[row])) for each in (predictions.labels, seen)
+            SEPARATOR.join(names[label] for label in np.flatnonzero(each[row]))
+            for each in (predictions.labels, answers)
         )
         yield file_of(int(predictions.ids[row])), true, predicted

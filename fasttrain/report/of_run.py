@@ -1,4 +1,4 @@
-"""Fill the report of a run, or of an evaluation alone, from its results."""
+"""Make the report of a run or of an evaluation from its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrain.config.model_name import is_object
 from fasttrain.report.html import Report
-from fasttrain.report.photographs import Picture, Seen, worst_classes
+from fasttrain.report.photographs import BatchPicture, Picture, worst_classes
 from fasttrain.report.summary import duration, percent, split_title
 from fasttrain.report.verdict import baseline_warning
 from fasttrain.version import __version__
@@ -47,15 +47,15 @@ def report_of_run(
     device: torch.device,
     ranks: int = 1,
     store: str | None = None,
-    batch: Sequence[Seen] = (),
+    batch: Sequence[BatchPicture] = (),
     warning: str | None = None,
     mistakes: tuple[int, str] | None = None,
 ) -> Report:
-    """The report of a finished run; `loader` is the loader's name, `store` MLflow's, `batch` the first batch shown.
+    """Return the report of a finished run.
 
-    `warning` and `mistakes` are those of `Report`.
-
-    Raises UserError or OSError where the photographs that were got wrong can't be read.
+    `split`: the split that was evaluated last. `spec`, `model`: the trained model. `loader`: the loader's name.
+    `ranks`: the number of ranks. `store`: the location of MLflow's store, if any. `batch`: pictures of the first batch.
+    `warning`, `mistakes`: see `Report`. Raises UserError or OSError if the photographs of mistakes can't be read.
     """
     history = result.history
     seconds = sum(record["epoch_seconds"] for record in history)
@@ -100,7 +100,7 @@ def report_of_run(
         facts=facts,
         commands=commands,
         batch=batch,
-        batch_said=_said_of_batch(config, shown=len(batch)),
+        batch_note=_batch_note(config, shown=len(batch)),
         config=settings,
         changed=config.changed(settings),
         versions=versions(device),
@@ -123,9 +123,10 @@ def report_of_evaluation(
     mistakes: tuple[int, str] | None = None,
     maps: Callable[[int, int], Picture] | None = None,
 ) -> Report:
-    """The report of an evaluation: the same page without what only a training run knows.
+    """Return the report of an evaluation, which has no sections about training.
 
-    maps: draws the class-activation map of a sample for a class, see `mistake_maps`; None draws none.
+    `data`: the data's location. `split`: the evaluated split, or "all". `mistakes`: see `Report`. `maps`: draws the
+    class-activation map of a sample for a class: see `mistake_maps`. None draws no maps.
     """
     facts = [
         ("checkpoint", str(checkpoint)),
@@ -159,7 +160,7 @@ def report_of_evaluation(
 
 
 def _image_size(config: TrainConfig, spec: ModelSpec) -> str:
-    """Return the sizes of training where they differ from evaluation's, and the geometry of evaluation."""
+    """Describe the image size in evaluation, and that in training if it differs."""
     if config.progressive:
         return f"{config.progressive}, {spec.geometry}"
     if config.image_size != spec.image_size and not config.linear_probe:
@@ -168,12 +169,12 @@ def _image_size(config: TrainConfig, spec: ModelSpec) -> str:
 
 
 def _made_by(spec: ModelSpec) -> str:
-    """Return the option that a command needs for a model whose name doesn't say how it is made."""
+    """Return the option that a command needs for a model that was given as an object, else an empty string."""
     return " --model PACKAGE.MODULE:FUNCTION" if is_object(spec.name) else ""
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Return the versions of fasttrain, Python and the installed packages that affect a result, and the machine."""
+    """Return the versions of fasttrain, Python, the packages that affect results, CUDA and the operating system."""
     import torch
 
     found = {"fasttrain": __version__, "Python": platform.python_version()}
@@ -182,7 +183,7 @@ def versions(device: torch.device) -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    found["torch"] = torch.__version__  # with the build, which the package's metadata lacks
+    found["torch"] = torch.__version__  # includes the build, which the package's metadata lack
     if device.type == "cuda":
         found["CUDA"] = str(torch.version.cuda)
     found["system"] = f"{platform.system()} {platform.release()}, {platform.machine()}"
@@ -191,7 +192,7 @@ def versions(device: torch.device) -> dict[str, str]:
 
 def _phase_facts(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     head = sum(record.get("phase") == "head" for record in history)
-    return [("phases", f"epochs 1 to {head}: the classifier alone")] if head else []
+    return [("phases", f"epochs 1 to {head}: only the classifier")] if head else []
 
 
 def _subtitle(spec: ModelSpec) -> str:
@@ -209,20 +210,19 @@ def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def _said_of_batch(config: TrainConfig, *, shown: int) -> str:
+def _batch_note(config: TrainConfig, *, shown: int) -> str:
+    """Return a sentence about the `shown` pictures of the first batch, or the reason that there are none."""
     if config.linear_probe:
-        return (
-            "There is none: the head was trained on features of the photographs, computed once, without augmentation."
-        )
+        return "There is no batch: the head was trained on features, computed once per photograph without augmentation."
     if not shown:
-        return "There is none to show: its shards are no longer on this machine."
-    done = ["crop and flip" if config.hflip or config.vflip else "crop"]
-    done += [f"RandAugment {config.rand_augment}"] if config.rand_augment else []
-    done += ["TrivialAugment"] if config.trivial_augment else []
-    done += [f"colour jitter {config.color_jitter:g}"] if config.color_jitter else []
-    done += [f"random erasing {config.random_erasing:g}"] if config.random_erasing else []
-    done += [f"Mixup {config.mixup:g}"] if config.mixup else []
-    done += [f"CutMix {config.cutmix:g}"] if config.cutmix else []
-    how = f"{', '.join(done[:-1])} and {done[-1]}" if len(done) > 2 else ", ".join(done)
+        return "The first batch can't be shown, because its shards are no longer on this machine."
+    steps = ["crop and flip" if config.hflip or config.vflip else "crop"]
+    steps += [f"RandAugment {config.rand_augment}"] if config.rand_augment else []
+    steps += ["TrivialAugment"] if config.trivial_augment else []
+    steps += [f"colour jitter {config.color_jitter:g}"] if config.color_jitter else []
+    steps += [f"random erasing {config.random_erasing:g}"] if config.random_erasing else []
+    steps += [f"Mixup {config.mixup:g}"] if config.mixup else []
+    steps += [f"CutMix {config.cutmix:g}"] if config.cutmix else []
+    listed = f"{', '.join(steps[:-1])} and {steps[-1]}" if len(steps) > 2 else ", ".join(steps)
     of = "all" if shown == config.batch_size else f"{shown} of the {config.batch_size}"
-    return f"As the model saw it, after {how}: {of} photographs of the run's first step."
+    return f"The model's input in the run's first step, after {listed}: {of} photographs."

@@ -1,4 +1,7 @@
-"""The report's photographs: those that were got wrong, and the first batch as the model saw it, as small data: URIs."""
+"""Make the report's pictures: photographs that were classified wrongly, and the first batch as the model saw it.
+
+They are thumbnails in data: URIs.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +34,18 @@ if TYPE_CHECKING:
     from fasttrain.shards.reader import ShardSet
 
 SIDE = 192  # px, the longest side of a thumbnail
-QUALITY = 72
+QUALITY = 72  # of the thumbnails' JPEGs
 WORST_CLASSES = 6
-WRONG_A_CLASS = 6
-BATCH_SHOWN = 24
+WRONG_A_CLASS = 6  # the most photographs per class
+BATCH_SHOWN = 24  # the most pictures of the first batch
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A thumbnail: its data: URI, its size in px, and whether it was enlarged, so that its pixels should stay seen."""
+    """A thumbnail as a data: URI, with its size in px.
+
+    `pixelated`: whether the picture is so small that the page should enlarge it with sharp pixels.
+    """
 
     uri: str
     width: int
@@ -49,9 +55,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A photograph, what it was taken for and how surely, in [0, 1]; `truth`: its own class's probability, if known.
+    """A photograph that was classified wrongly.
 
-    map: where the picture speaks for `taken_for`, if that was asked for.
+    `file`: its file or key. `taken_for`: the predicted class; for a multi-label model, a phrase with the class.
+    `probability`: that class's probability, in [0, 1]. `truth`: the true class's probability, if known. `map`: the
+    class-activation map of the predicted class, if requested.
     """
 
     picture: Picture
@@ -64,7 +72,10 @@ class Mistake:
 
 @dataclass(frozen=True)
 class WorstClass:
-    """A class with its mistakes, the surest first; `wrong` counts them all."""
+    """A class with its mistakes.
+
+    `wrong`: the number of all mistakes. `mistakes`: some of them, the most confident first.
+    """
 
     result: ClassResult | SetClassResult
     wrong: int
@@ -72,8 +83,8 @@ class WorstClass:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A picture as the model saw it, and its label: several classes with their shares where they were mixed."""
+class BatchPicture:
+    """A picture of a batch as the model saw it. `label`: its classes, with their shares if it was mixed."""
 
     picture: Picture
     label: str
@@ -87,25 +98,26 @@ def worst_classes(
     classes: int = WORST_CLASSES,
     maps: Callable[[int, int], Picture] | None = None,
 ) -> list[WorstClass]:
-    """The classes of the lowest F1 that have mistakes, with photographs of up to six of each, read from the shards.
+    """Return the classes with the lowest F1 that have mistakes, each with up to six photographs.
 
-    Sets of classes have the lowest average precision first, and no `maps`, which draws a sample's map of a class.
-
-    Of remote shards only those count that lie on this machine. Raises UserError or OSError where they can't be read.
+    A multi-label model's classes are those with the lowest average precision. `classes`: the most classes to return.
+    `maps`: draws the class-activation map of a sample for a class: see `mistake_maps`; multi-label models have none.
+    Photographs in remote shards are only shown if the shard is on this machine. Raises UserError or OSError if a
+    photograph can't be read.
     """
     if isinstance(evaluation, SetEvaluation) and isinstance(predictions, SetPredictions):
         return _worst_of_sets(evaluation, predictions, shards, classes)
     assert isinstance(evaluation, Evaluation) and isinstance(predictions, Predictions)
     wrong = predictions.top[:, 0] != predictions.labels
-    here, file_of = _here(shards, predictions.ids), files_of(shards)
+    local, file_of = _is_local(shards, predictions.ids), files_of(shards)
     names = [result.name for result in evaluation.classes]
     found = []
     for result in evaluation.worst(len(names)):
         rows = np.flatnonzero(wrong & (predictions.labels == names.index(result.name)))
         if not len(rows):
             continue
-        surest = rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")]
-        shown = [row for row in surest if here[row]][:WRONG_A_CLASS]
+        most_confident = rows[np.argsort(-predictions.probabilities[rows, 0], kind="stable")]
+        shown = [row for row in most_confident if local[row]][:WRONG_A_CLASS]
         mistakes = tuple(_mistake(predictions, int(row), names, shards, file_of, maps) for row in shown)
         found.append(WorstClass(result, len(rows), mistakes))
         if len(found) == classes:
@@ -116,7 +128,7 @@ def worst_classes(
 def _worst_of_sets(
     evaluation: SetEvaluation, predictions: SetPredictions, shards: ShardSet, classes: int
 ) -> list[WorstClass]:
-    here, file_of, found = _here(shards, predictions.ids), files_of(shards), []
+    local, file_of, found = _is_local(shards, predictions.ids), files_of(shards), []
     names = [result.name for result in evaluation.classes]
     for result in evaluation.worst(len(names)):
         label = names.index(result.name)
@@ -133,7 +145,7 @@ def _worst_of_sets(
                 probability=float(probability[row]),
                 truth=None,
             )
-            for row in [row for row in furthest.tolist() if here[row]][:WRONG_A_CLASS]
+            for row in [row for row in furthest.tolist() if local[row]][:WRONG_A_CLASS]
         )
         found.append(WorstClass(result, len(rows), mistakes))
         if len(found) == classes:
@@ -147,11 +159,12 @@ def first_batch(
     augmentation: Augmentation,
     device: torch.device,
     epoch: int = 0,
-) -> list[Seen]:
-    """The beginning of the first batch of `epoch`, of rank 0: cropped, flipped, augmented and mixed by the plan.
+) -> list[BatchPicture]:
+    """Return pictures of the first batch of `epoch` on rank 0, cropped, flipped, augmented and mixed as in training.
 
-    `settings` are the training loader's as the first epoch had them. The photographs are decoded by torchvision here,
-    whichever loader the run had: they all follow one plan, so only roundings differ.
+    `settings`: the training loader's settings in that epoch. The list is empty if the shards aren't on this machine.
+    Torchvision decodes the photographs, whichever loader the run used: all loaders follow the same plan, so only
+    rounding differs.
     """
     import torch
 
@@ -160,7 +173,7 @@ def first_batch(
     loader = TorchvisionLoader(shards, shards.ids("train"), replace(settings, workers=0, device="cpu"))
     loader.set_epoch(epoch)
     first = loader.plan().batch(0, settings.batch_size, 0, settings.world_size)
-    batch = _shown(first, shards, mixed=augmentation.mix is not None)
+    batch = _samples_to_show(first, shards, mixed=augmentation.mix is not None)
     if not len(batch):
         return []
     sizes = shards.sizes()[batch.ids].tolist()
@@ -171,26 +184,31 @@ def first_batch(
         ]
     ).to(device)
     labels = torch.from_numpy(shards.labels(batch.ids)).to(device)
-    seen, shares = as_seen(pixels, labels, batch.ids, epoch, shards.classes, augmentation)
-    return [Seen(_thumbnail_of_pixels(picture), _caption(each)) for picture, each in zip(seen, shares, strict=True)]
+    pictures, shares = as_seen(pixels, labels, batch.ids, epoch, shards.classes, augmentation)
+    pairs = zip(pictures, shares, strict=True)
+    return [BatchPicture(_thumbnail_of_pixels(picture), _caption(each)) for picture, each in pairs]
 
 
-def _shown(batch: Batch, shards: ShardSet, *, mixed: bool) -> Batch:
-    """The samples of the batch to show. Mixing pairs the first with the last, so both ends of it are taken then."""
+def _samples_to_show(batch: Batch, shards: ShardSet, *, mixed: bool) -> Batch:
+    """Return the samples of `batch` to show.
+
+    Mixing pairs the first sample with the last, the second with the last but one, and so on. So samples from both ends
+    are returned if `mixed`.
+    """
     count = len(batch)
     even = count - count % 2
     if mixed and even:
         half = min(BATCH_SHOWN, even) // 2
-        where = np.r_[0:half, even - half : even]
-        if not _here(shards, batch.ids[where]).all():
-            where = where[:0]
+        positions = np.r_[0:half, even - half : even]
+        if not _is_local(shards, batch.ids[positions]).all():
+            positions = positions[:0]
     else:
-        where = np.flatnonzero(_here(shards, batch.ids))[:BATCH_SHOWN]
-    return batch.take(where)
+        positions = np.flatnonzero(_is_local(shards, batch.ids))[:BATCH_SHOWN]
+    return batch.take(positions)
 
 
-def _here(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which samples' shards lie on this machine: a thumbnail is not worth fetching one."""
+def _is_local(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether each sample's shard is on this machine, bool [n]. Fetching one isn't worth a thumbnail."""
     numbers = shards.index["shard"][ids]
     if not shards.remote:
         return np.ones(len(ids), np.bool_)
@@ -203,9 +221,10 @@ def _here(shards: ShardSet, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
 def mistake_maps(
     model: torch.nn.Module, spec: ModelSpec, shards: ShardSet, device: torch.device
 ) -> Callable[[int, int], Picture]:
-    """Return a function that draws what of a sample speaks for a class: as the model sees it, with the map over it.
+    """Return a function from a sample's row number and a label to a picture of the class-activation map.
 
-    Raises UserError where the model or the shards have no such maps.
+    The picture shows the model's input with the map over it. Raises UserError for a multi-label model and for raw
+    shards, which have no maps.
     """
     import torch
 
@@ -213,7 +232,9 @@ def mistake_maps(
     from fasttrain.model.preprocess import NormalizePixels
 
     if spec.multi_label or shards.raw:
-        raise UserError("--explain: the report has maps where a photograph has one class, and shards hold JPEGs")
+        raise UserError(
+            "--explain: the report has no maps for multi-label models and for raw shards; leave out --explain"
+        )
     crop = evaluation_crop(spec.geometry)
     preprocess = NormalizePixels(spec.mean, spec.std, channels_last=True).to(device)
 
@@ -233,6 +254,7 @@ def _mistake(
     file_of: FileOf,
     maps: Callable[[int, int], Picture] | None,
 ) -> Mistake:
+    """Return the mistake at the position `row` of the predictions."""
     sample = int(predictions.ids[row])
     place = np.flatnonzero(predictions.top[row] == predictions.labels[row])
     return Mistake(
@@ -246,7 +268,7 @@ def _mistake(
 
 
 def thumbnail(shards: ShardSet, sample: int) -> Picture:
-    """A sample's whole photograph, shrunk to at most 192 px."""
+    """Return the complete photograph of a sample, shrunk to at most 192 px."""
     from PIL import Image
 
     data = shards.bytes(sample)
@@ -267,6 +289,7 @@ def _thumbnail_of_pixels(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def _encoded(image: Image) -> Picture:
+    """Return a thumbnail of `image`: a PNG if it is small, else a JPEG."""
     image.thumbnail((SIDE, SIDE))
     small = max(image.size) < SIDE // 2
     buffer = io.BytesIO()
@@ -280,6 +303,6 @@ def _encoded(image: Image) -> Picture:
 
 
 def _caption(shares: Shares) -> str:
-    if all(share == 1 for _, share in shares):  # one class, or a set that isn't mixed with another
+    if all(share == 1 for _, share in shares):  # one class, or a label set that wasn't mixed with another
         return " + ".join(name for name, _ in shares) or "none"
     return " + ".join(f"{name} {share:.0%}".replace("%", "\u00a0%") for name, share in shares)

@@ -1,4 +1,4 @@
-"""Print the findings of `replay` in a few lines for a terminal."""
+"""Print the findings of `replay` in a terminal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.text import Text
 if TYPE_CHECKING:
     from fasttrain.training.replay import Named, Replay, Tried
 
-_KEYS = 8
+_KEYS = 8  # the most photographs that are named
 
 
 def replay_summary(found: Replay) -> RenderableType:
-    """The step, a row for each precision, the samples that stand out, why, and the repair."""
+    """Return the step that failed, a column for each precision it was replayed in, the photographs, cause and fix."""
     facts = found.facts
     happened = {
         "loss": f"the loss became {facts['loss']}",
@@ -41,22 +41,23 @@ def replay_summary(found: Replay) -> RenderableType:
     rows.add_row("greatest output", *(Text(_named(tried.activations)) for tried in found.tried))
     if facts["kind"] != "validation":
         rows.add_row("greatest gradient", *(Text(_named(tried.gradients)) for tried in found.tried))
-    words = Table.grid(padding=(0, 2))
-    words.add_column(style="bold", no_wrap=True)
-    words.add_column(overflow="fold")
+    texts = Table.grid(padding=(0, 2))
+    texts.add_column(style="bold", no_wrap=True)
+    texts.add_column(overflow="fold")
     if len(found.keys) == found.batch > 1:
-        said = "all of them"
+        names = "all of them"
     else:
-        said = ", ".join(found.keys[:_KEYS]) + (f" and {len(found.keys) - _KEYS:,} more" * (len(found.keys) > _KEYS))
-    words.add_row("photographs", Text(said))
-    words.add_row("why", Text(found.why))
-    words.add_row("repair", Text(found.repair))
+        names = ", ".join(found.keys[:_KEYS]) + (f" and {len(found.keys) - _KEYS:,} more" * (len(found.keys) > _KEYS))
+    texts.add_row("photographs", Text(names))
+    texts.add_row("why", Text(found.why))
+    texts.add_row("fix", Text(found.fix))
     if found.sheet is not None:
-        words.add_row("sheet", Text(str(found.sheet)))
-    return Group(title, about, Padding(rows, (1, 0)), words)
+        texts.add_row("sheet", Text(str(found.sheet)))
+    return Group(title, about, Padding(rows, (1, 0)), texts)
 
 
 def _first(tried: Tried) -> str:
+    """Return the name of the first module or gradient that isn't finite, or "none"."""
     return tried.module or (f"{tried.broken_gradients[-1]} (gradient)" if tried.broken_gradients else "none")
 
 

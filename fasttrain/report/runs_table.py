@@ -1,4 +1,4 @@
-"""A list of runs, two lines each, made to fit 80 columns."""
+"""Print a list of runs with two lines each, in 80 columns."""
 
 from __future__ import annotations
 
@@ -15,41 +15,43 @@ from fasttrain.report.summary import duration
 from fasttrain.tracking.runs import RATE, TrackedRun
 
 _MARKS = {"finished": ("✓", "green"), "running": ("▶", "cyan"), "failed": ("✗", "red"), "killed": ("■", "yellow")}
-_FIGURES = (("val", 8), ("test", 8), ("epochs", 9), ("img/s", 8), ("time", 13))
+_COLUMNS = (("val", 8), ("test", 8), ("epochs", 9), ("img/s", 8), ("time", 13))  # title and width
 
 
 def runs_table(runs: Sequence[TrackedRun], width: int) -> Text:
-    """Name and figures of each run, below them, dim, where it comes from; `width` in columns.
+    """Return a table with each run's name and metrics, and its origin on a second line.
 
-    A mark says how it stands: ✓ finished, ▶ running, ■ killed, ✗ failed, ? silent for so long that it was probably
-    killed without a chance to say so.
+    `width`: the terminal's width in characters. A mark shows each run's status: ✓ finished, ▶ running, ■ killed,
+    ✗ failed, ? silent for so long that it was probably killed.
     """
     longest = max((len(run.name) for run in runs), default=0)
-    room = max(min(longest, width - 2 - sum(size for _, size in _FIGURES)), 12)
-    table = Text("  " + "run".ljust(room), style="bold", no_wrap=True)
-    for name, size in _FIGURES:
+    name_width = max(min(longest, width - 2 - sum(size for _, size in _COLUMNS)), 12)
+    table = Text("  " + "run".ljust(name_width), style="bold", no_wrap=True)
+    for name, size in _COLUMNS:
         table.append(name.rjust(size))
     for run in runs:
         mark, colour = ("?", "yellow") if run.silent else _MARKS[run.status]
         table.append(f"\n{mark} ", colour)
-        name = run.name if len(run.name) <= room else run.name[: room - 1] + "…"
-        table.append(name.ljust(room), "not bold")
-        for value, (_, size) in zip(_figures(run), _FIGURES, strict=True):
+        name = run.name if len(run.name) <= name_width else run.name[: name_width - 1] + "…"
+        table.append(name.ljust(name_width), "not bold")
+        for value, (_, size) in zip(_values(run), _COLUMNS, strict=True):
             table.append(value.rjust(size), "not bold")
         for line in _details(run):
             table.append("\n  " + (line if len(line) <= width - 2 else line[: width - 3] + "…"), "not bold dim")
     return table
 
 
-def _figures(run: TrackedRun) -> tuple[str, ...]:
+def _values(run: TrackedRun) -> tuple[str, ...]:
+    """Return the text in each of _COLUMNS."""
     plain = run.to_dict()
     val, test = (f"{plain[name]:.2%}" if plain[name] is not None else "–" for name in ("val/top1", "test/top1"))
-    asked = f"/{plain['epochs_asked']}" if plain["epochs_asked"] else ""
+    planned = f"/{plain['epochs_asked']}" if plain["epochs_asked"] else ""
     rate = f"{plain[RATE]:,.0f}" if plain[RATE] is not None else "–"
-    return val, test, f"{run.epochs}{asked}", rate, "–" if run.seconds is None else duration(run.seconds)
+    return val, test, f"{run.epochs}{planned}", rate, "–" if run.seconds is None else duration(run.seconds)
 
 
 def _details(run: TrackedRun) -> list[str]:
+    """Return the lines below a run: experiment, model, loader, time and folder, and then any problems."""
     parts = [run.experiment or "", run.params.get("model", ""), run.params.get("loader", "")]
     if run.start is not None:
         parts.append(f"{datetime.fromtimestamp(run.start):%Y-%m-%d %H:%M}")
@@ -70,7 +72,7 @@ def _details(run: TrackedRun) -> list[str]:
 
 
 def _place(folder: Path, name: str) -> str:
-    """The folder, from here where that is shorter; the run's own name is not said again."""
+    """Return the run's folder, relative to the current one if that is shorter, without repeating the run's name."""
     shown = min(str(folder), relative_path(folder), key=len)
     gone = "" if folder.is_dir() else " (gone)"
     return (f"in {os.path.dirname(shown) or '.'}" if folder.name == name else shown) + gone  # noqa: PTH120

@@ -1,4 +1,4 @@
-"""The lines that a run prints: two after each epoch, a summary at the end. They fit 80 columns."""
+"""Format the lines that a run prints, in 80 columns: two after each epoch, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ if TYPE_CHECKING:
     from fasttrain.tracking.tracker import NullTracker
     from fasttrain.training.result import TrainResult
 
-WORST = 5
+WORST = 5  # classes in the list of the worst
 
 
 def epoch_parameter(record: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the setting that changes from epoch to epoch: its field in `record`, its name and its short name.
 
-    A linear probe tries an L2 penalty in each epoch; every other run has a learning rate.
+    For a linear probe, which tries a different L2 penalty in each epoch, it is the penalty; otherwise it is the
+    learning rate.
     """
     return ("l2", "L2 penalty", "l2") if "l2" in record else ("learning_rate", "learning rate", "lr")
 
 
 def is_multi_label(record: Mapping[str, Any]) -> bool:
-    """Return whether an epoch's record is of a run on sets of classes."""
+    """Return whether an epoch's record is that of a multi-label run."""
     return "train_subset_accuracy" in record
 
 
 def accuracy_rows(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return (field, name) of what an epoch's record says of training and of validation besides the loss."""
+    """Return field and name of the main metric of training, and of validation, in an epoch's record."""
     if is_multi_label(record):
         return (("train_subset_accuracy", "subset accuracy"), ("val_map", "mAP"))
     return (("train_top1", "accuracy"), ("val_top1", "accuracy"))
 
 
 def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
-    """One epoch's record (as in `history.json`) in two lines; `epochs` is how many the run will have at
-    most."""
+    """Return two lines about an epoch.
+
+    `record`: the epoch's record, as in `history.json`. `epochs`: the most epochs that the run may have.
+    """
     width = len(str(epochs))
     head = f"epoch {record['epoch']:>{width}}/{epochs}" + (" head" if record.get("phase") == "head" else "")
     text = Text(head, style="bold")
@@ -54,8 +57,8 @@ def epoch_line(record: Mapping[str, Any], *, epochs: int) -> Text:
     if record.get("phase") == "refit":
         text.append("\n  refit     ", "green")
     else:
-        verdict = ("\n  improved  ", "green") if record["improved"] else ("\n  no better ", "yellow")
-        text.append(*verdict)
+        outcome = ("\n  improved  ", "green") if record["improved"] else ("\n  no better ", "yellow")
+        text.append(*outcome)
     field, _, short = epoch_parameter(record)
     text.append(
         f" {short} {record[field]:.2e}  {duration(record['epoch_seconds'])}"
@@ -92,11 +95,14 @@ def split_title(split: str) -> str:
 def evaluation_table(
     evaluation: Evaluation | SetEvaluation, *, split: str, warning: str | None = None
 ) -> RenderableType:
-    """The evaluation of `split`, a `warning` about it, and its worst classes."""
+    """Return tables of the evaluation's metrics and of its worst classes.
+
+    `split`: the split's name, or "all". `warning`: a line about the evaluation.
+    """
     title = Text(f"{split_title(split)}, {evaluation.samples:,} samples", style="bold")
-    noted = () if warning is None else (Text(f"  {warning}", style="yellow"),)  # a padding would crop it
+    warnings = () if warning is None else (Text(f"  {warning}", style="yellow"),)  # `Padding` would crop it
     if isinstance(evaluation, SetEvaluation):
-        return Group(title, *noted, *(_indented(part) for part in _set_tables(evaluation)))
+        return Group(title, *warnings, *(_indented(part) for part in _set_tables(evaluation)))
     figures = _grid()
     figures.add_row("top-1 / 3 / 5", f"{evaluation.top1:.2%} / {evaluation.top3:.2%} / {evaluation.top5:.2%}")
     if evaluation.top1_interval is not None:
@@ -123,16 +129,18 @@ def evaluation_table(
             f"{each.support:,}",
         )
     _add_absent(figures, evaluation)
-    return Group(title, *noted, _indented(figures), _indented(worst))
+    return Group(title, *warnings, _indented(figures), _indented(worst))
 
 
 def _add_absent(figures: Table, evaluation: Evaluation | SetEvaluation) -> None:
+    """Add a row that names the classes without samples, if there are any."""
     if absent := [each.name for each in evaluation.classes if not each.support]:
         named = ", ".join(absent[:WORST]) + (f" and {len(absent) - WORST:,} more" * (len(absent) > WORST))
         figures.add_row("no samples of", Text(f"{len(absent):,} of {len(evaluation.classes):,} classes: {named}"))
 
 
 def _set_tables(evaluation: SetEvaluation) -> tuple[Table, Table]:
+    """Return tables of a multi-label model's metrics and of its worst classes."""
     figures = _grid()
     figures.add_row("map", f"{evaluation.map:.4f}  (random scores: {evaluation.chance:.4f})")
     figures.add_row("loss", f"{evaluation.loss:.4f}")
@@ -157,7 +165,11 @@ def span(interval: tuple[float, float]) -> str:
 
 
 def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker) -> dict[str, Any]:
-    """The summary as plain data that JSON can hold."""
+    """Return the summary of a run for JSON.
+
+    `split`: the split that was evaluated last. `artifacts`: the files that the run wrote. This waits for MLflow's run
+    id, for at most 30 seconds.
+    """
     best = result.best
     rates = [record["img/s"] for record in result.history]
     (train, _), (val, _) = accuracy_rows(best)
@@ -183,9 +195,9 @@ def summary_dict(result: TrainResult, *, split: str, artifacts: Sequence[Path], 
 def run_summary(
     result: TrainResult, *, split: str, artifacts: Sequence[Path], tracker: NullTracker, warning: str | None = None
 ) -> RenderableType:
-    """The end of a run: best metrics, time, evaluation with a `warning`, worst classes, where everything lies.
+    """Return the lines at the end of a run: best metrics, time, evaluation, worst classes and the files' places.
 
-    Waits for MLflow to name the run, 30 seconds at most.
+    The arguments are those of `summary_dict`. `warning`: a line about the evaluation.
     """
     values = summary_dict(result, split=split, artifacts=artifacts, tracker=tracker)
     best = values["best"]
@@ -235,16 +247,16 @@ def _next_steps(folder: Path, artifacts: Sequence[Path]) -> RenderableType:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.1234 as `12.3 %`, with a space that no line breaks at."""
+    """Return "12.3 %" for 0.1234, with a non-breaking space."""
     return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `8.3 s`, `4 min 09 s`, `2 h 05 min`."""
+    """Format seconds as "8.3 s", "4 min 09 s" or "2 h 05 min"."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    minutes, remainder = divmod(round(seconds), 60)
+    return f"{minutes} min {remainder:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _grid() -> Table:
@@ -254,8 +266,8 @@ def _grid() -> Table:
     return grid
 
 
-def _indented(what: RenderableType) -> Padding:
-    return Padding(what, (0, 0, 0, 2), expand=False)
+def _indented(content: RenderableType) -> Padding:
+    return Padding(content, (0, 0, 0, 2), expand=False)
 
 
 def _path(path: Path | str) -> Text:

@@ -1,4 +1,4 @@
-"""A warning about a model that is hardly better than its baseline, with the likeliest reasons."""
+"""Warn about a model that is hardly better than its baseline, and name the likeliest reasons."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from fasttrain.evaluation.baseline import majority_baseline
 from fasttrain.evaluation.label_sets import SetEvaluation
 from fasttrain.evaluation.metrics import Evaluation
 
-NEAR = 1.1  # times the baseline
-_REASONS = 2
-_ONE_ANSWER = 0.9  # of all predictions
-_LEARNED = 0.25  # above the baseline in training
-_FELL = 0.95  # of the first epoch's loss
+NEAR = 1.1  # a model is near its baseline up to this multiple of it
+_REASONS = 2  # the most reasons to name
+_ONE_ANSWER = 0.9  # the share of predictions from which a model is said to give one answer
+_LEARNED = 0.25  # the training accuracy above the baseline from which the model has learned
+_FELL = 0.95  # the loss has fallen if it is below this multiple of the first epoch's
 _FEW_EPOCHS = 5
-_UNEVEN = 0.5
+_UNEVEN = 0.5  # the share of the most frequent class from which classes are uneven
 
 
 def baseline_warning(
     evaluation: Evaluation | SetEvaluation, history: Sequence[Mapping[str, Any]] = (), *, pretrained: bool = True
 ) -> str | None:
-    """Return one line where the evaluated model is below or near its baseline, else None.
+    """Return one line of warning if the model is below or near its baseline, else None.
 
-    `history` is that of the run, as in `history.json`; without it nothing is said about training. `pretrained` says if
-    the run began with trained weights.
+    `history`: the run's records, as in `history.json`. Without it, training isn't a reason. `pretrained`: whether the
+    run started from pretrained weights.
     """
     if isinstance(evaluation, SetEvaluation):
         if evaluation.map > NEAR * evaluation.chance:
             return None
-        said = f"mAP {evaluation.map:.3f} is hardly better than that of random scores ({evaluation.chance:.3f})"
-        return _line(said, _of_loss(history, math.inf) + _of_training(history, evaluation.chance, pretrained))
+        finding = f"mAP {evaluation.map:.3f} is hardly better than that of random scores ({evaluation.chance:.3f})"
+        reasons = _loss_reasons(history, math.inf) + _training_reasons(history, evaluation.chance, pretrained)
+        return _line(finding, reasons)
     baseline = majority_baseline(evaluation)
     top1, share = evaluation.top1, baseline.share
     always = f"always answering {baseline.name} ({_percent(share)})"
@@ -41,20 +42,21 @@ def baseline_warning(
         return None
     if top1 > NEAR * share:
         return f"Top-1 {_percent(top1)} may be no better than {always}: {evaluation.samples:,} photographs can't tell"
-    said = f"Top-1 {_percent(top1)} is {'worse' if top1 < share else 'hardly better'} than {always}"
-    reasons = _of_loss(history, 3 * math.log(len(evaluation.classes))) + _of_answers(evaluation)
-    reasons += _of_training(history, share, pretrained)
+    finding = f"Top-1 {_percent(top1)} is {'worse' if top1 < share else 'hardly better'} than {always}"
+    reasons = _loss_reasons(history, 3 * math.log(len(evaluation.classes))) + _answer_reasons(evaluation)
+    reasons += _training_reasons(history, share, pretrained)
     if share >= _UNEVEN:
         reasons.append("most photographs are of one class (--sampling balanced, --monitor macro_f1)")
-    return _line(said, reasons)
+    return _line(finding, reasons)
 
 
 def _may_be_chance(evaluation: Evaluation, share: float) -> bool:
+    """Return whether the interval of top1 includes the baseline's accuracy `share`."""
     return evaluation.top1_interval is not None and evaluation.top1_interval[0] <= share
 
 
-def _of_loss(history: Sequence[Mapping[str, Any]], exploded: float) -> list[str]:
-    """Return what the loss says: that it ended above `exploded`, some multiple of that of guessing, or did not fall."""
+def _loss_reasons(history: Sequence[Mapping[str, Any]], exploded: float) -> list[str]:
+    """Return the reason in the loss, if any: it ended above `exploded`, or it did not fall."""
     if not history:
         return []
     losses = [record["train_loss"] for record in history]
@@ -66,7 +68,8 @@ def _of_loss(history: Sequence[Mapping[str, Any]], exploded: float) -> list[str]
     return []
 
 
-def _of_answers(evaluation: Evaluation) -> list[str]:
+def _answer_reasons(evaluation: Evaluation) -> list[str]:
+    """Return the reason in the predictions, if any: nearly all of them are the same class."""
     answers = np.asarray(evaluation.confusion_matrix.sum(0)).ravel()
     likeliest = int(answers.argmax())
     if (share := answers[likeliest] / evaluation.samples) < _ONE_ANSWER:
@@ -74,7 +77,8 @@ def _of_answers(evaluation: Evaluation) -> list[str]:
     return [f"it answers {evaluation.classes[likeliest].name} for {_percent(share)} of the photographs"]
 
 
-def _of_training(history: Sequence[Mapping[str, Any]], share: float, pretrained: bool) -> list[str]:
+def _training_reasons(history: Sequence[Mapping[str, Any]], share: float, pretrained: bool) -> list[str]:
+    """Return reasons in the training, given the baseline's accuracy `share`."""
     if not history:
         return ["other photographs or labels than the model was trained on (fasttrain inspect shows them)"]
     learned = max(record.get("train_top1", 0.0) for record in history)
@@ -89,8 +93,8 @@ def _of_training(history: Sequence[Mapping[str, Any]], share: float, pretrained:
     return reasons or ["the labels may be wrong (fasttrain inspect --labels)"]
 
 
-def _line(said: str, reasons: Sequence[str]) -> str:
-    return f"{said}. Likely reasons: {'; '.join(reasons[:_REASONS])}"
+def _line(finding: str, reasons: Sequence[str]) -> str:
+    return f"{finding}. Likely reasons: {'; '.join(reasons[:_REASONS])}"
 
 
 def _percent(share: float) -> str:

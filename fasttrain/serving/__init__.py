@@ -1,1 +1,1 @@
-"""A trained model as an HTTP service: `fasttrain serve`."""
+"""`fasttrain serve`: offer a trained model as an HTTP service."""

@@ -1,4 +1,4 @@
-"""The bounded queue: how many photographs, and how many bytes, are in work at the same time."""
+"""The bounded queue: limits the photographs and the bytes that the service processes at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from fasttrain.serving.limits import Limits, Refused
 
 
 class Admission:
-    """Counts the photographs in work, from the first byte of a request to its answer. Used by one event loop."""
+    """Counts the photographs and bytes that are being processed, from a request's first byte to its answer.
+
+    `photographs`, `bytes`: the current numbers. Only one event loop may use it.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -21,7 +24,7 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[Place]:
-        """Hold a place for one photograph. Raises Refused (429) where none is left."""
+        """Hold a place in the queue for one photograph. Raises Refused (429) if the queue is full."""
         place = Place(self)
         place.grow(photographs=1)
         try:
@@ -30,22 +33,26 @@ class Admission:
             place.release()
 
     def take(self, photographs: int, size: int) -> None:
-        """Count more photographs and bytes. Raises Refused (429) where they would pass a limit."""
+        """Add photographs and bytes to the counts. Raises Refused (429) if that would exceed a limit."""
         if self.photographs + photographs > self._limits.queue or self.bytes + size > self._limits.bodies:
             wait = {"Retry-After": str(self._rate.seconds_for(self.photographs))}
-            raise Refused(429, f"the queue is full, {self.photographs:,} photographs are in work; try again", wait)
+            raise Refused(429, f"the queue is full with {self.photographs:,} photographs; try again later", wait)
         self.photographs += photographs
         self.bytes += size
 
     def give_back(self, photographs: int, size: int) -> None:
-        """Count photographs and bytes that are done."""
+        """Subtract finished photographs and their bytes from the counts."""
         self._rate.add(photographs)
         self.photographs -= photographs
         self.bytes -= size
 
 
 class Place:
-    """One request's share of the queue, held by the request and by work of it that outlives it."""
+    """The photographs and bytes of one request in the queue.
+
+    The request holds them, and so does any of its decoding threads that is still running after the answer. They are
+    given back when the last holder releases them.
+    """
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -53,22 +60,24 @@ class Place:
         self._holders = 1
 
     def grow(self, photographs: int = 0, size: int = 0) -> None:
-        """Take room for more. Raises Refused (429)."""
+        """Add photographs and bytes. Raises Refused (429) if that would exceed a limit."""
         self._admission.take(photographs, size)
         self._photographs += photographs
         self._bytes += size
 
     def hold(self) -> None:
+        """Add a holder."""
         self._holders += 1
 
     def release(self) -> None:
+        """Remove a holder, and give photographs and bytes back if it was the last one."""
         self._holders -= 1
         if not self._holders:
             self._admission.give_back(self._photographs, self._bytes)
 
 
 class _Rate:
-    """Photographs a second of late, for `Retry-After`."""
+    """Measures the recent rate of finished photographs, for `Retry-After`."""
 
     def __init__(self) -> None:
         self._since, self._count, self._last = time.monotonic(), 0, 0.0
@@ -79,5 +88,6 @@ class _Rate:
             self._since, self._count, self._last = time.monotonic(), 0, self._count / seconds
 
     def seconds_for(self, photographs: int) -> int:
+        """Return the time that `photographs` take at this rate, in whole seconds from 1 to 60."""
         rate = self._last or self._count / max(time.monotonic() - self._since, 1e-3)
         return min(max(math.ceil(photographs / rate) if rate else 1, 1), 60)

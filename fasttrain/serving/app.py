@@ -1,4 +1,4 @@
-"""The service's addresses, as a FastAPI application."""
+"""The service's endpoints, as a FastAPI application."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from starlette.types import ASGIApp
 from fasttrain.serving import answers
 from fasttrain.serving.admission import Admission
 from fasttrain.serving.body import read_uploads
-from fasttrain.serving.classify import Classifier, Wanted
+from fasttrain.serving.classify import Classifier, Options
 from fasttrain.serving.limits import Limits, Refused
-from fasttrain.serving.log import FIELDS, GONE, Logged
+from fasttrain.serving.log import DISCONNECTED, FIELDS, Logged
 from fasttrain.serving.metrics import Metrics
 from fasttrain.serving.model import Model
 from fasttrain.version import __version__
@@ -54,7 +54,11 @@ _BODY = {
 
 
 def make_app(model: Model, limits: Limits, *, workers: int, top_k: int = 5, token: str | None = None) -> ASGIApp:
-    """Return the service of `model`; `workers` threads decode. With a `token`, requests must bear it."""
+    """Return the application that serves `model`.
+
+    `workers`: the number of decoding threads. `top_k`: the number of classes in an answer, unless the request says
+    otherwise. `token`: the bearer token that requests must have, or None if they need none.
+    """
     admission = Admission(limits)
     metrics = Metrics(model.name, lambda: admission.photographs, limits.queue)
     classifier = Classifier(model, limits, metrics, workers)
@@ -75,50 +79,57 @@ def make_app(model: Model, limits: Limits, *, workers: int, top_k: int = 5, toke
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
-    allowed = [] if token is None else [Depends(_Token(token))]
-    _add_prediction(app, classifier, admission, limits, top_k, allowed)
-    _add_state(app, classifier, metrics, limits, allowed)
+    checks = [] if token is None else [Depends(_Token(token))]
+    _add_prediction(app, classifier, admission, limits, top_k, checks)
+    _add_state(app, classifier, metrics, limits, checks)
     _add_page(app)
     return Logged(app, metrics, _PATHS)
 
 
 def _add_prediction(
-    app: FastAPI, classifier: Classifier, admission: Admission, limits: Limits, default_top_k: int, allowed: list[Any]
+    app: FastAPI, classifier: Classifier, admission: Admission, limits: Limits, default_top_k: int, checks: list[Any]
 ) -> None:
+    """Add `/predict` to `app`. `checks`: dependencies that refuse requests without the token."""
     model = classifier.model
     most = len(model.classes)
 
     @app.post(
         "/predict",
-        dependencies=allowed,
+        dependencies=checks,
         openapi_extra=_BODY,
         responses={200: {"model": answers.Answer}, 422: {"model": answers.Answer}, **answers.PROBLEMS},
     )
     async def predict(
         request: Request,
-        top_k: Annotated[int, Query(ge=1, description="classes named")] = min(default_top_k, most),
+        top_k: Annotated[int, Query(ge=1, description="the number of classes in the answer")] = min(
+            default_top_k, most
+        ),
         explain: Annotated[
-            str | None, Query(description="a class, or an empty text for the likeliest one: adds its heat map")
+            str | None, Query(description="add the heat map of this class; an empty text means the likeliest class")
         ] = None,
     ) -> Response:
-        """Names the likeliest classes of one photograph (the body's bytes) or of several (a form's files).
+        """Return the likeliest classes of one photograph (the body's bytes) or of several (the files of a form).
 
-        With a photograph that can't be read the status is 422, with the reason in its entry; the rest is predicted.
+        If a photograph can't be read, the status is 422 and its entry has the reason. The others are predicted.
         """
-        wanted = Wanted(min(top_k, most), _explained(model, explain))
+        options = Options(min(top_k, most), _explained(model, explain))
         fields = request.scope[FIELDS]
         try:
             with admission.enter() as place:
                 uploads = await read_uploads(request, limits, place)
                 fields |= {"images": len(uploads), "bytes": sum(len(each.data) for each in uploads)}
-                entries = await classifier.classify(uploads, wanted, place)
+                entries = await classifier.classify(uploads, options, place)
         except ClientDisconnect:
-            return Response(status_code=GONE)
-        return _answered(model, entries, fields)
+            return Response(status_code=DISCONNECTED)
+        return _response(model, entries, fields)
 
 
-def _answered(model: Model, entries: list[dict[str, Any]], fields: dict[str, Any]) -> Response:
-    """Return 200, or where a photograph was refused its status, 422 among several."""
+def _response(model: Model, entries: list[dict[str, Any]], fields: dict[str, Any]) -> Response:
+    """Return the response with `entries`, and add the reasons of refused photographs to the log `fields`.
+
+    The status is 200 if all photographs were predicted, and 422 if some of several were refused. If there is only one
+    photograph and it was refused, the status is the one in its entry.
+    """
     statuses = [entry.pop("status") for entry in entries if "error" in entry]
     status = 200 if not statuses else statuses[0] if len(entries) == 1 else 422
     content: dict[str, Any] = {"model": model.name, "predictions": entries}
@@ -133,6 +144,7 @@ def _answered(model: Model, entries: list[dict[str, Any]], fields: dict[str, Any
 
 
 def _explained(model: Model, explain: str | None) -> int | None:
+    """Return the label of the class to explain: -1 for the likeliest class, None for no heat map."""
     if explain is None:
         return None
     if model.heat_map is None:
@@ -142,7 +154,8 @@ def _explained(model: Model, explain: str | None) -> int | None:
     return model.classes.index(explain) if explain else -1
 
 
-def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: Limits, allowed: list[Any]) -> None:
+def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: Limits, checks: list[Any]) -> None:
+    """Add `/model`, `/healthz` and `/metrics` to `app`. `checks`: as in `_add_prediction`."""
     model = classifier.model
     about = answers.Model(
         name=model.name,
@@ -154,24 +167,26 @@ def _add_state(app: FastAPI, classifier: Classifier, metrics: Metrics, limits: L
         max_images=limits.images,
     )
 
-    @app.get("/model", dependencies=allowed)
+    @app.get("/model", dependencies=checks)
     async def describe() -> answers.Model:
-        """Describes the model and the limits of a request."""
+        """Return the model's name and classes, and the limits of a request."""
         return about
 
     @app.get("/healthz", responses={503: {"model": answers.Health}})
     async def health() -> Response:
-        """Answers 200 while the service can predict."""
-        well = classifier.healthy
-        return JSONResponse({"status": "ok" if well else "failed"}, 200 if well else 503)
+        """Return status 200 while the service can predict, and 503 otherwise."""
+        healthy = classifier.healthy
+        return JSONResponse({"status": "ok" if healthy else "failed"}, 200 if healthy else 503)
 
-    @app.get("/metrics", dependencies=allowed, response_class=Response)
+    @app.get("/metrics", dependencies=checks, response_class=Response)
     async def prometheus() -> Response:
-        """Gives metrics in the text format of Prometheus."""
+        """Return the metrics in Prometheus's text format."""
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_page(app: FastAPI) -> None:
+    """Add the web page and its files to `app`. They need no token."""
+
     def add(path: str, file: str) -> None:
         async def send() -> FileResponse:
             return FileResponse(_PAGE / file, headers=_PAGE_HEADERS)
@@ -188,7 +203,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 class _Token(HTTPBearer):
-    """Raises Refused (401) for a request without the token."""
+    """A dependency that raises Refused (401) for a request without the token."""
 
     def __init__(self, token: str) -> None:
         super().__init__(auto_error=False)

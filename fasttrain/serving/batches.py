@@ -1,4 +1,4 @@
-"""Photographs of many requests, shown to the model in batches."""
+"""Collect the photographs of many requests into batches for the model."""
 
 from __future__ import annotations
 
@@ -9,46 +9,50 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Batches(Generic[Given, Made]):
-    """Runs `work` on what was given since its last batch, in a thread of its own. Used by one event loop.
+class Batches(Generic[Item, Result]):
+    """Runs the function `work` on batches of waiting items, in a separate thread. Only one event loop may use it.
 
-    A batch starts when it holds `size`, when nothing is on its way to it any more, or after `wait` seconds. While one
-    runs, the next one gathers: the busier the service, the larger they are.
+    `work`: takes a sequence of items and returns the result of each. `size`: the largest batch. `wait`: seconds.
+
+    A batch starts when it is full, when no more items are expected, or after waiting for `wait` seconds. While a batch
+    runs, items collect for the next one, so batches grow with the load.
     """
 
-    def __init__(self, work: Callable[[Sequence[Given]], Sequence[Made]], size: int, wait: float) -> None:
+    def __init__(self, work: Callable[[Sequence[Item]], Sequence[Result]], size: int, wait: float) -> None:
         self._work, self._size, self._wait = work, size, wait
-        self._waiting: deque[tuple[Given, asyncio.Future[Made]]] = deque()
-        self._more = asyncio.Event()
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fasttrain-model")
         self._task: asyncio.Task[None] | None = None
-        self.on_the_way = 0
+        self._expected = 0
 
     @contextlib.contextmanager
     def expect(self) -> Iterator[None]:
-        """Announce one more, for which a batch that isn't full waits."""
-        self.on_the_way += 1
+        """Announce one more item. Within this context, a batch that isn't full waits for it."""
+        self._expected += 1
         try:
             yield
         finally:
-            self.on_the_way -= 1
-            self._more.set()
+            self._expected -= 1
+            self._changed.set()
 
-    async def run(self, given: Given) -> Made:
-        """Return what `work` makes of `given`. Raises what `work` raised."""
-        future: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
-        self._waiting.append((given, future))
-        self._more.set()
+    async def run(self, item: Item) -> Result:
+        """Add `item` to the next batch, wait for it, and return the result. Raises what `work` raises."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._changed.set()
         return await future
 
     def start(self) -> None:
+        """Start to run batches, in the current event loop."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
+        """Stop, without running the items that still wait."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -57,43 +61,45 @@ class Batches(Generic[Given, Made]):
 
     @property
     def running(self) -> bool:
+        """Return whether batches are being run: after `start`, and before `stop` or a failure."""
         return self._task is not None and not self._task.done()
 
     async def _run(self) -> None:
+        """Run one batch after the other, and set the results of their items."""
         loop = asyncio.get_running_loop()
         while True:
-            await self._gathered()
-            batch = self._take()
+            await self._wait_for_batch()
+            batch = self._next_batch()
             if not batch:
                 continue
             try:
-                made = await loop.run_in_executor(self._thread, self._work, [given for given, _ in batch])
+                results = await loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
             except Exception as error:
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, future), each in zip(batch, made, strict=True):
+            for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
-                    future.set_result(each)
+                    future.set_result(result)
 
-    async def _gathered(self) -> None:
-        """Return once a batch should start."""
+    async def _wait_for_batch(self) -> None:
+        """Wait until a batch should start: it is full, no more items are expected, or the time is over."""
         while not self._waiting:
-            self._more.clear()
-            await self._more.wait()
+            self._changed.clear()
+            await self._changed.wait()
         loop = asyncio.get_running_loop()
         end = loop.time() + self._wait
-        while len(self._waiting) < self._size and self.on_the_way and (left := end - loop.time()) > 0:
-            self._more.clear()
+        while len(self._waiting) < self._size and self._expected and (remaining := end - loop.time()) > 0:
+            self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._more.wait(), left)
+                await asyncio.wait_for(self._changed.wait(), remaining)
 
-    def _take(self) -> list[tuple[Given, asyncio.Future[Made]]]:
-        """Return the next batch, without those that nobody waits for any more."""
-        batch: list[tuple[Given, asyncio.Future[Made]]] = []
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        """Return the next batch. Items whose request was cancelled are dropped."""
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
         while self._waiting and len(batch) < self._size:
-            given, future = self._waiting.popleft()
+            item, future = self._waiting.popleft()
             if not future.done():
-                batch.append((given, future))
+                batch.append((item, future))
         return batch

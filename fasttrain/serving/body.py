@@ -1,4 +1,4 @@
-"""The photographs of a request's body: one as it is, or several as a form's files."""
+"""Read the photographs in a request's body, which is a single file or a form with several files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from fasttrain.serving.limits import Limits, Refused
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it came. name: the client's own for it; empty where the body is the file."""
+    """An uploaded file. `name`: the name in the form, or empty if the body is the file. `data`: the file's bytes."""
 
     name: str
     data: bytes
 
 
 async def read_uploads(request: Request, limits: Limits, place: Place) -> list[Upload]:
-    """Return the files of `request`, at least one, and count them in `place`.
+    """Return the files in the body of `request`, at least one, and count them and their bytes in `place`.
 
-    Raises Refused: 400 for a broken form, 408 for a client that takes longer than `limits.timeout`, 413 above a limit,
-    429 where the queue has no room for more. Raises ClientDisconnect where the client is gone.
+    Raises Refused with status 400 for an empty body or an invalid form, 408 if the body takes longer than
+    `limits.timeout`, 413 if it exceeds a limit, and 429 if the queue is full. Raises ClientDisconnect if the client
+    closes the connection.
     """
     _check_length(request, limits, place)
     form = request.headers.get("content-type", "").lower().startswith("multipart/")
@@ -35,13 +36,13 @@ async def read_uploads(request: Request, limits: Limits, place: Place) -> list[U
         uploads = await asyncio.wait_for(reading, limits.timeout)
     except asyncio.TimeoutError:
         close = {"Connection": "close"}
-        raise Refused(408, f"the request's body took longer than {limits.timeout:g} s", close) from None
+        raise Refused(408, f"the request's body took longer than {limits.timeout:g} s; send it faster", close) from None
     place.grow(photographs=len(uploads) - 1)
     return uploads
 
 
 def _check_length(request: Request, limits: Limits, place: Place) -> None:
-    """Refuse a body that says how large it is, before any of it is read."""
+    """Count a body's Content-Length, if it has one, before reading it. Raises Refused if it is too large."""
     length = request.headers.get("content-length")
     if length is None:
         return
@@ -51,6 +52,7 @@ def _check_length(request: Request, limits: Limits, place: Place) -> None:
 
 
 async def _read_one(request: Request, limits: Limits, place: Place) -> list[Upload]:
+    """Return the body as a single file. Raises Refused (400) if it is empty."""
     data = b"".join([chunk async for chunk in _chunks(request, limits, place)])
     if not data:
         raise Refused(400, "the request has no body; send the bytes of a photograph, or a form with files")
@@ -58,8 +60,9 @@ async def _read_one(request: Request, limits: Limits, place: Place) -> list[Uplo
 
 
 async def _read_form(request: Request, limits: Limits, place: Place) -> list[Upload]:
+    """Return the files of a multipart form. Raises Refused (400) if it is broken or has no files."""
     parser = MultiPartParser(request.headers, _chunks(request, limits, place), max_files=limits.images, max_fields=0)  # type: ignore[arg-type]
-    parser.spool_max_size = limits.body + 1  # in memory, which `place` counts
+    parser.spool_max_size = limits.body + 1  # keep files in memory: `place` counts their bytes
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -75,7 +78,7 @@ async def _read_form(request: Request, limits: Limits, place: Place) -> list[Upl
 
 
 async def _chunks(request: Request, limits: Limits, place: Place) -> AsyncIterator[bytes]:
-    """Yield the body as it comes. One without a Content-Length is counted on the way."""
+    """Yield the body in chunks as they arrive, and count their bytes if there is no Content-Length."""
     unknown = "content-length" not in request.headers
     size = 0
     async for chunk in request.stream():
@@ -88,4 +91,4 @@ async def _chunks(request: Request, limits: Limits, place: Place) -> AsyncIterat
 
 
 def _too_large(limits: Limits) -> Refused:
-    return Refused(413, f"the request's body is larger than {limits.body / 1e6:g} MB")
+    return Refused(413, f"the request's body is larger than {limits.body / 1e6:g} MB; send less")

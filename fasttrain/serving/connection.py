@@ -1,4 +1,4 @@
-"""uvicorn's HTTP connection, with time-outs for clients that send or read slowly."""
+"""uvicorn's HTTP connection with a timeout for clients that send or read slowly."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 65_536
-"""The most bytes of a request's line and headers."""
+"""The maximum size of a request's first line and headers, in bytes."""
 
 
 def connection_type(timeout: float) -> type[HttpToolsProtocol]:
-    """Return a connection that is closed where the client is silent for `timeout` seconds and it is the client's turn.
+    """Return uvicorn's connection class, extended to close a connection after waiting for the client too long.
 
-    It is the client's turn until the headers of a request are complete, while it takes no more of an answer, and after
-    an answer. How long a request's body may take is the application's to say.
+    `timeout`: the longest wait in seconds. The server waits for the client until the headers of a request are complete,
+    while the client doesn't read an answer, and after an answer. Waiting for a request's body is left to the
+    application.
     """
 
     class Connection(HttpToolsProtocol):
@@ -50,7 +51,7 @@ def connection_type(timeout: float) -> type[HttpToolsProtocol]:
         def on_response_complete(self) -> None:
             super().on_response_complete()
             if not self.pipeline:
-                self._wait_for_client()  # for the rest of a body that nobody reads, or for the next request
+                self._wait_for_client()  # for the next request, or the rest of a body that nobody reads
 
         def pause_writing(self) -> None:
             self._wait_for_client()
@@ -74,7 +75,7 @@ def connection_type(timeout: float) -> type[HttpToolsProtocol]:
 
         def _give_up(self) -> None:
             if self.transport.get_write_buffer_size():
-                self.transport.abort()  # `close` would wait for the client to take it
+                self.transport.abort()  # `close` would wait until the client has read the answer
             else:
                 self.transport.close()
 

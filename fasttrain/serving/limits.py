@@ -1,4 +1,4 @@
-"""The limits of a service, and how a request above a limit is refused."""
+"""The limits of a service, and the exception for a request that is refused."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a service.
+    """The limits of a service.
 
-    queue: photographs in work at the same time. body: bytes of a request. bodies: bytes of all requests in work.
-    images: photographs of a request. pixels: of a photograph. batch: photographs that the model sees at once, for which
-    it waits `batch_wait` seconds. timeout: seconds for a body to come, and again for its answer. connections: open at
-    the same time.
+    `queue`: the photographs that are processed at the same time. `body`: the bytes of one request. `bodies`: the bytes
+    of all requests that are processed at the same time. `images`: the photographs in one request. `pixels`: the pixels
+    of one photograph. `batch`: the photographs in one batch of the model. `batch_wait`: the time to wait for a full
+    batch, in seconds. `timeout`: the time to receive a body, and the time to answer it, each in seconds. `connections`:
+    the connections that are open at the same time.
     """
 
     queue: int = 256
@@ -27,13 +28,16 @@ class Limits:
 
     @property
     def silence(self) -> float:
-        """Seconds that a connection may stay silent where it is the client's turn."""
+        """The time to wait for the client of a connection, in seconds: see `connection_type`."""
         return min(self.timeout, 10.0)
 
 
 @dataclass
 class Refused(Exception):
-    """A request that gets an HTTP error: its status, the reason in one line, and headers."""
+    """Raised to answer a request with an HTTP error.
+
+    `status`: the HTTP status. `reason`: one line for the client. `headers`: further headers of the answer.
+    """
 
     status: int
     reason: str

@@ -1,4 +1,4 @@
-"""One line of JSON for each request, on the standard output."""
+"""Log each request as one line of JSON on the standard output."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from fasttrain.errors import one_line
 from fasttrain.serving.metrics import Metrics
 
 FIELDS = "fasttrain.log"
-"""The key of a request's scope under which more fields of its line are."""
-GONE = 499
-"""The status that the log gives a request whose client has gone, as nginx does."""
+"""The key in a request's ASGI scope that holds a dictionary with further fields of its log line."""
+DISCONNECTED = 499
+"""The logged status of a request whose client closed the connection, as in nginx."""
 
 
 def write_line(**fields: Any) -> None:
-    """Write one line, with the time first."""
+    """Write `fields` and the current time as one line of JSON."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     sys.stdout.write(json.dumps({"time": now, **fields}) + "\n")
     sys.stdout.flush()
 
 
 class Logged:
-    """An ASGI application whose requests are logged and counted, with what it raises."""
+    """An ASGI application that runs `app`, and logs and counts each request and each exception.
+
+    `paths`: the paths that are counted separately. All others are counted as "other".
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
         self._app, self._metrics, self._paths = app, metrics, paths
@@ -56,15 +59,15 @@ class Logged:
         finally:
             seconds = time.monotonic() - start
             path = scope["path"] if scope["path"] in self._paths else "other"
-            self._metrics.requests.labels(path, str(status or GONE)).inc()
+            self._metrics.requests.labels(path, str(status or DISCONNECTED)).inc()
             self._metrics.seconds.labels(path).observe(seconds)
             client = scope["client"][0] if scope.get("client") else ""
-            about = {"method": scope["method"], "path": scope["path"], "status": status or GONE}
+            about = {"method": scope["method"], "path": scope["path"], "status": status or DISCONNECTED}
             write_line(client=client, **about, ms=round(1000 * seconds, 1), **fields)
 
 
 class JsonHandler(logging.Handler):
-    """Log records, such as uvicorn's warnings, as lines of the same log."""
+    """Writes records of Python's logging, such as uvicorn's warnings, as lines of the same log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         trace = {"trace": "".join(traceback.format_exception(*record.exc_info))} if record.exc_info else {}

@@ -1,4 +1,4 @@
-"""A trained model as the service takes it."""
+"""The model that the service runs, and its heat maps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from fasttrain.errors import UserError
 from fasttrain.evaluation.predict import Predictor
 
 HeatMap = Callable[[NDArray[np.uint8], int], bytes]
-"""Makes a PNG of a photograph, [size, size, 3], that shows what speaks for the class of an index."""
+"""A function from a photograph, uint8 [size, size, 3], and a label to the bytes of a PNG.
+
+The PNG shows the photograph with the class-activation map of that class over it.
+"""
 
 
 @dataclass
 class Model:
-    """A predictor, and a function that makes heat maps where their library is installed."""
+    """A trained model. `heat_map`: the function that draws its heat maps, or None if there are none."""
 
     predictor: Predictor
     heat_map: HeatMap | None = None
@@ -38,16 +41,16 @@ class Model:
         return list(self.predictor.spec.classes)
 
     def warm_up(self, *batches: int) -> None:
-        """Run the model once on each number of photographs: the first run of a size takes longer."""
+        """Run the model once for each batch size in `batches`, because the first run of a size takes longer."""
         size = self.predictor.spec.geometry.image_size
         for number in batches:
             self.predictor.probabilities(np.zeros((number, size, size, 3), np.uint8))
 
 
 def heat_maps(predictor: Predictor) -> HeatMap | None:
-    """Return the function that makes heat maps of the predictor's model; None where there are none.
+    """Return the function that draws heat maps of the predictor's model, or None if it can't have any.
 
-    They need the extra `explain`, a run folder and a convolutional model.
+    Heat maps need the extra `explain`, a run folder and a convolutional model.
     """
     size = predictor.spec.geometry.image_size
     try:

@@ -1,4 +1,4 @@
-"""uvicorn with the service's limits, log and signals."""
+"""Run the service with uvicorn, with its own limits, log and signal handlers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fasttrain.serving.limits import Limits
 from fasttrain.serving.log import JsonHandler
 from fasttrain.serving.model import Model
 
-TOKEN = "FASTTRAIN_SERVE_TOKEN"
+TOKEN = "FASTTRAIN_SERVE_TOKEN"  # an environment variable
 _BACKLOG = 2048
 
 
@@ -35,9 +35,11 @@ def serve(
     token: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve `model` until SIGTERM or Ctrl-C: no new request is taken then, those in work are answered.
+    """Serve `model` at http://`host`:`port` until SIGTERM or Ctrl-C. Requests in progress are then still answered.
 
-    `say` gets the address once the service answers. Raises UserError where the port is taken.
+    `workers`: the number of decoding threads. `top_k`: the number of classes in an answer, unless the request says
+    otherwise. `token`: the bearer token that requests must have, or None. `say`: called with the address as soon as
+    the service answers. Raises UserError if the port is in use.
     """
     listener = _listen(host, port)
     model.warm_up(1, limits.batch)
@@ -65,7 +67,10 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """A server that ends after a signal without raising it again, so that the process's exit code is 0."""
+    """A server that handles signals without raising them again at its end, so that the process exits with 0.
+
+    `started`: called when the server accepts connections.
+    """
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -86,28 +91,32 @@ class _Server(uvicorn.Server):
 
 
 def read_token(file: Path | None) -> str | None:
-    """Return the bearer token in `file` or else in FASTTRAIN_SERVE_TOKEN, if any. Raises UserError."""
+    """Return the bearer token in `file` or, without a file, in the variable FASTTRAIN_SERVE_TOKEN. None if unset.
+
+    Raises UserError if the file can't be read or is empty.
+    """
     if file is None:
         token = os.environ.get(TOKEN, "").strip()
         return token or None
     try:
         token = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UserError(f"{file}: {said}; give --token-file a file that holds the token") from None
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(f"{file}: {reason}; give a file with the token as --token-file") from None
     if not token:
-        raise UserError(f"{file}: empty; give --token-file a file that holds the token")
+        raise UserError(f"{file}: the file is empty; give a file with the token as --token-file")
     return token
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address. Raises UserError, for instance if the port is in use."""
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            if os.name == "posix":  # elsewhere it would take a port that is in use
+            if os.name == "posix":  # on Windows this option would take a port that is in use
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(where)
+            listener.bind(address)
         except BaseException:
             listener.close()
             raise

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-from fasttrain.errors import UserError, of_os, repairable
+from fasttrain.errors import UserError, fixable, of_os
 from fasttrain.files import (
     atomic_write,
     atomic_write_bytes,
@@ -217,7 +217,7 @@ def _fixable(folder: Path, error: OSError, fix: str) -> Exception:
     """Return a UserError if the user can fix `error`, and otherwise `error`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return of_os(error, folder, "make room there and run the same command again: it resumes")
-    return repairable(error, error.filename or folder, fix) or error
+    return fixable(error, error.filename or folder, fix) or error
 
 
 def _link(there: Path, here: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fasttrain.errors import Diverged, UserError, repairable
+from fasttrain.errors import Diverged, UserError, fixable
 from fasttrain.files import atomic_write_bytes
 from fasttrain.model.criterion import validation_criterion
 from fasttrain.training.finite import DivergenceCause, StepDiverged, non_finite
@@ -121,7 +121,7 @@ def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
             path = _keep(run, error.cause, folder)
         except Exception as why:  # the divergence is what the user must hear about, not this
             path = None
-            message += f" (its batch could not be saved: {repairable(why) or why or type(why).__name__})"
+            message += f" (its batch could not be saved: {fixable(why) or why or type(why).__name__})"
         if path is not None:
             message += f"; {path} holds the batch: `fasttrain replay {shlex.quote(str(folder))}` shows the cause"
         elif kind == "validation":

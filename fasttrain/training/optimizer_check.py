@@ -9,7 +9,7 @@ import torch
 from timm.optim import get_optimizer_info
 
 from fasttrain.checkpoint.packing import pack, snapshot, unpack
-from fasttrain.errors import UserError, one_line, repairable
+from fasttrain.errors import UserError, fixable, one_line
 
 _INSTEAD = "use another one, such as adamw"
 
@@ -31,7 +31,7 @@ def require_usable(
         except _Unsupported as error:
             raise UserError(f"optimizer = '{name}' {error}; {_INSTEAD}") from None
         except Exception as error:  # each of a hundred optimizers raises its own kind
-            raise repairable(error) or UserError(
+            raise fixable(error) or UserError(
                 f"optimizer = '{name}' can't train here ({type(error).__name__}: {one_line(error)[:200]}); {_INSTEAD}"
             ) from error
 

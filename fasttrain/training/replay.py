@@ -76,7 +76,7 @@ class Replay:
     """The result of a replay.
 
     `facts`: see `DivergedStep`. `keys`: the suspicious samples of the faulty batch, whose values are not finite, or
-    else whose losses are greatest. `why` and `repair`: the cause and the fix, a sentence each.
+    else whose losses are greatest. `why` and `fix`: the cause and the fix, a sentence each.
     """
 
     path: Path
@@ -85,7 +85,7 @@ class Replay:
     tried: list[Tried]
     keys: list[str]
     why: str
-    repair: str
+    fix: str
     sheet: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def run_again(saved: DivergedStep, path: Path, device: str = "auto") -> Replay:
     labels = saved.batches[-1][1]
     keys: list[str] = saved.facts["keys"][-len(labels) :]
     guilty = last.samples or np.argsort(last.losses)[::-1][:_LISTED].tolist()
-    why, repair = _explain(saved, tried)
-    return Replay(path, saved.facts, len(labels), tried, [keys[each] for each in guilty], why, repair)
+    why, fix = _explain(saved, tried)
+    return Replay(path, saved.facts, len(labels), tried, [keys[each] for each in guilty], why, fix)
 
 
 @dataclass
@@ -284,10 +284,10 @@ def _explain(saved: DivergedStep, tried: list[Tried]) -> tuple[str, str]:
         why = f"it is finite in fp32; {own.precision} overflows at {place}{most}"
         # fp16 is also the fallback for bf16 on a GPU without it.
         asked_for = own.precision == "fp16" and facts["config"].get("amp_dtype") == "fp16"
-        repair = "use --amp-dtype bf16" if asked_for else "train with --no-amp"
+        fix = "use --amp-dtype bf16" if asked_for else "train with --no-amp"
         if full.loss > _WILD * math.log(len(facts["classes"])):
-            repair += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
-        return why, repair
+            fix += f", and {lower}: in fp32 the loss is {full.loss:.3g}"
+        return why, fix
     if own.finite:
         why = "it is finite when replayed without torch.compile, from the weights before it"
         return (

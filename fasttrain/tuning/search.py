@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrain.errors import UserError, of_os, repairable
+from fasttrain.errors import UserError, fixable, of_os
 from fasttrain.files import make_folder
 from fasttrain.machine import lock, unlock
 from fasttrain.text import nearest
@@ -128,7 +128,7 @@ def alone_in(out: Path) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if (refused := repairable(error, None if isinstance(error, OSError) else out / STUDY)) is not None:
+            if (refused := fixable(error, None if isinstance(error, OSError) else out / STUDY)) is not None:
                 raise UserError(f"{refused}; then run the same command again to resume") from error
             raise
         finally:

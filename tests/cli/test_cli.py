@@ -124,7 +124,7 @@ def test_doctor_looks_at_this_machine(doctors):
     findings = {each["part"]: each for each in doctors}
     assert findings["torch"]["present"] and findings["torchvision"]["present"]
     for finding in findings.values():
-        assert finding["present"] or finding["repair"], finding
+        assert finding["present"] or finding["fix"], finding
     assert {"DALI", "FFCV", "native (the cut)", "tune", "export", "s3://"} <= findings.keys()
     assert findings["export"]["found"].startswith("onnx ") and "onnxruntime " in findings["export"]["found"]
 
@@ -134,11 +134,11 @@ def test_doctor_tells_what_is_absent_broken_or_not_named_as_it_is_installed(tmp_
 
     (tmp_path / "broken_one.py").write_text("import ctypes\nctypes.CDLL('libnone.so')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert _package("x", "broken_one", "repair", thorough=False) == Finding("x", True, "present", "")
-    assert _package("x", "broken_one", "repair", thorough=True).found.startswith("does not import: OSError: libnone.so")
-    assert _package("x", "no_such.module", "repair", thorough=False) == Finding("x", False, "not installed", "repair")
-    several = _package("x", "rich", "repair", "no_such", thorough=False)
-    assert several == Finding("x", False, "not installed: no_such", "repair")
+    assert _package("x", "broken_one", "fix", thorough=False) == Finding("x", True, "present", "")
+    assert _package("x", "broken_one", "fix", thorough=True).found.startswith("does not import: OSError: libnone.so")
+    assert _package("x", "no_such.module", "fix", thorough=False) == Finding("x", False, "not installed", "fix")
+    several = _package("x", "rich", "fix", "no_such", thorough=False)
+    assert several == Finding("x", False, "not installed: no_such", "fix")
 
 
 @pytest.mark.slow
@@ -157,10 +157,8 @@ def test_doctor_imports_torch_alone():
 @pytest.mark.slow
 def test_square_brackets_are_the_users(doctors, photographs, tmp_path):
     shown = warm.run(["-m", "fasttrain", "doctor"], env={**os.environ, "COLUMNS": "400"}, text=True).stdout
-    assert any("fasttrain-vision[" in each["repair"] for each in doctors), (
-        "no extra is missing here: nothing was tested"
-    )
-    assert all(each["repair"] in shown for each in doctors)
+    assert any("fasttrain-vision[" in each["fix"] for each in doctors), "no extra is missing here: nothing was tested"
+    assert all(each["fix"] in shown for each in doctors)
     out = tmp_path / "shards [red]"
     assert f"fasttrain train --data {out}\n" in fasttrain("convert", "--source", photographs, "--out", out).stdout
 

@@ -39,7 +39,7 @@ def test_train_says_where_the_step_is_and_replay_why(diverged):
     assert line.startswith("fasttrain: the ") and "in epoch 1 at step" in line
     assert line.endswith(f"`fasttrain replay {run.relative_to(folder)}` shows the cause")
     printed, _ = fasttrain(folder, "replay", str(run), code=0)
-    assert "why" in printed and "repair" in printed and "lower --learning-rate (100) to 10" in " ".join(printed.split())
+    assert "why" in printed and "fix" in printed and "lower --learning-rate (100) to 10" in " ".join(printed.split())
     assert (run / "diverged.png").exists()
 
 

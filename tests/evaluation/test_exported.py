@@ -125,14 +125,14 @@ def test_bytes_are_read_as_the_file_is(pictures, tmp_path):
 
 def test_what_an_exported_file_does_not_take_is_told(tmp_path):
     file = mean_of_channels(tmp_path / "m.onnx", _METADATA)
-    with pytest.raises(UserError, match="--model goes with a run folder"):
+    with pytest.raises(UserError, match="--model is for run folders"):
         Predictor(file, model="package:model")
     with pytest.raises(UserError, match="runs on the CPU"):
         Predictor(file, device="cuda")
-    with pytest.raises(UserError, match=r"bare\.onnx: its metadata don't say how to feed it"):
+    with pytest.raises(UserError, match=r"bare\.onnx: its metadata don't describe the model's input"):
         open_exported(mean_of_channels(tmp_path / "bare.onnx", {}))
     (tmp_path / "torn.onnx").write_bytes(file.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"torn\.onnx: ONNX Runtime can't open it"):
+    with pytest.raises(UserError, match=r"torn\.onnx: ONNX Runtime can't open the file"):
         open_exported(tmp_path / "torn.onnx")
     wanted = open_exported(file, "bilinear").spec.geometry
     assert (wanted.interpolation, wanted.resize_mode) == ("bilinear", "squash")

@@ -177,7 +177,7 @@ def test_ties_count_one_class_and_top_k_lies_between_the_bounds(num_classes: int
 def test_of_many_classes_the_matrix_is_sparse_and_the_figures_are_the_same(
     batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fasttrain.evaluation.metrics._CELLS", batches)  # how many wait to be counted
+    monkeypatch.setattr("fasttrain.evaluation.metrics._MOST_PENDING", batches)
     classes = DENSE_UP_TO + 1
     meter, logits, labels = fill(classes, 3000, seed=4)
     result, predicted = meter.compute(), logits.argmax(1)

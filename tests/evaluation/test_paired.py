@@ -92,7 +92,7 @@ def test_the_file_holds_them_with_the_same_bytes_each_time(tmp_path: Path) -> No
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path, made = tmp_path / "predictions.npz", run_with(np.arange(9) % 2 > 0)
-    with pytest.raises(UserError, match=r"predictions\.npz: not there"):
+    with pytest.raises(UserError, match=r"predictions\.npz: no such file"):
         read_predictions(path)
     write_predictions(path, made)
     whole = path.read_bytes()

@@ -95,7 +95,7 @@ def test_normalized_pictures_can_be_what_it_takes(model_folder, photographs, tmp
 def test_a_file_that_differs_takes_no_ones_place(model_folder, photographs, shard_folder, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("before")
-    with pytest.raises(UserError, match="differ by"):
+    with pytest.raises(UserError, match="differs from the model's by"):
         export(model_folder, "torchscript", path, data=photographs, photographs=9, tolerance=0.0, speed=False)
     with pytest.raises(UserError, match=r"loses 0\.00 points of top1 .* raise --accept-drop"):
         export(model_folder, "torchscript", path, data=shard_folder, photographs=2, accept_drop=-1.0, speed=False)

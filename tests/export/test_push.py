@@ -84,7 +84,7 @@ def test_the_card_is_made_of_the_runs_figures(run: Path, tmp_path: Path) -> None
         "photographs 12 for train, 4 for val.",
         "| top-1 | 50.0% (25.0% to 75.0%) |",
         "On the 4 photographs of the val split, on which the best epoch was chosen",
-        "error 3.10% with the temperature 1.5",
+        "error is 3.10% at temperature 1.5",
         "![Confusion matrix](confusion_matrix.png)",
         "## Intended use",
         "epochs = 3",
@@ -130,5 +130,5 @@ def test_what_cannot_be_pushed_is_said_in_a_line(run: Path, hub: Hub, tmp_path: 
     with pytest.raises(UserError, match="not an empty folder; choose another --out"):
         push(run, "me/clothes", out=run)
     (run / "evaluation.json").unlink()
-    with pytest.raises(UserError, match=r"no evaluation\.json, from which the model card is made; finish the run"):
+    with pytest.raises(UserError, match=r"the model card needs evaluation\.json, which is missing; finish the run"):
         push(run, "me/clothes", out=tmp_path / "out")

@@ -120,5 +120,5 @@ def test_a_run_of_other_data_or_without_predictions_is_told(run: Any, photograph
     convert(tmp_path / "other", tmp_path / "shards", workers=1, progress=False, cut="none")
     with pytest.raises(UserError, match="has no photograph"):
         find_label_issues(folder, tmp_path / "shards")
-    with pytest.raises(UserError, match=r"predictions\.npz: not there"):
+    with pytest.raises(UserError, match=r"predictions\.npz: no such file"):
         find_label_issues(tmp_path)

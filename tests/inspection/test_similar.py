@@ -56,7 +56,7 @@ def test_the_rows_are_what_the_classifier_sees_in_the_order_of_the_predictions(
     assert np.array_equal(np.array(table["embedding"], np.float32), rows)
     with pytest.raises(UserError, match=r"ends in \.npy or \.parquet"):
         check_embeddings_file(tmp_path / "e.txt")
-    with pytest.raises(UserError, match="leave out --tta"):
+    with pytest.raises(UserError, match="can't be combined with --tta"):
         Predictor(model_folder, tta="flip", with_embeddings=True)
 
 

@@ -179,12 +179,12 @@ def test_leaving_them_out_on_a_gpu_copies_nothing_from_the_host(sound, bad):
     batch = loader.plan().batch(0, 8)
     kept = [place for place in range(8) if place not in bad]
     pixels = torch.arange(8 * 3, dtype=torch.uint8).reshape(8, 1, 1, 3)
-    ids, (images,) = loader._good(batch, [pixels], dict.fromkeys(bad, "why"))
+    ids, (images,) = loader._without_bad(batch, [pixels], dict.fromkeys(bad, "why"))
     assert ids.tolist() == batch.ids[kept].tolist() and torch.equal(images, pixels[kept])
     with FakeTensorMode(), Operations() as operations:
         on_gpu = torch.empty(8, 1, 1, 3, dtype=torch.uint8, device="cuda")
         operations.names.clear()
-        _, (images,) = loader._good(batch, [on_gpu], dict.fromkeys(bad, "why"))
+        _, (images,) = loader._without_bad(batch, [on_gpu], dict.fromkeys(bad, "why"))
     assert images.is_cuda and len(images) == len(kept)
     assert set(operations.names) - {"device"} == {"slice", "cat"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fasttrain.errors import repairable
+from fasttrain.errors import fixable
 from fasttrain.loaders import torchvision
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.dali import DaliLoader
@@ -68,7 +68,7 @@ def test_the_gpus_memory(loader, monkeypatch, nothing_is_searched, error, name):
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory in DALI") as raised:
         list(loader)
     assert is_out_of_memory(raised.value) and "CUDA" in str(raised.value) and "\n" not in str(raised.value)
-    assert "out of memory" in str(repairable(raised.value))
+    assert "out of memory" in str(fixable(raised.value))
     for (images, _, _), (others, _, _) in zip(loader, expected, strict=True):
         assert torch.equal(images, others), "the loader works again once there is memory"
 
@@ -86,7 +86,7 @@ def test_the_hosts_memory(loader, monkeypatch, nothing_is_searched, error):
     with pytest.raises(MemoryError) as raised:
         list(loader)
     assert not isinstance(raised.value, torch.OutOfMemoryError)
-    assert "out of memory" in str(repairable(raised.value))
+    assert "out of memory" in str(fixable(raised.value))
 
 
 def test_an_error_of_cuda_is_no_photographs(loader, monkeypatch, nothing_is_searched):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from fasttrain.errors import UserError, internal, repairable
+from fasttrain.errors import UserError, fixable, internal
 from fasttrain.loaders import torchvision
 from fasttrain.loaders.base import LoaderSettings
 from fasttrain.loaders.plan import Crop
@@ -39,7 +39,7 @@ def test_a_worker_that_is_killed_is_missed_and_the_other_ends_with_the_loader(lo
     os.kill(first.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="was ended by SIGKILL") as error:
         list(batches)
-    assert "kernel as memory ran out" in str(repairable(error.value))
+    assert "kernel as memory ran out" in str(fixable(error.value))
     assert signal.getsignal(signal.SIGCHLD) is handled, "an exception from a signal handler may come anywhere"
     loader.close()
     second.join(PATIENCE)
@@ -87,7 +87,7 @@ def test_how_a_worker_ended_is_told_and_is_not_always_memory(loader, monkeypatch
     monkeypatch.setattr(torchvision._DecodedBatches, "__getitem__", lambda self, batch: ends())
     with pytest.raises(RuntimeError, match=said) as error:
         list(loader)
-    line = repairable(error.value)
+    line = fixable(error.value)
     assert (line is None) if repaired is None else repaired in str(line)
 
 
@@ -112,7 +112,7 @@ def test_a_workers_own_exception_is_one_line_and_no_lack_of_memory(loader, monke
     with pytest.raises(Exception, match="Original Traceback") as error:
         list(loader)
     assert type(raised).__name__ in internal(error.value) and "Traceback (" not in internal(error.value)
-    assert "out of memory" not in str(repairable(error.value))
+    assert "out of memory" not in str(fixable(error.value))
 
 
 _SCRIPT = """
@@ -133,5 +133,5 @@ def test_a_script_without_a_guard_is_told_of_it(shard_folder, tmp_path):
     script.write_text(_SCRIPT.format(data=shard_folder))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and "starts worker processes while one of them imports it" in done.stderr, done.stderr
-    line = str(repairable(RuntimeError(done.stderr.strip().splitlines()[-1])))
+    line = str(fixable(RuntimeError(done.stderr.strip().splitlines()[-1])))
     assert 'below `if __name__ == "__main__":`' in line and "memory" not in line, done.stderr

@@ -13,7 +13,7 @@ import pytest
 from fasttrain.evaluation.calibration import calibrate
 from fasttrain.report.charts import Chart, learning_charts, reliability_chart, speed_charts
 from fasttrain.report.figures import curves_figure
-from fasttrain.report.matrix import SHARE_TOLD, matrix_view
+from fasttrain.report.matrix import MOST_TITLED, matrix_view
 
 
 def record(epoch: int, **changes: Any) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def test_the_matrix_fits_a_page_and_tells_its_cells(count: int, named: bool) -> 
     assert view.side + view.label_width <= 1190 and view.side == view.cell * count
     assert bool(view.names) == bool(view.cells) == named
     assert sorted(view.full_names) == classes
-    assert len(view.cells) == (min(SHARE_TOLD, int((matrix > 0).sum())) if named else 0)
+    assert len(view.cells) == (min(MOST_TITLED, int((matrix > 0).sum())) if named else 0)
     for cell in view.cells:
         true, predicted = classes.index(cell.true), classes.index(cell.predicted)
         assert view.full_names[cell.row] == cell.true and view.full_names[cell.column] == cell.predicted

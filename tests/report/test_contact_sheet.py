@@ -66,7 +66,7 @@ def test_a_sheet_is_written_as_its_suffix_says(tmp_path):
     for name, kind in (("a.png", "PNG"), ("deeper/b.jpg", "JPEG")):
         save_sheet(sheet, tmp_path / name)
         assert Image.open(tmp_path / name).format == kind
-    with pytest.raises(UserError, match=r"c\.gif: pictures are written as"):
+    with pytest.raises(UserError, match=r"c\.gif: give a name that ends in"):
         save_sheet(sheet, tmp_path / "c.gif")
     with pytest.raises(UserError, match=r"a\.png: is a file, not a folder"):
         save_sheet(sheet, tmp_path / "a.png" / "d.png")

@@ -117,7 +117,7 @@ def test_it_says_what_the_run_did(result: TrainResult, page: str, shards: Path) 
     assert f"--data {shards}" in said and str(result.mlflow_run_id) in said
     for setting in ("color_jitter 0.4", "mixup 0.3", "pretrained off", f"torch {torch.__version__}"):
         assert setting in said
-    assert "crop and flip, colour jitter 0.4 and Mixup 0.3: all photographs of the run's first step" in said
+    assert "first step, after crop and flip, colour jitter 0.4 and Mixup 0.3: all photographs" in said
     assert len(re.findall(r'<figure>\s*<img src="data:image/png', page)) == 16
     wrong = evaluation.confusion_matrix.sum(1) - np.diag(evaluation.confusion_matrix)
     shown = sum(min(int(count), 6) for count in wrong)
@@ -168,7 +168,7 @@ def test_it_stays_small_and_complete_at_101_classes(large: Path) -> None:
     assert len(re.findall(r"<li title=", page)) == 101
     pairs = re.findall(r"<i>→</i>", page)
     assert len(pairs) == 20
-    assert "Classes that are confused lie side by side" in page
+    assert "Classes that are often confused are neighbours" in page
     lonely = replace(synthetic(3), history=(), config=None)
     assert "Learning curves" not in render(lonely) and "Settings" not in render(lonely)
 

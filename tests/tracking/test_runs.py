@@ -170,7 +170,7 @@ def test_runs_side_by_side(here: Path, three: dict[str, str]) -> None:
     assert loss.lines[1].get_xydata().tolist() == [[2, pytest.approx(0.2)]], "the best epoch's ring"
     write_comparison(runs, here / "curves.svg")
     assert "<svg" in (here / "curves.svg").read_text()
-    with pytest.raises(UserError, match=r"curves\.doc: figures are written as"):
+    with pytest.raises(UserError, match=r"curves\.doc: give a name that ends in"):
         write_comparison(runs, here / "curves.doc")
 
 

@@ -93,7 +93,7 @@ def test_the_classifier_first_then_everything(pictures, shard_folder, tmp_path, 
     how = "on photographs, because color_jitter = 0.3 needs pixels" if pictures else "on cached features"
     assert f"phases: 2 epochs of the classifier alone, {how}; then everything" in said and "epoch 1/3 head" in said
     page = (run.folder / "report.html").read_text()
-    assert "epochs 1 to 2: the classifier alone" in page
+    assert "epochs 1 to 2: only the classifier" in page
 
 
 @pytest.mark.parametrize(

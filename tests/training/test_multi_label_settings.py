@@ -185,7 +185,7 @@ def test_map_is_of_sets_alone(shard_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_predictions_are_not_kept(result: TrainResult) -> None:
-    said = "predictions.npz: not there; its run has sets of classes"
+    said = "predictions.npz: no such file; multi-label runs"
     with pytest.raises(UserError, match=said):
         read_predictions(result.folder / "predictions.npz")
     with pytest.raises(UserError, match=said):

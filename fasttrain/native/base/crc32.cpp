@@ -1,6 +1,6 @@
-// Folding by carry-less multiplication: Gopal et al., "Fast CRC Computation for Generic Polynomials Using
-// PCLMULQDQ Instruction", Intel 2009. zlib's function takes 34 us for a photograph of 53 kB, a tenth of the
-// time to decode its crop.
+// CRC-32 by folding with carry-less multiplication: Gopal et al., "Fast CRC Computation for Generic
+// Polynomials Using PCLMULQDQ Instruction", Intel 2009. zlib's function takes 34 us for a photograph of 53
+// kB, a tenth of the time to decode its crop.
 
 #include "base/crc32.h"
 

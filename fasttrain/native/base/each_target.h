@@ -16,7 +16,7 @@
 #include <arm_neon.h>
 #endif
 
-// The instructions of every machine of the architecture: SSE2, NEON.
+// The instructions that every machine of the architecture has: SSE2 or NEON.
 #define FASTTRAIN_VECTOR_BYTES 16
 #define FASTTRAIN_WIDE_BYTES 16
 namespace fasttrain::baseline {

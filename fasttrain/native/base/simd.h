@@ -5,7 +5,7 @@
 
 #define FASTTRAIN_INLINE inline __attribute__((always_inline))
 #if defined(FASTTRAIN_GENERIC_VECTORS)
-// For tests: behaves like a machine without special operations.
+// For tests: behave like a machine without vector instructions.
 #elif defined(__x86_64__)
 #define FASTTRAIN_X86 1
 #elif defined(__aarch64__)
@@ -14,7 +14,7 @@
 
 namespace fasttrain {
 
-// plain: the instructions of every machine of the architecture (SSE2, NEON).
+// The vector instructions to use. plain: those that every machine of the architecture has (SSE2 or NEON).
 enum class Simd { plain, avx2, avx512 };
 
 // The widest level of this machine, or a narrower one chosen by a test.
@@ -22,7 +22,7 @@ extern Simd chosen_simd_level;
 inline Simd simd_level() {
     return chosen_simd_level;
 }
-// Returns false if the machine lacks it. Must not be called while a pool works.
+// Chooses a level. Returns false if the machine lacks it. Must not be called while a pool is decoding.
 bool set_simd_level(Simd level);
 
 FASTTRAIN_INLINE uint64_t big_endian(uint64_t word) {

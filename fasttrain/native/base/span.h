@@ -5,7 +5,7 @@
 
 namespace fasttrain {
 
-// Bytes in memory owned by somebody else.
+// Bytes in memory that another object owns.
 struct Span {
     const uint8_t* data;
     size_t size;

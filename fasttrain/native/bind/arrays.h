@@ -10,7 +10,7 @@
 
 namespace fasttrain {
 
-// Both make a NumPy array of memory that was filled here, without a copy. The array owns it.
+// Both functions make a NumPy array that takes over memory from C++ without copying it.
 
 template <typename T>
 nanobind::object to_array(std::unique_ptr<T[]> elements, std::initializer_list<size_t> shape) {

@@ -14,7 +14,7 @@ namespace fasttrain {
 void bind_cut(nanobind::module_& m);
 void bind_decode(nanobind::module_& m);
 
-// A read-only view of any object with contiguous bytes. Made and destroyed with the GIL held.
+// A read-only view of any object with contiguous bytes. Must be made and destroyed with the GIL held.
 class BufferView {
   public:
     explicit BufferView(nanobind::handle object) {
@@ -39,7 +39,8 @@ using ByteCounts =
 using Boxes =
     nanobind::ndarray<const int32_t, nanobind::shape<-1, 4>, nanobind::c_contig, nanobind::device::cpu>;
 
-// Parts of Python buffers, which stay in place while this object lives. Made and destroyed with the GIL held.
+// Parts of Python buffers, which stay valid while this object lives. Must be made and destroyed with the GIL
+// held.
 class Regions {
   public:
     // Part i is the `lengths[i]` bytes at `offsets[i]` of `buffers[which[i]]`. Raises ValueError if it isn't

@@ -25,7 +25,7 @@ namespace fasttrain {
 
 namespace {
 
-// Short enough for Ctrl-C to feel immediate.
+// The time between checks for Ctrl-C, short enough that it feels immediate.
 constexpr int kSignalMilliseconds = 50;
 
 using Sizes = nb::ndarray<const int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;

@@ -4,7 +4,7 @@
 
 #include "decode/decode.h"
 
-// A row of the loader's table: `box` is (top, left, height, width).
+// A row of the table in fasttrain/loaders/ffcv.py. `box` is (top, left, height, width).
 struct PlannedRow {
     int32_t box[4];
     int32_t flags;  // CropFlags

@@ -63,7 +63,7 @@ void destination_end(j_compress_ptr dst) {
     destination->out->resize(destination->out->size() - destination->base.free_in_buffer);
 }
 
-// EXIF's eight orientations: transpose first, then mirror.
+// What turns a picture with an EXIF orientation upright: transpose it first, then mirror it.
 struct Turn {
     bool transpose;
     bool mirror_x;
@@ -104,8 +104,8 @@ void turn_block(const JCOEF* from, JCOEF* to, const Turn& turn) {
     }
 }
 
-// The values that 8-bit samples can give and baseline Huffman codes can hold: DC in -1024..1023 at most (so
-// that differences have 11 bits), AC in -1023..1023.
+// Returns whether all coefficients are values that 8-bit samples can give and baseline Huffman codes can
+// hold: DC in -1024..1023 at most (so that differences have 11 bits), AC in -1023..1023.
 bool all_in_range(const JBLOCK* blocks, JDIMENSION count, int max_dc) {
     unsigned out_of_range = 0;
     for (JDIMENSION b = 0; b < count; ++b) {
@@ -273,8 +273,9 @@ class Cutter {
         jpeg_finish_decompress(&src_);
     }
 
-    // Only the ratios of the factors matter to pixels. Reduced, a single component has 1x1 (its MCU is always
-    // 8x8), and 2x2,2x2,2x2, which doesn't fit into an interleaved scan, becomes 1x1,1x1,1x1.
+    // Divides the sampling factors by their common divisor, because only their ratios matter to pixels. A
+    // single component then has 1x1 (its MCU is always 8x8), and 2x2,2x2,2x2, which doesn't fit into an
+    // interleaved scan, becomes 1x1,1x1,1x1.
     void reduce_factors() {
         int h = 0;
         int v = 0;

@@ -10,11 +10,11 @@ namespace fasttrain {
 
 namespace {
 
-// Fewer bytes after a scan are stray bytes; more may belong to MCUs.
+// The most bytes after a scan that count as stray bytes. More bytes may belong to MCUs.
 constexpr int kStrayBytes = 8;
 
-// Returns whether libjpeg accepts a restart marker in place of the expected one. The two following and the
-// two preceding numbers have another meaning to it (jpeg_resync_to_restart).
+// Returns whether libjpeg accepts a restart marker in place of the expected one. It interprets the two
+// numbers before and the two after the expected one differently (jpeg_resync_to_restart).
 bool passes_for(int marker, int expected) {
     const int ahead = (marker - expected) & 7;
     return kRst0 <= marker && marker <= kRst7 && (ahead == 0 || (ahead > 2 && ahead < 6));
@@ -54,8 +54,8 @@ void DamageLog::meets_damage(const jpeg_decompress_struct& codec) {
         scan.misnumbered = true;
         return;
     }
-    // A scan with too few bytes, or too many, that is followed by another was not truncated: somewhere
-    // before, wrong bytes were valid codes.
+    // If another scan follows, one with too few or too many bytes wasn't truncated: somewhere before, wrong
+    // bytes were valid codes.
     const int next = left_over ? numbers[1] : codec.unread_marker;
     const bool whole_scan = left_over || (code == JWRN_HIT_MARKER && next != kEoi);
     const bool within_scan = kRst0 <= next && next <= kRst7;

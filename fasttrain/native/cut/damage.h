@@ -12,25 +12,25 @@
 
 namespace fasttrain {
 
-// The greatest DC coefficient from 8-bit samples, with some margin for odd encoders. Wrong bytes that are
-// valid codes shift all later coefficients, often beyond it.
+// Returns the greatest DC coefficient that 8-bit samples can give, with some margin for unusual encoders.
+// Wrong bytes that happen to be valid codes shift all later coefficients, often beyond this limit.
 inline int max_dc(const JQUANT_TBL& table) {
     return std::min(1023, 1088 / std::max<int>(table.quantval[0], 1) + 1);
 }
 
-// Renumbers restart markers in their order where libjpeg ignores a wrong number. It treats other wrong
-// numbers as lost or repeated intervals: those stay, and end the search.
+// Corrects wrong numbers of restart markers that libjpeg would ignore. It treats other wrong numbers as lost
+// or repeated intervals. The first of these stays as it is and ends the correction.
 void correct_restart_numbers(std::vector<uint8_t>& scan);
 
-// Records how much of a damaged JPEG can be trusted: what was read before the first error of each scan.
+// Records how much of a damaged JPEG can be trusted: the part that was read before the first error of a scan.
 class DamageLog final : public ReadingLog {
   public:
     void reads_row(const jpeg_decompress_struct& codec) override;
     void meets_damage(const jpeg_decompress_struct& codec) override;
 
-    // The share of the image, 0 to 1, before the first error, in rows of MCUs; the worst scan counts. Scans
-    // of a progressive image that only add the last bit to coefficients are ignored, even if missing: without
-    // them the image is only a little coarser.
+    // Returns the share of MCU rows, 0 to 1, before the first error, in the worst scan. Scans of a
+    // progressive image that only add the last bit to coefficients are ignored, even if they are missing,
+    // because without them the image is only a little coarser.
     double intact(const jpeg_decompress_struct& codec) const;
 
   private:
@@ -45,7 +45,7 @@ class DamageLog final : public ReadingLog {
     bool has_all_components(const jpeg_decompress_struct& codec) const;
 
     Scan scans_[kMaxScans + 1];
-    unsigned components_ = 0;  // a bit for each component that a scan has delivered
+    unsigned components_ = 0;  // a bit for each component that occurred in a scan
 };
 
 }  // namespace fasttrain

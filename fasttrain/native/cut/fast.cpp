@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kKeptTokens = size_t{1} << 24;
 
-// Kept by a thread from one image to the next, unless it became huge.
+// A thread's working memory, kept from one image to the next unless it became huge.
 struct CutScratch {
     std::vector<Segment> segments;
     std::vector<uint8_t> bytes;  // of one segment, without stuffing
@@ -121,7 +121,7 @@ class FastCutter {
         return true;
     }
 
-    // Finds the restart intervals, up to anything that is not the next restart marker.
+    // Finds the restart intervals, up to the first marker that isn't the next restart marker.
     bool find_intervals() {
         if (size_ > std::numeric_limits<uint32_t>::max()) return false;
         end_ = find_segments(scan_, 0, size_, wanted_intervals(), scratch_.segments);
@@ -135,7 +135,7 @@ class FastCutter {
     size_t mcus() const { return columns_ * rows_; }
     size_t source_interval() const { return src_.restart_interval != 0 ? src_.restart_interval : mcus(); }
 
-    // Calls `each(mcu, begin, end)` with the tokens of each MCU, in order. Returns how many there were before
+    // Calls `each(mcu, begin, end)` with the tokens of each MCU, in order. Returns the number of MCUs before
     // the first error.
     template <typename Each>
     size_t read_mcus(Each each) {
@@ -166,8 +166,8 @@ class FastCutter {
         return mcus();
     }
 
-    // Counts the MCUs that are known to be intact. Wrong bytes may be valid codes. Then MCUs are missing or
-    // left over at the end of their interval, and none of the interval counts.
+    // Counts the MCUs that are known to be intact. Wrong bytes may happen to be valid codes. Then MCUs are
+    // missing or superfluous at the end of their interval, and none of the interval counts.
     size_t intact_mcus() {
         const size_t read = read_mcus([](size_t, const Token*, const Token*) {});
         const size_t interval = read / source_interval();
@@ -230,7 +230,8 @@ class FastCutter {
             if (is_used(table)) writer.set_code(table, codes_[table]);
     }
 
-    // As libjpeg's jpeg_set_colorspace chooses: the second pair of tables is for chroma alone.
+    // Returns whether a table is needed. As in libjpeg's jpeg_set_colorspace, the second pair is for chroma
+    // only.
     bool is_used(int table) const {
         return table < 2 || std::any_of(dst_.comp_info, dst_.comp_info + dst_.num_components,
                                         [](const jpeg_component_info& c) { return c.dc_tbl_no == 1; });
@@ -245,7 +246,7 @@ class FastCutter {
         put16(static_cast<unsigned>(length + 2));
     }
 
-    // In libjpeg's order.
+    // Writes the header, with the markers in libjpeg's order.
     void put_header() {
         put({0xFF, kSoi});
         if (dst_.write_JFIF_header) {
@@ -338,7 +339,7 @@ bool suits_cut_fast(const jpeg_decompress_struct& src) {
         return false;
     for (int c = 0; c < count; ++c) {
         const jpeg_component_info* component = src.cur_comp_info[c];
-        // The tables' numbers were read as bytes. libjpeg only checks them when it starts the scan.
+        // The tables' numbers may be any bytes: libjpeg only checks them when it starts the scan.
         for (const int table : {component->quant_tbl_no, component->dc_tbl_no, component->ac_tbl_no})
             if (table < 0 || table > 3) return false;
         if (component != src.comp_info + c || src.quant_tbl_ptrs[component->quant_tbl_no] == nullptr ||

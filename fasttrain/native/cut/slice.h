@@ -9,7 +9,7 @@
 
 namespace fasttrain {
 
-// In pixels; half-open: rows top .. top + height - 1.
+// A box in pixels, with the rows top .. top + height - 1.
 struct Box {
     uint32_t top;
     uint32_t left;
@@ -30,7 +30,7 @@ struct SliceScratch {
     std::vector<Segment> segments;
 };
 
-// MCUs, or restart segments, half-open.
+// A half-open range of MCUs or restart segments.
 struct McuRange {
     uint32_t begin;
     uint32_t end;
@@ -41,23 +41,23 @@ struct SlicePlan {
     Slice slice;
     McuRange rows;
     McuRange columns;
-    size_t bytes;  // of the slice: never more than those of the complete file
+    size_t bytes;  // the size of the slice, which is at most that of the complete file
 };
 
-// Finds the MCUs that hold `box` and one MCU of margin on each side inside the picture (fancy upsampling
-// reads its neighbours), and leaves the scan's segments in `scratch` for write_slice. Takes files with a
-// restart marker after every MCU, or after every MCU row (then only rows are sliced). Throws JpegError for
-// other files, for a box outside the picture and for restart markers that are missing, too many or out of
-// order. `header` is parse_header's of the same bytes.
+// Finds the MCUs that hold `box` and, inside the picture, one MCU of margin on each side, because fancy
+// upsampling reads neighbouring samples. Leaves the scan's segments in `scratch` for write_slice. `header` is
+// the result of parse_header for the same bytes. The file must have a restart marker after every MCU, or
+// after every MCU row; then only rows are cut away. Throws JpegError for other files, for a box outside the
+// picture, and for restart markers that are missing, superfluous or out of order.
 SlicePlan plan_slice(const uint8_t* data, size_t size, const JpegHeader& header, const Box& box,
                      SliceScratch& scratch);
 
-// Writes `plan.bytes` bytes: a JPEG whose decoded pixels equal that part of the whole picture's. The
-// arguments are those of plan_slice, and `scratch` is as that left it.
+// Writes `plan.bytes` bytes: a JPEG whose decoded pixels equal those of the complete picture in that part.
+// The other arguments are those of plan_slice, and `scratch` must be unchanged since that call.
 void write_slice(const uint8_t* data, const JpegHeader& header, const SlicePlan& plan,
                  const SliceScratch& scratch, uint8_t* to);
 
-// Does both: appends the slice to `out`, which is unchanged if plan_slice throws.
+// Plans a slice and appends it to `out`, which is unchanged if plan_slice throws.
 Slice slice_jpeg(const uint8_t* data, size_t size, const JpegHeader& header, const Box& box,
                  SliceScratch& scratch, std::vector<uint8_t>& out);
 

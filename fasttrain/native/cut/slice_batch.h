@@ -24,9 +24,9 @@ struct Corner {
     int32_t left;
 };
 
-// JPEG number i is bytes[offsets[i] .. offsets[i] + lengths[i]), and its box begins at corners[i] in it. Each
-// has room for the complete photograph, so that threads don't wait for each other's sizes. Pages that are
-// never touched cost nothing.
+// JPEG number i is bytes[offsets[i] .. offsets[i] + lengths[i]), and its box begins at corners[i] in it.
+// There is space for each complete photograph, so that threads don't wait for each other's sizes. Pages that
+// are never written cost nothing.
 struct SlicedBatch {
     std::unique_ptr<uint8_t[]> bytes;
     size_t room = 0;

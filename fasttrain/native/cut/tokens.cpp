@@ -48,13 +48,13 @@ FASTTRAIN_INLINE uint8_t* put_word(uint64_t word, size_t bytes, uint8_t* to) {
     return to;
 }
 
-// Everything stays in registers, because no address is passed on.
+// Reads bits. No address is passed on, so that all state stays in registers.
 struct BitReader {
     const uint8_t* next;
     uint64_t bits;
     uint32_t count;
 
-    // Afterwards there are at least 56 bits.
+    // Afterwards `bits` has at least 56 bits.
     FASTTRAIN_INLINE void refill() {
         bits |= load_big_endian(next) >> count;
         next += (63 - count) >> 3;
@@ -63,7 +63,7 @@ struct BitReader {
     FASTTRAIN_INLINE uint32_t look_up(const TokenTable& table) const {
         return table.entries[bits >> (64 - kPeek)];
     }
-    // The bits that follow the entry's code.
+    // Reads the code of `entry`, and returns the bits that follow it.
     FASTTRAIN_INLINE uint32_t take(uint32_t entry) {
         const uint32_t drop = entry & 255;
         const auto value = static_cast<uint32_t>(bits >> (-drop & 63)) & ((1u << (entry >> 24)) - 1);
@@ -73,8 +73,8 @@ struct BitReader {
     }
 };
 
-// Reads the difference from the component's last DC coefficient that was passed on. Returns false if DC is
-// out of range.
+// Reads a DC coefficient, and writes its difference from the last one that was written. Returns false if it
+// is out of range.
 FASTTRAIN_INLINE bool read_dc(BitReader& from, TokenReader& reader, const TokenBlock& block, Token*& out) {
     from.refill();
     uint32_t entry = from.look_up(*block.dc);
@@ -139,7 +139,7 @@ FASTTRAIN_INLINE Token* read_mcu_body(TokenReader& reader, const TokenLayout& la
         Token* const begin = out;
         if (!read_dc(from, reader, block, out) || !read_ac(from, block, out)) return nullptr;
         if ((last_column && block.fills_column) || (last_row && block.fills_row)) {
-            // The same DC coefficient as the block before, and no AC.
+            // Replace a padding block by one with the previous DC coefficient and no AC coefficients.
             out = begin;
             *out++ = block.dc_base;
             *out++ = block.ac_base;
@@ -184,7 +184,7 @@ Token* read_mcu(TokenReader& reader, const TokenLayout& layout, bool last_column
 void TokenWriter::set_code(int table, const HuffmanSpec& spec) {
     for_each_code(spec.counts, [&](size_t index, uint32_t code, uint32_t length) {
         const uint32_t symbol = spec.symbols[index];
-        const uint32_t size = symbol & 15;  // DC's are below 12
+        const uint32_t size = symbol & 15;  // also right for DC symbols, which are below 12
         codes_[table * 256 + static_cast<int>(symbol)] = (length + size) << kCodeBits | code << size;
         return true;
     });
@@ -196,7 +196,7 @@ uint8_t* TokenWriter::make_room(size_t bytes) {
 }
 
 void TokenWriter::write(const Token* begin, const Token* end) {
-    // A token's bits fill at most four bytes, each of which may need a zero after it.
+    // A token fills at most four bytes, and each may need a zero after it.
     uint8_t* to = make_room(static_cast<size_t>(end - begin) * 8 + 16);
     uint64_t bits = bits_;
     int free = free_;

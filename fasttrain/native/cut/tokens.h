@@ -9,19 +9,20 @@
 
 namespace fasttrain {
 
-// A coded symbol and the bits that follow it, on their way from one Huffman code to another. Bits 0..15: the
-// bits; 16..23: the symbol; 24..25: the table, of four, to write it with.
+// A coded symbol and the bits that follow it, independent of the Huffman code. Bits 0..15: the bits that
+// follow; 16..23: the symbol; 24..25: the number of the table to write it with.
 using Token = uint32_t;
 constexpr int kTokenTables = 4;
 constexpr int kMaxMcuTokens = kMaxBlocks * 64;
 
-// A Huffman table for reading tokens: one look-up of the next kPeek bits gives a code's length and its
+// A Huffman table for reading tokens. One look-up of the next kPeek bits gives a code's length and its
 // symbol.
 struct TokenTable {
     static constexpr int kPeek = 11;
 
-    // Bits 0..7: length of the code and of the bits that follow; 8..15: how far the index moves, or more than
-    // any index if the block ends or the code is long; 16..23: the symbol; 24..31: how many bits follow.
+    // Bits 0..7: the number of bits of the code and of those that follow; 8..15: how far the index moves, or
+    // more than any index if the block ends or the code is long; 16..23: the symbol; 24..31: the number of
+    // bits that follow.
     uint32_t entries[1 << kPeek];
     HuffmanCode code;
     bool dc;
@@ -34,10 +35,10 @@ struct TokenBlock {
     int component;
     const TokenTable* dc;
     const TokenTable* ac;
-    Token dc_base;  // the table to write with, at its position in a token
+    Token dc_base;  // the number of the table to write with, at its position in a token
     Token ac_base;
     int max_dc;
-    // Whether it is only padding of the MCU if that is the last of its row, or in the last row.
+    // Whether the block is only padding in the last MCU of a row, or in the last row of MCUs.
     bool fills_column;
     bool fills_row;
 };
@@ -47,7 +48,7 @@ struct TokenLayout {
     TokenBlock block[kMaxBlocks];
 };
 
-// The position in the source, and the last DC coefficients read and passed on.
+// The position in the source, and the last DC coefficients that were read and that were written.
 struct TokenReader {
     const uint8_t* next = nullptr;
     uint64_t bits = 0;  // the next bit on top
@@ -60,18 +61,18 @@ struct TokenReader {
         bits = count = 0;
         read[0] = read[1] = read[2] = 0;
     }
-    // One past the last byte that was begun.
+    // One past the last byte from which at least one bit was read.
     const uint8_t* position() const { return next - count / 8; }
-    // Whether the rest of that byte is padded as an encoder does it.
+    // Whether the remaining bits of that byte are all ones, as encoders pad it.
     bool only_ones_left() const {
         const uint32_t left = count % 8;
         return left == 0 || bits >> (64 - left) == (uint64_t{1} << left) - 1;
     }
 };
 
-// Reads an MCU and writes its tokens, as libjpeg would code the same coefficients, to `out`, at most
-// kMaxMcuTokens. Returns their end. Padding blocks are replaced by those of libjpeg. May read kOverread
-// bytes. Returns null if the bytes aren't an MCU or hold a coefficient that baseline can't code.
+// Reads an MCU, and writes the tokens with which libjpeg would code the same coefficients to `out`, at most
+// kMaxMcuTokens. Padding blocks are replaced by those of libjpeg. Returns the end of the tokens, or null if
+// the bytes aren't an MCU or contain a coefficient that baseline can't code. May read kOverread bytes.
 Token* read_mcu(TokenReader& reader, const TokenLayout& layout, bool last_column, bool last_row, Token* out);
 
 // Appends entropy-coded data to `out`.
@@ -81,15 +82,15 @@ class TokenWriter {
 
     void set_code(int table, const HuffmanSpec& spec);
     void write(const Token* begin, const Token* end);
-    // Pads the last byte with ones first.
+    // Pads the last byte with ones, and writes a marker.
     void write_marker(uint8_t marker);
-    // Must be called last: until then `out` is longer than its content.
+    // Shortens `out` to its content. Must be called last.
     void finish() { out_.resize(used_); }
 
   private:
     uint8_t* make_room(size_t bytes);
 
-    // Bits 0..26: the code, with room for the bits that follow it; 27..31: the length of both.
+    // Bits 0..26: the code, shifted left by the number of bits that follow it; 27..31: the length of both.
     uint32_t codes_[kTokenTables * 256] = {};
     std::vector<uint8_t>& out_;
     size_t used_;

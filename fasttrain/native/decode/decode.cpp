@@ -169,7 +169,7 @@ void decode_intact_crop(const uint8_t* jpeg, size_t length, const CropBox& box, 
         try {
             return decode(photograph(), box, flip, size, filter, scratch, out, &*limits);
         } catch (const JpegError&) {
-            // The decision is left to cut_jpeg.
+            // cut_jpeg decides below whether the file is intact.
         }
     }
     cut_jpeg(jpeg, length, Interval::kNone, false, 1);

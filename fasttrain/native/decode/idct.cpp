@@ -11,7 +11,7 @@ constexpr int kConstBits = 13;
 constexpr int kPass1Bits = 2;
 constexpr int kDescale1 = kConstBits - kPass1Bits;
 constexpr int kDescale2 = kConstBits + kPass1Bits + 3;
-// A zigzag index up to which all is in the top left 4 x 4.
+// Coefficients up to this zigzag index are in the top left 4 x 4 of a block.
 constexpr int kLast4x4 = 9;
 
 constexpr int fix(double value) {

@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kStripRows = 16;
 
-// Adobe's files store 255 minus the ink.
+// Converts a row in place. Adobe's files are inverted: they store 255 minus the ink.
 void cmyk_to_rgb(uint8_t* row, unsigned width, bool inverted) {
     for (unsigned x = 0; x < width; ++x)
         for (int c = 0; c < 3; ++c) {
@@ -29,8 +29,8 @@ void cmyk_to_rgb(uint8_t* row, unsigned width, bool inverted) {
         }
 }
 
-// Rows first .. last - 1 and columns of the scaled picture's strips go to the planes. No objects with
-// destructors here: libjpeg's errors jump over this frame.
+// Reads the scaled picture in strips of rows, and copies the part `scaled` to the planes. Locals must not
+// have destructors, because libjpeg's errors jump over this frame.
 void read_rows(jpeg_decompress_struct& info, const CropBox& scaled, uint8_t* strip, uint8_t* const planes[3],
                size_t stride) {
     const size_t row_bytes =

@@ -20,7 +20,8 @@ struct PhotographError {
     std::string reason;
 };
 
-// A batch's photographs, in the caller's memory until the batch has been waited for.
+// The photographs of a batch and where to decode them. The caller keeps the memory alive until `wait` returns
+// the batch's errors.
 struct BatchJob {
     std::vector<Photograph> photographs;
     std::vector<CropBox> boxes;
@@ -29,12 +30,13 @@ struct BatchJob {
     uint8_t* out;  // [n, size.height, size.width, 3]
 };
 
-// Decodes one photograph into its place in `job.out`. For a broken one, fills the place with zeros and
-// returns the reason.
+// Decodes one photograph into its place in `job.out`. If it is broken, fills the place with zeros and returns
+// the reason.
 std::optional<std::string> decode_into(const BatchJob& job, size_t position, DecodeScratch& scratch);
 
-// Threads that take photographs one by one: from the earliest batch with any left, the largest crop first, so
-// that no thread waits for a batch's end. Memory is one DecodeScratch per thread, and the submitted batches.
+// A pool of decoding threads. Each takes one photograph at a time from the earliest unfinished batch, the
+// largest crop first, so that no thread waits for others at the end of a batch. Its memory is one
+// DecodeScratch per thread, and the submitted batches.
 class Pool {
   public:
     using Ticket = uint64_t;
@@ -44,13 +46,13 @@ class Pool {
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
-    // Throws std::runtime_error on a closed pool.
+    // Adds a batch and returns its ticket. Throws std::runtime_error if the pool is closed.
     Ticket submit(BatchJob job);
     // Returns the batch's errors by position, or nothing if it isn't done within `milliseconds`. A ticket is
     // valid until its errors have been returned. Other tickets throw std::out_of_range, and any throws
     // std::runtime_error if the pool was closed.
     std::optional<std::vector<PhotographError>> wait(Ticket ticket, int milliseconds);
-    // Finishes photographs that are being decoded and drops others. Returns when the threads have ended.
+    // Drops all photographs that aren't being decoded yet, and waits until the threads have ended.
     void close();
 
   private:
@@ -65,11 +67,11 @@ class Pool {
     void work();
 
     std::mutex mutex_;
-    std::mutex closing_;  // one caller joins the threads
+    std::mutex closing_;  // so that only one caller joins the threads
     std::condition_variable work_there_;
     std::condition_variable batch_done_;
     std::map<Ticket, std::shared_ptr<Batch>> batches_;
-    std::deque<std::shared_ptr<Batch>> queue_;  // those with photographs left
+    std::deque<std::shared_ptr<Batch>> queue_;  // batches with photographs that no thread has taken yet
     Ticket last_ticket_ = 0;
     bool closed_ = false;
     std::vector<std::thread> threads_;

@@ -20,15 +20,16 @@ struct McuRectangle {
 struct PlaneTarget {
     uint8_t* data;
     size_t stride;
-    size_t mcu_across;  // from an MCU to the next
+    size_t mcu_across;  // bytes from an MCU to the next one, to the right and down
     size_t mcu_down;
 };
 
-// A pair of blocks in an MCU: the IDCT's job in the rectangle's first MCU, and the steps from there.
+// A pair of blocks in an MCU: the arguments of its IDCT in the rectangle's first MCU, and the steps from
+// there to other MCUs.
 struct PairTarget {
     alignas(32) int16_t quantisation[128];
     IdctPair job;
-    int second;  // block; the first one if there is no second
+    int second;  // number of the second block, or of the first if there is no second
     size_t across[2];
     size_t down[2];
 };
@@ -84,7 +85,7 @@ class RectangleDecoder {
         interval_ =
             header.restart_interval != 0 ? std::min<int64_t>(header.restart_interval, mcus()) : mcus();
         const int64_t needed = (limits_ != nullptr ? mcus() - 1 : last_mcu()) / interval_ + 1;
-        // A block has at least two bits: false sizes must not cause allocations for data that can't exist.
+        // A block has at least two bits. This check prevents false sizes from causing huge allocations.
         const size_t available = size_ - header.scan_offset;
         if (static_cast<uint64_t>(last_mcu() + 1) * static_cast<uint64_t>(layout_.blocks) > available * 4)
             throw JpegError("truncated: too few bytes for the picture");
@@ -104,7 +105,7 @@ class RectangleDecoder {
         for (int c = 0; c < tables_.header.component_count; ++c)
             block[c] = reduced_block(box.width * tables_.header.components[c].h * 8 / mcu_width,
                                      box.height * tables_.header.components[c].v * 8 / mcu_height, output);
-        // A pair of blocks goes through one IDCT.
+        // Both blocks of a pair go through the same IDCT, so their sizes must be equal.
         for (int b = 0; b + 1 < layout_.blocks; b += 2)
             if (block[layout_.component[b]] != block[layout_.component[b + 1]])
                 std::fill(std::begin(block), std::end(block), 8);
@@ -220,7 +221,7 @@ class RectangleDecoder {
         if (limits_ != nullptr && reader.bytes_read() != bytes.length) fail(end);
     }
 
-    // From the MCU in column x and row y on, in their order.
+    // Returns how many MCUs, from column x and row y on, come before the next one of the rectangle.
     int64_t mcus_before_rectangle(int x, int y) const {
         if (y < rectangle_.top) return int64_t{rectangle_.top - y} * per_row_ + rectangle_.left - x;
         if (y >= rectangle_.bottom) return mcus();
@@ -265,7 +266,7 @@ class RectangleDecoder {
 
     const uint8_t* data_;
     size_t size_;
-    const ScanLimits* limits_;  // null: only the crop matters
+    const ScanLimits* limits_;  // null: only the crop must be intact
     DecodeScratch::Buffers& buffers_;
     DecodeTables& tables_;
     int per_row_;

@@ -12,8 +12,8 @@ namespace {
 
 // The tables that a file defines before its scan.
 struct Defined {
-    unsigned quantisation = 0;  // a bit a table
-    unsigned huffman = 0;       // dc: bits 0..3, ac: 4..7
+    unsigned quantisation = 0;  // one bit per table
+    unsigned huffman = 0;       // one bit per table: DC in bits 0..3, AC in bits 4..7
 };
 
 void read_quantisation(const MarkerBody& body, DecodeTables& tables, Defined& defined) {
@@ -49,14 +49,14 @@ void read_huffman(const MarkerBody& body, DecodeTables& tables, Defined& defined
             table.build(at, at + 16, count, kind == 0);
             if (kind == 1) tables.skip_made[index] = false;
         }
-        // libjpeg judges tables that we can't use, which the scan may not even need.
+        // An unusable table is left to libjpeg, because the scan may not need it.
         const unsigned bit = 1u << (kind * 4 + index);
         defined.huffman = table.valid ? defined.huffman | bit : defined.huffman & ~bit;
         at += 16 + count;
     }
 }
 
-// As libjpeg's default_decompress_parms.
+// Chooses the colour space as libjpeg's default_decompress_parms does.
 Colour colour_of(const JpegHeader& header) {
     if (header.component_count == 1) return Colour::grey;
     if (header.jfif) return Colour::ycc;
@@ -76,12 +76,12 @@ bool all_defined(const JpegHeader& header, const Defined& defined) {
     return true;
 }
 
-// libjpeg repeats chroma samples instead of weighting them if a row has no more of them than this.
+// In rows with at most this many chroma samples, libjpeg repeats samples instead of interpolating them.
 constexpr uint32_t kRepeatedSamples = 2;
 
-// True if the chroma components are alike, at the luma's resolution or at half of it in either direction. The
-// planes then share one pair of resize axes, and libjpeg upsamples them as resize_planes does. For other
-// integer ratios it repeats the samples, and it refuses fractions.
+// Returns true if both chroma components have the same resolution: the luma's, or half of it in either
+// direction. The planes then share one pair of resize axes, and libjpeg upsamples them as resize_planes does.
+// For other integer ratios libjpeg repeats samples, and it refuses fractions.
 bool planes_can_be_resized(const JpegHeader& header) {
     if (header.component_count == 1) return true;
     const Component &luma = header.components[0], &blue = header.components[1], &red = header.components[2];
@@ -105,7 +105,7 @@ bool DecodeTables::read(const uint8_t* data, size_t size) {
         if (body.marker == kDqt) read_quantisation(body, *this, defined);
         if (body.marker == kDht) read_huffman(body, *this, defined);
     });
-    if (size > std::numeric_limits<uint32_t>::max()) return false;  // a segment's place has 32 bits
+    if (size > std::numeric_limits<uint32_t>::max()) return false;  // positions of segments have 32 bits
     const int count = header.component_count;
     const bool known = header.sequential_huffman() && header.precision == 8 && (count == 1 || count == 3) &&
                        header.all_in_scan && planes_can_be_resized(header) && all_defined(header, defined);

@@ -12,7 +12,7 @@ namespace {
 constexpr int kPeek = CoefficientTable::kPeek;
 constexpr int kLong = CoefficientTable::kLong;
 
-// The place of zigzag index k in a block whose rows are 16 values apart.
+// The position of zigzag index k in a block whose rows are 16 values apart.
 constexpr uint8_t kPlace[64] = {0,   1,   16,  32,  17,  2,  3,  18, 33,  48,  64,  49,  34, 19,  4,   5,
                                 20,  35,  50,  65,  80,  96, 81, 66, 51,  36,  21,  6,   7,  22,  37,  52,
                                 67,  82,  97,  112, 113, 98, 83, 68, 53,  38,  23,  39,  54, 69,  84,  99,
@@ -42,7 +42,7 @@ __attribute__((noinline)) CoefficientSymbol decode_long(uint64_t bits, const Coe
     return {static_cast<int16_t>(value), static_cast<uint8_t>(length + size), static_cast<uint8_t>(move)};
 }
 
-// One MCU in progress. Everything is inlined and no address is passed on, so that it all stays in registers.
+// Decodes one MCU. Everything is inlined and no address is passed on, so that all state stays in registers.
 class McuDecoder {
   public:
     FASTTRAIN_INLINE McuDecoder(McuReader& reader, const McuLayout& layout, McuCoefficients& coefficients)
@@ -55,7 +55,7 @@ class McuDecoder {
         begin_block();
     }
 
-    // Afterwards there are at least 56 bits: enough for four steps.
+    // Afterwards `bits_` has at least 56 bits, enough for four steps.
     FASTTRAIN_INLINE void refill() {
         count_ &= 63;
         bits_ |= load_big_endian(next_) >> count_;
@@ -76,8 +76,8 @@ class McuDecoder {
 
     FASTTRAIN_INLINE bool stopped() const { return k_ >= 63; }
 
-    // Handles long codes, the 64th coefficient and the end of a block. Returns false at the MCU's end. Leaves
-    // too few bits for a step.
+    // Handles long codes, the 64th coefficient and the end of a block. Returns false at the end of the MCU. A
+    // refill is needed before the next step.
     FASTTRAIN_INLINE bool attend() {
         int move = entry_ >> 8 & 255;
         int value = entry_ >> 16;

@@ -8,8 +8,8 @@
 
 namespace fasttrain {
 
-// A Huffman table for decoding coefficients: one look-up of the next kPeek bits gives the code and, where
-// both fit, the value that follows it.
+// A Huffman table for decoding coefficients. One look-up of the next kPeek bits gives the code and, if both
+// fit into these bits, the value that follows it.
 struct CoefficientTable {
     static constexpr int kPeek = 10;
     static constexpr int kLong = 128;
@@ -20,7 +20,7 @@ struct CoefficientTable {
     int32_t entries[1 << kPeek];
     HuffmanCode code;
     bool valid = false;
-    bool baseline = false;  // has no symbol that 8-bit samples never need
+    bool baseline = false;  // all symbols are allowed in a baseline JPEG
 
     // Returns false, and leaves the table invalid, if libjpeg rejects it, or a size can't be decoded.
     bool build(const uint8_t counts[16], const uint8_t* values, size_t value_count, bool dc);
@@ -33,7 +33,7 @@ struct CoefficientSymbol {
     uint8_t move;  // as in CoefficientTable
 };
 
-// The symbol on top of `bits`, however long.
+// Decodes the symbol on top of `bits`, of any length.
 CoefficientSymbol read_symbol(uint64_t bits, const CoefficientTable& table, bool dc);
 
 constexpr int kMaxPairs = kMaxBlocks / 2;
@@ -46,17 +46,18 @@ struct McuLayout {
     const CoefficientTable* ac[kMaxBlocks] = {};
 };
 
-// Blocks lie in pairs for the IDCT: row r of block b is the 8 values from (b / 2) * 128 + r * 16 + (b % 2)
-// * 8.
+// The coefficients of an MCU. Blocks are stored in pairs for the IDCT: row r of block b is the 8 values from
+// index (b / 2) * 128 + r * 16 + (b % 2) * 8.
 struct alignas(64) McuCoefficients {
     int16_t values[kMaxPairs * 128];
     int last[kMaxBlocks];  // zigzag index of each block's last coefficient
 };
 
-// The position of an MCU's data, and how many bytes of them have been begun. The position within the byte and
-// the DC predictors carry over to the next MCU of the interval.
+// A position in the data of a restart interval. The position within a byte and the DC predictors carry over
+// from one MCU to the next.
 struct McuReader {
     explicit McuReader(const uint8_t* data) : begin(data), next(data) {}
+    // The number of bytes from which at least one bit was read.
     size_t bytes_read() const { return static_cast<size_t>(next - begin) - count / 8; }
 
     const uint8_t* begin;
@@ -70,7 +71,7 @@ struct McuReader {
 // false if the bytes aren't an MCU. The caller checks the position.
 bool decode_mcu(McuReader& reader, const McuLayout& layout, McuCoefficients& out);
 
-// Decodes two independent MCUs at once: each waits for its own look-ups while the other proceeds.
+// Decodes two independent MCUs at once: while one waits for a look-up, the other proceeds.
 bool decode_two_mcus(McuReader& first, McuReader& second, const McuLayout& layout, McuCoefficients& first_out,
                      McuCoefficients& second_out);
 

@@ -4,8 +4,8 @@
 
 namespace fasttrain {
 
-// Says what is wrong with a JPEG, or with a request for it. Everything in this folder and in those built on
-// it throws only this for bad data. nanobind turns std::invalid_argument into ValueError.
+// Thrown if a JPEG is broken or unsupported, or if a request doesn't fit it. All code for JPEGs throws only
+// this for bad data. nanobind turns std::invalid_argument into Python's ValueError.
 class JpegError : public std::invalid_argument {
   public:
     using std::invalid_argument::invalid_argument;

@@ -13,7 +13,7 @@ int read16(const uint8_t* at) {
     return at[0] << 8 | at[1];
 }
 
-// libjpeg treats a shorter marker as another application's.
+// libjpeg ignores a shorter marker, as one of another application.
 constexpr size_t kJfifLength = 14;
 
 bool is_sof(int marker) {

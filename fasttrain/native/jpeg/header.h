@@ -20,8 +20,8 @@ struct Component {
     int id = 0;
     int h = 1;  // sampling factors
     int v = 1;
-    int quantisation = 0;  // the number of its table
-    int dc = 0;            // of its Huffman tables in the first scan
+    int quantisation = 0;  // number of the quantisation table
+    int dc = 0;            // numbers of the Huffman tables in the first scan
     int ac = 0;
 };
 
@@ -30,19 +30,20 @@ struct JpegHeader {
     uint32_t width = 0;
     uint32_t height = 0;
     int precision = 0;
-    int sof = 0;  // the marker
+    int sof = 0;  // the SOF marker
     int component_count = 0;
     std::array<Component, kMaxComponents> components{};
     uint32_t restart_interval = 0;
     int adobe_transform = -1;  // -1: no Adobe APP14
     bool jfif = false;
     bool all_in_scan = false;  // the first scan has all components, in their order
-    size_t size_offset = 0;    // of SOF's height (2 bytes), followed by its width
-    size_t scan_offset = 0;    // of the first entropy-coded byte
+    size_t size_offset = 0;    // position of SOF's height (2 bytes), which is followed by its width
+    size_t scan_offset = 0;    // position of the first entropy-coded byte
 
     bool progressive() const;
     bool sequential_huffman() const;
-    // In pixels, of an interleaved scan; 8 for one component, whose factors the standard says to ignore.
+    // The size of an MCU of an interleaved scan, in pixels. It is 8 for one component, because the standard
+    // says to ignore its sampling factors.
     uint32_t mcu_width() const;
     uint32_t mcu_height() const;
     uint32_t mcus_per_row() const { return (width + mcu_width() - 1) / mcu_width(); }
@@ -51,16 +52,16 @@ struct JpegHeader {
     std::string sampling() const;
 };
 
-// A marker with the bytes after its length.
+// A marker and its content, which starts after the two bytes of the length.
 struct MarkerBody {
     int marker;
     const uint8_t* data;
     size_t length;
 };
 
-// Reads up to and including the first SOS, and calls `visit`, if given, for each marker on the way. Throws
-// JpegError if it is not a JPEG, is truncated ("truncated: ..."), or has more than kMaxComponents components
-// or kMaxPixels pixels.
+// Reads a JPEG up to and including the first SOS, and calls `visit`, if given, for each marker. Throws
+// JpegError if the data are not a JPEG, are truncated ("truncated: ..."), or have more than kMaxComponents
+// components or kMaxPixels pixels.
 JpegHeader parse_header(const uint8_t* data, size_t size,
                         const std::function<void(const MarkerBody&)>& visit = nullptr);
 

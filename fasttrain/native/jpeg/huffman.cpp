@@ -24,9 +24,9 @@ bool make_optimal(const uint32_t frequencies[256], HuffmanSpec& spec) {
     constexpr int kReserved = 256;  // reserved so that no code is all ones
     constexpr int kLongest = 32;
     int length[kReserved + 1] = {};
-    int next[kReserved + 1];  // of the symbols under the same node
+    int next[kReserved + 1];  // the next symbol under the same node
     std::fill(std::begin(next), std::end(next), -1);
-    // The least frequent first, and of these the largest number.
+    // The least frequent symbol is on top. If frequencies are equal, it is the largest symbol.
     std::vector<uint64_t> heap;
     const auto push = [&](uint64_t frequency, int symbol) {
         heap.push_back(frequency << 9 | static_cast<uint64_t>(kReserved - symbol));

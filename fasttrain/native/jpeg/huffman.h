@@ -13,8 +13,8 @@ struct HuffmanSpec {
 };
 
 // Calls `each(index, code, length)` for every code, the shortest first (T.81, annex C), until a call returns
-// false, and returns the last result. Also returns false for a code that doesn't fit into its length, or is
-// all ones, which JPEG forbids.
+// false. Returns the last result. Also returns false if a code doesn't fit into its length, or consists of
+// ones only, which JPEG forbids.
 template <typename Each>
 bool for_each_code(const uint8_t counts[16], Each each) {
     uint32_t code = 0;
@@ -45,7 +45,7 @@ class HuffmanCode {
         });
     }
 
-    // Returns the code on top of `bits`, which is known to have at least `shortest` bits.
+    // Finds the code on top of `bits`, whose length must be at least `shortest`.
     Found find(uint64_t bits, uint32_t shortest) const {
         const auto word = static_cast<uint32_t>(bits >> 48);
         uint32_t length = shortest;
@@ -58,14 +58,14 @@ class HuffmanCode {
     bool set(const uint8_t counts[16], const uint8_t* symbols, size_t symbol_count);
 
     uint32_t limit_[17];  // the first 16-bit word beyond the codes of this length
-    int32_t offset_[17];  // from a code of this length to its place in `symbols_`
+    int32_t offset_[17];  // added to a code of this length, gives its index in `symbols_`
     uint8_t symbols_[256];
 };
 
 // How far an AC symbol moves the index of the coefficient; kEndOfBlock is more than any index.
 constexpr uint32_t kEndOfBlock = 64;
 constexpr uint8_t kZeroRun = 0xF0;
-// The longest values of baseline's symbols, in bits.
+// The longest values that follow a baseline symbol, in bits.
 constexpr int kMaxDcSize = 11;
 constexpr int kMaxAcSize = 10;
 

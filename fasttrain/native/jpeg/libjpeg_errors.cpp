@@ -21,7 +21,7 @@ void LibjpegErrors::fail(j_common_ptr codec) {
     std::longjmp(errors.escape, 1);
 }
 
-// Most warnings mean that the data are broken and pixels were invented.
+// Most of libjpeg's warnings mean that the data are broken and that it made up pixels.
 void LibjpegErrors::judge_warning(j_common_ptr codec, int level) {
     const int code = codec->err->msg_code;
     if (level >= 0 || code == JWRN_JFIF_MAJOR) return;

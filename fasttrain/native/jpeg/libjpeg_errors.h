@@ -11,10 +11,10 @@ namespace fasttrain {
 // the same limit.
 constexpr int kMaxScans = 100;
 
-// Warnings that are not errors, besides an unknown JFIF revision, which changes no pixel.
+// The warnings that are not treated as errors. An unknown JFIF revision never is: it changes no pixel.
 enum class Tolerated { kNothing, kStrayBytes, kDamage };
 
-// Receives the progress of reading. Must not throw, because libjpeg's frames are below it.
+// Receives the progress of reading. Must not throw, because exceptions can't pass through libjpeg's frames.
 class ReadingLog {
   public:
     virtual ~ReadingLog() = default;
@@ -24,9 +24,9 @@ class ReadingLog {
     virtual void meets_damage(const jpeg_decompress_struct& codec) = 0;
 };
 
-// The errors, warnings and number of scans of libjpeg's codecs: `watch` each before it is created, and set
-// the decompressor's `progress` to `monitor()` afterwards. An error jumps to `escape` and leaves a message:
-// no local between setjmp and libjpeg may have a destructor.
+// Handles the errors and warnings of libjpeg's codecs, and limits the number of scans. Call `watch` before a
+// codec is created, and set a decompressor's `progress` to `monitor()` afterwards. An error jumps to `escape`
+// and leaves a message, so no local between setjmp and libjpeg may have a destructor.
 class LibjpegErrors {
   public:
     explicit LibjpegErrors(Tolerated tolerated, ReadingLog* log = nullptr);

@@ -9,7 +9,7 @@ namespace fasttrain {
 
 namespace {
 
-// Handles each FF in turn; false ends the search.
+// Handles each byte FF in turn. Its `take` returns false to end the search.
 class SegmentFinder {
   public:
     SegmentFinder(const uint8_t* data, size_t begin, size_t size, size_t most, std::vector<Segment>& segments)

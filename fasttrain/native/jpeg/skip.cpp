@@ -12,7 +12,7 @@ namespace {
 constexpr int kPeek = SkipTable::kPeek;
 constexpr uint16_t kEnds = 64;
 constexpr uint16_t kTooLong = 128 << 8;
-// At most the last bit of a look-up's last code may be outside the others.
+// A look-up needs kPeek bits, and the value of its last code up to 15 more.
 static_assert(2 * (kPeek + 15) <= 56, "two look-ups after a refill");
 
 struct SkipReader {
@@ -20,7 +20,7 @@ struct SkipReader {
     uint64_t bits;
     uint32_t count;
 
-    // At least 56 bits are there then.
+    // Afterwards `bits` has at least 56 bits.
     FASTTRAIN_INLINE void refill() {
         bits |= load_big_endian(next) >> count;
         next += (63 - count) >> 3;
@@ -32,7 +32,7 @@ struct SkipReader {
     }
 };
 
-// The difference of DC coefficients; false where there is none.
+// Reads the difference from the last DC coefficient. Returns false if there is no valid code.
 FASTTRAIN_INLINE bool read_dc(SkipReader& from, const CoefficientTable& dc, int& difference) {
     const int32_t entry = dc.entries[from.bits >> (64 - CoefficientTable::kPeek)];
     if ((entry >> 8 & 255) != CoefficientTable::kLong) {
@@ -60,7 +60,7 @@ FASTTRAIN_INLINE bool skip_ac(SkipReader& from, const SkipTable& table, const Co
         from.refill();
         if (step() && step()) continue;
         if (k < 63) return true;
-        // A long code, or the last coefficient, after which there is no end-of-block code: a single code.
+        // Read a single code: it is long, or it is the last coefficient, which no end-of-block code follows.
         k -= entry >> 8;
         from.refill();
         const CoefficientSymbol symbol = read_symbol(from.bits, ac, false);

@@ -7,7 +7,7 @@
 
 namespace fasttrain {
 
-// A Huffman table for skipping AC coefficients: one look-up of the next kPeek bits takes all codes that end
+// A Huffman table for skipping AC coefficients. One look-up of the next kPeek bits skips all codes that end
 // within them, with their values, up to the end of the block.
 struct SkipTable {
     static constexpr int kPeek = 11;
@@ -16,7 +16,7 @@ struct SkipTable {
     // more than any index if the first code is longer.
     uint16_t entries[1 << kPeek];
 
-    // The counts and symbols must make a code.
+    // `counts` and `symbols` must form a valid code.
     void build(const uint8_t counts[16], const uint8_t* symbols);
 };
 

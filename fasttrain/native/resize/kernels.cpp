@@ -4,8 +4,8 @@
 
 namespace fasttrain {
 
-// ITU-R BT.601 at full range, as JFIF requires, times 2^14: products with a chroma sample's distance from
-// 128, as the upper byte of 16 bits, have 6 fractional bits.
+// The coefficients of ITU-R BT.601 at full range, as JFIF requires, times 2^14. A chroma sample's distance
+// from 128 is the upper byte of 16 bits, so its products with them have 6 fractional bits.
 constexpr uint16_t kRedCr = 22970, kGreenCb = 5638, kGreenCr = 11700, kBlueCb = 29032;
 
 }  // namespace fasttrain

@@ -7,7 +7,7 @@
 
 namespace fasttrain {
 
-// Lines are handled in full vectors of this many samples: sources must be readable and targets writable up to
+// Lines are processed in vectors of this many samples, so sources must be readable and targets writable up to
 // a multiple of it.
 constexpr size_t kVector = 32;
 
@@ -22,11 +22,11 @@ WeighLines* weigh_lines(Filter filter);
 // Transposes `lines` lines of `length` samples (both multiples of 16) into `length` lines of `lines` samples.
 void transpose(const uint8_t* from, size_t from_stride, int lines, int length, uint8_t* to, size_t to_stride);
 
-// Interleaved RGB rows into three transposed planes.
+// Splits interleaved RGB rows into three transposed planes.
 void split_rgb(const uint8_t* rows, size_t row_stride, int width, int height, uint8_t* const planes[3],
                size_t stride);
 
-// Three lines of samples to interleaved RGB.
+// Converts three lines of samples of `colour` to one line of interleaved RGB.
 void convert_line(const uint8_t* first, const uint8_t* second, const uint8_t* third, Colour colour,
                   int length, uint8_t* out);
 

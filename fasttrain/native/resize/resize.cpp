@@ -11,20 +11,20 @@ namespace fasttrain {
 
 namespace {
 
-// One direction of a plane: its samples per pixel, and the range of its samples.
+// One direction of a plane: its samples per pixel, its first sample and its number of samples.
 struct Extent {
     double density;
     int origin;
     int samples;
 };
 
-// Fills the weights of one output, for the samples at the distances offset, offset + 1, ... from its centre.
-// Returns what is missing to a sum of one.
+// Fills in the weights of one output, for the samples at the distances offset, offset + 1, ... from its
+// centre. Returns the difference between one and the sum of the rounded weights.
 using WeighOutput = int(ResizeAxis& axis, uint16_t* weights, int count, float offset, float inverse);
 
 int weigh_triangle(ResizeAxis&, uint16_t* weights, int count, float offset, float inverse) {
-    // The sum of 1 - |k + offset| / support over k < count, of which `before` have k + offset < 0: in
-    // closed form, for one division and one pass.
+    // The sum of 1 - |k + offset| / support over k < count, of which `before` have k + offset < 0. The closed
+    // form takes one division and one pass.
     const auto before = static_cast<float>(std::clamp(static_cast<int>(1 - offset), 0, count));
     const auto all = static_cast<float>(count);
     const float distances =
@@ -62,7 +62,7 @@ int weigh_cubic(ResizeAxis& axis, uint16_t* weights, int count, float offset, fl
     return rest;
 }
 
-// The cubic's are signed, and up to 1.125.
+// The greatest weights. The cubic filter's are signed, and up to 1.125.
 constexpr int kMostTriangle = 65535;
 constexpr int kMostCubic = 32767;
 
@@ -85,7 +85,7 @@ void weigh_outputs(ResizeAxis& axis, double begin, double scale, double shrinkin
     }
 }
 
-// As Pillow's precompute_coeffs, with taps clamped to the samples that the pixels touch.
+// Computes an axis as Pillow's precompute_coeffs does, but uses only samples that the pixels touch.
 void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixels, int outputs,
               Filter filter) {
     const AxisSource source{extent.density, extent.origin, extent.samples, first_pixel,
@@ -112,7 +112,7 @@ void set_axis(ResizeAxis& axis, const Extent& extent, int first_pixel, int pixel
     axis.source = source;
 }
 
-// `Weight` is the type of a weight that is `kOne` times the real one.
+// Derives the weights of chroma from the luma's. `Weight` is the type of a weight, and `kOne` stands for 1.
 template <class Weight, int kOne>
 void halve_weights(ResizeAxis& axis, const ResizeAxis& luma) {
     constexpr int kMost = std::numeric_limits<Weight>::max();
@@ -147,9 +147,9 @@ void halve_weights(ResizeAxis& axis, const ResizeAxis& luma) {
     }
 }
 
-// Chroma samples that cover two of the luma's take the luma's weights, passed through libjpeg's "fancy"
-// upsampling: a finer sample is three quarters of the one that covers it and a quarter of that one's
-// neighbour.
+// Computes the axis of chroma at half the luma's resolution: the luma's weights, combined with libjpeg's
+// "fancy" upsampling. There an upsampled value is three quarters of the chroma sample that covers it and one
+// quarter of that sample's neighbour.
 void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
     AxisSource source = luma.source;
     source.half = true;
@@ -169,7 +169,7 @@ void set_half_axis(ResizeAxis& axis, const ResizeAxis& luma) {
     axis.source = source;
 }
 
-// Returns the axis for chroma, given the luma's as the first: the same one if the resolutions are equal.
+// Returns the axis of chroma, given the luma's in axes[0]. It is the same one if the resolutions are equal.
 const ResizeAxis& chroma_axis(ResizeAxis axes[2], const Extent& chroma, const Extent& luma, int first_pixel,
                               int pixels, int outputs, Filter filter) {
     if (chroma.density == luma.density) return axes[0];
@@ -184,14 +184,14 @@ size_t padded(int length) {
     return (static_cast<size_t>(length) + kVector - 1) / kVector * kVector;
 }
 
-// Grows the vector by its own rule, which doubles it: no reallocation for most photographs.
+// Returns memory for `size` bytes. The vector grows by doubling, so most photographs need no reallocation.
 uint8_t* room(std::vector<uint8_t>& buffer, size_t size) {
     if (buffer.size() < size + kResizeSlack) buffer.resize(size + kResizeSlack);
     return buffer.data();
 }
 
-// Weights columns of `plane` into the output's columns, each of axis.high - axis.low rows, then turns them
-// into rows.
+// Resizes `plane` horizontally: weights its columns into the output's columns, each of down.high - down.low
+// rows, and transposes these into rows.
 const uint8_t* resize_across(const Plane& plane, const ResizeAxis& across, const ResizeAxis& down, bool flip,
                              int width, WeighLines* weigh, std::vector<uint8_t>& columns,
                              std::vector<uint8_t>& rows) {

@@ -6,7 +6,7 @@
 
 namespace fasttrain {
 
-// In pixels of the photograph: rows top .. top + height - 1.
+// A box in pixels of the photograph, with the rows top .. top + height - 1.
 struct CropBox {
     int top;
     int left;
@@ -28,7 +28,7 @@ struct Plane {
     int top;
     int columns;
     int rows;
-    double across;  // samples a pixel of the photograph, horizontally
+    double across;  // samples per pixel of the photograph, horizontally and vertically
     double down;
 };
 
@@ -36,11 +36,11 @@ constexpr size_t kResizeSlack = 64;
 
 enum class Colour { grey, ycc, rgb };
 
-// triangle: bilinear. cubic: bicubic with a = -0.5, as Pillow's and torchvision's.
+// triangle: bilinear. cubic: bicubic with a = -0.5, as in Pillow and torchvision.
 enum class Filter { triangle, cubic };
 
-// The numbers that an axis is made from: a plane's samples a pixel, its first sample and their number, the
-// box's first pixel and their number, and the output's.
+// The numbers that determine an axis: samples per pixel, the plane's first sample and number of samples, the
+// box's first pixel and number of pixels, and the number of output pixels.
 struct AxisSource {
     double density = 0;
     int origin = 0;
@@ -48,7 +48,7 @@ struct AxisSource {
     int first_pixel = 0;
     int pixels = 0;
     int outputs = 0;
-    bool half = false;  // derived from the luma's axis, which is the rest
+    bool half = false;  // derived from the luma's axis, which the other fields describe
     Filter filter = Filter::triangle;
 
     bool operator==(const AxisSource& other) const {
@@ -58,13 +58,14 @@ struct AxisSource {
     }
 };
 
-// Taps and weights of one axis; kept between calls because neighbouring planes and photographs share them.
+// The first sample, the number of samples and the weights of each output along one axis. An axis is kept
+// between calls, because planes and photographs often have the same one.
 struct ResizeAxis {
     AxisSource source;
     std::vector<int> first;
     std::vector<int> count;
-    std::vector<uint16_t> weights;  // `taps` for each output; the cubic's are signed
-    std::vector<float> exact;       // the cubic's of one output
+    std::vector<uint16_t> weights;  // `taps` for each output; the cubic filter's are signed
+    std::vector<float> exact;       // the cubic filter's weights of one output before rounding
     int taps = 0;
     int low = 0;
     int high = 0;
@@ -77,16 +78,18 @@ struct ResizeScratch {
     std::vector<uint8_t> rows[3];
 };
 
-// Resizes `box` of the planes (one, or three, the second and third alike) to `size` with an antialiased
-// filter of Pillow and torchvision (plain bilinear or bicubic when it enlarges): horizontally, rounded to 8
-// bits, then vertically. Mirrors the result if `flip`, and converts it to RGB as JFIF defines it. Chroma of
-// half the luma's resolution is upsampled like libjpeg's "fancy" upsampling, in the same step. A component's
-// samples are assumed to be in the centre of the pixels that they cover; taps are clamped to the samples that
-// `box` touches. Writes size.height * size.width * 3 bytes.
+// Resizes `box` of the planes to `size`, and writes size.height * size.width * 3 bytes, RGB as JFIF defines
+// it. There is one plane, or there are three, of which the second and third have the same resolution.
+//
+// The antialiased filter is that of Pillow and torchvision (plain bilinear or bicubic if it enlarges). It is
+// applied horizontally, rounded to 8 bits, and then vertically. The result is mirrored if `flip`. Chroma of
+// half the luma's resolution is upsampled in the same step, like libjpeg's "fancy" upsampling. A component's
+// samples are assumed to be in the centre of the pixels that they cover. Only samples that `box` touches are
+// used.
 //
 // The triangle's weights have 16 bits and its sums 8 fractional bits, so each pass is within 0.5 + n / 256
-// grey levels of the exact result for n taps: 0.55 at 4 to 1. The cubic's sums are exact and its weights have
-// 14 fractional bits, with the same bound.
+// grey levels of the exact result for n taps: within 0.55 when shrinking to a quarter. The cubic filter's
+// sums are exact and its weights have 14 fractional bits, with the same bound.
 void resize_planes(const Plane* planes, Colour colour, const CropBox& box, bool flip, OutputSize size,
                    Filter filter, ResizeScratch& scratch, uint8_t* out);
 

@@ -112,7 +112,7 @@ async function take(files) {
 }
 
 async function openCamera() {
-  if (!navigator.mediaDevices?.getUserMedia) { // not over plain http from another machine: the phone's own camera then
+  if (!navigator.mediaDevices?.getUserMedia) { // absent over plain http from another machine: use the phone's camera app
     at("#capture").click();
     return;
   }
