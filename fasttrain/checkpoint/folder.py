@@ -22,7 +22,7 @@ log = logging.getLogger("fasttrain")
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint's file and state, and a line for each newer one that is damaged."""
+    """A checkpoint that was found: its path, its state, and a line for each newer checkpoint that is damaged."""
 
     path: Path
     state: dict[str, Any]
@@ -88,7 +88,7 @@ def find_checkpoint(resume: str, out: Path) -> Found | None:
 
 
 def newest_unfinished(out: Path) -> Path | None:
-    """Return the folder in `out` of the unfinished run with a checkpoint that was saved last, or None."""
+    """Return the folder of the unfinished run in `out` that saved a checkpoint last, or None if there is none."""
     saved: dict[Path, int] = {}
     for path in (*out.glob(f"*/{CHECKPOINTS}/step-*.safetensors"), *out.glob(f"*/{CHECKPOINTS}/{_BEFORE_SCHEMA_3}")):
         run = path.parents[1]

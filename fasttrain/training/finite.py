@@ -57,7 +57,7 @@ class DivergenceCause:
 
 
 class StepDiverged(Diverged):
-    """A step or a validation was not finite. `cause` says which value, and where."""
+    """Raised if a loss or a gradient is NaN or infinite. `cause` holds the value and the batch."""
 
     def __init__(self, cause: DivergenceCause, epoch: int, learning_rate: float) -> None:
         self.cause = cause
