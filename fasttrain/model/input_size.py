@@ -27,7 +27,7 @@ _CLASSES = 2
 def img_size_for(name: str, side: int) -> int | None:
     """Return the `img_size` that timm needs to create `name` for images of `side` px, or None if it needs none.
 
-    Raises UserError, with the nearest sizes that the model accepts, if it can't be created for this one.
+    Raises UserError, with the nearest sizes that the model accepts, if it can't be created for this size.
     """
     require_model(name)
     if takes(name, side):

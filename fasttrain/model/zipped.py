@@ -11,8 +11,8 @@ from fasttrain.errors import UserError
 def require_honest_sizes(path: Path) -> None:
     """Raise UserError if the zip file `path` would unpack to more bytes than it has.
 
-    torch writes its files without compression, so such a file was made to fill the memory. A file that is
-    not a zip passes.
+    torch writes its files without compression, so such a file was made to fill the memory. A file
+    that is not a zip passes.
     """
     try:
         with zipfile.ZipFile(path) as archive:

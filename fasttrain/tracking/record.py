@@ -174,7 +174,7 @@ class Record:
         self.times = times
 
     def catch_up(self) -> None:
-        """Update `times` after `history.json` or `evaluation.json` has changed."""
+        """Note that `history.json` or `evaluation.json` has changed: set `ready`, and update `times`."""
         with contextlib.suppress(OSError, ValueError), self.lock:  # reading the entries raises them again
             self.ready = True
             self.update_times()
