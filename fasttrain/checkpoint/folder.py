@@ -100,17 +100,14 @@ def newest_unfinished(out: Path) -> Path | None:
 def remove_old(newest: Path, keep: int) -> None:
     """Keep the newest `keep` checkpoints up to `newest`, which is safe on the disk, and delete the others.
 
-    Those of later steps are deleted, too: they are torn, or the run went back to an earlier step.
+    Checkpoints of later steps are deleted, too: they are torn, or the run went back to an earlier step.
     """
     paths = checkpoints_of(newest.parents[1])
     if newest not in paths:
         return
     at = paths.index(newest)
-    for path in (
-        *newest.parent.glob(".step-*.tmp"),
-        *paths[:at],
-        *paths[at + keep :],
-    ):  # with the temporary files of killed runs
+    leftovers = newest.parent.glob(".step-*.tmp")  # temporary files of killed runs
+    for path in (*leftovers, *paths[:at], *paths[at + keep :]):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -190,7 +190,7 @@ def _resampled(given: Tensors, model: torch.nn.Module) -> Tensors:
         return given
     try:
         fitted = fit(dict(given), model)
-    except Exception:  # the filter is made for its own model's weights
+    except Exception:  # the filter may fail on the weights of another model
         return given
     return fitted if isinstance(fitted, Mapping) else given
 

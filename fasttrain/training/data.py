@@ -21,7 +21,7 @@ from fasttrain.ranks import Ranks
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 
-_NAMED = 5  # classes
+_NAMED = 5  # classes that a line names at most
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from fasttrain.training.state import FULL
 from fasttrain.training.step import StepBatch
 from fasttrain.training.teacher import load_teacher, require_same_teacher
 
-_LISTED = 3  # activations, gradients
-_WILD = 10  # times the loss of random guessing
+_LISTED = 3  # the greatest activations and gradients that are reported
+_WILD = 10  # a loss this many times that of random guessing means that the weights are far off
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from fasttrain.errors import UserError
 from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
-_ENOUGH = (4.0, 2.0, 1.5)  # epochs at the usual side, growing up to it, and at the small one
-_ENOUGH_BEHIND_HEAD = 2.0  # one epoch, or small pictures, end worse than a solved head alone
+_ENOUGH = (4.0, 2.0, 1.5)  # epochs that suffice at the usual side, growing up to it, and at the small side
+_ENOUGH_BEHIND_HEAD = 2.0  # epochs that suffice after a solved head; fewer, or small pictures, end worse than the head
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer don't improve the model
 _LEAST_PART = 0.2  # of an epoch; a smaller part is not worth its validation
