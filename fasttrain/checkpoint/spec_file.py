@@ -38,7 +38,9 @@ def read_spec(
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must be next to the weights, where `train` put it") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error}); put the run's own back"
+        ) from None
 
 
 def spec_of(values: Mapping[str, Any]) -> ModelSpec:

@@ -37,7 +37,7 @@ def img_size_for(name: str, side: int) -> int | None:
     own = own_side(name)
     if not _fits(name, own):
         seen = _outcome(name, own, None, _device(name))
-        why = f"({seen})" if isinstance(seen, str) else "as it gives no logits"
+        why = f"({seen})" if isinstance(seen, str) else "because it returns no logits"
         raise UserError(f"model = '{name}' can't classify pictures {why}; choose another")
     nearest = [each for each in (_nearest(name, side, -1), _nearest(name, side, 1)) if each is not None]
     fitting = " or ".join(map(str, nearest))

@@ -358,7 +358,7 @@ def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read ({error})") from error
+        raise UserError(f"{path}: can't be read ({error}); repair the file, or remove it") from error
 
 
 def _iso(seconds: float | None) -> str | None:

@@ -123,7 +123,7 @@ class Sync:
         if entry.kind == "artifact":
             return f"{self.record.folder / entry.value['name']} can't be logged, and stays in the run's folder"
         names = ", ".join(entry.value.get("metrics", entry.value))[:80]
-        return f"{entry.kind} {names} refused, and kept in {self.record.folder}"
+        return f"the store refuses the {entry.kind} {names}, which {self.record.folder} keeps"
 
 
 def sync(

@@ -191,14 +191,14 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
         half = decay_batch_step(parts.batch_size)
         return OutOfMemory(
             f"batch_size = {parts.batch_size} is too large for the memory of cpu; try a smaller one: "
-            f"fasttrain train --resume {run} --batch-size {half}, or start anew with --batch-size auto"
+            f"fasttrain train --resume {run} --batch-size {half}, or start a new run with --batch-size auto"
         )
     except Exception:  # with so little memory left anything can fail, and the first error is more useful
         log.exception("no batch that fits was found")
         return None
     return OutOfMemory(
         f"batch_size = {parts.batch_size} is too large for the memory of {parts.device}: {size} fits; resume with: "
-        f"fasttrain train --resume {run} --batch-size {size}, or start anew with --batch-size {size} or auto"
+        f"fasttrain train --resume {run} --batch-size {size}, or start a new run with --batch-size {size} or auto"
     )
 
 

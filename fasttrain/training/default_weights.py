@@ -34,7 +34,7 @@ def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         return config, []
     tagged = f"{name}.{tag}"
     if tagged not in timm.list_pretrained(f"{name}.*"):
-        return config, [f"weights: timm's default, as timm {timm.__version__} has no {tagged}; a newer timm may"]
+        return config, [f"weights: timm's default, as timm {timm.__version__} has no {tagged}; try a newer timm"]
     note = f"weights: {tagged}, better on ImageNet than timm's default; others: --model {name}.TAG"
     return config.model_copy(update={"model": tagged}), [note]
 

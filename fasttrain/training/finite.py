@@ -68,8 +68,8 @@ class StepDiverged(Diverged):
             "loss": f"the loss became {cause.loss} {where}, {rate}; {fix}",
             "gradient": f"the gradient's norm became {cause.gradient} {where} (the loss: {cause.loss:.4g}), {rate}; "
             "lower --learning-rate",
-            "scale": f"fp16's loss scale fell to {cause.scale:.1g} {where}, {rate}, as the gradients overflow at any "
-            "scale; use --amp-dtype bf16 (--no-amp on a GPU without it), or lower --learning-rate",
+            "scale": f"fp16's loss scale fell to {cause.scale:.1g} {where}, {rate}, because the gradients overflow "
+            "at any scale; use --amp-dtype bf16 (--no-amp on a GPU without it), or lower --learning-rate",
             "validation": f"the validation loss became {cause.loss} {where}, {rate}; {fix}",
         }
         super().__init__(messages[cause.kind])

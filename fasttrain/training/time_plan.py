@@ -74,9 +74,9 @@ class Work:
 class TimePlan:
     """The choices for a run, and the seconds that they should take.
 
-    `head`: "first" (solve for the classifier, then train everything), "alone" or "none". `training`: seconds of all
-    steps; the last epoch may end early. `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `validation`:
-    seconds of one validation. `finish`: seconds reserved for the end.
+    `head`: "first" (fit the classifier, then train everything), "alone" (fit only the classifier) or "none".
+    `training`: seconds of all steps; the last epoch may end early. `line`: a step takes `line[0] + line[1] * side ** 2`
+    seconds. `validation`: seconds of one validation. `finish`: seconds reserved for the end.
     """
 
     budget: float
@@ -111,9 +111,9 @@ class TimePlan:
         minutes = f"minutes: {self.budget / 60:g}"
         if self.head == "alone":
             late = self.seconds > self.budget
-            why = f"it takes about {self.seconds:.0f} s, more than there is" if late else "too little to train the rest"
-            return f"{minutes}; the head alone, solved for on frozen features at {self.image_size} px: {why}"
-        head = f"the head solved for first ({self.head_seconds:.0f} s), then " if self.head == "first" else ""
+            why = f"it takes about {self.seconds:.0f} s, more than the budget" if late else "no time to train the rest"
+            return f"{minutes}; only the head, fitted on frozen features at {self.image_size} px: {why}"
+        head = f"the head is fitted first ({self.head_seconds:.0f} s), then " if self.head == "first" else ""
         growing = self.progressive
         constant = growing is not None and growing.first == growing.last
         shown = growing.last if growing and constant else growing or self.image_size
