@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augment a batch on its device: `pixels` before normalization, `mix` after it. None disables a step."""
+    """Augments batches on their device: `pixels` works before normalization, `mix` after it. None disables either."""
 
     pixels: BatchAugment | None = None
     mix: PlannedMixup | None = None
@@ -52,9 +52,10 @@ def make_augmentation(
     mean: tuple[float, ...],
     device: torch.device,
 ) -> Augmentation:
-    """Return the augmentation for `settings`.
+    """Return the augmentation that `settings` ask for.
 
-    `ids`, int64 [n], are those of the training split. `mean` is the model's, for pixels in 0..1; it fills empty areas.
+    `ids`, int64 [n], are the samples of the training split. `mean`, the model's mean of RGB in [0, 1], is the colour
+    of erased and empty areas.
     """
     pixels = mix = None
     if settings.color_jitter or settings.rand_augment or settings.trivial_augment or settings.random_erasing:

@@ -22,7 +22,7 @@ _CPU_PART = 8  # larger parts exceed the cache and malloc's pools: 1.5 times slo
 
 
 class BatchAugment:
-    """RandAugment or TrivialAugment, then colour jitter, then random erasing, each if it is enabled.
+    """Applies RandAugment or TrivialAugment, then colour jitter, then random erasing, each if it is enabled.
 
     A sample's result depends only on its pixels and on (seed, epoch, sample id), not on the rest of its batch.
     """
@@ -41,8 +41,8 @@ class BatchAugment:
     ) -> None:
         """Prepare the augmentations for the samples `ids`, int64 [n], of the training split.
 
-        `mean`: the model's, for pixels in 0..1; it fills empty areas. `color_jitter`: strength, 0..1.
-        `random_erasing`: a probability.
+        `mean`: the model's mean of RGB in [0, 1], the colour of erased and empty areas. `color_jitter`: its strength,
+        in [0, 1]. `random_erasing`: its probability.
         """
         import torch
 
@@ -53,7 +53,10 @@ class BatchAugment:
         self._trivial_augment = trivial_augment
 
     def __call__(self, images: torch.Tensor, ids: NDArray[np.int64], epoch: int) -> torch.Tensor:
-        """Return augmented images, uint8 [n, H, W, 3], on the device. `images` is unchanged. `ids` is int64 [n]."""
+        """Return the augmented images of `epoch`, uint8 [n, H, W, 3], on the device of `images`, which don't change.
+
+        `images` are uint8 [n, H, W, 3], and `ids`, int64 [n], are their sample ids.
+        """
         import torch
 
         numbers = self._numbers.of(ids, epoch)

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 
 class PlannedMixup:
-    """timm's `Mixup` (mode "batch": one lambda per batch, sample i with sample n - 1 - i) with numbers from the plan.
+    """Mixes batches as timm's `Mixup` does in mode "batch", with random numbers from the augmentation plan.
 
-    With both alphas above 0 each batch gets one of the two by a fair coin toss, as in timm. The draw depends only on
+    A batch has one lambda, and sample i is mixed with sample n - 1 - i. With both alphas above 0 each batch gets one of
+    the two by a fair coin toss, as in timm. The draw depends only on
     (seed, epoch, id of the batch's first sample), so a resumed run repeats it. The partners depend on the batch, and
     so on its size and the number of ranks. The last sample of an odd batch stays unmixed.
     """
 
     def __init__(self, mixup: float, cutmix: float, classes: int, seed: int) -> None:
-        """`mixup` and `cutmix` are the alphas. At least one must be above 0."""
+        """Set the alphas of Mixup and CutMix, at least one above 0, and the number of classes."""
         from timm.data.mixup import Mixup
 
         # CrossEntropyLoss does the label smoothing: for a mixed target the result is the mix of the smoothed ones.

@@ -41,20 +41,17 @@ def epoch_numbers(seed: int, epoch: int, count: int, first: int = 0) -> NDArray[
 
 
 class EpochNumbers:
-    """Look up rows in the current epoch's table, which is drawn when an epoch is first requested."""
+    """Holds the random numbers of all samples for one epoch. They are drawn when the epoch is first requested."""
 
     def __init__(self, ids: NDArray[np.int64], seed: int) -> None:
-        """`ids`, int64 [n], are all samples that can be requested.
-
-        The table spans from the smallest to the greatest id.
-        """
+        """Prepare for the samples `ids`, int64 [n]. Memory is taken for all ids from the smallest to the greatest."""
         self._first, self._count = int(ids.min()), int(ids.max() - ids.min()) + 1
         self._seed = seed
         self._epoch = -1
         self._table = np.empty((0, NUMBERS), dtype=np.float32)
 
     def of(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.float32]:
-        """Return the numbers of the samples `ids`, int64 [n], in any order: float32 [n, 16] in [0, 1)."""
+        """Return the random numbers of the samples `ids`, int64 [n], in `epoch`: float32 [n, 16] in [0, 1)."""
         if epoch != self._epoch:
             self._table = epoch_numbers(self._seed, epoch, self._count, self._first)
             self._epoch = epoch

@@ -30,14 +30,14 @@ def sharpness(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 
 def posterize(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Keep only the bits in each sample's mask, [n], 0..255."""
+    """Keep only the bits of each value that are set in the sample's mask. `masks` are [n], in 0..255."""
     import torch
 
     return images & masks.to(torch.uint8).view(-1, 1, 1, 1)
 
 
 def solarize(images: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """Invert values at or above each sample's threshold, float32 [n], in grey levels 0..255."""
+    """Invert the values at or above the sample's threshold. `thresholds` are float32 [n], in grey levels 0..255."""
     import torch
 
     return torch.where(images >= thresholds.ceil().to(torch.uint8).view(-1, 1, 1, 1), 255 - images, images)

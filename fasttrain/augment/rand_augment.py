@@ -32,7 +32,7 @@ _GROUPS = (
 
 @cache
 def parameters(magnitude: int, height: int, width: int) -> NDArray[np.float32]:
-    """Return the parameters of each kind at `magnitude` (0..10), float32 [14, 2, 6], as `parameter_table` does.
+    """Return the parameters of each operation at `magnitude`, 0..10, float32 [14, 2, 6], as `parameter_table` does.
 
     The ranges are torchvision's, at magnitude 10: shear 0.3, translation 150/331 of the side, 30 degrees, factors 1 ±
     0.9, posterize to 4 bits, solarize from 0.
@@ -63,10 +63,11 @@ def parameter_table(
     bits: int,
     threshold: float,
 ) -> NDArray[np.float32]:
-    """Return the parameters of each kind for the signs - and +, float32 [14, 2, 6].
+    """Return the parameters of each operation in KINDS for the signs - and +, float32 [14, 2, 6].
 
-    Affine kinds: the matrix for `pixels.affine`, row by row. Colour kinds: three factors. Others: one value. `across`
-    and `down` are in pixels; `factor` is the distance to 1. Shear is about the top left corner, as in Pillow.
+    A row holds the matrix for `pixels.affine` if the operation is affine, three factors if it changes colours, and one
+    value otherwise. `across` and `down` are translations in pixels, and `factor` is the distance to 1. Shear keeps the
+    top left corner in place, as in Pillow.
     """
     table = np.zeros((len(KINDS), 2, 6), dtype=np.float32)
     tall, wide = height / width, width / height
@@ -107,10 +108,10 @@ def rand_augment(
 def apply_kinds(
     images: torch.Tensor, kinds: NDArray[np.int64], values: NDArray[np.float32], fill: torch.Tensor
 ) -> torch.Tensor:
-    """Return `images` after the operations `kinds`, int64 [n, operations], with `values`, float32 [n, operations, 6].
+    """Return `images`, uint8 [n, H, W, 3], after the operations `kinds`, int64 [n, operations], which index KINDS.
 
-    The kinds are drawn on the host, which therefore knows which samples each operation applies to. Every sample costs
-    one operation per layer, and the host never waits for the device.
+    `values`, float32 [n, operations, 6], are their parameters, and `fill` is as in `rand_augment`. The kinds are on the
+    host, which therefore knows which samples each operation applies to, and never waits for the device.
     """
     order = np.argsort(kinds, axis=0, kind="stable")
     order_there = to_device(order, images.device)

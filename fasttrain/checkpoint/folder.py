@@ -22,7 +22,7 @@ log = logging.getLogger("fasttrain")
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint's file and state, and a line for each newer one that is damaged."""
+    """A checkpoint that was found: its path, its state, and a line for each newer checkpoint that is damaged."""
 
     path: Path
     state: dict[str, Any]
@@ -88,7 +88,7 @@ def find_checkpoint(resume: str, out: Path) -> Found | None:
 
 
 def newest_unfinished(out: Path) -> Path | None:
-    """Return the folder in `out` of the unfinished run with a checkpoint that was saved last, or None."""
+    """Return the folder of the unfinished run in `out` that saved a checkpoint last, or None if there is none."""
     saved: dict[Path, int] = {}
     for path in (*out.glob(f"*/{CHECKPOINTS}/step-*.safetensors"), *out.glob(f"*/{CHECKPOINTS}/{_BEFORE_SCHEMA_3}")):
         run = path.parents[1]
@@ -100,17 +100,14 @@ def newest_unfinished(out: Path) -> Path | None:
 def remove_old(newest: Path, keep: int) -> None:
     """Keep the newest `keep` checkpoints up to `newest`, which is safe on the disk, and delete the others.
 
-    Those of later steps are deleted, too: they are torn, or the run went back to an earlier step.
+    Checkpoints of later steps are deleted, too: they are torn, or the run went back to an earlier step.
     """
     paths = checkpoints_of(newest.parents[1])
     if newest not in paths:
         return
     at = paths.index(newest)
-    for path in (
-        *newest.parent.glob(".step-*.tmp"),
-        *paths[:at],
-        *paths[at + keep :],
-    ):  # with the temporary files of killed runs
+    leftovers = newest.parent.glob(".step-*.tmp")  # temporary files of killed runs
+    for path in (*leftovers, *paths[:at], *paths[at + keep :]):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -118,7 +118,7 @@ def _read(path: Path) -> Mapping[Any, Any]:
 
 
 def _origin(path: Path, content: Mapping[Any, Any]) -> _Origin:
-    """Return what the run around `path`, or else the checkpoint itself, records about its model."""
+    """Return the model that the file `path` is from, according to its run's `model.json` or else to its `content`."""
     run = path.absolute().parents[1 if path.absolute().parent.name == CHECKPOINTS else 0]
     try:
         spec = json.loads(read_text(run / "model.json"))
@@ -147,7 +147,7 @@ def _without_wrappers(flat: Tensors, own: Tensors) -> Tensors:
 
 
 def _best_prefix(flat: Tensors, own: Tensors) -> tuple[str, list[str]]:
-    """Return the prefix of names in `flat` with which the most tensors fit those of `own`, and those with as many."""
+    """Return the prefix of the names in `flat` whose tensors fit `own` best, and other prefixes that fit as well."""
     fitting: Counter[str] = Counter()
     named: Counter[str] = Counter({"": 0})
     for key, value in flat.items():
@@ -190,7 +190,7 @@ def _resampled(given: Tensors, model: torch.nn.Module) -> Tensors:
         return given
     try:
         fitted = fit(dict(given), model)
-    except Exception:  # the filter is made for its own model's weights
+    except Exception:  # the filter may fail on the weights of another model
         return given
     return fitted if isinstance(fitted, Mapping) else given
 

@@ -77,9 +77,8 @@ def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     if _TENSOR in value:
-        return _laid_out(
-            tensors.pop(value[_TENSOR]), value.get(_STRIDE)
-        )  # each tensor is used once: naming it twice would multiply it
+        # Each tensor is used once, so that a crafted file can't fill the memory with copies.
+        return _laid_out(tensors.pop(value[_TENSOR]), value.get(_STRIDE))
     if _TUPLE in value:
         return tuple(_unpacked(each, tensors) for each in value[_TUPLE])
     if _FLOAT in value:

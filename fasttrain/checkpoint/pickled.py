@@ -41,7 +41,7 @@ def load_tensors_only(path: Path, what: str) -> Any:
     try:
         # timm and torchvision store their command line in checkpoints as a Namespace, which holds no code.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # warnings about what is then refused
+            warnings.simplefilter("ignore")  # about files that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

@@ -79,8 +79,7 @@ class RunFolder:
             raise of_os(error, fix="choose another --out") from error
 
     def artifacts(self) -> list[Path]:
-        """Return the existing files for people and for `predict`, without checkpoints, in the order of
-        their creation."""
+        """Return the existing files for people and for `predict`, in the order of creation, without checkpoints."""
         ordered = [
             self.config,
             self.provenance,
@@ -95,7 +94,7 @@ class RunFolder:
         return [path for path in ordered if path.exists()] + self.pictures()
 
     def pictures(self) -> list[Path]:
-        """Return the existing artifacts that are for looking at."""
+        """Return the existing figures, tables and the report: the files that people look at."""
         ordered = [self.curves, self.confusion_matrix, self.accuracy_by_class, self.precision_by_class]
         ordered += [self.reliability, self.mistakes, self.report]
         return [path for path in ordered if path.exists()]
@@ -108,7 +107,10 @@ class RunFolder:
         atomic_write_bytes(self.config, tomli_w.dumps(known).encode())
 
     def add_start(self, start: Mapping[str, Any]) -> None:
-        """Add `start` to `provenance.json`: what made the run, once for each process that began or resumed it."""
+        """Add `start`, which describes the current process (command, versions, …), to `provenance.json`.
+
+        The file has an entry for each process that began or resumed the run.
+        """
         try:
             known = json.loads(self.provenance.read_bytes())
             known["starts"].append(start)
@@ -117,12 +119,11 @@ class RunFolder:
         _write_json(self.provenance, known)
 
     def write_classes(self, classes: Sequence[str]) -> None:
-        """Write `class_to_idx.json`: the label of each class."""
+        """Write `class_to_idx.json`, which maps each class to its label: its position in `classes`."""
         _write_json(self.class_to_idx, {name: label for label, name in enumerate(classes)})
 
     def write_model_spec(self, spec: ModelSpec) -> None:
-        """Write `model.json`: what is needed to rebuild and use the model, and the versions that it was
-        trained with."""
+        """Write `model.json`: `spec`, from which the model can be rebuilt, and the versions of timm and torch."""
         from fasttrain.model.hub import hub_model, repository
 
         _write_json(
@@ -152,7 +153,7 @@ class RunFolder:
         )
 
     def write_reject_threshold(self, threshold: float) -> None:
-        """Put the threshold into `model.json`, and leave the rest of it as it is."""
+        """Write `threshold`, a probability, into `model.json` without changing its other fields."""
         known = json.loads(self.model_spec.read_text(encoding="utf-8"))
         _write_json(self.model_spec, {**known, "reject_threshold": threshold})
 

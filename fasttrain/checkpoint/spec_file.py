@@ -1,4 +1,4 @@
-"""`model.json` and an exported file's metadata: what rebuilds a model and feeds it. Reading them needs no torch."""
+"""Read a `ModelSpec` from `model.json` or from an exported file's metadata. This needs no torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from fasttrain.text import read_text
 MODEL_SCHEMA = 1
 
 
-def read_spec(path: Path, remember: Callable[[str, Mapping[str, Any]], object] = lambda name, said: None) -> ModelSpec:
-    """Return the spec in `model.json`. Raises UserError where it is absent or damaged.
+def read_spec(
+    path: Path, remember: Callable[[str, Mapping[str, Any]], object] = lambda name, described: None
+) -> ModelSpec:
+    """Return the spec in the `model.json` at `path`. Raises UserError if the file is missing or damaged.
 
-    `remember` gets the model's name and what the hub said of it, if the model is from there.
+    If the model is from the Hugging Face Hub, `remember` receives its name and the hub's description of it.
     """
     try:
         values = json.loads(read_text(path))
@@ -36,13 +38,15 @@ def read_spec(path: Path, remember: Callable[[str, Mapping[str, Any]], object] =
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it must be next to the weights, where `train` put it") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"{path}: not a model.json of fasttrain ({type(error).__name__}: {error}); put the run's own back"
+        ) from None
 
 
 def spec_of(values: Mapping[str, Any]) -> ModelSpec:
-    """Return the spec that the values of `model.json`, or of an exported file's metadata, describe.
+    """Return the spec in `values`, the content of `model.json` or of an exported file's metadata.
 
-    Raises UserError, ValueError, KeyError or TypeError where they describe none.
+    Raises UserError, ValueError, KeyError or TypeError if a value is missing or invalid.
     """
     return ModelSpec(
         str(values["model"]),
@@ -59,7 +63,7 @@ def spec_of(values: Mapping[str, Any]) -> ModelSpec:
 
 
 def _geometry(spec: Mapping[str, Any]) -> Geometry:
-    """Return the geometry. Settings that an older model.json lacks have their usual values."""
+    """Return the geometry in `spec`. Fields that an older model.json lacks get their defaults."""
     crop_pct, mode = float(spec.get("crop_pct", CROP_PCT)), spec.get("resize_mode", "crop")
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct = {crop_pct} is not in (0, 1]")
@@ -72,5 +76,5 @@ def _geometry(spec: Mapping[str, Any]) -> Geometry:
 def _temperature(given: Any) -> float:
     found = float(given)
     if not (math.isfinite(found) and found > 0):
-        raise ValueError(f"temperature {given}: a number above 0 was expected")
+        raise ValueError(f"temperature = {given} is not a number above 0")
     return found

@@ -30,7 +30,8 @@ def load_trained(
     `path` is a run folder (its best epoch's weights), a `model.safetensors` next to its `model.json`, or a file in its
     `checkpoints` (the last weights, or the EMA's if there is one). `model` builds the model if the run's files can't;
     a module is copied. `interpolation`: replaces the filter in the run's spec. The spec's temperature is 1 for a
-    checkpoint, because it was not fitted to those weights, and there is no reject threshold. Raises UserError.
+    checkpoint, because it was not fitted to those weights, and there is no reject threshold. Raises UserError if a file
+    is missing or damaged, or if the weights don't fit the model.
     """
     path, folder = weights_file(path), run_folder(path)
     bare = path.absolute().parent == folder
@@ -49,12 +50,14 @@ def load_trained(
             state = checkpoint.get("ema") or checkpoint.get("model") or {}
         made.load_state_dict(state)
     except SafetensorError as error:
-        raise UserError(f"{path}: not an intact safetensors file ({error})") from error
+        raise UserError(
+            f"{path}: not an intact safetensors file ({error}); train again, or put the file back"
+        ) from error
     except RuntimeError as error:
-        described = (
-            f"{spec.name} as {folder / 'model.json'} describes it" if model is None else "the model that was given"
-        )
-        raise UserError(f"{path}: its tensors do not fit {described}") from error
+        expected, fix = "the model that was given", "give the run's own model"
+        if model is None:
+            expected, fix = f"{spec.name} as {folder / 'model.json'} describes it", "put the run's own file back"
+        raise UserError(f"{path}: its tensors do not fit {expected}; {fix}") from error
     return made.eval(), spec
 
 

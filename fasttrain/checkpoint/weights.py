@@ -1,4 +1,4 @@
-"""Find the file that `--checkpoint` means, and report a mistyped path before torch is imported, which takes seconds."""
+"""Find the file of weights for `--checkpoint`. This needs no torch, so a mistyped path is reported at once."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from fasttrain.checkpoint.folder import checkpoint_path, remove_old
 from fasttrain.checkpoint.packing import snapshot
 
 _COPIES = ("best", "average", "initial")
-"""Weights that are already copies and never change."""
+"""Parts of a run's state that are already copies of weights, and never change."""
 
 
 class CheckpointWriter:

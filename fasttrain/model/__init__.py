@@ -1,1 +1,1 @@
-"""Models: timm makes them; here they are chosen, given weights, frozen and fed."""
+"""Create, describe, freeze and run models. timm defines most of them."""

@@ -1,4 +1,4 @@
-"""Activations that training runs faster out of place than in place."""
+"""Run activations out of place where that makes training faster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-# Their gradient needs their input, which autograd copies before they overwrite it. ReLU's needs the output alone.
+# Their gradient needs their input, so autograd copies it before it is overwritten. ReLU's needs only the output.
 _NEED_INPUT = (
     torch.nn.Hardtanh,  # ReLU6 is one
     torch.nn.Hardsigmoid,
@@ -18,10 +18,10 @@ _NEED_INPUT = (
 
 
 def keep_inputs_of_activations(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:
-    """Have activations of `model` that need their input for the gradient write elsewhere. Return how many.
+    """Make activations of `model` run out of place if their gradient needs their input. Return how many.
 
-    In place they need as much memory, and a copy more. Those inside `frozen` modules that don't train have no
-    gradient and stay in place. Outputs and gradients are the same, bit for bit.
+    In place they save no memory, because autograd keeps a copy of the input. Activations inside `frozen` modules
+    without trainable parameters have no gradient and stay in place. Outputs and gradients don't change by a bit.
     """
     still = [each for each in frozen if not any(own.requires_grad for own in each.parameters())]
     without_gradient = set(itertools.chain.from_iterable(each.modules() for each in still))

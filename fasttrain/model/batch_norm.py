@@ -1,4 +1,4 @@
-"""BatchNorm where a batch has no statistics of its own."""
+"""Control BatchNorm's statistics: for a batch of one sample, for a repeated pass and for averaged weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from fasttrain.model.precision import Autocast
 
 @contextmanager
 def running_statistics_if_lone(model: torch.nn.Module, samples: int, batch_size: int) -> Iterator[None]:
-    """Have BatchNorm use its running statistics, and not update them, for a lone sample of a greater `batch_size`.
+    """Make BatchNorm use its running statistics, without updating them, if a batch has a single sample.
 
-    Forward and backward pass belong inside it. SyncBatchNorm is left alone: it takes the samples of all ranks.
+    This applies if `samples` is 1 and `batch_size` is greater, as in an epoch's last batch: one sample has no variance.
+    Run the forward and the backward pass in this context. SyncBatchNorm doesn't change, because it computes its
+    statistics from the samples of all ranks.
     """
     lone = samples == 1 < batch_size
     norms = [
@@ -35,7 +37,7 @@ def running_statistics_if_lone(model: torch.nn.Module, samples: int, batch_size:
 
 @contextmanager
 def statistics_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Have BatchNorm that trains use each batch's statistics without updating the running ones."""
+    """Make BatchNorm layers in training mode use each batch's statistics without updating their running statistics."""
     norms = [each for each in model.modules() if isinstance(each, _BatchNorm) and each.training]
     norms = [each for each in norms if each.track_running_stats]
     for each in norms:
@@ -52,7 +54,10 @@ _COUNT = "num_batches_tracked"
 
 
 def counting_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the layers of `model` that count batches and make no use of the count."""
+    """Return the BatchNorm layers of `model` that count batches but don't use the count.
+
+    Layers with `momentum` None use it: their running statistics are a mean over all batches.
+    """
     return [
         each
         for each in model.modules()
@@ -62,9 +67,10 @@ def counting_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 @contextmanager
 def batches_counted_together(norms: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Have those of `counting_norms` that train add the batch to their counts in one operation, not in one each.
+    """Update the batch counts of all `norms` in training mode with one operation instead of one per layer.
 
-    The forward pass belongs inside it, where the counts are out of reach.
+    `norms` are the layers that `counting_norms` returns. Run the forward pass in this context. In it, the layers have
+    no counts.
     """
     training = [each for each in norms if each.training and each.track_running_stats]
     counts = [count for each in training if (count := each._buffers[_COUNT]) is not None]
@@ -80,7 +86,7 @@ def batches_counted_together(norms: Sequence[torch.nn.Module]) -> Iterator[None]
 
 
 def trained_norms(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> list[str]:
-    """Return the names of the BatchNorm layers with running statistics that aren't among the `frozen` modules."""
+    """Return the names of the BatchNorm layers that have running statistics and are not among the `frozen` modules."""
     fixed = set(frozen)
     return [
         name
@@ -92,10 +98,11 @@ def trained_norms(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> 
 def estimate_statistics(
     model: torch.nn.Module, names: Sequence[str], inputs: Iterable[torch.Tensor], autocast: Autocast
 ) -> None:
-    """Replace the running statistics of the BatchNorm layers `names` by the mean over batches of `inputs`.
+    """Replace the running statistics of the BatchNorm layers `names` by their mean over the batches of `inputs`.
 
-    All else is in eval mode meanwhile, and the model stays in it. A batch of one is left out, as it has no variance;
-    where there is no other, the statistics stay as they are.
+    `inputs` yields float [n, 3, H, W]. All other layers are in eval mode meanwhile, and the model stays in eval mode
+    afterwards. Batches of one sample are skipped, because they have no variance. Without other batches the statistics
+    don't change.
     """
     model.eval()
     norms = [each for name, each in model.named_modules() if name in set(names) and isinstance(each, _BatchNorm)]

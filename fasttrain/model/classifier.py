@@ -1,4 +1,4 @@
-"""The classifier of a timm model: which layers it is, and how a new one starts."""
+"""The classifier of a timm model: which layers it consists of, and how a new one is initialized."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _LINEAR = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
 
 
 def classifier_names(model: torch.nn.Module) -> tuple[str, ...]:
-    """Return the names of the modules of `model` that turn features into logits: two for some distilled models.
+    """Return the names of the modules of `model` that turn features into logits.
 
-    They are those that timm replaces for another number of classes; none for a model without a classifier.
+    timm replaces these modules for another number of classes. Some distilled models have two of them. A model without
+    a classifier has none.
     """
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     names = config.get("classifier") or ()

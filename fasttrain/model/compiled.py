@@ -1,4 +1,4 @@
-"""torch.compile: where it pays, a static graph for each shape of a full batch, and a model that can't be compiled."""
+"""Run a model through torch.compile: full batches with static shapes, and uncompiled if compiling fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from fasttrain.errors import UserError, one_line
 
 _UNCOMPILED = "the model runs uncompiled, which is slower"
-_LONGEST_REASON = 200  # characters: some messages hold the whole graph
+_LONGEST_REASON = 200  # characters; some messages contain the entire graph
 
 
 def compile_in_place(
@@ -26,12 +26,15 @@ def compile_in_place(
     batch_size: int,
     warn: Callable[[str], None],
 ) -> bool:
-    """Have `model` run compiled from its first call on, with the same parameters, names and state_dict; say if it does.
+    """Make `model` compile itself in its first call. Return whether it will.
 
-    `choice` is "on", "off", or "auto": on CUDA, unless `deterministic`; where compiling can't be had or fails, `warn`
-    is then told why, and the model runs as it is. `mode` is torch.compile's. Each picture size has a static graph for
-    batches of `batch_size`. Other batches, such as an epoch's last one, run as they are. Copies of `model` (an EMA's)
-    are not compiled. Raises UserError where "on" can't be had.
+    The model's parameters, their names and its state_dict stay the same. `choice` is "on", "off" or "auto", which
+    compiles on CUDA unless `deterministic` is set. If "auto" can't compile, `warn` receives a line with the reason and
+    the model runs uncompiled. `mode` is torch.compile's.
+
+    Each image size gets a static graph for batches of `batch_size`. Other batches, such as an epoch's last one, run
+    uncompiled, and so do copies of `model`, such as an EMA's. Raises UserError if `choice` is "on" but compiling is not
+    possible.
     """
     if choice == "off" or (choice == "auto" and (deterministic or not _compile_pays(device))):
         return False
@@ -43,18 +46,18 @@ def compile_in_place(
     import torch._dynamo
 
     limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # torch 2.6
-    # Training and evaluation and each size of progressive resizing have a graph each: 8 would be too few.
+    # Each size of progressive resizing has a graph for training and one for evaluation. The default of 8 is too low.
     setattr(torch._dynamo.config, limit, 64)
     compiled = torch.compile(model._call_impl, mode=mode, dynamic=False)
-    # Module.compile sets this attribute too: a copy of the model is made without it.
+    # `Module.compile` sets this attribute, too. Copies of the model don't inherit it.
     model._compiled_call_impl = _FullBatches(model, compiled, batch_size, warn if choice == "auto" else None)
     return True
 
 
 def stop_compiling(model: torch.nn.Module, error: Exception) -> None:
-    """Have the compiled `model` run as it is, since compiling raised `error`, and warn of it.
+    """Make the compiled `model` run uncompiled from now on, and warn that compiling raised `error`.
 
-    Raises UserError where compiling was asked for.
+    Raises UserError if the settings say compile = "on".
     """
     call = model._compiled_call_impl
     assert isinstance(call, _FullBatches)
@@ -67,7 +70,7 @@ def stop_compiling(model: torch.nn.Module, error: Exception) -> None:
 
 
 class _FullBatches:
-    """The call of a model that runs compiled for full batches alone."""
+    """A model's call that runs full batches compiled and all others uncompiled."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The losses: cross-entropy where a photograph has one class, binary cross-entropy a class where it has any number."""
+"""The losses: cross-entropy if each photograph has one class, binary cross-entropy per class if it may have several."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch.nn import functional as F
 
 
 class SetCrossEntropy(torch.nn.Module):
-    """The binary cross-entropy of each class with logits, averaged over classes and, by default, over samples.
+    """Binary cross-entropy with logits, averaged over the classes and, by default, over the samples.
 
-    `pos_weight`, float [classes], weighs what a photograph has. With `label_smoothing` s, targets are s / 2 and
-    1 - s / 2 in place of 0 and 1. `reduction` "none" gives a loss a sample, float [n].
+    `pos_weight`, float [classes], multiplies the loss of the classes that a photograph has. `label_smoothing` s, in
+    [0, 1), turns the targets 0 and 1 into s / 2 and 1 - s / 2. `reduction` is "mean", or "none" for one loss per
+    sample, float [n].
     """
 
     pos_weight: torch.Tensor | None
@@ -29,7 +30,7 @@ class SetCrossEntropy(torch.nn.Module):
         return each.mean() if self.reduction == "mean" else each
 
     def decisions(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each class, float [n, classes], for `targets` as they are."""
+        """Return the loss of each class, float [n, classes]. `targets`, float [n, classes], are not smoothed here."""
         return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight, reduction="none")
 
 
@@ -37,5 +38,5 @@ Criterion = torch.nn.CrossEntropyLoss | SetCrossEntropy
 
 
 def validation_criterion(*, multi_label: bool) -> Criterion:
-    """Return the loss that validates, whatever the loss of training is."""
+    """Return the loss for validation: without class weights or label smoothing, whatever the training loss is."""
     return SetCrossEntropy() if multi_label else torch.nn.CrossEntropyLoss()

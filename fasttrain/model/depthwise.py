@@ -1,4 +1,4 @@
-"""Depthwise convolutions in bf16 on a CPU: those whose gradients oneDNN computes slowly stay in fp32."""
+"""Keep depthwise convolutions in fp32 on a CPU if oneDNN computes their bf16 gradients slowly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Fp32Conv2d(torch.nn.Conv2d):
-    """A convolution that autocast on a CPU leaves in fp32; its output has autocast's dtype all the same."""
+    """A convolution that computes in fp32 under CPU autocast, but returns autocast's dtype."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not torch.is_autocast_enabled("cpu"):
@@ -17,10 +17,11 @@ class Fp32Conv2d(torch.nn.Conv2d):
 
 
 def keep_slow_depthwise_in_fp32(model: torch.nn.Module) -> int:
-    """Has the trainable depthwise convolutions of `model` that are strided or wider than 3 run in fp32; says how many.
+    """Make depthwise convolutions of `model` run in fp32 if their bf16 gradients are slow. Return how many.
 
-    For these, oneDNN 3 has no fast bf16 gradient on AVX-512: measured on a Zen 4, 2.4 to 13 times slower than fp32's
-    (`benchmarks/test_train_step.py`). Parameters and `state_dict` stay as they are.
+    These are the trainable ones with a stride above 1 or a kernel wider than 3. For them oneDNN 3 has no fast bf16
+    gradient on AVX-512: measured on a Zen 4, it is 2.4 to 13 times slower than in fp32
+    (`benchmarks/test_train_step.py`). Parameters and `state_dict` don't change.
     """
     slow = [module for module in model.modules() if _is_slow(module)]
     for module in slow:

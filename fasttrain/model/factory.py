@@ -1,4 +1,4 @@
-"""Makes a model for the classes at hand: one of timm's, from pretrained or random weights, or one of the user's own."""
+"""Create a model for a run's classes: one of timm's, with pretrained or random weights, or the user's own."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def create_model(
     drop_path: float = 0.0,
     img_size: int | None = None,
 ) -> torch.nn.Module:
-    """A timm model on the CPU, in fp32, its classifier made for `num_classes`; or the user's own: see `create_own`.
+    """Return a timm model with a classifier for `num_classes`, on the CPU in fp32, or the user's own model.
 
-    `img_size` is timm's, as `img_size_for` gives it. Raises UserError for an unknown name, no such weights, no
-    network, or a model without stochastic depth where `drop_path` is above 0.
+    See `create_own` for the user's own. `drop_rate` and `drop_path` are probabilities in [0, 1). `img_size` is timm's
+    argument of that name, as `img_size_for` returns it. Raises UserError for an unknown name, if the pretrained weights
+    don't exist or can't be downloaded, or if `drop_path` is above 0 and the model has no stochastic depth.
     """
     if not isinstance(model, str) or is_own(model):
         return create_own(model, num_classes, pretrained=pretrained, drop_rate=drop_rate, drop_path=drop_path)
@@ -48,9 +49,9 @@ def create_model(
             made = _create({**arguments, "pretrained": True}, drop_path)
     except UserError:
         raise
-    except RuntimeError as error:  # timm's own word for "there are none"
+    except RuntimeError as error:  # timm raises it if the model has no pretrained weights
         raise UserError(f"model = '{name}': {_first_line(error)}; give --weights FILE or --no-pretrained") from error
-    except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
+    except Exception as error:  # the hub client raises errors of httpx, of requests and its own
         raise UserError(
             f"model = '{name}': its pretrained weights can't be downloaded ({type(error).__name__}); "
             "give --weights FILE or --no-pretrained"
@@ -61,19 +62,24 @@ def create_model(
 
 
 def enable_grad_checkpointing(model: torch.nn.Module) -> None:
-    """Has `model` keep the activations between its blocks only, and compute the others again in the backward
-    pass (Chen et al. 2016). UserError where it can't."""
+    """Make `model` store activations only between its blocks, and recompute the others in the backward pass.
+
+    The method is from Chen et al. 2016 (arXiv:1604.06174). Raises UserError if the model doesn't support it.
+    """
     try:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
-    except (AttributeError, AssertionError):  # timm's word for "not supported" is an assertion
+    except (AttributeError, AssertionError):  # timm asserts that the model supports it
         name = type(model).__name__
-        raise UserError(f"grad_checkpointing: {name} does not have it; use --no-grad-checkpointing") from None
+        raise UserError(f"grad_checkpointing: {name} does not support it; use --no-grad-checkpointing") from None
 
 
 def model_spec(
     model: torch.nn.Module, name: str, classes: Sequence[str], geometry: Geometry, img_size: int | None = None
 ) -> ModelSpec:
-    """Return the spec of a model that `create_model` made, with `img_size`."""
+    """Return the spec of a `model` that `create_model` made from `name` and `img_size`.
+
+    Mean and standard deviation are timm's for this model.
+    """
     data = timm.data.resolve_model_data_config(model)
     return ModelSpec(name, tuple(classes), geometry, tuple(data["mean"]), tuple(data["std"]), img_size)
 
@@ -92,7 +98,7 @@ def _create(arguments: Mapping[str, Any], drop_path: float) -> torch.nn.Module:
     if not has_some:
         raise UserError(
             f"drop_path = {drop_path:g}: model = '{arguments['model_name']}' has no stochastic depth; use --drop-rate, "
-            "or leave it out"
+            "or leave drop_path out"
         )
     return made
 

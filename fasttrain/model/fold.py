@@ -1,4 +1,4 @@
-"""BatchNorm with frozen statistics costs next to nothing: its scale and shift go into the convolution before it."""
+"""Fold BatchNorm layers with frozen statistics into the convolutions before them, so that they cost almost nothing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from timm.layers.padding import pad_same
 
 from fasttrain.device import full_precision
 
-_PROBE = (2, 3, 64, 64)
-_TOLERANCE = 1e-3
+_PROBE = (2, 3, 64, 64)  # shape of the trial input
+_TOLERANCE = 1e-3  # of the greatest feature
 
 
 def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> int:
-    """Fold each BatchNorm among the `frozen` modules, which stay in eval mode, into the convolution before it.
+    """Fold each frozen BatchNorm layer of `model` into the convolution before it. Return how many were folded.
 
-    Return how many were folded: those that a trial run of `model` finds, 0 where its features would not stay the same
-    within rounding or where it can't take pictures of 64 px. Parameters, buffers and `state_dict` stay as they are.
-    Call it when they have been loaded, and not before the model is copied.
+    `frozen` are the modules that stay in eval mode. A trial run finds each BatchNorm that alone reads the output of a
+    convolution. Nothing is folded if this would change the features by more than rounding, or if the model doesn't
+    accept images of 64 px. Parameters, buffers and `state_dict` don't change. Call this after the weights have been
+    loaded, and don't copy the model afterwards.
 
-    What trains is folded anew in each forward pass, on a CPU only: passes over activations are what takes time there.
-    A GPU would launch more operations.
+    On a CPU a convolution that trains is folded again in each forward pass, which saves a pass over the activations.
+    On a GPU this would launch more operations, so only frozen convolutions are folded there.
     """
     norms: set[torch.nn.Module] = {each for each in frozen if type(each) in (torch.nn.BatchNorm2d, BatchNormAct2d)}
     device = next(model.parameters()).device
@@ -34,7 +35,7 @@ def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> in
     if not norms or not convs:
         return 0
     training = {module: module.training for module in model.modules()}
-    # Not the logits: a new classifier makes them all zero, whatever the features are.
+    # Compare features and not logits, because a new classifier makes all logits zero.
     features_of: Callable[[torch.Tensor], Any] = getattr(model, "forward_features", model)
     model.eval()
     try:
@@ -44,7 +45,7 @@ def fold_frozen(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> in
             for conv, norm in pairs:
                 _fold(conv, norm)
             after = features_of(probe)
-    except (RuntimeError, AssertionError):  # timm's word for "a wrong size" is an assertion
+    except (RuntimeError, AssertionError):  # timm asserts that the image size fits
         return 0
     finally:
         for module, flag in training.items():
@@ -77,17 +78,18 @@ def _fold(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> None:
     parameters = [*conv.parameters(), *norm.parameters()]
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
-        # A phase that freezes more, and ends, changes what requires a gradient.
+        # The next phase of a run may train parameters that this one freezes.
         weight, bias = folded() if any(each.requires_grad for each in parameters) else constant
         if isinstance(conv, Conv2dSame):
             inputs = pad_same(inputs, conv.kernel_size, conv.stride, conv.dilation)
         return conv._conv_forward(inputs, weight, bias)
 
     conv.forward = forward  # type: ignore[method-assign, assignment]
-    norm.forward = _rest_of(norm)  # type: ignore[method-assign, assignment]
+    norm.forward = _forward_after_folding(norm)  # type: ignore[method-assign, assignment]
 
 
-def _rest_of(norm: torch.nn.BatchNorm2d) -> Callable[[torch.Tensor], torch.Tensor]:
+def _forward_after_folding(norm: torch.nn.BatchNorm2d) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what `norm` still has to do: dropout and activation if it is timm's, otherwise nothing."""
     if isinstance(norm, BatchNormAct2d):
         drop, act = norm.drop, norm.act
         return lambda inputs: act(drop(inputs))
@@ -101,9 +103,10 @@ def _find_pairs(
     norms: set[torch.nn.Module],
     probe: torch.Tensor,
 ) -> tuple[list[tuple[Any, Any]], Any]:
+    """Return pairs of a convolution and the BatchNorm that alone reads its output, and the features of `probe`."""
     made: dict[int, torch.nn.Module] = {}
     readers: dict[int, list[torch.nn.Module]] = {}
-    kept: list[torch.Tensor] = []  # else a freed tensor's id comes again
+    kept: list[torch.Tensor] = []  # otherwise a new tensor could get the id of a freed one
 
     def note(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         kept.extend((*inputs, output))

@@ -1,4 +1,4 @@
-"""Freezes a timm model's first blocks: no gradient work, and BatchNorm statistics that stay as they are."""
+"""Freeze parts of a timm model: its first blocks, its BatchNorm statistics, or all but its classifier."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from fasttrain.errors import UserError
 
 
 def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
-    """Freezes the first `count` groups of layers (timm's `group_matcher`: the stem, then block by block).
+    """Freeze the first `count` groups of layers: the stem, then block by block, as timm's `group_matcher` orders them.
 
-    Returns the modules that must stay in eval mode: call `keep_frozen` with them after each `model.train()`.
-    Raises UserError where the model has no more than `count` groups, as nothing would be left to train.
+    Return the modules that must stay in eval mode: call `keep_frozen` with them after each `model.train()`. Raises
+    UserError if the model doesn't define its groups, or has no more than `count`, so that nothing would be left to
+    train.
     """
     if count == 0:
         return []
     if not hasattr(model, "group_matcher"):
-        raise UserError(f"freeze = {count}: {type(model).__name__} does not say what its blocks are; use 0")
+        raise UserError(f"freeze = {count}: {type(model).__name__} has no group_matcher() to find its blocks; use 0")
     matcher: Any = model.group_matcher
     groups = group_parameters(model, matcher(coarse=False), reverse=True)
     by_group: dict[int, set[str]] = {}
@@ -37,16 +38,19 @@ def freeze_blocks(model: torch.nn.Module, count: int) -> list[torch.nn.Module]:
 
 
 def freeze_statistics(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the BatchNorm layers that have running statistics, which `keep_frozen` then leaves as they are.
+    """Return the BatchNorm layers with running statistics, for `keep_frozen`, which keeps these from changing.
 
-    Their weights and biases still train. A head that was trained on the features of such a model stays right while the
-    rest trains; statistics of small batches would change the features under it.
+    The layers' weights and biases still train. A head that was fitted to the features of such a model stays valid while
+    the rest trains, whereas statistics of small batches would change the features.
     """
     return [each for each in model.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
 
 
 def freeze_body(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Freezes all but the classifier; returns what `freeze_blocks` does. UserError where it is not one linear layer."""
+    """Freeze everything but the classifier. Return the modules that must stay in eval mode, as `freeze_blocks` does.
+
+    Raises UserError if the classifier is not a single linear layer.
+    """
     get_classifier: Any = getattr(model, "get_classifier", lambda: None)
     head = get_classifier()
     if not isinstance(head, torch.nn.Linear):
@@ -58,9 +62,10 @@ def freeze_body(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def freeze_all_but_classifier(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Module]]:
-    """Freeze what trains besides the classifier. Return these parameters, and all modules that must stay in eval mode.
+    """Freeze all trainable parameters outside the classifier.
 
-    Raises UserError where the model does not say what its classifier is.
+    Return these parameters, and all modules that must stay in eval mode. Raises UserError if the model's
+    `get_classifier` is missing or returns no parameters.
     """
     get_classifier: Any = getattr(model, "get_classifier", tuple)
     found = get_classifier()
@@ -68,7 +73,7 @@ def freeze_all_but_classifier(model: torch.nn.Module) -> tuple[list[torch.nn.Par
     own = {id(each) for head in heads if isinstance(head, torch.nn.Module) for each in head.parameters()}
     if not own:
         raise UserError(
-            f"head_epochs: {type(model).__name__} does not say what its classifier is; give it get_classifier()"
+            f"head_epochs: {type(model).__name__} does not name its classifier; give it a method get_classifier()"
         )
     frozen = [each for each in model.parameters() if each.requires_grad and id(each) not in own]
     for parameter in frozen:
@@ -85,6 +90,6 @@ def _frozen_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def keep_frozen(modules: list[torch.nn.Module]) -> None:
-    """Puts the frozen modules back into eval mode, BatchNorm above all."""
+    """Put the frozen `modules` back into eval mode, in which BatchNorm keeps its statistics."""
     for module in modules:
         module.eval()

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: `hf-hub:owner/name`, whose `config.json` names an architecture of timm's."""
+"""Models from the Hugging Face Hub, `hf-hub:owner/name`, whose `config.json` names a timm architecture."""
 
 from __future__ import annotations
 
@@ -29,23 +29,27 @@ CONFIGURED = (
     "fixed_input_size",
     "pool_size",
 )
-"""The fields of timm's PretrainedCfg that say how a model is made and fed, not where its weights lie."""
+"""The fields of timm's PretrainedCfg that describe the model and its input, and not the source of its weights."""
 
-# What decides where weights come from and what is made of the model is not for a file to say.
+# Arguments that a downloaded file must not set: they decide where weights come from and how the model is used.
 _RESERVED = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only"}
 _RESERVED |= {"scriptable", "exportable", "no_jit", "num_classes", "drop_rate", "drop_path_rate"}
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A repository's description of its model: timm's architecture, its arguments, and part of timm's PretrainedCfg."""
+    """A hub repository's description of its model.
+
+    `architecture`: timm's name. `arguments`: for timm's constructor. `pretrained_cfg`: the fields `CONFIGURED` of
+    timm's PretrainedCfg.
+    """
 
     architecture: str
     arguments: dict[str, Any]
     pretrained_cfg: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, which `remember` takes."""
+        """Return the description as JSON data, for `remember`."""
         return asdict(self)
 
 
@@ -53,13 +57,16 @@ _known: dict[str, HubModel] = {}
 
 
 def repository(name: str) -> str | None:
-    """Return "owner/name", with "@revision" where there is one, of "hf-hub:owner/name"; None for any other name."""
+    """Return "owner/name", or "owner/name@revision", of "hf-hub:owner/name". Return None for any other name."""
     found = _NAME.fullmatch(name)
     return found["repository"] if found else None
 
 
 def hub_model(name: str) -> HubModel:
-    """Return what the repository of the model `name` says, downloaded once. Raises UserError."""
+    """Return the description of the hub model `name`, downloaded once per process.
+
+    Raises UserError if it can't be downloaded, or doesn't describe a timm model.
+    """
     found = repository(name)
     assert found is not None
     if found not in _known:
@@ -68,19 +75,20 @@ def hub_model(name: str) -> HubModel:
 
 
 def remember(name: str, described: Mapping[str, Any]) -> None:
-    """Have `hub_model` answer with what `to_dict` gave when a run began, so that no hub is needed.
+    """Store a description that a run's files hold, so that `hub_model` needs no network.
 
-    Raises TypeError, KeyError, ValueError and UserError for what it did not give.
+    `described` is the result of `HubModel.to_dict`. Raises TypeError, KeyError, ValueError or UserError for anything
+    else.
     """
     found = repository(name)
     if found is None:
-        raise ValueError(f"'{name}' is no name of the hub's")
+        raise ValueError(f"'{name}' is not a name like hf-hub:OWNER/NAME")
     _known[found] = _checked(name, str(described["architecture"]), described["arguments"], described["pretrained_cfg"])
 
 
 @contextlib.contextmanager
 def cache_only_without_network() -> Iterator[None]:
-    """Use the local cache alone where the hub can't be reached: its client would try again for 45 s."""
+    """Use only the local cache in this context if the hub can't be reached. Its client would retry for 45 s."""
     hub = urlsplit(huggingface_hub.constants.ENDPOINT)
     offline_before = huggingface_hub.constants.HF_HUB_OFFLINE
     if not urllib.request.getproxies():
@@ -101,22 +109,22 @@ def _fetch(name: str, found: str) -> HubModel:
             config, architecture, arguments = timm.models.load_model_config_from_hf(found)
     except KeyError as error:
         raise UserError(
-            f"model = '{name}': its config.json is not timm's ({error} is absent); choose another"
+            f"model = '{name}': its config.json lacks {error}, so it is not a timm model; choose another"
         ) from error
     except RuntimeError as error:  # timm could not import the client
         versions = f"timm {timm.__version__} does not work with huggingface_hub {huggingface_hub.__version__}"
         raise UserError(f"model = '{name}': {versions}; upgrade timm") from error
-    except Exception as error:  # the hub client raises a dozen kinds: httpx's, requests', its own
-        said = (str(error) or type(error).__name__).splitlines()[0]
+    except Exception as error:  # the hub client raises errors of httpx, of requests and its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model = '{name}': its config.json can't be downloaded ({type(error).__name__}: {said}); check the name, "
-            "log in with `hf auth login`, or give timm's name of the architecture with --weights FILE"
+            f"model = '{name}': its config.json can't be downloaded ({type(error).__name__}: {reason}); check the "
+            "name, log in with `hf auth login`, or give timm's name of the architecture with --weights FILE"
         ) from error
     return _checked(name, architecture, arguments or {}, config)
 
 
 def _checked(name: str, architecture: str, arguments: Any, config: Any) -> HubModel:
     if not timm.is_model(architecture):
-        raise UserError(f"model = '{name}': timm {timm.__version__} has no {architecture}; a newer one may")
+        raise UserError(f"model = '{name}': timm {timm.__version__} has no {architecture}; try a newer timm")
     own = {key: each for key, each in dict(arguments).items() if key not in _RESERVED}
     return HubModel(architecture, own, {key: config[key] for key in CONFIGURED if config.get(key) is not None})

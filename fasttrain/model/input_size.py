@@ -1,5 +1,7 @@
-"""Which picture sizes a timm model takes, found by trying: on torch's meta device it computes shapes and nothing else,
-in a fraction of a second."""
+"""Find the image sizes that a timm model accepts, by trying them.
+
+On torch's meta device a model only computes shapes, which takes a fraction of a second.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,16 @@ from fasttrain.config.model_name import is_own
 from fasttrain.errors import UserError
 from fasttrain.model.names import pretrained_config, require_model, timm_arguments
 
-_LEAST, _GREATEST = 16, 2048  # px, as --image-size has them
-_STEPS = (8, 14, 16, 32, 64, 128, 224)  # what the sides that a model takes may be multiples of
-_FINEST = 16
+_LEAST, _GREATEST = 16, 2048  # px, the range of --image-size
+_STEPS = (8, 14, 16, 32, 64, 128, 224)  # px; a model's sides are often multiples of one of these
+_FINEST = 16  # px
 _CLASSES = 2
 
 
 def img_size_for(name: str, side: int) -> int | None:
-    """timm's `img_size` with which it makes `name` for pictures of `side` px; None where it takes them without.
+    """Return the `img_size` that timm needs to create `name` for images of `side` px, or None if it needs none.
 
-    Raises UserError, with the nearest sizes that it takes.
+    Raises UserError, with the nearest sizes that the model accepts, if it can't be created for this size.
     """
     require_model(name)
     if takes(name, side):
@@ -35,7 +37,7 @@ def img_size_for(name: str, side: int) -> int | None:
     own = own_side(name)
     if not _fits(name, own):
         seen = _outcome(name, own, None, _device(name))
-        why = f"({seen})" if isinstance(seen, str) else "as it gives no logits"
+        why = f"({seen})" if isinstance(seen, str) else "because it returns no logits"
         raise UserError(f"model = '{name}' can't classify pictures {why}; choose another")
     nearest = [each for each in (_nearest(name, side, -1), _nearest(name, side, 1)) if each is not None]
     fitting = " or ".join(map(str, nearest))
@@ -43,21 +45,24 @@ def img_size_for(name: str, side: int) -> int | None:
 
 
 def takes(name: str, side: int, img_size: int | None = None) -> bool:
-    """Return whether the model `name`, made with `img_size`, takes pictures of `side` px.
+    """Return whether the timm model `name`, created with `img_size`, accepts images of `side` px.
 
-    A model of one's own is asked when it has been made: see `require_logits`.
+    The user's own models always return True. They are tried after they have been created: see `require_logits`.
     """
     require_model(name)
     return is_own(name) or _outcome(name, side, img_size, _device(name)) == (1, _CLASSES)
 
 
 def own_side(name: str) -> int:
-    """The side in px of the pictures that `name` was made for."""
+    """Return the image side in px that the pretrained weights of `name` were made for."""
     return int(pretrained_config(name).input_size[-1])
 
 
 def _nearest(name: str, side: int, direction: int) -> int | None:
-    """The nearest side below (-1) or above (1) `side` that `name` takes; None where a short search finds none."""
+    """Return the nearest side below (`direction` -1) or above (1) `side` that `name` accepts.
+
+    The search is short. Return None if it finds none.
+    """
     multiples = {((side - 1) // step if direction < 0 else side // step + 1) * step for step in _STEPS}
     tried = sorted({*multiples, own_side(name)} - {side}, key=lambda each: abs(each - side))
     failed, fitting = side, None
@@ -91,20 +96,20 @@ def _device(name: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _outcome(name: str, side: int, img_size: int | None, device: str) -> tuple[int, ...] | str:
-    """The shape of what `name` makes of one picture; the first line of the error where it can't."""
+    """Return the shape of the output of `name` for one image, or the first line of the error."""
     try:
         with _undisturbed(), torch.device(device):
             sized = {} if img_size is None else {"img_size": img_size}
             model = timm.create_model(**{**timm_arguments(name), "num_classes": _CLASSES, **sized}).eval()
             output = model(torch.zeros(1, 3, side, side))
-    except Exception as error:  # timm and torch have a dozen kinds of saying that a size does not fit
+    except Exception as error:  # timm and torch raise many kinds of errors for a size that does not fit
         return (str(error) or type(error).__name__).splitlines()[0]
     return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without gradients, warnings, or a draw from the generator that the run's weights come from."""
+    """Disable gradients and warnings in this context, and restore the generator that draws the run's weights."""
     logger = logging.getLogger("timm")
     level = logger.level
     with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Which model a name means to timm, checked as strictly as timm itself reads it."""
+"""Check a model's name, and look up what timm knows about the model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _SOURCE = re.compile(r"^[\w+.-]{2,}:|/")
 
 
 def require_model(name: str) -> None:
-    """Raises UserError, with the nearest valid name, where timm knows no such model or no such pretrained tag of it, or
-    where it is an import path that leads to no function."""
+    """Raise UserError if `name` is not a model: a timm name, hf-hub:OWNER/NAME or the import path of a function.
+
+    The message has the nearest valid name. A tag in a timm name, after the dot, must exist, too.
+    """
     if import_path(name):
         find_maker(name)
     if is_own(name):
@@ -43,8 +45,11 @@ def require_model(name: str) -> None:
 
 
 def pretrained_config(name: str) -> Any:
-    """timm's PretrainedCfg of the model `name`, also of one that it now calls otherwise. Raises UserError as
-    `require_model` does. A model of one's own has timm's defaults: ImageNet's mean and deviation, 224 px."""
+    """Return timm's PretrainedCfg of the model `name`, which may be a name that timm has deprecated.
+
+    The user's own models have timm's defaults: ImageNet's mean and standard deviation, and 224 px. Raises UserError as
+    `require_model` does.
+    """
     require_model(name)
     if is_own(name):
         return PretrainedCfg()
@@ -55,7 +60,7 @@ def pretrained_config(name: str) -> Any:
 
 
 def timm_arguments(name: str) -> dict[str, Any]:
-    """Return what `timm.create_model` makes the model `name` from, with or without its pretrained weights."""
+    """Return the arguments with which `timm.create_model` creates the model `name`."""
     if (source := repository(name)) is None:
         return {"model_name": name}
     found = hub_model(name)
@@ -64,15 +69,15 @@ def timm_arguments(name: str) -> dict[str, Any]:
 
 
 def own_interpolation(name: str) -> Interpolation:
-    """Return the filter that the pretrained weights of `name` were trained with, by timm.
+    """Return the resize filter that the pretrained weights of `name` were trained with, according to timm.
 
-    It is "bilinear" for a model of one's own, and for weights that timm says another filter of.
+    Return "bilinear" for the user's own models, and if timm names a filter other than "bilinear" and "bicubic".
     """
     return "bicubic" if not is_own(name) and pretrained_config(name).interpolation == "bicubic" else "bilinear"
 
 
 def _refuse_source(name: str) -> None:
-    """Raise UserError for a name that points to a folder, or to a repository without saying that it is the hub's."""
+    """Raise UserError for a name that is a folder, or a hub repository without the prefix `hf-hub:`."""
     if repository(f"hf-hub:{name}") is not None:
         raise UserError(f"model = '{name}': did you mean 'hf-hub:{name}'?")
     raise UserError(

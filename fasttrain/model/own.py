@@ -1,4 +1,4 @@
-"""Models of one's own: a `torch.nn.Module`, a function or class that makes one, or the import path of these."""
+"""The user's own models: a `torch.nn.Module`, a function or class that makes one, or the import path of either."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def create_own(
     drop_rate: float = 0.0,
     drop_path: float = 0.0,
 ) -> torch.nn.Module:
-    """Return `model` where it is a module, else the one that it makes for `num_classes`.
+    """Return `model` itself if it is a module, otherwise the module that it makes for `num_classes`.
 
-    A function gets `pretrained`, `drop_rate` and `drop_path` where it has parameters of these names. Raises UserError.
+    A function or class also receives `pretrained`, `drop_rate` and `drop_path` if it has parameters of these names.
+    Raises UserError if it can't be imported, fails or returns anything else, or if a rate above 0 has no parameter.
     """
     name = model_name(model)
     maker = find_maker(model) if isinstance(model, str) else model
@@ -44,19 +45,20 @@ def create_own(
     options = {"pretrained": pretrained, "drop_rate": drop_rate, "drop_path": drop_path}
     made = _call(maker, name, num_classes, {key: each for key, each in options.items() if key in parameters})
     if not isinstance(made, torch.nn.Module):
-        raise UserError(f"model = {name} gives a {type(made).__name__}, not a torch.nn.Module; {_GIVE}")
+        raise UserError(f"model = {name} returns a {type(made).__name__}, not a torch.nn.Module; {_GIVE}")
     return made
 
 
 def passed_object(model: str | OwnModel | None) -> OwnModel | None:
-    """Return `model` where its name in the settings doesn't say how it is made, else None."""
+    """Return `model` if it is an object that can't be made again from its name in the settings, otherwise None."""
     return None if model is None or isinstance(model, str) or not is_object(model_name(model)) else model
 
 
 def find_maker(path: str) -> Callable[..., torch.nn.Module]:
-    """Import the function or class that `path`, "package.module:function", names.
+    """Return the function or class at the import path `path`, such as "package.module:function".
 
-    A run's files name it too, so it must be a Python function or a class of modules. Raises UserError.
+    It must be a Python function or a subclass of `torch.nn.Module`, so that a run's files can name it. Raises
+    UserError if it isn't, or can't be imported.
     """
     found = import_path(path)
     if found is None:
@@ -75,17 +77,18 @@ def find_maker(path: str) -> Callable[..., torch.nn.Module]:
             "set PYTHONPATH"
         ) from None
     except Exception as error:
-        raise UserError(f"model = {path}: importing {module} failed ({_said(error)})") from error
+        raise UserError(f"model = {path}: importing {module} failed ({_one_line(error)})") from error
     if isinstance(maker, types.FunctionType) or (isinstance(maker, type) and issubclass(maker, torch.nn.Module)):
         return maker
-    what = "not there" if maker is None else f"a {type(maker).__name__}, not a function or a class of modules"
+    what = "not defined" if maker is None else f"a {type(maker).__name__}, not a function or a class of modules"
     raise UserError(f"model = {path}: {name} is {what}; {_GIVE}")
 
 
 def require_logits(model: torch.nn.Module, name: str, classes: int, sides: Iterable[int]) -> None:
-    """Check that `model` trains here: it gives logits [n, `classes`] for pictures of each of the `sides`, in px.
+    """Raise UserError unless `model` returns logits, float [n, `classes`], for images of each of `sides`, in px.
 
-    It is run in eval mode on two pictures, which also makes the parameters of lazy layers. Raises UserError.
+    At least one parameter must be trainable, and the state_dict may hold nothing but tensors. The model runs in eval
+    mode on two images, which also creates the parameters of lazy layers.
     """
     training = {module: module.training for module in model.modules()}
     model.eval()
@@ -96,14 +99,14 @@ def require_logits(model: torch.nn.Module, name: str, classes: int, sides: Itera
         for module, flag in training.items():
             module.training = flag
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"model = {name} has no parameter that trains; set requires_grad of some")
+        raise UserError(f"model = {name} has no trainable parameter; set requires_grad of some")
     for key, each in model.state_dict().items():
         if not isinstance(each, torch.Tensor):
-            raise UserError(f"model = {name}: '{key}' in its state_dict is no tensor; leave get_extra_state out")
+            raise UserError(f"model = {name}: '{key}' in its state_dict is not a tensor; remove get_extra_state")
 
 
 def require_same_structure(model: torch.nn.Module, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise UserError where the tensors of `model` have other names or shapes than `weights`, a checkpoint's."""
+    """Raise UserError if the names or shapes of the tensors of `model` differ from a checkpoint's `weights`."""
     own = {key: tuple(each.shape) for key, each in model.state_dict().items()}
     then = {key: tuple(each.shape) for key, each in weights.items()}
     for key in (*then, *own):
@@ -139,7 +142,7 @@ def _call(maker: Callable[..., Any], name: str, num_classes: int, options: dict[
         raise
     except Exception as error:
         raise fixable(error) or UserError(
-            f"model = {name} failed for {num_classes} classes ({_said(error)})"
+            f"model = {name} failed for {num_classes} classes ({_one_line(error)})"
         ) from error
 
 
@@ -152,20 +155,20 @@ def _require_logits_of(model: torch.nn.Module, name: str, classes: int, side: in
     except Exception as error:
         raise fixable(error) or UserError(
             f"model = {name} fails on pictures of {side} px, float32 [n, 3, {side}, {side}] in channels_last memory "
-            f"({_said(error)}); make it take these, or give another --image-size"
+            f"({_one_line(error)}); make it accept these, or give another --image-size"
         ) from error
     wanted = f"return logits, float [n, {classes}]"
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
         what = str(logits.dtype) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-        raise UserError(f"model = {name} gives {what}; {wanted}")
+        raise UserError(f"model = {name} returns {what}; {wanted}")
     if tuple(logits.shape) != (2, classes):
         raise UserError(
-            f"model = {name} gives {list(logits.shape)} for 2 pictures of {side} px, where the data has {classes} "
+            f"model = {name} returns {list(logits.shape)} for 2 pictures of {side} px, but the data has {classes} "
             f"classes; {wanted}"
         )
     if classes > 1 and bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(()).to(logits)):
-        raise UserError(f"model = {name} gives probabilities, which add up to 1; leave the softmax out and {wanted}")
+        raise UserError(f"model = {name} returns probabilities, which add up to 1; remove the softmax and {wanted}")
 
 
-def _said(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)[:200]}"

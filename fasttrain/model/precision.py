@@ -16,10 +16,10 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision and what it takes: `autocast()` around the forward pass, `scaler` around the backward pass.
+    """A precision: run the forward pass in the context `autocast()`, and scale the loss with `scaler`.
 
-    `name` is "fp32", "bf16" or "fp16". `scaler` is enabled for fp16 only. `unavailable` says why the precision that was
-    asked for isn't used; it is None otherwise.
+    `name` is "fp32", "bf16" or "fp16". `scaler` is only enabled for fp16. `unavailable` says why the precision in the
+    settings isn't used, and is None if it is.
     """
 
     name: str
@@ -29,9 +29,9 @@ class Precision:
 
 
 def choose_precision(model: torch.nn.Module, device: torch.device, amp: bool, dtype: str) -> Precision:
-    """Return mixed precision in `dtype` ("bf16" or "fp16") if `amp` is set and `device` is fast in it, else fp32.
+    """Return mixed precision in `dtype` ("bf16" or "fp16") if `amp` is set and `device` is fast at it, else fp32.
 
-    A GPU that only emulates bf16 takes fp16 in its place.
+    On a GPU that only emulates bf16, fp16 replaces it.
     """
     if not amp:
         return make_precision("fp32", model, device)
@@ -44,7 +44,10 @@ def choose_precision(model: torch.nn.Module, device: torch.device, amp: bool, dt
 
 
 def make_precision(name: str, model: torch.nn.Module, device: torch.device) -> Precision:
-    """Return the precision `name` for `model`, whose slow layers stay in fp32 from then on."""
+    """Return the precision `name`: "fp32", "bf16" or "fp16".
+
+    In bf16 and fp16 on a CPU, slow layers of `model` are changed so that they stay in fp32.
+    """
     half = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
     if half is None:
@@ -55,23 +58,23 @@ def make_precision(name: str, model: torch.nn.Module, device: torch.device) -> P
 
 
 def amp_problem(device: torch.device, dtype: str) -> str | None:
-    """Return why mixed precision would slow training down on `device`, or None where it pays.
+    """Return why mixed precision in `dtype` is slow or impossible on `device`, or None if it is fast.
 
-    On a CPU without AVX-512 or AMX, oneDNN has no kernels for it and torch's own are far slower than fp32's. MPS has
-    bf16 from macOS 14 on, and the scaler that fp16 needs from torch 2.8 on.
+    On a CPU without AVX-512 or AMX, oneDNN has no kernels for it, and torch's own are far slower than fp32. MPS
+    supports bf16 from macOS 14 on, and the loss scaler that fp16 needs from torch 2.8 on.
     """
     if device.type == "mps":
         if dtype == "bf16" and not torch.backends.mps.is_macos_or_newer(14, 0):
-            return "MPS has bf16 from macOS 14 on: training in fp32"
+            return "bf16 on MPS needs macOS 14: training in fp32"
         if dtype == "fp16" and torch.__version__ < "2.8":
-            return f"MPS has no fp16 scaler in torch {torch.__version__}, but from 2.8 on: training in fp32"
+            return f"fp16 on MPS needs torch 2.8, and this is {torch.__version__}: training in fp32"
     if device.type != "cpu" or _cpu_has_kernels(dtype):
         return None
     return f"this CPU ({torch.backends.cpu.get_cpu_capability()}) has no fast {dtype}: training in fp32"
 
 
 def _emulates_bf16(device: torch.device) -> bool:
-    """Return whether `device` is an NVIDIA GPU from before Ampere, such as a V100 or T4: their bf16 is slow."""
+    """Return whether `device` is an NVIDIA GPU older than Ampere, such as a V100 or T4, which only emulates bf16."""
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
 
 

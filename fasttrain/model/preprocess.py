@@ -1,4 +1,4 @@
-"""Bytes of pixels to the model's input, on the device."""
+"""Convert images to the model's input on the device."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 
 
 class NormalizePixels(torch.nn.Module):
-    """uint8 [n, H, W, 3] in 0..255 to float [n, 3, H, W], (x / 255 - mean) / std.
+    """Convert uint8 [n, H, W, 3] in 0..255 to `dtype` [n, 3, H, W], as (x / 255 - mean) / std.
 
-    With `channels_last` the result keeps the NHWC memory it came in, so the conversion is one pass.
+    `mean` and `std` are for RGB in [0, 1]. With `channels_last` the result keeps the input's NHWC memory layout, so the
+    conversion is a single pass.
     """
 
     scale: torch.Tensor

@@ -17,7 +17,7 @@ _TABLE = Path(__file__).with_name("published.csv")
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model with ImageNet weights: `parameters` in millions, `top1` in percent with pictures of `image_size` px."""
+    """A model with ImageNet weights: `parameters` in millions, and `top1` in percent for images of `image_size` px."""
 
     name: str
     parameters: float
@@ -27,7 +27,7 @@ class PublishedModel:
 
 @functools.cache
 def published_models() -> tuple[PublishedModel, ...]:
-    """Return the models of the table, by name."""
+    """Return all models of the table, sorted by name."""
     with _TABLE.open(newline="", encoding="utf-8") as file:
         next(file)
         return tuple(
@@ -37,35 +37,35 @@ def published_models() -> tuple[PublishedModel, ...]:
 
 
 def source() -> tuple[str, str]:
-    """Return the date and the address of the results that the table was made from."""
+    """Return the date and the URL of timm's results from which the table was made."""
     with _TABLE.open(encoding="utf-8") as file:
         _, date, address = file.readline().split(" ")[:3]
     return date, address.rstrip(",")
 
 
 def find_models(pattern: str | None = None, *, max_parameters: float | None = None) -> list[PublishedModel]:
-    """Return the models whose name contains `pattern`, or matches it where it has *, ? or [.
+    """Return the models whose name contains `pattern`, or matches it if it has the wildcards *, ? or [.
 
-    `max_parameters`: in millions. Raises UserError, with the nearest name, where there is none.
+    `max_parameters`: in millions. Raises UserError if there is no such model; the message has the nearest name.
     """
     everything = published_models()
     found: Sequence[PublishedModel] = everything
     if pattern is not None:
         tidy = pattern.strip().lower()
         wild = tidy if set("*?[") & set(tidy) else f"*{tidy}*"
-        # A pattern of the architecture alone ("resnet5?") means all of its weights.
+        # A pattern that matches the architecture alone ("resnet5?") selects all of its weights.
         found = [each for each in everything if any(fnmatchcase(name, wild) for name in _names(each))]
         if not found:
             names = sorted({name for each in everything for name in _names(each)})
             raise UserError(f"'{pattern}': no model with published results has such a name{nearest(tidy, names)}")
     found = [each for each in found if max_parameters is None or each.parameters <= max_parameters]
     if not found:
-        raise UserError(f"--max-parameters {max_parameters:g}: all models asked for have more; give a larger one")
+        raise UserError(f"--max-parameters {max_parameters:g}: all matching models have more; give a larger number")
     return list(found)
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Return what a shell offers for `--model`: architectures, and the weights of one once its dot is typed."""
+    """Return the shell completions of `--model`: architectures, or their weights if `incomplete` has a dot."""
     names = (each.name if "." in incomplete else each.name.partition(".")[0] for each in published_models())
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 

@@ -1,4 +1,4 @@
-"""The description that a trained model is rebuilt from and fed by; it needs no torch."""
+"""`ModelSpec`: all that is needed to rebuild a trained model and to feed it. It needs no torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from fasttrain.config.geometry import Geometry
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A description that a model can be rebuilt from.
+    """The description of a trained model, from which it can be rebuilt.
 
-    It holds timm's name or an import path, the classes in label order, how the model is shown photographs, mean and std
-    of RGB in [0, 1], timm's `img_size` where the model was made with one, and the `temperature` that divides logits
-    before the softmax.
+    `name`: timm's name or an import path. `classes`: their names, in label order. `geometry`: how photographs are
+    resized and cropped. `mean`, `std`: of RGB in [0, 1]. `img_size`: timm's argument of that name, or None if the model
+    was created without it. `temperature`: divides the logits before the softmax.
 
-    multi_label: whether each class is a decision of its own; `thresholds` are then the probabilities, one a class, from
-    which on a class counts as seen. None stands for 0.5. The temperature is then 1.
+    `multi_label`: each class is a separate yes-or-no decision, and the temperature is 1. `thresholds`: then the
+    probability of each class from which it counts as present. None stands for 0.5.
 
-    reject_threshold: the probability below which the answer is "unknown"; None where none was chosen.
+    `reject_threshold`: the probability below which the answer is "unknown". None if none was chosen.
     """
 
     name: str
@@ -34,5 +34,5 @@ class ModelSpec:
 
     @property
     def image_size(self) -> int:
-        """The side of the model's pictures in px."""
+        """Return the side in px of the images that the model is given."""
         return self.geometry.image_size

@@ -1,4 +1,4 @@
-"""How fast a model trains on this machine: steps on random pixels, so that no loader can be in the way."""
+"""Measure how fast a model trains on this machine, with random pixels, so that no loader slows it down."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CLASSES = 100
 def training_rate(
     name: str, side: int, device: torch.device, *, batch_size: int = 32, amp: bool = False
 ) -> float | None:
-    """Return the img/s of forward pass, backward pass and SGD of model `name` on pictures of `side` px.
+    """Return how many images of `side` px per second the model `name` trains on; None if memory runs out.
 
-    The first step, in which libraries plan, counts only if it takes longer than `SECONDS`. None: the device has too
-    little memory. Raises UserError for a name that timm doesn't know.
+    A step is a forward pass, a backward pass and an update with SGD. The first one, in which libraries choose their
+    kernels, only counts if it takes longer than `SECONDS`. Raises UserError for a name that timm doesn't know.
     """
     try:
         model = create_model(name, _CLASSES, img_size=img_size_for(name, side))

@@ -1,4 +1,4 @@
-"""Test-time augmentation: what a model says of a picture and of its mirror image, averaged."""
+"""Test-time augmentation: average a model's logits for an image and for its mirror image."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import torch
 
 
 class FlipAveraged(torch.nn.Module):
-    """float [n, 3, H, W] to the mean of `model`'s logits, [n, classes], for it and its mirror image, as FFCV does."""
+    """Average the logits of `model` for images and for their mirror images, as FFCV's ImageNet recipe does.
+
+    The input is float [n, 3, H, W], the output float [n, classes].
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # Copied, as the second run of a CUDA graph writes where the first one's logits lie.
+        # Copy them, because the second run of a CUDA graph overwrites the logits of the first.
         logits: torch.Tensor = self.model(images).clone()
         return (logits + self.model(images.flip(3))) / 2

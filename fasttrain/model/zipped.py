@@ -9,14 +9,15 @@ from fasttrain.errors import UserError
 
 
 def require_honest_sizes(path: Path) -> None:
-    """torch stores without compression; a zip that would unpack to more than it is was made to fill the memory.
+    """Raise UserError if the zip file `path` would unpack to more bytes than it has.
 
-    Raises UserError for such a file.
+    torch writes its files without compression, so such a file was made to fill the memory. A file
+    that is not a zip passes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(each.file_size for each in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError):  # torch itself says what is wrong with it
+    except (zipfile.BadZipFile, NotImplementedError):  # torch reports the error when it reads the file
         return
     if declared > path.stat().st_size:
-        raise UserError(f"{path}: refused, as it would unpack to {declared:,} bytes, more than it has")
+        raise UserError(f"{path}: refused, because it would unpack to {declared:,} bytes, more than the file has")

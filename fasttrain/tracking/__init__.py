@@ -1,1 +1,1 @@
-"""Runs in MLflow, W&B and TensorBoard: threads bring what a run's folder holds to a server or a local file."""
+"""Track runs in MLflow, W&B and TensorBoard: threads deliver what a run's folder holds to a server or a local file."""

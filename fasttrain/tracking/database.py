@@ -1,4 +1,4 @@
-"""MLflow's SQLite file: its path in a URI, and how it is created atomically."""
+"""MLflow's SQLite file: find its path in a URI, and create it atomically."""
 
 from __future__ import annotations
 
@@ -15,33 +15,38 @@ _PREFIX = "sqlite:///"
 
 
 def quoted(path: Path) -> str:
-    """Return the path for a URI, in which a ? begins the query, and SQLAlchemy decodes %41 since version 2.1."""
+    """Return `path` as it is written in a `sqlite:///` URI.
+
+    There a ? begins the query, and SQLAlchemy decodes sequences such as %41 since version 2.1. Older versions can't
+    read an escaped path, so for them it is not escaped.
+    """
     text = str(path)
-    if not {"%", "?"} & set(text) or not _decodes():
+    if not {"%", "?"} & set(text) or not _sqlalchemy_decodes():
         return text
     return text.replace("%", "%25").replace("?", "%3F")
 
 
 def database_file(uri: str) -> Path | None:
-    """Return the file of a `sqlite:///` URI; None for any other."""
+    """Return the file of a `sqlite:///` URI. Return None for any other URI, or for a database in memory."""
     path = uri.removeprefix(_PREFIX).partition("?")[0]
     if not uri.startswith(_PREFIX) or path in ("", ":memory:"):
         return None
-    return Path(unquote(path) if "%" in path and _decodes() else path)
+    return Path(unquote(path) if "%" in path and _sqlalchemy_decodes() else path)
 
 
 def make_database(uri: str) -> None:
-    """Make the file of a `sqlite:///` URI with MLflow's tables in it, where there is none.
+    """Create the file of a `sqlite:///` URI with MLflow's tables, if it does not exist. Do nothing for other URIs.
 
-    MLflow lays the tables out one after the other. What a kill or a full disk ends half-way it refuses for ever
-    ("table … already exists"), and with it every later run of that store. Raises the database's errors, and OSError.
+    The file is created completely or not at all. MLflow itself creates one table after the other. If a kill or a full
+    disk interrupts it, it refuses the file from then on ("table … already exists"). Raises the database's errors and
+    OSError.
     """
     path = database_file(uri)
     if path is None or "?" in uri or path.exists():
         return
     from mlflow.store.db import utils
 
-    if not hasattr(utils, "_initialize_tables"):  # not public: without it MLflow makes them in place, as it always does
+    if not hasattr(utils, "_initialize_tables"):  # a private function; without it, let MLflow create the tables itself
         return
     make_folder(path.parent)
     with atomic_folder(path) as folder:
@@ -53,13 +58,13 @@ def make_database(uri: str) -> None:
                 utils._initialize_tables(engine)
             finally:
                 engine.dispose()
-            with made.open("r+b") as file:  # Windows flushes only what may be written
+            with made.open("r+b") as file:  # Windows only flushes files that are open for writing
                 sync_file(file.fileno())
             try:
-                os.link(made, path)  # not a rename, which would replace one that another run was quicker to make
+                os.link(made, path)  # a rename would replace a file that another run has just created
             except FileExistsError:
                 pass
-            except OSError:  # no links here, or no room for one
+            except OSError:  # the file system has no hard links, or is full
                 made.rename(path)
         finally:
             made.unlink(missing_ok=True)
@@ -67,7 +72,7 @@ def make_database(uri: str) -> None:
 
 @contextlib.contextmanager
 def without_stray_folders(uri: str) -> Iterator[None]:
-    """Remove the folders that MLflow makes for a path that is quoted in `uri`: it takes the quoted one for the path."""
+    """Remove the folders that MLflow creates in this context because it takes an escaped path in `uri` literally."""
     file, literal = database_file(uri), Path(uri.removeprefix(_PREFIX).partition("?")[0])
     stray = [each for each in literal.parents if not each.exists()] if file not in (None, literal) else []
     try:
@@ -78,7 +83,8 @@ def without_stray_folders(uri: str) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _decodes() -> bool:
+def _sqlalchemy_decodes() -> bool:
+    """Return whether the installed SQLAlchemy decodes sequences such as %41 in a URI."""
     from sqlalchemy.engine import make_url
 
     return make_url(f"{_PREFIX}%41").database == "A"

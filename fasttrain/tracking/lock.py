@@ -1,4 +1,4 @@
-"""The lock on a run's folder: one process trains in it, or brings it to a store."""
+"""The lock on a run's folder: only one process at a time trains in it or delivers it to a store."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LOCK = ".tracking.lock"
 
 
 class FolderLock:
-    """Held by the one process that trains in a run's folder, or brings it to a store.
+    """A lock on a run's folder, held by the process that trains in it or delivers it to a store.
 
-    It locks a file in the folder, as NFS knows no locks on folders. Where the file system has no locks, or the folder
-    can't be written, `take` always succeeds.
+    It locks a file in the folder, because NFS can't lock folders. If the file system has no locks, or the folder can't
+    be written, `take` always succeeds.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -22,7 +22,7 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def take(self) -> bool:
-        """Return whether it is ours, without waiting."""
+        """Try to take the lock without waiting. Return whether this process holds it."""
         if self._descriptor is not None:
             return True
         try:
@@ -36,6 +36,7 @@ class FolderLock:
         return True
 
     def release(self) -> None:
+        """Release the lock if this object holds it."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             unlock(descriptor)
@@ -43,11 +44,11 @@ class FolderLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a process trains in `folder`, or brings it to a store; False where that can't be told."""
+    """Return whether a process trains in `folder` or delivers it to a store. Return False if that is unknown."""
     if not (folder / LOCK).exists():
         return False
-    ours = FolderLock(folder)
+    probe = FolderLock(folder)
     try:
-        return not ours.take()
+        return not probe.take()
     finally:
-        ours.release()
+        probe.release()

@@ -1,4 +1,4 @@
-"""Start the trackers of a run: MLflow, others beside it, or others alone."""
+"""Start the trackers of a run: MLflow, others, or both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fasttrain.tracking.tracker import NullTracker, Tracker, begin_record
 
 
 def require_trackers(trackers: Trackers) -> None:
-    """Raise UserError that names the extra for a tracker that isn't installed."""
+    """Raise UserError if a tracker isn't installed. The message names the extra that installs it."""
     for name in _others(trackers):
         require(f"--track {name}", name, *_class(name).needs)
 
@@ -32,7 +32,10 @@ def start_trackers(
     report: Callable[[str], None],
     **mlflow: Any,
 ) -> NullTracker:
-    """Start the run in `folder`, or continue it, at each of `trackers`; `mlflow` are further arguments of `Tracker`."""
+    """Start or continue the run in `folder` with each of `trackers`. Return one tracker that stands for all of them.
+
+    The other arguments are those of `Tracker.start`; `mlflow` are the ones that only MLflow needs.
+    """
     if not trackers:
         return NullTracker()
     given: dict[str, Any] = {"experiment": experiment, "run_name": run_name, "params": params, "tags": tags}
@@ -47,7 +50,7 @@ def start_trackers(
 
 
 class RecordOnly(NullTracker):
-    """Keeps the record in the run's folder, and brings it nowhere."""
+    """The tracker of a run without MLflow. It only keeps the record in the run's folder, for other trackers."""
 
     def __init__(self, record: Record, report: Callable[[str], None]) -> None:
         self.record, self.uuid = record, record.uuid
@@ -82,11 +85,11 @@ class RecordOnly(NullTracker):
         before = self.record.problem
         self.record.save()
         if self.record.problem is not None and before is None:
-            self._report(f"the tracker's state can't be kept ({self.record.problem}); the run continues without it")
+            self._report(f"the trackers' state can't be saved ({self.record.problem}); the run continues without it")
 
 
 class Mirrored(NullTracker):
-    """A run at other trackers, too: `base` keeps the record, from which `others` are brought what is new."""
+    """Tracks a run with `base`, which keeps the record, and with `others`, which deliver what is new in the record."""
 
     def __init__(self, base: Tracker | RecordOnly, others: Sequence[Mirror]) -> None:
         self._base, self._others = base, others
@@ -95,16 +98,16 @@ class Mirrored(NullTracker):
 
     @property
     def run_id(self) -> str | None:  # type: ignore[override]
-        """The run's id in MLflow."""
+        """Return the run's id in MLflow."""
         return self._base.run_id
 
     @property
     def places(self) -> Mapping[str, str]:  # type: ignore[override]
-        """Return the place of the run at each of the other trackers."""
+        """Return where the run is at each of the other trackers: a URL or a command by the tracker's display name."""
         return {each.title: each.where() for each in self._others}
 
     def begin(self) -> None:
-        """Start the threads, whose imports would slow the first step down."""
+        """Start the threads. They are not started earlier, because their imports would slow down the first step."""
         self._base.begin()
         if not self._begun:
             self._begun = True

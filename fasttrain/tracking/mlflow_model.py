@@ -1,4 +1,4 @@
-"""The model that MLflow loads: MLflow runs this file, which `fasttrain register` puts beside a run's weights."""
+"""The model that MLflow loads. `fasttrain register` puts this file beside a run's weights, and MLflow runs it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from fasttrain.evaluation.predict import Predictor
 
 
 class Classifier(mlflow.pyfunc.PythonModel):
-    """A run's model: rows with the bytes of a photograph in, rows with its likeliest classes out."""
+    """A run's model for MLflow: it takes a table of photographs and returns a table of their likeliest classes."""
 
     def load_context(self, context: Any) -> None:
-        """Load the weights."""
+        """Set the folder of the weights. They are loaded with the first prediction."""
         self._weights = Path(context.artifacts["run"])
         self._predictors: dict[int, Predictor] = {}
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Return the columns `classes` and `probabilities`, likeliest first, for the files in the column `image`.
+        """Return a table with the columns `classes` and `probabilities`, lists with the likeliest class first.
 
-        Raises ValueError, which names the row, for a file that is no photograph.
+        The column `image` of `model_input` has a photograph's file per row, as bytes. `params["top_k"]`, 5 by default,
+        is the number of classes. Raises ValueError, which names the row, for a file that is not a photograph.
         """
         top_k = int((params or {}).get("top_k", 5))
         if top_k not in self._predictors:
@@ -38,8 +39,8 @@ class Classifier(mlflow.pyfunc.PythonModel):
         return pd.DataFrame({**columns, "probabilities": [list(each.probabilities) for each in found]})
 
 
-def _refuse(what: Refused) -> None:
-    path, _, reason = str(what).partition(": ")
+def _refuse(refused: Refused) -> None:
+    path, _, reason = str(refused).partition(": ")
     raise ValueError(f"row {Path(path).stem}: {reason}")
 
 

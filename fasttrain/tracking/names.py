@@ -1,6 +1,6 @@
 """The names of a run's metrics: `train/…`, `val/…`, `best/…`, `test/…` and `speed/…`, the same in every tracker.
 
-`best/…` are validation figures of the weights that the run keeps. A metric that a callback logs keeps its own name.
+`best/…` are validation metrics of the weights that the run keeps. A metric that a callback logs keeps its own name.
 """
 
 from __future__ import annotations
@@ -29,33 +29,36 @@ EPOCH = {
     "epoch_seconds": "speed/epoch_seconds",
     "cuda_peak_bytes": "speed/cuda_peak_bytes",
 }
-"""The metric of each field of an epoch's record in `history.json`."""
+"""The metric's name for each field of an epoch's record in `history.json`."""
 
 NOT_LOGGED = frozenset({"epoch", "improved", "image_size", "phase"})
-"""Fields of an epoch's record that are no metrics: the step itself, a flag, a setting, a word."""
+"""Fields of an epoch's record that are not metrics."""
 
 FINAL = (
     *("loss", "top1", "top3", "top5", "macro_precision", "macro_recall", "macro_f1"),
     *("weighted_precision", "weighted_f1", "ece", "uncalibrated_ece"),
     *("map", "micro_f1", "subset_accuracy", "hamming_loss"),
 )
-"""The figures of the final evaluation. `accuracy` and `weighted_recall` are `top1` again; `samples` is a constant."""
+"""The metrics of the final evaluation. `accuracy` and `weighted_recall` equal `top1`, and `samples` is constant."""
 
 _RUN = {"best_epoch": "best/epoch", "training_seconds": "speed/training_seconds"}
 _OLD_PREFIXES = {"best_epoch_val_": "best/", "averaged_val_": "best/", "best_val_": "best/", "best_test_": "test/"}
 
 
 def epoch_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in one record of `history.json`."""
+    """Return the metrics in an epoch's `record` of `history.json`, by name."""
     numbers = _numbers(record)
     return {EPOCH.get(name, name): value for name, value in numbers.items() if name not in NOT_LOGGED}
 
 
 def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in `evaluation.json`, without a top-K over K classes or fewer, which is always 1."""
+    """Return the metrics in `evaluation.json`, by name.
+
+    Top-3 and top-5 accuracy are left out if there are no more classes than that, because they are then always 1.
+    """
     group = "test" if evaluation["split"] == "test" else "best"
     classes = len(evaluation.get("classes") or ()) or math.inf
-    numbers = {"loss": math.nan, **_numbers(evaluation)}  # JSON holds no loss that isn't finite
+    numbers = {"loss": math.nan, **_numbers(evaluation)}  # JSON has no number for a loss that is not finite
     found = {_RUN[name]: numbers[name] for name in _RUN if name in numbers}
     for prefix in ("best_epoch_val_", "averaged_val_"):  # an average replaces the best epoch's weights
         found |= {f"best/{name.removeprefix(prefix)}": numbers[name] for name in numbers if name.startswith(prefix)}
@@ -64,7 +67,7 @@ def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 def current_name(name: str) -> str:
-    """Return today's name of a metric that an older version may have logged."""
+    """Return the current name of a metric that an older version may have logged under another name."""
     for prefix, group in _OLD_PREFIXES.items():
         if name.startswith(prefix):
             return group + name.removeprefix(prefix)
@@ -72,27 +75,27 @@ def current_name(name: str) -> str:
 
 
 def current_names(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return a run's metrics by today's names, whichever version logged them."""
+    """Return a run's metrics by their current names, whichever version logged them."""
     order = list(_OLD_PREFIXES)
 
-    def rank(name: str) -> int:  # of two old names of one metric, the one that is closer to the final weights is later
+    def rank(name: str) -> int:  # if a metric has two old names, the later one wins: that of the final weights
         return next((order.index(prefix) for prefix in order if name.startswith(prefix)), len(order))
 
     return {current_name(name): metrics[name] for name in sorted(metrics, key=rank)}
 
 
 def old_epoch_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in one record of `history.json` by the names that older versions logged."""
+    """Return the metrics in an epoch's `record` of `history.json`, by the names that older versions used."""
     return {name: value for name, value in _numbers(record).items() if name != "epoch"}
 
 
 def old_final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in `evaluation.json` by the names that older versions logged."""
+    """Return the metrics in `evaluation.json`, by the names that older versions used."""
     numbers = _numbers(evaluation)
-    apart = ("training_seconds", "best_epoch", "averaged", "refit")
-    own = {name: numbers.pop(name) for name in list(numbers) if name.startswith(apart)}
+    without_prefix = ("training_seconds", "best_epoch", "averaged", "refit")
+    plain = {name: numbers.pop(name) for name in list(numbers) if name.startswith(without_prefix)}
     figures = {"loss": math.nan, **numbers}
-    return {f"best_{evaluation['split']}_{name}": value for name, value in figures.items()} | own
+    return {f"best_{evaluation['split']}_{name}": value for name, value in figures.items()} | plain
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

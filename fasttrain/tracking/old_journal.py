@@ -1,4 +1,4 @@
-"""The journal that older versions of fasttrain kept in a run's folder: a JSON object a line."""
+"""Read the journal that older versions of fasttrain kept in a run's folder: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ JOURNAL = "tracking.jsonl"
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], bool] | None:
-    """Return the fields of a `Record` that the journal at `path` holds, and whether the store has all of them.
+    """Return the `Record` fields that the journal at `path` holds, and whether they were all delivered to the store.
 
-    None where no line says which run it is. Raises OSError.
+    Return None if no line identifies the run. Raises OSError.
     """
     lines: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     end = 0
     for line in path.read_bytes().splitlines(keepends=True):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn by a kill or a full disk
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line torn by a kill or a full disk
             entry = json.loads(line)
             lines[entry["op"]].append({**entry, "at": end})
         end += len(line)
@@ -39,14 +39,16 @@ def read_journal(path: Path) -> tuple[dict[str, Any], bool] | None:
     }
     for entry in lines["tags"]:
         found["tags"] |= entry["tags"]
-    aside = path.name != JOURNAL
+    is_set_aside = path.name != JOURNAL
     for finish in lines["finish"][-1:]:
         if finish["at"] > last["at"]:
-            files = [Path(entry["path"]) for entry in lines["artifact"] if entry["at"] > last["at"] and not aside]
+            files = [
+                Path(entry["path"]) for entry in lines["artifact"] if entry["at"] > last["at"] and not is_set_aside
+            ]
             artifacts = [str(file) for file in files if not file.is_absolute()]
             found |= {"status": finish["status"], "ended": finish["time"], "artifacts": artifacts}
     rows = [{name: entry[name] for name in ("step", "time", "metrics")} for entry in lines["metrics"]]
-    if aside or not (path.parent / "history.json").exists():
+    if is_set_aside or not (path.parent / "history.json").exists():
         found["metrics"] = rows
     else:
         found["times"] = {str(row["step"]): row["time"] for row in reversed(rows)}

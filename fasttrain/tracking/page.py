@@ -1,4 +1,4 @@
-"""Serve MLflow's own page on the store that runs are tracked in."""
+"""Serve MLflow's web page for the store that runs are tracked in."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _GRACE_S = 5.0
 
 
 def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Runs `mlflow server` on the store at `uri` until Ctrl-C (KeyboardInterrupt) or SIGTERM (SystemExit 143).
+    """Run `mlflow server` for the store at `uri` until Ctrl-C or SIGTERM.
 
-    `say` gets the address once the page answers; a tracking server has its own page, whose address is all there is to
-    say. Raises UserError where the port is taken, or the server ends by itself.
+    `say` receives the page's address once it answers. A tracking server has a page of its own, so nothing is started
+    for it, and `say` receives its address. Raises KeyboardInterrupt on Ctrl-C, SystemExit(143) on SIGTERM, and
+    UserError if the port is taken or the server ends by itself.
     """
     if is_remote(uri):
         say(f"the runs are tracked by a server, which has its own page: {shown(uri)}")
@@ -38,7 +39,7 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
         command += ["--artifacts-destination", artifacts]
     page = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     with tempfile.TemporaryFile() as log, StopRequest() as stop:
-        # In a session of its own: Ctrl-C reaches us alone, and the server has no stack trace to print.
+        # In its own session the server doesn't receive Ctrl-C, so it prints no stack trace.
         server = start_apart(
             [sys.executable, "-m", "mlflow", *command],
             env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, **home_for_mlflow()},
@@ -46,11 +47,11 @@ def serve(uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
             stderr=subprocess.STDOUT,
         )
         try:
-            told = False
+            reported = False
             while not stop.requested:
                 if server.poll() is not None:
                     raise UserError(f"MLflow's server on {shown(uri)} ended: {_last_line(log)}")
-                if not told and (told := _answers(page)):
+                if not reported and (reported := _answers(page)):
                     say(f"MLflow: {_address_of_runs(page)} (Ctrl-C ends it), on {shown(uri)}")
                 time.sleep(0.2)
         finally:
@@ -64,7 +65,7 @@ def _check_free(host: str, port: int) -> None:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(found[0]) as probe:
-            if not WINDOWS:  # where it would give us a port that is taken
+            if not WINDOWS:  # there the option allows binding to a port that is taken
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(found[4])
     except OSError as error:
@@ -80,12 +81,12 @@ def _answers(page: str) -> bool:
 
 
 def _address_of_runs(page: str) -> str:
-    """Return the address of the newest run's experiment, as MLflow 3 has it; the page's where there is no run."""
+    """Return the address of the newest run's experiment, in the form of MLflow 3, or `page` if there are no runs."""
     newest = {"max_results": 1, "order_by": ["attributes.start_time DESC"]}
     try:
-        experiments = _ask(page, "experiments/search", {"max_results": 1000}).get("experiments", [])
+        experiments = _post(page, "experiments/search", {"max_results": 1000}).get("experiments", [])
         ids = [each["experiment_id"] for each in experiments]
-        runs = _ask(page, "runs/search", {"experiment_ids": ids, **newest}).get("runs", [])
+        runs = _post(page, "runs/search", {"experiment_ids": ids, **newest}).get("runs", [])
     except (OSError, ValueError):
         return page
     if not runs:
@@ -93,10 +94,10 @@ def _address_of_runs(page: str) -> str:
     return f"{page}/#/experiments/{runs[0]['info']['experiment_id']}?workflowType=machine_learning"
 
 
-def _ask(page: str, what: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the answer of MLflow's REST API."""
+def _post(page: str, endpoint: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Send `values` to an endpoint of MLflow's REST API and return the response."""
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{page}/api/2.0/mlflow/{what}", json.dumps(values).encode(), headers)
+    request = urllib.request.Request(f"{page}/api/2.0/mlflow/{endpoint}", json.dumps(values).encode(), headers)
     with urllib.request.urlopen(request, timeout=10) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
@@ -105,4 +106,4 @@ def _ask(page: str, what: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

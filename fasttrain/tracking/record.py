@@ -1,4 +1,4 @@
-"""`tracking.json`: what a run's folder knows of its MLflow run, beside the numbers in its other files."""
+"""`tracking.json`: what trackers need to know about a run, besides the metrics in the folder's other files."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ from fasttrain.tracking.old_journal import JOURNAL, read_journal
 
 RECORD = "tracking.json"
 RUNNING = "RUNNING"
-_FINAL = "evaluation"  # the key of `times` for the last metrics; the other keys are epochs
+_FINAL = "evaluation"  # the key in `times` of the final metrics; the other keys are epochs
 
 
 class Entry(NamedTuple):
-    """A part of a run that its store has or lacks; `kind` is params, tags, metrics, artifact or status."""
+    """A part of a run that is delivered at once. `kind` is "params", "tags", "metrics", "artifact" or "status"."""
 
     kind: str
     value: dict[str, Any]
 
     @property
     def key(self) -> str:
-        """A digest of the content: an entry that changes gets another key."""
+        """Return a digest of the content. An entry that changes gets another key."""
         return hashlib.blake2b(json.dumps(self, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 @dataclass
 class Record:
-    """The file at `path`; times are milliseconds since 1970.
+    """The content of the file at `path`. Times are in milliseconds since 1970.
 
-    uri, run_id: the store that the run is meant for, and the run there once it is known. delivered: keys of the entries
-    that this run has. times: when each epoch ended. metrics: rows that `history.json` doesn't have. ready: False until
-    the folder's other files are this MLflow run's; before, they are the replaced run's. problem: why the last `save`
-    failed. shared: another process may write the file meanwhile. files: size, mtime in ns and digest of each
-    artifact. old_names: the run began under a version whose metrics had other names, and keeps those. mlflow: whether
-    MLflow is one of its trackers; where it is not, no store lacks anything.
+    `uri`, `run_id`: the MLflow store for the run, and the run's id there once it is known. `delivered`: keys of the
+    entries that the store has. `times`: when each epoch ended. `metrics`: rows that `history.json` doesn't have.
+    `ready`: False while the folder's other files are still those of an earlier run that this one replaces. `files`:
+    size, mtime in ns and digest of each artifact. `old_names`: the run began with a version that had other names of
+    metrics, and keeps these. `mlflow`: False for a run without MLflow, which has nothing to deliver.
+
+    Not in the file: `problem`, why the last `save` failed, and `shared`, whether another process may write the file,
+    too.
     """
 
     path: Path
@@ -73,19 +75,20 @@ class Record:
 
     @property
     def folder(self) -> Path:
+        """Return the run's folder."""
         return self.path.parent
 
     @staticmethod
     def load(path: Path) -> Record | None:
-        """Return the record at `path`, else what an older version left in its place; None where there is neither.
+        """Return the record at `path`, or one made from an older version's journal. Return None if there is neither.
 
-        Raises OSError and ValueError for a file that can't be read.
+        Raises OSError or ValueError for a file that can't be read.
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             try:
                 return Record(path, **{"old_names": True, **json.loads(path.read_bytes())})
             except TypeError as error:
-                raise ValueError(f"not a record: {error}") from error
+                raise ValueError(f"not a record of a run: {error}") from error
         journal = path.with_suffix(".jsonl")
         try:
             if not journal.is_file() or (found := read_journal(journal)) is None:
@@ -105,15 +108,15 @@ class Record:
             atomic_write_bytes(self.path, json.dumps(plain, indent=1).encode() + b"\n")
 
     def save(self) -> None:
-        """Write the file; a failure becomes `problem`."""
+        """Write the file. If that fails, set `problem` to the reason."""
         try:
             self.write()
             self.problem = None
         except OSError as error:
             self.problem = f"{self.path}: {error.strerror or error}"
 
-    def aim_at(self, uri: str, run_id: str) -> None:
-        """Save the store and the run that this record goes to. If they changed, nothing counts as delivered."""
+    def set_destination(self, uri: str, run_id: str) -> None:
+        """Save the store and the run that this record is delivered to. If they change, nothing counts as delivered."""
         if (self.uri, self.run_id) != (uri, run_id):
             with self.lock:
                 is_own = self._reload()
@@ -121,7 +124,7 @@ class Record:
                 if is_own:
                     self.save()
 
-    def mark(self, entries: Collection[Entry]) -> None:
+    def mark_delivered(self, entries: Collection[Entry]) -> None:
         """Save that the store has `entries`, and drop the keys of entries that the run no longer holds."""
         with self.lock:
             is_own = self._reload()
@@ -133,7 +136,7 @@ class Record:
                 self.save()
 
     def entries(self) -> list[Entry]:
-        """Return what the run holds now, in the order in which a store gets it. Raises OSError and ValueError."""
+        """Return everything that the run holds now, in the order of delivery. Raises OSError and ValueError."""
         with self.lock:
             metrics = list(self.metrics)
             if self.path.name == RECORD and self.ready:
@@ -149,16 +152,16 @@ class Record:
             ]
 
     def missing(self) -> list[Entry]:
-        """Return the entries that the store lacks."""
+        """Return the entries that the store lacks. A run without MLflow has none. Raises OSError and ValueError."""
         if not self.mlflow:
             return []
         has = set(self.delivered)
         return [entry for entry in self.entries() if entry.key not in has]
 
-    def note_times(self) -> None:
-        """Give each epoch in `history.json` the time at which it ended, and forget those of epochs that are gone.
+    def update_times(self) -> None:
+        """Add the end of each new epoch in `history.json` to `times`, and drop the epochs that it no longer has.
 
-        The last epoch of a history ended when the file was written. Raises OSError and ValueError.
+        Ends are computed backwards from when the file was written. Raises OSError and ValueError.
         """
         history, times = self._history(), {}
         end = (self.folder / "history.json").stat().st_mtime * 1000 if history else 0.0
@@ -171,15 +174,16 @@ class Record:
         self.times = times
 
     def catch_up(self) -> None:
-        """Take note of what is new in the folder (`history.json`, `evaluation.json`)."""
-        with contextlib.suppress(OSError, ValueError), self.lock:  # whoever reads the entries says so
+        """Note that `history.json` or `evaluation.json` has changed: set `ready`, and update `times`."""
+        with contextlib.suppress(OSError, ValueError), self.lock:  # reading the entries raises them again
             self.ready = True
-            self.note_times()
+            self.update_times()
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Keep numbers (anything `float()` takes, NaN included) that no file of the folder holds, at `step`.
+        """Keep `metrics` of `step` that no other file of the folder holds.
 
-        A value that the run logged before it was resumed, at the same step, isn't kept again.
+        Values are anything that `float()` accepts, NaN included. A value that the run logged at the same step before it
+        was resumed is not kept again.
         """
         with self.lock:
             before = {
@@ -193,30 +197,30 @@ class Record:
                 self.metrics.append({"step": step, "time": now(), "metrics": new})
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Keep the names of files that lie in the run's folder."""
+        """Keep the names of the files at `paths`, which are in the run's folder."""
         names = [path.resolve().relative_to(self.folder.resolve()).as_posix() for path in paths]
         with self.lock:
             self.artifacts = list(dict.fromkeys([*self.artifacts, *names]))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Keep `tags`, the values as text."""
+        """Keep `tags`, with the values converted to text."""
         with self.lock:
             self.tags |= {name: str(value) for name, value in tags.items()}
 
     def end(self, status: str) -> None:
-        """Keep the run's status and the time of its end."""
+        """Keep the final `status` of the run, and the current time as its end."""
         with self.lock:
             self.status, self.ended = status, now()
 
     def keep_final_metrics(self) -> None:
-        """Keep the metrics in `evaluation.json` that the store lacks: a run that goes on removes the file."""
+        """Keep the metrics in `evaluation.json` that the store lacks. A run that continues removes the file."""
         with contextlib.suppress(OSError, ValueError):
             self.metrics += [row for row in self._final_rows() if Entry("metrics", row).key not in self.delivered]
 
     def _reload(self) -> bool:
         """Take over what another process has written, except `uri`, `run_id` and `delivered`.
 
-        Return False if the file is another run's by now.
+        Return False if the file now belongs to another run.
         """
         with contextlib.suppress(OSError, ValueError):
             if self.shared and (latest := Record.load(self.path)) is not None:
@@ -229,7 +233,7 @@ class Record:
     def _epoch_rows(self) -> Iterator[dict[str, Any]]:
         history = self._history()
         if any(str(epoch["epoch"]) not in self.times for epoch in history):
-            self.note_times()
+            self.update_times()
         for epoch in history:
             values = old_epoch_metrics(epoch) if self.old_names else epoch_metrics(epoch)
             yield {"step": epoch["epoch"], "time": self.times[str(epoch["epoch"])], "metrics": values}
@@ -251,7 +255,7 @@ class Record:
                 yield Entry("artifact", {"name": name, "digest": self._digest(name)})
 
     def _digest(self, name: str) -> str:
-        """Return a digest of the artifact's content, read only if its size or its time has changed."""
+        """Return a digest of the artifact's content. The file is only read if its size or mtime has changed."""
         path = self.folder / name
         found = path.stat()
         size, written, digest = self.files.get(name, (None, None, ""))
@@ -266,13 +270,16 @@ class Record:
 
 
 def record_files(folder: Path, *places: str) -> list[Path]:
-    """Return the paths of the records in `folder`, or in its `places` ("*/"), those of older versions included."""
+    """Return the paths of the records in `folder`, or in its subfolders that match the patterns `places`, such as "*/".
+
+    A journal of an older version counts as a record, with the suffix `.json`.
+    """
     found = (path for place in places or ("",) for path in folder.glob(f"{place}tracking*.json*"))
     return sorted({path.with_suffix(".json") for path in found if path.suffix in (".json", ".jsonl")})
 
 
 def record_uuid(folder: Path) -> str | None:
-    """Return the UUID of the run in `folder`; None where it has none."""
+    """Return the UUID of the run in `folder`, or None if it has no readable record."""
     with contextlib.suppress(OSError, ValueError):
         record = Record.load(folder / RECORD)
         return record.uuid if record else None
@@ -280,16 +287,17 @@ def record_uuid(folder: Path) -> str | None:
 
 
 def set_aside(folder: Path, tags: Mapping[str, str]) -> str | None:
-    """Make room for a new MLflow run in `folder`: the present one gets `tags`, keeps its metrics, and ends.
+    """Move the record of the run in `folder` to `tracking-N.json`, so that a new MLflow run can begin there.
 
-    It is still delivered, but for its artifacts: the folder's files are no longer its own. Returns its experiment, if
-    that is known. Raises OSError where the folder can't be written.
+    The old run gets `tags`, keeps its metrics and ends. It will still be delivered, but without artifacts, because the
+    folder's files will be those of the new run. Return its experiment, or None if that is unknown. Raises OSError if
+    the folder can't be written.
     """
     number = 1
     while any((folder / f"tracking-{number}{suffix}").exists() for suffix in (".json", ".jsonl")):
         number += 1
     record = None
-    with contextlib.suppress(ValueError):  # damaged: it says nothing that could be kept
+    with contextlib.suppress(ValueError):  # a damaged record has nothing to keep
         record = Record.load(folder / RECORD)
     if record is not None:
         with contextlib.suppress(ValueError):  # the history is damaged
@@ -305,7 +313,7 @@ def set_aside(folder: Path, tags: Mapping[str, str]) -> str | None:
 
 
 def read_json(path: Path, otherwise: Any) -> Any:
-    """Return what the file holds, `otherwise` where there is none. Raises OSError and ValueError."""
+    """Return the JSON value in the file `path`, or `otherwise` if there is no file. Raises OSError and ValueError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -313,4 +321,5 @@ def read_json(path: Path, otherwise: Any) -> Any:
 
 
 def now() -> int:
+    """Return the current time in milliseconds since 1970."""
     return int(time() * 1000)

@@ -1,4 +1,4 @@
-"""The runs there are, read back from MLflow or from their folders."""
+"""Read tracked runs back from MLflow or from their folders."""
 
 from __future__ import annotations
 
@@ -42,16 +42,17 @@ _LISTED = CURVES[:3]
 SORTS = ("start", "name", "model", "val/top1", "test/top1", "epochs", RATE, "duration")
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 _PAGE = 1000
-_QUIET_S = 600.0  # a run is asked after only when it is silent for this long, and for three epochs
+_SILENT_S = 600.0  # a run counts as silent after this many seconds, and no less than three epochs
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One run: its settings as text, the last value of each metric, and, of some metrics, the value by epoch (from 1).
+    """A tracked run: its settings as text, the last value of each metric, and curves of some metrics.
 
-    status: running, finished, failed or killed (Ctrl-C, SIGTERM); start and heard (the last sign of life) in seconds
-    since 1970; alive: a process trains in the run's folder; waiting: entries the store lacks. run_id,
-    experiment, start and heard may be None where the run is known from its folder alone.
+    `curves` map a metric's name to its values by epoch, from 1. `status`: "running", "finished", "failed" or "killed"
+    (by Ctrl-C or SIGTERM). `start`, `heard`: the start and the last sign of life, in seconds since 1970. `alive`: a
+    process trains in the run's folder. `waiting`: the number of entries that the store lacks. `run_id`, `experiment`,
+    `start` and `heard` may be None if the run is only known from its folder.
     """
 
     name: str
@@ -71,12 +72,15 @@ class TrackedRun:
 
     @property
     def epochs(self) -> int:
-        """Whole epochs so far."""
+        """Return the number of finished epochs."""
         return max(self.curves.get("val/loss", ()), default=0)
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch, from 1, whose weights are kept: the best one by the run's `monitor`, the first of equal ones."""
+        """Return the epoch, from 1, whose weights are kept, or None if it is unknown.
+
+        It is the best one by the run's `monitor`, and the first of equal ones.
+        """
         monitor = _monitor(self.params)
         curve = self.curves.get(EPOCH[monitor.field], {})
         if not curve:
@@ -85,33 +89,36 @@ class TrackedRun:
         return min(sorted(curve), key=lambda epoch: sign * curve[epoch])
 
     def at_best(self, metric: str) -> float | None:
-        """The value of a curve at the best epoch."""
+        """Return the value of the curve of `metric` at the best epoch, or None if it is unknown."""
         best = self.best_epoch
         return None if best is None else self.curves.get(metric, {}).get(best)
 
     def mean(self, metric: str) -> float | None:
-        """Return the mean of a curve over the epochs."""
+        """Return the mean of the curve of `metric` over the epochs, or None if there is no curve."""
         values = list(self.curves.get(metric, {}).values())
         return sum(values) / len(values) if values else None
 
     @property
     def silent(self) -> bool:
-        """Return whether a run marked as running has been silent for so long that SIGKILL probably ended it."""
+        """Return whether a run marked as running has been silent for so long that it was probably killed."""
         if self.status != "running" or self.heard is None or self.alive:
             return False
-        return time.time() - self.heard > max(_QUIET_S, 3 * self.metrics.get("speed/epoch_seconds", 0.0))
+        return time.time() - self.heard > max(_SILENT_S, 3 * self.metrics.get("speed/epoch_seconds", 0.0))
 
     @property
     def seconds(self) -> float | None:
-        """Training time; of a run that hasn't finished, from its start to its last sign of life."""
-        if (said := self.metrics.get("speed/training_seconds")) is not None:
-            return said
+        """Return the training time in seconds, or None if it is unknown.
+
+        For a run that hasn't finished, it is the time from its start to its last sign of life.
+        """
+        if (logged := self.metrics.get("speed/training_seconds")) is not None:
+            return logged
         if self.start is None or self.heard is None:
             return None
         return (time.time() if self.alive else self.heard) - self.start
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the object that `fasttrain runs --json` prints; times are in ISO 8601, UTC."""
+        """Return the object that `fasttrain runs --json` prints. Times are in ISO 8601, UTC."""
         asked = self.params.get("epochs")
         return {
             "experiment": self.experiment,
@@ -137,9 +144,9 @@ class TrackedRun:
 
 
 def tracking_uri() -> str:
-    """Return where runs are tracked: $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
+    """Return the URI of the store that has the runs: $MLFLOW_TRACKING_URI, or `mlflow.db` in the working directory.
 
-    Raises UserError where MLflow has no such store, or would make it: a local database that isn't there.
+    Raises UserError if MLflow doesn't support such a store, or if a local database doesn't exist.
     """
     uri = configured_uri()
     if (path := database_file(uri)) is not None and not path.is_file():
@@ -150,9 +157,10 @@ def tracking_uri() -> str:
 def list_runs(
     uri: str | None = None, *, experiment: str | None = None, sort: str = "start", limit: int | None = None
 ) -> list[TrackedRun]:
-    """The runs in the store at `uri` (default: `tracking_uri`), the newest or the best first, names from a to z.
+    """Return the runs in the store at `uri` (default: `tracking_uri()`), at most `limit`.
 
-    Raises UserError for an unknown experiment or `sort` (one of SORTS), and where the store doesn't answer.
+    `sort` is one of SORTS: "start" puts the newest run first, "name" and "model" sort from a to z, and the others put
+    the greatest value first. Raises UserError for an unknown experiment or `sort`, or if the store doesn't answer.
     """
     sort = {"test_top1": "test/top1"}.get(sort, current_name(sort))  # names of older versions
     if sort not in SORTS:
@@ -168,9 +176,9 @@ def list_runs(
 
 
 def find_runs(names: Sequence[str], uri: str | None = None) -> list[TrackedRun]:
-    """The runs that `names` mean: run folders, MLflow run ids (or their beginnings) or run names.
+    """Return one run per name. A name is a run folder, an MLflow run id, a run name, or the beginning of an id or name.
 
-    Raises UserError that names the nearest ones for a run that isn't there, and the ids where a name means several.
+    Raises UserError if a name matches no run, with the nearest names, or several runs, with their ids.
     """
     reader: _Reader | None = None
     everything: list[Run] = []
@@ -183,18 +191,19 @@ def find_runs(names: Sequence[str], uri: str | None = None) -> list[TrackedRun]:
             try:
                 reader = _Reader(uri or tracking_uri())
             except UserError as error:
-                raise UserError(f"'{name}' is no run folder, and {error}") from error
+                raise UserError(f"'{name}' is not a run folder, and {error}") from error
             everything = reader.runs(None, None)
-        found.append(reader.tracked(_named(name, everything), CURVES))
+        found.append(reader.tracked(_matching(name, everything), CURVES))
     return found
 
 
 def is_run_folder(path: Path) -> bool:
+    """Return whether `path` is the folder of a run."""
     return (path / "config.toml").is_file() or (path / "history.json").is_file()
 
 
 def run_of_folder(path: Path) -> TrackedRun:
-    """A run by what its folder holds, whether or not it was tracked. Raises UserError where that is damaged."""
+    """Return the run in the folder `path`, whether it was tracked or not. Raises UserError if a file is damaged."""
     config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
     record = _readable(path / RECORD, Record.load)
     history = _readable(path / "history.json", lambda file: read_json(file, []))
@@ -224,8 +233,10 @@ def run_of_folder(path: Path) -> TrackedRun:
 
 
 def waiting_runs(folder: Path) -> list[TrackedRun]:
-    """The runs in and below `folder` of which their store lacks something, by what their folders hold; a run that is
-    going on is not one of them, where the store has its beginning."""
+    """Return the runs in and below `folder` that were not completely delivered to their store, read from their folders.
+
+    A run that is still training and that its store knows is left out.
+    """
     runs = []
     for record, missing in waiting_records(record_files(folder, "", "*/**/")):
         try:
@@ -239,31 +250,33 @@ def waiting_runs(folder: Path) -> list[TrackedRun]:
 
 
 class _Reader:
-    """Reads one MLflow store; whatever goes wrong there is a UserError of one line."""
+    """Reads one MLflow store. Any error of the store is raised as a UserError of one line."""
 
     def __init__(self, uri: str) -> None:
         set_environment()
         self.uri = uri
-        self._client: Any = sqlite_client(uri) or self._asked(lambda: Store(uri).client)
+        self._client: Any = sqlite_client(uri) or self._queried(lambda: Store(uri).client)
         self._experiments: dict[str, str] = {}
 
     def runs(self, experiment: str | None, limit: int | None) -> list[Run]:
-        """The newest first."""
+        """Return at most `limit` runs of `experiment`, or of all experiments, the newest first."""
         client = self._client
-        every = self._asked(lambda: list(_pages(client.search_experiments)))
+        every = self._queried(lambda: list(_pages(client.search_experiments)))
         self._experiments = {each.experiment_id: each.name for each in every}
         wanted = [number for number, name in self._experiments.items() if experiment in (None, name)]
         if experiment is not None and not wanted:
             names = list(self._experiments.values())
-            raise UserError(f"experiment = '{experiment}': {shown(self.uri)} has none{nearest(experiment, names)}")
+            hint = nearest(experiment, names)
+            raise UserError(f"experiment = '{experiment}': {shown(self.uri)} has no such experiment{hint}")
         if not wanted:
             return []
         order = ["attributes.start_time DESC"]
         found = _pages(lambda **page: client.search_runs(wanted, order_by=order, **page))
-        # A study of `tune` is no training run: its trials are.
-        return self._asked(lambda: list(islice((run for run in found if not _is_study(run.data.tags)), limit)))
+        # The trials of a `tune` study are training runs, the study itself is not.
+        return self._queried(lambda: list(islice((run for run in found if not _is_study(run.data.tags)), limit)))
 
     def tracked(self, run: Run, curves: Iterable[str]) -> TrackedRun:
+        """Return MLflow's `run` with the curves of the metrics named in `curves`, and of the run's monitor."""
         tags = run.data.tags
         changed = {name[len("changed.") :]: value for name, value in tags.items() if name.startswith("changed.")}
         params = {**run.data.params, **changed}
@@ -271,7 +284,7 @@ class _Reader:
         stored = {current_name(name): name for name in run.data.metrics}
         here = {name: stored[name] for name in wanted if name in stored}
         history = self._client.get_metric_history
-        points = self._asked(lambda: {name: history(run.info.run_id, old) for name, old in here.items()})
+        points = self._queried(lambda: {name: history(run.info.run_id, old) for name, old in here.items()})
         last = max((point.timestamp for metric in points.values() for point in metric), default=0)
         heard = max(run.info.start_time, run.info.end_time or 0, last) / 1000
         folder = Path(tags["run_folder"]) if "run_folder" in tags else None
@@ -293,19 +306,21 @@ class _Reader:
             tags=tags,
         )
 
-    def _asked(self, question: Any) -> Any:
+    def _queried(self, query: Any) -> Any:
+        """Return `query()`. Raises UserError if the store fails."""
         try:
-            return question()
-        except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError
-            said = re.sub(r"\s+", " ", str(error).strip().splitlines()[0] if str(error).strip() else "")
-            repair = "check that the server runs" if is_remote(self.uri) else "check the file"
-            raise UserError(f"{shown(self.uri)}: {said[:200] or type(error).__name__}; {repair}") from error
+            return query()
+        except Exception as error:  # errors of MLflow, requests or SQLAlchemy, and OSError
+            reason = re.sub(r"\s+", " ", str(error).strip().splitlines()[0] if str(error).strip() else "")
+            fix = "check that the server runs" if is_remote(self.uri) else "check the file"
+            raise UserError(f"{shown(self.uri)}: {reason[:200] or type(error).__name__}; {fix}") from error
 
 
-def _pages(ask: Any) -> Iterator[Any]:
+def _pages(search: Any) -> Iterator[Any]:
+    """Yield the results on all pages of MLflow's `search`."""
     token = None
     while True:
-        page = ask(max_results=_PAGE, page_token=token)
+        page = search(max_results=_PAGE, page_token=token)
         yield from page
         if not (token := page.token):
             return
@@ -316,32 +331,34 @@ def _monitor(params: Mapping[str, str]) -> Monitor:
 
 
 def _is_study(tags: Mapping[str, str]) -> bool:
+    """Return whether these are the tags of a study of `fasttrain tune`, and not of one of its trials."""
     return "study" in tags and "trial" not in tags
 
 
-def _named(name: str, runs: Sequence[Run]) -> Run:
-    means = [run for run in runs if name in (run.info.run_id, run.info.run_name)]
-    if not means and name:
-        means = [run for run in runs if (run.info.run_name or "").startswith(name)]
-        means += [run for run in runs if len(name) >= 4 and run.info.run_id.startswith(name)]
-    if len(means) == 1:
-        return means[0]
-    if means:
-        ids = ", ".join(f"{run.info.run_id[:8]} ({run.info.run_name})" for run in means[:3])
-        more = " ..." if len(means) > 3 else ""
-        raise UserError(f"'{name}' means {len(means)} runs; give the beginning of an id: {ids}{more}")
+def _matching(name: str, runs: Sequence[Run]) -> Run:
+    """Return the only run whose id or name is `name` or begins with it. Raises UserError if none or several do."""
+    matches = [run for run in runs if name in (run.info.run_id, run.info.run_name)]
+    if not matches and name:
+        matches = [run for run in runs if (run.info.run_name or "").startswith(name)]
+        matches += [run for run in runs if len(name) >= 4 and run.info.run_id.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        ids = ", ".join(f"{run.info.run_id[:8]} ({run.info.run_name})" for run in matches[:3])
+        more = " ..." if len(matches) > 3 else ""
+        raise UserError(f"'{name}' matches {len(matches)} runs; give the beginning of an id: {ids}{more}")
     names = list(dict.fromkeys(run.info.run_name or "" for run in runs))
     close = [each for each in names if name.lower() in each.lower()][:3]
     close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-    said = f"the nearest names: {', '.join(close)}" if close else "none are tracked here"
-    raise UserError(f"'{name}' is neither a run folder nor a tracked run; {said} (`fasttrain runs` lists all)")
+    hint = f"the nearest names: {', '.join(close)}" if close else "none are tracked here"
+    raise UserError(f"'{name}' is neither a run folder nor a tracked run; {hint} (`fasttrain runs` lists all)")
 
 
 def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read ({error})") from error
+        raise UserError(f"{path}: can't be read ({error}); repair the file, or remove it") from error
 
 
 def _iso(seconds: float | None) -> str | None:

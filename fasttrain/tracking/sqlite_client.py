@@ -20,11 +20,11 @@ _COLUMNS = {
     "latest_metrics": "run_uuid, key, value, is_nan",
     "metrics": "run_uuid, key, value, timestamp, step, is_nan",
 }
-"""The columns that are read, by table."""
+"""The columns that are read of each table."""
 
 
 class Page(list[T]):
-    """The results of a search, with the token of the page after it, as MLflow's client has them."""
+    """A page of search results with the token of the next page, like MLflow's `PagedList`."""
 
     token: str | None = None
 
@@ -68,14 +68,14 @@ class StoredPoint:
 
 
 class StoredRun:
-    """A run, named as in `mlflow.entities.Run`. Its data is read when it is asked for."""
+    """A run, named as in `mlflow.entities.Run`. Its data is read when `data` is first accessed."""
 
     def __init__(self, info: StoredInfo, connection: sqlite3.Connection) -> None:
         self.info, self._connection = info, connection
 
     @cached_property
     def data(self) -> StoredData:
-        """Return what the run has logged."""
+        """Return the run's params, tags and the last value of each metric."""
         metrics = self._rows("latest_metrics", "key, value, is_nan")
         return StoredData(
             dict(self._rows("params", "key, value")),
@@ -91,7 +91,7 @@ class StoredRun:
 class SqliteClient:
     """The searches of `mlflow.MlflowClient` that `fasttrain runs` needs, on a SQLite file, with the same results.
 
-    Raises sqlite3.Error where the file isn't MLflow's, or has other columns.
+    Raises sqlite3.Error if the file isn't MLflow's, or has other columns.
     """
 
     def __init__(self, uri: str) -> None:
@@ -114,7 +114,7 @@ class SqliteClient:
         max_results: int = 1000,
         page_token: str | None = None,
     ) -> Page[StoredRun]:
-        """Return the runs of these experiments that are not deleted, the newest first, whatever `order_by` says."""
+        """Return a page of the runs in these experiments that are not deleted, newest first. `order_by` is ignored."""
         begin, marks = int(page_token or 0), ", ".join("?" * len(experiment_ids))
         found = self._connection.execute(
             "SELECT run_uuid, coalesce(name, ''), experiment_id, status, start_time, end_time FROM runs "
@@ -128,7 +128,7 @@ class SqliteClient:
         return page
 
     def get_metric_history(self, run_id: str, key: str) -> list[StoredPoint]:
-        """Return all values of a metric, by time."""
+        """Return all values of the metric `key` of a run, sorted by time."""
         found = self._connection.execute(
             "SELECT step, timestamp, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ? "
             "ORDER BY timestamp, step, value",
@@ -138,7 +138,10 @@ class SqliteClient:
 
 
 def sqlite_client(uri: str) -> SqliteClient | None:
-    """Return a client for the SQLite file at `uri`; None where only MLflow can read the store, or say what is wrong."""
+    """Return a client for the SQLite file at `uri`, or None if the store can't be read this way.
+
+    Use MLflow's client then, which reads all stores and reports errors.
+    """
     try:
         return SqliteClient(uri)
     except sqlite3.Error:

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
-# MLflow's own limits (mlflow.utils.validation), for what it refuses or silently cuts beyond them.
+# MLflow's limits (mlflow.utils.validation). It refuses or silently cuts anything longer.
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 KEY_LENGTH = 250
 
 UUID = "fasttrain.uuid"
-"""The tag that a run is known by, whatever became of the answer to the request that made it."""
+"""The tag that identifies a run, even if the response to the request that created it was lost."""
 
-# `sync` tries again by itself: MLflow's own retries (7 by default) send a `create_run` twice, whose answer was lost. A
-# server may take half a minute to answer. Values set by the user win.
+# `sync` retries by itself. MLflow's own retries (7 by default) would repeat a `create_run` whose response was lost. A
+# server may take half a minute to respond. Values set by the user take precedence.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "40",
@@ -44,20 +44,20 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc", "uc")
-"""The kinds of stores that MLflow has, besides folders and those of plugins."""
+"""The URI schemes of MLflow's stores, besides folders and plugins."""
 
 _opening = threading.Lock()
 
 
 def local_uri(folder: Path | None = None) -> str:
-    """Return the SQLite store in `folder` (default: the working directory)."""
+    """Return the URI of the SQLite file `mlflow.db` in `folder` (default: the working directory)."""
     return f"sqlite:///{quoted((folder or Path.cwd()).resolve() / 'mlflow.db')}"
 
 
 def configured_uri() -> str:
-    """Return $MLFLOW_TRACKING_URI, else the SQLite store in the working directory.
+    """Return $MLFLOW_TRACKING_URI, or the URI of `mlflow.db` in the working directory.
 
-    Raises UserError where MLflow has no such store.
+    Raises UserError if MLflow doesn't support such a store.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
     require_store(uri)
@@ -65,18 +65,18 @@ def configured_uri() -> str:
 
 
 def is_remote(uri: str) -> bool:
-    """Return whether the store is reached over a network, and so may fail while this machine is well."""
+    """Return whether the store at `uri` is reached over a network."""
     return urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
 
 
 def shown(uri: str) -> str:
-    """Return the URI without user name and password, for people and logs; the @ in a file's path stays."""
+    """Return `uri` without user name, password and token, for messages and logs. An @ in a file's path stays."""
     bare = re.sub(r"(?<!/)//(?!/)[^?#\s]*@", "//", uri)
     return re.sub(r"([?&](?:\w*password|\w*token)=)[^&#\s]*", r"\1…", bare)
 
 
 def require_store(uri: str) -> None:
-    """Raise UserError where MLflow has no such kind of store, which no waiting would change."""
+    """Raise UserError if MLflow doesn't support the kind of store at `uri`, since retrying would not help."""
     scheme = uri if uri in _SCHEMES else urlsplit(uri).scheme.partition("+")[0]
     if scheme in _SCHEMES or scheme in entry_points(group="mlflow.tracking_store").names:
         return
@@ -85,12 +85,11 @@ def require_store(uri: str) -> None:
     if scheme not in ("", "file"):
         raise UserError(f"{given}: MLflow has no '{scheme}'{nearest(scheme, list(_SCHEMES))}; {ways}")
     if not _keeps_runs_in_folders():
-        raise UserError(
-            f"{given}: MLflow no longer keeps runs in folders; {ways}. MLFLOW_ALLOW_FILE_STORE=true keeps the folder"
-        )
+        raise UserError(f"{given}: MLflow no longer keeps runs in folders; {ways}, or set MLFLOW_ALLOW_FILE_STORE=true")
 
 
 def _keeps_runs_in_folders() -> bool:
+    """Return whether the installed MLflow, with these environment variables, can keep runs in a folder."""
     if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
         return True
     found = importlib.util.find_spec("mlflow")
@@ -100,19 +99,19 @@ def _keeps_runs_in_folders() -> bool:
 
 
 def artifact_location(uri: str) -> str | None:
-    """Return `mlartifacts` beside a SQLite file; None for any other store, which has its own place."""
+    """Return the URI of `mlartifacts` beside a SQLite file. Return None for other stores, which choose the place."""
     file = database_file(uri)
     return (file.resolve().parent / "mlartifacts").as_uri() if file else None
 
 
 def set_environment() -> None:
-    """Set MLflow's time-outs, retries and chatter for this process, where the user has not set them."""
+    """Set MLflow's time-outs, retries and verbosity in os.environ, unless the user has set them."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def home_for_mlflow() -> dict[str, str]:
-    """Return the variable without which an account that has no home folder can't import MLflow.
+    """Return {"HOME": a folder} if this account has no home folder, without which MLflow can't be imported, else {}.
 
     `docker run --user 12345` makes such accounts.
     """
@@ -122,7 +121,7 @@ def home_for_mlflow() -> dict[str, str]:
 
 @contextmanager
 def importing_mlflow() -> Iterator[None]:
-    """Set `home_for_mlflow` for as long as MLflow is imported."""
+    """Set the variables of `home_for_mlflow` in this context, which imports MLflow."""
     before, added = os.environ.get("HOME"), home_for_mlflow()
     os.environ.update(added)
     try:
@@ -133,14 +132,15 @@ def importing_mlflow() -> Iterator[None]:
             os.environ.update({"HOME": before} if before is not None else {})
 
 
-class NotTaken(Exception):
-    """The store said that it took something, and does not have it."""
+class NotStored(Exception):
+    """Raised if a store has accepted something but doesn't have it afterwards."""
 
 
 class Store:
     """A run in one store. Every call may block for as long as MLflow's time-outs allow.
 
-    Raises mlflow.exceptions.MlflowException, OSError, NotTaken or the database's own errors: the caller tries again.
+    Every call may raise mlflow.exceptions.MlflowException, OSError, NotStored or errors of the database. The caller
+    then tries again.
     """
 
     def __init__(self, uri: str) -> None:
@@ -148,10 +148,10 @@ class Store:
         with _opening, importing_mlflow(), without_stray_folders(uri):
             from mlflow.tracking import MlflowClient
 
-            # Only now: MLflow configures its loggers when it is imported.
+            # After the import, in which MLflow configures its loggers.
             for name in ("mlflow.store", "mlflow.tracking", "alembic"):
                 logging.getLogger(name).setLevel(logging.WARNING)
-            # It prints a stack trace of what it raises, and we tell in a line.
+            # It logs a stack trace of each error that it raises. We report these in one line.
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             make_database(uri)
             self.client: MlflowClient = MlflowClient(uri)
@@ -160,7 +160,7 @@ class Store:
         self._uuid = ""
 
     def open_run(self, record: Record, run_id: str | None = None) -> None:
-        """Continue `run_id`, else the run with the record's UUID; where the store has neither, make one."""
+        """Open the run `run_id`, or else the run with the record's UUID. Create one if the store has neither."""
         self._uuid = record.uuid
         if run_id and self._has(run_id):
             self.run_id = run_id
@@ -173,13 +173,13 @@ class Store:
             self.client.create_run(experiment, record.began, tags, record.run_name)
             found = self._twins(experiment)
         if not found:
-            raise NotTaken("it made a run and does not have it")
+            raise NotStored("the store has created a run but doesn't have it")
         self.run_id = str(found[0].info.run_id)
 
     def deliver(self, folder: Path, entries: Sequence[Entry]) -> None:
-        """Bring entries of one kind into the run, and make sure that they are there, each metric once.
+        """Send `entries`, which are all of one kind, to the run, and check that it has them. Metrics are not repeated.
 
-        `folder` has the artifacts.
+        `folder` is the run's folder, which has the artifacts.
         """
         kind, value = entries[0].kind, entries[0].value
         if kind == "metrics":
@@ -196,11 +196,11 @@ class Store:
     def check(self) -> Run:
         """Return the run as the store has it.
 
-        Raises what any other call would raise where the store does not answer, and NotTaken where it has lost the run.
+        Raises the errors of any call if the store doesn't answer, and NotStored if it no longer has the run.
         """
         run = self.client.get_run(self.run_id)
         if run.info.run_id != self.run_id or run.info.lifecycle_stage != "active":
-            raise NotTaken(f"the run {self.run_id} is not there any more")
+            raise NotStored(f"the store no longer has the run {self.run_id}")
         return run
 
     def _has(self, run_id: str) -> bool:
@@ -215,7 +215,10 @@ class Store:
         return bool(run.info.run_id == run_id and run.info.lifecycle_stage == "active")
 
     def _twins(self, experiment: str) -> list[Run]:
-        """Return the runs with our tag, the one to keep first: several, where an answer to `create_run` was lost."""
+        """Return the runs with the record's UUID, the one to keep first.
+
+        There are several if a response to `create_run` was lost.
+        """
         found = self.client.search_runs([experiment], f"tags.`{UUID}` = '{self._uuid}'")
         return sorted(found, key=lambda run: (_is_empty(run), run.info.run_id))
 
@@ -231,12 +234,12 @@ class Store:
         if found is None:
             try:
                 return str(self.client.create_experiment(name, artifact_location(self.uri)))
-            except MlflowException:  # another run may have been quicker
+            except MlflowException:  # another run may have just created it
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
                     raise
         if not found.experiment_id:
-            raise NotTaken(f"it answers without the experiment '{name}'")
+            raise NotStored(f"the store gives no id for the experiment '{name}'")
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -249,11 +252,11 @@ class Store:
         new = [Param(key, text) for key, text in wanted.items() if key not in there]
         # The client splits batches at the store's limits (100 params, 100 tags, 1,000 metrics).
         self.client.log_batch(self.run_id, params=new)
-        # A store keeps a param as it was first set.
+        # A store never changes a param, so a changed setting becomes a tag.
         changed = (name for name in params if there.get(_key(name), wanted[_key(name)]) != wanted[_key(name)])
         self._tags({f"changed.{name}": params[name] for name in changed})
         if missing := wanted.keys() - self.check().data.params.keys():
-            raise NotTaken(f"it took {len(missing)} settings and does not have them")
+            raise NotStored(f"the store has accepted {len(missing)} settings but doesn't have them")
 
     def _metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -262,7 +265,7 @@ class Store:
         for row in rows:
             for name, value in row["metrics"].items():
                 by_name[_key(name)].append(Metric(_key(name), value, row["time"], row["step"]))
-        # A last value of an earlier step says that none of these is there, without the history.
+        # If the last value is of an earlier step, the store has none of these, and the history needn't be read.
         last = self._last()
         for name, own in by_name.items():
             if name in last and last[name][0] >= min(metric.step for metric in own):
@@ -274,13 +277,14 @@ class Store:
             if own and (name not in last or last[name] < max(map(_moment, own))):
                 there = self._points(name)
                 if any(_point(metric) not in there for metric in own):
-                    raise NotTaken(f"it took {name} and does not have it")
+                    raise NotStored(f"the store has accepted {name} but doesn't have it")
 
     def _points(self, name: str) -> set[tuple[int, str]]:
+        """Return the values of the metric `name` that the store has, as `_point` gives them."""
         return set(map(_point, self.client.get_metric_history(self.run_id, name)))
 
     def _last(self) -> dict[str, tuple[int, int]]:
-        """Return the moment of each metric's last value."""
+        """Return the step and the time of each metric's last value."""
         return {metric.key: _moment(metric) for metric in self.check().data._metric_objs}
 
     def _tags(self, tags: dict[str, str]) -> None:
@@ -289,7 +293,7 @@ class Store:
         own = [RunTag(_key(name), _cut(value, TAG_LENGTH)) for name, value in tags.items()]
         self.client.log_batch(self.run_id, tags=own)
         if missing := {tag.key for tag in own} - self.check().data.tags.keys():
-            raise NotTaken(f"it took {len(missing)} tags and does not have them")
+            raise NotStored(f"the store has accepted {len(missing)} tags but doesn't have them")
 
     def _artifact(self, path: Path) -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -297,13 +301,13 @@ class Store:
         size = path.stat().st_size
         uri = self.check().info.artifact_uri
         if not uri:
-            raise NotTaken("it does not say where the run's files go")
-        # The client keeps a run's first repository, even one that a cut-off answer made.
+            raise NotStored("the store gives no place for the run's files")
+        # The client caches a run's first repository, even one made from a truncated response.
         repository = get_artifact_repository(uri, tracking_uri=self.client.tracking_uri)
         repository.log_artifact(str(path))
         there = {file.path: file.file_size for file in repository.list_artifacts()}
         if there.get(path.name) != size:
-            raise NotTaken(f"it took {path.name} and does not have it")
+            raise NotStored(f"the store has accepted {path.name} but doesn't have it")
 
     def _status(self, status: str, time: int | None) -> None:
         if status == RUNNING:
@@ -313,8 +317,8 @@ class Store:
         self.client.set_terminated(self.run_id, status, time)
         run = self.check()
         if run.info.status != status:
-            raise NotTaken(f"it ended the run and still says that it is {run.info.status.lower()}")
-        # At last: a slow server may have made a twin long after it was asked to.
+            raise NotStored(f"the store has ended the run but still shows it as {run.info.status.lower()}")
+        # At the end, because a slow server may have created a second run long after the request.
         self._remove_twins(run.info.experiment_id)
 
 
@@ -327,18 +331,19 @@ def _moment(metric: Metric) -> tuple[int, int]:
 
 
 def _point(metric: Metric) -> tuple[int, str]:
-    """Return what tells a run's values of one name apart; SQL stores know no infinity."""
+    """Return what identifies a value of a metric: its step and the value. SQL stores have no infinity."""
     value = metric.value
     limit = sys.float_info.max
     return metric.step, repr(min(max(value, -limit), limit) if value == value else value)
 
 
 def _key(name: str) -> str:
-    """The name with what MLflow refuses in one (it allows letters, digits and `_-. :/`) replaced."""
+    """Return `name` as MLflow accepts it: only letters, digits and `_-. :/`, at most `KEY_LENGTH` characters."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:KEY_LENGTH]
 
 
 def _cut(value: str, length: int) -> str:
+    """Return `value`, cut to `length` characters with a note of its full length if it is longer."""
     if len(value) <= length:
         return value
     note = f"… ({len(value)} characters)"

@@ -1,4 +1,4 @@
-"""`sync`: bring what a run's folder holds, and its MLflow store lacks, to that store. It is safe to repeat."""
+"""Deliver a run's folder to its MLflow store. Delivery can be interrupted and repeated at any time."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from fasttrain.tracking.record import RECORD, Entry, Record, record_files
 from fasttrain.tracking.store import Store, configured_uri, is_remote, local_uri, set_environment, shown
 
 RUNS = Path("runs")
-TRIES = 3
+TRIES = 3  # refusals after which an entry is left out
 
 Report = Callable[[str], None]
 
 
 class Busy(Exception):
-    """Another process trains in the folder, or syncs it."""
+    """Raised if another process trains in the folder or delivers it."""
 
 
 class Sync:
-    """Brings one record to the store at `uri`.
+    """Delivers one record to the store at `uri`.
 
-    Each call compares the folder with what the record says is delivered, and what is missing with what the store has:
-    an answer may have been lost, or a process killed, before the record said so. Nothing is sent twice or left out.
+    Each call of `push` compares the folder with what the record has marked as delivered, and what is missing with what
+    the store has, because a response may have been lost or a process killed before the record was marked. So nothing
+    is stored twice or left out.
     """
 
     def __init__(self, record: Record, uri: str, report: Report, *, run_id: str | None = None) -> None:
@@ -40,13 +41,13 @@ class Sync:
         self._report = report
         self._store: Store | None = None
         self._refused: Counter[str] = Counter()
-        self._told: set[str] = set()  # kinds of entries of which a refusal was reported
+        self._reported_kinds: set[str] = set()  # kinds of entries for which a refusal was reported
         self.connected = threading.Event()
-        self.asked_at: float | None = None  # since when the store has been asked something
+        self.asked_at: float | None = None  # when the current request to the store began
 
     @property
     def run_id(self) -> str | None:
-        """The run in the store, once it is known."""
+        """Return the run's id in the store, or None if it is not known yet."""
         return self.record.run_id if self.record.uri == shown(self.uri) else None
 
     def missing(self, *, refused: bool = True) -> list[Entry]:
@@ -55,17 +56,17 @@ class Sync:
         return [entry for entry in entries if refused or self._refused[entry.key] < TRIES]
 
     def push(self) -> None:
-        """Send what is missing. An entry that a working store refuses does not keep the others from it.
+        """Send the missing entries. If a working store refuses one of them, the others are still sent.
 
-        It is sent again with the next calls, and left out after `TRIES` refusals. Raises whatever the store does; the
-        same call can be made again at any time.
+        The refused entry is sent again by the next calls, and left out after `TRIES` refusals. Raises the store's
+        errors. After an error, call `push` again at any time.
         """
         try:
             store = self._store or self._connect()
             errors: list[Exception] = []
             for kind, entries in itertools.groupby(self.missing(refused=False), key=lambda entry: entry.kind):
-                for several in [list(entries)] if kind == "metrics" else [[entry] for entry in entries]:
-                    errors += self._send(store, several)
+                for group in [list(entries)] if kind == "metrics" else [[entry] for entry in entries]:
+                    errors += self._send(store, group)
             if errors:
                 raise errors[0]
         except BaseException:
@@ -78,15 +79,15 @@ class Sync:
         self.asked_at = time.monotonic()
         store = Store(self.uri)
         store.open_run(self.record, self.run_id or self._run_id)
-        self.record.aim_at(shown(self.uri), store.run_id)
+        self.record.set_destination(shown(self.uri), store.run_id)
         self._store = store
         self.connected.set()
         return store
 
     def _send(self, store: Store, entries: Sequence[Entry]) -> list[Exception]:
-        """Send `entries`. Return errors of a working store that don't say that it refuses an entry.
+        """Send `entries`. Return the errors of a working store that are not refusals of an entry.
 
-        Raises what the store does if it doesn't work.
+        Raises the store's error if the store doesn't work.
         """
         self.asked_at = time.monotonic()
         try:
@@ -95,64 +96,69 @@ class Sync:
             try:
                 store.check()
             except Exception:
-                raise error from None  # the store is away, whatever was sent to it
-            if len(entries) > 1:  # fewer may be answered in time, or only one of them be refused
+                raise error from None  # the store doesn't work at all
+            if len(entries) > 1:  # fewer entries may be stored in time, and only one of them may be refused
                 half = len(entries) // 2
                 return self._send(store, entries[:half]) + self._send(store, entries[half:])
             if entries[0].kind != "artifact" and not self._is_refusal(error):
                 return [error]
             self._refused[entries[0].key] += 1
-            if self._refused[entries[0].key] == TRIES and entries[0].kind not in self._told:
-                self._told.add(entries[0].kind)
-                self._report(f"MLflow: {self._named(entries[0])} ({reason(error)})")
+            if self._refused[entries[0].key] == TRIES and entries[0].kind not in self._reported_kinds:
+                self._reported_kinds.add(entries[0].kind)
+                self._report(f"MLflow: {self._refusal_of(entries[0])} ({reason(error)})")
             return []
-        self.record.mark(entries)
+        self.record.mark_delivered(entries)
         return []
 
     def _is_refusal(self, error: Exception) -> bool:
+        """Return whether `error` means that the store works but refuses the entry."""
         from mlflow.exceptions import MlflowException, RestException
 
-        # A proxy's page says nothing about the entry, what the server itself says in JSON does.
-        ours = RestException if is_remote(self.uri) else MlflowException
-        return isinstance(error, ours) and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+        # A server's own errors, which are JSON, are about the entry. A proxy's error page is not.
+        from_store = RestException if is_remote(self.uri) else MlflowException
+        return isinstance(error, from_store) and error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
-    def _named(self, entry: Entry) -> str:
+    def _refusal_of(self, entry: Entry) -> str:
+        """Return a phrase that says which entry the store has refused, and where it is kept."""
         if entry.kind == "artifact":
-            return f"{self.record.folder / entry.value['name']} can't be logged, and stays where it is"
+            return f"{self.record.folder / entry.value['name']} can't be logged, and stays in the run's folder"
         names = ", ".join(entry.value.get("metrics", entry.value))[:80]
-        return f"{entry.kind} {names} refused, and kept in {self.record.folder}"
+        return f"the store refuses the {entry.kind} {names}, which {self.record.folder} keeps"
 
 
 def sync(
-    record: Record, uri: str, report: Report, go_on: Callable[[], bool] = lambda: True, *, locked: bool = False
+    record: Record, uri: str, report: Report, may_continue: Callable[[], bool] = lambda: True, *, locked: bool = False
 ) -> int:
-    """Bring a record, and what its folder holds, to the store at `uri`; return how many entries it still lacks.
+    """Deliver `record` and what its folder holds to the store at `uri`. Return how many entries the store still lacks.
 
-    `go_on` is asked before each step. `locked`: the caller holds the folder's lock. Raises Busy, and whatever the store
-    does.
+    Delivery stops once `may_continue` returns False; it is called before each attempt. `locked`: the caller holds the
+    folder's lock. Raises Busy and the store's errors.
     """
     lock = FolderLock(record.folder)
     if not locked and not lock.take():
-        raise Busy(f"{record.folder}: another process trains in it, or syncs it")
+        raise Busy(f"{record.folder}: another process trains in it, or delivers it")
     try:
         record.shared = True
-        own, failures = Sync(record, uri, report), 0
-        while go_on() and own.missing(refused=False):
-            left = len(own.missing())
+        delivery, failures = Sync(record, uri, report), 0
+        while may_continue() and delivery.missing(refused=False):
+            before = len(delivery.missing())
             try:
-                own.push()
+                delivery.push()
                 failures = 0
             except Exception:
-                failures = 0 if len(own.missing()) < left else failures + 1
-                if own.run_id is None or (failures >= 2 * TRIES and own.missing(refused=False)):
+                failures = 0 if len(delivery.missing()) < before else failures + 1
+                if delivery.run_id is None or (failures >= 2 * TRIES and delivery.missing(refused=False)):
                     raise
-        return len(own.missing())
+        return len(delivery.missing())
     finally:
         lock.release()
 
 
 def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
-    """Yield the records at `paths` whose store lacks something, and how many entries it lacks."""
+    """Yield each record at `paths` that was not completely delivered, and how many entries its store lacks.
+
+    Records that can't be read are skipped, with a line in the log.
+    """
     for path in dict.fromkeys(paths):
         try:
             if (record := Record.load(path)) is not None and (missing := len(record.missing())):
@@ -161,64 +167,68 @@ def waiting_records(paths: Iterable[Path]) -> Iterator[tuple[Record, int]]:
             logging.getLogger("fasttrain").debug("MLflow: %s can't be read: %s", path, error)
 
 
-def sync_beside(own: Path, uri: str, report: Report, go_on: Callable[[], bool]) -> None:
-    """Bring what the runs beside the folder `own` could not bring to the store at `uri`, and what `own` set aside.
+def sync_beside(own: Path, uri: str, report: Report, may_continue: Callable[[], bool]) -> None:
+    """Deliver what waits for the store at `uri` in the run folders beside `own`, and in the records set aside in `own`.
 
-    Errors go to the log; what they left undone is tried again the next time.
+    `report` receives a line per delivered run. Errors only go to the log, because the next run tries again.
     """
     for record, missing in waiting_records(record_files(own.parent, "*/")):
-        if not go_on():
+        if not may_continue():
             return
         if record.path == own / RECORD or record.uri != shown(uri):
             continue
         try:
-            quiet = logging.getLogger("fasttrain").debug  # its refusals were told when it ran
-            if sync(record, uri, quiet, go_on, locked=record.folder == own) == 0:
-                report(f"MLflow: {record.folder}, which waited, is delivered: {missing} entries")
-        except Exception as error:  # the run itself must go on, whatever another's folder holds
+            quiet = logging.getLogger("fasttrain").debug  # its refusals were reported when it ran
+            if sync(record, uri, quiet, may_continue, locked=record.folder == own) == 0:
+                report(f"MLflow: {record.folder}, which had waited, is now delivered ({missing} entries)")
+        except Exception as error:  # the run must continue, whatever is in the folders of others
             logging.getLogger("fasttrain").debug("MLflow: %s still waits: %s", record.path, reason(error))
 
 
 def deliver_runs(folders: Sequence[Path], say: Report) -> None:
-    """Bring what waits in and below `folders` to $MLFLOW_TRACKING_URI, else to the store that each was meant for.
+    """Deliver all runs that wait in and below `folders` to $MLFLOW_TRACKING_URI, or else to the store of each run.
 
-    `say` gets a line a run. Raises UserError for a folder that isn't there, and, after all were tried, where a store
-    still lacks something.
+    `say` receives a line per run. Raises UserError for a folder that doesn't exist, and, after all have been tried, if
+    a store still lacks something.
     """
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder; give run folders, or folders of them")
     set_environment()
     failed: list[str] = []
-    away: dict[str, str] = {}
+    unreachable: dict[str, str] = {}
     waited = False
     for record, _ in waiting_records(path for folder in folders for path in record_files(folder, "", "*/**/")):
         waited = True
-        uri = _meant_for(record)
+        uri = _store_of(record)
         try:
-            if uri not in away and (left := sync(record, uri, say)):
-                failed.append(f"{record.folder}: {shown(uri)} refuses {left} entries")
-            elif uri not in away:
+            if uri not in unreachable and (refused := sync(record, uri, say)):
+                failed.append(f"{record.folder}: {shown(uri)} refuses {refused} entries")
+            elif uri not in unreachable:
                 say(f"{record.folder}: delivered to {shown(uri)}")
         except Busy:
-            say(f"{record.folder}: its run is going on, and delivers by itself")
-        except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError
-            away[uri] = f"{shown(uri)} ({reason(error)})"
-        if uri in away:
-            failed.append(f"{record.folder}: {away[uri]}")
+            say(f"{record.folder}: its run is still training, and delivers itself")
+        except Exception as error:  # errors of MLflow, requests or SQLAlchemy, and OSError
+            unreachable[uri] = f"{shown(uri)} ({reason(error)})"
+        if uri in unreachable:
+            failed.append(f"{record.folder}: {unreachable[uri]}")
     if failed:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UserError(f"{failed[0]}{more}; what is left stays in its folder: try again later")
+        raise UserError(f"{failed[0]}{more}; undelivered entries stay in their folders: try again later")
     if not waited:
-        say(f"nothing waits in {', '.join(map(str, folders))}")
+        say(f"nothing to deliver in {', '.join(map(str, folders))}")
 
 
-def _meant_for(record: Record) -> str:
+def _store_of(record: Record) -> str:
+    """Return the URI of the store to which `record` is delivered."""
     return configured_uri() if os.environ.get("MLFLOW_TRACKING_URI") else record.uri or local_uri()
 
 
 def reason(error: BaseException) -> str:
-    """Return the innermost cause in one short line: MLflow wraps three libraries' messages into a page."""
+    """Return the innermost cause of `error` in one line of at most 160 characters, without passwords.
+
+    MLflow wraps the messages of three libraries into a page of text.
+    """
     seen: set[int] = set()
     while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
         seen.add(id(inner))

@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the run's folder, where `tensorboard --logdir runs` finds them."""
+"""Track runs in TensorBoard: event files in the run's folder, where `tensorboard --logdir runs` finds them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _PICTURES = (".png", ".jpg")
 
 
 class TensorBoard(Mirror):
-    """Writes all epochs of the run into a new event file, and then removes those of earlier processes.
+    """Writes all epochs of the run into a new event file, and then removes the event files of earlier processes.
 
-    So a killed run leaves no half of an epoch, and one that goes back leaves no epochs that it abandoned.
+    So a killed run leaves no partly written epoch. A run that resumes from an earlier epoch leaves none of the epochs
+    after it.
     """
 
     title = "TensorBoard"
@@ -29,7 +30,7 @@ class TensorBoard(Mirror):
         from torch.utils.tensorboard import SummaryWriter
 
         self._earlier = list(self.record.folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
-        # The step of the purge makes a TensorBoard that is running forget what it read from the earlier files.
+        # `purge_step` makes a running TensorBoard forget what it has read from the earlier files.
         self._writer: SummaryWriter = SummaryWriter(str(self.record.folder), purge_step=0, filename_suffix=_SUFFIX)
 
     def write(self, entries: Sequence[Entry]) -> None:

@@ -1,8 +1,8 @@
 """`Tracker`: one MLflow run that never makes training wait.
 
-A thread imports MLflow (seconds) and syncs the run's folder with the store whenever there is news, again and again
-where the store is away. What it lacks at the end stays in the folder, for the next run beside it or for
-`fasttrain runs --deliver`.
+A thread imports MLflow, which takes seconds, and delivers the run's folder to the store whenever there is something
+new. It retries while the store can't be reached. What the store lacks at the end stays in the folder. The next run in
+a folder beside it delivers it, and so does `fasttrain runs --deliver`.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from fasttrain.tracking.record import RECORD, RUNNING, Record
 from fasttrain.tracking.store import configured_uri, is_remote, set_environment, shown
 from fasttrain.tracking.sync import Busy, Sync, reason, sync_beside
 
-FINISH_TIMEOUT = 60.0  # seconds that a run's end waits for its store
+FINISH_TIMEOUT = 60.0  # seconds that the end of a run waits for the store
 RUN_TIMEOUT = 30.0  # seconds that a run waits for its id
-EXPERIMENT = "fasttrain"  # where nothing says which
-_FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # between two tries: twice as long each time
-_AWAY_S = 5.0  # how long the end of a run waits for a store that failed the last time it was asked
-_DELAY_S = 30.0  # how long a delayed run waits for its first step
-_KILLED_S, _KILLED_AWAY_S = 20.0, 2.0  # the same for a run that is stopped, and will be resumed
+EXPERIMENT = "fasttrain"  # the default
+_FIRST_RETRY_S, _RETRY_S = 1.0, 30.0  # seconds between attempts: the first, doubled each time up to the second
+_FAILING_S = 5.0  # seconds that the end of a run waits for a store whose last request failed
+_DELAY_S = 30.0  # seconds after which a delayed run begins to sync without its first step
+_KILLED_S, _KILLED_FAILING_S = 20.0, 2.0  # as FINISH_TIMEOUT and _FAILING_S, if the run was stopped and will be resumed
 
 
 class NullTracker:
-    """Tracks nothing, with `Tracker`'s interface."""
+    """A tracker that does nothing. It is the base class of all others."""
 
     run_id: str | None = None
     uri: str | None = None
     uuid: str | None = None
-    places: Mapping[str, str] = MappingProxyType({})  # where the run is at trackers besides MLflow
+    places: Mapping[str, str] = MappingProxyType({})  # where the run is at trackers other than MLflow, by their name
     _finished = False
 
     def begin(self) -> None:
         """Do nothing."""
 
     def wait_for_run(self, timeout: float | None = None) -> str | None:
-        """Return the run's id; None here."""
+        """Return None, because there is no run."""
         return None
 
     def sync(self) -> None:
@@ -63,7 +63,7 @@ class NullTracker:
         """Do nothing."""
 
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
-        """End the run; a second call does nothing."""
+        """End the run. A second call does nothing."""
         self._finished = True
 
     def __enter__(self) -> NullTracker:
@@ -81,10 +81,10 @@ class NullTracker:
 
 
 class Tracker(NullTracker):
-    """A run in MLflow; made by `start`, ended by `finish` or by leaving its `with` block.
+    """A run in MLflow. `start` begins it; `finish`, or leaving its `with` block, ends it.
 
-    The block ends the run as FINISHED, as KILLED on KeyboardInterrupt, Stopped and SystemExit by a signal,
-    else as FAILED (with the tag `error`).
+    The block ends the run as FINISHED if there is no error. It is KILLED after KeyboardInterrupt, Stopped, or the
+    SystemExit of a signal, and FAILED after any other error, with the error in the tag `error`.
     """
 
     def __init__(self, record: Record, uri: str, run_id: str | None, report: Callable[[str], None]) -> None:
@@ -95,11 +95,11 @@ class Tracker(NullTracker):
         self._lock = FolderLock(record.folder)
         self._sync = Sync(record, uri, report, run_id=run_id)
         self._report = report
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._finished = False
-        self._news = self._seen = 0
+        self._changes = self._changes_seen = 0
         self._begun = threading.Event()
-        self._left = threading.Event()
+        self._abandoned = threading.Event()
         self._delivered = threading.Event()
         self._failures = 0
         self._failure: Exception | None = None
@@ -120,38 +120,38 @@ class Tracker(NullTracker):
         report: Callable[[str], None] | None = None,
         delayed: bool = False,
     ) -> Tracker:
-        """Start a run, or continue the one that the folder's `tracking.json`, `run_id` or `uuid` names.
+        """Start a run, or continue the one that the folder's `tracking.json`, `run_id` or `uuid` identifies.
 
-        `experiment`, `run_name`: default: MLflow's variables MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, and
-        MLFLOW_RUN_NAME, else "fasttrain" and the folder's name. A new run takes the place of MLFLOW_RUN_ID, as
-        `mlflow run` asks for. `folder`: the run's own. What runs in the folders beside it could not deliver to this
-        store is delivered now, too.
+        `experiment`, `run_name`: by default MLflow's variables MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, and
+        MLFLOW_RUN_NAME; without these "fasttrain" and the folder's name. A new run becomes the run MLFLOW_RUN_ID if
+        that is set, as `mlflow run` expects. `params`: settings, any number and length. A continued run keeps its
+        earlier ones in MLflow, and gets the tag `changed.NAME` for each that differs. `folder`: the run's own. Runs in
+        the folders beside it that wait for the same store are delivered, too.
 
-        `uri`: MLflow's tracking URI; default: where the run was tracked before, else $MLFLOW_TRACKING_URI, else
-        `mlflow.db` in the working directory (artifacts beside it, in `mlartifacts`). `params`: any number, any length;
-        a continued run keeps its own and gets the tag `changed.NAME` for each that differs. `report` takes one line
-        for people, once for each thing that goes wrong, from another thread; default: the log. `delayed`: leave MLflow,
-        whose import takes CPU seconds, alone until `begin`, for half a minute at most.
+        `uri`: MLflow's tracking URI; by default the store where the run was tracked before, else $MLFLOW_TRACKING_URI,
+        else `mlflow.db` in the working directory, with artifacts beside it in `mlartifacts`. `report`: receives one
+        line for each kind of problem, from another thread; by default it is logged. `delayed`: import MLflow, which
+        takes seconds of CPU time, only after `begin` or half a minute.
 
-        Return at once, whatever the store does; `run_id` is known a few seconds later.
-        Set MLflow's time-outs, retries and telemetry in os.environ, where the user has not.
+        This returns at once, whatever the store does. `run_id` is known a few seconds later. MLflow's time-outs,
+        retries and telemetry are set in os.environ, unless the user has set them.
         """
         set_environment()
         report = report or logging.getLogger("fasttrain").warning
         record, is_new = _load_record(folder, experiment, run_name, uuid, report)
         if is_new and uuid is None and run_id is None:
-            run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # as MLflow does, whose next run is another
+            run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # removed, as MLflow does, so that it isn't used twice
         _begin(record, run_name, params, tags)
         record.mlflow = True
         configured = uri or configured_uri()
-        # The record keeps no passwords, so the configured URI is taken where both mean the same store.
+        # The record has no passwords, so the configured URI is used if both are the same store.
         if uri is None and record.uri is not None and record.run_id and record.uri != shown(configured):
             configured = record.uri
         if record.uri == shown(configured):
             run_id = record.run_id or run_id
         else:
             record.uri, record.run_id, record.delivered = shown(configured), None, []
-        with suppress(OSError):  # the record's failure to be saved says so
+        with suppress(OSError):  # saving the record reports it
             make_folder(folder)
         tracker = Tracker(record, configured, run_id, report)
         tracker._lock.take()
@@ -162,13 +162,13 @@ class Tracker(NullTracker):
         return tracker
 
     def begin(self) -> None:
-        """Begin to sync a run that was started `delayed`."""
+        """Begin to deliver a run that was started with `delayed`."""
         self._begun.set()
 
     def wait_for_run(self, timeout: float | None = None) -> str | None:
-        """Return the run's id in the store.
+        """Return the run's id in the store, or None if it is not known in time.
 
-        Waits at most `timeout` seconds (`RUN_TIMEOUT`), over all calls together, and returns the id known by then.
+        Waits at most `timeout` seconds (default: `RUN_TIMEOUT`). If that was not enough, later calls don't wait.
         """
         self.begin()
         if not self._sync.connected.wait(RUN_TIMEOUT if timeout is None else timeout):
@@ -177,36 +177,37 @@ class Tracker(NullTracker):
         return self.run_id
 
     def sync(self) -> None:
-        """Bring what is new in the folder (`history.json`, `evaluation.json`) to the store, without waiting for it."""
+        """Deliver what is new in the folder's `history.json` and `evaluation.json`, without waiting for the store."""
         self._record.catch_up()
         self._save()
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Log numbers (anything `float()` takes, NaN included) that no file of the folder holds, at `step`.
+        """Log `metrics` of `step` that no file of the folder holds.
 
-        A value that the run logged before it was resumed, at the same step, isn't logged again.
+        Values are anything that `float()` accepts, NaN included. A value that the run logged at the same step before it
+        was resumed is not logged again.
         """
         self._record.log_metrics(metrics, step)
         self._save()
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Log files that lie in the run's folder, once they are there."""
+        """Log the files at `paths`, which are in the run's folder, once they exist."""
         self._record.log_artifacts(paths)
         self._save()
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags of the run; values as text, cut at MLflow's 8,000 characters.
+        """Set tags of the run. Values are converted to text and cut to the 8,000 characters that MLflow allows.
 
-        They don't begin to sync a run that was started `delayed`: they are set before its first step, too.
+        This does not begin a run that was started with `delayed`, because tags are also set before its first step.
         """
         self._record.set_tags(tags)
         self._save(begin=False)
 
     def finish(self, status: str = "FINISHED", timeout: float | None = None) -> None:
-        """End the run (FINISHED, FAILED, KILLED) and wait, at most `timeout` seconds (`FINISH_TIMEOUT`), for the
-        store to have all; a few seconds only for one that is away.
+        """End the run with `status` ("FINISHED", "FAILED" or "KILLED"), and wait until the store has everything.
 
-        A second call does nothing. What isn't delivered by then is reported, and stays in the folder.
+        Waits at most `timeout` seconds (default: `FINISH_TIMEOUT`), and only a few for a store that fails. If the store
+        still lacks something, this is reported, and the folder keeps it. A second call does nothing.
         """
         if self._finished:
             return
@@ -218,21 +219,21 @@ class Tracker(NullTracker):
         try:
             self._wait(status == "KILLED", FINISH_TIMEOUT if timeout is None else timeout)
         finally:
-            self._left.set()  # the thread ends after the request it is in
+            self._abandoned.set()  # the thread ends after its current request
             with self._changed:
                 self._changed.notify()
         missing = None
         with suppress(OSError, ValueError):
             missing = len(self._sync.missing())
         if self._delivered.is_set() and not missing:
-            if "away" in self._told:
+            if "failing" in self._reported:
                 self._report(f"MLflow: {self.uri} has everything now")
             return
         why = f" ({reason(self._failure)})" if self._failure else ""
         if missing is not None:
             why = f" lacks {missing} entries{why}"
         self._report(
-            f"MLflow: {self.uri}{why}; they are kept in {self._record.folder}, for the next run beside it or: "
+            f"MLflow: {self.uri}{why}; they are kept in {self._record.folder}, for the next run beside it, or for: "
             f"fasttrain runs --deliver {self._record.folder}"
         )
 
@@ -241,39 +242,41 @@ class Tracker(NullTracker):
 
     def _save(self, *, begin: bool = True) -> None:
         if self._finished:
-            raise RuntimeError("the MLflow run is finished; this came too late")
+            raise RuntimeError("the MLflow run has ended, so it is too late to log anything")
         self._record.save()
         if problem := self._record.problem:
-            self._tell("record", f"MLflow's state can't be kept ({problem}); the run continues without it")
+            self._report_once("record", f"MLflow's state can't be saved ({problem}); the run continues without it")
         if begin:
             self.begin()
         with self._changed:
-            self._news += 1
+            self._changes += 1
             self._changed.notify()
 
-    def _tell(self, what: str, line: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _report_once(self, kind: str, line: str) -> None:
+        """Report `line`, unless a problem of the same kind was reported before."""
+        if kind not in self._reported:
+            self._reported.add(kind)
             self._report(line)
 
     def _work(self) -> None:
+        """Deliver whatever is new, until the run has ended or `finish` has given up."""
         beside: threading.Thread | None = None
         self._begun.wait(_DELAY_S)
-        while not self._left.is_set():
-            self._seen, finished = self._news, self._finished
+        while not self._abandoned.is_set():
+            self._changes_seen, finished = self._changes, self._finished
             try:
                 if not self._lock.take():
                     raise Busy("another process is delivering it")
                 self._sync.push()
-            except Exception as error:  # MLflow's, requests', SQLAlchemy's, OSError: all mean "not now"
-                if not (finished and self._has_all_it_takes()):
-                    self._failed(error)
+            except Exception as error:  # errors of MLflow, requests or SQLAlchemy, and OSError: all mean "try later"
+                if not (finished and self._only_refused_missing()):
+                    self._wait_to_retry(error)
                     continue
             self.run_id = self._sync.run_id
             self._failures = 0
-            if not self._has_all_it_takes():  # it refused something, which is tried again before it is left out
+            if not self._only_refused_missing():  # an entry was refused, and is sent again before it is left out
                 with self._changed:
-                    self._changed.wait_for(self._left.is_set, _FIRST_RETRY_S)
+                    self._changed.wait_for(self._abandoned.is_set, _FIRST_RETRY_S)
                 continue
             if beside is None:
                 beside = self._sync_beside()
@@ -281,41 +284,46 @@ class Tracker(NullTracker):
                 self._delivered.set()
                 break
             with self._changed:
-                self._changed.wait_for(lambda: self._news != self._seen or self._finished or self._left.is_set())
+                self._changed.wait_for(
+                    lambda: self._changes != self._changes_seen or self._finished or self._abandoned.is_set()
+                )
         self._lock.release()
 
-    def _has_all_it_takes(self) -> bool:
+    def _only_refused_missing(self) -> bool:
+        """Return whether the store lacks nothing but entries that it has refused too often."""
         with suppress(OSError, ValueError):
             return not self._sync.missing(refused=False)
         return False
 
-    def _failed(self, error: Exception) -> None:
-        """Wait until it is time to try again."""
+    def _wait_to_retry(self, error: Exception) -> None:
+        """Report a store that has failed twice in a row, and wait until the next attempt."""
         self._failures += 1
         self._failure = error
         self._sync.connected.set()
-        if self._failures > 1 and not isinstance(error, Busy) and not self._has_all_it_takes():
-            kept = f"the run goes on, and {self._record.folder} keeps everything until it works again"
-            self._tell("away", f"MLflow: {self.uri} fails ({reason(error)}); {kept}")
+        if self._failures > 1 and not isinstance(error, Busy) and not self._only_refused_missing():
+            kept = f"the run continues, and {self._record.folder} keeps everything until the store works again"
+            self._report_once("failing", f"MLflow: {self.uri} fails ({reason(error)}); {kept}")
         was_finished = self._finished
         pause = _FIRST_RETRY_S if was_finished else min(_FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 30), _RETRY_S)
         with self._changed:
-            self._changed.wait_for(lambda: self._left.is_set() or self._finished != was_finished, pause)
+            self._changed.wait_for(lambda: self._abandoned.is_set() or self._finished != was_finished, pause)
 
     def _sync_beside(self) -> threading.Thread:
+        """Start a thread that delivers what waits in the folders beside the run's."""
         arguments = (self._record.folder, self._sync.uri, self._report, lambda: not self._finished)
         thread = threading.Thread(target=sync_beside, args=arguments, name="fasttrain-mlflow-beside", daemon=True)
         thread.start()
         return thread
 
     def _wait(self, killed: bool, timeout: float) -> None:
+        """Wait until everything is delivered, but less long for a store that fails or a run that was stopped."""
         began = time.monotonic()
         while self._thread.is_alive():
             asked_at, now = self._sync.asked_at, time.monotonic()
-            silent = is_remote(self._sync.uri) and asked_at is not None and now - asked_at > _KILLED_AWAY_S
-            away = self._failures > 0 or (killed and silent)
-            limits = (_KILLED_S, _KILLED_AWAY_S) if killed else (timeout, _AWAY_S)
-            if now - began > min(timeout, limits[away]):
+            silent = is_remote(self._sync.uri) and asked_at is not None and now - asked_at > _KILLED_FAILING_S
+            failing = self._failures > 0 or (killed and silent)
+            limits = (_KILLED_S, _KILLED_FAILING_S) if killed else (timeout, _FAILING_S)
+            if now - began > min(timeout, limits[failing]):
                 return
             self._thread.join(0.05)
 
@@ -330,15 +338,15 @@ def begin_record(
     uuid: str | None,
     report: Callable[[str], None],
 ) -> Record:
-    """Return the record of a run that MLflow doesn't get, new or continued; the arguments are `Tracker.start`'s.
+    """Return the record, new or continued, of a run without MLflow. The arguments are those of `Tracker.start`.
 
-    A run that MLflow got before stays one that `fasttrain runs --deliver` brings to it.
+    If the run was tracked in MLflow before, `fasttrain runs --deliver` still delivers it.
     """
     record, is_new = _load_record(folder, experiment, run_name, uuid, report)
     if is_new:
         record.mlflow = False
     _begin(record, run_name, params, tags)
-    with suppress(OSError):  # the record's failure to be saved says so
+    with suppress(OSError):  # saving the record reports it
         make_folder(folder)
     return record
 
@@ -346,11 +354,11 @@ def begin_record(
 def _load_record(
     folder: Path, experiment: str | None, run_name: str | None, uuid: str | None, report: Callable[[str], None]
 ) -> tuple[Record, bool]:
-    """Return the record in `folder`, or a new one, and whether it is new."""
+    """Return the record in `folder`, or a new one if there is none or it can't be read, and whether it is new."""
     try:
         record = Record.load(folder / RECORD)
     except (OSError, ValueError) as error:
-        report(f"MLflow: {folder / RECORD} can't be read ({error}); it is written anew")
+        report(f"MLflow: {folder / RECORD} can't be read ({error}); a new one replaces it")
         record = None
     if record is None:
         return _new_record(folder, experiment, run_name, uuid), True
@@ -359,7 +367,7 @@ def _load_record(
 
 
 def _begin(record: Record, run_name: str | None, params: Mapping[str, Any], tags: Mapping[str, Any] | None) -> None:
-    """Make the record that of a run that is going on."""
+    """Set the fields of `record` for a run that begins or continues."""
     record.params = {name: str(value) for name, value in params.items()}
     record.tags |= {name: str(value) for name, value in (tags or {}).items()}
     if run_name:
@@ -383,7 +391,10 @@ def _new_record(folder: Path, experiment: str | None, run_name: str | None, uuid
 
 
 def status_of(error: BaseException | None) -> str:
-    """Return MLflow's RunStatus for what left the run's `with` block; exit codes 75, 130 and 143 mean KILLED."""
+    """Return MLflow's status of a run whose `with` block was left with `error`, which may be None.
+
+    KeyboardInterrupt, Stopped and SystemExit with code 75, 130 or 143 mean "KILLED".
+    """
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "FINISHED"
     if isinstance(error, (KeyboardInterrupt, Stopped)):

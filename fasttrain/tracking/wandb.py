@@ -1,4 +1,4 @@
-"""Weights & Biases: a run on its server, or in the run's folder for `wandb sync`."""
+"""Track runs in Weights & Biases: on its server, or offline in the run's folder, for `wandb sync`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _INIT_TIMEOUT = 30  # seconds
 
 
 class Wandb(Mirror):
-    """Continues the run with the record's UUID. The server keeps a step that it has, and takes those it lacks.
+    """Continues the W&B run that has the record's UUID. The server keeps the steps that it has and adds the others.
 
-    Without WANDB_MODE the run is online where there is an API key and the server answers, else offline. An offline run
-    writes all epochs into a new folder of W&B's, and then removes those of earlier processes.
+    Without WANDB_MODE the run is online if there is an API key and the server answers, otherwise offline. An offline
+    run writes all epochs into a new W&B folder, and then removes the folders of earlier processes.
     """
 
     title = "W&B"
     needs = ("wandb",)
 
     def open(self) -> None:
-        # Every second, in place of every 15: a killed run then leaves its last epoch on the disk.
+        # Flush every second instead of every 15, so that a killed run leaves its last epoch on the disk.
         os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")
         import wandb
 
@@ -46,12 +46,12 @@ class Wandb(Mirror):
             self._run = self._init(mode, self.record.uuid)
         except wandb.errors.CommError as error:
             why = f"{own.base_url} does not answer: {reason(error)}"
-            self._run = self._init("offline", f"{self.record.uuid}-offline")  # W&B takes the first id for in use
+            self._run = self._init("offline", f"{self.record.uuid}-offline")  # for W&B the other id is now in use
         if why is not None:
             self.report(f"W&B is offline ({why}); later: {self.place()}")
 
     def write(self, entries: Sequence[Entry]) -> None:
-        # Earlier steps first: W&B takes none that lies behind the last.
+        # In the order of steps, because W&B rejects a step before its last one.
         for kind, value in sorted(entries, key=lambda entry: entry.value.get("step", 0)):
             if kind == "params":
                 self._run.config.update({name: _plain(each) for name, each in value.items()}, allow_val_change=True)
@@ -90,8 +90,8 @@ class Wandb(Mirror):
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
         if step >= self._run.step:
-            self._run.log(dict(metrics), step=step, commit=True)  # else it is kept back until the next step
-        else:  # the step is there: what a resumed run had, or figures of the run's end
+            self._run.log(dict(metrics), step=step, commit=True)  # without commit it would wait for the next step
+        else:  # W&B has the step: a resumed run repeats it, or these are the run's final metrics
             self._run.summary.update(dict(metrics))
 
 
@@ -102,7 +102,10 @@ def _has_key(settings: Any) -> bool:
 
 
 def _answers(url: str) -> bool:
-    """Return whether the server takes a connection: W&B itself tries for half a minute. A proxy is not asked."""
+    """Return whether the server accepts a connection, because W&B itself would try for half a minute.
+
+    Return True without trying if the system has a proxy.
+    """
     place = urlsplit(url)
     if urllib.request.getproxies():
         return True
@@ -114,7 +117,7 @@ def _answers(url: str) -> bool:
 
 
 def _plain(text: str) -> str | int | float | bool:
-    """Return the number or truth value that a setting's text stands for, by which W&B sorts and filters."""
+    """Return the number or bool that a setting's text stands for, so that W&B can sort and filter by it."""
     if text in ("True", "False"):
         return text == "True"
     for kind in (int, float):

@@ -40,15 +40,15 @@ _STEPS_AN_EPOCH = 8  # at least; with fewer there is little to schedule
 _CUDA_SHARE = 0.92  # of the device's memory during trials; the rest is for fragmentation, NCCL, DDP and longer runs
 _CPU_SHARE = 0.8  # of the free memory
 _GAIN = 1.05  # minimum speedup for which the batch is doubled; less is noise, and larger batches learn more slowly
-_TELLS = 256 << 20  # bytes; smaller growth can't be told from what Python and its libraries allocate
+_MEASURABLE = 256 << 20  # bytes; smaller growth may be what Python and its libraries allocate
 _TRIAL = {"pretrained": False, "weights": None, "compile": "off", "head_epochs": 0, "refit": False}
 
 
 def with_fitting_batch(start: RunStart, make: Callable[[RunStart], RunParts]) -> tuple[RunStart, str]:
-    """Return `start` with a number in place of batch_size = "auto", the same on all ranks, and a line about it.
+    """Replace batch_size = "auto" in `start` by a number found by trial. Return the new start and a line about it.
 
-    `make` builds the parts of a run. They are used for the trial and then thrown away. Raises UserError if not even
-    one photograph fits.
+    The number is the same on all ranks. `make` builds the parts of a run, which are used for the trial and then thrown
+    away. Raises UserError if not even one photograph fits.
     """
     config = start.config.model_copy(update={**_TRIAL, "batch_size": _FIRST})
     parts = make(replace(start, config=config, model=copy.deepcopy(start.model)))
@@ -120,9 +120,12 @@ def largest_by_growth(
     processes: int = 1,
     *,
     peak: Callable[[], int] = peak_memory,
-    room: Callable[[], int] = lambda: resident_memory() + int(_CPU_SHARE * free_memory()),
+    limit: Callable[[], int] = lambda: resident_memory() + int(_CPU_SHARE * free_memory()),
 ) -> int:
-    """Double the batch size until memory grows measurably, then compute what fits in this process's share of `room`.
+    """Double the batch size until memory grows measurably, then compute the size that fits. Return it.
+
+    `peak` returns this process's peak memory so far, and `limit` the memory that it may have, both in bytes. What is
+    left up to the limit is shared by `processes`.
 
     A CPU raises no error before the kernel kills the process, so a size that might not fit is never tried. The first
     measured growth is ignored, because the peak before it may come from reading the data and not from a step.
@@ -132,31 +135,31 @@ def largest_by_growth(
         return largest_below(fits, size)
     while size < most:
         before, larger = peak(), min(2 * size, most)
-        if before + 2 * grown > room() or not fits(larger):
+        if before + 2 * grown > limit() or not fits(larger):
             return size
         previous, grown = grown, peak() - before
-        if grown >= _TELLS and previous:
+        if grown >= _MEASURABLE and previous:
             each = grown / (larger - size)
-            spare = (room() - peak()) / processes
+            spare = (limit() - peak()) / processes
             return min(max(_rounded(int(larger + spare / each)), 1), most)
         size = larger
     return size
 
 
 def fitting(parts: RunParts) -> Fits:
-    """Return a function that measures how fast steps of a batch size run on the device of `parts`.
+    """Return a function that measures how many photographs per second `parts` trains on at a batch size.
 
-    It changes the weights.
+    It returns 0 if that size does not fit. It changes the weights.
     """
 
     def fits(size: int) -> float:
         try:
-            with _beside_the_loader(parts, size):
+            with _loader_memory_held(parts, size):
                 return _try_steps(parts, size)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            _let_go(error)
+            _free_frames(error)
         finally:
             parts.state.optimizer.zero_grad(set_to_none=True)
             release_memory(parts.device)
@@ -175,7 +178,7 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
         return None
     if parts.device.type == "cuda" and not (isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)):
         return None  # the host's memory ran out: a smaller batch does not help
-    _let_go(error)
+    _free_frames(error)
     parts.loaders.close()
     parts.state.optimizer.zero_grad(set_to_none=True)
     release_memory(parts.device)
@@ -184,25 +187,27 @@ def too_large(error: Exception, parts: RunParts, run: Path) -> UserError | None:
     except UserError as none:
         if parts.device.type != "cpu" or parts.batch_size == 1:
             return none
-        # Under `ulimit -v` the memory mapped by the failed step stays mapped, so trials after it can't tell what fits.
+        # Under `ulimit -v` the memory mapped by the failed step stays mapped, so that further trials would fail, too.
         half = decay_batch_step(parts.batch_size)
         return OutOfMemory(
             f"batch_size = {parts.batch_size} is too large for the memory of cpu; try a smaller one: "
-            f"fasttrain train --resume {run} --batch-size {half}, or start anew with --batch-size auto"
+            f"fasttrain train --resume {run} --batch-size {half}, or start a new run with --batch-size auto"
         )
     except Exception:  # with so little memory left anything can fail, and the first error is more useful
         log.exception("no batch that fits was found")
         return None
     return OutOfMemory(
         f"batch_size = {parts.batch_size} is too large for the memory of {parts.device}: {size} fits; resume with: "
-        f"fasttrain train --resume {run} --batch-size {size}, or start anew with --batch-size {size} or auto"
+        f"fasttrain train --resume {run} --batch-size {size}, or start a new run with --batch-size {size} or auto"
     )
 
 
 @contextmanager
-def _beside_the_loader(parts: RunParts, size: int) -> Iterator[None]:
-    """Hold the memory that the loader needs for batches of `size`, and limit torch to its share of the
-    rest of a GPU."""
+def _loader_memory_held(parts: RunParts, size: int) -> Iterator[None]:
+    """Hold the memory that the loader needs for batches of `size`, and limit torch to a share of the rest of a GPU.
+
+    On other devices torch is not limited.
+    """
     device = parts.device
     with parts.loaders.train.holding_memory(size):
         if device.type != "cuda":
@@ -248,7 +253,7 @@ def _try_steps(parts: RunParts, size: int) -> float:
     return steps * size / (time.perf_counter() - began)
 
 
-def _let_go(error: BaseException | None) -> None:
+def _free_frames(error: BaseException | None) -> None:
     """Free what the stack frames of `error` still hold: the activations of the failed step."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)

@@ -1,4 +1,4 @@
-"""`Callback`, the base class of user code that a run calls, and `RunView`, what a callback sees of the run."""
+"""`Callback`, the base class of user code that a run calls, and `RunView`, through which a callback sees the run."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class RunView:
         """Which callback asked the run to stop, and why. None if none has."""
         self._record: Mapping[str, Any] | None = None
         self._logged: dict[str, float] = {}
-        self._speaker = ""
+        self._caller = ""  # the name of the callback that runs now
 
     @property
     def epoch(self) -> int:
@@ -91,7 +91,7 @@ class RunView:
 
     @property
     def step(self) -> int:
-        """How many optimizer steps the run has made."""
+        """Return how many optimizer steps the run has made."""
         return self._state.step
 
     @property
@@ -141,23 +141,23 @@ class RunView:
         """
         for name, value in metrics.items():
             if name in RECORDED:
-                raise UserError(f"{self._speaker}: '{name}' is already a metric of the run; log it under another name")
+                raise UserError(f"{self._caller}: '{name}' is already a metric of the run; log it under another name")
             if not _NAME.fullmatch(name):
                 raise UserError(
-                    f"{self._speaker}: '{name}' is not a metric name; use letters, digits, spaces and . / _ -"
+                    f"{self._caller}: '{name}' is not a metric name; use letters, digits, spaces and . / _ -"
                 )
             try:
                 self._logged[name] = float(value)
             except (TypeError, ValueError, RuntimeError):
-                said = f"{self._speaker}: '{name}' is a {type(value).__name__}, not a number; log one number per name"
-                raise UserError(said) from None
+                problem = f"'{name}' is a {type(value).__name__}, not a number; log one number per name"
+                raise UserError(f"{self._caller}: {problem}") from None
 
     def stop(self, reason: str = "") -> None:
         """End the run after this step or epoch.
 
         It is then validated and evaluated, and its report is written, as usual.
         """
-        self.stopped_by = self.stopped_by or f"{self._speaker}{': ' if reason else ''}{reason}"
+        self.stopped_by = self.stopped_by or f"{self._caller}{': ' if reason else ''}{reason}"
 
 
 class Callbacks:
@@ -180,11 +180,13 @@ class Callbacks:
         return self.view.stopped_by is not None
 
     def train_start(self) -> None:
-        with self._apart():
+        """Call `on_train_start`."""
+        with self._generators_restored():
             self._call("on_train_start")
         self._started = True
 
     def step_end(self) -> None:
+        """Call `on_step_end`."""
         self._call("on_step_end")
 
     def epoch_end(self, record: dict[str, Any]) -> None:
@@ -202,14 +204,18 @@ class Callbacks:
         """Call `on_checkpoint` after `wait` has returned. Does nothing before the run's first step."""
         if self._watch_checkpoints and self._started:
             wait()
-            with self._apart():
+            with self._generators_restored():
                 self._call("on_checkpoint", checkpoint_path(self.view.folder, self.view.step))
 
     def train_end(self, result: TrainResult) -> None:
+        """Call `on_train_end`."""
         self._call("on_train_end", result)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the callbacks' names and states, the logged values and a requested stop. Raises UserError."""
+        """Return the callbacks' names and states, the logged values and a requested stop.
+
+        Raises UserError if a callback's state can't be stored in a checkpoint.
+        """
         states = [each.state_dict() for each in self._callbacks]
         for each, state in zip(self._callbacks, states, strict=True):
             try:
@@ -233,13 +239,12 @@ class Callbacks:
 
     def _call(self, method: str, *arguments: Any) -> None:
         for each in self._callbacks:
-            self.view._speaker = _name(each)
+            self.view._caller = _name(each)
             getattr(each, method)(self.view, *arguments)
 
     @contextmanager
-    def _apart(self) -> Iterator[None]:
-        """Restore the run's random generators afterwards, since a resumed run does not make these calls at the same
-        points."""
+    def _generators_restored(self) -> Iterator[None]:
+        """Restore the run's random generators at the end, because a resumed run makes these calls at other points."""
         device = self._parts.device if self._parts.device.type == "cuda" else None
         state = rng_state(device) if self._callbacks else None
         yield
@@ -248,9 +253,9 @@ class Callbacks:
 
 
 def require_callbacks(given: Sequence[Callback] | None, checkpoint: Mapping[str, Any] | None) -> str | None:
-    """Check `given`, and that a run with callbacks is not resumed without them.
+    """Raise UserError if `given` has anything but callbacks, or is None although the run in `checkpoint` had some.
 
-    Return "callbacks: A, B -> A" if a resumed run gets different ones. Raises UserError.
+    Return a line such as "callbacks: A, B -> A" if a resumed run gets different callbacks, otherwise None.
     """
     for each in given or ():
         if not isinstance(each, Callback):

@@ -21,7 +21,7 @@ from fasttrain.ranks import Ranks
 from fasttrain.shards.format import SPLITS
 from fasttrain.shards.reader import ShardSet
 
-_NAMED = 5  # classes
+_NAMED = 5  # classes that a line names at most
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Loaders:
         return {"bad_samples": sum(ranks.gather(self.train.bad_count + self.val.bad_count * validated))}
 
     def close(self) -> None:
+        """Close all loaders."""
         for loader in (self.train, self.val, self.test):
             if loader is not None:
                 loader.close()
@@ -69,16 +70,17 @@ def make_loaders(
     require_room(shards, "shards" if shuffle == "shards" else "full")
     ids: dict[str, NDArray[np.int64]] = {split: shards.ids(split) for split in SPLITS}
     if len(shards.classes) == 1 and not shards.multi_label:
-        raise UserError(f"{shards.location}: one class only, {shards.classes[0]!r}; a classifier needs two")
+        only = repr(shards.classes[0])
+        raise UserError(f"{shards.location}: one class only, {only}; a classifier needs two: add one and convert again")
     fraction = shards.manifest.settings.get("val_fraction", 0)
-    lone = len(ids["train"]) <= np.count_nonzero(shards.class_counts("train"))
-    if lone:
-        room = "give a class two photographs or more"
+    one_per_class = len(ids["train"]) <= np.count_nonzero(shards.class_counts("train"))
+    if one_per_class:
+        val_fix = "give a class two photographs or more"
     elif fraction:  # draws at least one of each class, unless the source has its own validation folder
-        room = "its validation folder is empty, or all in it is broken: fill it, or remove it"
+        val_fix = "its validation folder is empty, or all photographs in it are broken: fill it, or remove it"
     else:
-        room = "give a --val-fraction above 0, such as 0.2"
-    for split, fix in (("train", "add photographs"), ("val", room)):
+        val_fix = "give a --val-fraction above 0, such as 0.2"
+    for split, fix in (("train", "add photographs"), ("val", val_fix)):
         if not len(ids[split]):
             raise UserError(f"{shards.location}: no photograph in the {split} split; convert again: {fix}")
     return Loaders(
@@ -131,12 +133,12 @@ def photographs_in_order(
 
 
 def photographs_of(shards: ShardSet) -> str:
-    """Return "train 800, val 200 photographs", without empty splits."""
+    """Return the sizes of the splits that aren't empty as text, such as "train 800, val 200 photographs"."""
     return ", ".join(f"{name} {count:,}" for name, count in shards.split_sizes().items() if count) + " photographs"
 
 
 def absent_classes(shards: ShardSet) -> list[str]:
-    """Return a line for each split that lacks some of the classes, with what follows from that."""
+    """Return a line for each split that lacks photographs of some classes. It names them and says what follows."""
     lines = []
     for split in SPLITS:
         counts = shards.class_counts(split)
@@ -149,8 +151,11 @@ def absent_classes(shards: ShardSet) -> list[str]:
 
 
 def balanced_weights(shards: ShardSet) -> torch.Tensor:
-    """Return the classes' weights, float32 [classes], as scikit-learn's "balanced": n / (classes * n_class) over
-    train."""
+    """Return the weight of each class, float32 [classes], from its number of photographs in the training split.
+
+    They are scikit-learn's "balanced" weights: n / (classes * n_class). For multi-label data a weight is the number of
+    photographs without the class divided by the number with it.
+    """
     counts, samples = shards.class_counts("train"), len(shards.ids("train"))
     if shards.multi_label:
         return torch.from_numpy((samples - counts).clip(1) / counts.clip(1)).float()

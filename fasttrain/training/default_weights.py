@@ -19,7 +19,7 @@ The accuracies come from timm's results/results-imagenet.csv. mobilenetv2_100 ha
 
 
 def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """Return `config` with the tag of the run's first weights added to its model, and a line that says so.
+    """Return `config` with the tag of the run's first weights added to its model, and a list of lines about it.
 
     A tag in `config.model` is kept. If the installed timm lacks the tag, timm's own default is used. With
     `config.weights` the tag is that of the run that they came from, since it decides how pixels are normalized.
@@ -34,7 +34,7 @@ def with_default_weights(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         return config, []
     tagged = f"{name}.{tag}"
     if tagged not in timm.list_pretrained(f"{name}.*"):
-        return config, [f"weights: timm's default, as timm {timm.__version__} has no {tagged}; a newer timm may"]
+        return config, [f"weights: timm's default, as timm {timm.__version__} has no {tagged}; try a newer timm"]
     note = f"weights: {tagged}, better on ImageNet than timm's default; others: --model {name}.TAG"
     return config.model_copy(update={"model": tagged}), [note]
 

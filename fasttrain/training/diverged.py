@@ -61,7 +61,7 @@ class DivergedStep:
 
     @staticmethod
     def load(path: Path) -> DivergedStep:
-        """Read a file that `save` wrote; it can't run code. Raises UserError if it is not such a file."""
+        """Return the step in a file that `save` wrote. Raises UserError for any other file. Reading never runs code."""
         if not path.is_file():
             raise UserError(f"{path}: no such file; give a run's folder or its {NAME}")
         try:
@@ -93,9 +93,9 @@ class DivergedStep:
 
 
 def find_diverged(where: Path) -> Path:
-    """Return the file in `where`, which is a run folder or the file itself.
+    """Return the path of the file that a diverged run left. `where` is the run's folder or the file itself.
 
-    If several ranks left one in the folder, the first is returned. Raises UserError.
+    If several ranks left a file in the folder, the first is returned. Raises UserError if there is none.
     """
     if not where.is_dir():
         return where
@@ -119,7 +119,7 @@ def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
             run.ranks.agree()
         try:
             path = _keep(run, error.cause, folder)
-        except Exception as why:  # the divergence is what the user must hear about, not this
+        except Exception as why:  # the user must be told about the divergence, even if this fails
             path = None
             message += f" (its batch could not be saved: {fixable(why) or why or type(why).__name__})"
         if path is not None:
@@ -130,9 +130,10 @@ def kept_if_diverged(run: RunParts, folder: Path) -> Iterator[None]:
 
 
 def _keep(run: RunParts, cause: DivergenceCause, folder: Path) -> Path | None:
+    """Write the faulty batch into `folder`. Return the file's path, or None if this rank has no such batch."""
     if cause.kind == "validation":
         model: torch.nn.Module = run.state.evaluated_model
-        batches = _guilty_of_validation(run, model)
+        batches = _broken_validation_batch(run, model)
     else:
         model = run.state.model
         batches = _read_again(run, cause)
@@ -200,6 +201,7 @@ def _read_again(run: RunParts, cause: DivergenceCause) -> Batches:
 
 
 def _until(loader: Loader, delivered: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield batches of `loader` until it has delivered this many samples of the epoch over all ranks."""
     with closing(iter(loader)) as batches:  # type: ignore[type-var]
         for images, labels, ids in batches:
             yield images.clone(), labels, ids
@@ -207,7 +209,7 @@ def _until(loader: Loader, delivered: int) -> Iterator[tuple[torch.Tensor, torch
                 return
 
 
-def _guilty_of_validation(run: RunParts, model: torch.nn.Module) -> Batches:
+def _broken_validation_batch(run: RunParts, model: torch.nn.Module) -> Batches:
     """Return this rank's first validation batch whose loss is not finite, or an empty list."""
     model.eval()
     criterion = validation_criterion(multi_label=run.spec.multi_label)

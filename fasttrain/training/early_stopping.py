@@ -11,9 +11,10 @@ from fasttrain.config.monitor import MONITORS
 
 @dataclass
 class EarlyStopping:
-    """Track the metric `monitor` of each validation, and stop after `patience` epochs without improvement (0: never).
+    """Tracks the metric `monitor`, and stops a run after `patience` epochs without improvement. 0 means never.
 
-    Among equal epochs the first is the best, as in timm and Lightning. `best` is None before the first epoch.
+    `best`: the best value, or None before the first epoch. `best_epoch`: its epoch, from 0, or -1. `waited`: epochs
+    since then. Among equal epochs the first is the best, as in timm and Lightning.
     """
 
     patience: int
@@ -23,7 +24,7 @@ class EarlyStopping:
     waited: int = 0
 
     def update(self, epoch: int, value: float) -> bool:
-        """Return whether `value` is better than all values before. NaN never is."""
+        """Count the validation of `epoch`. Return whether `value` is better than all before it, which NaN never is."""
         if self.best is None:
             improved = math.isfinite(value)
         else:
@@ -36,6 +37,7 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
+        """Return whether there were `patience` epochs without improvement."""
         return 0 < self.patience <= self.waited
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,5 +50,5 @@ class EarlyStopping:
         self.best_epoch, self.waited = state["best_epoch"], state["waited"]
 
     def forget(self) -> None:
-        """Start again as before the first epoch."""
+        """Reset everything to the state before the first epoch."""
         self.best, self.best_epoch, self.waited = None, -1, 0

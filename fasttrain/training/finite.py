@@ -57,7 +57,7 @@ class DivergenceCause:
 
 
 class StepDiverged(Diverged):
-    """A step or a validation was not finite. `cause` says which value, and where."""
+    """Raised if a loss or a gradient is NaN or infinite. `cause` holds the value and the batch."""
 
     def __init__(self, cause: DivergenceCause, epoch: int, learning_rate: float) -> None:
         self.cause = cause
@@ -68,8 +68,8 @@ class StepDiverged(Diverged):
             "loss": f"the loss became {cause.loss} {where}, {rate}; {fix}",
             "gradient": f"the gradient's norm became {cause.gradient} {where} (the loss: {cause.loss:.4g}), {rate}; "
             "lower --learning-rate",
-            "scale": f"fp16's loss scale fell to {cause.scale:.1g} {where}, {rate}, as the gradients overflow at any "
-            "scale; use --amp-dtype bf16 (--no-amp on a GPU without it), or lower --learning-rate",
+            "scale": f"fp16's loss scale fell to {cause.scale:.1g} {where}, {rate}, because the gradients overflow "
+            "at any scale; use --amp-dtype bf16 (--no-amp on a GPU without it), or lower --learning-rate",
             "validation": f"the validation loss became {cause.loss} {where}, {rate}; {fix}",
         }
         super().__init__(messages[cause.kind])

@@ -9,7 +9,7 @@ import torch
 
 from fasttrain.device import full_precision
 
-_ITERATIONS_BETWEEN_LOOKS, _MOST_LOOKS = 20, 100
+_ITERATIONS_BETWEEN_CHECKS, _MOST_CHECKS = 20, 100
 _LEAST_GAIN = 1e-7  # relative gain of the objective between two checks
 
 
@@ -46,7 +46,7 @@ def solve_head(
     bias = None if head.bias is None else (head.bias.detach() + own @ mean).float().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight] if bias is None else [weight, bias],
-        max_iter=_ITERATIONS_BETWEEN_LOOKS,
+        max_iter=_ITERATIONS_BETWEEN_CHECKS,
         history_size=20,
         tolerance_grad=1e-7,
         tolerance_change=0,
@@ -61,7 +61,7 @@ def solve_head(
         return value
 
     before = math.inf
-    for _ in range(_MOST_LOOKS):
+    for _ in range(_MOST_CHECKS):
         value = optimizer.step(objective).item()
         if stop_requested():
             return False

@@ -18,7 +18,7 @@ def with_fitting_sizes(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     if "image_size" not in config.model_fields_set and not takes(config.model, config.image_size):
         own = own_side(config.model)
         if takes(config.model, own):
-            notes.append(f"image size: {own} px, {config.model}'s own, as it is not made for {config.image_size} px")
+            notes.append(f"image size: {own} px, {config.model}'s own, because it does not take {config.image_size} px")
             config = config.model_copy(update={"image_size": own})
     img_size = img_size_for(config.model, config.image_size)
     refused = [side for side in sorted(sides_of(config)) if not takes(config.model, side, img_size)]

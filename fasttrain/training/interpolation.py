@@ -11,5 +11,5 @@ def with_known_interpolation(config: TrainConfig) -> tuple[TrainConfig, str]:
     if config.interpolation != "auto":
         return config, ""
     own = own_interpolation(config.model)
-    note = f"interpolation: {own}, as the pretrained weights of {config.model} were trained with"
+    note = f"interpolation: {own}, which the pretrained weights of {config.model} were trained with"
     return config.model_copy(update={"interpolation": own}), note

@@ -51,7 +51,10 @@ _TOLERANCE = 1e-2  # relative to the greatest logit, for half precision
 
 
 class FeatureLoader(base.Loader):
-    """A loader of features, float32 [n, D], instead of images, in the order of `pictures` and resumed like it."""
+    """A loader that yields features, float32 [n, D], instead of images.
+
+    Its order, its settings and its resumed position are those of `pictures`, the loader that it replaces.
+    """
 
     name = "features"
 
@@ -65,6 +68,7 @@ class FeatureLoader(base.Loader):
         self._pictures, self._features = pictures, features
 
     def plan(self) -> EpochPlan:
+        """Return the order of the epoch's samples. Features have no crops or flips."""
         order, settings = self.ids, self.settings
         if settings.shuffle != "none":
             shards = self.shards.index["shard"][order].astype(np.int64) if settings.shuffle == "shards" else None
@@ -82,6 +86,7 @@ class FeatureLoader(base.Loader):
             yield self._features[copy_to(self._features.device, rows)], ()
 
     def close(self) -> None:
+        """Close the loader of images."""
         self._pictures.close()
 
 
@@ -98,7 +103,7 @@ def to_features(
     setting: str,
     most: int | None = None,
 ) -> Loaders:
-    """Switch the run of `state` to features, read from the cache or computed now. Return their loaders.
+    """Make the run of `state` train on features, read from the cache or computed now. Return loaders of these.
 
     From then on `state.model` takes features, until its `forward` is deleted. `watched` wraps the batches and may
     raise to stop. `setting` is the setting to name in errors. With `most` the run trains on at most that many

@@ -12,9 +12,9 @@ from fasttrain.errors import of_os
 
 
 class RunLog(logging.FileHandler):
-    """Write log records to the file at `path`, which is created with the first record.
+    """Writes log records to the file at `path`, which is created with the first record.
 
-    If that fails, tell the user once through `say` and let the run continue.
+    If that fails, `say` receives a line, once, and the run continues.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
@@ -23,7 +23,7 @@ class RunLog(logging.FileHandler):
 
     @property
     def kept(self) -> bool:
-        """True if the file holds everything logged so far."""
+        """Return whether the file holds everything logged so far."""
         return not self._refused
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -31,7 +31,7 @@ class RunLog(logging.FileHandler):
             return
         try:
             super().emit(record)
-        except OSError as error:  # raised where the file can't be made; logging catches what a write raises
+        except OSError as error:  # the file can't be created; errors of writing go to `handleError`
             self._refuse(error)
 
     def handleError(self, record: logging.LogRecord) -> None:

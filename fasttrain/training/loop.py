@@ -35,7 +35,7 @@ def train_epoch(
     """
     state.model.train()
     keep_frozen(step.frozen)
-    images_done, unchecked, whole = 0, LOOK_EVERY, True
+    images_done, unchecked, completed = 0, LOOK_EVERY, True
     wait = DataWait(step.device)
     epoch_start = time.perf_counter()
     seconds_before, wait_before = state.epoch_seconds, state.epoch_wait
@@ -49,7 +49,7 @@ def train_epoch(
             agreed = agree(*step.size(batches))
             wait.end()
             if agreed.ended:
-                whole = False
+                completed = False
                 break
             if not agreed.samples:  # all were left out as bad samples
                 continue
@@ -69,7 +69,7 @@ def train_epoch(
     state.require_finite()
     state.epoch_seconds = seconds_before + time.perf_counter() - epoch_start
     state.epoch_wait = wait_before + wait.seconds()
-    return whole
+    return completed
 
 
 def step_batches(loader: Loader, accumulate: int) -> Generator[list[StepBatch], None, None]:

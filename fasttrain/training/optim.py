@@ -19,7 +19,7 @@ timm.optim.kron.has_dynamo = False  # it would compile four graphs per parameter
 
 
 def require_known_optimizer(name: str) -> None:
-    """Raise UserError, with the nearest name, where timm has no optimizer `name`."""
+    """Raise UserError if timm has no optimizer `name`. The message has the nearest name."""
     kind = name.lower().removeprefix("lookahead_")
     if kind not in list_optimizers():
         raise UserError(f"optimizer = '{name}' is not known to timm{nearest(kind, list_optimizers())}")
@@ -35,9 +35,8 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Return timm's optimizer `name` over the trainable parameters, without weight decay on norms and biases.
 
-    Torch's own optimizers run as a fused kernel where they have one. With `layer_decay`, in (0, 1], each of timm's
-    layer groups gets this share of the learning rate of the group above it (as in BEiT, Bao et al. 2021); `Schedule`
-    applies it.
+    Adam, AdamW and SGD run as torch's fused kernels. With `layer_decay`, in (0, 1], each of timm's layer groups gets
+    this share of the learning rate of the group above it (as in BEiT, Bao et al. 2021); `Schedule` applies it.
 
     `name` may begin with `lookahead_` (Zhang et al. 2019). Raises UserError if timm has no such optimizer, or if it
     can't train here: see `require_usable`.
@@ -134,11 +133,12 @@ class Schedule:
         return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate of a constant schedule."""
+        """Set the learning rate of a constant schedule. Layers keep their own shares of it."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
 
     def after_step(self) -> None:
+        """Count an optimizer step, and set the learning rate of the next one."""
         self._position += 1
         if self._cosine is not None:
             self._cosine.step_update(self._position)
@@ -155,6 +155,7 @@ class Schedule:
         self._position = min(self._position + self._steps_per_epoch, self._total)
 
     def after_epoch(self, monitored: float) -> None:
+        """Lower the rate of a plateau schedule if `monitored`, the epoch's metric, has stopped improving."""
         if self._plateau is not None:
             self._plateau.step(monitored)
 

@@ -44,9 +44,8 @@ def _step_and_load(make: Callable[[torch.nn.Module], torch.optim.Optimizer], dev
     layers = torch.nn.Conv2d(2, 4, 3), torch.nn.Conv2d(4, 4, 1, groups=4), torch.nn.Linear(4, 2)
     model = torch.nn.Sequential(*layers).to(device).to(memory_format=torch.channels_last)
     optimizer = make(model)
-    wrapped = getattr(
-        optimizer, "_base_optimizer", optimizer
-    )  # of Lookahead; timm 1.0.15 does not forward other attributes
+    # Lookahead's optimizer, because timm 1.0.15 does not forward its attributes.
+    wrapped = getattr(optimizer, "_base_optimizer", optimizer)
     if getattr(optimizer, "is_second_order", False) or getattr(wrapped, "is_second_order", False):
         raise _Unsupported("needs second derivatives, which are not computed here")
     if callable(getattr(optimizer, "train", None)):

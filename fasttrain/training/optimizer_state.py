@@ -1,4 +1,4 @@
-"""The optimizer's part of a checkpoint: moments by parameter name, loaded into one whose settings may differ."""
+"""The optimizer's part of a checkpoint: moments by parameter name, for an optimizer whose settings may have changed."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Pace:
 
     @property
     def epochs_done(self) -> float:
-        """Return how many epochs the steps so far are, with the part of an epoch as a fraction."""
+        """Return the number of epochs trained so far, with the current one as a fraction."""
         begin = 0.0
         for number, end in enumerate(self._ends):
             if self._work < end:
@@ -79,7 +79,7 @@ class Pace:
         return self.progress
 
     def overdue(self, elapsed: float) -> bool:
-        """Return whether only the time reserved for the end is left. `elapsed` is rank 0's."""
+        """Return whether only the time reserved for the end is left. `elapsed` is `Pace.elapsed` on rank 0."""
         return elapsed >= self.plan.budget - self.plan.finish
 
     def begin_epoch(self) -> None:
@@ -87,7 +87,10 @@ class Pace:
         self._marks.clear()
 
     def leave_out_start(self, elapsed: float) -> None:
-        """Leave the time since the checkpoint out of the steps' time. `elapsed` is rank 0's."""
+        """Don't count the time that a resumed run took to start as training time.
+
+        `elapsed` is `Pace.elapsed` on rank 0.
+        """
         start = round(elapsed - self._spent, _DIGITS)
         self._marks = deque(((seconds + start, work) for seconds, work in self._marks), maxlen=_WINDOW)
 
@@ -99,7 +102,10 @@ class Pace:
         return step % max(round(min(planned / _LOOKS, self.plan.steps / _LOOKS_AN_EPOCH)), 1) == 0
 
     def look(self, step: int, elapsed: float) -> None:
-        """Move the end of the run according to the time that is left. `elapsed` is rank 0's."""
+        """Check the clock after `step`, and move the end of the run if the machine is slower or faster than planned.
+
+        `elapsed` is `Pace.elapsed` on rank 0.
+        """
         elapsed = round(elapsed, _DIGITS)
         self._marks.append((elapsed, self._work))
         (began, before), done = self._marks[0], self._work

@@ -69,7 +69,7 @@ class RunParts:
 
     @property
     def full_batch(self) -> int:
-        """Return the number of samples in one rank's largest batch."""
+        """Return the number of samples in a full batch of one rank. With few samples it is less than the batch size."""
         return min(self.batch_size, len(self.loaders.train.ids))
 
     @property
@@ -111,9 +111,9 @@ class RunParts:
             fold_frozen(self.model, self.frozen)
 
     def enter_features(self, watched: Watched, say: Callable[[str], None]) -> None:
-        """Switch the classifier to training on features.
+        """Make the classifier train on cached features. See `to_features` for the arguments.
 
-        Call it after the weights have been loaded; see `to_features`.
+        Call it after the weights have been loaded.
         """
         step, probe = self.step, self.config.linear_probe
         self._pictures = self.loaders, step

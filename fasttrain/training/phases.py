@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def phase_of(config: TrainConfig, checkpoint: dict[str, Any] | None) -> str:
-    """Return the phase that a new run begins in, or that of its checkpoint."""
+    """Return the phase in which a new run begins, or in which `checkpoint` was saved."""
     if checkpoint is not None:
         return str(checkpoint.get("phase", FULL))
     return HEAD if config.head_epochs else FULL

@@ -33,8 +33,8 @@ from fasttrain.training.state import FULL
 from fasttrain.training.step import StepBatch
 from fasttrain.training.teacher import load_teacher, require_same_teacher
 
-_LISTED = 3  # activations, gradients
-_WILD = 10  # times the loss of random guessing
+_LISTED = 3  # the greatest activations and gradients that are reported
+_WILD = 10  # a loss this many times that of random guessing means that the weights are far off
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Tried:
 
     @property
     def finite(self) -> bool:
+        """Return whether the loss, the gradient and all outputs are finite."""
         return math.isfinite(self.loss) and self.module is None and math.isfinite(self.gradient or 0.0)
 
 
@@ -122,6 +123,7 @@ class _Seen:
     outputs: dict[str, float] = field(default_factory=dict)
 
     def note(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        """Record the output of the module `name`, and its input if the output is the first that is not finite."""
         if not isinstance(output, torch.Tensor) or not output.is_floating_point() or not output.numel():
             return
         fine = torch.isfinite(output)
@@ -135,6 +137,7 @@ class _Seen:
 
 
 def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Tried:
+    """Run the step `saved` in one precision and return what was found."""
     training = saved.facts["kind"] != "validation"
     config = _config(saved)
     spec = _spec(saved, config)
@@ -168,7 +171,7 @@ def _try(saved: DivergedStep, precision_name: str, device: torch.device) -> Trie
     seen = _Seen()
     for batch in batches:
         if batch is batches[-1]:
-            _put_back(saved.rng, device)
+            _restore_generators(saved.rng, device)
         seen = _Seen()
         lone = running_statistics_if_lone(model, len(batch.labels), int(config.batch_size))
         with lone, torch.set_grad_enabled(training):
@@ -250,7 +253,7 @@ def _watched(model: torch.nn.Module, seen: _Seen) -> Iterator[None]:
             handle.remove()
 
 
-def _put_back(rng: tuple[torch.Tensor, ...], device: torch.device) -> None:
+def _restore_generators(rng: tuple[torch.Tensor, ...], device: torch.device) -> None:
     if rng:
         torch.set_rng_state(rng[0])
     if len(rng) > 1 and device.type == "cuda":

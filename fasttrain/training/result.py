@@ -30,7 +30,7 @@ class Averaged:
 
     @property
     def description(self) -> str:
-        """Return a phrase for people."""
+        """Return a phrase such as "average of epochs 3, 5"."""
         return f"average of epochs {', '.join(map(str, self.epochs))}"
 
 
@@ -59,7 +59,7 @@ class TrainResult:
 
     @property
     def weights_said(self) -> str:
-        """Return a phrase for people that says which weights these are."""
+        """Return a phrase that names the weights of the result, such as "weights of epoch 3"."""
         if self.refit_epochs:
             return f"weights refitted on train and val for {self.refit_epochs} epochs, which have no validation figure"
         return f"weights of epoch {self.best_epoch}" if self.averaged is None else self.averaged.description

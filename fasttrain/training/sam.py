@@ -1,4 +1,4 @@
-"""`--sam`: sharpness-aware minimization (Foret et al. 2021), with the gradient where the nearby loss is highest."""
+"""`--sam`: sharpness-aware minimization (Foret et al. 2021), which uses the gradient at the worst nearby weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a run is saved. Rank 0 writes its checkpoints."""
+"""Decide when a run is saved, and let rank 0 write its checkpoints."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Saving:
         return self._writer.wait() if self._writer else None
 
     def settle(self) -> None:
-        """Finish pending writes, for a run that fails for another reason."""
+        """Wait for pending writes of a run that fails for another reason. Their errors only go to the log."""
         try:
             self.wait()
         except Exception:

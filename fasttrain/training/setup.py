@@ -290,7 +290,7 @@ def _with_monitor(config: TrainConfig, shards: ShardSet) -> TrainConfig:
 
 def _check_same_data(start: RunStart, shards: ShardSet, ranks: Ranks) -> None:
     if len(set(ranks.gather(shards.fingerprint))) > 1:
-        raise UserError(f"{start.config.data} is not the same on all machines: copy one's shards to the others")
+        raise UserError(f"{start.config.data} is not the same on all machines; copy the shards of one to the others")
     if start.checkpoint and shards.manifest.contains(start.checkpoint["shards"]):
         raise UserError(
             f"{shards.location} has grown since {start.folder} began; start a new run from its weights: "

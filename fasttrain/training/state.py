@@ -174,11 +174,14 @@ class TrainingState:
 
     @property
     def at_end_of_epoch(self) -> bool:
-        """Return whether an epoch has just ended and the next has not begun."""
+        """Return whether an epoch has just ended and the next one has not begun."""
         return self.epoch > 0 and self.loader.state_dict()["samples"] == 0
 
     def offer(self, value: float, main: bool) -> None:
-        """Offer the epoch just validated as a candidate for the average. Call it after `keep_best`."""
+        """Offer the epoch just validated as a candidate for the average. Call it after `keep_best`.
+
+        `value` is the monitored metric of the epoch. `main` is true on rank 0, which keeps the weights.
+        """
 
         def weights() -> dict[str, torch.Tensor] | None:
             if not main:

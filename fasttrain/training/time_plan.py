@@ -11,8 +11,8 @@ from fasttrain.errors import UserError
 from fasttrain.training.progressive import progressive_side
 
 _MOST_EPOCHS = 30
-_ENOUGH = (4.0, 2.0, 1.5)  # epochs at the usual side, growing up to it, and at the small one
-_ENOUGH_BEHIND_HEAD = 2.0  # one epoch, or small pictures, end worse than a solved head alone
+_ENOUGH = (4.0, 2.0, 1.5)  # epochs that suffice at the usual side, growing up to it, and at the small side
+_ENOUGH_BEHIND_HEAD = 2.0  # epochs that suffice after a solved head; fewer, or small pictures, end worse than the head
 _LEAST_STEPS = 200  # this many steps are worthwhile even if they are a small part of an epoch
 _FEWEST_STEPS = 20  # fewer don't improve the model
 _LEAST_PART = 0.2  # of an epoch; a smaller part is not worth its validation
@@ -48,7 +48,7 @@ class Rates:
         return self.steps[first] - slope * first**2, slope
 
     def evaluate(self, side: int) -> float:
-        """Return the seconds per photograph at `side` px."""
+        """Return the seconds that the evaluation of one photograph takes at `side` px."""
         return self.evaluation * (side / self.evaluated_side) ** 2
 
 
@@ -74,9 +74,9 @@ class Work:
 class TimePlan:
     """The choices for a run, and the seconds that they should take.
 
-    `head`: "first" (solve for the classifier, then train everything), "alone" or "none". `training`: seconds of all
-    steps; the last epoch may end early. `line`: a step takes `line[0] + line[1] * side ** 2` seconds. `validation`:
-    seconds of one validation. `finish`: seconds reserved for the end.
+    `head`: "first" (fit the classifier, then train everything), "alone" (fit only the classifier) or "none".
+    `training`: seconds of all steps; the last epoch may end early. `line`: a step takes `line[0] + line[1] * side ** 2`
+    seconds. `validation`: seconds of one validation. `finish`: seconds reserved for the end.
     """
 
     budget: float
@@ -107,13 +107,13 @@ class TimePlan:
         return self.head_seconds + self.training + self.epochs * self.validation + self.finish
 
     def line_of_choice(self) -> str:
-        """Return the choices in one line."""
+        """Return a line for people about the choices."""
         minutes = f"minutes: {self.budget / 60:g}"
         if self.head == "alone":
             late = self.seconds > self.budget
-            why = f"it takes about {self.seconds:.0f} s, more than there is" if late else "too little to train the rest"
-            return f"{minutes}; the head alone, solved for on frozen features at {self.image_size} px: {why}"
-        head = f"the head solved for first ({self.head_seconds:.0f} s), then " if self.head == "first" else ""
+            why = f"it takes about {self.seconds:.0f} s, more than the budget" if late else "no time to train the rest"
+            return f"{minutes}; only the head, fitted on frozen features at {self.image_size} px: {why}"
+        head = f"the head is fitted first ({self.head_seconds:.0f} s), then " if self.head == "first" else ""
         growing = self.progressive
         constant = growing is not None and growing.first == growing.last
         shown = growing.last if growing and constant else growing or self.image_size
@@ -126,7 +126,11 @@ class TimePlan:
 def epoch_costs(
     line: tuple[float, float], steps: int, progressive: Progressive | None, image_size: int, epochs: int
 ) -> list[float]:
-    """Return the planned seconds of each epoch's steps."""
+    """Return the planned seconds of the training steps of each epoch.
+
+    `line` is as in `TimePlan`. `steps` is the number of steps per epoch. Images have `image_size` px, or grow by
+    `progressive`.
+    """
     sides = [progressive_side(progressive, each, epochs) if progressive else image_size for each in range(epochs)]
     return [steps * (line[0] + line[1] * side**2) for side in sides]
 
@@ -215,18 +219,22 @@ def _fitted(
     progressive: Progressive | None,
     epochs: int | None,
 ) -> TimePlan:
-    """Return the plan with these sides and as many epochs as fit, at most `epochs`."""
+    """Return the plan with `epochs`, or with as many epochs as fit if that is None.
+
+    `left`: the seconds that are left of `budget`. `size`: the evaluated side in px. `progressive`: the training sides;
+    None stands for `size`.
+    """
     line = rates.step_line()
     validation = work.validation * rates.evaluate(size)
     finish = _REPORT + work.end * rates.evaluate(size) + min(_MARGIN * budget, _MOST_MARGIN)
     head_seconds = _head_seconds(rates, work, size) if work.solved else math.inf
     head = "first" if head_seconds <= _HEAD_SHARE * left else "none"
     head_seconds = head_seconds if head == "first" else 0.0
-    room = left - head_seconds - finish
+    available = left - head_seconds - finish
 
     def with_epochs(count: int) -> TimePlan:
         most = sum(epoch_costs(line, work.steps, progressive, size, count))
-        training = max(min(most, room - count * validation), 0.0)
+        training = max(min(most, available - count * validation), 0.0)
         return TimePlan(
             budget, size, progressive, count, head, training, line, work.steps, head_seconds, validation, finish
         )
@@ -243,6 +251,7 @@ def _fitted(
 
 
 def _head_alone(plan: TimePlan, size: int, rates: Rates, work: Work) -> TimePlan:
+    """Return a plan that only fits the head, on the features of all photographs at `size` px."""
     features = (work.photographs + work.validation + work.test) * rates.evaluate(size)
     return TimePlan(
         budget=plan.budget,
@@ -260,4 +269,5 @@ def _head_alone(plan: TimePlan, size: int, rates: Rates, work: Work) -> TimePlan
 
 
 def _head_seconds(rates: Rates, work: Work, size: int) -> float:
+    """Return the seconds that it takes to compute features at `size` px and to fit the head on them."""
     return (work.solved + work.validation) * rates.evaluate(size) + work.solved * _SOLVE

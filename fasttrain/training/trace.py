@@ -28,7 +28,7 @@ class Trace:
     ) -> None:
         """Plan the trace of an epoch with `steps` steps left, of `batches` batches each.
 
-        `write` receives a function that writes the trace to a path. The path ends in `.json.gz`.
+        At the end, `write` is called with a function that writes the trace to a path that ends in `.json.gz`.
         """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it reports its own stages between the run's lines
         active = max(min(steps, -(-_ACTIVE // batches)), 1)

@@ -1,4 +1,4 @@
-"""Compile a model before an epoch's first step: no rate includes the compilation, and a failure loses nothing."""
+"""Compile a model before an epoch's first step, so that no measured rate includes the compilation."""
 
 from __future__ import annotations
 

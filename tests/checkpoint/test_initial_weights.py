@@ -247,7 +247,7 @@ def test_what_holds_no_tensors_or_code_is_refused(run, tmp_path, capsys):
         ("text.pth", "neither safetensors nor a file of torch.save"),
         ("empty.safetensors", "neither safetensors nor a file of torch.save"),
         ("folder", "no model.safetensors in it; give --weights"),
-        ("bomb.pth", "refused, as it would unpack to"),
+        ("bomb.pth", "refused, because it would unpack to"),
         ("absent.pth", "no such file; give --weights"),
         ("checkpoints/step-00000001.safetensors", "not an intact fasttrain checkpoint"),
     ):

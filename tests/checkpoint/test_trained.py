@@ -46,5 +46,7 @@ def test_the_spec_is_the_one_beside_the_weights(model_folder, tmp_path):
         with pytest.raises(UserError, match=r"not a model\.json of fasttrain "):
             load_trained(tmp_path / "run")
     (tmp_path / "run" / "model.json").write_text(json.dumps({**written, "classes": ["one"]}))
-    with pytest.raises(UserError, match=rf"do not fit {spec.name} as .*model\.json describes it$"):
+    with pytest.raises(
+        UserError, match=rf"do not fit {spec.name} as .*model\.json describes it; put the run's own file back$"
+    ):
         load_trained(tmp_path / "run")

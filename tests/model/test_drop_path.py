@@ -32,5 +32,5 @@ def test_a_model_without_blocks_to_leave_out_says_so_in_one_line(name, pretraine
         pytest.skip("this timm wants its hub before the model is made")
     with pytest.raises(UserError) as raised:
         create_model(name, 3, pretrained=pretrained, drop_path=0.1)
-    said = f"drop_path = 0.1: model = '{name}' has no stochastic depth; use --drop-rate, or leave it out"
+    said = f"drop_path = 0.1: model = '{name}' has no stochastic depth; use --drop-rate, or leave drop_path out"
     assert str(raised.value) == said

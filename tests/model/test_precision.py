@@ -39,7 +39,7 @@ def test_on_mps_amp_is_left_out_where_macos_or_torch_is_too_old(monkeypatch):
     mps = torch.device("mps")
     monkeypatch.setattr("torch.backends.mps.is_macos_or_newer", lambda major, minor: (major, minor) <= (13, 3))
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.7.1"))
-    assert "macOS 14" in amp_problem(mps, "bf16") and "from 2.8 on" in amp_problem(mps, "fp16")
+    assert "macOS 14" in amp_problem(mps, "bf16") and "needs torch 2.8" in amp_problem(mps, "fp16")
     monkeypatch.setattr("torch.backends.mps.is_macos_or_newer", lambda major, minor: (major, minor) <= (14, 0))
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.10.0"))
     assert amp_problem(mps, "bf16") is None and amp_problem(mps, "fp16") is None

@@ -61,7 +61,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, seconds in {
         "_FIRST_RETRY_S": 0.02,
         "_RETRY_S": 0.2,
-        "_AWAY_S": PATIENCE,
+        "_FAILING_S": PATIENCE,
     }.items():
         monkeypatch.setattr(tracking, name, seconds)
     return tmp_path

@@ -33,7 +33,7 @@ from tests.support.runs import paused, start_run
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for name in ("OPEN_TIMEOUT", "FINISH_TIMEOUT", "_KILLED_S", "_AWAY_S"):
+    for name in ("OPEN_TIMEOUT", "FINISH_TIMEOUT", "_KILLED_S", "_FAILING_S"):
         monkeypatch.setattr(mirror, name, PATIENCE)
     yield tmp_path
     if (wandb := sys.modules.get("wandb")) is not None:
@@ -192,7 +192,7 @@ def test_a_killed_process_leaves_its_epochs_and_is_continued_with_each_once(here
 
 def test_a_tracker_that_fails_is_one_line_and_training_goes_on(here, monkeypatch):
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr(mirror, "_AWAY_S", 0.5)
+    monkeypatch.setattr(mirror, "_FAILING_S", 0.5)
     monkeypatch.setattr(mirror, "_FIRST_RETRY_S", 0.05)
     folder = here / "run"
     write_history(folder, 1)
@@ -209,7 +209,7 @@ def test_a_tracker_that_fails_is_one_line_and_training_goes_on(here, monkeypatch
             tracker.sync()
         assert time.monotonic() - began < 5
         wait_until(lambda: len(said) == 1)
-    assert "TensorBoard fails (no space left); the run goes on" in said[0]
+    assert "TensorBoard fails (no space left); the run continues" in said[0]
     assert "TensorBoard lacks the end of the run" in said[1] and len(said) == 2
 
 

@@ -32,7 +32,7 @@ def test_what_is_marked_is_not_missing_until_it_changes(tmp_path: Path) -> None:
     end_epoch(tmp_path, loss=1.0)
     assert kinds(record) == ["status", "params", "tags", "metrics"]
     for entry in record.entries():
-        record.mark([entry])
+        record.mark_delivered([entry])
     assert record.missing() == []
     again = Record.load(tmp_path / RECORD)
     assert again is not None and again.missing() == []
@@ -40,17 +40,17 @@ def test_what_is_marked_is_not_missing_until_it_changes(tmp_path: Path) -> None:
     end_epoch(tmp_path, loss=1.0)
     assert kinds(again) == ["params", "metrics"]
     again.status, again.ended = "FINISHED", 5
-    again.mark(again.missing())
+    again.mark_delivered(again.missing())
     again.status, again.ended = "RUNNING", None
     assert kinds(again) == ["status"], "a run that goes on is not ended any more"
-    again.aim_at("sqlite:///another", "1")
+    again.set_destination("sqlite:///another", "1")
     assert len(again.missing()) == 5, "another store has nothing"
 
 
 def test_a_file_is_logged_again_where_it_changed(tmp_path: Path) -> None:
     record = a_record(tmp_path, artifacts=["a.png", "absent.png"])
     (tmp_path / "a.png").write_bytes(b"one")
-    record.mark(record.entries())
+    record.mark_delivered(record.entries())
     assert record.missing() == []
     os.utime(tmp_path / "a.png", (1000, 1000))  # as in a copy of the folder
     assert record.missing() == []
@@ -66,7 +66,7 @@ def test_who_delivers_keeps_what_a_resumed_run_wrote_meanwhile(tmp_path: Path) -
     assert resumed is not None
     resumed.tags["late"] = "yes"
     resumed.save()
-    delivering.mark(delivering.entries()[:2])
+    delivering.mark_delivered(delivering.entries()[:2])
     found = Record.load(tmp_path / RECORD)
     assert found is not None and found.tags["late"] == "yes" and kinds(found) == ["tags"]
 
@@ -102,8 +102,8 @@ def test_who_delivers_leaves_the_record_of_another_run_alone(tmp_path: Path) -> 
     delivering.save()
     set_aside(tmp_path, {"abandoned": "why"})
     Record(tmp_path / RECORD, "new", "e", "r", {}, {}).save()
-    delivering.aim_at("sqlite:///x", "1" * 32)
-    delivering.mark(delivering.entries())
+    delivering.set_destination("sqlite:///x", "1" * 32)
+    delivering.mark_delivered(delivering.entries())
     assert record_uuid(tmp_path) == "new" and delivering.missing() == []
 
 
@@ -111,7 +111,7 @@ def test_the_last_metrics_of_a_run_that_goes_on_are_kept(tmp_path: Path) -> None
     end_epoch(tmp_path, loss=1.0)
     (tmp_path / "evaluation.json").write_text('{"split": "val", "top1": 0.5, "best_epoch": 1}')
     record = a_record(tmp_path)
-    record.mark(record.entries()[:3])
+    record.mark_delivered(record.entries()[:3])
     record.keep_final_metrics()
     (tmp_path / "evaluation.json").unlink()
     (row,) = record.metrics
@@ -197,7 +197,7 @@ def test_an_older_versions_journal_is_delivered_where_it_stopped(here: Path, cli
     assert [each.timestamp for each in client.get_metric_history(began.run_id, "val_top1")] == [1000, 2000]
     assert [file.path for file in client.list_artifacts(began.run_id)] == ["config.toml"]
     deliver_runs([run], said.append)
-    assert said[1:] == [f"nothing waits in {run}"]
+    assert said[1:] == [f"nothing to deliver in {run}"]
     with Tracker.start(None, None, {"lr": 1}, folder=run) as resumed:
         end_epoch(run, val_loss=0.25)
         resumed.sync()

@@ -136,7 +136,7 @@ def test_runs_are_found_by_folder_name_and_id(here: Path, three: dict[str, str])
     assert found[0].run_id is None and found[1].run_id == three["stopped"]
     with Tracker.start("food", "stopped", {}, folder=here / "another"):
         pass
-    with pytest.raises(UserError, match=f"'stopped' means 2 runs.*{three['stopped'][:8]}"):
+    with pytest.raises(UserError, match=f"'stopped' matches 2 runs.*{three['stopped'][:8]}"):
         find_runs(["stopped"])
     with pytest.raises(UserError, match=r"'goood' is neither a run folder nor a tracked run; the nearest names: good"):
         find_runs(["goood"])
@@ -147,7 +147,7 @@ def test_where_nothing_is_tracked_nothing_is_made(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match=r"mlflow\.db: no runs are tracked here"):
         tracking_uri()
-    with pytest.raises(UserError, match="'some' is no run folder, and"):
+    with pytest.raises(UserError, match="'some' is not a run folder, and"):
         find_runs(["some"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9: .*check that the server runs"):

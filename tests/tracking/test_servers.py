@@ -38,7 +38,7 @@ def lacks(folder: Path) -> int:
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks again soon, and a run's end waits for as long as a busy machine takes."""
-    for name, seconds in {"_FIRST_RETRY_S": 0.02, "_RETRY_S": 0.2, "_AWAY_S": PATIENCE}.items():
+    for name, seconds in {"_FIRST_RETRY_S": 0.02, "_RETRY_S": 0.2, "_FAILING_S": PATIENCE}.items():
         monkeypatch.setattr(tracking, name, seconds)
 
 
@@ -46,7 +46,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 def given_up_soon() -> Iterator[None]:
     """A run's end does not wait for a store that is away."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "_AWAY_S", 0.5)
+        patch.setattr(tracking, "_FAILING_S", 0.5)
         yield
 
 
@@ -146,7 +146,7 @@ def test_a_run_that_found_no_server_is_delivered_by_command(
     assert steps(client, run.run_id, "loss") == [(step, float(step)) for step in range(1, 11)]
     assert [file.path for file in client.list_artifacts(run.run_id)] == ["config.toml"]
     deliver_runs([Path("moved")], said.append)
-    assert said[1:] == ["nothing waits in moved"] and waiting_runs(Path("moved")) == []
+    assert said[1:] == ["nothing to deliver in moved"] and waiting_runs(Path("moved")) == []
     with pytest.raises(UserError, match="nowhere: there is no such folder"):
         deliver_runs([Path("nowhere")], said.append)
 
@@ -199,7 +199,7 @@ def test_only_one_process_at_a_time_delivers(here: Path, mute: str) -> None:
     said: list[str] = []
     tracker = Tracker.start("e", "r", {}, uri=mute, folder=here / "run")
     deliver_runs([here / "run"], said.append)
-    assert said == [f"{here / 'run'}: its run is going on, and delivers by itself"]
+    assert said == [f"{here / 'run'}: its run is still training, and delivers itself"]
     tracker.finish("KILLED", timeout=0.1)
 
 

@@ -24,7 +24,7 @@ from tests.support.patience import PATIENCE, wait_until
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that was busy once is not one that is away."""
-    monkeypatch.setattr(tracking, "_AWAY_S", PATIENCE)
+    monkeypatch.setattr(tracking, "_FAILING_S", PATIENCE)
 
 
 @pytest.mark.slow
@@ -255,7 +255,7 @@ def test_a_file_that_is_gone_is_left_out(here: Path, client: Any) -> None:
 def test_an_unusable_store_is_reported_once_and_the_folder_has_everything(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_AWAY_S", 0.5)
+    monkeypatch.setattr(tracking, "_FAILING_S", 0.5)
     (here / "mlflow.db").write_bytes(b"no database at all " * 1000)
     said: list[str] = []
     with Tracker.start("e", "r", {}, folder=here / "run", report=said.append) as tracker:

@@ -55,7 +55,7 @@ def test_the_experiment_and_the_name_are_mlflows_where_none_are_given(
 
 def test_an_experiment_that_the_store_does_not_have_is_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654")
-    monkeypatch.setattr("fasttrain.tracking.tracker._AWAY_S", 0.5)
+    monkeypatch.setattr("fasttrain.tracking.tracker._FAILING_S", 0.5)
     said: list[str] = []
     with Tracker.start(None, None, {}, folder=here / "run", report=said.append):
         pass
@@ -122,7 +122,7 @@ def test_a_folder_with_any_name_has_its_store_in_it(
     assert elsewhere.run_id == tracker.run_id, "resumed from elsewhere, it goes on in its store"
     said: list[str] = []
     deliver_runs([here], said.append)
-    assert said == [f"nothing waits in {here}"]
+    assert said == [f"nothing to deliver in {here}"]
     assert [each.name for each in (tmp_path / "work").iterdir()] == [name], "nothing was made beside it"
     assert [each.name for each in tmp_path.iterdir()] == ["work"]
 
@@ -151,7 +151,7 @@ def test_only_paths_that_need_it_are_quoted(tmp_path: Path) -> None:
         ("htp://me:secret@host:5000", r"= htp://host:5000: MLflow has no 'htp'; did you mean 'http'\?; give http"),
         ("sqllite:///x.db", r"MLflow has no 'sqllite'; did you mean 'sqlite'\?; give http://HOST:PORT or sqlite:"),
         ("file:///srv/mlruns", r"= file:///srv/mlruns: MLflow no longer keeps runs in folders; .* or unset it for"),
-        ("mlruns", r"= mlruns: MLflow no longer keeps runs in folders; .*MLFLOW_ALLOW_FILE_STORE=true keeps"),
+        ("mlruns", r"= mlruns: MLflow no longer keeps runs in folders; .*or set MLFLOW_ALLOW_FILE_STORE=true"),
     ],
 )
 def test_a_store_that_mlflow_has_not_is_refused_at_the_start(

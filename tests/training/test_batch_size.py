@@ -82,7 +82,7 @@ def test_a_cpu_reckons_from_the_growth_of_small_batches(room, found):
         taken.append(1.0 + 0.1 * size)
         return True
 
-    size = largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), room=lambda: int(room * 1e9))
+    size = largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), limit=lambda: int(room * 1e9))
     assert size == found and 1.0 + 0.1 * size <= room
     assert max(tried) <= 8 and max(taken) <= room
 
@@ -96,7 +96,7 @@ def test_a_peak_from_before_the_steps_hides_no_growth(before):
         taken.append(1.0 + 0.1 * size)
         return True
 
-    size = largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), room=lambda: int(14e9))
+    size = largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), limit=lambda: int(14e9))
     assert 96 <= size <= 130
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_tried_that_might_not_fit():
         taken.append(1.0 + 0.05 * size)
         return True
 
-    assert largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), room=lambda: int(1.35e9)) == 4
+    assert largest_by_growth(fits, 512, peak=lambda: int(max(taken) * 1e9), limit=lambda: int(1.35e9)) == 4
     assert max(taken) <= 1.35
 
 
@@ -191,7 +191,7 @@ def test_torch_is_left_what_others_do_not_hold(monkeypatch, free, reserved, shar
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved << 30)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *each: given.append(each))
     device, train = torch.device("cuda:1"), SimpleNamespace(holding_memory=lambda size: nullcontext())
-    with batch_size._beside_the_loader(SimpleNamespace(device=device, loaders=SimpleNamespace(train=train)), 8):
+    with batch_size._loader_memory_held(SimpleNamespace(device=device, loaders=SimpleNamespace(train=train)), 8):
         assert given == [(pytest.approx(share), device)]
     assert given[1:] == [(1.0, device)]
 

@@ -69,7 +69,7 @@ def test_an_older_timm_without_the_tag_takes_its_own_default_and_says_so(monkeyp
     config, notes = with_default_weights(resolve({"model": "efficientnet_b0"}))
     assert config.model == "efficientnet_b0"
     assert notes == [
-        f"weights: timm's default, as timm {timm.__version__} has no efficientnet_b0.of_a_later_timm; a newer timm may"
+        f"weights: timm's default, as timm {timm.__version__} has no efficientnet_b0.of_a_later_timm; try a newer timm"
     ]
 
 

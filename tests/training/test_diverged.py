@@ -162,7 +162,7 @@ def test_replay_repeats_the_step_exactly_and_names_the_place(shard_folder, tmp_p
     facts = DivergedStep.load(folder / NAME).facts
     assert tried.precision == "fp32" and not tried.finite
     assert tried.loss == pytest.approx(float(facts["loss"]), rel=1e-6, nan_ok=True)
-    assert "--learning-rate (100) to 10" in found.repair
+    assert "--learning-rate (100) to 10" in found.fix
     assert sheet.read_bytes().startswith(b"\x89PNG") and found.sheet == sheet
     json.loads(json.dumps(found.to_dict(), allow_nan=False))
 
@@ -185,7 +185,7 @@ def test_replay_draws_dropout_and_mixup_again(shard_folder, model_folder, tmp_pa
         folder, _ = run_until_diverged(shard_folder, tmp_path / "broken", "at step 4", **settings)
     found = replay(folder, device="cpu")
     assert found.tried[0].loss == pytest.approx(losses[3], rel=1e-6)
-    assert found.tried[0].finite and "finite when replayed" in found.why and "--deterministic" in found.repair
+    assert found.tried[0].finite and "finite when replayed" in found.why and "--deterministic" in found.fix
     kept = DivergedStep.load(folder / NAME)  # the sample's classes are of one size: their balanced weights are 1
     other = tmp_path / "other.safetensors"
     replace(kept, class_weights=torch.tensor([1.0, 9.0, 1.0, 9.0, 1.0, 9.0])).save(other)
@@ -203,7 +203,7 @@ def test_weights_that_were_broken_before_are_told_from_a_rate_that_broke_them(sh
     )
     found = replay(folder, device="cpu")
     assert found.why == "the weights that the run began with are not finite (head.fc.bias)"
-    assert found.repair == "give other --weights" and found.tried[0].module == "head.fc"
+    assert found.fix == "give other --weights" and found.tried[0].module == "head.fc"
 
 
 @pytest.mark.slow
@@ -285,10 +285,10 @@ def test_what_only_fp16_can_not_hold_is_told_from_what_nothing_can(shard_folder,
     found = replay(folder, device="cpu")
     full, half = found.tried
     assert full.finite and not half.finite and half.module and half.precision == "fp16"
-    assert "fp16 overflows at blocks" in found.why and "--amp-dtype bf16" in found.repair
+    assert "fp16 overflows at blocks" in found.why and "--amp-dtype bf16" in found.fix
     saved = DivergedStep.load(folder / NAME)
     saved.facts["config"]["amp_dtype"] = "bf16"  # on a GPU without it, where fp16 stood in
-    assert "--no-amp" in run_again(saved, folder / NAME, "cpu").repair
+    assert "--no-amp" in run_again(saved, folder / NAME, "cpu").fix
 
 
 def test_a_file_that_can_not_be_written_does_not_hide_the_news(shard_folder, tmp_path):

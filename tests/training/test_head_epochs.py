@@ -211,5 +211,5 @@ def test_which_models_have_features_and_which_a_classifier():
     trained = {name for name, each in model.named_parameters() if each.requires_grad}
     assert trained == {"classifier.weight", "classifier.bias"} and model.bn1 in modules
     assert len(waiting) == len(list(model.parameters())) - 2
-    with pytest.raises(UserError, match="Linear does not say what its classifier is"):
+    with pytest.raises(UserError, match="Linear does not name its classifier"):
         freeze_all_but_classifier(torch.nn.Linear(3, 2))

@@ -45,7 +45,9 @@ def test_the_default_is_bilinear_and_auto_what_timm_says_of_the_weights():
     assert own_interpolation("resnet18.tv_in1k") == "bilinear"
     assert own_interpolation("package.module:function") == "bilinear"
     config, note = with_known_interpolation(resolve({"interpolation": "auto", "model": "resnet18.tv_in1k"}))
-    assert config.interpolation == "bilinear" and note.startswith("interpolation: bilinear, as the pretrained weights")
+    assert config.interpolation == "bilinear" and note.startswith(
+        "interpolation: bilinear, which the pretrained weights"
+    )
     assert with_known_interpolation(resolve({})) == (resolve({}), "")
 
 

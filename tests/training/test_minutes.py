@@ -86,7 +86,7 @@ def test_a_run_is_planned_and_a_slow_one_ends_in_time_with_its_schedule(shard_fo
     clock.slow = 1.7
     run = train(data=shard_folder, out=tmp_path, **TIMED, weights=begin)
     said = " ".join(capsys.readouterr().out.split())
-    assert "minutes: 1; the head solved for first" in said and "evaluated at 64 px" in said
+    assert "minutes: 1; the head is fitted first" in said and "evaluated at 64 px" in said
     assert "were planned" in said
     state = last_state(run.folder)
     plan, decisions = state["pace"]["plan"], state["pace"]["decisions"]
@@ -154,7 +154,7 @@ def test_more_minutes_let_a_planned_run_train_longer(shard_folder, tmp_path, clo
 def test_too_little_time_leaves_a_linear_probe(shard_folder, tmp_path, clock, begin, monkeypatch, capsys):
     monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
     run = train(data=shard_folder, out=tmp_path / "runs", **{**TIMED, "minutes": 0.1}, weights=begin)
-    assert "minutes: 0.1; the head alone, solved for on frozen features" in " ".join(capsys.readouterr().out.split())
+    assert "minutes: 0.1; only the head, fitted on frozen features" in " ".join(capsys.readouterr().out.split())
     after, begun = load_file(run.folder / "model.safetensors"), torch.load(begin)
     assert {name for name in begun if not torch.equal(begun[name], after[name])} <= {
         *("classifier.weight", "classifier.bias")

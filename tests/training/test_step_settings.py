@@ -118,7 +118,7 @@ def test_grad_checkpointing_recomputes_the_same_gradients_with_less_kept():
 
 
 def test_a_model_without_grad_checkpointing_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"^grad_checkpointing: \w+ does not have it; use --no-grad-checkp"):
+    with pytest.raises(UserError, match=r"^grad_checkpointing: \w+ does not support it; use --no-grad-checkp"):
         enable_grad_checkpointing(create_model("dla34", 2))
 
 

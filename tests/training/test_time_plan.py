@@ -57,10 +57,10 @@ def test_more_time_means_more_epochs_then_larger_pictures():
 def test_a_budget_too_small_for_training_leaves_the_head_alone_and_says_so():
     plan = plan_for(0.65)
     assert plan.head == "alone" and SPENT + plan.seconds <= 39
-    assert "the head alone" in plan.line_of_choice() and "too little to train the rest" in plan.line_of_choice()
+    assert "only the head" in plan.line_of_choice() and "no time to train the rest" in plan.line_of_choice()
     late = plan_for(0.1)
     assert late.head == "alone" and late.seconds > 6
-    assert f"takes about {late.seconds:.0f} s, more than there is" in late.line_of_choice()
+    assert f"takes about {late.seconds:.0f} s, more than the budget" in late.line_of_choice()
 
 
 def test_a_head_that_cannot_be_alone_or_first():
