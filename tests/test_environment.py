@@ -47,7 +47,7 @@ def test_half_a_description_is_refused_with_its_variables(monkeypatch, wrong):
     given(monkeypatch, **TORCHRUN, **({} if not wrong else {"MASTER_PORT": "29500"}))
     given(monkeypatch, **wrong)
     with pytest.raises(
-        UserError, match=r"LOCAL_RANK=1 MASTER_ADDR=node0.*: these don't describe a rank; .* unset them"
+        UserError, match=r"LOCAL_RANK=1 MASTER_ADDR=node0.*: these variables don't describe a rank; .* unset them"
     ):
         place()
 
@@ -62,7 +62,7 @@ def test_half_a_description_is_refused_with_its_variables(monkeypatch, wrong):
 )
 def test_tasks_that_know_nothing_of_each_other_are_told_so_once(monkeypatch, count, number, tool):
     given(monkeypatch, **{count: "4", number: "0"})
-    assert f"{count}=4: {tool} has started 4 tasks, and each trains a run of its own" in str(tasks_apart())
+    assert f"{count}=4: {tool} has started 4 tasks, and each trains a separate run" in str(tasks_apart())
     given(monkeypatch, **{number: "1"})
     assert tasks_apart() is None
     given(monkeypatch, **{count: "1", number: "0"})

@@ -289,7 +289,10 @@ def test_a_cache_that_cannot_be_written_is_one_line(memory, many, tmp_path, monk
         capture_output=True,
         text=True,
     )
-    assert "UserError" in ended.stderr.splitlines()[-1] and "train-00000.tar: larger than a file may be" in ended.stderr
+    assert (
+        "UserError" in ended.stderr.splitlines()[-1]
+        and "train-00000.tar: exceeds the greatest file size" in ended.stderr
+    )
     assert not list((tmp_path / "full").glob("remote/*/*.tar"))
     assert not list((tmp_path / "full").glob("remote/*/*.tmp"))
 
