@@ -85,8 +85,8 @@ def test_what_waits_for_ranks_that_nobody_starts_says_so(monkeypatch):
     process = warm.Popen(["-c", WAITING], env={**os.environ, **left}, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr.readline() == (
-            "fasttrain: rank 0 of 2 waits for the others at 127.0.0.1:0; where nothing starts them, another tool left "
-            "RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=0: unset these\n"
+            "fasttrain: rank 0 of 2 is waiting for the others at 127.0.0.1:0; if you did not start them, unset the "
+            "variables of another tool: RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=0\n"
         )
     finally:
         process.kill()

@@ -72,8 +72,8 @@ def test_a_killed_rank_ends_the_others_with_one_line(shard_folder, tmp_path):
         os.kill(ranks[1], signal.SIGKILL)
     said = finish(process, 1)
     assert said.splitlines()[-1] == (
-        "fasttrain: rank 1 was ended by SIGKILL, as the kernel does where memory runs out; "
-        "--resume auto goes on from the last checkpoint"
+        "fasttrain: rank 1 was ended by SIGKILL, perhaps by the kernel because memory ran out; "
+        "--resume auto continues from the last checkpoint"
     )
     assert said.count("fasttrain: ") == 1 and "Traceback" not in said and all(map(gone, ranks))
 
