@@ -1,4 +1,4 @@
-"""Rules for settings that are given with `--resume`: each takes effect, can't change, or belongs to one call."""
+"""Rules for settings that are given with `--resume`: each takes effect, can't change, or applies to one call only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fasttrain.errors import UserError
 
 
 class OnResume(Enum):
-    """The kind of rule for a setting that has another value when a run is resumed."""
+    """The kinds of rules for a setting that is changed when a run is resumed."""
 
     EFFECT = "takes effect"
     FIXED = "can't change"
@@ -26,7 +26,7 @@ class Rule:
     """The rule for one setting.
 
     explanation: how the setting takes effect; for `FIXED` why it can't change, and what to do instead.
-    may_change: takes the old and the new value of a `FIXED` setting, and returns whether this change is an exception.
+    may_change: called with the old and the new value of a `FIXED` setting, returns True for an allowed exception.
     """
 
     kind: OnResume
@@ -177,19 +177,22 @@ RULES: dict[str, Rule] = {
     "run_name": _call("renames the MLflow run"),
     "track": _effect("a tracker that is added gets the epochs so far, too"),
 }
-"""One rule for each field of `TrainConfig`, in the same order."""
+"""The rule of each field of `TrainConfig`, in the same order."""
 
 
 def lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return `settings` without those that belong to one call, as a run's folder, its checkpoints and MLflow store
-    them."""
+    """Return `settings` without those that apply to one call only.
+
+    This is the form in which a run's folder, its checkpoints and MLflow store them.
+    """
     return {name: each for name, each in settings.items() if name not in RULES or RULES[name].kind != OnResume.CALL}
 
 
 def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str, ...]:
     """Return the settings that differ between a checkpoint and the run that resumes it, each as "name: old -> new".
 
-    Raises UserError for the first one that can't change.
+    `then` are the settings in `checkpoint`, `now` those of the resumed run. Raises UserError for the first setting that
+    can't change.
     """
     before, after = lasting(then.plain()), lasting(now.plain())
     changed = []
@@ -206,7 +209,7 @@ def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str,
 
 
 def table() -> str:
-    """Return the rules as a Markdown table, which docs/how-to/resume.md contains."""
+    """Return the rules as the Markdown table in docs/how-to/resume.md."""
     lines = ["| setting | given with `--resume` | |", "| --- | --- | --- |"]
     for name, rule in RULES.items():
         lines.append(f"| `{name}` | {rule.kind.value} | {rule.explanation} |")

@@ -304,7 +304,7 @@ def test_settings_keep_a_url(tmp_path):
     for data in (Path("s3://bucket/sample"), "s3:/bucket/sample"):
         with pytest.raises(UserError, match="did you mean 's3://bucket/sample'"):
             ensure_shards(data)
-    with pytest.raises(UserError, match="cache_size = 'much' is not understood"):
+    with pytest.raises(UserError, match="cache_size = 'much' is invalid"):
         resolve({"cache_size": "much"})
     sizes = {"50GB": 50 * 10**9, "50": 50 * 10**9, "1.5 MiB": 3 * 2**19, "12b": 12}
     assert {text: CacheSize.parse(text).bytes for text in sizes} == sizes
