@@ -345,7 +345,7 @@ def test_tracking(begun, tmp_path, monkeypatch):
     started: list[dict[str, Any]] = []
     monkeypatch.setattr(Tracker, "start", lambda **given: started.append(given) or NullTracker())
     run = Resumed(folder, {"track": True}).run
-    start_tracker(run.parts, run.folder.path, run.tracked, run.tags, run._tell)
+    start_tracker(run.parts, run.folder.path, run.tracked, run.tags, run._warn)
     assert len(started) == 1 and started[0]["experiment"] == "fasttrain"
     path, start = folder / "tracking.json", start_of_run(None, {"resume": str(folder)})
     start.checkpoint.update(mlflow_run_id="1", journal="2")
