@@ -16,8 +16,8 @@ _SHOWN = 64  # photographs on a sheet
 def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None = None) -> Replay:
     """Repeat the step at which a run diverged, and return where its values stop being finite.
 
-    `where`: the run's folder, or its file `diverged.safetensors`. `sheet`: a picture file for the guilty batch; None draws
-    none. Raises UserError if no such step was saved.
+    `where`: the run's folder, or its file `diverged.safetensors`. `sheet`: a picture file for the guilty batch, or None
+    for no picture. Raises UserError if no such step was saved.
     """
     path = find_diverged(user_path(where))
     saved = DivergedStep.load(path)
