@@ -243,10 +243,10 @@ class OptimizationSettings(Settings):
     )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
     loss: Literal["cross_entropy", "focal"] = Field(
-        "cross_entropy", description="focal: photographs that are classified well count less; not in validation"
+        "cross_entropy", description="focal: well-classified photographs count less; validation uses cross-entropy"
     )
     focal_gamma: float = Field(
-        2.0, ge=0, le=10, description="focal loss: the greater, the less well-classified photographs count; 0: equal"
+        2.0, ge=0, le=10, description="focal loss: how strongly well-classified photographs are discounted; 0: not"
     )
     teacher: str | None = Field(
         None,
