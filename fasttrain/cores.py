@@ -51,7 +51,7 @@ def threads_of_each(processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(usable_cores() // processes, 1))}
 
 
-def crowded(sleep: Callable[[float], None] = time.sleep) -> str | None:
+def busy_cores_warning(sleep: Callable[[float], None] = time.sleep) -> str | None:
     """Return a sentence about how many cores other programs keep busy.
 
     Return None if they leave enough cores free, or if the system doesn't report their load. This measures for a third

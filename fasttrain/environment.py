@@ -42,7 +42,7 @@ def place() -> Place | None:
             raise ValueError
     except (ValueError, KeyError):
         raise UserError(
-            f"{described()}: these variables don't describe a rank; start with torchrun, or unset them"
+            f"{rank_variables()}: these variables don't describe a rank; start with torchrun, or unset them"
         ) from None
     return Place(rank, size, local_rank, local_size) if size > 1 else None
 
@@ -52,7 +52,7 @@ def is_rank() -> bool:
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def described() -> str:
+def rank_variables() -> str:
     """Return the variables that describe a rank, as "NAME=value NAME=value"."""
     return " ".join(f"{name}={os.environ[name]}" for name in _NAMES if name in os.environ)
 
@@ -60,10 +60,10 @@ def described() -> str:
 def require_one_process(reason: str) -> None:
     """Raise UserError if this process is one of several. The message begins with `reason`, a clause."""
     if place() is not None:
-        raise UserError(f"{reason}: start it without torchrun, or unset its variables ({described()})")
+        raise UserError(f"{reason}: start it without torchrun, or unset its variables ({rank_variables()})")
 
 
-def tasks_apart() -> str | None:
+def independent_tasks_warning() -> str | None:
     """Return a warning if srun or mpirun has started several tasks that train independently of each other.
 
     Return None in all tasks but the first, and if torchrun's variables connect the tasks.

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.device import choose_device, choose_workers, make_current
-from fasttrain.environment import described, place
+from fasttrain.environment import place, rank_variables
 from fasttrain.errors import Diverged, FasttrainError, InternalError, OutOfMemory, Stopped, UserError, one_line
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ class Ranks:
         line = (
             f"rank {self.rank} of {self.size} is waiting for the others at {where}; if you did not start them, unset "
         )
-        print(f"fasttrain: {line}the variables of another tool: {described()}", file=sys.stderr, flush=True)
+        print(f"fasttrain: {line}the variables of another tool: {rank_variables()}", file=sys.stderr, flush=True)
 
     def _join(self) -> None:
         if (store := _agents_store()) is None:
@@ -266,13 +266,13 @@ class Ranks:
         made.broadcast_buffers = _has_other_buffers(model)  # as an argument, False would skip the first copy as well
         return made
 
-    def run_of_before(self) -> Path | None:
+    def restarted_run(self) -> Path | None:
         """Return the folder of the run that torchrun has restarted these processes for, or None if it hasn't."""
         store = _agents_store() if self.main else None
         return Path(store.get(self._key).decode()) if store and store.check([self._key]) else None
 
     def remember_run(self, folder: Path) -> None:
-        """Store the run's folder for `run_of_before`, in case torchrun restarts the ranks."""
+        """Store the run's folder for `restarted_run`, in case torchrun restarts the ranks."""
         if self.main and (store := _agents_store()):
             store.set(self._key, str(folder.resolve()))
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from fasttrain.environment import Place, is_rank, place, require_one_process, tasks_apart
+from fasttrain.environment import Place, independent_tasks_warning, is_rank, place, require_one_process
 from fasttrain.errors import UserError
 from tests.support import warm
 
@@ -62,13 +62,13 @@ def test_half_a_description_is_refused_with_its_variables(monkeypatch, wrong):
 )
 def test_tasks_that_know_nothing_of_each_other_are_told_so_once(monkeypatch, count, number, tool):
     given(monkeypatch, **{count: "4", number: "0"})
-    assert f"{count}=4: {tool} has started 4 tasks, and each trains a separate run" in str(tasks_apart())
+    assert f"{count}=4: {tool} has started 4 tasks, and each trains a separate run" in str(independent_tasks_warning())
     given(monkeypatch, **{number: "1"})
-    assert tasks_apart() is None
+    assert independent_tasks_warning() is None
     given(monkeypatch, **{count: "1", number: "0"})
-    assert tasks_apart() is None
+    assert independent_tasks_warning() is None
     given(monkeypatch, **{count: "4"}, **TORCHRUN, MASTER_PORT="29500")
-    assert tasks_apart() is None
+    assert independent_tasks_warning() is None
 
 
 WAITING = """

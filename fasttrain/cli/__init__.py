@@ -32,9 +32,9 @@ from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.serve import serve
 from fasttrain.cli.similar import similar
-from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
+from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_failed, write_by_line
 from fasttrain.cli.suggest import options_of, suggestion
-from fasttrain.cli.train import train_command, with_trackers_named
+from fasttrain.cli.train import train_command, with_current_track_option
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.cores import set_up_openmp
@@ -116,7 +116,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["FASTTRAIN_DEBUG"] = "1"
-    arguments = with_trackers_named(arguments)
+    arguments = with_current_track_option(arguments)
     set_up_openmp()
     open_closed_streams()
     write_by_line()
@@ -139,7 +139,7 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         nameless = isinstance(error, OSError) and error.filename is None
-        error = mendable(error, STDOUT if nameless and stdout_refuses() else None) or error
+        error = mendable(error, STDOUT if nameless and stdout_failed() else None) or error
         is_bug = not isinstance(error, FasttrainError) or type(error) is InternalError
         message = internal(error) if is_bug else one_line(error)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""`fasttrain convert` and `fasttrain merge`."""
+"""The commands `fasttrain convert` and `fasttrain merge`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fasttrain doctor`."""
+"""The command `fasttrain doctor`."""
 
 from __future__ import annotations
 

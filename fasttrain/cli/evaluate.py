@@ -1,4 +1,4 @@
-"""`fasttrain evaluate`."""
+"""The command `fasttrain evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fasttrain export`."""
+"""The command `fasttrain export`."""
 
 from __future__ import annotations
 

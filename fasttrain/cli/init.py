@@ -1,4 +1,4 @@
-"""`fasttrain init`."""
+"""The command `fasttrain init`."""
 
 from __future__ import annotations
 

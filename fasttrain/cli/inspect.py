@@ -1,4 +1,4 @@
-"""`fasttrain inspect`."""
+"""The command `fasttrain inspect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fasttrain models`."""
+"""The command `fasttrain models`."""
 
 from __future__ import annotations
 

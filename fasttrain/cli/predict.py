@@ -1,4 +1,4 @@
-"""`fasttrain predict`."""
+"""The command `fasttrain predict`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fasttrain preview`, with the options of `train` that affect the model's input."""
+"""The command `fasttrain preview`, with the options of `train` that affect the model's input."""
 
 from __future__ import annotations
 

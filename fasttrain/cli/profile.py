@@ -1,4 +1,4 @@
-"""`fasttrain profile`, with the options of `train`."""
+"""The command `fasttrain profile`, with the options of `train`."""
 
 from __future__ import annotations
 

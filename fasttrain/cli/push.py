@@ -1,4 +1,4 @@
-"""`fasttrain push`."""
+"""The command `fasttrain push`."""
 
 from __future__ import annotations
 

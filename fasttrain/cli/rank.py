@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from fasttrain.cli.streams import open_closed_streams, outlive_stdout, write_by_line
+from fasttrain.cli.streams import make_stdout_optional, open_closed_streams, write_by_line
 from fasttrain.cores import set_up_openmp
 from fasttrain.errors import InternalError, Stopped, one_line
 from fasttrain.machine import terminate_self
@@ -59,7 +59,7 @@ def main() -> None:
     set_up_openmp()
     open_closed_streams()
     write_by_line()
-    outlive_stdout()
+    make_stdout_optional()
     if not os.environ.get("FASTTRAIN_DEBUG"):
         sys.unraisablehook = lambda _: None
     starter = _Starter(int(sys.argv.pop()))

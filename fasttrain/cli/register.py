@@ -1,4 +1,4 @@
-"""`fasttrain register`."""
+"""The command `fasttrain register`."""
 
 from __future__ import annotations
 

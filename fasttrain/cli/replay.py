@@ -1,4 +1,4 @@
-"""`fasttrain replay`."""
+"""The command `fasttrain replay`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fasttrain runs` and `fasttrain compare`."""
+"""The commands `fasttrain runs` and `fasttrain compare`."""
 
 from __future__ import annotations
 

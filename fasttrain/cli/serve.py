@@ -1,4 +1,4 @@
-"""`fasttrain serve`."""
+"""The command `fasttrain serve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fasttrain similar`."""
+"""The command `fasttrain similar`."""
 
 from __future__ import annotations
 

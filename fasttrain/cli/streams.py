@@ -34,7 +34,7 @@ def write_by_line() -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
-def stdout_refuses() -> bool:
+def stdout_failed() -> bool:
     """Return whether the last output could not be written. If so, discard all later output."""
     try:
         sys.stdout.flush()
@@ -81,6 +81,6 @@ class OptionalOutput:
         return getattr(self._stream, name)
 
 
-def outlive_stdout() -> None:
+def make_stdout_optional() -> None:
     """Let this process continue if its standard output is a file on a disk that becomes full."""
     sys.stdout = cast(TextIO, OptionalOutput(sys.stdout))

@@ -1,4 +1,4 @@
-"""`fasttrain train`. Its options are generated from the groups of settings, so each setting is defined only once."""
+"""The command `fasttrain train`. Its options are generated from the groups of settings, so each setting is defined only once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from fasttrain.cli.streams import outlive_stdout
+from fasttrain.cli.streams import make_stdout_optional
 from fasttrain.config.groups import GROUPS
 from fasttrain.config.model_name import import_path
 from fasttrain.config.schema import TrainConfig
@@ -75,8 +75,8 @@ def train_command() -> Callable[..., None]:
         log_format = given.get("log_format")
         if given.get("resume") is None:
             log_format = check_settings(config, given).log_format
-        outlive_stdout()
-        say_that_it_starts(log_format)
+        make_stdout_optional()
+        print_start(log_format)
         from fasttrain.commands.folds import is_folds_folder, train_folds
         from fasttrain.commands.train import train as run
 
@@ -107,7 +107,7 @@ def with_settings(
     return command
 
 
-def with_trackers_named(arguments: list[str]) -> list[str]:
+def with_current_track_option(arguments: list[str]) -> list[str]:
     """Return `arguments` with `--track` in its present form, for the two forms of older versions.
 
     `--no-track` becomes `--track none`, and `--track` without a value becomes `--track mlflow`.
@@ -127,7 +127,7 @@ def wants_folds(config: Path | None, given: Mapping[str, Any]) -> bool:
     return given.get("folds") is not None or (config is not None and "folds" in read_toml(config))
 
 
-def say_that_it_starts(log_format: str | None) -> None:
+def print_start(log_format: str | None) -> None:
     """Print a line before torch is imported, which takes seconds. Under torchrun, only the first rank prints it."""
     from fasttrain.environment import is_rank
 

@@ -1,4 +1,4 @@
-"""`fasttrain tune`, with the options of `train` and of the search."""
+"""The command `fasttrain tune`, with the options of `train` and of the search."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def tune_command() -> Callable[..., None]:
         require("tune", "tune", "optuna")  # before torch is imported, which takes seconds
         import json
 
-        from fasttrain.cli.streams import outlive_stdout
+        from fasttrain.cli.streams import make_stdout_optional
         from fasttrain.commands.tune import tune as run
         from fasttrain.terminal import make_console
         from fasttrain.tuning.table import trials_table
 
         if not as_json:
-            outlive_stdout()
+            make_stdout_optional()
         console = make_console(quiet=as_json)
         result = run(
             config,

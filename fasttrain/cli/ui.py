@@ -1,4 +1,4 @@
-"""`fasttrain ui`."""
+"""The command `fasttrain ui`."""
 
 from __future__ import annotations
 

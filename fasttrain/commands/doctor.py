@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from fasttrain.cores import crowded, usable_cores
+from fasttrain.cores import busy_cores_warning, usable_cores
 from fasttrain.extras import dali_extra, install
 from fasttrain.loaders.dali_graph import start_problem
 from fasttrain.machine import native_fix
@@ -48,7 +48,7 @@ def examine(thorough: bool = False) -> list[Finding]:
     broken.
     """
     set_environment()
-    others = crowded()
+    others = busy_cores_warning()
     package = functools.partial(_package, thorough=thorough)
     return [
         Finding("Python", True, platform.python_version()),

@@ -72,7 +72,7 @@ def _warning(result: TrainResult, parts: RunParts) -> str | None:
     return baseline_warning(result.evaluation, result.history, pretrained=pretrained)
 
 
-def tell_result(
+def print_result(
     result: TrainResult, split: str, parts: RunParts, folder: RunFolder, tracker: NullTracker, console: Console
 ) -> None:
     """Wait until the tracker has sent the run to its store, then print the summary of the run."""

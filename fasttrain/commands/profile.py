@@ -11,7 +11,7 @@ from rich.console import Console
 from fasttrain.config.load import load_config
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
-from fasttrain.cores import crowded, usable_cores
+from fasttrain.cores import busy_cores_warning, usable_cores
 from fasttrain.device import choose_workers, release_memory
 from fasttrain.environment import require_one_process
 from fasttrain.errors import UserError
@@ -61,7 +61,7 @@ def profile(
         parts.describe(console)
         parts.fold_frozen()
         warm_up(parts)
-        others = crowded()
+        others = busy_cores_warning()
         with console.status("measuring") as status:
             amp = _amp_to_try(parts)
             measured = measure(parts.state, parts.step, steps, lambda part: status.update(f"measuring: {part}"), amp)
@@ -105,7 +105,7 @@ def _conditions(parts: RunParts, measured: Measured, others: str | None) -> Cond
     return Conditions(
         device=parts.device.type,
         cores=usable_cores(),
-        crowded=others,
+        busy_cores=others,
         loader=parts.loader_name,
         workers=choose_workers(parts.config.workers),
         faster_loaders=loaders_to_try(parts.loader_name, shards, device),

@@ -18,9 +18,9 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.averaging import average_best
 from fasttrain.commands.epoch_record import epoch_record
 from fasttrain.commands.final_evaluation import evaluate_weights
-from fasttrain.commands.finish import tell_result, write_result
+from fasttrain.commands.finish import print_result, write_result
 from fasttrain.commands.provenance import Provenance, tags_of
-from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
+from fasttrain.commands.run_files import previous_tracking, reset_best, restore_best, restore_files, start_tracker
 from fasttrain.commands.timed import Timed
 from fasttrain.config.resuming import lasting
 from fasttrain.device import release_memory
@@ -103,7 +103,7 @@ class Run:
             for line in self.start.torn:
                 self.parts.warn(line)
             if self.ranks.main:
-                self.tracked = tracked_before(self.start)
+                self.tracked = previous_tracking(self.start)
             with start_tracker(self.parts, self.folder.path, self.tracked, self.tags, self._warn) as tracker:
                 self._prepare(tracker)
                 self.callbacks.train_start()
@@ -169,13 +169,13 @@ class Run:
         if "callbacks" in checkpoint:
             self.callbacks.load_state_dict(checkpoint["callbacks"], more_epochs=more_epochs)
             self.ended = self.callbacks.stopping and state.at_end_of_epoch
-        if not self.ranks.from_main(lambda: find_best(state, self.folder, start.went_back)):
+        if not self.ranks.from_main(lambda: restore_best(state, self.folder, start.went_back)):
             if self.ranks.main:
                 self.parts.warn(
                     f"the weights of epoch {state.early_stopping.best_epoch + 1}, the best one, are lost, as an older "
                     "version of fasttrain saved this run; only later epochs can become the best now"
                 )
-            begin_best_anew(state, self.ranks.main)
+            reset_best(state, self.ranks.main)
         if self.ranks.main:
             clear_temporaries(self.folder.path)
             clear_temporaries(self.folder.checkpoints)
@@ -392,5 +392,5 @@ class Run:
             write_result(result, kept, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
         if self.ranks.main:
-            tell_result(result, split, self.parts, self.folder, self.tracker, self.console)
+            print_result(result, split, self.parts, self.folder, self.tracker, self.console)
         return result

@@ -19,7 +19,7 @@ from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState
 
 
-def find_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
+def restore_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
     """Restore the weights of the best epoch into `state`. Return False if they are lost.
 
     A checkpoint contains them, unless an older version of fasttrain has written it. Then they are read from the folder,
@@ -33,7 +33,7 @@ def find_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
     return state.best is not None or state.early_stopping.best_epoch < 0
 
 
-def begin_best_anew(state: TrainingState, main: bool) -> None:
+def reset_best(state: TrainingState, main: bool) -> None:
     """Forget the best epoch. If `state` is at the end of an epoch, that one becomes the best so far.
 
     `main`: this is rank 0, which keeps the weights.
@@ -57,7 +57,7 @@ def restore_files(state: TrainingState, folder: RunFolder) -> None:
         folder.history.unlink(missing_ok=True)
 
 
-def tracked_before(start: RunStart) -> dict[str, Any]:
+def previous_tracking(start: RunStart) -> dict[str, Any]:
     """Return the MLflow run that a resumed run is tracked in: "mlflow_run_id" and "journal" (the record's UUID).
 
     Both are None if a new MLflow run is needed: if the run goes back to an earlier checkpoint, as MLflow can't remove
@@ -85,7 +85,7 @@ def tracked_before(start: RunStart) -> dict[str, Any]:
 def start_tracker(
     parts: RunParts, folder: Path, tracked: Mapping[str, Any], tags: Mapping[str, str], report: Callable[[str], None]
 ) -> NullTracker:
-    """Start the trackers of the run in `folder`. `tracked` is the result of `tracked_before`.
+    """Start the trackers of the run in `folder`. `tracked` is the result of `previous_tracking`.
 
     `report` is called with warnings. Ranks other than 0 get a tracker that does nothing.
     """

@@ -19,7 +19,7 @@ from fasttrain.commands.run import AfterEpoch, Run
 from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.trackers import MLFLOW
-from fasttrain.environment import tasks_apart
+from fasttrain.environment import independent_tasks_warning
 from fasttrain.errors import UserError
 from fasttrain.launch import require_devices, run_in_ranks
 from fasttrain.model.own import OwnModel, passed_object
@@ -99,13 +99,13 @@ def train_here(
 
     The other arguments are those of `train` and `start_of_run`. Raises the same errors as `train`.
     """
-    start = ranks.from_main(lambda: _start(file, settings, restarted or ranks.run_of_before()))
+    start = ranks.from_main(lambda: _start(file, settings, restarted or ranks.restarted_run()))
     if start.config.folds is not None:
         raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
     start = with_gpus_of(start, ranks)
     if console is None or not ranks.main:
         console = make_console(start.config.log_format, quiet=not ranks.main)
-    if line := tasks_apart():
+    if line := independent_tasks_warning():
         console.print(line, style="yellow", soft_wrap=True)
     if (count := start.config.gpus or 1) > ranks.size:
         del start  # each rank reads the checkpoint itself

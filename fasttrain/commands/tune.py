@@ -29,7 +29,7 @@ from fasttrain.tracking.mirrored import require_trackers, start_trackers
 from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.data import photographs_of
 from fasttrain.tuning.result import Trial, TuneResult
-from fasttrain.tuning.search import STUDY, TRIALS, Space, alone_in, open_study
+from fasttrain.tuning.search import STUDY, TRIALS, Space, locked_folder, open_study
 
 if TYPE_CHECKING:
     import optuna
@@ -87,7 +87,7 @@ def tune(
     given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}
     space = Space.of(asked.optimizer, learning_rate_range, weight_decay_range, batch_sizes)
     out = user_path(out)
-    with alone_in(out):
+    with locked_folder(out):
         study = open_study(out, space, pruner, asked.seed, given)
         return _Search(study, space, asked, given, out, console or make_console(quiet=True)).run(trials, timeout)
 

@@ -29,7 +29,7 @@ class Conditions:
     use. `faster_loaders`: names of loaders to try, see `loaders_to_try`. `amp_pays`: mixed precision makes the step
     faster. `compiled`: the model is compiled. `fused`: the optimizer runs as one kernel. `stored_side`: median of the
     photographs' longer sides in the shards, px. `raw`: the shards store pixels, not JPEGs. `fits_memory`: all shards
-    fit into memory. `crowded`: the result of `cores.crowded()` before the measurement.
+    fit into memory. `busy_cores`: the result of `cores.busy_cores_warning()` before the measurement.
     """
 
     device: str
@@ -43,7 +43,7 @@ class Conditions:
     stored_side: int = 0
     raw: bool = False
     fits_memory: bool = True
-    crowded: str | None = None
+    busy_cores: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def diagnose(measured: Measured, config: TrainConfig, conditions: Conditions) ->
     found = _found(bottleneck, measured, config, conditions)
     advice = f"try {', or '.join(proposals)}" if proposals else f"no setting is left to try: {_LEFT[bottleneck]}"
     warning = (
-        f" {conditions.crowded[0].upper()}{conditions.crowded[1:]}: end them and measure again."
-        if conditions.crowded
+        f" {conditions.busy_cores[0].upper()}{conditions.busy_cores[1:]}: end them and measure again."
+        if conditions.busy_cores
         else ""
     )
     return Diagnosis(bottleneck, proposals, f"{found}; {advice}.{warning}")

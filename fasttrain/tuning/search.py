@@ -116,7 +116,7 @@ def _open(storage: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
 
 
 @contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def locked_folder(out: Path) -> Iterator[None]:
     """Create the folder `out` and lock it for this `tune`. Raises UserError if another `tune` is running there."""
     try:
         make_folder(out)

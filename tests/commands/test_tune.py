@@ -173,7 +173,7 @@ def test_what_makes_no_sense_is_told_before_a_trial(settings, tmp_path, argument
 
 
 def test_a_second_search_stays_out_of_the_folder(settings, tmp_path):
-    from fasttrain.tuning.search import alone_in
+    from fasttrain.tuning.search import locked_folder
 
-    with alone_in(tmp_path), pytest.raises(UserError, match="another `fasttrain tune`"):
+    with locked_folder(tmp_path), pytest.raises(UserError, match="another `fasttrain tune`"):
         tune(out=tmp_path, trials=1, **settings)
