@@ -1,4 +1,4 @@
-"""The command `fasttrain train`. Its options are generated from the groups of settings, so each setting is defined only once."""
+"""The command `fasttrain train`. Its options come from the groups of settings, so each setting is defined only once."""
 
 from __future__ import annotations
 
