@@ -94,7 +94,7 @@ def convert(
     ] = None,
     relabel: Annotated[
         Path | None,
-        typer.Option(help="a table of paths and new labels; photographs with the new label drop are left out"),
+        typer.Option(help='a table of paths and new labels; photographs with the new label "drop" are left out'),
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="the folder that a table's paths are relative to; default: the table's folder")

@@ -56,9 +56,7 @@ def evaluate(
     ] = None,
     explain: Annotated[
         bool,
-        typer.Option(
-            "--explain", help="show in the report which areas of a photograph led to a mistake (needs extra explain)"
-        ),
+        typer.Option("--explain", help="show in the report which areas led to each mistake (needs the explain extra)"),
     ] = False,
 ) -> None:
     """Evaluates a trained model on one split: top-1, top-3 and top-5 accuracy, precision, recall, F1, worst classes."""

@@ -46,7 +46,7 @@ def predict(
     explain: Annotated[
         Path | None,
         typer.Option(
-            help="also draw which areas of a photograph led to the answer, into this folder (needs extra explain)",
+            help="also draw which areas of a photograph led to the answer, into this folder (needs the explain extra)",
             show_default=False,
         ),
     ] = None,
