@@ -133,11 +133,13 @@ class _Rank:
             relay.start()
 
     def kill(self) -> None:
+        """Kill the process if it is still running."""
         if self.process.poll() is None:
             self.killed = True
             self.process.kill()
 
     def close(self) -> None:
+        """Wait until the process has ended and its output is printed, and close the connection."""
         self.process.wait()
         for relay in self._relays:
             relay.join(10.0)

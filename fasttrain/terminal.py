@@ -33,6 +33,7 @@ class JsonConsole(Console):
         self.event("message", {"text": " ".join(map(str, objects)).strip()})
 
     def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """Print one line with the event `name` and its `values`, unless the console is quiet."""
         if self.quiet:
             return
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": name, **values}

@@ -145,6 +145,10 @@ class _Folds:
         self.console, self.stop = console, stop
 
     def run(self, shards: ShardSet, expected: npt.NDArray[np.int64]) -> FoldsResult:
+        """Train all folds that aren't finished yet, and return the result.
+
+        `expected`, int64 [N]: the fold of each photograph in `shards`, negative for photographs without one.
+        """
         with self._tracker() as tracker:
             for number in range(1, self.count + 1):
                 self._one_fold(number, tracker)

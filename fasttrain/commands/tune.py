@@ -113,6 +113,7 @@ class _Search:
             )
 
     def run(self, trials: int, timeout: float | None) -> TuneResult:
+        """Run trials until the study has `trials` of them, or `timeout` seconds have passed. Return the result."""
         began = time.monotonic()
         self.console.print(f"data: {self.config.data}: {photographs_of(self.shards)}", soft_wrap=True)
         self._enqueue_killed_trials()

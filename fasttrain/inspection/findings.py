@@ -81,6 +81,7 @@ class Spread:
 
     @staticmethod
     def of(values: NDArray[np.int64]) -> Spread:
+        """Return the spread of `values`, int64 [n], which must not be empty."""
         return Spread(int(values.min()), int(np.median(values)), int(values.max()))
 
 
@@ -136,6 +137,7 @@ class Inspection:
 
     @property
     def photographs(self) -> int:
+        """Return the number of photographs in all splits."""
         return sum(self.split_samples.values())
 
     def to_dict(self) -> dict[str, Any]:

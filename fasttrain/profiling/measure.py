@@ -115,6 +115,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Record the time spent inside the `with` block as the phase `name`, one of `PHASES`."""
         start = self._mark()
         yield
         self._spans.append((name, start, self._mark()))
@@ -164,6 +165,7 @@ class _Epochs:
         self._limit = state.loader.settings.limit_batches
 
     def next(self, loader: Loader, batches: int) -> None:
+        """Set `loader` to the next epoch, with at most `batches` batches."""
         self._state.epoch += 1
         loader.set_epoch(self._state.epoch)
         limit = batches if self._limit is None else min(batches, self._limit)
