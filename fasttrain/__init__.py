@@ -1,7 +1,7 @@
 """fasttrain: image-classification training whose data pipeline never makes the accelerator wait.
 
-`from fasttrain import convert, train, evaluate, predict` gives the same commands as the command line; `Loader` is the
-data pipeline alone, for a training loop of one's own.
+`from fasttrain import convert, train, evaluate, predict` imports the commands of the command line as functions.
+`Loader` is the data pipeline alone, for your own training loop.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ __all__ = [
     "tune",
 ]
 
-_HOMES = {
+_MODULES = {
     "RandAugment": "fasttrain.config.values",
     "ColorJitter": "fasttrain.data.transforms",
     "CutMix": "fasttrain.data.transforms",
@@ -88,6 +88,6 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import: `fasttrain --help` must not pay for it.
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'fasttrain' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""Linux's control groups, which limit what a container or a job may use."""
+"""Find the Linux control groups (cgroups) that limit the memory and CPU time of a container or a job."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 def cgroup_folders(controller: str) -> Iterator[tuple[int, Path]]:
-    """Yield (version, folder) of each cgroup that limits this process, its own first, then those around it.
+    """Yield (version, folder) of each cgroup that limits this process, from its own cgroup up to the root.
 
-    `controller` is "memory" or "cpu". Version 1 has a hierarchy for each controller, version 2 one for all. Nothing is
-    yielded on a system without cgroups.
+    `controller` is "memory" or "cpu". cgroups version 1 has one hierarchy per controller, version 2 has one for all.
+    Yields nothing on a system without cgroups.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""The device: which one to use, how precisely it computes, and how to keep its memory."""
+"""Choose the device to train on, set its precision, and manage its memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h; a t
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device `name`: CUDA's always with its number, which some of torch's functions need.
+    """Return the torch device for `name`: auto, cpu, cuda, cuda:N or mps.
 
-    `auto` takes CUDA, then MPS, then the CPU. Raises UserError for what this machine lacks.
+    "auto" chooses CUDA, then MPS, then the CPU. A CUDA device always has its number, which some torch functions need.
+    Raises UserError for an unknown name, or if this machine lacks the device.
     """
     if name == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -34,7 +35,7 @@ def choose_device(name: str) -> torch.device:
             f"device = '{name}' is not one of auto, cpu, cuda, cuda:N, mps{nearest(name.strip().lower(), [*kinds])}"
         )
     kind = found[1]
-    # A program that has used CUDA before may have made another device than the first one the current one.
+    # A program that has used CUDA already may have selected another device than the first.
     current = torch.cuda.current_device() if kind == "cuda" and torch.cuda.is_initialized() else 0
     index = current if found[2] is None else int(found[2])
     have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
@@ -45,14 +46,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def make_current(device: torch.device) -> torch.device:
-    """Make `device` the one that torch takes where none is named, for page-locked memory and kernels; return it."""
+    """Make `device` torch's current CUDA device, which page-locked memory and kernels use by default. Return it."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until `device` has done all that it was given. A CPU has."""
+    """Wait until `device` has finished all queued work. Return at once for a CPU, which has no queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -60,14 +61,14 @@ def synchronize(device: torch.device) -> None:
 
 
 def choose_workers(workers: int | None) -> int:
-    """The number asked for, else one for each core this process may use."""
+    """Return `workers`, or if it is None, one worker for each core that this process may use."""
     return usable_cores() if workers is None else workers
 
 
 def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return `tensor` on `device`. Only CUDA copies it while the host goes on, from page-locked memory.
+    """Return `tensor` on `device`. The copy is asynchronous for CUDA only, from page-locked memory.
 
-    A copy to MPS that nobody waits for may read memory that is freed or filled again (pytorch/pytorch#189690).
+    An asynchronous copy to MPS may read memory that was already freed or reused (pytorch/pytorch#189690).
     """
     to_cuda = torch.device(device).type == "cuda"
     if to_cuda and tensor.device.type == "cpu" and not tensor.is_pinned():
@@ -76,13 +77,13 @@ def copy_to(device: torch.device | str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def fast_math(deterministic: bool) -> None:
-    """Have CUDA's matrix products and convolutions use TF32, or full fp32 where `deterministic`."""
+    """Let CUDA's matrix products and convolutions use TF32; with `deterministic`, let them use full fp32."""
     _set_precision("highest" if deterministic else "high", tf32_convolutions=not deterministic)
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Have CUDA's matrix products and convolutions use full fp32: TF32 keeps three digits, too few to compare by."""
+    """Let CUDA use full fp32 inside this context. TF32 keeps three digits, which are too few to compare results."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     _set_precision("highest", tf32_convolutions=False)
     try:
@@ -93,7 +94,7 @@ def full_precision() -> Iterator[None]:
 
 def _set_precision(products: str, *, tf32_convolutions: bool) -> None:
     torch.set_float32_matmul_precision(products)
-    # The older switch comes first. Torch 2.9 refuses to read it where it says something else than the newer ones.
+    # Set the older switch first: torch 2.9 refuses to read it while it contradicts the newer ones.
     torch.backends.cudnn.allow_tf32 = tf32_convolutions
     for name in ("conv", "rnn"):
         if (switch := getattr(torch.backends.cudnn, name, None)) is not None:
@@ -101,7 +102,7 @@ def _set_precision(products: str, *, tf32_convolutions: bool) -> None:
 
 
 def memory_peak(device: torch.device) -> int | None:
-    """Peak bytes allocated on a CUDA device since the last call; None elsewhere."""
+    """Return the peak number of bytes allocated on a CUDA device since the last call; None for other devices."""
     if device.type != "cuda":
         return None
     peak = torch.cuda.max_memory_allocated(device)
@@ -110,11 +111,12 @@ def memory_peak(device: torch.device) -> int | None:
 
 
 def keep_freed_memory(device: torch.device) -> bool:
-    """On a CPU, has glibc keep what a step frees for the next step, for the rest of this process; says if it does.
+    """Make glibc keep freed memory for the next training step. Return whether that was set.
 
-    Each activation beyond 32 MB is otherwise mapped, cleared page by page by the kernel, and unmapped again in every
-    step: with mobilenetv2_100 and batches of 32 that took a third of the time (`benchmarks/test_allocator.py`). Left
-    alone where the user tunes or replaces malloc (`MALLOC_*`, `GLIBC_TUNABLES`, `LD_PRELOAD`), and on other systems.
+    By default glibc maps each activation above 32 MB anew in every step, and the kernel clears it page by page. With
+    mobilenetv2_100 and batches of 32 that took a third of the time (`benchmarks/test_allocator.py`). The setting lasts
+    until this process ends. Nothing is set unless `device` is a CPU under Linux with glibc, or if the user tunes or
+    replaces malloc (`MALLOC_*`, `GLIBC_TUNABLES`, `LD_PRELOAD`).
     """
     chosen = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ)
     if device.type != "cpu" or chosen or not sys.platform.startswith("linux"):
@@ -126,7 +128,7 @@ def keep_freed_memory(device: torch.device) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached blocks back: after an out-of-memory error, or to whoever takes the device next."""
+    """Return torch's cached memory to the device, after an out-of-memory error or for the next user of the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""The variables by which torchrun, and tools that start several processes, tell each process which one it is."""
+"""Read the environment variables in which torchrun, srun and mpirun pass each process its rank."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fasttrain.errors import UserError
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# What counts a tool's tasks, what numbers them from 0, and the tool.
+# The variable with a tool's number of tasks, the variable with this task's number from 0, and the tool.
 _TASKS = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "srun"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "mpirun"),
@@ -17,7 +17,7 @@ _TASKS = (
 
 
 class Place(NamedTuple):
-    """Which of several processes this one is, among all and on its machine."""
+    """The rank of this process among all `size` processes, and among the `local_size` processes of its machine."""
 
     rank: int
     size: int
@@ -26,7 +26,10 @@ class Place(NamedTuple):
 
 
 def place() -> Place | None:
-    """Return this process's place among several, None where it is alone. Raises UserError for half a description."""
+    """Return this process's rank among several, or None if it runs alone.
+
+    Raises UserError if the variables are incomplete or invalid.
+    """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     try:
@@ -38,35 +41,40 @@ def place() -> Place | None:
         if size > 1 and not (os.environ["MASTER_ADDR"] and os.environ["MASTER_PORT"].isdecimal()):
             raise ValueError
     except (ValueError, KeyError):
-        raise UserError(f"{described()}: these don't describe a rank; start with torchrun, or unset them") from None
+        raise UserError(
+            f"{rank_variables()}: these variables don't describe a rank; start with torchrun, or unset them"
+        ) from None
     return Place(rank, size, local_rank, local_size) if size > 1 else None
 
 
 def is_rank() -> bool:
-    """Return whether this process should be one of several, even where its place is only half described."""
+    """Return whether this process was started as one of several, even if its variables are incomplete."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def described() -> str:
-    """Return the variables that describe a rank, as they are set."""
+def rank_variables() -> str:
+    """Return the variables that describe a rank, as "NAME=value NAME=value"."""
     return " ".join(f"{name}={os.environ[name]}" for name in _NAMES if name in os.environ)
 
 
-def require_one_process(command: str) -> None:
-    """Raise UserError where this process is one of several: `command` says what runs in one."""
+def require_one_process(reason: str) -> None:
+    """Raise UserError if this process is one of several. The message begins with `reason`, a clause."""
     if place() is not None:
-        raise UserError(f"{command}: start it without torchrun, or unset what it left ({described()})")
+        raise UserError(f"{reason}: start it without torchrun, or unset its variables ({rank_variables()})")
 
 
-def tasks_apart() -> str | None:
-    """Say that a tool has started several tasks that know nothing of each other; None in all but the first one."""
+def independent_tasks_warning() -> str | None:
+    """Return a warning if srun or mpirun has started several tasks that train independently of each other.
+
+    Return None in all tasks but the first, and if torchrun's variables connect the tasks.
+    """
     if place() is not None:
         return None
     for count, number, tool in _TASKS:
         tasks = os.environ.get(count, "")
         if tasks.isdecimal() and int(tasks) > 1 and os.environ.get(number) == "0":
             return (
-                f"{count}={tasks}: {tool} has started {tasks} tasks, and each trains a run of its own; for one run "
-                f"start one task a machine, with --gpus or torchrun"
+                f"{count}={tasks}: {tool} has started {tasks} tasks, and each trains a separate run; for one run "
+                f"start one task per machine, with --gpus or torchrun"
             )
     return None

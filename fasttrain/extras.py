@@ -1,4 +1,5 @@
-"""Optional dependencies, installed when they are needed: fasttrain-vision[dali], [ffcv], [heif], [export], [tune] …"""
+"""Optional dependencies ("extras"), such as fasttrain-vision[dali], [ffcv], [export] and [tune], and how to install
+them."""
 
 from __future__ import annotations
 
@@ -14,20 +15,26 @@ DISTRIBUTION = "fasttrain-vision"  # `fasttrain` on the Python Package Index is 
 
 
 def install(extra: str) -> str:
-    """Return the command that adds `extra` to the running Python, whether or not its environment is activated."""
+    """Return the shell command that installs `extra` for the running Python, even if its environment isn't active."""
     pip = shutil.which("pip")
-    ours = pip is not None and Path(pip).parent == Path(sys.executable).parent
+    same_environment = pip is not None and Path(pip).parent == Path(sys.executable).parent
     python = min(sys.executable, relative_path(sys.executable), key=len)
-    return ("pip" if ours else f"{python} -m pip") + f" install '{DISTRIBUTION}[{extra}]'"
+    return ("pip" if same_environment else f"{python} -m pip") + f" install '{DISTRIBUTION}[{extra}]'"
 
 
 def dali_extra(cuda: str | None) -> str:
-    """Return the extra with the DALI that goes with a torch built for `cuda`, such as "13.0"; None is for the CPU."""
+    """Return the extra that installs the DALI for a torch built with CUDA version `cuda`, such as "13.0".
+
+    `cuda` is None for a torch without CUDA.
+    """
     return "dali-cuda130" if cuda is not None and int(cuda.split(".")[0]) >= 13 else "dali"
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise UserError, which says how to get `extra`, if one of `modules` isn't installed. Imports none of them."""
+    """Raise UserError if one of `modules` isn't installed. Its message says how to install `extra` for `what`.
+
+    The modules are not imported.
+    """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}: {install(extra)}")

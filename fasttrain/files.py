@@ -1,4 +1,5 @@
-"""Files that are either complete or absent: temporary name, fsync, rename, fsync of the folder."""
+"""Write files atomically, so that each is either complete or absent: temporary name, fsync, rename, fsync of the
+folder."""
 
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ from typing import IO
 
 from fasttrain.machine import WINDOWS, is_running, sync_file
 
-_AT_ONCE = 1 << 20  # bytes: a checkpoint's hundreds of small tensors go out together
+_BUFFER = 1 << 20  # bytes; collects a checkpoint's hundreds of small tensors into few writes
 _TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{8})\.(\d+)\.tmp(\.tmp)?")  # torch's profiler adds one
 _DAY = 86_400  # seconds
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut. Windows opens no folders, and NTFS has a journal."""
+    """Sync `folder`, so that a rename in it survives a power cut. Do nothing on Windows, whose NTFS has a journal."""
     if WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -34,7 +35,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder like `mkdir -p`, so that it survives a power cut."""
+    """Create a folder and its parents like `mkdir -p`, and sync them, so that they survive a power cut."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -44,9 +45,9 @@ def make_folder(folder: Path) -> None:
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove what killed processes left of `atomic_write`. Only for a folder in which nobody else writes."""
+    """Remove the temporary files that killed processes left in `folder`. No other process may write there now."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if (found := _TEMPORARY.fullmatch(path.name)) and (path.is_file() or _is_left(path, found)):
+        if (found := _TEMPORARY.fullmatch(path.name)) and (path.is_file() or _is_abandoned(path, found)):
             _remove(path)
 
 
@@ -56,19 +57,22 @@ def temporary_for(path: Path) -> Path:
 
 
 def require_place(path: Path) -> None:
-    """Raise OSError if `path` can't be written, so that this is known before the work is done."""
+    """Raise OSError if the file `path` can't be written. Call this before a long computation whose result goes there.
+
+    Create the folder of `path` if it is missing.
+    """
     make_folder(path.parent)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         with atomic_write(path):
-            raise _Tried
-    except _Tried:
+            raise _Writable
+    except _Writable:
         return
 
 
-class _Tried(Exception):
-    """The file could be made, and is removed again."""
+class _Writable(Exception):
+    """Raised once the temporary file exists, so that `atomic_write` removes it again."""
 
 
 @contextlib.contextmanager
@@ -79,9 +83,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises OSError if the folder can't be written.
     """
     temporary = temporary_for(path)
-    _clear_left_behind(path)
+    _clear_abandoned(path)
     try:
-        with temporary.open("wb", buffering=_AT_ONCE) as file:
+        with temporary.open("wb", buffering=_BUFFER) as file:
             yield file
             file.flush()
             sync_file(file.fileno())
@@ -90,38 +94,41 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):  # a read-only disk refuses this, too
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # a write's error names no file, and nobody knows the temporary
+            error.filename = str(
+                path
+            )  # a write's error names no file or the temporary one, which means nothing to users
         raise
     fsync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder next to `path`. Its files are moved next to `path` once all are on the disk.
+    """Yield an empty temporary folder next to `path`. Its files are moved next to `path` once all are on the disk.
 
-    `path` itself comes last: if it exists, so do the others. Raises OSError if the folder can't be written.
+    The file with the name of `path` is moved last: if it exists, so do the others. Raises OSError if the folder can't
+    be written.
     """
     temporary = temporary_for(path)
-    _clear_left_behind(path)
+    _clear_abandoned(path)
     try:
         temporary.mkdir()
         yield temporary
         files = sorted(temporary.iterdir(), key=lambda each: each.name == path.name)
         for each in files:
-            with each.open("r+b") as file:  # Windows flushes only what may be written
+            with each.open("r+b") as file:  # Windows syncs only files that are open for writing
                 sync_file(file.fileno())
         for each in files:
             each.replace(path.parent / each.name)
     finally:
         try:
-            temporary.rmdir()  # which takes no file descriptor, where there may be none
+            temporary.rmdir()  # needs no file descriptor, as there may be none left
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
     fsync_folder(path.parent)
 
 
-def _clear_left_behind(path: Path) -> None:
-    for temporary in _left_behind(path.parent).pop(path.name, ()):
+def _clear_abandoned(path: Path) -> None:
+    for temporary in _abandoned_in(path.parent).pop(path.name, ()):
         with contextlib.suppress(OSError):
             _remove(temporary)
 
@@ -134,18 +141,21 @@ def _remove(path: Path) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _left_behind(folder: Path) -> dict[str, list[Path]]:
-    """Return temporaries of ended processes, by their final name. Each folder is searched once."""
+def _abandoned_in(folder: Path) -> dict[str, list[Path]]:
+    """Return the temporary files of ended processes, by their final name. Each folder is searched once."""
     found: dict[str, list[Path]] = {}
-    with contextlib.suppress(OSError):  # the write itself says what is wrong with the folder
+    with contextlib.suppress(OSError):  # the write that follows reports what is wrong with the folder
         for path in folder.iterdir():
-            if (match := _TEMPORARY.fullmatch(path.name)) and _is_left(path, match):
+            if (match := _TEMPORARY.fullmatch(path.name)) and _is_abandoned(path, match):
                 found.setdefault(match[1], []).append(path)
     return found
 
 
-def _is_left(path: Path, name: re.Match[str]) -> bool:
-    """Return whether nobody writes the temporary any more. For another machine or container this is a guess."""
+def _is_abandoned(path: Path, name: re.Match[str]) -> bool:
+    """Return whether no process writes the temporary file any more.
+
+    For a file of another machine or container this is a guess by its age: more than a day.
+    """
     if name[2] == _here():
         return not is_running(int(name[3]))
     return time.time() - path.stat().st_mtime > _DAY
@@ -153,7 +163,7 @@ def _is_left(path: Path, name: re.Match[str]) -> bool:
 
 @functools.cache
 def _here() -> str:
-    """Return an id of this boot of this machine or container, within which process numbers are unique: 8 hex digits."""
+    """Return 8 hex digits that identify this boot of this machine or container. Process ids are unique within it."""
     try:
         boot, container = Path("/proc/sys/kernel/random/boot_id").read_text(), Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
@@ -162,6 +172,6 @@ def _here() -> str:
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Write bytes with `atomic_write`."""
+    """Write `data` to the file `path` atomically, as `atomic_write` does. Raises OSError."""
     with atomic_write(path) as file:
         file.write(data)

@@ -1,7 +1,7 @@
-"""Start several ranks on this machine, and follow them to their end: `train --gpus`.
+"""Start several ranks (processes that train together) on this machine and wait for them: `train --gpus`.
 
-torch's elastic launcher isn't used, as its contract is another one: it kills the ranks 30 s after a Ctrl-C, whatever
-they have to save, leaves them running when it is killed itself, and ends with 1 whatever they ended with.
+torch's elastic launcher doesn't fit: it kills the ranks 30 s after a Ctrl-C, even if they are still saving. If it is
+killed itself, the ranks keep running. And it exits with 1, whatever the exit codes of the ranks are.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from fasttrain.machine import WINDOWS
 from fasttrain.ranks import PeerLost
 from fasttrain.stop import StopRequest
 
-_LOOK_S = 0.1
-_AFTER_A_KILL_S = 10.0  # within which the others notice a closed socket; a GPU's collective never does
-_AFTER_AN_END_S = 60.0  # as rank 0 may still write what the run failed with
-_AT_ONCE_S = 5.0
+_POLL_S = 0.1
+_AFTER_A_KILL_S = 10.0  # enough for the other ranks to notice a closed socket; a GPU's collective never does
+_AFTER_AN_END_S = 60.0  # rank 0 may still be writing the error of the run
+_INTERRUPTED_S = 5.0  # between the second Ctrl-C and SIGKILL
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _PROGRAM = """import json, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -43,22 +43,22 @@ del sys.argv[0]
 from fasttrain.cli.rank import main
 main()"""
 
-_AGAIN = "--resume auto goes on from the last checkpoint"
+_RESUME = "--resume auto continues from the last checkpoint"
 
 Answer = Callable[[Any], Any]
 
 
 class RankTraceback(Exception):
-    """The text of an error's traceback on its rank, shown as the cause of the error here."""
+    """Holds the text of the traceback on a rank. It is shown here as the cause of that rank's error."""
 
 
 def require_devices(device: str, gpus: int) -> None:
-    """Check that this machine has `gpus` CUDA devices, unless `device` is the CPU. Raises UserError."""
+    """Raise UserError if this machine has fewer than `gpus` CUDA devices. Accept any number if `device` is "cpu"."""
     if device == "cpu":
         return
     have = torch.cuda.device_count()
     if have < gpus:
-        fix = f"use --gpus {have}" if have else "use --device cpu, where it is the number of processes"
+        fix = f"use --gpus {have}" if have else "use --device cpu for that many CPU processes"
         raise UserError(f"gpus = {gpus}: this machine has {have} CUDA device{'' if have == 1 else 's'}; {fix}")
 
 
@@ -69,21 +69,21 @@ def run_in_ranks(
     console: Console | None = None,
     answer: Answer | None = None,
 ) -> Any:
-    """Return what `work` returns on rank 0 of `count` new processes, which train together.
+    """Start `count` processes (ranks) that train together, run `work` in each, and return the result of rank 0.
 
-    `work` is pickled, and called with a function that asks this process: it returns what `answer` returns. What `stop`
-    requests, the ranks are told. They print where this process prints, or on `console`. Raises what the first rank
-    raises; PeerLost where one ends without a word.
+    `work` is pickled. It is called with a function `ask(value)`, which returns the result of `answer(value)` in this
+    process. A stop that `stop` requests is passed on to the ranks. They print to the streams of this process, or to
+    `console`. Raises the error of the first rank that fails, and PeerLost if a rank ends without an error message.
     """
     if WINDOWS:
-        raise UserError(f"gpus = {count}: several processes are started on Linux and macOS only; leave it out")
+        raise UserError(f"gpus = {count}: fasttrain starts several processes on Linux and macOS only; leave it out")
     try:
         payload = cloudpickle.dumps(work)
     except Exception as error:
-        said = f"{type(error).__name__}: {one_line(error)}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(
-            f"gpus = {count}: the model or a callback can't be sent to another process ({said}); give functions that "
-            "make what can't be pickled"
+            f"gpus = {count}: the model or a callback can't be pickled for another process ({reason}); pass a function "
+            "that creates it instead"
         ) from error
     with _store() as port, _Group(count, port, payload, console) as group:
         return group.follow(stop, answer)
@@ -91,7 +91,7 @@ def run_in_ranks(
 
 @contextmanager
 def _store() -> Iterator[int]:
-    """Serve the store at which the ranks find each other, on the loopback interface only. Yield its port."""
+    """Serve the store through which the ranks find each other, on the loopback interface only. Yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = int(listener.getsockname()[1])
         store = dist.TCPStore(  # type: ignore[attr-defined]
@@ -100,30 +100,30 @@ def _store() -> Iterator[int]:
     try:
         yield port
     finally:
-        del store  # also where a traceback keeps this frame
+        del store  # even if a traceback keeps this frame alive
 
 
 class _Rank:
-    """A process, and the connection that carries its work, its questions and its result."""
+    """A process of one rank, with the connection that carries its work, its questions and its result."""
 
     def __init__(self, number: int, environment: dict[str, str], out: TextIO | int | None, err: TextIO | None) -> None:
         self.number = number
         self.report: tuple[str, Any] | None = None
         self.killed = False
-        self.connection, theirs = Pipe()
+        self.connection, remote_end = Pipe()
         paths = json.dumps([str(each) for each in sys.path])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *sys.argv, str(theirs.fileno()), paths],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-c", _PROGRAM, *sys.argv, str(remote_end.fileno()), paths],
+            pass_fds=[remote_end.fileno()],
             env={**environment, "RANK": str(number), "LOCAL_RANK": str(number)},
             stdin=subprocess.DEVNULL,
             stdout=out if out is None or isinstance(out, int) else subprocess.PIPE,
             stderr=None if err is None else subprocess.PIPE,
             text=True,
             errors="backslashreplace",
-            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
+            start_new_session=True,  # a terminal's Ctrl-C reaches only this process, which passes it on once
         )
-        theirs.close()
+        remote_end.close()
         self._relays = [
             threading.Thread(target=_relay, args=pair, daemon=True)
             for pair in ((self.process.stdout, out), (self.process.stderr, err))
@@ -133,11 +133,13 @@ class _Rank:
             relay.start()
 
     def kill(self) -> None:
+        """Kill the process if it is still running."""
         if self.process.poll() is None:
             self.killed = True
             self.process.kill()
 
     def close(self) -> None:
+        """Wait until the process has ended and its output is printed, and close the connection."""
         self.process.wait()
         for relay in self._relays:
             relay.join(10.0)
@@ -145,7 +147,7 @@ class _Rank:
 
 
 class _Group:
-    """The group of ranks; a context manager that leaves none of them running."""
+    """The group of ranks, as a context manager that starts them and ends all of them."""
 
     def __init__(self, count: int, port: int, payload: bytes, console: Console | None) -> None:
         self._payload = payload
@@ -174,7 +176,7 @@ class _Group:
             for number in range(self._count):
                 self._ranks.append(_Rank(number, self._environment, self._out, self._err))
             for rank in self._ranks:
-                with suppress(OSError):  # it has ended already, which `follow` sees
+                with suppress(OSError):  # the rank has ended already, which `follow` reports
                     rank.connection.send_bytes(self._payload)
         except BaseException as error:
             self.__exit__(type(error))
@@ -184,51 +186,54 @@ class _Group:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is KeyboardInterrupt:  # the second Ctrl-C
-                self._tell(signal.SIGINT)
-                end = time.monotonic() + _AT_ONCE_S
+                self._send_signal(signal.SIGINT)
+                end = time.monotonic() + _INTERRUPTED_S
                 while self._running() and time.monotonic() < end:
-                    time.sleep(_LOOK_S)
+                    time.sleep(_POLL_S)
         finally:
             for rank in self._ranks:
                 rank.kill()
                 rank.close()
 
     def follow(self, stop: StopRequest, answer: Answer | None) -> Any:
-        """Return rank 0's result when all have ended. Raises as `run_in_ranks` does."""
-        told, end = False, float("inf")
+        """Wait until all ranks have ended, and return rank 0's result. Raises as `run_in_ranks` does."""
+        stop_sent, end = False, float("inf")
         while self._running():
             for rank in self._ready():
-                self._hear(rank, answer)
-            if stop.requested and not told:
-                told = True
-                self._tell(stop.requested)
-            end = min(end, time.monotonic() + self._patience(told))
+                self._receive(rank, answer)
+            if stop.requested and not stop_sent:
+                stop_sent = True
+                self._send_signal(stop.requested)
+            end = min(end, time.monotonic() + self._patience(stop_sent))
             if time.monotonic() > end:
                 for rank in self._running():
                     rank.kill()
         for rank in self._ranks:
             while not rank.connection.closed and rank.connection.poll():
-                self._hear(rank, answer)
+                self._receive(rank, answer)
         return self._outcome(stop)
 
     def _running(self) -> list[_Rank]:
         return [rank for rank in self._ranks if rank.process.poll() is None]
 
-    def _tell(self, number: signal.Signals) -> None:
+    def _send_signal(self, number: signal.Signals) -> None:
         for rank in self._ranks:
             rank.process.send_signal(number)
 
     def _ready(self) -> list[_Rank]:
-        """Return the ranks that have sent something, after a short wait at most."""
-        open_ones = [rank for rank in self._ranks if not rank.connection.closed]
-        if not open_ones:
-            time.sleep(_LOOK_S)
+        """Return the ranks that have sent something, after waiting for at most `_POLL_S` seconds."""
+        connected = [rank for rank in self._ranks if not rank.connection.closed]
+        if not connected:
+            time.sleep(_POLL_S)
             return []
-        ready = wait([rank.connection for rank in open_ones], _LOOK_S)
-        return [rank for rank in open_ones if rank.connection in ready]
+        ready = wait([rank.connection for rank in connected], _POLL_S)
+        return [rank for rank in connected if rank.connection in ready]
 
-    def _hear(self, rank: _Rank, answer: Answer | None) -> None:
-        """Answer the rank's question, or note its report. Closes the connection where the rank has closed it."""
+    def _receive(self, rank: _Rank, answer: Answer | None) -> None:
+        """Read one message of `rank`: answer its question, or store its report.
+
+        Close the connection if the rank has closed it.
+        """
         try:
             kind, value = pickle.loads(rank.connection.recv_bytes())
         except (EOFError, OSError):
@@ -247,12 +252,15 @@ class _Group:
         with suppress(OSError):
             rank.connection.send_bytes(cloudpickle.dumps(reply))
 
-    def _patience(self, told: bool) -> float:
-        """Return the seconds left once a rank has ended; infinite while all run, or stop as requested."""
+    def _patience(self, stop_sent: bool) -> float:
+        """Return how many seconds the other ranks may keep running after a rank has ended.
+
+        Infinite while all ranks run, and while they stop as requested.
+        """
         codes = [rank.process.returncode for rank in self._ranks if rank.process.returncode is not None]
         if any(code < 0 for code in codes):
             return _AFTER_A_KILL_S
-        if self._ranks[0].report is not None or (codes and not told):
+        if self._ranks[0].report is not None or (codes and not stop_sent):
             return _AFTER_AN_END_S
         return float("inf")
 
@@ -269,34 +277,34 @@ class _Group:
             code = rank.process.returncode
             if code < 0 and not rank.killed and -code != stop.requested:
                 name = signal.Signals(-code).name
-                why = ", as the kernel does where memory runs out" if name == "SIGKILL" else ""
-                raise PeerLost(f"rank {rank.number} was ended by {name}{why}; {_AGAIN}")
+                why = ", perhaps by the kernel because memory ran out" if name == "SIGKILL" else ""
+                raise PeerLost(f"rank {rank.number} was ended by {name}{why}; {_RESUME}")
         if stop.requested is signal.SIGINT:
             raise KeyboardInterrupt
         if stop.requested:
-            raise Stopped(f"stopped by {stop.requested.name}; the same command starts again")
+            raise Stopped(f"stopped by {stop.requested.name}; run the same command again")
         if errors:
             raise errors[0]
         for rank in self._ranks:
             if rank.report is None and not rank.killed:
                 code = rank.process.returncode
-                raise PeerLost(f"rank {rank.number} ended with exit code {code} and without a word; {_AGAIN}")
-        raise PeerLost(f"the ranks lost the connection between them; {_AGAIN}")
+                raise PeerLost(f"rank {rank.number} ended with exit code {code} and no error message; {_RESUME}")
+        raise PeerLost(f"the ranks lost the connection to each other; {_RESUME}")
 
 
 def _streams(console: Console | None) -> tuple[TextIO | int | None, TextIO | None]:
-    """Return where the ranks' output and error output go; None where they inherit this process's own.
+    """Return where the ranks' output and error output go. None: they inherit the stream of this process.
 
-    A notebook's or a test's streams are no files that another process could write to.
+    The streams of a notebook or a test are not files, so another process can't write to them directly.
     """
-    err = None if _is(sys.stderr, 2) else sys.stderr
+    err = None if _has_descriptor(sys.stderr, 2) else sys.stderr
     if console is not None and console.quiet:
         return subprocess.DEVNULL, err
     out: Any = sys.stdout if console is None else console.file
-    return (None if _is(out, 1) else out), err
+    return (None if _has_descriptor(out, 1) else out), err
 
 
-def _is(stream: Any, number: int) -> bool:
+def _has_descriptor(stream: Any, number: int) -> bool:
     try:
         return stream.fileno() == number
     except (AttributeError, OSError, ValueError):
@@ -304,7 +312,7 @@ def _is(stream: Any, number: int) -> bool:
 
 
 def _relay(source: TextIO, target: TextIO) -> None:
-    with suppress(ValueError):  # a file that was closed
+    with suppress(ValueError):  # the target was closed
         for line in source:
             target.write(line)
             target.flush()

@@ -1,7 +1,7 @@
 """Hide the differences between Linux, macOS and Windows from other modules.
 
-No other module uses `fcntl` or a function that Windows lacks, which `tests/test_machine.py` checks. `memory` counts
-memory, `cores` cores.
+No other module uses `fcntl` or a function that Windows lacks; `tests/test_machine.py` checks this. Memory and cores
+have modules of their own, `memory` and `cores`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ except ModuleNotFoundError:  # Windows
 
 WINDOWS = sys.platform == "win32"
 NOT_ON_WINDOWS = "Windows has no native, dali or ffcv loader and no cut; Linux in WSL 2 has them all (`wsl --install`)"
-_LOCKED = 1 << 30  # the byte that stands for a file on Windows
-_LOOK_S = 0.1
+_LOCKED = 1 << 30  # the position of the byte that Windows locks in place of a file
+_POLL_S = 0.1
 _DENIED, _STILL_ACTIVE, _QUERY = 5, 259, 0x1000  # winerror.h, winbase.h, winnt.h
 _position = threading.Lock()
 
 
 def native_fix() -> str:
-    """Return how to get the native module."""
+    """Return how to install the native (C++) module on this system."""
     if WINDOWS:
         return "Windows has none: install fasttrain in WSL 2 (`wsl --install`)"
     if sys.platform == "darwin":
@@ -44,21 +44,21 @@ def native_fix() -> str:
 
 
 def c_function(name: str) -> Any:
-    """Return a function of the C library, None where it has none of this name."""
+    """Return the function `name` of the C library, or None if the library lacks it."""
     try:
         return getattr(ctypes.CDLL(None), name, None)
-    except TypeError:  # Windows wants the name of a library
+    except TypeError:  # Windows needs the name of a library
         return None
 
 
 def user_name() -> str:
-    """Return the number of the user whose permissions count, or the name where users have no numbers."""
+    """Return the effective user id of this process; on Windows, which has no user ids, the user's name."""
     return str(os.geteuid()) if hasattr(os, "geteuid") else os.environ.get("USERNAME", "unknown")
 
 
 def is_running(pid: int) -> bool:
-    """Return whether there is a process of this number, which is not disturbed."""
-    if WINDOWS:  # where `os.kill` ends the process, or sends Ctrl-C to all of its console
+    """Return whether the process `pid` exists. The process doesn't notice."""
+    if WINDOWS:  # here `os.kill` ends the process, or sends Ctrl-C to its entire console
         return _is_running_on_windows(pid)
     try:
         os.kill(pid, 0)
@@ -82,7 +82,10 @@ def _is_running_on_windows(pid: int) -> bool:
 
 
 def free_inodes(folder: Path) -> tuple[int, int] | None:
-    """Return how many more files the disk takes, and how many it takes in all; None where it doesn't count them."""
+    """Return (free, total): how many more files the disk of `folder` can hold, and how many in all.
+
+    Return None if the file system has no limit.
+    """
     if not hasattr(os, "statvfs"):
         return None
     disk = os.statvfs(folder)
@@ -90,36 +93,36 @@ def free_inodes(folder: Path) -> tuple[int, int] | None:
 
 
 def sync_file(descriptor: int) -> None:
-    """Write a file to the disk, and not just to the disk's own cache, as `fsync` does on macOS."""
+    """Write an open file to the disk itself. On macOS `fsync` reaches only the disk's cache, so use F_FULLFSYNC."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
     try:
         if full is not None:
             fcntl.fcntl(descriptor, full)
             return
-    except OSError:  # network file systems don't know it
+    except OSError:  # network file systems don't support it
         pass
     os.fsync(descriptor)
 
 
 def sync_disks() -> None:
-    """Write what the system holds back to the disks; Windows can't do that for all files at a time."""
+    """Flush the system's write cache to the disks. Do nothing on Windows, which can't do this for all files at once."""
     if hasattr(os, "sync"):
         os.sync()
 
 
 def allocated_bytes(state: os.stat_result) -> int:
-    """Return how many bytes of the disk a file takes."""
+    """Return how many bytes a file occupies on the disk, given the result of `os.stat`."""
     return state.st_blocks * 512 if hasattr(state, "st_blocks") else state.st_size
 
 
 def read_soon(descriptor: int) -> None:
-    """Have the system read a file into its cache, where it takes such hints."""
+    """Ask the system to read an open file into its page cache. Do nothing if it doesn't accept such hints."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def read_at(descriptor: int, length: int, start: int) -> bytes:
-    """Return `length` bytes of a file from `start` on, fewer where it ends; for several threads at a time."""
+    """Read `length` bytes of a file from position `start`, fewer at its end. Several threads may call this at once."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, length, start)
     with _position:
@@ -128,7 +131,8 @@ def read_at(descriptor: int, length: int, start: int) -> bytes:
 
 
 def write_at(descriptor: int, data: memoryview, start: int) -> int:
-    """Write to a file from `start` on, for several threads at a time. Return how many bytes were written."""
+    """Write `data` to a file at position `start`. Return how many bytes were written. Several threads may call this at
+    once."""
     if hasattr(os, "pwrite"):
         return os.pwrite(descriptor, data, start)
     with _position:
@@ -137,7 +141,7 @@ def write_at(descriptor: int, data: memoryview, start: int) -> int:
 
 
 def relative_path(path: str | Path, start: str | Path = os.curdir) -> str:
-    """Return `path` as seen from `start`; as it is where they lie on different drives of Windows."""
+    """Return `path` relative to `start`, or unchanged if they are on different Windows drives."""
     try:
         return os.path.relpath(path, start)
     except ValueError:
@@ -145,9 +149,10 @@ def relative_path(path: str | Path, start: str | Path = os.curdir) -> str:
 
 
 def lock(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool:
-    """Lock a file until `unlock`, or until its last descriptor is closed. Return False where another process has it.
+    """Lock a file until `unlock`, or until its last descriptor is closed. Return False if another process holds it.
 
-    Where the file system knows no locks, the answer is True. Windows needs no `shared` ones: it deletes no open file.
+    `wait`: wait until the lock is free. `shared`: allow other shared locks at the same time; Windows, which never
+    deletes an open file, needs none. Return True if the file system doesn't support locks.
     """
     if fcntl is not None:
         try:
@@ -160,12 +165,12 @@ def lock(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool:
     while not (shared or _lock_byte(descriptor, "LK_NBLCK")):
         if not wait:
             return False
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     return True
 
 
 def unlock(descriptor: int) -> None:
-    """Give up a lock, which a forked process would otherwise keep."""
+    """Release a lock of `lock` now. Closing the file isn't enough, as a forked process may still hold it open."""
     if fcntl is None:
         _lock_byte(descriptor, "LK_UNLCK")
         return
@@ -188,7 +193,10 @@ def _lock_byte(descriptor: int, how: str) -> bool:
 
 
 def lockable(folder: Path) -> int:
-    """Return a descriptor by which `lock` locks a folder: on Windows, which opens none, that of an empty file."""
+    """Open `folder` for `lock`, and return the file descriptor.
+
+    Windows can't open folders: there it is the descriptor of an empty temporary file that stands for the folder.
+    """
     if fcntl is not None:
         return os.open(folder, os.O_RDONLY)
     name = hashlib.sha256(os.path.normcase(folder.resolve()).encode()).hexdigest()[:16]
@@ -196,7 +204,7 @@ def lockable(folder: Path) -> int:
 
 
 def delete_unlocked(path: Path) -> bool:
-    """Delete a file unless a process has it locked, or on Windows open. Return whether it is gone."""
+    """Delete a file unless another process has locked it (on Windows: has it open). Return whether it was deleted."""
     if fcntl is None:
         try:
             path.unlink(missing_ok=True)
@@ -222,14 +230,14 @@ def terminate_self() -> None:
 
 
 def start_apart(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that a terminal's Ctrl-C doesn't reach, for `end_all`."""
+    """Start `command` in a process group of its own, which a terminal's Ctrl-C doesn't reach. End it with `end_all`."""
     if WINDOWS:
         options["creationflags"] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     return subprocess.Popen(command, start_new_session=not WINDOWS, **options)
 
 
 def end_all(process: subprocess.Popen[bytes], grace: float) -> None:
-    """End a process of `start_apart` and those that it started, after `grace` seconds by force."""
+    """End a process of `start_apart` and its child processes: by SIGTERM, and after `grace` seconds by SIGKILL."""
     if not hasattr(os, "killpg"):
         if taskkill := shutil.which("taskkill"):
             subprocess.run([taskkill, "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)

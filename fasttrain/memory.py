@@ -1,4 +1,4 @@
-"""Find out how much memory this process uses, and how much more it may use."""
+"""Measure how much memory this process uses, and how much more it may use."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ try:
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_UNKNOWN = 4 << 30  # bytes, for a system that doesn't tell
+_UNKNOWN = 4 << 30  # bytes, assumed if the system doesn't report its memory
 
 
 def give_back_heap() -> None:
-    """Give the heap's free pages back to the system, where glibc would keep them: `keep_freed_memory` asks it to, and
-    each thread's heap stays with the thread."""
+    """Return the heap's free pages to the system.
+
+    glibc would keep them: after `keep_freed_memory`, and in the heaps of single threads. Do nothing with another C
+    library.
+    """
     if (trim := c_function("malloc_trim")) is not None:
         trim(0)
 
 
 def limit(name: str) -> int | None:
-    """Return a limit of this process by its name in `resource`, such as "RLIMIT_AS"; None where there is none."""
+    """Return a limit of this process by its name in `resource`, such as "RLIMIT_AS"; None if it is unlimited."""
     if resource is None:
         return None
     limit, _ = resource.getrlimit(getattr(resource, name))
@@ -35,50 +38,51 @@ def limit(name: str) -> int | None:
 
 
 def total_memory() -> int:
-    """Return the machine's memory, bytes."""
+    """Return the size of the machine's memory in bytes."""
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return _of_windows().total
+    return _windows_memory().total
 
 
 def peak_memory() -> int:
-    """Return the most that this process has ever had resident, bytes."""
+    """Return the greatest resident memory of this process so far, in bytes."""
     if resource is None:
-        return _of_windows().peak
+        return _windows_memory().peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def free_memory() -> int:
-    """Return how many bytes this process can still take: the least that machine, cgroup and its own limit leave."""
-    free = [_machines(), *_cgroups()]
+    """Return how many more bytes this process can use, within the machine's memory, its cgroups and its own limit."""
+    free = [_available_on_machine(), *_available_in_cgroups()]
     if (most := limit("RLIMIT_AS")) is not None:
-        free.append(most - _pages_taken(0))
+        free.append(most - _process_size(0))
     return max(min(free), 0)
 
 
 def resident_memory() -> int:
-    """Return how many bytes of this process are resident."""
-    return _pages_taken(1)
+    """Return how many bytes of this process are in memory now."""
+    return _process_size(1)
 
 
-def _machines() -> int:
+def _available_on_machine() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
-        return total_memory() // 2 if resource is not None else _of_windows().free
+        return total_memory() // 2 if resource is not None else _windows_memory().free
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
-def _pages_taken(column: int) -> int:
+def _process_size(column: int) -> int:
+    """Return the size in bytes in a column of /proc/self/statm: 0 for virtual, 1 for resident memory."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[column]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        return peak_memory() if resource is not None else _of_windows().resident
+        return peak_memory() if resource is not None else _windows_memory().resident
 
 
 class _Status(ctypes.Structure):
-    """MEMORYSTATUSEX of sysinfoapi.h."""
+    """The structure MEMORYSTATUSEX of sysinfoapi.h."""
 
     _fields_ = (
         ("length", ctypes.c_uint32),
@@ -88,7 +92,7 @@ class _Status(ctypes.Structure):
 
 
 class _Counters(ctypes.Structure):
-    """PROCESS_MEMORY_COUNTERS of psapi.h."""
+    """The structure PROCESS_MEMORY_COUNTERS of psapi.h."""
 
     _fields_ = (
         ("length", ctypes.c_uint32),
@@ -97,17 +101,19 @@ class _Counters(ctypes.Structure):
     )
 
 
-class _Windows(NamedTuple):
+class _WindowsMemory(NamedTuple):
+    """Bytes: `total` and `free` of the machine, `resident` and `peak` of this process."""
+
     total: int = _UNKNOWN
     free: int = _UNKNOWN
     resident: int = 0
     peak: int = 0
 
 
-def _of_windows() -> _Windows:
-    """Return the memory of the machine and of this process, bytes, as Windows counts them."""
+def _windows_memory() -> _WindowsMemory:
+    """Return the memory of the machine and of this process, as Windows reports it."""
     if not hasattr(ctypes, "WinDLL"):
-        return _Windows()
+        return _WindowsMemory()
     kernel: Any = ctypes.WinDLL("kernel32")
     status, counters = _Status(), _Counters()
     status.length, counters.length = ctypes.sizeof(status), ctypes.sizeof(counters)
@@ -116,21 +122,21 @@ def _of_windows() -> _Windows:
     if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
         status.total = status.free = _UNKNOWN
     kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), counters.length)
-    return _Windows(status.total, status.free, counters.resident, counters.peak)
+    return _WindowsMemory(status.total, status.free, counters.resident, counters.peak)
 
 
-def _cgroups() -> list[int]:
-    """Return what is left of each limit from this process's cgroup up to the root."""
+def _available_in_cgroups() -> list[int]:
+    """Return how many bytes are left of each cgroup limit, from this process's cgroup up to the root."""
     left = []
     for version, folder in cgroup_folders("memory"):
         names = ("memory.max", "memory.current", "inactive_file")
         if version == 1:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        left.append(_left(folder, *names))
+        left.append(_left_in_cgroup(folder, *names))
     return [each for each in left if each is not None]
 
 
-def _left(cgroup: Path, most: str, used: str, reclaimable: str) -> int | None:
+def _left_in_cgroup(cgroup: Path, most: str, used: str, reclaimable: str) -> int | None:
     try:
         limit, taken = ((cgroup / name).read_text(encoding="ascii").strip() for name in (most, used))
         stat = dict(line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines())

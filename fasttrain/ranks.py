@@ -1,4 +1,4 @@
-"""Several processes that train one model together: the rank of this one, and how they agree."""
+"""Connect the processes (ranks) that train one model together, and let them exchange decisions, sums and errors."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain.device import choose_device, choose_workers, make_current
-from fasttrain.environment import described, place
+from fasttrain.environment import place, rank_variables
 from fasttrain.errors import Diverged, FasttrainError, InternalError, OutOfMemory, Stopped, UserError, one_line
 
 T = TypeVar("T")
 
 _JOINING = timedelta(minutes=10)
-_PATIENCE = timedelta(days=7)  # rank 0 may be converting a data set; a rank that died is noticed by its closed socket
-_LAST_WORDS = timedelta(seconds=15)  # less than the 30 s that torchrun leaves the others
+_PATIENCE = timedelta(days=7)  # rank 0 may be converting a data set; a dead rank is noticed by its closed socket
+_FAREWELL = timedelta(seconds=15)  # less than the 30 s after which torchrun kills the other ranks
 _SILENT_S = 20.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ERRORS: dict[str, type[FasttrainError]] = {kind.__name__: kind for kind in (Diverged, OutOfMemory, Stopped, UserError)}
-_TRANSPORTS = ("gloo", "nccl")  # named in what torch raises where a peer's socket closes
-_LOST = "another rank ended without a word; what started the ranks says which one"
+_TRANSPORTS = ("gloo", "nccl")  # torch names one of them in its error if a peer's socket closes
+_LOST = "another rank ended without an error message; see the output of torchrun, or what started the ranks"
 _calls = itertools.count()
 
 
 @dataclass(frozen=True)
 class StepAgreement:
-    """Sums and decisions that all ranks share for one step.
+    """The sums and decisions that all ranks share for one step.
 
-    `samples` and `weight` are sums over the ranks. `stop` is the signal that asked any of them to stop. `overdue` says
-    if it is time to save. `ended` says if one of them wants the run to end early.
+    `samples` and `weight` are sums over the ranks. `stop` is the signal by which any rank was asked to stop, or None.
+    `overdue`: a checkpoint is due on some rank. `ended`: some rank wants to end the run early.
     """
 
     samples: int
@@ -54,45 +54,47 @@ class StepAgreement:
 
 @dataclass(frozen=True)
 class _Failure:
+    """An error on a rank, as plain data for the other ranks."""
+
     rank: int
     kind: str
     exit_code: int
-    said: str
+    message: str
     trace: str
 
     @staticmethod
     def of(rank: int, error: Exception) -> _Failure:
-        said = one_line(error)
+        message = one_line(error)
         if not isinstance(error, FasttrainError):
-            said = f"{type(error).__name__}: {said}"
+            message = f"{type(error).__name__}: {message}"
         kind = next((name for name, each in _ERRORS.items() if isinstance(error, each)), "")
         trace = "".join(traceback.format_exception(error))
-        return _Failure(rank, kind, getattr(error, "exit_code", 1), said, trace)
+        return _Failure(rank, kind, getattr(error, "exit_code", 1), message, trace)
 
 
 class PeerLost(InternalError):
-    """Another rank has ended without an error message."""
+    """Raised if another rank has ended without an error message."""
 
 
 class Ranks:
-    """The processes that train together, and this one's rank among them; a context manager that joins and leaves.
+    """The processes that train together, and the rank of this one. A `with` block joins the others and leaves them.
 
-    Inside it, an exception on one rank ends all: rank 0 raises it too, and the others raise SystemExit with its exit
-    code, so that one line is printed.
+    An exception on one rank inside the block ends all ranks. Rank 0 raises the same error, and the others raise
+    SystemExit with its exit code, so that the message is printed once.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
         self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
         self._control: Any = None
         self._data: Any = None
-        self._stopping = self._told = False
+        self._stopping = self._failure_known = False
         self._key = f"fasttrain/run/{next(_calls)}"
 
     @staticmethod
     def of_environment() -> Ranks:
-        """Return the ranks that torchrun's variables describe, or one process without them.
+        """Return the ranks that torchrun's environment variables describe, or a single rank if they are not set.
 
-        Raises UserError if they are invalid.
+        Raises UserError if the variables are invalid.
         """
         return Ranks(*(place() or ()))
 
@@ -104,7 +106,7 @@ class Ranks:
     def __enter__(self) -> Ranks:
         if self.size > 1:
             where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            waiting = threading.Timer(_SILENT_S, self._tell_of_waiting, (where,))
+            waiting = threading.Timer(_SILENT_S, self._print_waiting, (where,))
             waiting.start()
             try:
                 self._join()
@@ -118,15 +120,17 @@ class Ranks:
                 waiting.cancel()
         return self
 
-    def _tell_of_waiting(self, where: str) -> None:
-        line = f"rank {self.rank} of {self.size} waits for the others at {where}; where nothing starts them, another "
-        print(f"fasttrain: {line}tool left {described()}: unset these", file=sys.stderr, flush=True)
+    def _print_waiting(self, where: str) -> None:
+        line = (
+            f"rank {self.rank} of {self.size} is waiting for the others at {where}; if you did not start them, unset "
+        )
+        print(f"fasttrain: {line}the variables of another tool: {rank_variables()}", file=sys.stderr, flush=True)
 
     def _join(self) -> None:
         if (store := _agents_store()) is None:
             dist.init_process_group("gloo", timeout=_JOINING)
             return
-        # Not "env://": there, restarted ranks may read the addresses of those before them, and are refused.
+        # With "env://" restarted ranks may read the addresses of the ranks before them, and can't connect.
         attempt = f"fasttrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{self.size}"
         store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
         dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=_JOINING)
@@ -147,33 +151,35 @@ class Ranks:
             self._end_with(error)
 
     def device(self, name: str) -> torch.device:
-        """Return this rank's device of the kind `name`, made the current one. Make the group for its gradients.
+        """Return this rank's device, made torch's current one, and create the process group for its gradients.
 
-        Raises UserError for what this machine lacks.
+        `name` is as in `choose_device`. Raises UserError if this machine lacks the device, or if several ranks can't
+        use it.
         """
         chosen = choose_device(name)
         if self.size == 1:
             return make_current(chosen)
         if chosen.type == "cuda":
             if ":" in name:
-                raise UserError(f"device = '{name}': each of {self.size} ranks has its own; use --device cuda")
+                raise UserError(f"device = '{name}': each of the {self.size} ranks has its own; use --device cuda")
             if self.local_rank >= (have := torch.cuda.device_count()):
                 raise UserError(
-                    f"{self.local_size} ranks on a machine with {have} CUDA devices; --nproc-per-node {have}"
+                    f"{self.local_size} ranks on a machine with {have} CUDA devices; give torchrun "
+                    f"--nproc-per-node {have}"
                 )
             chosen = make_current(torch.device("cuda", self.local_rank))
         elif chosen.type != "cpu":
-            raise UserError(f"device = '{chosen}' can't train with {self.size} ranks; use --device cpu")
+            raise UserError(f"device = '{chosen}': {self.size} ranks can't train on it; use --device cpu")
         self._data = dist.new_group(backend=self.backend(chosen), timeout=_JOINING)
         return chosen
 
     @staticmethod
     def backend(device: torch.device) -> str:
-        """Return the backend that carries gradients between ranks on `device`."""
+        """Return torch's communication backend for gradients on `device`: nccl for CUDA, gloo for a CPU."""
         return "nccl" if device.type == "cuda" else "gloo"
 
     def workers(self, asked: int | None) -> int:
-        """Return the number of loader processes or threads: as asked, or this rank's share of the machine's cores."""
+        """Return the number of loader workers: `asked`, or if it is None this rank's share of the machine's cores."""
         return choose_workers(asked) if asked is not None else max(choose_workers(None) // self.local_size, 1)
 
     def agree(
@@ -184,9 +190,9 @@ class Ranks:
         overdue: bool = False,
         ended: bool = False,
     ) -> StepAgreement:
-        """Return sums over the ranks, by one small all-reduce between hosts.
+        """Combine the arguments of all ranks by one small all-reduce. All ranks must call it, and get the same result.
 
-        Raises the error of another rank that failed.
+        Raises the error of another rank if it has failed.
         """
         if self.size == 1:
             return StepAgreement(samples, weight, stop, overdue, ended)
@@ -198,26 +204,28 @@ class Ranks:
         return StepAgreement(int(sums[3]), sums[4], stop, bool(sums[5]), bool(sums[6]))
 
     def gather(self, value: T) -> list[T]:
-        """Return each rank's `value`, which must be picklable, by rank, on all ranks."""
+        """Return the list of all ranks' values, by rank, on all ranks. Each `value` must be picklable."""
         if self.size == 1:
             return [value]
         self.agree()
         values: list[Any] = [None] * self.size
-        self._heard(lambda: dist.all_gather_object(values, value, group=self._control))
+        self._exchange(lambda: dist.all_gather_object(values, value, group=self._control))
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """Return the result of `make` on rank 0, on all ranks."""
+        """Call `make` on rank 0 only, and return its result, which must be picklable, on all ranks."""
         if self.size == 1:
             return make()
         value = [make() if self.main else None]
         self.agree()
-        self._heard(lambda: dist.broadcast_object_list(value, src=0, group=self._control))
+        self._exchange(lambda: dist.broadcast_object_list(value, src=0, group=self._control))
         return value[0]  # type: ignore[return-value]
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """Run `make` on rank 0, then on the first rank of each machine, then on the others, which find
-        its work done."""
+        """Call `make` on rank 0, then on the first rank of each machine, then on all others. Return this rank's result.
+
+        The later ranks find the files that `make` has written on the earlier ones, and needn't write them again.
+        """
         turn = 0 if self.main else 1 if self.local_rank == 0 else 2
         for number in range(3):
             if number == turn:
@@ -226,71 +234,77 @@ class Ranks:
         return value
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Overwrite `tensors`, on this rank's device, with rank 0's."""
+        """Overwrite `tensors`, which are on this rank's device, with the values of rank 0."""
         if self.size == 1:
             return
         self.agree()
         with torch.no_grad():
             works: list[Any] = [dist.broadcast(each, src=0, group=self._data, async_op=True) for each in tensors]
-        self._heard(lambda: [work.wait() for work in works])
+        self._exchange(lambda: [work.wait() for work in works])
 
     def sync_batch_norm(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Return `model` with BatchNorm over all ranks' samples: torch's SyncBatchNorm, or timm's if it has an
-        activation."""
+        """Return `model` with each BatchNorm layer computed over the samples of all ranks.
+
+        It uses torch's SyncBatchNorm, or timm's for layers that include an activation.
+        """
         from timm.layers import convert_sync_batchnorm
 
         converted: torch.nn.Module = convert_sync_batchnorm(model, process_group=self._data)
         return converted
 
     def parallel(self, model: torch.nn.Module) -> DistributedDataParallel | None:
-        """Return `model` under DistributedDataParallel, or None if there is one rank.
+        """Return `model` wrapped in DistributedDataParallel, or None if there is only one rank.
 
-        Gradients are the ranks' mean. An empty batch gives zero gradients and leaves BatchNorm's statistics unchanged.
-        These are each rank's own until `share` is called; other buffers are rank 0's in each forward pass.
+        Gradients are the mean over the ranks. An empty batch gives zero gradients and leaves BatchNorm's statistics
+        unchanged. Each rank keeps BatchNorm statistics of its own until `share` is called. Other buffers are copied
+        from rank 0 before each forward pass.
         """
         if self.size == 1:
             return None
-        made = DistributedDataParallel(_Part(model), process_group=self._data, gradient_as_bucket_view=True)
-        made.broadcast_buffers = _has_other_buffers(model)  # an argument would leave them out at the start as well
+        wrapped = _AcceptsEmptyBatch(model)
+        made = DistributedDataParallel(wrapped, process_group=self._data, gradient_as_bucket_view=True)
+        made.broadcast_buffers = _has_other_buffers(model)  # as an argument, False would skip the first copy as well
         return made
 
-    def run_of_before(self) -> Path | None:
-        """Return the folder of the run that this torchrun began, if these processes are its restart."""
+    def restarted_run(self) -> Path | None:
+        """Return the folder of the run that torchrun has restarted these processes for, or None if it hasn't."""
         store = _agents_store() if self.main else None
         return Path(store.get(self._key).decode()) if store and store.check([self._key]) else None
 
     def remember_run(self, folder: Path) -> None:
-        """Store the folder for `run_of_before`, in case torchrun restarts the ranks."""
+        """Store the run's folder for `restarted_run`, in case torchrun restarts the ranks."""
         if self.main and (store := _agents_store()):
             store.set(self._key, str(folder.resolve()))
 
     def _reduce(self, values: list[float], timeout: timedelta = _PATIENCE) -> list[float]:
         sums = torch.tensor(values, dtype=torch.float64)
-        self._heard(lambda: dist.all_reduce(sums, group=self._control, async_op=True).wait(timeout))
+        self._exchange(lambda: dist.all_reduce(sums, group=self._control, async_op=True).wait(timeout))
         return sums.tolist()
 
-    def _heard(self, exchange: Callable[[], Any]) -> None:
+    def _exchange(self, collective: Callable[[], Any]) -> None:
+        """Call a collective operation. Raise PeerLost if it fails because another rank is gone."""
         try:
-            exchange()
+            collective()
         except RuntimeError as error:
             raise PeerLost(_LOST) from error
 
-    def _failures(self, mine: _Failure | None) -> list[_Failure]:
-        everyones: list[_Failure | None] = [None] * self.size
-        self._heard(lambda: dist.all_gather_object(everyones, mine, group=self._control))
-        return [each for each in everyones if each is not None]
+    def _failures(self, own: _Failure | None) -> list[_Failure]:
+        """Return the failures of all ranks, given this rank's `own`, if it has failed."""
+        failures: list[_Failure | None] = [None] * self.size
+        self._exchange(lambda: dist.all_gather_object(failures, own, group=self._control))
+        return [each for each in failures if each is not None]
 
     def _raise_failure(self, failures: list[_Failure]) -> None:
         first = failures[0]
-        self._told = True
+        self._failure_known = True
         if not self.main:
             raise SystemExit(first.exit_code)
         kind = _ERRORS.get(first.kind, InternalError)
-        raise kind(f"rank {first.rank}: {first.said}") from RuntimeError(first.trace)
+        raise kind(f"rank {first.rank}: {first.message}") from RuntimeError(first.trace)
 
     def _end_with(self, error: Exception) -> None:
-        """Tell the others about `error`, unless it is theirs, or they are gone."""
-        if self._told:
+        """Send `error` to the other ranks, unless it came from one of them, or they are gone."""
+        if self._failure_known:
             dist.destroy_process_group()
             return
         exit_code = PeerLost.exit_code
@@ -299,7 +313,7 @@ class Ranks:
                 raise PeerLost(_LOST) from error
         elif not isinstance(error, PeerLost):
             try:
-                self._reduce([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0], _LAST_WORDS)
+                self._reduce([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0], _FAREWELL)
                 exit_code = self._failures(_Failure.of(self.rank, error))[0].exit_code
             except PeerLost:
                 return  # the others wait for this rank's gradients: they will see its socket close
@@ -309,13 +323,13 @@ class Ranks:
 
 
 def _has_other_buffers(model: torch.nn.Module) -> bool:
-    """Return whether `model` has buffers besides BatchNorm's statistics, which a training step doesn't read."""
+    """Return whether `model` has buffers other than BatchNorm's statistics, which a training step doesn't read."""
     norms = {id(each) for norm in model.modules() if isinstance(norm, _BatchNorm) for each in norm.buffers()}
     return any(id(each) not in norms for each in model.buffers())
 
 
-class _Part(torch.nn.Module):
-    """The model for one rank's part of a batch, which may be empty."""
+class _AcceptsEmptyBatch(torch.nn.Module):
+    """Wraps a model so that it accepts an empty batch: a rank may get no samples of the last batch."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -323,14 +337,14 @@ class _Part(torch.nn.Module):
         self.synced = any(isinstance(each, torch.nn.SyncBatchNorm) for each in model.modules())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if len(images) or self.synced:  # SyncBatchNorm takes empty batches, and waits for all ranks
+        if len(images) or self.synced:  # SyncBatchNorm accepts empty batches, and waits for all ranks
             return self.model(images)
         trained = (each for each in self.parameters() if each.requires_grad)
         return torch.stack([each.sum() for each in trained]).sum().reshape(1, 1)[:0]
 
 
 def _agents_store() -> Any:
-    """Return torchrun's own store, which outlives the ranks that it restarts."""
+    """Return torchrun's key-value store, which survives a restart of the ranks; None without torchrun."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

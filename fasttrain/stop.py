@@ -1,4 +1,5 @@
-"""SIGTERM and Ctrl-C end a run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once."""
+"""Handle SIGTERM and Ctrl-C: a run saves a checkpoint after the current step and ends. A second Ctrl-C ends it at
+once."""
 
 from __future__ import annotations
 
@@ -10,31 +11,32 @@ from typing import Any
 
 
 class StopRequest:
-    """A context manager; inside it `requested` holds the signal that asked to stop, or None.
+    """Catches SIGINT and SIGTERM inside a `with` block: `requested` is the first such signal, or None.
 
-    Outside the main thread, where Python can't install handlers, it never asks.
+    A second Ctrl-C raises KeyboardInterrupt. In another thread than the main one, where Python can't install signal
+    handlers, `requested` stays None.
     """
 
-    def __init__(self, said: str = "") -> None:
-        """`said`: what a person at a terminal is told at the first Ctrl-C, as the work goes on for a moment."""
-        self._said = said
+    def __init__(self, message: str = "") -> None:
+        """`message` is printed to a terminal at the first Ctrl-C, as the work continues for a moment."""
+        self._message = message
         self.requested: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._ask)
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number)
-        if self._said and number == signal.SIGINT and os.isatty(2):
-            # Not through rich, whose lock the interrupted code may hold; over the line of its bar.
-            os.write(2, f"\r\x1b[2K{self._said}; Ctrl-C again stops at once\n".encode())
+        if self._message and number == signal.SIGINT and os.isatty(2):
+            # Not through rich, as the interrupted code may hold its lock. Overwrite the line of rich's bar.
+            os.write(2, f"\r\x1b[2K{self._message}; press Ctrl-C again to stop at once\n".encode())

@@ -1,4 +1,4 @@
-"""Output of commands: prose and bars for people, or one JSON object per line for machines."""
+"""Print the output of commands: text and progress bars for people, or one JSON object per line for programs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rich.progress import (
 
 
 class JsonConsole(Console):
-    """The console of `--log-format json`: each line is an object with `time` (UTC, ISO 8601), `event` and its values.
+    """The console of `--log-format json`. Each line is an object with `time` (UTC, ISO 8601), `event` and its values.
 
-    Plain prose becomes `{"event": "message", "text": …}`. Numbers that JSON can't hold are null.
+    Printed text becomes `{"event": "message", "text": …}`. NaN and infinity, which JSON lacks, become null.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -33,33 +33,34 @@ class JsonConsole(Console):
         self.event("message", {"text": " ".join(map(str, objects)).strip()})
 
     def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """Print one line with the event `name` and its `values`, unless the console is quiet."""
         if self.quiet:
             return
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": name, **values}
-        sys.stdout.write(json.dumps(_held(line), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(_as_json(line), ensure_ascii=False, allow_nan=False) + "\n")
         sys.stdout.flush()
 
 
 def make_console(log_format: str = "text", *, quiet: bool = False, stderr: bool = False) -> Console:
-    """Return the console for `--log-format`, text or json.
+    """Return the console for a `log_format`, "text" or "json".
 
-    Strings are printed unchanged: `[`, `]` and numbers in them are not mark-up.
+    Strings are printed unchanged: `[`, `]` and numbers in them are not treated as mark-up. `quiet`: print nothing.
     """
     if log_format == "json":
         return JsonConsole(quiet=quiet)
     return Console(quiet=quiet, stderr=stderr, markup=False, highlight=False)
 
 
-def bar(console: Console, said: ProgressColumn | None = None) -> Progress:
-    """Return a bar for people that disappears when it is done: title, share, count, the column `said`, the time left.
+def bar(console: Console, column: ProgressColumn | None = None) -> Progress:
+    """Return a progress bar: its title, the bar, the count, the extra `column`, and the time left.
 
-    It is only drawn in a terminal or a notebook.
+    It is only drawn in a terminal or a notebook, and disappears when it is done.
     """
     return Progress(
         TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        *((said,) if said else ()),
+        *((column,) if column else ()),
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
@@ -70,9 +71,9 @@ def bar(console: Console, said: ProgressColumn | None = None) -> Progress:
 def tell(
     console: Console, event: str, values: Mapping[str, Any], prose: str | RenderableType, *, wrap: bool = False
 ) -> None:
-    """Report something as `values` to a machine, or as `prose` to people.
+    """Print `prose`; on a JsonConsole write the object of `event` with `values` instead.
 
-    `wrap` breaks lines between words in a terminal or a notebook; without it a path or a command stays in one piece.
+    `wrap` breaks lines between words in a terminal or a notebook. Without it a path or a command stays on one line.
     """
     if isinstance(console, JsonConsole):
         console.event(event, values)
@@ -80,11 +81,12 @@ def tell(
         console.print(prose, soft_wrap=not (wrap and (console.is_terminal or console.is_jupyter)))
 
 
-def _held(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
+    """Return `value` with only types and numbers that JSON has; other objects become text."""
     if isinstance(value, Mapping):
-        return {str(key): _held(each) for key, each in value.items()}
+        return {str(key): _as_json(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_held(each) for each in value]
+        return [_as_json(each) for each in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -1,4 +1,4 @@
-"""Text that people write: files in the encodings that their editors save, and misspelt names."""
+"""Read text files in the encodings that editors save, and suggest the nearest valid name for a misspelt one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fasttrain.errors import UserError
 
-# UTF-32's mark begins with UTF-16's, so it comes first.
+# UTF-32 comes before UTF-16, whose byte-order mark its own begins with.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -19,36 +19,36 @@ _MARKS = (
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file, or a UTF-16 or UTF-32 one that begins with a byte-order mark.
+    """Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
 
-    The result has no byte-order mark, and every line ends with a newline character alone. Raises OSError where the file
-    can't be read, and UserError, which names the file and the line, where it is in another encoding.
+    The result has no byte-order mark, and its line ends are plain newline characters. Raises OSError if the file can't
+    be read, and UserError, which names the file and the line, if it has another encoding.
     """
     return decode_text(path.read_bytes(), path)
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """Return what `read_text` does of a file's bytes; `path` is for the messages."""
+    """Decode the bytes of a text file as `read_text` does. Messages name the file `path`."""
     mark, encoding = next((each for each in _MARKS if data.startswith(each[0])), (b"", "utf-8"))
     data = data[len(mark) :]
     before, nul, _ = data.decode(encoding, "replace").partition("\0")
     if nul:
         raise UserError(
-            f"{path}: line {_lines(before)}: a NUL character; the file was saved as UTF-16 without a byte-order "
-            "mark, or is no text: save it as UTF-8"
+            f"{path}: line {_count_lines(before)}: a NUL character; the file was saved as UTF-16 without a byte-order "
+            "mark, or is not a text file: save it as UTF-8"
         )
     try:
         return _plain_newlines(data.decode(encoding))
     except UnicodeDecodeError as error:
-        line = _lines(data[: error.start].decode(encoding))
+        line = _count_lines(data[: error.start].decode(encoding))
         wrong = data[error.start : error.start + 1].hex().upper()
         raise UserError(
             f"{path}: line {line}: the byte 0x{wrong} is not {encoding.upper()}; the file was saved in another "
-            "encoding (Windows-1252, say): save it as UTF-8"
+            "encoding, such as Windows-1252: save it as UTF-8"
         ) from None
 
 
-def _lines(text: str) -> int:
+def _count_lines(text: str) -> int:
     return _plain_newlines(text).count("\n") + 1
 
 
@@ -57,9 +57,9 @@ def _plain_newlines(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` with each control character, line break and change of direction in the form of an escape.
+    """Return `text` with control characters, line breaks and changes of writing direction as escapes such as "\\n".
 
-    Bytes of a file's name that are no UTF-8 stay as `os.fsdecode` gives them.
+    The surrogates by which `os.fsdecode` represents bytes that are not UTF-8 stay unchanged.
     """
     if text.isprintable():
         return text
@@ -69,6 +69,6 @@ def printable(text: str) -> str:
 
 
 def nearest(given: str, valid: list[str]) -> str:
-    """Return "; did you mean 'x'?" where something valid looks like `given`, else the empty string."""
+    """Return "; did you mean 'x'?" with the name of `valid` that is most similar to `given`, or "" if none is."""
     close = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,4 +1,4 @@
-"""Files behind a URL, through fsspec: the driver, another try where the network fails, errors of one line."""
+"""Access files behind a URL through fsspec: choose the driver, retry if the network fails, raise one-line errors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from fasttrain.extras import install
 T = TypeVar("T")
 
 WAITS = (0.5, 2.0, 5.0)
-"""Seconds before another try; s3fs itself tries for some ten seconds each time."""
+"""Seconds to wait before each retry. s3fs itself retries for about ten seconds in each try."""
 _STAMPS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "last_modified", "LastModified", "created")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 
 
 class Cancelled(Exception):
-    """The requester of a file fetched ahead doesn't need it any more."""
+    """Raised in the middle of a download if the requested file isn't needed any more."""
 
 
 def file_system(location: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL, and the path in it without a slash at its end. Raises UserError.
+    """Return fsspec's file system for a URL, and the path in it without a trailing slash.
 
-    Ask for it each time: fsspec keeps them, and makes a new one after a fork, which its connections don't survive.
+    Call this for each access instead of storing the result: fsspec caches file systems, and makes a new one after a
+    fork, because connections don't survive a fork. Raises UserError for an unknown protocol or a missing driver.
     """
     from fsspec.core import url_to_fs
 
@@ -42,10 +43,10 @@ def file_system(location: str) -> tuple[Any, str]:
 
 
 def retried(location: str, name: str, work: Callable[[Any, str], T], stop: threading.Event | None = None) -> T:
-    """Return what `work` makes of fsspec's file system and the path of `location`; try again while the network fails.
+    """Return `work(file_system, path)` for the URL `location`. Try up to three more times if it fails.
 
-    name: of a file below, for the error. FileNotFoundError passes through. Raises UserError for all else that a driver
-    raises, and Cancelled once `stop` is set.
+    name: the file below `location` that messages name. stop: set it to cancel the work. Raises FileNotFoundError if
+    `work` does, Cancelled once `stop` is set, and UserError for any other error of a driver.
     """
     stop = stop or threading.Event()
     url = f"{location}/{name}" if name else location
@@ -57,25 +58,27 @@ def retried(location: str, name: str, work: Callable[[Any, str], T], stop: threa
         except FileNotFoundError:
             raise
         except NotImplementedError as error:
-            raise UserError(f"{url}: its driver can't do this; give an s3:// or gs:// URL, or a folder") from error
-        except Exception as error:  # each driver has its own, without a common base
-            said = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"{url}: its driver doesn't support this; give an s3:// or gs:// URL, or a folder"
+            ) from error
+        except Exception as error:  # drivers raise errors of their own, without a common base
+            message = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
                 raise UserError(
-                    f"{url}: {said}; give the credentials that its driver looks for (for a public S3 bucket "
+                    f"{url}: {message}; give the credentials that its driver looks for (for a public S3 bucket "
                     "FSSPEC_S3_ANON=true)"
                 ) from error
             if (wait := next(waits, None)) is None:
                 tries = len(WAITS) + 1
-                raise UserError(f"{url}: {said} (tried {tries} times); check the URL and the network") from error
+                raise UserError(f"{url}: {message} (tried {tries} times); check the URL and the network") from error
             stop.wait(wait)
     raise Cancelled
 
 
 def stamp_of(info: dict[str, Any]) -> str:
-    """Return a text that changes when another file takes the place of the one that a driver's `info` describes.
+    """Return a text that identifies the version of a file, given the `info` of its driver: it changes with the file.
 
-    It is the store's checksum where it tells one, else a time.
+    It is the store's checksum of the file if there is one, or else the time of its last change.
     """
     found = next((info[name] for name in _STAMPS if info.get(name)), "")
-    return str(found.timestamp() if isinstance(found, datetime) else found)  # drivers give times in either form
+    return str(found.timestamp() if isinstance(found, datetime) else found)  # drivers give a datetime or a number

@@ -14,8 +14,8 @@ from fasttrain import cgroups, cores
 PINNED = """
 import os, sys
 os.sched_setaffinity(0, {int(sys.argv[1])})
-from fasttrain.cores import crowded
-print(crowded())
+from fasttrain.cores import busy_cores_warning
+print(busy_cores_warning())
 """
 
 
@@ -106,11 +106,11 @@ def test_an_idle_machine_is_not_crowded(tmp_path, monkeypatch):
         stat.write_text("\n".join(["cpu 1 2 3 4 5 6 7 8 9 10", *rows, "intr 1 2"]))
 
     state(5, 5, 5)
-    assert cores.crowded(sleep=lambda _: state(5, 5, 5)) is None
-    assert cores.crowded(sleep=lambda _: state(5, 90, 5)) is None, "not a core of ours"
-    assert cores.crowded(sleep=lambda _: state(90, 5, 90)) == "other programs keep 2.0 of 2 cores busy"
+    assert cores.busy_cores_warning(sleep=lambda _: state(5, 5, 5)) is None
+    assert cores.busy_cores_warning(sleep=lambda _: state(5, 90, 5)) is None, "not a core of ours"
+    assert cores.busy_cores_warning(sleep=lambda _: state(90, 5, 90)) == "other programs keep 2.0 of 2 cores busy"
     stat.unlink()
-    assert cores.crowded(sleep=lambda _: None) is None
+    assert cores.busy_cores_warning(sleep=lambda _: None) is None
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(None, 8), ("1", 8), ("3", 2), ("16", 1), ("0", 8), ("two", 8)])

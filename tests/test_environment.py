@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from fasttrain.environment import Place, is_rank, place, require_one_process, tasks_apart
+from fasttrain.environment import Place, independent_tasks_warning, is_rank, place, require_one_process
 from fasttrain.errors import UserError
 from tests.support import warm
 
@@ -47,7 +47,7 @@ def test_half_a_description_is_refused_with_its_variables(monkeypatch, wrong):
     given(monkeypatch, **TORCHRUN, **({} if not wrong else {"MASTER_PORT": "29500"}))
     given(monkeypatch, **wrong)
     with pytest.raises(
-        UserError, match=r"LOCAL_RANK=1 MASTER_ADDR=node0.*: these don't describe a rank; .* unset them"
+        UserError, match=r"LOCAL_RANK=1 MASTER_ADDR=node0.*: these variables don't describe a rank; .* unset them"
     ):
         place()
 
@@ -62,13 +62,13 @@ def test_half_a_description_is_refused_with_its_variables(monkeypatch, wrong):
 )
 def test_tasks_that_know_nothing_of_each_other_are_told_so_once(monkeypatch, count, number, tool):
     given(monkeypatch, **{count: "4", number: "0"})
-    assert f"{count}=4: {tool} has started 4 tasks, and each trains a run of its own" in str(tasks_apart())
+    assert f"{count}=4: {tool} has started 4 tasks, and each trains a separate run" in str(independent_tasks_warning())
     given(monkeypatch, **{number: "1"})
-    assert tasks_apart() is None
+    assert independent_tasks_warning() is None
     given(monkeypatch, **{count: "1", number: "0"})
-    assert tasks_apart() is None
+    assert independent_tasks_warning() is None
     given(monkeypatch, **{count: "4"}, **TORCHRUN, MASTER_PORT="29500")
-    assert tasks_apart() is None
+    assert independent_tasks_warning() is None
 
 
 WAITING = """
@@ -85,8 +85,8 @@ def test_what_waits_for_ranks_that_nobody_starts_says_so(monkeypatch):
     process = warm.Popen(["-c", WAITING], env={**os.environ, **left}, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr.readline() == (
-            "fasttrain: rank 0 of 2 waits for the others at 127.0.0.1:0; where nothing starts them, another tool left "
-            "RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=0: unset these\n"
+            "fasttrain: rank 0 of 2 is waiting for the others at 127.0.0.1:0; if you did not start them, unset the "
+            "variables of another tool: RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=0\n"
         )
     finally:
         process.kill()

@@ -93,7 +93,7 @@ def test_errors_name_the_file_that_was_to_be(tmp_path):
 
 
 def test_what_killed_processes_left_goes_and_what_is_being_written_stays(tmp_path, dead):
-    atomic._left_behind.cache_clear()
+    atomic._abandoned_in.cache_clear()
     ours = (f".a.bin.{HERE}.{dead}.tmp", f".b.bin.{HERE}.{dead}.tmp", f".a.bin.{HERE}.{os.getppid()}.tmp")
     for name in (*ours, ".a.bin.tmp", "a.1.tmp"):
         (tmp_path / name).touch()
@@ -115,7 +115,7 @@ def test_what_killed_processes_left_goes_and_what_is_being_written_stays(tmp_pat
 
 def test_what_another_machine_writes_stays_for_a_day(tmp_path, dead):
     """Its process numbers say nothing here."""
-    atomic._left_behind.cache_clear()
+    atomic._abandoned_in.cache_clear()
     files = [tmp_path / f".a.bin.{place}.{dead}.tmp" for place in ("00000000", "ffffffff")]
     for path in files:
         path.touch()

@@ -34,7 +34,7 @@ def test_the_cache_needs_a_variable(tmp_path) -> None:
     code = "sys.argv = ['fasttrain', 'convert', '--source', 'sample', '--out', sys.argv[-1]]\n"
     code += f"sys.argv[-1] = {str(tmp_path / 'shards')!r}\nfrom fasttrain.cli import main\nmain()"
     done = homeless(code)
-    said = "this account has no home folder to keep a cache in; set FASTTRAIN_CACHE to a folder that can be written"
+    said = "this account has no home folder for the cache; set FASTTRAIN_CACHE to a folder that can be written"
     assert (done.returncode, done.stderr) == (2, f"fasttrain: {said}\n")
     assert not (tmp_path / "shards").exists()
 

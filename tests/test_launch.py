@@ -69,9 +69,13 @@ def test_an_error_is_raised_once_with_its_traceback_on_the_rank():
 @pytest.mark.parametrize(
     ("code", "rank", "said"),
     [
-        (-signal.SIGKILL, 0, "rank 0 was ended by SIGKILL, as the kernel does where memory runs out; --resume auto"),
+        (
+            -signal.SIGKILL,
+            0,
+            "rank 0 was ended by SIGKILL, perhaps by the kernel because memory ran out; --resume auto",
+        ),
         (-signal.SIGSEGV, 1, "rank 1 was ended by SIGSEGV; --resume auto"),
-        (3, 1, "rank 1 ended with exit code 3 and without a word; --resume auto"),
+        (3, 1, "rank 1 ended with exit code 3 and no error message; --resume auto"),
     ],
 )
 def test_a_rank_that_ends_takes_along_the_others(monkeypatch, code, rank, said):
@@ -96,7 +100,7 @@ def test_a_stop_before_the_ranks_listen_for_it_ends_them(tmp_path, number, kind)
 
 
 def test_a_second_ctrl_c_ends_ranks_that_do_not_hear(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "_AT_ONCE_S", 0.2)
+    monkeypatch.setattr(launch, "_INTERRUPTED_S", 0.2)
 
     def press() -> None:
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
@@ -111,7 +115,7 @@ def test_a_second_ctrl_c_ends_ranks_that_do_not_hear(tmp_path, monkeypatch):
 
 
 def test_what_can_not_be_sent_is_refused_by_name():
-    with pytest.raises(UserError, match="gpus = 2: the model or a callback can't be sent to another process"):
+    with pytest.raises(UserError, match="gpus = 2: the model or a callback can't be pickled for another process"):
         run_in_ranks(functools.partial(rank_work.place, threading.Lock()), 2, StopRequest())
 
 

@@ -1,4 +1,4 @@
-"""The `fasttrain` command. Commands import what they need when they run, so `--help` answers at once."""
+"""The `fasttrain` command line. Each command imports its modules only when it runs, so `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from fasttrain.cli.replay import replay
 from fasttrain.cli.runs import compare, runs
 from fasttrain.cli.serve import serve
 from fasttrain.cli.similar import similar
-from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_refuses, write_by_line
+from fasttrain.cli.streams import discard_stdout, open_closed_streams, stdout_failed, write_by_line
 from fasttrain.cli.suggest import options_of, suggestion
-from fasttrain.cli.train import train_command, with_trackers_named
+from fasttrain.cli.train import train_command, with_current_track_option
 from fasttrain.cli.tune import tune_command
 from fasttrain.cli.ui import ui
 from fasttrain.cores import set_up_openmp
@@ -45,19 +45,19 @@ from fasttrain.version import __version__
 
 
 def _with_hyphens(name: str) -> str:
-    """Let options and commands be typed with underscores, as they are named in TOML and Python."""
+    """Replace underscores by hyphens, so that options may be typed as they are named in TOML and Python."""
     return name.replace("_", "-")
 
 
 app = typer.Typer(
     name="fasttrain",
-    help="Trains image classifiers; the data pipeline never makes the accelerator wait. "
-    "First `fasttrain convert`, then `fasttrain train --amp`.",
+    help="Trains image classifiers on photographs, with a data pipeline that keeps the accelerator busy. "
+    "Begin with `fasttrain convert FOLDER`, then run `fasttrain train --amp`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_USAGE_ERROR: Any = typer.BadParameter.__base__  # typer doesn't export it
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # typer doesn't export this class
 DEBUG = typer.Option(False, "--debug", help="show a stack trace when something fails")
 
 
@@ -107,21 +107,25 @@ for _name, _command in _COMMANDS.items():
 
 
 def main() -> None:
-    """Runs the command line: exit code 0, 1 (internal error), 2 (yours), 75 (stopped, resumable) or 130 (Ctrl-C)."""
-    # `--debug` is taken anywhere on the line, as people add it to the end of what just failed.
+    """Run the command line and exit.
+
+    The exit code is 0 for success, 1 for an internal error, 2 for an error that the user can fix, 75 if SIGTERM has
+    stopped a run that can be resumed, 130 for Ctrl-C, and 141 if the reader of the output is gone.
+    """
+    # Accept `--debug` anywhere on the line, as people append it to the command that has just failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["FASTTRAIN_DEBUG"] = "1"
-    arguments = with_trackers_named(arguments)
+    arguments = with_current_track_option(arguments)
     set_up_openmp()
     open_closed_streams()
     write_by_line()
     debug = bool(os.environ.get("FASTTRAIN_DEBUG"))
     if not debug:
-        sys.unraisablehook = lambda _: None  # what half-made loaders say when they are freed
-    if not is_rank():  # which may wait in C++ for the others, where no handler of Python's runs
+        sys.unraisablehook = lambda _: None  # hide errors that incomplete loaders raise when they are freed
+    if not is_rank():  # a rank may wait in C++ for the others, and Python runs no signal handler meanwhile
         signal.signal(signal.SIGTERM, _terminated)
-        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python would set the default while it ends
+        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # else Python restores the default as it exits
     if WINDOWS and arguments[:1] in (["convert"], ["train"]):
         print(f"fasttrain: {NOT_ON_WINDOWS}", file=sys.stderr)
     try:
@@ -135,30 +139,30 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         nameless = isinstance(error, OSError) and error.filename is None
-        error = fixable(error, STDOUT if nameless and stdout_refuses() else None) or error
-        ours = not isinstance(error, FasttrainError) or type(error) is InternalError
-        said = internal(error) if ours else one_line(error)
+        error = fixable(error, STDOUT if nameless and stdout_failed() else None) or error
+        is_bug = not isinstance(error, FasttrainError) or type(error) is InternalError
+        message = internal(error) if is_bug else one_line(error)
         with contextlib.suppress(OSError):
-            print(f"fasttrain: {said}", file=sys.stderr)
+            print(f"fasttrain: {message}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, FasttrainError) else InternalError.exit_code)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    # While work is done that can be gone on with, StopRequest has the signal; here little more is lost than time.
+    # Work that can be resumed handles the signal by StopRequest. Here only a little time is lost.
     with contextlib.suppress(Exception):
-        os.write(2, b"fasttrain: stopped by SIGTERM; the same command starts again\n")
+        os.write(2, b"fasttrain: stopped by SIGTERM; run the same command again\n")
     raise SystemExit(Stopped.exit_code)
 
 
 def _explained(error: Any) -> str:
-    """Return what a mistake on the command line is, with the option that may be meant."""
+    """Return the message for a mistake on the command line, with the option that was probably meant."""
     if type(error).__name__ == "NoSuchOption" and error.ctx is not None:
         return f"{error.message}{suggestion(error.option_name, options_of(error.ctx.command))}".rstrip("?")
     return str(error.format_message().rstrip(".?"))
 
 
 def _run(arguments: list[str]) -> None:
-    """Run the command and exit. Raise UserError for a mistake on the command line, OSError where a print failed."""
+    """Run the command and exit. Raise UserError for a mistake on the command line, OSError if printing failed."""
     try:
         sys.exit(app(args=arguments, prog_name="fasttrain", standalone_mode=False) or 0)
     except _USAGE_ERROR as error:
@@ -167,11 +171,11 @@ def _run(arguments: list[str]) -> None:
             sys.exit(2)
         line = " ".join(["fasttrain", *arguments[: _with_hyphens(arguments[0]) in _COMMANDS], "--help"])
         raise UserError(f"{_explained(error)}; see {line}") from error
-    except SystemExit as leaving:
-        if isinstance(leaving.__context__, BrokenPipeError):  # typer turns it into exit code 1
-            raise leaving.__context__ from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer turns it into exit code 1
+            raise end.__context__ from None
         sys.stdout.flush()
-        if signal.getsignal(signal.SIGTERM) is _terminated:  # what is done is done, while Python and torch take leave
-            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        if signal.getsignal(signal.SIGTERM) is _terminated:  # the work is done: keep the exit code during the clean-up
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
             signal.signal(signal.SIGTERM, lambda number, frame: os._exit(code))
         raise

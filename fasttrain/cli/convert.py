@@ -1,4 +1,4 @@
-"""`fasttrain convert`."""
+"""The commands `fasttrain convert` and `fasttrain merge`."""
 
 from __future__ import annotations
 
@@ -26,94 +26,128 @@ def convert(
     source: Annotated[
         str | None,
         typer.Option(
-            help="food101 (downloads it), sample (draws a small one), a folder of photographs, a zip or tar of one, "
-            "WebDataset's tars, FFCV's .beton files, TFRecords, a table of paths and labels (.csv, .tsv, .jsonl, "
-            ".parquet, .txt), or a Hugging Face data set (hf://OWNER/NAME, a folder that `datasets` saved, Parquet "
-            "files); a folder or table may be a URL (s3://bucket/photographs) \\[default: food101]",
+            help="the photographs: a folder with one subfolder per class, a zip or tar file of such a folder, a table "
+            "of paths and labels (.csv, .tsv, .jsonl, .parquet, .txt), WebDataset tars, FFCV .beton files, TFRecords, "
+            "or a Hugging Face data set (hf://OWNER/NAME, a folder saved by `datasets`, Parquet files); a folder or "
+            "table may be a URL (s3://bucket/photographs); or food101 (downloads Food-101) or sample (draws a small "
+            "data set) \\[default: food101]",
         ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            help="where the shards are written: a folder, or a URL (s3://bucket/shards) "
-            "\\[default: shards/NAME, by the source's]",
+            help="where to write the shards: a folder, or a URL (s3://bucket/shards) "
+            "\\[default: shards/NAME, with the name of the source]",
         ),
     ] = None,
-    format: Annotated[str, typer.Option(help="tar, or tar,beton: FFCV's files too")] = "tar",
+    format: Annotated[str, typer.Option(help="tar, or tar,beton to write FFCV's .beton files, too")] = "tar",
     val_fraction: Annotated[
-        float, typer.Option(help="share of each class's training photographs that validates")
+        float, typer.Option(help="share of each class's training photographs to use for validation, 0 to 1")
     ] = 0.2,
-    test_fraction: Annotated[float, typer.Option(help="share of each class's training photographs that tests")] = 0.0,
-    seed: Annotated[int, typer.Option(help="of the choice for validation, and of the order")] = 0,
+    test_fraction: Annotated[
+        float, typer.Option(help="share of each class's training photographs to use for testing, 0 to 1")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="seed of the random split and of the order of the photographs")] = 0,
     max_size: Annotated[int | None, typer.Option(help="shrink photographs whose longest side exceeds this, px")] = None,
-    quality: Annotated[int, typer.Option(help="JPEG quality where a photograph must be encoded anew")] = 95,
+    quality: Annotated[int, typer.Option(help="JPEG quality of photographs that must be re-encoded")] = 95,
     cut: Annotated[
-        str, typer.Option(help="lossless rewrite for fast crops: mcu, row, none, or auto (mcu where it can)")
+        str,
+        typer.Option(
+            help="rewrite JPEGs without loss so that crops decode fast: mcu, row, none, or auto (mcu if the C++ module "
+            "is installed)"
+        ),
     ] = "auto",
-    optimize: Annotated[bool, typer.Option(help="Huffman tables made for each photograph: smaller files")] = True,
-    shard_size: Annotated[int, typer.Option(help="photographs a shard")] = 1000,
+    optimize: Annotated[
+        bool, typer.Option(help="compute Huffman tables for each JPEG, which makes the files smaller")
+    ] = True,
+    shard_size: Annotated[int, typer.Option(help="number of photographs per shard")] = 1000,
     raw: Annotated[
-        bool, typer.Option("--raw", help="decoded pixels, no JPEG: fastest to read, far larger; needs --max-size")
+        bool,
+        typer.Option(
+            "--raw", help="store decoded pixels instead of JPEGs: fastest to read, but far larger; needs --max-size"
+        ),
     ] = False,
     color: Annotated[
-        str, typer.Option(help="ICC profiles: srgb converts, keep doesn't, auto does where it changes the colours much")
+        str,
+        typer.Option(
+            help="photographs with an ICC colour profile: srgb converts them to sRGB, keep doesn't, auto converts "
+            "those whose colours would change much"
+        ),
     ] = "auto",
     accept_damaged: Annotated[
-        float, typer.Option(help="the share of a damaged JPEG, 0 to 1, that must be intact for it to be stored")
+        float, typer.Option(help="store a damaged JPEG if at least this share of it is intact, 0 to 1")
     ] = 0.98,
     classes: Annotated[
         str | None,
-        typer.Option(help="where class folders hold folders: top, leaf or path says which of them are the classes"),
+        typer.Option(help="if class folders contain folders, which of them are the classes: top, leaf or path"),
     ] = None,
     group_by: Annotated[
         str | None,
-        typer.Option(help="keep a group in one split: a table's column, or a regular expression for each path"),
+        typer.Option(
+            help="keep the photographs of a group in one split; the group is a table's column, or what a regular "
+            "expression finds in each path"
+        ),
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="a table of paths and splits that are fixed, as a splits.csv of earlier shards")
+        Path | None,
+        typer.Option(help="a table of paths and splits that fixes the splits, such as splits.csv of earlier shards"),
     ] = None,
     relabel: Annotated[
-        Path | None, typer.Option(help="a table of paths and new labels; the label drop leaves a photograph out")
+        Path | None,
+        typer.Option(help='a table of paths and new labels; photographs with the new label "drop" are left out'),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="where a table's paths start; default: the table's folder")] = None,
-    path_column: Annotated[str | None, typer.Option(help="a table's column of paths; default: by its name")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="the folder that a table's paths are relative to; default: the table's folder")
+    ] = None,
+    path_column: Annotated[
+        str | None, typer.Option(help="name of a table's column of paths; default: recognized by common names")
+    ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="a table's column of labels, or the name of another file's; default: by its name")
+        str | None,
+        typer.Option(
+            help="name of a table's column of labels, or of a label file in other formats; default: recognized by "
+            "common names"
+        ),
     ] = None,
-    split_column: Annotated[str | None, typer.Option(help="a table's column of splits; default: by its name")] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="name of a table's column of splits; default: recognized by common names")
+    ] = None,
     class_names: Annotated[
-        Path | None, typer.Option(help="the classes' names, one a line, where labels are numbers")
+        Path | None, typer.Option(help="a file with the names of the classes, one per line, if the labels are numbers")
     ] = None,
     multi_label: Annotated[
         bool | None,
         typer.Option(
             "--multi-label/--no-multi-label",
-            help="a table's photographs have any number of classes: lists, names separated by | ; , or spaces, several "
-            "rows, or a column of 0 and 1 for each class; default: as its cells look",
+            help="whether a table's photographs can have several classes: as a list, as names separated by | ; , or "
+            "spaces, in several rows, or with a column of 0 and 1 for each class; default: found out from its cells",
         ),
     ] = None,
     keep_duplicates_together: Annotated[
         bool,
-        typer.Option("--keep-duplicates-together", help="look for near-duplicates first, and keep them in one split"),
+        typer.Option("--keep-duplicates-together", help="find near-duplicates first, and keep them in one split"),
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="threads; default: one a core")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="a broken photograph is an error")] = False,
+    workers: Annotated[int | None, typer.Option(help="number of threads; default: one per core")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="stop with an error at a broken photograph instead of leaving it out")
+    ] = False,
     skip_empty_classes: Annotated[
-        bool, typer.Option("--skip-empty-classes", help="leave out a class none of whose files is a photograph")
+        bool,
+        typer.Option("--skip-empty-classes", help="leave out classes without a single photograph instead of stopping"),
     ] = False,
     part: Annotated[
         str | None,
         typer.Option(
-            help="2/4: the second of four machines' shares of the shards, then `merge`; auto: as Slurm, Kubernetes or "
-            "torchrun numbers this process"
+            help="convert only a part, to share the work among machines: 2/4 is the second of four parts, or auto "
+            "takes the numbers from Slurm, Kubernetes or torchrun; join the parts with `fasttrain merge`"
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other shards that lie in --out")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace different shards in --out")] = False,
     append: Annotated[
-        bool, typer.Option("--append", help="add the photographs that the shards in --out don't have yet")
+        bool, typer.Option("--append", help="add only the photographs that the shards in --out don't have yet")
     ] = False,
 ) -> None:
-    """Converts photographs into shards, once; stopped half-way, the same command goes on where it was."""
+    """Converts photographs into shards, the input of training. If it is stopped, the same command resumes it."""
 
     from fasttrain.errors import UserError
     from fasttrain.photos.source import SourceOptions
@@ -122,7 +156,7 @@ def convert(
     from fasttrain.terminal import make_console
 
     if photographs is not None and source is not None:
-        raise UserError(f"{photographs} and --source {source} are two sources; give one")
+        raise UserError(f"{photographs} and --source {source}: two sources were given; give only one")
     source = photographs or source or "food101"
     out = default_out(source) if out is None else out
     console = make_console()
@@ -182,9 +216,9 @@ def convert(
 
 
 def merge(
-    out: Annotated[str, typer.Argument(help="the --out of each `convert --part`, where all the parts lie")] = "shards",
+    out: Annotated[str, typer.Argument(help="the folder or URL with all the parts: the --out of `convert`")] = "shards",
 ) -> None:
-    """Joins the parts that `convert --part 1/4`, `2/4`, ... wrote into one data set."""
+    """Joins the parts written by `convert --part 1/4`, `2/4`, ... into one data set."""
 
     from fasttrain.shards.merge import merge as run
     from fasttrain.terminal import make_console
@@ -215,7 +249,7 @@ def _convert_part(
     from fasttrain.shards.settings import ShardSettings, parse_formats
 
     if "beton" in parse_formats(format, raw=settings["raw"]) or others:
-        raise UserError("--part goes with none of --format tar,beton, --overwrite and --append; leave them out")
+        raise UserError("--part can't be combined with --format tar,beton, --overwrite or --append; leave them out")
     result = convert_part(source, out, part, ShardSettings(**settings), options=options, workers=workers, strict=strict)
     speed = result.photos / max(result.seconds, 1e-9)
     console.print(f"part {result.part} in {result.folder}: {result.photos:,} photographs, {speed:,.0f} img/s")
@@ -223,6 +257,7 @@ def _convert_part(
 
 
 def _next(console: Console, when: str, command: str) -> None:
+    """Print the command to run next, as "WHEN: COMMAND"."""
     from rich.text import Text
 
     console.print(Text.assemble(f"{when}: ", (command, "bold")), soft_wrap=True)
@@ -235,14 +270,14 @@ def _print_summary(console: Console, result: ConvertResult, cut: str) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_row("classes", f"{len(manifest.classes):,}")
     table.add_row("photographs", ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items() if count))
-    ours = ("photos", "stored", "broken", "ignored")
-    table.add_row("as", ", ".join(f"{how} {count:,}" for how, count in manifest.counts.items() if how not in ours))
+    totals = ("photos", "stored", "broken", "ignored")
+    table.add_row("as", ", ".join(f"{how} {count:,}" for how, count in manifest.counts.items() if how not in totals))
     size = sum(shard.bytes for shard in manifest.shards)
     table.add_row("shards", f"{len(manifest.shards):,} in {out}, {size / 1e6:,.1f} MB")
     if not result.already:
         table.add_row("speed", f"{result.photos_per_second:,.0f} img/s, {result.seconds:,.1f} s")
     if cut == "auto" and manifest.settings["cut"] == "none" and not manifest.settings.get("raw"):
-        table.add_row("cut", "none: the C++ module isn't installed (`fasttrain doctor` says how)")
+        table.add_row("cut", "none: the C++ module isn't installed (`fasttrain doctor` shows how to install it)")
     console.print(table)
     _print_rejected(console, result)
     _print_conflicts(console, result.out, manifest)
@@ -257,7 +292,7 @@ def _print_rejected(console: Console, result: ConvertResult) -> None:
     out = destination(result.out)
     converted, listed = (result.manifest.current(name) for name in (CONVERTED, REJECTED))
     if converted in result.manifest.files:
-        console.print(f"not stored as they came: listed in {out}/{converted}")
+        console.print(f"photographs that had to be changed are listed in {out}/{converted}")
     broken, ignored = (result.manifest.counts[name] for name in ("broken", "ignored"))
     if not broken and not ignored:
         return
@@ -275,7 +310,7 @@ def _print_rejected(console: Console, result: ConvertResult) -> None:
 
 
 def _print_conflicts(console: Console, where: str | Path, manifest: Manifest) -> None:
-    """Warn of photographs that are in two classes."""
+    """Print a warning about photographs that are in two classes."""
 
     from fasttrain.shards.format import CONFLICTS
     from fasttrain.shards.workplace import destination
@@ -286,8 +321,8 @@ def _print_conflicts(console: Console, where: str | Path, manifest: Manifest) ->
     lines = out.read(name).decode("utf-8", errors="replace").splitlines()
     path, reason = lines[0].split("\t")
     console.print(
-        f"warning: {len(lines):,} photographs are in two classes, byte for byte the same, such as {path} "
-        f"({reason}): listed in {out}/{name}; --relabel corrects or drops them",
+        f"warning: {len(lines):,} identical photographs are in two classes, such as {path} ({reason}); they are listed "
+        f"in {out}/{name}; correct or drop them with --relabel",
         markup=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""`fasttrain doctor`."""
+"""The command `fasttrain doctor`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import typer
 
 def doctor(
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="import each package, too, which finds broken ones and takes a while")
+        bool, typer.Option("--thorough", help="also import each package, which takes a while, to find broken ones")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Says what this machine has for training, and what to install for more."""
+    """Shows what this machine offers for training, and what to install for more."""
     import json
 
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""`fasttrain evaluate`."""
+"""The command `fasttrain evaluate`."""
 
 from __future__ import annotations
 
@@ -15,40 +15,51 @@ if TYPE_CHECKING:
 
 def evaluate(
     checkpoint: Annotated[
-        Path, typer.Option(help="a run folder, its model.safetensors, a checkpoint, or latest: the newest run in runs")
+        Path, typer.Option(help="a run folder, its model.safetensors, a checkpoint, or latest (the newest run in runs)")
     ],
     data: Annotated[
         str | None,
         typer.Option(
-            help="shards (a folder or an s3:// URL), or a folder of class folders; default: what the run trained on"
+            help="shards (a folder or an s3:// URL), or a folder of class folders; default: the data of the run"
         ),
     ] = None,
     model: OwnModel = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="train, val, test or all; default: val, or all of a folder of class folders, which has no splits"
+            help="train, val, test or all; default: val, or all for a folder of class folders, which has no splits"
         ),
     ] = None,
-    loader: Annotated[str, typer.Option(help="auto, or a loader's name")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="photographs a step")] = 64,
-    workers: Annotated[int | None, typer.Option(min=0, help="loader processes or threads")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
-    amp: Annotated[bool, typer.Option(help="bf16 mixed precision")] = False,
-    tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
-    interpolation: Annotated[
-        str | None, typer.Option(help="bilinear or bicubic; default: what the model was trained with")
+    loader: Annotated[str, typer.Option(help="auto, or the name of a loader (`fasttrain doctor` lists them)")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="photographs per batch")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="number of loader processes or threads; default: one per core")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the whole evaluation as JSON")] = False,
-    cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
-    on_bad_sample: Annotated[str, typer.Option(help="error, or skip: leave out samples that have changed")] = "error",
-    out: Annotated[Path | None, typer.Option(help="also write the JSON to this file")] = None,
-    report: Annotated[Path | None, typer.Option(help="also write a page to this file, as a run's report.html")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    amp: Annotated[bool, typer.Option(help="evaluate in mixed precision (bf16)")] = False,
+    tta: Annotated[
+        str, typer.Option(help="none, or flip: average each prediction with that of the mirror image")
+    ] = "none",
+    interpolation: Annotated[
+        str | None, typer.Option(help="filter that resizes photographs, bilinear or bicubic; default: as in training")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the complete evaluation as JSON")] = False,
+    cache_size: Annotated[
+        str | None, typer.Option(help="most disk space for shards downloaded from a URL, such as 50GB")
+    ] = None,
+    on_bad_sample: Annotated[
+        str, typer.Option(help="error, or skip: leave out photographs that have changed or don't decode")
+    ] = "error",
+    out: Annotated[Path | None, typer.Option(help="also write the evaluation to this file, as JSON")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="also write a report to this HTML file, like a run's report.html")
+    ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="the page's mistakes show what spoke for them; extra explain")
+        bool,
+        typer.Option("--explain", help="show in the report which areas led to each mistake (needs the explain extra)"),
     ] = False,
 ) -> None:
-    """Evaluates a trained model on one split: top1, top3, top5, precision, recall, F1, the worst classes."""
+    """Evaluates a trained model on one split: top-1, top-3 and top-5 accuracy, precision, recall, F1, worst classes."""
     import json
 
     from fasttrain.checkpoint.weights import data_of_run, weights_file
@@ -82,9 +93,9 @@ def evaluate(
         report=report,
         explain=explain,
     )
-    whole = json.dumps({"data": data, "split": split, **evaluation.to_dict()}, indent=2)
+    text = json.dumps({"data": data, "split": split, **evaluation.to_dict()}, indent=2)
     if as_json:
-        print(whole)
+        print(text)
     else:
         console = make_console()
         console.print(evaluation_table(evaluation, split=split, warning=baseline_warning(evaluation)))
@@ -92,4 +103,4 @@ def evaluate(
             if place is not None:
                 console.print(f"{name}: {place}", soft_wrap=True)
     if out is not None:
-        atomic_write_bytes(out, whole.encode())
+        atomic_write_bytes(out, text.encode())

@@ -1,4 +1,4 @@
-"""`fasttrain export`."""
+"""The command `fasttrain export`."""
 
 from __future__ import annotations
 
@@ -13,34 +13,43 @@ from fasttrain.export.registry import FORMATS
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Option(help="a run folder, its model.safetensors, a checkpoint, or latest: the newest run in runs")
+        Path, typer.Option(help="a run folder, its model.safetensors, a checkpoint, or latest (the newest run in runs)")
     ],
     format: Annotated[str, typer.Option(help="one of " + ", ".join(FORMATS))] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="the file; default: model.onnx and the like beside the weights")
+        Path | None, typer.Option(help="the file to write; default: next to the weights, such as model.onnx")
     ] = None,
     model: OwnModel = None,
     input: Annotated[
-        str, typer.Option(help="uint8: the file takes pixels and normalizes them; float: it takes normalized NCHW")
+        str,
+        typer.Option(
+            help="input of the exported model; uint8: pixels, which it normalizes itself; float: normalized NCHW"
+        ),
     ] = "uint8",
     data: Annotated[
         str | None,
         typer.Option(
-            help="what it is checked with: shards, a folder, a photograph; default: the run's own, else drawn ones"
+            help="photographs to check the file with: shards, a folder or a photograph; default: the data of the run, "
+            "or drawn pictures if that is missing"
         ),
     ] = None,
-    photographs: Annotated[int, typer.Option(min=1, help="how many it is checked with")] = 64,
+    photographs: Annotated[int, typer.Option(min=1, help="number of photographs to check the file with")] = 64,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="greatest difference, as a share of the greatest logit; default: the format's"),
+        typer.Option(
+            min=0,
+            help="greatest accepted difference of the logits, as a share of the greatest logit; default: depends on "
+            "the format",
+        ),
     ] = None,
     accept_drop: Annotated[
-        float, typer.Option(min=0, help="points of top1 on the validation split that the file may lose")
+        float,
+        typer.Option(min=0, help="greatest accepted loss of top-1 accuracy on the validation split, percentage points"),
     ] = 1.0,
-    speed: Annotated[bool, typer.Option(help="measure img/s beside PyTorch's")] = True,
+    speed: Annotated[bool, typer.Option(help="measure the speed in images/s, and compare it with PyTorch's")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Writes a trained model for other programs, and checks it against the model on photographs."""
+    """Exports a trained model for other programs, and checks on photographs that it predicts the same."""
     import json
 
     from fasttrain.checkpoint.weights import weights_file

@@ -1,4 +1,4 @@
-"""`fasttrain init`."""
+"""The command `fasttrain init`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import typer
 
 def init(
     data: Annotated[
-        str, typer.Argument(help="photographs as `convert` takes them (a folder, a table, an archive), or shards")
+        str, typer.Argument(help="photographs in any form that `convert` accepts (a folder, a table, …), or shards")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="the TOML file; default: the data's name with .toml", show_default=False)
+        Path | None,
+        typer.Option(help="the TOML file to write; default: NAME.toml, named after the data", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the TOML file if it exists")] = False,
 ) -> None:
-    """Looks at photographs and writes a commented TOML for `train --config`: each setting with the reason for it."""
+    """Inspects photographs and writes settings that suit them, with reasons, into a TOML file for `train --config`."""
     from rich.text import Text
 
     from fasttrain.inspection.starter import facts

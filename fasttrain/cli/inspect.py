@@ -1,4 +1,4 @@
-"""`fasttrain inspect`."""
+"""The command `fasttrain inspect`."""
 
 from __future__ import annotations
 
@@ -15,33 +15,42 @@ def inspect(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="shards (a folder or an s3:// URL), or a folder of class folders; with --labels by default the run's "
-            "\\[default: shards]",
+            help="shards (a folder or an s3:// URL), or a folder of class folders \\[default: shards; with --labels "
+            "the data of the run]",
             metavar="DIR",
         ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="compare every checksum; exit code 2 where anything is broken")
+        bool, typer.Option("--verify", help="compare every checksum; the exit code is 2 if anything is broken")
     ] = False,
-    duplicates: Annotated[bool, typer.Option(help="look for photographs that are there twice")] = True,
+    duplicates: Annotated[bool, typer.Option(help="search for duplicate photographs")] = True,
     distance: Annotated[
-        int, typer.Option(min=0, max=16, help="bits of 64 in which the hashes of duplicates may differ")
+        int,
+        typer.Option(
+            min=0, max=16, help="number of bits, of 64, in which the perceptual hashes of duplicates may differ"
+        ),
     ] = 4,
     sheet: Annotated[
-        Path | None, typer.Option(help="draw the duplicates, pair by pair, or the doubtful labels, into this PNG")
+        Path | None,
+        typer.Option(help="draw the pairs of duplicates, or with --labels the doubtful labels, into this PNG file"),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="the folder of `train --folds`, or of a run: list labels that its predictions contradict"),
+        typer.Option(
+            help="find labels that are probably wrong, by the predictions in this folder of `train --folds`, "
+            "or of a run"
+        ),
     ] = None,
     table: Annotated[
-        Path, typer.Option(help="with --labels: the CSV to look through and give to `convert --relabel`")
+        Path, typer.Option(help="with --labels: the CSV file to write; check it and give it to `convert --relabel`")
     ] = Path("labels.csv"),
-    workers: Annotated[int | None, typer.Option(min=1, help="threads; default: one a core")] = None,
-    cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="number of threads; default: one per core")] = None,
+    cache_size: Annotated[
+        str | None, typer.Option(help="most disk space for shards downloaded from a URL, such as 50GB")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
-    """Says what shards hold: classes, sizes, JPEG kinds, duplicates, broken photographs; or doubtful labels."""
+    """Shows what is in shards: classes, sizes, JPEG types, duplicates, broken photographs, or doubtful labels."""
     import json
 
     from fasttrain.config.values import CacheSize
@@ -64,11 +73,16 @@ def inspect(
         from fasttrain.inspection.sheet import write_duplicates_sheet
 
         shown = write_duplicates_sheet(found, sheet, limit)
-        said = f"{shown:,} of {found.duplicates.total:,} pairs in {sheet}" if shown else f"no pairs for {sheet}"
-        make_console(stderr=True).print(said)
+        line = (
+            f"{shown:,} of {found.duplicates.total:,} pairs drawn in {sheet}"
+            if shown
+            else f"no duplicates, so {sheet} was not written"
+        )
+        make_console(stderr=True).print(line)
     if verify and (count := len(found.problems) + len(found.broken)):
         raise UserError(
-            f"{found.location}: {count:,} broken, listed above; copy those shards again, or run convert --overwrite"
+            f"{found.location}: {count:,} broken files or photographs, listed above; copy those shards again, or run "
+            "convert --overwrite"
         )
 
 
@@ -91,5 +105,10 @@ def _labels(
     console = make_console(stderr=True)
     if sheet is not None:
         shown = write_labels_sheet(found, sheet, limit)
-        console.print(f"{shown:,} of {len(found.issues):,} photographs in {sheet}" if shown else f"none for {sheet}")
-    console.print(f"list: {table}; empty the cell of each suggestion that is wrong, then convert --relabel {table}")
+        line = (
+            f"{shown:,} of {len(found.issues):,} photographs drawn in {sheet}"
+            if shown
+            else f"no doubtful labels, so {sheet} was not written"
+        )
+        console.print(line)
+    console.print(f"list: {table}; empty the cells of wrong suggestions, then run convert --relabel {table}")

@@ -1,4 +1,4 @@
-"""`fasttrain lr-find`: `train`'s options, and those of the sweep."""
+"""The command `fasttrain lr-find`, with options of `train` and of the sweep over learning rates."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ _SETTINGS -= {
 
 
 def lr_find_command() -> Callable[..., None]:
-    """`lr-find`, with those options of `train` that a step depends on."""
+    """Return the command `lr-find`, with the options of `train` that affect a training step."""
 
     def lr_find(
         config: ConfigFile = None,
-        start: Annotated[float, typer.Option(help="least learning rate")] = 1e-7,
-        end: Annotated[float, typer.Option(help="greatest; it ends earlier where the loss diverges")] = 10.0,
-        steps: Annotated[int, typer.Option(help="steps from the least to the greatest")] = 100,
+        start: Annotated[float, typer.Option(help="the learning rate of the first step")] = 1e-7,
+        end: Annotated[
+            float, typer.Option(help="the learning rate of the last step; the sweep ends earlier if the loss diverges")
+        ] = 10.0,
+        steps: Annotated[int, typer.Option(help="number of training steps, each with a greater rate")] = 100,
         smoothing: Annotated[float, typer.Option(help="width of the Gaussian that smooths the loss, in steps")] = 4.0,
-        picture: Annotated[Path, typer.Option(help="where the picture is written")] = Path("lr_find.png"),
+        picture: Annotated[Path, typer.Option(help="the PNG file for the curve")] = Path("lr_find.png"),
         as_json: Annotated[bool, typer.Option("--json", help="print all figures as JSON")] = False,
         **given: Any,
     ) -> None:
-        """Tries growing learning rates for a few steps, draws the loss, and suggests one. Leaves no run behind."""
+        """Suggests a learning rate: trains for a few steps with growing rates and draws the loss. Creates no run."""
         check_settings(config, given)
         import json
 
@@ -57,9 +59,9 @@ def lr_find_command() -> Callable[..., None]:
             return
         tried = f"{len(result.losses)} steps on the train split's {result.photographs:,} photographs, "
         tried += f"{result.learning_rates[0]:.1e} to {result.learning_rates[-1]:.1e}"
-        console.print(tried + (": then the loss diverged" if result.diverged else ""))
+        console.print(tried + (", where the loss diverged" if result.diverged else ""))
         if result.suggestion is None:
-            console.print("no suggestion: the loss never fell; try more --steps, or look at the picture")
+            console.print("no suggestion: the loss did not fall; try more --steps, or look at the picture")
         else:
             console.print("suggestion: ", end="")
             console.print(f"--learning-rate {result.suggestion:.2e}", style="bold")

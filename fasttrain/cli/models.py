@@ -1,4 +1,4 @@
-"""`fasttrain models`."""
+"""The command `fasttrain models`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def models(
         str | None,
         typer.Argument(help="part of a name (resnet), or a pattern (mobilenet*_100.*)", autocompletion=complete_model),
     ] = None,
-    sort: Annotated[str, typer.Option(help="top1, parameters, size, name, or, with --measure, img/s")] = "top1",
-    limit: Annotated[int, typer.Option(min=1, help="at most this many")] = 20,
+    sort: Annotated[str, typer.Option(help="top1, parameters, size, name, or with --measure img/s")] = "top1",
+    limit: Annotated[int, typer.Option(min=1, help="greatest number of models to list")] = 20,
     max_parameters: Annotated[
-        float | None, typer.Option(min=0, help="only models of at most so many millions of parameters")
+        float | None, typer.Option(min=0, help="list only models with at most this many million parameters")
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="time training steps of the listed models here, seconds for each")
+        bool, typer.Option("--measure", help="measure training steps of the listed models here; seconds for each")
     ] = False,
     device: Annotated[str, typer.Option(help="with --measure: auto, cpu, cuda, cuda:N or mps")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="with --measure: pictures a step")] = 32,
-    amp: Annotated[bool, typer.Option("--amp", help="with --measure: in mixed precision (bf16)")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="with --measure: pictures per step")] = 32,
+    amp: Annotated[bool, typer.Option("--amp", help="with --measure: use mixed precision (bf16)")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Lists timm's models: parameters, input size, ImageNet top-1 as timm publishes it, and speed on this machine."""
+    """Lists timm's models: parameters, input size, published ImageNet top-1, and with --measure the speed here."""
     import json
     from dataclasses import asdict
 
@@ -43,7 +43,7 @@ def models(
     if sort not in _SORTS:
         raise UserError(f"--sort {sort} is not one of {', '.join(_SORTS)}{nearest(sort, list(_SORTS))}")
     if sort == "img/s" and not measure:
-        raise UserError("--sort img/s: speeds are measured on request; add --measure")
+        raise UserError("--sort img/s: speeds are only known with --measure; add it")
     keys = {"parameters": "parameters", "size": "image_size", "name": "name"}
     matching = find_models(pattern, max_parameters=max_parameters)
     matching.sort(key=lambda each: getattr(each, keys[sort]) if sort in keys else -each.top1)
@@ -70,11 +70,11 @@ def models(
     for each in listed:
         cells = [each.name, f"{each.parameters:,.1f} M", f"{each.image_size} px", f"{each.top1:.2f} %"]
         rate = rates.get(each.name)
-        table.add_row(*cells, *([f"{rate:,.0f}" if rate else "no room"] if measure else []))
+        table.add_row(*cells, *([f"{rate:,.0f}" if rate else "no memory"] if measure else []))
     console = make_console()
     console.print(table)
     if len(matching) > limit:
-        console.print(f"and {len(matching) - limit:,} more (--limit {limit} now)", style="dim")
+        console.print(f"and {len(matching) - limit:,} more (increase --limit, now {limit})", style="dim")
     console.print(f"top-1 on ImageNet: timm's results of {date}, {address}", style="dim", soft_wrap=True)
     if measure:
         console.print(f"img/s: training steps of {batch_size} random pictures on {on}", style="dim")

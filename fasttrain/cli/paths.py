@@ -1,4 +1,4 @@
-"""Paths on the command line, of which a shell expands `~` only where it begins a word: not in `--out=~/runs`."""
+"""Expand `~` in paths on the command line. A shell does it only at the start of a word, so not in `--out=~/runs`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fasttrain.config.location import user_path
 
 
 def with_user_paths(command: Callable[..., None]) -> Callable[..., None]:
-    """Make `command` get all its arguments of type Path with `~` expanded."""
+    """Return `command`, wrapped so that `~` is expanded in all its arguments of type Path."""
 
     @functools.wraps(command)
     def run(**given: Any) -> None:

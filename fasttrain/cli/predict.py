@@ -1,4 +1,4 @@
-"""`fasttrain predict`."""
+"""The command `fasttrain predict`."""
 
 from __future__ import annotations
 
@@ -25,41 +25,56 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="photographs, folders of them, or quoted globs")],
     checkpoint: Annotated[
         Path,
-        typer.Option(help="a run folder, a checkpoint, an exported .onnx or .xml, or latest: the newest run in runs"),
+        typer.Option(help="a run folder, a checkpoint, an exported .onnx or .xml, or latest (the newest run in runs)"),
     ],
     model: OwnModel = None,
-    top_k: Annotated[int, typer.Option(min=1, help="classes named for each photograph")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,
-    tta: Annotated[str, typer.Option(help="flip: see each photograph's mirror image too; none")] = "none",
+    top_k: Annotated[int, typer.Option(min=1, help="number of classes to list for each photograph")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="photographs per batch")] = 64,
+    tta: Annotated[
+        str, typer.Option(help="none, or flip: average each prediction with that of the mirror image")
+    ] = "none",
     interpolation: Annotated[
-        str | None, typer.Option(help="bilinear or bicubic; default: what the model was trained with")
+        str | None, typer.Option(help="filter that resizes photographs, bilinear or bicubic; default: as in training")
     ] = None,
     embeddings: Annotated[
         Path | None,
-        typer.Option(help="also write what the classifier saw: .npy or .parquet", show_default=False),
+        typer.Option(
+            help="also write the embeddings (the input of the classifier) to this .npy or .parquet file",
+            show_default=False,
+        ),
     ] = None,
     explain: Annotated[
         Path | None,
-        typer.Option(help="a folder for pictures of what spoke for each answer; extra explain", show_default=False),
+        typer.Option(
+            help="also draw which areas of a photograph led to the answer, into this folder (needs the explain extra)",
+            show_default=False,
+        ),
     ] = None,
     reject: Annotated[
-        float | None, typer.Option(help='least probability of an answer, below it "unknown"; 0 answers always')
+        float | None,
+        typer.Option(help='answer "unknown" if the greatest probability is below this; 0: always answer with a class'),
     ] = None,
     precision: Annotated[
         float | None,
-        typer.Option(help="0.98: choose and store --reject on the validation split, so that this share is right"),
+        typer.Option(
+            help="choose --reject on the validation split so that this share of the answers is right, such as 0.98, "
+            "and store it with the model"
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="shards for --precision; default: those of the run", show_default=False)
+        str | None, typer.Option(help="shards for --precision; default: the data of the run", show_default=False)
     ] = None,
     format: Annotated[str, typer.Option(help="table, jsonl, csv or json")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="decoding threads; default: one a core")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="number of decoding threads; default: one per core")
+    ] = None,
 ) -> None:
-    """Names the most likely classes of photographs, as they come; of a multi-label model all that reach a threshold.
+    """Predicts the most likely classes of photographs. A multi-label model gives all classes that reach a threshold.
 
-    Files that can't be read are listed at the end, on the standard error output; the exit code is then 2.
+    Each prediction is printed as soon as it is known. Files that can't be read are listed at the end, on standard
+    error; the exit code is then 2.
     """
     import sys
 
@@ -69,11 +84,11 @@ def predict(
 
     format = check_format("json" if as_json and format == "table" else format)
     if as_json and format != "json":
-        raise UserError(f"--json and --format {format} ask for two things; leave one out")
+        raise UserError(f"--json and --format {format} contradict each other; leave one of them out")
     if reject is not None and precision is not None:
-        raise UserError("--reject is a threshold and --precision chooses one; leave one out")
+        raise UserError("--reject gives a threshold and --precision chooses one; leave one of them out")
     if data is not None and precision is None:
-        raise UserError("--data is for --precision; leave it out")
+        raise UserError("--data is only used with --precision; leave it out")
     weights_file(checkpoint)
     from fasttrain.evaluation.embedding_file import check_embeddings_file, write_embeddings
     from fasttrain.evaluation.predict import Predictor
@@ -100,9 +115,9 @@ def predict(
         from fasttrain.evaluation.reject import choose_rejection
 
         print(choose_rejection(predictor, checkpoint, precision, data), file=sys.stderr)
-    predictions = _watched(predictor.stream(images, refused.append))
+    predictions = _with_progress(predictor.stream(images, refused.append))
     if embeddings is not None:
-        predictions = _kept(predictions, kept)
+        predictions = _keep_embeddings(predictions, kept)
     width = make_console().width if sys.stdout.isatty() else None
     shown = print_predictions(predictions, format, sys.stdout, width=width)
     sys.stdout.flush()
@@ -111,19 +126,23 @@ def predict(
     broken = [each for each in refused if each.broken]
     _list_refused(broken, [each for each in refused if not each.broken])
     if broken:
-        raise UserError(f"{len(broken):,} could not be read, as listed; {shown:,} photographs were predicted")
+        raise UserError(
+            f"{len(broken):,} files could not be read, see the list above; {shown:,} photographs were predicted"
+        )
 
 
-def _kept(predictions: Iterator[Prediction], kept: list[tuple[str, NDArray[np.float32]]]) -> Iterator[Prediction]:
-    """Yield the same, and append each one's photograph and embedding to `kept`."""
+def _keep_embeddings(
+    predictions: Iterator[Prediction], kept: list[tuple[str, NDArray[np.float32]]]
+) -> Iterator[Prediction]:
+    """Yield `predictions` unchanged, and append the path and the embedding of each to `kept`."""
     for prediction in predictions:
         assert prediction.embedding is not None
         kept.append((str(prediction.image), prediction.embedding))
         yield prediction
 
 
-def _watched(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-    """The same, with a count on the terminal where the predictions themselves go elsewhere."""
+def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+    """Yield `predictions` unchanged. If they don't go to the terminal, show their count there meanwhile."""
     import sys
 
     if sys.stdout.isatty() or not sys.stderr.isatty():
@@ -148,7 +167,7 @@ def _list_refused(broken: list[Refused], ignored: list[Refused]) -> None:
 
     if ignored:
         files = "file" if len(ignored) == 1 else "files"
-        print(f"passed over: {len(ignored):,} other {files}", file=sys.stderr)
+        print(f"ignored: {len(ignored):,} other {files}", file=sys.stderr)
         for each in ignored[:_IGNORED_SHOWN]:
             print(f"  {each}", file=sys.stderr)
         if len(ignored) > _IGNORED_SHOWN:

@@ -1,4 +1,4 @@
-"""`fasttrain preview`: those of `train`'s options that shape what the model sees."""
+"""The command `fasttrain preview`, with the options of `train` that affect the model's input."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ _SETTINGS |= {"model", "recipe", "epochs", "batch_size", "device", "seed"}
 
 
 def preview_command() -> Callable[..., None]:
-    """`preview`, with the options of `train` that matter to it."""
+    """Return the command `preview`, with the options of `train` that affect the model's input."""
 
     def preview(
         config: ConfigFile = None,
         split: Annotated[
-            str, typer.Option(help="train: cropped and augmented; val, test or all: as in evaluation")
+            str, typer.Option(help="train: cropped and augmented as in training; val, test or all: as in evaluation")
         ] = "train",
-        epoch: Annotated[int, typer.Option(min=0, help="which epoch's crops, counted from 0")] = 0,
+        epoch: Annotated[int, typer.Option(min=0, help="the epoch whose crops to show, counted from 0")] = 0,
         count: Annotated[
-            int | None, typer.Option(min=1, max=1000, help="photographs; default: 24, or 8 of each loader")
+            int | None,
+            typer.Option(min=1, max=1000, help="number of photographs; default: 24, or with --compare 8 per loader"),
         ] = None,
         compare: Annotated[
-            str | None, typer.Option(help="native,dali,ffcv,torchvision: the same photographs from each, in rows")
+            str | None,
+            typer.Option(
+                help="compare loaders, such as native,dali,ffcv,torchvision: a row for each with the same photographs"
+            ),
         ] = None,
-        out: Annotated[Path, typer.Option(help="where the picture is written: .png, .jpg or .webp")] = Path(
-            "preview.png"
-        ),
+        out: Annotated[Path, typer.Option(help="the picture file to write: .png, .jpg or .webp")] = Path("preview.png"),
         **given: Any,
     ) -> None:
-        """Draws a contact sheet of photographs as the model sees them: cropped and augmented, or as in evaluation."""
+        """Draws a contact sheet of photographs as the model sees them, cropped and augmented or as in evaluation."""
         check_settings(config, given)
         from rich.table import Table
         from rich.text import Text
@@ -45,7 +47,7 @@ def preview_command() -> Callable[..., None]:
         from fasttrain.report.contact_sheet import picture_format, save_sheet
         from fasttrain.terminal import make_console
 
-        picture_format(out)  # a name that won't do is told before the work
+        picture_format(out)  # refuse a wrong file name before the work
         loaders = [name.strip() for name in compare.split(",") if name.strip()] if compare else []
         console, status = make_console(), make_console(stderr=True)
         resolved = load_config(config, given)
@@ -60,12 +62,13 @@ def preview_command() -> Callable[..., None]:
                 table.add_row(name, f"{each.mean:.2f}", f"{each.worst:.2f}")
             console.print(table)
             console.print(
-                f"of {len(seen.captions):,} crops from torchvision's, in grey levels of 255, before augmentation"
+                f"difference of {len(seen.captions):,} crops from torchvision's, in grey levels from 0 to 255, before "
+                "augmentation"
             )
         else:
             console.print(f"loader: {seen.why}", soft_wrap=True)
         for name, reason in seen.unavailable.items():
-            console.print(Text.assemble((f"not {name}: ", "yellow"), reason), soft_wrap=True)
+            console.print(Text.assemble((f"{name} is not available: ", "yellow"), reason), soft_wrap=True)
         size = f"{len(seen.captions):,} photographs, {seen.sheet.width} x {seen.sheet.height} px"
         console.print(f"{size}: {out}", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""`fasttrain profile`: `train`'s options, and a few of its own."""
+"""The command `fasttrain profile`, with the options of `train`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fasttrain.config.schema import TrainConfig
 
 
 def profile_command() -> Callable[..., None]:
-    """`profile`, with the options of `train`."""
+    """Return the command `profile`, with the options of `train`."""
 
     def profile(
         config: ConfigFile = None,
-        steps: Annotated[int, typer.Option(min=1, help="steps to measure, after a few that warm up")] = 30,
-        picture: Annotated[Path, typer.Option(help="where the picture is written")] = Path("profile.png"),
+        steps: Annotated[int, typer.Option(min=1, help="number of steps to measure, after a few warm-up steps")] = 30,
+        picture: Annotated[Path, typer.Option(help="the PNG file for the chart")] = Path("profile.png"),
         as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
         **given: Any,
     ) -> None:
-        """Measures where a training step's time goes, and names the setting to change. Trains nothing."""
+        """Measures how a training step spends its time, and names the settings to change. Creates no run."""
         check_settings(config, given)
         import json
 

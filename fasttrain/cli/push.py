@@ -1,4 +1,4 @@
-"""`fasttrain push`."""
+"""The command `fasttrain push`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import typer
 
 def push(
     run: Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")],
-    repository: Annotated[str, typer.Argument(help="the hub's repository", metavar="OWNER/NAME")],
-    out: Annotated[Path | None, typer.Option(help="write the files to this folder, and upload nothing")] = None,
-    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    repository: Annotated[
+        str, typer.Argument(help="the repository on the Hub; it is created if it doesn't exist", metavar="OWNER/NAME")
+    ],
+    out: Annotated[Path | None, typer.Option(help="write the files to this folder instead of uploading them")] = None,
+    private: Annotated[bool, typer.Option("--private", help="create the repository as a private one")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Uploads a run's model, with a model card, to the Hugging Face Hub, where timm and transformers load it."""
+    """Uploads a run's model with a model card to the Hugging Face Hub, from where timm and transformers can load it."""
     import json
 
     from fasttrain.checkpoint.weights import weights_file
@@ -33,4 +35,4 @@ def push(
     console = make_console()
     console.print(f"{result.folder or result.url}: {', '.join(result.files)}", soft_wrap=True)
     if result.folder is not None:
-        console.print(f"timm.create_model('local-dir:{result.folder}', pretrained=True) loads it", soft_wrap=True)
+        console.print(f"to load: timm.create_model('local-dir:{result.folder}', pretrained=True)", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The process of one rank of `train --gpus`, which `fasttrain.launch` starts."""
+"""The main program of one rank of `train --gpus`. `fasttrain.launch` starts it in a new process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from fasttrain.cli.streams import open_closed_streams, outlive_stdout, write_by_line
+from fasttrain.cli.streams import make_stdout_optional, open_closed_streams, write_by_line
 from fasttrain.cores import set_up_openmp
 from fasttrain.errors import InternalError, Stopped, one_line
 from fasttrain.machine import terminate_self
 
-_LEFT_ALONE_S = 600.0  # for the last step and its checkpoint
+_TIME_TO_STOP_S = 600.0  # for the last step and its checkpoint
 
 
 class _Starter:
-    """The process that started this one. Where it ends first, this rank stops as SIGTERM asks it to."""
+    """The connection to the process that started this one. If that ends first, this rank stops as by SIGTERM."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)
@@ -32,7 +32,7 @@ class _Starter:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, value: Any) -> Any:
-        """Return what the starter answers to `value`. Raises what it raises there."""
+        """Send `value` to the starter and return its answer. Raises the error that the starter raises."""
         self._connection.send_bytes(pickle.dumps(("ask", value)))
         kind, reply = self._replies.get()
         if kind == "raise":
@@ -40,7 +40,7 @@ class _Starter:
         return reply
 
     def tell(self, kind: str, value: Any) -> None:
-        """Report the end of the work, "result" or "error"."""
+        """Report the end of the work to the starter. `kind` is "result" or "error"."""
         self._connection.send_bytes(pickle.dumps((kind, value)))
 
     def _listen(self) -> None:
@@ -50,29 +50,32 @@ class _Starter:
         except (EOFError, OSError):
             self._replies.put(("raise", Stopped("the process that started this one has ended")))
             terminate_self()
-            time.sleep(_LEFT_ALONE_S)
+            time.sleep(_TIME_TO_STOP_S)
             os._exit(Stopped.exit_code)
 
 
 def main() -> None:
-    """Do the work that the starter sends, and report how it ended."""
+    """Do the work that the starter has sent, report its result or error, and exit."""
     set_up_openmp()
     open_closed_streams()
     write_by_line()
-    outlive_stdout()
+    make_stdout_optional()
     if not os.environ.get("FASTTRAIN_DEBUG"):
         sys.unraisablehook = lambda _: None
     starter = _Starter(int(sys.argv.pop()))
     try:
         starter.tell("result", pickle.loads(starter.work)(starter.ask))
     except (Exception, KeyboardInterrupt) as error:
-        with suppress(OSError):  # nobody is left to hear it
+        with suppress(OSError):  # the starter is gone
             starter.tell("error", _sendable(error))
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", InternalError.exit_code))
 
 
 def _sendable(error: BaseException) -> tuple[BaseException, str]:
-    """Return `error`, or one that says the same where it can't be pickled, and the text of its traceback."""
+    """Return `error` and the text of its traceback.
+
+    If `error` can't be pickled, return an InternalError with the same message in its place.
+    """
     trace = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))

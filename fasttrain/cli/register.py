@@ -1,4 +1,4 @@
-"""`fasttrain register`."""
+"""The command `fasttrain register`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import typer
 
 def register(
     run: Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")],
-    name: Annotated[str, typer.Argument(help="the registered model, which is made where it is absent", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="name of the registered model; it is created if it doesn't exist", metavar="NAME")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Registers a run's model in MLflow, which loads and serves it; each call makes a new version."""
+    """Registers a run's model in MLflow, which can load and serve it. Each call creates a new version."""
     import json
 
     from fasttrain.checkpoint.weights import weights_file
@@ -28,7 +30,7 @@ def register(
         print(json.dumps(result.to_dict(), indent=2))
         return
     console = make_console()
-    console.print(f"{result.uri}, of the MLflow run {result.run_id}", soft_wrap=True)
+    console.print(f"{result.uri}, from the MLflow run {result.run_id}", soft_wrap=True)
     console.print(
         f"serve: MLFLOW_TRACKING_URI={result.store} mlflow models serve -m {result.uri} --env-manager local",
         soft_wrap=True,

@@ -1,4 +1,4 @@
-"""`fasttrain replay`."""
+"""The command `fasttrain replay`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import typer
 
 def replay(
     run: Annotated[Path, typer.Argument(help="the folder of a run that diverged, or a file in it", metavar="RUN")],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     sheet: Annotated[
-        Path | None, typer.Option(help="where the batch is drawn; default: beside the file, as .png")
+        Path | None, typer.Option(help="the picture file for the batch; default: next to the saved step, as .png")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
-    """Runs the step again at which a run's loss was not finite, and says where it breaks and what to change."""
+    """Repeats the step at which a run's loss became NaN or infinite, finds the cause, and says what to change."""
     import json
 
     from fasttrain.commands.replay import replay as again
@@ -27,7 +27,7 @@ def replay(
 
     file = find_diverged(run)
     sheet = sheet or file.with_suffix(".png")
-    picture_format(sheet)  # a name that won't do is told before the work
+    picture_format(sheet)  # refuse a wrong file name before the work
     found = again(file, device=device, sheet=sheet)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))

@@ -1,4 +1,4 @@
-"""`fasttrain runs` and `fasttrain compare`."""
+"""The commands `fasttrain runs` and `fasttrain compare`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ import typer
 
 def runs(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="with --deliver: run folders, or folders of them", metavar="FOLDER")
+        list[Path] | None,
+        typer.Argument(help="with --deliver: run folders, or folders that contain them", metavar="FOLDER"),
     ] = None,
     deliver: Annotated[
-        bool, typer.Option("--deliver", help="bring what waits in folders (runs, if none is given) to its MLflow store")
+        bool,
+        typer.Option(
+            "--deliver",
+            help="send runs to MLflow that could not be sent while they trained; searches runs, or the given folders",
+        ),
     ] = False,
-    experiment: Annotated[str | None, typer.Option(help="only this MLflow experiment's")] = None,
+    experiment: Annotated[str | None, typer.Option(help="list only the runs of this MLflow experiment")] = None,
     sort: Annotated[
         str, typer.Option(help="start, val/top1, test/top1, speed/images_per_second, duration, epochs, name or model")
     ] = "start",
-    limit: Annotated[int, typer.Option(min=1, help="at most this many")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="greatest number of runs to list")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Lists the runs that MLflow tracks, with their metrics; the newest first."""
+    """Lists the runs that MLflow tracks with their metrics, the newest first."""
     import json
 
     from fasttrain.errors import UserError
@@ -37,7 +42,9 @@ def runs(
         deliver_runs(folders or [RUNS], say=lambda line: console.print(line, soft_wrap=True))
         return
     if folders:
-        raise UserError(f"{folders[0]}: folders go with --deliver; `fasttrain compare` shows runs by their folders")
+        raise UserError(
+            f"{folders[0]}: folders can only be given with --deliver; to show certain runs, use `fasttrain compare`"
+        )
     waiting = [run for run in waiting_runs(RUNS) if experiment in (None, run.experiment)]
     try:
         uri = tracking_uri()
@@ -58,15 +65,15 @@ def runs(
         return
     console.print(runs_table(listed, console.width), soft_wrap=True)
     if len(found) > limit:
-        console.print(f"and more (--limit {limit} now)", style="dim")
+        console.print(f"and more (increase --limit, now {limit})", style="dim")
 
 
 def compare(
     names: Annotated[list[str], typer.Argument(help="run folders, run names, or MLflow run ids", metavar="RUN")],
-    out: Annotated[Path, typer.Option(help="where the curves are drawn: .png, .svg or .pdf")] = Path("compare.png"),
+    out: Annotated[Path, typer.Option(help="the file for the curves: .png, .svg or .pdf")] = Path("compare.png"),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Shows runs side by side: settings that differ, metrics, McNemar's test on the same photographs, curves."""
+    """Compares runs: differing settings, metrics, McNemar's test on the same photographs, and curves."""
     import json
 
     from fasttrain.report.comparison import comparison_dict, comparison_table

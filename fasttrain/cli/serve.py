@@ -1,4 +1,4 @@
-"""`fasttrain serve`."""
+"""The command `fasttrain serve`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,50 @@ _MODULES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "pyt
 
 
 def serve(
-    checkpoint: Annotated[Path, typer.Argument(help="run folder, its weights, checkpoint, or exported .onnx or .xml")],
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one")] = 8000,
+    checkpoint: Annotated[
+        Path, typer.Argument(help="a run folder, its model.safetensors, a checkpoint, or an exported .onnx or .xml")
+    ],
+    host: Annotated[
+        str, typer.Option(help="the address to listen on; 0.0.0.0 accepts requests from other machines")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="the port to listen on; 0 chooses a free one")] = 8000,
     token_file: Annotated[
-        Path | None, typer.Option(help="requests must bear the token in it; or set FASTTRAIN_SERVE_TOKEN")
+        Path | None,
+        typer.Option(help="a file with the token that requests must send; or set FASTTRAIN_SERVE_TOKEN to the token"),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="classes named, where a request doesn't say")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once, at most")] = 64,
-    batch_wait: Annotated[float, typer.Option(min=0, help="ms that a batch waits for more")] = 5.0,
-    queue: Annotated[int, typer.Option(min=1, help="photographs in work; above it requests get 429")] = 256,
-    max_body: Annotated[float, typer.Option(min=0.001, help="MB of a request")] = 20.0,
-    max_pixels: Annotated[float, typer.Option(min=0.001, help="megapixels of a photograph")] = 50.0,
-    max_images: Annotated[int, typer.Option(min=1, help="photographs of a request")] = 64,
-    timeout: Annotated[float, typer.Option(min=0.1, help="seconds for a body to come, and then for its answer")] = 30.0,
+    top_k: Annotated[
+        int, typer.Option(min=1, help="number of classes in an answer, unless the request gives another")
+    ] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="greatest number of photographs per batch")] = 64,
+    batch_wait: Annotated[
+        float, typer.Option(min=0, help="how long a batch waits for more photographs, in milliseconds")
+    ] = 5.0,
+    queue: Annotated[
+        int,
+        typer.Option(min=1, help="greatest number of photographs in progress; further requests get status 429"),
+    ] = 256,
+    max_body: Annotated[float, typer.Option(min=0.001, help="greatest size of a request, in MB")] = 20.0,
+    max_pixels: Annotated[float, typer.Option(min=0.001, help="greatest size of a photograph, in megapixels")] = 50.0,
+    max_images: Annotated[int, typer.Option(min=1, help="greatest number of photographs per request")] = 64,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="seconds to wait for a request's body, and again for its answer")
+    ] = 30.0,
     reject: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="answer unknown below this probability; default: the model's own threshold"),
+        typer.Option(
+            min=0,
+            max=1,
+            help='answer "unknown" if the greatest probability is below this; default: the threshold stored with the '
+            "model",
+        ),
     ] = None,
     model: OwnModel = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="decoding threads; default: one a core")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="number of decoding threads; default: one per core")
+    ] = None,
 ) -> None:
-    """Serves a trained model over HTTP, with a page to try it, until Ctrl-C or SIGTERM."""
+    """Serves a trained model over HTTP, with a web page to try it. Ctrl-C or SIGTERM stops it."""
     import sys
 
     from fasttrain.checkpoint.weights import weights_file
@@ -64,8 +85,12 @@ def serve(
 
     def say(address: str) -> None:
         if token is None and host not in ("127.0.0.1", "::1", "localhost"):
-            print("no token is asked for: whoever reaches this machine can use the service", file=sys.stderr)
-        print(f"{predictor.spec.name}: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+            print(
+                "warning: no token is set, so anyone who can reach this machine can use the service; set one with "
+                "--token-file",
+                file=sys.stderr,
+            )
+        print(f"{predictor.spec.name}: {address} (press Ctrl-C to stop)", file=sys.stderr, flush=True)
 
     run(
         Model(predictor, heat_maps(predictor)),

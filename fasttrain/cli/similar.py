@@ -1,4 +1,4 @@
-"""`fasttrain similar`."""
+"""The command `fasttrain similar`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ import typer
 
 
 def similar(
-    images: Annotated[list[Path], typer.Argument(help="photographs to find others like")],
-    checkpoint: Annotated[Path, typer.Option(help="a run folder, a checkpoint, or latest: the newest run in runs")],
+    images: Annotated[list[Path], typer.Argument(help="the photographs to compare the data set with")],
+    checkpoint: Annotated[Path, typer.Option(help="a run folder, a checkpoint, or latest (the newest run in runs)")],
     data: Annotated[
         str | None,
-        typer.Option(help="shards (a folder or a URL), or a folder of photographs; default: what the run trained on"),
+        typer.Option(help="shards (a folder or a URL), or a folder of photographs; default: the data of the run"),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="neighbours of each photograph")] = 12,
-    split: Annotated[str, typer.Option(help="train, val, test or all")] = "all",
-    out: Annotated[Path, typer.Option(help="the contact sheet: .png, .jpg or .webp")] = Path("similar.png"),
+    count: Annotated[int, typer.Option(min=1, help="number of similar photographs to find for each")] = 12,
+    split: Annotated[str, typer.Option(help="the split to search: train, val, test or all")] = "all",
+    out: Annotated[Path, typer.Option(help="the file for the contact sheet: .png, .jpg or .webp")] = Path(
+        "similar.png"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="photographs the model sees at once")] = 64,
-    loader: Annotated[str, typer.Option(help="auto, or a loader's name")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=0, help="loader processes or threads")] = None,
-    cache_size: Annotated[str | None, typer.Option(help="50GB: most that shards fetched from a URL may take")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="photographs per batch")] = 64,
+    loader: Annotated[str, typer.Option(help="auto, or the name of a loader (`fasttrain doctor` lists them)")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="number of loader processes or threads; default: one per core")
+    ] = None,
+    cache_size: Annotated[
+        str | None, typer.Option(help="most disk space for shards downloaded from a URL, such as 50GB")
+    ] = None,
 ) -> None:
-    """Finds the photographs of a data set that a model finds most like yours; prints them and draws a contact sheet."""
+    """Finds the photographs of a data set that a model sees as most similar to yours, and draws a contact sheet."""
     import json
 
     from fasttrain.checkpoint.weights import data_of_run, weights_file
     from fasttrain.report.contact_sheet import picture_format
 
     data = data or data_of_run(weights_file(checkpoint)) or "shards"
-    picture_format(out)  # a name that won't do is told before the work
+    picture_format(out)  # refuse a wrong file name before the work
     from fasttrain.inspection.similar import similar as run
     from fasttrain.inspection.similar import write_similar_sheet
 

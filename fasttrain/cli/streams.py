@@ -1,4 +1,4 @@
-"""Standard input, output and error output, where they are closed, full or nobody reads them."""
+"""Handle standard streams that are closed, write to a full disk, or have lost their reader."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def open_closed_streams() -> None:
-    """Has those that were closed (`>&-`) lead nowhere: the next file to be opened would get their number, and whatever
-    is printed would go into it."""
+    """Connect standard streams that were closed (`>&-`) to the null device.
+
+    Otherwise the next file to be opened would get their descriptor, and printed output would go into that file.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the least number, this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def write_by_line() -> None:
-    """Have each line reach a log file when it is printed, also where it holds a file's name that is no text."""
+    """Flush standard output after each line. Print escapes for file names that are not valid text."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
-def stdout_refuses() -> bool:
-    """Return whether the last output could not be written. If so, later output is discarded."""
+def stdout_failed() -> bool:
+    """Return whether the last output could not be written. If so, discard all later output."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -43,27 +45,29 @@ def stdout_refuses() -> bool:
 
 
 def discard_stdout() -> None:
-    """Discard later output, including what is buffered, which Python would otherwise try to write when it ends."""
+    """Discard all later output, and what is still buffered, which Python would otherwise write when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
-class Outlived:
-    """Standard output of a command whose results lie elsewhere: where a full disk takes no more of it, that is said
-    once, on the error output, and the command goes on."""
+class OptionalOutput:
+    """Wraps the standard output of a command whose results are written to files, so that it survives a full disk.
+
+    The first failed write is reported once, on standard error. Later output is discarded.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._tried(lambda: self._stream.write(text))
+        self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        self._tried(self._stream.flush)
+        self._try(self._stream.flush)
 
-    def _tried(self, write: Callable[[], object]) -> None:
+    def _try(self, write: Callable[[], object]) -> None:
         try:
             write()
         except OSError as error:
@@ -77,6 +81,6 @@ class Outlived:
         return getattr(self._stream, name)
 
 
-def outlive_stdout() -> None:
-    """Has this process go on where its standard output is on a full disk."""
-    sys.stdout = cast(TextIO, Outlived(sys.stdout))
+def make_stdout_optional() -> None:
+    """Let this process continue if its standard output is a file on a disk that becomes full."""
+    sys.stdout = cast(TextIO, OptionalOutput(sys.stdout))

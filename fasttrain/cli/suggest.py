@@ -1,4 +1,4 @@
-"""Name the option that a mistyped one means."""
+"""Suggest the option that was meant by a mistyped or foreign one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection
 from typing import Any
 
-_ELSEWHERE = {
+_FOREIGN = {
     "arch": "model",
     "backbone": "model",
     "bs": "batch-size",
@@ -36,31 +36,31 @@ _ELSEWHERE = {
     "wd": "weight-decay",
     "world-size": "gpus",
 }
-"""Names that timm, Ultralytics, torchvision and Hugging Face use for our options."""
+"""The names that timm, Ultralytics, torchvision and Hugging Face use for fasttrain's options."""
 
-_LIKE = 0.65  # of 1, from which on a name is close enough to be meant
+_SIMILAR = 0.65  # of 1; from here on a name is similar enough to be suggested
 
 
 def suggestion(typed: str, known: Collection[str]) -> str:
-    """Return "; did you mean --x?" for the option of `known` that `typed` is closest to, "" where none is close.
+    """Return "; did you mean --x?" with the option of `known` that is most similar to `typed`, or "" if none is.
 
-    Hyphens don't count, and shared words count for more than shared letters.
+    Hyphens are ignored, and shared words count more than shared letters.
     """
     name = typed.partition("=")[0].lstrip("-").lower()
-    if (elsewhere := f"--{_ELSEWHERE.get(name)}") in known:
-        return f"; did you mean {elsewhere}?"
-    closest = max(known, key=lambda option: _likeness(name, option.lstrip("-")), default="")
-    return f"; did you mean {closest}?" if _likeness(name, closest.lstrip("-")) >= _LIKE else ""
+    if (translated := f"--{_FOREIGN.get(name)}") in known:
+        return f"; did you mean {translated}?"
+    closest = max(known, key=lambda option: _similarity(name, option.lstrip("-")), default="")
+    return f"; did you mean {closest}?" if _similarity(name, closest.lstrip("-")) >= _SIMILAR else ""
 
 
 def options_of(command: Any) -> list[str]:
-    """Return the long options of one of typer's commands."""
+    """Return the long options of a typer command, such as "--batch-size"."""
     names = [name for each in command.params for name in (*each.opts, *each.secondary_opts)]
     return [name for name in names if name.startswith("--")]
 
 
-def _likeness(one: str, other: str) -> float:
+def _similarity(one: str, other: str) -> float:
     letters = difflib.SequenceMatcher(None, one.replace("-", ""), other.replace("-", "")).ratio()
-    ours, theirs = set(one.split("-")), set(other.split("-"))
-    words = 2 * len(ours & theirs) / (len(ours) + len(theirs))
+    words_of_one, words_of_other = set(one.split("-")), set(other.split("-"))
+    words = 2 * len(words_of_one & words_of_other) / (len(words_of_one) + len(words_of_other))
     return max(letters, (letters + words) / 1.5 if words else 0.0)

@@ -1,4 +1,4 @@
-"""`fasttrain train`: its options are made from the groups of settings, so each setting is written once."""
+"""The command `fasttrain train`. Its options come from the groups of settings, so each setting is defined only once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from fasttrain.cli.streams import outlive_stdout
+from fasttrain.cli.streams import make_stdout_optional
 from fasttrain.config.groups import GROUPS
 from fasttrain.config.model_name import import_path
 from fasttrain.config.schema import TrainConfig
@@ -25,16 +25,16 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="a TOML file of settings, named as the options are (batch_size = 32)",
+        help="a TOML file with settings, named like the options (batch_size = 32); options take precedence",
         rich_help_panel="The run",
     ),
 ]
 
 
 def find_own_model(name: str | None) -> str | None:
-    """Let `--model package.module:function` name a module in the working folder, which a script alone doesn't see.
+    """Add the working folder to Python's path if `name` is "package.module:function". Return `name`.
 
-    Names that come from a run's files are not looked for there: they may be a stranger's.
+    Only names from the command line are searched there. Those in a run's files may come from somebody else.
     """
     if name is not None and import_path(name):
         sys.path.insert(0, str(Path.cwd()))
@@ -45,7 +45,7 @@ OwnModel = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="package.module:function that makes the model, where the run can't say: it was trained from Python",
+        help="package.module:function that creates the model, needed if the run was trained from Python with an object",
         show_default=False,
         callback=find_own_model,
     ),
@@ -56,27 +56,27 @@ DataSet = Annotated[str | None, typer.Argument(help="the same as --data", metava
 
 
 def take_argument(data_set: str | None, given: dict[str, Any]) -> None:
-    """Make the command's argument the setting `data`. Raises UserError where `--data` is given, too."""
+    """Store the positional argument as the setting `data` in `given`. Raises UserError if `--data` is given, too."""
     from fasttrain.errors import UserError
 
     if data_set is None:
         return
     if given.get("data") is not None:
-        raise UserError(f"{data_set} and --data {given['data']} are two data sets; give one")
+        raise UserError(f"{data_set} and --data {given['data']}: two data sets were given; give only one")
     given["data"] = data_set
 
 
 def train_command() -> Callable[..., None]:
-    """`train`, with one option for each field of `TrainConfig`."""
+    """Return the command `train`, with one option for each field of `TrainConfig`."""
 
     def train(data_set: DataSet = None, config: ConfigFile = None, **given: Any) -> None:
-        """Trains a model on shards (or a folder of photographs), evaluates it and tracks the run."""
+        """Trains a model on shards or on a folder of photographs, evaluates it, and tracks the run."""
         take_argument(data_set, given)
         log_format = given.get("log_format")
         if given.get("resume") is None:
             log_format = check_settings(config, given).log_format
-        outlive_stdout()
-        say_that_it_starts(log_format)
+        make_stdout_optional()
+        print_start(log_format)
         from fasttrain.commands.folds import is_folds_folder, train_folds
         from fasttrain.commands.train import train as run
 
@@ -91,7 +91,7 @@ def train_command() -> Callable[..., None]:
 def with_settings(
     command: Callable[..., None], names: Collection[str] = TrainConfig.model_fields
 ) -> Callable[..., None]:
-    """Return `command` for typer: its `**given` becomes an option for each of the settings `names`."""
+    """Return `command` with a signature for typer: an option for each setting in `names` replaces `**given`."""
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [each for each in own if each.kind is not inspect.Parameter.VAR_KEYWORD]
     for panel, group in GROUPS.items():
@@ -107,39 +107,42 @@ def with_settings(
     return command
 
 
-def with_trackers_named(arguments: list[str]) -> list[str]:
-    """Return `arguments` with the forms of `--track` that older versions had: `--no-track` is `--track none`.
+def with_current_track_option(arguments: list[str]) -> list[str]:
+    """Return `arguments` with `--track` in its present form, for the two forms of older versions.
 
-    `--track` without a value is `--track mlflow`.
+    `--no-track` becomes `--track none`, and `--track` without a value becomes `--track mlflow`.
     """
-    named: list[str] = []
+    result: list[str] = []
     for argument, after in zip(arguments, [*arguments[1:], "-"], strict=False):
-        named += ["--track", "none"] if argument == "--no-track" else [argument]
+        result += ["--track", "none"] if argument == "--no-track" else [argument]
         if argument == "--track" and after.startswith("-"):
-            named.append("mlflow")
-    return named
+            result.append("mlflow")
+    return result
 
 
 def wants_folds(config: Path | None, given: Mapping[str, Any]) -> bool:
-    """Return whether the command line, or the TOML file, asks for folds."""
+    """Return whether the command line or the TOML file sets `folds`."""
     from fasttrain.config.load import read_toml
 
     return given.get("folds") is not None or (config is not None and "folds" in read_toml(config))
 
 
-def say_that_it_starts(log_format: str | None) -> None:
-    """Print a line for people, since torch takes seconds to import; once for all of torchrun's ranks."""
+def print_start(log_format: str | None) -> None:
+    """Print a line before torch is imported, which takes seconds. Under torchrun, only the first rank prints it."""
     from fasttrain.environment import is_rank
 
     if log_format == "json" or (is_rank() and os.environ["RANK"] != "0"):
         return
-    if log_format is None and not sys.stdout.isatty():  # a resumed run, whose folder may say json
+    if log_format is None and not sys.stdout.isatty():  # a resumed run, which may have been started with json
         return
     print(f"fasttrain {__version__}: loading PyTorch and timm", flush=True)
 
 
 def check_settings(config: Path | None, given: Mapping[str, Any]) -> TrainConfig:
-    """Return the settings, before torch takes its seconds to import. Raise UserError, on torchrun's first rank."""
+    """Validate the settings before torch is imported, which takes seconds. Return them.
+
+    Raises UserError if they are invalid. Under torchrun only the first rank raises it; the others exit with code 2.
+    """
     from fasttrain.config.load import load_config
     from fasttrain.environment import is_rank
     from fasttrain.errors import UserError
@@ -153,14 +156,14 @@ def check_settings(config: Path | None, given: Mapping[str, Any]) -> TrainConfig
 
 
 _ALIASES = {"learning_rate": "--lr", "image_size": "--imgsz", "batch_size": "--batch"}
-"""Short names of options, as timm's and Ultralytics' users type them."""
+"""Short names of options, which users of timm and Ultralytics are used to."""
 
 
 def _option(name: str, field: FieldInfo, panel: str) -> Any:
     flag = "--" + name.replace("_", "-")
     flags = [f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag]
     flags += [_ALIASES[name]] if name in _ALIASES else []
-    default = "" if field.default is None else _shown(field.default)
+    default = "" if field.default is None else _as_text(field.default)
     is_model = name == "model"
     return typer.Option(
         *flags,
@@ -174,7 +177,7 @@ def _option(name: str, field: FieldInfo, panel: str) -> Any:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """Return the values that a setting of this type can have; none where there are too many to list."""
+    """Return the values that a setting of this type can have, or an empty list if they can't be listed."""
     if get_origin(annotation) is Literal:
         return [str(each) for each in get_args(annotation)]
     if get_origin(annotation) in (Union, types.UnionType):
@@ -185,20 +188,20 @@ def _choices(annotation: Any) -> list[str]:
     return []
 
 
-def _shown(default: Any) -> str:
+def _as_text(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
-        return " ".join(map(_shown, default))
+        return " ".join(map(_as_text, default))
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _cli_type(annotation: Any) -> Any:
-    # None always means "not given"; ranges and choices stay pydantic's, whose errors name the nearest valid value.
+    # None always means "not given". pydantic checks ranges and choices, as its errors name the nearest valid value.
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [each for each in get_args(annotation) if each is not type(None)]
         annotation = kinds[0] if len(kinds) == 1 else str
-    if get_origin(annotation) is tuple:  # which Python 3.10 takes for a class
+    if get_origin(annotation) is tuple:  # Python 3.10 would treat it as a class below
         annotation = tuple[float, float]
     elif get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, ParsedValue)):
         annotation = str

@@ -1,4 +1,4 @@
-"""`fasttrain ui`."""
+"""The command `fasttrain ui`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import typer
 
 
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="where the page is served")] = 5000,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="the port to listen on")] = 5000,
+    host: Annotated[
+        str, typer.Option(help="the address to listen on; 0.0.0.0 accepts requests from other machines")
+    ] = "127.0.0.1",
 ) -> None:
-    """Serves MLflow's own page on the tracked runs, until Ctrl-C."""
+    """Serves MLflow's web page for the tracked runs, until Ctrl-C."""
 
     from fasttrain.terminal import make_console
     from fasttrain.tracking.page import serve

@@ -1,1 +1,1 @@
-"""Commands: each runs from its settings to the files and results that it leaves."""
+"""The commands as Python functions. Each takes settings, and writes and returns its results."""

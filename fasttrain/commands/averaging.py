@@ -1,4 +1,4 @@
-"""The end of a run with `--average`: its best epochs' weights are averaged, where that is better on validation."""
+"""`--average`: at the end of a run, average the weights of its best epochs if that is better on validation."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ Validate = Callable[[torch.nn.Module], AnyEvaluation]
 
 
 def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Callable[[str], None]) -> Averaged | None:
-    """Average the best epochs' weights and write them to `folder`, if that is better than the best epoch alone.
+    """Average the weights of the best epochs, and write them to `folder` if they are better than the best epoch alone.
 
-    `validate` evaluates a model on the validation split. Return what was averaged, or None. The state of the run stays
-    as it is, so that a run which is stopped here, or resumed with more epochs, goes on from its last epoch.
+    `validate` evaluates a model on the validation split. Return which epochs were averaged, or None if the best epoch
+    alone is better. The state of the run doesn't change, so a run that is stopped here, or resumed with more epochs,
+    continues from its last epoch.
     """
     state, config, ranks = parts.state, parts.config, parts.ranks
     candidates = state.candidates.best_first
@@ -49,9 +50,9 @@ def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Ca
 
     chosen, value = greedy_soup(candidates, config.monitor, evaluate)
     if len(chosen) < 2:
-        say("weights: those of the best epoch, as no average is better on validation")
+        say("weights: of the best epoch, as no average is better on validation")
         return None
-    load(averaged([candidates[each].weights for each in chosen]))  # the last one that was tried may be another
+    load(averaged([candidates[each].weights for each in chosen]))  # the weights tried last may be different ones
     if ranks.main:
         folder.write_model(model)
     made = Averaged(tuple(sorted(candidates[each].epoch + 1 for each in chosen)), value)
@@ -61,7 +62,7 @@ def average_best(parts: RunParts, folder: RunFolder, validate: Validate, say: Ca
 
 
 def _inputs(parts: RunParts) -> Iterator[torch.Tensor]:
-    """Yield the model's input for some of the training photographs, cropped as in validation, in a random order."""
+    """Yield batches of the model's input for random training photographs, cropped as in validation."""
     train, val = parts.loaders.train, parts.loaders.val
     order = epoch_order(train.ids, train.settings.seed, 0)
     most = min(STATISTICS_BATCHES, parts.config.limit_batches or STATISTICS_BATCHES)

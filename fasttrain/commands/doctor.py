@@ -1,4 +1,4 @@
-"""Show what this machine has and whether it works; everything is tried, nothing guessed."""
+"""`doctor`: find out what this machine offers for training, and whether each part works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from fasttrain.cores import crowded, usable_cores
+from fasttrain.cores import busy_cores_warning, usable_cores
 from fasttrain.extras import dali_extra, install
 from fasttrain.loaders.dali_graph import start_problem
 from fasttrain.machine import native_fix
@@ -22,12 +22,15 @@ from fasttrain.model.precision import amp_problem
 from fasttrain.tracking.store import importing_mlflow, set_environment
 
 _DISTRIBUTIONS = {"nvidia.dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "fasttrain._native": ()}
-"""The names under which modules are installed, where these are others."""
+"""The names of the installed packages of modules whose package has another name."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of the machine: whether it is there, what was found, and how to get it (empty where nothing is due)."""
+    """A part of the machine: whether it is present, what was found, and how to install it.
+
+    `mend` is "" if there is nothing to install or change.
+    """
 
     part: str
     present: bool
@@ -39,12 +42,13 @@ class Finding:
 
 
 def examine(thorough: bool = False) -> list[Finding]:
-    """Return what there is: Python, cores, CPU abilities, torch, CUDA, and each optional package.
+    """Return the findings about Python, the cores, the CPU's abilities, torch, CUDA and each optional package.
 
-    Packages are looked up, which takes no time. `thorough` imports each of them, too: one may be installed and broken.
+    Packages are only looked up, which takes no time. `thorough` also imports each of them, as one may be installed but
+    broken.
     """
     set_environment()
-    others = crowded()
+    others = busy_cores_warning()
     package = functools.partial(_package, thorough=thorough)
     return [
         Finding("Python", True, platform.python_version()),
@@ -52,7 +56,7 @@ def examine(thorough: bool = False) -> list[Finding]:
             "cores",
             others is None,
             ", ".join([f"{usable_cores()} usable", platform.machine(), *filter(None, [others])]),
-            "training waits for them again and again; end them, or train with OMP_NUM_THREADS=1" if others else "",
+            "training has to wait for them; end them, or train with OMP_NUM_THREADS=1" if others else "",
         ),
         _cpu_abilities(),
         Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
@@ -100,7 +104,7 @@ def _cuda() -> Finding:
 
 
 def _dali(thorough: bool = False) -> Finding:
-    """Find DALI, and on a machine with a GPU whether it goes with torch and decodes there."""
+    """Look for DALI. On a machine with a GPU, also check that its CUDA version matches torch's, and that it decodes."""
     on_gpu = torch.cuda.is_available()
     found = _package("DALI", "nvidia.dali", install(dali_extra(torch.version.cuda)), thorough=thorough or on_gpu)
     if not found.present or not on_gpu:
@@ -109,12 +113,12 @@ def _dali(thorough: bool = False) -> Finding:
     if fix := dali_mismatch(version // 1000, torch.version.cuda):
         return Finding("DALI", False, found.found, fix)
     if problem := start_problem("cuda"):
-        return Finding("DALI", False, f"{found.found}: {problem}", "training goes on with --loader native")
+        return Finding("DALI", False, f"{found.found}: {problem}", "train with --loader native")
     return found
 
 
 def dali_mismatch(major: int, cuda: str | None) -> str:
-    """Return how to get the DALI that goes with a torch built for `cuda`, empty where one built for `major` does."""
+    """Return how to install the DALI for a torch built with CUDA `cuda`, or "" if one for CUDA `major` matches it."""
     if cuda is None or int(cuda.split(".")[0]) == major:
         return ""
     wrong = f"it is built for CUDA {major}, torch for CUDA {cuda}: pip uninstall nvidia-dali-cuda{major}0"
@@ -122,16 +126,16 @@ def dali_mismatch(major: int, cuda: str | None) -> str:
 
 
 def _package(part: str, module: str, fix: str, *others: str, thorough: bool) -> Finding:
-    """Find `module`, whose version is told, and the `others` that the part needs besides."""
+    """Look for `module` and its version, and for the `others` that the part needs, too. `fix` installs them."""
     for name in (module, *others):
         try:
             if not _is_installed(name):
-                said = f": {name}" if others else ""
-                return Finding(part, False, f"not installed{said}", fix)
+                missing = f": {name}" if others else ""
+                return Finding(part, False, f"not installed{missing}", fix)
             if thorough:
                 with importing_mlflow():
                     importlib.import_module(name)
-        except Exception as error:  # a broken binary can raise anything on import, and doctor is there to say so
+        except Exception as error:  # a broken binary can raise anything on import
             kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
             return Finding(part, False, f"does not import: {kind}{error}", fix)
     return Finding(
@@ -142,7 +146,7 @@ def _package(part: str, module: str, fix: str, *others: str, thorough: bool) -> 
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that holds it
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 

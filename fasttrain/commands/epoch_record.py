@@ -1,4 +1,4 @@
-"""The record of an epoch: what `history.json`, MLflow and the console get."""
+"""Build the record of an epoch for `history.json`, MLflow and the console."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fasttrain.training.parts import RunParts
 def epoch_record(
     parts: RunParts, images: int, learning_rate: float, validation: AnyEvaluation | None, improved: bool
 ) -> dict[str, Any]:
-    """Return the record of the epoch that the state of `parts` has just trained on so many `images`.
+    """Return the record of the epoch that has just been trained on `images` photographs.
 
-    All ranks call it. `validation` is None in a refit. `improved` says if the epoch is the best so far.
+    All ranks must call this. `validation` is None during a refit. `improved`: the epoch is the best so far.
     """
     state, config, ranks = parts.state, parts.config, parts.ranks
     totals, seconds = state.totals.over(ranks), state.epoch_seconds

@@ -1,4 +1,4 @@
-"""`evaluate`: a trained model on one split of a data set."""
+"""`evaluate`: evaluate a trained model on one split of a data set."""
 
 from __future__ import annotations
 
@@ -57,25 +57,27 @@ def evaluate(
     report: str | Path | None = None,
     explain: bool = False,
 ) -> Evaluation | SetEvaluation:
-    """Evaluates the model that `checkpoint` (see `load_trained`) holds on `split` of `data`, a folder or a URL.
+    """Evaluate the trained model in `checkpoint` on one split of `data`.
 
-    split: "train", "val", "test" or "all"; by default all photographs of a folder of class folders, and "val" of data
-    with splits of its own (see `default_split`). The data may lack some of the model's classes.
+    checkpoint: a run folder or a file of weights, see `load_trained`. data: shards (a folder or a URL), or a folder of
+    class folders. It may lack some of the model's classes. model: creates the model if the run's files can't, see
+    `load_trained`.
 
-    cache_size: "50GB", of shards fetched from a URL. on_bad_sample: "skip" leaves out what has changed since it was
-    converted or doesn't decode, as `train` does, in place of stopping there. report: where to write a page about it, as
-    a run's `report.html`; beside it a CSV of all photographs that were got wrong.
+    split: "train", "val", "test" or "all". The default is "val", or "all" for a folder of class folders, which has no
+    splits (see `default_split`).
 
-    explain: whether the report's mistakes show class-activation maps, which needs the extra `explain` and a
+    amp: evaluate in bf16 mixed precision. tta: "flip" averages the logits of each photograph and of its mirror image;
+    "none". interpolation: "bilinear" or "bicubic", by default as in training.
+
+    cache_size: most disk space for shards downloaded from a URL, such as "50GB". on_bad_sample: "skip" leaves out
+    photographs that have changed since they were converted, or that can't be decoded; "error" raises an error.
+
+    report: an HTML file to write, like a run's `report.html`, with a CSV of all misclassified photographs next to it.
+    explain: show class-activation maps of the mistakes in the report. This needs the extra `explain` and a
     convolutional model.
 
-    model: what makes the model, where the run's files can't: see `load_trained`.
-
-    A multi-label model is evaluated at the thresholds in its `model.json`; the result is then a `SetEvaluation`.
-
-    `tta` "flip" averages the logits of each photograph and of its mirror image. interpolation: "bilinear" or "bicubic",
-    by default what the model was trained with. Raises UserError where the split is
-    empty or absent, or the data has a class that the model doesn't know.
+    Returns an `Evaluation`, or for a multi-label model a `SetEvaluation` at the thresholds in its `model.json`. Raises
+    UserError if the split is missing or empty, or if the data has a class that the model doesn't know.
     """
     if on_bad_sample not in ("error", "skip"):
         raise UserError(f"on_bad_sample = '{on_bad_sample}' is not one of error, skip")
@@ -85,12 +87,12 @@ def evaluate(
     split = split or default_split(data)
     check_split(split)
     if explain and report is None:
-        raise UserError("--explain is for the report's mistakes; give --report FILE too")
+        raise UserError("--explain adds maps to the report; give --report FILE, too")
     if explain:
         require("--explain", "explain", "captum")
     checkpoint, report = user_path(checkpoint), None if report is None else user_path(report)
     trained, spec = load_trained(checkpoint, model, interpolation)
-    seen_alone = trained
+    without_tta = trained
     if tta == "flip":
         trained = FlipAveraged(trained).eval()
     settings = ShardSettings(val_fraction=0.0) if split == ALL else ShardSettings()
@@ -136,16 +138,16 @@ def evaluate(
             spec=spec,
             device=where,
             mistakes=(wrong, table.name),
-            maps=mistake_maps(seen_alone, spec, shards, where) if explain else None,
+            maps=mistake_maps(without_tta, spec, shards, where) if explain else None,
         )
         write_page(report, page)
     return evaluation
 
 
 def _seen_in_training(checkpoint: Path, data: str | Path, split: str) -> str:
-    """Return a warning where the run of `checkpoint` was trained on photographs of `split` of `data`, else nothing.
+    """Return a warning if the model in `checkpoint` was trained on photographs of `split` of `data`, or "".
 
-    That a model was trained on the split "train" needs no warning.
+    The split "train" needs no warning.
     """
     config = RunFolder(run_folder(checkpoint)).config
     settings = read_toml(config) if config.is_file() else {}
@@ -157,5 +159,5 @@ def _seen_in_training(checkpoint: Path, data: str | Path, split: str) -> str:
         return ""
     if refitted or fold:
         how = "refitted on train and val" if refitted else f"trained on the other folds of train and val (fold {fold})"
-        return f"the model was {how} of {data}; the test split alone is new to it"
-    return f"the model was trained on most of {data}; --split val evaluates the photographs that validated it"
+        return f"the model was {how} of {data}; only the test split is new to it"
+    return f"the model was trained on most of {data}; evaluate its validation photographs with --split val"

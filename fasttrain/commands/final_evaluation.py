@@ -1,4 +1,4 @@
-"""The evaluation at the end of a run, and what is fitted on validation for it: a temperature, or thresholds."""
+"""Evaluate a run's final weights, after fitting a temperature or the thresholds on the validation split."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ def evaluate_weights(
     loader: Loader,
     evaluate: Evaluate,
 ) -> tuple[AnyEvaluation, dict[str, AnyPredictions]]:
-    """Evaluate the run's final `model` on `split`, which `loader` delivers. Return that, and predictions by split.
+    """Evaluate the run's final `model` on `split`, whose photographs `loader` loads.
 
-    `evaluate` evaluates a model on a loader by `parts.spec`, which gets the temperature or the thresholds first. The
-    predictions are of `split`, and of the validation split where single labels were fitted on it.
+    First fit the temperature (single-label) or the thresholds (multi-label) on the validation split, and store them in
+    `parts.spec`. `evaluate` evaluates a model on a loader. Return the evaluation, and the predictions by split: those
+    of `split`, and those of "val" if the temperature was fitted on it.
     """
     if parts.spec.multi_label:
         evaluation, predictions = _evaluate_sets(parts, model, loader, evaluate)
         return evaluation, {split: predictions}
     kept: dict[str, AnyPredictions] = {}
-    if parts.state.phase != REFIT:  # which has trained on the validation split
+    if parts.state.phase != REFIT:  # a refit has trained on the validation split
         val = parts.loaders.val
         logits = LogitSample(len(val.ids), len(parts.shards.classes))
         _, kept["val"] = evaluate(model, val, logits_seen=logits.add)
@@ -47,9 +48,9 @@ def evaluate_weights(
 def _evaluate_sets(
     parts: RunParts, model: torch.nn.Module, loader: Loader, evaluate: Evaluate
 ) -> tuple[AnyEvaluation, AnyPredictions]:
-    """Choose the thresholds on the validation split, then evaluate on `loader`.
+    """Choose the thresholds on the validation split, then evaluate `model` on `loader`.
 
-    A refit has trained on the validation split, so the best weights before it choose the thresholds.
+    A refit has trained on the validation split. Its thresholds are chosen with the best weights before the refit.
     """
     chooser = _best_of_search(parts, model) if parts.state.phase == REFIT else model
     evaluation, predictions = evaluate(_with_tta(parts, chooser), parts.loaders.val)

@@ -1,4 +1,4 @@
-"""Finish a run: leave its result in its folder, in MLflow and on the console."""
+"""Finish a run: write its result to its folder and to MLflow, and print it."""
 
 from __future__ import annotations
 
@@ -42,19 +42,18 @@ def write_result(
     tracker: NullTracker,
     console: Console,
 ) -> None:
-    """Write the `result` of the run of `parts` to its folder, and log it.
+    """Write the `result` of a run, whose evaluation is of `split`, to the run's folder and to the tracker.
 
-    Its evaluation is of `split`. `predictions` are those to keep, by split: that one, and the validation split where
-    the model has not trained on it.
+    `predictions` by split: those of `split`, and those of the validation split unless the model was trained on it.
     """
     folder.write_model_spec(parts.spec)
     kept = [(name, each) for name, each in predictions.items() if isinstance(each, Predictions)]
-    if kept:  # one class a photograph; nothing compares sets
+    if kept:  # single-label only, as no command uses stored multi-label predictions
         write_predictions(folder.predictions, stored(kept, parts.shards))
     page = functools.partial(page_of, parts, tracker, result, predictions[split], split, _warning(result, parts))
     _write_pictures(result, predictions[split], folder, console, page, parts.shards)
     tracker.log_artifacts([*folder.artifacts(), folder.evaluation])
-    # Written last: a run without this file is unfinished and will be resumed.
+    # Written last, as a run without this file counts as unfinished.
     folder.write_evaluation(
         result.evaluation.to_dict(),
         split=split,
@@ -69,18 +68,18 @@ def write_result(
 
 
 def _warning(result: TrainResult, parts: RunParts) -> str | None:
-    begun = parts.config.pretrained or parts.config.weights is not None
-    return baseline_warning(result.evaluation, result.history, pretrained=begun)
+    pretrained = parts.config.pretrained or parts.config.weights is not None
+    return baseline_warning(result.evaluation, result.history, pretrained=pretrained)
 
 
-def tell_result(
+def print_result(
     result: TrainResult, split: str, parts: RunParts, folder: RunFolder, tracker: NullTracker, console: Console
 ) -> None:
-    """Wait until the tracker's store has the run, and print its summary, after which nothing is left to do."""
+    """Wait until the tracker has sent the run to its store, then print the summary of the run."""
     with contextlib.ExitStack() as waiting:
         waiting.callback(_print_summary, result, split, folder, tracker, console, _warning(result, parts))
         if tracker.uri is not None and console.is_terminal:
-            waiting.enter_context(console.status("bringing the run to MLflow"))
+            waiting.enter_context(console.status("sending the run to MLflow"))
         tracker.finish()
 
 
@@ -101,7 +100,7 @@ def _write_pictures(
     page: Callable[[tuple[int, str]], Report],
     shards: ShardSet,
 ) -> None:
-    """Write the figures, the list of mistakes and the report. A failure is reported and doesn't fail the run."""
+    """Write the figures, the list of mistakes and the report. If that fails, print a warning; the run doesn't fail."""
     try:
         write_figures(folder, result.evaluation, predictions, result.history, result.best_epoch)
         wrong = write_mistakes(folder.mistakes, result.evaluation, predictions, shards)
@@ -109,8 +108,8 @@ def _write_pictures(
     except Exception as error:
         log.exception("the report of %s failed", folder.path)
         why = fixable(error) or (error if isinstance(error, UserError) else type(error).__name__)
-        said = f"the report could not be written ({why}); the run is whole, see {folder.log}"
-        console.print(said, style="yellow", soft_wrap=True)
+        line = f"the report could not be written ({why}); all other results are complete, see {folder.log}"
+        console.print(line, style="yellow", soft_wrap=True)
 
 
 def page_of(
@@ -122,7 +121,7 @@ def page_of(
     warning: str | None,
     mistakes: tuple[int, str],
 ) -> Report:
-    """Return the report of the run of `parts`, with the first batch as the model saw it."""
+    """Return the report of a run, with a picture of the first batch as the model saw it."""
     config = parts.config
     settings = replace(parts.loaders.train.settings, image_size=side_of_epoch(config, 0))
     augmentation = parts.step.augmentation

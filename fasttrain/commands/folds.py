@@ -1,4 +1,4 @@
-"""`train --folds`: a run for each fold, and the out-of-fold prediction of every photograph."""
+"""`train --folds`: cross-validation with a run for each fold, and the out-of-fold prediction of every photograph."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ FOLDS = "folds.json"
 
 @dataclass(frozen=True)
 class FoldsResult:
-    """The result of the folds in `folder`: their runs' folders, and the top-1 of each on its own fold.
+    """The result of a cross-validation in `folder`: the folder of each run, and its top-1 accuracy on its fold.
 
-    mean, deviation: of `top1`, over the folds. overall: the share of all `photographs` that the model which wasn't
-    trained on them got right, with its 95 % bootstrap interval.
+    mean, deviation: mean and standard deviation of `top1` over the folds. overall: the share of all `photographs` that
+    were classified right by the model that was not trained on them. interval: its 95 % bootstrap interval.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class FoldsResult:
     photographs: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `folds.json` holds of them."""
+        """Return the result as plain data for `folds.json`."""
         return {
             "top1": self.top1,
             "mean": self.mean,
@@ -79,26 +79,27 @@ class FoldsResult:
 def train_folds(
     config: TrainConfig | str | Path | None = None, /, *, console: Console | None = None, **settings: Any
 ) -> FoldsResult:
-    """Train a model for each of `folds` parts of the train and val splits, validated on that part.
+    """Cross-validate: divide the train and val splits into `folds` parts, and train one model for each part.
 
-    `config` and `settings` are `train`'s. The runs lie in `out`/TIME-MODEL-folds, as fold-1, fold-2, …, with the
-    predictions of all photographs in `out_of_fold.npz`. `resume` takes that folder, or "auto" for the newest that isn't
-    finished. Raises UserError, and what stops `train`.
+    Each model is trained on the other parts and validated on its own. `config` and `settings` are those of `train`. The
+    runs are written to `out`/TIME-MODEL-folds as fold-1, fold-2, …, and the predictions for all photographs to
+    `out_of_fold.npz` there. `resume` takes that folder, or "auto" for the newest unfinished one. `console`: prints the
+    progress. Raises UserError, and Stopped or KeyboardInterrupt as `train` does.
     """
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
-    require_one_process("--folds starts its runs itself")
+    require_one_process("--folds starts its processes itself")
     given = {name: each for name, each in settings.items() if each is not None}
     given = {**(read_toml(Path(config)) if config else {}), **given}
     asked = resolve(given, origin=str(config or "settings"))
     require_trackers(asked.track)
     for name in ("fold", "run_name"):
         if name in given:
-            raise UserError(f"{name} = {given[name]}: --folds sets it for each fold; leave it out")
+            raise UserError(f"{name} = {given[name]}: --folds sets this for each fold; leave it out")
     if asked.refit:
-        raise UserError("refit trains on the fold that --folds validates with; leave it out, and refit a single run")
-    folder, count, before = _begun(asked)
+        raise UserError("refit would train on the fold that --folds validates on; leave it out, and refit a single run")
+    folder, count, before = _find_started(asked)
     own = {name: each for name, each in given.items() if name not in ("folds", "resume", "out")}
     shared = {**before, **own}
     now = resolve(shared)
@@ -107,10 +108,11 @@ def train_folds(
         changed = changes(resolve(before), now, folder / CHECKPOINTS / FOLDS)
         done = [path.parent.name for path in sorted(folder.glob(f"fold-*/{FINISHED}"))]
         if changed and done:
-            console.print(f"not for {', '.join(done)}, which finished before: {'; '.join(changed)}", style="yellow")
+            line = f"changed settings don't apply to {', '.join(done)}, already finished: {'; '.join(changed)}"
+            console.print(line, style="yellow")
     with StopRequest(STOPPING) as stop:
         shards = ShardSet.open(ensure_shards(now.data), now.cache_size)
-        expected = fold_of_each(shards, count, now.seed)  # refuses what can't be divided before there is a folder
+        expected = fold_of_each(shards, count, now.seed)  # raises before a folder is created if the split is impossible
         if folder is None:
             folder = _new_folder(asked)
             _write(folder, count, _explicit(now))
@@ -123,11 +125,13 @@ def is_folds_folder(path: str | Path | None) -> bool:
 
 
 def _explicit(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that were given. The others stay each fold's to choose, such as the size of a model."""
+    """Return only the settings that were given. The run of each fold chooses the others, such as a model's size."""
     return lasting({name: each for name, each in config.plain().items() if name in config.model_fields_set})
 
 
 class _Folds:
+    """Runs the folds in `folder` one after the other, and writes their result."""
+
     def __init__(
         self,
         folder: Path,
@@ -141,6 +145,10 @@ class _Folds:
         self.console, self.stop = console, stop
 
     def run(self, shards: ShardSet, expected: npt.NDArray[np.int64]) -> FoldsResult:
+        """Train all folds that aren't finished yet, and return the result.
+
+        `expected`, int64 [N]: the fold of each photograph in `shards`, negative for photographs without one.
+        """
         with self._tracker() as tracker:
             for number in range(1, self.count + 1):
                 self._one_fold(number, tracker)
@@ -153,7 +161,7 @@ class _Folds:
                 },
                 step=self.count,
             )
-        self._say(result)
+        self._print(result)
         return result
 
     def _path(self, number: int) -> Path:
@@ -162,7 +170,7 @@ class _Folds:
     def _one_fold(self, number: int, tracker: NullTracker) -> None:
         path, title = self._path(number), f"fold {number}/{self.count}"
         if (path / FINISHED).exists():
-            self.console.print(f"{title}: there already, in {path}", soft_wrap=True)
+            self.console.print(f"{title}: already finished, in {path}", soft_wrap=True)
             return
         values = {"fold": number, "folds": self.count, "folder": path}
         tell(self.console, "fold", values, Text.assemble((title, "bold cyan")))
@@ -171,18 +179,18 @@ class _Folds:
         if parent := tracker.wait_for_run():
             tags["mlflow.parentRunId"] = parent
         settings = {**self.given, "fold": f"{number}/{self.count}", "run_name": title, "out": self.folder}
-        again = f"resume with: fasttrain train --resume {self.folder}"
+        resume = f"resume with: fasttrain train --resume {self.folder}"
         try:
             train_here(Ranks(), self.stop, None, settings, restarted=path, console=self.console, tags=tags)
         except Stopped as error:
-            raise Stopped(f"stopped in {title}; {again}") from error
+            raise Stopped(f"stopped in {title}; {resume}") from error
         except KeyboardInterrupt:
-            self.console.print(f"stopped in {title}; {again}", soft_wrap=True)
+            self.console.print(f"stopped in {title}; {resume}", soft_wrap=True)
             raise
         if self.stop.requested and number < self.count:
             if self.stop.requested is signal.SIGINT:
                 raise KeyboardInterrupt
-            raise Stopped(f"stopped after {title}; {again}")
+            raise Stopped(f"stopped after {title}; {resume}")
 
     def _tracker(self) -> NullTracker:
         return start_trackers(
@@ -202,10 +210,10 @@ class _Folds:
             found = read_predictions(RunFolder(self._path(number)).predictions)
             parts.append(found.part(np.flatnonzero(found.splits == val)))
         everything = joined(parts)
-        place = {key: row for row, key in enumerate(shards.index["key"].tolist())}
-        order = np.argsort([place[key] for key in everything.keys.tolist()], kind="stable")
-        top1 = [float(_right(each).mean()) for each in parts]
-        right = _right(everything)
+        row_of = {key: row for row, key in enumerate(shards.index["key"].tolist())}
+        order = np.argsort([row_of[key] for key in everything.keys.tolist()], kind="stable")
+        top1 = [float(_is_right(each).mean()) for each in parts]
+        right = _is_right(everything)
         low, high = accuracy_intervals(np.array([right.sum()]), np.array([len(right)]))[0].tolist()
         result = FoldsResult(
             folder=self.folder,
@@ -217,54 +225,64 @@ class _Folds:
             interval=(low, high),
             photographs=len(right),
         )
-        if lost := int((expected >= 0).sum()) - len(right):
-            said = f"{lost:,} photographs have no prediction: they were left out as bad samples, or by --limit-batches"
-            self.console.print(said, style="yellow")
+        if missing := int((expected >= 0).sum()) - len(right):
+            line = (
+                f"{missing:,} photographs have no prediction: they were left out as bad samples or by --limit-batches"
+            )
+            self.console.print(line, style="yellow")
         _write(self.folder, self.count, _explicit(self.config), result.to_dict())
-        write_predictions(self.folder / OUT_OF_FOLD, everything.part(order))  # last: with it the folds are finished
+        write_predictions(
+            self.folder / OUT_OF_FOLD, everything.part(order)
+        )  # last, as this marks the folds as finished
         return result
 
-    def _say(self, result: FoldsResult) -> None:
+    def _print(self, result: FoldsResult) -> None:
         each = "  ".join(f"{top1:.2%}" for top1 in result.top1)
         low, high = result.interval
-        said = (
+        text = (
             f"top1 of the folds: {each}; mean {result.mean:.2%}, standard deviation {result.deviation:.2%}\n"
-            f"out of fold: {result.overall:.2%} of {result.photographs:,} photographs, 95 %: {low:.2%} to {high:.2%}\n"
+            f"out-of-fold top1: {result.overall:.2%} of {result.photographs:,} photographs, 95 % interval {low:.2%} to "
+            f"{high:.2%}\n"
             f"predictions: {self.folder / OUT_OF_FOLD}\n"
             f"look for wrong labels: fasttrain inspect --labels {self.folder}"
         )
-        tell(self.console, "folds", {"folder": self.folder, **result.to_dict()}, said)
+        tell(self.console, "folds", {"folder": self.folder, **result.to_dict()}, text)
 
 
-def _right(predictions: StoredPredictions) -> Any:
+def _is_right(predictions: StoredPredictions) -> Any:
     return predictions.top[:, 0] == predictions.labels
 
 
-def _begun(asked: TrainConfig) -> tuple[Path | None, int, dict[str, Any]]:
-    """Return the folder to go on in, how many folds it has, and their settings; None where there is none yet."""
+def _find_started(asked: TrainConfig) -> tuple[Path | None, int, dict[str, Any]]:
+    """Return the folder of the folds to resume, the number of folds, and their settings.
+
+    The folder is None for new folds.
+    """
     if asked.resume is None or asked.resume == "auto":
         found = _newest_unfinished(asked.out) if asked.resume else None
         if found is None:
             if asked.folds is None:
-                raise UserError("folds: give a number of folds, such as --folds 5")
+                raise UserError("folds is not set; give a number of folds, such as --folds 5")
             return None, asked.folds, {}
     else:
         found = user_path(asked.resume)
         if not is_folds_folder(found):
-            raise UserError(f"{found}: not a folder that `train --folds` made; give --resume one, or auto")
+            raise UserError(f"{found} is not a folder of `train --folds`; give --resume such a folder, or auto")
     count, config = _read(found)
     if asked.folds not in (None, count):
-        raise UserError(f"folds = {asked.folds}: {found} was begun with {count}; leave --folds out, or start anew")
+        raise UserError(
+            f"folds = {asked.folds}: {found} was started with {count}; leave --folds out, or start without --resume"
+        )
     return found, count, config
 
 
 def _newest_unfinished(out: Path) -> Path | None:
-    begun = [path.parent for path in out.glob(f"*/{FOLDS}") if not (path.parent / OUT_OF_FOLD).exists()]
-    return max(begun, key=lambda folder: (folder / FOLDS).stat().st_mtime_ns, default=None)
+    unfinished = [path.parent for path in out.glob(f"*/{FOLDS}") if not (path.parent / OUT_OF_FOLD).exists()]
+    return max(unfinished, key=lambda folder: (folder / FOLDS).stat().st_mtime_ns, default=None)
 
 
 def _new_folder(config: TrainConfig) -> Path:
-    """Make the folder of the folds, which no others have."""
+    """Create a new folder for the folds, with a unique name."""
     run = RunFolder.create(config.out, f"{config.model.removesuffix('()')}-folds")
     try:
         run.checkpoints.rmdir()
@@ -289,4 +307,6 @@ def _read(folder: Path) -> tuple[int, dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give --resume another folder") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__}); start the folds anew") from error
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}); start the folds again without --resume"
+        ) from error

@@ -1,4 +1,4 @@
-"""`lr-find`: the learning-rate range test of Smith (2015), with fastai's sweep and stop."""
+"""`lr-find`: the learning-rate range test of Smith (2015), with the sweep and the stopping rule of fastai."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def lr_find(
     console: Console | None = None,
     **settings: Any,
 ) -> LrFindResult:
-    """Trains for `steps` steps while the learning rate grows from `start` to `end`, a constant factor each step.
+    """Train for `steps` steps while the learning rate grows exponentially from `start` to `end`, and suggest a rate.
 
-    `config`, `model` and `settings` are `train`'s; a copy of the model is trained and thrown away, and no run is left.
-    The sweep ends where the median of five steps exceeds four times its least. `smoothing`: the width of a Gaussian, in
-    steps (see `smooth`). `picture` is a PNG to write. `console`: where progress is told, None for nowhere. Raises
-    UserError.
+    `config`, `model` and `settings` are those of `train`. A copy of the model is trained and discarded; no run is
+    created. The sweep ends early if the loss diverges: if its median over five steps exceeds four times the lowest such
+    median. `smoothing`: the width of the Gaussian that smooths the loss, in steps (see `smooth`). `picture`: a PNG file
+    to write. `console` shows the progress; None shows nothing. Raises UserError.
     """
     picture = None if picture is None else user_path(picture)
     _check(start, end, steps, smoothing)
@@ -63,9 +63,9 @@ def lr_find(
         settings["model"] = model_name(model)
     asked = load_config(config, settings)
     if asked.resume is not None:
-        raise UserError(f"resume = '{asked.resume}': lr-find begins afresh; leave it out")
+        raise UserError(f"resume = '{asked.resume}': lr-find can't resume a run; leave it out")
     if asked.linear_probe:
-        raise UserError("linear_probe has no learning rate, as it solves for the head; leave it out")
+        raise UserError("linear_probe solves for the head without a learning rate; leave it out")
     require_one_process("lr-find runs in one process")
     if (asked.gpus or 1) > 1:
         raise UserError(f"gpus = {asked.gpus}: lr-find runs in one process; give --gpus 1, and that GPU's batch size")
@@ -86,20 +86,20 @@ def lr_find(
         parts.describe(console)
         parts.fold_frozen()
         rates = np.geomspace(start, end, steps).tolist()
-        columns = TextColumn("range test"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}")
+        columns = TextColumn("range test"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}")
         hidden = not (console.is_terminal or console.is_jupyter)
         with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-            task = progress.add_task("", total=steps, said="")
+            task = progress.add_task("", total=steps, status="")
 
             def show(rate: float, loss: float) -> None:
-                progress.update(task, advance=1, said=f"learning rate {rate:.1e}  loss {loss:.3f}")
+                progress.update(task, advance=1, status=f"learning rate {rate:.1e}  loss {loss:.3f}")
 
             losses = _sweep(parts.state, parts.step, rates, show)
     finally:
         parts.loaders.close()
         release_memory(parts.device)
     if len(losses) < MEDIAN_OF:
-        raise UserError(f"--start {start:g}: the loss diverges at once; give a smaller one")
+        raise UserError(f"--start {start:g}: the loss diverges in the first steps; give a lower rate")
     smoothed = smooth(losses, smoothing)
     result = LrFindResult(
         rates[: len(losses)],
@@ -117,9 +117,9 @@ def lr_find(
 
 def _check(start: float, end: float, steps: int, smoothing: float) -> None:
     if not 0 < start < end:
-        raise UserError(f"--start {start:g} --end {end:g}: the first must be above 0 and below the second")
+        raise UserError(f"--start {start:g} --end {end:g}: give a start above 0 and an end above the start")
     if steps < _LEAST_STEPS:
-        raise UserError(f"--steps {steps} is too few to see a slope; the nearest valid value is {_LEAST_STEPS}")
+        raise UserError(f"--steps {steps} is too few to find a slope; the nearest valid value is {_LEAST_STEPS}")
     if not 0 <= smoothing <= steps / 4:
         nearest = 0 if smoothing < 0 else steps / 4
         raise UserError(f"--smoothing {smoothing:g} is out of range: the nearest valid value is {nearest:g}")

@@ -1,4 +1,4 @@
-"""`profile`: a run's settings in; where a step's time goes, as figures, a sentence and a picture, out."""
+"""`profile`: measure how a training step spends its time, and report figures, a diagnosis and a chart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from fasttrain.config.load import load_config
 from fasttrain.config.location import user_path
 from fasttrain.config.schema import TrainConfig
-from fasttrain.cores import crowded, usable_cores
+from fasttrain.cores import busy_cores_warning, usable_cores
 from fasttrain.device import choose_workers, release_memory
 from fasttrain.environment import require_one_process
 from fasttrain.errors import UserError
@@ -30,8 +30,8 @@ from fasttrain.training.resume import RunStart
 from fasttrain.training.setup import make_parts
 from fasttrain.training.warm_up import warm_up
 
-_AMP_PAYS = 1.1  # times as fast: less is not worth other results
-_ENDLESS = 100_000  # epochs: however short they are, the learning rate's schedule must not end
+_AMP_PAYS = 1.1  # times as fast; a smaller gain is not worth the lower precision
+_ENDLESS = 100_000  # epochs, so that the learning rate's schedule doesn't end even if epochs are short
 
 
 def profile(
@@ -43,11 +43,11 @@ def profile(
     console: Console | None = None,
     **settings: Any,
 ) -> Profile:
-    """Runs a few steps as `train` would with the same settings, and measures them: `fasttrain profile` from Python.
+    """Run a few training steps as `train` would, measure their phases, and return the diagnosis.
 
-    `config` and `settings` are `train`'s. `picture` is a PNG to write; nothing else is left behind. `console`: where
-    progress is told, None for nowhere. With `progressive` the steps are those of the last size. Raises UserError, also
-    where a setting leaves no steps to measure.
+    `config` and `settings` are those of `train`. `steps`: the number of steps to measure, after a few warm-up steps.
+    `picture`: a PNG file to write; no other file is created. `console` shows the progress; None shows nothing. With
+    `progressive` the steps have the last image size. Raises UserError, also for settings without training steps.
     """
     picture = None if picture is None else user_path(picture)
     console = console or make_console(quiet=True)
@@ -61,7 +61,7 @@ def profile(
         parts.describe(console)
         parts.fold_frozen()
         warm_up(parts)
-        others = crowded()
+        others = busy_cores_warning()
         with console.status("measuring") as status:
             amp = _amp_to_try(parts)
             measured = measure(parts.state, parts.step, steps, lambda part: status.update(f"measuring: {part}"), amp)
@@ -71,8 +71,8 @@ def profile(
         release_memory(parts.device)
     found = diagnose(measured, asked.model_copy(update={"batch_size": parts.batch_size}), conditions)
     photographs = len(parts.loaders.train.ids)
-    a_step = parts.batch_size * parts.step.accumulate
-    result = Profile(measured, found, a_step, photographs, parts.loader_name, str(parts.device))
+    photographs_per_step = parts.batch_size * parts.step.accumulate
+    result = Profile(measured, found, photographs_per_step, photographs, parts.loader_name, str(parts.device))
     if picture is not None:
         write_picture(picture, profile_figure(result))
     return result
@@ -80,16 +80,19 @@ def profile(
 
 def _check(config: TrainConfig) -> None:
     if config.resume is not None:
-        raise UserError(f"resume = '{config.resume}': profile begins afresh; leave it out")
+        raise UserError(f"resume = '{config.resume}': profile can't resume a run; leave it out")
     if config.linear_probe:
-        raise UserError("linear_probe computes features once and then has hardly a step to profile; leave it out")
+        raise UserError("linear_probe has no training steps to profile, as it solves for the head; leave it out")
     require_one_process("profile measures one process")
     if (config.gpus or 1) > 1:
         raise UserError(f"gpus = {config.gpus}: profile measures one process; give --gpus 1")
 
 
 def _amp_to_try(parts: RunParts) -> Autocast | None:
-    """bf16 on a CPU that has kernels for it: whether they are faster depends on the model and the pictures' size."""
+    """Return bf16 mixed precision to measure as well, if the device is a CPU with bf16 kernels; otherwise None.
+
+    Whether it is faster depends on the model and the image size.
+    """
     config, device = parts.config, parts.device
     if config.amp or config.amp_dtype != "bf16" or device.type != "cpu" or amp_problem(device, "bf16") is not None:
         return None
@@ -102,7 +105,7 @@ def _conditions(parts: RunParts, measured: Measured, others: str | None) -> Cond
     return Conditions(
         device=parts.device.type,
         cores=usable_cores(),
-        crowded=others,
+        busy_cores=others,
         loader=parts.loader_name,
         workers=choose_workers(parts.config.workers),
         faster_loaders=loaders_to_try(parts.loader_name, shards, device),

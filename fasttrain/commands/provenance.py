@@ -1,4 +1,4 @@
-"""The origin of a run: its command, its package versions, and the git commit of the working folder."""
+"""Record the origin of a run: its command, its package versions, and the git commit of the working folder."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ PACKAGES = (
     "nvidia-dali-cuda120",
     "nvidia-dali-cuda130",
 )
-"""The packages that can change a run's numbers, of those that are installed."""
+"""The packages that can affect a run's results. The versions of the installed ones are recorded."""
 
 _GIT_S = 5.0
 _WAIT_S = 1.0
-# A repository may name programs that git would run, and its index is nobody's to rewrite here.
+# Don't let a repository's configuration start programs, and don't rewrite its index.
 _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
 
 
 class Provenance:
-    """The origin of a run: the command, the versions and the commit.
+    """Collects the origin of a run: the command, the versions and the commit.
 
-    A thread asks git while the run's model and loaders are made. Where git is missing, slow or refuses, a run never
-    fails, and waits one second at most.
+    A thread calls git while the run's model and loaders are created. If git is missing, slow or fails, the run doesn't
+    fail, and waits for at most one second.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or _working_folder()
         self._git: dict[str, Any] = {}
         self._own_git: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._ask, name="fasttrain-git", daemon=True)
+        self._thread = threading.Thread(target=self._call_git, name="fasttrain-git", daemon=True)
         self._thread.start()
 
     def to_dict(self, step: int) -> dict[str, Any]:
-        """Return what is known by now, as plain data. `step` is the step at which this process begins or resumes."""
+        """Return the origin as plain data. `step` is the step at which this process starts or resumes the run."""
         self._thread.join(_WAIT_S)
         return {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -70,15 +70,15 @@ class Provenance:
             "versions": versions(),
         }
 
-    def _ask(self) -> None:
+    def _call_git(self) -> None:
         _find_commit(self._folder, self._git)
         clone = Path(fasttrain.__file__).resolve().parents[1]
-        if (clone / ".git").exists():  # not a virtual environment in somebody's project
+        if (clone / ".git").exists():  # otherwise fasttrain may be installed inside another project's repository
             _find_commit(clone, self._own_git)
 
 
 def tags_of(start: Mapping[str, Any]) -> dict[str, str]:
-    """Return MLflow's tags for `start`, which `Provenance.to_dict` returned."""
+    """Return the MLflow tags for an origin that `Provenance.to_dict` has returned."""
     git, command = start["git"], start["command"]
     words = shlex.split(command)
     program = words[1] if words[:1] == ["python"] else " ".join(words[:2])  # MLflow's page cuts a name at slashes
@@ -91,7 +91,7 @@ def tags_of(start: Mapping[str, Any]) -> dict[str, str]:
 
 
 def command_line(arguments: Sequence[str] | None = None) -> str:
-    """Return the command of this process as a shell takes it, without the passwords in URLs."""
+    """Return the command line of this process, quoted for a shell, with passwords removed from URLs."""
     given = list(sys.argv if arguments is None else arguments)
     own = Path(fasttrain.__file__).with_name("__main__.py")
     if given and (Path(given[0]).stem == "fasttrain" or Path(given[0]) == own):
@@ -102,7 +102,7 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of fasttrain and of the packages that it computes with."""
+    """Return the versions of fasttrain and of the installed packages in `PACKAGES`."""
     found = {"fasttrain": __version__}
     for name in PACKAGES:
         try:
@@ -113,7 +113,10 @@ def versions() -> dict[str, str]:
 
 
 def _find_commit(folder: Path, found: dict[str, Any]) -> None:
-    """Fill `found` with the repository around `folder`, its commit, and whether its tracked files are unchanged."""
+    """Store in `found` the repository around `folder`, its commit, and whether its tracked files are unchanged.
+
+    If git fails, store the reason as "problem".
+    """
     try:
         root, commit = _git(folder, "rev-parse", "--show-toplevel", "HEAD").splitlines()
         found |= {"root": root, "commit": commit, "clean": None}
@@ -126,19 +129,19 @@ def _find_commit(folder: Path, found: dict[str, Any]) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """Return what git prints. Raises OSError, ValueError and SubprocessError."""
+    """Run git in `folder` and return its output. Raises OSError, ValueError or SubprocessError if it fails."""
     # Files, not pipes: a loader's worker that is forked meanwhile would keep a pipe open.
-    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         environment = {**os.environ, "LC_ALL": "C"}
-        streams: Any = {"stdin": subprocess.DEVNULL, "stdout": answer, "stderr": complaint}
+        streams: Any = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}
         command = [*_GIT, "-C", str(folder), *arguments]
         failed = subprocess.run(command, env=environment, timeout=_GIT_S, check=False, **streams).returncode
-        answer.seek(0)
-        complaint.seek(0)
+        output.seek(0)
+        errors.seek(0)
         if failed:
-            said = complaint.read().decode(errors="replace").strip() or f"git ended with {failed}"
-            raise ValueError(said.splitlines()[0])
-        return answer.read().decode(errors="replace")
+            message = errors.read().decode(errors="replace").strip() or f"git ended with exit code {failed}"
+            raise ValueError(message.splitlines()[0])
+        return output.read().decode(errors="replace")
 
 
 def _working_folder() -> Path:

@@ -1,4 +1,4 @@
-"""`push`: a run's model, its configuration and its card, into a folder and to the Hugging Face Hub."""
+"""`push`: write a run's model with its configuration and model card, and upload it to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fasttrain.files import make_folder
 
 @dataclass(frozen=True)
 class PushResult:
-    """The files of the repository, where they were written to (None: nowhere to stay), and its URL once it is there."""
+    """The names of the repository's files, with the `folder` they were written to or the `url` of the upload."""
 
     files: tuple[str, ...]
     folder: Path | None = None
@@ -31,21 +31,22 @@ def push(
     private: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> PushResult:
-    """Upload the model of the run folder `run` to `repository`, "owner/name", which is made where it is absent.
+    """Upload the model of the run folder `run` to the Hub's `repository`, "owner/name". Create it if it doesn't exist.
 
-    The repository is what `timm.create_model("hf-hub:owner/name", pretrained=True)` and transformers'
-    `AutoModelForImageClassification` load. With `out` its files are written to that folder, and nothing is uploaded.
-    Raises UserError for a run that has not ended, a model that isn't timm's, or where the hub refuses.
+    `timm.create_model("hf-hub:owner/name", pretrained=True)` and transformers' `AutoModelForImageClassification` can
+    load it. `out`: write the files to this folder, and upload nothing. `private`: create a private repository. `say` is
+    called with lines about the progress. Raises UserError if the run hasn't finished, if its model isn't one of timm,
+    or if the Hub refuses the upload.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise UserError(f"{repository}: give the repository as OWNER/NAME")
+        raise UserError(f"{repository} is not a repository; give it as OWNER/NAME")
     run = user_path(run)
     if not run.is_dir():
-        raise UserError(f"{run}: no such run folder")
+        raise UserError(f"{run}: no such run folder; give the folder of a finished run")
     if out is not None:
         out = user_path(out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out}: not an empty folder; choose another --out")
+            raise UserError(f"{out} is not an empty folder; choose another --out")
         return PushResult(tuple(_written(run, out, repository)), folder=out)
     with tempfile.TemporaryDirectory(prefix="fasttrain-push-") as temporary:
         files = _written(run, Path(temporary), repository)
@@ -69,9 +70,9 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
         made = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Upload a model of fasttrain's")
         return str(made)
-    except Exception as error:  # the hub client raises a dozen kinds: httpx's, its own
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # the Hub's client raises many kinds of errors: its own, httpx's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{repository}: the hub refuses it ({type(error).__name__}: {said}); log in with `hf auth login` as an "
-            "account that may write there, or write the files with --out"
+            f"{repository}: the upload failed ({type(error).__name__}: {reason}); log in with `hf auth login` as a "
+            "user who may write there, or write the files with --out"
         ) from error

@@ -1,4 +1,4 @@
-"""`register`: a finished run's model in MLflow, as one that MLflow loads and serves, in its registry."""
+"""`register`: register a finished run's model in MLflow, in a form that MLflow can load and serve."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from fasttrain.tracking.record import RECORD, Record
 from fasttrain.tracking.store import Store, local_uri, set_environment, shown
 
 ARTIFACT = "mlflow-model"
-_CODE = Path(fasttrain.__file__).parent / "tracking" / "mlflow_model.py"  # which MLflow runs; imported, it needs MLflow
+_CODE = Path(fasttrain.__file__).parent / "tracking" / "mlflow_model.py"  # MLflow runs it; importing it needs MLflow
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model, the MLflow run that it is from, and the store."""
+    """A version of a registered model, with its MLflow run and the URI of its store."""
 
     name: str
     version: int
@@ -37,7 +37,7 @@ class Registered:
 
     @property
     def uri(self) -> str:
-        """The model that `mlflow.pyfunc.load_model` and `mlflow models serve` load."""
+        """Return the model's URI for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
         return f"models:/{self.name}/{self.version}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,14 +47,18 @@ class Registered:
 def register(run: str | Path, name: str) -> Registered:
     """Log the model of the run folder `run` to its MLflow run, and register it as the next version of `name`.
 
-    The model takes the bytes of photographs. Raises UserError where the run has no MLflow run, or the store refuses.
+    The input of the model are the bytes of image files. Raises UserError if the run isn't tracked in MLflow, or if the
+    store refuses the model.
     """
     folder = RunFolder(user_path(run))
     set_environment()
     uri, run_id = _where(folder.path)
     _, spec = load_trained(folder.path)
     if spec.name.endswith("()"):
-        raise UserError(f"{run}: {spec.name} was passed as an object, which MLflow could not make again")
+        raise UserError(
+            f"{run}: {spec.name} was passed as an object, which MLflow can't create again; train with "
+            "--model package.module:function"
+        )
     try:
         client = Store(uri).client
         with tempfile.TemporaryDirectory(prefix="fasttrain-register-") as temporary:
@@ -65,29 +69,31 @@ def register(run: str | Path, name: str) -> Registered:
         source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
         made = client.create_model_version(name, source, run_id)
     except Exception as error:  # MLflow's, requests', the database's, OSError
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"MLflow: {shown(uri)} did not register {run} as '{name}' ({said})") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{run}: MLflow could not register it as '{name}' in {shown(uri)} ({reason}); check the name and the store"
+        ) from error
     return Registered(name, int(made.version), run_id, shown(uri))
 
 
 def _where(folder: Path) -> tuple[str, str]:
-    """Return the URI of the store, with its password, and the run's id there. Raises UserError."""
+    """Return the URI of the run's MLflow store, with its password, and the run's id in it. Raises UserError."""
     try:
         record = Record.load(folder / RECORD)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / RECORD}: it can't be read ({error})") from None
+        raise UserError(f"{folder / RECORD} can't be read ({error}); give another run folder") from None
     if record is None:
-        raise UserError(f"{folder}: no {RECORD}, as it was trained with --no-track; train with tracking to register it")
+        raise UserError(f"{folder}: no {RECORD}, as the run was not tracked (--track none); train with --track mlflow")
     configured = os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
     if record.uri is None or record.run_id is None:
         raise UserError(
-            f"{folder}: its MLflow store does not have it yet; run `fasttrain runs --deliver {folder}` first"
+            f"{folder}: the run is not in its MLflow store yet; run `fasttrain runs --deliver {folder}` first"
         )
     return (configured if shown(configured) == record.uri else record.uri), record.run_id
 
 
 def _save(folder: RunFolder, spec: ModelSpec, out: Path) -> None:
-    """Write MLflow's folder of the model to `out / "model"`."""
+    """Write the model in MLflow's format to the folder `out / "model"`."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -102,7 +108,7 @@ def _save(folder: RunFolder, spec: ModelSpec, out: Path) -> None:
         outputs=Schema([ColSpec(Array(kind), name) for name, kind in lists.items()]),
         params=ParamSchema([ParamSpec("top_k", DataType.long, 5)]),
     )
-    loaders = ("ffcv", "nvidia-dali")  # for training alone
+    loaders = ("ffcv", "nvidia-dali")  # needed for training only
     packages = {package: each for package, each in versions().items() if not package.startswith(loaders)}
     packages = {DISTRIBUTION: packages.pop("fasttrain"), **packages}
     logger = logging.getLogger("mlflow")

@@ -1,4 +1,4 @@
-"""`replay`: find where the step breaks at which a run diverged."""
+"""`replay`: repeat the step at which a run diverged, and find the cause."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _SHOWN = 64  # photographs on a sheet
 
 
 def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None = None) -> Replay:
-    """Replay the step that `where`, a run's folder or a `diverged.safetensors`, holds, and return where it breaks.
+    """Repeat the step at which a run diverged, and return where its values stop being finite.
 
-    `sheet` is a picture file for the guilty batch; None draws none. Raises UserError where there is no such step.
+    `where`: the run's folder, or its file `diverged.safetensors`. `sheet`: a picture file for the guilty batch, or None
+    for no picture. Raises UserError if no such step was saved.
     """
     path = find_diverged(user_path(where))
     saved = DivergedStep.load(path)
@@ -29,7 +30,7 @@ def replay(where: str | Path, *, device: str = "auto", sheet: str | Path | None 
 
 
 def _draw(saved: DivergedStep, found: Replay, path: Path) -> None:
-    """Draw the guilty batch, the samples that stand out first."""
+    """Draw the guilty batch into `path`, the conspicuous samples first."""
     images, labels, _ = saved.batches[-1]
     tried, classes = found.tried[-1], found.facts["classes"]
     keys = found.facts["keys"][-len(labels) :]

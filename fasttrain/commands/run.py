@@ -1,4 +1,4 @@
-"""`Run`: trains, evaluates and saves, epoch by epoch."""
+"""`Run`: train, evaluate and save a run, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fasttrain.checkpoint.run_folder import RunFolder
 from fasttrain.commands.averaging import average_best
 from fasttrain.commands.epoch_record import epoch_record
 from fasttrain.commands.final_evaluation import evaluate_weights
-from fasttrain.commands.finish import tell_result, write_result
+from fasttrain.commands.finish import print_result, write_result
 from fasttrain.commands.provenance import Provenance, tags_of
-from fasttrain.commands.run_files import begin_best_anew, find_best, restore_files, start_tracker, tracked_before
+from fasttrain.commands.run_files import previous_tracking, reset_best, restore_best, restore_files, start_tracker
 from fasttrain.commands.timed import Timed
 from fasttrain.config.resuming import lasting
 from fasttrain.device import release_memory
@@ -54,12 +54,12 @@ from fasttrain.training.warm_up import warm_up
 log = logging.getLogger("fasttrain")
 
 AfterEpoch = Callable[[Mapping[str, Any]], "bool | None"]
-"""Called with each epoch's record, as in `TrainResult.history`. A true return value ends the run, like early stopping.
-"""
+"""A function that is called with the record of each epoch, as in `TrainResult.history`. If it returns True, the run
+ends early."""
 
 
 class Run:
-    """One run from its first epoch to its result, and the folder that holds it."""
+    """Trains one run from its first epoch to its result, and writes it to its folder."""
 
     def __init__(
         self,
@@ -84,28 +84,27 @@ class Run:
 
     def describe(self) -> None:
         """Print the run's folder, its parts, and the settings that differ from the defaults."""
-        says = self.console.print
         verb, settings = "resuming" if self.start.checkpoint else "run", self.config.plain()
         tell(self.console, verb, {"folder": self.folder.path}, Text.assemble((verb, "bold"), f" {self.folder.path}"))
         self.parts.describe(self.console)
-        own = [f"{name}={settings[name]}" for name in self.config.changed(settings)]
-        said = f"settings: {'  '.join(own)}{'; ' if own else ''}the others as usual (all in config.toml)"
-        tell(self.console, "settings", settings, Text(said, style="dim"), wrap=True)
+        changed = [f"{name}={settings[name]}" for name in self.config.changed(settings)]
+        line = f"settings: {'  '.join(changed)}{'; ' if changed else ''}defaults for the others (all in config.toml)"
+        tell(self.console, "settings", settings, Text(line, style="dim"), wrap=True)
         for change in self.start.changed:
-            says(Text.assemble(("changed since the checkpoint: ", "yellow"), change))
+            self.console.print(Text.assemble(("changed since the checkpoint: ", "yellow"), change))
         if self.config.resume == "auto" and not self.start.checkpoint:
-            says(f"nothing unfinished to resume in {self.config.out}: starting afresh")
+            self.console.print(f"no unfinished run to resume in {self.config.out}: starting a new run")
 
     def run(self) -> TrainResult:
-        """Train to the end, or until a stop is requested. Return the result."""
-        handler = RunLog(self.folder.log, self._tell) if self.ranks.main else logging.NullHandler()
+        """Train until the run ends, and return its result. Raises Stopped or KeyboardInterrupt if it is stopped."""
+        handler = RunLog(self.folder.log, self._warn) if self.ranks.main else logging.NullHandler()
         logging.getLogger().addHandler(handler)
         try:
             for line in self.start.torn:
                 self.parts.warn(line)
             if self.ranks.main:
-                self.tracked = tracked_before(self.start)
-            with start_tracker(self.parts, self.folder.path, self.tracked, self.tags, self._tell) as tracker:
+                self.tracked = previous_tracking(self.start)
+            with start_tracker(self.parts, self.folder.path, self.tracked, self.tags, self._warn) as tracker:
                 self._prepare(tracker)
                 self.callbacks.train_start()
                 self._train()
@@ -118,8 +117,8 @@ class Run:
             log.exception("the run in %s failed", self.folder.path)
             if isinstance(handler, RunLog) and handler.kept:
                 remember_trace(error, self.folder.log)
-            said = too_large(error, self.parts, self.folder.path) or refused(error, self.folder)
-            raise said or error from error.__cause__
+            explained = too_large(error, self.parts, self.folder.path) or refused(error, self.folder)
+            raise explained or error from error.__cause__
         finally:
             self.parts.loaders.close()
             release_memory(self.parts.device)
@@ -138,7 +137,7 @@ class Run:
     def _say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
 
-    def _tell(self, line: str) -> None:
+    def _warn(self, line: str) -> None:
         self.console.print(line, style="yellow", soft_wrap=True)
 
     def _prepare(self, tracker: NullTracker) -> None:
@@ -158,10 +157,10 @@ class Run:
         self.parts.fold_frozen()
         self.timed.begin()
         if self.parts.on_features and not self.parts.head_is_trained:
-            self.parts.enter_features(self._watched, self._say)
+            self.parts.enter_features(self._stoppable, self._say)
 
     def _resume(self, checkpoint: dict[str, Any]) -> None:
-        """Load the checkpoint, and make the folder match it: the folder may hold a later step, or an ended run."""
+        """Load the checkpoint, and make the folder match it: its files may be of a later step or of a finished run."""
         state, start = self.state, self.start
         state.load_state_dict(checkpoint, self.ranks)
         more_epochs = start.before is not None and self.config.epochs > start.before.epochs
@@ -170,13 +169,13 @@ class Run:
         if "callbacks" in checkpoint:
             self.callbacks.load_state_dict(checkpoint["callbacks"], more_epochs=more_epochs)
             self.ended = self.callbacks.stopping and state.at_end_of_epoch
-        if not self.ranks.from_main(lambda: find_best(state, self.folder, start.went_back)):
+        if not self.ranks.from_main(lambda: restore_best(state, self.folder, start.went_back)):
             if self.ranks.main:
-                said = f"the weights of epoch {state.early_stopping.best_epoch + 1}, the best one, are lost"
                 self.parts.warn(
-                    f"{said}: an older version of fasttrain saved this run; the best is chosen from here on"
+                    f"the weights of epoch {state.early_stopping.best_epoch + 1}, the best one, are lost, as an older "
+                    "version of fasttrain saved this run; only later epochs can become the best now"
                 )
-            begin_best_anew(state, self.ranks.main)
+            reset_best(state, self.ranks.main)
         if self.ranks.main:
             clear_temporaries(self.folder.path)
             clear_temporaries(self.folder.checkpoints)
@@ -237,7 +236,7 @@ class Run:
 
     @contextmanager
     def _traced(self, images: int) -> Iterator[Step]:
-        """Yield the step for the `images` left of an epoch. Under --profile, trace the first epoch that is trained."""
+        """Yield the step for the remaining `images` of an epoch. With --profile, trace the first epoch."""
         if not (self.config.profile and self.ranks.main) or self.traced or images <= 0:
             yield self.parts.step
             return
@@ -250,14 +249,14 @@ class Run:
         try:
             self.folder.write_trace(export)
         except OSError as error:
-            self.parts.warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run goes on")
+            self.parts.warn(f"the trace could not be written ({of_os(error, self.folder.trace)}); the run continues")
 
     def _agree(self, samples: int = 0, weight: float = 0.0) -> StepAgreement:
-        begun = self.state.epoch_seconds > 0 or self.state.at_end_of_epoch  # an epoch needs a step to be closed
-        ended = begun and (self.callbacks.stopping or self.timed.done)
+        started = self.state.epoch_seconds > 0 or self.state.at_end_of_epoch  # an epoch can't end without a step
+        ended = started and (self.callbacks.stopping or self.timed.done)
         agreed = self.ranks.agree(self.stop.requested, samples, weight, self.saving.overdue, ended)
         if 0 < agreed.samples < self.parts.batch_size * self.ranks.size * self.config.grad_accumulation:
-            self.ranks.share(self.state.model.buffers())  # BatchNorm may read them, for a lone sample
+            self.ranks.share(self.state.model.buffers())  # BatchNorm reads them if a rank has a single sample
         return agreed
 
     def _after_step(self, agreement: StepAgreement) -> None:
@@ -269,35 +268,39 @@ class Run:
         if self.saving.due(self.state.step, agreement.overdue):
             self._save()
 
-    def _stop(self, asked: signal.Signals) -> None:
+    def _stop(self, requested: signal.Signals) -> None:
+        """Save a checkpoint and raise KeyboardInterrupt or Stopped."""
         self._save()
-        said = f"saved {self.saving.wait()}; resume with: {self._resumed_by()}"
-        tell(self.console, "stopped", {"signal": asked.name, "folder": self.folder.path}, said)
-        if asked is signal.SIGINT:
+        line = f"saved {self.saving.wait()}; resume with: {self._resume_command()}"
+        tell(self.console, "stopped", {"signal": requested.name, "folder": self.folder.path}, line)
+        if requested is signal.SIGINT:
             raise KeyboardInterrupt
-        raise Stopped(f"stopped by {asked.name}; {said}")
+        raise Stopped(f"stopped by {requested.name}; {line}")
 
-    def _resumed_by(self) -> str:
-        """Return the command that resumes this run, or the call where it got what no command can give."""
+    def _resume_command(self) -> str:
+        """Return the command that resumes this run, or the Python call if the run got objects from Python."""
         model = "" if self.start.model is None else ", model=…"
         if model or self.callbacks:
             callbacks = ", callbacks=[…]" if self.callbacks else ""
             return f"fasttrain.train(resume='{self.folder.path}'{model}{callbacks})"
         return f"fasttrain train --resume {self.folder.path}"
 
-    def _watched(self, batches: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        # A stop during validation saves the epoch as trained: resuming goes straight to validation.
+    def _stoppable(self, batches: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield `batches` unchanged, and stop the run between two of them if requested.
+
+        The epoch is then saved as trained, so a resumed run begins with its validation.
+        """
         for batch in batches:
             if stop := self._agree().stop:
                 self._stop(stop)
             yield batch
 
     def _evaluate(
-        self, model: torch.nn.Module, loader: Loader, *, watched: bool = False, **options: Any
+        self, model: torch.nn.Module, loader: Loader, *, stoppable: bool = False, **options: Any
     ) -> tuple[AnyEvaluation, AnyPredictions]:
         return evaluate_split(
             model,
-            self._watched(loader) if watched else loader,
+            self._stoppable(loader) if stoppable else loader,
             self.parts.spec,
             device=self.parts.device,
             preprocess=self.parts.step.preprocess,
@@ -307,17 +310,17 @@ class Run:
         )
 
     def _validate(self, model: torch.nn.Module) -> AnyEvaluation:
-        return self._evaluate(model, self.parts.loaders.val, watched=True)[0]
+        return self._evaluate(model, self.parts.loaders.val, stoppable=True)[0]
 
     def _judge(self, validation: AnyEvaluation | None) -> bool:
-        """Note whether the epoch is the best so far, and keep its weights then. Return that."""
+        """Return whether the epoch is the best so far. If it is, keep its weights."""
         state = self.state
         if validation is None:
             return False
         monitored = self.config.monitored.of(validation)
         improved = state.early_stopping.update(state.epoch, monitored)
         if state.phase == HEAD:
-            state.early_stopping.waited = 0  # counted from the first epoch on that trains everything
+            state.early_stopping.waited = 0  # early stopping counts from the first epoch that trains the entire model
         elif not self.config.linear_probe:
             state.schedule.after_epoch(monitored)
         if improved and self.ranks.main:
@@ -353,14 +356,14 @@ class Run:
         began = time.perf_counter()
         state = self.state
         if state.early_stopping.should_stop and state.epoch < self.config.epochs:
-            said = f"no improvement of {self.config.monitor} for {state.early_stopping.waited} epochs"
-            self._say(f"early stopping: {said}")
-        if said := self.timed.summary():
-            self._say(said)
+            waited = state.early_stopping.waited
+            self._say(f"early stopping: no improvement of {self.config.monitor} for {waited} epochs")
+        if summary := self.timed.summary():
+            self._say(summary)
         if self.callbacks.stopping:
             self._say(f"stopped by {self.callbacks.view.stopped_by}")
         if not self.config.linear_probe:
-            self.parts.leave_features()  # where a callback ended the run before
+            self.parts.leave_features()  # needed if a callback has ended the run during head_epochs
         loaders = self.parts.loaders
         split, loader = ("test", loaders.test) if loaders.test else ("val", loaders.val)
         averaged = average_best(self.parts, self.folder, self._validate, self._say)
@@ -389,5 +392,5 @@ class Run:
             write_result(result, kept, split, self.parts, self.folder, self.tracker, self.console)
         self.callbacks.train_end(result)
         if self.ranks.main:
-            tell_result(result, split, self.parts, self.folder, self.tracker, self.console)
+            print_result(result, split, self.parts, self.folder, self.tracker, self.console)
         return result

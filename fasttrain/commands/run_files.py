@@ -19,11 +19,11 @@ from fasttrain.training.resume import RunStart
 from fasttrain.training.state import TrainingState
 
 
-def find_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
-    """Makes sure that `state` has the weights of its best epoch; False where they are lost.
+def restore_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
+    """Restore the weights of the best epoch into `state`. Return False if they are lost.
 
-    Checkpoints hold them. Those of an older fasttrain don't: there they are taken from the folder, unless the run
-    `went_back` to an earlier step than the one that wrote it.
+    A checkpoint contains them, unless an older version of fasttrain has written it. Then they are read from the folder,
+    unless `went_back`: the run was resumed from an earlier step than the folder's files are of.
     """
     if state.best is None and state.early_stopping.best_epoch >= 0:
         if state.at_end_of_epoch and state.early_stopping.best_epoch == state.epoch - 1:
@@ -33,8 +33,11 @@ def find_best(state: TrainingState, folder: RunFolder, went_back: bool) -> bool:
     return state.best is not None or state.early_stopping.best_epoch < 0
 
 
-def begin_best_anew(state: TrainingState, main: bool) -> None:
-    """Has the epoch that ends with this state be the best so far; in mid-epoch none is."""
+def reset_best(state: TrainingState, main: bool) -> None:
+    """Forget the best epoch. If `state` is at the end of an epoch, that one becomes the best so far.
+
+    `main`: this is rank 0, which keeps the weights.
+    """
     state.early_stopping.forget()
     if state.at_end_of_epoch and state.history:
         state.early_stopping.update(state.epoch - 1, state.history[-1][MONITORS[state.early_stopping.monitor].field])
@@ -43,7 +46,7 @@ def begin_best_anew(state: TrainingState, main: bool) -> None:
 
 
 def restore_files(state: TrainingState, folder: RunFolder) -> None:
-    """Has the folder's weights and history be those of `state`. OSError where they can't be written."""
+    """Make the weights and the history in `folder` those of `state`. Raises OSError if they can't be written."""
     if state.best is None:
         folder.model.unlink(missing_ok=True)
     elif not _same(folder.read_weights(), state.best):
@@ -54,15 +57,15 @@ def restore_files(state: TrainingState, folder: RunFolder) -> None:
         folder.history.unlink(missing_ok=True)
 
 
-def tracked_before(start: RunStart) -> dict[str, Any]:
-    """Return the id and the UUID of the MLflow run that the run of `start` is tracked in; None where a new one begins.
+def previous_tracking(start: RunStart) -> dict[str, Any]:
+    """Return the MLflow run that a resumed run is tracked in: "mlflow_run_id" and "journal" (the record's UUID).
 
-    A new one begins where the run goes back to an earlier checkpoint, since what MLflow has can't be taken back, and
-    where the experiment is another. What is abandoned is set aside. `experiment` is its experiment, which the new one
-    joins.
+    Both are None if a new MLflow run is needed: if the run goes back to an earlier checkpoint, as MLflow can't remove
+    later metrics, or if the experiment has changed. The old record is then set aside. "experiment", if present, is the
+    experiment of the old MLflow run, in which the new one is created.
     """
     checkpoint, before = start.checkpoint or {}, start.before
-    # `journal` is the record's UUID: checkpoints of all versions name it so.
+    # Checkpoints of all versions call the UUID of the record "journal".
     known = {"mlflow_run_id": checkpoint.get("mlflow_run_id"), "journal": checkpoint.get("journal")}
     if start.folder is None or before is None:
         return known
@@ -74,7 +77,7 @@ def tracked_before(start: RunStart) -> dict[str, Any]:
         experiment = set_aside(start.folder, {"abandoned": f"the run went back to step {step}, in epoch {epoch + 1}"})
         return {**dict.fromkeys(known), "experiment": experiment}
     found = record_uuid(start.folder)
-    if None not in (known["journal"], found) and found != known["journal"]:  # killed before it was saved
+    if None not in (known["journal"], found) and found != known["journal"]:  # its run was killed before it was saved
         known["experiment"] = set_aside(start.folder, {"abandoned": "the run was killed before its first checkpoint"})
     return known
 
@@ -82,7 +85,10 @@ def tracked_before(start: RunStart) -> dict[str, Any]:
 def start_tracker(
     parts: RunParts, folder: Path, tracked: Mapping[str, Any], tags: Mapping[str, str], report: Callable[[str], None]
 ) -> NullTracker:
-    """Start the trackers of the run in `folder`, in the MLflow run that `tracked_before` found, if there is one."""
+    """Start the trackers of the run in `folder`. `tracked` is the result of `previous_tracking`.
+
+    `report` is called with warnings. Ranks other than 0 get a tracker that does nothing.
+    """
     config, ranks = parts.config, parts.ranks
     if not ranks.main:
         return NullTracker()
@@ -105,9 +111,9 @@ def start_tracker(
     )
 
 
-def _same(ours: dict[str, torch.Tensor] | None, theirs: dict[str, torch.Tensor]) -> bool:
+def _same(first: dict[str, torch.Tensor] | None, second: dict[str, torch.Tensor]) -> bool:
     return (
-        ours is not None
-        and ours.keys() == theirs.keys()
-        and all(each.dtype == theirs[name].dtype and torch.equal(each, theirs[name]) for name, each in ours.items())
+        first is not None
+        and first.keys() == second.keys()
+        and all(each.dtype == second[name].dtype and torch.equal(each, second[name]) for name, each in first.items())
     )

@@ -1,4 +1,4 @@
-"""`Timed`: what a run does under `--minutes` besides training."""
+"""`Timed`: keep a run within its `--minutes`."""
 
 from __future__ import annotations
 
@@ -7,50 +7,51 @@ from fasttrain.training.state import HEAD
 
 
 class Timed:
-    """Looks at the clock, and says when the run is over. Without a pace it does nothing.
+    """Measures the speed of a run under `--minutes`, and decides when the run has to end.
 
-    Epochs that solve for the classifier are no part of the pace. They end early where the time is over.
+    Without `--minutes` it does nothing. Epochs that solve for the classifier have no planned speed. They end early if
+    the time is over.
     """
 
     def __init__(self, parts: RunParts) -> None:
         self._parts, self._state, self._pace = parts, parts.state, parts.state.pace
 
     def begin(self) -> None:
-        """Leave the time since the checkpoint out of the looks at the speed."""
+        """Exclude the time between the checkpoint and now from the measured speed."""
         if self._pace is not None:
             self._pace.leave_out_start(self._elapsed())
 
     @property
     def done(self) -> bool:
-        """Return whether the run has had its last step."""
+        """Return whether the planned training time is used up."""
         return self._pace is not None and not self._solving and self._pace.done
 
     def before_epoch(self) -> bool:
-        """Look at the clock unless the epoch was begun before. Return whether the epochs so far have to do."""
+        """Update the plan before an epoch, unless the epoch is a resumed one. Return whether the run has to end now."""
         if self._pace is None:
             return False
         if self._solving and not self._parts.head_is_trained:
             return bool(self._state.history) and self._pace.overdue(self._elapsed())
         if self._state.loader.state_dict()["samples"] == 0:
             self._pace.begin_epoch()
-            self._look()
+            self._update()
         return self._pace.done and self._state.at_end_of_epoch
 
     def after_step(self) -> None:
-        """Look at the clock after some of the steps."""
+        """Measure the speed and update the plan, if that is due after this step."""
         state, pace = self._state, self._pace
         if pace is not None and not self._solving and pace.due(state.step - state.phase_step):
-            self._look()
+            self._update()
 
     def summary(self) -> str:
-        """Return a line about the time that was used; empty without a pace."""
+        """Return a line about the time that was used, or "" without `--minutes`."""
         return "" if self._pace is None else self._pace.summary()
 
     @property
     def _solving(self) -> bool:
         return self._state.phase == HEAD or self._parts.config.linear_probe
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         assert self._pace is not None
         self._pace.look(self._state.step, self._elapsed())
 

@@ -1,4 +1,4 @@
-"""`train`: a folder of shards in, a trained, evaluated and tracked model out."""
+"""`train`: train a model on shards, evaluate it and track the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fasttrain.commands.run import AfterEpoch, Run
 from fasttrain.config.model_name import model_name
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.trackers import MLFLOW
-from fasttrain.environment import tasks_apart
+from fasttrain.environment import independent_tasks_warning
 from fasttrain.errors import UserError
 from fasttrain.launch import require_devices, run_in_ranks
 from fasttrain.model.own import OwnModel, passed_object
@@ -52,17 +52,19 @@ def train(
     console: Console | None = None,
     **settings: Any,
 ) -> TrainResult:
-    """Trains, evaluates and tracks one run: `fasttrain train` from Python.
+    """Train a model, evaluate it and track the run, as `fasttrain train` does.
 
-    `config` is a `TrainConfig` or a TOML file; `settings` are `TrainConfig`'s fields and win over it. `model` may be
-    your own: a module, which holds the best epoch's weights at the end, or a function `(num_classes) -> module`.
-    `callbacks` are called in their order. `after_epoch` is called on rank 0 after each epoch, `tags` go to MLflow's
-    run, `console` gets the run's output.
+    config: a `TrainConfig` or the path of a TOML file. settings: fields of `TrainConfig`, which take precedence over
+    `config`. model: a name, your own nn.Module, or a function `(num_classes) -> nn.Module`. A module has the weights of
+    the best epoch at the end. callbacks: called in the given order. after_epoch: called on rank 0 with the record of
+    each epoch; True ends the run. tags: tags for MLflow's run. console: prints the run's output.
 
-    `gpus` starts so many processes. They get copies of `model` and `callbacks`; `after_epoch` is called here.
+    The setting `gpus` starts that many processes. They get copies of `model` and `callbacks`; `after_epoch` is called
+    in this process.
 
-    Raises UserError (what you can fix), Stopped (SIGTERM; resume with `resume="auto"`), KeyboardInterrupt (after a
-    checkpoint; a second Ctrl-C skips it). Under torchrun, ranks above 0 raise SystemExit in place of the first two.
+    Raises UserError for errors that you can fix, Stopped after SIGTERM (resume with `resume="auto"`), and
+    KeyboardInterrupt after Ctrl-C. A checkpoint is saved before; a second Ctrl-C skips that. Under torchrun, ranks
+    above 0 raise SystemExit instead of UserError and Stopped.
     """
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
@@ -74,7 +76,7 @@ def train(
 
 
 def _train(file: Path | None, settings: Mapping[str, Any], *, started: bool = False, **options: Any) -> TrainResult:
-    """Train as the rank that this process is. `started`: by `train_here`, which speaks of a Ctrl-C itself."""
+    """Train as this process's rank. `started`: `train_here` has started this process, and prints the Ctrl-C message."""
     ranks = Ranks.of_environment()
     with ranks, StopRequest("" if started else STOPPING) as stop:
         return train_here(ranks, stop, file, settings, **options)
@@ -93,24 +95,24 @@ def train_here(
     after_epoch: AfterEpoch | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> TrainResult:
-    """Train one run: with `ranks`, or on new ones of this machine where the settings have more `gpus`.
+    """Train one run with `ranks`, or start new ranks on this machine if the settings have more `gpus`.
 
-    The other arguments are those of `train` and `start_of_run`. Raises what `train` does.
+    The other arguments are those of `train` and `start_of_run`. Raises the same errors as `train`.
     """
-    start = ranks.from_main(lambda: _start(file, settings, restarted or ranks.run_of_before()))
+    start = ranks.from_main(lambda: _start(file, settings, restarted or ranks.restarted_run()))
     if start.config.folds is not None:
         raise UserError(f"folds = {start.config.folds}: from Python call fasttrain.train_folds")
     start = with_gpus_of(start, ranks)
     if console is None or not ranks.main:
         console = make_console(start.config.log_format, quiet=not ranks.main)
-    if line := tasks_apart():
+    if line := independent_tasks_warning():
         console.print(line, style="yellow", soft_wrap=True)
     if (count := start.config.gpus or 1) > ranks.size:
         del start  # each rank reads the checkpoint itself
         options = {"restarted": restarted, "model": model, "callbacks": callbacks, "tags": tags}
         work = partial(_rank, file, settings, after_epoch is not None, options)
-        result, remembered = run_in_ranks(work, count, stop, console, after_epoch)
-        _take_back(result, remembered, model, callbacks or (), console)
+        result, states = run_in_ranks(work, count, stop, console, after_epoch)
+        _update_objects(result, states, model, callbacks or (), console)
         return result
     start = replace(start, model=passed_object(model))
     return make_run(start, console, stop, ranks, after_epoch, tags, callbacks).run()
@@ -120,48 +122,49 @@ def _start(file: Path | None, settings: Mapping[str, Any], restarted: Path | Non
     start = start_of_run(file, settings, restarted)
     require_trackers(start.config.track)
     if MLFLOW in start.config.track.names:
-        configured_uri()  # raises where there is no such store, before anything is read or made
+        configured_uri()  # raises for an invalid store, before any work is done
     return start
 
 
 def _rank(
     file: Path | None, settings: Mapping[str, Any], asks: bool, options: dict[str, Any], ask: AfterEpoch
 ) -> tuple[TrainResult, list[bytes | None]]:
-    """Return the result, and what each callback holds at the end."""
+    """Train in a process that `run_in_ranks` has started. Return the result, and the pickled state of each callback."""
     result = _train(file, settings, started=True, after_epoch=ask if asks else None, **options)
-    return result, [_held(each) for each in options["callbacks"] or ()]
+    return result, [_pickled_state(each) for each in options["callbacks"] or ()]
 
 
-def _held(callback: Callback) -> bytes | None:
-    """Return the attributes of `callback`, pickled; None where that fails, by whatever error of their own."""
+def _pickled_state(callback: Callback) -> bytes | None:
+    """Return the attributes of `callback`, pickled, or None if pickling raises any error."""
     try:
         return bytes(cloudpickle.dumps(vars(callback)))
     except Exception:
         return None
 
 
-def _take_back(
+def _update_objects(
     result: TrainResult,
-    remembered: Sequence[bytes | None],
+    states: Sequence[bytes | None],
     model: str | OwnModel | None,
     callbacks: Sequence[Callback],
     console: Console,
 ) -> None:
-    """Give the caller's objects what rank 0's copies of them hold at the end."""
+    """Copy the final state of rank 0's model and callbacks to the caller's own objects."""
     if isinstance(model, torch.nn.Module):
         RunFolder(result.folder).read_model(model)
-    for callback, attributes in zip(callbacks, remembered, strict=True):
+    for callback, attributes in zip(callbacks, states, strict=True):
         if attributes is None:
             name = type(callback).__name__
-            console.print(f"{name}: it holds what can't be pickled, and stays as it was", style="yellow")
+            console.print(f"{name}: its state on rank 0 can't be pickled, so this object is unchanged", style="yellow")
         else:
             vars(callback).update(pickle.loads(attributes))
 
 
 def with_gpus_of(start: RunStart, ranks: Ranks) -> RunStart:
-    """Return `start` with the `gpus` that there are: torchrun's ranks win over those that a resumed run had.
+    """Check the setting `gpus` against this machine and torchrun's ranks. Return `start` with a fitting setting.
 
-    Raises UserError where this machine has too few, or where they were given and torchrun started others.
+    torchrun's ranks take precedence over the `gpus` of a resumed run. Raises UserError if this machine has too few
+    GPUs, or if a given number differs from that of torchrun's ranks.
     """
     gpus = start.config.gpus
     if gpus is None:
@@ -173,7 +176,7 @@ def with_gpus_of(start: RunStart, ranks: Ranks) -> RunStart:
         return start
     if start.before is None or start.before.gpus != gpus:
         raise UserError(
-            f"gpus = {gpus}: torchrun has started {ranks.local_size} ranks on this machine; leave it out, or start "
+            f"gpus = {gpus}: torchrun has started {ranks.local_size} ranks on this machine; leave gpus out, or start "
             "without torchrun"
         )
     return replace(start, config=start.config.model_copy(update={"gpus": None}))
@@ -188,9 +191,9 @@ def make_run(
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[Callback] | None = None,
 ) -> Run:
-    """Make the run's parts and folder, and print them. Under `minutes` its time begins here.
+    """Create the run: its parts and its folder. Print them. With the setting `minutes`, the time starts here.
 
-    Raises what `make_parts`, `with_time_plan` and `require_callbacks` raise.
+    Raises the errors of `make_parts`, `with_time_plan` and `require_callbacks`.
     """
     if change := require_callbacks(callbacks, start.checkpoint):
         start = replace(start, changed=(*start.changed, change))
@@ -218,7 +221,7 @@ def _planned(start: RunStart, ranks: Ranks, began: float) -> tuple[RunStart, Tim
 
 
 def _pace(parts: RunParts, plan: TimePlan | None, began: float) -> Pace | None:
-    """Return the pace of the `plan`, or of that in the checkpoint; None where there is none to follow."""
+    """Return the pace for `plan`, or for the plan in the checkpoint of a resumed run; None without `minutes`."""
     if (stored := (parts.start.checkpoint or {}).get("pace")) is not None:
         plan = resumed_plan(stored, parts.config, parts.steps_an_epoch)
     return None if plan is None else Pace(plan, began)

@@ -1,4 +1,4 @@
-"""`tune`: a search over learning rate, weight decay and batch size, each trial a whole run of `train`."""
+"""`tune`: search for the best learning rate, weight decay and batch size. Each trial is a complete run of `train`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fasttrain.tracking.mirrored import require_trackers, start_trackers
 from fasttrain.tracking.tracker import NullTracker
 from fasttrain.training.data import photographs_of
 from fasttrain.tuning.result import Trial, TuneResult
-from fasttrain.tuning.search import STUDY, TRIALS, Space, alone_in, open_study
+from fasttrain.tuning.search import STUDY, TRIALS, Space, locked_folder, open_study
 
 if TYPE_CHECKING:
     import optuna
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 _SEARCHED = ("learning_rate", "weight_decay", "batch_size")
 _BEGUN_AS = "begun_as"
 
-
-Said = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 def tune(
@@ -55,39 +54,47 @@ def tune(
     console: Console | None = None,
     **settings: Any,
 ) -> TuneResult:
-    """Searches with Optuna (TPE) for the settings with the greatest `val/top1`, of the epoch whose weights a run keeps:
-    the best one by `monitor`.
+    """Search with Optuna (TPE) for the learning rate, weight decay and batch size with the highest `val/top1`.
 
-    `config` and `settings` are `train`'s. The study lies in `out`/study.db: the same call again goes on until it has
-    `trials` trials, with one that was killed from its checkpoint. `timeout`: seconds after which no trial begins.
-    `pruner`: median, hyperband or none. The first trial has the settings that are given, or `train`'s own, where the
-    ranges hold them. Each trial's run lies in `out`/trials, with what it said in `output.log`, and is a child of the
-    study's in MLflow. `console`: where progress is told, None for nowhere. Raises UserError, and what stops `train`.
+    `val/top1` is that of a run's best epoch by `monitor`, whose weights the run keeps. `config` and `settings` are
+    those of `train`.
+
+    trials: the total number of trials. The study is stored in `out`/study.db, and the same call continues it until it
+    has that many; a trial that was killed is resumed from its checkpoint. timeout: start no trial after this many
+    seconds. pruner: "median", "hyperband" or "none". learning_rate_range, weight_decay_range: (minimum, maximum).
+    batch_sizes: the sizes to choose from. The first trial uses the given settings, or the defaults of `train`, if they
+    are within these ranges.
+
+    The run of each trial is written to `out`/trials, with its output in `output.log`. In MLflow it is a child of the
+    study's run. console: shows the progress; None shows nothing. Raises UserError, and Stopped or KeyboardInterrupt as
+    `train` does.
     """
     require("tune", "tune", "optuna")
     if isinstance(config, TrainConfig):
         settings = {**config.model_dump(exclude_unset=True), **settings}
         config = None
-    require_one_process("tune starts its runs itself")
+    require_one_process("tune starts its processes itself")
     given = {**(read_toml(Path(config)) if config else {}), **_not_none(settings)}
     for name in ("resume", "run_name"):
         if name in given:
-            raise UserError(f"{name} = {given[name]!r}: tune sets it for each trial; leave it out")
+            raise UserError(f"{name} = {given[name]!r}: tune sets this for each trial; leave it out")
     asked = resolve(given, origin=str(config or "settings"))
     require_trackers(asked.track)
     if asked.refit:
-        raise UserError("refit trains once more after the validation that a trial is judged by; leave it out")
+        raise UserError("refit would train each trial again after its validation, for no use; leave it out")
     if asked.linear_probe:
-        raise UserError("linear_probe chooses its L2 penalty by itself and uses no setting that is tuned; leave it out")
+        raise UserError("linear_probe uses none of the settings that tune searches; leave it out")
     given = {name: asked.plain()[name] for name in given if name not in (*_SEARCHED, "out")}
     space = Space.of(asked.optimizer, learning_rate_range, weight_decay_range, batch_sizes)
     out = user_path(out)
-    with alone_in(out):
+    with locked_folder(out):
         study = open_study(out, space, pruner, asked.seed, given)
         return _Search(study, space, asked, given, out, console or make_console(quiet=True)).run(trials, timeout)
 
 
 class _Search:
+    """Runs the trials of one study."""
+
     def __init__(
         self,
         study: optuna.Study,
@@ -102,18 +109,19 @@ class _Search:
         self.shards = ShardSet.open(ensure_shards(config.data), config.cache_size)
         if self.shards.multi_label:
             raise UserError(
-                f"{config.data}: tune compares val/top1, and sets of classes have none; compare runs of train"
+                f"{config.data}: tune compares val/top1, which multi-label data doesn't have; compare runs of train"
             )
 
     def run(self, trials: int, timeout: float | None) -> TuneResult:
+        """Run trials until the study has `trials` of them, or `timeout` seconds have passed. Return the result."""
         began = time.monotonic()
         self.console.print(f"data: {self.config.data}: {photographs_of(self.shards)}", soft_wrap=True)
-        self._take_up_what_was_killed()
-        own = {name: getattr(self.config, name) for name in _SEARCHED}
-        if not self.study.trials and self.space.holds(own):
-            self.study.enqueue_trial(own)
+        self._enqueue_killed_trials()
+        given = {name: getattr(self.config, name) for name in _SEARCHED}
+        if not self.study.trials and self.space.holds(given):
+            self.study.enqueue_trial(given)
         if done := len(self._ended()):
-            self.console.print(f"going on with {self.out / STUDY}: {done} trials are there")
+            self.console.print(f"continuing {self.out / STUDY}, which has {done} trials")
         with self._tracker() as tracker:
             while len(self._ended()) < trials and (timeout is None or time.monotonic() - began < timeout):
                 self._one_trial(tracker, trials)
@@ -127,13 +135,13 @@ class _Search:
         return result
 
     def _ended(self) -> list[optuna.trial.FrozenTrial]:
-        """All but those that a later one goes on with."""
-        taken_up = {trial.user_attrs.get("continues") for trial in self.study.trials}
+        """Return the trials that have ended, without killed ones that a later trial continues."""
+        continued = {trial.user_attrs.get("continues") for trial in self.study.trials}
         ended = [trial for trial in self.study.trials if trial.state.is_finished() and trial.params]
-        return [trial for trial in ended if trial.number not in taken_up]
+        return [trial for trial in ended if trial.number not in continued]
 
-    def _take_up_what_was_killed(self) -> None:
-        """A trial that is running while nobody else is at work in the folder was killed: it comes first again."""
+    def _enqueue_killed_trials(self) -> None:
+        """Enqueue the trials that are marked as running. No other process works in this folder, so they were killed."""
         import optuna
 
         for trial in self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
@@ -169,8 +177,8 @@ class _Search:
         title += f"  batch_size {drawn['batch_size']:>3}"
         with self.console.status(title) as status:
             try:
-                top1, pruned = self._train(trial, drawn, tracker, lambda said: status.update(f"{title}  {said}"))
-            except (Diverged, OutOfMemory, torch.OutOfMemoryError) as error:  # bad settings: that, too, is a result
+                top1, pruned = self._train(trial, drawn, tracker, lambda line: status.update(f"{title}  {line}"))
+            except (Diverged, OutOfMemory, torch.OutOfMemoryError) as error:  # bad settings are a result, too
                 why = "diverged" if isinstance(error, Diverged) else "out of memory"
                 trial.set_user_attr("why", why)
                 self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -178,7 +186,7 @@ class _Search:
                 self.console.print(Text.assemble(title, (f"  {why}", "yellow")), soft_wrap=True)
                 return
             except (KeyboardInterrupt, Stopped):
-                self.console.print(f"{title}  stopped: the same command goes on with it")
+                self.console.print(f"{title}  stopped: the same command resumes it")
                 raise
         mark = ("  pruned", "yellow")
         if pruned:
@@ -190,8 +198,8 @@ class _Search:
         settings = {f"train/{name}": value for name, value in drawn.items()}
         tracker.log_metrics({"val/top1": top1, **settings}, step=_own_number(trial))
 
-    def _train(self, trial: optuna.Trial, drawn: dict[str, Any], tracker: NullTracker, say: Said) -> tuple[float, bool]:
-        """The validation top1 of the epoch that the run keeps, and whether the trial was pruned."""
+    def _train(self, trial: optuna.Trial, drawn: dict[str, Any], tracker: NullTracker, say: Say) -> tuple[float, bool]:
+        """Train a trial. Return the validation top-1 of the epoch that the run keeps, and whether it was pruned."""
         number = _own_number(trial)
         folder = self._folder(number)
         records: list[Mapping[str, Any]] = []
@@ -207,7 +215,7 @@ class _Search:
 
         for record in _epochs_before(folder):
             after_epoch(record)
-        if any(folder.glob(f"*/{FINISHED}")):  # killed after its last epoch
+        if any(folder.glob(f"*/{FINISHED}")):  # the trial was killed after its last epoch
             return _kept_top1(records), pruned
         make_folder(folder)
         tags = {"study": str((self.out / STUDY).resolve()), "trial": str(number)}
@@ -254,13 +262,17 @@ class _Search:
 
 
 def _own_number(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
-    """The number that people see: Optuna has no way to go on with a trial, one that was killed gets another there."""
+    """Return the number of a trial for the user.
+
+    Optuna can't resume a trial that was killed, so the resumed one has another number there. It keeps its first number
+    here.
+    """
     number: int = trial.user_attrs.get(_BEGUN_AS, trial.number)
     return number
 
 
 def _epochs_before(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of the run in `folder` that a killed trial left: as its checkpoint has them, from which it goes on."""
+    """Return the records of the epochs in the newest checkpoint in `folder`, which a killed trial has left."""
     runs = sorted(path.parent for path in folder.glob(f"*/{CHECKPOINTS}"))
     if not runs or not checkpoints_of(runs[-1]):
         return []
@@ -269,7 +281,7 @@ def _epochs_before(folder: Path) -> list[dict[str, Any]]:
 
 
 def _kept_top1(records: Sequence[Mapping[str, Any]]) -> float:
-    """The `val/top1` of the epoch whose weights `train` keeps: the last that improved the monitored metric."""
+    """Return the `val/top1` of the epoch whose weights `train` keeps: the last one that improved the metric."""
     kept: float = next(record["val_top1"] for record in reversed(records) if record["improved"])
     return kept
 

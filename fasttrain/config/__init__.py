@@ -1,1 +1,1 @@
-"""The one configuration: the same names in code, on the command line, in TOML, in MLflow and in the README."""
+"""The settings of a run: one definition, with the same names in Python, on the command line, in TOML and in MLflow."""

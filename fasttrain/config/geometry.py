@@ -1,4 +1,4 @@
-"""The geometry of evaluation: which part of a photograph a trained model sees, and in which size."""
+"""The geometry of evaluation: which part of a photograph a trained model sees, and at which size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ CROP_PCT = 224 / 256
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a photograph becomes the square of `image_size` px on which a model is evaluated.
+    """Describes how evaluation turns a photograph into a square of `image_size` px, the model's input.
 
-    `resize_mode`: "crop" uses the centred square of `crop_pct` of the short side. "squash" uses the entire photograph
-    and changes its aspect ratio, "letterbox" keeps the ratio and fills the rest with grey. `interpolation`: the
-    resizing filter.
+    `resize_mode`: "crop" uses the centre square, whose side is `crop_pct` (0 to 1) of the photograph's short side.
+    "squash" uses the entire photograph and changes its aspect ratio. "letterbox" keeps the ratio and fills the rest
+    with grey. `interpolation`: the resizing filter.
     """
 
     image_size: int

@@ -1,6 +1,6 @@
-"""Groups of the settings of a training run: each has its fields, with type, range, default and one line of help.
+"""The settings of a training run, in groups. Each setting is a field with type, range, default and a line of help.
 
-`config.schema.TrainConfig` inherits from all groups, so a function that needs one of them can ask for just that one.
+`config.schema.TrainConfig` inherits from all groups. A function that needs only one group takes that as its argument.
 """
 
 from __future__ import annotations
@@ -27,68 +27,76 @@ Switch = Annotated[
 
 
 class Settings(BaseModel):
-    """Base of the groups: settings can't be changed, and unknown ones are refused."""
+    """Base of the groups. Instances are immutable, and unknown settings raise a validation error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     def changed(self, names: Iterable[str]) -> list[str]:
-        """Return those of `names` that don't have their default."""
+        """Return those settings among `names` whose value differs from the default."""
         fields = type(self).model_fields
         return [name for name in names if getattr(self, name) != fields[name].default]
 
 
 class DataSettings(Settings):
-    """Photographs, and how they are read and cropped."""
+    """Settings of the photographs: where they are, and how they are read and cropped."""
 
     data: str | Path = Field(
         Path("shards"),
-        description="shards made by `convert` (a folder, s3://, gs://, https://), or class folders; a folder "
-        "with one data set in it means that one",
+        description="shards made by `convert` (a folder or an s3://, gs:// or https:// URL), a folder that holds one "
+        "such data set, or a folder of photographs with one subfolder per class",
     )
     cache_size: CacheSize | None = Field(
-        None, description="50GB: most that shards fetched from a URL may take; default: all but 5 GB of the disk"
+        None, description="most disk space for shards from a URL, such as 50GB; default: all but 5 GB of the disk"
     )
     loader: str = Field("auto", description="auto, or the name of a loader (`fasttrain doctor` lists them)")
-    workers: int | None = Field(None, ge=0, le=512, description="loader processes or threads; default: one a core")
+    workers: int | None = Field(
+        None, ge=0, le=512, description="number of loader processes or threads; default: one per core"
+    )
     shuffle: Literal["full", "shards"] = Field(
-        "full", description="shards: mix a few shards at a time, for data larger than memory"
+        "full", description="shards: shuffle a few shards at a time, for data larger than memory"
     )
     sampling: Literal["none", "balanced"] = Field(
-        "none", description="balanced: every class comes equally often in training; an epoch stays as long"
+        "none", description="balanced: train equally often on every class; the length of an epoch stays the same"
     )
     on_bad_sample: Literal["error", "skip"] = Field(
-        "error", description="skip: leave out samples that have changed or don't decode, at most 1 % of an epoch"
+        "error", description="skip: leave out photographs that have changed or don't decode, at most 1 % of an epoch"
     )
     image_size: int = Field(
         224,
         ge=16,
         le=2048,
-        description="side of the square the model sees, px; if not given, the model's own where it is not made for 224",
+        description="side of the model's square input in training, px; if not given, a model that is not made for 224 "
+        "gets its own size",
     )
     eval_size: int | None = Field(
-        None, ge=16, le=2048, description="side of the square that evaluation and export see, px; default: --image-size"
+        None, ge=16, le=2048, description="side of the input in evaluation and export, px; default: --image-size"
     )
-    crop_pct: Share = Field(CROP_PCT, description="evaluation: the centre crop's share of the short side")
+    crop_pct: Share = Field(
+        CROP_PCT, description="evaluation: side of the centre crop, as a share of the photograph's short side"
+    )
     resize_mode: ResizeMode = Field(
         "crop",
-        description="evaluation: crop the centre, or take the entire photograph: squash (to a square) or letterbox",
+        description="evaluation: crop the centre, squash the entire photograph to a square, or letterbox it (keep its "
+        "shape and fill the rest with grey)",
     )
     crop_scale: tuple[Share, Share] = Field(
-        (0.08, 1.0), description="RandomResizedCrop: least and greatest share of the area"
+        (0.08, 1.0), description="RandomResizedCrop: least and greatest area of the crop, as shares of the photograph"
     )
     interpolation: Literal["bilinear", "bicubic", "auto"] = Field(
-        "bilinear", description="filter that resizes photographs, in evaluation too; auto: the pretrained weights' own"
+        "bilinear", description="filter that resizes photographs; auto: the one that the pretrained weights expect"
     )
     hflip: float = Field(
-        0.5, ge=0, le=1, description="probability of a horizontal flip; 0 for letters, signs, left and right hands"
+        0.5, ge=0, le=1, description="probability of a horizontal flip; 0 if mirror images are wrong, as for letters"
     )
     vflip: float = Field(
-        0.0, ge=0, le=1, description="probability of a vertical flip, for pictures without an up: aerial, microscopy"
+        0.0, ge=0, le=1, description="probability of a vertical flip, for pictures that may be upside down (aerial)"
     )
     progressive: Progressive | None = Field(
-        None, description="train on growing pictures, as 128:224 px; evaluation keeps its size"
+        None, description="let the training images grow over the epochs, such as 128:224 px; evaluation keeps its size"
     )
-    limit_batches: int | None = Field(None, ge=1, description="at most this many batches a pass (for trying out)")
+    limit_batches: int | None = Field(
+        None, ge=1, description="use at most this many batches per epoch and evaluation, for a quick trial"
+    )
 
     @field_validator("data", mode="after")
     @classmethod
@@ -106,71 +114,74 @@ class DataSettings(Settings):
     def _crop_pct_of_a_crop(self) -> DataSettings:
         if self.resize_mode != "crop" and self.crop_pct != CROP_PCT:
             raise ValueError(
-                f"crop_pct = {self.crop_pct:g} does not go with resize_mode = '{self.resize_mode}', which crops "
+                f"crop_pct = {self.crop_pct:g} has no meaning with resize_mode = '{self.resize_mode}', which crops "
                 "nothing; leave one of them out"
             )
         return self
 
     @property
     def geometry(self) -> Geometry:
-        """The geometry of evaluation. An `interpolation` of "auto" must have been resolved."""
+        """Return the geometry of evaluation. An `interpolation` of "auto" must have been resolved before."""
         assert self.interpolation != "auto"
         return Geometry(self.eval_size or self.image_size, self.crop_pct, self.resize_mode, self.interpolation)
 
 
 class AugmentationSettings(Settings):
-    """Augmentation on the device, after the loader's crop and flip."""
+    """Settings of the augmentation on the device, after the loader's crop and flip."""
 
     color_jitter: float = Field(
         0.0, ge=0, le=1, description="ColorJitter: greatest change of brightness, contrast and saturation"
     )
     rand_augment: RandAugment | None = Field(
-        None, description="RandAugment, as n2-m9: 2 operations a photograph at magnitude 9 of 10"
+        None, description="RandAugment, such as n2-m9: 2 operations per photograph at magnitude 9 of 10"
     )
     trivial_augment: bool = Field(
         False,
-        description="TrivialAugmentWide: one operation a photograph, at a random magnitude; not with --rand-augment",
+        description="TrivialAugmentWide: one operation per photograph at a random magnitude; not with --rand-augment",
     )
-    random_erasing: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
-    mixup: float = Field(0.0, ge=0, le=100, description="Mixup's alpha; 0: off")
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="RandomErasing: probability of erasing a rectangle of a photograph"
+    )
+    mixup: float = Field(0.0, ge=0, le=100, description="Mixup: alpha of the mixing ratio; 0: off")
     cutmix: float = Field(
-        0.0, ge=0, le=100, description="CutMix's alpha; 0: off; with --mixup each batch gets one of them"
+        0.0, ge=0, le=100, description="CutMix: alpha of the mixing ratio; 0: off; with --mixup each batch gets one"
     )
 
     @model_validator(mode="after")
     def _one_policy(self) -> AugmentationSettings:
         if self.trivial_augment and self.rand_augment is not None:
             raise ValueError(
-                f"trivial_augment does not go with rand_augment = {self.rand_augment}; leave one of them out"
+                f"trivial_augment can't be combined with rand_augment = {self.rand_augment}; leave one of them out"
             )
         return self
 
 
 class ModelSettings(Settings):
-    """The model, and the weights that it starts from."""
+    """Settings of the model and of the weights that it starts from."""
 
     model: str = Field(
         "mobilenetv2_100",
-        description="any name timm knows (`fasttrain models` lists them); hf-hub:OWNER/NAME; "
-        "package.module:function of your own",
+        description="a model of timm (`fasttrain models` lists them), hf-hub:OWNER/NAME, or package.module:function "
+        "for a function of your own that creates the model",
     )
     pretrained: bool = Field(True, description="start from timm's ImageNet weights")
     weights: Path | None = Field(
-        None, description="start from this instead: a state_dict or checkpoint of any trainer, or a run folder"
+        None, description="start from a state_dict or checkpoint of any trainer instead, or from a run folder"
     )
-    freeze: int = Field(0, ge=0, description="freeze the first N blocks (the stem is the first)")
+    freeze: int = Field(0, ge=0, description="don't train the first N blocks of the model (the stem is the first)")
     freeze_bn: Switch = Field(
-        "auto", description="BatchNorm keeps the running statistics it begins with; auto: behind head_epochs"
+        "auto",
+        description="keep BatchNorm's running statistics as they are at the start; auto: only with --head-epochs",
     )
     linear_probe: bool = Field(
-        False, description="solve for the head alone, on cached features; each epoch tries one L2 penalty"
+        False, description="train only the classifier, solved for on cached features; each epoch tries one L2 penalty"
     )
-    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="probability of dropout before the classifier")
     drop_path: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="stochastic depth: probability of leaving out the last block; the others' grow to it",
+        description="stochastic depth: probability of skipping the last block; it grows linearly from 0 at the first",
     )
 
     @field_validator("model", mode="before")
@@ -178,7 +189,9 @@ class ModelSettings(Settings):
     def _name(cls, model: Any) -> str:
         name = model_name(model)
         if is_object(name) and not isinstance(model, str):
-            raise ValueError(f"model = {name} can't be imported; give a function of a module, or call train(model=…)")
+            raise ValueError(
+                f"model = {name} can't be imported by its name; give a function of a module, or call train(model=…)"
+            )
         return name
 
     @field_validator("weights", mode="after")
@@ -188,74 +201,89 @@ class ModelSettings(Settings):
 
 
 class OptimizationSettings(Settings):
-    """Batches, optimizer, schedule and loss."""
+    """Settings of the epochs, the batches, the optimizer, the schedule and the loss."""
 
     recipe: Literal["fast", "accurate", "classic"] | None = Field(
-        None, description="other defaults for the settings below: fast, accurate or classic"
+        None, description="defaults for the settings below that suit each other: fast, accurate or classic"
     )
-    epochs: int = Field(10, ge=1, le=100_000, description="passes over the training photographs")
+    epochs: int = Field(10, ge=1, le=100_000, description="number of passes over the training photographs")
     minutes: float | None = Field(
-        None, gt=0, le=1_000_000, description="the best model in so much time: chooses epochs and sizes on this machine"
+        None, gt=0, le=1_000_000, description="train the best model within this time; chooses epochs and sizes"
     )
     head_epochs: int = Field(
-        0, ge=0, description="the first N epochs train the classifier alone, on cached features where they can"
+        0, ge=0, description="train only the classifier in the first N epochs, on cached features if possible"
     )
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = Field(
-        64, description="photographs a batch, of each rank under torchrun; auto: a GPU's fastest, a CPU's largest"
+        64, description="photographs per batch, on each GPU; auto: the fastest on a GPU, the largest on a CPU"
     )
-    grad_accumulation: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
-    optimizer: str = Field("adamw", description="adamw, adam, sgd, or any name timm knows")
-    learning_rate: float = Field(1e-3, gt=0, le=100, description="greatest learning rate")
-    weight_decay: float = Field(1e-4, ge=0, le=10, description="not applied to norms and biases")
+    grad_accumulation: int = Field(
+        1, ge=1, le=65_536, description="number of batches whose gradients are added up for one optimizer step"
+    )
+    optimizer: str = Field("adamw", description="adamw, adam, sgd, or another optimizer of timm")
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="the greatest learning rate of the schedule")
+    weight_decay: float = Field(
+        1e-4, ge=0, le=10, description="weight decay of the optimizer; not applied to norms and biases"
+    )
     layer_decay: float | None = Field(
-        None, gt=0, le=1, description="each block from the head down learns at this share of the rate of the one above"
+        None, gt=0, le=1, description="multiply the learning rate by this for each block further from the classifier"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, for optimizers that have this setting")
     scheduler: Literal["plateau", "cosine", "onecycle", "constant"] = Field(
-        "cosine", description="cosine, plateau, onecycle or constant"
+        "cosine", description="learning-rate schedule; plateau: lower the rate when --monitor stops improving"
     )
-    warmup_epochs: float = Field(0.5, ge=0, description="linear warm-up; cosine only")
-    patience: int = Field(2, ge=0, description="plateau: epochs without improvement before the rate drops")
-    factor: float = Field(0.1, gt=0, lt=1, description="plateau: what the rate is multiplied by")
+    warmup_epochs: float = Field(
+        0.5, ge=0, description="cosine only: epochs in which the learning rate first rises linearly"
+    )
+    patience: int = Field(2, ge=0, description="plateau only: epochs without improvement before the rate is lowered")
+    factor: float = Field(0.1, gt=0, lt=1, description="plateau only: factor by which the rate is lowered")
     monitor: MonitorName = Field(
         "val_loss",
-        description="val_loss, top1, macro_f1, or map for sets of classes: it chooses the best epoch and counts for "
-        "early stopping and plateau; auto: top1 or map",
+        description="metric that chooses the best epoch, and that early stopping and plateau follow: val_loss, top1, "
+        "macro_f1, or map for multi-label data; auto: top1 or map",
     )
     early_stopping: int = Field(5, ge=0, description="stop after N epochs without improvement; 0: never")
     loss: Literal["cross_entropy", "focal"] = Field(
-        "cross_entropy", description="focal: what is classified well counts less; validation stays cross-entropy"
+        "cross_entropy", description="focal: well-classified photographs count less; validation uses cross-entropy"
     )
-    focal_gamma: float = Field(2.0, ge=0, le=10, description="focal: how much less; 0 is cross-entropy")
+    focal_gamma: float = Field(
+        2.0, ge=0, le=10, description="focal loss: how strongly well-classified photographs are discounted; 0: not"
+    )
     teacher: str | None = Field(
         None,
-        description="learn the probabilities of this: a run folder, a checkpoint, or a timm model of these classes",
+        description="distillation: learn the class probabilities of this model: a run folder, a checkpoint, or a timm "
+        "model with the same classes",
     )
-    teacher_temperature: float = Field(1.0, gt=0, le=100, description="above 1: softer probabilities of both")
+    teacher_temperature: float = Field(
+        1.0, gt=0, le=100, description="distillation: divide the logits of both models by this; above 1: softer"
+    )
     teacher_weight: float = Field(
-        1.0, gt=0, le=1, description="the teacher's share of the loss, the rest is the labels'; 1: the teacher alone"
+        1.0, gt=0, le=1, description="distillation: the teacher's share of the loss; the labels get the rest"
     )
     label_smoothing: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="CrossEntropyLoss's label_smoothing; of sets of classes, s / 2 and 1 - s / 2 as targets",
+        description="label smoothing s, as in torch's CrossEntropyLoss; multi-label targets become s / 2 and 1 - s / 2",
     )
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: weigh classes by their inverse frequency"
+        "none", description="balanced: weight the loss of each class by its inverse frequency"
     )
-    clip_grad: float | None = Field(None, gt=0, description="clip the gradient's norm to this")
+    clip_grad: float | None = Field(None, gt=0, description="clip the norm of the gradient to this value")
     sam: float = Field(
-        0.0, ge=0, le=10, description="SAM's radius, as 0.05: seek flat minima, at twice the cost of a step; 0: off"
+        0.0, ge=0, le=10, description="radius of sharpness-aware minimization, such as 0.05; doubles the cost; 0: off"
     )
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep and evaluate timm's model EMA, warmed up")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="keep an exponential moving average of the weights and evaluate that"
+    )
     average: int = Field(
-        0, ge=0, le=100, description="average the weights of the N best epochs, where that is better on validation"
+        0, ge=0, le=100, description="average the weights of the N best epochs, if that is better on validation"
     )
     refit: bool = Field(
-        False, description="train once more on train and val, for as many epochs as the best one; test evaluates it"
+        False, description="once the best epoch is known, train again on train and val for as many epochs"
     )
-    tta: Literal["none", "flip"] = Field("none", description="flip: the last evaluation sees mirror images too")
+    tta: Literal["none", "flip"] = Field(
+        "none", description="flip: average each prediction with that of the mirror image in the final evaluation"
+    )
 
     @field_validator("teacher", mode="after")
     @classmethod
@@ -266,80 +294,97 @@ class OptimizationSettings(Settings):
     @classmethod
     def _number_or_auto(cls, given: Any) -> Any:
         if isinstance(given, str) and given != "auto" and not re.fullmatch(r"-?\d+", given.strip()):
-            raise ValueError(f"batch_size = '{given}' is not understood; write a number, or auto")
+            raise ValueError(f"batch_size = '{given}' is invalid; write a number, or auto")
         return given
 
     @model_validator(mode="after")
     def _warmup_within_the_run(self) -> OptimizationSettings:
         if self.head_epochs >= self.epochs:
             raise ValueError(
-                f"head_epochs = {self.head_epochs} leaves none of epochs = {self.epochs} to train everything; give at "
-                f"most {self.epochs - 1}, or use linear_probe"
+                f"head_epochs = {self.head_epochs} leaves none of epochs = {self.epochs} to train the entire model; "
+                f"give at most {self.epochs - 1}, or use linear_probe"
             )
         left = self.epochs - self.head_epochs
         if self.warmup_epochs > left:
-            named = "epochs" if not self.head_epochs else "epochs after the head's"
+            available = "epochs" if not self.head_epochs else "epochs after head_epochs"
             raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g} is more than {named}; the nearest valid one is {left}"
+                f"warmup_epochs = {self.warmup_epochs:g} is more than {available}; the nearest valid value is {left}"
             )
         return self
 
 
 class HardwareSettings(Settings):
-    """The device, and how it computes."""
+    """Settings of the device and of its precision."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     gpus: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="train on N GPUs of this machine, a process each; CPU processes with --device cpu",
+        description="train on N GPUs of this machine, one process each; with --device cpu on N CPU processes",
     )
-    amp: bool = Field(False, description="mixed precision")
-    amp_dtype: Literal["bf16", "fp16"] = Field("bf16", description="fp16 adds a GradScaler")
-    channels_last: bool = Field(True, description="NHWC memory format for the model")
-    sync_bn: bool = Field(False, description="BatchNorm over the samples of all ranks (several GPUs)")
-    compile: Switch = Field("auto", description="torch.compile: auto (on CUDA), on or off")
+    amp: bool = Field(False, description="train and evaluate in mixed precision")
+    amp_dtype: Literal["bf16", "fp16"] = Field(
+        "bf16", description="number format of mixed precision; fp16 also scales the loss (GradScaler)"
+    )
+    channels_last: bool = Field(True, description="store the model in the channels_last (NHWC) memory format")
+    sync_bn: bool = Field(False, description="compute BatchNorm over the samples of all GPUs (SyncBatchNorm)")
+    compile: Switch = Field("auto", description="compile the model with torch.compile; auto: on CUDA only")
     compile_mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = Field(
-        "default", description="torch.compile's mode; reduce-overhead takes CUDA graphs"
+        "default", description="mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs"
     )
-    grad_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
-    seed: int = Field(42, ge=0, lt=2**63, description="seeds the plan, torch, numpy and random")
-    deterministic: bool = Field(False, description="bit for bit repeatable, somewhat slower")
+    grad_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: needs less memory, takes longer"
+    )
+    seed: int = Field(
+        42, ge=0, lt=2**63, description="seed of the order, the crops, the augmentation and the initial weights"
+    )
+    deterministic: bool = Field(False, description="make runs repeatable bit for bit; somewhat slower")
 
 
 class RunSettings(Settings):
-    """The run's folder, its checkpoints and what is tracked."""
+    """Settings of the run's folder, its checkpoints and its tracking."""
 
-    out: Path = Field(Path("runs"), description="where the run's folder is made")
+    out: Path = Field(Path("runs"), description="the folder in which the run's own folder is created")
     save_every: SaveEvery = Field(
         SaveEvery(seconds=600),
-        description="a checkpoint each N steps (500) or minutes (10min) besides one an epoch; off: none",
+        description="save a checkpoint every N steps (500) or minutes (10min), in addition to one after each epoch; "
+        "off: only after each epoch",
     )
-    keep: int = Field(2, ge=1, le=1_000_000, description="how many checkpoints stay, the newest ones")
+    keep: int = Field(2, ge=1, le=1_000_000, description="number of checkpoints to keep; older ones are deleted")
     folds: int | None = Field(
         None,
         ge=2,
         le=100,
-        description="train N models, each validated on one fold of train and val; --resume takes their folder",
+        description="cross-validation: train N models, each validated on another fold of train and val; to resume, "
+        "give --resume their folder",
     )
-    fold: Fold | None = Field(None, description="2/5: validate on the second of five folds, train on the others")
+    fold: Fold | None = Field(
+        None, description="train one model of a cross-validation; 2/5: validate on the second of five folds"
+    )
     profile: bool = Field(
-        False, description="write trace.json.gz: a few steps of the first epoch, for https://ui.perfetto.dev"
+        False, description="record a few steps of the first epoch in trace.json.gz, for https://ui.perfetto.dev"
     )
-    log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines")
-    resume: str | None = Field(None, description="auto (the newest unfinished run in --out), or a checkpoint")
-    experiment: str = Field("fasttrain", min_length=1, description="MLflow's experiment")
-    run_name: str | None = Field(None, description="name in MLflow and title of the report; default: the run folder's")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="format of the output; json: one object per line, for programs"
+    )
+    resume: str | None = Field(
+        None,
+        description="continue a run: its folder, one of its checkpoints, or auto for the newest unfinished in --out",
+    )
+    experiment: str = Field("fasttrain", min_length=1, description="name of the experiment in MLflow")
+    run_name: str | None = Field(
+        None, description="name of the run in MLflow and in its report; default: the name of its folder"
+    )
     track: Trackers = Field(
         Trackers((MLFLOW,)),
-        description="mlflow ($MLFLOW_TRACKING_URI, else a local SQLite file), wandb, tensorboard, several as "
-        "mlflow,wandb, or none",
+        description="where the run is tracked: mlflow ($MLFLOW_TRACKING_URI, or a local SQLite file), wandb, "
+        "tensorboard, several such as mlflow,wandb, or none",
     )
 
     @property
     def given_experiment(self) -> str | None:
-        """The experiment if it was given. None leaves the choice to MLflow's variables."""
+        """Return the experiment if it was given, or None: MLflow's environment variables then choose it."""
         return self.experiment if "experiment" in self.model_fields_set else None
 
     @field_validator("out", "resume", mode="after")
@@ -356,7 +401,7 @@ GROUPS: dict[str, type[Settings]] = {
     "Machine": HardwareSettings,
     "The run": RunSettings,
 }
-"""Each group by its title, in the order in which settings are shown and saved."""
+"""The groups by title, in the order in which settings are shown and saved."""
 
 
 def names_of(*groups: type[Settings]) -> set[str]:

@@ -1,4 +1,4 @@
-"""The filters that photographs are resized with."""
+"""The interpolation filters for resizing photographs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args
 from fasttrain.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
-"""An antialiased filter, as Pillow and torchvision have it."""
+"""The name of an antialiased filter, as in Pillow and torchvision."""
 
 
 def check_interpolation(name: Any) -> Interpolation:
-    """Return `name`. Raise UserError where it is no filter."""
+    """Return `name` if it is a filter; raise UserError otherwise."""
     if name not in (known := get_args(Interpolation)):
         raise UserError(f"interpolation = {name!r} is not one of {', '.join(known)}")
     checked: Interpolation = name

@@ -1,4 +1,4 @@
-"""Resolve settings: defaults, then a resumed run's, then a TOML file's, then the command line's; later ones win."""
+"""Merge settings, in increasing precedence: defaults, a resumed run, a TOML file, the command line."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ else:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read the settings in the file `path`. Raises UserError where it is absent, not TOML or not text."""
+    """Read the settings from a TOML file. Raises UserError if it is missing, not TOML or not text."""
     try:
         return tomllib.loads(read_text(user_path(path)))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give --config a TOML file") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not TOML: {error}") from None
+        raise UserError(f"{path} is not valid TOML: {error}; write settings as name = value") from None
 
 
 def load_config(config: TrainConfig | str | Path | None, settings: Mapping[str, Any]) -> TrainConfig:
-    """Return `config`, a `TrainConfig` or a TOML file, with `settings`, which win over it. Raises UserError."""
+    """Return `config`, a `TrainConfig` or the path of a TOML file, updated with `settings`. Raises UserError."""
     if isinstance(config, TrainConfig):
         return resolve(config.model_dump(exclude_unset=True), settings)
     return resolve(read_toml(Path(config)) if config else {}, settings, origin=str(config or "settings"))
 
 
 def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig:
-    """Merge the layers, the last one strongest, and validate them. None means "not given".
+    """Merge the layers and validate the result. Later layers take precedence, and a value of None means "not given".
 
     Raises UserError, one line, with `origin`, the setting, its value and the nearest valid one.
     """
@@ -49,7 +49,7 @@ def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig
         try:
             str(value).encode()
         except UnicodeEncodeError:
-            raise UserError(f"{origin}: {name} = {str(value)!r} is no UTF-8 text; rename that file or folder") from None
+            raise UserError(f"{origin}: {name} = {str(value)!r} is not UTF-8; rename that file or folder") from None
     try:
         return TrainConfig(**merged)
     except ValidationError as error:
@@ -57,7 +57,7 @@ def resolve(*layers: Mapping[str, Any], origin: str = "settings") -> TrainConfig
 
 
 def explain(error: ValidationError) -> str:
-    """Return the first error in one line, with the nearest valid setting or value."""
+    """Return the first error of a validation as one line, with the nearest valid setting or value."""
     detail = error.errors()[0]
     kind, context = detail["type"], detail.get("ctx", {})
     if not detail["loc"]:
@@ -67,14 +67,14 @@ def explain(error: ValidationError) -> str:
     name = str(detail["loc"][0])
     if kind == "extra_forbidden":
         return f"unknown setting '{name}'" + nearest(name, list(TrainConfig.model_fields))
-    said = f"{name} = {detail['input']!r}"
+    given = f"{name} = {detail['input']!r}"
     if kind == "literal_error":
         choices = [choice.strip("' ") for choice in context["expected"].replace(" or ", ",").split(",")]
-        return f"{said} is not one of {', '.join(choices)}" + nearest(str(detail["input"]), choices)
-    for bound, words in (("ge", "at least"), ("le", "at most")):
+        return f"{given} is not one of {', '.join(choices)}" + nearest(str(detail["input"]), choices)
+    for bound, limit in (("ge", "minimum"), ("le", "maximum")):
         if bound in context:
-            return f"{said} is out of range: the nearest valid value is {context[bound]} ({words} that)"
-    for bound, words in (("gt", "above"), ("lt", "below")):
+            return f"{given} is out of range: the nearest valid value is {context[bound]}, the {limit}"
+    for bound, relation in (("gt", "above"), ("lt", "below")):
         if bound in context:
-            return f"{said} is out of range: it must be {words} {context[bound]}"
-    return f"{said}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+            return f"{given} is out of range: it must be {relation} {context[bound]}"
+    return f"{given}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

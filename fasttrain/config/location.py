@@ -1,4 +1,4 @@
-"""The location of data: a folder, also below `~`, or a URL."""
+"""Parse the locations of data that users write: folders, also with `~`, and URLs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ _UPLOAD = {"s3": "aws s3 sync", "gs": "gcloud storage rsync --recursive"}
 
 
 class NoSuchHome(UserError, ValueError):
-    """A path begins with `~`, but there is no such home folder.
+    """Raised for a path that begins with `~` if there is no such home folder.
 
-    It is also a ValueError, which validators of settings must raise.
+    It is also a ValueError, as pydantic requires of the errors that validators raise.
     """
 
 
 def user_path(path: str | Path) -> Path:
-    """Make a Path of a path that a user wrote: `~` and `~name` at its start become that home folder, as in a shell.
+    """Return a user's path as a Path, in which `~` or `~name` at the start is replaced by that home folder.
 
-    A file that is really named so (`~$menu.jpg`) stays what it is. Raises NoSuchHome.
+    An existing file whose name begins with `~`, such as `~$menu.jpg`, is kept. Raises NoSuchHome.
     """
     path = Path(path)
     first = path.parts[0] if path.parts else ""
     if not first.startswith("~"):
         return path
-    home = os.path.expanduser(first)  # noqa: PTH111 - Path's raises for a file named so
+    home = os.path.expanduser(first)  # noqa: PTH111 - Path.expanduser raises for a file with such a name
     if Path(home).is_absolute():
         return Path(home, *path.parts[1:])
     if first == "~":
@@ -38,36 +38,40 @@ def user_path(path: str | Path) -> Path:
 
 
 def cache_root() -> Path:
-    """Return `$FASTTRAIN_CACHE`, or `~/.cache/fasttrain`. Raises UserError where there is no home folder."""
+    """Return the folder for caches: `$FASTTRAIN_CACHE` or `~/.cache/fasttrain`.
+
+    Raises UserError if there is no home folder.
+    """
     if given := os.environ.get("FASTTRAIN_CACHE"):
         return user_path(given)
     try:
         return user_path("~/.cache/fasttrain")
     except NoSuchHome as error:
         raise UserError(
-            "this account has no home folder to keep a cache in; set FASTTRAIN_CACHE to a folder that can be written"
+            "this account has no home folder for the cache; set FASTTRAIN_CACHE to a folder that can be written"
         ) from error
 
 
 def is_url(location: str | Path) -> bool:
-    """Return whether fsspec opens `location`: s3://, gs://, https://, file://, memory://."""
+    """Return whether `location` is a URL, which fsspec opens: s3://, gs://, https://, file:// or memory://."""
     return isinstance(location, str) and "://" in location
 
 
 def url_in_path(location: str | Path) -> str | None:
-    """Return the complete URL, also if `Path` removed one of its slashes (`s3:/bucket`), or None for a folder."""
+    """Return the URL in `location`, with both slashes even if `Path` has removed one (`s3:/bucket`); None for a
+    folder."""
     found = re.match(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", str(location))
     return None if found is None else f"{found[1]}://{str(location)[found.end() :]}"
 
 
 def upload_command(url: str) -> str | None:
-    """Return a command that copies the folder `shards` to `url`, or None if there is no common tool for it."""
+    """Return the shell command that copies the folder `shards` to `url`, or None if no common tool can."""
     tool = _UPLOAD.get(url.partition("://")[0])
     return None if tool is None else f"{tool} shards {url}"
 
 
 def parse_location(location: str | Path) -> str | Path:
-    """Return a URL as str, without trailing slashes, and anything else as Path, with `~` expanded."""
+    """Return a URL as a str without trailing slashes, and anything else as a Path with `~` expanded."""
     return location.rstrip("/") if isinstance(location, str) and is_url(location) else user_path(location)
 
 

@@ -1,4 +1,5 @@
-"""Names of models: timm's, the import path of a function of one's own, or that of an object passed from Python."""
+"""Names of models: a name of timm, the import path of the user's function, or "NAME()" for an object passed from
+Python."""
 
 from __future__ import annotations
 
@@ -8,29 +9,30 @@ import sys
 from typing import Any
 
 _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
-_OBJECT = "()"  # no timm name and no import path ends so
+_OBJECT = "()"  # the end of an object's name; no timm name and no import path ends like this
 
 
 def import_path(name: str) -> tuple[str, str] | None:
-    """Return the module and the attribute of "package.module:function"; None where `name` is no import path."""
+    """Split "package.module:function" into (module, attribute). Return None if `name` is not an import path."""
     found = _IMPORT_PATH.fullmatch(name)
     return (found[1], found[2]) if found else None
 
 
 def is_object(name: str) -> bool:
-    """Return whether `name` is that of a model passed as an object, which can't be made from its name."""
+    """Return whether `name` belongs to a model that was passed as an object and can't be created from its name."""
     return name.endswith(_OBJECT)
 
 
 def is_own(name: str) -> bool:
-    """Return whether `name` is not one of timm's."""
+    """Return whether `name` is a model of the user's own, not one of timm."""
     return is_object(name) or import_path(name) is not None
 
 
 def model_name(model: Any) -> str:
-    """Return the name of `model` in the settings: a text as it is, and the import path of a function or class.
+    """Return the name of `model` for the settings.
 
-    A module, or a function that can't be imported (a lambda, or one of the script that runs), is called "NAME()".
+    A string is returned unchanged. A function or class gets its import path, "package.module:function". An nn.Module,
+    or a function that can't be imported (a lambda, or a function of the running script), gets "NAME()".
     """
     if isinstance(model, str):
         return model
@@ -43,5 +45,5 @@ def model_name(model: Any) -> str:
 
 
 def attribute(module: Any, name: str) -> Any:
-    """Return the attribute `name` ("Models.small") of `module`; None where there is none."""
+    """Return the attribute of `module` with the dotted `name`, such as "Models.small", or None if it is missing."""
     return functools.reduce(lambda each, part: getattr(each, part, None), name.split("."), module)

@@ -1,4 +1,4 @@
-"""The metrics of a validation that can choose the best epoch."""
+"""The validation metrics that can choose the best epoch of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ MonitorName = Literal["val_loss", "top1", "macro_f1", "map", "auto"]
 
 @dataclass(frozen=True)
 class Monitor:
-    """A monitored metric: its names in an evaluation and in an epoch's record, its direction, its name for people."""
+    """A metric that can choose the best epoch.
+
+    `metric` is its attribute of an `Evaluation`, `field` its key in an epoch's record, `title` its description.
+    """
 
     metric: str
     field: str
@@ -18,15 +21,15 @@ class Monitor:
     title: str
 
     def of(self, evaluation: Any) -> float:
-        """Return the metric's value in an `Evaluation` or a `SetEvaluation`."""
+        """Return the value of the metric in `evaluation`, an `Evaluation` or a `SetEvaluation`."""
         return float(getattr(evaluation, self.metric))
 
     def measured_by(self, evaluation: type) -> bool:
-        """Return whether evaluations of this class, a dataclass, have the metric."""
+        """Return whether the dataclass `evaluation` has this metric."""
         return self.metric in {each.name for each in fields(evaluation)}
 
     def is_better(self, value: float, than: float) -> bool:
-        """Return whether `value` is strictly better. NaN never is."""
+        """Return whether `value` is strictly better than the value `than`. NaN never is."""
         return value > than if self.greater_is_better else value < than
 
 
@@ -36,4 +39,4 @@ MONITORS: dict[str, Monitor] = {
     "macro_f1": Monitor("macro_f1", "val_macro_f1", True, "highest validation macro F1"),
     "map": Monitor("map", "val_map", True, "highest validation mAP"),
 }
-"""Each metric by its name in the setting `monitor`."""
+"""The metrics by their names in the setting `monitor`."""

@@ -1,4 +1,4 @@
-"""Settings that have no effect beside others, and why."""
+"""Find the settings that other settings make useless, to warn about them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from fasttrain.config.schema import NEEDS_STEPS, TrainConfig
 
 
 class NoEffect(NamedTuple):
-    """The settings `names`, which do nothing `when` this is true of the run; `cause` is the setting that it lies in."""
+    """A rule: the settings `names` have no effect if `applies` returns True for the run.
+
+    `cause` is the setting that makes them useless, `why` the explanation for the user.
+    """
 
     names: tuple[str, ...]
     cause: str
-    when: Callable[[TrainConfig], bool]
+    applies: Callable[[TrainConfig], bool]
     why: str
 
 
@@ -30,20 +33,22 @@ _RULES = (
         ("loss", "focal_gamma", "label_smoothing"),
         "teacher",
         lambda run: run.teacher is not None and run.teacher_weight == 1,
-        "teacher_weight = 1 leaves the labels out",
+        "teacher_weight = 1 ignores the labels",
     ),
     NoEffect(
         ("warmup_epochs",),
         "scheduler",
         lambda run: run.scheduler != "cosine" and run.warmup_epochs > 0,
-        "cosine alone warms up",
+        "only cosine has a warm-up",
     ),
-    NoEffect(("patience", "factor"), "scheduler", lambda run: run.scheduler != "plateau", "plateau alone takes them"),
-    NoEffect(("focal_gamma",), "loss", lambda run: run.loss != "focal", "the focal loss alone takes it"),
+    NoEffect(("patience", "factor"), "scheduler", lambda run: run.scheduler != "plateau", "only plateau uses them"),
+    NoEffect(("focal_gamma",), "loss", lambda run: run.loss != "focal", "only the focal loss uses it"),
     NoEffect(
         ("teacher_temperature", "teacher_weight"), "teacher", lambda run: run.teacher is None, "there is no teacher"
     ),
-    NoEffect(("momentum",), "optimizer", lambda run: not _has_momentum(run.optimizer), "this one has no such setting"),
+    NoEffect(
+        ("momentum",), "optimizer", lambda run: not _has_momentum(run.optimizer), "this optimizer has no momentum"
+    ),
     NoEffect(("amp_dtype",), "amp", lambda run: not run.amp, "mixed precision is off"),
     NoEffect(("compile_mode",), "compile", lambda run: run.compile == "off", "nothing is compiled"),
     NoEffect(("cache_size",), "data", lambda run: not is_url(run.data), "the data are on this machine already"),
@@ -52,28 +57,28 @@ _RULES = (
 
 
 def without_effect(config: TrainConfig) -> list[tuple[str, str]]:
-    """Return (cause, line) for the changed settings that have no effect in the run; each setting is in one line.
+    """Return (cause, warning) pairs for the settings that the user has changed without any effect on the run.
 
-    A value that the recipe has chosen is not the user's, and is left out.
+    Each setting is named at most once. Values that the recipe has chosen are ignored.
     """
     given = config.plain()
     recipe = recipe_of(given)
     chosen = recipe_defaults(recipe, {**given, "linear_probe": False}) if recipe else {}
     lines: list[tuple[str, str]] = []
-    told: set[str] = set()
-    for names, cause, when, why in _RULES:
+    reported: set[str] = set()
+    for names, cause, applies, why in _RULES:
         changed = [
-            name for name in config.changed(names) if name not in told and chosen.get(name, ...) != given.get(name)
+            name for name in config.changed(names) if name not in reported and chosen.get(name, ...) != given.get(name)
         ]
-        if changed and when(config):
-            told.update(changed)
+        if changed and applies(config):
+            reported.update(changed)
             values = ", ".join(f"{name}={getattr(config, name)}" for name in changed)
             lines.append((cause, f"not used, as {why}: {values}"))
     return lines
 
 
 def _has_momentum(optimizer: str) -> bool:
-    """Return whether timm passes `momentum` to its optimizer of that name; True for a name that it doesn't know."""
+    """Return whether timm passes `momentum` to the optimizer of this name. True for a name unknown to timm."""
     from timm.optim import get_optimizer_info, list_optimizers
 
     kind = optimizer.lower().removeprefix("lookahead_")

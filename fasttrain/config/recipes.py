@@ -1,4 +1,5 @@
-"""`--recipe`: sets of defaults that go together. Whatever the user sets, in TOML or on the command line, wins."""
+"""`--recipe`: sets of defaults that suit each other. Settings of the user, in TOML or on the command line, take
+precedence."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _RECIPES: dict[str, dict[str, Any]] = {
-    # the plain PyTorch script for Food-101 that fasttrain replaces, at the learning rate that suits its small batches
+    # the plain PyTorch script for Food-101 that fasttrain replaces, with a learning rate for its small batches
     "classic": {
         "optimizer": "adam",
         "learning_rate": 3e-4,
@@ -15,7 +16,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "crop_scale": (0.35, 1.0),
     },
-    # a short budget: the defaults' optimizer and schedule, and crops that leave most of the photograph
+    # a short budget: the default optimizer and schedule, and crops that keep most of the photograph
     "fast": {
         "epochs": 5,
         "weight_decay": 0.05,
@@ -43,7 +44,10 @@ RECIPES = tuple(_RECIPES)
 
 
 def recipe_of(given: Mapping[str, Any]) -> str | None:
-    """Return the name of the recipe whose defaults go with what is `given`: known, chosen by `minutes`, or None."""
+    """Return the name of the recipe for the settings in `given`: theirs, or "fast" with `minutes`, or None.
+
+    None, too, for an unknown recipe, which validation refuses.
+    """
     name = given.get("recipe") or (_TIMED if given.get("minutes") is not None else None)
     return name if name in RECIPES else None
 
@@ -51,11 +55,11 @@ def recipe_of(given: Mapping[str, Any]) -> str | None:
 def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the recipe `name`, one of `RECIPES`, given the settings in `given`.
 
-    Some depend on these settings. A linear probe uses none of them. Layer decay only helps pretrained weights.
-    TrivialAugment replaces RandAugment. Strong augmentation and layer decay are left out below 20 epochs, which are
-    too few to learn with them. `minutes` chooses the epochs itself, and compiling would take a minute or more for each
-    size. Mirror images aren't averaged if training has none. After a fitted head the loss doesn't choose the best
-    epoch: label smoothing raises it, even if the model gets more photographs right.
+    These exceptions depend on the given settings. A linear probe uses no recipe. Layer decay is only for pretrained
+    weights. TrivialAugment replaces RandAugment. Strong augmentation and layer decay need at least 20 epochs.
+    `minutes` chooses the epochs itself, and switches off compiling, which would take a minute or more for each image
+    size. Without flips in training, mirror images aren't averaged. With `head_epochs` or `minutes`, accuracy chooses
+    the best epoch, not the loss: label smoothing raises the loss even while accuracy improves.
     """
     if given.get("linear_probe"):
         return {}

@@ -1,4 +1,4 @@
-"""Rules for settings that are given with `--resume`: each takes effect, can't change, or belongs to one call."""
+"""Rules for settings that are given with `--resume`: each takes effect, can't change, or applies to one call only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fasttrain.errors import UserError
 
 
 class OnResume(Enum):
-    """The kind of rule for a setting that has another value when a run is resumed."""
+    """The kinds of rules for a setting that is changed when a run is resumed."""
 
     EFFECT = "takes effect"
     FIXED = "can't change"
-    CALL = "belongs to one call"
+    CALL = "for one call only"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Rule:
     """The rule for one setting.
 
     explanation: how the setting takes effect; for `FIXED` why it can't change, and what to do instead.
-    may_change: takes the old and the new value of a `FIXED` setting, and returns whether this change is an exception.
+    may_change: called with the old and the new value of a `FIXED` setting, returns True for an allowed exception.
     """
 
     kind: OnResume
@@ -43,13 +43,13 @@ def _call(explanation: str) -> Rule:
 
 
 _NEW_RUN = "start a new run from its weights: --weights RUN/model.safetensors"
-_EVALUATED = f"epochs whose validation sees other parts of the photographs can't be compared; {_NEW_RUN}"
+_EVALUATED = f"epochs can't be compared if validation sees other parts of the photographs; {_NEW_RUN}"
 _AUGMENTED = "from the next batch on"
 _MOMENTS = "the moments of the parameters that trained before are kept"
 
 RULES: dict[str, Rule] = {
     # data
-    "data": _effect("another place of the same data; data with another fingerprint are refused"),
+    "data": _effect("the data may have moved; data with another fingerprint are refused"),
     "cache_size": _effect(),
     "loader": _effect("all loaders give the same photographs, crops and flips"),
     "workers": _effect(),
@@ -71,7 +71,7 @@ RULES: dict[str, Rule] = {
     ),
     "hflip": _effect(_AUGMENTED),
     "vflip": _effect(_AUGMENTED),
-    "progressive": _effect("the epoch at hand has the new size"),
+    "progressive": _effect("from the current epoch on"),
     "limit_batches": Rule(
         OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"
     ),
@@ -85,8 +85,8 @@ RULES: dict[str, Rule] = {
     # model
     "model": Rule(
         OnResume.FIXED,
-        "the checkpoint holds that model's weights; leave it out, or start a new run. A model of your own that was "
-        "passed as an object may be given by its import path, or the other way round",
+        "the checkpoint has the weights of the old model; leave it out, or start a new run. A model of your own that "
+        "was passed as an object may be given by its import path, or the reverse",
         may_change=lambda old, new: is_own(old) and is_own(new) and is_object(old) != is_object(new),
     ),
     "pretrained": Rule(OnResume.FIXED, "a resumed run has its checkpoint's weights; leave it out, or start a new run"),
@@ -95,22 +95,24 @@ RULES: dict[str, Rule] = {
     "freeze_bn": _effect("from the next step on, with the statistics as they are then"),
     "linear_probe": Rule(
         OnResume.FIXED,
-        "but it can be switched off: the run then continues by fine-tuning. Earlier epochs of fine-tuning have trained "
-        f"the body whose features it needs; {_NEW_RUN} --linear-probe",
+        "but it can be switched off: the run then continues by fine-tuning. A run that has fine-tuned can't switch it "
+        f"on, as its earlier epochs have changed the features; {_NEW_RUN} --linear-probe",
         may_change=lambda old, new: not new,
     ),
     "drop_rate": _effect(),
     "drop_path": _effect(),
     # optimization
-    "recipe": Rule(OnResume.FIXED, "it sets a new run's defaults; give the settings that are to change by their names"),
-    "epochs": _effect("the rate, or a linear probe's penalty, is that of a run of so many epochs at this epoch"),
+    "recipe": Rule(OnResume.FIXED, "it sets the defaults of a new run; give the settings that you want to change"),
+    "epochs": _effect(
+        "the learning rate, or a linear probe's penalty, continues as if the run had been started with this number"
+    ),
     "minutes": Rule(
         OnResume.FIXED,
         "the plan is made when a run begins. A run that has one may get more or less time, up to its planned epochs",
         may_change=lambda old, new: old is not None and new is not None,
     ),
-    "head_epochs": Rule(OnResume.FIXED, f"optimizer and schedule begin when they end; {_NEW_RUN}"),
-    "batch_size": _effect("auto keeps the number that the run began with"),
+    "head_epochs": Rule(OnResume.FIXED, f"the optimizer and the schedule start after these epochs; {_NEW_RUN}"),
+    "batch_size": _effect("auto keeps the number that the run was started with"),
     "grad_accumulation": _effect(),
     "optimizer": _effect("its moments begin at zero"),
     "learning_rate": _effect("plateau: it becomes the current rate; cosine and one-cycle are scaled to it"),
@@ -118,9 +120,9 @@ RULES: dict[str, Rule] = {
     "layer_decay": _effect(_MOMENTS),
     "momentum": _effect(),
     "scheduler": _effect(
-        "cosine and one-cycle begin at the same part of the run, plateau and constant at the learning rate"
+        "cosine and one-cycle start at the current part of the run, plateau and constant at the learning rate"
     ),
-    "warmup_epochs": _effect("as if the run had begun with it"),
+    "warmup_epochs": _effect("as if the run had been started with it"),
     "patience": _effect(),
     "factor": _effect("from the next drop of the rate on"),
     "monitor": Rule(
@@ -128,14 +130,14 @@ RULES: dict[str, Rule] = {
         f"the weights of the epoch that another metric would have chosen may be gone; {_NEW_RUN}",
     ),
     "early_stopping": _effect(
-        "epochs without improvement so far count; if early stopping had ended the run, more epochs begin the count anew"
+        "epochs without improvement so far count; if early stopping had ended the run, more epochs restart the count"
     ),
     "loss": _effect(),
     "focal_gamma": _effect(),
     "teacher": Rule(
         OnResume.FIXED,
-        "the loss is another one without it; leave it out, or start a new run. The same teacher may lie elsewhere: its "
-        "tensors are compared",
+        "adding or removing a teacher changes the loss; leave it out, or start a new run. The path of the same teacher "
+        "may change: its tensors are compared",
         may_change=lambda old, new: old is not None and new is not None,
     ),
     "teacher_temperature": _effect(),
@@ -144,17 +146,18 @@ RULES: dict[str, Rule] = {
     "class_weights": _effect(),
     "clip_grad": _effect(),
     "sam": _effect("from the next step on"),
-    "ema_decay": _effect("switched on, the average begins with the weights at hand"),
-    "average": _effect("of the epochs so far, those that the checkpoint holds count, and at least the best one"),
+    "ema_decay": _effect("if switched on, the average starts with the current weights"),
+    "average": _effect("of the earlier epochs only those in the checkpoint count, among them always the best one"),
     "refit": Rule(
-        OnResume.FIXED, "the weights that the run began with are kept from its start, or not at all; start a new run"
+        OnResume.FIXED,
+        "it needs the run's initial weights, which are kept from the start or not at all; start a new run",
     ),
     "tta": _effect(),
     # machine
     "device": _effect(),
     "gpus": _effect("a step then has another number of photographs, as with another batch_size"),
     "amp": _effect(),
-    "amp_dtype": _effect("fp16 begins with a fresh loss scale where the run had none"),
+    "amp_dtype": _effect("fp16 starts with a new loss scale if the run had none"),
     "channels_last": _effect(),
     "sync_bn": _effect(),
     "compile": _effect(),
@@ -165,31 +168,34 @@ RULES: dict[str, Rule] = {
     ),
     "deterministic": _effect(),
     # the run
-    "out": _call("where `--resume auto` looks; the run stays in its folder"),
+    "out": _call("the folder that `--resume auto` searches; the run stays in its folder"),
     "save_every": _effect(),
     "keep": _effect(),
-    "folds": _call("trains its folds, or resumes those of the folder that `--resume` names"),
+    "folds": _call("starts new folds, or resumes those in the folder that `--resume` names"),
     "fold": Rule(OnResume.FIXED, f"epochs that are validated on different photographs can't be compared; {_NEW_RUN}"),
     "profile": _call("traces the first epoch of this call"),
     "log_format": _effect(),
-    "resume": _call("which run is resumed"),
+    "resume": _call("the run to resume"),
     "experiment": _effect("in a new MLflow run in that experiment, with the epochs so far"),
     "run_name": _call("renames the MLflow run"),
     "track": _effect("a tracker that is added gets the epochs so far, too"),
 }
-"""One rule for each field of `TrainConfig`, in the same order."""
+"""The rule of each field of `TrainConfig`, in the same order."""
 
 
 def lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return `settings` without those that belong to one call, as a run's folder, its checkpoints and MLflow store
-    them."""
+    """Return `settings` without those that apply to one call only.
+
+    This is the form in which a run's folder, its checkpoints and MLflow store them.
+    """
     return {name: each for name, each in settings.items() if name not in RULES or RULES[name].kind != OnResume.CALL}
 
 
 def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str, ...]:
     """Return the settings that differ between a checkpoint and the run that resumes it, each as "name: old -> new".
 
-    Raises UserError for the first one that can't change.
+    `then` are the settings in `checkpoint`, `now` those of the resumed run. Raises UserError for the first setting that
+    can't change.
     """
     before, after = lasting(then.plain()), lasting(now.plain())
     changed = []
@@ -206,7 +212,7 @@ def changes(then: TrainConfig, now: TrainConfig, checkpoint: Path) -> tuple[str,
 
 
 def table() -> str:
-    """Return the rules as a Markdown table, which docs/how-to/resume.md contains."""
+    """Return the rules as the Markdown table in docs/how-to/resume.md."""
     lines = ["| setting | given with `--resume` | |", "| --- | --- | --- |"]
     for name, rule in RULES.items():
         lines.append(f"| `{name}` | {rule.kind.value} | {rule.explanation} |")

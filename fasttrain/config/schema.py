@@ -1,6 +1,6 @@
-"""`TrainConfig`: every setting of a training run, in the groups of `config.groups`.
+"""`TrainConfig`: all settings of a training run, in the groups of `config.groups`.
 
-The command line, the TOML file, MLflow's parameters and the reference are all made from this class.
+The command line, the TOML file, MLflow's parameters and the reference in the docs are all generated from this class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fasttrain.config.monitor import MONITORS, Monitor
 from fasttrain.config.recipes import recipe_defaults, recipe_of
 
 HEAD_NEEDS_PIXELS = (*AugmentationSettings.model_fields, "progressive", "on_bad_sample", "teacher")
-"""Settings with which the head trains on photographs in the epochs of `head_epochs`, in place of cached features."""
+"""Settings that make the head train on photographs instead of cached features during `head_epochs`."""
 
 NEEDS_PIXELS = (
     *HEAD_NEEDS_PIXELS,
@@ -36,21 +36,24 @@ NEEDS_STEPS = (
 )
 """Settings that `linear_probe` ignores: it solves for the head directly, without gradient steps."""
 
-_UNPLANNED = {
-    "eval_size": "which chooses the size to train at; give image_size, which is evaluated",
-    "refit": "whose time is over once the best epoch is known; use one of them",
-    "folds": "which plans one run; give fold, as 1/5, to one run after another",
+_NOT_WITH_MINUTES = {
+    "eval_size": "which chooses the training size itself; give image_size for the size of evaluation",
+    "refit": "whose time is used up once the best epoch is known; use one of them",
+    "folds": "which plans a single run; start one run per fold with fold = 1/5, 2/5, …",
 }
-"""Settings that `minutes` has no plan for, and why."""
+"""Settings that can't be combined with `minutes`, and why."""
 
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
-# pydantic collects the fields from the last base to the first.
+# The bases are in reverse order because pydantic collects the fields from the last base to the first.
 class TrainConfig(
     RunSettings, HardwareSettings, OptimizationSettings, ModelSettings, AugmentationSettings, DataSettings
 ):
-    """All settings of `fasttrain train`. Raises pydantic.ValidationError; `config.load` turns that into one line."""
+    """All settings of `fasttrain train`.
+
+    Raises pydantic.ValidationError for invalid settings; `config.load` turns it into a one-line UserError.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -68,38 +71,42 @@ class TrainConfig(
             )
         if self.minutes is not None and self.scheduler == "plateau":
             raise ValueError(
-                f"scheduler = 'plateau' follows the validation loss, not the time of minutes = {self.minutes:g}; use "
-                "cosine or onecycle"
+                f"scheduler = 'plateau' follows the validation loss, and can't fit into minutes = {self.minutes:g}; "
+                "use cosine or onecycle"
             )
-        if self.minutes is not None and (other := self.changed(_UNPLANNED)):
+        if self.minutes is not None and (other := self.changed(_NOT_WITH_MINUTES)):
             raise ValueError(
-                f"{other[0]} = {self.plain()[other[0]]!r} does not go with minutes = {self.minutes:g}, "
-                f"{_UNPLANNED[other[0]]}"
+                f"{other[0]} = {self.plain()[other[0]]!r} can't be combined with minutes = {self.minutes:g}, "
+                f"{_NOT_WITH_MINUTES[other[0]]}"
             )
         if self.refit and (other := self.changed(("head_epochs", "average"))):
             raise ValueError(
-                f"{other[0]} = {self.plain()[other[0]]!r} does not go with refit, which has no validation to choose "
-                "weights by; use one of them"
+                f"{other[0]} = {self.plain()[other[0]]!r} can't be combined with refit, which has no validation to "
+                "choose weights by; use one of them"
             )
         if self.linear_probe and is_own(self.model):
-            raise ValueError(f"linear_probe is for timm's models, not {self.model}; freeze its body in your function")
+            raise ValueError(
+                f"linear_probe works with timm's models only, not with model = {self.model}; freeze its layers in your "
+                "function instead"
+            )
         if self.linear_probe and (changed := self.changed(NEEDS_PIXELS)):
             name = changed[0]
             raise ValueError(
-                f"{name} = {self.plain()[name]!r} does not go with linear_probe, whose head sees features only"
+                f"{name} = {self.plain()[name]!r} can't be combined with linear_probe, which trains the head on cached "
+                "features; leave one of them out"
             )
         return self
 
     @property
     def monitored(self) -> Monitor:
-        """Return the metric that chooses the best epoch; top1 for "auto", until the data is known."""
+        """Return the metric that chooses the best epoch. For "auto" this is top1 until the data is known."""
         return MONITORS["top1" if self.monitor == "auto" else self.monitor]
 
     @property
     def freezes_statistics(self) -> bool:
-        """Return whether BatchNorm keeps its running statistics while everything trains."""
+        """Return whether BatchNorm's running statistics stay fixed while the entire model trains."""
         return self.freeze_bn == "on" or (self.freeze_bn == "auto" and self.head_epochs > 0)
 
     def plain(self) -> dict[str, str | int | float | bool | list[float]]:
-        """Return the settings as TOML and JSON can hold them: paths as strings, unset ones left out."""
+        """Return the settings as plain data for TOML and JSON: paths are strings, and settings of None are left out."""
         return self.model_dump(mode="json", exclude_none=True)

@@ -1,4 +1,4 @@
-"""Trackers by name. A new one is a new file and one line here."""
+"""The names of the trackers. To add a tracker, write its module and add a line to `TRACKERS`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _NONE = "none"
 
 @dataclass(frozen=True)
 class Trackers(ParsedValue):
-    """Names of trackers, each once. Written "mlflow", "mlflow,tensorboard" or "none"; true is MLflow, false is none."""
+    """The trackers of a run, by name and without repetition.
+
+    Written "mlflow", "mlflow,tensorboard" or "none"; true means MLflow, false means none.
+    """
 
     names: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""Values of settings that are written as short texts and parsed once: `n2-m9`, `128:224`, `10min`, `50GB`."""
+"""Settings that users write as short texts, which are parsed into objects: `n2-m9`, `128:224`, `10min`, `50GB`."""
 
 from __future__ import annotations
 
@@ -23,40 +23,41 @@ _LARGEST_SIDE = 2048  # px
 
 
 class InvalidValue(UserError, ValueError):
-    """A setting's text has no meaning or is out of range. Also a ValueError, as pydantic expects of validators."""
+    """Raised for a setting whose text can't be parsed or is out of range. Also a ValueError, as pydantic requires."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedValue(ABC):
-    """Base of these values. `text` is what the user wrote: it is shown and saved, and ignored by `==`.
+    """Base class of settings that are parsed from a text.
 
-    A field of a pydantic model accepts the text or the value, and is dumped as `plain()`.
+    `text` is what the user wrote. It is shown and saved, but `==` ignores it. A pydantic field of such a type accepts
+    the text or the object, and is dumped as `plain()`.
     """
 
     text: str = field(default="", compare=False, repr=False)
 
     written_as: ClassVar[Any] = str
-    """Types that a file or the command line may hold."""
+    """The types that `parse` accepts, from a file or the command line."""
 
     @classmethod
     @abstractmethod
     def parse(cls, text: Any) -> Self:
-        """Parse a value of one of the types `written_as`. Raises InvalidValue, one line."""
+        """Parse `text`, which has one of the types `written_as`. Raises InvalidValue, one line."""
 
     @abstractmethod
     def canonical(self) -> str:
-        """Return the text for a value that was not parsed from one."""
+        """Return the text that describes this value, used if it was not parsed from a text."""
 
     def __str__(self) -> str:
         return self.text or self.canonical()
 
     def plain(self) -> str | int:
-        """Return the value as TOML and JSON can hold it; `parse` reads it back."""
+        """Return the value as plain data for TOML and JSON, which `parse` accepts again."""
         return str(self)
 
     @classmethod
     def of(cls, given: str | Self | None) -> Self | None:
-        """Return `given`, parsed where it is a text. Raises InvalidValue."""
+        """Return `given`, parsed if it is a text. Raises InvalidValue."""
         return cls.parse(given) if isinstance(given, str) else given
 
     @classmethod
@@ -73,7 +74,10 @@ class ParsedValue(ABC):
 
 @dataclass(frozen=True)
 class RandAugment(ParsedValue):
-    """`n` operations a photograph, 1 to 4, at magnitude `m`, 0 to 10. Written "n2-m9", or "rand-m9-n2" as in timm."""
+    """RandAugment with `n` operations per photograph (1 to 4) at magnitude `m` (0 to 10).
+
+    Written "n2-m9", or "rand-m9-n2" as in timm.
+    """
 
     n: int
     m: int
@@ -81,13 +85,13 @@ class RandAugment(ParsedValue):
     def __post_init__(self) -> None:
         n, m = min(max(self.n, 1), 4), min(max(self.m, 0), 10)
         if (n, m) != (self.n, self.m):
-            raise InvalidValue(f"rand_augment = '{self}' is out of range; the nearest valid one is n{n}-m{m}")
+            raise InvalidValue(f"rand_augment = '{self}' is out of range; the nearest valid value is n{n}-m{m}")
 
     @classmethod
     def parse(cls, text: str) -> RandAugment:
         found = re.fullmatch(r"(?:rand-)?(?:n(\d+)-m(\d+)|m(\d+)-n(\d+))", text)
         if not found:
-            raise InvalidValue(f"rand_augment = '{text}' is not understood; write n2-m9: 2 operations at magnitude 9")
+            raise InvalidValue(f"rand_augment = '{text}' is invalid; write n2-m9 for 2 operations at magnitude 9")
         n, m, m_first, n_second = found.groups()
         return cls(int(n or n_second), int(m or m_first), text=text)
 
@@ -97,7 +101,7 @@ class RandAugment(ParsedValue):
 
 @dataclass(frozen=True)
 class Progressive(ParsedValue):
-    """Sides in px of the first and the last epoch's pictures: multiples of 32, growing. Written "128:224"."""
+    """Image sizes that grow from the `first` epoch to the `last`: sides in px, multiples of 32. Written "128:224"."""
 
     first: int
     last: int
@@ -107,7 +111,8 @@ class Progressive(ParsedValue):
         first, last = (min(max(round(side / _STRIDE), 1), _LARGEST_SIDE // _STRIDE) * _STRIDE for side in sides)
         if (first, last) != sides:
             raise InvalidValue(
-                f"progressive = '{self}' needs multiples of {_STRIDE}; the nearest valid one is {first}:{last}"
+                f"progressive = '{self}': sizes must be multiples of {_STRIDE}; the nearest valid value is "
+                f"{first}:{last}"
             )
         if first > last:
             raise InvalidValue(f"progressive = '{self}' runs backwards; did you mean {last}:{first}?")
@@ -116,9 +121,7 @@ class Progressive(ParsedValue):
     def parse(cls, text: str) -> Progressive:
         found = re.fullmatch(r"(\d+):(\d+)", text)
         if not found:
-            raise InvalidValue(
-                f"progressive = '{text}' is not understood; write 128:224, the first and the last side in px"
-            )
+            raise InvalidValue(f"progressive = '{text}' is invalid; write 128:224, the first and the last side in px")
         return cls(int(found[1]), int(found[2]), text=text)
 
     def canonical(self) -> str:
@@ -127,7 +130,7 @@ class Progressive(ParsedValue):
 
 @dataclass(frozen=True)
 class Fold(ParsedValue):
-    """Part `number`, from 1, of `count` parts, 2 to 100. Written "2/5"."""
+    """Fold `number` (from 1) of `count` folds (2 to 100) of a cross-validation. Written "2/5"."""
 
     number: int
     count: int
@@ -136,13 +139,13 @@ class Fold(ParsedValue):
         count = min(max(self.count, 2), 100)
         number = min(max(self.number, 1), count)
         if (number, count) != (self.number, self.count):
-            raise InvalidValue(f"fold = '{self}' is out of range; the nearest valid one is {number}/{count}")
+            raise InvalidValue(f"fold = '{self}' is out of range; the nearest valid value is {number}/{count}")
 
     @classmethod
     def parse(cls, text: str) -> Fold:
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found:
-            raise InvalidValue(f"fold = '{text}' is not understood; write 2/5: the second of five folds")
+            raise InvalidValue(f"fold = '{text}' is invalid; write 2/5 for the second of five folds")
         return cls(int(found[1]), int(found[2]), text=text)
 
     def canonical(self) -> str:
@@ -151,9 +154,10 @@ class Fold(ParsedValue):
 
 @dataclass(frozen=True)
 class SaveEvery(ParsedValue):
-    """Optimizer steps, or seconds, between checkpoints within an epoch; neither for none.
+    """The interval between checkpoints within an epoch, in optimizer `steps` or in `seconds`.
 
-    Written 500 or "500" (steps), "30s", "10min", "1.5h" or "off".
+    If both are None, there are no checkpoints within an epoch. Written 500 or "500" (steps), "30s", "10min", "1.5h" or
+    "off".
     """
 
     steps: int | None = None
@@ -178,7 +182,7 @@ class SaveEvery(ParsedValue):
         if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)", tidy):
             return cls(seconds=float(found[1]) * _SECONDS[found[2]], text=text)
         if not re.fullmatch(r"-?\d+", tidy):
-            raise InvalidValue(f"save_every = '{text}' is not understood; write 200 (steps), 10min, or off")
+            raise InvalidValue(f"save_every = '{text}' is invalid; write 200 (steps), 10min, or off")
         return cls(steps=int(tidy), text=text)
 
     def canonical(self) -> str:
@@ -192,20 +196,20 @@ class SaveEvery(ParsedValue):
 
 @dataclass(frozen=True)
 class CacheSize(ParsedValue):
-    """Bytes that a cache may take, at least 1. Written "50GB", "500 MB", "1.5TiB", or "50" (GB)."""
+    """The greatest size of a cache in bytes, at least 1. Written "50GB", "500 MB", "1.5TiB", or "50" (GB)."""
 
     bytes: int
 
     def __post_init__(self) -> None:
         if self.bytes < 1:
-            raise InvalidValue(f"cache_size = '{self}' holds nothing; write 50GB, or 500MB")
+            raise InvalidValue(f"cache_size = '{self}' is too small; write 50GB, or 500MB")
 
     @classmethod
     def parse(cls, text: str) -> CacheSize:
         tidy = text.strip().lower()
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b?)?", tidy)
         if not found:
-            raise InvalidValue(f"cache_size = '{text}' is not understood; write 50GB, or 500MB")
+            raise InvalidValue(f"cache_size = '{text}' is invalid; write 50GB, or 500MB")
         number, unit, binary = found.groups()
         factor = _DECIMAL["g"] if tidy == number else (_BINARY if binary else _DECIMAL).get(unit, 1)
         return cls(int(float(number) * factor), text=text)

@@ -1,1 +1,1 @@
-"""Inspect shards: their contents, duplicates, and broken samples."""
+"""Inspect data sets: contents, duplicates, broken samples, doubtful labels, and photographs as the model sees them."""

@@ -1,4 +1,4 @@
-"""The findings of `inspect`, as plain data."""
+"""The result of `inspect` as plain data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 LISTED_PAIRS = 10_000
 """The greatest number of pairs to list.
 
-A data set with many copies of each photograph has millions; others are only counted.
+A data set with many copies of each photograph can have millions of pairs. Further pairs are only counted.
 """
 
 
 @dataclass(frozen=True)
 class SampleName:
-    """A sample in the form in which people find it: its row in the index, its key in the tar, its split
-    and its class."""
+    """Identifies a sample: `id` is its row in the index, `key` its name in the tar file."""
 
     id: int
     key: str
@@ -28,7 +27,7 @@ class SampleName:
 
 @dataclass(frozen=True)
 class BrokenSample:
-    """A sample that can't be decoded, its shard, and the reason."""
+    """A sample that can't be decoded, with the name of its shard and the reason."""
 
     sample: SampleName
     shard: str
@@ -37,7 +36,7 @@ class BrokenSample:
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two samples whose perceptual hashes differ in `distance` bits. `identical`: their bytes are the same."""
+    """Two samples whose perceptual hashes differ in `distance` bits. `identical`: they have the same bytes."""
 
     first: SampleName
     second: SampleName
@@ -46,21 +45,22 @@ class DuplicatePair:
 
     @property
     def across(self) -> bool:
-        """True if they are in different splits. The model is then tested on a photograph that it was trained on."""
+        """Return whether the samples are in different splits, so a model may be tested on a training photograph."""
         return self.first.split != self.second.split
 
     @property
     def relabelled(self) -> bool:
-        """True if they are in different classes. One of the labels is then wrong."""
+        """Return whether the samples have different classes, so that one of the labels is wrong."""
         return self.first.class_name != self.second.class_name
 
 
 @dataclass(frozen=True)
 class DuplicatesFound:
-    """The number of pairs at most `distance` bits apart, and how many are across splits and in different classes.
+    """The pairs of samples whose hashes are at most `distance` bits apart.
 
-    `pairs`: the first of them (see `LISTED_PAIRS`), those across splits first, then by distance. `leaked`: the number
-    of photographs of "val" and "test" with a duplicate in an earlier split.
+    `total`: the number of pairs. `across`: how many are in different splits. `relabelled`: how many have different
+    classes. `leaked`: for "val" and "test", the number of photographs with a duplicate in an earlier split. `pairs`: at
+    most `LISTED_PAIRS` of them, beginning with pairs across splits, then by distance.
     """
 
     distance: int
@@ -73,7 +73,7 @@ class DuplicatesFound:
 
 @dataclass(frozen=True)
 class Spread:
-    """The minimum, the median and the maximum."""
+    """The minimum, the median and the maximum of some values."""
 
     min: int
     median: int
@@ -81,12 +81,13 @@ class Spread:
 
     @staticmethod
     def of(values: NDArray[np.int64]) -> Spread:
+        """Return the spread of `values`, int64 [n], which must not be empty."""
         return Spread(int(values.min()), int(np.median(values)), int(values.max()))
 
 
 @dataclass(frozen=True)
 class Cardinality:
-    """How many classes a photograph has: mean, minimum and maximum. `none`: the photographs without any."""
+    """The number of classes per photograph: mean, minimum and maximum. `none`: how many photographs have no class."""
 
     mean: float
     min: int
@@ -98,13 +99,14 @@ class Cardinality:
 class Inspection:
     """The complete result of an inspection.
 
-    `splits`: photographs of each class in each split. `split_samples`: photographs in each split. `cardinality`: None
-    for single-label shards. `split_bytes`: of the photographs only. `shard_bytes`: of the tars. `beton_bytes`: of
-    FFCV's files. `width`, `height`: in pixels; `length`: in bytes; None if the shards are empty. `sampling`: JPEGs by
-    chroma sub-sampling ("4:2:0", "grey" ...). `progressive`: how many JPEGs are progressive. Both are empty for raw
-    shards. `counts`, `settings`: those of the manifest. `rejected`: files left out of the shards, by reason.
-    `duplicates`: None if they weren't searched for. `problems`: those of entire files. `broken`: broken samples.
-    `decoded`: whether every sample was decoded. `verified`: whether every checksum was compared, too.
+    `counts`, `settings`: from the manifest. `splits`: number of photographs by split and class. `split_samples`: number
+    of photographs by split. `split_bytes`: total size of the photographs by split. `shards`: number of tar files.
+    `shard_bytes`: their total size. `beton_bytes`: total size of FFCV's files. `width`, `height`: sizes of the
+    photographs in pixels; `length`: in bytes; None if the shards are empty. `cardinality`: None for single-label
+    shards. `sampling`: number of JPEGs by chroma sub-sampling ("4:2:0", "grey", …). `progressive`: number of
+    progressive JPEGs. Both are empty for raw shards. `rejected`: number of files left out of the shards, by reason.
+    `duplicates`: None if they were not searched for. `broken`: the broken samples. `problems`: messages about entire
+    files. `decoded`: every sample was decoded. `verified`: every checksum was compared. `seconds`: how long it took.
     """
 
     location: str
@@ -135,10 +137,11 @@ class Inspection:
 
     @property
     def photographs(self) -> int:
+        """Return the number of photographs in all splits."""
         return sum(self.split_samples.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON data, with `across` and `relabelled` in each pair."""
+        """Return the result as JSON data, in which each pair also has `across` and `relabelled`."""
         plain = asdict(self)
         if self.duplicates is not None:
             for pair, shown in zip(self.duplicates.pairs, plain["duplicates"]["pairs"], strict=True):

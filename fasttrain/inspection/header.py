@@ -18,7 +18,7 @@ _SAMPLINGS: dict[tuple[tuple[int, int], ...], str] = {
 
 @dataclass(frozen=True)
 class Header:
-    """The size in pixels, and `sampling` as "4:2:0", "grey" or "other"."""
+    """The header of a JPEG: its size in pixels, and its chroma `sampling`: "4:2:0", "grey", "other", …"""
 
     width: int
     height: int
@@ -27,7 +27,7 @@ class Header:
 
 
 def jpeg_header(data: memoryview) -> Header:
-    """Return the header of a JPEG. Raises ValueError for invalid markers."""
+    """Parse the header of the JPEG in `data`. Raises ValueError for invalid markers."""
     if native_available():
         from fasttrain import _native
 

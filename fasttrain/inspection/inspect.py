@@ -1,4 +1,4 @@
-"""`inspect`: find out what shards hold, which photographs are duplicates, and what is broken."""
+"""`inspect`: find out what shards contain, which photographs are duplicates, and what is broken."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ def inspect(
     cache_size: str | CacheSize | None = None,
     progress: bool = True,
 ) -> Inspection:
-    """Inspect the shards in `data`: a folder, a URL, or a folder of photographs, whose shards are made first.
+    """Inspect the shards in `data`: a folder, a URL, or a folder of photographs, which is converted first.
 
     `verify`: also compare every checksum, and list all shards that are missing or truncated. `duplicates`: decode each
-    photograph to 32 x 32 pixels and find those whose perceptual hashes differ in at most `distance` of 64 bits (0 to
-    16). Without `duplicates` and `verify` only headers are read. `workers`: threads, by default one per core.
-    `cache_size`: the cache for shards from a URL, such as "50GB".
+    photograph to 32 x 32 pixels, and find pairs whose perceptual hashes differ in at most `distance` of 64 bits (0 to
+    16). Without `duplicates` and `verify` only headers are read. `workers`: number of threads, by default one per core.
+    `cache_size`: most disk space for shards downloaded from a URL, such as "50GB". `progress`: show progress bars.
 
-    Raises UserError, one line, if there are no shards, or, without `verify`, if one is missing or truncated.
+    Raises UserError, one line, if there are no shards. Without `verify` it is also raised for a missing or truncated
+    shard.
     """
     if not 0 <= distance <= 16:
         raise UserError(f"distance = {distance} is out of range: give 0 to 16 of the hash's 64 bits, usually 4")
@@ -74,10 +75,10 @@ def inspect(
                 inspection.problems += verify_betons(shards)
         with track("photographs", len(shards)) as advance:
             decode = verify or duplicates
-            hashes, well = _read(shards, inspection, decode=decode, verify=verify, workers=workers, advance=advance)
+            hashes, intact = _read(shards, inspection, decode=decode, verify=verify, workers=workers, advance=advance)
     inspection.decoded, inspection.verified = verify or duplicates, verify
     if duplicates:
-        inspection.duplicates = _duplicates(shards, hashes[well], well, distance)
+        inspection.duplicates = _duplicates(shards, hashes[intact], intact, distance)
     inspection.seconds = time.monotonic() - start
     return inspection
 
@@ -96,7 +97,7 @@ class _Unchecked(_Changed):
 
 
 def _of_manifest(shards: ShardSet) -> Inspection:
-    """Return what manifest, index and `rejected.tsv` tell, without reading the shards."""
+    """Return the facts from the manifest, the index and `rejected.tsv`, without reading the shards."""
     manifest, index = shards.manifest, shards.index
     splits: dict[str, dict[str, int]] = {}
     split_bytes: dict[str, int] = {}
@@ -130,8 +131,8 @@ def _of_manifest(shards: ShardSet) -> Inspection:
 def _cardinality(shards: ShardSet) -> Cardinality | None:
     if not shards.multi_label or not len(shards):
         return None
-    held = np.unpackbits(shards.index["labels"], axis=1).sum(1)
-    return Cardinality(float(held.mean()), int(held.min()), int(held.max()), int((held == 0).sum()))
+    counts = np.unpackbits(shards.index["labels"], axis=1).sum(1)
+    return Cardinality(float(counts.mean()), int(counts.min()), int(counts.max()), int((counts == 0).sum()))
 
 
 def _rejected(shards: ShardSet) -> dict[str, int]:
@@ -152,52 +153,61 @@ def _read(
     workers: int | None,
     advance: Callable[[int], None],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Fill in what only the samples tell. Return every sample's hash, uint64 [N], and the ids of intact samples."""
-    hashes, well = np.zeros(len(shards), np.uint64), np.zeros(len(shards), np.bool_)
+    """Read the samples, and add what is found to `inspection`.
+
+    Return the perceptual hash of every sample, uint64 [N], and the ids of the intact samples, int64 [n].
+    """
+    hashes, is_intact = np.zeros(len(shards), np.uint64), np.zeros(len(shards), np.bool_)
     shard_of = shards.index["shard"].astype(np.int64)
     order = np.argsort(shard_of, kind="stable")
     for ids in np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1) if len(order) else ():
         shard = shards.manifest.shards[shard_of[ids[0]]].name
-        readable, why_not = _readable(shards, ids, shard)
-        if why_not:  # this is more precise than the checksum
-            inspection.problems = [problem for problem in inspection.problems if shard not in problem] + [why_not]
+        readable, problem = _readable(shards, ids, shard)
+        if problem:  # this is more precise than the checksum
+            inspection.problems = [each for each in inspection.problems if shard not in each] + [problem]
         bad = _changed(shards, readable) if verify else {}
         bad |= _headers(shards, readable[~np.isin(readable, list(bad))], inspection)
         intact = readable[~np.isin(readable, list(bad))]
         for thumbnails in read_thumbnails(shards, intact, workers) if decode else ():
             hashes[thumbnails.ids] = perceptual_hashes(thumbnails.pixels)
-            well[thumbnails.ids] = True
+            is_intact[thumbnails.ids] = True
             bad |= {int(thumbnails.ids[position]): reason for position, reason in thumbnails.bad}
             advance(len(thumbnails.ids))
         if not decode:
             advance(len(ids))
-        well[list(bad)] = False
+        is_intact[list(bad)] = False
         inspection.broken += [
             BrokenSample(_name(shards, sample), shard, reason) for sample, reason in sorted(bad.items())
         ]
-    return hashes, np.flatnonzero(well)
+    return hashes, np.flatnonzero(is_intact)
 
 
 def _readable(shards: ShardSet, ids: NDArray[np.int64], shard: str) -> tuple[NDArray[np.int64], str]:
-    """Return those of `ids`, all in one shard, whose bytes exist, and what is wrong with the shard if some are
-    missing."""
+    """Return the samples among `ids` whose bytes exist in their shard, and a message if some are missing.
+
+    All `ids`, int64 [n], are samples of the one shard.
+    """
     none = ids[:0]
     try:
-        room = int(shards.locate_shards([int(shards.index["shard"][ids[0]])]).lengths[0])
+        size = int(shards.locate_shards([int(shards.index["shard"][ids[0]])]).lengths[0])
     except UserError as error:
         return none, str(error)
     except (OSError, ValueError) as error:  # ValueError: mmap refuses an empty file
-        return none, f"{shards.location}/{shard}: can't be read ({getattr(error, 'strerror', None) or error})"
+        reason = getattr(error, "strerror", None) or error
+        return none, f"{shards.location}/{shard}: can't be read ({reason}); copy it again"
     rows = shards.index[ids]
-    there = rows["offset"].astype(np.int64) + rows["length"].astype(np.int64) <= room
-    if there.all():
+    exists = rows["offset"].astype(np.int64) + rows["length"].astype(np.int64) <= size
+    if exists.all():
         return ids, ""
-    lost = int((~there).sum())
-    return ids[there], f"{shards.location}/{shard}: ends before {lost:,} of its {len(ids):,} photographs; copy it again"
+    lost = int((~exists).sum())
+    return ids[exists], (
+        f"{shards.location}/{shard}: the file is truncated, {lost:,} of its {len(ids):,} photographs are missing; copy "
+        "it again"
+    )
 
 
 def _changed(shards: ShardSet, ids: NDArray[np.int64]) -> dict[int, str]:
-    """Return the samples whose checksum is wrong. They locate the damage if the checksum of a shard is wrong."""
+    """Return the samples whose checksum is wrong, with the reason. This locates the damage in a damaged shard."""
     crc32s = shards.crc32s()
     if crc32s is None:
         return {}
@@ -205,7 +215,7 @@ def _changed(shards: ShardSet, ids: NDArray[np.int64]) -> dict[int, str]:
 
 
 def _headers(shards: ShardSet, ids: NDArray[np.int64], inspection: Inspection) -> dict[int, str]:
-    """Count the kinds of JPEGs. Return the samples with an invalid header, with the reasons."""
+    """Count the types of JPEGs in `inspection`. Return the samples with an invalid header, with the reasons."""
     if shards.raw:
         return {}
     sampling: Counter[str] = Counter(inspection.sampling)
@@ -218,7 +228,8 @@ def _headers(shards: ShardSet, ids: NDArray[np.int64], inspection: Inspection) -
             bad[sample] = str(error)
             continue
         if (header.width, header.height) != (width, height):
-            bad[sample] = f"{header.width}x{header.height} px where {shards.manifest.index.name} says {width}x{height}"
+            listed = f"{shards.manifest.index.name} lists {width}x{height}"
+            bad[sample] = f"is {header.width}x{header.height} px, but {listed}"
         sampling[header.sampling] += 1
         inspection.progressive += header.progressive
     inspection.sampling = dict(sampling.most_common())
@@ -256,9 +267,9 @@ def _name(shards: ShardSet, sample: int) -> SampleName:
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[str, int], AbstractContextManager[Callable[[int], None]]]]:
-    """Yield a function that shows a bar with a title and a total.
+    """Yield `track(title, total)`, a context manager that shows a progress bar and yields `advance(count)`.
 
-    Bars are only shown in a terminal, until they are done.
+    Bars are only shown in a terminal, and disappear when they are done.
     """
     bars = bar(make_console(stderr=True, quiet=not shown))
 

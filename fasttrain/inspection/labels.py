@@ -1,8 +1,8 @@
-"""Find labels that are probably wrong: confident learning on predictions of models that did not train on the
-photographs.
+"""Find labels that are probably wrong, by confident learning.
 
-Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70 (2021), section 3. It
-is implemented here because cleanlab needs the probabilities of all classes, and a run stores only the five highest.
+It compares labels with the predictions of models that were not trained on these photographs: Northcutt, Jiang, Chuang,
+"Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70 (2021), section 3. The method is implemented
+here because cleanlab needs the probabilities of all classes, and a run stores only the five highest.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from fasttrain.shards.reader import ShardSet
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A photograph whose label the model contradicts. `sample` is its row in the index, `file` its path in the source.
+    """A photograph with a doubtful label. `sample` is its row in the index, `file` its path in the source.
 
-    `score`: the probability of the suggested class minus that of the given one, in (-1, 1].
+    `given`: its class. `suggested`: the class that the model predicts. `score`: the probability of the suggested class
+    minus that of the given one, in (-1, 1].
     """
 
     sample: int
@@ -43,7 +44,10 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """The issues among `photographs` with a prediction, the surest first. `stored`: how many the shards hold."""
+    """The doubtful labels, the surest first.
+
+    `location`: that of the shards. `photographs`: how many have a prediction. `stored`: how many are in the shards.
+    """
 
     location: str
     photographs: int
@@ -56,9 +60,10 @@ class LabelIssues:
 
 
 def find_label_issues(run: str | Path, data: str | Path | None = None) -> LabelIssues:
-    """Find photographs whose label the predictions in `run`, a folder of folds or a run's folder, contradict.
+    """Find photographs whose labels contradict the predictions in `run`, a folder of `train --folds` or of a run.
 
-    `data` is where the photographs are now, by default where the run was trained. Raises UserError.
+    `data`: the shards or photographs, by default the data of the run. Raises UserError if `run` has no predictions, or
+    if `data` lacks one of its photographs.
     """
     folder = user_path(run)
     of_folds = (folder / OUT_OF_FOLD).is_file()
@@ -66,29 +71,32 @@ def find_label_issues(run: str | Path, data: str | Path | None = None) -> LabelI
     if data is None:
         data = read_toml(RunFolder(folder / "fold-1" if of_folds else folder).config)["data"]
     shards = ShardSet.open(ensure_shards(data))
-    place = {key: number for number, key in enumerate(shards.index["key"].tolist())}
+    row_of = {key: number for number, key in enumerate(shards.index["key"].tolist())}
     path_of = {key: path for path, key in keys_of_paths(shards).items()}
     rows, suggested, scores = confident_issues(predictions)
     issues = []
     for row, label, score in zip(rows.tolist(), suggested.tolist(), scores.tolist(), strict=True):
         key = predictions.keys[row]
-        if key not in place:
+        if key not in row_of:
             raise UserError(
-                f"{shards.location} has no photograph {key.decode()}, which {folder} has; give the data of that run"
+                f"{shards.location} has no photograph {key.decode()}, for which {folder} has a prediction; give the "
+                "data of that run"
             )
         given, other = (str(predictions.classes[each]) for each in (predictions.labels[row], label))
-        issues.append(LabelIssue(place[key], path_of.get(key, key.decode()), given, other, score))
+        issues.append(LabelIssue(row_of[key], path_of.get(key, key.decode()), given, other, score))
     return LabelIssues(str(shards.location), len(predictions), len(shards), issues)
 
 
 def confident_issues(
     predictions: StoredPredictions,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return rows of `predictions`, int64 [m], the suggested class of each, and scores, float64 [m], greatest first.
+    """Return the predictions that contradict their label, with the greatest score first.
 
-    A class's threshold is the mean probability that the model gives to it for its own photographs. A photograph
-    belongs to the most probable of the classes whose threshold it reaches. It is an issue if that class is not its
-    label, and the model prefers it to the label.
+    Return their rows in `predictions`, int64 [m], the suggested classes, int64 [m], and the scores, float64 [m].
+
+    The threshold of a class is the mean probability that the model gives to it for photographs with that label. A
+    photograph belongs to the most probable class among those whose threshold it reaches. It is an issue if that class
+    is not its label, and is more probable than its label.
     """
     labels, top = predictions.labels.astype(np.int64), predictions.top.astype(np.int64)
     classes = len(predictions.classes)
@@ -109,7 +117,10 @@ def confident_issues(
 
 
 def write_label_table(found: LabelIssues, path: Path) -> None:
-    """Write `file,given,suggested,score`, a table for `convert --relabel`. Raises UserError if it can't be written."""
+    """Write the issues to a CSV file with the columns file, given, suggested and score, for `convert --relabel`.
+
+    Raises UserError if it can't be written.
+    """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("file", "given", "suggested", "score"))
@@ -117,4 +128,4 @@ def write_label_table(found: LabelIssues, path: Path) -> None:
     try:
         atomic_write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise of_os(error, path, "give another path for the list") from error
+        raise of_os(error, path, "choose another --table") from error

@@ -36,10 +36,10 @@ REFERENCE = "torchvision"
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference between a loader's images and torchvision's before augmentation, in grey levels of 0 to 255.
+    """The difference between a loader's images and torchvision's before augmentation, in grey levels (0 to 255).
 
-    `mean`: over all pixels. `worst`: the mean of the image with the greatest difference. `pictures`: the number of
-    images.
+    `mean`: mean absolute difference over all pixels. `worst`: that of the image with the greatest difference.
+    `pictures`: the number of images.
     """
 
     mean: float
@@ -49,10 +49,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Preview:
-    """The contact sheet, and its contents: each loader's images, uint8 [n, H, W, 3], and the n captions.
+    """The result of `preview`: the contact sheet and its contents.
 
-    If loaders were compared: each one's difference from torchvision, and why others were left out. Otherwise `why`
-    says why the loader was chosen.
+    `pictures`: each loader's images, uint8 [n, H, W, 3]. `captions`: n texts. If loaders were compared, `differences`
+    has each loader's difference from torchvision, and `unavailable` the reasons why others can't run here. Otherwise
+    `why` is the reason for the choice of the loader.
     """
 
     sheet: Image
@@ -65,7 +66,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The loader's crops, uint8 [n, H, W, 3], the same after augmentation and mixing, and captions [n]."""
+    """A loader's crops, uint8 [n, H, W, 3], the same `pictures` after augmentation and mixing, and n captions."""
 
     crops: NDArray[np.uint8]
     pictures: NDArray[np.uint8]
@@ -75,11 +76,11 @@ class _Seen:
 def preview(
     config: TrainConfig, *, split: str = "train", epoch: int = 0, count: int = 24, compare: Sequence[str] = ()
 ) -> Preview:
-    """Show the first `count` training photographs of `epoch`, from 0, with the augmentation of `config`.
+    """Draw the first `count` photographs of an epoch as the model sees them, before normalization.
 
-    They are as the model gets them, before normalization. Those of another `split` are shown as in evaluation.
-    `compare`: loaders that each get a row with the same photographs; those that can't run here are named in
-    `unavailable`. Raises UserError if there is nothing to show, or if no loader can run.
+    For the split "train" they are cropped and augmented as in `epoch` (from 0). For another `split` they are as in
+    evaluation. `compare`: names of loaders; each gets a row with the same photographs, and those that can't run here
+    are listed in `unavailable`. Raises UserError if there are no photographs, or if no loader can run.
     """
     check_split(split)
     config, _ = with_default_weights(config)
@@ -114,20 +115,20 @@ def preview(
             mean=_input_mean(config.model),
             device=device,
         )
-    look = _Looker(shards, loading, augmentation, device, epoch, count)
-    said = f"epoch {epoch}, {side} px{_described(config)}" if training else f"{split}, {config.geometry}"
-    return _compared(look, compare, said) if compare else _alone(look, config.loader, said)
+    pipeline = _Pipeline(shards, loading, augmentation, device, epoch, count)
+    title = f"epoch {epoch}, {side} px{_described(config)}" if training else f"{split}, {config.geometry}"
+    return _compare(pipeline, compare, title) if compare else _draw_one(pipeline, config.loader, title)
 
 
-def _alone(look: _Looker, loader: str, said: str) -> Preview:
-    kind, why = choose_loader(loader, look.shards, str(look.device))
-    seen = look.through(kind.name)
-    sheet = contact_sheet(seen.pictures, seen.captions, title=f"{look.shards.location}: {kind.name}, {said}")
+def _draw_one(pipeline: _Pipeline, loader: str, title: str) -> Preview:
+    kind, why = choose_loader(loader, pipeline.shards, str(pipeline.device))
+    seen = pipeline.run(kind.name)
+    sheet = contact_sheet(seen.pictures, seen.captions, title=f"{pipeline.shards.location}: {kind.name}, {title}")
     return Preview(sheet, {kind.name: seen.pictures}, seen.captions, why)
 
 
-def _compared(look: _Looker, names: Sequence[str], said: str) -> Preview:
-    shards, device = look.shards, str(look.device)
+def _compare(pipeline: _Pipeline, names: Sequence[str], title: str) -> Preview:
+    shards, device = pipeline.shards, str(pipeline.device)
     kinds = [choose_loader(name, shards, device)[0] if name == "auto" else loader_class(name) for name in names]
     seen: dict[str, _Seen] = {}
     unavailable: dict[str, str] = {}
@@ -136,17 +137,17 @@ def _compared(look: _Looker, names: Sequence[str], said: str) -> Preview:
             unavailable[kind.name] = reason
             continue
         try:
-            seen[kind.name] = look.through(kind.name)
+            seen[kind.name] = pipeline.run(kind.name)
         except ImportError as error:
-            unavailable[kind.name] = f"it doesn't import: {error}"
+            unavailable[kind.name] = f"it can't be imported: {error}"
     if not seen:
-        raise UserError("none of these loaders runs here: " + "; ".join(map(": ".join, unavailable.items())))
-    reference = seen[REFERENCE] if REFERENCE in seen else look.through(REFERENCE)
+        raise UserError("none of these loaders can run here: " + "; ".join(map(": ".join, unavailable.items())))
+    reference = seen[REFERENCE] if REFERENCE in seen else pipeline.run(REFERENCE)
     captions = reference.captions
     sheet = contact_sheet(
         np.concatenate([each.pictures for each in seen.values()]),
         captions * len(seen),
-        title=f"{shards.location}: {said}",
+        title=f"{shards.location}: {title}",
         rows=list(seen),
     )
     differences = {name: _difference(each.crops, reference.crops) for name, each in seen.items()}
@@ -154,8 +155,8 @@ def _compared(look: _Looker, names: Sequence[str], said: str) -> Preview:
     return Preview(sheet, pictures, captions, "", differences, unavailable)
 
 
-class _Looker:
-    """Passes photographs through a loader and everything that training does before normalization."""
+class _Pipeline:
+    """Loads photographs with a given loader and augments them as training does before normalization."""
 
     def __init__(
         self,
@@ -170,7 +171,8 @@ class _Looker:
         self._loading, self._epoch, self._count = loading, epoch, count
         self._augmentation = augmentation
 
-    def through(self, name: str) -> _Seen:
+    def run(self, name: str) -> _Seen:
+        """Load and augment the photographs with the loader `name`."""
         loader = Loader(self.shards, loader=name, with_ids=True, rank=0, world_size=1, **self._loading)
         crops, pictures = [], []
         captions: list[str] = []
@@ -195,7 +197,7 @@ class _Looker:
 
 
 def _caption(shares: Shares) -> str:
-    if all(share == 1 for _, share in shares):  # one class, or a set that is not mixed with another
+    if all(share == 1 for _, share in shares):  # single-label, or a multi-label image that is not mixed
         return "\n".join(name for name, _ in shares) or "none"
     name, greatest = shares[0]
     if greatest >= 0.995:
@@ -204,7 +206,7 @@ def _caption(shares: Shares) -> str:
 
 
 def _input_mean(model: str) -> tuple[float, ...]:
-    """Return the colour that fills erased and empty pixels: timm's mean for `model`, without building it."""
+    """Return the colour that fills erased and empty pixels: the mean in timm's configuration of `model`, 3 values."""
     mean: tuple[float, ...] = pretrained_config(model).mean
     return mean
 

@@ -1,4 +1,4 @@
-"""Contact sheets of duplicates and of photographs with doubtful labels, for people to judge."""
+"""Draw contact sheets of duplicates, and of photographs with doubtful labels, for people to judge."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MOST = 60  # pairs
 
 
 def write_duplicates_sheet(found: Inspection, path: Path, cache_size: CacheSize | None = None) -> int:
-    """Draw the first pairs, with the two photographs side by side, into `path`. Return the number of pairs.
+    """Draw the first `MOST` pairs of duplicates side by side into the picture file `path`. Return how many were drawn.
 
-    Writes nothing if there are none. Raises UserError if the file can't be written.
+    If there are none, return 0 and write no file. Raises UserError if the file can't be written.
     """
     if found.duplicates is None or not found.duplicates.pairs:
         return 0
@@ -42,9 +42,10 @@ def write_duplicates_sheet(found: Inspection, path: Path, cache_size: CacheSize 
 
 
 def write_labels_sheet(found: LabelIssues, path: Path, cache_size: CacheSize | None = None) -> int:
-    """Draw the first issues, each with its label and the suggested one, into `path`. Return the number of issues.
+    """Draw the first `MOST` doubtful labels into the picture file `path`. Return how many were drawn.
 
-    Writes nothing if there are none. Raises UserError if the file can't be written.
+    Each photograph is shown with its label and the suggested one. If there are none, return 0 and write no file. Raises
+    UserError if the file can't be written.
     """
     issues = found.issues[:MOST]
     if not issues:
@@ -58,7 +59,7 @@ def write_labels_sheet(found: LabelIssues, path: Path, cache_size: CacheSize | N
 
 
 def _photograph(shards: ShardSet, sample: int) -> NDArray[np.uint8]:
-    """Return the photograph on white, uint8 [SIDE, SIDE, 3]."""
+    """Return the photograph `sample`, padded with white to a square, uint8 [SIDE, SIDE, 3]."""
     from PIL import Image, ImageOps
 
     data = shards.bytes(sample)

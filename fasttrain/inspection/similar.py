@@ -1,4 +1,4 @@
-"""`similar`: the photographs of a data set that a model finds most like a given one."""
+"""`similar`: find the photographs of a data set that a model sees as most similar to a given one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from fasttrain.shards.settings import ShardSettings
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A photograph of the data set: its row of the index, its path in the source, split and classes.
+    """A photograph of the data set that is similar to a given one.
 
-    similarity: the cosine of the angle between its embedding and the given photograph's, 1 for the same.
+    index: its row in the index of the shards. file: its path in the source. similarity: the cosine of the angle between
+    the two embeddings, 1 for the same photograph.
     """
 
     index: int
@@ -43,7 +44,10 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Similar:
-    """A photograph and its neighbours, the nearest first. `pixels`: how the model saw it and each of them, in order."""
+    """A given photograph and its neighbours, the most similar first.
+
+    pixels: the model's input for the given photograph and then for each neighbour, uint8 [1 + n, H, W, 3].
+    """
 
     image: Path
     neighbours: tuple[Neighbour, ...]
@@ -66,11 +70,12 @@ def similar(
     workers: int | None = None,
     cache_size: str | CacheSize | None = None,
 ) -> list[Similar]:
-    """Return the `count` photographs of `data` with the most similar embeddings to each of `images`, by their cosine.
+    """Find, for each of `images`, the `count` photographs of `data` whose embeddings have the greatest cosine with its.
 
-    checkpoint: a run folder or a checkpoint. data: shards, or a folder of photographs, which is converted once. split:
-    "train", "val", "test" or "all". One pass computes the embeddings of the data for all `images`, and no more than a
-    batch of them is held. Raises UserError for what can't be read.
+    checkpoint: a run folder or a checkpoint, whose model computes the embeddings. data: shards, or a folder of
+    photographs, which is converted once. split: "train", "val", "test" or "all". The data is read once for all
+    `images`, and only one batch of embeddings is in memory at a time. Raises UserError if a photograph or the data
+    can't be read.
     """
     check_split(split)
     predictor = Predictor(checkpoint, device=device)
@@ -106,7 +111,10 @@ def similar(
 
 
 def write_similar_sheet(found: Sequence[Similar], path: Path) -> None:
-    """Draw a row for each photograph: itself, and its neighbours with similarity and class. Raises UserError."""
+    """Draw a row for each photograph with its neighbours, their similarities and classes, into the file `path`.
+
+    Raises UserError if the file can't be written.
+    """
     captions = []
     for each in found:
         captions.append(f"{each.image.name}\ngiven")
@@ -119,7 +127,7 @@ def _read(predictor: Predictor, path: Path) -> NDArray[np.uint8]:
     try:
         return predictor.read(path)
     except Unreadable as error:
-        raise UserError(f"{path}: {error}; give photographs that open") from None
+        raise UserError(f"{path}: {error}; give another photograph") from None
 
 
 def _unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:

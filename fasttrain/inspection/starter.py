@@ -1,4 +1,4 @@
-"""`init`: look at photographs, and write settings for `train --config` with the reason for each."""
+"""`init`: inspect photographs, and write suitable settings with their reasons into a TOML file for `train --config`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _WIDTH = 100
 
 
 def init(source: str, out: str | Path | None = None, *, overwrite: bool = False) -> tuple[Path, Inspection]:
-    """Write a TOML for `train --config` for the photographs or shards at `source`; return its path and what was found.
+    """Write a TOML file for `train --config` with settings that suit `source`. Return its path and the inspection.
 
-    `source`: what `convert` takes, or shards. A folder is converted into the cache, where `train` finds it; anything
-    else into shards/NAME. `out`: default: NAME.toml in the working directory. Raises UserError.
+    `source`: shards, or photographs in any form that `convert` accepts. A folder is converted into the cache, where
+    `train` finds it, and anything else into shards/NAME. `out`: the file to write, by default NAME.toml in the working
+    directory. `overwrite`: replace an existing file. Raises UserError.
     """
     path = user_path(out if out is not None else f"{source_name(source)}.toml")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; give another --out, or --overwrite")
+        raise UserError(f"{path} already exists; give another --out, or --overwrite")
     data = source
     if not user_path(source).is_dir() and (not is_url(source) or source.startswith("hf://")):
         data = default_out(source)
@@ -43,21 +44,27 @@ def init(source: str, out: str | Path | None = None, *, overwrite: bool = False)
         atomic_write_bytes(path, starter(source, data, path, found, suggestions).encode())
     except OSError as error:
         raise of_os(error, path, "choose another --out") from error
-    load_config(path, {})  # a file that `train` refuses is told here
+    load_config(path, {})  # raises here, not only in `train`, if a setting is invalid
     return path, found
 
 
 def starter(source: str, data: str, path: Path, found: Inspection, suggestions: Iterable[Suggestion]) -> str:
-    """Return the content of the file at `path`."""
+    """Return the content of the TOML file at `path`.
+
+    `source` is the given photographs or shards, `data` where the shards are now.
+    """
     lines = [
         *_comment(f"Settings for: fasttrain train --config {path}"),
         *_comment(f"Written by: fasttrain init {source}"),
         "#",
         *(line for fact in facts(found) for line in _comment(fact)),
         "#",
-        *_comment("Each setting has its reason; those behind # are alternatives. `fasttrain train --help` lists all."),
+        *_comment(
+            "Above each setting is the reason for it. Settings behind # are alternatives. `fasttrain train --help` "
+            "lists all settings."
+        ),
         "",
-        *_comment("relative to the folder that you train in"),
+        *_comment("relative to the folder in which you start the training"),
         tomli_w.dumps({"data": data}).rstrip(),
     ]
     for each in suggestions:
@@ -67,14 +74,14 @@ def starter(source: str, data: str, path: Path, found: Inspection, suggestions: 
 
 
 def facts(found: Inspection) -> Iterator[str]:
-    """Yield what people want to know first, a line each."""
+    """Yield the most important facts of an inspection, one line each."""
     splits = ", ".join(f"{count:,} in {name}" for name, count in found.split_samples.items() if count)
     yield f"{found.photographs:,} photographs of {len(found.classes):,} classes: {splits}"
     counts = class_counts(found)
     largest, smallest = next(iter(counts)), next(reversed(counts))
     ratio = imbalance(found)
     yield (
-        f"training photographs of a class: {counts[largest]:,} ({largest}) to {counts[smallest]:,} ({smallest}), "
+        f"training photographs per class: {counts[largest]:,} ({largest}) to {counts[smallest]:,} ({smallest}), "
         f"a ratio of {ratio:,.1f}"
     )
     if found.width is not None and found.height is not None:
@@ -83,7 +90,7 @@ def facts(found: Inspection) -> Iterator[str]:
             f"height {found.height.min:,} to {found.height.max:,} px, median {found.height.median:,}"
         )
     if broken := found.counts.get("broken", 0) + len(found.broken):
-        yield f"{broken:,} broken files; fasttrain inspect lists them"
+        yield f"{broken:,} broken files; to list them, run fasttrain inspect"
 
 
 def _comment(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""An inspection in text for people, in at most 80 columns."""
+"""Format the result of `inspect` as text for the terminal, in at most 80 columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOW = ("photos", "stored", "broken", "ignored")
 
 
 def inspection_summary(found: Inspection) -> RenderableType:
-    """Return the inspection as text. Broken samples come last, where a terminal shows them."""
+    """Return the inspection as text. Broken samples come last, so that they stay visible in a terminal."""
     return Group(*_parts(found))
 
 
@@ -45,15 +45,15 @@ def _facts(found: Inspection) -> Table:
     facts.add_row("format", _format(found))
     if (each := found.cardinality) is not None:
         span = f"{each.mean:.2f} classes a photograph, {each.min:,} to {each.max:,}"
-        facts.add_row("multi-label", f"{span}; {each.none:,} photographs have none")
+        facts.add_row("multi-label", f"{span}; {each.none:,} photographs have no class")
     if found.width and found.height and found.length:
-        facts.add_row("", Text("least / median / greatest", style="dim"))
+        facts.add_row("", Text("minimum / median / maximum", style="dim"))
         facts.add_row("width", f"{_spread(found.width)} px")
         facts.add_row("height", f"{_spread(found.height)} px")
-        facts.add_row("bytes", f"{_spread(found.length, 1000)} kB a photograph")
+        facts.add_row("bytes", f"{_spread(found.length, 1000)} kB per photograph")
     broken, ignored = found.counts.get("broken", 0), found.counts.get("ignored", 0)
     if broken or ignored:
-        facts.add_row("left out", f"{broken:,} broken, {ignored:,} other files, at conversion ({REJECTED})")
+        facts.add_row("left out", f"by convert: {broken:,} broken, {ignored:,} other files, see {REJECTED}")
         for reason, count in list(found.rejected.items())[:LISTED]:
             facts.add_row("", Text(f"{count:,} x {reason}"))
     return facts
@@ -61,7 +61,7 @@ def _facts(found: Inspection) -> Table:
 
 def _format(found: Inspection) -> str:
     if found.raw:
-        return f"raw pixels, at most {found.settings.get('max_size')} px a side"
+        return f"raw pixels, longest side at most {found.settings.get('max_size')} px"
     kinds = [f"{name} {count:,}" for name, count in found.sampling.items()]
     if found.progressive:
         kinds.append(f"progressive {found.progressive:,}")
@@ -71,13 +71,13 @@ def _format(found: Inspection) -> str:
 def _splits(found: Inspection) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("split", style="dim")
-    for name in ("photographs", "classes", "fewest a class", "most a class", "size"):
+    for name in ("photographs", "classes", "smallest class", "largest class", "size"):
         table.add_column(name, justify="right")
     for split, counts in found.splits.items():
         if total := found.split_samples[split]:
-            there = sum(count > 0 for count in counts.values())
+            present = sum(count > 0 for count in counts.values())
             few, many = min(counts.values()), max(counts.values())
-            table.add_row(split, f"{total:,}", f"{there:,}", f"{few:,}", f"{many:,}", _size(found.split_bytes[split]))
+            table.add_row(split, f"{total:,}", f"{present:,}", f"{few:,}", f"{many:,}", _size(found.split_bytes[split]))
     return table
 
 
@@ -93,7 +93,7 @@ def _classes(found: Inspection) -> Iterator[RenderableType]:
     if len(names) > CLASSES_SHOWN:
         by_size = sorted(names, key=lambda name: sum(by_class[name]))
         names = by_size[: LISTED // 2] + by_size[-LISTED // 2 :]
-        yield Text(f"the smallest and the largest of {len(by_class):,} classes (--json has all)", style="dim")
+        yield Text(f"the smallest and the largest of {len(by_class):,} classes (--json lists all)", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=44)
     for split in splits:
@@ -113,14 +113,14 @@ def _duplicates(found: DuplicatesFound) -> Iterator[RenderableType]:
     title.append(f"\n  {found.across:,} across splits", "bold red" if found.across else "green")
     twins = [f"{count:,} of {split}" for split, count in found.leaked.items() if count]
     if twins:
-        title.append(f": {' and '.join(twins)} have a twin in an earlier split")
+        title.append(f": {' and '.join(twins)} have a duplicate in an earlier split")
     if found.relabelled:
         title.append(f"\n  {found.relabelled:,} in different classes", "bold yellow")
     yield title
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("bits", justify="right")
     table.add_column("photograph", overflow="fold", ratio=1)
-    table.add_column("and its twin", overflow="fold", ratio=1)
+    table.add_column("its duplicate", overflow="fold", ratio=1)
     for pair in found.pairs[:LISTED]:
         table.add_row(_apart(pair), _named(pair.first, pair), _named(pair.second, pair))
     yield table
@@ -150,7 +150,7 @@ def _wrong(found: Inspection) -> Iterator[RenderableType]:
         if found.decoded:
             yield Text.assemble(("✓ ", "green"), f"{result} ({found.seconds:,.1f} s)")
         else:
-            yield Text("only the headers were read; --verify compares checksums and decodes", style="dim")
+            yield Text("only the headers were read; --verify compares checksums and decodes photographs", style="dim")
         return
     for problem in found.problems:
         yield Text.assemble(("✗ ", "red"), problem)
@@ -175,7 +175,7 @@ def labels_summary(found: LabelIssues) -> RenderableType:
     parts: list[RenderableType] = [Text(title, style="bold")]
     if found.photographs < found.stored:
         left = found.stored - found.photographs
-        parts.append(Text(f"{left:,} others have no prediction by a model that didn't train on them", style="yellow"))
+        parts.append(Text(f"{left:,} others have no prediction, as the model was trained on them", style="yellow"))
     if found.issues:
         table = Table(box=None, padding=(0, 1), pad_edge=False)
         table.add_column("score", justify="right", header_style="bold")

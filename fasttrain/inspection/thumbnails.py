@@ -25,10 +25,10 @@ _AHEAD = 2  # blocks being decoded
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Small versions of samples.
+    """Small versions of n samples.
 
-    `ids`: int64 [n]. `pixels`: uint8 RGB [n, 32, 32, 3], stretched to a square. `bad`: (position, reason) of each
-    sample that can't be decoded, whose pixels are zero.
+    `ids`: int64 [n]. `pixels`: uint8 RGB [n, 32, 32, 3], stretched to a square. `bad`: (position in `ids`, reason) of
+    each sample that can't be decoded; its pixels are zero.
     """
 
     ids: NDArray[np.int64]
@@ -39,9 +39,9 @@ class Thumbnails:
 def read_thumbnails(shards: ShardSet, ids: NDArray[np.int64], workers: int | None = None) -> Iterator[Thumbnails]:
     """Yield thumbnails of the samples `ids`, int64 [n], in order, a few hundred at a time.
 
-    `workers`: threads, by default one per core. The native decoder reads every MCU. It is both faster and stricter
-    than Pillow's `draft` mode, which is used if the native module is missing: that finds truncated files, but decodes
-    most damaged bytes without an error.
+    `workers`: number of threads, by default one per core. The native decoder reads every MCU. Without the native
+    module, Pillow's `draft` mode is used. That is slower and less strict: it finds truncated files, but decodes most
+    damaged bytes without an error.
     """
     threads = workers or usable_cores()
     blocks = [ids[start : start + _BLOCK] for start in range(0, len(ids), _BLOCK)]
@@ -53,7 +53,7 @@ def _native(shards: ShardSet, blocks: list[NDArray[np.int64]], threads: int) -> 
 
     pool = _native.Pool(threads)
     sizes = shards.sizes()
-    flying: deque[tuple[int, Thumbnails]] = deque()
+    pending: deque[tuple[int, Thumbnails]] = deque()
     try:
         for block in blocks:
             where, size = shards.locate(block), sizes[block]
@@ -61,16 +61,16 @@ def _native(shards: ShardSet, blocks: list[NDArray[np.int64]], threads: int) -> 
             boxes = np.concatenate([np.zeros_like(size), size], axis=1)
             pixels = np.empty((len(block), SIDE, SIDE, 3), np.uint8)
             ticket = pool.submit(*where, size, boxes, np.zeros(len(block), np.uint8), pixels, shards.raw)
-            flying.append((ticket, Thumbnails(block, pixels, [])))
-            if len(flying) > _AHEAD:
-                yield _waited(pool, *flying.popleft())
-        while flying:
-            yield _waited(pool, *flying.popleft())
+            pending.append((ticket, Thumbnails(block, pixels, [])))
+            if len(pending) > _AHEAD:
+                yield _finish(pool, *pending.popleft())
+        while pending:
+            yield _finish(pool, *pending.popleft())
     finally:
         pool.close()
 
 
-def _waited(pool: Any, ticket: int, thumbnails: Thumbnails) -> Thumbnails:
+def _finish(pool: Any, ticket: int, thumbnails: Thumbnails) -> Thumbnails:
     thumbnails.bad.extend(pool.wait(ticket))
     return thumbnails
 
@@ -79,7 +79,7 @@ def _pillow(shards: ShardSet, blocks: list[NDArray[np.int64]], threads: int) -> 
     sizes = shards.sizes()
     with ThreadPoolExecutor(threads) as pool:
         for block in blocks:
-            # Shards are mapped only in this thread: a ShardSet is not made for several threads.
+            # Only this thread maps shards, as a ShardSet must not be used by several threads.
             found = list(
                 pool.map(
                     _thumbnail, map(shards.bytes, block.tolist()), sizes[block].tolist(), [shards.raw] * len(block)

@@ -1,5 +1,7 @@
-"""Name the bottleneck of a measurement and the settings to change, as FFCV's "bottleneck doctor" does, but from
-numbers."""
+"""Find the bottleneck of a measured training step, and propose settings to change.
+
+FFCV's "bottleneck doctor" gives such advice as a checklist for people; here it follows from the measured numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +15,21 @@ from fasttrain.config.values import RandAugment
 from fasttrain.profiling.measure import Measured
 from fasttrain.training.step import AUGMENT, BACKWARD, COPY, DATA, FORWARD, LOGGING, OPTIMIZER
 
-WAITING = 0.10  # a greater share of waiting counts if the loader is slower than the step
-HOLDS_UP = 0.25  # a greater share of any phase but the model's counts
+WAITING = 0.10  # if the loader is slower than the step, waiting is the bottleneck from this share of the time on
+HOLDS_UP = 0.25  # any phase except the model's is the bottleneck from this share of the time on
 PROPOSALS = 3
 COPY_TIES = 1.2  # the loader's rate includes the copies, so the two are never quite equal
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """The facts that the diagnosis depends on, besides the settings.
+    """The facts, besides the settings, that the diagnosis depends on.
 
-    `device`: cpu, cuda or mps. `cores`: of this process. `loader`, `workers`: those in use. `faster_loaders`: see
-    `loaders_to_try`. `amp_pays`: mixed precision makes the step faster. `fused`: the optimizer is one kernel.
-    `stored_side`: median of the photographs' longer sides in the shards, px. `raw`: they are stored as pixels.
-    `fits_memory`: all shards fit into the page cache. `crowded`: the result of `cores.crowded()` before the
-    measurement.
+    `device`: cpu, cuda or mps. `cores`: the number of cores that this process may use. `loader`, `workers`: those in
+    use. `faster_loaders`: names of loaders to try, see `loaders_to_try`. `amp_pays`: mixed precision makes the step
+    faster. `compiled`: the model is compiled. `fused`: the optimizer runs as one kernel. `stored_side`: median of the
+    photographs' longer sides in the shards, px. `raw`: the shards store pixels, not JPEGs. `fits_memory`: all shards
+    fit into memory. `busy_cores`: the result of `cores.busy_cores_warning()` before the measurement.
     """
 
     device: str
@@ -41,15 +43,15 @@ class Conditions:
     stored_side: int = 0
     raw: bool = False
     fits_memory: bool = True
-    crowded: str | None = None
+    busy_cores: str | None = None
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The bottleneck, the settings to change, and a sentence that says both.
+    """The bottleneck, the proposed settings, and a sentence about both.
 
-    `bottleneck`: data, copy, augment, optimizer, logging, cores (which loader and step share) or model. `proposals`:
-    the most promising first.
+    `bottleneck`: "data", "copy", "augment", "optimizer", "logging", "model", or "cores" if loader and step compete for
+    the cores. `proposals`: the most promising first.
     """
 
     bottleneck: str
@@ -58,23 +60,23 @@ class Diagnosis:
 
 
 def diagnose(measured: Measured, config: TrainConfig, conditions: Conditions) -> Diagnosis:
-    """Return the diagnosis of a measurement. Settings that are already in use are not proposed."""
+    """Return the diagnosis of a measurement. Propose only settings that are not in use yet."""
     bottleneck = _bottleneck(measured, conditions)
     proposals = tuple(islice(_PROPOSALS[bottleneck](config, conditions), PROPOSALS))
     found = _found(bottleneck, measured, config, conditions)
-    advice = f"try {', or '.join(proposals)}" if proposals else f"no setting is left to change: {_LEFT[bottleneck]}"
-    busy = (
-        f" {conditions.crowded[0].upper()}{conditions.crowded[1:]}: measure again without them."
-        if conditions.crowded
+    advice = f"try {', or '.join(proposals)}" if proposals else f"no setting is left to try: {_LEFT[bottleneck]}"
+    warning = (
+        f" {conditions.busy_cores[0].upper()}{conditions.busy_cores[1:]}: end them and measure again."
+        if conditions.busy_cores
         else ""
     )
-    return Diagnosis(bottleneck, proposals, f"{found}; {advice}.{busy}")
+    return Diagnosis(bottleneck, proposals, f"{found}; {advice}.{warning}")
 
 
 def _bottleneck(measured: Measured, conditions: Conditions) -> str:
     shares = {name: phase.share for name, phase in measured.together.phases.items()}
     alone = measured.step_alone.rate
-    # A loader that works in parallel and is slower than the step sets the pace: a faster step would only wait longer.
+    # If the loader works in parallel and is slower than the step, a faster step would only wait longer.
     slower = measured.loader_rate < alone or conditions.workers == 0
     if shares[DATA] >= HOLDS_UP or (shares[DATA] >= WAITING and slower):
         copies = measured.copy_rate
@@ -82,8 +84,8 @@ def _bottleneck(measured: Measured, conditions: Conditions) -> str:
     greatest = max((COPY, AUGMENT, OPTIMIZER, LOGGING), key=lambda name: shares[name])
     if shares[greatest] >= HOLDS_UP:
         return greatest
-    loaders_part = alone / (alone + measured.loader_rate)  # share of the cores, if both keep them busy
-    if conditions.device == "cpu" and loaders_part >= HOLDS_UP and measured.together.rate < (1 - HOLDS_UP) * alone:
+    loader_share = alone / (alone + measured.loader_rate)  # of the cores, if both keep them busy
+    if conditions.device == "cpu" and loader_share >= HOLDS_UP and measured.together.rate < (1 - HOLDS_UP) * alone:
         return "cores"
     return "model"
 
@@ -94,7 +96,7 @@ def _found(bottleneck: str, measured: Measured, config: TrainConfig, conditions:
 
     def takes(*names: str) -> str:
         mean = sum(phases[name].mean for name in names)
-        return f"{sum(phases[name].share for name in names):.0%} of the time, {mean * 1e3:,.1f} ms a step"
+        return f"{sum(phases[name].share for name in names):.0%} of the time, {mean * 1e3:,.1f} ms per step"
 
     if bottleneck == DATA:
         waits = (
@@ -162,7 +164,7 @@ def _for_copies(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
 
 
 def _for_augmenting(config: TrainConfig, conditions: Conditions) -> Iterator[str]:
-    # in the order of their cost: docs/design.md
+    # in the order of their cost, see docs/design.md
     if (rand_augment := config.rand_augment) is not None:
         if rand_augment.n > 1:
             yield f"--rand-augment {RandAugment(rand_augment.n - 1, rand_augment.m)}"

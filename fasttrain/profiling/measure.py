@@ -1,4 +1,4 @@
-"""Measure a run's real steps by phase, its loader alone, and its step alone on a batch held in memory."""
+"""Measure a run's training steps by phase, its loader alone, and its step alone on a batch in memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fasttrain.training.loop import train_epoch
 from fasttrain.training.state import TrainingState
 from fasttrain.training.step import COPY, DATA, FORWARD, LOGGING, PHASES, Step
 
-WARM_UP = 5  # more than a loader reads ahead; compiling and cuDNN's tuning are done by then
-_TAIL = 3  # steps at the end of a pass, when the loader has nothing left to do, don't count either
+WARM_UP = 5  # uncounted steps at the start: more than a loader reads ahead, and enough for compiling and cuDNN's tuning
+_TAIL = 3  # uncounted steps at the end of a pass, when the loader has no more work
 _COPIES = 20
 
 
@@ -37,7 +37,7 @@ class PhaseTime:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """The times of `steps` steps: those of each phase in `PHASES`, and the overall rate in images per second."""
+    """The times of `steps` steps: the time of each phase in `PHASES`, and the rate in images per second."""
 
     steps: int
     phases: dict[str, PhaseTime]
@@ -46,11 +46,11 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of a measurement. Rates are in images per second.
+    """The result of `measure`. Rates are in images per second.
 
     `together`: loader and step as in training. `step_alone`: the step without the loader. `loader_rate`: the loader
-    alone. `copy_rate`: copies to the device; None if there are none. `amp_rate`: the step alone in mixed precision;
-    None if it was not tried.
+    alone. `copy_rate`: copies to the device; None on a CPU. `amp_rate`: the step alone in mixed precision; None if that
+    was not measured.
     """
 
     together: StepTimes
@@ -63,11 +63,11 @@ class Measured:
 def measure(
     state: TrainingState, step: Step, steps: int, say: Callable[[str], None], amp: Autocast | None = None
 ) -> Measured:
-    """Run `train_epoch` for `steps` steps, and the step alone for a third as many, each after `WARM_UP` uncounted
-    steps.
+    """Measure `steps` training steps, the loader alone, and the step alone for a third as many steps.
 
-    `state` changes. Each part uses its own epochs, so that none finds another's photographs in the page cache. `amp`:
-    a precision to try as well.
+    Each measurement begins with `WARM_UP` uncounted steps, and uses other epochs than the ones before, so that its
+    photographs are not in the page cache yet. `state` is changed. `amp`: a precision in which the step is measured
+    as well. `say` is called with a line before each part.
     """
     epochs = _Epochs(state)
     pictures = state.loader
@@ -87,7 +87,7 @@ def measure(
 
 
 class HeldLoader(Loader):
-    """A loader that takes no time: it repeats one batch instead of reading those of `pictures`."""
+    """A loader that takes no time: it repeats one batch in memory instead of the batches of `pictures`."""
 
     name = "held"
 
@@ -104,9 +104,9 @@ class HeldLoader(Loader):
 class Stopwatch:
     """Records when each phase begins and ends.
 
-    On CUDA it uses events on the current stream, which are read at the end. They measure how long the device worked
-    and idled in each phase, without making the host wait, so that work overlaps as in training (untested on a GPU).
-    Elsewhere it uses the host's clock, on MPS after the device has caught up.
+    On CUDA it records events on the current stream, which are read at the end. They measure how long the device worked
+    and idled in each phase without making the host wait, so that work overlaps as in training (untested on a GPU).
+    On other devices it uses the host's clock, on MPS after waiting for the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -115,30 +115,31 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        begun = self._mark()
+        """Record the time spent inside the `with` block as the phase `name`, one of `PHASES`."""
+        start = self._mark()
         yield
-        self._spans.append((name, begun, self._mark()))
+        self._spans.append((name, start, self._mark()))
 
     def seconds(self, phase: str) -> list[float]:
-        """Return the duration of each time that `phase` was entered."""
-        self._catch_up()
-        return [_seconds(begun, ended) for name, begun, ended in self._spans if name == phase]
+        """Return how many seconds each execution of `phase` took, in order."""
+        self._synchronize()
+        return [_seconds(start, end) for name, start, end in self._spans if name == phase]
 
     def steps(self) -> list[dict[str, float]]:
-        """Return the seconds of each phase of each complete step, in order. Time between phases counts as `LOGGING`."""
-        self._catch_up()
+        """Return the seconds of each phase for each complete step. Time between phases counts as `LOGGING`."""
+        self._synchronize()
         starts = [number for number, (name, *_) in enumerate(self._spans) if name == DATA]
         steps = []
         for first, after in pairwise(starts):
             spent = dict.fromkeys(PHASES, 0.0)
-            for name, begun, ended in self._spans[first:after]:
-                spent[name] += _seconds(begun, ended)
+            for name, start, end in self._spans[first:after]:
+                spent[name] += _seconds(start, end)
             spent[LOGGING] += _seconds(self._spans[first][1], self._spans[after][1]) - sum(spent.values())
-            if any(name == FORWARD for name, *_ in self._spans[first:after]):  # otherwise it found the end of the epoch
+            if any(name == FORWARD for name, *_ in self._spans[first:after]):  # otherwise the epoch had ended
                 steps.append(spent)
         return steps
 
-    def _catch_up(self) -> None:
+    def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
@@ -152,18 +153,19 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def _seconds(begun: Any, ended: Any) -> float:
-    return ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3
+def _seconds(start: Any, end: Any) -> float:
+    return end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3
 
 
 class _Epochs:
-    """Passes over a loader, each in an unused epoch and with a bounded number of batches."""
+    """Gives a loader a new epoch and a limited number of batches for each pass."""
 
     def __init__(self, state: TrainingState) -> None:
         self._state = state
         self._limit = state.loader.settings.limit_batches
 
     def next(self, loader: Loader, batches: int) -> None:
+        """Set `loader` to the next epoch, with at most `batches` batches."""
         self._state.epoch += 1
         loader.set_epoch(self._state.epoch)
         limit = batches if self._limit is None else min(batches, self._limit)
@@ -199,11 +201,14 @@ def _time_steps(state: TrainingState, step: Step, steps: int, epochs: _Epochs) -
 
 
 def _nothing(*arguments: object) -> None:
-    """Do nothing, in the place of what a run would show, check or save."""
+    """Do nothing. It replaces the functions by which a run shows progress, checks and saves."""
 
 
 def _drain(loader: Loader, batches: int, epochs: _Epochs) -> tuple[float, torch.Tensor]:
-    """Return images per second, and a copy of a full batch, in page-locked memory if the loader uses that."""
+    """Measure a loader alone. Return images per second, and a copy of its largest batch.
+
+    The copy is in page-locked memory if the loader's batches are.
+    """
     arrived: list[tuple[float, int]] = []
     held = None
     while (missing := WARM_UP + batches + _TAIL - len(arrived)) > 0:
@@ -221,8 +226,7 @@ def _drain(loader: Loader, batches: int, epochs: _Epochs) -> tuple[float, torch.
 
 
 def _copy_rate(images: torch.Tensor, device: torch.device) -> float | None:
-    """Return images per second for copies from page-locked memory to `device`, or None on a CPU, where nothing is
-    copied."""
+    """Measure copies from page-locked memory to `device`. Return images per second; None on a CPU, without copies."""
     if device.type == "cpu":
         return None
     source = images.cpu().pin_memory() if device.type == "cuda" else images.cpu()

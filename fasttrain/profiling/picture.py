@@ -1,4 +1,4 @@
-"""The figure of a profile: a batch's time with loader and step together, and with each alone."""
+"""Draw a profile: the time of a batch for loader and step together, and for each alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOURS = {
     "optimizer": "#7570b3",
     "logging": "#999999",
 }
-LETTERED_FROM = 0.06  # of the longest bar; a number fits into a longer one
+LETTERED_FROM = 0.06  # of the longest bar; longer parts have room for their number
 
 
 def profile_figure(profile: Profile) -> Figure:
@@ -54,7 +54,7 @@ def profile_figure(profile: Profile) -> Figure:
             left += width
     axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
-    axes.set_xlabel("ms a batch")
+    axes.set_xlabel("ms per batch")
     axes.set_xlim(0, longest * 1.02)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

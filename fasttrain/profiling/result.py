@@ -11,9 +11,9 @@ from fasttrain.profiling.measure import Measured
 
 @dataclass(frozen=True)
 class Profile:
-    """The measurements and their diagnosis.
+    """The result of `profile`: the measurements and their diagnosis.
 
-    A step takes `batch_size` photographs, with all accumulated batches. The train split has `photographs`.
+    `batch_size`: photographs per optimizer step, including accumulated batches. `photographs`: size of the train split.
     """
 
     measured: Measured

@@ -1,4 +1,4 @@
-"""A profile for the terminal, in 80 columns: a row for each phase, the rates, and the diagnosis."""
+"""Format a profile as text for the terminal, in 80 columns: the phases, the rates, and the diagnosis."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def profile_table(profile: Profile) -> RenderableType:
     for name, label in LABELS.items():
         phase = together.phases[name]
         phases.add_row(label, f"{phase.median * 1e3:,.2f}", f"{phase.mean * 1e3:,.2f}", f"{phase.share:.1%}")
-    phases.add_row(
-        "a step", "", f"{sum(phase.mean for phase in together.phases.values()) * 1e3:,.2f}", "", style="bold"
-    )
+    phases.add_row("total", "", f"{sum(phase.mean for phase in together.phases.values()) * 1e3:,.2f}", "", style="bold")
     rates = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
     rates.add_column()
     rates.add_column(justify="right")

@@ -1,4 +1,4 @@
-"""The figure of a range test, drawn with matplotlib's objects only."""
+"""Draw the curve of a learning-rate range test, without pyplot and its global state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def lr_find_figure(result: LrFindResult) -> Figure:
-    """Return a figure of loss over learning rate: each step, the smoothed curve, and the suggestion on it."""
+    """Return a figure of the loss over the learning rate: each step, the smoothed curve, and the suggested rate."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -22,7 +22,7 @@ def lr_find_figure(result: LrFindResult) -> Figure:
     axes.plot(result.learning_rates, result.smoothed, color=TRAIN, linewidth=2, label="smoothed")
     least, first = min(result.smoothed), max(result.smoothed[: len(result.smoothed) // 4])
     room = max(first - least, 0.1 * first)
-    axes.set_ylim(max(0.0, least - 0.4 * room), first + 0.6 * room)  # otherwise the divergence hides the rest
+    axes.set_ylim(max(0.0, least - 0.4 * room), first + 0.6 * room)  # a diverging loss would flatten the rest
     if result.suggestion is not None:
         place = result.learning_rates.index(result.suggestion)
         axes.plot(result.suggestion, result.smoothed[place], "o", color=VAL, markersize=9)

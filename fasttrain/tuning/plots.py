@@ -1,4 +1,4 @@
-"""Optuna's own plots of a study, as PNGs."""
+"""Write Optuna's plots of a study as PNG files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _SIDES = {"history": (8, 4.5), "epochs": (8, 4.5), "parallel": (9, 4.5), "import
 
 
 def write_plots(study: optuna.Study, out: Path) -> list[Path]:
-    """Write the plots that the trials allow so far into `out`: history, epochs, parallel, importances, slices."""
+    """Write PNG files of the plots that are possible with the trials so far. Return their paths in `out`.
+
+    These are history, epochs, parallel, slices and importances; the last three need several complete trials.
+    """
     import optuna
 
     states = optuna.trial.TrialState
@@ -50,7 +53,7 @@ def _by_epoch(axes: Any) -> Any:
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    # Optuna draws with pyplot, whose backend may be a notebook's or a window's.
+    # Optuna draws with pyplot, which may show figures in a notebook or a window.
     import matplotlib
     from matplotlib import pyplot
 

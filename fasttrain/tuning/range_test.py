@@ -1,7 +1,7 @@
-"""The curve of the learning-rate range test, and the suggested rate.
+"""Smooth the curve of a learning-rate range test, and suggest a rate.
 
-The exponential mean of fastai and Lightning lags by half of a sweep of 100 steps, and begins with the noise of a few
-batches, so its steepest fall is seldom that of the loss. The smoothing here avoids both.
+fastai and Lightning smooth with an exponential mean. In a sweep of 100 steps it lags by half of the sweep, and it
+begins with the noise of a few batches, so it is seldom steepest where the loss is. The smoothing here avoids both.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ MEDIAN_OF = 5  # steps; single batches must neither end the sweep nor decide the
 
 @dataclass(frozen=True)
 class LrFindResult:
-    """The result of a range test, with one entry per step: its learning rate, its loss, and the smoothed loss.
+    """The result of a range test. The lists have one entry per step.
 
-    `suggestion`: where the smoothed loss falls most steeply over the logarithm of the rate (see `steepest`); None if
-    it does not fall. `diverged`: the test ended early. `photographs`: the size of the train split, from which the
-    steps drew.
+    `suggestion`: the rate at which the smoothed loss falls most steeply (see `steepest`); None if it does not fall.
+    `diverged`: the test ended early because the loss diverged. `photographs`: the size of the train split, from which
+    the batches were drawn. `picture`: the PNG file that was written, or None.
     """
 
     learning_rates: list[float]
@@ -37,7 +37,7 @@ class LrFindResult:
 
 
 def smooth(losses: list[float], width: float) -> list[float]:
-    """Return a running median of five `losses`, smoothed by a Gaussian of `width` steps. Neither causes a lag."""
+    """Smooth `losses` by a running median of five steps, then by a Gaussian of `width` steps. Neither causes a lag."""
     from scipy.ndimage import gaussian_filter1d, median_filter  # type: ignore[import-untyped]
 
     calm = median_filter(np.asarray(losses, np.float64), MEDIAN_OF, mode="nearest")
@@ -46,10 +46,9 @@ def smooth(losses: list[float], width: float) -> list[float]:
 
 
 def steepest(rates: list[float], smoothed: list[float]) -> float | None:
-    """Return the rate at which `smoothed` falls most steeply over log(rate) in its first fall, or None if it does not
-    fall.
+    """Return the rate at which `smoothed` falls most steeply over log(rate), or None if it does not fall.
 
-    The first tenth does not count, because it is the noise of the first batches.
+    Only the first fall counts (see `_end_of_first_fall`), without the first tenth of the steps, which is noise.
     """
     fall = slice(len(rates) // 10, _end_of_first_fall(smoothed) + 1)
     if len(rates[fall]) < 3:
@@ -60,9 +59,10 @@ def steepest(rates: list[float], smoothed: list[float]) -> float | None:
 
 
 def _end_of_first_fall(smoothed: list[float]) -> int:
-    """Return where the loss is lowest before it first rises by half of its fall, if that fall was a tenth or more.
+    """Return the step with the lowest loss before the loss first rises by more than half of its fall.
 
-    Later the network is ruined. It may fall again, at a useless rate, by learning to predict the same for all images.
+    A fall must be more than a tenth of the first loss to count. After such a rise the network is ruined. The loss may
+    fall again, at a useless rate, as the network learns to predict the same for all images.
     """
     for end in range(1, len(smoothed)):
         least = int(np.argmin(smoothed[:end]))

@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial: its settings, its result and how it ended.
+    """A trial of the search, with its settings and its result.
 
-    `top1`: the validation top1 of the epoch that its run keeps; None if it failed. `state`: complete, pruned or
-    failed.
+    `top1`: the validation top-1 accuracy of the epoch whose weights its run keeps; None if no epoch ended. `epochs`:
+    how many epochs it trained. `state`: "complete", "pruned", "diverged", "out of memory" or "failed".
     """
 
     number: int
@@ -25,9 +25,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """All trials of the study in `out`, the best one, and the command line that trains with its settings.
+    """The result of `tune`: all trials of the study in `out`, and the best one.
 
-    `photographs`: the size of the val split, which decides between trials.
+    `command`: the command line that trains with the best settings. `plots`: the PNG files. `photographs`: the size of
+    the val split, on which the trials are compared.
     """
 
     out: Path

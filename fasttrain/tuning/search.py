@@ -1,4 +1,4 @@
-"""The search space, three settings with a range each, and the Optuna study on the disk."""
+"""The search space (three settings), and the Optuna study on the disk."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ STUDY = "study.db"
 TRIALS = "trials"
 _NAME = "fasttrain"
 _FREE = ("loader", "workers", "device", "cache_size", "save_every", "keep", "experiment", "track", "profile")
-"""Settings that don't affect the results: a study may continue with other values."""
+"""Settings that don't affect the results, so a study can be continued with other values."""
 
 _RATES = {"sgd": (1e-3, 1.0), "other": (1e-4, 0.1)}
 
 
 @dataclass(frozen=True)
 class Space:
-    """Ranges (minimum, maximum) on a logarithmic scale, and the batch sizes to choose from."""
+    """The search space: ranges (minimum, maximum) on a logarithmic scale, and the batch sizes to choose from."""
 
     learning_rate: tuple[float, float]
     weight_decay: tuple[float, float]
@@ -43,7 +43,7 @@ class Space:
         weight_decay: tuple[float, float] | None,
         batch_size: tuple[int, ...] | None,
     ) -> Space:
-        """Return the space. A range of None is chosen to suit `optimizer`. Raises UserError for a reversed range."""
+        """Create the space. A range of None is chosen to suit `optimizer`. Raises UserError for an invalid range."""
         usual = _RATES["sgd" if optimizer.lower() in ("sgd", "sgdw", "momentum", "nesterov") else "other"]
         space = Space(learning_rate or usual, weight_decay or (1e-6, 0.1), batch_size or (32, 64, 128))
         for name in ("learning_rate", "weight_decay"):
@@ -56,7 +56,7 @@ class Space:
         return space
 
     def draw(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Return the settings of a trial."""
+        """Let Optuna choose the settings of `trial`, and return them."""
         return {
             "learning_rate": trial.suggest_float("learning_rate", *self.learning_rate, log=True),
             "weight_decay": trial.suggest_float("weight_decay", *self.weight_decay, log=True),
@@ -64,16 +64,17 @@ class Space:
         }
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
-        """Return whether the search could choose these settings."""
+        """Return whether `settings` are within this space."""
         ranged = ("learning_rate", "weight_decay")
         inside = all(getattr(self, name)[0] <= settings[name] <= getattr(self, name)[1] for name in ranged)
         return inside and settings["batch_size"] in self.batch_size
 
 
 def open_study(out: Path, space: Space, pruner: str, seed: int, settings: Mapping[str, Any]) -> optuna.Study:
-    """Open the study in `out`, or create it. `settings` are those that all its trials share.
+    """Open the study in the folder `out`, or create it.
 
-    Raises UserError if its earlier trials had other settings, because new ones could not be compared with them.
+    `settings`: the settings that all trials share. `seed`: that of the sampler. Raises UserError if the earlier trials
+    had other settings, because new trials could not be compared with them.
     """
     import optuna
 
@@ -85,22 +86,22 @@ def open_study(out: Path, space: Space, pruner: str, seed: int, settings: Mappin
         "hyperband": optuna.pruners.HyperbandPruner(),
         "none": optuna.pruners.NopPruner(),
     }
-    shaping = {name: value for name, value in settings.items() if name not in _FREE}
-    mine = json.loads(json.dumps({**shaping, "batch_sizes": space.batch_size}))
+    relevant = {name: value for name, value in settings.items() if name not in _FREE}
+    new = json.loads(json.dumps({**relevant, "batch_sizes": space.batch_size}))
     storage = f"sqlite:///{out.resolve() / STUDY}"
     study = _open(storage, kinds[pruner])
-    theirs = study.user_attrs.get("settings", mine)
-    if theirs != mine:
+    old = study.user_attrs.get("settings", new)
+    if old != new:
         if any(trial.intermediate_values for trial in study.trials):
-            name = min(each for each in theirs.keys() | mine.keys() if theirs.get(each) != mine.get(each))
+            name = min(each for each in old.keys() | new.keys() if old.get(each) != new.get(each))
             raise UserError(
-                f"{out / STUDY} was started with {name} = {theirs.get(name)!r}, not {mine.get(name)!r}; give the same "
+                f"{out / STUDY} was started with {name} = {old.get(name)!r}, not {new.get(name)!r}; give the same "
                 "settings, or another --out"
             )
-        optuna.delete_study(study_name=_NAME, storage=storage)  # a false start: no epoch was trained
+        optuna.delete_study(study_name=_NAME, storage=storage)  # no epoch was trained, so nothing is lost
         shutil.rmtree(out / TRIALS, ignore_errors=True)
         study = _open(storage, kinds[pruner])
-    study.set_user_attr("settings", mine)
+    study.set_user_attr("settings", new)
     # A sampler with the same seed would draw the same settings again when the study continues.
     study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32, n_startup_trials=5)
     return study
@@ -115,8 +116,8 @@ def _open(storage: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
 
 
 @contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Create `out` and keep a second `tune` out of it. Raises UserError if one is running there."""
+def locked_folder(out: Path) -> Iterator[None]:
+    """Create the folder `out` and lock it for this `tune`. Raises UserError if another `tune` is running there."""
     try:
         make_folder(out)
         file = (out / ".lock").open("w")
@@ -129,7 +130,7 @@ def alone_in(out: Path) -> Iterator[None]:
             yield
         except Exception as error:
             if (refused := fixable(error, None if isinstance(error, OSError) else out / STUDY)) is not None:
-                raise UserError(f"{refused}; then run the same command again to resume") from error
+                raise UserError(f"{refused}; then run the same command again to continue") from error
             raise
         finally:
             unlock(file.fileno())

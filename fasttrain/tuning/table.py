@@ -1,4 +1,4 @@
-"""The trials of a search as a table for people, the best first."""
+"""Format the trials of a search as a table for the terminal, the best first."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ def test_rand_augments_setting(text, expected):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"rand_augment": "n9-m12"}, "rand_augment = 'n9-m12' is out of range; the nearest valid one is n4-m10"),
-        ({"rand_augment": "9"}, "rand_augment = '9' is not understood; write n2-m9"),
+        ({"rand_augment": "n9-m12"}, "rand_augment = 'n9-m12' is out of range; the nearest valid value is n4-m10"),
+        ({"rand_augment": "9"}, "rand_augment = '9' is invalid; write n2-m9"),
         ({"color_jitter": 1.5}, "color_jitter = 1.5 is out of range: the nearest valid value is 1"),
         ({"mixup": -1}, "mixup = -1 is out of range: the nearest valid value is 0"),
     ],

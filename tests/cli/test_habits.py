@@ -80,8 +80,8 @@ def test_the_data_set_may_be_an_argument(fasttrain, tmp_path, monkeypatch, line)
 
 
 def test_two_data_sets_or_sources_are_one_too_many(fasttrain):
-    assert "are two data sets; give one" in fasttrain("train", "a", "--data", "b")[2]
-    assert "are two sources; give one" in fasttrain("convert", "a", "--source", "b")[2]
+    assert "two data sets were given; give only one" in fasttrain("train", "a", "--data", "b")[2]
+    assert "two sources were given; give only one" in fasttrain("convert", "a", "--source", "b")[2]
 
 
 def test_convert_takes_the_photographs_as_an_argument_and_names_the_shards(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fasttrain.cli.train import say_that_it_starts
+from fasttrain.cli.train import print_start
 from fasttrain.commands import run
 from fasttrain.commands.train import train
 from fasttrain.tracking.tracker import NullTracker
@@ -36,7 +36,7 @@ def test_the_first_line_is_for_people_and_printed_once(log_format, rank, printed
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "2")
-    say_that_it_starts(log_format)
+    print_start(log_format)
     assert capsys.readouterr().out == (LINE if printed else "")
 
 

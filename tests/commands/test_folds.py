@@ -108,24 +108,26 @@ def test_what_does_not_fit_is_told(
     made: Any, shard_folder: Path, tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, _, _ = made
-    with pytest.raises(UserError, match=r"folds = 4: .* was begun with 3"):
+    with pytest.raises(UserError, match=r"folds = 4: .* was started with 3"):
         train_folds(folds=4, resume=str(whole.folder))
     with pytest.raises(UserError, match=r"seed = 42 can't become 1"):
         train_folds(resume=str(whole.folder), seed=1)
     said = io.StringIO()
     train_folds(resume=str(whole.folder), workers=1, console=Console(file=said, width=200))
-    assert "not for fold-1, fold-2, fold-3, which finished before: workers: 0 -> 1" in said.getvalue()
-    with pytest.raises(UserError, match="not a folder that `train --folds` made"):
+    assert (
+        "changed settings don't apply to fold-1, fold-2, fold-3, already finished: workers: 0 -> 1" in said.getvalue()
+    )
+    with pytest.raises(UserError, match="is not a folder of `train --folds`"):
         train_folds(folds=3, resume=str(tmp_path))
-    with pytest.raises(UserError, match="fold = 1/3: --folds sets it"):
+    with pytest.raises(UserError, match="fold = 1/3: --folds sets this"):
         train_folds(folds=3, fold="1/3")
-    with pytest.raises(UserError, match="refit trains on the fold"):
+    with pytest.raises(UserError, match="refit would train on the fold"):
         train_folds(folds=3, refit=True)
     settings = json.loads((whole.folder / "folds.json").read_text())["config"]
     assert "image_size" in settings and "warmup_epochs" not in settings, "only what was given"
     with caplog.at_level("WARNING"):
         evaluate(whole.runs[0], shard_folder, split="val", device="cpu", workers=0)
-        assert "the test split alone is new to it" in caplog.text
+        assert "only the test split is new to it" in caplog.text
     with pytest.raises(UserError, match=r"fasttrain\.train_folds"):
         fasttrain.train(data=shard_folder, folds=3, out=tmp_path)
     with pytest.raises(UserError, match="a fold mixes train and val"):

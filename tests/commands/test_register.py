@@ -91,10 +91,10 @@ def test_a_run_without_a_store_is_refused_in_a_line(run: Path, tmp_path: Path) -
     bare = shutil.copytree(run, tmp_path / "bare")
     record = json.loads((bare / "tracking.json").read_text())
     (bare / "tracking.json").write_text(json.dumps({**record, "run_id": None}))
-    with pytest.raises(UserError, match="does not have it yet; run `fasttrain runs --deliver"):
+    with pytest.raises(UserError, match="is not in its MLflow store yet; run `fasttrain runs --deliver"):
         register(bare, "clothes")
     (bare / "tracking.json").unlink()
-    with pytest.raises(UserError, match="trained with --no-track; train with tracking to register it"):
+    with pytest.raises(UserError, match=r"not tracked .--track none.; train with --track mlflow"):
         register(bare, "clothes")
-    with pytest.raises(UserError, match=r"did not register .* as ''"):
+    with pytest.raises(UserError, match=r"could not register it as ''"):
         register(run, "")

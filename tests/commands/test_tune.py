@@ -162,7 +162,7 @@ def test_a_false_start_does_not_bind_the_folder_and_a_trial_that_diverges_is_a_r
         ({"pruner": "medium"}, "did you mean 'median'"),
         ({"learning_rate_range": (0.1, 0.01)}, "--learning-rate-range 0.1 0.01"),
         ({"run_name": "x"}, "run_name"),
-        ({"linear_probe": True}, "chooses its L2 penalty by itself"),
+        ({"linear_probe": True}, "uses none of the settings that tune searches"),
         ({"epochs": 0}, "nearest valid value is 1"),
     ],
 )
@@ -173,7 +173,7 @@ def test_what_makes_no_sense_is_told_before_a_trial(settings, tmp_path, argument
 
 
 def test_a_second_search_stays_out_of_the_folder(settings, tmp_path):
-    from fasttrain.tuning.search import alone_in
+    from fasttrain.tuning.search import locked_folder
 
-    with alone_in(tmp_path), pytest.raises(UserError, match="another `fasttrain tune`"):
+    with locked_folder(tmp_path), pytest.raises(UserError, match="another `fasttrain tune`"):
         tune(out=tmp_path, trials=1, **settings)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.main import get_command
 
-from fasttrain.cli.train import with_settings, with_trackers_named
+from fasttrain.cli.train import with_current_track_option, with_settings
 from fasttrain.config.load import read_toml, resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.trackers import TRACKERS
@@ -113,7 +113,7 @@ def parsed(line: list[str]) -> dict[str, Any]:
 
     app = typer.Typer()
     app.command()(with_settings(command))
-    get_command(app).main(with_trackers_named(line), standalone_mode=False)
+    get_command(app).main(with_current_track_option(line), standalone_mode=False)
     return caught
 
 

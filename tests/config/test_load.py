@@ -30,7 +30,7 @@ def test_the_defaults_fine_tune():
         ({"learning_rate": 0.0}, ["learning_rate = 0.0", "above 0"]),
         ({"epochs": "many"}, ["epochs = 'many'", "valid integer"]),
         ({"crop_scale": [0.9, 0.2]}, ["crop_scale", "did you mean (0.2, 0.9)?"]),
-        ({"warmup_epochs": 30.0}, ["warmup_epochs = 30", "nearest valid one is 10"]),
+        ({"warmup_epochs": 30.0}, ["warmup_epochs = 30", "nearest valid value is 10"]),
         ({"crop_scale": [0.0, 1.0]}, ["crop_scale", "above 0"]),
     ],
 )

@@ -16,16 +16,16 @@ from fasttrain.config.recipes import RECIPES
     [
         (
             {"scheduler": "plateau", "warmup_epochs": 2},
-            "scheduler: not used, as cosine alone warms up: warmup_epochs=2.0",
+            "scheduler: not used, as only cosine has a warm-up: warmup_epochs=2.0",
         ),
-        ({"patience": 4, "factor": 0.5}, "scheduler: not used, as plateau alone takes them: patience=4, factor=0.5"),
-        ({"focal_gamma": 1}, "loss: not used, as the focal loss alone takes it: focal_gamma=1.0"),
+        ({"patience": 4, "factor": 0.5}, "scheduler: not used, as only plateau uses them: patience=4, factor=0.5"),
+        ({"focal_gamma": 1}, "loss: not used, as only the focal loss uses it: focal_gamma=1.0"),
         ({"teacher_weight": 0.5}, "teacher: not used, as there is no teacher: teacher_weight=0.5"),
         (
             {"teacher": "t", "loss": "focal", "focal_gamma": 1},
-            "teacher: not used, as teacher_weight = 1 leaves the labels out: loss=focal, focal_gamma=1.0",
+            "teacher: not used, as teacher_weight = 1 ignores the labels: loss=focal, focal_gamma=1.0",
         ),
-        ({"momentum": 0.5}, "optimizer: not used, as this one has no such setting: momentum=0.5"),
+        ({"momentum": 0.5}, "optimizer: not used, as this optimizer has no momentum: momentum=0.5"),
         ({"amp_dtype": "fp16"}, "amp: not used, as mixed precision is off: amp_dtype=fp16"),
         (
             {"compile": "off", "compile_mode": "max-autotune"},

@@ -61,10 +61,10 @@ def test_recipes_fit_what_they_are_given_beside():
     [
         (
             {"rand_augment": "n1-m3", "trivial_augment": True},
-            "trivial_augment does not go with rand_augment = n1-m3; leave one of them out",
+            "trivial_augment can't be combined with rand_augment = n1-m3; leave one of them out",
         ),
         ({"recipe": "quick"}, "recipe = 'quick' is not one of fast, accurate, classic"),
-        ({"progressive": "100:224"}, "needs multiples of 32; the nearest valid one is 96:224"),
+        ({"progressive": "100:224"}, "sizes must be multiples of 32; the nearest valid value is 96:224"),
         ({"progressive": "224:128"}, "runs backwards; did you mean 128:224?"),
         ({"progressive": "224"}, "write 128:224"),
         ({"grad_accumulation": 2, "compile_mode": "reduce-overhead"}, "use 'max-autotune-no-cudagraphs'"),

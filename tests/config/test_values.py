@@ -99,12 +99,12 @@ def test_text_and_value_round_trip(value: ParsedValue) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RandAugment(5, 11), "rand_augment = 'n5-m11' is out of range; the nearest valid one is n4-m10"),
+        (lambda: RandAugment(5, 11), "rand_augment = 'n5-m11' is out of range; the nearest valid value is n4-m10"),
         (lambda: RandAugment.parse("rand-m11-n1"), "rand_augment = 'rand-m11-n1' is out of range"),
         (lambda: Progressive(224, 128), "progressive = '224:128' runs backwards; did you mean 128:224?"),
-        (lambda: Fold(6, 5), "fold = '6/5' is out of range; the nearest valid one is 5/5"),
-        (lambda: Fold.parse("2 of 5"), "fold = '2 of 5' is not understood; write 2/5"),
-        (lambda: CacheSize(0), "cache_size = '0B' holds nothing"),
+        (lambda: Fold(6, 5), "fold = '6/5' is out of range; the nearest valid value is 5/5"),
+        (lambda: Fold.parse("2 of 5"), "fold = '2 of 5' is invalid; write 2/5"),
+        (lambda: CacheSize(0), "cache_size = '0B' is too small"),
         (lambda: SaveEvery(steps=0), "save_every = 0 is out of range: the nearest valid value is 1, or off"),
         (lambda: SaveEvery(steps=1, seconds=60), "save_every takes steps or seconds, not both"),
     ],
@@ -127,7 +127,7 @@ def test_commands_without_a_config_refuse_a_bad_cache_size(shard_folder: Path, m
         lambda: inspect(shard_folder, cache_size="much", progress=False),
         lambda: evaluate(model_folder, shard_folder, cache_size="much"),
     ):
-        with pytest.raises(UserError, match=r"^cache_size = 'much' is not understood; write 50GB"):
+        with pytest.raises(UserError, match=r"^cache_size = 'much' is invalid; write 50GB"):
             call()
 
 

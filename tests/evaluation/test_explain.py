@@ -66,7 +66,7 @@ def test_the_mistakes_of_a_report_show_what_spoke_for_them(model_folder, shard_f
     assert 0 < mistakes <= 36
     assert maps.count('alt="what speaks for ') == mistakes and "what speaks for" not in plain
     assert len(maps) < len(plain) + mistakes * 20_000
-    with pytest.raises(UserError, match="give --report FILE too"):
+    with pytest.raises(UserError, match="give --report FILE, too"):
         evaluate(model_folder, shard_folder, explain=True)
 
 

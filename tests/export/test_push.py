@@ -123,9 +123,9 @@ def test_uploaded_it_is_what_timm_loads_from_the_hub(run: Path, hub: Hub) -> Non
 
 def test_what_cannot_be_pushed_is_said_in_a_line(run: Path, hub: Hub, tmp_path: Path) -> None:
     hub.refuses = True
-    with pytest.raises(UserError, match=r"me/clothes: the hub refuses it .*log in with `hf auth login`"):
+    with pytest.raises(UserError, match=r"me/clothes: the upload failed .*log in with `hf auth login`"):
         push(run, "me/clothes")
-    with pytest.raises(UserError, match="clothes: give the repository as OWNER/NAME"):
+    with pytest.raises(UserError, match="clothes is not a repository; give it as OWNER/NAME"):
         push(run, "clothes")
     with pytest.raises(UserError, match="not an empty folder; choose another --out"):
         push(run, "me/clothes", out=run)

@@ -103,7 +103,7 @@ def test_unavailable_loaders_are_named_and_fatal_only_where_none_is_left(photogr
     seen = preview(raw, count=4, compare=["dali", "torchvision"])
     assert list(seen.pictures) == ["torchvision"]
     assert "these shards hold pixels" in seen.unavailable["dali"]
-    with pytest.raises(UserError, match="none of these loaders runs here: dali: these shards hold pixels"):
+    with pytest.raises(UserError, match="none of these loaders can run here: dali: these shards hold pixels"):
         preview(raw, count=4, compare=["dali"])
     with pytest.raises(UserError, match="did you mean 'native'"):
         preview(raw, count=4, compare=["nativ"])

@@ -58,11 +58,11 @@ def test_the_list_is_sorted_and_cut(monkeypatch, capsys):
     best = json.loads(out)
     assert code == 0 and len(best) == 2 and best[0]["top1"] >= best[1]["top1"] > 75
     code, out, _ = listed(monkeypatch, capsys, "mobilenetv3", "--sort", "parameters", "--limit", "2")
-    assert "mobilenetv3_small_050.lamb_in1k" in out and "more (--limit 2 now)" in out and "2025-10-30" in out
+    assert "mobilenetv3_small_050.lamb_in1k" in out and "more (increase --limit, now 2)" in out and "2025-10-30" in out
     code, _, error = listed(monkeypatch, capsys, "--sort", "top")
     assert code == 2 and "did you mean 'top1'" in error
     code, _, error = listed(monkeypatch, capsys, "--sort", "img/s")
-    assert code == 2 and "add --measure" in error
+    assert code == 2 and "only known with --measure" in error
 
 
 @pytest.mark.slow

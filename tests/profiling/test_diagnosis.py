@@ -78,7 +78,7 @@ def test_waiting_for_data_proposes_what_is_not_in_use():
     larger = replace(NATIVE, fits_memory=False, stored_side=256, raw=True)
     assert proposed(slow, larger) == ("--shuffle shards",)
     found = diagnose(slow, TrainConfig(shuffle="shards"), larger)
-    assert not found.proposals and found.sentence.endswith("no setting is left to change: it needs more cores.")
+    assert not found.proposals and found.sentence.endswith("no setting is left to try: it needs more cores.")
 
 
 def test_the_model_proposes_what_is_not_in_use():
@@ -114,7 +114,7 @@ def test_the_other_phases_propose_their_own_settings():
     assert proposed(measured(augment=60), CPU, trivial_augment=True) == ("--no-trivial-augment",)
     assert proposed(measured(augment=60), CPU, rand_augment="n1-m9") == ("leaving --rand-augment out",)
     slow = diagnose(measured(optimizer=60), TrainConfig(ema_decay=0.99, clip_grad=1.0), CPU)
-    assert slow.sentence.startswith("the optimizer with EMA and clipping takes 60% of the time, 60.0 ms a step")
+    assert slow.sentence.startswith("the optimizer with EMA and clipping takes 60% of the time, 60.0 ms per step")
     assert slow.proposals == ("leaving --ema-decay out", "leaving --clip-grad out", "--batch-size 128")
     assert proposed(measured(optimizer=60), replace(CPU, fused=False))[0].startswith("--optimizer adamw")
     assert proposed(measured(logging=60), CPU, batch_size=8) == ("--batch-size 16",)

@@ -121,7 +121,7 @@ def test_the_command_writes_figures_and_a_picture(shard_folder, monkeypatch, cap
     ("settings", "words"),
     [
         ({"linear_probe": True}, "leave it out"),
-        ({"resume": "auto"}, "begins afresh"),
+        ({"resume": "auto"}, "profile can't resume a run"),
         ({"batch_size": 0}, "nearest valid value is 1"),
     ],
 )

@@ -207,7 +207,7 @@ def test_no_inodes(machine: Machine, made: Made, fault: Fault, command: str) -> 
 def test_files_may_not_be_so_large(machine: Machine, made: Made, fault: Fault, command: str) -> None:
     place = machine.folder()
     ended = machine.run(*made.commands(place)[command], limits={"FSIZE": 20_000}, env={"TMPDIR": str(place)})
-    assert ended.code == 2 and "larger than a file may be" in ended.said and str(place) in ended.said, ended
+    assert ended.code == 2 and "exceeds the greatest file size" in ended.said and str(place) in ended.said, ended
     assert not left_over(machine.holds(place))
     fault.seen("a file may not grow so large", f"`fasttrain {command}` under `ulimit -f`", 1)
 

@@ -60,7 +60,7 @@ def test_convert_runs_out_of_descriptors(machine: Machine, made: Made, fault: Fa
         ended = machine.run(*line, limits={"NOFILE": limit})
         if ended.code:
             failed += 1
-            refused(ended, "too many open files", f"this process may have {limit}", "ulimit -n")
+            refused(ended, "too many open files", f"the limit of this process is {limit}", "ulimit -n")
             assert not (place / "shards" / "manifest.json").exists()
             assert machine.run(*line).code == 0
         assert machine.holds(place) == expected
@@ -121,7 +121,7 @@ def test_out_of_memory(machine: Machine, made: Made, fault: Fault, command: str)
             else:
                 assert not left_over(held), held
                 refused(ended)
-                assert any(word in ended.said for word in ("memory", "no more threads")), ended
+                assert any(word in ended.said for word in ("memory", "refuses more threads")), ended
             assert not any(name.endswith(("manifest.json", "evaluation.json")) for name in held)
         elif command == "convert":
             assert "broken" not in ended.out, ended

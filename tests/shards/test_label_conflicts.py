@@ -55,8 +55,8 @@ def test_one_line_warns(copied, mixed, tmp_path) -> None:
     line = ["convert", "--source", str(copied), "--out", str(tmp_path / "out")]
     for _ in ("made", "there already"):
         said = " ".join(CliRunner().invoke(app, line).output.split())
-        assert "warning: 5 photographs are in two classes, byte for byte the same, such as cat/04.jpg" in said
-        assert f"as dog/again.jpg): listed in {tmp_path / 'out' / LIST}" in said
+        assert "warning: 5 identical photographs are in two classes, such as cat/04.jpg" in said
+        assert f"as dog/again.jpg); they are listed in {tmp_path / 'out' / LIST}" in said
 
 
 def test_none_is_no_list(mixed, tmp_path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fasttrain.cli.train import with_trackers_named
+from fasttrain.cli.train import with_current_track_option
 from fasttrain.config.load import resolve
 from fasttrain.config.schema import TrainConfig
 from fasttrain.config.trackers import Trackers
@@ -102,11 +102,11 @@ def test_other_names_are_refused_in_one_line(written, said):
 
 
 def test_the_forms_of_older_versions_still_work():
-    assert with_trackers_named(["train", "--no-track"]) == ["train", "--track", "none"]
-    assert with_trackers_named(["train", "--track", "--amp"]) == ["train", "--track", "mlflow", "--amp"]
-    assert with_trackers_named([]) == []
-    assert with_trackers_named(["train", "--track"]) == ["train", "--track", "mlflow"]
-    assert with_trackers_named(["train", "--track", "wandb"]) == ["train", "--track", "wandb"]
+    assert with_current_track_option(["train", "--no-track"]) == ["train", "--track", "none"]
+    assert with_current_track_option(["train", "--track", "--amp"]) == ["train", "--track", "mlflow", "--amp"]
+    assert with_current_track_option([]) == []
+    assert with_current_track_option(["train", "--track"]) == ["train", "--track", "mlflow"]
+    assert with_current_track_option(["train", "--track", "wandb"]) == ["train", "--track", "wandb"]
 
 
 def test_a_missing_extra_is_named(monkeypatch):

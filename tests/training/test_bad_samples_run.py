@@ -85,5 +85,5 @@ def test_by_default_the_first_one_ends_it_in_one_line(damaged, tmp_path):
 
 
 def test_features_are_of_all_photographs():
-    with pytest.raises(ValueError, match="on_bad_sample = 'skip' does not go with linear_probe"):
+    with pytest.raises(ValueError, match="on_bad_sample = 'skip' can't be combined with linear_probe"):
         TrainConfig(linear_probe=True, on_bad_sample="skip")

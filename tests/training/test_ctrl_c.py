@@ -32,7 +32,7 @@ def test_ctrl_c_is_answered_at_once(shard_folder: Path, tmp_path: Path, times: i
     with paused(run, tmp_path):
         run.send_signal(signal.SIGINT)
         told = os.read(terminal, 4096).decode()
-        assert "stopping after this step, with a checkpoint; Ctrl-C again stops at once" in told
+        assert "stopping after this step, with a checkpoint; press Ctrl-C again to stop at once" in told
         if times == 2:
             run.send_signal(signal.SIGINT)
             run.wait(PATIENCE)  # it doesn't wait for the test, whose pause stands for a long step

@@ -65,7 +65,9 @@ def test_settings_make_the_geometry() -> None:
     assert resolve({}).geometry == Geometry(224, 0.875, "crop")
     assert resolve({"image_size": 176, "eval_size": 224, "crop_pct": 1}).geometry == Geometry(224, 1.0, "crop")
     assert resolve({"interpolation": "bicubic"}).geometry == Geometry(224, interpolation="bicubic")
-    with pytest.raises(UserError, match=r"crop_pct = 0.9 does not go with resize_mode = 'squash'.*leave one of them"):
+    with pytest.raises(
+        UserError, match=r"crop_pct = 0.9 has no meaning with resize_mode = 'squash'.*leave one of them"
+    ):
         resolve({"crop_pct": 0.9, "resize_mode": "squash"})
 
 

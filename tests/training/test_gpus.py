@@ -72,8 +72,8 @@ def test_a_killed_rank_ends_the_others_with_one_line(shard_folder, tmp_path):
         os.kill(ranks[1], signal.SIGKILL)
     said = finish(process, 1)
     assert said.splitlines()[-1] == (
-        "fasttrain: rank 1 was ended by SIGKILL, as the kernel does where memory runs out; "
-        "--resume auto goes on from the last checkpoint"
+        "fasttrain: rank 1 was ended by SIGKILL, perhaps by the kernel because memory ran out; "
+        "--resume auto continues from the last checkpoint"
     )
     assert said.count("fasttrain: ") == 1 and "Traceback" not in said and all(map(gone, ranks))
 
@@ -139,7 +139,7 @@ def test_objects_of_a_notebook_train_on_several_ranks(shard_folder, tmp_path):
     said = "".join(each.get("text", "") + each.get("data", {}).get("text/plain", "") for each in outputs)
     assert (
         "[1, 2] 4 2 True" in said
-        and "Keeps: it holds what can't be pickled" in said
+        and "Keeps: its state on rank 0 can't be pickled" in said
         and "ranks: 2 (gloo), 2 x 4 = 8" in said
     )
     assert "rank 0 step 4" in said and "rank 1 step 4" in said
@@ -150,7 +150,7 @@ def test_objects_of_a_notebook_train_on_several_ranks(shard_folder, tmp_path):
 def test_each_fold_trains_on_several_ranks(shard_folder, tmp_path):
     line = train_line(shard_folder, tmp_path / "runs", folds=2, epochs=1, limit_batches=2, **RANKS)
     said = finish(start(line))
-    assert said.count("ranks: 2 (gloo)") == 2 and "out of fold: " in said
+    assert said.count("ranks: 2 (gloo)") == 2 and "out-of-fold top1: " in said
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_other_commands_refuse_several_ranks():
 def test_gpus_that_torchrun_has_not_started_are_refused_and_a_resumed_runs_are_replaced():
     torchruns = Ranks(rank=0, size=8, local_rank=0, local_size=4)
     asked = RunStart(resolve({"gpus": 2}))
-    with pytest.raises(UserError, match="gpus = 2: torchrun has started 4 ranks on this machine; leave it out"):
+    with pytest.raises(UserError, match="gpus = 2: torchrun has started 4 ranks on this machine; leave gpus out"):
         with_gpus_of(asked, torchruns)
     assert with_gpus_of(replace(asked, before=asked.config), torchruns).config.gpus is None
     own = Ranks(rank=1, size=2, local_rank=1, local_size=2)

@@ -194,9 +194,12 @@ def test_a_step_that_diverged_in_the_head_is_replayed_with_the_body_frozen(shard
 
 def test_settings_that_do_not_go_together():
     for settings, said in (
-        ({"epochs": 3, "head_epochs": 3}, "leaves none of epochs = 3 to train everything; give at most 2"),
-        ({"epochs": 3, "head_epochs": 2, "warmup_epochs": 2}, "more than epochs after the head's; the nearest .* is 1"),
-        ({"head_epochs": 2, "linear_probe": True}, "head_epochs = 2 does not go with linear_probe"),
+        ({"epochs": 3, "head_epochs": 3}, "leaves none of epochs = 3 to train the entire model; give at most 2"),
+        (
+            {"epochs": 3, "head_epochs": 2, "warmup_epochs": 2},
+            "more than epochs after head_epochs; the nearest .* is 1",
+        ),
+        ({"head_epochs": 2, "linear_probe": True}, "head_epochs = 2 can't be combined with linear_probe"),
     ):
         with pytest.raises(UserError, match=said):
             resolve(settings)

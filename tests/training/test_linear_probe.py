@@ -193,7 +193,7 @@ def test_features_that_are_not_finite_are_refused(shard_folder, tmp_path, begin)
 
 def test_what_needs_pixels_is_refused_in_one_line():
     for name, value in (("rand_augment", "n2-m9"), ("mixup", 0.2), ("freeze", 3), ("tta", "flip"), ("vflip", 0.5)):
-        with pytest.raises(UserError, match=f"{name} = .* does not go with linear_probe"):
+        with pytest.raises(UserError, match=f"{name} = .* can't be combined with linear_probe"):
             resolve({"linear_probe": True, name: value})
 
 

@@ -133,7 +133,7 @@ def test_without_a_test_split_it_says_how_to_get_one(shard_folder, tmp_path):
 
 def test_settings_that_do_not_go_together():
     for name, value in (("head_epochs", 1), ("average", 2)):
-        with pytest.raises(UserError, match=f"{name} = {value} does not go with refit"):
+        with pytest.raises(UserError, match=f"{name} = {value} can't be combined with refit"):
             resolve({"refit": True, name: value})
-    with pytest.raises(UserError, match="refit = True does not go with linear_probe"):
+    with pytest.raises(UserError, match="refit = True can't be combined with linear_probe"):
         resolve({"refit": True, "linear_probe": True})

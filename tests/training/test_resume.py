@@ -103,9 +103,9 @@ def test_stopped_politely_and_resumed_from_its_folder(number, code, start, tmp_p
 @pytest.mark.slow
 def test_auto_with_nothing_to_resume_starts_afresh(start, tmp_path):
     output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False, figures=False))
-    assert "nothing unfinished to resume" in output
+    assert "no unfinished run to resume" in output
     output = finish(start(resume="auto", epochs=1, limit_batches=1, track=False, figures=False))
-    assert "nothing unfinished to resume" in output, "a finished run is not resumed"
+    assert "no unfinished run to resume" in output, "a finished run is not resumed"
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 

@@ -20,7 +20,7 @@ from fasttrain.checkpoint.file import save_checkpoint
 from fasttrain.checkpoint.folder import checkpoint_path, checkpoints_of
 from fasttrain.commands import final_evaluation
 from fasttrain.commands import run as run_module
-from fasttrain.commands.run_files import start_tracker, tracked_before
+from fasttrain.commands.run_files import previous_tracking, start_tracker
 from fasttrain.commands.train import make_run
 from fasttrain.config.load import resolve
 from fasttrain.config.resuming import RULES, OnResume, lasting, table
@@ -345,15 +345,15 @@ def test_tracking(begun, tmp_path, monkeypatch):
     started: list[dict[str, Any]] = []
     monkeypatch.setattr(Tracker, "start", lambda **given: started.append(given) or NullTracker())
     run = Resumed(folder, {"track": True}).run
-    start_tracker(run.parts, run.folder.path, run.tracked, run.tags, run._tell)
+    start_tracker(run.parts, run.folder.path, run.tracked, run.tags, run._warn)
     assert len(started) == 1 and started[0]["experiment"] == "fasttrain"
     path, start = folder / "tracking.json", start_of_run(None, {"resume": str(folder)})
     start.checkpoint.update(mlflow_run_id="1", journal="2")
     began = Record(path, uuid="2", experiment="a", run_name="b", params={}, tags={})
     began.save()
-    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2"} and path.exists()
+    assert previous_tracking(start) == {"mlflow_run_id": "1", "journal": "2"} and path.exists()
     replace(began, uuid="3").save()
-    assert tracked_before(start) == {"mlflow_run_id": "1", "journal": "2", "experiment": "a"}
+    assert previous_tracking(start) == {"mlflow_run_id": "1", "journal": "2", "experiment": "a"}
     assert not path.exists(), "of a branch that was killed before it was saved"
     other = replace(start, config=start.config.model_copy(update={"experiment": "other"}))
     back = replace(start, went_back=True)
@@ -361,7 +361,7 @@ def test_tracking(begun, tmp_path, monkeypatch):
         [(other, "continued_in", {}), (back, "abandoned", {"experiment": "a"})], 2
     ):
         began.save()
-        assert tracked_before(new) == {"mlflow_run_id": None, "journal": None, **own} and not path.exists()
+        assert previous_tracking(new) == {"mlflow_run_id": None, "journal": None, **own} and not path.exists()
         kept = Record.load(folder / f"tracking-{number}.json")
         assert kept is not None and kept.tags.keys() == {tag} and kept.status == "KILLED" and kept.ended
         assert [row["step"] for row in kept.metrics] == [1, 2]

@@ -153,5 +153,5 @@ def test_what_is_no_teacher_of_these_classes(name, said, classes, monkeypatch):
 
 
 def test_a_linear_probe_has_no_teacher():
-    with pytest.raises(ValueError, match="teacher = 'resnet18' does not go with linear_probe"):
+    with pytest.raises(ValueError, match="teacher = 'resnet18' can't be combined with linear_probe"):
         TrainConfig(teacher="resnet18", linear_probe=True)

@@ -83,13 +83,17 @@ def test_what_the_user_set_is_kept_or_refused_in_one_line():
         UserError, match=r"^epochs = 40 takes about [\d.]+ minutes on this machine, which is more than minutes"
     ):
         plan_for(5, epochs=40)
-    with pytest.raises(UserError, match=r"scheduler = 'plateau' follows the validation loss, not the time of minutes"):
+    with pytest.raises(
+        UserError, match=r"scheduler = 'plateau' follows the validation loss, and can't fit into minutes"
+    ):
         resolve({"minutes": 2, "scheduler": "plateau"})
-    with pytest.raises(UserError, match=r"refit = True does not go with minutes = 2, whose time is over once the best"):
+    with pytest.raises(UserError, match=r"refit = True can't be combined with minutes = 2, whose time is used up once"):
         resolve({"minutes": 2, "refit": True})
-    with pytest.raises(UserError, match=r"eval_size = 224 does not go with minutes = 2, .*; give image_size, which is"):
+    with pytest.raises(UserError, match=r"eval_size = 224 can't be combined with minutes = 2, .*; give image_size"):
         resolve({"minutes": 2, "eval_size": 224})
-    with pytest.raises(UserError, match=r"folds = 5 does not go with minutes = 2, which plans one run; give fold, as "):
+    with pytest.raises(
+        UserError, match=r"folds = 5 can't be combined with minutes = 2, which plans a single run; start"
+    ):
         resolve({"minutes": 2, "folds": 5})
     assert resolve({"minutes": 2, "scheduler": "onecycle", "label_smoothing": 0.2}).label_smoothing == 0.2
 

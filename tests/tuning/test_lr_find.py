@@ -82,7 +82,7 @@ def test_it_ends_where_the_loss_diverges(settings):
         ({"steps": 5}, "nearest valid value is 20"),
         ({"smoothing": 80.0}, "nearest valid value is 25"),
         ({"resume": "auto"}, "leave it out"),
-        ({"linear_probe": True}, "has no learning rate"),
+        ({"linear_probe": True}, "without a learning rate"),
     ],
 )
 def test_what_makes_no_sense_is_told(settings, arguments, words):
