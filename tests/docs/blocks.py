@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SHELL = {"", "bash", "console"}
 """Languages of blocks that hold commands. In a console block only the lines that begin with "$ " are some."""
-MARK = re.compile(r"needs (a GPU|a network|Slurm|Docker|another project's code)(;.*)?")
+MARK = re.compile(r"needs (a GPU|a network|Slurm|Docker|another project's code|a registered model)(;.*)?")
 """What `<!-- not run: … -->` above a block may say, and after a semicolon which test does it another way."""
 
 _FENCE = re.compile(
