@@ -29,7 +29,7 @@ _DISTRIBUTIONS = {"nvidia.dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
 class Finding:
     """A part of the machine: whether it is present, what was found, and how to install it.
 
-    `mend` is "" if there is nothing to install or change.
+    `fix` is "" if there is nothing to install or change.
     """
 
     part: str

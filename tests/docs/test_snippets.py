@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import sys
-import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,106 +18,34 @@ from fasttrain.config.geometry import Geometry
 from fasttrain.data.crops import evaluation_crop
 from fasttrain.data.photograph import read_photograph
 from fasttrain.errors import UserError
-from tests.conftest import make_model_folder
+from tests.docs.blocks import Block, all_blocks
 from tests.support.runs import SMALL
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-RUN = "20261124-101500-mobilenetv2_100"  # the run's name on the pages
-CANNOT_RUN = {
-    "docs/how-to/hub.md, 1": "it downloads from the hub; export/test_push.py does so from a stand-in",
-    "docs/how-to/tracking.md, 1": "it needs a registered model; commands/test_register.py has one",
-    "docs/migration/ffcv.md, 1": "FFCV's own code, shown to be compared with: it needs a GPU and its own data",
-}
-_FENCE = re.compile(r"^( *)```python(?: title=\"([\w.]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _BRIEF = {**SMALL, "model": "test_convnext", "image_size": 32, "epochs": 1, "limit_batches": 1, "track": False}
 
 
-@dataclass(frozen=True)
-class Snippet:
-    """A block of Python: `file` is the name that the page tells the reader to save it as, or None."""
-
-    name: str
-    code: str
-    file: str | None
-
-
-def _snippets() -> list[Snippet]:
-    found = []
-    for page in PAGES:
-        name = str(page.relative_to(ROOT))
-        for number, (_, file, code) in enumerate(_FENCE.findall(page.read_text("utf-8")), start=1):
-            found.append(Snippet(f"{name}, {number}", textwrap.dedent(code), file or None))
-    return found
-
-
-SNIPPETS = _snippets()
+SNIPPETS = [block for block in all_blocks() if block.language == "python"]
 DEPLOYED = [each for each in SNIPPETS if 'load_photograph("' in each.code]
 
 
-def _run(snippet: Snippet) -> dict[str, Any]:
+def _run(snippet: Block) -> dict[str, Any]:
     """Execute a block in the working directory, as a script there; its variables."""
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(snippet.code, snippet.name, "exec"), names)
     return names
 
 
-@pytest.fixture(scope="module")
-def run_folder(photographs: Path, shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a model whose outputs change little with the last bits of a JPEG, but much with its content."""
-    folder = make_model_folder(photographs, tmp_path_factory.mktemp("runs"), "test_convnext")
-    evaluation = fasttrain.evaluate(folder, shard_folder, workers=0, device="cpu")
-    (folder / "evaluation.json").write_text(json.dumps(evaluation.to_dict()))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def onnx_file(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnxruntime")
-    from fasttrain.export.export import export
-
-    out = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    return export(run_folder, "onnx", out, photographs=6, speed=False).path
-
-
-@pytest.fixture
-def workplace(
-    tmp_path: Path, run_folder: Path, photographs: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A working directory with all that the pages take for granted: photographs, shards, a finished run, its files."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "photograph", raising=False)
-    monkeypatch.setenv("FASTTRAIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    (tmp_path / "photographs").symlink_to(photographs)
-    for folder in ("shards", "runs"):
-        Path(folder).mkdir()
-    for path in shard_folder.iterdir():
-        Path("shards", path.name).symlink_to(path)
-    Path("shards/sample").symlink_to(shard_folder)
-    Path("runs", RUN).symlink_to(run_folder)
-    for name in ("model.safetensors", "model.json"):
-        Path(name).symlink_to(run_folder / name)
-    for name in ("dinner.jpg", "dish.jpg"):
-        shutil.copy(photographs / "pizza" / "0000.jpg", name)
-    for snippet in SNIPPETS:
-        if snippet.file:
-            Path(snippet.file).write_text(snippet.code)
-    return tmp_path
-
-
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda each: each.name)
 @pytest.mark.full
 def test_every_block_runs(
-    snippet: Snippet,
+    snippet: Block,
     workplace: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if reason := CANNOT_RUN.get(snippet.name):
-        pytest.skip(reason)
+    if snippet.not_run:
+        pytest.skip(snippet.not_run)
     if "model.onnx" in snippet.code:
         shutil.copy(request.getfixturevalue("onnx_file"), "model.onnx")
     if "convert(" in snippet.code:
@@ -138,10 +62,6 @@ def test_every_block_runs(
     names = _run(snippet)
     assert capsys.readouterr().out.strip() or "print(" not in snippet.code
     assert len(names) > 2, "the block defines nothing"
-
-
-def test_blocks_that_cannot_run_are_still_there() -> None:
-    assert CANNOT_RUN.keys() <= {each.name for each in SNIPPETS}
 
 
 def _scene(photographs: Path) -> Image.Image:
@@ -246,7 +166,7 @@ def test_the_pixels_are_those_that_predict_sees(dinner: Path) -> None:
 @pytest.mark.parametrize("snippet", DEPLOYED, ids=lambda each: each.name)
 @pytest.mark.slow
 def test_the_probabilities_are_those_of_predict(
-    snippet: Snippet, dinner: Path, run_folder: Path, request: pytest.FixtureRequest
+    snippet: Block, dinner: Path, run_folder: Path, request: pytest.FixtureRequest
 ) -> None:
     if "model.onnx" in snippet.code:
         shutil.copy(request.getfixturevalue("onnx_file"), "model.onnx")
