@@ -208,7 +208,7 @@ def reasons(each: Sequence[str]) -> str:
 def refuse_shards(root: Path) -> None:
     """Raise UserError if `root` holds shards, which can't be a source."""
     if (root / "manifest.json").exists():
-        raise UserError(f"--source {root} holds shards already; train on them: fasttrain train --data {root}")
+        raise UserError(f"--source {root} holds shards already; train on them: fasttrain train {root}")
     if (root / ".parts").is_dir():
         raise UserError(f"--source {root} holds a conversion that isn't finished; give the photographs themselves")
     if any(root.glob("index*.npy")) and any(root.glob("*.tar")):
